@@ -1,0 +1,156 @@
+"""Where an instance's files and sockets are. Names and checks only: nothing is created, opened or removed here.
+
+The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME``, else ``/run/procline/NAME`` where ``/run`` is on
+tmpfs, else ``/dev/shm/procline/NAME``. In it:
+
+    control index hot cold names args envs   segments, written by the resolver
+    supervisor.lock writer.lock              flocks: one supervisor, one writer
+    frames/frames.ipc                        resolver binds PULL, shards connect PUSH
+    stream/stream.ipc                        resolver binds XPUB, subscribers connect
+    requests/requests.ipc                    resolver binds ROUTER, readers that missed connect
+
+Readers import this module, so it takes nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.errors import ConfigError, UnsupportedError
+
+RUNTIME_DIR_VARIABLE = "PROCLINE_RUNTIME_DIR"
+DEFAULT_INSTANCE = "default"
+
+#: `sun_path` is 108 bytes with its NUL (unix(7)); ZeroMQ refuses what is longer.
+SOCKET_PATH_MAX_BYTES = 107
+
+CONTROL = "control"
+INDEX = "index"
+HOT = "hot"
+COLD = "cold"
+NAMES = "names"
+ARGS = "args"
+ENVS = "envs"
+SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS)
+
+SUPERVISOR_LOCK = "supervisor.lock"
+WRITER_LOCK = "writer.lock"
+
+FRAMES_DIR = "frames"
+STREAM_DIR = "stream"
+REQUESTS_DIR = "requests"
+FRAMES_SOCKET = "frames.ipc"
+STREAM_SOCKET = "stream.ipc"
+REQUESTS_SOCKET = "requests.ipc"
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it can name an instance.
+
+    Raises:
+        ConfigError: it is empty, longer than 64 characters, ``.`` or ``..``, or has other characters than letters,
+            digits, dot, dash and underscore.
+    """
+    if not _NAME.fullmatch(name) or name in {".", ".."}:
+        raise ConfigError(
+            f"{name!r} cannot name an instance: use 1 to 64 letters, digits, '.', '-' or '_'", key="name", value=name
+        )
+    return name
+
+
+def file_system(path: Path) -> str:
+    """Return the type of the file system that holds `path`, or would hold it; empty if mountinfo does not say."""
+    while True:
+        try:
+            device = path.stat().st_dev
+            break
+        except OSError:
+            if path == path.parent:
+                return ""
+            path = path.parent
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    # proc(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT OPTIONS TAG... - TYPE SOURCE SUPER_OPTIONS
+    with Path("/proc/self/mountinfo").open("rb") as mounts:
+        for line in mounts:
+            fields, _, rest = line.partition(b" - ")
+            if fields.split(b" ", 3)[2] == wanted:
+                return rest.split(b" ", 1)[0].decode("ascii", "replace")
+    return ""
+
+
+def is_in_memory(path: Path) -> bool:
+    """Whether `path` is, or would be, on a file system whose pages never go to a disk of their own."""
+    return file_system(path) in _MEMORY_FILE_SYSTEMS
+
+
+def runtime_root() -> Path:
+    """Return the directory below which each instance has its own."""
+    chosen = os.environ.get(RUNTIME_DIR_VARIABLE)
+    if chosen:
+        return Path(chosen).absolute()
+    # Asked of /run/procline, not of /run: in a container the directory alone may be mounted from the host.
+    for root in (Path("/run/procline"), Path("/dev/shm/procline")):
+        if is_in_memory(root):
+            return root
+    return Path("/run/procline")
+
+
+def instance_dir(name: str = DEFAULT_INSTANCE) -> Path:
+    """Return the runtime directory of the instance `name`; it need not exist.
+
+    Raises:
+        ConfigError: `name` cannot name an instance.
+    """
+    return runtime_root() / check_name(name)
+
+
+def check_in_memory(directory: Path) -> None:
+    """Refuse a directory whose files would be written back to a disk.
+
+    Raises:
+        UnsupportedError: the directory is not on tmpfs.
+    """
+    if not is_in_memory(directory):
+        raise UnsupportedError(
+            f"{directory} is not on tmpfs but on {file_system(directory) or 'an unknown file system'}",
+            feature="shared tables",
+            needs="tmpfs",
+            hint=f"set {RUNTIME_DIR_VARIABLE} to a directory on tmpfs, for example /dev/shm/procline",
+        )
+
+
+def frames_socket(directory: Path) -> Path:
+    """Return where shards hand over frames."""
+    return directory / FRAMES_DIR / FRAMES_SOCKET
+
+
+def stream_socket(directory: Path) -> Path:
+    """Return where subscribers connect."""
+    return directory / STREAM_DIR / STREAM_SOCKET
+
+
+def requests_socket(directory: Path) -> Path:
+    """Return where readers send what they missed."""
+    return directory / REQUESTS_DIR / REQUESTS_SOCKET
+
+
+def endpoint(socket: Path) -> str:
+    """Return the ZeroMQ address of a socket file.
+
+    Raises:
+        ConfigError: the path is longer than a Unix socket address can be.
+    """
+    length = len(os.fsencode(socket))
+    if length > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(
+            f"{socket} is {length} bytes long and a Unix socket's path can have {SOCKET_PATH_MAX_BYTES}: "
+            f"use a shorter instance name or {RUNTIME_DIR_VARIABLE}",
+            key=RUNTIME_DIR_VARIABLE,
+            value=str(socket),
+        )
+    return f"ipc://{socket}"
