@@ -1,0 +1,102 @@
+"""One class for each situation that calls for its own reaction; the message names the next step."""
+
+from __future__ import annotations
+
+
+class ProclineError(Exception):
+    """Base of everything that Procline raises on purpose."""
+
+
+class ConfigError(ProclineError):
+    """A setting is wrong; the user corrects it."""
+
+    def __init__(self, message: str, *, key: str | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.key = key
+        self.value = value
+
+
+class UnsupportedError(ProclineError):
+    """This host lacks something; `hint` says what to do about it."""
+
+    def __init__(self, message: str, *, feature: str = "", needs: str = "", hint: str = "") -> None:
+        super().__init__(message if not hint else f"{message}; {hint}")
+        self.feature = feature
+        self.needs = needs
+        self.hint = hint
+
+
+class LoadError(ProclineError):
+    """The kernel refused a BPF program; `log_tail` holds the verifier's last words."""
+
+    def __init__(self, message: str, *, program: str = "", log_tail: str = "") -> None:
+        super().__init__(message)
+        self.program = program
+        self.log_tail = log_tail
+
+
+class NotRunningError(ProclineError):
+    """No such instance, or it is not ready."""
+
+    def __init__(self, message: str, *, instance: str = "") -> None:
+        super().__init__(message)
+        self.instance = instance
+
+
+class AccessError(ProclineError):
+    """The caller may not read this instance; `path` is what was refused."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class WriterExistsError(ProclineError):
+    """Another process already writes this instance."""
+
+    def __init__(self, message: str, *, tgid: int = 0) -> None:
+        super().__init__(message)
+        self.tgid = tgid
+
+
+class LayoutError(ProclineError):
+    """Magic, version or size of a segment differ from what this version reads."""
+
+    def __init__(self, message: str, *, expected: object = None, found: object = None) -> None:
+        super().__init__(message)
+        self.expected = expected
+        self.found = found
+
+
+class StaleError(ProclineError):
+    """The writer is gone or behind, so "absent" would be a guess. Ask again when it is back."""
+
+
+class BusyError(ProclineError):
+    """A row stayed under its writer's hand for longer than a reader waits. Ask again."""
+
+
+class TooOldError(ProclineError):
+    """The time asked for lies before what is retained."""
+
+    def __init__(self, message: str, *, horizon_unix_ns: int = 0) -> None:
+        super().__init__(message)
+        self.horizon_unix_ns = horizon_unix_ns
+
+
+class FrameError(ProclineError):
+    """A peer sent what cannot be read; the frame was refused whole."""
+
+    def __init__(self, message: str, *, peer: str = "", reason: str = "") -> None:
+        super().__init__(message)
+        self.peer = peer
+        self.reason = reason
+
+
+class InvariantError(ProclineError):
+    """Raised only by `validate_*`: a rule that the tables must satisfy does not hold."""
+
+    def __init__(self, message: str, *, rule: str = "", row: int | None = None) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.row = row

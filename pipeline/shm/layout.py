@@ -1,0 +1,323 @@
+"""Layouts of the shared segments: one dtype for each struct of ``layout.h``, with its table.
+
+Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``;
+readers touch only what the control segment says is allocated. All numbers are little-endian, links are
+``row | generation << 32`` with 0 for none, arena references count units of 16 bytes with 0 for none.
+
+CONTROL, 512 bytes at offset 0 of `control`, written only by the resolver (the writer):
+
+    offset  size  field                   type  unit       meaning
+    0       8     magic                   S8    -          b"PROCLINE"
+    8       4     layout_version          u4    -          stored last (release); 0 = not ready
+    12      4     header_bytes            u4    bytes      length of this header
+    16      16    boot_id                 V16   -          kernel boot id
+    32      4     writer_tgid             u4    -          the one writer, in the daemon's pid namespace ...
+    36      4     epoch                   u4    -          table rebuilds so far
+    40      8     writer_start_boot_ns    u8    ns (boot)  ... with its start time
+    48      8     heartbeat_boot_ns       u8    ns (boot)  writer's last sign of life
+    56      4     row_capacity            u4    rows       ceiling of the entry table
+    60      4     rows_allocated          u4    rows       rows that may be touched (release)
+    64      4     pid_capacity            u4    pids       length of the pid index
+    68      4     state                   u4    -          STATE_*
+    72      8     names_capacity_bytes    u8    bytes      ceilings of the arenas
+    80      8     args_capacity_bytes     u8    bytes
+    88      8     envs_capacity_bytes     u8    bytes
+    96      8     names_allocated_bytes   u8    bytes      what may be touched (release)
+    104     8     args_allocated_bytes    u8    bytes
+    112     8     envs_allocated_bytes    u8    bytes
+    120     8     boot_unix_ns            i8    ns (unix)  Unix time of boot-clock zero, read once at start
+    128     4     ring_count              u4    rings      entries of the ring section
+    132     4     commit_index            u4    -          commit slot that is valid (release)
+    136     4     ring_offset             u4    bytes      where RING_ACK[ring_count] begins
+    140     4     commit_offset           u4    bytes      where the two commit slots begin
+    144     4     commit_bytes            u4    bytes      length of one commit slot
+    148     4     pid_ns                  u4    inode      the daemon's pid namespace
+    152     8     capture_id              u8    -          names the rings; positions carry over only within one
+    160     4     takeovers               u4    -          writers that took over this epoch so far
+    164     4     chunk_rows              u4    rows       growth step of the entry table
+    168     8     horizon_boot_ns         u8    ns (boot)  latest exit among evicted entries: as-of reads before
+    176     4     user_hz                 u4    1/s        clock ticks of /proc
+    180     4     checked                 u4    bool       rows carry a checksum (tests)
+    184     8     ready_boot_ns           u8    ns (boot)  when this writer's table was complete
+    192     320   reserved                V320  -
+
+RING_ACK, 64 bytes each, one for each ring; single aligned words, stored after the commit that they follow from:
+
+    offset  size  field                   type  unit       meaning
+    0       8     applied_pos             u8    bytes      records before it are applied: the shard may release them
+    8       8     wanted_pos              u8    bytes      where a shard must read again from, after ...
+    16      8     rewind_seq              u8    -          ... this changed (stored after wanted_pos, release)
+    24      8     watermark_boot_ns       u8    ns (boot)  everything of this ring before it is applied
+    32      8     received_pos            u8    bytes      frames that reached the resolver
+    40      8     stalled                 u8    bool       passed over by the merge at the moment
+    48      16    ack_reserved            V16   -
+
+COMMIT, 1024 bytes, then COMMIT_RING[ring_count]; two slots, of which `commit_index` names the valid one:
+
+    offset  size  field                   type  unit       meaning
+    0       8     number                  u8    -          commits so far
+    8       8     watermark_boot_ns       u8    ns (boot)  events before it are in the tables
+    16      8     time_boot_ns            u8    ns (boot)  when this slot was filled
+    24      8     heads_live              u8    entries    processes that live
+    32      8     heads_exited            u8    entries    processes that have exited and are retained
+    40      8     rows_used               u8    rows       images retained, live and exited
+    48      8     names_used_bytes        u8    bytes
+    56      8     args_used_bytes         u8    bytes
+    64      8     envs_used_bytes         u8    bytes
+    72      56    commit_reserved         V56   -
+    128     128   topic_seq               16u8  -          last sequence number of each topic of the stream
+    256     768   counters                96u8  -          COUNTERS, by position
+
+COMMIT_RING, 16 bytes:
+
+    offset  size  field                   type  unit       meaning
+    0       8     applied_pos             u8    bytes      as in RING_ACK
+    8       8     watermark_boot_ns       u8    ns (boot)  events of this ring before it have been applied
+
+HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one process:
+
+    offset  size  field                   type  unit       meaning
+    0       4     row_seq                 u4    -          odd: being written, or free
+    4       4     generation              u4    -          changes when the row is freed
+    8       4     tgid                    u4    -          root pid namespace
+    12      4     ppid                    u4    -          real_parent's tgid, now
+    16      8     start_boot_ns           u8    ns (boot)  start of the process; with tgid its identity
+    24      8     exec_boot_ns            u8    ns (boot)  when this image was loaded; 0 unknown
+    32      8     exit_boot_ns            u8    ns (boot)  process end, or the exec that replaced it; 0 lives
+    40      8     ancestor                u8    link       previous image, or for the first image the parent's
+    48      8     parent                  u8    link       image of the current parent
+    56      8     creator                 u8    link       image that forked this process, fixed at fork
+    64      8     cgroup_id               u8    -          cgroup v2 directory
+    72      8     inode                   u8    -          of the executable
+    80      4     flags                   u4    mask       ROW_*
+    84      4     uid                     u4    -
+    88      4     gid                     u4    -
+    92      4     file_ref                u4    names ref  FILE record of the executable
+    96      4     args_ref                u4    args ref   u4 full length, then the arguments, NUL after each
+    100     4     known                   u4    mask       KNOWN_*: which fields hold a value
+    104     16    comm                    S16   -          with its NUL
+    120     1     source                  u1    -          SOURCE_*
+    121     1     hot_pad                 u1    -
+    122     2     images                  u2    -          images of this process up to this one, from 1
+    124     4     check                   u4    -          checksum of the row; only where `checked` is set
+
+COLD, 192 bytes a row in `cold`, under the same row_seq:
+
+    offset  size  field                   type  unit       meaning
+    0       8     fork_boot_ns            u8    ns (boot)  time of the fork record; 0 unknown
+    8       8     previous_owner          u8    link       last image of the pid's owner before this process
+    16      8     cap_effective           u8    mask
+    24      8     cap_permitted           u8    mask
+    32      8     cap_attempted           u8    mask       OR of all capability checks
+    40      8     cap_used                u8    mask
+    48      8     cookie                  u8    -          names the image in the BPF maps
+    56      8     exec_inode              u8    -          executable that the kernel knew at the event
+    64      8     fork_flags              u8    mask       clone flags
+    72      8     user_session            u8    -
+    80      4     euid                    u4    -
+    84      4     egid                    u4    -
+    88      4     suid                    u4    -
+    92      4     sgid                    u4    -
+    96      4     fsuid                   u4    -
+    100     4     fsgid                   u4    -
+    104     4     auid                    u4    -          4294967295: unset
+    108     4     audit_session           u4    -          4294967295: unset
+    112     4     sid                     u4    -
+    116     4     pgid                    u4    -
+    120     4     tid                     u4    -          thread of the last event
+    124     4     ns_pid                  u4    -          pid in the innermost pid namespace
+    128     4     pid_ns                  u4    inode
+    132     4     mnt_ns                  u4    inode
+    136     4     net_ns                  u4    inode
+    140     4     user_ns                 u4    inode
+    144     4     envs_ref                u4    envs ref   u4 full length, then the strings, NUL after each
+    148     4     name_ref                u4    names ref  what was invoked (for a script: the script)
+    152     4     cgroup_ref              u4    names ref  cgroup path
+    156     4     container_ref           u4    names ref  container id
+    160     4     extra_ref               u4    args ref   msgpack map of what few processes have
+    164     4     exit_code               i4    -          wait status
+    168     16    tty                     S16   -
+    184     4     creator_tgid            u4    -          0 unknown
+    188     2     argc                    u2    -          saturated
+    190     2     envc                    u2    -          saturated
+
+FILE, 64 bytes in the names arena, then the path (below the global root of its mount tree); interned, so that all
+processes of one executable share it:
+
+    offset  size  field                   type  unit       meaning
+    0       8     file_inode              u8    -
+    8       8     mtime_ns                u8    ns (unix)
+    16      8     ctime_ns                u8    ns (unix)
+    24      4     device                  u4    -          kernel encoding
+    28      4     mount_id                u4    -
+    32      4     file_uid                u4    -
+    36      4     file_gid                u4    -
+    40      4     nlink                   u4    -
+    44      2     mode                    u2    -
+    46      2     file_flags              u2    mask       EXEC_* of pipeline.events
+    48      4     fs_magic                u4    -
+    52      4     root_offset             u4    bytes      where in the path the part below the task's root begins
+    56      8     file_reserved           u8    -
+
+ARENA record header, 16 bytes before each stored byte string:
+
+    offset  size  field                   type  unit       meaning
+    0       4     refcount                u4    -          holders, kept by the writer; 0 = free
+    4       4     length                  u4    bytes      of what follows
+    8       4     hash                    u4    -          of what follows
+    12      4     next                    u4    ref        next in the writer's hash or free chain
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+MAGIC = b"PROCLINE"
+LAYOUT_VERSION = 1
+ARENA_UNIT_BYTES = 16
+
+STATE_DOWN = 0
+STATE_FILLING = 1  #: snapshot or take-over under way: absent is not yet an answer
+STATE_READY = 2
+STATE_STOPPED = 3
+STATE_SUPERSEDED = 4  #: another control file has taken this one's place
+STATE_NAMES = ("down", "filling", "ready", "stopped", "superseded")
+
+SOURCE_UNKNOWN, SOURCE_PLACEHOLDER, SOURCE_EVENT, SOURCE_MAP, SOURCE_PROCFS, SOURCE_SNAPSHOT = range(6)
+SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+
+ROW_HEAD = 1  #: newest image of its process
+ROW_REPLACED = 2  #: exit_boot_ns is the exec of the next image, not the end of the process
+ROW_IS_EXEC = 4
+ROW_IS_EXEC_EXEC = 8
+ROW_PARENT_MISSING = 16  #: the direct parent or previous image was not the expected one
+ROW_ADOPTED = 32  #: the current parent is not the creator
+ROW_ADOPTION_PREDICTED = 64  #: ... as predicted at the parent's exit, not yet confirmed
+ROW_DELETED = 128  #: the process left the cache (exit applied); retained as history only
+ROW_EXIT_UNSEEN = 256  #: the end was inferred (pid reuse or repair), its time is an upper bound
+ROW_BEFORE_CAPTURE = 512  #: began before the capture: creator and earlier images unknown
+ROW_GAP = 1024  #: events of this process were lost around here
+ROW_ARGS_TRUNCATED = 2048
+ROW_ENVS_TRUNCATED = 4096
+ROW_KTHREAD = 8192
+ROW_SCRIPT = 16384
+ROW_THROUGH_SYMLINK = 32768
+ROW_NS_INIT = 65536  #: init of its pid namespace
+ROW_START_TICKS = 131072  #: start_boot_ns comes from /proc and has a resolution of one tick
+ROW_HEAD_ONLY = 262144  #: made from a record without body: only identity is known
+ROW_ELIDED = 524288  #: earlier images or ancestors were elided at this point (cap of the chain or ceiling)
+ROW_EXIT_KNOWN = 1048576  #: exit_code holds a value
+
+KNOWN_START = 1
+KNOWN_CREDS = 2
+KNOWN_CAPS = 4
+KNOWN_FILE = 8
+KNOWN_ARGS = 16
+KNOWN_ENVS = 32
+KNOWN_TTY = 64
+KNOWN_CGROUP = 128
+KNOWN_NS = 256
+KNOWN_SID = 512
+KNOWN_CREATOR = 1024
+KNOWN_EXEC_TIME = 2048
+KNOWN_COMM = 4096
+KNOWN_AUID = 8192
+KNOWN_FORK_TIME = 16384
+
+#: Topics of the public stream, in the order of COMMIT.topic_seq.
+TOPICS = (
+    "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
+)  # fmt: skip
+
+#: Counters in COMMIT.counters, by position: add at the end only.
+COUNTERS = (
+    # 0..7: events applied, by kind of pipeline.events.KIND_NAMES
+    "events_none", "events_fork", "events_exec", "events_exit", "events_cred", "events_comm", "events_cgroup",
+    "events_sid",
+    # 8..15: records that the kernel could not write, by kind
+    "lost_none", "lost_fork", "lost_exec", "lost_exit", "lost_cred", "lost_comm", "lost_cgroup", "lost_sid",
+    # 16..
+    "frames", "frames_refused", "frames_duplicate", "frames_gap", "late", "replayed", "head_only", "malformed",
+    "repairs", "repair_added", "repair_closed", "repair_changed", "evictions", "elided", "table_full", "arena_full",
+    "reparents", "reparents_confirmed", "reparents_corrected", "exits_unseen", "parent_missing", "exec_without_fork",
+    "exit_unknown", "exec_bomb", "published", "publish_unsent", "snapshot_added", "stalls", "threads_forked",
+    "kthreads_forked", "rewinds", "takeover_rows_repaired", "procfs_reads", "procfs_failed", "hits_cache",
+    "hits_kernel_maps", "hits_procfs", "miss", "added_event", "added_kernel_maps", "added_procfs", "flushed",
+    "limiter_drop", "broken_lineage", "requests", "requests_refused",
+)  # fmt: skip
+COUNTER_CAPACITY = 96
+assert len(COUNTERS) <= COUNTER_CAPACITY
+
+CONTROL = np.dtype(
+    [
+        ("magic", "S8"), ("layout_version", "<u4"), ("header_bytes", "<u4"), ("boot_id", "V16"),
+        ("writer_tgid", "<u4"), ("epoch", "<u4"), ("writer_start_boot_ns", "<u8"), ("heartbeat_boot_ns", "<u8"),
+        ("row_capacity", "<u4"), ("rows_allocated", "<u4"), ("pid_capacity", "<u4"), ("state", "<u4"),
+        ("names_capacity_bytes", "<u8"), ("args_capacity_bytes", "<u8"), ("envs_capacity_bytes", "<u8"),
+        ("names_allocated_bytes", "<u8"), ("args_allocated_bytes", "<u8"), ("envs_allocated_bytes", "<u8"),
+        ("boot_unix_ns", "<i8"), ("ring_count", "<u4"), ("commit_index", "<u4"), ("ring_offset", "<u4"),
+        ("commit_offset", "<u4"), ("commit_bytes", "<u4"), ("pid_ns", "<u4"), ("capture_id", "<u8"),
+        ("takeovers", "<u4"), ("chunk_rows", "<u4"), ("horizon_boot_ns", "<u8"), ("user_hz", "<u4"),
+        ("checked", "<u4"), ("ready_boot_ns", "<u8"), ("reserved", "V320"),
+    ]
+)  # fmt: skip
+RING_ACK = np.dtype(
+    [
+        ("applied_pos", "<u8"), ("wanted_pos", "<u8"), ("rewind_seq", "<u8"), ("watermark_boot_ns", "<u8"),
+        ("received_pos", "<u8"), ("stalled", "<u8"), ("ack_reserved", "V16"),
+    ]
+)  # fmt: skip
+COMMIT = np.dtype(
+    [
+        ("number", "<u8"), ("watermark_boot_ns", "<u8"), ("time_boot_ns", "<u8"), ("heads_live", "<u8"),
+        ("heads_exited", "<u8"), ("rows_used", "<u8"), ("names_used_bytes", "<u8"), ("args_used_bytes", "<u8"),
+        ("envs_used_bytes", "<u8"), ("commit_reserved", "V56"), ("topic_seq", "<u8", (16,)),
+        ("counters", "<u8", (COUNTER_CAPACITY,)),
+    ]
+)  # fmt: skip
+COMMIT_RING = np.dtype([("applied_pos", "<u8"), ("watermark_boot_ns", "<u8")])
+HOT = np.dtype(
+    [
+        ("row_seq", "<u4"), ("generation", "<u4"), ("tgid", "<u4"), ("ppid", "<u4"), ("start_boot_ns", "<u8"),
+        ("exec_boot_ns", "<u8"), ("exit_boot_ns", "<u8"), ("ancestor", "<u8"), ("parent", "<u8"),
+        ("creator", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("flags", "<u4"), ("uid", "<u4"),
+        ("gid", "<u4"), ("file_ref", "<u4"), ("args_ref", "<u4"), ("known", "<u4"), ("comm", "S16"),
+        ("source", "u1"), ("hot_pad", "u1"), ("images", "<u2"), ("check", "<u4"),
+    ]
+)  # fmt: skip
+COLD = np.dtype(
+    [
+        ("fork_boot_ns", "<u8"), ("previous_owner", "<u8"), ("cap_effective", "<u8"), ("cap_permitted", "<u8"),
+        ("cap_attempted", "<u8"), ("cap_used", "<u8"), ("cookie", "<u8"), ("exec_inode", "<u8"),
+        ("fork_flags", "<u8"), ("user_session", "<u8"), ("euid", "<u4"), ("egid", "<u4"), ("suid", "<u4"),
+        ("sgid", "<u4"), ("fsuid", "<u4"), ("fsgid", "<u4"), ("auid", "<u4"), ("audit_session", "<u4"),
+        ("sid", "<u4"), ("pgid", "<u4"), ("tid", "<u4"), ("ns_pid", "<u4"), ("pid_ns", "<u4"), ("mnt_ns", "<u4"),
+        ("net_ns", "<u4"), ("user_ns", "<u4"), ("envs_ref", "<u4"), ("name_ref", "<u4"), ("cgroup_ref", "<u4"),
+        ("container_ref", "<u4"), ("extra_ref", "<u4"), ("exit_code", "<i4"), ("tty", "S16"),
+        ("creator_tgid", "<u4"), ("argc", "<u2"), ("envc", "<u2"),
+    ]
+)  # fmt: skip
+FILE = np.dtype(
+    [
+        ("file_inode", "<u8"), ("mtime_ns", "<u8"), ("ctime_ns", "<u8"), ("device", "<u4"), ("mount_id", "<u4"),
+        ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"), ("mode", "<u2"), ("file_flags", "<u2"),
+        ("fs_magic", "<u4"), ("root_offset", "<u4"), ("file_reserved", "<u8"),
+    ]
+)  # fmt: skip
+ARENA = np.dtype([("refcount", "<u4"), ("length", "<u4"), ("hash", "<u4"), ("next", "<u4")])
+
+#: Layouts that must match ``struct pl_NAME`` in layout.h.
+SEGMENT_LAYOUTS = {
+    "control": CONTROL, "ring_ack": RING_ACK, "commit": COMMIT, "commit_ring": COMMIT_RING, "hot": HOT,
+    "cold": COLD, "file": FILE, "arena": ARENA,
+}  # fmt: skip
+
+CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned
+
+
+def control_bytes(ring_count: int) -> tuple[int, int, int, int]:
+    """Return (ring_offset, commit_offset, commit_bytes, file_bytes) of a control file for `ring_count` rings."""
+    ring_offset = CONTROL_HEADER_BYTES
+    commit_offset = ring_offset + -(-ring_count * RING_ACK.itemsize // 4096) * 4096
+    commit_bytes = -(-(COMMIT.itemsize + ring_count * COMMIT_RING.itemsize) // 64) * 64
+    return ring_offset, commit_offset, commit_bytes, -(-(commit_offset + 2 * commit_bytes) // 4096) * 4096
