@@ -1,0 +1,114 @@
+"""Boot id, clocks and identities."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import boot
+
+BOOT = bytes.fromhex("2899dae44fa44eef95b66bc95325f61a")
+
+
+def test_boot_id_is_the_kernels() -> None:
+    text = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    raw = boot.boot_id()
+    assert raw == uuid.UUID(text).bytes
+    assert boot.boot_id_text(raw) == text
+
+
+def test_pid_max_is_within_the_kernels_limit() -> None:
+    assert os.getpid() < boot.pid_max() <= boot.PID_MAX_LIMIT
+
+
+def test_offset_is_between_two_readings_of_the_clocks() -> None:
+    """A reading of both clocks brackets what the offset says, up to its own stated error and clock slew."""
+    clock = boot.BootClock.read()
+    assert 0 <= clock.error_ns < 10_000_000
+    before = time.time_ns()
+    converted = clock.to_unix_ns(boot.now_boot_ns())
+    after = time.time_ns()
+    slack = clock.error_ns + 1_000_000
+    assert before - slack <= converted <= after + slack
+
+
+def test_unset_time_stays_unset_and_conversions_are_inverse() -> None:
+    clock = boot.BootClock(1_700_000_000_000_000_000)
+    assert clock.to_unix_ns(0) == 0
+    assert clock.to_boot_ns(0) == 0
+    assert clock.to_boot_ns(clock.to_unix_ns(123_456)) == 123_456
+
+
+def test_tightest_sample_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second attempt has the shorter window, so its offset is taken."""
+    readings = iter([0, 5_000, 1_000, 2_000, 12_010, 2_020])
+    monkeypatch.setattr(boot.time, "clock_gettime_ns", lambda clock: next(readings))
+    assert boot.BootClock.read(samples=2) == boot.BootClock(10_000, 10)
+
+
+@given(st.integers(0, 2**60 - 1))
+def test_ticks_round_down_as_the_kernel_does(boot_ns: int) -> None:
+    ticks = boot.ticks_of(boot_ns)
+    assert boot.boot_ns_of(ticks) <= boot_ns < boot.boot_ns_of(ticks + 1)
+    assert boot.is_same_start(boot_ns, ticks)
+    assert not boot.is_same_start(boot_ns, ticks + 1)
+
+
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 2**24 - 1), st.integers(0, 2**60 - 1))
+def test_entity_id_gives_its_identity_back(raw: bytes, tgid: int, start: int) -> None:
+    text = boot.entity_id(raw, tgid, start)
+    parsed = uuid.UUID(text)
+    assert str(parsed) == text
+    assert (parsed.version, parsed.variant) == (8, uuid.RFC_4122)
+    assert boot.parse_entity_id(text) == (boot.boot_prefix(raw), tgid, start)
+
+
+def test_entity_id_has_a_fixed_form() -> None:
+    """Golden value: ids are stored elsewhere, so the form never changes."""
+    assert boot.entity_id(BOOT, 39174, 555_580_000_000) == "2899dae4-4c00-8002-815b-260700009906"
+
+
+def test_65536_identities_have_65536_ids() -> None:
+    rng = random.Random(1)
+    starts = [rng.randrange(1 << 50) for _ in range(256)]
+    ids = {boot.entity_id(BOOT, tgid, start) for start in starts for tgid in range(1, 257)}
+    assert len(ids) == len(set(starts)) * 256
+
+
+def test_ids_of_one_boot_sort_by_start_time() -> None:
+    rng = random.Random(2)
+    identities = sorted((rng.randrange(1 << 59), rng.randrange(1 << 22)) for _ in range(1000))
+    ids = [boot.entity_id(BOOT, tgid, start) for start, tgid in identities]
+    assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize(("tgid", "start"), [(1 << 24, 1), (-1, 1), (1, 1 << 60), (1, -1)])
+def test_identity_that_does_not_fit_is_refused(tgid: int, start: int) -> None:
+    with pytest.raises(ValueError, match="no identity"):
+        boot.entity_id(BOOT, tgid, start)
+
+
+@pytest.mark.parametrize("text", ["", "1234", str(uuid.uuid4()), "z" * 36, BOOT.hex()])
+def test_other_text_is_no_entity_id(text: str) -> None:
+    with pytest.raises(ValueError):
+        boot.parse_entity_id(text)
+
+
+def test_cpid_of_the_specifications_worked_example() -> None:
+    assert boot.cpid(BOOT, 4026532263, 55558, 29) == "b770a0ed-8463-822c-b5f6-30d9081ddbd9"
+
+
+def test_import_is_cheap() -> None:
+    """Readers import this: nothing beyond the standard library, and no OpenSSL."""
+    code = "import sys, pipeline.boot; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"numpy", "msgspec", "msgpack", "zmq", "hashlib", "_hashlib", "uuid"} & set(modules)
