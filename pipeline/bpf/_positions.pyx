@@ -1,0 +1,83 @@
+"""Read the producer positions of all rings together with the time they are valid for.
+
+The resolver's half of the watermark: take the boot clock, then the positions. A record that is not before a ring's
+position read here was reserved after the clock was read; its timestamp, taken behind a full barrier after the
+reservation, is therefore not older (docs/architecture.md, "Merge"). Draining is in _drain.pyx.
+"""
+
+from libc.stdint cimport uint64_t
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, mmap, munmap
+from posix.time cimport clock_gettime, timespec
+from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #include <time.h>
+    static inline uint64_t pl_position(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void pl_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    """
+    uint64_t pl_position(const void *p) nogil
+    void pl_full_fence() nogil
+    int CLOCK_BOOTTIME
+
+
+cdef class ProducerPositions:
+    """Read-only mappings of the rings' producer pages.
+
+    Args:
+        fds: ring number -> descriptor of its BPF_MAP_TYPE_RINGBUF map (or of a file laid out like one).
+        ring_count: length of the position array; rings without a descriptor stay at 0.
+
+    Raises:
+        OSError: a descriptor cannot be mapped.
+    """
+
+    cdef uint64_t *pages[1024]
+    cdef readonly int ring_count
+    cdef long page_bytes
+
+    def __cinit__(self, dict fds, int ring_count):
+        cdef int ring
+        cdef void *at
+        if not 0 < ring_count <= 1024:
+            raise ValueError(f"ring_count is {ring_count}, expected 1 to 1024")
+        self.ring_count = ring_count
+        self.page_bytes = sysconf(_SC_PAGESIZE)
+        for ring in range(1024):
+            self.pages[ring] = NULL
+        for number, fd in fds.items():
+            ring = number
+            if not 0 <= ring < ring_count:
+                raise ValueError(f"ring {ring} is outside 0..{ring_count - 1}")
+            # kernel/bpf/ringbuf.c: page 0 is the consumer's, page 1 the producer's.
+            at = mmap(NULL, self.page_bytes, PROT_READ, MAP_SHARED, fd, self.page_bytes)
+            if at == MAP_FAILED:
+                raise OSError(f"cannot map the producer page of ring {ring} (descriptor {fd})")
+            self.pages[ring] = <uint64_t *>at
+
+    def sample(self, uint64_t[::1] positions):
+        """Fill `positions` (shape (ring_count,), bytes) and return the boot-clock time in ns that they are valid for."""
+        cdef timespec now
+        cdef int ring
+        if positions.shape[0] < self.ring_count:
+            raise ValueError("positions is shorter than ring_count")
+        clock_gettime(CLOCK_BOOTTIME, &now)
+        # Keeps the loads behind the clock; pairs with the barrier between reservation and timestamp in the BPF programs.
+        pl_full_fence()
+        for ring in range(self.ring_count):
+            positions[ring] = pl_position(self.pages[ring]) if self.pages[ring] != NULL else 0
+        return <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+
+    def close(self):
+        """Unmap; idempotent."""
+        cdef int ring
+        for ring in range(1024):
+            if self.pages[ring] != NULL:
+                munmap(self.pages[ring], self.page_bytes)
+                self.pages[ring] = NULL
+
+    def __dealloc__(self):
+        self.close()
