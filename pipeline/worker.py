@@ -1,0 +1,106 @@
+"""What the supervisor tells a worker process: its place, its settings and the descriptors that it inherits.
+
+A worker is started as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd with the specification as JSON, so
+neither settings nor keys appear on a command line. All descriptors named in it are inherited under the same numbers.
+Reading and writing of the specification only; starting is the supervisor's.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+
+#: A descriptor that this worker does not get.
+NO_FD = -1
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a worker needs to begin.
+
+    Attributes:
+        instance: name of the instance.
+        dir: its runtime directory.
+        role: ``resolver`` or ``shard-N``.
+        source: ``ebpf``, ``proc-connector`` or ``replay:FILE``.
+        config: all settings.
+        boot_id: the kernel's boot id, 32 hexadecimal digits.
+        capture_id: names the rings; positions carry over only between workers that were given the same one.
+        supervisor_tgid: the parent; a worker that finds another one has been orphaned before it could notice.
+        group_id: group of files and sockets, -1 to leave it.
+        ring_count: length of the ring section of the control segment (possible CPUs for ebpf).
+        ring_bytes: bytes of each ring, by ring number.
+        rings: descriptor of each ring by its number: a shard gets its own, the resolver all.
+        ring_shards: for the resolver, which shard drains a ring, by ring number.
+        shared_fd: map `pl_shared`.
+        settings_fd: map `pl_settings`.
+        pid_cache_fd: map `pid_cache`.
+        proc_cache_fd: map `proc_cache`.
+        iter_link_fd: link of the task iterator; NO_FD where the kernel has none.
+    """
+
+    instance: str
+    dir: str
+    role: str
+    source: str
+    config: Config
+    boot_id: str
+    capture_id: int
+    supervisor_tgid: int
+    group_id: int = -1
+    ring_count: int = 0
+    ring_bytes: dict[int, int] = {}
+    rings: dict[int, int] = {}
+    ring_shards: dict[int, int] = {}
+    shared_fd: int = NO_FD
+    settings_fd: int = NO_FD
+    pid_cache_fd: int = NO_FD
+    proc_cache_fd: int = NO_FD
+    iter_link_fd: int = NO_FD
+
+    @property
+    def directory(self) -> Path:
+        """The runtime directory of the instance."""
+        return Path(self.dir)
+
+    @property
+    def boot_id_bytes(self) -> bytes:
+        """The boot id as segments and frames hold it: 16 bytes."""
+        return bytes.fromhex(self.boot_id)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Return every descriptor that the worker inherits, without the specification's own."""
+        single = (self.shared_fd, self.settings_fd, self.pid_cache_fd, self.proc_cache_fd, self.iter_link_fd)
+        return tuple(dict.fromkeys(fd for fd in (*self.rings.values(), *single) if fd != NO_FD))
+
+    def to_memfd(self) -> int:
+        """Return a new descriptor (close-on-exec) that holds this specification; the caller closes it."""
+        fd = os.memfd_create("procline-spec", os.MFD_CLOEXEC)
+        data = memoryview(msgspec.json.encode(self))
+        while data:
+            data = data[os.write(fd, data) :]
+        return fd
+
+
+def read_spec(fd: int) -> WorkerSpec:
+    """Read the specification from an inherited descriptor and close it.
+
+    Raises:
+        ConfigError: there is no specification of this version behind the descriptor.
+    """
+    try:
+        size = os.fstat(fd).st_size
+        # Not read(): the position is shared with the parent, which wrote up to the end.
+        data = os.pread(fd, size, 0)
+        os.close(fd)
+        return msgspec.json.decode(data, type=WorkerSpec)
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(
+            f"--spec-fd {fd}: no worker specification ({error}); workers are started by `procline run`",
+            key="--spec-fd",
+            value=fd,
+        ) from None

@@ -1,0 +1,65 @@
+"""The specification that a worker process gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.config import Capture, Config
+from pipeline.errors import ConfigError
+from pipeline.worker import NO_FD, WorkerSpec, read_spec
+
+
+def make(**changes: object) -> WorkerSpec:
+    facts = {
+        "instance": "web",
+        "dir": "/dev/shm/procline/web",
+        "role": "shard-0",
+        "source": "ebpf",
+        "config": Config(capture=Capture(ring_bytes=4096)),
+        "boot_id": "00112233445566778899aabbccddeeff",
+        "capture_id": 2**63 + 1,
+        "supervisor_tgid": 1,
+        "ring_count": 4,
+        "ring_bytes": {0: 4096, 3: 8192},
+        "rings": {0: 10, 3: 11},
+        "shared_fd": 12,
+        "pid_cache_fd": 11,
+    }
+    return WorkerSpec(**(facts | changes))  # type: ignore[arg-type]
+
+
+def test_a_worker_reads_what_the_supervisor_wrote() -> None:
+    spec = make()
+    assert read_spec(spec.to_memfd()) == spec
+    assert spec.boot_id_bytes == bytes(range(0, 256, 17))
+
+
+def test_descriptors_are_named_once_each() -> None:
+    assert make().descriptors() == (10, 11, 12)
+    assert make(rings={}, shared_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
+
+
+def test_the_specification_reaches_another_process() -> None:
+    spec = make()
+    fd = spec.to_memfd()
+    code = f"from pipeline.worker import read_spec; print(read_spec({fd}).capture_id)"
+    child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
+    os.close(fd)
+    assert int(child.stdout) == spec.capture_id
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"instance": 1}'])
+def test_anything_else_is_refused(content: bytes) -> None:
+    fd = os.memfd_create("x")
+    os.write(fd, content)
+    with pytest.raises(ConfigError, match="started by `procline run`"):
+        read_spec(fd)
+
+
+def test_a_descriptor_that_is_not_open_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no worker specification"):
+        read_spec(99_999)
