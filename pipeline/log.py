@@ -1,6 +1,6 @@
 """Logs of the daemon's processes: one JSON object a line on standard error, or readable lines on a terminal.
 
-Set up once in each process; code asks for a logger by `structlog.get_logger()` and logs an event with facts. Under
+Set up once in each process; code asks for a logger by `get_logger` and logs an event with facts. Under
 journald each line begins with its priority as ``<N>``. Readers and subscribers do not import this module: they
 raise, and do not log.
 """
@@ -34,12 +34,12 @@ def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
-def set_up(settings: Log, role: str, stream: TextIO | None = None) -> None:
+def configure_logging(settings: Log, role: str = "", stream: TextIO | None = None) -> None:
     """Send this process's logs to `stream` (standard error) as `settings` say.
 
     Args:
         settings: section ``log`` of the configuration.
-        role: ``supervisor``, ``resolver``, ``shard-0``; in every line.
+        role: ``supervisor``, ``resolver``, ``shard-0``; in every line if given.
         stream: where lines go; each is written and flushed whole.
     """
     stream = stream or sys.stderr
@@ -65,7 +65,13 @@ def set_up(settings: Log, role: str, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(role=role, pid=os.getpid())
+    structlog.contextvars.bind_contextvars(**{"role": role} if role else {}, pid=os.getpid())
+
+
+def get_logger(name: str = "") -> structlog.typing.FilteringBoundLogger:
+    """Return a logger; `name` (a part of the process, such as ``merge``) is in each of its lines if given."""
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{"logger": name} if name else {})
+    return logger
 
 
 class _Unbreakable:

@@ -23,8 +23,8 @@ def restored() -> None:
 
 def lines(settings: Log, stream: io.TextIOBase | None = None) -> list[str]:
     with tempfile.TemporaryFile("w+") as file:
-        log.set_up(settings, "shard-0", file)
-        logger = structlog.get_logger()
+        log.configure_logging(settings, "shard-0", file)
+        logger = log.get_logger("ring")
         logger.debug("not yet")
         logger.warning("ring lost records", ring=3, path=b"\xff")
         try:
@@ -38,7 +38,12 @@ def lines(settings: Log, stream: io.TextIOBase | None = None) -> list[str]:
 def test_a_pipe_gets_one_object_a_line() -> None:
     first, second = (json.loads(line) for line in lines(Log()))
     assert first["event"] == "ring lost records" and first["ring"] == 3
-    assert first["role"] == "shard-0" and first["pid"] == os.getpid() and first["level"] == "warning"
+    assert (
+        first["role"] == "shard-0"
+        and first["logger"] == "ring"
+        and first["pid"] == os.getpid()
+        and first["level"] == "warning"
+    )
     assert first["timestamp"].endswith("Z")
     assert "OSError: no\nroom" in second["exception"]
 
@@ -62,11 +67,10 @@ def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_reader_that_went_away_does_not_end_the_daemon() -> None:
     code = """if True:
-        import structlog
         from pipeline import config, log
-        log.set_up(config.Log(), "resolver")
+        log.configure_logging(config.Log(), "resolver")
         input()
-        structlog.get_logger().error("nobody reads this")
+        log.get_logger().error("nobody reads this")
     """
     child = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
