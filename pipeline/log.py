@@ -70,7 +70,7 @@ def configure_logging(settings: Log, role: str = "", stream: TextIO | None = Non
 
 def get_logger(name: str = "") -> structlog.typing.FilteringBoundLogger:
     """Return a logger; `name` (a part of the process, such as ``merge``) is in each of its lines if given."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{"logger": name} if name else {})
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{"part": name} if name else {})
     return logger
 
 

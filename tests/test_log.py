@@ -40,7 +40,7 @@ def test_a_pipe_gets_one_object_a_line() -> None:
     assert first["event"] == "ring lost records" and first["ring"] == 3
     assert (
         first["role"] == "shard-0"
-        and first["logger"] == "ring"
+        and first["part"] == "ring"
         and first["pid"] == os.getpid()
         and first["level"] == "warning"
     )
