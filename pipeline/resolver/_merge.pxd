@@ -1,0 +1,55 @@
+"""What apply needs of the merge: the events of a batch and the columns that they lie in."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+
+cdef struct pending_event:
+    uint64_t time
+    uint64_t seq  # ring_seq
+    uint32_t slot  # of its frame
+    uint32_t event  # position in the frame
+    uint32_t body  # position in the body column of its kind; unused where it has none
+    uint32_t var  # offset of its strings in the blob
+
+
+cdef struct columns:
+    const char *head
+    const char *task
+    const char *fork
+    const char *exec
+    const char *exit
+    const char *blob
+
+
+cdef class Sorter:
+    cdef columns *columns  # by slot
+    cdef readonly list frames  # by slot; None where a slot is free
+    cdef readonly uint32_t ring_count
+    cdef readonly uint64_t pending  # events that no batch has taken yet
+    cdef readonly uint64_t frontier  # events that come with an earlier time are late
+    cdef readonly uint64_t late_total
+    cdef readonly uint64_t replayed_total
+    cdef void *rings
+    cdef void *slots
+    cdef uint32_t slot_capacity, free_slot
+    cdef uint32_t *heap
+    cdef bint outstanding
+
+    cdef int _grow_slots(self) except -1
+    cdef void _release(self, uint32_t slot)
+    cdef void _settle(self, uint32_t ring)
+    cdef int _make_room(self, void *queue, uint32_t count) except -1
+    cdef bint _before(self, uint32_t a, uint32_t b) noexcept nogil
+    cdef void _sift(self, uint32_t at, uint32_t n) noexcept nogil
+    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil
+
+
+cdef class Batch:
+    cdef readonly Sorter sorter
+    cdef pending_event *items
+    cdef uint8_t *late_flags
+    cdef readonly uint32_t count
+    cdef readonly uint64_t frontier
+    cdef public object limits  # for merge.py
+
+    cdef object _column(self, uint32_t which)

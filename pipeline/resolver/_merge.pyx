@@ -1,0 +1,505 @@
+"""Order the events of all rings by time. Which events may go out, and when, is decided in merge.py.
+
+Each ring has a queue of its pending events, kept sorted by (time, ring_seq). A ring is nearly sorted (a program that
+interrupts another reserves later and stamps earlier), so an event that arrives moves a few places at most. A batch is
+merged from the queues by (time, ring, ring_seq). A frame is kept until the last of its events is done, and the events
+of a batch are found in the frame's own columns: nothing is copied.
+
+Also kept here, because it needs each event: how far a ring is applied without a hole, so that its bytes may be given back.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, qsort, realloc
+from libc.string cimport memmove
+
+import numpy as np
+
+from pipeline.resolver._records cimport (
+    PL_FLAG_HEAD_ONLY,
+    PL_KIND_COUNT,
+    PL_KIND_EXEC,
+    PL_KIND_EXIT,
+    PL_KIND_FORK,
+    pl_exec_any,
+    pl_exit_any,
+    pl_fork_any,
+    pl_head_any,
+    pl_task_any,
+)
+
+
+cdef enum:
+    NO_SLOT = 0xFFFFFFFF
+    COLUMN_COUNT = 6
+
+
+cdef struct frame_slot:
+    Py_buffer buffers[COLUMN_COUNT]
+    uint8_t *done  # one byte for each event
+    uint32_t count
+    uint32_t prefix  # events before it are done
+    uint32_t ring
+    uint32_t next  # younger frame of the same ring; or next free slot
+    uint64_t to_pos
+
+
+cdef struct ring_queue:
+    pending_event *items  # [first, last) is sorted
+    uint64_t first, last, capacity
+    uint32_t oldest, youngest  # frames with events that are not done, NO_SLOT for none
+    uint64_t skip_time  # events not younger were applied by a predecessor
+    uint64_t applied_pos
+
+
+cdef inline bint _later(const pending_event *a, const pending_event *b) noexcept nogil:
+    return a.time > b.time or (a.time == b.time and a.seq > b.seq)
+
+
+cdef int _compare(const void *a, const void *b) noexcept nogil:
+    if _later(<const pending_event *>a, <const pending_event *>b):
+        return 1
+    return -1 if _later(<const pending_event *>b, <const pending_event *>a) else 0
+
+
+cdef class Batch:
+    """Events in the order in which they are to be applied. Made by `Sorter.take`, ended by `Sorter.done`.
+
+    Attributes:
+        count: events.
+        frontier: boot time in ns; every event known at `take` with an earlier time has gone out by now.
+        limits: for merge.py.
+    """
+
+    def __dealloc__(self):
+        free(self.items)
+        free(self.late_flags)
+
+    def __len__(self):
+        return self.count
+
+    @property
+    def frames(self):
+        """List of frames, indexed by `frame_no`; None at numbers that are not in use."""
+        return self.sorter.frames
+
+    cdef object _column(self, uint32_t which):
+        cdef uint32_t i
+        cdef uint32_t[::1] out
+        values = np.empty(self.count, np.uint32)
+        if self.count:
+            out = values
+            for i in range(self.count):
+                out[i] = self.items[i].slot if which == 0 else self.items[i].event
+        return values
+
+    @property
+    def frame_no(self):
+        """Shape (count,), uint32: position of each event's frame in `frames`."""
+        return self._column(0)
+
+    @property
+    def event_no(self):
+        """Shape (count,), uint32: position of each event in its frame."""
+        return self._column(1)
+
+    @property
+    def time_boot_ns(self):
+        """Shape (count,), uint64: time of each event."""
+        return np.array([self.items[i].time for i in range(self.count)], np.uint64)
+
+    @property
+    def late(self):
+        """Shape (count,), uint8: 1 where events with a later time had gone out in an earlier batch."""
+        return np.array([self.late_flags[i] for i in range(self.count)], np.uint8)
+
+
+cdef class Sorter:
+    """Pending events of all rings. One batch may be out at a time.
+
+    Args:
+        ring_count: rings are numbered 0 to ring_count - 1.
+    """
+
+    def __cinit__(self, uint32_t ring_count):
+        cdef uint32_t ring
+        cdef ring_queue *rings
+        self.ring_count = ring_count
+        self.frames = []
+        self.free_slot = NO_SLOT
+        self.rings = calloc(max(ring_count, 1), sizeof(ring_queue))
+        self.heap = <uint32_t *>malloc(max(ring_count, 1) * sizeof(uint32_t))
+        if self.rings == NULL or self.heap == NULL:
+            raise MemoryError
+        rings = <ring_queue *>self.rings
+        for ring in range(ring_count):
+            rings[ring].oldest = rings[ring].youngest = NO_SLOT
+
+    def __dealloc__(self):
+        cdef uint32_t i, column
+        cdef ring_queue *rings = <ring_queue *>self.rings
+        cdef frame_slot *slots = <frame_slot *>self.slots
+        if slots != NULL:
+            for i in range(self.slot_capacity):
+                if slots[i].done != NULL:
+                    for column in range(COLUMN_COUNT):
+                        PyBuffer_Release(&slots[i].buffers[column])
+                    free(slots[i].done)
+        if rings != NULL:
+            for i in range(self.ring_count):
+                free(rings[i].items)
+        free(self.rings)
+        free(self.slots)
+        free(self.columns)
+        free(self.heap)
+
+    cdef int _grow_slots(self) except -1:
+        cdef uint32_t capacity = self.slot_capacity * 2 if self.slot_capacity else 64, i
+        cdef void *slots = realloc(self.slots, capacity * sizeof(frame_slot))
+        if slots == NULL:
+            raise MemoryError
+        self.slots = slots
+        cdef void *found = realloc(self.columns, capacity * sizeof(columns))
+        if found == NULL:
+            raise MemoryError
+        self.columns = <columns *>found
+        for i in range(self.slot_capacity, capacity):
+            (<frame_slot *>slots)[i].done = NULL
+            (<frame_slot *>slots)[i].next = i + 1 if i + 1 < capacity else NO_SLOT
+            self.frames.append(None)
+        self.free_slot = self.slot_capacity
+        self.slot_capacity = capacity
+        return 0
+
+    cdef void _release(self, uint32_t number):
+        cdef uint32_t column
+        cdef frame_slot *slot = &(<frame_slot *>self.slots)[number]
+        for column in range(COLUMN_COUNT):
+            PyBuffer_Release(&slot.buffers[column])
+        free(slot.done)
+        slot.done = NULL
+        self.frames[number] = None
+        slot.next = self.free_slot
+        self.free_slot = number
+
+    def skip_until(self, uint32_t ring, uint64_t time_boot_ns, uint64_t position):
+        """Start `ring` at `position`; of what follows, events with `time_boot_ns` or an earlier time are replayed ones."""
+        if ring >= self.ring_count:
+            raise IndexError(ring)
+        (<ring_queue *>self.rings)[ring].skip_time = time_boot_ns
+        (<ring_queue *>self.rings)[ring].applied_pos = position
+
+    def raise_frontier(self, uint64_t time_boot_ns):
+        """Everything before `time_boot_ns` counts as gone out."""
+        if time_boot_ns > self.frontier:
+            self.frontier = time_boot_ns
+
+    def applied_pos(self, uint32_t ring):
+        """Position in bytes before which all records of the ring are done."""
+        if ring >= self.ring_count:
+            raise IndexError(ring)
+        return (<ring_queue *>self.rings)[ring].applied_pos
+
+    def add(self, uint32_t ring, frame, uint64_t from_pos, uint64_t to_pos, uint32_t count):
+        """Take the events of a frame whose records begin at `from_pos` or later; earlier ones were seen before.
+
+        Args:
+            frame: has `head`, `task`, `fork`, `exec`, `exit`, `blob`, each a contiguous buffer (pipeline.bus.frames).
+
+        Returns:
+            Events taken over; -1 when the columns do not agree, then the range counts as empty.
+        """
+        cdef ring_queue *queue
+        cdef frame_slot *slot
+        cdef columns *col
+        cdef uint32_t number, column, i, taken = 0
+        cdef uint32_t added
+        if ring >= self.ring_count:
+            raise IndexError(ring)
+        queue = &(<ring_queue *>self.rings)[ring]
+        if count == 0:
+            if queue.oldest == NO_SLOT:
+                queue.applied_pos = to_pos
+            else:
+                (<frame_slot *>self.slots)[queue.youngest].to_pos = to_pos
+            return 0
+        if self.free_slot == NO_SLOT:
+            self._grow_slots()
+        number = self.free_slot
+        slot = &(<frame_slot *>self.slots)[number]
+        parts = (frame.head, frame.task, frame.fork, frame.exec, frame.exit, frame.blob)
+        for column in range(COLUMN_COUNT):
+            try:
+                PyObject_GetBuffer(parts[column], &slot.buffers[column], PyBUF_SIMPLE)
+            except BaseException:
+                for i in range(column):
+                    PyBuffer_Release(&slot.buffers[i])
+                raise
+        slot.done = <uint8_t *>calloc(count, 1)
+        if slot.done == NULL:
+            for i in range(COLUMN_COUNT):
+                PyBuffer_Release(&slot.buffers[i])
+            raise MemoryError
+        col = &self.columns[number]
+        col.head = <const char *>slot.buffers[0].buf
+        col.task = <const char *>slot.buffers[1].buf
+        col.fork = <const char *>slot.buffers[2].buf
+        col.exec = <const char *>slot.buffers[3].buf
+        col.exit = <const char *>slot.buffers[4].buf
+        col.blob = <const char *>slot.buffers[5].buf
+        slot.count = count
+        slot.prefix = 0
+        slot.ring = ring
+        slot.to_pos = to_pos
+        slot.next, self.free_slot = NO_SLOT, slot.next
+        self.frames[number] = frame
+        if not _agree(slot, col):
+            self._release(number)
+            if queue.oldest == NO_SLOT:
+                queue.applied_pos = to_pos
+            else:
+                (<frame_slot *>self.slots)[queue.youngest].to_pos = to_pos
+            return -1
+        if queue.last + count > queue.capacity:
+            self._make_room(queue, count)
+        with nogil:
+            added = _enqueue(queue, slot, number, col, from_pos, &taken)
+        self.replayed_total += taken
+        self.pending += added
+        if queue.oldest == NO_SLOT:
+            queue.oldest = number
+        else:
+            (<frame_slot *>self.slots)[queue.youngest].next = number
+        queue.youngest = number
+        if added == 0:
+            self._settle(ring)
+        return added
+
+    cdef int _make_room(self, void *of, uint32_t count) except -1:
+        cdef ring_queue *queue = <ring_queue *>of
+        cdef uint64_t used = queue.last - queue.first, capacity = queue.capacity
+        cdef void *items
+        if queue.first >= used + count:
+            # The front half is free: the copy costs at most what was taken out since the last one.
+            memmove(queue.items, queue.items + queue.first, used * sizeof(pending_event))
+            queue.first, queue.last = 0, used
+            return 0
+        while queue.last + count > capacity:
+            capacity = capacity * 2 if capacity else 1024
+        items = realloc(queue.items, capacity * sizeof(pending_event))
+        if items == NULL:
+            raise MemoryError
+        queue.items = <pending_event *>items
+        queue.capacity = capacity
+        return 0
+
+    cdef void _settle(self, uint32_t ring):
+        """Let go of the ring's oldest frames that are done, and move its applied position."""
+        cdef ring_queue *queue = &(<ring_queue *>self.rings)[ring]
+        cdef frame_slot *slot
+        cdef uint32_t number
+        while queue.oldest != NO_SLOT:
+            number = queue.oldest
+            slot = &(<frame_slot *>self.slots)[number]
+            while slot.prefix < slot.count and slot.done[slot.prefix]:
+                slot.prefix += 1
+            if slot.prefix < slot.count:
+                queue.applied_pos = (<const pl_head_any *>self.columns[number].head)[slot.prefix].ring_pos
+                return
+            queue.applied_pos = slot.to_pos
+            queue.oldest = slot.next
+            if queue.oldest == NO_SLOT:
+                queue.youngest = NO_SLOT
+            self._release(number)
+
+    cdef bint _before(self, uint32_t a, uint32_t b) noexcept nogil:
+        cdef ring_queue *rings = <ring_queue *>self.rings
+        cdef uint64_t x = rings[a].items[rings[a].first].time, y = rings[b].items[rings[b].first].time
+        return x < y or (x == y and a < b)
+
+    cdef void _sift(self, uint32_t at, uint32_t n) noexcept nogil:
+        cdef uint32_t child, ring = self.heap[at]
+        while True:
+            child = 2 * at + 1
+            if child >= n:
+                break
+            if child + 1 < n and self._before(self.heap[child + 1], self.heap[child]):
+                child += 1
+            if not self._before(self.heap[child], ring):
+                break
+            self.heap[at] = self.heap[child]
+            at = child
+        self.heap[at] = ring
+
+    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil:
+        """Move events with a time before `limit` to `out`, at most `room`; returns how many."""
+        cdef ring_queue *rings = <ring_queue *>self.rings
+        cdef ring_queue *queue
+        cdef uint32_t *heap = self.heap
+        cdef uint32_t n = 0, i, taken = 0, rival
+        cdef uint64_t until, frontier = self.frontier
+        cdef const pending_event *item
+        for i in range(self.ring_count):
+            if rings[i].first < rings[i].last and rings[i].items[rings[i].first].time < limit:
+                heap[n] = i
+                n += 1
+        for i in range(n // 2):
+            self._sift(n // 2 - 1 - i, n)
+        while n and taken < room:
+            queue = &rings[heap[0]]
+            # Events of this ring go out until one of the runner-up comes first; it is one of the root's children.
+            until = limit
+            if n > 1:
+                rival = heap[1]
+                if n > 2 and self._before(heap[2], heap[1]):
+                    rival = heap[2]
+                until = rings[rival].items[rings[rival].first].time
+                if heap[0] < rival and until < limit:
+                    until += 1
+            while taken < room and queue.first < queue.last:
+                item = &queue.items[queue.first]
+                if item.time >= until:
+                    break
+                out[taken] = item[0]
+                late[taken] = item.time < frontier
+                queue.first += 1
+                taken += 1
+            if queue.first == queue.last:
+                queue.first = queue.last = 0
+            if queue.first == queue.last or queue.items[queue.first].time >= limit:
+                n -= 1
+                heap[0] = heap[n]
+            if n > 1:
+                self._sift(0, n)
+        return taken
+
+    def take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=True):
+        """Return the next events with a time before `limit_boot_ns`, at most `max_events`, or None.
+
+        Args:
+            complete: no earlier event is expected any more, so that the frontier may move up to the limit.
+        """
+        cdef Batch batch
+        cdef uint32_t room, i
+        cdef uint64_t newest
+        if self.outstanding:
+            raise RuntimeError("the last batch is not done")
+        room = <uint32_t>min(<uint64_t>max_events, self.pending)
+        batch = Batch.__new__(Batch)
+        if room:
+            batch.sorter = self
+            batch.items = <pending_event *>malloc(room * sizeof(pending_event))
+            batch.late_flags = <uint8_t *>malloc(room)
+            if batch.items == NULL or batch.late_flags == NULL:
+                raise MemoryError
+            with nogil:
+                batch.count = self._merge(limit_boot_ns, batch.items, batch.late_flags, room)
+        if batch.count < max_events and complete:
+            self.raise_frontier(limit_boot_ns)
+        elif batch.count:
+            # Sorted, so the last is the newest; late ones do not move the frontier back.
+            self.raise_frontier(batch.items[batch.count - 1].time)
+        if batch.count == 0:
+            return None
+        self.pending -= batch.count
+        for i in range(batch.count):
+            self.late_total += batch.late_flags[i]
+        batch.frontier = self.frontier
+        self.outstanding = True
+        return batch
+
+    def done(self, Batch batch not None):
+        """The events of `batch` are applied. Returns the numbers of the rings whose applied position may have moved."""
+        cdef uint32_t i, ring
+        cdef frame_slot *slots = <frame_slot *>self.slots
+        cdef set rings = set()
+        cdef int64_t last = -1
+        if batch.sorter is not self or not self.outstanding:
+            raise RuntimeError("not the batch that is out")
+        self.outstanding = False
+        for i in range(batch.count):
+            slots[batch.items[i].slot].done[batch.items[i].event] = 1
+            ring = slots[batch.items[i].slot].ring
+            if ring != last:
+                rings.add(ring)
+                last = ring
+        for ring in rings:
+            self._settle(ring)
+        return rings
+
+
+cdef bint _agree(const frame_slot *slot, const columns *col) noexcept nogil:
+    """Whether every event's body and strings lie within the frame's columns."""
+    cdef const pl_head_any *heads = <const pl_head_any *>col.head
+    cdef uint64_t counts[4]
+    cdef uint64_t var = 0
+    cdef uint32_t i
+    counts[0] = counts[1] = counts[2] = counts[3] = 0
+    if (
+        <uint64_t>slot.buffers[0].len < <uint64_t>slot.count * sizeof(pl_head_any)
+        or <uint64_t>slot.buffers[1].len < <uint64_t>slot.count * sizeof(pl_task_any)
+    ):
+        return False
+    for i in range(slot.count):
+        if heads[i].kind == 0 or heads[i].kind >= PL_KIND_COUNT:
+            return False
+        if heads[i].kind <= PL_KIND_EXIT and not heads[i].flags & PL_FLAG_HEAD_ONLY:
+            counts[heads[i].kind] += 1
+        var += heads[i].var_bytes
+    return (
+        counts[PL_KIND_FORK] * sizeof(pl_fork_any) <= <uint64_t>slot.buffers[2].len
+        and counts[PL_KIND_EXEC] * sizeof(pl_exec_any) <= <uint64_t>slot.buffers[3].len
+        and counts[PL_KIND_EXIT] * sizeof(pl_exit_any) <= <uint64_t>slot.buffers[4].len
+        and var <= <uint64_t>slot.buffers[5].len
+        and var <= UINT32_MAX
+    )
+
+
+cdef uint32_t _enqueue(
+    ring_queue *queue, frame_slot *slot, uint32_t number, columns *col, uint64_t from_pos, uint32_t *replayed
+) noexcept nogil:
+    """Append a frame's events to their ring's queue, which has room for them, and keep it sorted. Returns how many."""
+    cdef const pl_head_any *heads = <const pl_head_any *>col.head
+    cdef const pl_head_any *head
+    cdef pending_event *items = queue.items
+    cdef pending_event item
+    cdef uint64_t at, last = queue.last, moves = 0, added
+    cdef uint32_t counts[4]
+    cdef uint32_t i, var = 0
+    cdef bint sorted_now = True
+    counts[0] = counts[1] = counts[2] = counts[3] = 0
+    item.slot = number
+    for i in range(slot.count):
+        head = &heads[i]
+        item.time = head.time_boot_ns
+        item.seq = head.ring_seq
+        item.event = i
+        item.var = var
+        item.body = 0
+        var += head.var_bytes
+        if head.kind <= PL_KIND_EXIT and not head.flags & PL_FLAG_HEAD_ONLY:
+            item.body = counts[head.kind]
+            counts[head.kind] += 1
+        if head.ring_pos < from_pos:
+            slot.done[i] = 1
+            continue
+        if item.time <= queue.skip_time:
+            slot.done[i] = 1
+            replayed[0] += 1
+            continue
+        at = last
+        if sorted_now:
+            while at > queue.first and _later(&items[at - 1], &item):
+                items[at] = items[at - 1]
+                at -= 1
+            moves += last - at
+            # Far out of order (a broken sender): sort once instead of moving each.
+            if moves > 65536 + 16 * <uint64_t>i:
+                sorted_now = False
+        items[at] = item
+        last += 1
+    if not sorted_now:
+        qsort(&items[queue.first], last - queue.first, sizeof(pending_event), &_compare)
+    added = last - queue.last
+    queue.last = last
+    return <uint32_t>added
