@@ -1,0 +1,435 @@
+"""Read one process from ``/proc``: everything a table entry needs, in one pass of few system calls.
+
+Covers listing processes and reading one (`ProcReader`). What was read, and its form as records, is in `procinfo`.
+Leaves out when to read (`limiter`), the file system walk behind a cgroup id (`containers`) and user names (`users`).
+
+What makes a read safe:
+
+1. Everything is opened below one descriptor of ``/proc/PID``. That descriptor holds the kernel's ``struct pid``, so
+   when the process dies and its number is given out again, further reads fail with ESRCH: they never see the
+   successor. The start time is compared all the same.
+2. An exec in the middle would mix two images. ``stat`` is read first and last; the addresses of stack, code and
+   argument area are randomised at every exec, so when they or the name differ the read starts over. After three
+   attempts what was read is returned and marked torn.
+3. A piece that can not be read is unknown (None, 0 or the field's own sentinel), never an error and never a guess. Only
+   a process that is gone as a whole gives None.
+
+Which capability makes which piece readable: none is needed for stat, status, cmdline, cgroup, loginuid and sessionid;
+CAP_SYS_PTRACE for exe, root and ns; CAP_DAC_READ_SEARCH besides for environ. hidepid= hides a process altogether.
+
+Two known differences from the kernel's own view: start times come in ticks of 10 ms, rounded down; and on file systems
+that make up their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from the superblock's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from contextlib import suppress
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.boot import TICK_NS
+from pipeline.resolver.procinfo import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
+from pipeline.resolver.tty import TtyNames
+
+__all__ = [
+    "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
+    "WANT_EXE", "WANT_NS", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid", "read_process",
+    "read_start", "to_record", "to_records",
+]  # fmt: skip
+
+WANT_EXE = 1  #: executable, its file facts, root directory
+WANT_ARGS = 2
+WANT_ENVS = 4
+WANT_NS = 8  #: namespace inodes
+WANT_CGROUP = 16
+WANT_AUDIT = 32  #: login uid and audit session
+WANT_DEFAULT = WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
+WANT_ALL = WANT_DEFAULT | WANT_ENVS
+
+_PF_EXITING = 0x4
+_DEFAULT_LIMIT = 32 * 1024
+_ATTEMPTS = 3
+_DELETED = b" (deleted)"
+_OPEN = os.O_RDONLY | os.O_CLOEXEC
+_OPEN_DIR = _OPEN | os.O_DIRECTORY
+#: More empty arguments than this at the end are what a process left behind that wrote a title over its arguments.
+_PADDING_MAX = 8
+
+# struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
+_STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
+_STATX_MASK = 0x7FF | 0x1000  # STATX_BASIC_STATS | STATX_MNT_ID (since 5.8; the field is 0 before)
+_statx = ctypes.CDLL(None).statx
+_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
+_statx.restype = ctypes.c_int
+
+
+class ProcReader:
+    """Reads processes from one mount of procfs. Not thread-safe: one reader a thread.
+
+    Args:
+        proc: the mount; pids are those of its pid namespace.
+        cgroup_root: where the cgroup v2 hierarchy is mounted, for cgroup ids; None: ids stay 0.
+        args_limit: bytes of arguments kept at most.
+        envs_limit: bytes of environment kept at most.
+    """
+
+    def __init__(
+        self,
+        proc: str = "/proc",
+        cgroup_root: str | None = None,
+        args_limit: int = _DEFAULT_LIMIT,
+        envs_limit: int = _DEFAULT_LIMIT,
+    ) -> None:
+        self._proc = os.open(proc, _OPEN_DIR)
+        self._cgroup_root = -1
+        self.args_limit = args_limit
+        self.envs_limit = envs_limit
+        self._ttys = TtyNames()
+        self._statx_buffer = ctypes.create_string_buffer(256)
+        if cgroup_root is not None:
+            try:
+                self._cgroup_root = os.open(cgroup_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Give the descriptors back. Harmless when repeated."""
+        for fd in (self._proc, self._cgroup_root):
+            if fd >= 0:
+                os.close(fd)
+        self._proc = self._cgroup_root = -1
+
+    def __enter__(self) -> ProcReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def list_pids(self) -> npt.NDArray[np.uint32]:
+        """The tgids of all processes now, ascending; zombies and kernel threads too."""
+        return np.array([int(name) for name in _names(self._proc) if name.isdigit()], np.uint32)
+
+    def read_ppid(self, tgid: int) -> int | None:
+        """The parent's tgid; 0 when it is outside this pid namespace or there is none; None: no such process."""
+        fields = self._read_stat(tgid)
+        return None if fields is None else int(fields[1])
+
+    def read_start(self, tgid: int) -> int | None:
+        """Start time in clock ticks since boot, or None: no such process."""
+        fields = self._read_stat(tgid)
+        return None if fields is None else int(fields[19])
+
+    def _read_stat(self, tgid: int) -> list[bytes] | None:
+        try:
+            fd = os.open(b"%d/stat" % tgid, _OPEN, dir_fd=self._proc)
+        except OSError:
+            return None
+        try:
+            return _split_stat(os.read(fd, 4096))[1]
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    def read(self, tgid: int, want: int = WANT_DEFAULT) -> ProcInfo | None:
+        """Read one process.
+
+        Args:
+            tgid: in this mount's pid namespace. (A thread's id gives that thread, as ``/proc/TID`` does.)
+            want: WANT_* bits; what is not wanted stays unknown.
+
+        Returns:
+            The process, or None when it does not exist, ended meanwhile, or is hidden from this reader.
+        """
+        try:
+            fd = os.open(b"%d" % tgid, _OPEN_DIR, dir_fd=self._proc)
+        except OSError:
+            return None
+        try:
+            stat_fd = os.open(b"stat", _OPEN, dir_fd=fd)
+        except OSError:
+            os.close(fd)
+            return None
+        try:
+            return self._read_below(tgid, fd, stat_fd, want)
+        except OSError:
+            # Only stat and status are read outside a guard of their own: the process is gone.
+            return None
+        finally:
+            os.close(stat_fd)
+            os.close(fd)
+
+    def _read_below(self, tgid: int, fd: int, stat_fd: int, want: int) -> ProcInfo | None:
+        comm, fields = _split_stat(os.pread(stat_fd, 4096, 0))
+        attempt = 0
+        while True:
+            attempt += 1
+            status = _read_small(b"status", fd)
+            info = ProcInfo(
+                tgid=tgid, ppid=0, start_ticks=int(fields[19]), start_boot_ns=int(fields[19]) * TICK_NS,
+                comm=comm[:15], state="", task_flags=int(fields[6]), thread_count=0, pgid=0, sid=0, tty=b"",
+                uids=_four(status, b"\nUid:\t"), gids=_four(status, b"\nGid:\t"),
+                cap_effective=_hex(status, b"\nCapEff:\t"), cap_permitted=_hex(status, b"\nCapPrm:\t"),
+                ns_pids=_ns_pids(status, tgid),
+            )  # fmt: skip
+            if not info.task_flags & PF_KTHREAD:
+                self._read_pieces(info, fd, want, fields)
+            # The process may have called exec or ended since `fields` was read: look again, and take what changes
+            # without an exec (parent, session, state) from the later look.
+            comm_after, after = _split_stat(os.pread(stat_fd, 4096, 0))
+            is_same_image = comm_after == comm and after[23:26] == fields[23:26] and after[45:49] == fields[45:49]
+            is_done = after[0] in b"ZX" or bool(int(after[6]) & (PF_KTHREAD | _PF_EXITING))
+            # No arguments at all is no state that a program can be in (the kernel gives it an empty argv[0] at
+            # least): the new memory is in place and its argument area not yet, so an exec is in its middle.
+            is_settled = is_done or (is_same_image and info.argv != b"")
+            if is_settled or attempt == _ATTEMPTS:
+                break
+            os.sched_yield()
+            comm, fields = comm_after, after
+        if after[19] != fields[19]:
+            return None
+        info.argv = info.argv or None
+        info.state = after[0].decode("ascii")
+        info.ppid, info.pgid, info.sid = int(after[1]), int(after[2]), int(after[3])
+        info.tty = self._ttys.name(int(after[4]))
+        info.task_flags = int(after[6])
+        info.thread_count = int(after[17])
+        info.is_leader_dead = info.state in "ZX" and info.thread_count > 1
+        info.is_torn = not is_settled
+        return info
+
+    def _read_pieces(self, info: ProcInfo, fd: int, want: int, fields: list[bytes]) -> None:
+        is_dead = fields[0] in b"ZX"
+        # A leader that ended has no memory any more; any thread that lives on shows what the process is.
+        below = _living_thread(fd) if is_dead else b""
+        if want & WANT_EXE and below is not None:
+            self._read_exe(info, fd, below)
+        if want & WANT_ARGS and below is not None:
+            read = _read_area(below + b"cmdline", fd, self.args_limit)
+            if read is not None:
+                info.argv, info.is_args_truncated = read
+                info.args_full_bytes = _full_bytes(read, fields[45], fields[46])
+        if want & WANT_ENVS and below is not None:
+            read = _read_area(below + b"environ", fd, self.envs_limit)
+            if read is not None:
+                info.envs, info.is_envs_truncated = read
+                info.envs_full_bytes = _full_bytes(read, fields[47], fields[48])
+        if want & WANT_NS:
+            _read_namespaces(info, fd, below or b"")
+        if want & WANT_AUDIT:
+            info.auid = _number(b"loginuid", fd)
+            # The kernel sets and unsets the two together.
+            if info.auid != UNSET:
+                info.audit_session = _number(b"sessionid", fd)
+        if want & WANT_CGROUP:
+            self._read_cgroup(info, fd)
+
+    def _read_exe(self, info: ProcInfo, fd: int, below: bytes) -> None:
+        try:
+            link: bytes = os.readlink(below + b"exe", dir_fd=fd)
+        except OSError:
+            return
+        buffer = self._statx_buffer
+        if _statx(fd, below + b"exe", 0, _STATX_MASK, buffer) == 0:
+            (
+                info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode, ctime, ctime_ns, mtime,
+                mtime_ns, major, minor, info.mount_id,
+            ) = _STATX.unpack_from(buffer)  # fmt: skip
+            info.exe_ctime_ns = ctime * 1_000_000_000 + ctime_ns
+            info.exe_mtime_ns = mtime * 1_000_000_000 + mtime_ns
+            info.exe_device = major << 20 | minor
+        if link.endswith(_DELETED) and not self._is_its_name(info, fd, below, link):
+            link = link[: -len(_DELETED)]
+            info.is_exe_deleted = True
+            info.is_memfd = link.startswith(b"/memfd:") and info.exe_nlink == 0
+        info.exe = link
+        with suppress(OSError):
+            info.root = os.readlink(below + b"root", dir_fd=fd)
+
+    @staticmethod
+    def _is_its_name(info: ProcInfo, fd: int, below: bytes, link: bytes) -> bool:
+        """Whether a file really is called ``NAME (deleted)``: then that path, in the process' view, is this inode."""
+        if info.exe_nlink == 0:
+            return False
+        try:
+            found = os.stat(below + b"root" + link, dir_fd=fd)
+        except OSError:
+            return False
+        return found.st_ino == info.exe_inode and (
+            os.major(found.st_dev) << 20 | os.minor(found.st_dev) == info.exe_device
+        )
+
+    def _read_cgroup(self, info: ProcInfo, fd: int) -> None:
+        try:
+            info.cgroup = _read_small(b"cgroup", fd)
+        except OSError:
+            return
+        # The v2 line is "0::PATH". A path may hold anything but a newline, so look at line starts.
+        _, found, rest = (b"\n" + info.cgroup).partition(b"\n0::")
+        if not found:
+            return
+        path = rest[: rest.find(b"\n")]
+        if self._cgroup_root >= 0 and not path.startswith(b"/.."):  # "/..": outside of this reader's namespace
+            with suppress(OSError):
+                info.cgroup_id = os.stat(path[1:] or b".", dir_fd=self._cgroup_root, follow_symlinks=False).st_ino
+        if not info.cgroup_id and path.endswith(_DELETED):
+            path = path[: -len(_DELETED)]
+        info.cgroup_path = path
+
+
+def _split_stat(text: bytes) -> tuple[bytes, list[bytes]]:
+    """Name, and the fields from the third (state) on: field n of proc_pid_stat(5) is at n - 3.
+
+    The name may hold spaces, parentheses and newlines; after the last parenthesis there are numbers only.
+    """
+    end = text.rfind(b")")
+    if end < 0:
+        raise ProcessLookupError
+    return text[text.index(b"(") + 1 : end], text[end + 2 :].split()
+
+
+def _read_small(name: bytes, dir_fd: int) -> bytes:
+    """A file that seq_file makes in one piece. Longer than the buffer (many groups, deep cgroups): read on."""
+    fd = os.open(name, _OPEN, dir_fd=dir_fd)
+    try:
+        text = os.read(fd, 8192)
+        if len(text) >= 4096:
+            while more := os.read(fd, 65536):
+                text += more
+        return text
+    finally:
+        os.close(fd)
+
+
+def _read_area(name: bytes, dir_fd: int, limit: int) -> tuple[bytes, bool] | None:
+    """Arguments or environment, NUL after each, and whether they were cut; None: unreadable."""
+    try:
+        fd = os.open(name, _OPEN, dir_fd=dir_fd)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, min(4096, limit + 1))
+        if len(text) == 4096:
+            while len(text) <= limit and (more := os.read(fd, limit + 1 - len(text))):
+                text += more
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    is_truncated = len(text) > limit
+    if is_truncated:
+        text = text[:limit]
+    elif text.endswith(b"\0" * (_PADDING_MAX + 2)):
+        text = text.rstrip(b"\0") + b"\0"
+    if text and not text.endswith(b"\0"):
+        text = text[:-1] + b"\0" if is_truncated else text + b"\0"
+    return text, is_truncated
+
+
+def _full_bytes(read: tuple[bytes, bool], start: bytes, end: bytes) -> int:
+    """Length of the whole area. The kernel shows its addresses only to who may trace the process, else 0."""
+    text, is_truncated = read
+    return max(len(text) + 1, int(end) - int(start)) if is_truncated else len(text)
+
+
+def _living_thread(fd: int) -> bytes | None:
+    """``task/TID/`` of a thread that has not ended, for a process whose leader has; None: all have."""
+    try:
+        task_fd = os.open(b"task", _OPEN_DIR, dir_fd=fd)
+    except OSError:
+        return None
+    try:
+        for name in _names(task_fd):
+            below = b"task/%s/" % name.encode("ascii")
+            try:
+                if _split_stat(_read_small(below + b"stat", fd))[1][0] not in b"ZX":
+                    return below
+            except OSError:
+                continue
+    except OSError:
+        pass
+    finally:
+        os.close(task_fd)
+    return None
+
+
+def _read_namespaces(info: ProcInfo, fd: int, below: bytes) -> None:
+    """Inodes of namespaces, from links such as ``pid:[4026531836]``."""
+    try:
+        info.pid_ns = int(os.readlink(below + b"ns/pid", dir_fd=fd)[5:-1])
+    except OSError:
+        return  # what hides this one hides them all
+    # A zombie has left the others.
+    with suppress(OSError):
+        info.user_ns = int(os.readlink(below + b"ns/user", dir_fd=fd)[6:-1])
+        info.mnt_ns = int(os.readlink(below + b"ns/mnt", dir_fd=fd)[5:-1])
+        info.net_ns = int(os.readlink(below + b"ns/net", dir_fd=fd)[5:-1])
+
+
+def _names(dir_fd: int) -> list[str]:
+    return os.listdir(dir_fd)
+
+
+def _number(name: bytes, fd: int) -> int:
+    try:
+        return int(_read_small(name, fd))
+    except (OSError, ValueError):
+        return UNSET
+
+
+def _value(status: bytes, key: bytes) -> bytes:
+    """A line's value. Keys are searched with the newline before them: the name above is escaped, so has none."""
+    start = status.find(key)
+    return b"" if start < 0 else status[start + len(key) : status.find(b"\n", start + 1)]
+
+
+def _four(status: bytes, key: bytes) -> tuple[int, int, int, int]:
+    values = _value(status, key).split()
+    if len(values) != 4:
+        raise ProcessLookupError
+    return int(values[0]), int(values[1]), int(values[2]), int(values[3])
+
+
+def _hex(status: bytes, key: bytes) -> int:
+    return int(_value(status, key) or b"0", 16)
+
+
+def _ns_pids(status: bytes, tgid: int) -> tuple[int, ...]:
+    values = _value(status, b"\nNSpid:\t").split()
+    # One namespace is the usual case; a kernel without pid namespaces has no such line.
+    return tuple(map(int, values)) if values else (tgid,)
+
+
+_default_reader: ProcReader | None = None
+
+
+def _reader() -> ProcReader:
+    global _default_reader
+    if _default_reader is None:
+        _default_reader = ProcReader()
+    return _default_reader
+
+
+def read_process(tgid: int, want: int = WANT_DEFAULT) -> ProcInfo | None:
+    """`ProcReader.read` on ``/proc``, without cgroup ids. For tools and tests; a worker has a reader of its own."""
+    return _reader().read(tgid, want)
+
+
+def list_pids() -> npt.NDArray[np.uint32]:
+    """`ProcReader.list_pids` on ``/proc``."""
+    return _reader().list_pids()
+
+
+def read_ppid(tgid: int) -> int | None:
+    """`ProcReader.read_ppid` on ``/proc``."""
+    return _reader().read_ppid(tgid)
+
+
+def read_start(tgid: int) -> int | None:
+    """`ProcReader.read_start` on ``/proc``."""
+    return _reader().read_start(tgid)

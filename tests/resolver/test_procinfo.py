@@ -1,0 +1,171 @@
+"""What was read from /proc as the records that BPF programs write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline import events
+from pipeline.resolver.procfs import UNSET, WANT_ALL, read_process
+from pipeline.resolver.procinfo import ProcInfo, to_record, to_records
+
+
+def make(**facts: Any) -> ProcInfo:
+    known: dict[str, Any] = {
+        "tgid": 100,
+        "ppid": 1,
+        "start_ticks": 7,
+        "start_boot_ns": 70_000_000,
+        "comm": b"name",
+        "state": "S",
+        "task_flags": 0x400000,
+        "thread_count": 1,
+        "pgid": 90,
+        "sid": 80,
+        "tty": b"pts3",
+        "uids": (1, 2, 3, 4),
+        "gids": (5, 6, 7, 8),
+        "cap_effective": 9,
+        "cap_permitted": 10,
+        "ns_pids": (100, 11),
+    }
+    return ProcInfo(**(known | facts))
+
+
+def test_head_says_who_and_that_it_is_partial() -> None:
+    head = to_record(make(), time_boot_ns=123).head[0]
+    assert head["time_boot_ns"] == 123
+    assert (head["tgid"], head["tid"], head["ppid"], head["start_boot_ns"]) == (100, 100, 1, 70_000_000)
+    assert (head["kind"], head["flags"]) == (events.KIND_EXEC, events.FLAG_PARTIAL)
+    assert to_record(make()).head[0]["time_boot_ns"] == 70_000_000
+
+
+def test_task_has_each_value_in_its_field() -> None:
+    facts = {"pid_ns": 12, "mnt_ns": 13, "net_ns": 14, "user_ns": 15, "cgroup_id": 16, "auid": 17, "audit_session": 18}
+    task = to_record(make(**facts)).task[0]
+    expected = {
+        "uid": 1,
+        "euid": 2,
+        "suid": 3,
+        "fsuid": 4,
+        "gid": 5,
+        "egid": 6,
+        "sgid": 7,
+        "fsgid": 8,
+        "cap_effective": 9,
+        "cap_permitted": 10,
+        "ns_pid": 11,
+        "sid": 80,
+        "pgid": 90,
+        "task_flags": 0x400000,
+        "comm": b"name",
+        "tty": b"pts3",
+        "exe_inode": 0,
+        "exe_dev": 0,
+        "cookie": 0,
+        **facts,
+    }
+    assert {name: task[name] for name in expected} == expected
+
+
+def test_exec_has_each_value_in_its_field() -> None:
+    info = make(
+        exe=b"/jail/bin/x", root=b"/jail", exe_inode=1, exe_ctime_ns=2, exe_mtime_ns=3, exe_device=4, mount_id=5,
+        exe_uid=6, exe_gid=7, exe_nlink=8, exe_mode=0o100755, argv=b"x\0\0y\0", args_full_bytes=99, envs=b"A=1\0",
+        envs_full_bytes=4, is_args_truncated=True,
+    )  # fmt: skip
+    records = to_record(info)
+    row = records.exec[0]
+    expected = {
+        "inode": 1,
+        "ctime_ns": 2,
+        "mtime_ns": 3,
+        "device": 4,
+        "mount_id": 5,
+        "file_uid": 6,
+        "file_gid": 7,
+        "nlink": 8,
+        "mode": 0o100755,
+        "exec_flags": events.EXEC_ARGS_TRUNCATED,
+        "exec_tid": 100,
+        "prev_tid": 100,
+        "path_bytes": 11,
+        "root_offset": 5,
+        "name_bytes": 0,
+        "args_bytes": 5,
+        "args_full_bytes": 99,
+        "envs_bytes": 4,
+        "envs_full_bytes": 4,
+        "argc": 3,
+        "envc": 1,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert records.blob == b"/jail/bin/xx\0\0y\0A=1\0"
+    assert records.head[0]["var_bytes"] == len(records.blob)
+    assert records.head[0]["record_bytes"] == 64 + 160 + 128 + len(records.blob)
+
+
+def test_unknown_is_marked_not_empty() -> None:
+    row = to_record(make()).exec[0]
+    assert row["exec_flags"] == events.EXEC_ARGS_UNREADABLE | events.EXEC_ENVS_UNREADABLE
+    assert to_record(make(argv=b"", envs=b"")).exec[0]["exec_flags"] == 0
+    task = to_record(make()).task[0]
+    assert (task["auid"], task["audit_session"], task["pid_ns"]) == (UNSET, UNSET, 0)
+
+
+def test_flags_of_the_executable() -> None:
+    memfd = to_record(make(exe=b"/memfd:x", is_memfd=True, is_exe_deleted=True, argv=b"", envs=b""))
+    assert memfd.exec[0]["exec_flags"] == events.EXEC_MEMFD | events.EXEC_DELETED
+
+
+def test_other_kinds_carry_the_executable_in_task() -> None:
+    records = to_record(make(exe_inode=5, exe_device=6), kind=events.KIND_FORK)
+    assert (records.task[0]["exe_inode"], records.task[0]["exe_dev"]) == (5, 6)
+    assert records.head[0]["record_bytes"] == 64 + 160
+
+
+def test_parents_in_the_same_batch_give_their_start() -> None:
+    records = to_records([make(tgid=1, ppid=0, start_boot_ns=50), make(tgid=2, ppid=1), make(tgid=3, ppid=77)])
+    assert records.head["parent_start_boot_ns"].tolist() == [0, 50, 0]
+    assert records.head["tgid"].tolist() == [1, 2, 3]
+    assert (records.task.shape, records.exec.shape) == ((3,), (3,))
+
+
+def test_nothing_gives_empty_columns() -> None:
+    records = to_records([])
+    assert (len(records.head), len(records.task), len(records.exec), records.blob) == (0, 0, 0, b"")
+
+
+def test_record_dtypes_are_the_vocabularys() -> None:
+    info = read_process(os.getpid(), WANT_ALL)
+    assert info is not None
+    records = to_record(info)
+    assert (records.head.dtype, records.task.dtype, records.exec.dtype) == (events.HEAD, events.TASK, events.EXEC)
+    assert records.exec["inode"][0] == np.uint64(Path("/proc/self/exe").stat().st_ino)
+
+
+@pytest.mark.parametrize(
+    ("comm", "exe", "argv", "script"),
+    [
+        (b"x.py", b"/usr/bin/python3.13", b"/usr/bin/python3\0./x.py\0", b"./x.py"),
+        (b"x.py", b"/usr/bin/python3.13", b"/usr/bin/python3\0/a/x.py\0-v\0", b"/a/x.py"),
+        (b"x.py", b"/usr/bin/python3.13", b"/usr/bin/python3\0-u\0/a/x.py\0-v\0", b"/a/x.py"),
+        (b"a_name_longer_t", b"/bin/dash", b"/bin/sh\0/a_name_longer_than_15\0", b"/a_name_longer_than_15"),
+        (b"python3", b"/usr/bin/python3", b"/usr/bin/python3\0python3\0", None),
+        (b"x.py", b"/usr/bin/python3.13", b"python3\0x.py\0", None),
+        (b"worker", b"/usr/sbin/nginx", b"nginx: worker process\0", None),
+        (b"x", b"/bin/x", b"", None),
+        (b"x", None, b"/bin/sh\0x\0", None),
+    ],
+)
+def test_script_is_recognised(comm: bytes, exe: bytes | None, argv: bytes, script: bytes | None) -> None:
+    info = make(comm=comm, exe=exe, argv=argv, envs=b"")
+    assert info.script_path == script
+    records = to_record(info)
+    assert bool(records.exec[0]["exec_flags"] & events.EXEC_SCRIPT) == (script is not None)
+    if script is not None:
+        assert records.blob == (exe or b"") + script + argv
