@@ -1,0 +1,120 @@
+"""Frames made by hand and by Hypothesis: columns that agree with each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from hypothesis import strategies as st
+
+from pipeline import events
+from pipeline.bus.frames import FrameEncoder, record_span
+
+BOOT_ID = bytes(range(16))
+KINDS = range(1, events.KIND_COUNT)
+
+
+@dataclass
+class Sample:
+    """The parts of a frame, record by record, and the message that they make."""
+
+    ring: int = 0
+    seq: int = 0
+    from_pos: int = 0
+    to_pos: int = 0
+    source: str = "ebpf"
+    lost: dict[str, int] = field(default_factory=dict)
+    malformed: int = 0
+    watermark_boot_ns: int | None = None
+    heads: list[np.void] = field(default_factory=list)
+    tasks: list[np.void] = field(default_factory=list)
+    bodies: dict[int, list[np.void]] = field(default_factory=lambda: {kind: [] for kind in events.BODIES})
+    strings: list[bytes] = field(default_factory=list)
+
+    def add(self, kind: int, *, strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
+            head_only: bool = False, gap: int = 0, fill: int = 0) -> None:  # fmt: skip
+        """Append one record, `gap` bytes behind the one before it, its free fields made from `fill`."""
+        head = np.frombuffer(bytes([fill & 0xFF]) * events.HEAD.itemsize, events.HEAD).copy()[0]
+        task = np.frombuffer(bytes([fill & 0xFF]) * events.TASK.itemsize, events.TASK).copy()[0]
+        blob = b"".join(strings)
+        head["kind"] = kind
+        head["flags"] = events.FLAG_HEAD_ONLY if head_only else 0
+        head["ring_pos"] = self.to_pos + gap
+        head["record_bytes"] = events.HEAD.itemsize
+        head["var_bytes"] = 0
+        if head_only:
+            task = np.zeros(1, events.TASK)[0]
+            blob = b""
+        else:
+            head["var_bytes"] = len(blob)
+            head["record_bytes"] += events.TASK.itemsize + len(blob)
+            if kind in events.BODIES:
+                dtype = events.BODIES[kind]
+                body = np.frombuffer(bytes([fill & 0xFF]) * dtype.itemsize, dtype).copy()[0]
+                if kind == events.KIND_EXEC:
+                    body["root_offset"] = len(strings[0]) // 2
+                    for name, string in zip(("path", "name", "args", "envs"), strings, strict=True):
+                        body[f"{name}_bytes"] = len(string)
+                head["record_bytes"] += dtype.itemsize
+                self.bodies[kind].append(body)
+        self.heads.append(head)
+        self.tasks.append(task)
+        self.strings.append(blob)
+        self.to_pos = int(head["ring_pos"]) + record_span(int(head["record_bytes"]))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        return {
+            "head": np.array(self.heads, events.HEAD),
+            "task": np.array(self.tasks, events.TASK),
+            "fork": np.array(self.bodies[events.KIND_FORK], events.FORK),
+            "exec": np.array(self.bodies[events.KIND_EXEC], events.EXEC),
+            "exit": np.array(self.bodies[events.KIND_EXIT], events.EXIT),
+            "blob": np.frombuffer(b"".join(self.strings), np.uint8),
+        }
+
+    def message(self, **changed: object) -> bytes:
+        """Encode; keyword arguments replace what would be passed to the encoder."""
+        arguments: dict = {
+            "ring": self.ring, "seq": self.seq, "from_pos": self.from_pos, "to_pos": self.to_pos,
+            "count": len(self.heads), "lost": self.lost, "malformed": self.malformed,
+            "watermark_boot_ns": self.watermark_boot_ns, **self.columns(), **changed,
+        }  # fmt: skip
+        return FrameEncoder(boot_id=BOOT_ID, source=self.source).encode(**arguments)
+
+
+u64 = st.integers(0, (1 << 64) - 1)
+strings = st.tuples(*[st.binary(max_size=40)] * 4)
+
+
+@st.composite
+def samples(draw: st.DrawFn, max_records: int = 12) -> Sample:
+    start = draw(st.integers(0, 1 << 62)) * 2 & ~7
+    sample = Sample(
+        ring=draw(st.integers(0, (1 << 32) - 1)),
+        seq=draw(u64),
+        from_pos=start,
+        to_pos=start,
+        source=draw(st.text(max_size=20)),
+        lost=draw(st.dictionaries(st.sampled_from(events.KIND_NAMES), u64)),
+        malformed=draw(u64),
+        watermark_boot_ns=draw(st.none() | u64),
+    )
+    for _ in range(draw(st.integers(0, max_records))):
+        sample.add(
+            draw(st.sampled_from(KINDS)),
+            strings=draw(strings),
+            head_only=draw(st.booleans()),
+            gap=8 * draw(st.integers(0, 3)),
+            fill=draw(st.integers(0, 255)),
+        )
+    sample.to_pos += 8 * draw(st.integers(0, 3))
+    return sample
+
+
+def example() -> Sample:
+    """A frame with one record of each kind and one that is header only."""
+    sample = Sample(ring=3, seq=7, from_pos=4096, to_pos=4096, lost={"fork": 2})
+    for kind in KINDS:
+        sample.add(kind, strings=(b"/usr/bin/true", b"true", b"true\0", b"A=1\0"), fill=kind)
+    sample.add(events.KIND_EXEC, head_only=True)
+    return sample

@@ -1,0 +1,266 @@
+"""The frame codec: there and back, views in place, and what a hostile peer can send."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import msgpack
+import numpy as np
+import pytest
+from frame_samples import BOOT_ID, Sample, example, samples
+from hypothesis import example as with_example
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import events
+from pipeline.bus._columns import scan
+from pipeline.bus.encode import FRAME_MAX_BYTES, FrameEncoder
+from pipeline.bus.frames import Frame, decode_frame, record_ends
+from pipeline.errors import FrameError
+
+COLUMNS = ("head", "task", "fork", "exec", "exit")
+
+
+def _same(frame: Frame, sample: Sample) -> None:
+    columns = sample.columns()
+    for name in COLUMNS:
+        assert getattr(frame, name).tobytes() == columns[name].tobytes(), name
+    assert bytes(frame.blob) == columns["blob"].tobytes()
+
+
+@given(samples())
+def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
+    frame = decode_frame(sample.message())
+    assert frame.boot_id == BOOT_ID
+    assert (frame.source, frame.ring, frame.frame_seq) == (sample.source, sample.ring, sample.seq)
+    assert (frame.from_pos, frame.to_pos, frame.count) == (sample.from_pos, sample.to_pos, len(sample.heads))
+    assert (frame.lost, frame.malformed) == (sample.lost, sample.malformed)
+    assert frame.watermark_boot_ns == sample.watermark_boot_ns
+    _same(frame, sample)
+
+
+@given(samples(), st.integers(-2, 14), st.integers(-8, 8))
+def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
+    message = sample.message()
+    frame = decode_frame(message)
+    positions = [int(head["ring_pos"]) for head in sample.heads]
+    position = positions[index % len(positions)] + off if positions else sample.from_pos + off
+    position = max(position, 0)
+    part = frame.since(position)
+    kept = [i for i, at in enumerate(positions) if at >= position]
+    expected = Sample()
+    for i in kept:
+        kind = int(sample.heads[i]["kind"])
+        expected.heads.append(sample.heads[i])
+        expected.tasks.append(sample.tasks[i])
+        expected.strings.append(sample.strings[i])
+        if kind in events.BODIES and not sample.heads[i]["flags"] & events.FLAG_HEAD_ONLY:
+            before = sum(
+                1 for head in sample.heads[:i] if head["kind"] == kind and not head["flags"] & events.FLAG_HEAD_ONLY
+            )
+            expected.bodies[kind].append(sample.bodies[kind][before])
+    assert part.count == len(kept)
+    assert part.from_pos == min(max(position, frame.from_pos), frame.to_pos) and part.to_pos == frame.to_pos
+    _same(part, expected)
+
+
+@given(st.binary(max_size=300))
+@with_example(b"")
+@with_example(b"\x80")
+@with_example(b"\xc1")
+@with_example(b"\xdf\xff\xff\xff\xff")
+@with_example(b"\x81\xa1a\xdd\xff\xff\xff\xff")
+@with_example(b"\x81\xa1a" + b"\x91" * 290)
+def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) -> None:
+    with pytest.raises(FrameError):
+        decode_frame(message)
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_damaged_frame_is_refused_or_still_consistent(data: st.DataObject) -> None:
+    """A few bytes of a good frame are changed, removed or added: it is refused, or every column still agrees."""
+    message = bytearray(example().message())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(message) - 1))
+        how = data.draw(st.sampled_from(["change", "remove", "insert", "cut"]))
+        if how == "change":
+            message[at] = data.draw(st.integers(0, 255))
+        elif how == "remove" and len(message) > 1:
+            del message[at]
+        elif how == "insert":
+            message.insert(at, data.draw(st.integers(0, 255)))
+        elif at:
+            del message[at:]
+    try:
+        frame = decode_frame(bytes(message))
+    except FrameError:
+        return
+    assert len(frame.head) == len(frame.task) == frame.count
+    assert int(frame.head["var_bytes"].sum(dtype=np.uint64)) == len(frame.blob)
+    whole = (frame.head["flags"] & events.FLAG_HEAD_ONLY) == 0
+    for kind, name in ((events.KIND_FORK, "fork"), (events.KIND_EXEC, "exec"), (events.KIND_EXIT, "exit")):
+        assert len(getattr(frame, name)) == int((whole & (frame.head["kind"] == kind)).sum())
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False, width=32)
+    | st.binary(max_size=80)
+    | st.text(max_size=60)
+    | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20)),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=400)
+@given(st.dictionaries(st.text(max_size=30), plain, max_size=20), st.booleans())
+def test_scan_agrees_with_the_msgpack_library(entries: dict[str, object], single_float: bool) -> None:
+    message = msgpack.packb(entries, use_single_float=single_float)
+    for key, value in scan(message).items():
+        expected = entries[key]
+        if type(value) is memoryview:
+            assert bytes(value) == expected
+        elif type(value) is dict:
+            assert list(value) == list(expected)
+        elif type(value) in (int, str):
+            assert type(expected) is type(value) and value == expected
+        else:
+            assert not (type(expected) is int and expected >= 0) and type(expected) not in (bytes, str, dict)
+
+
+def test_decoding_reads_the_columns_in_place() -> None:
+    sample = Sample()
+    for _ in range(2000):
+        sample.add(events.KIND_FORK)
+    message = sample.message()
+    decode_frame(message)
+    tracemalloc.start()
+    frame = decode_frame(message)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 10_000 < len(message) // 40
+    address = np.frombuffer(message, np.uint8).ctypes.data
+    assert address < frame.task.ctypes.data < address + len(message)
+
+
+def test_frame_outlives_the_names_of_its_message_and_cannot_be_written() -> None:
+    frame = decode_frame(bytearray(example().message()))
+    with pytest.raises(ValueError):
+        frame.head["tgid"] = 1
+    with pytest.raises(TypeError):
+        frame.blob[0] = 1
+    _same(frame, example())
+
+
+def test_unknown_keys_are_ignored() -> None:
+    entries = msgpack.unpackb(example().message())
+    entries |= {"new": [1, {"deep": -1.5}], "x" * 200: b"x", "newer": {"a": {"b": None}}}
+    _same(decode_frame(msgpack.packb(entries)), example())
+
+
+def _changed(**entries: object) -> bytes:
+    message = msgpack.unpackb(example().message())
+    for key, value in entries.items():
+        if value is None:
+            del message[key]
+        else:
+            message[key] = value
+    return msgpack.packb(message)
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"v": 2}, "version 2"),
+        ({"v": "1"}, "version none"),
+        ({"v": None}, "version none"),
+        ({"boot": b"short"}, "'boot' has 5 bytes"),
+        ({"boot": "0123456789abcdef"}, "'boot' has the wrong type"),
+        ({"src": b"ebpf"}, "'src' has the wrong type"),
+        ({"ring": -1}, "'ring' has the wrong type"),
+        ({"ring": 1 << 32}, "no ring's number"),
+        ({"ring": True}, "'ring' has the wrong type"),
+        ({"seq": None}, "'seq' is missing"),
+        ({"to": 0}, "ends before it begins"),
+        ({"to": 4096}, "record 0 of 8: the record lies outside"),
+        ({"from": 4104}, "record 0 of 8: the record lies outside"),
+        ({"n": 7}, "'head' does not have 'n' entries"),
+        ({"n": 1 << 60}, "'head' does not have 'n' entries"),
+        ({"lost": {"fork": "many"}}, "'lost' holds"),
+        ({"lost": {str(i): i for i in range(65)}}, "a map has 65 keys"),
+        ({"task": b""}, "'task' does not have 'n' entries"),
+        ({"fork": b""}, "fewer bodies"),
+        ({"fork": bytes(64)}, "more bodies"),
+        ({"exit": bytes(31)}, "fewer bodies"),
+        ({"exec": bytes(127)}, "fewer bodies"),
+        ({"exec": bytes(128)}, "strings do not add up"),
+        ({"blob": b""}, "longer than the blob"),
+        ({"blob": bytes(9999)}, "the blob is longer"),
+        ({"blob": None}, "'blob' is missing"),
+        ({"blob": "text"}, "'blob' has the wrong type"),
+    ],
+)
+def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object], reason: str) -> None:
+    with pytest.raises(FrameError, match=reason) as refusal:
+        decode_frame(_changed(**entries), peer="shard-0")
+    assert refusal.value.peer == "shard-0" and "shard-0" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("index", "field", "value", "reason"),
+    [
+        (0, "kind", 0, "no such kind"),
+        (6, "kind", events.KIND_COUNT, "no such kind"),
+        (3, "record_bytes", 63, "length does not follow"),
+        (3, "var_bytes", 0, "length does not follow"),
+        (7, "record_bytes", 224, "length does not follow"),
+        (2, "flags", events.FLAG_HEAD_ONLY, "length does not follow"),
+        (1, "ring_pos", 4096, "before its predecessor's end"),
+        (1, "ring_pos", (1 << 64) - 8, "outside the frame's range"),
+        (0, "ring_pos", 4097, "outside the frame's range"),
+    ],
+)
+def test_disagreeing_head_is_refused(index: int, field: str, value: int, reason: str) -> None:
+    sample = example()
+    sample.heads[index][field] = value
+    with pytest.raises(FrameError, match=f"record {index} of 8: .*{reason}"):
+        decode_frame(sample.message())
+
+
+@pytest.mark.parametrize("field", ["path_bytes", "root_offset", "name_bytes", "args_bytes", "envs_bytes"])
+def test_exec_strings_must_add_up(field: str) -> None:
+    sample = example()
+    sample.bodies[events.KIND_EXEC][0][field] = 0xFFFF_FFFF
+    with pytest.raises(FrameError, match="strings do not add up"):
+        decode_frame(sample.message())
+
+
+def test_key_that_occurs_twice_is_refused() -> None:
+    message = example().message()
+    assert message[0] & 0xF0 == 0x80 or message[0] == 0xDE
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_pairs([("v", 1), ("v", 1)])
+    with pytest.raises(FrameError, match="'v' occurs twice"):
+        decode_frame(packer.bytes())
+
+
+def test_oversized_message_is_refused_unread() -> None:
+    with pytest.raises(FrameError, match="more than a frame may have"):
+        decode_frame(bytes(FRAME_MAX_BYTES + 1))
+
+
+def test_boot_id_of_another_length_is_a_programming_error() -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        FrameEncoder(boot_id=b"x", source="ebpf")
+
+
+@given(samples())
+def test_record_ends_follow_from_position_and_length(sample: Sample) -> None:
+    frame = decode_frame(sample.message())
+    ends = record_ends(frame.head)
+    assert (ends[:-1] <= frame.head["ring_pos"][1:]).all()
+    assert all(int(end) % 8 == 0 and int(end) <= frame.to_pos for end in ends)
