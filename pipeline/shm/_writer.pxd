@@ -2,40 +2,20 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from pipeline.shm._layout cimport pl_cold, pl_control, pl_hot
+from pipeline.shm._arena cimport Arena
+from pipeline.shm._control cimport ControlWriter
+from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot
+from pipeline.shm._segment cimport Segment
 
 
-cdef class Arena:
-    """Interned, reference-counted byte strings in one segment. A reference is an offset in units of 16 bytes."""
-
-    # Return a reference with one more holder; 0 for n == 0 or when the segment is at its ceiling (counted in `full`).
-    cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil
-    # The same for the concatenation of two pieces (a FILE record and its path, a length and the bytes).
-    cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
-    cdef void hold(self, uint32_t ref) noexcept nogil
-    cdef void release(self, uint32_t ref) noexcept nogil
-    cdef const char *bytes(self, uint32_t ref, uint32_t *n) noexcept nogil
-
-    cdef char *base
-    cdef uint64_t capacity, allocated, used
-    cdef uint64_t full
-    cdef uint64_t *allocated_field  # CONTROL.<name>_allocated_bytes, stored with release after growth
-    cdef int fd
-    cdef uint32_t *buckets
-    cdef uint32_t bucket_mask, records
-    cdef uint32_t free_heads[64]
-    cdef uint64_t frontier
-
-
-cdef class TableWriter:
+# `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
+cdef class TableWriter(ControlWriter):
     """The one writer of an instance's tables (held by `writer.lock`)."""
 
     cdef readonly Arena names, args, envs
-    cdef pl_control *control
     cdef pl_hot *hot
     cdef pl_cold *cold
     cdef uint32_t *index
-    cdef uint64_t *counters  # the writer's own running counters; copied into a commit slot by `commit`
     cdef uint32_t pid_capacity
 
     # -- rows ------------------------------------------------------------------------------------------------------
@@ -80,20 +60,55 @@ cdef class TableWriter:
     # Free what is past retention and that nothing refers to; at most `budget` rows. Returns rows freed.
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil
 
+    # Keep a process's chain within chain_max images: beyond it the oldest replaced images (not the first) are elided and
+    # the image that lost its ancestor is flagged ROW_ELIDED. set_head does this at each exec; cheap in the common case.
+    cdef void cap_images(self, uint32_t row) noexcept nogil
+
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
-    cdef uint32_t *refs  # links to each row, by row
-    cdef uint32_t *child_first
+    cdef Segment hot_segment, cold_segment, index_segment
+    cdef list private_segments
+    cdef uint32_t *refs  # ancestor, parent and creator links to each row, by row
+    cdef uint32_t *list_next  # free list, retention queue or ancestor list: a row is in one at most
+    cdef uint32_t *list_prev
+    cdef uint16_t *chain  # images of this process up to this one that are still linked
+    cdef uint8_t *marks  # MARK_*, by row
+    cdef uint32_t *child_first  # by tgid
     cdef uint32_t *child_next
     cdef uint32_t *child_prev
     cdef uint32_t *child_parent
-    cdef uint32_t free_head, rows_fresh, rows_used, live, exited
-    cdef uint32_t *queue_next
-    cdef uint32_t queue_first, queue_last
-    cdef uint32_t ancestor_first, ancestor_last
-    cdef uint64_t retention_ns
-    cdef uint64_t evicted_total
-    cdef int lock_fd, control_fd, hot_fd, cold_fd, index_fd
-    cdef uint64_t control_bytes
-    cdef dict _private
-    cdef object _directory
+    cdef uint32_t row_capacity, rows_allocated, rows_fresh
+    cdef uint32_t free_head, pinned
+    cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
+    cdef readonly uint32_t rows_used, heads_live, heads_exited
+    cdef readonly uint64_t evicted_total
+    cdef readonly uint64_t retention_ns
+    cdef readonly uint32_t chain_max
     cdef bint checked
+    cdef uint32_t bad_row  # take-over only: a row that refers to nothing
+    cdef readonly bint is_takeover
+    cdef readonly list torn_rows
+    cdef readonly str fresh_reason  # why no predecessor's tables were taken over; empty when they were
+
+    cdef void attach(self) noexcept
+    cdef uint32_t _fresh_row(self) noexcept nogil
+    cdef bint _grow_rows(self) noexcept nogil
+    cdef bint _make_room(self) noexcept nogil
+    cdef void _free(self, uint32_t row) noexcept nogil
+    cdef void _release_refs(self, uint32_t row) noexcept nogil
+    cdef void _count_link(self, uint64_t link) noexcept nogil
+    cdef void _evict_row(self, uint32_t row) noexcept nogil
+    cdef void _drop(self, uint64_t link) noexcept nogil
+    cdef void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil
+    cdef void _enqueue(self, uint32_t row) noexcept nogil
+    cdef void _requeue(self, uint32_t row) noexcept nogil
+    cdef void _park(self, uint32_t row) noexcept nogil
+    cdef void _unlist(self, uint32_t row) noexcept nogil
+    cdef uint32_t _elide(self, uint32_t row) noexcept nogil
+
+
+cdef enum:
+    MARK_USED = 1  # handed out by new_row and not freed
+    MARK_LIVE = 2  # newest image of a process that lives, and in the index: counted in heads_live
+    MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
+    MARK_QUEUED = 8  # in the retention queue
+    MARK_PARKED = 16  # past the queue but referred to: in the ancestor list

@@ -1,0 +1,116 @@
+"""Map a segment's file at its ceiling and grow it in place; private memory of the same form.
+
+Python's mmap refuses a length beyond the end of the file, and takes away a view's memory on close; so the system calls
+are made here. What a file is called and what is in it: segments.py. Following posix_fallocate(3), mmap(2): a mapping
+may be longer than its file, and the part beyond the end must not be touched (SIGBUS).
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint64_t
+
+import os
+
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+    int madvise(void *address, size_t length, int advice)
+    int PROT_READ
+    int PROT_WRITE
+    int MAP_SHARED
+    int MAP_PRIVATE
+    int MAP_ANONYMOUS
+    int MAP_NORESERVE
+    int MADV_DONTDUMP
+    void *MAP_FAILED
+
+
+cdef extern from "fcntl.h" nogil:
+    int posix_fallocate(int fd, long offset, long length)
+
+
+cdef extern from "sys/vfs.h" nogil:
+    struct statfs_buffer "statfs":
+        long f_type
+    int c_statfs "statfs"(const char *path, statfs_buffer *result)
+
+
+cdef uint64_t RETRY_REQUESTS = 1024
+
+
+def filesystem_type(path) -> int:
+    """Return statfs(2)'s f_type of the file system that holds `path` (TMPFS_MAGIC is 0x01021994)."""
+    cdef statfs_buffer result
+    cdef bytes name = os.fsencode(path)
+    if c_statfs(name, &result) != 0:
+        raise OSError(errno, os.strerror(errno), str(path))
+    return result.f_type & 0xFFFFFFFF
+
+
+cdef class Segment:
+    """Bytes [0, capacity) of a file, or of private memory when `fd` is -1. The descriptor passes to the object.
+
+    The memory stays mapped until the last view of it (buffer protocol: bytes [0, allocated)) is gone.
+
+    Args:
+        name: for messages.
+        fd: open for reading and writing, or -1.
+        capacity: bytes to map.
+        allocated: bytes of the file that exist.
+    """
+
+    def __cinit__(self, name, int fd, uint64_t capacity, uint64_t allocated):
+        cdef void *address
+        self.name = name
+        self.fd = fd
+        self.base = NULL
+        self.capacity = capacity
+        self.allocated = capacity if fd < 0 else allocated
+        if fd < 0:
+            address = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
+        else:
+            address = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if address == MAP_FAILED:
+            raise OSError(errno, f"cannot map {capacity} bytes of {name}: {os.strerror(errno)}")
+        # Arguments and environments hold secrets: no core dump shows them.
+        madvise(address, capacity, MADV_DONTDUMP)
+        self.base = <char *>address
+
+    def __dealloc__(self):
+        if self.base != NULL:
+            munmap(self.base, self.capacity)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.base, self.allocated, 0, flags)
+
+    cdef bint grow(self, uint64_t to_bytes) noexcept nogil:
+        """Allocate the file up to `to_bytes`. False at the ceiling, or when the file system is full.
+
+        Never raises: a full tmpfs must not end the writer, which then behaves as at its ceiling. After a refusal only
+        every RETRY_REQUESTS-th request asks the kernel again, so that a full file system does not cost a system call
+        for each process that starts.
+        """
+        cdef int result
+        cdef int attempts = 0
+        if to_bytes <= self.allocated:
+            return True
+        if to_bytes > self.capacity or self.fd < 0:
+            return False
+        if self.waits > 0:
+            self.waits -= 1
+            return False
+        while True:
+            result = posix_fallocate(self.fd, <long>self.allocated, <long>(to_bytes - self.allocated))
+            attempts += 1
+            if result != EINTR or attempts == 16:
+                break
+        if result != 0:
+            self.refused += 1
+            self.waits = RETRY_REQUESTS
+            return False
+        self.refused = 0
+        self.allocated = to_bytes
+        return True
