@@ -1,0 +1,288 @@
+"""What is hidden in command lines, what is left alone, and that nobody can make it slow."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+from importlib.resources import files
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError
+from pipeline.resolver.scrub import Mode, Scrubber
+
+M = "********"
+SCRUBBER = Scrubber()
+
+
+def scrub(*args: str, argv0: str = "prog") -> list[str]:
+    return SCRUBBER.scrub(args, argv0)[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        # Specification 3.6: behind spaces or dashes, any case; delimiter space, = or :; quoted runs.
+        (["--password=x"], [f"--password={M}"]),
+        (["-password", "x"], ["-password", M]),
+        (["password", "x"], ["password", M]),
+        (["--PassWord:x"], [f"--PassWord:{M}"]),
+        (["-c", "a --password foo b"], ["-c", f"a --password {M} b"]),
+        (["-c", 'a --password="foo bar" b'], ["-c", f"a --password={M} b"]),
+        (["-c", "a --password 'foo bar' b"], ["-c", f"a --password {M} b"]),
+        (["--my_password_option=x"], [f"--my_password_option={M}"]),
+        (["--passwd=x", "--mysql_pwd=x"], [f"--passwd={M}", f"--mysql_pwd={M}"]),
+        (["access_token=x", "auth_token=x", "api_key=x", "apikey=x"], [f"{w}={M}" for w in (
+            "access_token", "auth_token", "api_key", "apikey")]),
+        (["client_secret=x", "credentials=x", "stripetoken=x"], [f"{w}={M}" for w in (
+            "client_secret", "credentials", "stripetoken")]),
+        (["--registry-token", "x"], ["--registry-token", M]),
+        # Its quirk: a sensitive first argument, and arguments with spaces stay one.
+        (["password=x", "b c"], [f"password={M}", "b c"]),
+        (["--password", "two words", "rest"], ["--password", M, "rest"]),
+        # Names are the tool's own, written with dashes.
+        (["--api-key=x", "--api-key", "x"], [f"--api-key={M}", "--api-key", M]),
+        (["--client-secret", "x"], ["--client-secret", M]),
+        (["--pass", "x", "--pass=x", "--passphrase", "x"], ["--pass", M, f"--pass={M}", "--passphrase", M]),
+        # Delimiters as arguments of their own.
+        (["password", "=", "x", "rest"], ["password", "=", M, "rest"]),
+        (["--password=", "x", "rest"], ["--password=", M, "rest"]),
+        # A name that follows a name is hidden, and what follows it too.
+        (["--token", "--password", "x", "rest"], ["--token", M, M, "rest"]),
+        (["--password", "mysecretvalue"], ["--password", M]),
+        # Inside of an argument.
+        (["--env=DB_PASSWORD=x"], [f"--env=DB_PASSWORD={M}"]),
+        (["-e", "PGPASSWORD=x"], ["-e", f"PGPASSWORD={M}"]),
+        (['{"user":"u","password":"x y"}'], [f'{{"user":"u","password":{M}}}']),
+        (["https://h/p?user=u&access_token=x"], [f"https://h/p?user=u&access_token={M}"]),
+        (["Server=h;Password=x"], [f"Server=h;Password={M}"]),
+        (["Server=h;Pwd=x;Db=d"], [f"Server=h;Pwd={M};Db=d"]),
+        # URLs.
+        (["https://user:x@host/path"], [f"https://user:{M}@host/path"]),
+        (["redis://:x@host"], [f"redis://:{M}@host"]),
+        (["postgres://u:p@ss@host/db?x=1"], [f"postgres://u:{M}@host/db?x=1"]),
+        (["amqp://u:pa/ss@host"], [f"amqp://u:{M}@host"]),
+        (["-c", "git clone https://u:x@h/r.git && ls"], ["-c", f"git clone https://u:{M}@h/r.git && ls"]),
+        # Headers.
+        (["-H", "Authorization: Bearer abc.def"], ["-H", f"Authorization: Bearer {M}"]),
+        (["-H", "authorization: Basic dTpw"], ["-H", f"authorization: Basic {M}"]),
+        (["-c", "curl -H 'Authorization: token abc' https://h"], ["-c", f"curl -H 'Authorization: token {M}' https://h"]),
+        (["-H", "X-Api-Key: x"], ["-H", f"X-Api-Key: {M}"]),
+        (["-H", "Cookie: session=x; a=b"], ["-H", f"Cookie: {M}"]),
+        (["bearer", "abcdefgh12345678"], ["bearer", "abcdefgh12345678"]),
+        (["Bearer abcdefgh12345678"], [f"Bearer {M}"]),
+        # Shapes.
+        (["ghp_" + "a1" * 18], [f"ghp_{M}"]),
+        (["x=glpat-" + "a" * 20], [f"x=glpat-{M}"]),
+        (["xoxb-123456789012-abcdef"], [f"xoxb-{M}"]),
+        (["AKIAIOSFODNN7EXAMPLE"], [f"AKIA{M}"]),
+        (["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl"], [f"eyJhbGciOiJIUzI1NiJ9.{M}"]),
+        (["sk_live_" + "a" * 24], [f"sk_live_{M}"]),
+        (["-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----"], [f"-----BEGIN PRIVATE KEY-----{M}"]),
+    ],
+)  # fmt: skip
+def test_secret_is_hidden(args: list[str], expected: list[str]) -> None:
+    assert SCRUBBER.scrub(args, "prog") == (expected, args != expected)
+
+
+@pytest.mark.parametrize(
+    ("argv0", "args", "expected"),
+    [
+        ("mysql", ["-uroot", "-psecret", "-P3306", "-h", "db"], ["-uroot", f"-p{M}", "-P3306", "-h", "db"]),
+        ("/usr/bin/mysqldump", ["-psecret", "--port=3", "-p"], [f"-p{M}", "--port=3", "-p"]),
+        ("sudo", ["-u", "x", "/usr/bin/mysql", "-psecret"], ["-u", "x", "/usr/bin/mysql", f"-p{M}"]),
+        ("sh", ["-c", "mysql -uroot -psecret db; ls -p"], ["-c", f"mysql -uroot -p{M} db; ls -p"]),
+        ("sshpass", ["-p", "x", "ssh", "h"], ["-p", M, "ssh", "h"]),
+        ("sshpass", ["-px", "ssh", "h"], [f"-p{M}", "ssh", "h"]),
+        ("redis-cli", ["-a", "x", "PING"], ["-a", M, "PING"]),
+        ("curl", ["-u", "me:x", "--user=me:x", "-ume:x", "-U", "p:x"],
+         ["-u", f"me:{M}", f"--user=me:{M}", f"-ume:{M}", "-U", f"p:{M}"]),
+        ("curl", ["-u", "me", "-sS", "https://h"], ["-u", "me", "-sS", "https://h"]),
+        ("docker", ["login", "-u", "me", "-p", "x", "reg"], ["login", "-u", "me", "-p", M, "reg"]),
+        ("docker", ["run", "-p", "80:80", "img"], ["run", "-p", "80:80", "img"]),
+        ("ldapsearch", ["-D", "cn=a", "-w", "x"], ["-D", "cn=a", "-w", M]),
+        ("smbclient", ["-U", "u%x", "//h/s"], ["-U", f"u%{M}", "//h/s"]),
+        ("7z", ["a", "-px", "o.7z"], ["a", f"-p{M}", "o.7z"]),
+        ("unzip", ["-P", "x", "a.zip"], ["-P", M, "a.zip"]),
+        ("sqlplus", ["-S", "scott/x@orcl", "@run.sql"], ["-S", f"scott/{M}", "@run.sql"]),
+        ("lftp", ["-u", "u,x", "h"], ["-u", f"u,{M}", "h"]),
+        ("openssl", ["enc", "-k", "x"], ["enc", "-k", M]),
+        ("kubectl", ["create", "--from-literal=k=x"], ["create", f"--from-literal=k={M}"]),
+        ("ls", ["-pfoo", "-p", "x"], ["-pfoo", "-p", "x"]),
+        ("mysql", ["-p", "db"], ["-p", "db"]),
+    ],
+)  # fmt: skip
+def test_short_options_of_known_programs(argv0: str, args: list[str], expected: list[str]) -> None:
+    assert scrub(*args, argv0=argv0) == expected
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [], [""], ["-l", "/etc/passwd"], ["http://host:8080/logo@2x.png"], ["http://[::1]:80/x@y"], ["user@host:path"],
+        ["git@github.com:a/b.git"], ["$PASSWORD"], ["/var/lib/passwords/x"], ["--", "-p", "80:80"],
+        ["commit", "-m", "basic cleanup"], ["ssh://git@host:22/x"], ["a=b", "c:d"],
+    ],
+)  # fmt: skip
+def test_harmless_arguments_are_left_alone(args: list[str]) -> None:
+    assert SCRUBBER.scrub(args, "prog") == (args, False)
+
+
+def test_argv0_is_never_touched() -> None:
+    assert SCRUBBER.scrub_argv(b"--password=x\0--password=y\0") == b"--password=x\0--password=" + M.encode() + b"\0"
+    assert SCRUBBER.scrub_argv(b"--password=x\0") == b"--password=x\0"
+    assert SCRUBBER.scrub_argv(b"password\0x\0") == b"password\0x\0"
+
+
+def test_raw_area_keeps_its_form() -> None:
+    """Truncated areas have no NUL at the end; empty arguments count."""
+    assert SCRUBBER.scrub_argv(b"p\0\0--token=x\0\0") == b"p\0\0--token=" + M.encode() + b"\0\0"
+    assert SCRUBBER.scrub_argv(b"p\0--token=x") == b"p\0--token=" + M.encode()
+    assert SCRUBBER.scrub_argv(b"") == b""
+    harmless = b"p\0a\0b\0"
+    assert SCRUBBER.scrub_argv(harmless) is harmless
+
+
+def test_input_is_not_changed() -> None:
+    args = ["--password", "x"]
+    scrubbed, is_changed = SCRUBBER.scrub(args, "prog")
+    assert is_changed and args == ["--password", "x"] and scrubbed is not args
+
+
+def test_bytes_that_are_no_utf8_come_back() -> None:
+    args = ["\udcff\udcfe", "--password", "\udcff", "caf\u00e9"]
+    assert scrub(*args) == ["\udcff\udcfe", "--password", M, "caf\u00e9"]
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda b: b.replace(b"\0", b"")), max_size=8))
+def test_any_bytes_keep_their_count(args: list[bytes]) -> None:
+    raw = b"".join(arg + b"\0" for arg in [b"p", *args])
+    assert SCRUBBER.scrub_argv(raw).count(0) == raw.count(0)
+
+
+_pieces = st.sampled_from(
+    ["--password", "token", "=", ":", " ", "'", '"', "-p", "mysql", "curl", "-u", "a:b", "://", "@", "bearer ", "\0",
+     "authorization:", "x", "--", "secret", "&", "{", "eyJ", "."]
+)  # fmt: skip
+
+
+@given(st.lists(_pieces, max_size=30).map("".join))
+def test_any_mixture_of_what_rules_look_for_keeps_its_count(text: str) -> None:
+    raw = b"p\0" + text.encode() + b"\0"
+    scrubbed = SCRUBBER.scrub_argv(raw)
+    assert scrubbed.count(0) == raw.count(0)
+    assert [not part for part in scrubbed.split(b"\0")] == [not part for part in raw.split(b"\0")], "empty stays empty"
+
+
+_secret = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'`&;@/#?"), min_size=6).map(
+    lambda s: f"Zq{s}qZ"
+)
+_templates = st.sampled_from(
+    ["--password={}", "--password\0{}", "--api-key\0{}", "-c\0run --token {} x", "DB_PASSWORD={}", "https://u:{}@h/",
+     "--env=API_KEY={}", "--header\0X-Auth-Token: {}", "a\0b\0client_secret:{}", '{{"secret": "{}"}}']
+)  # fmt: skip
+
+
+@given(_secret, _templates)
+def test_secret_in_a_known_place_never_survives(secret: str, template: str) -> None:
+    raw = b"p\0" + template.format(secret).encode() + b"\0"
+    assert secret.encode() not in SCRUBBER.scrub_argv(raw)
+
+
+def test_custom_words() -> None:
+    scrubber = Scrubber(custom_words=["*license*", "pin_code"])
+    assert scrubber.scrub(["--license-key=x", "pin_code", "1", "pin-code=1", "--pin=1", "--password=x"])[0] == [
+        f"--license-key={M}", "pin_code", M, f"pin-code={M}", "--pin=1", f"--password={M}",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", ["", "*", "**", "a**b", "a-b", "a b", "pass:", "caf\u00e9", "(a", "_", "*_*"])
+def test_wrong_word_is_refused_by_name(word: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Scrubber(custom_words=["good", word])
+    assert (caught.value.key, caught.value.value) == ("custom_sensitive_words", word)
+    assert repr(word) in str(caught.value)
+
+
+def test_custom_patterns_hide_each_match_within_an_argument() -> None:
+    scrubber = Scrubber(custom_patterns=[r"\d{3}-\d{4}", "x.y"])
+    assert scrubber.scrub(["a 123-4567 b 765-4321", "x", "y", "xzy"])[0] == ["a ***** b *****", "x", "y", "*****"]
+    assert Scrubber(custom_patterns=["^a$"]).scrub(["a", "ba", "a"])[0] == ["*****", "ba", "*****"]
+    assert Scrubber(custom_patterns=["A"]).scrub(["a", "A"])[0] == ["a", "*****"]
+
+
+@pytest.mark.parametrize("pattern", ["(", r"(?=a)", r"(a)\1", "a*", "", "[z-a]"])
+def test_wrong_pattern_is_refused_by_name(pattern: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Scrubber(custom_patterns=["good", pattern])
+    assert (caught.value.key, caught.value.value) == ("custom_sensitive_patterns", pattern)
+
+
+def test_modes() -> None:
+    argv = b"p\0--password=x\0"
+    assert Scrubber(mode="raw").scrub_argv(argv) is argv
+    assert Scrubber(mode="none").scrub_argv(argv) == b"p\0"
+    assert Scrubber(mode="none").scrub(["a"]) == ([], True)
+    wrong: Mode = "all"  # type: ignore[assignment]
+    with pytest.raises(ConfigError):
+        Scrubber(mode=wrong)
+
+
+def test_cache_gives_the_same_and_is_bounded() -> None:
+    scrubber = Scrubber(cache_entries=10)
+    lines = [b"p\0--password=%d\0" % n for n in range(50)]
+    first = [scrubber.scrub_argv(line) for line in lines]
+    assert [scrubber.scrub_argv(line) for line in lines] == first
+    assert len(scrubber._cache) == 10
+    assert not any(b"password=1" in key for key in scrubber._cache), "no secret is kept as a key"
+    large = Scrubber()
+    for n in range(200):
+        large.scrub_argv(b"p\0--password=%d\0" % n + b"x" * 50_000 + b"\0")
+    assert large._cached_bytes <= 4 * 1024 * 1024
+
+
+HOSTILE = {
+    "spaces": " ",
+    "names": "password",
+    "pairs": "password=a ",
+    "dashes": "-",
+    "arguments": "token\0",
+    "quotes": "'\"=",
+    "URLs": "a://b:",
+    "programs": "mysql -p",
+    "token starts": "eyJ",
+    "headers": "authorization: ",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
+    """Four times the text costs about four times as much; a backtracking matcher would take sixteen times or worse."""
+
+    def seconds(size: int) -> float:
+        text = (HOSTILE[name] * size)[:size] + " token"
+        line = b"p\0" + text.encode() + b"\0"
+        best = 1e9
+        for _ in range(7):
+            scrubber._cache.clear()
+            start = time.perf_counter()
+            scrubber.scrub_argv(line)
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    scrubber = Scrubber()
+    short, long = seconds(5_000), seconds(20_000)
+    assert long < 10 * short + 0.002
+    assert long < 0.25, "seconds for 20 kB"
+
+
+def test_rule_file_is_sound() -> None:
+    """Each anchor is in small letters (the prefilter folds case), and a pattern's own text contains one of them."""
+    rules = tomllib.loads(files("pipeline.resolver").joinpath("scrub_rules.toml").read_text())
+    for rule in rules["pattern"]:
+        assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
+    for program in rules["program"]:
+        assert program.keys() <= {"names", "attached", "separate", "positional", "after", "form"}
+        assert program.get("attached") or program.get("separate") or program.get("positional"), program["names"]
