@@ -1,0 +1,67 @@
+"""Apply events to the tables, in batches or one at a time."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from pipeline.resolver._merge cimport Batch
+from pipeline.resolver._records cimport (
+    pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+)
+from pipeline.resolver._rows cimport Rows
+
+
+cdef class Applier(Rows):
+    cdef public bint fold_exec_bombs
+
+    cdef void apply_batch(self, Batch batch) noexcept nogil
+    # One record. `task` and `body` are NULL where the record has none; `strings` are head.var_bytes long.
+    cdef void apply_one(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, bint late
+    ) noexcept nogil
+
+    cdef void fork(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil
+    cdef void fill_fork(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil
+    cdef void complete_fork(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil
+    cdef void exec(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
+        uint32_t groups
+    ) noexcept nogil
+    cdef void exec_without_fork(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
+        uint32_t groups
+    ) noexcept nogil
+    cdef void fill_exec(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil
+    cdef uint32_t append_image(
+        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
+        const pl_exec_any *body, const char *strings, uint32_t groups
+    ) noexcept nogil
+    cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil
+    cdef void exit(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exit_any *body, uint32_t groups
+    ) noexcept nogil
+    cdef void context(
+        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+    ) noexcept nogil
+    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil
+    cdef void refresh(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+    ) noexcept nogil
+    cdef void close_if_ended(self, uint32_t row) noexcept nogil
+    cdef bint kernel_inode(self, uint32_t row) noexcept nogil
+    cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil
+    cdef int insert(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
+        uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss
+    ) noexcept nogil
+    cdef int merge_facts(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss
+    ) noexcept nogil

@@ -1,0 +1,727 @@
+"""Processes in the tables: finding them by identity, their facts, their beginning and end, their lineage.
+
+What an event means is in _apply.pyx; how rows, arenas and the pid index are kept is in shm/_writer.pyx.
+
+Terms: a process is a chain of images, linked by `ancestor`, of which the newest is its head and the oldest its root. The
+root's `ancestor` is an image of the parent. A process is named by (tgid, start_boot_ns), never by tgid alone: every
+look-up here compares both.
+
+Rules that hold for every function:
+
+1. A row that readers can reach changes between `begin` and `end` only.
+2. `new_row` may evict exited rows, so rows are looked up after it, or are heads of live processes.
+3. A parent is linked only when its identity is the one that the kernel named, and never when it began after its child.
+4. Each function may be repeated after a crash at any point of it, and then completes what it began.
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+from pipeline.resolver._encode cimport Encoder
+from pipeline.resolver._records cimport (
+    PL_EXEC_ARGS_TRUNCATED,
+    PL_EXEC_ARGS_UNREADABLE,
+    PL_EXEC_ENVS_TRUNCATED,
+    PL_EXEC_ENVS_UNREADABLE,
+    PL_EXEC_SCRIPT,
+    PL_FLAG_PARTIAL,
+    PL_KIND_EXIT,
+    pl_exec_any,
+    pl_head_any,
+    pl_task_any,
+)
+from pipeline.shm._layout cimport (
+    PL_C_EXITS_UNSEEN,
+    PL_C_REPARENTS,
+    PL_C_REPARENTS_CONFIRMED,
+    PL_C_REPARENTS_CORRECTED,
+    PL_KNOWN_ARGS,
+    PL_KNOWN_AUID,
+    PL_KNOWN_CAPS,
+    PL_KNOWN_CGROUP,
+    PL_KNOWN_COMM,
+    PL_KNOWN_CREATOR,
+    PL_KNOWN_CREDS,
+    PL_KNOWN_ENVS,
+    PL_KNOWN_EXEC_TIME,
+    PL_KNOWN_FILE,
+    PL_KNOWN_NS,
+    PL_KNOWN_SID,
+    PL_KNOWN_START,
+    PL_KNOWN_TTY,
+    PL_ROW_ADOPTED,
+    PL_ROW_ADOPTION_PREDICTED,
+    PL_ROW_ARGS_TRUNCATED,
+    PL_ROW_DELETED,
+    PL_ROW_ENVS_TRUNCATED,
+    PL_ROW_EXIT_UNSEEN,
+    PL_ROW_HEAD,
+    PL_ROW_IS_EXEC,
+    PL_ROW_KTHREAD,
+    PL_ROW_NS_INIT,
+    PL_ROW_PARENT_MISSING,
+    PL_ROW_SCRIPT,
+    PL_ROW_START_TICKS,
+    PL_ROW_THROUGH_SYMLINK,
+    pl_cold,
+    pl_file,
+    pl_hot,
+)
+from pipeline.shm._writer cimport TableWriter
+
+
+cdef enum:
+    #: More images or ancestors than a chain may have (design, law 7): a longer walk met a loop.
+    CHAIN_LIMIT = 1024
+    OWNERS_LIMIT = 1024
+    ENDED_SIZE = 4096
+    UNKNOWN_SIZE = 1024
+    WANTED_SIZE = 1024
+    PF_KTHREAD = 0x200000
+    #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
+    FILE_FLAGS = 2 | 4 | 8 | 256 | 512 | 1024 | 2048
+    IMAGE_FLAGS = (
+        PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK
+    )
+    IMAGE_KNOWN = PL_KNOWN_FILE | PL_KNOWN_ARGS | PL_KNOWN_ENVS | PL_KNOWN_EXEC_TIME
+    TASK_KNOWN = (
+        PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_SID | PL_KNOWN_NS | PL_KNOWN_CGROUP | PL_KNOWN_COMM
+        | PL_KNOWN_TTY
+    )
+
+
+cdef class Rows:
+    """Base of the Applier: the one that changes the tables of an instance.
+
+    Args:
+        tables: the writer's tables, held by this process.
+        encoder: numbers and encodes events, or None.
+    """
+
+    def __cinit__(self, TableWriter tables not None, Encoder encoder=None, **options):
+        self.tables = tables
+        # Mapped at their ceilings, so that these stay where they are while the tables grow.
+        self.hot = tables.hot
+        self.cold = tables.cold
+        self.counters = tables.counters
+        self.encoder = encoder
+        self.encodes = encoder is not None
+        self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
+        # Zero pages that are never touched cost nothing, so the length of the pid index is no matter here.
+        self.slots = <pid_slot *>calloc(tables.pid_capacity, sizeof(pid_slot))
+        self.ended = <ended_process *>calloc(ENDED_SIZE, sizeof(ended_process))
+        self.unknown = <ended_process *>calloc(UNKNOWN_SIZE, sizeof(ended_process))
+        self.wanted = <identity *>calloc(WANTED_SIZE, sizeof(identity))
+        if self.slots == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.slots)
+        free(self.ended)
+        free(self.unknown)
+        free(self.wanted)
+
+    def take_wanted(self):
+        """Return [(tgid, start_boot_ns)] of processes that `/proc` could tell more about, and forget them.
+
+        A parent that nobody knows, a process whose records were lost in part, a child whose parent ended without a
+        known successor. start_boot_ns is 0 where it is unknown. At most 1024 are kept; `wanted_dropped` counts the rest.
+        """
+        cdef uint32_t i
+        found = [(self.wanted[i].tgid, self.wanted[i].start) for i in range(self.wanted_count)]
+        self.wanted_count = 0
+        return found
+
+    # -- finding -------------------------------------------------------------------------------------------------------
+
+    cdef bint same_start(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil:
+        """Whether the row's process began at `start`; to the tick where one of the two comes from /proc."""
+        cdef const pl_hot *hot = &self.hot[row]
+        if hot.start_boot_ns == start:
+            return True
+        if not ticks and not hot.flags & PL_ROW_START_TICKS:
+            return False
+        return hot.start_boot_ns // self.tick_ns == start // self.tick_ns
+
+    cdef uint32_t find(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
+        """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
+        cdef uint32_t row, n
+        if tgid == 0 or tgid >= self.tables.pid_capacity:
+            return 0
+        row = self.tables.head(tgid)
+        for n in range(OWNERS_LIMIT):
+            if row == 0 or self.same_start(row, start, ticks):
+                return row
+            # Owners of a pid are linked from young to old.
+            if self.hot[row].start_boot_ns < start:
+                return 0
+            row = self.tables.follow(self.cold[row].previous_owner)
+        return 0
+
+    cdef uint32_t previous_image(self, uint32_t row) noexcept nogil:
+        """The image that this one replaced, 0 when it is the root."""
+        cdef uint32_t previous = self.tables.follow(self.hot[row].ancestor)
+        if (
+            previous
+            and self.hot[previous].tgid == self.hot[row].tgid
+            and self.hot[previous].start_boot_ns == self.hot[row].start_boot_ns
+        ):
+            return previous
+        return 0
+
+    cdef uint32_t root(self, uint32_t row) noexcept nogil:
+        cdef uint32_t previous, n
+        for n in range(CHAIN_LIMIT):
+            if self.hot[row].images == 1:
+                return row
+            previous = self.previous_image(row)
+            if previous == 0:
+                return row
+            row = previous
+        return row
+
+    cdef uint32_t image_at(self, uint32_t row, uint64_t time) noexcept nogil:
+        """The image that ran at `time`, given the head."""
+        cdef uint32_t previous, n
+        cdef const pl_hot *hot
+        for n in range(CHAIN_LIMIT):
+            hot = &self.hot[row]
+            if not hot.flags & PL_ROW_IS_EXEC or not hot.known & PL_KNOWN_EXEC_TIME or hot.exec_boot_ns <= time:
+                return row
+            previous = self.previous_image(row)
+            if previous == 0:
+                return row
+            row = previous
+        return row
+
+    cdef bint can_descend(self, uint32_t child, uint32_t parent) noexcept nogil:
+        """Whether `parent` began before `child` did. Rules out loops, and parents that only share a pid."""
+        cdef uint64_t begin = self.hot[child].start_boot_ns, other = self.hot[parent].start_boot_ns
+        cdef uint32_t row = parent, n
+        if other < begin:
+            return True
+        if self.hot[child].flags & PL_ROW_START_TICKS:
+            begin += self.tick_ns - 1
+        if other > begin:
+            return False
+        # Within one tick: the times do not tell. Nobody is an ancestor of itself.
+        for n in range(CHAIN_LIMIT):
+            if self.hot[row].tgid == self.hot[child].tgid and self.same_start(
+                row, self.hot[child].start_boot_ns, False
+            ):
+                return False
+            row = self.tables.follow(self.hot[row].ancestor)
+            if row == 0:
+                return True
+        return False
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
+        """Which groups of fields (KNOWN_*) a TASK tells."""
+        cdef uint32_t groups = TASK_KNOWN
+        if flags & PL_FLAG_PARTIAL:
+            # Zero is unknown there. Root's ids cannot be told from it: whoever knows better says so (insert_snapshot).
+            groups = 0
+            if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
+                groups |= PL_KNOWN_CREDS
+            if task.cap_effective or task.cap_permitted:
+                groups |= PL_KNOWN_CAPS
+            if task.auid or task.audit_session:
+                groups |= PL_KNOWN_AUID
+            if task.sid or task.pgid:
+                groups |= PL_KNOWN_SID
+            if task.pid_ns:
+                groups |= PL_KNOWN_NS
+            if task.cgroup_id:
+                groups |= PL_KNOWN_CGROUP
+            if task.comm[0]:
+                groups |= PL_KNOWN_COMM
+            if task.tty[0]:
+                groups |= PL_KNOWN_TTY
+            return groups
+        # A task that ends may have left these already; no task is without them before.
+        if task.cgroup_id == 0:
+            groups &= ~PL_KNOWN_CGROUP
+        if task.pid_ns == 0:
+            groups &= ~PL_KNOWN_NS
+        return groups
+
+    cdef void put_task(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
+        """Store the told groups. Blocks of fields have the same order in TASK and in COLD (layout.py, events.py)."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        if groups & PL_KNOWN_CREDS:
+            hot.uid = task.uid
+            hot.gid = task.gid
+            memcpy(&cold.euid, &task.euid, 24)
+        if groups & PL_KNOWN_CAPS:
+            memcpy(&cold.cap_effective, &task.cap_effective, 16)
+        if groups & PL_KNOWN_AUID:
+            memcpy(&cold.auid, &task.auid, 8)
+        if groups & PL_KNOWN_SID:
+            memcpy(&cold.sid, &task.sid, 8)
+        if groups & PL_KNOWN_NS:
+            memcpy(&cold.ns_pid, &task.ns_pid, 20)
+            if task.ns_pid == 1:
+                hot.flags |= PL_ROW_NS_INIT
+        if groups & PL_KNOWN_CGROUP:
+            if hot.cgroup_id != task.cgroup_id:
+                # Path and container belong to the cgroup that was left.
+                self.tables.set_cgroup_ref(row, 0)
+                self.tables.set_container_ref(row, 0)
+                hot.cgroup_id = task.cgroup_id
+        if groups & PL_KNOWN_COMM:
+            memcpy(hot.comm, task.comm, 16)
+        if groups & PL_KNOWN_TTY:
+            memcpy(cold.tty, task.tty, 16)
+        if task.cookie:
+            cold.cookie = task.cookie
+        if task.task_flags & PF_KTHREAD:
+            hot.flags |= PL_ROW_KTHREAD
+        hot.known |= groups
+
+    cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
+        """Whether `put_task` would change anything that a reader can see."""
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef const pl_cold *cold = &self.cold[row]
+        if groups & ~hot.known:
+            return True
+        if groups & PL_KNOWN_CREDS and (
+            hot.uid != task.uid or hot.gid != task.gid or memcmp(&cold.euid, &task.euid, 24) != 0
+        ):
+            return True
+        if groups & PL_KNOWN_CAPS and memcmp(&cold.cap_effective, &task.cap_effective, 16) != 0:
+            return True
+        if groups & PL_KNOWN_AUID and memcmp(&cold.auid, &task.auid, 8) != 0:
+            return True
+        if groups & PL_KNOWN_SID and memcmp(&cold.sid, &task.sid, 8) != 0:
+            return True
+        if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
+            return True
+        if groups & PL_KNOWN_CGROUP and hot.cgroup_id != task.cgroup_id:
+            return True
+        if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
+            return True
+        return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, 16) != 0
+
+    cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil:
+        """Take groups of TASK facts over from another row, as far as they are known there."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef const pl_hot *from_hot = &self.hot[source]
+        cdef const pl_cold *from_cold = &self.cold[source]
+        groups &= from_hot.known
+        if groups & PL_KNOWN_CREDS:
+            hot.uid = from_hot.uid
+            hot.gid = from_hot.gid
+            memcpy(&cold.euid, &from_cold.euid, 24)
+        if groups & PL_KNOWN_CAPS:
+            memcpy(&cold.cap_effective, &from_cold.cap_effective, 16)
+        if groups & PL_KNOWN_AUID:
+            memcpy(&cold.auid, &from_cold.auid, 8)
+        if groups & PL_KNOWN_SID:
+            memcpy(&cold.sid, &from_cold.sid, 8)
+        if groups & PL_KNOWN_NS:
+            # All but the pid in the innermost namespace, which is the other process's.
+            memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
+        if groups & PL_KNOWN_CGROUP:
+            hot.cgroup_id = from_hot.cgroup_id
+        if groups & PL_KNOWN_COMM:
+            memcpy(hot.comm, from_hot.comm, 16)
+        if groups & PL_KNOWN_TTY:
+            memcpy(cold.tty, from_cold.tty, 16)
+        hot.known |= groups
+
+    cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil:
+        """What a forked process shares with the image that forked it; arena records are held once more."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef const pl_hot *from_hot = &self.hot[source]
+        cdef const pl_cold *from_cold = &self.cold[source]
+        hot.exec_boot_ns = from_hot.exec_boot_ns
+        hot.inode = from_hot.inode
+        hot.flags |= from_hot.flags & IMAGE_FLAGS
+        hot.known |= from_hot.known & IMAGE_KNOWN
+        cold.argc = from_cold.argc
+        cold.envc = from_cold.envc
+        cold.cookie = from_cold.cookie
+        cold.user_session = from_cold.user_session
+        self.tables.names.hold(from_hot.file_ref)
+        self.tables.set_file_ref(row, from_hot.file_ref)
+        self.tables.names.hold(from_cold.name_ref)
+        self.tables.set_name_ref(row, from_cold.name_ref)
+        self.tables.args.hold(from_hot.args_ref)
+        self.tables.set_args_ref(row, from_hot.args_ref)
+        self.tables.envs.hold(from_cold.envs_ref)
+        self.tables.set_envs_ref(row, from_cold.envs_ref)
+
+    cdef void clear_image(self, uint32_t row) noexcept nogil:
+        """The image is unknown."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        hot.exec_boot_ns = 0
+        hot.inode = 0
+        hot.flags &= ~IMAGE_FLAGS
+        hot.known &= ~IMAGE_KNOWN
+        cold.argc = 0
+        cold.envc = 0
+        self.tables.set_file_ref(row, 0)
+        self.tables.set_name_ref(row, 0)
+        self.tables.set_args_ref(row, 0)
+        self.tables.set_envs_ref(row, 0)
+
+    cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
+        """What an exec record says about the image. The caller has checked that the strings are there."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef pl_file file
+        cdef uint32_t full
+        memset(&file, 0, sizeof(file))
+        file.file_inode = body.inode
+        file.mtime_ns = body.mtime_ns
+        file.ctime_ns = body.ctime_ns
+        file.device = body.device
+        file.mount_id = body.mount_id
+        file.file_uid = body.file_uid
+        file.file_gid = body.file_gid
+        file.nlink = body.nlink
+        file.mode = body.mode
+        file.file_flags = body.exec_flags & FILE_FLAGS
+        file.fs_magic = body.fs_magic
+        file.root_offset = body.root_offset
+        hot.inode = body.inode
+        hot.flags &= ~IMAGE_FLAGS
+        hot.known &= ~IMAGE_KNOWN
+        if body.path_bytes or body.inode:
+            self.tables.set_file_ref(
+                row, self.tables.names.intern2(<const char *>&file, sizeof(file), strings, body.path_bytes)
+            )
+            if hot.file_ref:
+                hot.known |= PL_KNOWN_FILE
+        else:
+            self.tables.set_file_ref(row, 0)
+        strings += body.path_bytes
+        self.tables.set_name_ref(row, self.tables.names.intern(strings, body.name_bytes))
+        strings += body.name_bytes
+        if body.exec_flags & PL_EXEC_SCRIPT:
+            hot.flags |= PL_ROW_SCRIPT
+        if body.args_bytes == 0 and body.exec_flags & PL_EXEC_ARGS_UNREADABLE:
+            self.tables.set_args_ref(row, 0)
+        else:
+            full = body.args_full_bytes
+            self.tables.set_args_ref(row, self.tables.args.intern2(<const char *>&full, 4, strings, body.args_bytes))
+            if hot.args_ref:
+                hot.known |= PL_KNOWN_ARGS
+            if body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE):
+                hot.flags |= PL_ROW_ARGS_TRUNCATED
+        strings += body.args_bytes
+        if body.envs_bytes == 0 and body.exec_flags & PL_EXEC_ENVS_UNREADABLE:
+            self.tables.set_envs_ref(row, 0)
+        else:
+            full = body.envs_full_bytes
+            self.tables.set_envs_ref(row, self.tables.envs.intern2(<const char *>&full, 4, strings, body.envs_bytes))
+            if cold.envs_ref:
+                hot.known |= PL_KNOWN_ENVS
+            if body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE):
+                hot.flags |= PL_ROW_ENVS_TRUNCATED
+        cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
+        cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+
+    cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil:
+        """A record told the start in ns of a process known to the tick only: correct all of its images."""
+        cdef uint32_t previous, n
+        for n in range(CHAIN_LIMIT):
+            previous = self.previous_image(row)
+            self.tables.begin(row)
+            self.hot[row].start_boot_ns = start
+            self.hot[row].flags &= ~PL_ROW_START_TICKS
+            self.hot[row].known |= PL_KNOWN_START
+            self.tables.end(row)
+            if previous == 0:
+                return
+            row = previous
+
+    # -- entries -------------------------------------------------------------------------------------------------------
+
+    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at) noexcept nogil:
+        """A first row for a process that is not in the tables, not yet visible: identity and earlier owner of the pid.
+
+        A process that has the pid and began earlier has ended unseen, at `displaced_at` at the latest. One that began
+        later owned the pid after this one; then this one is entered as history (`self.newer`).
+
+        Returns:
+            The row, to be given to `publish_entry`; 0 when the table is full.
+        """
+        cdef uint32_t row = self.tables.new_row(), other, older
+        cdef pl_hot *hot
+        if row == 0:
+            return 0
+        hot = &self.hot[row]
+        hot.tgid = head.tgid
+        hot.start_boot_ns = head.start_boot_ns
+        hot.flags = PL_ROW_HEAD
+        hot.known = PL_KNOWN_START
+        hot.images = 1
+        self.cold[row].tid = head.tid
+        self.newer = 0
+        older = self.tables.head(head.tgid)
+        while older and self.hot[older].start_boot_ns > head.start_boot_ns:
+            self.newer = older
+            older = self.tables.follow(self.cold[older].previous_owner)
+        if self.newer:
+            hot.exit_boot_ns = self.hot[self.newer].start_boot_ns
+            hot.flags |= PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN
+        elif older:
+            self.displace(older, displaced_at)
+        if older:
+            self.tables.set_previous_owner(row, older)
+        if not self.newer:
+            self.forget_children(head.tgid, head.start_boot_ns)
+        return row
+
+    cdef void publish_entry(self, uint32_t row) noexcept nogil:
+        """Let readers find a row of `open_entry`."""
+        cdef uint32_t tgid = self.hot[row].tgid, ppid = self.hot[row].ppid
+        self.tables.end(row)
+        if self.newer:
+            self.tables.begin(self.newer)
+            self.tables.set_previous_owner(self.newer, row)
+            self.tables.end(self.newer)
+            self.tables.retire(row)
+            self.counters[PL_C_EXITS_UNSEEN] += 1
+            return
+        self.tables.set_head(tgid, row)
+        if ppid and ppid < self.tables.pid_capacity:
+            self.tables.adopt(tgid, ppid)
+
+    cdef void link_parent(self, uint32_t row, uint32_t parent, uint64_t time) noexcept nogil:
+        """Between begin and end of a root: link the parent as it was at `time`."""
+        self.tables.set_ancestor(row, self.image_at(parent, time))
+        self.tables.set_parent(row, parent)
+        self.hot[row].flags &= ~PL_ROW_PARENT_MISSING
+
+    cdef void link_waiting(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Link children that named this process as their parent before it was in the tables."""
+        cdef uint32_t tgid = self.hot[row].tgid, child, following, head, root, known
+        cdef uint64_t expected
+        cdef bint moved
+        child = self.tables.first_child(tgid)
+        while child:
+            following = self.tables.next_sibling(child)
+            head = self.tables.head(child)
+            known = self.tables.follow(self.hot[head].parent) if head else 0
+            expected = self.slots[child].parent_start
+            if (
+                head
+                and self.hot[head].exit_boot_ns == 0
+                and not (known and self.hot[known].tgid == tgid and self.same_start(
+                    known, self.hot[row].start_boot_ns, False
+                ))
+                and (expected == 0 or self.same_start(row, expected, False))
+                and self.can_descend(head, row)
+            ):
+                moved = self.hot[head].ppid != tgid
+                if moved:
+                    self.move(head, row, time, 0, False)
+                else:
+                    root = self.root(head)
+                    self.tables.begin(root)
+                    self.tables.set_ancestor(root, self.image_at(row, self.hot[head].start_boot_ns))
+                    self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
+                    self.tables.end(root)
+                    self.tables.begin(head)
+                    self.tables.set_parent(head, row)
+                    if (
+                        self.cold[head].creator_tgid == tgid
+                        and not self.hot[head].flags & PL_ROW_ADOPTED
+                        and self.tables.follow(self.hot[head].creator) == 0
+                    ):
+                        self.tables.set_creator(head, self.image_at(row, self.hot[head].start_boot_ns))
+                    self.tables.end(head)
+            child = following
+
+    cdef void displace(self, uint32_t row, uint64_t time) noexcept nogil:
+        """The pid has another owner now. If the end of this one was not seen, it lies before `time`."""
+        if self.hot[row].exit_boot_ns == 0:
+            self.counters[PL_C_EXITS_UNSEEN] += 1
+            self.finish(row, time, PL_ROW_EXIT_UNSEEN)
+            self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time, 0)
+
+    cdef void forget_children(self, uint32_t tgid, uint64_t start) noexcept nogil:
+        """A process that begins at `start` takes the pid: older processes in its list had another parent.
+
+        Their parent has ended, and nobody said who adopted them. Their lineage at fork stays.
+        """
+        cdef uint32_t child, following, head
+        child = self.tables.first_child(tgid)
+        while child:
+            following = self.tables.next_sibling(child)
+            head = self.tables.head(child)
+            if head == 0 or self.hot[head].start_boot_ns < start:
+                self.tables.orphan(child)
+                if head and self.hot[head].exit_boot_ns == 0:
+                    if self.hot[head].ppid == tgid:
+                        self.tables.begin(head)
+                        self.hot[head].ppid = 0
+                        self.tables.set_parent(head, 0)
+                        self.tables.end(head)
+                    self.want(child, self.hot[head].start_boot_ns)
+            child = following
+
+    cdef void finish(self, uint32_t row, uint64_t time, uint32_t flags) noexcept nogil:
+        """The process has ended; its head stays as history."""
+        cdef uint32_t tgid = self.hot[row].tgid
+        self.tables.begin(row)
+        # Times of different CPUs may differ by less than the clock's step: never an end before the beginning.
+        self.hot[row].exit_boot_ns = max(time, self.hot[row].start_boot_ns)
+        self.hot[row].flags |= PL_ROW_DELETED | flags
+        self.tables.end(row)
+        self.tables.retire(row)
+        if self.tables.head(tgid) == row:
+            self.tables.orphan(tgid)
+
+    # -- lineage -------------------------------------------------------------------------------------------------------
+
+    cdef void move(self, uint32_t row, uint32_t parent, uint64_t time, uint32_t kind, bint predicted) noexcept nogil:
+        """The process with head `row` has the parent with head `parent` now. Its root moves, so its images stay."""
+        cdef uint32_t root = self.root(row), creator
+        cdef pl_hot *hot = &self.hot[row]
+        cdef bint is_creator
+        if root != row:
+            self.tables.begin(root)
+            self.tables.set_ancestor(root, parent)
+            self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
+            self.tables.end(root)
+        self.tables.begin(row)
+        if root == row:
+            self.tables.set_ancestor(row, parent)
+            hot.flags &= ~PL_ROW_PARENT_MISSING
+        hot.ppid = self.hot[parent].tgid
+        self.tables.set_parent(row, parent)
+        creator = self.tables.follow(hot.creator)
+        is_creator = hot.known & PL_KNOWN_CREATOR and (
+            creator == 0
+            or self.hot[creator].start_boot_ns == self.hot[parent].start_boot_ns
+        ) and self.cold[row].creator_tgid == hot.ppid
+        hot.flags &= ~(PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED)
+        if not is_creator:
+            hot.flags |= PL_ROW_ADOPTED
+        if predicted:
+            hot.flags |= PL_ROW_ADOPTION_PREDICTED
+        self.tables.end(row)
+        self.tables.adopt(hot.tgid, hot.ppid)
+        self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
+        self.counters[PL_C_REPARENTS] += 1
+        self.emit(TOPIC_REPARENT, kind, row, time, parent)
+
+    cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil:
+        """A record says who the parent is now: confirm what the tables say, or correct it."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t known, parent
+        cdef bint was_predicted = hot.flags & PL_ROW_ADOPTION_PREDICTED
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        if head.ppid == 0 or head.ppid >= self.tables.pid_capacity:
+            return
+        known = self.tables.follow(hot.parent)
+        if (
+            hot.ppid == head.ppid
+            and known
+            and self.hot[known].tgid == head.ppid
+            and (head.parent_start_boot_ns == 0 or self.same_start(known, head.parent_start_boot_ns, ticks))
+        ):
+            if was_predicted:
+                self.tables.begin(row)
+                hot.flags &= ~PL_ROW_ADOPTION_PREDICTED
+                self.tables.end(row)
+                self.counters[PL_C_REPARENTS_CONFIRMED] += 1
+            return
+        if head.parent_start_boot_ns:
+            parent = self.find(head.ppid, head.parent_start_boot_ns, ticks)
+        else:
+            parent = self.tables.head(head.ppid)
+        if parent and self.hot[parent].exit_boot_ns and self.hot[parent].exit_boot_ns <= head.time_boot_ns:
+            # Its exit is stamped before the kernel moves the children: what was predicted then is still to come.
+            return
+        if parent and self.can_descend(row, parent):
+            if was_predicted:
+                self.counters[PL_C_REPARENTS_CORRECTED] += 1
+            self.move(row, parent, head.time_boot_ns, kind, False)
+            return
+        # Not in the tables (yet): nothing is relinked, a wrong parent would be worse. Wait in its list.
+        if self.slots[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
+            self.want(head.ppid, head.parent_start_boot_ns)
+        self.slots[hot.tgid].parent_start = head.parent_start_boot_ns
+        if self.tables.head(hot.tgid) == row:
+            self.tables.adopt(hot.tgid, head.ppid)
+
+    cdef uint32_t reaper(self, uint32_t tgid, uint64_t start) noexcept nogil:
+        """The process that adopts, given the one that a record named: that one may have ended before."""
+        cdef uint32_t row, n
+        cdef ended_process *ended
+        for n in range(16):
+            row = self.find(tgid, start, False)
+            if row == 0 or self.hot[row].exit_boot_ns == 0:
+                return row
+            ended = self.ended_slot(self.ended, tgid, start)
+            if ended.tgid != tgid or ended.start != start or ended.reaper_tgid == 0:
+                return 0
+            tgid = ended.reaper_tgid
+            start = ended.reaper_start
+        return 0
+
+    cdef void leave_children(
+        self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
+    ) noexcept nogil:
+        """The owner of a pid has ended: its children go to the reaper. Without one they wait for their next record."""
+        cdef uint32_t tgid = self.hot[row].tgid, child, following, head, adopter = 0
+        child = self.tables.first_child(tgid)
+        if child == 0:
+            return
+        if reaper_tgid:
+            adopter = self.reaper(reaper_tgid, reaper_start)
+            if adopter == 0:
+                self.want(reaper_tgid, reaper_start)
+        while child:
+            following = self.tables.next_sibling(child)
+            head = self.tables.head(child)
+            if head == 0 or self.hot[head].exit_boot_ns:
+                self.tables.orphan(child)
+            elif adopter and adopter != row and self.can_descend(head, adopter):
+                self.move(head, adopter, time, PL_KIND_EXIT, True)
+            elif reaper_tgid and adopter == 0:
+                self.slots[child].parent_start = reaper_start
+                if reaper_tgid < self.tables.pid_capacity:
+                    self.tables.adopt(child, reaper_tgid)
+            else:
+                self.want(child, self.hot[head].start_boot_ns)
+            child = following
+
+    # -- remembering ---------------------------------------------------------------------------------------------------
+
+    cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil:
+        """Where a process is remembered if it is: one place each, so younger ones push older ones out."""
+        cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
+        if table == self.ended:
+            return &table[mixed >> 52]
+        return &table[mixed >> 54]
+
+    cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil:
+        cdef uint32_t i
+        if tgid == 0:
+            return
+        # The same one is asked for several times in a row by its children.
+        for i in range(min(self.wanted_count, <uint32_t>8)):
+            if self.wanted[self.wanted_count - 1 - i].tgid == tgid:
+                return
+        if self.wanted_count == WANTED_SIZE:
+            self.wanted_dropped += 1
+            return
+        self.wanted[self.wanted_count].tgid = tgid
+        self.wanted[self.wanted_count].start = start
+        self.wanted_count += 1
+
+    cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil:
+        if self.encodes and row:
+            self.encoder.event(self.tables, topic, kind, row, time, detail)

@@ -1,0 +1,302 @@
+"""Records made by hand for the tests of merge and apply, and tables to apply them to.
+
+`Story` keeps the clock and the facts of fake processes, so that a test reads as what happened: `s.fork(3, 4)`,
+`s.exec(4, b"/bin/sh")`, `s.exit(4)`. Each call makes one `Event`; `frames` cuts events into frames of rings.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+
+BODY_BYTES = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}
+BOOT_ID = bytes(range(16))
+
+
+@dataclass
+class Event:
+    """One record: columns of shape (1,), and its strings."""
+
+    head: npt.NDArray[np.void]
+    task: npt.NDArray[np.void]
+    body: npt.NDArray[np.void] | None
+    strings: bytes = b""
+
+    @property
+    def time(self) -> int:
+        return int(self.head["time_boot_ns"][0])
+
+    @property
+    def kind(self) -> int:
+        return int(self.head["kind"][0])
+
+    @property
+    def is_head_only(self) -> bool:
+        return bool(self.head["flags"][0] & events.FLAG_HEAD_ONLY)
+
+    def apply(self, applier: Applier, *, late: bool = False) -> int:
+        task = None if self.is_head_only else self.task
+        body = None if self.is_head_only else self.body
+        return applier.apply_records(self.head, task, body, self.strings, late=late)
+
+
+@dataclass
+class Process:
+    """What the kernel knows of a fake process."""
+
+    tgid: int
+    start: int
+    parent: Process | None
+    inode: int = 0
+    comm: bytes = b"init"
+    uid: int = 0
+    cookie: int = 1
+    cgroup: int = 100
+    tid: int = 0
+    is_subreaper: bool = False
+    alive: bool = True
+    children: list[Process] = field(default_factory=list)
+
+
+class Story:
+    """A kernel that is told what happens. Times are ns; each call takes `step`."""
+
+    def __init__(self, *, now: int = 1_000_000_000, step: int = 1_000) -> None:
+        self.now = now
+        self.step = step
+        self.processes: dict[int, Process] = {}
+        self.events: list[Event] = []
+        self.cookies = itertools.count(1000)
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    def begin(self, tgid: int, *, inode: int = 0, comm: bytes = b"init", start: int | None = None) -> Process:
+        """A process that began before the capture: no event."""
+        process = Process(tgid, self.tick() if start is None else start, None, inode=inode, comm=comm)
+        self.processes[tgid] = process
+        return process
+
+    def tick(self) -> int:
+        self.now += self.step
+        return self.now
+
+    def fork(self, parent: int, child: int, *, creator: int | None = None, **facts: int) -> Event:
+        """`creator` forks with CLONE_PARENT when it is not the parent."""
+        start = self.tick()
+        up = self.processes.get(parent)
+        maker = self.processes.get(parent if creator is None else creator)
+        process = Process(child, start, up, tid=child)
+        if maker is not None:
+            process.inode, process.comm, process.uid = maker.inode, maker.comm, maker.uid
+            process.cookie, process.cgroup = maker.cookie, maker.cgroup
+        self.processes[child] = process
+        if up is not None:
+            up.children.append(process)
+        body = np.zeros(1, events.FORK)
+        if maker is not None:
+            body["creator_tgid"], body["creator_tid"] = maker.tgid, maker.tgid
+            body["creator_start_boot_ns"] = maker.start
+        for name, value in facts.items():
+            setattr(process, name, value)
+        return self._event(events.KIND_FORK, process, body)
+
+    def exec(
+        self, tgid: int, path: bytes = b"/bin/true", *, inode: int | None = None, args: Sequence[bytes] = (),
+        envs: Sequence[bytes] = (), name: bytes | None = None, flags: int = 0, tid: int | None = None,
+        prev_inode: int | None = None,
+    ) -> Event:  # fmt: skip
+        process = self.processes[tgid]
+        body = np.zeros(1, events.EXEC)
+        previous = process.inode
+        process.inode = inode if inode is not None else 1 + sum(path) * 7919 % 100_003
+        process.comm = path.rsplit(b"/", 1)[-1][:15]
+        body["inode"], body["prev_inode"] = process.inode, previous if prev_inode is None else prev_inode
+        body["prev_cookie"] = process.cookie
+        process.cookie = next(self.cookies)
+        process.tid = tgid if tid is None else tid
+        name = path if name is None else name
+        arg_bytes = b"".join(a + b"\0" for a in (args or (path,)))
+        env_bytes = b"".join(e + b"\0" for e in envs)
+        body["exec_flags"] = flags
+        body["path_bytes"], body["name_bytes"] = len(path), len(name)
+        body["args_bytes"] = body["args_full_bytes"] = len(arg_bytes)
+        body["envs_bytes"] = body["envs_full_bytes"] = len(env_bytes)
+        body["argc"], body["envc"] = len(args) or 1, len(envs)
+        self.tick()
+        event = self._event(events.KIND_EXEC, process, body, path + name + arg_bytes + env_bytes)
+        event.task["exe_inode"] = body["prev_inode"]
+        return event
+
+    def exit(self, tgid: int, code: int = 0) -> Event:
+        process = self.processes[tgid]
+        body = np.zeros(1, events.EXIT)
+        body["exit_code"] = code
+        reaper = process.parent
+        while reaper is not None and not (reaper.alive and (reaper.is_subreaper or reaper.tgid == 1)):
+            reaper = reaper.parent
+        if reaper is not None:
+            body["reaper_tgid"], body["reaper_start_boot_ns"] = reaper.tgid, reaper.start
+        else:
+            body["exit_flags"] = events.EXIT_NO_REAPER
+        self.tick()
+        event = self._event(events.KIND_EXIT, process, body)
+        process.alive = False
+        if process.parent is not None and process in process.parent.children:
+            process.parent.children.remove(process)
+        for child in process.children:
+            child.parent = reaper
+            if reaper is not None:
+                reaper.children.append(child)
+        process.children = []
+        return event
+
+    def change(self, tgid: int, kind: int, **facts: object) -> Event:
+        process = self.processes[tgid]
+        for name, value in facts.items():
+            setattr(process, name, value)
+        self.tick()
+        return self._event(kind, process, None)
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def _event(
+        self, kind: int, process: Process, body: npt.NDArray[np.void] | None, strings: bytes = b""
+    ) -> Event:
+        head = np.zeros(1, events.HEAD)
+        head["time_boot_ns"] = self.now
+        head["tgid"], head["tid"], head["start_boot_ns"] = process.tgid, process.tid or process.tgid, process.start
+        head["kind"] = kind
+        if process.parent is not None:
+            head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+        head["var_bytes"] = len(strings)
+        head["record_bytes"] = 64 + 160 + BODY_BYTES.get(kind, 0) + len(strings)
+        event = Event(head, task_of(process), body, strings)
+        self.events.append(event)
+        return event
+
+
+def task_of(process: Process) -> npt.NDArray[np.void]:
+    task = np.zeros(1, events.TASK)
+    for name in ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
+        task[name] = process.uid
+    task["auid"] = task["audit_session"] = 0xFFFFFFFF
+    task["sid"] = task["pgid"] = 1
+    task["ns_pid"], task["pid_ns"], task["mnt_ns"] = process.tgid, 4026531836, 4026531832
+    task["net_ns"], task["user_ns"] = 4026531840, 4026531837
+    task["cgroup_id"], task["comm"], task["tty"] = process.cgroup, process.comm, b"pts0"
+    task["exe_inode"], task["cookie"] = process.inode, process.cookie
+    return task
+
+
+def head_only(event: Event) -> Event:
+    """The same record as it is written when only the header fits."""
+    head = event.head.copy()
+    head["flags"] |= events.FLAG_HEAD_ONLY
+    head["record_bytes"], head["var_bytes"] = 64, 0
+    return Event(head, np.zeros(1, events.TASK), None)
+
+
+def frame_of(part: Iterable[Event], *, ring: int, from_pos: int, seq: int = 0) -> SimpleNamespace:
+    """A frame of one ring as pipeline.bus.frames decodes it; records lie without gaps from `from_pos` on."""
+    part = list(part)
+    position = from_pos
+    head = np.zeros(len(part), events.HEAD)
+    task = np.zeros(len(part), events.TASK)
+    bodies: dict[int, list[npt.NDArray[np.void]]] = {kind: [] for kind in BODY_BYTES}
+    for i, event in enumerate(part):
+        head[i], task[i] = event.head[0], event.task[0]
+        head["ring_pos"][i], head["ring_seq"][i] = position, seq + i
+        position += 8 + (int(head["record_bytes"][i]) + 7 & ~7)
+        if event.body is not None and not event.is_head_only:
+            bodies[event.kind].append(event.body)
+    return SimpleNamespace(
+        ring=ring, from_pos=from_pos, to_pos=position, count=len(part), head=head, task=task,
+        watermark_boot_ns=None, blob=memoryview(b"".join(e.strings for e in part)),
+        **{
+            name: np.concatenate(bodies[kind]) if bodies[kind] else np.zeros(0, events.BODIES[kind])
+            for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
+        },
+    )  # fmt: skip
+
+
+# -- tables ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def instance(**settings: object) -> Iterator[Path]:
+    """A directory on tmpfs that is gone afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def make_tables(directory: Path, **settings: object) -> TableWriter:
+    plan: dict[str, object] = {
+        "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 4, "row_capacity": 4096, "chunk_rows": 1024,
+        "pid_capacity": 1 << 16, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
+        "boot_unix_ns": 1_700_000_000_000_000_000, "retention_ns": 60_000_000_000, "checked": True,
+    }  # fmt: skip
+    plan.update(settings)
+    return TableWriter.create(directory, **plan)
+
+
+class Reading:
+    """The rows of a process as a test wants to see them."""
+
+    def __init__(self, tables: TableWriter) -> None:
+        self.tables = tables
+
+    def row(self, row: int) -> SimpleNamespace:
+        hot, cold = self.tables.hot_view()[row], self.tables.cold_view()[row]
+        values = {name: hot[name].item() for name in layout.HOT.names}
+        values |= {name: cold[name].item() for name in layout.COLD.names}
+        return SimpleNamespace(row=row, path=self.path(values["file_ref"]), **values)
+
+    def path(self, ref: int) -> bytes | None:
+        return bytes(self.tables.names.py_bytes(ref))[64:] if ref else None
+
+    def head(self, tgid: int) -> SimpleNamespace | None:
+        row = self.tables.py_head(tgid)
+        return self.row(row) if row else None
+
+    def live(self) -> set[int]:
+        index = self.tables.index_view()
+        hot = self.tables.hot_view()
+        return {int(t) for t in np.flatnonzero(index) if hot[index[t]]["exit_boot_ns"] == 0}
+
+    def follow(self, link: int) -> SimpleNamespace | None:
+        row = self.tables.py_follow(link)
+        return self.row(row) if row else None
+
+    def chain(self, tgid: int) -> list[SimpleNamespace]:
+        """The head and all that it descends from, by ancestor."""
+        found = []
+        row = self.head(tgid)
+        while row is not None:
+            found.append(row)
+            assert len(found) < 5000, "the chain is a loop"
+            row = self.follow(row.ancestor)
+        return found
+
+    def shape(self, tgid: int) -> list[tuple[int, int]]:
+        """(tgid, images) along the chain."""
+        return [(r.tgid, r.images) for r in self.chain(tgid)]
+
+    def counter(self, name: str) -> int:
+        return int(self.tables.counter(name))
