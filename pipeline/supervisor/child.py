@@ -1,0 +1,108 @@
+"""One worker process: started with its specification, watched by a pidfd, ended by signals. Policy is restart.py's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from pipeline.supervisor.restart import EXIT_HOPELESS
+from pipeline.worker import WorkerSpec
+
+#: One thread does all the work; a pool of them would only cost memory and start-up time.
+_ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+def module_command(module: str) -> tuple[str, ...]:
+    """Return the command that runs a worker's module.
+
+    ``-P`` keeps the current directory out of the module path: a daemon must not run what lies where it was started.
+    """
+    return (sys.executable, "-P", "-m", module)
+
+
+class Child:
+    """A running worker.
+
+    Args:
+        spec: its specification; the descriptors named in it must be open here.
+        command: what to run, without ``--spec-fd N``.
+
+    Attributes:
+        spec: as given.
+        pid: process id.
+        pidfd: readable when the process has ended; for a selector.
+        started_s: monotonic time of the start.
+    """
+
+    def __init__(self, spec: WorkerSpec, command: Sequence[str]) -> None:
+        self.spec = spec
+        spec_fd = spec.to_memfd()
+        try:
+            self.started_s = time.monotonic()
+            self._process = subprocess.Popen(
+                [*command, "--spec-fd", str(spec_fd)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(spec_fd, *spec.descriptors()),
+                env=os.environ | _ENVIRONMENT,
+                # A group of its own: the terminal's Ctrl-C is for the supervisor, which stops workers in order.
+                process_group=0,
+            )
+        finally:
+            os.close(spec_fd)
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    @property
+    def role(self) -> str:
+        """Its role, ``resolver`` or ``shard-N``."""
+        return self.spec.role
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; if so it has been reaped, and nothing of it is left."""
+        return self._process.poll() is not None
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether it ended with the code that says that another start would end the same way."""
+        return self._process.returncode == EXIT_HOPELESS
+
+    @property
+    def exit_code(self) -> int | None:
+        """Exit code, negative for a signal, None while it lives."""
+        return self._process.returncode
+
+    def how(self) -> str:
+        """Say how it ended."""
+        code = self._process.returncode
+        if code is None:
+            return "is alive"
+        if code >= 0:
+            return f"exited with code {code}"
+        try:
+            return f"was killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was killed by signal {-code}"
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, if it lives; by pidfd, so never to another process."""
+        if self._process.returncode is None:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                return
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; return whether it has."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Forget an ended process."""
+        os.close(self.pidfd)

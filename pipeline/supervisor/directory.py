@@ -1,0 +1,213 @@
+"""The runtime directory of an instance: made, locked and removed by its supervisor, and by nobody else.
+
+    path             mode  made by
+    .                0755  here
+    supervisor.lock  0600  here; the flock on it is the supervisor's claim
+    processes        0644  here; see pipeline.processes
+    frames/          0700  here; only the daemon's own processes put frames in
+    stream/          0755  here; the socket in it has a mode of its own
+    requests/        0755  here; the same
+
+A supervisor that was killed leaves its directory behind. The next one takes it over as it is: the resolver decides
+whether the tables in it are still of use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import grp
+import os
+import shutil
+import stat
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline import paths
+from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
+
+_DIRECTORIES = {paths.FRAMES_DIR: 0o700, paths.STREAM_DIR: 0o755, paths.REQUESTS_DIR: 0o755}
+_RETRY_S = 0.02
+
+
+def group_id(name: str) -> int:
+    """Return the number of a group, -1 for the empty name.
+
+    Raises:
+        ConfigError: there is no such group.
+    """
+    if not name:
+        return -1
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise ConfigError(
+            f"access.group: there is no group {name!r} on this host: make it (groupadd --system {name}) or change the "
+            "setting",
+            key="access.group",
+            value=name,
+        ) from None
+
+
+class InstanceDirectory:
+    """The claimed directory of one instance; a context manager that gives the claim up.
+
+    Args:
+        name: name of the instance.
+        takeover_timeout_s: how long to wait for the workers of a supervisor that was killed.
+
+    Raises:
+        ConfigError: the name, or a socket's path, cannot be used.
+        UnsupportedError: the directory is not on tmpfs, cannot be made, or belongs to somebody else.
+        WriterExistsError: the instance is running.
+    """
+
+    def __init__(self, name: str, takeover_timeout_s: float = 10.0) -> None:
+        self.name = name
+        self.path = paths.instance_dir(name)
+        for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket):
+            paths.endpoint(socket(self.path))
+        paths.check_in_memory(self.path)
+        self._lock = self._claim()
+        try:
+            self._wait_for_orphans(takeover_timeout_s)
+            for below, mode in _DIRECTORIES.items():
+                _make(self.path / below, mode)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _claim(self) -> int:
+        """Make the directory and lock it; return the descriptor that holds the lock."""
+        while True:
+            _make(self.path.parent, 0o755)
+            _make(self.path, 0o755)
+            file = self.path / paths.SUPERVISOR_LOCK
+            try:
+                lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # the instance that was here removed its directory between our two steps
+            except OSError as error:
+                raise _cannot_use(file, error) from None
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                tgid = _owner(lock)
+                os.close(lock)
+                raise WriterExistsError(
+                    f"instance {self.name!r} is already running{f' (pid {tgid})' if tgid else ''} in {self.path}: "
+                    "stop it first, or choose another name with --name",
+                    tgid=tgid,
+                ) from None
+            # Its last owner may have removed the file after we opened it: then others lock another one.
+            if _is_at(lock, file):
+                os.ftruncate(lock, 0)
+                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                return lock
+            os.close(lock)
+
+    def _wait_for_orphans(self, timeout_s: float) -> None:
+        """Wait until no worker of a killed supervisor writes the tables any more."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                writer = os.open(self.path / paths.WRITER_LOCK, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return
+            try:
+                fcntl.flock(writer, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise WriterExistsError(
+                        f"a resolver of an earlier run still writes {self.path}: end it (fuser -v "
+                        f"{self.path / paths.WRITER_LOCK} shows it), then start again"
+                    ) from None
+            finally:
+                os.close(writer)
+            time.sleep(_RETRY_S)
+
+    def write(self, name: str, content: bytes, mode: int = 0o644) -> None:
+        """Replace a file whole, so that no reader finds half of it."""
+        temporary = self.path / f".{name}.new"
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(fd, mode)
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+        temporary.rename(self.path / name)
+
+    def remove(self) -> None:
+        """Remove the directory and all in it; the claim is held until `close`."""
+        # The lock's name goes last: as long as it is there, others find it locked.
+        for entry in self.path.iterdir():
+            if entry.name == paths.SUPERVISOR_LOCK:
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+        (self.path / paths.SUPERVISOR_LOCK).unlink(missing_ok=True)
+        # Another supervisor may be in there again by now.
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    def close(self) -> None:
+        """Give up the claim."""
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _make(directory: Path, mode: int) -> None:
+    """Make a directory with this mode, or check that the one that is there is ours: /dev/shm is open to everyone."""
+    try:
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            status = directory.lstat()
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
+                raise UnsupportedError(
+                    f"{directory} belongs to uid {status.st_uid} and not to this daemon",
+                    feature="runtime directory",
+                    needs="a directory of its own",
+                    hint=f"remove it, or set {paths.RUNTIME_DIR_VARIABLE} to another one",
+                ) from None
+        else:
+            directory.chmod(mode)  # mkdir's own mode is cut by the umask
+    except OSError as error:
+        raise _cannot_use(directory, error) from None
+
+
+def _cannot_use(path: Path, error: OSError) -> ProclineError:
+    return UnsupportedError(
+        f"{path}: {error.strerror}",
+        feature="runtime directory",
+        needs="a directory that this user may write",
+        hint=f"run as root, or set {paths.RUNTIME_DIR_VARIABLE} to a directory of yours on tmpfs",
+    )
+
+
+def _owner(lock: int) -> int:
+    try:
+        return int(os.pread(lock, 20, 0))
+    except ValueError:
+        return 0
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    here = os.fstat(fd)
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

@@ -1,0 +1,105 @@
+"""Where an instance's records come from, as the supervisor sees it: rings and maps to hand on, and a way to end it.
+
+One `Feed` for each kind of source; the supervisor opens it before it starts a worker and closes it after the last has
+ended, so that no record is without a reader while the kernel still writes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.worker import NO_FD
+
+SHARD_MODULE = "pipeline.sources.shard_main"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feed:
+    """An open source.
+
+    Attributes:
+        source: its name, as in the settings.
+        shard_module: what a shard process of this source runs.
+        ring_count: length of the ring section of the control segment.
+        rings: descriptor of each ring, by ring number.
+        ring_bytes: bytes of each ring, by ring number.
+        shard_count: how many shards the rings are for; a source without rings has one.
+        capture_id: names the rings of this feed; positions of another one mean nothing here.
+        tiers: what is in force, for the log.
+        close: ends the source.
+    """
+
+    source: str
+    shard_module: str = SHARD_MODULE
+    ring_count: int = 0
+    rings: Mapping[int, int] = field(default_factory=dict)
+    ring_bytes: Mapping[int, int] = field(default_factory=dict)
+    shard_count: int = 1
+    shared_fd: int = NO_FD
+    settings_fd: int = NO_FD
+    pid_cache_fd: int = NO_FD
+    proc_cache_fd: int = NO_FD
+    iter_link_fd: int = NO_FD
+    tiers: Mapping[str, object] = field(default_factory=dict)
+    close: Callable[[], None] = lambda: None
+    capture_id: int = field(default_factory=lambda: secrets.randbits(63) | 1)
+
+    def shard_of(self) -> dict[int, int]:
+        """Return the shard of each ring: neighbours apart, as busy CPUs are often next to each other."""
+        return {ring: position % self.shard_count for position, ring in enumerate(sorted(self.rings))}
+
+
+def open_feed(config: Config) -> Feed:
+    """Open the source that the settings name.
+
+    Raises:
+        UnsupportedError: this host, or this version, does not have it.
+        LoadError: the kernel refused a program.
+        ConfigError: there is no such source.
+    """
+    kind = config.source.partition(":")[0]
+    if kind == "ebpf":
+        return _open_ebpf(config)
+    if kind in {"proc-connector", "replay"}:
+        raise UnsupportedError(
+            f"source {kind!r} is not part of this version",
+            feature=kind,
+            needs="a later version of Procline",
+            hint="use --source ebpf",
+        )
+    raise ConfigError(f"source: there is no source {config.source!r}", key="source", value=config.source)
+
+
+def _open_ebpf(config: Config) -> Feed:
+    # Deferred: pylibbpf is the daemon's heaviest import, and other sources do without.
+    from pipeline.bpf.loader import Capture
+
+    settings = config.capture
+    with ExitStack() as stack:
+        capture = stack.enter_context(
+            Capture(
+                ring_bytes=settings.ring_bytes,
+                args_bytes=settings.args_bytes,
+                envs_bytes=settings.envs_bytes,
+                wakeup_fill_bytes=settings.wakeup_level_bytes,
+            )
+        )
+        return Feed(
+            source="ebpf",
+            ring_count=capture.ring_count,
+            rings=dict(capture.ring_fds),
+            ring_bytes=dict(capture.ring_bytes),
+            shard_count=config.shards.resolve(len(capture.ring_fds)),
+            shared_fd=capture.shared_fd,
+            settings_fd=capture.settings_fd,
+            pid_cache_fd=capture.pid_cache_fd,
+            proc_cache_fd=capture.proc_cache_fd,
+            iter_link_fd=capture.iter_link_fd,
+            tiers=capture.tiers,
+            close=stack.pop_all().close,
+        )

@@ -1,0 +1,69 @@
+"""When a worker that ended is started again, and when it is no use. Times only; starting is child.py's."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from pipeline.config import Supervision
+from pipeline.errors import ProclineError
+
+WINDOW_S = 600.0
+_FIRST_PAUSE_S = 0.1
+
+#: A worker that ends so has met something that will be the same next time; its log says what.
+EXIT_HOPELESS = 2
+
+
+class GivingUpError(ProclineError):
+    """A worker cannot be kept alive; the daemon ends.
+
+    Attributes:
+        role: the worker's role.
+    """
+
+    def __init__(self, message: str, *, role: str) -> None:
+        super().__init__(message)
+        self.role = role
+
+
+class RestartPolicy:
+    """The history of one worker's deaths.
+
+    A single death is answered at once, because readers wait. Deaths soon after a start are a loop and are answered
+    with pauses that double, then with an end; so are too many deaths of any kind.
+    """
+
+    def __init__(self, role: str, settings: Supervision) -> None:
+        self._role = role
+        self._settings = settings
+        self._early = 0
+        self._deaths: deque[float] = deque()
+
+    def after(self, started_s: float, ended_s: float, how: str, is_hopeless: bool = False) -> float:
+        """Take note of an end and return how long to wait before the next start, in seconds.
+
+        Args:
+            started_s: monotonic time of the start.
+            ended_s: monotonic time of the end.
+            how: the end in words, for the message.
+            is_hopeless: the worker said that it would end the same way again.
+
+        Raises:
+            GivingUpError: it is not to be started again.
+        """
+        settings = self._settings
+        self._deaths.append(ended_s)
+        while self._deaths[0] < ended_s - WINDOW_S:
+            self._deaths.popleft()
+        self._early = self._early + 1 if ended_s - started_s < settings.healthy_ms / 1000 else 0
+        if is_hopeless:
+            reason = "it says that it cannot work; its last log line says why"
+        elif self._early >= settings.early_deaths_max:
+            reason = f"it died {self._early} times in a row soon after its start"
+        elif len(self._deaths) > settings.restarts_max:
+            reason = f"it died {len(self._deaths)} times in {WINDOW_S / 60:.0f} minutes"
+        else:
+            if self._early <= 1:
+                return 0.0
+            return min(_FIRST_PAUSE_S * 2 ** (self._early - 2), settings.backoff_max_ms / 1000)
+        raise GivingUpError(f"{self._role} {how}: {reason}", role=self._role)

@@ -1,0 +1,382 @@
+"""The supervisor of an instance: claims its directory, opens the source, keeps the workers alive, ends all in order.
+
+Start: directory, source (BPF programs attached, rings there), resolver, shards. The instance is ready when the
+resolver says so in the control segment. A worker that ends is reaped and started again (restart.py says when); one
+that shows no sign of life for `HANG_S` is killed first. End, by SIGTERM or SIGINT: the shards, which hand over what the
+rings hold, then the resolver, which applies it and commits, then the source, then the directory.
+
+The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and touches no event:
+a worker can be killed at any moment and replaced without a loss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+import msgspec
+
+from pipeline import notify, paths, privileges, processes
+from pipeline.boot import boot_id
+from pipeline.config import Config
+from pipeline.log import get_logger
+from pipeline.shm import layout
+from pipeline.supervisor.child import Child, module_command
+from pipeline.supervisor.directory import InstanceDirectory, group_id
+from pipeline.supervisor.feed import Feed, open_feed
+from pipeline.supervisor.restart import GivingUpError, RestartPolicy
+from pipeline.supervisor.vitals import Stillness, Vitals, look
+from pipeline.worker import NO_FD, WorkerSpec
+
+RESOLVER = "resolver"
+RESOLVER_MODULE = "pipeline.resolver.main"
+
+#: A resolver without a heartbeat, or a stalled ring without progress, for so long: its process hangs.
+HANG_S = 10.0
+
+#: SIGHUP too: the terminal of an interactive run was closed.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+_LOOK_S = 0.5
+_LOOK_STARTING_S = 0.02
+
+
+@dataclass
+class _Worker:
+    """A place in the daemon, and who fills it now."""
+
+    spec: WorkerSpec
+    command: Sequence[str]
+    policy: RestartPolicy
+    child: Child | None = None
+    due_s: float = 0.0
+    starts: int = 0
+
+
+class Supervisor:
+    """One instance, from its start to its end.
+
+    Args:
+        config: all settings.
+        name: name of the instance.
+        opener: opens the source; tests give their own.
+        resolver_command: what the resolver runs; likewise.
+        shard_command: what a shard runs; None: what the source says.
+
+    Raises:
+        ConfigError: the name or the group cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        name: str = paths.DEFAULT_INSTANCE,
+        *,
+        opener: Callable[[Config], Feed] = open_feed,
+        resolver_command: Sequence[str] = module_command(RESOLVER_MODULE),
+        shard_command: Sequence[str] | None = None,
+    ) -> None:
+        self._config = config
+        self._name = paths.check_name(name)
+        self._group_id = group_id(config.access.group)
+        self._opener = opener
+        self._resolver_command = resolver_command
+        self._shard_command = shard_command
+        self._log = get_logger()
+        self._workers: dict[str, _Worker] = {}
+        self._selector = selectors.DefaultSelector()
+        self._signals = 0
+        self._is_ready = False
+        self._vitals: Vitals | None = None
+        self._stillness: dict[str, Stillness] = {}
+        self._watchdog_s = notify.watchdog_interval_s()
+        self._fed_s = 0.0
+
+    def run(self) -> int:
+        """Run until a signal ends it.
+
+        Returns:
+            0 if all drained in time, 1 if a process had to be killed.
+
+        Raises:
+            WriterExistsError: the instance is already running.
+            UnsupportedError, LoadError: the host lacks something.
+            GivingUpError: a worker cannot be kept alive.
+        """
+        privileges.disable_core_dumps()
+        with self._signals_as_input(), self._claimed() as directory, self._opened() as feed:
+            self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
+                           rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
+            try:
+                self._place_workers(directory, feed)
+                while not self._signals:
+                    self._step(directory)
+                notify.notify("STOPPING=1", "STATUS=draining")
+                is_clean = self._stop()
+            except BaseException:
+                self._kill_all()
+                raise
+        self._log.info("stopped", instance=self._name, drained=is_clean)
+        return 0 if is_clean else 1
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[InstanceDirectory]:
+        with InstanceDirectory(self._name, self._config.supervision.stop_timeout_s) as directory:
+            try:
+                yield directory
+            finally:
+                directory.remove()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Feed]:
+        feed = self._opener(self._config)
+        try:
+            yield feed
+        finally:
+            feed.close()
+
+    # -- start -------------------------------------------------------------------------------------------------------
+
+    def _place_workers(self, directory: InstanceDirectory, feed: Feed) -> None:
+        everything = WorkerSpec(
+            instance=self._name,
+            dir=str(directory.path),
+            role=RESOLVER,
+            source=feed.source,
+            config=self._config,
+            boot_id=boot_id().hex(),
+            capture_id=feed.capture_id,
+            supervisor_tgid=os.getpid(),
+            group_id=self._group_id,
+            ring_count=feed.ring_count,
+            ring_bytes=dict(feed.ring_bytes),
+            rings=dict(feed.rings),
+            ring_shards=feed.shard_of(),
+            shared_fd=feed.shared_fd,
+            settings_fd=feed.settings_fd,
+            pid_cache_fd=feed.pid_cache_fd,
+            proc_cache_fd=feed.proc_cache_fd,
+            iter_link_fd=feed.iter_link_fd,
+        )
+        self._place(everything, self._resolver_command)
+        for number in range(feed.shard_count):
+            own = [ring for ring, shard in feed.shard_of().items() if shard == number]
+            self._place(
+                msgspec.structs.replace(
+                    everything,
+                    role=f"shard-{number}",
+                    rings={ring: feed.rings[ring] for ring in own},
+                    ring_bytes={ring: feed.ring_bytes[ring] for ring in own},
+                    ring_shards={},
+                    pid_cache_fd=NO_FD,
+                    proc_cache_fd=NO_FD,
+                    iter_link_fd=NO_FD,
+                ),
+                self._shard_command or module_command(feed.shard_module),
+            )
+
+    def _place(self, spec: WorkerSpec, command: Sequence[str]) -> None:
+        self._workers[spec.role] = _Worker(spec, command, RestartPolicy(spec.role, self._config.supervision))
+        self._stillness[spec.role] = Stillness()
+
+    def _start_due(self, directory: InstanceDirectory) -> None:
+        now = time.monotonic()
+        due = [worker for worker in self._workers.values() if worker.child is None and worker.due_s <= now]
+        for worker in due:
+            worker.child = Child(worker.spec, worker.command)
+            worker.starts += 1
+            self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
+            self._stillness[worker.spec.role] = Stillness()
+            self._log.debug("worker started", worker=worker.spec.role, worker_pid=worker.child.pid)
+        if due:
+            directory.write(processes.FILE, processes.describe(self._pids()))
+
+    def _pids(self) -> dict[str, int]:
+        pids = {"supervisor": os.getpid()}
+        return pids | {role: worker.child.pid for role, worker in self._workers.items() if worker.child}
+
+    # -- duty --------------------------------------------------------------------------------------------------------
+
+    def _step(self, directory: InstanceDirectory) -> None:
+        """Start what is due, wait a moment or until something happens, and react to it."""
+        self._start_due(directory)
+        now = time.monotonic()
+        pauses = [worker.due_s - now for worker in self._workers.values() if worker.child is None]
+        pauses.append(_LOOK_S if self._is_ready else _LOOK_STARTING_S)
+        if self._watchdog_s:
+            pauses.append(self._watchdog_s)
+        self._selector.select(max(0.0, min(pauses)))
+        self._drain_signals()
+        if self._signals:
+            return
+        for worker in self._workers.values():
+            self._reap(worker)
+        self._vitals = look(directory.path)
+        self._see_readiness()
+        self._see_hangs()
+        self._feed_watchdog()
+
+    def _reap(self, worker: _Worker) -> None:
+        child = worker.child
+        if child is None or not child.has_ended():
+            return
+        self._forget(worker)
+        now = time.monotonic()
+        pause = worker.policy.after(child.started_s, now, child.how(), child.is_hopeless)
+        worker.due_s = now + pause
+        if child.role == RESOLVER:
+            self._is_ready = False
+            notify.notify("STATUS=resolver is being replaced")
+        self._log.warning(
+            f"{child.role} {child.how()}: starting it again", worker=child.role, worker_pid=child.pid, pause_s=pause
+        )
+
+    def _forget(self, worker: _Worker) -> None:
+        if worker.child is not None:
+            self._selector.unregister(worker.child.pidfd)
+            worker.child.close()
+            worker.child = None
+
+    def _see_readiness(self) -> None:
+        resolver = self._workers[RESOLVER]
+        vitals = self._vitals
+        now = time.monotonic()
+        if self._is_ready:
+            return
+        if (
+            vitals is not None
+            and resolver.child is not None
+            and vitals.writer_tgid == resolver.child.pid
+            and vitals.state == layout.STATE_READY
+        ):
+            self._is_ready = True
+            is_first = resolver.starts == 1
+            self._log.info("ready", instance=self._name, after_s=round(now - resolver.child.started_s, 3),
+                           replaced=not is_first)  # fmt: skip
+            notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
+        elif resolver.child is not None and now - resolver.child.started_s > self._config.supervision.start_timeout_s:
+            limit = f"{self._config.supervision.start_timeout_s:g} s"
+            raise GivingUpError(
+                f"the tables were not complete {limit} after the start: see the log above, and "
+                "supervision.start_timeout_s if the host is only slow",
+                role=RESOLVER,
+            )
+
+    def _see_hangs(self) -> None:
+        """Kill what is alive and does nothing; what follows is as for any other death."""
+        if self._vitals is None:
+            return
+        now = time.monotonic()
+        for role, sign in self._signs(self._vitals).items():
+            child = self._workers[role].child
+            if child is not None and self._stillness[role].still_for_s(sign, now) > HANG_S:
+                self._log.error(f"{role} shows no sign of life: killing it", worker=role, worker_pid=child.pid)
+                self._stillness[role] = Stillness()
+                child.send(signal.SIGKILL)
+
+    def _signs(self, vitals: Vitals) -> Mapping[str, object]:
+        """Return by role what must change from look to look; None where nothing need change."""
+        signs: dict[str, object] = {}
+        for role, worker in self._workers.items():
+            if role == RESOLVER:
+                is_writing = worker.child is not None and vitals.writer_tgid == worker.child.pid
+                signs[role] = vitals.heartbeat_boot_ns if is_writing else None
+            else:
+                stalled = [ring for ring in worker.spec.rings if ring < len(vitals.stalled) and vitals.stalled[ring]]
+                signs[role] = tuple(vitals.received_pos[ring] for ring in stalled) or None
+        return signs
+
+    def _feed_watchdog(self) -> None:
+        """Tell systemd that the daemon lives, which it does as long as a resolver works or is being replaced."""
+        now = time.monotonic()
+        if self._watchdog_s and now - self._fed_s >= self._watchdog_s / 2:
+            self._fed_s = now
+            notify.notify("WATCHDOG=1")
+
+    # -- end ---------------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> bool:
+        """End the shards, then the resolver; return whether all drained and ended by themselves."""
+        shards = [worker for role, worker in self._workers.items() if role != RESOLVER]
+        is_clean = self._stop_these(shards)
+        return self._stop_these([self._workers[RESOLVER]]) and is_clean
+
+    def _stop_these(self, workers: Sequence[_Worker]) -> bool:
+        """Let these drain and end; a further signal, or the end of their time, kills them."""
+        deadline = time.monotonic() + self._config.supervision.stop_timeout_s
+        signals = self._signals
+        is_clean = True
+        left = [worker for worker in workers if worker.child is not None]
+        for child in _children(left):
+            child.send(signal.SIGTERM)
+        while left:
+            for worker in left:
+                child = worker.child
+                if child is not None and child.has_ended():
+                    # By SIGTERM itself: it had not yet begun its work, so there was nothing to drain.
+                    if child.exit_code not in {0, -signal.SIGTERM}:
+                        is_clean = False
+                        self._log.warning(f"{child.role} {child.how()} at the end", worker=child.role)
+                    self._forget(worker)
+            left = [worker for worker in left if worker.child is not None]
+            if left and (time.monotonic() >= deadline or self._signals != signals):
+                for child in _children(left):
+                    self._log.error(f"{child.role} did not drain in time: killing it", worker=child.role)
+                    child.send(signal.SIGKILL)
+                deadline = float("inf")
+                signals = self._signals
+            if left:
+                self._selector.select(max(0.0, min(deadline - time.monotonic(), _LOOK_S)))
+                self._drain_signals()
+        return is_clean
+
+    def _kill_all(self) -> None:
+        for worker in self._workers.values():
+            if worker.child is not None:
+                worker.child.send(signal.SIGKILL)
+        for worker in self._workers.values():
+            if worker.child is not None:
+                worker.child.wait(self._config.supervision.stop_timeout_s)
+                self._forget(worker)
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals_as_input(self) -> Iterator[None]:
+        """Make SIGTERM and SIGINT readable by the selector, and restore what was there."""
+
+        def count(number: int, frame: FrameType | None) -> None:
+            self._signals += 1
+
+        reading, writing = socket.socketpair()
+        reading.setblocking(False)
+        writing.setblocking(False)
+        previous = {number: signal.signal(number, count) for number in _ENDING}
+        wakeup = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+        self._waker = reading
+        self._selector.register(reading, selectors.EVENT_READ)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            self._selector.close()
+            reading.close()
+            writing.close()
+
+    def _drain_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._waker.recv(64):
+                pass
+
+
+def _children(workers: Sequence[_Worker]) -> list[Child]:
+    return [worker.child for worker in workers if worker.child is not None]

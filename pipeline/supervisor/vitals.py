@@ -1,0 +1,79 @@
+"""How an instance is, read from its control segment: the resolver's state, and signs of life of it and of the rings.
+
+Reads the file, maps nothing: the supervisor looks a few times a second, and the segment may be replaced under it. What
+it reads are single aligned words, so no protocol is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import paths
+from pipeline.shm import layout
+
+
+@dataclass(frozen=True, slots=True)
+class Vitals:
+    """One look.
+
+    Attributes:
+        writer_tgid: the resolver that wrote it.
+        state: STATE_* of the layout.
+        heartbeat_boot_ns: its last sign of life.
+        received_pos: by ring, bytes that reached the resolver.
+        stalled: by ring, whether the merge passes it over at the moment.
+    """
+
+    writer_tgid: int
+    state: int
+    heartbeat_boot_ns: int
+    received_pos: tuple[int, ...]
+    stalled: tuple[bool, ...]
+
+
+def look(directory: Path) -> Vitals | None:
+    """Return how the instance in `directory` is; None while there is no control segment of this layout version."""
+    try:
+        with (directory / paths.CONTROL).open("rb", buffering=0) as file:
+            raw = file.read(layout.CONTROL.itemsize) or b""
+            if len(raw) < layout.CONTROL.itemsize:
+                return None
+            header = np.frombuffer(raw, layout.CONTROL)[0]
+            if header["magic"] != layout.MAGIC or header["layout_version"] != layout.LAYOUT_VERSION:
+                return None
+            file.seek(int(header["ring_offset"]))
+            wanted = int(header["ring_count"]) * layout.RING_ACK.itemsize
+            raw = file.read(wanted) or b""
+            rings = np.frombuffer(raw[: len(raw) // 64 * 64], layout.RING_ACK)
+    except FileNotFoundError:
+        return None
+    return Vitals(
+        writer_tgid=int(header["writer_tgid"]),
+        state=int(header["state"]),
+        heartbeat_boot_ns=int(header["heartbeat_boot_ns"]),
+        received_pos=tuple(rings["received_pos"].tolist()),
+        stalled=tuple(bool(value) for value in rings["stalled"].tolist()),
+    )
+
+
+class Stillness:
+    """How long something has shown no sign of life, on the clock that stands still while the host sleeps."""
+
+    def __init__(self) -> None:
+        self._sign: object = None
+        self._since_s = 0.0
+
+    def still_for_s(self, sign: object, now_s: float) -> float:
+        """Take note of the present sign and return for how many seconds it has been the same.
+
+        Args:
+            sign: anything that changes while the observed thing lives; None: nothing to observe now.
+            now_s: monotonic time.
+        """
+        if sign is None or sign != self._sign:
+            self._sign = sign
+            self._since_s = now_s
+        return now_s - self._since_s

@@ -1,0 +1,98 @@
+"""A worker that does nothing but what the test says, by PROCLINE_FAKE ("resolver=hang,shard-0=die:0.2,...").
+
+    die:S      ends with code 1 after S seconds
+    hopeless   ends with code 2 at once
+    hang       shows no sign of life after its first
+    stubborn   does not hear SIGTERM
+    unready    never says that it is ready
+
+What happens is appended to the file `journal` beside the instance's directory.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.shm import layout
+from pipeline.worker import WorkerSpec, read_spec
+
+
+def main() -> int:
+    spec = read_spec(int(sys.argv[sys.argv.index("--spec-fd") + 1]))
+    behaviour, _, number = behaviours().get(spec.role, "").partition(":")
+    for fd in spec.descriptors():
+        os.fstat(fd)
+    write = journal(spec)
+    write("start")
+    if behaviour == "hopeless":
+        write("end")
+        return 2
+    ends: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: None if behaviour == "stubborn" else ends.append(number))
+    control = Control(spec) if spec.role == "resolver" else None
+    deadline = time.monotonic() + (float(number) if behaviour == "die" else 1e9)
+    if control:
+        control.say(layout.STATE_FILLING if behaviour == "unready" else layout.STATE_READY)
+    while not ends:
+        if control and behaviour != "hang":
+            control.beat()
+        if time.monotonic() > deadline:
+            write("die")
+            return 1
+        if os.getppid() != spec.supervisor_tgid:
+            write("orphaned")
+            return 0
+        time.sleep(0.01)
+    time.sleep(0.05)
+    write("end")
+    return 0
+
+
+def behaviours() -> dict[str, str]:
+    pairs = (part.partition("=") for part in os.environ.get("PROCLINE_FAKE", "").split(",") if part)
+    return {role: behaviour for role, _, behaviour in pairs}
+
+
+def journal(spec: WorkerSpec):
+    path = Path(spec.dir).parent / "journal"
+
+    def write(what: str) -> None:
+        with path.open("a") as file:
+            file.write(f"{spec.role} {what}\n")
+
+    return write
+
+
+class Control:
+    """Just enough of a control segment for a supervisor to look at."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._lock = os.open(spec.directory / "writer.lock", os.O_RDWR | os.O_CREAT)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ring_offset, *_, size = layout.control_bytes(spec.ring_count)
+        file = spec.directory / "control"
+        file.write_bytes(bytes(size))
+        self._map = np.memmap(file, mode="r+")
+        self.header = self._map[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
+        self.header["magic"] = layout.MAGIC
+        self.header["ring_offset"] = ring_offset
+        self.header["ring_count"] = spec.ring_count
+        self.header["writer_tgid"] = os.getpid()
+        self.header["layout_version"] = layout.LAYOUT_VERSION
+
+    def say(self, state: int) -> None:
+        self.header["state"] = state
+
+    def beat(self) -> None:
+        self.header["heartbeat_boot_ns"] = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

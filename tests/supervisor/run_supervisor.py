@@ -1,0 +1,42 @@
+"""Run a supervisor over fake workers and a source of plain files: what `procline run` does, without a kernel."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline import log, supervisor
+from pipeline.config import Config, load, parse_option
+from pipeline.errors import ProclineError
+from pipeline.supervisor import Supervisor
+from pipeline.supervisor.feed import Feed
+
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
+
+
+def opener(config: Config) -> Feed:
+    """Four rings that are pipes in truth."""
+    files = [Path("/dev/null").open("rb") for _ in range(4)]  # noqa: SIM115 - open as long as the feed
+    return Feed(
+        source="ebpf",
+        ring_count=4,
+        rings={ring: file.fileno() for ring, file in enumerate(files)},
+        ring_bytes=dict.fromkeys(range(4), 4096),
+        shard_count=config.shards.resolve(4),
+        close=lambda: [file.close() for file in files] and None,
+    )
+
+
+def main() -> int:
+    config = load(options=dict(parse_option(text) for text in sys.argv[2:]), environ={})
+    log.configure_logging(config.log, "supervisor")
+    supervisor.supervisor.HANG_S = 0.5
+    try:
+        return Supervisor(config, sys.argv[1], opener=opener, resolver_command=FAKE, shard_command=FAKE).run()
+    except ProclineError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

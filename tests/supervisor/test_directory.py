@@ -1,0 +1,137 @@
+"""The runtime directory: claimed by one, refused where it cannot be trusted, removed whole."""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.errors import ConfigError, UnsupportedError, WriterExistsError
+from pipeline.supervisor.directory import InstanceDirectory, group_id
+
+
+@pytest.fixture(autouse=True)
+def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(path / "root"))
+    yield path / "root"
+    shutil.rmtree(path)
+
+
+def test_one_claim_at_a_time(root: Path) -> None:
+    with InstanceDirectory("a") as first:
+        with pytest.raises(WriterExistsError) as caught:
+            InstanceDirectory("a")
+        assert caught.value.tgid == os.getpid()
+        with InstanceDirectory("b"):
+            pass
+        first.remove()
+        assert not (root / "a").exists()
+    with InstanceDirectory("a"):
+        pass
+
+
+def test_modes_do_not_depend_on_the_umask(root: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with InstanceDirectory("a") as directory:
+            assert directory.path.stat().st_mode & 0o777 == 0o755
+            assert (directory.path / "stream").stat().st_mode & 0o777 == 0o755
+            directory.write("x", b"1")
+            assert (directory.path / "x").stat().st_mode & 0o777 == 0o644
+    finally:
+        os.umask(before)
+
+
+def test_what_an_earlier_run_left_is_taken_over(root: Path) -> None:
+    with InstanceDirectory("a") as first:
+        first.write("control", b"left")
+    with InstanceDirectory("a") as second:
+        assert (second.path / "control").read_bytes() == b"left"
+        (second.path / "stream" / "stream.ipc").touch()
+        second.remove()
+    assert list(root.iterdir()) == []
+
+
+def test_a_claim_waits_for_the_writer_of_a_killed_run(root: Path) -> None:
+    with InstanceDirectory("a") as first:
+        lock = os.open(first.path / paths.WRITER_LOCK, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(WriterExistsError, match="earlier run"):
+        InstanceDirectory("a", takeover_timeout_s=0.1)
+    ending = threading.Timer(0.2, os.close, [lock])
+    ending.start()
+    begun = time.monotonic()
+    with InstanceDirectory("a", takeover_timeout_s=10):
+        assert time.monotonic() - begun < 5
+    ending.join()
+
+
+def contend(results: multiprocessing.Queue) -> None:
+    for _ in range(50):
+        try:
+            with InstanceDirectory("a") as directory:
+                directory.write("mine", b"%d" % os.getpid())
+                results.put((directory.path / "mine").read_bytes() == b"%d" % os.getpid())
+                directory.remove()
+        except WriterExistsError:
+            pass
+
+
+def test_claiming_and_removing_at_the_same_time_never_gives_two_owners() -> None:
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    others = [context.Process(target=contend, args=(results,)) for _ in range(3)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(60)
+        assert other.exitcode == 0
+    seen = [results.get(timeout=5)]
+    while not results.empty():
+        seen.append(results.get())
+    assert all(seen)
+
+
+def test_a_directory_of_somebody_else_is_refused(root: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give a directory away")
+    (root / "a").mkdir(parents=True)
+    os.chown(root / "a", 65534, 65534)
+    with pytest.raises(UnsupportedError, match="belongs to uid 65534"):
+        InstanceDirectory("a")
+
+
+def test_a_link_in_place_of_the_directory_is_refused(root: Path) -> None:
+    root.mkdir()
+    (root / "a").symlink_to("/dev/shm")
+    with pytest.raises(UnsupportedError, match="belongs to"):
+        InstanceDirectory("a")
+
+
+def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(root: Path) -> None:
+    with pytest.raises(ConfigError, match="bytes long"):
+        InstanceDirectory("x" * 64)
+    assert not root.exists()
+
+
+def test_a_disk_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, "/proc/here")
+    with pytest.raises(UnsupportedError, match="not on tmpfs"):
+        InstanceDirectory("a")
+
+
+def test_groups_are_looked_up_once_at_start() -> None:
+    assert group_id("") == -1
+    assert group_id("root") == 0
+    with pytest.raises(ConfigError, match="groupadd --system no-such-group"):
+        group_id("no-such-group")

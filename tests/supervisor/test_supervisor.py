@@ -1,0 +1,235 @@
+"""A supervisor over fake workers: order of start and end, restarts, giving up, and what is left behind: nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import processes
+
+PROGRAM = Path(__file__).with_name("run_supervisor.py")
+TIMEOUT_S = 30
+
+
+class Run:
+    """One supervisor in a process of its own."""
+
+    def __init__(self, root: Path, *options: str, fake: str = "", **environ: str) -> None:
+        self.root = root
+        self.directory = root / "test"
+        self.log = root / "log"
+        environment = dict(os.environ, PROCLINE_RUNTIME_DIR=str(root), PROCLINE_FAKE=fake, **environ)
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), "test", *options], env=environment, stderr=log, stdin=subprocess.DEVNULL
+            )
+
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def journal(self) -> list[str]:
+        file = self.root / "journal"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def until(self, condition: Callable[[], bool]) -> Run:
+        deadline = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < deadline, f"in vain:\n{self.log.read_text()}\n{self.journal()}"
+            assert self.process.poll() is None or condition(), f"it ended:\n{self.log.read_text()}"
+            time.sleep(0.01)
+        return self
+
+    def ready(self, times: int = 1) -> Run:
+        return self.until(lambda: sum(event["event"] == "ready" for event in self.events()) >= times)
+
+    def pids(self) -> dict[str, int]:
+        return {row["role"]: row["pid"] for row in processes.measure(self.directory)}
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(TIMEOUT_S)
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def start(root: Path) -> Iterator[Callable[..., Run]]:
+    runs: list[Run] = []
+
+    def begin(*options: str, **keywords: str) -> Run:
+        runs.append(Run(root, *options, **keywords))
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait(TIMEOUT_S)
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_shards_end_before_the_resolver_and_nothing_is_left(start: Callable[..., Run], number: signal.Signals) -> None:
+    run = start("shards.count=3").ready()
+    run.until(lambda: len(run.journal()) == 4)
+    pids = run.pids()
+    assert set(pids) == {"supervisor", "resolver", "shard-0", "shard-1", "shard-2"}
+    assert pids["supervisor"] == run.process.pid
+    assert run.stop(number) == 0
+    assert run.journal()[-1] == "resolver end"
+    assert sorted(run.journal()[4:7]) == ["shard-0 end", "shard-1 end", "shard-2 end"]
+    assert not run.directory.exists()
+    assert not any(alive(pid) for pid in pids.values())
+
+
+def test_directories_have_the_modes_that_keep_frames_private(start: Callable[..., Run]) -> None:
+    run = start().ready()
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in run.directory.iterdir()}
+    assert modes["frames"] == 0o700
+    assert modes["stream"] == modes["requests"] == 0o755
+    assert modes["supervisor.lock"] == 0o600
+    assert modes["processes"] == 0o644
+    assert run.directory.stat().st_mode & 0o7777 == 0o755
+
+
+def test_a_second_run_of_the_instance_is_refused_and_disturbs_nothing(start: Callable[..., Run]) -> None:
+    run = start().ready()
+    second = subprocess.run(
+        [sys.executable, str(PROGRAM), "test"],
+        env=dict(os.environ, PROCLINE_RUNTIME_DIR=str(run.root)),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert second.returncode == 3
+    assert second.stderr.startswith("WriterExistsError: instance 'test' is already running")
+    assert f"pid {run.process.pid}" in second.stderr and "--name" in second.stderr
+    assert run.stop() == 0
+
+
+@pytest.mark.parametrize("role", ["shard-0", "resolver"])
+def test_a_killed_worker_is_replaced_at_once(start: Callable[..., Run], role: str) -> None:
+    run = start().ready()
+    run.until(lambda: len(run.pids()) == 3 and f"{role} start" in run.journal())
+    victim = run.pids()[role]
+    killed = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    run.until(lambda: run.pids().get(role, victim) != victim and run.journal().count(f"{role} start") == 2)
+    assert time.monotonic() - killed < 2
+    assert not alive(victim)
+    if role == "resolver":
+        run.ready(times=2)
+    assert any("was killed by SIGKILL" in event["event"] for event in run.events())
+    assert run.stop() == 0
+
+
+def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable[..., Run]) -> None:
+    run = start("supervision.early_deaths_max=4", fake="shard-0=die:0")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert run.journal().count("shard-0 start") == 4
+    last = run.log.read_text().splitlines()[-1]
+    assert last == "GivingUpError: shard-0 exited with code 1: it died 4 times in a row soon after its start"
+    assert not run.directory.exists()
+
+
+def test_a_worker_that_cannot_work_is_not_tried_again(start: Callable[..., Run]) -> None:
+    run = start(fake="resolver=hopeless")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert run.journal().count("resolver start") == 1
+    assert "it says that it cannot work" in run.log.read_text()
+
+
+def test_a_start_that_takes_too_long_is_given_up(start: Callable[..., Run]) -> None:
+    run = start("supervision.start_timeout_s=1", fake="resolver=unready")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert "not complete 1 s after the start" in run.log.read_text()
+
+
+def test_a_resolver_that_hangs_is_killed_and_replaced(start: Callable[..., Run]) -> None:
+    run = start(fake="resolver=hang").ready(times=2)
+    assert any("no sign of life" in event["event"] for event in run.events())
+
+
+def test_a_stopped_resolver_is_replaced(start: Callable[..., Run]) -> None:
+    run = start().ready()
+    run.until(lambda: "resolver" in run.pids())
+    os.kill(run.pids()["resolver"], signal.SIGSTOP)
+    run.ready(times=2)
+    assert run.stop() == 0
+
+
+def test_a_worker_that_does_not_drain_is_killed_and_the_end_is_not_called_clean(start: Callable[..., Run]) -> None:
+    run = start("supervision.stop_timeout_s=0.5", fake="shard-0=stubborn").ready()
+    run.until(lambda: "shard-0 start" in run.journal())
+    time.sleep(0.1)
+    assert run.stop() == 1
+    assert run.journal()[-1] == "resolver end"
+    assert "did not drain in time" in run.log.read_text()
+    assert not run.directory.exists()
+
+
+def test_a_second_signal_does_not_wait_for_what_is_stuck(start: Callable[..., Run]) -> None:
+    run = start("supervision.stop_timeout_s=60", fake="shard-0=stubborn").ready()
+    run.until(lambda: "shard-0 start" in run.journal())
+    time.sleep(0.1)
+    run.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert run.stop() == 1
+    assert not run.directory.exists()
+
+
+def test_a_killed_supervisor_leaves_no_worker_and_the_next_one_starts(start: Callable[..., Run]) -> None:
+    run = start().ready()
+    run.until(lambda: len(run.pids()) == 3)
+    pids = run.pids()
+    run.process.kill()
+    run.process.wait()
+    assert run.directory.exists()
+    again = start().ready(times=2)
+    again.until(lambda: not any(alive(pid) for pid in pids.values()))
+    assert again.stop() == 0
+    assert not run.directory.exists()
+
+
+def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
+    run = start(fake="resolver=unready")
+    run.until(lambda: "resolver start" in run.journal())
+    time.sleep(0.1)
+    assert run.stop() == 0
+    assert not run.directory.exists()
+
+
+def test_systemd_is_told(start: Callable[..., Run], root: Path) -> None:
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.bind(str(root / "notify"))
+    manager.settimeout(TIMEOUT_S)
+    run = start(NOTIFY_SOCKET=str(root / "notify"), WATCHDOG_USEC="400000")
+    assert run.process.poll() is None
+    messages: list[str] = []
+    while not any("READY=1" in message for message in messages):
+        messages.append(manager.recv(4096).decode())
+    while "WATCHDOG=1" not in messages:
+        messages.append(manager.recv(4096).decode())
+    assert run.stop() == 0
+    while not any("STOPPING=1" in message for message in messages):
+        messages.append(manager.recv(4096).decode())
+    manager.close()
