@@ -1,0 +1,79 @@
+"""Windows, allowances and forgetting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.resolver.limiter import ALLOWANCE, CAPACITY, PERIOD_NS, Limiter
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def test_once_per_window_and_key() -> None:
+    clock = Clock()
+    limiter: Limiter[int] = Limiter(clock=clock)
+    assert limiter.allow(1) and limiter.allow(2)
+    assert not limiter.allow(1)
+    clock.now = PERIOD_NS - 1
+    assert not limiter.allow(1)
+    clock.now = PERIOD_NS
+    assert limiter.allow(1)
+    assert not limiter.allow(1)
+
+
+def test_refusal_does_not_extend_the_window() -> None:
+    clock = Clock()
+    limiter: Limiter[int] = Limiter(clock=clock)
+    limiter.allow(1)
+    for clock.now in range(0, PERIOD_NS, PERIOD_NS // 100):
+        assert not limiter.allow(1)
+    clock.now = PERIOD_NS
+    assert limiter.allow(1)
+
+
+def test_larger_allowance() -> None:
+    limiter: Limiter[str] = Limiter(allowance=3, clock=Clock())
+    assert [limiter.allow("a") for _ in range(5)] == [True, True, True, False, False]
+
+
+def test_key_that_was_pushed_out_starts_afresh() -> None:
+    limiter: Limiter[int] = Limiter(capacity=2, clock=Clock())
+    assert limiter.allow(1) and limiter.allow(2)
+    assert not limiter.allow(1), "also a refusal is a use"
+    assert limiter.allow(3), "pushes 2 out"
+    assert not limiter.allow(1)
+    assert limiter.allow(2)
+
+
+def test_defaults_are_the_specifications() -> None:
+    assert (CAPACITY, ALLOWANCE, PERIOD_NS) == (128, 1, 30_000_000_000)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=60))
+def test_never_more_than_the_allowance_in_a_window(steps: list[tuple[int, int]]) -> None:
+    """Against the plain rule, with room for all keys."""
+    clock = Clock()
+    limiter: Limiter[int] = Limiter(allowance=2, period_ns=10, clock=clock)
+    windows: dict[int, tuple[int, int]] = {}
+    for key, step in steps:
+        clock.now += step
+        start, count = windows.get(key, (-100, 0))
+        if clock.now - start >= 10:
+            start, count = clock.now, 0
+        expected = count < 2
+        windows[key] = (start, count + expected)
+        assert limiter.allow(key) == expected
+
+
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"allowance": 0}])
+def test_nonsense_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="positive"):
+        Limiter(**options)
