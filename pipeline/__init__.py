@@ -1,0 +1,61 @@
+"""Procline: process lineage for every pid of a Linux host.
+
+    from pipeline import ProcessTable
+
+    with ProcessTable.attach() as table:
+        print(table.resolve(1).path)
+
+Names are imported when they are first used, so that a reader does not load what only the daemon needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.errors import (
+        AccessError,
+        BusyError,
+        ConfigError,
+        FrameError,
+        LayoutError,
+        NotRunningError,
+        ProclineError,
+        StaleError,
+        TooOldError,
+        UnsupportedError,
+        WriterExistsError,
+    )
+    from pipeline.shm.table import Entry, ProcessTable
+    from pipeline.subscriber import Subscriber
+
+__version__ = "0.1.0"
+
+#: Public names by the module that defines them.
+_MODULES = {
+    "pipeline.shm.table": ("Entry", "ProcessTable"),
+    "pipeline.subscriber": ("Subscriber",),
+    "pipeline.errors": (
+        "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError", "NotRunningError", "ProclineError",
+        "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
+    ),
+}  # fmt: skip
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - the order of _MODULES
+    "Entry", "ProcessTable", "Subscriber", "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError",
+    "NotRunningError", "ProclineError", "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

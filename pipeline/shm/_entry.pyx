@@ -1,0 +1,758 @@
+"""What a reader sees of one image of one process.
+
+An Entry holds a private copy of the row's hot part, taken in one read section. The cold part, paths, arguments and so
+on are read when they are first asked for, again in one section. If the row has changed in between (a new uid, an exit),
+the whole entry moves forward to the moment of that read, so its fields always belong together. If the row is not
+retained any more by then, TooOldError says so; `load()` reads everything at once, and a loaded entry needs the table no
+more. Which rows to read is _reader.pyx's business, JSON is export/json.py's.
+
+Units and names are those of `procline resolve --json`: times are ns since the Unix epoch (boot-clock time plus one
+offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surrogate escapes, None is unknown.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp
+
+cimport cython
+
+from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm._hash cimport pl_row_check
+from pipeline.shm._layout cimport (
+    PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
+    PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
+    PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
+    PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
+    PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
+    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
+)
+from pipeline.shm._view cimport (
+    PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_read_valid,
+)
+
+cdef extern from "string.h" nogil:
+    size_t strnlen(const char *text, size_t limit)
+
+
+cdef enum:
+    FILE_STRING
+    ARGS_STRING
+    ENVS_STRING
+    NAME_STRING
+    CGROUP_STRING
+    CONTAINER_STRING
+    EXTRA_STRING
+    STRINGS
+
+cdef uint32_t _UNSET = 4294967295
+
+_SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+
+#: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
+FIELDS = (
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
+    "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid",
+    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session", "cap_effective", "cap_permitted",
+    "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
+    "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
+    "creator_entity_id", "fork_flags", "cookie", "user_session", "source", "images", "is_exec", "is_exec_exec",
+    "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags",
+    "row", "generation", "extra",
+)  # fmt: skip
+
+#: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in
+#: the events of the stream.
+_MARKS = (
+    ("adopted", PL_ROW_ADOPTED), ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
+    ("exit_unseen", PL_ROW_EXIT_UNSEEN), ("before_capture", PL_ROW_BEFORE_CAPTURE), ("gap", PL_ROW_GAP),
+    ("ns_init", PL_ROW_NS_INIT), ("start_ticks", PL_ROW_START_TICKS), ("head_only", PL_ROW_HEAD_ONLY),
+    ("elided", PL_ROW_ELIDED),
+)  # fmt: skip
+
+
+cdef object _decode(const char *data, Py_ssize_t n):
+    return PyUnicode_DecodeUTF8(data, n, b"surrogateescape")
+
+
+cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
+    """As pipeline.boot.entity_id, which a reader need not import."""
+    return f"{view.boot_id.hex()}-{tgid:x}-{start_boot_ns:x}" if start_boot_ns else None
+
+
+cdef object raise_busy(View view, object what):
+    """A row stayed busy: say whether waiting for its writer makes sense."""
+    if not view.writer_is_fresh():
+        raise StaleError(
+            f"{what} was left half-written: the writer of instance {view.instance!r} is gone; "
+            f"try again when it has been restarted"
+        )
+    raise BusyError(f"{what} is being written for longer than a reader waits; try again")
+
+
+cdef Entry make_entry(View view, uint32_t row):
+    """An entry whose `hot` the caller has filled in, or will."""
+    cdef Entry entry = Entry.__new__(Entry)
+    entry.view = view
+    entry.row_number = row
+    return entry
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(64)
+cdef class Entry:
+    """One image of one process: what a fork or an exec made. Made by a ProcessTable, never by hand.
+
+    Any attribute may raise TooOldError (the row is not retained any more), StaleError or BusyError when it has to be
+    read from the table; attributes of a loaded entry never do.
+    """
+
+    def __cinit__(self):
+        self.cold = NULL
+
+    def __init__(self):
+        if self.view is None:
+            raise TypeError("entries come from a ProcessTable")
+
+    def __dealloc__(self):
+        free(self.cold)
+
+    def __repr__(self):
+        end = "" if self.hot.exit_boot_ns == 0 else (" replaced" if self.hot.flags & PL_ROW_REPLACED else " exited")
+        return f"<Entry {self.hot.tgid} {self.comm!r}{end}>"
+
+    def __eq__(self, other):
+        """Whether both are the same image of the same process (not: whether it looked the same)."""
+        cdef Entry that
+        if not isinstance(other, Entry):
+            return NotImplemented
+        that = <Entry>other
+        return (self.row_number == that.row_number and self.hot.generation == that.hot.generation
+                and self.view.epoch == that.view.epoch and self.view.boot_id == that.view.boot_id)
+
+    def __hash__(self):
+        return hash((self.row_number, self.hot.generation, self.view.epoch))
+
+    # -- reading what is not here yet --------------------------------------------------------------------------------
+
+    cdef int _reload(self) except -1:
+        """Read both parts of the row again, in one section; what was read before is as of now afterwards."""
+        cdef pl_hot hot
+        cdef pl_cold cold
+        cdef int result
+        with nogil:
+            result = self.view.copy_row(self.row_number, self.hot.generation, &hot, &cold)
+        if result == PL_READ_ABSENT:
+            raise TooOldError(
+                f"this entry of pid {self.hot.tgid} is not retained any more: read what you need sooner, or load()",
+                horizon_unix_ns=self.view.view.control.horizon_boot_ns + self.view.view.control.boot_unix_ns,
+            )
+        if result != PL_READ_FOUND:
+            raise_busy(self.view, f"pid {self.hot.tgid}")
+        if self.cold == NULL:
+            self.cold = <pl_cold *>malloc(sizeof(pl_cold))
+            if self.cold == NULL:
+                raise MemoryError
+        if hot.row_seq != self.hot.row_seq:
+            self.strings = None
+        self.hot = hot
+        self.cold[0] = cold
+        return 0
+
+    cdef pl_cold *_cold(self) except NULL:
+        if self.cold == NULL:
+            self._reload()
+        return self.cold
+
+    cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved):
+        """Copy what `ref` names. None with `moved` set: the row has changed since it was copied."""
+        cdef const pl_hot *row = &self.view.view.hot[self.row_number]
+        cdef const char *data
+        cdef uint32_t n = 0
+        cdef bytes result
+        # The row holds the reference, and the writer reuses the bytes only after it has changed the row: as long as
+        # the row is as it was, header and bytes are. The length is checked before memory is taken for it.
+        moved[0] = not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
+        if moved[0]:
+            return None
+        result = PyBytes_FromStringAndSize(NULL, n)
+        pl_copy_bytes(PyBytes_AS_STRING(result), data, n)
+        moved[0] = not pl_read_valid(row, self.hot.row_seq)
+        return result
+
+    cdef bytes _string(self, int kind):
+        """The bytes of one arena reference of the row; None: there is none, or this reader may not see it."""
+        cdef const char *base
+        cdef const uint64_t *allocated
+        cdef uint32_t ref
+        cdef bint moved = False
+        cdef bytes result
+        cdef int tries
+        if self.strings is not None and kind in self.strings:
+            return self.strings[kind]
+        for tries in range(1000):
+            base = self.view.view.names
+            allocated = &self.view.view.control.names_allocated_bytes
+            if kind == FILE_STRING:
+                ref = self.hot.file_ref
+            elif kind == ARGS_STRING or kind == EXTRA_STRING:
+                base = self.view.view.args
+                allocated = &self.view.view.control.args_allocated_bytes
+                ref = self.hot.args_ref if kind == ARGS_STRING else self._cold().extra_ref
+            elif kind == ENVS_STRING:
+                base = self.view.view.envs
+                allocated = &self.view.view.control.envs_allocated_bytes
+                ref = self._cold().envs_ref
+            elif kind == NAME_STRING:
+                ref = self._cold().name_ref
+            elif kind == CGROUP_STRING:
+                ref = self._cold().cgroup_ref
+            else:
+                ref = self._cold().container_ref
+            if ref == 0 or base == NULL:
+                return None
+            result = self._fetch(base, allocated, ref, &moved)
+            if not moved:
+                if self.strings is None:
+                    self.strings = {}
+                self.strings[kind] = result
+                return result
+            self._reload()
+        raise_busy(self.view, f"pid {self.hot.tgid}")
+
+    def load(self):
+        """Read everything that is not here yet, all of one moment, and return self. Afterwards no table is needed.
+
+        Raises:
+            TooOldError: the row is not retained any more.
+            StaleError, BusyError: the row is half-written.
+        """
+        cdef int kind, tries
+        cdef dict loaded
+        cdef uint32_t seq
+        if self.strings is not None and len(self.strings) == STRINGS:
+            return self
+        for tries in range(1000):
+            self._cold()
+            seq = self.hot.row_seq
+            # A reference of 0 is remembered too, as None, so that a loaded entry is known by its number of strings.
+            loaded = {kind: self._string(kind) for kind in range(STRINGS)}
+            # A string that was here already is of this moment too: moving forward forgets them.
+            if self.hot.row_seq == seq:
+                self.strings = loaded
+                return self
+        raise_busy(self.view, f"pid {self.hot.tgid}")
+
+    def to_dict(self):
+        """All fields under their JSON names (FIELDS), all of one moment."""
+        self.load()
+        return {field: getattr(self, field) for field in FIELDS}
+
+    cdef object _text(self, int kind):
+        cdef bytes data = self._string(kind)
+        return None if data is None else _decode(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+    cdef const pl_file *_file(self) except? NULL:
+        """The FILE record, alive as long as `strings` is; NULL: unknown."""
+        cdef bytes data = self._string(FILE_STRING)
+        if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file):
+            return NULL
+        return <const pl_file *>PyBytes_AS_STRING(data)
+
+    cdef object _unix(self, uint64_t boot_ns):
+        return None if boot_ns == 0 else <object>(<long long>boot_ns + self.view.view.control.boot_unix_ns)
+
+    cdef object _list(self, int kind):
+        """Split NUL-terminated strings after their u32 full length; a cut one has no NUL."""
+        cdef bytes data = self._string(kind)
+        cdef const char *at
+        cdef const char *end
+        cdef Py_ssize_t n
+        if data is None or PyBytes_GET_SIZE(data) < 4:
+            return None
+        at = PyBytes_AS_STRING(data) + 4
+        end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
+        result = []
+        while at < end:
+            n = strnlen(at, end - at)
+            result.append(_decode(at, n))
+            at += n + 1
+        return result
+
+    cdef object _linked_entity_id(self, uint64_t link):
+        cdef pl_hot hot
+        cdef int result
+        if link == 0:
+            return None
+        with nogil:
+            result = self.view.follow(link, &hot)
+        if result == PL_READ_ABSENT:
+            return None
+        if result != PL_READ_FOUND:
+            raise_busy(self.view, f"a relative of pid {self.hot.tgid}")
+        return _entity_id(self.view, hot.tgid, hot.start_boot_ns)
+
+    # -- identity ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pid(self):
+        """Process id (tgid)."""
+        return self.hot.tgid
+
+    @property
+    def tid(self):
+        """Thread of the last event."""
+        cdef uint32_t tid = self._cold().tid
+        return tid if tid else self.hot.tgid
+
+    @property
+    def ppid(self):
+        """The current parent's pid (`real_parent`); 0: none, or unknown."""
+        return self.hot.ppid
+
+    @property
+    def entity_id(self):
+        """Identity of the process as text, None while its start time is unknown."""
+        return _entity_id(self.view, self.hot.tgid, self.hot.start_boot_ns)
+
+    @property
+    def cpid(self):
+        """OCSF's Common Process Identifier; coarse (ticks), never a key."""
+        from pipeline.boot import cpid, ticks_of
+        cdef pl_cold *cold = self._cold()
+        if not self.hot.start_boot_ns or not self.hot.known & PL_KNOWN_NS:
+            return None
+        return cpid(self.view.boot_id, cold.pid_ns, ticks_of(self.hot.start_boot_ns), cold.ns_pid)
+
+    @property
+    def parent_entity_id(self):
+        """Identity of the current parent; None when it is not retained or unknown."""
+        return self._linked_entity_id(self.hot.parent)
+
+    @property
+    def creator_entity_id(self):
+        """Identity of the process that forked this one; None when it is not retained or unknown."""
+        return self._linked_entity_id(self.hot.creator)
+
+    @property
+    def creator_pid(self):
+        """Pid of the process that forked this one, whoever its parent is now."""
+        cdef uint32_t tgid = self._cold().creator_tgid
+        return tgid if tgid else None
+
+    @property
+    def row(self):
+        """Row of the table; with `generation` the image's address."""
+        return self.row_number
+
+    @property
+    def generation(self):
+        return self.hot.generation
+
+    @property
+    def images(self):
+        """Images of this process up to this one, from 1."""
+        return self.hot.images
+
+    @property
+    def source(self):
+        """Where the entry came from: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
+        return _SOURCES[self.hot.source] if self.hot.source < len(_SOURCES) else "unknown"
+
+    # -- times -------------------------------------------------------------------------------------------------------
+
+    @property
+    def start_time_ns(self):
+        return self._unix(self.hot.start_boot_ns)
+
+    @property
+    def start_boot_ns(self):
+        """Start time on the boot clock; with pid and boot id the identity. 0: unknown."""
+        return self.hot.start_boot_ns
+
+    @property
+    def fork_time_ns(self):
+        """When the fork was seen."""
+        return self._unix(self._cold().fork_boot_ns)
+
+    @property
+    def exec_time_ns(self):
+        """When this image was loaded; for a fork, when its parent's was."""
+        return self._unix(self.hot.exec_boot_ns)
+
+    @property
+    def exit_time_ns(self):
+        """When the image ended: the end of the process, or the exec that replaced it. None: it is running."""
+        return self._unix(self.hot.exit_boot_ns)
+
+    @property
+    def exit_code(self):
+        """Wait status, as waitpid(2) gives it; None while it runs, or where the end was not seen."""
+        cdef int32_t status = self._cold().exit_code
+        return status if self.hot.flags & PL_ROW_EXIT_KNOWN else None
+
+    @property
+    def exit_cause(self):
+        """How it ended: exited, signaled or coredumped."""
+        status = self.exit_code
+        if status is None:
+            return None
+        return "exited" if status & 0x7F == 0 else ("coredumped" if status & 0x80 else "signaled")
+
+    @property
+    def exit_cause_code(self):
+        """What it exited with; the signal's number if one ended it."""
+        status = self.exit_code
+        if status is None:
+            return None
+        return status >> 8 & 0xFF if status & 0x7F == 0 else status & 0x7F
+
+    # -- what runs ---------------------------------------------------------------------------------------------------
+
+    @property
+    def comm(self):
+        if not self.hot.known & PL_KNOWN_COMM:
+            return None
+        return _decode(self.hot.comm, strnlen(self.hot.comm, sizeof(self.hot.comm)))
+
+    @property
+    def path(self):
+        """The executable, below the global root of its mount tree; for a script, its interpreter."""
+        cdef const pl_file *file
+        cdef bytes data
+        if not self.hot.known & PL_KNOWN_FILE:
+            return None
+        file = self._file()
+        if file == NULL:
+            return None
+        data = self._string(FILE_STRING)
+        return _decode(<const char *>file + sizeof(pl_file), PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file))
+
+    @property
+    def path_in_root(self):
+        """The executable as the process sees it, below its own root directory."""
+        cdef const pl_file *file
+        cdef bytes data
+        cdef Py_ssize_t n
+        if not self.hot.known & PL_KNOWN_FILE:
+            return None
+        file = self._file()
+        if file == NULL:
+            return None
+        data = self._string(FILE_STRING)
+        n = PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file) - <Py_ssize_t>file.root_offset
+        return _decode(<const char *>file + sizeof(pl_file) + file.root_offset, n) if n > 0 else None
+
+    @property
+    def file(self):
+        """Facts about the executable: inode, device, mount_id, mode, uid, gid, nlink, mtime_ns, ctime_ns, fs_magic,
+        flags (EXEC_* of pipeline.events); None: unknown."""
+        cdef const pl_file *file
+        if not self.hot.known & PL_KNOWN_FILE:
+            return None
+        file = self._file()
+        if file == NULL:
+            return None
+        return {
+            "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
+            "uid": file.file_uid, "gid": file.file_gid, "nlink": file.nlink, "mtime_ns": file.mtime_ns or None,
+            "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic, "flags": file.file_flags,
+        }
+
+    @property
+    def inode(self):
+        return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
+
+    @property
+    def name(self):
+        """What was invoked, as the caller of exec named it."""
+        return self._text(NAME_STRING)
+
+    @property
+    def script_path(self):
+        """What was invoked when that is a script (or binfmt_misc); `path` is then what runs it."""
+        return self._text(NAME_STRING) if self.hot.flags & PL_ROW_SCRIPT else None
+
+    @property
+    def argv(self):
+        """Arguments, argv[0] included; None: unknown, or this reader may not see them."""
+        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
+            return None
+        return [] if self.hot.args_ref == 0 else self._list(ARGS_STRING)
+
+    @property
+    def argc(self):
+        """How many arguments there were, also where argv was cut; 65535 or more reads 65535."""
+        return self._cold().argc if self.hot.known & PL_KNOWN_ARGS else None
+
+    @property
+    def args_truncated(self):
+        return bool(self.hot.flags & PL_ROW_ARGS_TRUNCATED)
+
+    @property
+    def envs(self):
+        """KEY=VALUE strings; None: unknown, or this reader may not see them."""
+        if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs == NULL:
+            return None
+        return [] if self._cold().envs_ref == 0 else self._list(ENVS_STRING)
+
+    @property
+    def envc(self):
+        return self._cold().envc if self.hot.known & PL_KNOWN_ENVS else None
+
+    @property
+    def envs_truncated(self):
+        return bool(self.hot.flags & PL_ROW_ENVS_TRUNCATED)
+
+    # -- credentials -------------------------------------------------------------------------------------------------
+
+    @property
+    def uid(self):
+        return self.hot.uid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def gid(self):
+        return self.hot.gid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def euid(self):
+        return self._cold().euid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def egid(self):
+        return self._cold().egid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def suid(self):
+        return self._cold().suid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def sgid(self):
+        return self._cold().sgid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def fsuid(self):
+        return self._cold().fsuid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def fsgid(self):
+        return self._cold().fsgid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def auid(self):
+        """Login uid; None: none was set, or unknown."""
+        cdef uint32_t auid = self._cold().auid
+        return auid if self.hot.known & PL_KNOWN_AUID and auid != _UNSET else None
+
+    @property
+    def audit_session(self):
+        """Audit session; None: none was set, or unknown."""
+        cdef uint32_t session = self._cold().audit_session
+        return session if self.hot.known & PL_KNOWN_AUID and session != _UNSET else None
+
+    @property
+    def cap_effective(self):
+        """Mask, bit n is capability n."""
+        return self._cold().cap_effective if self.hot.known & PL_KNOWN_CAPS else None
+
+    @property
+    def cap_permitted(self):
+        return self._cold().cap_permitted if self.hot.known & PL_KNOWN_CAPS else None
+
+    @property
+    def caps_attempted(self):
+        """Capabilities that were checked for this process."""
+        return self._cold().cap_attempted
+
+    @property
+    def caps_used(self):
+        """Capabilities that were checked and granted."""
+        return self._cold().cap_used
+
+    # -- where it runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def tty(self):
+        """Controlling terminal, e.g. pts0; None: none, or unknown."""
+        cdef pl_cold *cold = self._cold()
+        if not self.hot.known & PL_KNOWN_TTY or cold.tty[0] == 0:
+            return None
+        return _decode(cold.tty, strnlen(cold.tty, sizeof(cold.tty)))
+
+    @property
+    def sid(self):
+        """Session leader's pid."""
+        return self._cold().sid if self.hot.known & PL_KNOWN_SID else None
+
+    @property
+    def pgid(self):
+        return self._cold().pgid if self.hot.known & PL_KNOWN_SID else None
+
+    @property
+    def cgroup(self):
+        """Path of the cgroup."""
+        return self._text(CGROUP_STRING)
+
+    @property
+    def cgroup_id(self):
+        """Id of the cgroup v2 directory."""
+        return self.hot.cgroup_id or None if self.hot.known & PL_KNOWN_CGROUP else None
+
+    @property
+    def container_id(self):
+        return self._text(CONTAINER_STRING)
+
+    @property
+    def ns_pid(self):
+        """Pid in the innermost pid namespace."""
+        return self._cold().ns_pid or None if self.hot.known & PL_KNOWN_NS else None
+
+    @property
+    def pid_ns(self):
+        """Inodes of namespaces, as readlink /proc/PID/ns/* numbers them."""
+        return self._cold().pid_ns or None if self.hot.known & PL_KNOWN_NS else None
+
+    @property
+    def mnt_ns(self):
+        return self._cold().mnt_ns or None if self.hot.known & PL_KNOWN_NS else None
+
+    @property
+    def net_ns(self):
+        return self._cold().net_ns or None if self.hot.known & PL_KNOWN_NS else None
+
+    @property
+    def user_ns(self):
+        return self._cold().user_ns or None if self.hot.known & PL_KNOWN_NS else None
+
+    @property
+    def fork_flags(self):
+        """Flags of clone(2) where a hook tells them."""
+        return self._cold().fork_flags or None
+
+    @property
+    def cookie(self):
+        """Name of the image in the BPF maps."""
+        return self._cold().cookie or None
+
+    @property
+    def user_session(self):
+        return self._cold().user_session or None
+
+    @property
+    def extra(self):
+        """What few processes have, by name; None: nothing, or this reader may not see it."""
+        cdef bytes data = self._string(EXTRA_STRING)
+        if data is None:
+            return None
+        import msgpack
+        return msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
+
+    # -- statements --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_exec(self):
+        """An exec made this image."""
+        return bool(self.hot.flags & PL_ROW_IS_EXEC)
+
+    @property
+    def is_exec_exec(self):
+        """An exec made this image, and the one before."""
+        return bool(self.hot.flags & PL_ROW_IS_EXEC_EXEC)
+
+    @property
+    def is_parent_missing(self):
+        """The parent or previous image was not the expected one."""
+        return bool(self.hot.flags & PL_ROW_PARENT_MISSING)
+
+    @property
+    def is_adopted(self):
+        """The current parent is not the creator."""
+        return bool(self.hot.flags & PL_ROW_ADOPTED)
+
+    @property
+    def is_adoption_predicted(self):
+        """The current parent is the one that the kernel was expected to choose; not confirmed yet."""
+        return bool(self.hot.flags & PL_ROW_ADOPTION_PREDICTED)
+
+    @property
+    def is_kworker(self):
+        """A kernel thread."""
+        return bool(self.hot.flags & PL_ROW_KTHREAD)
+
+    @property
+    def is_through_symlink(self):
+        return bool(self.hot.flags & PL_ROW_THROUGH_SYMLINK)
+
+    @property
+    def is_ns_init(self):
+        """Init of its pid namespace."""
+        return bool(self.hot.flags & PL_ROW_NS_INIT)
+
+    @property
+    def is_start_coarse(self):
+        """The start time comes from /proc: the beginning of a clock tick (10 ms)."""
+        return bool(self.hot.flags & PL_ROW_START_TICKS)
+
+    @property
+    def is_head(self):
+        """Newest image of its process."""
+        return bool(self.hot.flags & PL_ROW_HEAD)
+
+    @property
+    def is_replaced(self):
+        """An exec has replaced this image; exit_time_ns says when."""
+        return bool(self.hot.flags & PL_ROW_REPLACED)
+
+    @property
+    def is_exited(self):
+        """The process has ended."""
+        return self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED
+
+    @property
+    def is_exit_unseen(self):
+        """The end was inferred; its time is an upper bound."""
+        return bool(self.hot.flags & PL_ROW_EXIT_UNSEEN)
+
+    @property
+    def is_elided(self):
+        """Earlier images or ancestors existed and are not retained."""
+        return bool(self.elided or self.hot.flags & PL_ROW_ELIDED)
+
+    @property
+    def marks(self):
+        """What is not certain about this entry, as a list of names, mostly empty: adopted (the parent is not the
+        creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is an upper bound), before_capture
+        (began before the capture: creator and earlier images unknown), gap (events were lost around here), ns_init,
+        start_ticks (start time from /proc, at most 10 ms early), head_only (only the identity is known), elided
+        (earlier images or ancestors existed and are not retained)."""
+        cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
+        return [name for name, flag in _MARKS if flags & <uint32_t>flag]
+
+    @property
+    def flags(self):
+        """ROW_* of layout.py."""
+        return self.hot.flags
+
+    @property
+    def known(self):
+        """KNOWN_* of layout.py: which fields hold a value."""
+        return self.hot.known
+
+    def row_bytes(self):
+        """The row's 128 hot and 192 cold bytes, of one moment (dtypes HOT and COLD of layout.py)."""
+        self._cold()
+        return (PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot))
+                + PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)))
+
+    def verify(self):
+        """Whether this copy is of one piece, by the checksum that the writer put into the row (tests: only where the
+        instance was started with checks). Reads the row again where the cold part is not here yet; if nothing was
+        written in between, that the hot part read the same both times is checked too."""
+        cdef pl_hot before = self.hot
+        if self.cold == NULL:
+            self._reload()
+            if before.row_seq == self.hot.row_seq and memcmp(&before, &self.hot, sizeof(pl_hot)) != 0:
+                return False
+        return pl_row_check(&self.hot, self.cold) == self.hot.check

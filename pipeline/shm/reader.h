@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The reader's side of the row protocol: copy a row, look a pid up, follow a link. Nothing here writes to shared memory or
+ * waits; the caller decides how long a busy row is tried again. Protocol and argument: docs/row-protocol.md. */
+#ifndef PROCLINE_READER_H
+#define PROCLINE_READER_H
+
+#include <time.h>
+
+#include "layout.h"
+
+/* One epoch of an instance's segments as a reader has mapped it. */
+struct pl_view {
+	const struct pl_control *control;
+	const uint32_t *index;
+	const struct pl_hot *hot;
+	const struct pl_cold *cold;
+	const char *names, *args, *envs; /* args, envs: NULL when this reader may not open them */
+	uint32_t pid_capacity, row_capacity;
+};
+
+enum {
+	PL_READ_FOUND = 0,
+	PL_READ_ABSENT = 1, /* no such pid in the index; a link's row has another owner */
+	PL_READ_BUSY = 2, /* changed under the copy, or in the writer's hand: try again */
+	PL_READ_OLD_HEAD = 3, /* a good copy, but of an image that its successor is just replacing in the index */
+};
+
+/* Words are loaded one by one, relaxed: a copy that overlaps a write is thrown away, but its loads must not be undefined
+ * behaviour, and each is one mov or ldr. */
+static inline void pl_copy_words(void *to, const void *from, size_t words)
+{
+	uint64_t *out = (uint64_t *)to;
+	const uint64_t *in = (const uint64_t *)from;
+
+#pragma GCC unroll 24
+	for (size_t i = 0; i < words; i++)
+		out[i] = __atomic_load_n(in + i, __ATOMIC_RELAXED);
+}
+
+/* The same for bytes at an 8-byte boundary; `to` need not be aligned. */
+static inline void pl_copy_bytes(char *to, const char *from, size_t n)
+{
+	size_t whole = n & ~(size_t)7;
+
+	for (size_t i = 0; i < whole; i += 8) {
+		uint64_t word = __atomic_load_n((const uint64_t *)(const void *)(from + i), __ATOMIC_RELAXED);
+		memcpy(to + i, &word, 8);
+	}
+	for (size_t i = whole; i < n; i++)
+		to[i] = __atomic_load_n(from + i, __ATOMIC_RELAXED);
+}
+
+/* Begin a read section: the sequence word, odd when the row must not be read now. Pairs with pl_row_end: whoever sees
+ * the even value sees every store before it. */
+static inline uint32_t pl_read_begin(const struct pl_hot *row) { return pl_load_acquire32(&row->row_seq); }
+
+/* Whether nothing was written since pl_read_begin gave `seq`. The fence keeps the copy's loads before this one, and pairs
+ * with the release fence of pl_row_begin: a copy that holds one newer word makes this load see the odd value or a later
+ * one. On aarch64 it is dmb ishld; on x86-64, which keeps loads in order, it only stops the compiler. */
+static inline int pl_read_valid(const struct pl_hot *row, uint32_t seq)
+{
+	pl_fence_acquire();
+	return pl_load_relaxed32(&row->row_seq) == seq;
+}
+
+/* Copy a hot row. 1: `to` is consistent and its row_seq even. */
+static inline int pl_copy_hot(const struct pl_hot *row, struct pl_hot *to)
+{
+	uint32_t seq = pl_read_begin(row);
+
+	if (seq & 1)
+		return 0;
+	pl_copy_words(to, row, sizeof(*to) / 8);
+	to->row_seq = seq;
+	return pl_read_valid(row, seq);
+}
+
+/* Copy both parts of a row in one section. */
+static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct pl_hot *hot, struct pl_cold *cold)
+{
+	uint32_t seq = pl_read_begin(&view->hot[row]);
+
+	if (seq & 1)
+		return 0;
+	pl_copy_words(hot, &view->hot[row], sizeof(*hot) / 8);
+	pl_copy_words(cold, &view->cold[row], sizeof(*cold) / 8);
+	hot->row_seq = seq;
+	return pl_read_valid(&view->hot[row], seq);
+}
+
+/* Rows from 1 below rows_allocated exist in the file; touching another one would be a SIGBUS. The writer stores the
+ * number (release) before it publishes the first new row, so this refuses only what no writer ever published. */
+static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
+{
+	return row != 0 && row < pl_load_acquire32(&view->control->rows_allocated);
+}
+
+/* One try to read the newest image of a pid. The index load (acquire) pairs with the writer's release store of it, which
+ * follows the row's pl_row_end. A row whose tgid is another was freed and given away after the index load: the index
+ * says something else by now, so that is "try again", never "absent". */
+static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, struct pl_hot *to, uint32_t *row)
+{
+	uint32_t number;
+
+	if (tgid >= view->pid_capacity)
+		return PL_READ_ABSENT;
+	number = pl_load_acquire32(&view->index[tgid]);
+	if (number == 0)
+		return PL_READ_ABSENT;
+	if (!pl_row_exists(view, number) || !pl_copy_hot(&view->hot[number], to) || to->tgid != tgid)
+		return PL_READ_BUSY;
+	*row = number;
+	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
+}
+
+/* One try to read the image that a link names. The generation changes when a row is freed, while it is odd. */
+static inline int pl_follow_once(const struct pl_view *view, uint64_t link, struct pl_hot *to)
+{
+	uint32_t row = (uint32_t)link, generation = (uint32_t)(link >> 32);
+
+	if (!pl_row_exists(view, row))
+		return PL_READ_ABSENT;
+	if (pl_copy_hot(&view->hot[row], to))
+		return to->generation == generation ? PL_READ_FOUND : PL_READ_ABSENT;
+	/* Free rows stay odd: do not wait for one that is known to be somebody else's. */
+	return pl_load_relaxed32(&view->hot[row].generation) == generation ? PL_READ_BUSY : PL_READ_ABSENT;
+}
+
+/* Where an arena record's bytes are; 0 when it does not lie within what is allocated (a reference read before its row
+ * changed). The bytes are worth something only after pl_read_valid of the row that holds the reference. */
+static inline int pl_arena_span(const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data,
+				uint32_t *length)
+{
+	uint64_t allocated = pl_load_acquire64(allocated_field);
+	uint64_t offset = (uint64_t)ref * PL_ARENA_UNIT_BYTES;
+
+	if (offset + sizeof(struct pl_arena) > allocated)
+		return 0;
+	*length = pl_load_relaxed32(&((const struct pl_arena *)(const void *)(base + offset))->length);
+	*data = base + offset + sizeof(struct pl_arena);
+	return offset + sizeof(struct pl_arena) + *length <= allocated;
+}
+
+static inline void pl_pause(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+static inline uint64_t pl_clock_ns(int clock)
+{
+	struct timespec now;
+
+	clock_gettime(clock, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static inline uint64_t pl_now_boot_ns(void) { return pl_clock_ns(CLOCK_BOOTTIME); }
+
+/* A few ns, a few ms behind. */
+static inline uint64_t pl_now_coarse_ns(void) { return pl_clock_ns(CLOCK_MONOTONIC_COARSE); }
+
+static inline void pl_sleep_ns(long ns)
+{
+	struct timespec time = {0, ns};
+
+	nanosleep(&time, NULL);
+}
+
+#endif

@@ -1,0 +1,122 @@
+"""`ProcessTable`: the processes of this host, read from the tables of a running instance.
+
+    with ProcessTable.attach() as table:
+        entry = table.resolve(4711)
+        print(entry.comm, entry.path, [ancestor.comm for ancestor in table.ancestors(4711)])
+
+Look-ups are TableReader's (_reader.pyx) and take neither a lock nor a system call; here are finding an instance by name
+and its statistics. Imports neither numpy nor anything of the daemon, so that a single look-up from a shell is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline import paths
+from pipeline.errors import StaleError
+from pipeline.shm._entry import FIELDS, Entry
+from pipeline.shm._reader import CHAIN_MAX, TableReader
+
+__all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
+
+
+class ProcessTable(TableReader):
+    """Lock-free access to one instance's tables; `TableReader` documents the look-ups and their errors."""
+
+    @classmethod
+    def attach(
+        cls, name: str = paths.DEFAULT_INSTANCE, *, path: str | os.PathLike[str] | None = None, max_age_ms: int = 10_000
+    ) -> Self:
+        """Open the tables of a running instance.
+
+        Args:
+            name: of the instance.
+            path: its runtime directory, where that is not the usual one.
+            max_age_ms: how long hits are still given out after the writer's last sign of life.
+
+        Raises:
+            NotRunningError: no such instance, or it is not ready.
+            AccessError: the caller may not read it.
+            LayoutError: it was made by another version.
+            ConfigError: `name` cannot name an instance.
+        """
+        directory = Path(path) if path is not None else paths.instance_dir(name)
+        return cls(directory, name, max_age_ms=max_age_ms)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ProcessTable {self.instance!r}{' closed' if self.closed else ''}>"
+
+    def stats(self) -> dict[str, Any]:
+        """What the instance has done and holds, as `procline stat --json` shows it.
+
+        Counts are of one commit. `events` and `lost` are by kind; `entries` are processes (`images` rows);
+        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit); `processes` have
+        `cpu_seconds` and `pss_bytes`, None where the caller may not know; `readers` are processes with open tables.
+
+        Raises:
+            StaleError, NotRunningError: as `resolve`; a table that is being filled has statistics already.
+        """
+        # Deferred: statistics need numpy's dtypes, look-ups do not.
+        import numpy as np
+
+        from pipeline import processes
+        from pipeline.events import KIND_NAMES
+        from pipeline.shm import layout
+
+        view = self.view
+        header = np.frombuffer(view.header(), layout.CONTROL)[0]
+        try:
+            commit = np.frombuffer(self.commit()[: layout.COMMIT.itemsize], layout.COMMIT)[0]
+        except StaleError:
+            commit = np.zeros(1, layout.COMMIT)[0]
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
+        by_kind = {
+            what: {kind: counters.pop(f"{what}_{kind}") for kind in KIND_NAMES if kind != "none"}
+            for what in ("events", "lost")
+        }
+        counters.pop("events_none")
+        counters.pop("lost_none")
+        watermark = int(commit["watermark_boot_ns"])
+        return {
+            "instance": self.instance,
+            "state": layout.STATE_NAMES[int(header["state"])],
+            "epoch": int(header["epoch"]),
+            "takeovers": int(header["takeovers"]),
+            "writer_pid": int(header["writer_tgid"]),
+            "heartbeat_age_ns": view.age_ns,
+            **by_kind,
+            "late": counters.pop("late"),
+            "frames": counters.pop("frames"),
+            "entries": {
+                "live": int(commit["heads_live"]),
+                "exited": int(commit["heads_exited"]),
+                "images": int(commit["rows_used"]),
+            },
+            "watermark_lag_ns": now - watermark if watermark else None,
+            "repairs": counters.pop("repairs"),
+            "evictions": counters.pop("evictions"),
+            "readers": self.count_readers(),
+            "processes": processes.measure(Path(self.directory)),
+            "memory": {
+                "rows_used": int(commit["rows_used"]),
+                "rows_allocated": int(header["rows_allocated"]),
+                "rows_capacity": int(header["row_capacity"]),
+                **{
+                    f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
+                    for arena in ("names", "args", "envs")
+                    for what in ("used", "allocated", "capacity")
+                },
+            },
+            "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
+            "counters": counters,
+        }
