@@ -1,0 +1,133 @@
+"""Compile the BPF programs ahead of time, the same bytes everywhere, and check that the shipped ones are current.
+
+Users need no clang: the objects (``*.bpf.o``) are part of the package. This is for who changes the C files. The same
+clang gives the same bytes in any folder: file names are relative, debug information is stripped but for BTF, and no
+header of the build machine is used but libbpf's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+#: Objects by their source.
+SOURCES = ("procline.bpf.c", "context.bpf.c", "iter.bpf.c")
+
+#: The compiler whose output is committed. Another version gives other, equally good bytes.
+CLANG_VERSION = 19
+
+_FLAGS = (
+    "-target", "bpf",
+    # v3: 32-bit operations and exchange; since Linux v5.12.
+    "-mcpu=v3", "-O2", "-g", "-std=gnu11", "-nostdinc", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror",
+)  # fmt: skip
+
+
+class BuildError(Exception):
+    """A tool is missing or refused; the message says which and what to do."""
+
+
+def tool(name: str) -> str:
+    """Return the path of a tool of the right version, such as ``clang``.
+
+    Raises:
+        BuildError: there is none.
+    """
+    for candidate in (f"{name}-{CLANG_VERSION}", name):
+        path = shutil.which(candidate)
+        if path is None:
+            continue
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"version (\d+)\.", output)
+        if found and int(found[1]) == CLANG_VERSION:
+            return path
+    raise BuildError(
+        f"{name} {CLANG_VERSION} is not here; on Debian 13: apt-get install clang-{CLANG_VERSION} llvm-{CLANG_VERSION}"
+    )
+
+
+def libbpf_include() -> Path:
+    """Return the folder with ``bpf/bpf_helpers.h``.
+
+    Raises:
+        BuildError: there is none.
+    """
+    for folder in (Path("/usr/include"), Path("/usr/local/include")):
+        if (folder / "bpf" / "bpf_helpers.h").is_file():
+            return folder
+    raise BuildError("bpf/bpf_helpers.h is not here; on Debian 13: apt-get install libbpf-dev")
+
+
+def compile_object(source: Path, output: Path) -> None:
+    """Compile one C file to a stripped object.
+
+    Raises:
+        BuildError: a tool is missing, or the compiler refused (its words are in the message).
+    """
+    clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
+    command = [
+        clang, *_FLAGS,
+        f"-ffile-prefix-map={source.parent}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
+        "-c", source.name, "-o", str(output),
+    ]  # fmt: skip
+    # In the source's folder and with a relative name, so that no path of this machine gets into the object.
+    for step in (command, [strip, "-g", str(output)]):
+        result = subprocess.run(step, cwd=source.parent, capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise BuildError(f"{source.name}: {result.stderr.strip()}")
+
+
+def object_path(source: str) -> Path:
+    """Return where the object of a source of SOURCES is shipped."""
+    return HERE / source.replace(".bpf.c", ".bpf.o")
+
+
+def build() -> list[Path]:
+    """Compile all sources into the package; return the objects."""
+    for source in SOURCES:
+        compile_object(HERE / source, object_path(source))
+    return [object_path(source) for source in SOURCES]
+
+
+def check() -> list[str]:
+    """Return the names of shipped objects that differ from their source, byte for byte."""
+    stale = []
+    with tempfile.TemporaryDirectory(prefix="procline-bpf-") as directory:
+        for source in SOURCES:
+            shipped, fresh = object_path(source), Path(directory) / object_path(source).name
+            compile_object(HERE / source, fresh)
+            if not shipped.is_file() or shipped.read_bytes() != fresh.read_bytes():
+                stale.append(shipped.name)
+    return stale
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, or with ``--check`` compare; 0 done, 1 objects differ, 2 a tool is missing or refused."""
+    parser = argparse.ArgumentParser(prog="script/bpf-build", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare the shipped objects with their source")
+    options = parser.parse_args(arguments)
+    try:
+        if not options.check:
+            for path in build():
+                print(f"{path.name}: {path.stat().st_size} bytes")
+            return 0
+        stale = check()
+    except BuildError as error:
+        print(f"bpf-build: {error}", file=sys.stderr)
+        return 2
+    if stale:
+        print(f"bpf-build: not what their source gives: {', '.join(stale)}; run script/bpf-build", file=sys.stderr)
+        return 1
+    print(f"{len(SOURCES)} objects are what their source gives")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""What this host has for eBPF: CPUs, kernel version, BTF, capabilities. Reading only; trying is in probe.py."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.bpf.maps import MAX_CPUS
+from pipeline.errors import UnsupportedError
+
+BTF = Path("/sys/kernel/btf/vmlinux")
+
+#: bpf_rdonly_cast() is the newest thing that every program uses.
+OLDEST_KERNEL = (6, 2)
+
+CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+
+
+def parse_cpus(text: str) -> list[int]:
+    """Return the numbers of a CPU list such as ``0-3,8``."""
+    numbers: list[int] = []
+    for part in text.strip().split(","):
+        if part:
+            first, _, last = part.partition("-")
+            numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def possible_cpus() -> list[int]:
+    """Return the CPUs that this machine can have, online or not."""
+    return parse_cpus(Path("/sys/devices/system/cpu/possible").read_text())
+
+
+def online_cpus() -> list[int]:
+    """Return the CPUs that run now."""
+    return parse_cpus(Path("/sys/devices/system/cpu/online").read_text())
+
+
+def kernel_version() -> tuple[int, int]:
+    """Return major and minor of the running kernel, (0, 0) if its release does not begin with them."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def effective_capabilities() -> frozenset[str]:
+    """Return which of CAPABILITIES this process has in force."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            mask = int(line.split()[1], 16)
+            return frozenset(name for name, bit in CAPABILITIES.items() if mask >> bit & 1)
+    return frozenset()
+
+
+def missing_capabilities() -> list[str]:
+    """Return what loading needs and this process has not; CAP_SYS_ADMIN stands for both."""
+    have = effective_capabilities()
+    return [] if "CAP_SYS_ADMIN" in have else [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
+
+
+def require() -> None:
+    """Check what is cheap to check before anything is loaded.
+
+    Raises:
+        UnsupportedError: something is missing; the message says what to do.
+    """
+    if kernel_version() < OLDEST_KERNEL:
+        raise UnsupportedError(
+            f"kernel {os.uname().release} is too old for the BPF programs",
+            feature="kernel",
+            needs="Linux {}.{}".format(*OLDEST_KERNEL),
+            hint="use --source proc-connector",
+        )
+    if not BTF.exists():
+        raise UnsupportedError(
+            f"this kernel has no type information ({BTF} is missing)",
+            feature="btf",
+            needs="CONFIG_DEBUG_INFO_BTF",
+            hint="use a distribution kernel that has it, or --source proc-connector",
+        )
+    if missing := missing_capabilities():
+        raise UnsupportedError(
+            f"not permitted to load BPF programs: {' and '.join(missing)} missing",
+            feature="capabilities",
+            needs="CAP_BPF and CAP_PERFMON",
+            hint="run as root, or give the service these capabilities",
+        )
+    if max(possible_cpus()) >= MAX_CPUS:
+        raise UnsupportedError(
+            f"this machine can have CPU {max(possible_cpus())}; the maps have room for {MAX_CPUS}",
+            feature="cpus",
+            needs=f"at most {MAX_CPUS} CPUs",
+        )

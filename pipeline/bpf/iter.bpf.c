@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* All processes that there are: a task iterator. Attach kind: iter. For each process, kernel threads left out, it writes
+ * HEAD, TASK, EXEC and the path of the executable, in the form of an exec record, kind 0 and without a ring number.
+ * Arguments, environment and what was typed are not here: reading another process's memory needs an iterator that may
+ * sleep; /proc has them.
+ *
+ * A process that pid_cache does not know, because it is older than the capture, gets its entries here. */
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "records.h"
+#include "shared.h"
+#include "kfuncs.bpf.h"
+#include "maps.bpf.h"
+#include "task.bpf.h"
+#include "path.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+struct pl_iter_record {
+	struct pl_head head;
+	struct pl_task task;
+	struct pl_exec exec;
+};
+struct pl_iter_scratch {
+	struct pl_iter_record record;
+	struct pl_pid pid;
+	struct pl_image image;
+	struct pl_path path;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_iter_scratch);
+} pl_iter_buf SEC(".maps");
+
+/* Remember where the recorder's own paths begin: one in a chroot or a container wants them without what is above. */
+static __always_inline void pl_note_root(struct pl_settings *settings)
+{
+	struct task_struct *self = (void *)bpf_get_current_task_btf();
+	struct path *root = &self->fs->root;
+
+	settings->root_mnt = (u64)root->mnt;
+	settings->root_dentry = (u64)root->dentry;
+}
+
+static __always_inline void pl_cache_known(struct pl_iter_scratch *buf, u32 path_start)
+{
+	struct pl_head *head = &buf->record.head;
+	struct pl_task *task = &buf->record.task;
+	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	u64 cookie;
+	u32 tgid = head->tgid;
+
+	if (entry && entry->cookie) {
+		task->cookie = entry->cookie;
+		return;
+	}
+	cookie = pl_new_cookie();
+	task->cookie = cookie;
+	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path, path_start);
+	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
+	/* An exec on another CPU may come in between; its cookie wins. */
+	if (entry) {
+		u64 before = __sync_val_compare_and_swap(&entry->cookie, 0, cookie);
+
+		if (before)
+			task->cookie = before;
+		return;
+	}
+	pl_init_pid(&buf->pid, head, task);
+	/* The earlier owner of the pid, if its exit was missed. */
+	entry = bpf_map_lookup_elem(&pid_cache, &tgid);
+	if (entry && entry->start_boot_ns < head->start_boot_ns)
+		bpf_map_delete_elem(&pid_cache, &tgid);
+	if (bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_NOEXIST))
+		task->cookie = 0;
+}
+
+static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+{
+	struct pl_head *head = &buf->record.head;
+	struct pl_exec *exec = &buf->record.exec;
+	struct mm_struct *mm = task->mm;
+	struct pl_path_facts facts = { .start = PL_PATH_MAX };
+
+	__builtin_memset(exec, 0, sizeof(*exec));
+	pl_fill_head(head, task);
+	if (task->flags & PF_EXITING)
+		head->flags |= PL_FLAG_LEADER_DEAD;
+	pl_fill_task(&buf->record.task, task);
+	if (mm) {
+		struct file *file = mm->exe_file;
+
+		pl_path_of(&buf->path, file, task, settings, &facts);
+		exec->exec_flags = facts.flags;
+		exec->mount_id = facts.mount_id;
+		exec->root_offset = facts.root_offset;
+		exec->path_bytes = PL_PATH_MAX - facts.start;
+		pl_fill_file(exec, file);
+		exec->args_full_bytes = mm->arg_end - mm->arg_start;
+		exec->envs_full_bytes = mm->env_end - mm->env_start;
+		exec->exec_tid = task->pid;
+		exec->prev_tid = task->pid;
+		pl_cache_known(buf, facts.start);
+	}
+	head->kind = 0;
+	head->cpu = 0;
+	head->ring_seq = 0;
+	head->time_boot_ns = bpf_ktime_get_boot_ns();
+	head->var_bytes = exec->path_bytes;
+	head->record_bytes = sizeof(buf->record) + exec->path_bytes;
+	return facts.start;
+}
+
+SEC("iter/task")
+int pl_each_task(struct bpf_iter__task *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct pl_settings *settings = pl_get_settings();
+	struct seq_file *seq = ctx->meta->seq;
+	struct pl_iter_scratch *buf;
+	u32 zero = 0, start, bytes;
+
+	if (!settings)
+		return 0;
+	if (ctx->meta->seq_num == 0)
+		pl_note_root(settings);
+	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD)
+		return 0;
+	if (!task->signal->live.counter) /* ended, its parent has not waited yet */
+		return 0;
+	/* Unlike tracepoints, iterators can be preempted by another reader of the same kind, which would use the same
+	 * buffer. */
+	if (bpf_ksym_exists(bpf_preempt_disable))
+		bpf_preempt_disable();
+	buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
+	if (buf) {
+		start = pl_gather(buf, task, settings);
+		bytes = buf->record.exec.path_bytes;
+		asm volatile("" : "+r"(bytes));
+		bpf_seq_write(seq, &buf->record, sizeof(buf->record));
+		if (bytes <= PL_PATH_MAX)
+			bpf_seq_write(seq, buf->path.text + (start & (PL_PATH_MAX - 1)), bytes);
+	}
+	if (bpf_ksym_exists(bpf_preempt_enable))
+		bpf_preempt_enable();
+	return 0;
+}

@@ -1,0 +1,83 @@
+"""Read the task iterator: every process of the host in one pass, as arrays. The program is iter.bpf.c."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.bpf import syscall
+
+_FIXED = events.HEAD.itemsize + events.TASK.itemsize + events.EXEC.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Processes in the order of their pids; row i of every column is one process. Kernel threads are not among them.
+
+    Attributes:
+        head, task, exec: shape (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when it was looked at; kind 0.
+            Of EXEC the file, the path and the lengths of both string areas are filled; nothing is if the leader has
+            ended (FLAG_LEADER_DEAD).
+        paths: path of the executable of each, as EXEC has it.
+    """
+
+    head: npt.NDArray[np.void]
+    task: npt.NDArray[np.void]
+    exec: npt.NDArray[np.void]
+    paths: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.head)
+
+
+def read_tasks(link_fd: int) -> Tasks:
+    """Run the iterator once.
+
+    Args:
+        link_fd: `Capture.iter_link_fd`, inherited or own; no capability is needed.
+
+    Raises:
+        OSError: not the link of an iterator.
+    """
+    fd = syscall.iter_create(link_fd)
+    try:
+        return parse_tasks(_read_all(fd))
+    finally:
+        os.close(fd)
+
+
+def parse_tasks(data: bytes) -> Tasks:
+    """Split what the iterator wrote into columns."""
+    offsets, paths, offset = [], [], 0
+    record_bytes = events.HEAD.fields["record_bytes"][1]  # type: ignore[index]
+    while offset < len(data):
+        length = int.from_bytes(data[offset + record_bytes : offset + record_bytes + 4], "little")
+        if not _FIXED <= length <= len(data) - offset:
+            raise ValueError(f"task iterator: a record of {length} bytes at {offset} of {len(data)}")
+        offsets.append(offset)
+        paths.append(data[offset + _FIXED : offset + length])
+        offset += length
+    rows = np.frombuffer(b"".join(data[at : at + _FIXED] for at in offsets), np.uint8).reshape(-1, _FIXED)
+    task_at = events.HEAD.itemsize
+    exec_at = task_at + events.TASK.itemsize
+    return Tasks(
+        _column(rows, 0, events.HEAD),
+        _column(rows, task_at, events.TASK),
+        _column(rows, exec_at, events.EXEC),
+        paths,
+    )
+
+
+def _column(rows: npt.NDArray[np.uint8], at: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
+    return np.ascontiguousarray(rows[:, at : at + dtype.itemsize]).view(dtype).reshape(-1)
+
+
+def _read_all(fd: int) -> bytes:
+    parts = []
+    while part := os.read(fd, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,247 @@
+"""The only module that knows pylibbpf: loading by its classes, and what they lack by the libbpf inside it.
+
+pylibbpf loads an object, attaches its programs and gives map descriptors. It has no iterator, no sharing of maps
+between objects, no creating of maps and no access to libbpf's messages; its extension exports libbpf's C functions
+though, and those are called here by ctypes. Nothing above this module sees either.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import LoadError, UnsupportedError
+
+MAP_TYPE_RINGBUF = 27
+
+#: Lines of libbpf's messages that an error keeps; the verifier's last words are at their end.
+_LOG_TAIL_LINES = 40
+
+_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+_libc = ctypes.CDLL(None)
+
+
+class _Library:
+    """libbpf's functions, declared as they are first asked for."""
+
+    def __init__(self) -> None:
+        try:
+            from pylibbpf import pylibbpf as extension
+        except ImportError as error:
+            raise UnsupportedError(
+                f"pylibbpf cannot be imported ({error})",
+                feature="pylibbpf",
+                needs="the extra `daemon`",
+                hint="install procline[daemon]",
+            ) from None
+        self.extension: Any = extension
+        self._dll = ctypes.CDLL(extension.__file__, use_errno=True)
+        pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
+        for name, result, arguments in (
+            ("libbpf_version_string", text, ()),
+            ("libbpf_set_print", pointer, (pointer,)),
+            ("bpf_map_create", number, (number, text, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, pointer)),
+            ("bpf_object__open_file", pointer, (text, pointer)),
+            ("bpf_object__load", number, (pointer,)),
+            ("bpf_object__close", None, (pointer,)),
+            ("bpf_object__find_map_by_name", pointer, (pointer, text)),
+            ("bpf_object__next_program", pointer, (pointer, pointer)),
+            ("bpf_map__reuse_fd", number, (pointer, number)),
+            ("bpf_program__name", text, (pointer,)),
+            ("bpf_program__fd", number, (pointer,)),
+            ("bpf_program__attach", pointer, (pointer,)),
+            ("bpf_program__attach_iter", pointer, (pointer, pointer)),
+            ("bpf_link__fd", number, (pointer,)),
+            ("bpf_link__destroy", number, (pointer,)),
+            ("bpf_enable_stats", number, (number,)),
+        ):
+            function = getattr(self._dll, name)
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name, function)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"libbpf function {name} is not declared in {__name__}")
+
+
+_library: _Library | None = None
+
+
+def library() -> Any:
+    """Return libbpf, loading it on first use.
+
+    Raises:
+        UnsupportedError: pylibbpf is not installed.
+    """
+    global _library
+    if _library is None:
+        _library = _Library()
+    return _library
+
+
+@contextmanager
+def messages() -> Iterator[list[str]]:
+    """Collect libbpf's warnings, which hold the verifier's log, instead of letting them out to stderr."""
+    lines: list[str] = []
+
+    @_PRINT
+    def keep(level: int, form: bytes, arguments: int) -> int:
+        if level > 0:  # LIBBPF_INFO, LIBBPF_DEBUG
+            return 0
+        buffer = ctypes.create_string_buffer(1 << 16)
+        _libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(form), ctypes.c_void_p(arguments))
+        lines.extend(buffer.value.decode(errors="replace").rstrip("\n").split("\n"))
+        return 0
+
+    before = library().libbpf_set_print(ctypes.cast(keep, ctypes.c_void_p))
+    try:
+        yield lines
+    finally:
+        library().libbpf_set_print(before)
+
+
+class CoreObject:
+    """A BPF object loaded and attached by pylibbpf. It owns the maps that others share."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the object.
+
+        Raises:
+            LoadError: the kernel refused a map or a program.
+        """
+        with messages() as lines:
+            self._object = library().extension.BpfObject(str(path))
+            try:
+                self._object.load()
+            except Exception as error:  # pylibbpf has one class for all failures, without the errno
+                raise load_error(path, str(error), lines) from None
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a map; it lives as long as the object."""
+        return int(self._object.get_map(name).get_fd())
+
+    def map_update(self, name: str, key: int, value: int) -> None:
+        """Store an integer value (a map's descriptor, for a map of maps) under an integer key."""
+        self._object.get_map(name).update(key, value)
+
+    def attach(self) -> None:
+        """Attach every program.
+
+        Raises:
+            LoadError: one could not be attached; the others are detached by `close`.
+        """
+        with messages() as lines:
+            try:
+                self._object.attach_all()
+            except Exception as error:
+                raise load_error(Path("attach"), str(error), lines) from None
+
+    def close(self) -> None:
+        """Detach and unload."""
+        # pylibbpf frees links, programs and maps with the last reference to the object.
+        self._object = None
+
+
+class TierObject:
+    """A BPF object loaded with ctypes: it shares the maps of a CoreObject, and its links are reachable."""
+
+    def __init__(self, path: Path, shared: Mapping[str, int]) -> None:
+        """Load the object.
+
+        Args:
+            path: the object file.
+            shared: descriptors by map name; maps of these names are not created but used.
+
+        Raises:
+            LoadError: the kernel refused a map or a program.
+        """
+        lib = library()
+        self._links: list[int] = []
+        with messages() as lines:
+            self._object = lib.bpf_object__open_file(os.fsencode(path), None)
+            if not self._object:
+                raise load_error(path, "cannot be opened", lines, ctypes.get_errno())
+            for name, fd in shared.items():
+                one = lib.bpf_object__find_map_by_name(self._object, name.encode())
+                if one and (code := lib.bpf_map__reuse_fd(one, fd)):
+                    self.close()
+                    raise load_error(path, f"map {name} cannot be shared", lines, -code)
+            if code := lib.bpf_object__load(self._object):
+                self.close()
+                raise load_error(path, "cannot be loaded", lines, -code)
+
+    def attach(self) -> None:
+        """Attach every program.
+
+        Raises:
+            LoadError: one could not be attached; the others are detached by `close`.
+        """
+        lib = library()
+        with messages() as lines:
+            for program in self._programs():
+                link = lib.bpf_program__attach(program)
+                if not link:
+                    name = lib.bpf_program__name(program).decode()
+                    raise load_error(Path("attach"), f"{name} cannot be attached", lines, ctypes.get_errno(), name)
+                self._links.append(link)
+
+    @property
+    def link_fds(self) -> list[int]:
+        """Descriptors of the links in the order of the programs; they live as long as the object."""
+        return [library().bpf_link__fd(link) for link in self._links]
+
+    @property
+    def program_fds(self) -> list[int]:
+        """Descriptors of the programs."""
+        return [library().bpf_program__fd(program) for program in self._programs()]
+
+    def close(self) -> None:
+        """Detach and unload; idempotent."""
+        for link in self._links:
+            library().bpf_link__destroy(link)
+        self._links = []
+        if self._object:
+            library().bpf_object__close(self._object)
+        self._object = None
+
+    def _programs(self) -> Iterator[int]:
+        program = library().bpf_object__next_program(self._object, None)
+        while program:
+            yield program
+            program = library().bpf_object__next_program(self._object, program)
+
+
+def create_ring(name: str, ring_bytes: int) -> int:
+    """Create a BPF ring buffer of `ring_bytes` (a power of two, whole pages); return its descriptor.
+
+    Raises:
+        OSError: no memory, or a size that the kernel does not take.
+    """
+    fd = int(library().bpf_map_create(MAP_TYPE_RINGBUF, name.encode(), 0, 0, ring_bytes, None))
+    if fd < 0:
+        raise OSError(-fd, os.strerror(-fd))
+    return fd
+
+
+def load_error(path: Path, reason: str, lines: list[str], code: int = 0, program: str = "") -> LoadError:
+    """Return a LoadError that carries the tail of libbpf's messages; its `__cause__` tells the errno if known."""
+    found = re.findall(r"prog '([^']+)'", "\n".join(lines))
+    program = program or (found[-1] if found else "")
+    tail = "\n".join(line for line in lines if not line.startswith("-- "))
+    tail = "\n".join(tail.split("\n")[-_LOG_TAIL_LINES:])
+    why = f": {os.strerror(code)}" if code else ""
+    if not code:  # pylibbpf does not pass it on; libbpf's last words end with it
+        with suppress(ValueError, IndexError):
+            code = -int(re.findall(r"(-\d+)\b", lines[-1])[-1]) if lines else 0
+    message = f"{path.name}: {reason}{why}"
+    if program:
+        message += f" (program {program})"
+    error = LoadError(message, program=program, log_tail=tail)
+    if code:
+        error.__cause__ = OSError(code, os.strerror(code) if code in errno.errorcode else f"error {code}")
+    return error

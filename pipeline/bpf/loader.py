@@ -1,0 +1,232 @@
+"""Load and attach the BPF programs, make the rings, and hold all of it for as long as the capture lasts.
+
+The core object (fork, exec, exit) must load. Every other one is a tier: an attach kind that a kernel may refuse, in an
+object of its own; the capture goes on without it and says so in `Capture.tiers`. Reading the rings is in _drain.pyx,
+reading the maps in maps.py; both need only descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.bpf import host, iterator, libbpf, maps, syscall
+from pipeline.errors import LoadError, UnsupportedError
+
+OBJECTS = Path(__file__).parent
+
+#: Maps that the core object makes and the tiers share.
+SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_cache", "proc_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class TierKind:
+    """A tier that can be loaded: object ``NAME.bpf.o``, with the attach kind that a kernel may refuse.
+
+    A further tier (credentials by fentry or kprobe) is one more object and one more line in TIERS.
+    """
+
+    name: str
+    attach_kind: str
+    gives: str
+
+
+TIERS = (
+    TierKind("context", "tp_btf", "changes of name and cgroup"),
+    TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """What became of a tier: `is_on`, and in `detail` what it gives or why it is not there."""
+
+    name: str
+    attach_kind: str
+    is_on: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStats:
+    """Run-time figures of a program; `runs` and `run_ns` count only while something has BPF statistics enabled.
+
+    `recursion_misses` counts events that the kernel did not give to the program because it was already running on that
+    CPU; it should stay 0.
+    """
+
+    name: str
+    runs: int
+    run_ns: int
+    recursion_misses: int
+
+
+class Capture:
+    """A running capture: programs attached, rings filling. Close it, or use it as a context manager.
+
+    Descriptors are close-on-exec and stay this object's; a worker inherits copies. Nothing is pinned: when the last
+    copy is closed, the kernel frees everything.
+
+    Attributes:
+        ring_bytes: size of each ring, bytes.
+        ring_count: highest possible CPU number + 1; ring numbers are below it.
+        ring_fds: descriptor of each ring by its number. The number is that of the CPU whose records it takes.
+        spare_ring: number of the ring that all CPUs share that were not online at the start; None if there are none.
+        shared_fd, settings_fd, pid_cache_fd, proc_cache_fd: maps, see maps.py.
+        iter_link_fd: for `iterator.read_tasks`; -1 if the kernel refuses it.
+        tiers: what is in force and why.
+    """
+
+    def __init__(
+        self,
+        *,
+        ring_bytes: int,
+        args_bytes: int = 32768,
+        envs_bytes: int = 0,
+        wakeup_fill_bytes: int = 0,
+    ) -> None:
+        """Load, attach and begin to record.
+
+        Args:
+            ring_bytes: a power of two, at least a page.
+            args_bytes, envs_bytes: kept of each exec at most, up to 32768.
+            wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
+
+        Raises:
+            UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs.
+            LoadError: the kernel refused a program, or has no memory for the rings.
+        """
+        host.require()
+        self.ring_bytes = ring_bytes
+        self.ring_count = max(host.possible_cpus()) + 1
+        self.ring_fds: dict[int, int] = {}
+        self.spare_ring: int | None = None
+        self.iter_link_fd = -1
+        self.tiers: tuple[Tier, ...] = ()
+        self._tier_objects: list[libbpf.TierObject] = []
+        self._program_fds: list[int] = []
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            known = _program_fds()
+            self._core: libbpf.CoreObject | None = libbpf.CoreObject(OBJECTS / "procline.bpf.o")
+            self._map_fds = {name: self._core.map_fd(name) for name in SHARED_MAPS}
+            self.shared_fd = self._map_fds["pl_shared"]
+            self.settings_fd = self._map_fds["pl_settings"]
+            self.pid_cache_fd = self._map_fds["pid_cache"]
+            self.proc_cache_fd = self._map_fds["proc_cache"]
+            self._make_rings()
+            settings = maps.settings(self.settings_fd, writable=True)
+            settings["args_bytes"] = min(args_bytes, 32768)
+            settings["envs_bytes"] = min(envs_bytes, 32768)
+            settings["wakeup_fill_bytes"] = wakeup_fill_bytes or ring_bytes // 4
+            self._core.attach()
+            self.tiers = (
+                Tier("core", "tp_btf", True, "fork, exec and exit"),
+                *(self._load_tier(kind) for kind in TIERS),
+            )
+            self._program_fds = sorted(_program_fds() - known)
+            # Last, so that all kinds of event begin together.
+            settings["flags"] = maps.CAPTURE_ON
+            if self.iter_link_fd >= 0:
+                # Notes this process's root directory and fills the caches with the processes that are there already.
+                iterator.read_tasks(self.iter_link_fd)
+            undo.pop_all()
+
+    def _make_rings(self) -> None:
+        assert self._core is not None
+        online = host.online_cpus()
+        absent = sorted(set(host.possible_cpus()) - set(online))
+        states = maps.cpu_states(self.shared_fd, writable=True)
+        numbers = {cpu: cpu for cpu in online}
+        if absent:
+            self.spare_ring = absent[0]
+            numbers |= dict.fromkeys(absent, self.spare_ring)
+        for cpu, ring in sorted(numbers.items()):
+            if ring not in self.ring_fds:
+                try:
+                    self.ring_fds[ring] = libbpf.create_ring(f"pl_ring_{ring}", self.ring_bytes)
+                except OSError as error:
+                    raise LoadError(
+                        f"ring {ring} of {len(set(numbers.values()))}, {self.ring_bytes} bytes: {error.strerror}; "
+                        "lower capture.ring_bytes"
+                    ) from error
+            states["ring"][cpu] = ring
+            self._core.map_update("pl_rings", cpu, self.ring_fds[ring])
+
+    def _load_tier(self, kind: TierKind) -> Tier:
+        try:
+            one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds)
+        except LoadError as error:
+            return Tier(kind.name, kind.attach_kind, False, str(error))
+        try:
+            one.attach()
+        except LoadError as error:
+            one.close()
+            return Tier(kind.name, kind.attach_kind, False, str(error))
+        self._tier_objects.append(one)
+        if kind.attach_kind == "iter":
+            (self.iter_link_fd,) = one.link_fds
+        return Tier(kind.name, kind.attach_kind, True, kind.gives)
+
+    @property
+    def programs(self) -> list[ProgramStats]:
+        """Figures of every loaded program, now."""
+        found = []
+        for fd in self._program_fds:
+            data = syscall.info(fd, 232)
+            # struct bpf_prog_info of include/uapi/linux/bpf.h.
+            run_ns, runs, misses = struct.unpack_from("<QQQ", data, 192)
+            found.append(ProgramStats(data[64:80].split(b"\0")[0].decode(), runs, run_ns, misses))
+        return found
+
+    def close(self) -> None:
+        """Detach the programs, free maps and rings; idempotent. Workers' copies keep their rings readable."""
+        for one in reversed(self._tier_objects):
+            one.close()
+        self._tier_objects = []
+        self._core, core = None, getattr(self, "_core", None)
+        if core is not None:
+            core.close()
+        for fd in self.ring_fds.values():
+            with suppress(OSError):
+                os.close(fd)
+        self.ring_fds = {}
+        self._program_fds = []
+        self.iter_link_fd = self.shared_fd = self.settings_fd = self.pid_cache_fd = self.proc_cache_fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def enable_stats() -> int:
+    """Let the kernel measure the run time of all BPF programs until the returned descriptor is closed.
+
+    Raises:
+        UnsupportedError: needs CAP_SYS_ADMIN.
+    """
+    fd = int(libbpf.library().bpf_enable_stats(0))  # BPF_STATS_RUN_TIME
+    if fd < 0:
+        raise UnsupportedError(
+            f"BPF statistics cannot be enabled: {os.strerror(-fd)}", feature="bpf_stats", needs="CAP_SYS_ADMIN"
+        )
+    return fd
+
+
+def _program_fds() -> set[int]:
+    """Return this process's descriptors of BPF programs; pylibbpf does not tell those of its own."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if "bpf-prog" in str(entry.readlink()):
+                found.add(int(entry.name))
+    return found

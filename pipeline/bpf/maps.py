@@ -1,0 +1,213 @@
+"""The maps that BPF programs and user space share: layouts, mapped views, look-ups by descriptor.
+
+Works in any process that was given a map's descriptor, without capabilities and without pylibbpf. The C side is
+``shared.h``; sizes of the maps are there. All numbers are little-endian; 0 means unknown unless said otherwise.
+
+CPU_STATE, 256 bytes, map `pl_shared` (mapped), one element for each possible CPU; written by the programs on that CPU
+but for the fields marked otherwise:
+
+    offset  size  field                 type  unit       meaning
+    0       4     sleeping              u4    -          set to 1 by the shard of this ring before it blocks, to 0 by
+                                                         the program that wakes it
+    4       4     ring                  u4    -          number of the ring that takes this CPU's records; written by
+                                                         the loader
+    8       8     ring_seq              u8    -          records of this CPU that got room
+    16      64    lost_samples          8u8   -          records that got none, by kind
+    80      64    head_only             8u8   -          records that got room for their header alone, by kind
+    144     8     threads_forked        u8    -          not recorded: threads
+    152     8     threads_exited        u8    -          not recorded: exits that left other threads alive
+    160     8     kthreads_forked       u8    -          not recorded: kernel threads
+    168     8     kthreads_exited       u8    -
+    176     8     exec_reread           u8    -          argument areas with an absent page, read again in pieces
+    184     8     wakeups               u8    -          wake-ups of this ring's shard
+    192     8     no_ring               u8    -          records lost because this CPU has no ring (in lost_samples too)
+    200     56    reserved              7u8   -
+
+SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the loader; programs read it at every event:
+
+    offset  size  field                 type  unit       meaning
+    0       4     args_bytes            u4    bytes      kept of the arguments at most, up to 32768
+    4       4     envs_bytes            u4    bytes      kept of the environment at most, up to 32768
+    8       4     wakeup_fill_bytes     u4    bytes      a ring that fills above this wakes its shard; 0: never
+    12      4     flags                 u4    mask       CAPTURE_ON
+    16      8     root_mnt              u8    -          the recorder's root directory, by which paths end: addresses
+    24      8     root_dentry           u8    -          in the kernel, noted by the task iterator; 0: global root
+    32      32    settings_reserved     4u8   -
+
+PID_ENTRY, 104 bytes, map `pid_cache`, key u4 tgid:
+
+    offset  size  field                 type  unit       meaning
+    0       8     cookie                u8    -          names the image, key of `proc_cache`; shared with the forked
+                                                         children that have not called exec
+    8       8     start_boot_ns         u8    ns (boot)  which owner of the pid this is
+    16      8     fork_boot_ns          u8    ns (boot)  when the fork was seen; 0: older than the capture
+    24      8     exit_boot_ns          u8    ns (boot)  0: alive
+    32      8     cap_effective         u8    mask       credentials as in TASK, as of the last event of the process
+    40      8     cap_permitted         u8    mask
+    48      8     cgroup_id             u8    -
+    56      4     uid                   u4    -
+    60      4     gid                   u4    -
+    64      4     euid                  u4    -
+    68      4     egid                  u4    -
+    72      4     suid                  u4    -
+    76      4     sgid                  u4    -
+    80      4     fsuid                 u4    -
+    84      4     fsgid                 u4    -
+    88      4     auid                  u4    -          4294967295 is unset
+    92      4     audit_session         u4    -          4294967295 is unset
+    96      4     ppid                  u4    -
+    100     4     pad                   u4    -
+
+IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
+
+    offset  size  field                 type  unit       meaning
+    0       8     exec_boot_ns          u8    ns (boot)  0: the exec is older than the capture
+    8       8     cgroup_id             u8    -          at the exec
+    16      8     inode                 u8    -          as in EXEC, and so on
+    24      8     ctime_ns              u8    ns (unix)
+    32      8     mtime_ns              u8    ns (unix)
+    40      4     device                u4    -
+    44      4     mount_id              u4    -
+    48      4     file_uid              u4    -
+    52      4     file_gid              u4    -
+    56      4     nlink                 u4    -
+    60      2     mode                  u2    -
+    62      2     exec_flags            u2    mask       those that the file itself gives
+    64      4     fs_magic              u4    -
+    68      4     tgid                  u4    -          who called exec
+    72      2     path_bytes            u2    bytes      whole length
+    74      2     root_offset           u2    bytes
+    76      4     image_pad             u4    -
+    80      16    comm                  S16   -
+    96      16    tty                   S16   -
+    112     128   path                  V128  -          the first 128 bytes; bytes after path_bytes mean nothing
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bpf import syscall
+
+#: SETTINGS.flags: the programs record.
+CAPTURE_ON = 1
+
+#: Length of `pl_shared` and `pl_rings`.
+MAX_CPUS = 1024
+
+CPU_STATE = np.dtype(
+    [
+        ("sleeping", "<u4"), ("ring", "<u4"), ("ring_seq", "<u8"), ("lost_samples", "<u8", 8), ("head_only", "<u8", 8),
+        ("threads_forked", "<u8"), ("threads_exited", "<u8"), ("kthreads_forked", "<u8"), ("kthreads_exited", "<u8"),
+        ("exec_reread", "<u8"), ("wakeups", "<u8"), ("no_ring", "<u8"), ("reserved", "<u8", 7),
+    ]
+)  # fmt: skip
+SETTINGS = np.dtype(
+    [
+        ("args_bytes", "<u4"), ("envs_bytes", "<u4"), ("wakeup_fill_bytes", "<u4"), ("flags", "<u4"),
+        ("root_mnt", "<u8"), ("root_dentry", "<u8"), ("settings_reserved", "<u8", 4),
+    ]
+)  # fmt: skip
+PID_ENTRY = np.dtype(
+    [
+        ("cookie", "<u8"), ("start_boot_ns", "<u8"), ("fork_boot_ns", "<u8"), ("exit_boot_ns", "<u8"),
+        ("cap_effective", "<u8"), ("cap_permitted", "<u8"), ("cgroup_id", "<u8"), ("uid", "<u4"), ("gid", "<u4"),
+        ("euid", "<u4"), ("egid", "<u4"), ("suid", "<u4"), ("sgid", "<u4"), ("fsuid", "<u4"), ("fsgid", "<u4"),
+        ("auid", "<u4"), ("audit_session", "<u4"), ("ppid", "<u4"), ("pad", "<u4"),
+    ]
+)  # fmt: skip
+IMAGE_ENTRY = np.dtype(
+    [
+        ("exec_boot_ns", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("ctime_ns", "<u8"), ("mtime_ns", "<u8"),
+        ("device", "<u4"), ("mount_id", "<u4"), ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"),
+        ("mode", "<u2"), ("exec_flags", "<u2"), ("fs_magic", "<u4"), ("tgid", "<u4"), ("path_bytes", "<u2"),
+        ("root_offset", "<u2"), ("image_pad", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
+    ]
+)  # fmt: skip
+
+#: Layouts that must match ``struct pl_NAME`` in shared.h.
+MAP_LAYOUTS = {"cpu": CPU_STATE, "settings": SETTINGS, "pid": PID_ENTRY, "image": IMAGE_ENTRY}
+
+assert (CPU_STATE.itemsize, SETTINGS.itemsize, PID_ENTRY.itemsize, IMAGE_ENTRY.itemsize) == (256, 64, 104, 240)
+
+
+def cpu_states(fd: int, *, writable: bool = False, count: int = MAX_CPUS) -> npt.NDArray[np.void]:
+    """Map `pl_shared`; shape (count,), dtype CPU_STATE. Writable only for who sets `sleeping` or `ring`.
+
+    The view changes by itself as the programs count. The mapping lives as long as the array.
+
+    Raises:
+        OSError: the descriptor is no mappable map, or may not be written.
+    """
+    return _mapped(fd, CPU_STATE, count, writable)
+
+
+def settings(fd: int, *, writable: bool = False) -> npt.NDArray[np.void]:
+    """Map `pl_settings`; shape (1,), dtype SETTINGS."""
+    return _mapped(fd, SETTINGS, 1, writable)
+
+
+def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint64]:
+    """Return the records lost so far by kind, shape (8,), over the CPUs that write to `ring`.
+
+    Usually that is the CPU of the same number; the spare ring has several.
+    """
+    return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
+
+
+@dataclass(frozen=True, slots=True)
+class HashMap:
+    """A hash map behind a descriptor: `pid_cache` or `proc_cache`. Entries are copies.
+
+    Attributes:
+        fd: the map; stays the caller's.
+        key: dtype of the keys.
+        value: dtype of the values.
+    """
+
+    fd: int
+    key: np.dtype[np.unsignedinteger]
+    value: np.dtype[np.void]
+
+    def get(self, key: int) -> np.void | None:
+        """Return the entry of `key`, None if the map has none."""
+        data = syscall.lookup(self.fd, key.to_bytes(self.key.itemsize, "little"), self.value.itemsize)
+        return None if data is None else np.frombuffer(data, self.value)[0]
+
+    def items(self) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.void]]:
+        """Return all keys and entries, shapes (n,); what comes or goes meanwhile may be missing."""
+        keys, values = syscall.lookup_batch(self.fd, self.key.itemsize, self.value.itemsize)
+        return np.frombuffer(keys, self.key), np.frombuffer(values, self.value)
+
+    def put(self, key: int, entry: np.void, flags: int = syscall.ANY) -> None:
+        """Store a copy of `entry` (dtype `value`).
+
+        Raises:
+            FileExistsError: `flags` is NOEXIST and there is an entry.
+        """
+        syscall.update(self.fd, key.to_bytes(self.key.itemsize, "little"), entry.tobytes(), flags)
+
+    def delete(self, key: int) -> bool:
+        """Delete the entry of `key`; False if there was none."""
+        return syscall.delete(self.fd, key.to_bytes(self.key.itemsize, "little"))
+
+
+def pid_cache(fd: int) -> HashMap:
+    """Return the map tgid -> PID_ENTRY behind `fd`."""
+    return HashMap(fd, np.dtype("<u4"), PID_ENTRY)
+
+
+def proc_cache(fd: int) -> HashMap:
+    """Return the map cookie -> IMAGE_ENTRY behind `fd`."""
+    return HashMap(fd, np.dtype("<u8"), IMAGE_ENTRY)
+
+
+def _mapped(fd: int, dtype: np.dtype[np.void], count: int, writable: bool) -> npt.NDArray[np.void]:
+    access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    # The kernel maps an array map in whole pages.
+    length = -(-dtype.itemsize * count // mmap.PAGESIZE) * mmap.PAGESIZE
+    return np.frombuffer(mmap.mmap(fd, length, mmap.MAP_SHARED, access), dtype, count)

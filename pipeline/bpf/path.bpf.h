@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The path of a file by a walk over its dentries, mounts crossed, as prepend_path() of fs/d_path.c does it; and the facts
+ * of its inode. No locks: a rename of a directory during the walk can give a path that never was. */
+#ifndef PROCLINE_PATH_BPF_H
+#define PROCLINE_PATH_BPF_H
+
+/* bpf_loop's bound costs the verifier nothing, so this is a limit on time. One step is a component or a mount. */
+#define PL_WALK_STEPS 2048
+
+/* The path grows backwards from PL_PATH_MAX to 0. Twice the size, so that an offset below PL_PATH_MAX plus a length up
+ * to it stays inside for the verifier, which does not know that their sum is PL_PATH_MAX. */
+struct pl_path {
+	char text[2 * PL_PATH_MAX];
+};
+
+struct pl_walk {
+	struct pl_path *out;
+	const void *dentry;
+	const void *mount;
+	const void *root_dentry; /* the task's own root */
+	const void *root_mnt;
+	const void *end_dentry; /* the recorder's root: paths begin there */
+	const void *end_mnt;
+	u32 start; /* of the path in out->text */
+	u32 root_start; /* of the path below the task's own root; 0: not met yet (the real one is never 0) */
+	u32 flags;
+	u32 done;
+};
+
+static long pl_walk_step(u64 i, struct pl_walk *walk)
+{
+	const struct dentry *dentry = bpf_rdonly_cast(walk->dentry, bpf_core_type_id_kernel(struct dentry));
+	const struct mount *mount = bpf_rdonly_cast(walk->mount, bpf_core_type_id_kernel(struct mount));
+	const void *mnt = walk->mount + bpf_core_field_offset(struct mount, mnt);
+	const struct dentry *parent;
+	u32 start = walk->start, length;
+
+	if (walk->dentry == walk->root_dentry && mnt == walk->root_mnt)
+		walk->root_start = start;
+	if (walk->dentry == walk->end_dentry && mnt == walk->end_mnt)
+		goto done;
+	if (walk->dentry == mount->mnt.mnt_root) {
+		const void *up = mount->mnt_parent;
+
+		if (up == walk->mount) { /* the top of a mount tree */
+			if (!mount->mnt_ns)
+				walk->flags |= PL_EXEC_DETACHED;
+			goto done;
+		}
+		walk->dentry = mount->mnt_mountpoint;
+		walk->mount = up;
+		return 0;
+	}
+	parent = dentry->d_parent;
+	if (walk->dentry == parent) { /* a directory that was moved out of what is mounted */
+		walk->flags |= PL_EXEC_ESCAPED;
+		goto done;
+	}
+	length = dentry->d_name.len & 255;
+	if (start < length + 1) {
+		walk->flags |= PL_EXEC_PATH_TRUNCATED;
+		goto done;
+	}
+	start -= length + 1;
+	walk->out->text[start & (PL_PATH_MAX - 1)] = '/';
+	bpf_probe_read_kernel(walk->out->text + ((start + 1) & (PL_PATH_MAX - 1)), length, dentry->d_name.name);
+	walk->start = start;
+	walk->dentry = parent;
+	return 0;
+done:
+	walk->done = 1;
+	return 1;
+}
+
+struct pl_path_facts {
+	u32 start; /* of the path in pl_path.text; it ends at PL_PATH_MAX */
+	u32 root_offset;
+	u32 mount_id;
+	u32 flags; /* PL_EXEC_* */
+};
+
+/* Write the path of `file` as `task` has it to `out`. */
+static __always_inline void pl_path_of(struct pl_path *out, struct file *file, struct task_struct *task,
+				       const struct pl_settings *settings, struct pl_path_facts *facts)
+{
+	const struct dentry *dentry = file->f_path.dentry;
+	const struct vfsmount *mnt = file->f_path.mnt;
+	struct pl_walk walk = {
+		.out = out,
+		.dentry = dentry,
+		.mount = (const void *)mnt - bpf_core_field_offset(struct mount, mnt),
+		.root_dentry = task->fs->root.dentry,
+		.root_mnt = task->fs->root.mnt,
+		.end_dentry = (const void *)settings->root_dentry,
+		.end_mnt = (const void *)settings->root_mnt,
+		.start = PL_PATH_MAX,
+	};
+	const struct mount *mount = bpf_rdonly_cast(walk.mount, bpf_core_type_id_kernel(struct mount));
+
+	facts->mount_id = mount->mnt_id;
+	if (dentry == dentry->d_parent && dentry != dentry->d_sb->s_root) {
+		/* A file of no directory. Its name is "memfd:..." for a memfd; it has no mount tree to walk. */
+		u32 length = dentry->d_name.len & 255;
+		char *name = out->text + ((PL_PATH_MAX - length) & (PL_PATH_MAX - 1));
+
+		bpf_probe_read_kernel(name, length, dentry->d_name.name);
+		walk.start = PL_PATH_MAX - 1 - length;
+		out->text[walk.start & (PL_PATH_MAX - 1)] = '/';
+		walk.root_start = walk.start;
+		walk.flags = PL_EXEC_ESCAPED;
+		if (name[0] == 'm' && name[1] == 'e' && name[2] == 'm' && name[3] == 'f' && name[4] == 'd' && name[5] == ':')
+			walk.flags = PL_EXEC_MEMFD;
+	} else {
+		if (!dentry->d_hash.pprev && dentry != dentry->d_parent)
+			walk.flags = PL_EXEC_DELETED;
+		bpf_loop(PL_WALK_STEPS, pl_walk_step, &walk, 0);
+		if (!walk.done)
+			walk.flags |= PL_EXEC_PATH_TRUNCATED;
+	}
+	if (walk.start >= PL_PATH_MAX) { /* the file is itself the root of a mount tree */
+		walk.start = PL_PATH_MAX - 1;
+		out->text[PL_PATH_MAX - 1] = '/';
+	}
+	if (!walk.root_start) {
+		walk.flags |= PL_EXEC_NO_ROOT;
+		walk.root_start = walk.start;
+	}
+	facts->start = walk.start;
+	facts->root_offset = walk.root_start > walk.start ? walk.root_start - walk.start : 0;
+	facts->flags = walk.flags;
+}
+
+/* Fill what EXEC says of the file itself, without its path. */
+static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
+{
+	struct inode *inode = file->f_inode;
+	struct super_block *sb = inode->i_sb;
+	u32 magic = sb->s_magic;
+
+	out->inode = inode->i_ino;
+	out->device = sb->s_dev;
+	out->fs_magic = magic;
+	out->file_uid = inode->i_uid.val;
+	out->file_gid = inode->i_gid.val;
+	out->nlink = inode->i_nlink;
+	out->mode = inode->i_mode;
+	if (bpf_core_field_exists(inode->i_ctime_sec)) {
+		out->ctime_ns = inode->i_ctime_sec * 1000000000ull + inode->i_ctime_nsec;
+		out->mtime_ns = inode->i_mtime_sec * 1000000000ull + inode->i_mtime_nsec;
+	} else if (bpf_core_field_exists(struct inode___before_6_11, __i_mtime)) {
+		struct inode___before_6_11 *old = (void *)inode;
+
+		out->ctime_ns = old->__i_ctime.tv_sec * 1000000000ull + old->__i_ctime.tv_nsec;
+		out->mtime_ns = old->__i_mtime.tv_sec * 1000000000ull + old->__i_mtime.tv_nsec;
+	} else if (bpf_core_field_exists(struct inode___before_6_6, i_mtime)) {
+		struct inode___before_6_6 *old = (void *)inode;
+
+		out->ctime_ns = old->i_ctime.tv_sec * 1000000000ull + old->i_ctime.tv_nsec;
+		out->mtime_ns = old->i_mtime.tv_sec * 1000000000ull + old->i_mtime.tv_nsec;
+	}
+	if (magic == OVERLAYFS_SUPER_MAGIC) {
+		/* Where overlayfs is a module that is not loaded yet its types are unknown; the field has followed the
+		 * embedded inode since Linux v4.14. */
+		const void *at = (const void *)inode + bpf_core_type_size(struct inode);
+		const void *upper = NULL;
+
+		if (bpf_core_field_exists(struct ovl_inode, __upperdentry))
+			at = (const void *)inode - bpf_core_field_offset(struct ovl_inode, vfs_inode) +
+			     bpf_core_field_offset(struct ovl_inode, __upperdentry);
+		bpf_probe_read_kernel(&upper, sizeof(upper), at);
+		if (upper)
+			out->exec_flags |= PL_EXEC_UPPER_LAYER;
+	}
+}
+
+/* Fill an image's entry of proc_cache. */
+static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_head *head, const struct pl_task *task,
+					  const struct pl_exec *exec, const struct pl_path *path, u32 start)
+{
+	out->exec_boot_ns = 0;
+	out->cgroup_id = task->cgroup_id;
+	out->inode = exec->inode;
+	out->ctime_ns = exec->ctime_ns;
+	out->mtime_ns = exec->mtime_ns;
+	out->device = exec->device;
+	out->mount_id = exec->mount_id;
+	out->file_uid = exec->file_uid;
+	out->file_gid = exec->file_gid;
+	out->nlink = exec->nlink;
+	out->mode = exec->mode;
+	out->exec_flags = exec->exec_flags;
+	out->fs_magic = exec->fs_magic;
+	out->tgid = head->tgid;
+	out->path_bytes = exec->path_bytes;
+	out->root_offset = exec->root_offset;
+	out->pad = 0;
+	__builtin_memcpy(out->comm, task->comm, sizeof(out->comm));
+	__builtin_memcpy(out->tty, task->tty, sizeof(out->tty));
+	/* The bytes after the path are of no meaning; path_bytes > PL_IMAGE_PATH_BYTES: the front of it. */
+	bpf_probe_read_kernel(out->path, sizeof(out->path), path->text + (start & (PL_PATH_MAX - 1)));
+}
+
+#endif

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* Processes being born, changing image and dying: one program each on the scheduler's tracepoints. Attach kind: tp_btf.
+ * Credentials and other changes in between are other objects, so that a kernel that refuses those still loads this one.
+ *
+ * Each program first gathers a record in a scratch buffer of its own and of this CPU, then asks for room. A program is
+ * never nested in itself (the kernel skips and counts that), and these run in process context only. */
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "records.h"
+#include "shared.h"
+#include "kfuncs.bpf.h"
+#include "maps.bpf.h"
+#include "ring.bpf.h"
+#include "task.bpf.h"
+#include "path.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* ---- fork ---- */
+
+struct pl_fork_record {
+	struct pl_head head;
+	struct pl_task task;
+	struct pl_fork fork;
+};
+struct pl_fork_scratch {
+	struct pl_fork_record record;
+	struct pl_pid pid;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_fork_scratch);
+} pl_fork_buf SEC(".maps");
+
+SEC("tp_btf/sched_process_fork")
+int BPF_PROG(pl_on_fork, struct task_struct *parent, struct task_struct *child)
+{
+	u32 zero = 0;
+	struct pl_fork_scratch *buf;
+	struct pl_settings *settings;
+	struct pl_cpu *cpu;
+	struct pl_pid *from;
+	struct task_struct *creator;
+	struct pl_slot slot;
+	enum pl_room room;
+	u64 creator_start;
+	u32 creator_tgid, tgid;
+
+	/* Threads and kernel threads are no processes. Counted, so that forks can be compared with /proc/stat. */
+	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
+		cpu = pl_this_cpu();
+		if (cpu)
+			pl_count(child->flags & PF_KTHREAD ? &cpu->kthreads_forked : &cpu->threads_forked);
+		return 0;
+	}
+	buf = bpf_map_lookup_elem(&pl_fork_buf, &zero);
+	settings = pl_get_settings();
+	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+		return 0;
+
+	pl_fill_head(&buf->record.head, child);
+	pl_fill_task(&buf->record.task, child);
+	/* With CLONE_PARENT the forking process is not the parent; the tracepoint's first argument is current. */
+	creator = parent;
+	creator_tgid = creator->tgid;
+	creator_start = creator->group_leader->start_boottime;
+	buf->record.fork.creator_start_boot_ns = creator_start;
+	buf->record.fork.creator_tgid = creator_tgid;
+	buf->record.fork.creator_tid = creator->pid;
+
+	/* The image is the creator's until the child execs. Known before the record is, as readers of the cache expect. */
+	from = pl_find_pid(creator_tgid, creator_start);
+	if (from)
+		buf->record.task.cookie = from->cookie;
+	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
+	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
+	tgid = child->tgid;
+	bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+
+	buf->record.head.record_bytes = sizeof(buf->record);
+	buf->record.head.var_bytes = 0;
+	room = pl_reserve(&slot, &buf->record.head, PL_KIND_FORK);
+	if (room == PL_ROOM_NONE)
+		return 0;
+	if (room == PL_ROOM_FULL)
+		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
+				 sizeof(buf->record) - sizeof(struct pl_head), 0);
+	pl_submit(&slot, settings);
+	return 0;
+}
+
+/* ---- exec ---- */
+
+struct pl_exec_record {
+	struct pl_head head;
+	struct pl_task task;
+	struct pl_exec exec;
+};
+struct pl_exec_scratch {
+	struct pl_exec_record record;
+	struct pl_pid pid;
+	struct pl_image image;
+	struct pl_path path;
+	char name[PL_PATH_MAX];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_exec_scratch);
+} pl_exec_buf SEC(".maps");
+
+/* Arguments and environment: one value each, because a per-CPU value ends at 32 KiB. */
+struct pl_strings {
+	char text[PL_STRING_MAX];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, u32);
+	__type(value, struct pl_strings);
+} pl_strings_buf SEC(".maps");
+
+#define PL_CHUNK 256
+
+struct pl_chunks {
+	char *out;
+	u64 from;
+	u32 bytes;
+	u32 kept;
+};
+
+/* Chunks lie on a grid of the buffer, so that the verifier sees each fit. */
+static long pl_read_chunk(u64 i, struct pl_chunks *chunks)
+{
+	u32 at = (i & (PL_STRING_MAX / PL_CHUNK - 1)) * PL_CHUNK, some;
+	u64 from = chunks->from + at;
+
+	if (at >= chunks->bytes)
+		return 1;
+	some = chunks->bytes - at;
+	asm volatile("" : "+r"(some));
+	if (some > PL_CHUNK)
+		some = PL_CHUNK;
+	if (!bpf_probe_read_user(chunks->out + at, some, (void *)from)) {
+		chunks->kept = at + some;
+		return 0;
+	}
+	some = 4096 - (from & 4095); /* what comes before the absent page */
+	asm volatile("" : "+r"(some));
+	if (some < PL_CHUNK && !bpf_probe_read_user(chunks->out + at, some, (void *)from))
+		chunks->kept = at + some;
+	return 1;
+}
+
+/* Copy [from, from + full) to buffer `index`, up to `limit` bytes; returns how many were kept. A failed read leaves the
+ * whole destination zero, so what can be read is then read again in pieces. */
+static __always_inline u32 pl_read_strings(u32 index, u64 from, u64 full, u32 limit, bool *unreadable)
+{
+	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
+	u64 bytes = full;
+
+	if (!buf)
+		return 0;
+	if (bytes > limit)
+		bytes = limit;
+	/* Else clang knows the limit's own bound and drops the check that the verifier needs. */
+	asm volatile("" : "+r"(bytes));
+	if (bytes > PL_STRING_MAX)
+		bytes = PL_STRING_MAX;
+	if (bytes && bpf_probe_read_user(buf->text, bytes, (void *)from)) {
+		struct pl_chunks chunks = { .out = buf->text, .from = from, .bytes = bytes };
+		struct pl_cpu *cpu = pl_this_cpu();
+
+		bpf_loop(PL_STRING_MAX / PL_CHUNK, pl_read_chunk, &chunks, 0);
+		if (cpu)
+			pl_count(&cpu->exec_reread);
+		*unreadable = chunks.kept < bytes;
+		bytes = chunks.kept;
+	}
+	return bytes;
+}
+
+/* Append buffer `index`; returns the offset behind it. */
+static __always_inline u32 pl_write_strings(struct pl_slot *slot, u32 at, u32 index, u32 bytes)
+{
+	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
+
+	asm volatile("" : "+r"(bytes));
+	if (buf && bytes && bytes <= PL_STRING_MAX)
+		bpf_dynptr_write(&slot->data, at, buf->text, bytes, 0);
+	return at + bytes;
+}
+
+/* Give the process its new image in the caches; returns the cookie of the one before. */
+static __always_inline u64 pl_cache_exec(struct pl_exec_scratch *buf, u32 path_start)
+{
+	struct pl_head *head = &buf->record.head;
+	struct pl_task *task = &buf->record.task;
+	struct pl_exec *exec = &buf->record.exec;
+	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	u64 cookie = pl_new_cookie(), before = entry ? entry->cookie : 0;
+	u32 tgid = head->tgid;
+
+	task->cookie = cookie;
+	exec->prev_cookie = before;
+	if (before) {
+		struct pl_image *image = bpf_map_lookup_elem(&proc_cache, &before);
+
+		if (image) {
+			exec->prev_inode = image->inode;
+			task->exe_inode = image->inode;
+			task->exe_dev = image->device;
+		}
+	}
+	pl_fill_image(&buf->image, head, task, exec, &buf->path, path_start);
+	buf->image.exec_boot_ns = bpf_ktime_get_boot_ns();
+	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_ANY);
+	if (entry) {
+		/* In place: the fork's time stays. The cookie last, so that who finds it finds the image. */
+		pl_refresh_pid(entry, head, task);
+		entry->cookie = cookie;
+	} else {
+		pl_init_pid(&buf->pid, head, task);
+		bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+	}
+	return before;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	u32 zero = 0, args, envs, path_bytes, at;
+	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
+	struct pl_settings *settings = pl_get_settings();
+	struct mm_struct *mm = task->mm;
+	struct file *file = bprm->file;
+	struct pl_path_facts facts;
+	struct pl_exec *exec;
+	struct pl_slot slot;
+	enum pl_room room;
+	u64 args_full, envs_full;
+	u32 name;
+	bool unreadable;
+
+	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+		return 0;
+	exec = &buf->record.exec;
+	pl_fill_head(&buf->record.head, task);
+	pl_fill_task(&buf->record.task, task);
+	/* TASK has the image before this one; it is gone from the task by now and comes from proc_cache below. */
+	buf->record.task.exe_inode = 0;
+	buf->record.task.exe_dev = 0;
+
+	pl_path_of(&buf->path, file, task, settings, &facts);
+	exec->exec_flags = facts.flags;
+	exec->mount_id = facts.mount_id;
+	exec->root_offset = facts.root_offset;
+	path_bytes = PL_PATH_MAX - facts.start;
+	exec->path_bytes = path_bytes;
+	pl_fill_file(exec, file);
+	if (BPF_CORE_READ_BITFIELD_PROBED(bprm, secureexec))
+		exec->exec_flags |= PL_EXEC_SECURE;
+	/* The kernel begins with interp = filename and changes interp for each interpreter that it turns to. */
+	if (bprm->interp != bprm->filename)
+		exec->exec_flags |= PL_EXEC_SCRIPT;
+	exec->exec_tid = old_pid;
+	exec->prev_tid = old_pid;
+	exec->argc = bprm->argc;
+	exec->envc = bprm->envc;
+	exec->prev_inode = 0;
+	exec->interp_inode = 0;
+	exec->exec_reserved = 0;
+
+	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), bprm->filename);
+	if ((s32)name <= 0)
+		name = 1;
+	if (name == sizeof(buf->name))
+		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
+	name -= 1; /* without its NUL */
+	exec->name_bytes = name;
+
+	args_full = mm->arg_end - mm->arg_start;
+	unreadable = false;
+	args = pl_read_strings(0, mm->arg_start, args_full, settings->args_bytes, &unreadable);
+	exec->args_bytes = args;
+	exec->args_full_bytes = args_full;
+	if (args < args_full)
+		exec->exec_flags |= unreadable ? PL_EXEC_ARGS_UNREADABLE : PL_EXEC_ARGS_TRUNCATED;
+	envs_full = mm->env_end - mm->env_start;
+	unreadable = false;
+	envs = pl_read_strings(1, mm->env_start, envs_full, settings->envs_bytes, &unreadable);
+	exec->envs_bytes = envs;
+	exec->envs_full_bytes = envs_full;
+	if (envs < envs_full)
+		exec->exec_flags |= unreadable ? PL_EXEC_ENVS_UNREADABLE : PL_EXEC_ENVS_TRUNCATED;
+
+	pl_cache_exec(buf, facts.start);
+
+	buf->record.head.var_bytes = path_bytes + name + args + envs;
+	buf->record.head.record_bytes = sizeof(buf->record) + buf->record.head.var_bytes;
+	room = pl_reserve(&slot, &buf->record.head, PL_KIND_EXEC);
+	if (room == PL_ROOM_NONE)
+		return 0;
+	if (room == PL_ROOM_FULL) {
+		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
+				 sizeof(buf->record) - sizeof(struct pl_head), 0);
+		at = sizeof(buf->record);
+		asm volatile("" : "+r"(path_bytes));
+		if (path_bytes <= PL_PATH_MAX)
+			bpf_dynptr_write(&slot.data, at, buf->path.text + (facts.start & (PL_PATH_MAX - 1)), path_bytes, 0);
+		at += path_bytes;
+		asm volatile("" : "+r"(name));
+		if (name < PL_PATH_MAX)
+			bpf_dynptr_write(&slot.data, at, buf->name, name, 0);
+		at += name;
+		at = pl_write_strings(&slot, at, 0, args);
+		pl_write_strings(&slot, at, 1, envs);
+	}
+	pl_submit(&slot, settings);
+	return 0;
+}
+
+/* ---- exit ---- */
+
+/* Generations that the search for a reaper goes up. */
+#define PL_REAPER_STEPS 256
+
+struct pl_reaper {
+	const void *task;
+	u32 level;
+	bool found;
+	bool ended;
+};
+
+static __always_inline struct task_struct *pl_task_at(const void *address)
+{
+	return bpf_rdonly_cast(address, bpf_core_type_id_kernel(struct task_struct));
+}
+
+static long pl_reaper_step(u64 i, struct pl_reaper *reaper)
+{
+	struct task_struct *task = pl_task_at(reaper->task);
+	struct signal_struct *signal = task->signal;
+
+	if (!task->pid || task->thread_pid->level != reaper->level) {
+		reaper->ended = true;
+		return 1;
+	}
+	/* live, not the thread at hand: its leader may have ended while others live on. */
+	if (BPF_CORE_READ_BITFIELD_PROBED(signal, is_child_subreaper) && signal->live.counter > 0) {
+		reaper->found = true;
+		return 1;
+	}
+	reaper->task = task->real_parent;
+	return 0;
+}
+
+/* Who adopts the children of a process that ends now, as find_new_reaper() of kernel/exit.c will decide. Wrong only if a
+ * living ancestor changes PR_SET_CHILD_SUBREAPER before that; a reaper that ends in between is followed by its own
+ * record. */
+static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_struct *task)
+{
+	struct signal_struct *signal = task->signal;
+	struct pid *pid = signal->pids[PIDTYPE_TGID];
+	struct upid inner = {};
+	struct pid_namespace *ns;
+	struct task_struct *init, *chosen;
+	struct pl_reaper reaper = {};
+
+	out->reaper_tgid = 0;
+	out->reaper_start_boot_ns = 0;
+	if (pid)
+		pl_read_upid(pid, pid->level, &inner);
+	ns = bpf_rdonly_cast(inner.ns, bpf_core_type_id_kernel(struct pid_namespace));
+	init = ns->child_reaper;
+	if (init->signal == signal) {
+		out->exit_flags |= PL_EXIT_NS_DIES;
+		return;
+	}
+	chosen = init;
+	if (BPF_CORE_READ_BITFIELD_PROBED(signal, has_child_subreaper)) {
+		reaper.task = task->real_parent;
+		reaper.level = pid->level;
+		bpf_loop(PL_REAPER_STEPS, pl_reaper_step, &reaper, 0);
+		if (reaper.found)
+			chosen = pl_task_at(reaper.task);
+		else if (!reaper.ended)
+			chosen = NULL; /* deeper than the search goes: nobody is better than the wrong one */
+	}
+	if (chosen) {
+		out->reaper_tgid = chosen->tgid;
+		out->reaper_start_boot_ns = chosen->group_leader->start_boottime;
+	}
+	if (!out->reaper_tgid)
+		out->exit_flags |= PL_EXIT_NO_REAPER;
+}
+
+struct pl_exit_record {
+	struct pl_head head;
+	struct pl_task task;
+	struct pl_exit exit;
+};
+struct pl_exit_scratch {
+	struct pl_exit_record record;
+	struct pl_pid pid;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct pl_exit_scratch);
+} pl_exit_buf SEC(".maps");
+
+/* Stamp the exit into pid_cache. False if another thread of the process has done so: where the kernel does not say which
+ * thread is the last one, several that leave at once each see no thread alive. */
+static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf)
+{
+	struct pl_head *head = &buf->record.head;
+	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+	u64 now = bpf_ktime_get_boot_ns();
+	u32 tgid = head->tgid;
+
+	if (entry) {
+		buf->record.task.cookie = entry->cookie;
+		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
+			return false;
+		pl_refresh_pid(entry, head, &buf->record.task);
+		return true;
+	}
+	pl_init_pid(&buf->pid, head, &buf->record.task);
+	buf->pid.exit_boot_ns = now;
+	/* An earlier owner of the pid would be in the way. */
+	entry = bpf_map_lookup_elem(&pid_cache, &tgid);
+	if (entry && entry->start_boot_ns < head->start_boot_ns)
+		bpf_map_delete_elem(&pid_cache, &tgid);
+	/* -EEXIST (17): the other thread was quicker. Any other failure is no reason to lose the record. */
+	return bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_NOEXIST) != -17;
+}
+
+SEC("tp_btf/sched_process_exit")
+int pl_on_exit(u64 *ctx)
+{
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	u32 zero = 0;
+	struct pl_exit_scratch *buf;
+	struct pl_settings *settings;
+	struct pl_cpu *cpu;
+	struct pl_slot slot;
+	enum pl_room room;
+	bool is_last, is_guess = false, is_first;
+
+	if (bpf_core_type_exists(btf_trace_sched_process_exit___group_dead)) {
+		is_last = ctx[1] & 1;
+	} else {
+		is_last = task->signal->live.counter == 0;
+		is_guess = true;
+	}
+	if (!is_last || task->flags & PF_KTHREAD) {
+		cpu = pl_this_cpu();
+		if (cpu)
+			pl_count(task->flags & PF_KTHREAD ? &cpu->kthreads_exited : &cpu->threads_exited);
+		return 0;
+	}
+	buf = bpf_map_lookup_elem(&pl_exit_buf, &zero);
+	settings = pl_get_settings();
+	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
+		return 0;
+
+	pl_fill_head(&buf->record.head, task);
+	pl_fill_task(&buf->record.task, task);
+	is_first = pl_cache_exit(buf);
+	if (is_guess && !is_first) {
+		cpu = pl_this_cpu();
+		if (cpu)
+			pl_count(&cpu->threads_exited);
+		return 0;
+	}
+	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
+	/* What wait() will say; set by then also when the last thread left by itself. */
+	buf->record.exit.exit_code = task->signal->group_exit_code;
+	buf->record.exit.leader_exit_code = task->exit_code;
+	buf->record.exit.exit_reserved = 0;
+	pl_predict_reaper(&buf->record.exit, task);
+
+	buf->record.head.record_bytes = sizeof(buf->record);
+	buf->record.head.var_bytes = 0;
+	room = pl_reserve(&slot, &buf->record.head, PL_KIND_EXIT);
+	if (room == PL_ROOM_NONE)
+		return 0;
+	if (room == PL_ROOM_FULL)
+		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
+				 sizeof(buf->record) - sizeof(struct pl_head), 0);
+	pl_submit(&slot, settings);
+	return 0;
+}

@@ -1,0 +1,141 @@
+"""The bpf(2) commands that a process needs for descriptors it was given: look up, list, change, iterate, ask.
+
+No libbpf and no pylibbpf, so that readers of the kernel's maps start quickly; loading is in loader.py. Attributes as in
+``union bpf_attr`` of include/uapi/linux/bpf.h.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import struct
+
+MAP_LOOKUP_ELEM = 1
+MAP_UPDATE_ELEM = 2
+MAP_DELETE_ELEM = 3
+OBJ_GET_INFO_BY_FD = 15
+MAP_LOOKUP_BATCH = 24
+ITER_CREATE = 33
+
+ANY = 0  #: update: make or replace
+NOEXIST = 1  #: update: make, else EEXIST
+EXIST = 2  #: update: replace, else ENOENT
+
+#: Number of bpf(2) by ``uname -m``.
+_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
+    """Call bpf(2); return its result.
+
+    Raises:
+        OSError: the kernel refused, or the machine's call number is not known (ENOSYS).
+    """
+    number = _NUMBERS.get(platform.machine())
+    if number is None:
+        raise OSError(errno.ENOSYS, f"bpf(2) has no known number on {platform.machine()}")
+    result = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_int(command), ctypes.byref(attributes), ctypes.c_uint(len(attributes))
+    )
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return int(result)
+
+
+def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
+    """Return the value of `key`, None if there is none. Not for per-CPU maps."""
+    value = ctypes.create_string_buffer(value_bytes)
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    attributes = _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0)
+    try:
+        bpf(MAP_LOOKUP_ELEM, attributes)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return value.raw
+
+
+def update(fd: int, key: bytes, value: bytes, flags: int = ANY) -> None:
+    """Store `value` under `key`; see ANY, NOEXIST, EXIST."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    value_buffer = ctypes.create_string_buffer(value, len(value))
+    bpf(
+        MAP_UPDATE_ELEM,
+        _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value_buffer), flags),
+    )
+
+
+def delete(fd: int, key: bytes) -> bool:
+    """Delete `key`; False if there was none."""
+    key_buffer = ctypes.create_string_buffer(key, len(key))
+    try:
+        bpf(MAP_DELETE_ELEM, _attributes("IxxxxQ", fd, ctypes.addressof(key_buffer)))
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+    return True
+
+
+def lookup_batch(fd: int, key_bytes: int, value_bytes: int, batch: int = 4096) -> tuple[bytes, bytes]:
+    """Return all keys and all values of a hash map, each concatenated.
+
+    The kernel walks bucket by bucket under the bucket's lock: what is there from beginning to end is found, what comes
+    or goes meanwhile may be.
+    """
+    keys, values = bytearray(), bytearray()
+    position = ctypes.create_string_buffer(max(8, key_bytes))
+    previous = 0
+    while True:
+        key_buffer = ctypes.create_string_buffer(batch * key_bytes)
+        value_buffer = ctypes.create_string_buffer(batch * value_bytes)
+        attributes = _attributes(
+            "QQQQIIQQ",
+            previous,
+            ctypes.addressof(position),
+            ctypes.addressof(key_buffer),
+            ctypes.addressof(value_buffer),
+            batch,
+            fd,
+            0,
+            0,
+        )
+        is_last = False
+        try:
+            bpf(MAP_LOOKUP_BATCH, attributes)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:  # one bucket is longer than the batch
+                batch *= 2
+                continue
+            if error.errno != errno.ENOENT:
+                raise
+            is_last = True
+        (count,) = struct.unpack_from("I", attributes, 32)
+        keys += key_buffer.raw[: count * key_bytes]
+        values += value_buffer.raw[: count * value_bytes]
+        if is_last:
+            return bytes(keys), bytes(values)
+        previous = ctypes.addressof(position)
+
+
+def info(fd: int, length: int = 256) -> bytes:
+    """Return the kernel's description of a map, program or link (``struct bpf_map_info`` …), zero-padded."""
+    buffer = ctypes.create_string_buffer(length)
+    bpf(OBJ_GET_INFO_BY_FD, _attributes("IIQ", fd, length, ctypes.addressof(buffer)))
+    return buffer.raw
+
+
+def iter_create(link_fd: int) -> int:
+    """Return a new descriptor whose reading runs the iterator behind `link_fd` once."""
+    return bpf(ITER_CREATE, _attributes("II", link_fd, 0))
+
+
+def _attributes(layout: str, *values: int) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack(f"={layout}", *values), struct.calcsize(f"={layout}"))

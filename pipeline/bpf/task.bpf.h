@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What is true of a process now: the HEAD and TASK sections, and its entry in pid_cache.
+ * The programs that include this are tracing programs (tp_btf, iter), so fields are plain loads: a pointer that has gone
+ * bad reads as 0. */
+#ifndef PROCLINE_TASK_BPF_H
+#define PROCLINE_TASK_BPF_H
+
+/* The numbers of a pid follow it in memory, one for each namespace level; the verifier wants a variable index computed
+ * by hand. */
+static __always_inline void pl_read_upid(struct pid *pid, u32 level, struct upid *out)
+{
+	out->nr = 0;
+	out->ns = NULL;
+	if (pid) {
+		const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
+		const char *at = numbers + (level & 63) * bpf_core_type_size(struct upid);
+
+		bpf_probe_read_kernel(&out->nr, sizeof(out->nr), at + bpf_core_field_offset(struct upid, nr));
+		bpf_probe_read_kernel(&out->ns, sizeof(out->ns), at + bpf_core_field_offset(struct upid, ns));
+	}
+}
+
+static __always_inline u32 pl_root_nr(struct pid *pid)
+{
+	struct upid upid;
+
+	pl_read_upid(pid, 0, &upid);
+	return upid.nr;
+}
+
+static __always_inline void pl_fill_head(struct pl_head *head, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct task_struct *parent = task->real_parent;
+
+	head->tgid = task->tgid;
+	head->tid = task->pid;
+	head->start_boot_ns = leader->start_boottime;
+	head->ppid = parent->tgid;
+	head->parent_start_boot_ns = parent->group_leader->start_boottime;
+	head->flags = task->pid != task->tgid && leader->flags & PF_EXITING ? PL_FLAG_LEADER_DEAD : 0;
+	head->ring_pos = 0;
+}
+
+/* Fill all of TASK but `cookie`. */
+static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
+{
+	const struct cred *cred = task->real_cred;
+	struct signal_struct *signal = task->signal;
+	struct nsproxy *nsproxy = task->nsproxy;
+	struct mm_struct *mm = task->mm;
+	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
+	struct pid *pid = signal->pids[PIDTYPE_TGID];
+	struct upid inner = {};
+	struct tty_struct *tty = signal->tty;
+
+	out->uid = cred->uid.val;
+	out->gid = cred->gid.val;
+	out->euid = cred->euid.val;
+	out->egid = cred->egid.val;
+	out->suid = cred->suid.val;
+	out->sgid = cred->sgid.val;
+	out->fsuid = cred->fsuid.val;
+	out->fsgid = cred->fsgid.val;
+	out->cap_effective = cred->cap_effective.val;
+	out->cap_permitted = cred->cap_permitted.val;
+	out->user_ns = cred->user_ns->ns.inum;
+	out->auid = task->loginuid.val;
+	out->audit_session = task->sessionid;
+	out->sid = pl_root_nr(signal->pids[PIDTYPE_SID]);
+	out->pgid = pl_root_nr(signal->pids[PIDTYPE_PGID]);
+	if (pid)
+		pl_read_upid(pid, pid->level, &inner);
+	out->ns_pid = inner.nr;
+	out->pid_ns = inner.ns ? BPF_CORE_READ(inner.ns, ns.inum) : 0;
+	out->mnt_ns = nsproxy->mnt_ns->ns.inum;
+	out->net_ns = nsproxy->net_ns->ns.inum;
+	out->task_flags = task->flags;
+	out->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
+	bpf_probe_read_kernel(out->comm, sizeof(out->comm), &task->comm);
+	if (tty)
+		bpf_probe_read_kernel(out->tty, sizeof(out->tty), &tty->name);
+	else
+		__builtin_memset(out->tty, 0, sizeof(out->tty));
+	out->exe_inode = 0;
+	out->exe_dev = 0;
+	if (mm) {
+		struct inode *inode = mm->exe_file->f_inode;
+
+		out->exe_inode = inode->i_ino;
+		out->exe_dev = inode->i_sb->s_dev;
+	}
+	out->pad = 0;
+	out->cookie = 0;
+	out->task_reserved = 0;
+}
+
+static __always_inline u64 pl_new_cookie(void)
+{
+	/* Never 0, which means unknown. */
+	return ((u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32()) | 1;
+}
+
+/* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid. */
+static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
+{
+	struct pl_pid *entry = bpf_map_lookup_elem(&pid_cache, &tgid);
+
+	return entry && entry->start_boot_ns == start_boot_ns ? entry : NULL;
+}
+
+/* Write the facts that change during a life; times and cookie stay. */
+static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
+{
+	entry->cap_effective = task->cap_effective;
+	entry->cap_permitted = task->cap_permitted;
+	entry->cgroup_id = task->cgroup_id;
+	entry->uid = task->uid;
+	entry->gid = task->gid;
+	entry->euid = task->euid;
+	entry->egid = task->egid;
+	entry->suid = task->suid;
+	entry->sgid = task->sgid;
+	entry->fsuid = task->fsuid;
+	entry->fsgid = task->fsgid;
+	entry->auid = task->auid;
+	entry->audit_session = task->audit_session;
+	entry->ppid = head->ppid;
+}
+
+static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
+{
+	entry->cookie = task->cookie;
+	entry->start_boot_ns = head->start_boot_ns;
+	entry->fork_boot_ns = 0;
+	entry->exit_boot_ns = 0;
+	entry->pad = 0;
+	pl_refresh_pid(entry, head, task);
+}
+
+#endif
