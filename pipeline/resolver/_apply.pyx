@@ -213,8 +213,7 @@ cdef class Applier(Rows):
         cdef uint32_t parent = 0
         cdef pl_hot *hot = &self.hot[row]
         hot.ppid = head.ppid
-        if head.ppid == 0 or head.ppid == KTHREADD:
-            # The kernel's own; kernel threads are not in the tables.
+        if head.ppid == 0:
             return False
         if head.parent_start_boot_ns:
             parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
@@ -226,6 +225,8 @@ cdef class Applier(Rows):
                 # It ended before this was known: nobody told who adopted.
                 self.want(head.tgid, head.start_boot_ns)
             return False
+        if head.ppid == KTHREADD:
+            return False  # a helper that the kernel started; kernel threads are not in the tables
         hot.flags |= PL_ROW_PARENT_MISSING
         self.counters[PL_C_PARENT_MISSING] += 1
         self.want(head.ppid, head.parent_start_boot_ns)

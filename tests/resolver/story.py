@@ -112,6 +112,7 @@ class Story:
             body["creator_start_boot_ns"] = maker.start
         for name, value in facts.items():
             setattr(process, name, value)
+        self.tick()  # the record is stamped a little after the child's start
         return self._event(events.KIND_FORK, process, body)
 
     def exec(
@@ -300,3 +301,47 @@ class Reading:
 
     def counter(self, name: str) -> int:
         return int(self.tables.counter(name))
+
+
+#: Fields that differ between two tables with the same history, or that `dump` shows another way.
+_PRIVATE = {
+    "row_seq", "generation", "check", "hot_pad", "ancestor", "parent", "creator", "previous_owner", "file_ref",
+    "args_ref", "envs_ref", "name_ref", "cgroup_ref", "container_ref", "extra_ref",
+}  # fmt: skip
+
+
+def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
+    """Every row that is in use, by (tgid, start, image), with links and references replaced by what they lead to."""
+    hot, cold = tables.hot_view(), tables.cold_view()
+    marks = tables.private_view("marks")
+    index = tables.index_view()
+    used = [row for row in range(1, tables.rows_frontier) if marks[row] & 1]
+
+    def key(row: int) -> tuple[int, int, int] | None:
+        if row == 0:
+            return None
+        return int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"]), int(hot[row]["images"])
+
+    result: dict[tuple[int, int, int], dict[str, object]] = {}
+    for row in used:
+        assert hot[row]["row_seq"] % 2 == 0, f"row {row} was left open"
+        values: dict[str, object] = {
+            name: column[row][name].item()
+            for column, dtype in ((hot, layout.HOT), (cold, layout.COLD))
+            for name in dtype.names
+            if name not in _PRIVATE
+        }
+        for name in ("ancestor", "parent", "creator"):
+            values[name] = key(tables.py_follow(int(hot[row][name])))
+        values["previous_owner"] = key(tables.py_follow(int(cold[row]["previous_owner"])))
+        for name, arena in (
+            ("file_ref", tables.names), ("args_ref", tables.args), ("envs_ref", tables.envs),
+            ("name_ref", tables.names),
+        ):  # fmt: skip
+            ref = int((hot if name in layout.HOT.names else cold)[row][name])
+            values[name] = arena.py_bytes(ref) if ref else None
+        values["indexed"] = bool(index[hot[row]["tgid"]] == row)
+        name_of_row = key(row)
+        assert name_of_row is not None and name_of_row not in result, f"two rows for {name_of_row}"
+        result[name_of_row] = values
+    return result

@@ -1,0 +1,789 @@
+"""What each event does to the tables: the scenarios of specification 8.2 that events can express, and beyond them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from story import Event, Reading, Story, dump, head_only, instance, make_tables, task_of
+
+from pipeline import events
+from pipeline.resolver import _apply
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+
+
+class World:
+    """A story, tables, and an applier that hears of each event at once."""
+
+    def __init__(self, directory, **settings) -> None:
+        self.tables = make_tables(directory, **settings)
+        self.applier = Applier(self.tables)
+        self.story = Story()
+        self.read = Reading(self.tables)
+
+    def __getattr__(self, name):
+        """fork, exec, exit, change: make the event and apply it."""
+        make = getattr(self.story, name)
+
+        def both(*args, **kwargs):
+            event = make(*args, **kwargs)
+            event.apply(self.applier)
+            return event
+
+        return both if name in ("fork", "exec", "exit", "change") else make
+
+    def snapshot(self, tgid: int, path: bytes = b"/sbin/init", *, ticks: bool = False, args=(b"init",), **more) -> int:
+        """/proc is read for a process now."""
+        process = self.story.processes[tgid]
+        head = np.zeros(1, events.HEAD)
+        head["tgid"] = head["tid"] = tgid
+        head["start_boot_ns"] = process.start // 10_000_000 * 10_000_000 if ticks else process.start
+        head["time_boot_ns"] = self.story.tick()
+        if process.parent is not None:
+            head["ppid"] = process.parent.tgid
+            head["parent_start_boot_ns"] = 0 if ticks else process.parent.start
+        body = np.zeros(1, events.EXEC)
+        strings = b"".join(a + b"\0" for a in args)
+        body["inode"], body["path_bytes"] = process.inode, len(path)
+        body["args_bytes"] = body["args_full_bytes"] = len(strings)
+        more.setdefault("flags", layout.ROW_BEFORE_CAPTURE)
+        return self.applier.insert_snapshot(
+            head, task_of(process), body, path + strings, start_ticks=ticks, **more
+        )
+
+    def init(self) -> None:
+        """pid 1, as the snapshot at start finds it."""
+        self.story.begin(1, inode=10)
+        self.snapshot(1)
+
+    def proc(self, tgid: int):
+        row = self.read.head(tgid)
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with instance() as directory:
+        world = World(directory)
+        world.init()
+        yield world
+        world.tables.close()
+
+
+def flag(row, name: str) -> bool:
+    return bool(row.flags & getattr(layout, "ROW_" + name))
+
+
+# -- specification 8.2 -------------------------------------------------------------------------------------------------
+
+
+def test_r1_a_fork_is_an_entry_below_its_parent(w):
+    w.fork(1, 3)
+    assert w.read.live() == {1, 3}
+    w.fork(3, 4)
+    assert w.read.live() == {1, 3, 4}
+    assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)]
+    w.exit(4)
+    assert w.read.live() == {1, 3}
+    w.exit(3)
+    assert w.read.live() == {1}
+
+
+def test_r2_a_child_outlives_its_parent_and_keeps_its_creator(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.exit(3)
+    row = w.proc(4)
+    assert w.read.live() == {1, 4}
+    assert row.ppid == 1 and w.read.follow(row.creator).tgid == 3
+    # Kernel reparenting: the root's ancestor is the adopter's image (specification 9.2).
+    assert w.read.shape(4) == [(4, 1), (1, 1)]
+    assert flag(row, "ADOPTED") and flag(row, "ADOPTION_PREDICTED")
+    w.exit(4)
+    assert w.read.live() == {1}
+
+
+def test_r2_without_a_reaper_the_exited_parent_stays_the_ancestor(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    event = w.story.exit(3)
+    event.body["exit_flags"] = events.EXIT_NO_REAPER
+    event.body["reaper_tgid"] = 0
+    event.apply(w.applier)
+    assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)]
+    assert (4, w.proc(4).start_boot_ns) in w.applier.take_wanted()
+
+
+def test_r3_an_exec_is_an_entry_on_top_of_the_fork(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    fork = w.proc(4)
+    w.exec(4, b"/bin/sh", args=[b"sh", b"-c", b"x"])
+    row = w.proc(4)
+    assert w.read.live() == {1, 3, 4}
+    assert w.read.shape(4) == [(4, 2), (4, 1), (3, 1), (1, 1)]
+    assert row.row != fork.row and row.path == b"/bin/sh" and row.comm == b"sh"
+    old = w.read.row(fork.row)
+    assert flag(old, "REPLACED") and not flag(old, "HEAD") and old.exit_boot_ns == row.exec_boot_ns
+    assert flag(row, "HEAD") and flag(row, "IS_EXEC") and not flag(row, "IS_EXEC_EXEC")
+    w.exit(4)
+    assert w.read.live() == {1, 3}
+
+
+def test_r5_an_orphan_execs(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.exit(3)
+    w.exec(4)
+    assert w.read.live() == {1, 4}
+    assert w.read.shape(4) == [(4, 2), (4, 1), (1, 1)]
+    assert w.proc(4).ppid == 1 and w.read.follow(w.proc(4).creator).tgid == 3
+    w.exit(4)
+    assert w.read.live() == {1}
+
+
+def test_r6_two_execs_are_two_images(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/a")
+    w.exec(4, b"/bin/b")
+    assert [r.path for r in w.read.chain(4)][:3] == [b"/bin/b", b"/bin/a", b"/sbin/init"]
+    assert w.read.shape(4)[:4] == [(4, 3), (4, 2), (4, 1), (3, 1)]
+
+
+def test_r7_a_recycled_pid_is_another_process(w):
+    p1 = w.fork(1, 3)
+    w.fork(3, 4)
+    w.exit(3)
+    w.exec(4, b"/bin/sh")
+    p2 = w.fork(1, 3)
+    c2 = w.fork(3, 5)
+    assert w.read.live() == {1, 3, 4, 5}
+    assert w.proc(3).start_boot_ns == int(p2.head["start_boot_ns"][0])
+    assert w.read.follow(w.proc(3).previous_owner).start_boot_ns == int(p1.head["start_boot_ns"][0])
+    assert w.read.follow(w.proc(4).creator).start_boot_ns == int(p1.head["start_boot_ns"][0])
+    assert w.read.chain(5)[1].start_boot_ns == int(p2.head["start_boot_ns"][0])
+    w.exit(4)
+    assert w.read.live() == {1, 3, 5}
+    w.exit(3)
+    assert w.read.live() == {1, 5}
+    assert int(c2.head["start_boot_ns"][0]) == w.proc(5).start_boot_ns
+
+
+def test_r8_a_child_keeps_the_image_that_forked_it(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.fork(4, 5)
+    w.exec(4, b"/bin/sh")
+    assert w.read.shape(5) == [(5, 1), (4, 1), (3, 1), (1, 1)]
+    assert w.read.shape(4) == [(4, 2), (4, 1), (3, 1), (1, 1)]
+    w.exit(3)
+    assert w.read.live() == {1, 4, 5}
+    w.exit(4)
+    # The exit moved 5 below its reaper; its creator is the image that forked it.
+    assert w.read.shape(5) == [(5, 1), (1, 1)]
+    assert w.read.follow(w.proc(5).creator).images == 1
+
+
+def test_r9_an_exec_bomb_is_folded_where_that_is_asked_for(w):
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    image = w.proc(4)
+    w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    assert w.proc(4).row != image.row and w.proc(4).images == 3
+    w.applier.fold_exec_bombs = True
+    head = w.proc(4)
+    event = w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    assert w.proc(4).row == head.row and w.proc(4).exec_boot_ns == event.time
+    assert w.read.counter("exec_bomb") == 1
+
+
+def test_r10_a_fork_from_an_image_whose_exec_was_lost_is_marked(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/agent", inode=123)
+    w.fork(3, 4)
+    assert w.proc(4).path == b"/bin/agent" and not flag(w.proc(4), "PARENT_MISSING")
+    w.story.exec(4, b"/bin/sh", inode=456)
+    w.fork(4, 5)
+    row = w.proc(5)
+    assert row.path == b"/bin/agent" and flag(row, "PARENT_MISSING") and flag(row, "GAP")
+    assert w.read.chain(5)[1].tgid == 4
+
+
+def test_r11_an_exec_after_a_lost_exec_is_marked(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/agent", inode=123)
+    w.fork(3, 4)
+    w.story.exec(4, b"/bin/lost", inode=456)
+    w.exec(4, b"/bin/sh", inode=789)
+    row = w.proc(4)
+    assert row.path == b"/bin/sh" and flag(row, "PARENT_MISSING") and flag(row, "GAP")
+    # The next one replaces what is there: no mark.
+    w.exec(4, b"/bin/ls")
+    assert not flag(w.proc(4), "PARENT_MISSING")
+
+
+def test_r12_exec_on_exec(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    seen = []
+    for path in (None, b"/a", b"/b", b"/c"):
+        if path:
+            w.exec(4, path)
+        seen.append((flag(w.proc(4), "IS_EXEC"), flag(w.proc(4), "IS_EXEC_EXEC")))
+    assert seen == [(False, False), (True, False), (True, True), (True, True)]
+
+
+def test_r13_exec_on_exec_after_a_snapshot(w):
+    parent = w.story.begin(3, inode=10)
+    parent.parent = w.story.processes[1]
+    child = w.story.begin(4, inode=10)
+    child.parent = parent
+    w.snapshot(3)
+    w.snapshot(4)
+    assert not flag(w.proc(3), "IS_EXEC") and not flag(w.proc(4), "IS_EXEC")
+    assert w.read.chain(4)[1].tgid == 3
+    w.exec(4, b"/a", inode=456)
+    assert flag(w.proc(4), "IS_EXEC") and not flag(w.proc(4), "IS_EXEC_EXEC")
+    w.exec(4, b"/b", inode=769)
+    assert flag(w.proc(4), "IS_EXEC") and flag(w.proc(4), "IS_EXEC_EXEC")
+    assert w.read.shape(4) == [(4, 3), (4, 2), (4, 1), (3, 1), (1, 1)]
+
+
+def test_r18_children_of_an_exited_process_go_to_the_subreaper(w):
+    w.fork(1, 10)
+    w.story.processes[10].is_subreaper = True
+    w.fork(10, 11)
+    w.exec(11, b"/bin/father")
+    w.fork(11, 12)
+    w.exec(12, b"/bin/child")
+    w.exit(11)
+    row = w.proc(12)
+    assert row.ppid == 10 and w.read.follow(row.parent).tgid == 10
+    assert w.read.shape(12) == [(12, 2), (12, 1), (10, 1), (1, 1)]
+    assert flag(row, "ADOPTED") and flag(row, "ADOPTION_PREDICTED")
+    w.change(12, events.KIND_COMM, comm=b"renamed")
+    assert not flag(w.proc(12), "ADOPTION_PREDICTED") and w.proc(12).comm == b"renamed"
+    assert w.read.counter("reparents_confirmed") == 1
+
+
+def test_r19_to_r22_the_kernels_word_on_the_parent(w):
+    w.fork(1, 10)
+    w.fork(10, 11)
+    w.fork(11, 12)
+    now = w.story.tick()
+    assert not w.applier.reparent(12, 11, now)
+    assert w.applier.reparent(12, 10, now)
+    assert w.proc(12).ppid == 10 and w.read.chain(12)[1].tgid == 10
+    w.applier.take_wanted()
+    assert not w.applier.reparent(12, 999, now)
+    assert w.proc(12).ppid == 10 and w.read.chain(12)[1].tgid == 10
+    assert w.applier.take_wanted() == [(999, 0)]
+    assert not w.applier.reparent(12, 0, now)
+    assert not w.applier.reparent(1, 12, now), "nobody is its own ancestor"
+
+
+# -- what a fork copies ------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_shares_image_and_arguments_and_has_its_own_facts(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/sh", args=[b"sh", b"-x"], envs=[b"A=1"])
+    w.story.processes[3].cgroup = 7
+    w.fork(3, 4, cgroup=8, uid=1000)
+    up, row = w.proc(3), w.proc(4)
+    for name in ("file_ref", "args_ref", "envs_ref", "name_ref", "inode", "exec_boot_ns", "argc", "comm", "cookie"):
+        assert getattr(row, name) == getattr(up, name), name
+    assert row.uid == row.euid == 1000 and row.cgroup_id == 8
+    assert row.fork_boot_ns > row.start_boot_ns - 1 and not flag(row, "IS_EXEC")
+    assert row.known & layout.KNOWN_CREATOR and row.creator_tgid == 3
+
+
+def test_clone_parent_makes_a_sibling_of_its_creator(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/sh")
+    w.fork(1, 4, creator=3)
+    row = w.proc(4)
+    assert row.ppid == 1 and w.read.chain(4)[1].tgid == 1
+    assert w.read.follow(row.creator).tgid == 3 and row.path == b"/bin/sh"
+    assert flag(row, "ADOPTED") and not flag(row, "PARENT_MISSING")
+
+
+def test_a_missing_parent_is_marked_and_linked_when_it_appears(w):
+    w.story.fork(1, 3)
+    w.fork(3, 4)
+    row = w.proc(4)
+    assert flag(row, "PARENT_MISSING") and w.read.follow(row.ancestor) is None and row.ppid == 3
+    assert (3, w.story.processes[3].start) in w.applier.take_wanted()
+    w.snapshot(3)
+    row = w.proc(4)
+    assert not flag(row, "PARENT_MISSING")
+    assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)]
+    assert w.read.follow(row.creator).tgid == 3
+
+
+def test_a_process_of_another_identity_is_not_taken_for_the_missing_parent(w):
+    w.story.fork(1, 3)
+    w.fork(3, 4)
+    w.story.exit(3)
+    # Everything about the first 3 was lost; its pid is used again.
+    w.fork(1, 3)
+    assert flag(w.proc(4), "PARENT_MISSING") and w.read.follow(w.proc(4).ancestor) is None
+    assert w.proc(4).ppid == 0, "the pid names another process now"
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_pid_fifty_times(w):
+    starts = []
+    for i in range(50):
+        event = w.fork(1, 77, uid=i)
+        starts.append(int(event.head["start_boot_ns"][0]))
+        w.exec(77, b"/bin/p%d" % i)
+        w.exit(77, code=i << 8)
+    row, found = w.proc(77), []
+    while row is not None:
+        found.append((row.start_boot_ns, row.path, row.exit_code >> 8, row.uid))
+        row = w.read.follow(row.previous_owner)
+    assert found == [(starts[i], b"/bin/p%d" % i, i, i) for i in reversed(range(50))]
+
+
+def test_a_lost_exit_shows_when_the_pid_is_used_again(w):
+    w.fork(1, 3)
+    w.fork(3, 9)
+    first = w.proc(3)
+    w.story.exit(3)
+    event = w.fork(1, 3)
+    old = w.read.row(first.row)
+    assert old.exit_boot_ns == event.time and flag(old, "EXIT_UNSEEN") and flag(old, "DELETED")
+    assert w.read.counter("exits_unseen") == 1
+    assert w.read.follow(w.proc(3).previous_owner).row == first.row
+    assert w.proc(9).ppid == 0 and w.read.chain(9)[1].row == first.row
+
+
+def test_a_late_exit_of_an_earlier_owner_leaves_its_successor_alone(w):
+    w.fork(1, 3)
+    first = w.proc(3)
+    late = w.story.exit(3, code=256)
+    w.fork(1, 3)
+    late.apply(w.applier, late=True)
+    assert w.read.live() == {1, 3}
+    old = w.read.row(first.row)
+    assert old.exit_boot_ns == late.time and not flag(old, "EXIT_UNSEEN")
+    assert old.exit_code == 256 and flag(old, "EXIT_KNOWN")
+
+
+def test_an_exit_before_its_fork_resurrects_nobody(w):
+    fork = w.story.fork(1, 3)
+    execed = w.story.exec(3, b"/bin/x")
+    end = w.story.exit(3, code=9)
+    end.apply(w.applier, late=True)
+    assert w.read.head(3) is None and w.read.counter("exit_unknown") == 1
+    fork.apply(w.applier, late=True)
+    row = w.proc(3)
+    assert row.exit_boot_ns == end.time and row.exit_code == 9 and w.read.live() == {1}
+    execed.apply(w.applier, late=True)
+    assert [(r.path, r.exit_boot_ns) for r in w.read.chain(3)][:2] == [
+        (b"/bin/x", end.time), (b"/sbin/init", execed.time),
+    ]  # fmt: skip
+    assert w.read.live() == {1}
+
+
+def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
+    fork = w.story.fork(1, 3)
+    end = w.story.exit(3)
+    w.fork(1, 3)
+    fork.apply(w.applier, late=True)
+    old = w.read.follow(w.proc(3).previous_owner)
+    assert old.start_boot_ns == int(fork.head["start_boot_ns"][0])
+    assert flag(old, "EXIT_UNSEEN") and w.read.live() == {1, 3}
+    end.apply(w.applier, late=True)
+    assert not flag(w.read.row(old.row), "EXIT_UNSEEN")
+    assert w.read.row(old.row).exit_boot_ns == end.time
+
+
+# -- exec --------------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_execs_in_one_pid_are_twenty_images_in_order(w):
+    w.fork(1, 3)
+    for i in range(20):
+        w.exec(3, b"/bin/%d" % i)
+    assert [r.path for r in w.read.chain(3)][:20] == [b"/bin/%d" % i for i in reversed(range(20))]
+    assert w.proc(3).images == 21
+
+
+def test_a_chain_of_images_has_an_end(w):
+    w.fork(1, 3)
+    for i in range(1500):
+        w.exec(3, b"/bin/%d" % (i % 7))
+    chain = [r for r in w.read.chain(3) if r.tgid == 3]
+    assert 400 <= len(chain) <= 512
+    assert chain[-1].images == 1, "the first image stays"
+    assert sum(flag(r, "ELIDED") for r in chain) == 1
+    assert w.read.counter("elided") > 0
+
+
+def test_exec_from_a_thread_keeps_the_process(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/t", tid=55)
+    row = w.proc(3)
+    assert row.tgid == 3 and row.tid == 55 and row.images == 2
+
+
+def test_an_exec_without_a_fork_is_entered_and_marked(w):
+    w.story.fork(1, 3)
+    w.exec(3, b"/bin/x")
+    row = w.proc(3)
+    assert flag(row, "PARENT_MISSING") and flag(row, "GAP") and flag(row, "IS_EXEC")
+    assert row.ppid == 1 and w.read.shape(3) == [(3, 1), (1, 1)]
+    assert w.read.counter("exec_without_fork") == 1
+
+
+def test_a_late_fork_completes_what_the_exec_entered(w):
+    fork = w.story.fork(1, 3)
+    w.exec(3, b"/bin/x")
+    fork.apply(w.applier, late=True)
+    row = w.proc(3)
+    assert row.images == 1 and row.path == b"/bin/x"
+    assert row.fork_boot_ns == fork.time and w.read.follow(row.creator).tgid == 1
+    assert w.read.counter("events_fork") == 1
+
+
+def test_a_late_exec_takes_its_place_in_the_chain(w):
+    w.fork(1, 3)
+    first = w.story.exec(3, b"/bin/1")
+    w.exec(3, b"/bin/2")
+    w.exec(3, b"/bin/3")
+    first.apply(w.applier, late=True)
+    chain = w.read.chain(3)
+    assert [r.path for r in chain][:4] == [b"/bin/3", b"/bin/2", b"/bin/1", b"/sbin/init"]
+    assert [r.images for r in chain][:4] == [4, 3, 2, 1]
+    assert [r.exit_boot_ns for r in chain][:4] == [0, chain[0].exec_boot_ns, chain[1].exec_boot_ns, first.time]
+    assert flag(chain[0], "HEAD") and not flag(chain[2], "HEAD")
+
+
+def test_scripts_truncations_and_unreadable_arguments(w):
+    w.fork(1, 3)
+    flags = events.EXEC_SCRIPT | events.EXEC_ENVS_TRUNCATED | events.EXEC_ARGS_UNREADABLE
+    event = w.story.exec(3, b"/usr/bin/python3", name=b"./x.py", flags=flags)
+    event.body["args_bytes"] = 0
+    size = len(b"/usr/bin/python3\0")
+    event.strings = event.strings[: -size or None]
+    event.head["var_bytes"] = len(event.strings)
+    event.apply(w.applier)
+    row = w.proc(3)
+    assert flag(row, "SCRIPT") and flag(row, "ENVS_TRUNCATED") and row.path == b"/usr/bin/python3"
+    assert not row.known & layout.KNOWN_ARGS and row.args_ref == 0
+    assert w.tables.names.py_bytes(row.name_ref) == b"./x.py"
+
+
+def test_a_record_that_claims_more_strings_than_it_has_changes_nothing(w):
+    w.fork(1, 3)
+    before = dump(w.tables)
+    event = w.story.exec(3, b"/bin/x")
+    event.body["args_bytes"] = 1 << 30
+    event.apply(w.applier)
+    assert dump(w.tables) == before and w.read.counter("malformed") == 1
+
+
+# -- exit and lineage --------------------------------------------------------------------------------------------------
+
+
+def test_exit_stamps_code_credentials_and_time(w):
+    w.fork(1, 3)
+    w.story.processes[3].uid = 42
+    event = w.exit(3, code=11)
+    row = w.proc(3)
+    assert (row.exit_boot_ns, row.exit_code, row.uid, row.fsuid) == (event.time, 11, 42, 42)
+    assert flag(row, "DELETED") and flag(row, "EXIT_KNOWN") and flag(row, "HEAD")
+
+
+def test_a_double_fork_ends_below_the_reaper_with_its_creator_known(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.fork(4, 5)
+    w.exit(4)
+    w.exec(5, b"/bin/daemon")
+    row = w.proc(5)
+    assert row.ppid == 1 and w.read.follow(row.creator).tgid == 4 and flag(row, "ADOPTED")
+    assert w.read.shape(5) == [(5, 2), (5, 1), (1, 1)]
+
+
+def test_a_reaper_that_ended_first_names_the_next_one(w):
+    w.fork(1, 2)
+    w.story.processes[2].is_subreaper = True
+    w.fork(2, 3)
+    w.fork(3, 4)
+    father = w.story.exit(3)
+    father.body["reaper_tgid"], father.body["reaper_start_boot_ns"] = 2, w.proc(2).start_boot_ns
+    w.exit(2)
+    father.head["time_boot_ns"] = w.story.tick()
+    father.apply(w.applier)
+    assert w.proc(4).ppid == 1 and w.read.chain(4)[1].tgid == 1
+
+
+def test_a_record_between_exit_and_relink_does_not_move_the_child_back(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    old = w.story.processes[3]
+    w.exit(3)
+    child = w.story.processes[4]
+    adopter, child.parent = child.parent, old
+    w.change(4, events.KIND_COMM, comm=b"x")
+    assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTION_PREDICTED")
+    child.parent = adopter
+    w.change(4, events.KIND_COMM, comm=b"y")
+    assert not flag(w.proc(4), "ADOPTION_PREDICTED")
+
+
+def test_a_wrong_prediction_is_corrected_by_the_next_record(w):
+    w.fork(1, 2)
+    w.fork(2, 3)
+    w.fork(3, 4)
+    w.exit(3)
+    assert w.proc(4).ppid == 1
+    w.story.processes[4].parent = w.story.processes[2]
+    w.change(4, events.KIND_COMM, comm=b"x")
+    assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
+    assert w.read.counter("reparents_corrected") == 1
+
+
+def test_children_wait_for_an_adopter_that_nobody_knows_yet(w):
+    w.story.fork(1, 2)
+    w.story.processes[2].is_subreaper = True
+    w.fork(2, 3)
+    w.fork(3, 4)
+    w.exit(3)
+    assert w.proc(4).ppid == 3 and (2, w.story.processes[2].start) in w.applier.take_wanted()
+    w.snapshot(2)
+    assert w.proc(4).ppid == 2 and w.read.chain(4)[1].tgid == 2
+
+
+def test_children_of_a_namespace_that_dies_go_to_nobody(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    event = w.story.exit(3)
+    event.body["exit_flags"] = events.EXIT_NS_DIES
+    event.apply(w.applier)
+    assert w.proc(4).ppid == 3 and w.read.counter("reparents") == 0
+
+
+# -- changes -----------------------------------------------------------------------------------------------------------
+
+
+def test_changes_of_a_process_that_lives(w):
+    w.fork(1, 3)
+    row = w.proc(3)
+    w.change(3, events.KIND_CRED, uid=1000)
+    w.change(3, events.KIND_COMM, comm=b"new")
+    w.change(3, events.KIND_CGROUP, cgroup=5)
+    after = w.proc(3)
+    assert after.row == row.row
+    assert (after.uid, after.euid, after.comm, after.cgroup_id) == (1000, 1000, b"new", 5)
+    assert [w.read.counter("events_" + k) for k in ("cred", "comm", "cgroup")] == [1, 1, 1]
+
+
+def test_nothing_is_written_when_nothing_differs(w):
+    w.fork(1, 3)
+    before = w.proc(3)
+    w.change(3, events.KIND_CRED)
+    assert w.proc(3).row_seq == before.row_seq
+
+
+def test_an_older_record_does_not_undo_a_younger_one(w):
+    w.fork(1, 3)
+    late = w.story.change(3, events.KIND_CRED, uid=5)
+    w.change(3, events.KIND_CRED, uid=6)
+    late.apply(w.applier, late=True)
+    assert w.proc(3).uid == 6
+
+
+def test_a_change_of_an_unknown_process_enters_it(w):
+    w.story.fork(1, 3)
+    w.change(3, events.KIND_CRED, uid=9)
+    row = w.proc(3)
+    assert row.uid == 9 and flag(row, "GAP") and w.read.chain(3)[1].tgid == 1
+    assert (3, row.start_boot_ns) in w.applier.take_wanted()
+
+
+# -- records without a body --------------------------------------------------------------------------------------------
+
+
+def test_head_only_fork_exec_exit(w):
+    head_only(w.story.fork(1, 3)).apply(w.applier)
+    row = w.proc(3)
+    assert flag(row, "HEAD_ONLY") and flag(row, "GAP") and row.ppid == 1 and w.read.chain(3)[1].tgid == 1
+    assert not row.known & (layout.KNOWN_FILE | layout.KNOWN_CREDS | layout.KNOWN_CREATOR | layout.KNOWN_COMM)
+    w.exec(3, b"/bin/sh")
+    assert not flag(w.proc(3), "HEAD_ONLY") and w.proc(3).known & layout.KNOWN_CREDS
+    head_only(w.story.exec(3, b"/bin/ls")).apply(w.applier)
+    row = w.proc(3)
+    assert row.images == 3 and row.path is None and flag(row, "HEAD_ONLY") and row.file_ref == row.args_ref == 0
+    assert row.known & layout.KNOWN_SID and not row.known & layout.KNOWN_CREDS
+    end = head_only(w.story.exit(3))
+    end.apply(w.applier)
+    row = w.proc(3)
+    assert row.exit_boot_ns == end.time and not flag(row, "EXIT_KNOWN")
+    assert w.read.counter("head_only") == 3
+
+
+def test_head_only_change_makes_the_fact_unknown(w):
+    w.fork(1, 3)
+    head_only(w.story.change(3, events.KIND_CRED, uid=4)).apply(w.applier)
+    assert not w.proc(3).known & layout.KNOWN_CREDS
+    assert w.proc(3).start_boot_ns in [start for _, start in w.applier.take_wanted()]
+
+
+# -- /proc -------------------------------------------------------------------------------------------------------------
+
+
+def test_snapshot_of_a_process_whose_events_are_under_way(w):
+    """fork, exec, then /proc is read, then the events arrive: as if /proc had never been asked."""
+    w.fork(1, 3)
+    events_ = [w.story.fork(3, 4), w.story.exec(4, b"/bin/a", inode=5), w.story.exec(4, b"/bin/b", inode=6)]
+    assert w.snapshot(4, b"/bin/b", flags=0) == _apply.ADDED
+    for event in events_:
+        event.apply(w.applier)
+    row = w.proc(4)
+    assert w.read.shape(4) == [(4, 3), (4, 2), (4, 1), (3, 1), (1, 1)]
+    assert [r.path for r in w.read.chain(4)][:2] == [b"/bin/b", b"/bin/a"]
+    assert w.read.follow(row.creator).tgid == 3 and row.fork_boot_ns == events_[0].time
+    flags = [(flag(r, "IS_EXEC"), flag(r, "IS_EXEC_EXEC")) for r in w.read.chain(4)][:3]
+    assert flags == [(True, True), (True, False), (False, False)]
+
+
+def test_ticks_and_nanoseconds_are_one_entry(w):
+    w.fork(1, 3)
+    fork = w.story.fork(3, 4)
+    w.snapshot(4, b"/sbin/init", ticks=True, flags=0)
+    assert flag(w.proc(4), "START_TICKS")
+    fork.apply(w.applier)
+    row = w.proc(4)
+    assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
+    assert row.images == 1 and w.read.live() == {1, 3, 4}
+
+
+def test_an_exec_between_capture_and_snapshot(w):
+    w.story.begin(3, inode=10).parent = w.story.processes[1]
+    execed = w.story.exec(3, b"/bin/new", inode=77)
+    w.snapshot(3, b"/bin/new")
+    execed.apply(w.applier)
+    chain = w.read.chain(3)
+    assert [r.path for r in chain][:2] == [b"/bin/new", None]
+    assert chain[1].inode == 10 and flag(chain[1], "BEFORE_CAPTURE")
+    assert chain[0].exec_boot_ns == execed.time
+
+
+def test_proc_tells_what_changed_unseen(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/a", inode=5, args=[b"a"])
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    w.story.change(3, events.KIND_CRED, uid=77)
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.CHANGED
+    assert w.proc(3).uid == 77
+    w.story.exec(3, b"/bin/lost", inode=6)
+    assert w.snapshot(3, b"/bin/lost", args=[b"l"]) == _apply.CHANGED
+    row = w.proc(3)
+    assert row.path == b"/bin/lost" and row.images == 3 and flag(row, "GAP") and flag(row, "IS_EXEC_EXEC")
+
+
+def test_arguments_that_a_process_wrote_over_are_no_exec(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/nginx", inode=5, args=[b"nginx"])
+    assert w.snapshot(3, b"/bin/nginx", args=[b"nginx: worker"]) == _apply.SAME
+    assert w.snapshot(3, b"/bin/nginx", args=[b"other"], after_loss=True) == _apply.CHANGED
+    assert w.tables.args.py_bytes(w.proc(3).args_ref)[4:] == b"other\0" and w.proc(3).images == 2
+
+
+def test_proc_is_not_believed_over_a_younger_event(w):
+    w.fork(1, 3)
+    process = w.story.processes[3]
+    head = np.zeros(1, events.HEAD)
+    head["tgid"], head["start_boot_ns"], head["ppid"] = 3, process.start, 1
+    head["time_boot_ns"] = w.story.now - 1
+    task = task_of(process)
+    task["uid"] = 99
+    w.change(3, events.KIND_COMM, comm=b"c")
+    assert w.applier.insert_snapshot(head, task) == _apply.SAME
+    assert w.proc(3).uid == 0
+
+
+def test_a_process_that_is_gone_is_closed(w):
+    w.fork(1, 3)
+    w.fork(3, 4)
+    start = w.proc(3).start_boot_ns
+    assert not w.applier.close_missing(3, start, w.proc(3).start_boot_ns), "older than what is known"
+    assert not w.applier.close_missing(3, start + 1, w.story.tick())
+    assert w.applier.close_missing(3, start, w.story.tick())
+    assert not w.applier.close_missing(3, start, w.story.tick())
+    assert flag(w.proc(3), "EXIT_UNSEEN") and w.read.live() == {1, 4}
+    assert (4, w.proc(4).start_boot_ns) in w.applier.take_wanted()
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_table_drops_history_not_the_living():
+    with instance() as directory:
+        world = World(directory, row_capacity=64, chunk_rows=64)
+        world.init()
+        world.fork(1, 2)
+        for i in range(300):
+            world.fork(2, 100 + i)
+            world.exec(100 + i, b"/bin/%d" % i)
+            world.exit(100 + i)
+        assert world.read.live() == {1, 2}
+        for i in range(100):
+            world.fork(2, 1000 + i)
+        live = world.read.live()
+        assert {1, 2} <= live and world.read.counter("table_full") > 0
+        for tgid in live:
+            assert world.proc(tgid).row_seq % 2 == 0
+        world.tables.close()
+
+
+def test_a_full_table_still_follows_execs():
+    with instance() as directory:
+        world = World(directory, row_capacity=32, chunk_rows=32)
+        world.init()
+        tgid = 2
+        while world.read.counter("table_full") == 0:
+            world.fork(1, tgid)
+            tgid += 1
+        world.exec(5, b"/bin/new")
+        assert world.proc(5).path == b"/bin/new" and flag(world.proc(5), "ELIDED") and flag(world.proc(5), "IS_EXEC")
+        world.exit(5)
+        assert 5 not in world.read.live()
+        world.tables.close()
+
+
+def test_pids_outside_the_index_are_refused(w):
+    event = w.story.fork(1, 3)
+    event.head["tgid"] = 1 << 30
+    event.apply(w.applier)
+    event.head["tgid"] = 0
+    event.apply(w.applier)
+    assert w.read.counter("malformed") == 2
+    with pytest.raises(ValueError):
+        w.applier.insert_snapshot(event.head, event.task)
+
+
+def test_applying_everything_twice_changes_nothing(w):
+    w.fork(1, 2)
+    story: list[Event] = [
+        w.story.fork(2, 3), w.story.exec(3, b"/a"), w.story.fork(3, 4), w.story.exec(3, b"/b"),
+        w.story.change(4, events.KIND_CRED, uid=3), w.story.exit(3), w.story.exec(4, b"/c"), w.story.exit(4),
+        w.story.fork(2, 3), w.story.exec(3, b"/d"),
+    ]  # fmt: skip
+    for event in story:
+        event.apply(w.applier)
+    once = dump(w.tables)
+    for start in reversed(range(len(story))):
+        for event in story[start:]:
+            event.apply(w.applier)
+        assert dump(w.tables) == once, start

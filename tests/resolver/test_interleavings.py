@@ -1,0 +1,280 @@
+"""Any interleaving of the CPUs' streams gives the tree that the events in time order give, and a restart changes nothing.
+
+The kernel is `story.Story`; the rings are lists of events; a shard is a cursor into one of them. Hypothesis decides what
+happens, on which CPU, how records are nested, where frames are cut, how long they take, how often the resolver looks at
+the clock, how large its batches are, and when it is killed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model import FIELDS, Model, view_of
+from story import Event, Story, dump, frame_of, instance, make_tables, task_of
+
+from pipeline import events
+from pipeline.resolver._apply import Applier
+from pipeline.resolver.merge import SLACK_NS, Merger
+from pipeline.shm._writer import TableWriter
+
+RINGS = 3
+PIDS = range(2, 14)
+STEP_NS = 40_000
+
+OPS = st.lists(
+    st.tuples(st.sampled_from("fffffeeexxxcmgsr"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
+)
+COMMON = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+
+
+def tell(ops: list[tuple[str, int, int]]) -> Story:
+    """What the numbers mean: a valid sequence of events from pid 1 on."""
+    story = Story(step=STEP_NS)
+    story.begin(1, inode=10)
+    for op, a, b in ops:
+        live = sorted(t for t, p in story.processes.items() if p.alive)
+        others = [t for t in live if t != 1]
+        if op == "f":
+            free = [t for t in PIDS if t not in live]
+            if free:
+                creator = live[a % len(live)]
+                up = story.processes[creator].parent
+                if b % 7 == 0 and up is not None:
+                    story.fork(up.tgid, free[b % len(free)], creator=creator)
+                else:
+                    story.fork(creator, free[b % len(free)])
+        elif op == "e" and others:
+            tgid = others[a % len(others)]
+            story.exec(tgid, b"/bin/%d" % (b % 5), args=[b"x%d" % (b % 11)], tid=tgid if b % 3 else 1000 + b % 9)
+        elif op == "x" and others:
+            story.exit(others[a % len(others)], code=b & 0xFF00)
+        elif op == "c" and others:
+            story.change(others[a % len(others)], events.KIND_CRED, uid=b % 4)
+        elif op == "m" and others:
+            story.change(others[a % len(others)], events.KIND_COMM, comm=b"m%d" % (b % 4))
+        elif op == "g" and others:
+            story.change(others[a % len(others)], events.KIND_CGROUP, cgroup=1 + b % 4)
+        elif op == "s" and others:
+            story.change(others[a % len(others)], events.KIND_SID)
+        elif op == "r" and others:
+            process = story.processes[others[a % len(others)]]
+            process.is_subreaper = not process.is_subreaper
+    return story
+
+
+def enter_init(tables: TableWriter, applier: Applier, story: Story) -> None:
+    process = story.processes[1]
+    head = np.zeros(1, events.HEAD)
+    head["tgid"] = head["tid"] = 1
+    head["start_boot_ns"], head["time_boot_ns"] = process.start, process.start + 1
+    assert applier.insert_snapshot(head, task_of(process)) == 1
+
+
+def in_order(story: Story) -> dict[tuple[int, int, int], dict[str, object]]:
+    with instance() as directory:
+        tables = make_tables(directory)
+        applier = Applier(tables)
+        enter_init(tables, applier, story)
+        for event in story.events:
+            event.apply(applier)
+        result = dump(tables)
+        tables.close()
+    return result
+
+
+@COMMON
+@given(OPS)
+def test_events_in_order_give_what_the_model_gives(ops):
+    story = tell(ops)
+    process = story.processes[1]
+    model = Model()
+    model.begin(1, process.start, {
+        "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
+    })  # fmt: skip
+    for event in story.events:
+        model.apply(event)
+    with instance() as directory:
+        tables = make_tables(directory)
+        applier = Applier(tables)
+        enter_init(tables, applier, story)
+        for event in story.events:
+            event.apply(applier)
+        found, expected = view_of(tables), model.view()
+        tables.close()
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        wrong = {name: (found[key][name], row[name]) for name in FIELDS if found[key][name] != row[name]}
+        assert not wrong, f"{key}: (found, expected) {wrong}"
+
+
+class Kernel:
+    """Rings with their records in the order of reservation, and what of them is visible when."""
+
+    def __init__(self, story: Story, draw) -> None:
+        self.rings: list[list[Event]] = [[] for _ in range(RINGS)]
+        for event in story.events:
+            ring = self.rings[draw(st.integers(0, RINGS - 1))]
+            # A program that interrupts another one: reserved after it, stamped before it.
+            nested = bool(ring) and event.time - ring[-1].time < SLACK_NS and draw(st.integers(0, 5)) == 0
+            ring.insert(len(ring) - 1 if nested else len(ring), event)
+        self.positions: list[list[int]] = []
+        for ring in self.rings:
+            positions = [0]
+            for event in ring:
+                positions.append(positions[-1] + 8 + (int(event.head["record_bytes"][0]) + 7 & ~7))
+            self.positions.append(positions)
+
+    def producer(self, now: int, extra: list[int]) -> np.ndarray:
+        """Positions when the clock said `now`: all older than now - slack is reserved; perhaps more."""
+        out = np.zeros(RINGS, np.uint64)
+        for r, ring in enumerate(self.rings):
+            need = max((i + 1 for i, event in enumerate(ring) if event.time < now - SLACK_NS), default=0)
+            out[r] = self.positions[r][min(len(ring), need + extra[r])]
+        return out
+
+
+class Shard:
+    """Sends what is in one ring, in frames cut anywhere; goes back when it is told to."""
+
+    def __init__(self, kernel: Kernel, ring: int) -> None:
+        self.kernel, self.ring, self.cursor = kernel, ring, 0
+
+    def seek(self, position: int) -> None:
+        self.cursor = self.kernel.positions[self.ring].index(position)
+
+    def frame(self, most: int, limit: int):
+        """Up to `most` records, none beyond position `limit`; None when there are none."""
+        records, positions = self.kernel.rings[self.ring], self.kernel.positions[self.ring]
+        end = self.cursor
+        while end < len(records) and end - self.cursor < most and positions[end + 1] <= limit:
+            end += 1
+        if end == self.cursor:
+            return None
+        frame = frame_of(
+            records[self.cursor : end], ring=self.ring, from_pos=positions[self.cursor], seq=self.cursor
+        )
+        self.cursor = end
+        return frame
+
+
+def run(story: Story, data, *, kills: int = 0):
+    """The resolver with its shards; returns the dump of the tables at the end, and the counters that count events."""
+    draw = data.draw
+    kernel = Kernel(story, draw)
+    shards = [Shard(kernel, r) for r in range(RINGS)]
+    with instance() as parent:
+        directory = Path(parent) / "0"
+        tables = make_tables(directory, ring_count=RINGS)
+        applier = Applier(tables)
+        enter_init(tables, applier, story)
+        merger = Merger(RINGS, stall_ms=1e9, hold_ms=1e9)
+        tables.commit(0, merger.applied_pos, merger.ring_watermark, np.zeros(16, np.uint64))
+        first = story.events[0].time if story.events else story.now
+        now, end = first - STEP_NS, story.now + 3 * SLACK_NS
+        deaths = sorted(draw(st.integers(first, end)) for _ in range(kills))
+        generation = 0
+        while True:
+            now = min(end, now + draw(st.integers(1, 6)) * STEP_NS)
+            producer = kernel.producer(now, draw(st.lists(st.integers(0, 2), min_size=RINGS, max_size=RINGS)))
+            for r in draw(st.permutations(range(RINGS))):
+                for _ in range(draw(st.integers(0, 3)) if now < end else 1000):
+                    frame = shards[r].frame(draw(st.integers(1, 7)), int(producer[r]))
+                    if frame is None:
+                        break
+                    if draw(st.integers(0, 9)) == 0:
+                        # The frame is lost on its way; the next one shows the hole.
+                        continue
+                    merger.add(frame)
+                    if draw(st.integers(0, 9)) == 0:
+                        merger.add(frame)
+                for ring, position in merger.take_rewinds():
+                    shards[ring].seek(position)
+            merger.advance(now, producer)
+            size = draw(st.integers(1, 20))
+            while (batch := merger.take(size)) is not None:
+                if deaths and now >= deaths[0]:
+                    # Killed in the middle of a batch: part of it is in the tables, none of it is committed.
+                    frames, numbers, places = batch.frames, batch.frame_no, batch.event_no
+                    for i in range(draw(st.integers(0, len(batch)))):
+                        event_at(kernel, frames[numbers[i]], int(places[i])).apply(applier)
+                    deaths.pop(0)
+                    generation += 1
+                    directory = Path(shutil.copytree(directory, Path(parent) / str(generation)))
+                    tables = make_tables(directory, ring_count=RINGS)
+                    assert tables.is_takeover
+                    committed = tables.committed()
+                    applier = Applier(tables)
+                    merger = Merger(RINGS, stall_ms=1e9, hold_ms=1e9)
+                    positions, times = committed.rings["applied_pos"], committed.rings["watermark_boot_ns"]
+                    merger.resume(positions, times, committed.watermark)
+                    for r, shard in enumerate(shards):
+                        shard.seek(int(positions[r]))
+                    break
+                assert applier.apply(batch) == len(batch)
+                assert not batch.late.any()
+                merger.done(batch)
+                tables.commit(merger.watermark, merger.applied_pos, merger.ring_watermark, np.zeros(16, np.uint64))
+            received = [int(merger.received_pos[r]) for r in range(RINGS)]
+            if now == end:
+                if received == [p[-1] for p in kernel.positions] and merger.pending == 0:
+                    break
+                for r, shard in enumerate(shards):
+                    shard.seek(received[r])
+        assert [int(p) for p in merger.applied_pos] == received
+        result = dump(tables)
+        counted = [tables.counter("events_" + name) for name in events.KIND_NAMES]
+        for kept in (tables,):
+            kept.close()
+    return result, counted
+
+
+def event_at(kernel: Kernel, frame, place: int) -> Event:
+    return kernel.rings[frame.ring][kernel.positions[frame.ring].index(int(frame.head["ring_pos"][place]))]
+
+
+def kinds(story: Story) -> list[int]:
+    return [sum(event.kind == kind for event in story.events) for kind in range(events.KIND_COUNT)]
+
+
+@COMMON
+@given(OPS, st.data())
+def test_any_interleaving_gives_the_same_tree(ops, data):
+    story = tell(ops)
+    found, counted = run(story, data)
+    assert found == in_order(story)
+    assert counted == kinds(story), "each event is applied exactly once"
+
+
+@settings(COMMON, max_examples=60)
+@given(OPS, st.data())
+def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
+    story = tell(ops)
+    found, counted = run(story, data, kills=2)
+    assert found == in_order(story)
+    assert counted == kinds(story)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_long_random_story(seed):
+    rng = np.random.default_rng(seed)
+    letters = np.array(list("fffffeeexxxcmgsr"))
+    ops = [(str(rng.choice(letters)), int(rng.integers(1 << 16)), int(rng.integers(1 << 16))) for _ in range(2000)]
+    story = tell(ops)
+    model = Model()
+    process = story.processes[1]
+    model.begin(1, process.start, {
+        "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
+    })  # fmt: skip
+    for event in story.events:
+        model.apply(event)
+    found = in_order(story)
+    expected = model.view()
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        for name in ("ppid", "ancestor", "parent", "creator", "exit_boot_ns", "exec_boot_ns", "uid", "comm"):
+            assert found[key][name] == row[name], (key, name)
