@@ -1,0 +1,210 @@
+"""Containers by cgroup paths, and paths by cgroup ids."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.resolver.containers import (
+    CgroupTree,
+    Container,
+    container_of_cgroups,
+    container_of_path,
+    find_cgroup_mounts,
+)
+
+ID = "2f8c6b1f3f5a4f7e9d0c1b2a3948576e6f5d4c3b2a190817263544536271809a"
+NAMES = {
+    "OUTER": "a" * 64,
+    "SHORT": ID[:63],
+    "UPPER": ID.upper(),
+    "ID": ID,
+    "POD_": "0a1b2c3d_1111_2222_3333_444455556666",
+    "POD": "0a1b2c3d-1111-2222-3333-444455556666",
+}
+FIXTURES = tomllib.loads((Path(__file__).parents[1] / "fixtures/cgroup_paths.toml").read_text())
+
+
+def fill(text: str) -> str:
+    for name, value in NAMES.items():
+        text = text.replace(name, value)
+    return text
+
+
+def expected(case: dict[str, Any]) -> Container | None:
+    if "id" not in case:
+        return None
+    return Container(fill(case["id"]), case["runtime"], fill(case.get("pod", "")))
+
+
+@pytest.mark.parametrize("case", FIXTURES["path"], ids=lambda case: case["path"])
+def test_path(case: dict[str, Any]) -> None:
+    assert container_of_path(fill(case["path"])) == expected(case), case.get("note")
+
+
+@pytest.mark.parametrize("case", FIXTURES["path"], ids=lambda case: case["path"])
+def test_path_with_a_mount_point_before_it(case: dict[str, Any]) -> None:
+    assert container_of_path("/sys/fs/cgroup" + fill(case["path"])) == expected(case)
+
+
+@pytest.mark.parametrize("case", FIXTURES["file"], ids=lambda case: case["name"])
+def test_file(case: dict[str, Any]) -> None:
+    assert container_of_cgroups(fill(case["text"]).lstrip("\n").encode()) == expected(case)
+
+
+@given(st.text())
+def test_any_path_is_read(path: str) -> None:
+    found = container_of_path(path)
+    assert found is None or found.container_id in path or "\\x" in path
+
+
+@given(st.binary())
+def test_any_file_is_read(text: bytes) -> None:
+    container_of_cgroups(text)
+
+
+V2_ONLY = "24 1 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
+HYBRID = (
+    "30 24 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n"
+    "31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+    "32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        (V2_ONLY, ("/sys/fs/cgroup", "unified")),
+        (HYBRID, ("/sys/fs/cgroup/unified", "hybrid")),
+        (HYBRID.splitlines(keepends=True)[2], (None, "legacy")),
+        ("", (None, "none")),
+        (r"24 1 0:22 / /my\040cgroup rw - cgroup2 none rw" + "\n" + V2_ONLY, ("/my cgroup", "unified")),
+    ],
+)
+def test_mounts_are_found(tmp_path: Path, text: str, result: tuple[str | None, str]) -> None:
+    file = tmp_path / "mountinfo"
+    file.write_text(text)
+    assert find_cgroup_mounts(str(file)) == result
+
+
+def test_unreadable_mounts_are_none() -> None:
+    assert find_cgroup_mounts("/nonexistent") == (None, "none")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A tree of plain directories: ids are inodes there too."""
+    (tmp_path / f"cg/system.slice/docker-{ID}.scope").mkdir(parents=True)
+    (tmp_path / "cg/user.slice").mkdir()
+    (tmp_path / "cg/cgroup.procs").touch()
+    (tmp_path / "proc").mkdir()
+    return tmp_path / "cg"
+
+
+def tree_of(root: Path, **options: Any) -> CgroupTree:
+    return CgroupTree(str(root), "unified", proc=str(root.parent / "proc"), **options)
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
+def put_process(root: Path, tgid: int, text: str) -> None:
+    (root.parent / f"proc/{tgid}").mkdir()
+    (root.parent / f"proc/{tgid}/cgroup").write_text(text)
+
+
+def test_one_walk_learns_the_whole_tree(root: Path) -> None:
+    tree = tree_of(root, clock=Clock())
+    scope = root / f"system.slice/docker-{ID}.scope"
+    assert tree.path_of(inode(scope)) == f"/system.slice/docker-{ID}.scope"
+    assert tree.path_of(inode(root / "user.slice")) == "/user.slice"
+    assert tree.path_of(inode(root)) == "/"
+    assert tree.walks_total == 1
+    assert tree.container_of(inode(scope), 0) == Container(ID, "docker")
+
+
+def test_unknown_id_walks_again_only_after_a_while(root: Path) -> None:
+    clock = Clock()
+    tree = tree_of(root, clock=clock, walk_interval_ns=100)
+    assert tree.path_of(1 << 60) is None
+    later = root / "later"
+    later.mkdir()
+    clock.now = 99
+    assert tree.path_of(inode(later)) is None and tree.walks_total == 1
+    clock.now = 100
+    assert tree.path_of(inode(later)) == "/later" and tree.walks_total == 2
+
+
+def test_path_of_a_removed_cgroup_stays_known(root: Path) -> None:
+    tree = tree_of(root, clock=Clock())
+    number = inode(root / "user.slice")
+    assert tree.path_of(number) == "/user.slice"
+    (root / "user.slice").rmdir()
+    assert tree.path_of(number) == "/user.slice"
+
+
+def test_process_tells_without_a_walk(root: Path) -> None:
+    tree = tree_of(root, clock=Clock())
+    put_process(root, 7, "0::/user.slice\n")
+    assert tree.path_of(inode(root / "user.slice"), tgid=7) == "/user.slice"
+    assert tree.walks_total == 0
+
+
+def test_process_that_moved_is_not_believed(root: Path) -> None:
+    tree = tree_of(root, clock=Clock())
+    put_process(root, 7, "0::/system.slice\n")
+    assert tree.path_of(inode(root / "user.slice"), tgid=7) == "/user.slice"
+    assert tree.walks_total == 1
+    put_process(root, 8, "0::/../elsewhere\n")
+    assert tree.path_of(1 << 60, tgid=8) is None
+
+
+def test_on_v1_the_process_is_asked_for_its_container(root: Path) -> None:
+    tree = CgroupTree(str(root), "hybrid", proc=str(root.parent / "proc"))
+    put_process(root, 7, f"5:memory:/docker/{ID}\n0::/\n")
+    assert tree.container_of(inode(root), 7) == Container(ID, "docker")
+    assert tree.container_of(inode(root), 8) is None, "gone is unknown"
+
+
+def test_capacity_is_a_bound(root: Path) -> None:
+    tree = tree_of(root, capacity=2, clock=Clock())
+    wanted = inode(root / "user.slice")
+    assert tree.path_of(wanted) == "/user.slice"
+    assert len(tree) == 2
+    tree.learn(0, "/nothing")
+    assert len(tree) == 2
+
+
+def test_zero_and_no_mount_are_unknown(root: Path) -> None:
+    assert tree_of(root).path_of(0) is None
+    assert CgroupTree(None, "none").path_of(5) is None or find_cgroup_mounts()[0] is not None
+
+
+def test_live_hierarchy() -> None:
+    """The running kernel's own ids: the path that is found has that inode."""
+    mount, mode = find_cgroup_mounts()
+    if mount is None:
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    tree = CgroupTree()
+    assert (tree.root, tree.mode) == (mount, mode)
+    for directory, _, _ in os.walk(mount):
+        number = inode(Path(directory))
+        path = tree.path_of(number)
+        assert path is not None and inode(Path(mount + path)) == number
+    assert tree.walks_total <= 1
+    tree.container_of(inode(Path(mount)), os.getpid())
