@@ -50,6 +50,13 @@ cdef uint64_t boot_ns() noexcept nogil:
 cdef class ControlWriter:
     """The writer's side of `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime."""
 
+    def __cinit__(self):
+        self.lock_fd = -1
+
+    def __dealloc__(self):
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+
     cdef void map_control(self, Segment segment) noexcept:
         self.control_segment = segment
         self.control = <pl_control *>segment.base
@@ -218,6 +225,11 @@ cdef class ControlWriter:
 
     # -- views for tests and validate.py ----------------------------------------------------------------------------
 
+    def control_memory(self) -> Segment:
+        """The whole control segment (buffer protocol)."""
+        self._require_open()
+        return self.control_segment
+
     def control_view(self):
         """Shape (1,), dtype CONTROL: the live header, writable."""
         self._require_open()
@@ -243,10 +255,3 @@ cdef class ControlWriter:
         self._require_open()
         if ring >= self.control.ring_count:
             raise IndexError(f"ring {ring} of {self.control.ring_count}")
-
-    def __cinit__(self):
-        self.lock_fd = -1
-
-    def __dealloc__(self):
-        if self.lock_fd >= 0:
-            os.close(self.lock_fd)

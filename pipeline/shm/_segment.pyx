@@ -8,6 +8,7 @@ may be longer than its file, and the part beyond the end must not be touched (SI
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
+from posix.unistd cimport close as c_close
 
 import os
 
@@ -80,8 +81,13 @@ cdef class Segment:
     def __dealloc__(self):
         if self.base != NULL:
             munmap(self.base, self.capacity)
+        self.close_file()
+
+    cdef void close_file(self) noexcept:
+        """Give the descriptor back: no more growth. The memory stays."""
         if self.fd >= 0:
-            os.close(self.fd)
+            c_close(self.fd)
+            self.fd = -1
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.base, self.allocated, 0, flags)

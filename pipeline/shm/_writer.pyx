@@ -178,6 +178,7 @@ cdef class TableWriter(ControlWriter):
             descriptors, epoch, reason = segments.find(directory, plan)
             if descriptors is not None:
                 try:
+                    segments.set_access(descriptors, modes, group)
                     writer = cls._adopt(descriptors, plan, retention_ns, chain_max, capture_id, boot_unix_ns)
                 except InvariantError as error:
                     descriptors, reason = None, str(error)
@@ -203,10 +204,12 @@ cdef class TableWriter(ControlWriter):
         cdef TableWriter writer = cls.__new__(cls)
         cdef uint64_t rows = plan.row_capacity
         cdef dict mapped = {}
-        sizes = {name: os.fstat(descriptor).st_size for name, descriptor in descriptors.items()}
+        writer.map_control(Segment("control", descriptors["control"], *[plan.ceiling_bytes("control")] * 2))
+        header = writer.control_view()[0]
         for name, descriptor in descriptors.items():
-            mapped[name] = Segment(name, descriptor, max(sizes[name], plan.ceiling_bytes(name)), sizes[name])
-        writer.map_control(mapped["control"])
+            if name != "control":
+                # What control says, not the file's length: a predecessor may have been killed between the two.
+                mapped[name] = Segment(name, descriptor, plan.ceiling_bytes(name), segments.allocated(name, header, plan))
         writer.hot_segment = mapped["hot"]
         writer.cold_segment = mapped["cold"]
         writer.index_segment = mapped["index"]
@@ -293,6 +296,10 @@ cdef class TableWriter(ControlWriter):
         self.set_state(PL_STATE_STOPPED)
         if remove:
             segments.remove(self.directory_path)
+        for segment in (self.hot_segment, self.cold_segment, self.index_segment, self.control_segment):
+            (<Segment>segment).close_file()
+        for arena in (self.names, self.args, self.envs):
+            (<Arena>arena).segment.close_file()
         self.control = NULL
         self.hot = NULL
         self.cold = NULL
@@ -896,12 +903,12 @@ cdef class TableWriter(ControlWriter):
     def hot_view(self):
         """Shape (rows_allocated,), dtype HOT: live, writable. Longer after growth: ask again."""
         self._require_open()
-        return np.frombuffer(self.hot_segment, layout.HOT)
+        return np.frombuffer(self.hot_segment, layout.HOT, self.rows_allocated)
 
     def cold_view(self):
         """Shape (rows_allocated,), dtype COLD: live, writable."""
         self._require_open()
-        return np.frombuffer(self.cold_segment, layout.COLD)
+        return np.frombuffer(self.cold_segment, layout.COLD, self.rows_allocated)
 
     def index_view(self):
         """Shape (pid_capacity,), uint32: live, writable."""

@@ -108,6 +108,7 @@ def take_lock(directory: Path) -> int:
 
     Raises:
         UnsupportedError: the directory is not on tmpfs.
+        ConfigError: somebody else could put files into the directory.
         WriterExistsError: another process holds the lock.
     """
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -116,8 +117,15 @@ def take_lock(directory: Path) -> int:
             f"{directory} is not on tmpfs", feature="shared tables", needs="a directory on tmpfs",
             hint="set PROCLINE_RUNTIME_DIR to one, for instance /dev/shm/procline",
         )  # fmt: skip
+    status = directory.stat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
+        raise ConfigError(
+            f"{directory} belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}: others could put files "
+            "there; remove it, or give it to the user that runs procline, mode 0755",
+            key="runtime directory", value=str(directory),
+        )  # fmt: skip
     while True:
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A writer that ends takes the name away. Opened before that, locked after it: a lock on a file without a
@@ -152,7 +160,7 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
     reason = ""
     try:
         for name in reversed(SEGMENTS):
-            descriptors[name] = os.open(directory / name, os.O_RDWR | os.O_CLOEXEC)
+            descriptors[name] = os.open(directory / name, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             if name == "control":
                 data = os.pread(descriptors[name], layout.CONTROL.itemsize, 0)
                 if len(data) < layout.CONTROL.itemsize:
@@ -164,7 +172,7 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
                 reason = _mismatch(header, plan)
                 if reason:
                     break
-            elif os.fstat(descriptors[name]).st_size < _expected(name, header, plan):
+            elif os.fstat(descriptors[name]).st_size < allocated(name, header, plan):
                 reason = f"{name} is shorter than control says"
                 break
     except FileNotFoundError as error:
@@ -174,6 +182,18 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
     for descriptor in descriptors.values():
         os.close(descriptor)
     return None, epoch, reason
+
+
+def allocated(name: str, header: np.void, plan: TablePlan) -> int:
+    """Bytes of a segment (not `control`) that may be touched, by what control says."""
+    match name:
+        case "index":
+            return plan.ceiling_bytes(name)
+        case "hot":
+            return int(header["rows_allocated"]) * layout.HOT.itemsize
+        case "cold":
+            return int(header["rows_allocated"]) * layout.COLD.itemsize
+    return int(header[f"{name}_allocated_bytes"])
 
 
 def make(
@@ -194,16 +214,12 @@ def make(
     Raises:
         UnsupportedError: the file system has no room.
     """
-    wanted = {**DEFAULT_MODES, **(modes or {})}
-    if unknown := set(wanted) - set(SEGMENTS):
-        raise ConfigError(f"modes: no segment {sorted(unknown)[0]!r}", key="modes", value=unknown)
     descriptors: dict[str, int] = {}
     try:
         for name in SEGMENTS:
-            descriptors[name] = _make_one(directory / f".{name}.new", wanted[name], plan.first_bytes(name))
-            if group is not None and name in ("args", "envs"):
-                os.fchown(descriptors[name], -1, group)
-            os.fchmod(descriptors[name], wanted[name])  # after chown, and whatever the umask is
+            # Nobody may look before set_access has said who.
+            descriptors[name] = _make_one(directory / f".{name}.new", 0o600, plan.first_bytes(name))
+        set_access(descriptors, modes, group)
         fill_control(descriptors["control"])
         for name in SEGMENTS:
             (directory / f".{name}.new").rename(directory / name)
@@ -216,6 +232,17 @@ def make(
             raise _full(directory, plan) from None
         raise
     return descriptors
+
+
+def set_access(descriptors: Mapping[str, int], modes: Mapping[str, int] | None, group: int | None) -> None:
+    """Give the files their modes, whatever the umask is, and `group` to those that hold arguments and environments."""
+    wanted = {**DEFAULT_MODES, **(modes or {})}
+    if unknown := set(wanted) - set(SEGMENTS):
+        raise ConfigError(f"modes: no segment {sorted(unknown)[0]!r}", key="modes", value=unknown)
+    for name, descriptor in descriptors.items():
+        if group is not None and name in ("args", "envs"):
+            os.fchown(descriptor, -1, group)
+        os.fchmod(descriptor, wanted[name])
 
 
 def remove(directory: Path) -> None:
@@ -281,18 +308,6 @@ def _mismatch(header: np.void, plan: TablePlan) -> str:
         if not 0 < header[f"{name}_allocated_bytes"] <= plan.ceiling_bytes(name):
             return f"{name}_allocated_bytes is out of range"
     return ""
-
-
-def _expected(name: str, header: np.void, plan: TablePlan) -> int:
-    """Bytes that the file of a segment must have by what control says."""
-    match name:
-        case "index":
-            return plan.ceiling_bytes(name)
-        case "hot":
-            return int(header["rows_allocated"]) * layout.HOT.itemsize
-        case "cold":
-            return int(header["rows_allocated"]) * layout.COLD.itemsize
-    return int(header[f"{name}_allocated_bytes"])
 
 
 def _pages(size: int) -> int:
