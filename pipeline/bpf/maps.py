@@ -32,7 +32,7 @@ SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the load
     12      4     flags                 u4    mask       CAPTURE_ON
     16      8     root_mnt              u8    -          the recorder's root directory, by which paths end: addresses
     24      8     root_dentry           u8    -          in the kernel, noted by the task iterator; 0: global root
-    32      32    settings_reserved     4u8   -
+    32      32    reserved              4u8   -
 
 PID_ENTRY, 104 bytes, map `pid_cache`, key u4 tgid:
 
@@ -77,7 +77,7 @@ IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
     68      4     tgid                  u4    -          who called exec
     72      2     path_bytes            u2    bytes      whole length
     74      2     root_offset           u2    bytes
-    76      4     image_pad             u4    -
+    76      4     pad                   u4    -
     80      16    comm                  S16   -
     96      16    tty                   S16   -
     112     128   path                  V128  -          the first 128 bytes; bytes after path_bytes mean nothing
@@ -109,7 +109,7 @@ CPU_STATE = np.dtype(
 SETTINGS = np.dtype(
     [
         ("args_bytes", "<u4"), ("envs_bytes", "<u4"), ("wakeup_fill_bytes", "<u4"), ("flags", "<u4"),
-        ("root_mnt", "<u8"), ("root_dentry", "<u8"), ("settings_reserved", "<u8", 4),
+        ("root_mnt", "<u8"), ("root_dentry", "<u8"), ("reserved", "<u8", 4),
     ]
 )  # fmt: skip
 PID_ENTRY = np.dtype(
@@ -125,7 +125,7 @@ IMAGE_ENTRY = np.dtype(
         ("exec_boot_ns", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("ctime_ns", "<u8"), ("mtime_ns", "<u8"),
         ("device", "<u4"), ("mount_id", "<u4"), ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"),
         ("mode", "<u2"), ("exec_flags", "<u2"), ("fs_magic", "<u4"), ("tgid", "<u4"), ("path_bytes", "<u2"),
-        ("root_offset", "<u2"), ("image_pad", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
+        ("root_offset", "<u2"), ("pad", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
     ]
 )  # fmt: skip
 

@@ -40,7 +40,7 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	slot->ring = bpf_map_lookup_elem(&pl_rings, &index);
 	if (!slot->ring || !slot->owner) {
 		pl_count(&cpu->no_ring);
-		pl_count(&cpu->lost[kind]);
+		pl_count(&cpu->lost_samples[kind]);
 		return PL_ROOM_NONE;
 	}
 	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
@@ -51,7 +51,7 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 		head->flags |= PL_FLAG_HEAD_ONLY;
 		if (bpf_ringbuf_reserve_dynptr(slot->ring, sizeof(*head), 0, &slot->data)) {
 			bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
-			pl_count(&cpu->lost[kind]);
+			pl_count(&cpu->lost_samples[kind]);
 			return PL_ROOM_NONE;
 		}
 		pl_count(&cpu->head_only[kind]);
@@ -63,7 +63,7 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	 * older than T. Without it the store to the producer position can still sit in this CPU's store buffer when the
 	 * clock is read. A fetch whose result is used is fully ordered on every architecture; a plain atomic add is not.
 	 * The same barrier stands between that store and the load of `sleeping` in pl_submit. */
-	head->ring_seq = __sync_fetch_and_add(&cpu->seq, 1);
+	head->ring_seq = __sync_fetch_and_add(&cpu->ring_seq, 1);
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
 	return room;

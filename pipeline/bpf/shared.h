@@ -21,8 +21,8 @@
 struct pl_cpu {
 	__u32 sleeping;
 	__u32 ring;
-	__u64 seq;
-	__u64 lost[8];
+	__u64 ring_seq;
+	__u64 lost_samples[8];
 	__u64 head_only[8];
 	__u64 threads_forked;
 	__u64 threads_exited;
