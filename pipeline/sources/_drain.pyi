@@ -1,0 +1,21 @@
+from typing import Any
+
+from pipeline.sources._shared import RingMap
+
+CAUGHT_UP: int
+BUSY: int
+FULL: int
+CORRUPT: int
+KIND_NAMES: tuple[str, ...]
+HEAD_BYTES: int
+TASK_BYTES: int
+
+class Columns:
+    count: int
+    var_bytes: int
+    discarded: int
+    malformed: int
+    stop: int
+    def __init__(self, max_bytes: int) -> None: ...
+    def views(self) -> dict[str, Any]: ...
+    def drain(self, ring: RingMap, cursor: int, max_records: int) -> int: ...

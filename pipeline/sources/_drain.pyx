@@ -1,0 +1,269 @@
+"""Drain a mapped ring into the columns of a frame. Mapping is in `_shared`, waiting in `pacing`, encoding in the bus.
+
+A record in a ring is an 8-byte header (u32 length with two flag bits, u32 page offset) and `length` bytes, padded to a
+multiple of 8. While BUSY is set the record is still being written; DISCARD means that it was given up. Positions are
+bytes since the ring was made; they do not wrap, the offset in the data area is position & (size - 1).
+
+What is inside a record is described in `pipeline.events`. A record whose length does not follow from its kind is
+counted and left out, so that one bad record never makes the reader of a frame refuse the good ones around it.
+
+Source: kernel/bpf/ringbuf.c.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from pipeline.sources._shared cimport RingMap, pls_acquire32, pls_acquire64
+
+
+cdef extern from *:
+    """
+    #include <linux/types.h>
+    #include "records.h"
+    """
+    struct pl_head:
+        uint8_t kind
+        uint8_t flags
+        uint32_t record_bytes
+        uint32_t var_bytes
+        uint64_t ring_pos
+
+    struct pl_task:
+        pass
+
+    struct pl_fork:
+        pass
+
+    struct pl_exec:
+        uint32_t path_bytes
+        uint32_t root_offset
+        uint32_t name_bytes
+        uint32_t args_bytes
+        uint32_t envs_bytes
+
+    struct pl_exit:
+        pass
+
+    enum:
+        PL_KIND_FORK
+        PL_KIND_EXEC
+        PL_KIND_EXIT
+        PL_KIND_CRED
+        PL_KIND_COMM
+        PL_KIND_CGROUP
+        PL_KIND_SID
+        PL_KIND_COUNT
+        PL_FLAG_HEAD_ONLY
+
+
+cdef enum:
+    BUSY_BIT = 0x80000000
+    DISCARD_BIT = 0x40000000
+    RECORD_HEADER = 8
+
+
+cdef enum:
+    STOP_CAUGHT_UP
+    STOP_BUSY
+    STOP_FULL
+    STOP_CORRUPT
+
+#: Why `drain` stopped.
+CAUGHT_UP = STOP_CAUGHT_UP  #: everything up to the producer's position is read
+BUSY = STOP_BUSY  #: the next record is still being written
+FULL = STOP_FULL  #: the columns are, or as many records were read as asked for
+CORRUPT = STOP_CORRUPT  #: no kernel wrote this header; everything up to the producer's position was given up
+
+#: Kinds by number, as `pipeline.events.KIND_NAMES`, which a shard does not import (numpy).
+KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid")
+assert len(KIND_NAMES) == PL_KIND_COUNT and KIND_NAMES.index("sid") == PL_KIND_SID
+assert [KIND_NAMES.index(name) for name in ("fork", "exec", "exit")] == [PL_KIND_FORK, PL_KIND_EXEC, PL_KIND_EXIT]
+
+HEAD_BYTES = sizeof(pl_head)
+TASK_BYTES = sizeof(pl_task)
+
+
+cdef class Columns:
+    """Room for the records of one frame, used again for the next.
+
+    Args:
+        max_bytes: rows and strings of a frame; at this many it is full. One record always fits.
+
+    Attributes:
+        count: records.
+        var_bytes: bytes of strings.
+        discarded: records that the kernel's side gave up, in this frame's range.
+        malformed: records that were left out, in this frame's range.
+        stop: why the last `drain` stopped.
+    """
+
+    cdef bytearray head_buffer, task_buffer, fork_buffer, exec_buffer, exit_buffer, blob_buffer
+    cdef object head_view, task_view, fork_view, exec_view, exit_view, blob_view
+    cdef char *heads
+    cdef char *tasks
+    cdef char *forks
+    cdef char *execs
+    cdef char *exits
+    cdef char *blobs
+    cdef uint64_t max_bytes, max_records, max_var
+    cdef readonly uint64_t count, var_bytes, discarded, malformed
+    cdef uint64_t fork_count, exec_count, exit_count
+    cdef readonly int stop
+
+    def __cinit__(self, uint64_t max_bytes):
+        if not 0 < max_bytes <= <uint64_t>1 << 30:
+            raise ValueError(f"a frame of {max_bytes} bytes")
+        self.max_bytes = max_bytes
+        # A row has at least HEAD and TASK. Memory that is never touched is never backed by a page.
+        self.max_records = max_bytes // (sizeof(pl_head) + sizeof(pl_task)) + 1
+        # Longer than any record can be: path, name, arguments and environment at their limits of 4, 4, 32 and 32 KiB.
+        self.max_var = max_bytes if max_bytes > 128 << 10 else 128 << 10
+        self.head_buffer = bytearray(self.max_records * sizeof(pl_head))
+        self.task_buffer = bytearray(self.max_records * sizeof(pl_task))
+        self.fork_buffer = bytearray(self.max_records * sizeof(pl_fork))
+        self.exec_buffer = bytearray(self.max_records * sizeof(pl_exec))
+        self.exit_buffer = bytearray(self.max_records * sizeof(pl_exit))
+        self.blob_buffer = bytearray(self.max_var)
+        # The views pin the buffers: a bytearray that is exported cannot be resized, so the pointers stay good.
+        self.head_view = memoryview(self.head_buffer)
+        self.task_view = memoryview(self.task_buffer)
+        self.fork_view = memoryview(self.fork_buffer)
+        self.exec_view = memoryview(self.exec_buffer)
+        self.exit_view = memoryview(self.exit_buffer)
+        self.blob_view = memoryview(self.blob_buffer)
+        self.heads = PyByteArray_AS_STRING(self.head_buffer)
+        self.tasks = PyByteArray_AS_STRING(self.task_buffer)
+        self.forks = PyByteArray_AS_STRING(self.fork_buffer)
+        self.execs = PyByteArray_AS_STRING(self.exec_buffer)
+        self.exits = PyByteArray_AS_STRING(self.exit_buffer)
+        self.blobs = PyByteArray_AS_STRING(self.blob_buffer)
+
+    def views(self) -> dict:
+        """Return the columns by their names in a frame; they are overwritten by the next `drain`."""
+        return {
+            "head": self.head_view[: self.count * sizeof(pl_head)],
+            "task": self.task_view[: self.count * sizeof(pl_task)],
+            "fork": self.fork_view[: self.fork_count * sizeof(pl_fork)],
+            "exec": self.exec_view[: self.exec_count * sizeof(pl_exec)],
+            "exit": self.exit_view[: self.exit_count * sizeof(pl_exit)],
+            "blob": self.blob_view[: self.var_bytes],
+        }
+
+    def drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) -> int:
+        """Fill the columns anew with the records from `cursor` on.
+
+        Args:
+            ring: an open ring.
+            cursor: the position of a record.
+            max_records: stop at this many, discarded and malformed ones included; at least 1.
+
+        Returns:
+            The position behind the last record that was read; `stop` says why it was the last.
+        """
+        cdef uint64_t position
+        ring._check()
+        with nogil:
+            position = self._drain(ring, cursor, max_records)
+        return position
+
+    cdef uint64_t _drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) noexcept nogil:
+        # Acquire: pairs with the release store of the reserving CPU. Behind it, every header up to there is written,
+        # with its busy bit.
+        cdef uint64_t producer_pos = pls_acquire64(ring.producer)
+        cdef uint64_t seen = 0, used = 0, row, span
+        cdef uint32_t header, size
+        cdef const unsigned char *record
+        self.count = self.var_bytes = self.discarded = self.malformed = 0
+        self.fork_count = self.exec_count = self.exit_count = 0
+        self.stop = STOP_CAUGHT_UP
+        while cursor < producer_pos:
+            if seen >= max_records:
+                self.stop = STOP_FULL
+                break
+            record = ring.data + (cursor & ring.mask)
+            # Acquire: pairs with the exchange that clears the busy bit at submit. Behind it, the whole record is written.
+            header = pls_acquire32(record)
+            if header & <uint32_t>BUSY_BIT:
+                self.stop = STOP_BUSY
+                break
+            size = header & ~(<uint32_t>BUSY_BIT | <uint32_t>DISCARD_BIT)
+            span = RECORD_HEADER + ((<uint64_t>size + 7) & ~<uint64_t>7)
+            if span > ring.data_bytes or span > producer_pos - cursor:
+                # Where the next record begins is unknown, so nothing behind this one can be read.
+                self.malformed += 1
+                self.stop = STOP_CORRUPT
+                return producer_pos
+            if header & <uint32_t>DISCARD_BIT:
+                self.discarded += 1
+            else:
+                row = self._take(record + RECORD_HEADER, size, cursor, self.max_bytes - min(used, self.max_bytes))
+                if row == 0:
+                    self.stop = STOP_FULL
+                    break
+                used += row - 1
+            seen += 1
+            cursor += span
+        return cursor
+
+    cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil:
+        """Append a record; returns its bytes plus 1 (1: it was malformed), or 0 if there is no room for it."""
+        cdef pl_head *head = <pl_head *>(self.heads + self.count * sizeof(pl_head))
+        cdef pl_exec *exec_
+        cdef const unsigned char *body = record + sizeof(pl_head) + sizeof(pl_task)
+        cdef uint64_t fixed
+        if self.count >= self.max_records:
+            return 0
+        if size < sizeof(pl_head):
+            self.malformed += 1
+            return 1
+        # Checked in the copy: whatever happens to the shared bytes, what was checked is what the frame holds.
+        memcpy(head, record, sizeof(pl_head))
+        if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes != size:
+            self.malformed += 1
+            return 1
+        head.ring_pos = position
+        if head.flags & PL_FLAG_HEAD_ONLY:
+            if size != sizeof(pl_head):
+                self.malformed += 1
+                return 1
+            if self.count and room < sizeof(pl_head) + sizeof(pl_task):
+                return 0
+            # What the strings would have been is of no use without them.
+            head.var_bytes = 0
+            memset(self.tasks + self.count * sizeof(pl_task), 0, sizeof(pl_task))
+            self.count += 1
+            return sizeof(pl_head) + sizeof(pl_task) + 1
+        fixed = sizeof(pl_head) + sizeof(pl_task)
+        if head.kind == PL_KIND_FORK:
+            fixed += sizeof(pl_fork)
+        elif head.kind == PL_KIND_EXEC:
+            fixed += sizeof(pl_exec)
+        elif head.kind == PL_KIND_EXIT:
+            fixed += sizeof(pl_exit)
+        if fixed + head.var_bytes != size or head.var_bytes > self.max_var:
+            self.malformed += 1
+            return 1
+        if head.var_bytes > self.max_var - self.var_bytes or (self.count and room < size):
+            return 0
+        if head.kind == PL_KIND_FORK:
+            memcpy(self.forks + self.fork_count * sizeof(pl_fork), body, sizeof(pl_fork))
+            self.fork_count += 1
+        elif head.kind == PL_KIND_EXIT:
+            memcpy(self.exits + self.exit_count * sizeof(pl_exit), body, sizeof(pl_exit))
+            self.exit_count += 1
+        elif head.kind == PL_KIND_EXEC:
+            exec_ = <pl_exec *>(self.execs + self.exec_count * sizeof(pl_exec))
+            memcpy(exec_, body, sizeof(pl_exec))
+            if (
+                <uint64_t>exec_.path_bytes + exec_.name_bytes + exec_.args_bytes + exec_.envs_bytes != head.var_bytes
+                or exec_.root_offset > exec_.path_bytes
+            ):
+                self.malformed += 1
+                return 1
+            self.exec_count += 1
+        memcpy(self.tasks + self.count * sizeof(pl_task), record + sizeof(pl_head), sizeof(pl_task))
+        memcpy(self.blobs + self.var_bytes, record + fixed, head.var_bytes)
+        self.var_bytes += head.var_bytes
+        self.count += 1
+        return <uint64_t>size + 1

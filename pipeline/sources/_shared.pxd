@@ -1,0 +1,32 @@
+"""What the compiled drain needs of a mapped ring."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    /* GCC and clang builtins follow the C11 model: on aarch64 an acquire load is ldar and a release store stlr. */
+    static inline uint32_t pls_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
+    static inline uint64_t pls_acquire64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
+    static inline void pls_release32(void *p, uint32_t v) { __atomic_store_n((uint32_t *)p, v, __ATOMIC_RELEASE); }
+    static inline void pls_release64(void *p, uint64_t v) { __atomic_store_n((uint64_t *)p, v, __ATOMIC_RELEASE); }
+    static inline void pls_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    """
+    uint32_t pls_acquire32(const void *p) nogil
+    uint64_t pls_acquire64(const void *p) nogil
+    void pls_release32(void *p, uint32_t v) nogil
+    void pls_release64(void *p, uint64_t v) nogil
+    void pls_fence() nogil
+
+
+cdef class RingMap:
+    cdef unsigned char *consumer  # its page, the only one that may be written
+    cdef unsigned char *producer  # its page; the data follows, twice
+    cdef const unsigned char *data
+    cdef size_t page_bytes, producer_bytes
+    cdef readonly uint64_t data_bytes
+    cdef uint64_t mask
+
+    cdef int _place(self, int fd, unsigned char *where, size_t length, size_t offset) except -1
+    cdef int _check(self) except -1

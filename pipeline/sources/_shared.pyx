@@ -1,0 +1,304 @@
+"""Shared memory as a shard sees it: a ring's pages, the CPUs' states, the resolver's acknowledgements, single words.
+
+A BPF ring buffer is mapped as kernel/bpf/ringbuf.c lays it out: the consumer's page, which this side writes; the
+producer's page; the data, mapped twice in a row so that no record is ever split. The kernel lets nobody write the last
+two. An ordinary file with the same three parts (data once) is mapped to look the same, for tests and recordings; see
+`handring`. Draining is in `_drain`.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_PRIVATE, MAP_SHARED, PROT_NONE, PROT_READ, PROT_WRITE
+from posix.mman cimport mmap, munmap
+from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+import os
+
+from pipeline.shm._layout cimport (
+    PL_LAYOUT_VERSION,
+    PL_STATE_SUPERSEDED,
+    pl_control,
+    pl_load_acquire32,
+    pl_load_acquire64,
+    pl_load_relaxed32,
+    pl_ring_ack,
+)
+
+
+cdef extern from *:
+    """
+    #include <linux/types.h>
+    #include "shared.h"
+    """
+    struct pl_cpu:
+        uint32_t sleeping
+        uint32_t ring
+        uint64_t lost[8]
+
+
+cdef class RingMap:
+    """The mapping of one ring. Whoever holds it is the ring's one consumer.
+
+    Args:
+        fd: a BPF_MAP_TYPE_RINGBUF map, or a file laid out like one. Not needed after this.
+        data_bytes: length of the data area, a power of two and a multiple of the page.
+        is_file: the descriptor is an ordinary file: its data area is mapped twice here.
+
+    Raises:
+        ValueError: no ring has such a length.
+        OSError: the descriptor cannot be mapped.
+    """
+
+    def __cinit__(self, int fd, uint64_t data_bytes, bint is_file):
+        cdef void *at
+        self.page_bytes = sysconf(_SC_PAGESIZE)
+        if data_bytes < self.page_bytes or data_bytes & (data_bytes - 1) or data_bytes > <uint64_t>1 << 40:
+            raise ValueError(f"a ring has a power of two of bytes, at least a page ({self.page_bytes}), not {data_bytes}")
+        self.data_bytes = data_bytes
+        self.mask = data_bytes - 1
+        self.producer_bytes = self.page_bytes + 2 * data_bytes
+        at = mmap(NULL, self.page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if at == MAP_FAILED:
+            raise OSError(errno, f"cannot map the consumer page of a ring: {os.strerror(errno)}")
+        self.consumer = <unsigned char *>at
+        if not is_file:
+            at = mmap(NULL, self.producer_bytes, PROT_READ, MAP_SHARED, fd, self.page_bytes)
+            if at == MAP_FAILED:
+                raise OSError(errno, f"cannot map the data of a ring: {os.strerror(errno)}")
+        else:
+            at = mmap(NULL, self.producer_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if at == MAP_FAILED:
+                raise OSError(errno, f"cannot map the data of a ring: {os.strerror(errno)}")
+        self.producer = <unsigned char *>at
+        self.data = self.producer + self.page_bytes
+        if is_file:
+            self._place(fd, self.producer, self.page_bytes + data_bytes, self.page_bytes)
+            self._place(fd, self.producer + self.page_bytes + data_bytes, data_bytes, 2 * self.page_bytes)
+
+    cdef int _place(self, int fd, unsigned char *where, size_t length, size_t offset) except -1:
+        if mmap(where, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, offset) == MAP_FAILED:
+            raise OSError(errno, f"cannot map the data of a ring: {os.strerror(errno)}")
+        return 0
+
+    def producer_pos(self) -> int:
+        """Return the position behind the last reserved record."""
+        self._check()
+        return pls_acquire64(self.producer)
+
+    def consumer_pos(self) -> int:
+        """Return the position before which the kernel may write new records."""
+        self._check()
+        return pls_acquire64(self.consumer)
+
+    def set_consumer_pos(self, uint64_t position) -> None:
+        """Let the kernel overwrite everything before `position`."""
+        self._check()
+        # Release: all reads of the space given back are done before the kernel, which loads this word with acquire
+        # when it reserves, can write there. On aarch64 this is stlr against the kernel's ldar.
+        pls_release64(self.consumer, position)
+
+    cdef int _check(self) except -1:
+        if self.consumer == NULL or self.producer == NULL:
+            raise ValueError("the ring is closed")
+        return 0
+
+    def close(self) -> None:
+        """Unmap; may be called twice."""
+        if self.consumer != NULL:
+            munmap(self.consumer, self.page_bytes)
+            self.consumer = NULL
+        if self.producer != NULL:
+            munmap(self.producer, self.producer_bytes)
+            self.producer = NULL
+
+    def __dealloc__(self):
+        self.close()
+
+
+cdef class Words:
+    """Aligned words in a buffer that several processes map, such as `mmap.mmap`.
+
+    Args:
+        buffer: kept, and not closable, as long as this exists.
+        writable: the buffer may be written.
+    """
+
+    cdef Py_buffer view
+    cdef bint held, writable
+
+    def __cinit__(self, buffer, bint writable=False):
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | (PyBUF_WRITABLE if writable else 0))
+        self.held = True
+        self.writable = writable
+        if <uint64_t>self.view.buf & 7:
+            raise ValueError("the buffer does not begin at a multiple of 8")
+
+    def __dealloc__(self):
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        if self.held:
+            PyBuffer_Release(&self.view)
+            self.held = False
+
+    cdef char *_at(self, uint64_t offset, uint64_t size, bint write) except NULL:
+        if not self.held or offset % size or offset + size > <uint64_t>self.view.len:
+            raise IndexError(f"no word of {size} bytes at {offset}")
+        if write and not self.writable:
+            raise TypeError("the words are read-only")
+        return <char *>self.view.buf + offset
+
+    def load32(self, uint64_t offset) -> int:
+        """Return the u32 at `offset` (acquire)."""
+        return pls_acquire32(self._at(offset, 4, False))
+
+    def load64(self, uint64_t offset) -> int:
+        """Return the u64 at `offset` (acquire)."""
+        return pls_acquire64(self._at(offset, 8, False))
+
+    def store32(self, uint64_t offset, uint32_t value) -> None:
+        """Set the u32 at `offset` (release)."""
+        pls_release32(self._at(offset, 4, True), value)
+
+    def store64(self, uint64_t offset, uint64_t value) -> None:
+        """Set the u64 at `offset` (release)."""
+        pls_release64(self._at(offset, 8, True), value)
+
+
+cdef class ControlView:
+    """The control segment, read-only: what the resolver has applied, and what it wants again.
+
+    Args:
+        buffer: the mapped file. Kept as long as this exists.
+    """
+
+    cdef Py_buffer view
+    cdef bint held
+    cdef const pl_control *control
+    cdef const char *acks
+    cdef readonly uint32_t ring_count
+
+    def __cinit__(self, buffer):
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
+        self.held = True
+        if <uint64_t>self.view.len < sizeof(pl_control):
+            raise ValueError("the control file is too short")
+        self.control = <const pl_control *>self.view.buf
+        # Stored last by the writer: with it, everything that does not change later is there.
+        if pl_load_acquire32(&self.control.layout_version) != PL_LAYOUT_VERSION:
+            raise ValueError("the control file is not ready, or of another version")
+        if self.control.magic[:8] != b"PROCLINE":
+            raise ValueError("the file is no control file")
+        self.ring_count = self.control.ring_count
+        if (
+            self.control.ring_offset & 7
+            or <uint64_t>self.control.ring_offset + <uint64_t>self.ring_count * sizeof(pl_ring_ack)
+            > <uint64_t>self.view.len
+        ):
+            raise ValueError("the control file is shorter than its ring section")
+        self.acks = <const char *>self.view.buf + self.control.ring_offset
+
+    def __dealloc__(self):
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        if self.held:
+            PyBuffer_Release(&self.view)
+            self.held = False
+
+    @property
+    def capture_id(self) -> int:
+        """Which rings the positions belong to."""
+        return self.control.capture_id
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether another control file has taken this one's place."""
+        return pl_load_relaxed32(&self.control.state) == PL_STATE_SUPERSEDED
+
+    def ring(self, uint32_t ring) -> tuple:
+        """Return (applied_pos, wanted_pos, rewind_seq) of a ring.
+
+        Raises:
+            IndexError: there is no such ring.
+        """
+        cdef const pl_ring_ack *ack
+        cdef uint64_t rewind_seq, wanted_pos
+        if not self.held or ring >= self.ring_count:
+            raise IndexError(f"no ring {ring}")
+        ack = <const pl_ring_ack *>(self.acks + ring * sizeof(pl_ring_ack))
+        # The writer stores wanted_pos and then, with release, rewind_seq: seeing the new number is seeing the position.
+        rewind_seq = pl_load_acquire64(&ack.rewind_seq)
+        wanted_pos = pl_load_acquire64(&ack.wanted_pos)
+        return pl_load_acquire64(&ack.applied_pos), wanted_pos, rewind_seq
+
+
+cdef class CpuStates:
+    """The map `pl_shared`: what each CPU's programs count, and whether the shard of its ring sleeps.
+
+    Args:
+        buffer: the mapped map, writable; or any buffer of the same form. Kept as long as this exists.
+    """
+
+    cdef Py_buffer view
+    cdef bint held
+    cdef pl_cpu *cpus
+    cdef readonly int count
+
+    def __cinit__(self, buffer):
+        PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        self.held = True
+        if <uint64_t>self.view.buf & 7:
+            raise ValueError("the buffer does not begin at a multiple of 8")
+        self.cpus = <pl_cpu *>self.view.buf
+        self.count = <int>(self.view.len // sizeof(pl_cpu))
+
+    def __dealloc__(self):
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the buffer; may be called twice. Nothing else may be called after it."""
+        if self.held:
+            PyBuffer_Release(&self.view)
+            self.held = False
+
+    cdef pl_cpu *_cpu(self, int cpu) except NULL:
+        if not self.held or not 0 <= cpu < self.count:
+            raise IndexError(f"no CPU {cpu}")
+        return &self.cpus[cpu]
+
+    def ring(self, int cpu) -> int:
+        """Return the number of the ring that a CPU writes to."""
+        return pls_acquire32(&self._cpu(cpu).ring)
+
+    def lost(self, cpus) -> tuple:
+        """Return the records that could not be written on these CPUs so far, by kind, as 8 numbers."""
+        cdef uint64_t sums[8]
+        cdef pl_cpu *state
+        cdef int kind
+        memset(sums, 0, sizeof(sums))
+        for cpu in cpus:
+            state = self._cpu(cpu)
+            for kind in range(8):
+                sums[kind] += pls_acquire64(&state.lost[kind])
+        return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
+
+    def set_sleeping(self, int ring, bint sleeping) -> None:
+        """Say whether the next record in a ring must wake its shard; the word is that of the CPU with its number.
+
+        Before it goes to sleep the shard says so, fences, and looks for records once more. A CPU makes its record
+        visible (the reservation), then does an atomic that is a full barrier, then looks whether the shard sleeps. Of
+        the two at least one sees what the other stored: the shard the record, or the CPU the sleeper. The CPU that
+        wakes the shard takes the word back itself, so that the records behind it do not wake it again.
+        """
+        pls_release32(&self._cpu(ring).sleeping, sleeping)
+        if sleeping:
+            pls_fence()
+
+    def is_sleeping(self, int ring) -> bool:
+        """Return whether the next record in a ring would wake its shard."""
+        return pls_acquire32(&self._cpu(ring).sleeping) != 0

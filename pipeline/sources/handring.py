@@ -1,0 +1,102 @@
+"""A ring made by hand: an ordinary memory file laid out like a BPF ring buffer, and the producer's side of it.
+
+    offset            size        part
+    0                 page        consumer position (u64), written by the reader
+    page              page        producer position (u64), written by the producer
+    2 * page          data_bytes  records, as `_drain` describes them
+
+For tests and benches, and for sources whose events do not come from the kernel's ring. One producer only; the kernel's
+lock between several is not imitated. Reading is the same as for a real ring (`ring.Ring`).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from types import TracebackType
+from typing import Self
+
+from pipeline.sources._shared import Words
+from pipeline.sources.ring import PAGE_BYTES, ring_data_bytes
+
+BUSY_BIT = 1 << 31
+DISCARD_BIT = 1 << 30
+HEADER_BYTES = 8
+
+
+def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
+    """Return a new memfd with an empty ring.
+
+    Args:
+        data_bytes: a power of two, at least a page.
+        position: where both positions begin; a multiple of 8.
+    """
+    fd = os.memfd_create("procline-ring", os.MFD_CLOEXEC)
+    os.ftruncate(fd, 2 * PAGE_BYTES + data_bytes)
+    os.pwrite(fd, position.to_bytes(8, "little"), 0)
+    os.pwrite(fd, position.to_bytes(8, "little"), PAGE_BYTES)
+    return fd
+
+
+class RingWriter:
+    """The producer of a ring made by hand. Reserve, then commit; or `write`, which does both."""
+
+    def __init__(self, fd: int) -> None:
+        """Map the file and go on at its producer position."""
+        self.data_bytes = ring_data_bytes(fd)
+        self._file = mmap.mmap(fd, 2 * PAGE_BYTES + self.data_bytes)
+        self._words = Words(self._file, writable=True)
+        self._mask = self.data_bytes - 1
+        self.producer_pos = self._words.load64(PAGE_BYTES)
+
+    @property
+    def consumer_pos(self) -> int:
+        """Position before which the reader has given space back."""
+        return self._words.load64(0)
+
+    def _offset(self, position: int) -> int:
+        return 2 * PAGE_BYTES + (position & self._mask)
+
+    def reserve(self, length: int) -> int | None:
+        """Make room for a record of `length` bytes; it is busy until it is committed.
+
+        Returns:
+            Its position, or None when the ring is full.
+        """
+        span = HEADER_BYTES + (length + 7 & ~7)
+        position = self.producer_pos
+        if position + span - self.consumer_pos > self.data_bytes:
+            return None
+        # The header, busy, is there before the position that makes a reader look at it.
+        self._words.store32(self._offset(position), length | BUSY_BIT)
+        self.producer_pos = position + span
+        self._words.store64(PAGE_BYTES, self.producer_pos)
+        return position
+
+    def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
+        """Fill the record reserved at `position` and hand it over, or give it up."""
+        start = self._offset(position + HEADER_BYTES)
+        first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
+        self._file[start : start + first] = record[:first]
+        if first < len(record):
+            self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
+        # Release: the reader that sees the busy bit gone sees the whole record.
+        self._words.store32(self._offset(position), len(record) | (DISCARD_BIT if discard else 0))
+
+    def write(self, record: bytes, *, discard: bool = False) -> int | None:
+        """Reserve and commit; returns the record's position, or None when the ring is full."""
+        position = self.reserve(len(record))
+        if position is not None:
+            self.commit(position, record, discard=discard)
+        return position
+
+    def close(self) -> None:
+        """Unmap; the descriptor stays the caller's."""
+        self._words.release()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,173 @@
+"""The shard process: build one `Shard` from the worker specification, run its duty cycle, end cleanly.
+
+Started by the supervisor as ``python -m pipeline.sources.shard_main --spec-fd N``. After SIGTERM it hands over what the
+rings hold, waits until that is applied, at most for a part of the time that the supervisor gives it, and ends with 0.
+What is not applied by then stays in the rings.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import sys
+import time
+
+import zmq
+
+from pipeline import paths
+from pipeline.bus.sockets import Bus
+from pipeline.errors import ProclineError
+from pipeline.sources._shared import CpuStates
+from pipeline.sources.acks import ControlAcks
+from pipeline.sources.pacing import Pacer, Waiter
+from pipeline.sources.ring import PAGE_BYTES, Ring
+from pipeline.sources.shard import Shard
+from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+
+#: Records of one duty cycle, after which acknowledgements are looked at again.
+BUDGET_RECORDS = 16_384
+#: Of the time that a worker has to end, this part is for waiting until all is applied.
+_DRAIN_PART = 0.8
+_DRAIN_LOOK_S = 0.002
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM; returns the exit code."""
+    log = Log()
+    try:
+        spec, log = begin(sys.argv[1:] if arguments is None else arguments)
+        return _run(spec, log)
+    except ProclineError as error:
+        log.write("error", str(error))
+        return EXIT_HOPELESS
+
+
+def map_cpu_states(fd: int) -> CpuStates:
+    """Map `pl_shared`, a map with BPF_F_MMAPABLE or a file of the same form."""
+    length = os.fstat(fd).st_size
+    if length == 0:
+        # A map has no length that stat knows: entries of 256 bytes, rounded up to a page.
+        with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
+            entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
+        length = -(-entries * 256 // PAGE_BYTES) * PAGE_BYTES
+    return CpuStates(mmap.mmap(fd, length))
+
+
+def _run(spec: Specification, log: Log) -> int:
+    states = map_cpu_states(spec["shared_fd"])
+    ring_bytes = spec.by_ring("ring_bytes")
+    cpus_of: dict[int, list[int]] = {}
+    for cpu in range(min(states.count, spec["ring_count"])):
+        cpus_of.setdefault(states.ring(cpu), []).append(cpu)
+    rings = [
+        Ring(fd, number=number, cpus=tuple(cpus_of.get(number, ())), data_bytes=ring_bytes.get(number))
+        for number, fd in sorted(spec.by_ring("rings").items())
+    ]
+    acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
+    waiter = Waiter(ring.fileno() for ring in rings)
+    with Bus() as bus:
+        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
+
+        def send(frame: bytes) -> bool:
+            try:
+                push.send(frame, zmq.DONTWAIT)
+            except zmq.Again:
+                return False
+            return True
+
+        shard = Shard(
+            rings,
+            acks=acks,
+            send=send,
+            cpus=states,
+            boot_id=spec.boot_id,
+            source=spec["source"],
+            frame_max_bytes=spec["config.frames.max_bytes"],
+        )
+        pacer = Pacer(
+            interval_min_s=spec["config.capture.drain_interval_min_ms"] / 1000,
+            interval_max_s=spec["config.capture.drain_interval_max_ms"] / 1000,
+        )
+        # What was built lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        watch = _Watch(shard, log)
+        run(shard, pacer, waiter, watch)
+        drain_out(shard, time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART, log)
+        shard.close()
+    acks.close()
+    waiter.close()
+    return 0
+
+
+def run(shard: Shard, pacer: Pacer, waiter: Waiter, watch: _Watch) -> None:
+    """Cycle until the waiter says that it is time to stop."""
+    before = time.monotonic()
+    while not waiter.stopping:
+        records = shard.poll(BUDGET_RECORDS)
+        now = time.monotonic()
+        wait = pacer.choose(
+            records,
+            now - before,
+            is_exhausted=records >= BUDGET_RECORDS and not shard.is_blocked,
+            is_caught_up=shard.is_caught_up,
+            is_applied=shard.is_applied,
+        )
+        before = now
+        watch.look()
+        if not wait.asleep:
+            waiter.wait(wait)
+        elif shard.fall_asleep():
+            waiter.wait(wait)
+            shard.wake_up()
+
+
+def drain_out(shard: Shard, deadline_s: float, log: Log) -> bool:
+    """Hand over everything that the rings hold now, and wait until it is applied.
+
+    Args:
+        deadline_s: monotonic time at which to stop waiting.
+
+    Returns:
+        Whether everything was applied.
+    """
+    # What comes from now on is not waited for: while the programs are attached that would never end.
+    targets = [(ring, ring.producer_pos) for ring in shard.rings]
+    while time.monotonic() < deadline_s:
+        shard.poll(BUDGET_RECORDS)
+        if all(ring.consumer_pos >= target for ring, target in targets):
+            return True
+        time.sleep(_DRAIN_LOOK_S)
+    left = sum(max(0, target - ring.consumer_pos) for ring, target in targets)
+    log.write("warning", "ended before all was applied", unapplied_bytes=left)
+    return False
+
+
+class _Watch:
+    """Logs what should not happen, each once for a ring."""
+
+    def __init__(self, shard: Shard, log: Log) -> None:
+        self._shard = shard
+        self._log = log
+        self._told: set[tuple[int, str]] = set()
+
+    def look(self) -> None:
+        """Look at the rings' counters."""
+        for ring in self._shard.rings:
+            if ring.malformed_total or ring.refused_total:
+                self._tell(ring)
+
+    def _tell(self, ring: Ring) -> None:
+        for name, count, event in (
+            ("corrupt", ring.corrupt_total, "a ring held what no kernel writes: what followed was given up"),
+            ("malformed", ring.malformed_total, "a record was malformed and left out"),
+            ("refused", ring.refused_total, "the resolver named a position that the ring has not reached"),
+        ):
+            if count and (ring.number, name) not in self._told:
+                self._told.add((ring.number, name))
+                self._log.write("error", event, ring=ring.number, count=count)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Records as BPF programs write them, made by hand, and what a drained frame should hold of them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline import events
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.sources._drain import Columns
+from pipeline.sources.ring import Ring
+
+BOOT_ID = bytes(range(16))
+CPU_STATE_BYTES = 256
+
+
+def record(
+    kind: int,
+    number: int,
+    *,
+    strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
+    head_only: bool = False,
+) -> bytes:
+    """Return one record; every field that is free is made from `number`, so that a torn one is noticed."""
+    fill = (number * 0x9E3779B97F4A7C15 & (1 << 64) - 1).to_bytes(8, "little")
+    head = np.frombuffer(fill * 8, events.HEAD).copy()
+    blob = b"".join(strings)
+    head["kind"] = kind
+    head["flags"] = events.FLAG_HEAD_ONLY if head_only else 0
+    head["ring_seq"] = head["time_boot_ns"] = number
+    head["ring_pos"] = 0
+    head["var_bytes"] = 0 if head_only else len(blob)
+    parts = [fill * 20]
+    if kind in events.BODIES:
+        body = np.frombuffer(fill * (events.BODIES[kind].itemsize // 8), events.BODIES[kind]).copy()
+        if kind == events.KIND_EXEC:
+            body["root_offset"] = 0
+            for name, string in zip(("path", "name", "args", "envs"), strings, strict=True):
+                body[f"{name}_bytes"] = len(string)
+        parts.append(body.tobytes())
+    parts.append(blob)
+    rest = b"" if head_only else b"".join(parts)
+    head["record_bytes"] = events.HEAD.itemsize + len(rest)
+    return head.tobytes() + rest
+
+
+def strings_of(number: int, length: int) -> tuple[bytes, bytes, bytes, bytes]:
+    """Four strings of together `length` bytes that tell `number`."""
+    text = (b"%d." % number * (length // 2 + 1))[:length]
+    a, b, c = length // 7, length // 3, length // 2
+    return text[:a], text[a:b], text[b:c], text[c:]
+
+
+def records_in(frame: Frame) -> list[bytes]:
+    """Put the records of a frame together again, without their position."""
+    found = []
+    at = dict.fromkeys(events.BODIES, 0)
+    columns = {events.KIND_FORK: frame.fork, events.KIND_EXEC: frame.exec, events.KIND_EXIT: frame.exit}
+    blob = 0
+    for index in range(frame.count):
+        head = frame.head[index : index + 1].copy()
+        head["ring_pos"] = 0
+        kind = int(head["kind"][0])
+        whole = head.tobytes()
+        if head["flags"][0] & events.FLAG_HEAD_ONLY:
+            assert not any(frame.task[index].tobytes())
+        else:
+            whole += frame.task[index].tobytes()
+            if kind in at:
+                whole += columns[kind][at[kind]].tobytes()
+                at[kind] += 1
+            length = int(head["var_bytes"][0])
+            whole += bytes(frame.blob[blob : blob + length])
+            blob += length
+        found.append(whole)
+    return found
+
+
+def drain_frame(ring: Ring, columns: Columns, max_records: int = 1 << 20) -> Frame:
+    """Drain once, and send the result through the codec."""
+    from_pos = ring.cursor
+    ring.drain(columns, max_records)
+    encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf")
+    return decode_frame(
+        encoder.encode(
+            ring=ring.number, seq=0, from_pos=from_pos, to_pos=ring.cursor, count=columns.count, lost={},
+            malformed=ring.malformed_total, **columns.views(),
+        )
+    )  # fmt: skip
+
+
+def cpu_states(count: int) -> mmap.mmap:
+    """Memory like that of the map `pl_shared`, each CPU with a ring of its own."""
+    memory = mmap.mmap(-1, max(count * CPU_STATE_BYTES, mmap.PAGESIZE))
+    for cpu in range(count):
+        memory[cpu * CPU_STATE_BYTES + 4 : cpu * CPU_STATE_BYTES + 8] = cpu.to_bytes(4, "little")
+    return memory
+
+
+@dataclass
+class FakeAcks:
+    """Acknowledgements that a test sets: ring to (applied_pos, wanted_pos, mark)."""
+
+    answers: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    refreshed: int = 0
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def ring(self, number: int) -> tuple[int, int, int] | None:
+        return self.answers.get(number)
+
+
+def descriptors() -> set[int]:
+    """Descriptors that are open in this process."""
+    return {int(name) for name in os.listdir("/proc/self/fd")}  # noqa: PTH208 - numbers, not paths

@@ -1,0 +1,161 @@
+"""Acknowledgements from a control file: absent, not ready, of other rings, replaced."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand_records import descriptors
+
+from pipeline.shm import layout
+from pipeline.sources.acks import ControlAcks
+
+CAPTURE_ID = 0x1234_5678_9ABC_DEF0
+RINGS = 3
+
+
+class HandControl:
+    """A control file as a resolver writes it, as far as a shard looks at it."""
+
+    def __init__(self, path: Path, *, capture_id: int = CAPTURE_ID, ready: bool = True) -> None:
+        self.path = path
+        ring_offset, _, _, length = layout.control_bytes(RINGS)
+        new = path.with_suffix(".new")
+        new.write_bytes(bytes(length))
+        memory = np.memmap(new, np.uint8, "r+")
+        self.header = memory[: layout.CONTROL.itemsize].view(layout.CONTROL)
+        self.acks = memory[ring_offset:][: RINGS * layout.RING_ACK.itemsize].view(layout.RING_ACK)
+        self.header["magic"] = layout.MAGIC
+        self.header["ring_count"] = RINGS
+        self.header["ring_offset"] = ring_offset
+        self.header["capture_id"] = capture_id
+        self.header["state"] = layout.STATE_READY
+        if ready:
+            self.make_ready()
+        new.rename(path)
+
+    def make_ready(self) -> None:
+        self.header["layout_version"] = layout.LAYOUT_VERSION
+
+    def answer(self, ring: int, *, applied: int, wanted: int, rewind: int) -> None:
+        self.acks["applied_pos"][ring] = applied
+        self.acks["wanted_pos"][ring] = wanted
+        self.acks["rewind_seq"][ring] = rewind
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def acks(tmp_path: Path, clock: Clock) -> ControlAcks:
+    return ControlAcks(tmp_path / "control", capture_id=CAPTURE_ID, clock=clock)
+
+
+def _look(acks: ControlAcks, clock: Clock) -> tuple[int, int, int] | None:
+    clock.now += 1
+    acks.refresh()
+    return acks.ring(1)
+
+
+def test_nothing_is_said_before_there_is_a_file(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    assert _look(acks, clock) is None
+    HandControl(tmp_path / "control").answer(1, applied=64, wanted=128, rewind=3)
+    answer = _look(acks, clock)
+    assert answer is not None and answer[:2] == (64, 128)
+    assert acks.ring(RINGS) is None
+
+
+def test_changes_are_seen_at_once(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    control = HandControl(tmp_path / "control")
+    before = _look(acks, clock)
+    control.answer(1, applied=8, wanted=16, rewind=0)
+    assert before is not None and acks.ring(1) == (8, 16, before[2])
+    control.answer(1, applied=8, wanted=16, rewind=1)
+    changed = acks.ring(1)
+    assert changed is not None and changed[2] != before[2]
+
+
+@pytest.mark.parametrize("content", [b"", b"short", bytes(4096), b"\xff" * 8192])
+def test_file_that_is_not_complete_is_tried_again(
+    acks: ControlAcks, clock: Clock, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "control").write_bytes(content)
+    before = descriptors()
+    assert _look(acks, clock) is None
+    assert descriptors() == before
+    HandControl(tmp_path / "control")
+    assert _look(acks, clock) is not None
+
+
+def test_ring_section_that_leaves_the_file_is_not_believed(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    control = HandControl(tmp_path / "control")
+    control.header["ring_count"] = 1 << 31
+    assert _look(acks, clock) is None
+    control.header["ring_count"] = RINGS
+    control.header["ring_offset"] = 4097
+    assert _look(acks, clock) is None
+
+
+def test_version_is_the_last_thing_a_writer_stores(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    control = HandControl(tmp_path / "control", ready=False)
+    assert _look(acks, clock) is None
+    control.make_ready()
+    assert _look(acks, clock) is not None
+
+
+def test_positions_of_other_rings_are_not_taken_for_ours(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    HandControl(tmp_path / "control", capture_id=1).answer(1, applied=64, wanted=64, rewind=1)
+    assert _look(acks, clock) is None
+
+
+@pytest.mark.parametrize("superseded", [True, False])
+def test_file_that_takes_the_others_place_is_followed_and_asks_for_a_rewind(
+    acks: ControlAcks, clock: Clock, tmp_path: Path, superseded: bool
+) -> None:
+    old = HandControl(tmp_path / "control")
+    old.answer(1, applied=8, wanted=8, rewind=5)
+    before = _look(acks, clock)
+    HandControl(tmp_path / "control").answer(1, applied=8, wanted=8, rewind=5)
+    if superseded:
+        # Said by the old one: no need to wait until the file is looked at again.
+        old.header["state"] = layout.STATE_SUPERSEDED
+        acks.refresh()
+        after = acks.ring(1)
+    else:
+        acks.refresh()
+        assert acks.ring(1) == before
+        after = _look(acks, clock)
+    assert before is not None and after is not None
+    assert after[:2] == before[:2] and after[2] != before[2]
+    assert acks.reopened_total == 1
+
+
+def test_last_answer_stays_while_the_file_is_gone(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    HandControl(tmp_path / "control").answer(1, applied=8, wanted=8, rewind=1)
+    before = _look(acks, clock)
+    (tmp_path / "control").unlink()
+    assert _look(acks, clock) == before is not None
+
+
+def test_nothing_stays_open(acks: ControlAcks, clock: Clock, tmp_path: Path) -> None:
+    before = descriptors()
+    for _ in range(20):
+        HandControl(tmp_path / "control")
+        assert _look(acks, clock) is not None
+    acks.close()
+    acks.close()
+    assert descriptors() == before
+    maps = Path("/proc/self/maps").read_text()
+    # np.memmap of the test itself may still be there; the shard's mappings are read-only.
+    assert not [line for line in maps.splitlines() if os.fspath(tmp_path) in line and "r--s" in line]

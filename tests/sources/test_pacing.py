@@ -1,0 +1,113 @@
+"""When to look again: timed under load, asleep when little happens; and the waiting itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from pipeline.sources.pacing import Pacer, Wait, Waiter
+
+
+def _pacer() -> Pacer:
+    return Pacer(interval_min_s=0.002, interval_max_s=0.005)
+
+
+def _choose(pacer: Pacer, records: int, elapsed_s: float, **changed: bool) -> Wait:
+    state = {"is_exhausted": False, "is_caught_up": True, "is_applied": True} | changed
+    return pacer.choose(records, elapsed_s, **state)
+
+
+def test_idle_shard_sleeps_for_long() -> None:
+    assert _choose(_pacer(), 0, 1.0) == Wait(1.0, True)
+
+
+def test_a_few_records_now_and_then_do_not_keep_it_awake() -> None:
+    """One command: fork, exec and exit within a millisecond, each of which woke the shard."""
+    pacer = _pacer()
+    for _ in range(20):
+        for elapsed in (0.1, 0.0004, 0.0004):
+            assert _choose(pacer, 1, elapsed).asleep
+
+
+def test_interval_grows_with_the_load_up_to_its_limit() -> None:
+    intervals = []
+    for rate in (2_000, 10_000, 30_000, 200_000):
+        pacer = _pacer()
+        for _ in range(50):
+            wait = _choose(pacer, rate // 400, 0.0025)
+        assert not wait.asleep
+        intervals.append(wait.seconds)
+    assert intervals == sorted(intervals)
+    assert 0.002 <= intervals[0] < 0.0025 and intervals[-1] == 0.005
+
+
+def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
+    pacer = _pacer()
+    cycles = 0
+    while _choose(pacer, 5, 0.0001).asleep:
+        cycles += 1
+    assert cycles * 0.0001 < 0.002
+    for _ in range(100):
+        _choose(pacer, 200, 0.004)
+    quiet_s = 0.0
+    while not (wait := _choose(pacer, 0, 0.004)).asleep:
+        quiet_s += wait.seconds
+    assert quiet_s < 0.15
+
+
+def test_full_cycle_is_followed_by_the_next() -> None:
+    assert _choose(_pacer(), 16_384, 0.01, is_exhausted=True) == Wait(0.0, False)
+
+
+def test_record_that_is_still_being_written_is_looked_at_again_soon() -> None:
+    assert _choose(_pacer(), 0, 1.0, is_caught_up=False) == Wait(0.002, False)
+
+
+def test_unapplied_records_are_looked_after_less_and_less_often() -> None:
+    pacer = _pacer()
+    waits = [_choose(pacer, records, 0.1, is_applied=False) for records in (1, 0, 0, 0, 0, 0)]
+    assert all(wait.asleep for wait in waits)
+    seconds = [wait.seconds for wait in waits]
+    assert seconds == [0.02, 0.04, 0.08, 0.16, 0.2, 0.2]
+    assert _choose(pacer, 0, 0.1) == Wait(1.0, True)
+    assert _choose(pacer, 0, 0.1, is_applied=False).seconds == 0.04
+
+
+@pytest.fixture
+def restore_signals() -> object:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    yield
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    start = time.monotonic()
+    act()
+    return time.monotonic() - start
+
+
+@pytest.mark.usefixtures("restore_signals")
+def test_wait_ends_with_its_time_a_wake_up_or_a_signal() -> None:
+    wake = os.eventfd(0, os.EFD_NONBLOCK)
+    waiter = Waiter([wake])
+    try:
+        assert 0.045 < _seconds(lambda: waiter.wait(Wait(0.05, True))) < 2
+        threading.Timer(0.05, os.eventfd_write, (wake, 1)).start()
+        assert _seconds(lambda: waiter.wait(Wait(20, True))) < 10
+        # Still readable, as a ring is that has been read but not released: that is no wake-up.
+        assert _seconds(lambda: waiter.wait(Wait(0.05, True))) > 0.045
+        os.eventfd_write(wake, 1)
+        assert _seconds(lambda: waiter.wait(Wait(20, False))) < 10
+        assert not waiter.stopping
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        assert _seconds(lambda: waiter.wait(Wait(20, True))) < 10
+        assert waiter.stopping
+        assert _seconds(lambda: waiter.wait(Wait(20, True))) < 10
+    finally:
+        waiter.close()
+        os.close(wake)

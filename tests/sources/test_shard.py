@@ -1,0 +1,375 @@
+"""The duty cycle, step by step, over rings made by hand; the test is the receiver and says what is applied."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+
+import pytest
+from hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import events
+from pipeline.bus.frames import Frame, decode_frame
+from pipeline.sources._shared import CpuStates
+from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.ring import PAGE_BYTES, Ring
+from pipeline.sources.shard import Shard
+
+
+class Bench:
+    """A shard on rings made by hand, and everything around it."""
+
+    def __init__(self, rings: int = 2, *, frame_max_bytes: int = 1 << 16, data_bytes: int = PAGE_BYTES) -> None:
+        self.fds = [make_ring_file(data_bytes) for _ in range(rings)]
+        self.writers = [RingWriter(fd) for fd in self.fds]
+        self.acks = FakeAcks()
+        self.memory: mmap.mmap = cpu_states(rings + 2)
+        self.messages: list[bytes] = []
+        self.room = 1 << 30
+        self.frame_max_bytes = frame_max_bytes
+        self.shard = self.start()
+
+    def start(self) -> Shard:
+        """A new shard on the same rings, as after a kill."""
+        self.states = CpuStates(self.memory)
+        self.shard = Shard(
+            [Ring(fd, number=number, cpus=(number,)) for number, fd in enumerate(self.fds)],
+            acks=self.acks, send=self._send, cpus=self.states, boot_id=BOOT_ID, frame_max_bytes=self.frame_max_bytes,
+        )  # fmt: skip
+        return self.shard
+
+    def _send(self, message: bytes) -> bool:
+        if self.room == 0:
+            return False
+        self.room -= 1
+        self.messages.append(message)
+        return True
+
+    def frames(self) -> list[Frame]:
+        """Frames handed over since the last call."""
+        taken, self.messages = self.messages, []
+        return [decode_frame(message) for message in taken]
+
+    def lose(self, cpu: int, kind: int, count: int) -> None:
+        struct.pack_into("<Q", self.memory, cpu * CPU_STATE_BYTES + 8 + 8 + 8 * kind, count)
+
+    def close(self) -> None:
+        self.shard.close()
+        for writer in self.writers:
+            writer.close()
+        for fd in self.fds:
+            os.close(fd)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    made = Bench()
+    yield made
+    made.close()
+
+
+def test_frames_say_where_they_come_from(bench: Bench) -> None:
+    one = record(events.KIND_FORK, 1)
+    bench.writers[0].write(one)
+    bench.writers[1].write(one)
+    bench.lose(1, events.KIND_EXEC, 5)
+    assert bench.shard.poll(100) == 2
+    frames = sorted(bench.frames(), key=lambda frame: frame.ring)
+    assert [frame.ring for frame in frames] == [0, 1]
+    assert sorted(frame.frame_seq for frame in frames) == [0, 1]
+    assert all(frame.boot_id == BOOT_ID and frame.source == "ebpf" for frame in frames)
+    assert all((frame.from_pos, frame.to_pos, records_in(frame)) == (0, 264, [one]) for frame in frames)
+    assert [frame.lost["exec"] for frame in frames] == [0, 5]
+    assert set(frames[0].lost) == set(events.KIND_NAMES[1:])
+
+
+def test_nothing_new_sends_nothing(bench: Bench) -> None:
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    assert [bench.shard.poll(100) for _ in range(3)] == [1, 0, 0]
+    assert len(bench.frames()) == 1
+
+
+def test_loss_after_the_last_record_is_told_in_an_empty_frame(bench: Bench) -> None:
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.lose(0, events.KIND_EXIT, 3)
+    bench.shard.poll(100)
+    bench.shard.poll(100)
+    _, told = bench.frames()
+    assert (told.count, told.from_pos, told.to_pos, told.lost["exit"]) == (0, 264, 264, 3)
+
+
+def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
+    bench.writers[0].write(record(events.KIND_FORK, 1), discard=True)
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
+
+
+def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
+    for number in range(10):
+        for writer in bench.writers:
+            writer.write(record(events.KIND_FORK, number))
+    assert bench.shard.poll(4) == bench.shard.poll(4) == 4
+    assert sorted(frame.ring for frame in bench.frames()) == [0, 1]
+    while bench.shard.poll(4):
+        pass
+    assert sum(frame.count for frame in bench.frames()) == 12
+
+
+def test_space_is_given_back_to_where_it_is_applied(bench: Bench) -> None:
+    bench.acks.answers[0] = (0, 0, 0)
+    for number in range(4):
+        bench.writers[0].write(record(events.KIND_FORK, number))
+    bench.shard.poll(100)
+    assert bench.writers[0].consumer_pos == 0 and not bench.shard.is_applied
+    bench.acks.answers[0] = (264, 0, 0)
+    bench.shard.poll(100)
+    assert bench.writers[0].consumer_pos == 264 and not bench.shard.is_applied
+    bench.acks.answers[0] = (4 * 264, 0, 0)
+    bench.shard.poll(100)
+    assert bench.writers[0].consumer_pos == 4 * 264 and bench.shard.is_applied
+    assert len(bench.frames()) == 1
+
+
+def test_acknowledgement_goes_on_while_the_receiver_takes_nothing(bench: Bench) -> None:
+    bench.acks.answers[0] = (0, 0, 0)
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.room = 0
+    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.shard.poll(100)
+    assert bench.shard.is_blocked and not bench.shard.is_caught_up
+    bench.acks.answers[0] = (264, 0, 0)
+    assert bench.shard.poll(100) == 0
+    assert bench.writers[0].consumer_pos == 264
+    bench.room = 10
+    bench.writers[0].write(record(events.KIND_FORK, 3))
+    assert bench.shard.poll(100) == 1
+    frames = bench.frames()
+    assert [(frame.frame_seq, frame.from_pos) for frame in frames] == [(0, 0), (1, 264), (2, 528)]
+    assert bench.shard.frames_total == 3 and bench.shard.blocked_total == 2
+
+
+def test_changed_mark_reads_the_ring_again(bench: Bench) -> None:
+    bench.acks.answers[0] = (0, 0, 7)
+    for number in range(3):
+        bench.writers[0].write(record(events.KIND_FORK, number))
+    bench.shard.poll(100)
+    bench.acks.answers[0] = (0, 264, 7)
+    assert bench.shard.poll(100) == 0
+    bench.acks.answers[0] = (0, 264, 8)
+    assert bench.shard.poll(100) == 2
+    assert bench.shard.poll(100) == 0
+    frames = bench.frames()
+    assert [(frame.from_pos, frame.to_pos) for frame in frames] == [(0, 3 * 264), (264, 3 * 264)]
+    assert bench.shard.rewinds_total == 1
+
+
+def test_first_answer_repeats_what_was_handed_over_before_it_and_skips_nothing(bench: Bench) -> None:
+    """A resolver takes a frame and is killed before the shard has found its control file; the next one has no frame."""
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.acks.answers[0] = (0, 0, 1)
+    bench.writers[1].write(record(events.KIND_FORK, 2))
+    bench.writers[1].write(record(events.KIND_FORK, 3))
+    bench.acks.answers[1] = (0, 264, 1)
+    bench.shard.poll(100)
+    frames = [(frame.ring, frame.from_pos, frame.to_pos) for frame in bench.frames()]
+    assert frames[0] == (0, 0, 264) and sorted(frames[1:]) == [(0, 0, 264), (1, 0, 528)]
+
+
+def test_rewind_drops_the_frame_that_waits(bench: Bench) -> None:
+    bench.acks.answers[0] = (0, 0, 1)
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.room = 0
+    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.shard.poll(100)
+    bench.acks.answers[0] = (0, 0, 2)
+    bench.room = 10
+    bench.shard.poll(100)
+    frames = bench.frames()
+    # Never a frame that begins behind what the receiver was promised, and the numbers have no hole.
+    assert [(frame.frame_seq, frame.from_pos, frame.to_pos) for frame in frames] == [(0, 0, 264), (1, 0, 528)]
+
+
+def test_rewind_of_one_ring_leaves_the_frame_of_another(bench: Bench) -> None:
+    bench.acks.answers.update({0: (0, 0, 1), 1: (0, 0, 1)})
+    bench.shard.poll(100)
+    bench.room = 0
+    bench.writers[1].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.acks.answers[0] = (0, 0, 2)
+    bench.shard.poll(100)
+    bench.room = 10
+    bench.shard.poll(100)
+    assert [(frame.ring, frame.count) for frame in bench.frames()] == [(1, 1)]
+
+
+def test_busy_record_is_waited_for_and_not_slept_on(bench: Bench) -> None:
+    one = record(events.KIND_FORK, 1)
+    position = bench.writers[0].reserve(len(one))
+    assert bench.shard.poll(100) == 0
+    assert not bench.shard.is_caught_up and not bench.shard.fall_asleep()
+    assert position is not None
+    bench.writers[0].commit(position, one)
+    assert bench.shard.poll(100) == 1 and bench.shard.is_caught_up
+
+
+def test_shard_that_falls_asleep_asks_to_be_woken(bench: Bench) -> None:
+    bench.shard.poll(100)
+    assert bench.shard.fall_asleep()
+    assert bench.states.is_sleeping(0) and bench.states.is_sleeping(1)
+    bench.shard.wake_up()
+    assert not bench.states.is_sleeping(0) and not bench.states.is_sleeping(1)
+
+
+def test_record_between_the_last_look_and_the_request_is_not_slept_on(bench: Bench) -> None:
+    """Shard: polls, finds nothing. CPU 1: writes a record, sees nobody asleep, gives no wake-up. Shard: says that it
+    sleeps, looks once more, and finds the record."""
+    bench.shard.poll(100)
+    bench.writers[1].write(record(events.KIND_FORK, 1))
+    assert not bench.shard.fall_asleep()
+    assert not bench.states.is_sleeping(0) and not bench.states.is_sleeping(1)
+    assert bench.shard.poll(100) == 1
+
+
+def test_new_shard_takes_back_the_request_of_one_that_was_killed_asleep(bench: Bench) -> None:
+    bench.shard.fall_asleep()
+    bench.start()
+    assert not bench.states.is_sleeping(0)
+
+
+def test_new_shard_reads_again_what_is_not_applied(bench: Bench) -> None:
+    for number in range(3):
+        bench.writers[0].write(record(events.KIND_FORK, number))
+    bench.shard.poll(100)
+    bench.acks.answers[0] = (264, 528, 4)
+    bench.shard.poll(100)
+    bench.frames()
+    bench.start().poll(100)
+    (frame,) = bench.frames()
+    assert (frame.frame_seq, frame.from_pos, frame.to_pos) == (0, 264, 3 * 264)
+
+
+def test_corrupt_header_does_not_stop_the_ring(bench: Bench) -> None:
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    os.pwrite(bench.fds[0], struct.pack("<I", 4000), 2 * PAGE_BYTES)
+    bench.shard.poll(100)
+    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.shard.poll(100)
+    frames = bench.frames()
+    assert [(frame.from_pos, frame.to_pos, frame.count) for frame in frames] == [(0, 264, 0), (264, 528, 1)]
+    assert [frame.malformed for frame in frames] == [1, 1]
+
+
+class Receiver:
+    """What a resolver does with frames: drop what it has, ask for a hole again, apply a part of what it has."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.received = [0] * len(bench.fds)
+        self.applied = [0] * len(bench.fds)
+        self.marks = [0] * len(bench.fds)
+        self.wanted = [0] * len(bench.fds)
+        self.records: list[list[bytes]] = [[] for _ in bench.fds]
+        self.positions: list[list[int]] = [[] for _ in bench.fds]
+
+    def take(self, message: bytes) -> None:
+        frame = decode_frame(message)
+        ring = frame.ring
+        if frame.from_pos > self.received[ring]:
+            self._rewind(ring, self.received[ring])
+        elif frame.to_pos > self.received[ring]:
+            part = frame.since(self.received[ring])
+            self.records[ring] += records_in(part)
+            self.positions[ring] += part.head["ring_pos"].tolist()
+            self.received[ring] = frame.to_pos
+
+    def _rewind(self, ring: int, position: int) -> None:
+        if self.wanted[ring] != position or self.marks[ring] == 0:
+            self.marks[ring] += 1
+        self.wanted[ring] = position
+        self._answer(ring)
+
+    def _answer(self, ring: int) -> None:
+        self.bench.acks.answers[ring] = (self.applied[ring], self.wanted[ring], self.marks[ring])
+
+    def apply(self, ring: int, part: float) -> None:
+        ends = [p for p in [*self.positions[ring], self.received[ring]] if p >= self.applied[ring]]
+        self.applied[ring] = ends[round(part * (len(ends) - 1))]
+        self._answer(ring)
+
+    def restart(self) -> None:
+        """A successor: it knows what is applied, and nothing of what was received behind it."""
+        for ring, applied in enumerate(self.applied):
+            keep = sum(position < applied for position in self.positions[ring])
+            del self.records[ring][keep:], self.positions[ring][keep:]
+            self.received[ring] = self.wanted[ring] = applied
+            self.marks[ring] += 1
+            self._answer(ring)
+
+
+steps = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 1), st.integers(0, 200)),
+    st.tuples(st.just("poll"), st.integers(1, 5), st.integers(0, 3)),
+    st.tuples(st.just("lose frames"), st.integers(0, 1), st.integers(1, 3)),
+    st.tuples(st.just("deliver"), st.integers(0, 1), st.integers(1, 4)),
+    st.tuples(st.just("apply"), st.integers(0, 1), st.floats(0, 1)),
+    st.tuples(st.just("kill shard"), st.integers(0, 1), st.integers(0, 1)),
+    st.tuples(st.just("kill resolver"), st.integers(0, 1), st.integers(0, 1)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(steps, max_size=80))
+def test_every_record_is_received_once_whoever_dies_and_whatever_is_lost(script: list[tuple]) -> None:
+    bench = Bench(frame_max_bytes=700)
+    written: list[list[bytes]] = [[], []]
+    receiver = Receiver(bench)
+    under_way: list[bytes] = []
+    number = 0
+    for name, first, second in script:
+        if name == "write":
+            one = record(events.KIND_EXEC, number, strings=(b"x" * second, b"", b"", b""))
+            number += 1
+            if bench.writers[first].write(one) is not None:
+                written[first].append(one)
+        elif name == "poll":
+            bench.room = second
+            bench.shard.poll(first)
+            under_way += bench.messages
+            bench.messages.clear()
+        elif name == "lose frames":
+            del under_way[:second]
+        elif name == "deliver":
+            for message in under_way[:second]:
+                receiver.take(message)
+            del under_way[:second]
+        elif name == "apply":
+            receiver.apply(first, second)
+        elif name == "kill shard":
+            bench.shard.close()
+            bench.start()
+        elif name == "kill resolver":
+            under_way.clear()
+            receiver.restart()
+        for ring in range(2):
+            assert bench.writers[ring].consumer_pos <= receiver.applied[ring] <= receiver.received[ring]
+    bench.room = 1 << 30
+    receiver.restart()
+    for _ in range(100):
+        bench.shard.poll(100)
+        for message in bench.messages:
+            receiver.take(message)
+        bench.messages.clear()
+        for ring in range(2):
+            receiver.apply(ring, 1.0)
+    assert receiver.records == written
+    assert bench.shard.is_applied
+    bench.close()
