@@ -1,0 +1,257 @@
+"""Build the resolver of an instance from its worker specification, and take it through start, take-over and end.
+
+What it does while it runs is in loop.py, how it begins (signals, the cycle itself) in main.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zmq
+
+from pipeline import boot, paths
+from pipeline.bus.frames import decode_frame
+from pipeline.bus.sockets import Bus
+from pipeline.config import Config
+from pipeline.errors import FrameError
+from pipeline.log import get_logger
+from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.loop import LoopSettings, Positions, Resolver
+from pipeline.resolver.merge import Merger
+from pipeline.resolver.procfs import ProcReader
+from pipeline.resolver.publish import Publisher
+from pipeline.resolver.repair import Repairer
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.worker import NO_FD, WorkerSpec
+
+#: How long a start waits for the events that were under way when the live processes were looked at.
+CATCH_UP_SECONDS = 10.0
+#: Linger of the stream's last messages.
+LINGER_MS = 500
+
+_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
+class FrameSocket:
+    """Frames from the PULL socket, without waiting."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    def receive(self) -> bytes | None:
+        try:
+            return self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+
+class Clock:
+    """Positions of sources that are no kernel rings: only the time."""
+
+    def sample(self, positions: npt.NDArray[np.uint64]) -> int:
+        return boot.now_boot_ns()
+
+
+class Worker:
+    """Everything that the resolver process holds; made by `build`."""
+
+    def __init__(self, spec: WorkerSpec, loop: Resolver, repairer: Repairer, poller: zmq.Poller) -> None:
+        self.spec = spec
+        self.loop = loop
+        self.repairer = repairer
+        self._poller = poller
+        self._log = get_logger()
+
+    def wait(self, ms: float) -> None:
+        """Sleep until a frame or a subscription comes, at most `ms`."""
+        if ms < 1:
+            # The poller counts whole milliseconds.
+            if not self._poller.poll(0):
+                time.sleep(ms / 1000)
+        else:
+            self._poller.poll(int(ms))
+
+    def start(self) -> None:
+        """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""
+        loop, tables = self.loop, self.loop.tables
+        for ring in range(tables.ring_count):
+            tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
+        began = boot.now_boot_ns()
+        if tables.is_takeover:
+            torn = list(tables.torn_rows)
+            while loop.publisher.is_awaiting(boot.now_boot_ns()):
+                loop.beat()
+                self.wait(2)
+            self._catch_up(began)
+            self.repairer.mend(torn)
+            self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
+        else:
+            entered = self.repairer.snapshot()
+            loop.beat()
+            self._catch_up(boot.now_boot_ns())
+            self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
+        loop.commit()
+        tables.set_state(layout.STATE_READY)
+        if tables.is_takeover:
+            loop.repair_soon(boot.now_boot_ns())
+
+    def _catch_up(self, boot_ns: int) -> None:
+        """Apply what was under way at `boot_ns`."""
+        deadline = time.monotonic() + CATCH_UP_SECONDS
+        while self.loop.merger.watermark <= boot_ns and time.monotonic() < deadline:
+            if self.loop.poll() == 0:
+                self.wait(0.3)
+
+    def drain(self, seconds: float) -> None:
+        """Apply what still comes, for at most `seconds`; the shards have ended or are ending."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self.loop.poll() == 0:
+                if not self.loop.merger.pending:
+                    break
+                self.wait(0.3)
+
+
+@contextlib.contextmanager
+def build(spec: WorkerSpec) -> Iterator[Worker]:
+    """Make the resolver of `spec` and give everything back at the end.
+
+    Raises:
+        WriterExistsError: another resolver writes this instance.
+        UnsupportedError: no tmpfs, or no room on it.
+        ConfigError: a setting cannot be used.
+    """
+    config = spec.config
+    with contextlib.ExitStack() as stack:
+        clock = boot.BootClock.read()
+        tables = stack.enter_context(_tables(spec, clock.offset_ns))
+        committed = tables.committed()
+        encoder = Encoder(spec.boot_id_bytes)
+        encoder.restore(committed.topic_seq)
+        bus = Bus()
+        stack.callback(bus.close, linger_ms=LINGER_MS)
+        pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
+        publisher = _publisher(spec, encoder, bus, tables, clock.offset_ns)
+        stack.callback(publisher.close)
+        is_ebpf = spec.source == "ebpf"
+        merger = Merger(spec.ring_count, stall_ms=config.merge.stall_ms, timed_by_sender=not is_ebpf)
+        rings = committed.rings
+        merger.resume(rings["applied_pos"].copy(), rings["watermark_boot_ns"].copy(), committed.watermark)
+        applier = Applier(tables, encoder)
+        concealer = _concealer(config)
+        positions, losses, iterate = _kernel_side(spec, stack)
+        reader = stack.enter_context(
+            ProcReader(
+                cgroup_root=next((root for root in _CGROUP_ROOTS if os.path.exists(f"{root}/cgroup.procs")), None),
+                args_limit=config.capture.args_bytes,
+                envs_limit=config.capture.envs_bytes,
+            )
+        )
+        log = get_logger()
+
+        def decode(data: bytes | memoryview) -> object:
+            frame = decode_frame(data)
+            if frame.boot_id != spec.boot_id_bytes and is_ebpf:
+                raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
+            return concealer.frame(frame)
+
+        loop = Resolver(
+            tables=tables, merger=merger, applier=applier, encoder=encoder, publisher=publisher,
+            receiver=FrameSocket(pull), positions=positions, losses=losses, decode=decode,
+            now_boot_ns=boot.now_boot_ns,
+            settings=LoopSettings(
+                repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
+                repair_again_ns=config.repair.min_interval_ms * 1_000_000,
+            ),
+            log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
+        )  # fmt: skip
+        repairer = Repairer(
+            tables, applier, reader, iterate,
+            now_boot_ns=boot.now_boot_ns,
+            watermark=lambda: merger.watermark,
+            concealer=concealer,
+            capture_boot_ns=boot.now_boot_ns(),
+            with_envs=config.capture.envs_bytes > 0,
+        )  # fmt: skip
+        loop.repairer = repairer
+        poller = zmq.Poller()
+        poller.register(pull, zmq.POLLIN)
+        poller.register(publisher.socket, zmq.POLLIN)
+        yield Worker(spec, loop, repairer, poller)
+
+
+def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
+    config = spec.config
+    tables = config.tables
+    access = config.access
+    modes = dict.fromkeys(("control", "index", "hot", "cold", "names"), int(access.tables_mode, 8))
+    modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
+    return TableWriter.create(
+        spec.directory,
+        boot_id=spec.boot_id_bytes,
+        capture_id=spec.capture_id,
+        ring_count=spec.ring_count,
+        row_capacity=tables.max_entries,
+        chunk_rows=tables.chunk_rows,
+        pid_capacity=tables.pid_capacity or boot.pid_max(),
+        names_bytes=tables.names_bytes,
+        args_bytes=tables.args_bytes,
+        envs_bytes=tables.envs_bytes,
+        boot_unix_ns=boot_unix_ns,
+        retention_ns=int(tables.retention_s * 1e9),
+        chain_max=tables.chain_max,
+        checked=tables.checked,
+        modes=modes,
+        group=spec.group_id if spec.group_id >= 0 else None,
+    )
+
+
+def _publisher(spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int) -> Publisher:
+    stream = spec.config.stream
+    secure: Any = None
+    if stream.tcp_endpoint:
+        from pipeline.bus.auth import CurveServer
+
+        secure = CurveServer(bus.context, stream.curve_secret_key_file, stream.curve_clients_dir).secure
+    return Publisher(
+        encoder, bus, paths.stream_socket(spec.directory),
+        mode=int(spec.config.access.stream_mode, 8), group=spec.group_id,
+        boot=spec.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
+        tcp=stream.tcp_endpoint, secure=secure, send_hwm=stream.hwm_messages,
+        heartbeat_ns=stream.heartbeat_ms * 1_000_000,
+    )  # fmt: skip
+
+
+def _concealer(config: Config) -> Concealer:
+    if config.args.show == "raw":
+        return Concealer(None, config.envs.show_values)
+    from pipeline.resolver.scrub import Scrubber
+
+    scrubber = Scrubber(
+        config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show
+    )
+    return Concealer(scrubber.scrub_argv, config.envs.show_values)
+
+
+def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[Positions, Any, Any]:
+    """Producer positions, loss counters and the task iterator of an eBPF capture."""
+    if not spec.rings:
+        return Clock(), None, None
+    from pipeline.bpf._positions import ProducerPositions
+    from pipeline.bpf.iterator import read_tasks
+    from pipeline.resolver.losses import SharedCounters
+
+    positions = ProducerPositions(spec.rings, spec.ring_count)
+    stack.callback(positions.close)
+    losses = SharedCounters(spec.shared_fd, spec.ring_count) if spec.shared_fd != NO_FD else None
+    iterate = None if spec.iter_link_fd == NO_FD else (lambda: read_tasks(spec.iter_link_fd))
+    return positions, losses, iterate

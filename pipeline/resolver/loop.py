@@ -1,0 +1,236 @@
+"""The resolver's duty cycle: frames in; merge, apply, publish, commit, acknowledge; housekeeping in between.
+
+One `Resolver` is the only writer of an instance. `poll` does bounded work and returns how much; signals, sleeping and
+construction are in main.py. Order within a step, and why a kill at any point loses nothing:
+
+1. a batch is applied (idempotent, keyed by identity and time),
+2. its events are published, with the sequence numbers that the commit will record,
+3. the commit slot that names its positions becomes valid (one release store),
+4. the positions are stored where the shards read them, which lets them give ring space back to the kernel.
+
+Killed before 3, the successor reads the same records again from the committed positions, finds what is already in the
+tables and publishes the same numbers again (subscribers drop what they have). Killed after 3 but before 4, the shards
+merely keep data that nobody needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import FrameError
+from pipeline.events import KIND_COUNT
+from pipeline.shm import layout
+
+if TYPE_CHECKING:
+    from pipeline.resolver.repair import Repairer
+
+#: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
+BATCH_EVENTS = 8192
+#: Frames taken from the socket before the tables are brought up to date.
+FRAMES_PER_POLL = 32
+HEARTBEAT_NS = 50_000_000
+#: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
+REPAIR_QUIET_NS = 200_000_000
+REPAIR_LATEST_NS = 1_000_000_000
+EVICT_ROWS_PER_POLL = 512
+
+
+class Receiver(Protocol):
+    """Where frames come from; returns None when there is none now."""
+
+    def receive(self) -> bytes | memoryview | None: ...
+
+
+class Positions(Protocol):
+    """Producer positions of all rings with the time that they are valid for (see bpf/_positions.pyx)."""
+
+    def sample(self, positions: npt.NDArray[np.uint64]) -> int: ...
+
+
+class Losses(Protocol):
+    """Records that the kernel could not write so far, by kind, and what it filtered; cumulative for this capture."""
+
+    def lost(self) -> npt.NDArray[np.uint64]: ...
+
+    def threads_forked(self) -> int: ...
+
+    def kthreads_forked(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """What the loop needs of the configuration; times in ns."""
+
+    repair_interval_ns: int = 120_000_000_000
+    repair_again_ns: int = 500_000_000
+    batch_events: int = BATCH_EVENTS
+
+
+class Resolver:
+    """The one writer of an instance (holder of `writer.lock`), as a duty cycle.
+
+    Args:
+        tables: pipeline.shm._writer.TableWriter, held by this process.
+        merger: pipeline.resolver.merge.Merger.
+        applier: pipeline.resolver._apply.Applier over `tables`.
+        encoder: pipeline.resolver._encode.Encoder that `applier` calls.
+        publisher: pipeline.resolver.publish.Publisher.
+        receiver, positions, losses: see the protocols.
+        decode: bytes -> Frame, raises FrameError.
+        now_boot_ns: the boot clock.
+        log_refused: called once for each peer whose frame was refused.
+    """
+
+    def __init__(
+        self,
+        *,
+        tables,  # noqa: ANN001
+        merger,  # noqa: ANN001
+        applier,  # noqa: ANN001
+        encoder,  # noqa: ANN001
+        publisher,  # noqa: ANN001
+        receiver: Receiver,
+        positions: Positions,
+        losses: Losses | None,
+        decode: Callable[[bytes | memoryview], object],
+        now_boot_ns: Callable[[], int],
+        settings: LoopSettings | None = None,
+        log_refused: Callable[[FrameError], None] = lambda error: None,
+    ) -> None:
+        self.tables = tables
+        self.merger = merger
+        self.applier = applier
+        self.encoder = encoder
+        self.publisher = publisher
+        self.receiver = receiver
+        self.positions = positions
+        self.losses = losses
+        self.decode = decode
+        self.now_boot_ns = now_boot_ns
+        self.settings = settings or LoopSettings()
+        self.log_refused = log_refused
+        self.repairer: Repairer | None = None
+        self._producer = np.zeros(merger.ring_count, np.uint64)
+        self._lost = np.zeros(KIND_COUNT, np.uint64)
+        self._lost_base = np.array([tables.counter(f"lost_{i}") for i in _LOST], np.uint64)
+        self._filtered_base = (tables.counter("threads_forked"), tables.counter("kthreads_forked"))
+        self._loss_first_ns = 0
+        self._loss_last_ns = 0
+        self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
+        self._heartbeat_ns = 0
+        self._refused_peers: set[str] = set()
+
+    # -- the duty cycle ------------------------------------------------------------------------------------------------
+
+    def poll(self) -> int:
+        """Do what there is to do, bounded; returns frames taken plus events applied."""
+        work = self._take_frames()
+        work += self._bring_up_to_date()
+        now = self.now_boot_ns()
+        if now - self._heartbeat_ns >= HEARTBEAT_NS:
+            self._heartbeat_ns = now
+            self._housekeeping(now)
+        return work
+
+    def beat(self) -> None:
+        """A sign of life and the subscribers' due, without applying anything: for long work outside the cycle."""
+        now = self.now_boot_ns()
+        self.tables.heartbeat(now)
+        self.publisher.poll(now)
+
+    def idle_ms(self) -> float:
+        """How long the owner may sleep on the frame socket before the next poll."""
+        if self.merger.pending:
+            return 0.3
+        if self.repairer is not None and self.repairer.active:
+            return 2
+        return HEARTBEAT_NS / 1e6
+
+    def _take_frames(self) -> int:
+        taken = 0
+        while taken < FRAMES_PER_POLL:
+            data = self.receiver.receive()
+            if data is None:
+                break
+            taken += 1
+            try:
+                self.merger.add(self.decode(data))
+            except FrameError as error:
+                self.tables.count("frames_refused", 1)
+                if error.peer not in self._refused_peers:
+                    self._refused_peers.add(error.peer)
+                    self.log_refused(error)
+        if taken:
+            self.tables.count("frames", taken)
+            for ring, position in self.merger.take_rewinds():
+                self.tables.count("rewinds", 1)
+                self.tables.request_rewind(ring, position)
+        return taken
+
+    def _bring_up_to_date(self) -> int:
+        self._sample()
+        applied = 0
+        while (batch := self.merger.take(self.settings.batch_events)) is not None:
+            applied += self.applier.apply(batch)
+            self.publisher.send(self.encoder.take())
+            self.merger.done(batch)
+            self.commit()
+        return applied
+
+    def _sample(self) -> None:
+        time_ns = self.positions.sample(self._producer)
+        self.merger.advance(time_ns, self._producer)
+
+    def commit(self) -> None:
+        """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
+        merger = self.merger
+        for name, value in merger.take_counters().items():
+            self.tables.count(name, value)
+        self.tables.commit(merger.watermark, merger.applied_pos, merger.ring_watermark, self.encoder.sequences())
+        self.tables.acknowledge(merger.received_pos, merger.stalled.astype(np.uint64))
+
+    # -- housekeeping --------------------------------------------------------------------------------------------------
+
+    def _housekeeping(self, now: int) -> None:
+        self.tables.heartbeat(now)
+        self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
+        self._watch_losses(now)
+        if self.repairer is not None:
+            self.repairer.poll(now)
+        self.publisher.watermark_boot_ns = self.merger.watermark
+        self.publisher.poll(now)
+        self.commit()
+
+    def _watch_losses(self, now: int) -> None:
+        if self.losses is not None:
+            lost = self.losses.lost()
+            if (lost != self._lost).any():
+                self._lost[:] = lost
+                for kind, name in enumerate(_LOST):
+                    self.tables.set_counter(f"lost_{name}", int(self._lost_base[kind] + lost[kind]))
+                self._loss_first_ns = self._loss_first_ns or now
+                self._loss_last_ns = now
+            self.tables.set_counter("threads_forked", self._filtered_base[0] + self.losses.threads_forked())
+            self.tables.set_counter("kthreads_forked", self._filtered_base[1] + self.losses.kthreads_forked())
+        if self.repairer is None or self.repairer.active:
+            return
+        due = self._loss_last_ns and (
+            now - self._loss_last_ns >= REPAIR_QUIET_NS or now - self._loss_first_ns >= REPAIR_LATEST_NS
+        )
+        due = due and now - self._repaired_ns >= self.settings.repair_again_ns
+        if due or now - self._repaired_ns >= self.settings.repair_interval_ns:
+            self._loss_first_ns = self._loss_last_ns = 0
+            self._repaired_ns = now
+            self.repairer.start(after_loss=bool(due))
+
+    def repair_soon(self, now: int) -> None:
+        """Ask for a repair as after a loss (a take-over does)."""
+        self._loss_first_ns = self._loss_last_ns = now - REPAIR_QUIET_NS
+
+
+_LOST = tuple(name.removeprefix("lost_") for name in layout.COUNTERS if name.startswith("lost_"))

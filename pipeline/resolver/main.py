@@ -1,0 +1,70 @@
+"""The resolver process: build one `Resolver` from the worker spec, run its duty cycle, end cleanly.
+
+Started by the supervisor as ``python -m pipeline.resolver.main --spec-fd N``. The spec (JSON, read from the inherited
+descriptor) names the instance, its directory, the settings and the inherited descriptors of the rings and BPF maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import signal
+import sys
+from types import FrameType
+
+from pipeline import privileges
+from pipeline.errors import ProclineError
+from pipeline.log import configure_logging, get_logger
+from pipeline.resolver.build import build
+from pipeline.worker import WorkerSpec, read_spec
+
+#: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
+CAP_DAC_READ_SEARCH = 2
+CAP_SYS_PTRACE = 19
+
+#: After SIGTERM, how long frames may still be under way.
+DRAIN_SECONDS = 2.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="procline-resolver", description=__doc__)
+    parser.add_argument("--spec-fd", type=int, required=True)
+    spec = read_spec(parser.parse_args(argv).spec_fd)
+    configure_logging(spec.config.log, spec.role)
+    log = get_logger()
+    _, is_parent_there = privileges.confine(
+        parent_tgid=spec.supervisor_tgid, keep=(CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
+    )
+    if not is_parent_there:
+        return 0
+    try:
+        return _run(spec)
+    except ProclineError as error:
+        log.error(str(error))
+        return 2
+
+
+def _run(spec: WorkerSpec) -> int:
+    stopping = False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
+    with build(spec) as worker:
+        # What was built lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        worker.start()
+        while not stopping:
+            if worker.loop.poll() == 0:
+                worker.wait(worker.loop.idle_ms())
+        worker.drain(DRAIN_SECONDS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Bring the tables to what the live processes are: the snapshot at the start, and repairs afterwards.
+
+A repair never trusts a single look. It looks at the live processes (T1 to T2), waits until the watermark has passed T2, so
+that every event of that time is applied, and only then compares. Facts that are older than an event about the same
+process change nothing (apply keeps the time of the newest facts). A process that is in the tables and was not seen is
+looked up once more before it is closed. Looking is in survey.py, what a fact does to a row in _apply.pyx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.boot import TICK_NS
+from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
+from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.resolver.survey import Survey, TaskIterator, survey
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+
+#: Processes asked about at once because an event named them and the tables have not got them.
+WANTED_MAX = 256
+#: A process that was asked about is not asked about again for so long.
+WANTED_AGAIN_NS = 1_000_000_000
+
+
+class Repairer:
+    """Compares and corrects; belongs to the resolver's duty cycle.
+
+    Args:
+        tables, applier: the tables and what writes them.
+        reader: of ``/proc``.
+        iterate: the task iterator, None where there is none.
+        now_boot_ns: the boot clock.
+        watermark: how far events are applied, boot ns.
+        concealer: hides what may not be stored.
+        capture_boot_ns: when the capture began; what is older is marked as from before it.
+        with_envs: whether environments are captured.
+
+    Attributes:
+        active: a repair is under way.
+        cgroup_paths: cgroup id -> path, as surveys saw them.
+    """
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        applier: Applier,
+        reader: ProcReader,
+        iterate: TaskIterator | None,
+        *,
+        now_boot_ns: Callable[[], int],
+        watermark: Callable[[], int],
+        concealer: Concealer,
+        capture_boot_ns: int,
+        with_envs: bool = False,
+    ) -> None:
+        self._tables = tables
+        self._applier = applier
+        self._reader = reader
+        self._iterate = iterate
+        self._now_boot_ns = now_boot_ns
+        self._watermark = watermark
+        self._concealer = concealer
+        self._capture_boot_ns = capture_boot_ns
+        self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
+        self._survey: Survey | None = None
+        self._after_loss = False
+        self._wanted: Survey | None = None
+        self._asked: dict[int, int] = {}
+        self.cgroup_paths: dict[int, bytes] = {}
+
+    @property
+    def active(self) -> bool:
+        return self._survey is not None or self._wanted is not None
+
+    # -- snapshot ------------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> int:
+        """Enter every live process into empty tables; returns how many. Events since the capture began come after."""
+        look = self._look()
+        for i in range(len(look)):
+            self._insert(look, i, layout.SOURCE_SNAPSHOT, 0)
+        # Their parents were entered first, but for those that the iterator and /proc saw in another order.
+        self._applier.take_wanted()
+        return len(look)
+
+    # -- repair --------------------------------------------------------------------------------------------------------
+
+    def start(self, after_loss: bool) -> None:
+        """Look at the live processes; the comparison follows in `poll`."""
+        self._survey = self._look()
+        self._after_loss = after_loss
+
+    def poll(self, now: int) -> int:
+        """Compare what was looked at if the watermark has passed it, ask about what events wanted; returns work done."""
+        done = 0
+        if self._survey is not None and self._watermark() > self._survey.end_boot_ns:
+            look, self._survey = self._survey, None
+            done += self._compare(look)
+        if self._wanted is not None and self._watermark() > self._wanted.end_boot_ns:
+            look, self._wanted = self._wanted, None
+            done += self._enter(look, 0, layout.SOURCE_PROCFS)
+        if self._wanted is None:
+            self._ask(now)
+        return done
+
+    def mend(self, rows: list[int]) -> None:
+        """Set right the rows that a killed writer left in the middle of a change; call when its events are applied."""
+        hot = self._tables.hot_view()
+        pids = frozenset(int(hot["tgid"][row]) for row in rows)
+        if not pids:
+            return
+        look = self._look(pids)
+        for i in range(len(look)):
+            self._insert(look, i, layout.SOURCE_PROCFS, layout.ROW_GAP, after_loss=True)
+        for row in rows:
+            if int(hot["row_seq"][row]) & 1 and int(hot["flags"][row]):
+                self._tables.py_end(row)
+            self._tables.count("takeover_rows_repaired")
+
+    def _ask(self, now: int) -> None:
+        wanted = self._applier.take_wanted()
+        if not wanted:
+            return
+        if len(self._asked) > 4 * WANTED_MAX:
+            self._asked = {pid: at for pid, at in self._asked.items() if now - at < WANTED_AGAIN_NS}
+        pids = []
+        for tgid, _ in wanted[:WANTED_MAX]:
+            if now - self._asked.get(tgid, -WANTED_AGAIN_NS) >= WANTED_AGAIN_NS:
+                self._asked[tgid] = now
+                pids.append(tgid)
+        if pids:
+            self._tables.count("procfs_reads", len(pids))
+            look = self._look(frozenset(pids))
+            self._tables.count("procfs_failed", len(set(pids)) - len(look))
+            self._wanted = look if len(look) else None
+
+    def _look(self, only: frozenset[int] | None = None) -> Survey:
+        look = survey(self._reader, self._iterate if only is None else None, self._now_boot_ns, self._want, only)
+        self._concealer.survey(look)
+        self.cgroup_paths.update(look.cgroup_paths)
+        return look
+
+    def _insert(self, look: Survey, i: int, source: int, flags: int, after_loss: bool = False) -> int:
+        head = look.head[i]
+        if int(head["start_boot_ns"]) < self._capture_boot_ns:
+            flags |= layout.ROW_BEFORE_CAPTURE
+        result: int = self._applier.insert_snapshot(
+            head.tobytes(),
+            look.task[i].tobytes(),
+            look.exec[i].tobytes(),
+            look.strings[i],
+            source=source,
+            start_ticks=not look.is_exact[i],
+            flags=flags,
+            after_loss=after_loss,
+        )
+        return result
+
+    def _enter(self, look: Survey, flags: int, source: int) -> int:
+        results = [self._insert(look, i, source, flags, after_loss=self._after_loss) for i in range(len(look))]
+        self._tables.count("repair_added", results.count(ADDED))
+        self._tables.count("repair_changed", results.count(CHANGED))
+        return len(results) - results.count(SAME)
+
+    def _compare(self, look: Survey) -> int:
+        self._tables.count("repairs")
+        done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS)
+        seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
+        hot = self._tables.hot_view()
+        live = np.flatnonzero(
+            (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0) & (hot["start_boot_ns"] < look.begin_boot_ns)
+        )
+        closed = 0
+        for row in live.tolist():
+            tgid, start = int(hot["tgid"][row]), int(hot["start_boot_ns"][row])
+            found = seen.get(tgid)
+            if found is not None and found // TICK_NS == start // TICK_NS:
+                continue
+            if self._lives(tgid, start):
+                continue
+            closed += bool(self._applier.close_missing(tgid, start, look.end_boot_ns))
+        self._tables.count("repair_closed", closed)
+        return done + closed
+
+    def _lives(self, tgid: int, start_boot_ns: int) -> bool:
+        info = self._reader.read(tgid, 0)
+        return info is not None and info.start_ticks == start_boot_ns // TICK_NS and not info.is_zombie
