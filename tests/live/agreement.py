@@ -1,0 +1,73 @@
+"""Compare the table with /proc, pid by pid, both ways."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pipeline.resolver import procfs
+
+
+def read_all() -> dict[int, procfs.ProcInfo]:
+    """Every live process that is no kernel thread."""
+    infos = {}
+    with procfs.ProcReader(cgroup_root=_cgroup_root()) as reader:
+        for tgid in reader.list_pids().tolist():
+            info = reader.read(tgid)
+            if info is not None and not info.is_kthread and not info.is_zombie:
+                infos[tgid] = info
+    return infos
+
+
+def _cgroup_root() -> str | None:
+    for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        if os.path.exists(f"{path}/cgroup.procs"):
+            return path
+    return None
+
+
+def assert_agrees(table: Any, complete: bool = True) -> int:
+    """Fail with every difference; returns how many processes were compared.
+
+    A process whose start time changed between two readings of /proc, or that is in only one of them, began or ended
+    meanwhile and is left out.
+    """
+    before = read_all()
+    entries = {entry.pid: entry for entry in table.walk() if entry.exit_time_ns is None}
+    after = read_all()
+    stable = {
+        tgid: info for tgid, info in before.items() if tgid in after and after[tgid].start_ticks == info.start_ticks
+    }
+    tick_ns = 10_000_000
+    boot_unix_ns = table.boot_unix_ns
+    differences = []
+    for tgid, info in stable.items():
+        entry = entries.get(tgid)
+        if entry is None:
+            differences.append(f"{tgid} ({info.comm!r}): lives, but is not in the table")
+            continue
+        facts: list[tuple[str, object, object]] = [
+            ("ppid", entry.ppid, info.ppid),
+            ("start", (entry.start_time_ns - boot_unix_ns) // tick_ns, info.start_ticks),
+            ("comm", entry.comm, os.fsdecode(after[tgid].comm)),
+            ("uid", entry.uid, info.uids[0]),
+            ("euid", entry.euid, info.uids[1]),
+            ("gid", entry.gid, info.gids[0]),
+            ("egid", entry.egid, info.gids[1]),
+        ]
+        if info.cgroup_id:
+            facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))
+        if info.cgroup_path is not None and entry.cgroup is not None:
+            facts.append(("cgroup", entry.cgroup, os.fsdecode(info.cgroup_path)))
+        if info.exe is not None and (complete or entry.path is not None):
+            facts.append(("path", entry.path, os.fsdecode(info.exe)))
+        if info.argv is not None and not info.is_args_truncated and (complete or entry.argv is not None):
+            facts.append(("argv", entry.argv, [os.fsdecode(a) for a in info.args]))
+        differences += [f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}" for name, a, b in facts if a != b]
+    differences += [
+        f"{tgid} ({entry.comm!r}): in the table as live, but gone"
+        for tgid, entry in entries.items()
+        if tgid not in before and tgid not in after
+    ]
+    assert not differences, "\n".join(differences)
+    return len(stable)

@@ -1,0 +1,34 @@
+"""One daemon for all ordinary tests of a worker process; tests that disturb it start their own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.harness import Daemon, build_workload
+
+
+@pytest.fixture(scope="session")
+def workload() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="procline-workload-") as directory:
+        yield build_workload(Path(directory))
+
+
+@pytest.fixture(scope="session")
+def daemon(live_kernel: None) -> Iterator[Daemon]:
+    with Daemon(CONFIG) as running:
+        yield running
+
+
+#: Raw arguments, because the tests compare them with /proc.
+CONFIG = """
+[args]
+show = "raw"
+[envs]
+show_values = ["WORKLOAD_MS"]
+[capture]
+envs_bytes = 4096
+"""

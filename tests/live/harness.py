@@ -1,0 +1,197 @@
+"""A real daemon with its own runtime directory, and a workload that says what it did. Used by the tests here only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("workload.c")
+READY_SECONDS = 60
+STOP_SECONDS = 20
+
+
+class Daemon:
+    """`procline run` as a child process, with a runtime directory of its own on tmpfs."""
+
+    def __init__(self, config: str = "", *options: str, name: str = "test") -> None:
+        self.name = name
+        self.root = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+        self.root.chmod(0o755)
+        self.environment = dict(os.environ, PROCLINE_RUNTIME_DIR=str(self.root), PYTHONUNBUFFERED="1")
+        self.environment.pop("PROCLINE_CONFIG", None)
+        self.config = self.root / "procline.toml"
+        self.config.write_text(config)
+        self.log = self.root / "log"
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def directory(self) -> Path:
+        return self.root / self.name
+
+    def start(self, wait: bool = True) -> Daemon:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pipeline.cli.main", "run", "--name", self.name, "--config", str(self.config),
+                 *self.options],
+                env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        if wait:
+            done = self.cli("wait", "--timeout", str(READY_SECONDS))
+            assert done.returncode == 0, f"not ready: {done.stderr}\n{self.log.read_text()}"
+        return self
+
+    def cli(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        """Run a `procline` command against this instance."""
+        command, *rest = arguments
+        return subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", command, "--name", self.name, *rest],
+            env=self.environment, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def stat(self) -> dict:
+        done = self.cli("stat", "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def pids(self, role: str) -> list[int]:
+        """Pids of the daemon's processes whose role begins with `role`."""
+        return [p["pid"] for p in self.stat()["processes"] if p["role"].startswith(role)]
+
+    def attach(self):
+        """A ProcessTable on this instance."""
+        from pipeline import ProcessTable
+
+        return ProcessTable.attach(path=self.directory)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_SECONDS)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def __enter__(self) -> Daemon:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Recorder:
+    """`procline subscribe --json` in the background; the events that it printed."""
+
+    def __init__(self, daemon: Daemon, *topics: str, options: tuple[str, ...] = ()) -> None:
+        self.events: list[dict] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli.main", "subscribe", "--name", daemon.name, "--json", *options, *topics],
+            env=daemon.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.events.append(json.loads(line))
+
+    def started(self, marker: str = "/bin/true") -> Recorder:
+        """Return when the subscription is in force: marker processes show up in it."""
+        deadline = time.monotonic() + 30
+        while not self.events:
+            assert self._process.poll() is None, self._process.stderr.read()
+            assert time.monotonic() < deadline, "no event of a marker process within 30 s"
+            subprocess.run([marker], check=True)
+            time.sleep(0.05)
+        return self
+
+    def wait_for(self, predicate, timeout: float = 30) -> None:
+        """Return when `predicate(events)` holds; fails after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while not predicate(self.events):
+            assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events, the last {self.events[-3:]}"
+            time.sleep(0.05)
+
+    def stop(self) -> list[dict]:
+        """SIGINT; the command ends with 0, and every event is here."""
+        self._process.send_signal(signal.SIGINT)
+        code = self._process.wait(20)
+        self._thread.join(10)
+        assert code == 0, self._process.stderr.read()
+        return self.events
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+def build_workload(directory: Path) -> Path:
+    """Compile the workload; returns the executable."""
+    target = directory / "workload"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", target, SOURCE, "-lpthread"], check=True)
+    return target
+
+
+def run_workload(program: Path, *arguments: str | int, timeout: float = 120) -> list[tuple[str, int, int]]:
+    """Run to the end; what it says it made: (kind, pid, ppid)."""
+    out = subprocess.run(
+        [str(program), *map(str, arguments)], stdout=subprocess.PIPE, check=True, text=True, timeout=timeout
+    ).stdout
+    return [(kind, int(pid), int(ppid)) for kind, pid, ppid in (line.split() for line in out.splitlines())]
+
+
+@contextmanager
+def running_workload(program: Path, *arguments: str | int, lines: int = 1) -> Iterator[tuple[int, list[tuple[str, int, int]]]]:
+    """Start it; yields its pid and the first `lines` of what it says. Killed at the end, with all it made."""
+    process = subprocess.Popen(
+        [str(program), *map(str, arguments)], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        said = [process.stdout.readline().split() for _ in range(lines)]
+        yield process.pid, [(kind, int(pid), int(ppid)) for kind, pid, ppid in said]
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
+
+
+def eventually(check, timeout: float = 5.0, interval: float = 0.02):
+    """Call `check` until it neither raises AssertionError nor returns False; its last failure after `timeout` s."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            result = check()
+            if result is not False:
+                return result
+            error: AssertionError | None = AssertionError("still false")
+        except AssertionError as failure:
+            error = failure
+        if time.monotonic() > deadline:
+            raise error
+        time.sleep(interval)

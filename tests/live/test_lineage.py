@@ -1,0 +1,117 @@
+"""Where processes come from: nesting, images, orphans, reused pids."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import TooOldError
+from tests.live.harness import Daemon, eventually, run_workload, running_workload
+
+pytestmark = pytest.mark.live
+
+
+def parents_of(pid: int) -> list[int]:
+    """Pids from the parent of `pid` up to pid 1, as /proc tells."""
+    chain = []
+    while pid > 1:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("PPid:"):
+                pid = int(line.split()[1])
+        chain.append(pid)
+    return chain
+
+
+def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -> None:
+    with running_workload(workload, "nest", 64, 30_000, lines=65) as (_, said), daemon.attach() as table:
+        leaf = next(pid for kind, pid, _ in said if kind == "leaf")
+        assert eventually(lambda: table.resolve(leaf)) is not None
+        expected = parents_of(leaf)
+        assert len(expected) >= 65
+        ancestors = table.ancestors(leaf)
+        # Images of one process follow each other: each pid once is the kernel's chain.
+        pids = [a.pid for i, a in enumerate(ancestors) if i == 0 or a.pid != ancestors[i - 1].pid]
+        assert pids == expected
+        assert ancestors[-1].pid == 1
+        # The process that was there before us: its earlier images are unknown, and it says so.
+        assert ancestors[-1].is_before_capture
+        out = json.loads(daemon.cli("ancestors", str(leaf), "--json").stdout)
+        assert [a["pid"] for a in out] == [a.pid for a in ancestors]
+
+
+def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, workload: Path) -> None:
+    with running_workload(workload, "execs", 20, 30_000) as (pid, _), daemon.attach() as table:
+        entry = table.resolve(pid, wait_ms=500)
+        assert entry is not None
+        images = [entry, *(a for a in table.ancestors(pid) if a.pid == pid)]
+        argvs = [image.argv for image in images if image.is_exec]
+        assert [argv[2] for argv in argvs if len(argv) > 2] == [str(n) for n in range(21)]
+        # The first image is the fork: it still was what its parent was.
+        assert not images[-1].is_exec
+        times = [image.exec_time_ns for image in images if image.is_exec]
+        assert times == sorted(times, reverse=True)
+        assert all(older.exit_time_ns == newer.exec_time_ns for newer, older in zip(images, images[1:], strict=False))
+
+
+def test_an_orphan_has_its_reaper_as_parent_and_keeps_its_creator(daemon: Daemon, workload: Path) -> None:
+    with running_workload(workload, "doublefork", 30_000, lines=2) as (pid, said), daemon.attach() as table:
+        orphan, creator = next((a, b) for kind, a, b in said if kind == "orphan")
+        entry = table.resolve(orphan, wait_ms=500)
+        assert entry is not None
+        assert entry.ppid == parents_of(orphan)[0]
+        assert entry.creator_pid == creator
+        assert entry.is_adopted
+        assert creator not in [a.pid for a in table.ancestors(orphan)]
+
+
+def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, workload: Path) -> None:
+    with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
+        before = time.time_ns()
+        made = run_workload(workload, "reuse", 50)
+        assert len({pid for _, pid, _ in made}) == 1
+        pid = made[0][1]
+        last = table.resolve(pid, wait_ms=1000)
+        assert last is not None
+        assert eventually(lambda: table.resolve(pid).exit_time_ns)
+        identities: dict[str, int] = {}
+        at = table.resolve(pid).start_time_ns
+        for number in reversed(range(50)):
+            entry = table.resolve(pid, at=at + 1)
+            assert entry is not None, number
+            # The last image at the end of its life: what it ran has its number; nothing of another one.
+            owner = table.resolve(pid, at=entry.exit_time_ns - 1)
+            while owner.argv is None or owner.argv[1:2] != ["nop"]:
+                owner = table.resolve(pid, at=owner.exit_time_ns)
+            assert owner.argv[2] == str(number)
+            identities[owner.entity_id] = number
+            older = table.previous_owner(pid, at=at + 1)
+            if older is None:
+                assert number == 0
+                break
+            at = older.start_time_ns
+        assert len(identities) == 50
+        with pytest.raises(TooOldError):
+            table.resolve(pid, at=before - 3600 * 10**9 - 10**18)
+    with Daemon("[tables]\nretention_s = 0\n") as daemon, daemon.attach() as table:
+        made = run_workload(workload, "reuse", 5)
+        gone = time.time_ns()
+        eventually(lambda: table.resolve(made[0][1]) is None, timeout=10)
+        with pytest.raises(TooOldError):
+            table.resolve(made[0][1], at=gone - 50_000_000)
+
+
+def test_children_and_tree(daemon: Daemon) -> None:
+    with subprocess.Popen(["sleep", "30"]) as child, daemon.attach() as table:
+        try:
+            assert table.resolve(child.pid, wait_ms=500) is not None
+            assert child.pid in [c.pid for c in table.children(os.getpid())]
+            tree = daemon.cli("tree", str(os.getpid()), "--json")
+            assert tree.returncode == 0
+            assert str(child.pid) in tree.stdout
+        finally:
+            child.kill()

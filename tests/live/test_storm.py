@@ -1,0 +1,144 @@
+"""Exactly what a known workload made, no more and no less, in order."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+from tests.live.harness import Daemon, Recorder, eventually, run_workload
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+FORKS, EXECS = 20_000, 5_000
+
+
+@pytest.fixture
+def own_daemon(live_kernel: None):
+    with Daemon() as daemon:
+        yield daemon
+
+
+def test_a_storm_is_delivered_exactly_and_in_order(own_daemon: Daemon, workload: Path) -> None:
+    """20,000 forks and 5,000 fork+execs: each once in the stream, fork before exec before exit."""
+    with Recorder(own_daemon, "proc.fork", "proc.exec", "proc.exit").started() as recorder:
+        made = run_workload(workload, "storm", FORKS, EXECS)
+        parent = made[0][2]
+        assert Counter(kind for kind, _, _ in made) == {"fork": FORKS, "exec": EXECS}
+
+        def mine(events: list[dict], kind: str) -> list[dict]:
+            return [e for e in events if e["event"] == kind and e["ppid"] == parent]
+
+        recorder.wait_for(lambda events: sum(e["event"] == "exit" and e["pid"] == parent for e in events), 60)
+        events = recorder.stop()
+    made_all = Counter(pid for _, pid, _ in made)
+    made_execs = Counter(pid for kind, pid, _ in made if kind == "exec")
+    assert Counter(e["pid"] for e in mine(events, "fork")) == made_all
+    assert Counter(e["pid"] for e in mine(events, "exec")) == made_execs
+    assert Counter(e["pid"] for e in mine(events, "exit")) == made_all
+    assert not [e for e in events if e["event"] == "missed"]
+    assert own_daemon.stat()["lost"].get("fork", 0) == 0
+
+    # Per process: fork, then perhaps exec, then exit; never the other way round, and times do not go back.
+    lives: dict[str, list[dict]] = defaultdict(list)
+    for event in events:
+        if event["ppid"] == parent:
+            lives[event["entity_id"]].append(event)
+    assert len(lives) == FORKS + EXECS
+    for life in lives.values():
+        kinds = [e["event"] for e in life]
+        assert kinds in (["fork", "exit"], ["fork", "exec", "exit"]), kinds
+        times = [e["time_ns"] for e in life]
+        assert times == sorted(times)
+
+
+def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, workload: Path) -> None:
+    """`processes` of /proc/stat counts every fork and every new thread of the host."""
+
+    def ours() -> int:
+        counters = own_daemon.stat()
+        return (
+            counters["events"]["fork"]
+            + counters["lost"].get("fork", 0)
+            + counters["filtered"]["threads_forked"]
+            + counters["filtered"]["kthreads_forked"]
+        )
+
+    def kernel() -> int:
+        for line in Path("/proc/stat").read_text().splitlines():
+            if line.startswith("processes "):
+                return int(line.split()[1])
+        raise AssertionError("no line `processes` in /proc/stat")
+
+    table = own_daemon.attach()
+    with table:
+
+        def totals() -> int:
+            stats = table.stats()
+            return (
+                stats["events"]["fork"] + stats["lost"].get("fork", 0)
+                + stats["filtered"]["threads_forked"] + stats["filtered"]["kthreads_forked"]
+            )  # fmt: skip
+
+        def settled() -> tuple[int, int]:
+            # Both counts move while anything forks: take a moment in which neither does.
+            for _ in range(200):
+                before = kernel()
+                eventually(lambda: table.stats()["watermark_lag_ns"] < 200_000_000)
+                seen = totals()
+                import time
+
+                time.sleep(0.25)
+                if kernel() == before and totals() == seen:
+                    return before, seen
+            raise AssertionError("the host did not become quiet")
+
+        kernel_before, ours_before = settled()
+        run_workload(workload, "storm", 2003, 503)
+        run_workload(workload, "threads", 997)
+        kernel_after, ours_after = settled()
+    assert ours_after - ours_before == kernel_after - kernel_before
+    assert kernel_after - kernel_before >= 2003 + 503 + 997
+
+
+def test_threads_are_not_processes(own_daemon: Daemon, workload: Path) -> None:
+    with Recorder(own_daemon, "proc.fork", "proc.exit").started() as recorder:
+        run_workload(workload, "threads", 499)
+        run_workload(workload, "storm", 1, 0)
+        recorder.wait_for(lambda events: [e for e in events if e["event"] == "exit" and e["comm"] == "workload"])
+        events = recorder.stop()
+    assert sum(e["event"] == "fork" and e["comm"] == "workload" for e in events) == 1
+
+
+def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload: Path) -> None:
+    """made = seen + lost, by kind, run after run; afterwards the table equals /proc."""
+    from tests.live.agreement import assert_agrees
+
+    with Daemon("[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
+        import time
+
+        def counts() -> dict[str, int]:
+            stats = table.stats()
+            return {
+                kind: stats["events"][kind] + stats["lost"].get(kind, 0) for kind in ("fork", "exec", "exit")
+            }
+
+        def quiet() -> dict[str, int]:
+            previous = None
+            for _ in range(100):
+                time.sleep(0.3)
+                now = counts()
+                if now == previous:
+                    return now
+                previous = now
+            raise AssertionError("the host did not become quiet")
+
+        for _ in range(3):
+            before = quiet()
+            run_workload(workload, "storm", 4001, 1009)
+            after = quiet()
+            # The workload itself: one fork, one exec and one exit more.
+            assert {kind: after[kind] - before[kind] for kind in after} == {"fork": 5011, "exec": 1010, "exit": 5011}
+        assert sum(table.stats()["lost"].values()) > 0, "a ring of one page lost nothing: this test showed nothing"
+        eventually(lambda: assert_agrees(table, complete=False), timeout=5)

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A process workload that says exactly what it did: one line for each process made, "KIND PID [PPID]".
+ *
+ *   storm FORKS EXECS WIDTH      FORKS children that end at once, EXECS children that run "nop" and end; WIDTH at a time
+ *   threads N                    N threads, one after another, then ends
+ *   nest DEPTH MS                DEPTH nested forks; the leaf prints its pid and sleeps MS milliseconds
+ *   execs N MS                   N execs in one pid, then sleeps MS
+ *   doublefork MS                the middle process ends; the orphan prints "orphan PID CREATOR" and sleeps MS
+ *   threadexec MS                a thread that is not the leader runs "sleep MS"
+ *   leaderexit MS                the leader thread ends at once, another thread lives MS
+ *   vfork MS                     a vfork child that runs "sleep MS"
+ *   reuse N                      N processes with one pid, one after another (clone3 set_tid); each runs "nop"
+ *   pidns MS                     a child in a new pid namespace sleeps MS
+ *   emptyargv MS                 runs "sleep" with an empty argument list (MS from the environment)
+ *   sleep MS | nop
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static char self[4096];
+
+static void nap(long ms)
+{
+	struct timespec t = { ms / 1000, ms % 1000 * 1000000 };
+	while (nanosleep(&t, &t) && errno == EINTR)
+		;
+}
+
+static void die(const char *what)
+{
+	perror(what);
+	_exit(99);
+}
+
+static void say(const char *kind, int pid, int ppid)
+{
+	char line[64];
+	int n = snprintf(line, sizeof(line), "%s %d %d\n", kind, pid, ppid);
+	if (write(1, line, n) != n)
+		_exit(98);
+}
+
+static void run(const char *mode, const char *arg)
+{
+	execl(self, "workload", mode, arg, NULL);
+	die("exec");
+}
+
+static int storm(int forks, int execs, int width)
+{
+	int running = 0, total = forks + execs, made_execs = 0, made_forks = 0;
+	/* One write a child would make the log the workload: collect, print at the end. */
+	int *pids = calloc(total, sizeof(int));
+	char *kinds = calloc(total, 1);
+	for (int i = 0; i < total; i++) {
+		/* Spread the execs evenly over the forks. */
+		int exec = (long)made_execs * forks < (long)made_forks * execs || made_forks == forks;
+		if (made_execs == execs)
+			exec = 0;
+		pid_t pid = fork();
+		if (pid < 0)
+			die("fork");
+		if (!pid) {
+			if (exec)
+				run("nop", NULL);
+			_exit(i & 63);
+		}
+		pids[i] = pid;
+		kinds[i] = exec;
+		*(exec ? &made_execs : &made_forks) += 1;
+		if (++running >= width) {
+			wait(NULL);
+			running--;
+		}
+	}
+	while (wait(NULL) > 0)
+		;
+	FILE *out = stdout;
+	for (int i = 0; i < total; i++)
+		fprintf(out, "%s %d %d\n", kinds[i] ? "exec" : "fork", pids[i], getpid());
+	fflush(out);
+	return 0;
+}
+
+static void *nothing(void *arg)
+{
+	return arg;
+}
+
+static void *exec_sleep(void *ms)
+{
+	run("sleep", ms);
+	return NULL;
+}
+
+static void *just_sleep(void *ms)
+{
+	nap(atol(ms));
+	_exit(7);
+}
+
+int main(int argc, char **argv)
+{
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n > 0)
+		self[n] = 0;
+	if (argc < 2) {
+		const char *ms = getenv("WORKLOAD_MS");
+		nap(ms ? atol(ms) : 0);
+		return 0;
+	}
+	const char *mode = argv[1], *a = argc > 2 ? argv[2] : "0", *b = argc > 3 ? argv[3] : "0";
+
+	if (!strcmp(mode, "nop"))
+		return 0;
+	if (!strcmp(mode, "sleep")) {
+		nap(atol(a));
+		return 0;
+	}
+	if (!strcmp(mode, "storm"))
+		return storm(atoi(a), atoi(b), argc > 4 ? atoi(argv[4]) : 8);
+	if (!strcmp(mode, "threads")) {
+		for (int i = 0; i < atoi(a); i++) {
+			pthread_t t;
+			if (pthread_create(&t, NULL, nothing, NULL))
+				die("pthread_create");
+			pthread_join(t, NULL);
+		}
+		return 0;
+	}
+	if (!strcmp(mode, "nest")) {
+		int depth = atoi(a);
+		if (depth == 0) {
+			say("leaf", getpid(), getppid());
+			nap(atol(b));
+			return 0;
+		}
+		pid_t pid = fork();
+		if (!pid) {
+			char next[16];
+			snprintf(next, sizeof(next), "%d", depth - 1);
+			argv[2] = next;
+			return main(argc, argv);
+		}
+		say("level", getpid(), getppid());
+		waitpid(pid, NULL, 0);
+		return 0;
+	}
+	if (!strcmp(mode, "execs")) {
+		int left = atoi(a);
+		if (left == 0) {
+			say("done", getpid(), getppid());
+			nap(atol(b));
+			return 0;
+		}
+		char next[16];
+		snprintf(next, sizeof(next), "%d", left - 1);
+		execl(self, "workload", "execs", next, b, NULL);
+		die("exec");
+	}
+	if (!strcmp(mode, "doublefork")) {
+		pid_t middle = fork();
+		if (!middle) {
+			int creator = getpid();
+			pid_t orphan = fork();
+			if (!orphan) {
+				while (getppid() == creator)
+					nap(1);
+				say("orphan", getpid(), creator);
+				nap(atol(a));
+				_exit(0);
+			}
+			_exit(0);
+		}
+		waitpid(middle, NULL, 0);
+		say("middle", middle, getpid());
+		nap(atol(a));
+		return 0;
+	}
+	if (!strcmp(mode, "threadexec") || !strcmp(mode, "leaderexit")) {
+		pthread_t t;
+		say(mode, getpid(), getppid());
+		pthread_create(&t, NULL, mode[0] == 't' ? exec_sleep : just_sleep, (void *)a);
+		if (mode[0] == 'l')
+			syscall(SYS_exit, 3);
+		pthread_join(t, NULL);
+		return 0;
+	}
+	if (!strcmp(mode, "vfork")) {
+		pid_t pid = vfork();
+		if (!pid) {
+			execl(self, "workload", "sleep", a, NULL);
+			_exit(99);
+		}
+		say("vfork", pid, getpid());
+		waitpid(pid, NULL, 0);
+		return 0;
+	}
+	if (!strcmp(mode, "reuse")) {
+		pid_t first = 0;
+		for (int i = 0; i < atoi(a); i++) {
+			struct clone_args args = { .exit_signal = SIGCHLD };
+			if (first) {
+				args.set_tid = (uint64_t)(uintptr_t)&first;
+				args.set_tid_size = 1;
+			}
+			long pid = syscall(SYS_clone3, &args, sizeof(args));
+			if (pid < 0)
+				die("clone3");
+			if (!pid) {
+				char number[16];
+				snprintf(number, sizeof(number), "%d", i);
+				execl(self, "workload", "nop", number, NULL);
+				_exit(99);
+			}
+			waitpid(pid, NULL, 0);
+			first = pid;
+			say("reuse", pid, getpid());
+		}
+		return 0;
+	}
+	if (!strcmp(mode, "pidns")) {
+		if (unshare(CLONE_NEWPID))
+			die("unshare");
+		pid_t pid = fork();
+		if (!pid)
+			run("sleep", a);
+		say("pidns", pid, getpid());
+		waitpid(pid, NULL, 0);
+		return 0;
+	}
+	if (!strcmp(mode, "emptyargv")) {
+		char *none[] = { NULL };
+		setenv("WORKLOAD_MS", a, 1);
+		say("emptyargv", getpid(), getppid());
+		execve(self, none, environ);
+		die("execve");
+	}
+	fprintf(stderr, "workload: unknown mode %s\n", mode);
+	return 2;
+}
