@@ -1,0 +1,400 @@
+"""Names of users and groups: of the host, and of the container that a process is in.
+
+Covers the look-ups, their cache with an age limit, and `NameWorker`, which keeps them off the event path. Leaves out
+whose ids they are.
+
+A container has its own users: uid 1000 there may be "app" while the host calls it "alice" or nothing. So for a process
+with another root directory its own ``/etc/passwd`` and ``/etc/group`` are read, after its user namespace's map has
+turned the kernel's id into the one inside. Those files belong to a stranger:
+
+1. They are opened so that no symbolic link, ``..`` or magic link leads out of the process' root (openat2 with
+   RESOLVE_IN_ROOT, since 5.6; before, every component with O_NOFOLLOW).
+2. Only regular files are opened for reading, and at most 1 MiB of them is read.
+3. Nothing on a file system that a process serves, or a network (FUSE, NFS, 9p and the like), is touched: its server
+   could let us wait for ever. ``mountinfo`` tells beforehand, and no other mount is crossed. (One that is mounted over
+   ``/etc/passwd`` in the very moment between would hold up `NameWorker`'s thread, nothing else.)
+
+Names that can not be had are "", never a guess and never the host's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import grp
+import os
+import pwd
+import queue
+import re
+import stat
+import struct
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+Kind = Literal["user", "group"]
+
+#: View of the host: ids as this process' own name service knows them.
+HOST = 0
+
+FILE_BYTES = 1 << 20
+NAME_CHARS = 256
+TTL_NS = 300 * 1_000_000_000
+#: An id without a name is asked for again sooner: `useradd` often runs after the process was started.
+MISS_TTL_NS = 60 * 1_000_000_000
+
+_FILES: dict[Kind, str] = {"user": "etc/passwd", "group": "etc/group"}
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_XDEV = 0x01
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_IN_ROOT = 0x10
+_OPEN_HOW = struct.Struct("=QQQ")
+_LOCAL_FILE_SYSTEMS = frozenset(
+    b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs ramfs squashfs erofs iso9660 vfat rootfs".split()
+)
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+
+
+class _Names(NamedTuple):
+    """The names of one root directory, by the ids inside."""
+
+    user: dict[int, str]
+    group: dict[int, str]
+    uid_map: list[tuple[int, int, int]]  #: inside, outside, count
+    gid_map: list[tuple[int, int, int]]
+
+
+class UserNames:
+    """Ids to names, cached. Not thread-safe; a look-up may wait for a name service, so see `NameWorker`.
+
+    Args:
+        proc: where procfs is mounted.
+        ttl_ns: how long a name, or a container's files, are believed.
+        miss_ttl_ns: the same for an id without a name.
+        capacity: ids of the host remembered, for users and groups together.
+        views: containers remembered.
+        clock: monotonic, in ns.
+        host: looks an id up on the host; raises KeyError when there is none.
+    """
+
+    def __init__(
+        self,
+        proc: str = "/proc",
+        *,
+        ttl_ns: int = TTL_NS,
+        miss_ttl_ns: int = MISS_TTL_NS,
+        capacity: int = 4096,
+        views: int = 256,
+        clock: Callable[[], int] = time.monotonic_ns,
+        host: Callable[[Kind, int], str] | None = None,
+    ) -> None:
+        self._proc = proc
+        self._ttl_ns = ttl_ns
+        self._miss_ttl_ns = miss_ttl_ns
+        self._capacity = capacity
+        self._views_max = views
+        self._clock = clock
+        self._host = host if host is not None else host_name
+        self._names: OrderedDict[tuple[Kind, int], tuple[str, int]] = OrderedDict()
+        self._views: OrderedDict[int, tuple[_Names | None, int]] = OrderedDict()
+
+    def user(self, uid: int, tgid: int = 0, view: int = HOST) -> str:
+        """Name of a user, or "".
+
+        Args:
+            uid: in the initial user namespace, as the kernel's credentials have it.
+            tgid: a process of the view, whose files are read when the view is not cached.
+            view: names the container, for example by its mount namespace's inode; HOST: none.
+        """
+        return self.name("user", uid, tgid, view)
+
+    def group(self, gid: int, tgid: int = 0, view: int = HOST) -> str:
+        """Name of a group, or "". Arguments as of `user`."""
+        return self.name("group", gid, tgid, view)
+
+    def name(self, kind: Kind, number: int, tgid: int = 0, view: int = HOST) -> str:
+        """`user` or `group`."""
+        if (known := self.cached(kind, number, view)) is not None:
+            return known
+        now = self._clock()
+        if view != HOST:
+            names = read_names(tgid, self._proc)
+            self._views[view] = (names, now + (self._ttl_ns if names is not None else self._miss_ttl_ns))
+            self._views.move_to_end(view)
+            if len(self._views) > self._views_max:
+                self._views.popitem(last=False)
+            return _inside(names, kind, number)
+        name = ""
+        # KeyError: no such id. OSError: the name service failed. OverflowError: an id that C can not hold.
+        with suppress(KeyError, OSError, OverflowError):
+            name = self._host(kind, number)[:NAME_CHARS]
+        self._names[kind, number] = (name, now + (self._ttl_ns if name else self._miss_ttl_ns))
+        self._names.move_to_end((kind, number))
+        if len(self._names) > self._capacity:
+            self._names.popitem(last=False)
+        return name
+
+    def cached(self, kind: Kind, number: int, view: int = HOST) -> str | None:
+        """What is known without asking anybody; None: nothing, or it is too old."""
+        now = self._clock()
+        if view != HOST:
+            known = self._views.get(view)
+            if known is None or now >= known[1]:
+                return None
+            self._views.move_to_end(view)
+            return _inside(known[0], kind, number)
+        entry = self._names.get((kind, number))
+        if entry is None or now >= entry[1]:
+            return None
+        self._names.move_to_end((kind, number))
+        return entry[0]
+
+    def forget(self, view: int) -> None:
+        """Drop a container's names, for example when its last process has ended."""
+        self._views.pop(view, None)
+
+
+class NameWorker:
+    """Names without waiting: answers from the cache, and asks for the rest on a thread of its own.
+
+    Args:
+        names: used by the thread; nobody else may use it meanwhile.
+        pending: look-ups waiting at most; more are dropped and asked for again by whoever needs them.
+    """
+
+    def __init__(self, names: UserNames, pending: int = 1024) -> None:
+        self._names = names
+        self._lock = threading.Lock()
+        self._asked: set[tuple[Kind, int, int]] = set()
+        self._queue: queue.Queue[tuple[Kind, int, int, int] | None] = queue.Queue(pending)
+        self._answers: OrderedDict[tuple[Kind, int, int], tuple[str, int]] = OrderedDict()
+        self.dropped_total = 0
+        # A daemon: a look-up that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="names", daemon=True)
+        self._thread.start()
+
+    def name(self, kind: Kind, number: int, tgid: int = 0, view: int = HOST) -> str | None:
+        """The name, "" for none, or None while nobody knows yet."""
+        key = (kind, number, view)
+        with self._lock:
+            answer = self._answers.get(key)
+            if answer is not None and self._names._clock() < answer[1]:
+                return answer[0]
+            if key not in self._asked:
+                try:
+                    self._queue.put_nowait((kind, number, tgid, view))
+                    self._asked.add(key)
+                except queue.Full:
+                    self.dropped_total += 1
+            # Too old is better than unknown while the new answer is on its way.
+            return answer[0] if answer is not None else None
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """Ask the thread to end and wait a moment for it."""
+        with suppress(queue.Full):
+            self._queue.put_nowait(None)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (wanted := self._queue.get()) is not None:
+            kind, number, tgid, view = wanted
+            try:
+                name = self._names.name(kind, number, tgid, view)
+            except Exception:  # whatever a name service's library raises: the thread lives on, the name is unknown
+                name = ""
+            now = self._names._clock()
+            ttl = self._names._ttl_ns if name else self._names._miss_ttl_ns
+            with self._lock:
+                self._asked.discard((kind, number, view))
+                self._answers[kind, number, view] = (name, now + ttl)
+                self._answers.move_to_end((kind, number, view))
+                if len(self._answers) > self._names._capacity:
+                    self._answers.popitem(last=False)
+
+
+def host_name(kind: Kind, number: int) -> str:
+    """Ask this host's name service (files, LDAP, …). Raises KeyError: no such id."""
+    return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
+
+
+def read_names(tgid: int, proc: str = "/proc") -> _Names | None:
+    """The names in a process' own root directory; None: gone or not to be read safely. A file that is absent is empty.
+
+    The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
+    """
+    try:
+        process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    root = -1
+    try:
+        root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
+        mounts = _read(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
+        if not _is_root_local(root, mounts):
+            return None
+        return _Names(
+            _read_file(root, "user", mounts),
+            _read_file(root, "group", mounts),
+            _read_id_map(process, "uid_map"),
+            _read_id_map(process, "gid_map"),
+        )
+    except OSError:
+        return None
+    finally:
+        if root >= 0:
+            os.close(root)
+        os.close(process)
+
+
+def parse_names(text: bytes) -> dict[int, str]:
+    """Ids and names of a passwd or group file; of two names of one id the first counts, as for the C library."""
+    names: dict[int, str] = {}
+    lines = text.split(b"\n")
+    if len(text) >= FILE_BYTES:
+        lines.pop()  # cut: half a number is another number
+    for line in lines:
+        fields = line.split(b":")
+        if len(fields) >= 3 and fields[0] and fields[0][:1] not in b"#+-" and fields[2].isdigit():
+            name = fields[0].decode("utf-8", "surrogateescape")[:NAME_CHARS]
+            if int(fields[2]) < 1 << 32:
+                names.setdefault(int(fields[2]), name)
+    return names
+
+
+def _inside(names: _Names | None, kind: Kind, number: int) -> str:
+    if names is None:
+        return ""
+    known, ranges = (names.user, names.uid_map) if kind == "user" else (names.group, names.gid_map)
+    for inside, outside, count in ranges:
+        if outside <= number < outside + count:
+            return known.get(number - outside + inside, "")
+    return ""
+
+
+def _read_id_map(process: int, name: str) -> list[tuple[int, int, int]]:
+    """Lines of uid_map: first id inside, first id outside (in this reader's user namespace), count."""
+    try:
+        text = _read(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), FILE_BYTES)
+    except FileNotFoundError:
+        return [(0, 0, 1 << 32)]  # a kernel without user namespaces
+    ranges = []
+    for line in text.splitlines():
+        first, second, count = line.split()
+        ranges.append((int(first), int(second), int(count)))
+    return ranges
+
+
+def _read_file(root: int, kind: Kind, mounts: bytes) -> dict[int, str]:
+    path = _FILES[kind]
+    try:
+        handle = _open_in_root(root, path, mounts)
+    except FileNotFoundError:
+        return {}
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return {}
+        return parse_names(_read(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), FILE_BYTES))
+    finally:
+        os.close(handle)
+
+
+def _open_in_root(root: int, path: str, mounts: bytes) -> int:
+    """An O_PATH descriptor of a file below `root`: nothing is opened yet, so a pipe or device notices nothing."""
+    inside = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
+    try:
+        return _openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | _RESOLVE_NO_XDEV)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            return _open_by_component(root, path)
+        if error.errno != errno.EXDEV:
+            raise
+    # Another mount lies on the way, as `docker run -v /etc/passwd:/etc/passwd:ro` makes one. Without links the way is
+    # known, so the mounts on it are, too.
+    if not all(_is_local(mounts, b"/" + os.fsencode(part)) for part in (path, str(Path(path).parent))):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
+    return _openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | _RESOLVE_NO_SYMLINKS)
+
+
+def _openat2(root: int, path: str, flags: int, resolve: int) -> int:
+    how = _OPEN_HOW.pack(flags, 0, resolve)
+    for _ in range(4):
+        fd = int(_syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))))
+        if fd >= 0:
+            return fd
+        number = ctypes.get_errno()
+        if number != errno.EAGAIN:  # somebody renames something on the way at this moment
+            break
+    raise OSError(number, os.strerror(number), path)
+
+
+def _open_by_component(root: int, path: str) -> int:
+    """For kernels before 5.6: no component may be a symbolic link, so none leads out of the root."""
+    *directories, last = path.split("/")
+    fd = os.dup(root)
+    try:
+        device = os.fstat(root).st_dev
+        for part in (*directories, last):
+            kind = 0 if part == last else os.O_DIRECTORY
+            below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=fd)
+            os.close(fd)
+            fd = below
+        status = os.fstat(fd)
+        if stat.S_ISLNK(status.st_mode) or status.st_dev != device:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        return fd
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def _is_root_local(root: int, mounts: bytes) -> bool:
+    """Whether a root directory lies on a file system of this kernel alone; not known is no.
+
+    Its mount is named by number, which asks the file system nothing. The mount of a chroot's directory is missing in
+    the process' own list, being outside of what it can reach; then it is in ours, if the two share a mount namespace.
+    """
+    info = Path(f"/proc/self/fdinfo/{root}").read_bytes()
+    number = info.partition(b"mnt_id:")[2].split(None, 1)[0]
+    for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
+        for mounted, kind in _mounts(text):
+            if mounted[0] == number:
+                return kind in _LOCAL_FILE_SYSTEMS
+    return False
+
+
+def _is_local(mounts: bytes, point: bytes) -> bool:
+    """Whether what is mounted there last is a file system of this kernel alone; true where nothing is mounted."""
+    kinds = [kind for mounted, kind in _mounts(mounts) if _unescape(mounted[4]) == point]
+    return not kinds or kinds[-1] in _LOCAL_FILE_SYSTEMS
+
+
+def _mounts(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
+    """Lines of mountinfo: the fields before the dash, and the file system's type."""
+    for line in text.splitlines():
+        fields, _, tail = line.partition(b" - ")
+        mounted = fields.split(b" ")
+        if len(mounted) > 4:
+            yield mounted, tail.split(b" ", 1)[0]
+
+
+def _unescape(raw: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
+
+
+def _read(fd: int, limit: int) -> bytes:
+    """Read at most `limit` bytes and close."""
+    try:
+        pieces = []
+        while limit > 0 and (piece := os.read(fd, min(limit, 1 << 16))):
+            pieces.append(piece)
+            limit -= len(piece)
+        return b"".join(pieces)
+    finally:
+        os.close(fd)

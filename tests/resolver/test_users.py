@@ -1,0 +1,342 @@
+"""Names of ids, also inside of other roots, and what a hostile root can not do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.resolver import users
+from pipeline.resolver.users import FILE_BYTES, HOST, Kind, NameWorker, UserNames, parse_names, read_names
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+class Host:
+    """A name service that counts."""
+
+    def __init__(self, **names: int) -> None:
+        self.names = {number: name for name, number in names.items()}
+        self.calls: list[tuple[Kind, int]] = []
+
+    def __call__(self, kind: Kind, number: int) -> str:
+        self.calls.append((kind, number))
+        return self.names[number]
+
+
+@contextmanager
+def process_in(root: Path, *before: str) -> Iterator[int]:
+    """A process whose root directory is `root`; `before` are words before its command."""
+    code = "import os,sys;os.chroot(sys.argv[1]);os.chdir('/');print(os.getpid(),flush=True);sys.stdin.read()"
+    with subprocess.Popen(
+        [*before, sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None and child.stdin is not None
+        try:
+            yield int(child.stdout.readline())
+        finally:
+            child.stdin.close()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/passwd").write_text("app:x:1000:1000::/:/bin/sh\nroot:x:0:0::/:/bin/sh\n")
+    (tmp_path / "root/etc/group").write_text("appgroup:x:1000:\n")
+    return tmp_path / "root"
+
+
+def open_fds() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, f"timed out: {what}"
+        time.sleep(0.002)
+
+
+def test_host_names_are_the_name_services() -> None:
+    names = UserNames()
+    assert names.user(os.getuid()) == pwd.getpwuid(os.getuid()).pw_name
+    assert names.group(0) == "root"
+    assert names.user(4_000_000_000) == "" == names.user(1 << 70)
+
+
+def test_names_are_believed_for_a_while() -> None:
+    clock, host = Clock(), Host(alice=1000)
+    names = UserNames(clock=clock, host=host, ttl_ns=100, miss_ttl_ns=10)
+    assert names.cached("user", 1000) is None
+    assert [names.user(1000), names.user(1000), names.cached("user", 1000)] == ["alice"] * 3
+    assert len(host.calls) == 1
+    host.names[1000] = "renamed"
+    clock.now = 99
+    assert names.user(1000) == "alice"
+    clock.now = 100
+    assert names.cached("user", 1000) is None and names.user(1000) == "renamed"
+
+
+def test_missing_name_is_asked_for_again_sooner() -> None:
+    clock, host = Clock(), Host()
+    names = UserNames(clock=clock, host=host, ttl_ns=100, miss_ttl_ns=10)
+    assert names.user(1) == names.user(1) == "" and len(host.calls) == 1
+    host.names[1] = "late"
+    clock.now = 10
+    assert names.user(1) == "late"
+
+
+def test_user_and_group_of_one_number_are_two_things() -> None:
+    names = UserNames(host=lambda kind, number: kind)
+    assert (names.user(5), names.group(5)) == ("user", "group")
+
+
+def test_failing_name_service_gives_no_name() -> None:
+    def broken(kind: Kind, number: int) -> str:
+        raise OSError(errno.EIO, "name service")
+
+    assert UserNames(host=broken).user(1) == ""
+
+
+def test_least_recently_used_id_leaves() -> None:
+    host = Host(a=1, b=2, c=3)
+    names = UserNames(host=host, capacity=2)
+    for number in (1, 2, 1, 3):
+        names.user(number)
+    assert names.cached("user", 1) == "a" and names.cached("user", 2) is None
+
+
+@needs_root
+def test_container_has_names_of_its_own(root: Path) -> None:
+    before = open_fds()
+    names = UserNames(host=Host(alice=1000))
+    with process_in(root) as tgid:
+        assert names.user(1000, tgid, view=7) == "app"
+        assert names.group(1000, tgid, view=7) == "appgroup"
+        assert names.user(5, tgid, view=7) == "", "never the host's"
+    assert names.user(1000, tgid, view=7) == "app", "cached beyond the process"
+    assert names.user(1000) == "alice" and names.cached("user", 1000, HOST) == "alice"
+    names.forget(7)
+    assert names.cached("user", 1000, 7) is None
+    assert names.user(1000, tgid, view=7) == "", "gone is unknown"
+    assert open_fds() == before
+
+
+@needs_root
+def test_root_without_files_has_no_names(tmp_path: Path) -> None:
+    with process_in(tmp_path) as tgid:
+        assert read_names(tgid) == ({}, {}, [(0, 0, 4294967295)], [(0, 0, 4294967295)])
+
+
+@needs_root
+@pytest.mark.parametrize(
+    "target", ["/etc/shadow-copy", "../../secret/passwd", "../../../../../../etc/passwd", "/proc/1/root/etc/passwd"]
+)
+@pytest.mark.parametrize("is_old_kernel", [False, True])
+def test_link_does_not_lead_out_of_the_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch, target: str, is_old_kernel: bool
+) -> None:
+    """Followed from outside, each of these ends at a file of the host."""
+    secret = root.parent / "secret"
+    secret.mkdir()
+    (secret / "passwd").write_text("stolen:x:1000:1000::/:\n")
+    (root / "etc/passwd").unlink()
+    (root / "etc/passwd").symlink_to(target)
+    if is_old_kernel:
+        forbid_openat2(monkeypatch)
+    with process_in(root) as tgid:
+        found = read_names(tgid)
+    assert found is None or found.user == {}
+
+
+@needs_root
+def test_link_within_the_root_is_followed(root: Path) -> None:
+    (root / "usr/lib").mkdir(parents=True)
+    (root / "etc/passwd").rename(root / "usr/lib/passwd")
+    (root / "etc/passwd").symlink_to("/usr/lib/passwd")
+    with process_in(root) as tgid:
+        found = read_names(tgid)
+    assert found is not None and found.user == {0: "root", 1000: "app"}
+
+
+@needs_root
+@pytest.mark.parametrize("is_old_kernel", [False, True])
+def test_pipe_or_directory_instead_of_a_file_is_no_names_and_no_wait(
+    root: Path, monkeypatch: pytest.MonkeyPatch, is_old_kernel: bool
+) -> None:
+    for name in ("passwd", "group"):
+        (root / "etc" / name).unlink()
+    os.mkfifo(root / "etc/passwd")
+    (root / "etc/group").mkdir()
+    if is_old_kernel:
+        forbid_openat2(monkeypatch)
+    with process_in(root) as tgid:
+        found = read_names(tgid)
+    assert found is not None and (found.user, found.group) == ({}, {})
+
+
+@needs_root
+def test_kernel_without_openat2_reads_plain_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_openat2(monkeypatch)
+    before = open_fds()
+    with process_in(root) as tgid:
+        found = read_names(tgid)
+    assert found is not None and found.user == {0: "root", 1000: "app"}
+    assert open_fds() == before
+
+
+@needs_root
+def test_file_that_is_mounted_over_is_read(root: Path, tmp_path: Path) -> None:
+    """`docker run -v /etc/passwd:/etc/passwd:ro`: the file lies on another mount than the root."""
+    other = tmp_path / "other"
+    other.write_text("mounted:x:1000:1000::/:\n")
+    # As of a container, the root itself is a mount of a mount namespace that is not ours.
+    script = f'mount --bind {root} {root} && mount --bind {other} {root}/etc/passwd && exec "$@"'
+    with process_in(root, "unshare", "--mount", "sh", "-c", script, "sh") as tgid:
+        found = read_names(tgid)
+    assert found is not None and found.user == {1000: "mounted"} and found.group == {1000: "appgroup"}
+
+
+@needs_root
+def test_file_system_that_might_not_answer_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(users, "_LOCAL_FILE_SYSTEMS", frozenset())
+    with process_in(root) as tgid:
+        assert read_names(tgid) is None
+
+
+def test_file_system_types() -> None:
+    mounts = (
+        b"22 1 0:21 / / rw - ext4 /dev/sda rw\n"
+        b"23 22 0:22 / /etc rw shared:1 - fuse.sshfs host: rw\n"
+        b"24 22 0:23 / /with\\040space rw - nfs4 host:/ rw\n"
+        b"25 24 0:24 / /with\\040space rw - tmpfs tmpfs rw\n"
+    )
+    assert users._is_local(mounts, b"/") and users._is_local(mounts, b"/nothing/mounted")
+    assert not users._is_local(mounts, b"/etc")
+    assert users._is_local(mounts, b"/with space"), "the last mount covers the others"
+
+
+@needs_root
+def test_user_namespace_turns_ids_round(root: Path) -> None:
+    """Kernel id 101000 is 1000 in a namespace that begins at 100000."""
+    code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
+    with subprocess.Popen(
+        ["unshare", "--user", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None and child.stdin is not None
+        child.stdout.readline()
+        Path(f"/proc/{child.pid}/uid_map").write_text("0 100000 65536")
+        Path(f"/proc/{child.pid}/gid_map").write_text("0 200000 10\n")
+        found = read_names(child.pid)
+        child.stdin.close()
+    assert found is not None
+    assert (found.uid_map, found.gid_map) == ([(0, 100000, 65536)], [(0, 200000, 10)])
+    inside = users._Names({1000: "app", 0: "root"}, {}, found.uid_map, [])
+    assert [users._inside(inside, "user", n) for n in (101000, 100000, 1000, 165536)] == ["app", "root", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (b"", {}),
+        (b"a:x:1:1::/:\nb:x:1:1::/:\n", {1: "a"}),
+        (b"# comment:x:1\n+nis:x:2\n-no:x:3\nshort:x\n:x:4\nneg:x:-5\nbig:x:4294967296\nok:x:4294967295", {
+            4294967295: "ok"}),
+        (b"\xff:x:1\n", {1: "\udcff"}),
+        (b"n" * 1000 + b":x:1\n", {1: "n" * 256}),
+    ],
+)  # fmt: skip
+def test_file_format(text: bytes, names: dict[int, str]) -> None:
+    assert parse_names(text) == names
+
+
+@given(st.binary())
+def test_any_file_is_read(text: bytes) -> None:
+    assert all(0 <= number < 1 << 32 and name for number, name in parse_names(text).items())
+
+
+def test_cut_file_loses_its_last_line() -> None:
+    text = b"a:x:1:\n" + b"b:x:23"
+    filler = b"#" * (FILE_BYTES - len(text) - 1) + b"\n"
+    assert parse_names(filler + text) == {1: "a"}
+
+
+@needs_root
+def test_large_file_is_read_up_to_the_bound(root: Path) -> None:
+    (root / "etc/passwd").write_bytes(b"a:x:1:\n" + b"b" * (3 * FILE_BYTES) + b"\nc:x:2:\n")
+    with process_in(root) as tgid:
+        found = read_names(tgid)
+    assert found is not None and found.user == {1: "a"}
+
+
+def test_views_are_bounded() -> None:
+    names = UserNames("/nonexistent", views=2)
+    for view in (1, 2, 3):
+        assert names.user(0, 1, view) == ""
+    assert len(names._views) == 2
+
+
+def test_worker_answers_later_and_never_waits() -> None:
+    release = threading.Event()
+
+    def slow(kind: Kind, number: int) -> str:
+        release.wait(10)
+        return f"u{number}"
+
+    worker = NameWorker(UserNames(host=slow), pending=4)
+    start = time.monotonic()
+    assert [worker.name("user", number) for number in range(20)] == [None] * 20
+    assert time.monotonic() - start < 1
+    assert worker.dropped_total >= 14
+    release.set()
+    wait_until(lambda: worker.name("user", 1) == "u1", "the answer arrives")
+    wait_until(lambda: worker.name("user", 19) == "u19", "what was dropped is asked for again")
+    worker.close()
+
+
+def test_worker_gives_the_old_name_until_the_new_one_is_there() -> None:
+    clock, host = Clock(), Host(old=1)
+    worker = NameWorker(UserNames(clock=clock, host=host, ttl_ns=100))
+    wait_until(lambda: worker.name("user", 1) == "old", "first answer")
+    host.names[1] = "new"
+    clock.now = 100
+    assert worker.name("user", 1) in ("old", "new")
+    wait_until(lambda: worker.name("user", 1) == "new", "second answer")
+    worker.close()
+
+
+def test_worker_survives_whatever_a_look_up_raises() -> None:
+    def broken(kind: Kind, number: int) -> str:
+        raise RuntimeError("library")
+
+    worker = NameWorker(UserNames(host=broken))
+    wait_until(lambda: worker.name("user", 1) == "", "unknown")
+    wait_until(lambda: worker.name("user", 2) == "", "still working")
+    worker.close()
+
+
+def forbid_openat2(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(users, "_openat2", refused)
