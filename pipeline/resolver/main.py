@@ -14,7 +14,7 @@ from types import FrameType
 
 from pipeline import privileges
 from pipeline.errors import ProclineError
-from pipeline.log import configure_logging, get_logger
+from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
 from pipeline.worker import WorkerSpec, read_spec
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="procline-resolver", description=__doc__)
     parser.add_argument("--spec-fd", type=int, required=True)
     spec = read_spec(parser.parse_args(argv).spec_fd)
-    configure_logging(spec.config.log, spec.role)
+    set_up(spec.config.log, spec.role)
     log = get_logger()
     _, is_parent_there = privileges.confine(
         parent_tgid=spec.supervisor_tgid, keep=(CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
