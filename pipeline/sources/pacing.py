@@ -8,6 +8,7 @@ shortest interval, a timer would not gather anything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -77,7 +78,9 @@ class Waiter:
         self._epoll = select.epoll()
         for fd in descriptors:
             # Edge-triggered: a ring counts as readable while its consumer position lags, and it does so on purpose.
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+            # A ring in an ordinary file cannot be waited on: such a ring is looked at when the time is over.
+            with contextlib.suppress(PermissionError):
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         # A handler alone would not end epoll_wait: Python goes on waiting after it (PEP 475).
         self._signalled, self._signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._signalled, select.EPOLLIN)

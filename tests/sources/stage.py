@@ -1,0 +1,119 @@
+"""A shard process between rings made by hand (or real ones) and a test that plays the resolver."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from hand_control import CAPTURE_ID, HandControl
+from hand_records import BOOT_ID, CPU_STATE_BYTES
+
+from pipeline import paths
+from pipeline.bus.frames import Frame, decode_frame
+from pipeline.bus.sockets import Bus
+from pipeline.config import Config
+from pipeline.sources.ring import PAGE_BYTES
+from pipeline.worker import WorkerSpec
+
+DEADLINE_S = 30.0
+
+
+def make_states_file(cpus: int) -> int:
+    """A memfd like the map `pl_shared`, each CPU with a ring of its own."""
+    fd = os.memfd_create("procline-cpus", os.MFD_CLOEXEC)
+    os.ftruncate(fd, max(PAGE_BYTES, cpus * CPU_STATE_BYTES))
+    for cpu in range(cpus):
+        os.pwrite(fd, cpu.to_bytes(4, "little"), cpu * CPU_STATE_BYTES + 4)
+    return fd
+
+
+class Stage:
+    """Directory, control file, frame socket, and one shard process at a time."""
+
+    def __init__(
+        self,
+        rings: Mapping[int, int],
+        *,
+        shared_fd: int,
+        ring_count: int,
+        with_control: bool = True,
+        capture_id: int = CAPTURE_ID,
+        boot_id: bytes = BOOT_ID,
+        config: Config | None = None,
+        module: str = "pipeline.sources.shard_main",
+        source: str = "ebpf",
+    ) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+        paths.frames_socket(self.directory).parent.mkdir()
+        self.control = HandControl(self.directory / paths.CONTROL, capture_id=capture_id) if with_control else None
+        self.module = module
+        self.log = self.directory / "log"
+        self.spec = WorkerSpec(
+            instance="test", dir=os.fspath(self.directory), role="shard-0", source=source,
+            config=config or Config(), boot_id=boot_id.hex(), capture_id=capture_id, supervisor_tgid=os.getpid(),
+            ring_count=ring_count, rings=dict(rings), shared_fd=shared_fd,
+        )  # fmt: skip
+        self.bus = Bus()
+        self.pull = self.bus.pull(paths.frames_socket(self.directory))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> subprocess.Popen[bytes]:
+        assert self.process is None or self.process.returncode is not None, "a shard is reaped before it is replaced"
+        fd = self.spec.to_memfd()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", self.module, "--spec-fd", str(fd)],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd, *self.spec.descriptors()),
+            )  # fmt: skip
+        os.close(fd)
+        return self.process
+
+    def end(self, how: int) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(DEADLINE_S)
+
+    def restart_receiver(self) -> None:
+        """The resolver's end of the socket is killed, with what it holds, and made anew."""
+        self.bus.close()
+        self.bus = Bus()
+        self.pull = self.bus.pull(paths.frames_socket(self.directory))
+
+    def receive(self, timeout_ms: int = 10) -> Frame | None:
+        return decode_frame(self.pull.recv()) if self.pull.poll(timeout_ms) else None
+
+    def frames_until(self, is_enough: Callable[[list[Frame]], bool]) -> list[Frame]:
+        frames: list[Frame] = []
+        deadline = time.monotonic() + DEADLINE_S
+        while not is_enough(frames):
+            assert time.monotonic() < deadline, f"waited in vain; log: {self.log.read_text()}"
+            frame = self.receive()
+            if frame is not None:
+                frames.append(frame)
+        return frames
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(DEADLINE_S)
+        self.bus.close()
+        shutil.rmtree(self.directory)
+
+
+def eventually(is_true: Callable[[], bool], seconds: float = DEADLINE_S) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if is_true():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+TERM, KILL = signal.SIGTERM, signal.SIGKILL

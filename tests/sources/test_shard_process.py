@@ -1,0 +1,286 @@
+"""The shard as a process: killed, stopped, orphaned, and under a producer in another process that does not wait."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import storm_writer
+from hand_control import RINGS
+from hand_records import record, records_in
+from stage import DEADLINE_S, KILL, TERM, Stage, eventually, make_states_file
+
+from pipeline import events
+from pipeline.bus.frames import Frame
+from pipeline.config import Config, Supervision
+from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.ring import PAGE_BYTES
+
+RING_BYTES = 16 * PAGE_BYTES
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    """Two rings of 64 KiB. A short time to end, so that what is not applied does not hold the tests up."""
+    rings = {number: make_ring_file(RING_BYTES) for number in range(2)}
+    shared_fd = make_states_file(RINGS)
+    made = Stage(
+        rings, shared_fd=shared_fd, ring_count=RINGS, config=Config(supervision=Supervision(stop_timeout_s=1.0))
+    )
+    yield made
+    made.close()
+    for fd in (*rings.values(), shared_fd):
+        os.close(fd)
+
+
+def _enough(count: int) -> object:
+    return lambda frames: sum(frame.count for frame in frames) >= count
+
+
+def test_records_arrive_and_space_is_given_back(stage: Stage) -> None:
+    with RingWriter(stage.spec.rings[1]) as writer:
+        one = record(events.KIND_EXEC, 1, strings=(b"/bin/true", b"true", b"true\0", b""))
+        writer.write(one)
+        stage.start()
+        (frame,) = stage.frames_until(_enough(1))
+        assert (frame.ring, frame.from_pos, frame.source, records_in(frame)) == (1, 0, "ebpf", [one])
+        assert writer.consumer_pos == 0
+        assert stage.control is not None
+        stage.control.answer(1, applied=frame.to_pos, wanted=0, rewind=0)
+        assert eventually(lambda: writer.consumer_pos == frame.to_pos)
+
+
+def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) -> None:
+    stage.start()
+    assert stage.process is not None and stage.control is not None
+    with RingWriter(stage.spec.rings[0]) as writer:
+        writer.write(record(events.KIND_FORK, 0))
+        stage.frames_until(_enough(1))
+        for number in range(1, 100):
+            writer.write(record(events.KIND_FORK, number))
+        stage.process.send_signal(TERM)
+        frames = stage.frames_until(_enough(99))
+        with pytest.raises(subprocess.TimeoutExpired):
+            stage.process.wait(0.2)
+        stage.control.answer(0, applied=frames[-1].to_pos, wanted=0, rewind=0)
+        assert stage.process.wait(DEADLINE_S) == 0
+        assert writer.consumer_pos == writer.producer_pos
+    assert stage.log.read_text() == ""
+
+
+def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None:
+    stage.start()
+    with RingWriter(stage.spec.rings[0]) as writer:
+        writer.write(record(events.KIND_FORK, 0))
+        stage.frames_until(_enough(1))
+        start = time.monotonic()
+        assert stage.end(TERM) == 0
+        assert time.monotonic() - start < 5
+        assert writer.consumer_pos == 0
+    line = json.loads(stage.log.read_text())
+    assert line["event"] == "ended before all was applied" and line["unapplied_bytes"] == 264
+    assert line["role"] == "shard-0" and line["level"] == "warning"
+
+
+def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
+    """Its parent is killed; also one whose parent was gone before it could notice ends."""
+    fd = stage.spec.to_memfd()
+    keep = (fd, *stage.spec.descriptors())
+    code = f"""
+import json, os, subprocess, sys
+spec = json.loads(os.pread({fd}, 1 << 20, 0))
+spec["supervisor_tgid"] = os.getpid()
+inner = os.memfd_create("spec")
+os.write(inner, json.dumps(spec).encode())
+child = subprocess.Popen([sys.executable, "-m", "pipeline.sources.shard_main", "--spec-fd", str(inner)],
+                         pass_fds=(inner, *{keep!r}))
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], pass_fds=keep, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        os.close(fd)
+        assert parent.stdout is not None
+        shard = int(parent.stdout.readline())
+        with RingWriter(stage.spec.rings[0]) as writer:
+            writer.write(record(events.KIND_FORK, 0))
+        stage.frames_until(_enough(1))
+        parent.kill()
+        parent.wait(DEADLINE_S)
+        assert eventually(lambda: _is_gone(shard))
+    stage.spec = msgspec.structs.replace(stage.spec, supervisor_tgid=1 << 22)
+    assert stage.start().wait(DEADLINE_S) == 2
+    assert "supervisor has ended" in stage.log.read_text()
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_shard_has_no_privileges_and_leaves_no_core(stage: Stage) -> None:
+    process = stage.start()
+    with RingWriter(stage.spec.rings[0]) as writer:
+        writer.write(record(events.KIND_FORK, 0))
+    stage.frames_until(_enough(1))
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        status = dict(line.split(":\t", 1) for line in (thread / "status").read_text().splitlines() if ":\t" in line)
+        assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+    limits = Path(f"/proc/{process.pid}/limits").read_text()
+    assert next(line for line in limits.splitlines() if "core file" in line).split()[4:6] == ["0", "0"]
+
+
+def test_shard_is_small(stage: Stage) -> None:
+    """No numpy, msgspec or structlog in it."""
+    process = stage.start()
+    with RingWriter(stage.spec.rings[0]) as writer:
+        writer.write(record(events.KIND_FORK, 0))
+    stage.frames_until(_enough(1))
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "_drain" in maps
+    for name in ("numpy", "msgspec", "pylibbpf", "llvmlite"):
+        assert name not in maps
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+    pss_kb = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    assert pss_kb < 24_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "started by `procline run`"),
+        (["--spec-fd", "x"], "started by `procline run`"),
+        (["--spec-fd", "999"], "no worker specification"),
+    ],
+)
+def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.sources.shard_main", *arguments],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_specification_of_another_version_is_named(stage: Stage) -> None:
+    fd = os.memfd_create("spec")
+    os.write(fd, b'{"role": "shard-0"}')
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.sources.shard_main", "--spec-fd", str(fd)],
+        capture_output=True, text=True, timeout=DEADLINE_S, check=False, pass_fds=(fd,),
+    )  # fmt: skip
+    os.close(fd)
+    assert done.returncode == 2 and "has no 'config.log.level'" in done.stderr
+
+
+class Ledger:
+    """What the receiver has of each ring; checks that no record is torn, out of order, or there twice."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.received = dict.fromkeys(stage.spec.rings, 0)
+        self.numbers: dict[int, list[np.ndarray]] = {ring: [] for ring in stage.spec.rings}
+        self.rewinds = 0
+
+    def total(self) -> int:
+        return sum(len(part) for parts in self.numbers.values() for part in parts)
+
+    def take(self, frame: Frame) -> None:
+        ring = frame.ring
+        if frame.from_pos > self.received[ring]:
+            self.rewind(ring, self.received[ring])
+            return
+        if frame.to_pos <= self.received[ring]:
+            return
+        part = frame.since(self.received[ring])
+        _check_whole(part)
+        self.numbers[ring].append(part.head["ring_seq"].copy())
+        self.received[ring] = frame.to_pos
+
+    def rewind(self, ring: int, position: int) -> None:
+        assert self.stage.control is not None
+        self.rewinds += 1
+        acks = self.stage.control.acks
+        acks["wanted_pos"][ring] = position
+        acks["rewind_seq"][ring] = self.rewinds
+
+    def apply(self) -> None:
+        assert self.stage.control is not None
+        for ring, position in self.received.items():
+            self.stage.control.acks["applied_pos"][ring] = position
+
+    def restart(self) -> None:
+        """Nothing received is lost (it is all applied at once here), but what is under way is."""
+        self.stage.restart_receiver()
+        for ring, position in self.received.items():
+            self.rewind(ring, position)
+
+
+def _check_whole(frame: Frame) -> None:
+    numbers = frame.head["ring_seq"].astype(np.uint64)
+    fill = numbers * np.uint64(storm_writer.FACTOR)
+    assert (frame.head["time_boot_ns"] == numbers).all()
+    assert (frame.task.view(np.uint64).reshape(-1, 20) == fill[:, None]).all()
+    for kind, bodies in ((events.KIND_FORK, frame.fork), (events.KIND_EXIT, frame.exit)):
+        assert (bodies.view(np.uint64).reshape(-1, 4) == fill[frame.head["kind"] == kind][:, None]).all()
+    words = frame.head["var_bytes"] // 8
+    assert (words == numbers * np.uint64(7) % np.uint64(29)).all()
+    assert (np.frombuffer(frame.blob, np.uint64) == np.repeat(fill, words)).all()
+
+
+@pytest.mark.timeout(120)
+def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage) -> None:
+    """A producer for each ring writes without a pause; the shard is killed 12 times at random moments, the receiver 4
+    times with what it holds. Every record is received once, in order, whole; every kill finds records under way."""
+    count = 30_000
+    chance = random.Random(11)
+    stage.start()
+    writers = [
+        subprocess.Popen(
+            [sys.executable, storm_writer.__file__, str(fd), "0", str(count), str(ring)], pass_fds=(fd,)
+        )
+        for ring, fd in stage.spec.rings.items()
+    ]  # fmt: skip
+    ledger = Ledger(stage)
+    kills = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(12))
+    restarts = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(4))
+    killed_under_way = 0
+    deadline = time.monotonic() + 90
+    while ledger.total() < 2 * count:
+        assert time.monotonic() < deadline, (ledger.total(), stage.log.read_text())
+        frame = stage.receive(2)
+        if frame is not None:
+            ledger.take(frame)
+        if kills and ledger.total() >= kills[0]:
+            kills.pop(0)
+            killed_under_way += stage.pull.poll(0) > 0 or any(writer.poll() is None for writer in writers)
+            stage.end(KILL)
+            stage.start()
+        if restarts and ledger.total() >= restarts[0]:
+            restarts.pop(0)
+            ledger.restart()
+        ledger.apply()
+    assert [writer.wait(DEADLINE_S) for writer in writers] == [0, 0]
+    for parts in ledger.numbers.values():
+        found = np.concatenate(parts)
+        # Busy records were filled late but lie in the ring where they were reserved: in the order of their numbers.
+        assert (found == np.arange(count, dtype=np.uint64)).all()
+    ends = {ring: RingWriter(fd) for ring, fd in stage.spec.rings.items()}
+    assert eventually(lambda: all(end.consumer_pos == end.producer_pos for end in ends.values()))
+    for end in ends.values():
+        end.close()
+    assert stage.end(TERM) == 0
+    assert killed_under_way == 12 and not kills and not restarts
+    assert stage.log.read_text() == ""
