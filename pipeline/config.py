@@ -271,7 +271,7 @@ class Access(Section, frozen=True):
     ] = ""
     tables_mode: Annotated[
         str, _TABLE_MODE, Meta(description="Mode of the tables, without arguments and environments.")
-    ] = "0640"
+    ] = "0644"
     args_mode: Annotated[str, _TABLE_MODE, Meta(description="Mode of the arguments.")] = "0640"
     envs_mode: Annotated[str, _TABLE_MODE, Meta(description="Mode of the environments.")] = "0600"
     stream_mode: Annotated[

@@ -34,7 +34,7 @@ def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
-def configure_logging(settings: Log, role: str = "", stream: TextIO | None = None) -> None:
+def set_up(settings: Log, role: str = "", stream: TextIO | None = None) -> None:
     """Send this process's logs to `stream` (standard error) as `settings` say.
 
     Args:

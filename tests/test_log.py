@@ -23,7 +23,7 @@ def restored() -> None:
 
 def lines(settings: Log, stream: io.TextIOBase | None = None) -> list[str]:
     with tempfile.TemporaryFile("w+") as file:
-        log.configure_logging(settings, "shard-0", file)
+        log.set_up(settings, "shard-0", file)
         logger = log.get_logger("ring")
         logger.debug("not yet")
         logger.warning("ring lost records", ring=3, path=b"\xff")
@@ -68,7 +68,7 @@ def test_the_journal_gets_the_priority_first(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_reader_that_went_away_does_not_end_the_daemon() -> None:
     code = """if True:
         from pipeline import config, log
-        log.configure_logging(config.Log(), "resolver")
+        log.set_up(config.Log(), "resolver")
         input()
         log.get_logger().error("nobody reads this")
     """

@@ -8,6 +8,9 @@
     stream/          0755  here; the socket in it has a mode of its own
     requests/        0755  here; the same
 
+Where a group is set, the directories belong to it and have the set-group-id bit, so that files and sockets made in them
+get the group although the workers that make them may not give files away.
+
 A supervisor that was killed leaves its directory behind. The next one takes it over as it is: the resolver decides
 whether the tables in it are still of use.
 """
@@ -57,6 +60,7 @@ class InstanceDirectory:
     Args:
         name: name of the instance.
         takeover_timeout_s: how long to wait for the workers of a supervisor that was killed.
+        group: group of what is made in it, -1 for the daemon's own.
 
     Raises:
         ConfigError: the name, or a socket's path, cannot be used.
@@ -64,7 +68,7 @@ class InstanceDirectory:
         WriterExistsError: the instance is running.
     """
 
-    def __init__(self, name: str, takeover_timeout_s: float = 10.0) -> None:
+    def __init__(self, name: str, takeover_timeout_s: float = 10.0, group: int = -1) -> None:
         self.name = name
         self.path = paths.instance_dir(name)
         for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket):
@@ -75,6 +79,7 @@ class InstanceDirectory:
             self._wait_for_orphans(takeover_timeout_s)
             for below, mode in _DIRECTORIES.items():
                 _make(self.path / below, mode)
+            self._give_to(group)
         except BaseException:
             os.close(self._lock)
             raise
@@ -103,8 +108,9 @@ class InstanceDirectory:
                 ) from None
             # Its last owner may have removed the file after we opened it: then others lock another one.
             if _is_at(lock, file):
-                os.ftruncate(lock, 0)
-                os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+                with contextlib.suppress(OSError):  # a full file system; the number only serves messages
+                    os.ftruncate(lock, 0)
+                    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
                 return lock
             os.close(lock)
 
@@ -129,8 +135,26 @@ class InstanceDirectory:
                 os.close(writer)
             time.sleep(_RETRY_S)
 
+    def _give_to(self, group: int) -> None:
+        open_to_others = [self.path, *(self.path / below for below, mode in _DIRECTORIES.items() if mode & 0o077)]
+        try:
+            for directory in open_to_others if group != -1 else ():
+                os.chown(directory, -1, group)
+                directory.chmod(0o2755)
+        except PermissionError:
+            raise UnsupportedError(
+                f"{self.path} cannot be given to group {group}",
+                feature="access.group",
+                needs="CAP_CHOWN, or membership of the group",
+                hint="run as root, or as a member of the group",
+            ) from None
+
     def write(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        """Replace a file whole, so that no reader finds half of it."""
+        """Replace a file whole, so that no reader finds half of it.
+
+        Raises:
+            OSError: the file system is full.
+        """
         temporary = self.path / f".{name}.new"
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()

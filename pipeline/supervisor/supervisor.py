@@ -128,7 +128,8 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _claimed(self) -> Iterator[InstanceDirectory]:
-        with InstanceDirectory(self._name, self._config.supervision.stop_timeout_s) as directory:
+        settings = self._config.supervision
+        with InstanceDirectory(self._name, settings.stop_timeout_s, self._group_id) as directory:
             try:
                 yield directory
             finally:
@@ -196,7 +197,10 @@ class Supervisor:
             self._stillness[worker.spec.role] = Stillness()
             self._log.debug("worker started", worker=worker.spec.role, worker_pid=worker.child.pid)
         if due:
-            directory.write(processes.FILE, processes.describe(self._pids()))
+            try:
+                directory.write(processes.FILE, processes.describe(self._pids()))
+            except OSError as error:
+                self._log.warning(f"{directory.path / processes.FILE}: {error.strerror}: `stat` will not list workers")
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}
@@ -318,12 +322,12 @@ class Supervisor:
             child.send(signal.SIGTERM)
         while left:
             for worker in left:
-                child = worker.child
-                if child is not None and child.has_ended():
+                ended = worker.child
+                if ended is not None and ended.has_ended():
                     # By SIGTERM itself: it had not yet begun its work, so there was nothing to drain.
-                    if child.exit_code not in {0, -signal.SIGTERM}:
+                    if ended.exit_code not in {0, -signal.SIGTERM}:
                         is_clean = False
-                        self._log.warning(f"{child.role} {child.how()} at the end", worker=child.role)
+                        self._log.warning(f"{ended.role} {ended.how()} at the end", worker=ended.role)
                     self._forget(worker)
             left = [worker for worker in left if worker.child is not None]
             if left and (time.monotonic() >= deadline or self._signals != signals):

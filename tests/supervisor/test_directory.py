@@ -52,6 +52,17 @@ def test_modes_do_not_depend_on_the_umask(root: Path) -> None:
         os.umask(before)
 
 
+def test_a_group_is_inherited_by_what_is_made_in_the_directories() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to choose a group")
+    with InstanceDirectory("a", group=12) as directory:
+        for place in (directory.path, directory.path / "stream", directory.path / "requests"):
+            assert place.stat().st_mode & 0o7777 == 0o2755
+            (place / "made").touch()
+            assert (place / "made").stat().st_gid == 12
+        assert (directory.path / "frames").stat().st_mode & 0o7777 == 0o700
+
+
 def test_what_an_earlier_run_left_is_taken_over(root: Path) -> None:
     with InstanceDirectory("a") as first:
         first.write("control", b"left")

@@ -1,0 +1,171 @@
+"""What the subcommands share: options, reaching an instance, and writing JSON and text.
+
+Names, paths and arguments come from strangers: `printable` keeps what they hold from reaching a terminal as commands.
+"""
+
+from __future__ import annotations
+
+import shlex
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline import paths
+from pipeline.errors import BusyError, StaleError, TooOldError
+
+if TYPE_CHECKING:
+    from pipeline import Entry, ProcessTable
+
+
+#: How long a command waits for a resolver that is being replaced, or for a row that is being written.
+PATIENCE_S = 2.5
+#: How long `resolve` waits for a process that was forked this moment and is still on its way.
+FORKED_JUST_NOW_MS = 200
+
+PID_MAX = 1 << 22
+#: Where the control segment has the inode of the daemon's pid namespace; a test compares it with the layout.
+PID_NS_OFFSET = 148
+
+
+class Pid(click.ParamType[int]):
+    """A process id."""
+
+    name = "pid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
+        if not 1 <= number <= PID_MAX:
+            self.fail(f"{number} is not a pid: give a number from 1 to {PID_MAX}", param, ctx)
+        return number
+
+
+def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--name``."""
+    return click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Which instance.")(function)
+
+
+def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+@contextmanager
+def attached(name: str) -> Iterator[ProcessTable]:
+    """Open the tables of an instance to read, and tell a caller in another pid namespace that pids differ."""
+    from pipeline import ProcessTable
+
+    with ProcessTable.attach(name) as table:
+        tell_namespace(name)
+        yield table
+
+
+def tell_namespace(name: str) -> None:
+    """Say so on standard error if this process numbers processes differently from the instance."""
+    try:
+        with (paths.instance_dir(name) / paths.CONTROL).open("rb") as control:
+            theirs = struct.unpack_from("<I", control.read(512), PID_NS_OFFSET)[0]
+        ours = Path("/proc/self/ns/pid").stat().st_ino
+    except (OSError, struct.error):
+        return
+    if theirs and theirs != ours:
+        click.echo(
+            "procline: you are in another pid namespace: pids are those of the host, not the ones you see here",
+            err=True,
+        )
+
+
+def patiently[T](read: Callable[[], T]) -> T:
+    """Call `read` again while the tables are stale or the row is busy, for as long as a replacement takes."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return read()
+        except (StaleError, BusyError):
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.01)
+
+
+def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
+    """Return the JSON form of the entries that `read` gives, patiently.
+
+    An entry is read in two steps and can be evicted in between; then all are looked up again.
+    """
+
+    def complete() -> list[dict[str, Any]]:
+        for _ in range(8):
+            try:
+                return [entry.to_dict() for entry in read()]
+            except TooOldError:
+                continue
+        return [entry.to_dict() for entry in read()]
+
+    return patiently(complete)
+
+
+def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON form of entries, without those that are evicted meanwhile."""
+    for entry in entries:
+        try:
+            yield entry.to_dict()
+        except TooOldError:
+            continue
+
+
+def not_found(pid: int, instance: str) -> int:
+    """Say that nothing is known of a pid; return the exit code."""
+    click.echo(f"procline: instance {instance!r} knows no process {pid}", err=True)
+    return 1
+
+
+def printable(text: object) -> str:
+    """Return `text` with everything that is not a printable character written as an escape."""
+    string = str(text)
+    if string.isprintable():
+        return string
+    return "".join(c if c.isprintable() else _escape(c) for c in string)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def command_line(entry: Mapping[str, Any]) -> str:
+    """Return what a process runs, as it would be typed; like ps(1), ``[comm]`` where no arguments are known."""
+    argv = entry.get("argv")
+    if argv:
+        return printable(shlex.join(argv))
+    return printable(entry.get("path") or f"[{entry.get('comm') or '?'}]")
+
+
+def moment(time_ns: int | None) -> str:
+    """Return a time since the Unix epoch for people, in UTC with microseconds."""
+    if time_ns is None:
+        return "-"
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S") + (
+        f".{time_ns // 1000 % 1_000_000:06d}Z"
+    )
+
+
+def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a heading and a line for each entry."""
+    yield f"{'PID':>8} {'PPID':>8}  {'STARTED':27}  COMMAND"
+    for entry in entries:
+        note = " (exited)" if entry.get("exit_time_ns") else ""
+        ppid = entry.get("ppid")
+        yield (
+            f"{entry['pid']:>8} {'-' if ppid is None else ppid:>8}  {moment(entry.get('start_time_ns')):27}  "
+            f"{command_line(entry)}{note}"
+        )

@@ -1,0 +1,38 @@
+"""`procline dump`: every entry of the table."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from pipeline.cli import common
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline dump --json > table.json
+  procline dump --json | jq -r '.entries[] | select(.exit_time_ns == null) | .path'
+  procline dump --dot | dot -Tsvg -o table.svg
+"""
+)
+@click.option("--dot", "as_dot", is_flag=True, help="Print a graph in Graphviz's language.")
+@common.name_option
+@common.json_option
+def command(name: str, as_json: bool, as_dot: bool) -> int:
+    """Print the newest entry of each process, live and exited, one a line with --json."""
+    if as_json == as_dot:
+        raise click.UsageError("choose one of --json and --dot", click.get_current_context())
+    with common.attached(name) as table:
+        if as_json:
+            from pipeline.export.json import document
+
+            for piece in document(table.walk(), instance=name):
+                sys.stdout.write(piece)
+        else:
+            from pipeline.export.dot import graph
+
+            for line in graph(common.retained(table.walk()), title=name):
+                click.echo(line)
+    return 0

@@ -1,0 +1,71 @@
+"""`procline resolve`: one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from pipeline.cli import common
+from pipeline.export.json import dumps
+
+#: What is shown first, in this order; the rest of the entry follows in its own.
+_FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
+_TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns")
+_CAPABILITIES = ("cap_effective", "cap_permitted")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline resolve 4711
+  procline resolve 4711 --json | jq .argv
+  procline resolve 4711 --at "$(date +%s%N)"    who had that pid then?
+"""
+)
+@click.argument("pid", type=common.Pid())
+@click.option("--at", type=int, metavar="TIME_NS", help="Who had the pid at this time (ns since the Unix epoch)?")
+@common.name_option
+@common.json_option
+def command(pid: int, at: int | None, name: str, as_json: bool) -> int:
+    """What is PID, and where did it come from?
+
+    Ends with 0 if it is known, also if it has exited and is retained; with 1 if not.
+    """
+    with common.attached(name) as table:
+        # A process of the past is either in the table or not; a new one may be on its way.
+        wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
+        found = common.facts(lambda: filter(None, [table.resolve(pid, at, wait_ms=wait_ms)]))
+        if not found:
+            return common.not_found(pid, name)
+        if as_json:
+            click.echo(dumps(found[0]))
+            return 0
+        lineage = common.facts(lambda: table.ancestors(pid)) if at is None else []
+    for line in describe(found[0], lineage):
+        click.echo(line)
+    return 0
+
+
+def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield lines about an entry, without what is unknown."""
+    yield f"{entry['pid']}  {common.command_line(entry)}"
+    if lineage:
+        chain = " < ".join(f"{common.printable(each.get('comm') or '?')}({each['pid']})" for each in lineage)
+        yield f"  {'from':18} {chain}"
+    for key in [*_FIRST, *(key for key in entry if key not in _FIRST)]:
+        value = entry.get(key)
+        if value is None or value == [] or key in {"pid", "argv"}:
+            continue
+        if key in _TIMES:
+            key, value = key.removesuffix("_ns"), common.moment(value)
+        elif key in _CAPABILITIES:
+            value = f"{value:#x}"
+        elif isinstance(value, list):
+            value = " ".join(map(str, value))
+        elif isinstance(value, bool):
+            if not value:
+                continue
+            value = "yes"
+        yield f"  {key:18} {common.printable(value)}"

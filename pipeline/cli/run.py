@@ -1,0 +1,60 @@
+"""`procline run`: an instance, from start to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from pipeline import paths
+from pipeline.errors import UnsupportedError
+
+
+@contextmanager
+def daemon_parts() -> Iterator[None]:
+    """Say what to install if the packages that only the daemon needs are missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pipeline"):
+            raise
+        raise UnsupportedError(
+            f"the daemon's package {error.name!r} is not installed here",
+            feature="daemon",
+            needs=error.name or "",
+            hint="pip install 'procline[daemon]'",
+        ) from None
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline run                                  as root; Ctrl-C ends it
+  procline run --config /etc/procline.toml
+  procline run --name test --set capture.ring_bytes=4096 --set log.level=debug
+"""
+)
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings.")
+@click.option("--source", metavar="SOURCE", help="ebpf, proc-connector or replay:FILE.  [default: ebpf]")
+@click.option("--shards", metavar="auto|K", help="Processes that drain the rings.  [default: auto]")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
+@click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Name of the instance.")
+def command(file: Path | None, source: str | None, shards: str | None, changes: tuple[str, ...], name: str) -> int:
+    """Start an instance and keep it running until SIGTERM or Ctrl-C, which drain it and end with 0.
+
+    It is ready when it says so: in its log, to systemd, and to `procline wait`.
+    """
+    with daemon_parts():
+        from pipeline import config, log
+        from pipeline.supervisor import Supervisor
+
+    options: dict[str, object] = dict(config.parse_option(change) for change in changes)
+    if source is not None:
+        options["source"] = source
+    if shards is not None:
+        options["shards.count"] = config.parse_value(shards)
+    settings = config.load(file, options)
+    log.set_up(settings.log, "supervisor")
+    return Supervisor(settings, name).run()

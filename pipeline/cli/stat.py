@@ -1,0 +1,51 @@
+"""`procline stat`: what an instance has done, what it holds and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from pipeline.cli import common
+from pipeline.export.json import dumps
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline stat
+  procline stat --json | jq .lost
+"""
+)
+@common.name_option
+@common.json_option
+def command(name: str, as_json: bool) -> int:
+    """Show counters, sizes, lag and the cost of each process of an instance."""
+    with common.attached(name) as table:
+        stats = common.patiently(table.stats)
+    if as_json:
+        click.echo(dumps(stats))
+        return 0
+    for line in describe(stats):
+        click.echo(line)
+    return 0
+
+
+def describe(stats: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the statistics as lines to read."""
+    for key, value in stats.items():
+        if key == "processes":
+            continue
+        if isinstance(value, Mapping):
+            parts = [f"{part} {number}" for part, number in value.items() if number]
+            value = ", ".join(parts) or "none"
+        elif key.endswith("_ns") and isinstance(value, int | float):
+            key, value = key.removesuffix("_ns"), f"{value / 1e6:.1f} ms"
+        yield f"{key.replace('_', ' '):18} {common.printable(value)}"
+    if stats.get("processes"):
+        yield ""
+        yield f"{'ROLE':12} {'PID':>8} {'CPU':>10} {'MEMORY':>10}"
+        for row in stats["processes"]:
+            memory = "-" if row["pss_bytes"] is None else f"{row['pss_bytes'] / (1 << 20):.1f} MiB"
+            yield f"{row['role']:12} {row['pid']:>8} {row['cpu_seconds']:>8.2f} s {memory:>10}"

@@ -1,0 +1,85 @@
+"""Entries as trees, by parent. Entries are the dicts of the JSON form, one for each process; drawing is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Entry = Mapping[str, Any]
+
+
+@dataclass
+class Node:
+    """A process and those that it is the parent of, in order of pid."""
+
+    entry: Entry
+    children: list[Node] = field(default_factory=list)
+
+
+def forest(entries: Iterable[Entry]) -> list[Node]:
+    """Return the roots: the processes whose parent is not among `entries`.
+
+    A parent is found by its identity, and by its pid only where the identity is unknown. Entries read at different
+    moments can name each other as parents; such a ring is cut at its lowest pid, so that nobody is missing.
+    """
+    nodes = [Node(entry) for entry in sorted(entries, key=lambda entry: entry["pid"])]
+    by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
+    by_pid = {node.entry["pid"]: node for node in nodes if not node.entry.get("exit_time_ns")}
+    roots = []
+    for node in nodes:
+        parent_id = node.entry.get("parent_entity_id")
+        parent = by_identity.get(parent_id) if parent_id else by_pid.get(node.entry.get("ppid"))
+        if parent is None or parent is node:
+            roots.append(node)
+        else:
+            parent.children.append(node)
+    reached: set[int] = set()
+    _reach(roots, reached)
+    for node in nodes:
+        if id(node) not in reached:
+            _reach([node], reached)
+            for other in nodes:
+                if node in other.children:
+                    other.children.remove(node)
+            roots.append(node)
+    return roots
+
+
+def find(roots: Iterable[Node], pid: int) -> Node | None:
+    """Return the node of a live process, or else the latest that had this pid."""
+    waiting, found = list(roots), None
+    while waiting:
+        node = waiting.pop()
+        if node.entry["pid"] == pid:
+            if not node.entry.get("exit_time_ns"):
+                return node
+            if found is None or (node.entry.get("start_time_ns") or 0) > (found.entry.get("start_time_ns") or 0):
+                found = node
+        waiting += node.children
+    return found
+
+
+def nested(node: Node) -> dict[str, Any]:
+    """Return a node as a JSON object: the entry, with `children`.
+
+    Built without recursion, because a chain can be longer than Python's stack.
+    """
+    top: dict[str, Any] = dict(node.entry) | {"children": []}
+    waiting = [(node, top)]
+    while waiting:
+        parent, made = waiting.pop()
+        for child in parent.children:
+            below: dict[str, Any] = dict(child.entry) | {"children": []}
+            made["children"].append(below)
+            waiting.append((child, below))
+    return top
+
+
+def _reach(roots: Iterable[Node], reached: set[int]) -> None:
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in reached:
+            reached.add(id(node))
+            waiting += node.children

@@ -1,0 +1,117 @@
+"""resolve, ancestors, children, stat: what they print of what the table says."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from pipeline import errors, paths
+from pipeline.cli import common
+from pipeline.shm import layout
+from tests.cli.conftest import Command
+from tests.cli.fakes import FakeTable, entry
+
+
+def test_an_entry_is_one_line_of_json(procline: Command, table: type[FakeTable]) -> None:
+    done = procline("resolve", "41", "--json")
+    assert done.code == 0 and done.err == ""
+    assert done.out.count("\n") == 1
+    assert json.loads(done.out) == table.entries[2].to_dict()
+
+
+def test_a_process_that_was_forked_this_moment_is_waited_for(procline: Command, table: type[FakeTable]) -> None:
+    procline("resolve", "41", "--json")
+    assert table.calls[0] == ("resolve", 41, None, 200)
+
+
+def test_a_past_moment_is_passed_on_and_not_waited_for(procline: Command, table: type[FakeTable]) -> None:
+    assert procline("resolve", "41", "--json", "--at", "17").code == 0
+    assert table.calls[0] == ("resolve", 41, 17, 0)
+
+
+def test_a_moment_too_long_ago_is_not_called_absent(procline: Command, table: type[FakeTable]) -> None:
+    table.failures = (errors.TooOldError("nothing is known from before 12:00"),) * 99
+    done = procline("resolve", "41", "--at", "17")
+    assert done.code == 1 and "before 12:00" in done.err
+
+
+def test_people_see_command_and_lineage_first(procline: Command, table: type[FakeTable]) -> None:
+    lines = procline("resolve", "41").out.splitlines()
+    assert lines[0] == "41  sleep '1 0'"
+    assert lines[1].split() == ["from", "bash(40)", "<", "systemd(1)"]
+    shown = {line.split()[0] for line in lines[2:]}
+    assert {"ppid", "start_time", "uid", "cap_effective", "is_exec"} <= shown
+    assert not {"envs", "exit_time", "is_parent_missing", "marks"} & shown
+
+
+@pytest.mark.parametrize("command", ["resolve", "ancestors", "children", "tree"])
+def test_nobody_has_the_pid(procline: Command, table: type[FakeTable], command: str) -> None:
+    done = procline(command, "99")
+    assert done.code == 1
+    assert done.out == "" and done.err == "procline: instance 'default' knows no process 99\n"
+
+
+def test_an_exited_process_is_found(procline: Command, table: type[FakeTable]) -> None:
+    done = procline("resolve", "42")
+    assert done.code == 0 and "exit_time" in done.out
+
+
+def test_ancestors_are_an_array_nearest_first(procline: Command, table: type[FakeTable]) -> None:
+    done = procline("ancestors", "41", "--json")
+    assert done.code == 0
+    assert [each["pid"] for each in json.loads(done.out)] == [40, 1]
+    assert json.loads(procline("ancestors", "1", "--json").out) == []
+    assert "systemd -x" in procline("ancestors", "41").out
+
+
+def test_children_are_an_array(procline: Command, table: type[FakeTable]) -> None:
+    assert [each["pid"] for each in json.loads(procline("children", "40", "--json").out)] == [41, 42]
+    text = procline("children", "40").out
+    assert "sleep '1 0'" in text and "true -x (exited)" in text
+
+
+def test_an_entry_that_is_evicted_while_it_is_read_is_looked_up_again(
+    procline: Command, table: type[FakeTable]
+) -> None:
+    table.failures = (errors.TooOldError("evicted"),)
+    assert procline("resolve", "41", "--json").code == 0
+
+
+def test_what_strangers_chose_reaches_no_terminal_as_commands(procline: Command, table: type[FakeTable]) -> None:
+    table.entries = (entry(5, 0, "\x1b[2J", path="/tmp/\udcff\n", argv=["a\x1b]0;x\x07", "\u202e", "[red]"]),)
+    for command in (["resolve", "5"], ["children", "0x"], ["tree"], ["ancestors", "5"], ["dump", "--dot"]):
+        out = procline(*command).out
+        assert not any(character in out for character in "\x1b\x07\u202e\udcff"), command
+    out = procline("resolve", "5").out
+    assert "\\x1b]0;x\\x07" in out and "/tmp/\\xff\\n" in out
+    json_out = procline("resolve", "5", "--json").out
+    assert json_out.isascii() and json.loads(json_out)["path"] == "/tmp/\udcff\n"
+
+
+def test_statistics(procline: Command, table: type[FakeTable]) -> None:
+    assert json.loads(procline("stat", "--json").out)["events"] == {"fork": 3, "exec": 0}
+    text = procline("stat").out
+    assert "fork 3" in text and "1.5 ms" in text and "3.0 MiB" in text
+
+
+def test_a_caller_in_another_pid_namespace_is_told(procline: Command, table: type[FakeTable]) -> None:
+    directory = paths.instance_dir("default")
+    directory.mkdir(parents=True)
+    control = bytearray(layout.CONTROL.itemsize)
+    (directory / "control").write_bytes(control)
+    assert procline("resolve", "41", "--json").err == ""
+    own = Path("/proc/self/ns/pid").stat().st_ino
+    for inode, told in ((own, False), (own + 1, True)):
+        struct.pack_into("<I", control, common.PID_NS_OFFSET, inode)
+        (directory / "control").write_bytes(control)
+        done = procline("resolve", "41", "--json")
+        assert done.code == 0
+        assert ("another pid namespace" in done.err) is told
+
+
+def test_the_place_of_the_namespace_is_the_layouts() -> None:
+    assert layout.CONTROL.fields is not None
+    assert layout.CONTROL.fields["pid_ns"][1] == common.PID_NS_OFFSET

@@ -1,0 +1,159 @@
+"""What all commands have in common: help, exit codes, one line for each thing that is wrong, little to import."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import errors
+from pipeline.cli.main import COMMANDS, exit_code
+from tests.cli.conftest import Command
+from tests.cli.fakes import FakeTable
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_one_screen_and_ends_with_examples(procline: Command, name: str) -> None:
+    done = procline(name, "--help")
+    assert done.code == 0
+    lines = done.out.splitlines()
+    assert len(lines) <= 40
+    assert name == "version" or "Examples:" in done.out
+    assert max(map(len, lines)) <= 110
+
+
+def test_help_of_all_names_every_command_and_imports_none(procline: Command) -> None:
+    done = procline("--help")
+    assert done.code == 0
+    assert all(f"  {name} " in done.out for name in COMMANDS)
+    assert "Examples:" in done.out
+
+
+def test_no_command_shows_help_and_is_wrong_use(procline: Command) -> None:
+    done = procline()
+    assert done.code == 2 and "Commands:" in done.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["resolve", "abc"],
+        ["resolve", "0"],
+        ["resolve", "-5"],
+        ["resolve", "4194305"],
+        ["resolve"],
+        ["ancestors", "1.5"],
+        ["children", "x"],
+        ["tree", "x"],
+        ["tree", "--json", "--dot"],
+        ["dump"],
+        ["dump", "--json", "--dot"],
+        ["resolve", "1", "--at", "yesterday"],
+        ["resolve", "1", "--name", "a/b"],
+        ["subscribe", "--count", "0"],
+        ["wait", "--timeout", "-1"],
+        ["frobnicate"],
+        ["run", "--set", "nonsense"],
+        ["run", "--source", "kafka"],
+        ["run", "--shards", "0"],
+        ["run", "--config", "/nonexistent.toml"],
+        ["run", "--name", ".."],
+        ["config", "--set", "capture.ring_byte=1", "--check"],
+    ],
+)
+def test_wrong_use_is_one_line_and_code_2(procline: Command, table: type[FakeTable], arguments: list[str]) -> None:
+    done = procline(*arguments)
+    assert done.code == 2, done
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1, done.err
+
+
+def test_a_pid_that_is_none_is_quoted(procline: Command) -> None:
+    assert "'abc' is not a pid: give a number from 1 to 4194304" in procline("resolve", "abc").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["resolve", "1"], ["ancestors", "1"], ["children", "1"], ["tree"], ["dump", "--json"], ["stat"],
+     ["wait", "--timeout", "0.05"]],
+)  # fmt: skip
+def test_no_instance_is_code_3_and_says_how_to_start_one(
+    procline: Command, table: type[FakeTable], arguments: list[str]
+) -> None:
+    done = procline(arguments[0], "--name", "nobody", *arguments[1:])
+    assert done.code == 3
+    assert done.out == ""
+    assert len(done.err.splitlines()) == 1
+    assert "nobody" in done.err and "procline run --name nobody" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ConfigError("x"), 2),
+        (errors.UnsupportedError("x", hint="do y"), 2),
+        (errors.LoadError("x"), 2),
+        (errors.WriterExistsError("x"), 2),
+        (errors.AccessError("x"), 2),
+        (errors.LayoutError("x"), 2),
+        (errors.TooOldError("x"), 1),
+        (errors.NotRunningError("x"), 3),
+    ],
+)
+def test_each_error_has_its_code(
+    procline: Command, table: type[FakeTable], error: errors.ProclineError, code: int
+) -> None:
+    assert exit_code(error) == code
+    table.failures = (error,) * 99
+    done = procline("resolve", "1")
+    assert done.code == code
+    assert done.err.startswith("procline: x") and len(done.err.splitlines()) == 1
+
+
+def test_a_resolver_that_is_being_replaced_is_waited_for(procline: Command, table: type[FakeTable]) -> None:
+    table.failures = (errors.StaleError("gone"), errors.BusyError("busy"), errors.StaleError("gone"))
+    assert procline("resolve", "40", "--json").code == 0
+
+
+def test_a_resolver_that_does_not_come_back_is_told(
+    procline: Command, table: type[FakeTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
+    table.failures = (errors.StaleError("its writer is gone"),) * 1000
+    done = procline("resolve", "40")
+    assert done.code == 3 and "its writer is gone" in done.err
+
+
+def test_an_interrupt_is_quiet(procline: Command, table: type[FakeTable]) -> None:
+    table.failures = (KeyboardInterrupt(),)  # type: ignore[assignment]
+    done = procline("resolve", "40")
+    assert done.code == 130 and "Traceback" not in done.err
+
+
+def test_a_reader_of_our_output_that_goes_away_is_no_error() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m pipeline.cli.main config --example | head -1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("# Settings")
+    assert done.stderr == ""
+
+
+def test_a_look_up_imports_little() -> None:
+    code = (
+        "import sys; from pipeline.cli.main import main; code = main(['resolve', '1', '--name', 'nobody']);"
+        "print(code, sorted({name.split('.')[0] for name in sys.modules}), sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith("3 ")
+    for heavy in ("numpy", "rich", "msgspec", "structlog", "pylibbpf", "llvmlite", "re2", "zmq", "asyncio"):
+        assert f"'{heavy}'" not in done.stdout, heavy
+
+
+def test_versions(procline: Command) -> None:
+    assert procline("--version").out.startswith("procline ")
+    assert "python 3." in procline("version").out
+    assert '"kernel"' in procline("version", "--json").out

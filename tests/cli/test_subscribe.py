@@ -1,0 +1,72 @@
+"""subscribe: lines as they come, and every way to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Command
+from tests.cli.fakes import BOOT_NS, FakeSubscriber, entry
+
+
+def event(seq: int, **changes: Any) -> dict[str, Any]:
+    return {"event": "exec", "seq": seq, "time_ns": BOOT_NS, **entry(seq).to_dict(), **changes}
+
+
+def test_each_event_is_a_line(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    subscriber.batches = ([event(1), event(2)], [event(3)])
+    done = procline("subscribe", "exec", "fork", "--snapshot", "--timeout", "0.01")
+    assert done.code == 0 and done.err == ""
+    assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [1, 2, 3]
+    assert subscriber.made == ("default", ("exec", "fork"), True, False)
+
+
+def test_count_ends_it_in_the_middle_of_a_batch(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    subscriber.batches = ([event(1), event(2)], [event(3), event(4), event(5)])
+    done = procline("subscribe", "--count", "3")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 3
+
+
+def test_too_few_events_in_time_are_told_by_the_code(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    subscriber.batches = ([event(1)],)
+    done = procline("subscribe", "--count", "3", "--timeout", "0.01")
+    assert done.code == 1
+    assert len(done.out.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_with_0(procline: Command, subscriber: type[FakeSubscriber], number: int) -> None:
+    subscriber.batches = ([event(1)], lambda: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    done = procline("subscribe")
+    assert done.code == 0 and done.err == ""
+    assert len(done.out.splitlines()) == 1
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_the_end_of_the_instance_is_told(procline: Command, subscriber: type[FakeSubscriber]) -> None:
+    subscriber.batches = ([event(1)], [])
+    done = procline("subscribe", "--name", "web")
+    assert done.code == 3
+    assert len(done.out.splitlines()) == 1
+    assert "'web' has ended" in done.err
+
+
+def test_at_a_terminal_lines_are_for_people(
+    procline: Command, subscriber: type[FakeSubscriber], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    lineage = [{"pid": 40, "comm": "ba\x1bsh"}, {"pid": 1, "comm": "systemd"}]
+    subscriber.batches = ([event(7, lineage=lineage), {"event": "loss", "seq": 1, "time_ns": BOOT_NS, "fork": 3}],)
+    done = procline("subscribe", "--count", "2")
+    first, second = done.out.splitlines()
+    assert first.split()[1:] == ["exec", "7", "sh", "-x", "<", "ba\\x1bsh(40)", "<", "systemd(1)"]
+    assert "loss" in second and "fork=3" in second
+    subscriber.batches = ([event(7)],)
+    assert json.loads(procline("subscribe", "--count", "1", "--json").out)["seq"] == 7
