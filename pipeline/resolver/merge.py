@@ -5,10 +5,10 @@ received, no record of that ring older than T - 100 us is still to come: between
 stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the least of all
 rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`.
 
-A ring that makes no progress for `stall_ms`, or that holds the others for `hold_ms`, is passed over until it moves (or,
-in the second case, has caught up). What it brings later is late if younger events have gone out meanwhile: flagged, so
-that apply lets no time run backwards. While every ring that has something to say is stalled, nothing goes out, so a
-single shard that dies and comes back makes nothing late.
+A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed over
+until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have gone out meanwhile:
+flagged, so that apply lets no time run backwards. When a ring moves again, its shard is back, and all stalled rings are
+waited for anew: so a single shard that dies and comes back within `hold_ms` makes nothing late.
 
 A frame names the byte range of the ring that it covers. What was received before is dropped, whole or in part; a frame
 that begins behind a hole is dropped too and the hole asked for again (`take_rewinds`).
@@ -95,6 +95,7 @@ class Merger:
         self._moved_ns = np.zeros(ring_count, np.uint64)
         self._behind_ns = np.zeros(ring_count, np.uint64)
         self._given_up = np.zeros(ring_count, np.bool_)
+        self._still = np.zeros(ring_count, np.bool_)
         self._speaking = np.zeros(ring_count, np.bool_)
         self._rewind_asked: dict[int, int] = {}
         self._rewinds: list[tuple[int, int]] = []
@@ -233,18 +234,23 @@ class Merger:
         return behind
 
     def _find_stalled(self, now: int, behind: npt.NDArray[np.bool_]) -> None:
-        moved = ~behind | (self.received_pos != self._moved_pos)
         if self.timed_by_sender:
             self.stalled = behind
             return
-        self._moved_ns[moved] = now
+        moved: npt.NDArray[np.bool_] = self.received_pos != self._moved_pos
         self._moved_pos[:] = self.received_pos
-        # Holding back begins when the ring falls behind, and again when it moves after a stall.
-        self._behind_ns[~behind | (self.stalled & ~self._given_up & moved)] = now
-        still = now - self._moved_ns.astype(np.int64)
-        held = now - self._behind_ns.astype(np.int64)
-        self._given_up = behind & (self._given_up | (held > self.hold_ns) | (self.pending > self.max_pending))
-        stalled = self._given_up | (behind & (still > self.stall_ns))
+        if (moved & self._still).any():
+            # A shard is back. Its rings come one after the other: wait for all of them again, and nothing is late.
+            back = self._still & ~self._given_up
+            self._moved_ns[back] = self._behind_ns[back] = now
+        self._moved_ns[moved | ~behind] = now
+        self._behind_ns[~behind] = now
+        self._still = behind & (now - self._moved_ns.astype(np.int64) > self.stall_ns)
+        held = behind & (now - self._behind_ns.astype(np.int64) > self.hold_ns)
+        self._given_up = behind & (self._given_up | (held & ~self._still) | (self.pending > self.max_pending))
+        # Nobody is held up while all that waits is the still rings' own.
+        held_up = bool(((self.applied_pos < self.received_pos) & ~self._still).any())
+        stalled = self._given_up | (self._still & (held | held_up))
         fresh = int((stalled & ~self.stalled).sum())
         if fresh:
             self._count("stalls", fresh)

@@ -1,0 +1,367 @@
+"""The merge: watermarks, order, stalls, and each record once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from story import frame_of, head_only
+
+from pipeline import events
+from pipeline.resolver.merge import SLACK_NS, Batch, Merger
+
+MS = 1_000_000
+RECORD = 8 + 64  # a ring's header and a record with its head only
+
+
+def frame(ring: int, times: list[int], *, start: int = 0, bytes_from: int | None = None, seq: int | None = None):
+    """A frame of header-only records, `start` records after the beginning of the ring."""
+    from story import Event
+
+    records = []
+    for time in times:
+        head = np.zeros(1, events.HEAD)
+        head["time_boot_ns"], head["kind"], head["tgid"] = time, events.KIND_SID, 1
+        records.append(head_only(Event(head, np.zeros(1, events.TASK), None)))
+    return frame_of(
+        records, ring=ring, from_pos=start * RECORD if bytes_from is None else bytes_from,
+        seq=start if seq is None else seq,
+    )  # fmt: skip
+
+
+def positions(*records: int) -> np.ndarray:
+    return np.array([n * RECORD for n in records], np.uint64)
+
+
+def take_all(merger: Merger, size: int = 1000) -> list[int]:
+    times = []
+    while (batch := merger.take(size)) is not None:
+        times += batch.time_boot_ns.tolist()
+        merger.done(batch)
+    return times
+
+
+# -- the watermark -----------------------------------------------------------------------------------------------------
+
+
+def test_events_wait_for_every_ring():
+    merger = Merger(2)
+    merger.add(frame(0, [10, 20]))
+    merger.advance(MS, positions(2, 1))
+    assert take_all(merger) == [], "ring 1 has a record that has not come"
+    merger.add(frame(1, [15]))
+    merger.advance(2 * MS, positions(2, 1))
+    assert take_all(merger) == [10, 15, 20]
+
+
+def test_the_watermark_is_the_time_of_the_sample_less_the_slack():
+    merger = Merger(1)
+    merger.add(frame(0, [5 * MS - SLACK_NS - 1, 5 * MS - SLACK_NS]))
+    assert merger.advance(5 * MS, positions(2)) == 5 * MS - SLACK_NS
+    assert take_all(merger) == [5 * MS - SLACK_NS - 1]
+    assert merger.pending == 1 and merger.watermark == 5 * MS - SLACK_NS
+
+
+def test_an_empty_ring_is_current_without_a_word():
+    merger = Merger(3)
+    merger.add(frame(1, [7]))
+    merger.advance(MS, positions(0, 1, 0))
+    assert take_all(merger) == [7]
+
+
+def test_a_ring_that_is_always_a_little_behind_still_advances():
+    merger = Merger(2, stall_ms=1000)
+    seen = []
+    for i in range(1, 400):
+        merger.advance(i * MS, positions(i, 0))
+        merger.add(frame(0, [i * MS - SLACK_NS], start=i - 1))  # comes after the sample
+        seen += take_all(merger)
+    assert len(seen) >= 390 and seen == sorted(seen)
+
+
+def test_many_samples_while_one_ring_is_behind():
+    merger = Merger(2, stall_ms=1e9, hold_ms=1e9)
+    for i in range(1, 1000):
+        merger.advance(i * MS, positions(1, 0))
+    merger.add(frame(0, [2]))
+    assert merger.advance(1000 * MS, positions(2, 0)) > 900 * MS
+
+
+def test_order_is_time_then_ring_then_sequence():
+    merger = Merger(3)
+    merger.add(frame(2, [100, 100, 50]))
+    merger.add(frame(0, [100, 100]))
+    merger.add(frame(1, [100, 99]))
+    merger.advance(MS, positions(2, 2, 3))
+    batch = merger.take(100)
+    keys = [
+        (int(f.head["time_boot_ns"][e]), f.ring, int(f.head["ring_seq"][e]))
+        for f, e in ((batch.frames[n], e) for n, e in zip(batch.frame_no, batch.event_no, strict=True))
+    ]
+    assert keys == sorted(keys) and len(keys) == 7
+
+
+@given(
+    st.lists(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 9)), max_size=40), min_size=1, max_size=5),
+    st.integers(1, 50),
+)
+def test_batches_of_any_size_are_the_sorted_whole(rings, size):
+    merger = Merger(len(rings))
+    expected = []
+    for ring, records in enumerate(rings):
+        at = 0
+        while at < len(records):
+            n = records[at][1]
+            times = [time for time, _ in records[at : at + n]]
+            merger.add(frame(ring, times, start=at))
+            at += len(times)
+        expected += [(time, ring, seq) for seq, (time, _) in enumerate(records)]
+    merger.advance(MS, positions(*(len(r) for r in rings)))
+    found = []
+    while (batch := merger.take(size)) is not None:
+        assert len(batch) <= size
+        for n, e in zip(batch.frame_no, batch.event_no, strict=True):
+            one = batch.frames[n]
+            found.append((int(one.head["time_boot_ns"][e]), one.ring, int(one.head["ring_seq"][e])))
+        before = merger.applied_pos.copy()
+        merger.done(batch)
+        assert (merger.applied_pos >= before).all()
+    assert found == sorted(expected)
+    assert merger.applied_pos.tolist() == positions(*(len(r) for r in rings)).tolist()
+
+
+def test_a_ring_far_out_of_order_is_sorted_all_the_same():
+    merger = Merger(1)
+    times = list(range(5000, 0, -1))
+    merger.add(frame(0, times))
+    merger.advance(MS, positions(5000))
+    assert take_all(merger) == sorted(times)
+
+
+# -- positions ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_applied_position_stays_before_the_first_record_that_is_not_applied():
+    merger = Merger(1)
+    merger.add(frame(0, [30, 10, 20]))
+    merger.add(frame(0, [40], start=3))
+    merger.advance(MS, positions(4))
+    batch = merger.take(2)
+    assert batch.time_boot_ns.tolist() == [10, 20] and merger.applied_pos[0] == 0
+    merger.done(batch)
+    assert merger.applied_pos[0] == 0 and merger.ring_watermark[0] == 19
+    merger.done(merger.take(1))
+    assert merger.applied_pos[0] == 3 * RECORD and merger.ring_watermark[0] == 29
+    assert take_all(merger) == [40] and merger.applied_pos[0] == 4 * RECORD
+
+
+def test_discarded_records_are_given_back_too():
+    merger = Merger(1)
+    empty = frame(0, [])
+    empty.to_pos = 4096
+    merger.add(empty)
+    assert merger.applied_pos[0] == 4096
+    merger.add(frame(0, [5], bytes_from=4096))
+    tail = frame(0, [], bytes_from=4096 + RECORD)
+    tail.to_pos = 8192
+    merger.add(tail)
+    assert merger.applied_pos[0] == 4096
+    merger.advance(MS, np.array([8192], np.uint64))
+    assert take_all(merger) == [5] and merger.applied_pos[0] == 8192
+
+
+def test_one_batch_at_a_time():
+    merger = Merger(1)
+    merger.add(frame(0, [1, 2]))
+    merger.advance(MS, positions(2))
+    batch = merger.take(1)
+    with pytest.raises(RuntimeError):
+        merger.take(1)
+    merger.done(batch)
+    with pytest.raises(RuntimeError):
+        merger.done(batch)
+
+
+# -- each record once --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_received_is_dropped_whole_or_in_part():
+    merger = Merger(1)
+    merger.add(frame(0, [1, 2, 3]))
+    merger.add(frame(0, [1, 2]))
+    merger.add(frame(0, [2, 3, 4], start=1))
+    merger.advance(MS, positions(4))
+    assert take_all(merger) == [1, 2, 3, 4]
+    assert merger.take_counters() == {"frames_duplicate": 1}
+
+
+def test_a_hole_is_asked_for_once_and_again_when_nothing_comes():
+    merger = Merger(1)
+    merger.advance(MS, positions(4))
+    merger.add(frame(0, [1]))
+    merger.add(frame(0, [3], start=2))
+    merger.add(frame(0, [4], start=3))
+    assert merger.take_rewinds() == [(0, RECORD)]
+    merger.advance(300 * MS, positions(4))
+    merger.add(frame(0, [4], start=3))
+    assert merger.take_rewinds() == [(0, RECORD)]
+    merger.add(frame(0, [2, 3, 4], start=1))
+    merger.add(frame(0, [9], start=8))
+    assert merger.take_rewinds() == [(0, 4 * RECORD)], "another hole"
+    merger.advance(301 * MS, positions(4))
+    assert take_all(merger) == [1, 2, 3, 4]
+    assert merger.take_counters()["frames_gap"] == 4
+
+
+def test_a_frame_whose_columns_disagree_counts_as_empty():
+    merger = Merger(1)
+    bad = frame(0, [1, 2])
+    bad.head["flags"], bad.head["kind"] = 0, events.KIND_FORK
+    merger.add(bad)
+    merger.add(frame(0, [3], start=2))
+    merger.advance(MS, positions(3))
+    assert take_all(merger) == [3] and merger.applied_pos[0] == 3 * RECORD
+    assert merger.take_counters() == {"malformed": 2}
+
+
+def test_a_ring_that_does_not_exist_is_refused():
+    with pytest.raises(IndexError):
+        Merger(1).add(frame(1, [1]))
+
+
+def test_a_successor_goes_on_where_the_commit_says():
+    merger = Merger(2)
+    merger.resume(positions(2, 0), np.array([25, 25], np.uint64), 26)
+    merger.add(frame(0, [10, 20, 30, 24, 40]))
+    merger.add(frame(1, [25, 26, 5]))
+    merger.advance(MS, positions(5, 3))
+    batch = merger.take(100)
+    assert batch.time_boot_ns.tolist() == [26, 30, 40] and not batch.late.any()
+    merger.done(batch)
+    assert merger.take_counters() == {"replayed": 3}
+    assert merger.applied_pos.tolist() == positions(5, 3).tolist()
+
+
+# -- stalls ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stalled_ring_is_passed_over_and_what_it_brings_is_late():
+    merger = Merger(2, stall_ms=250)
+    merger.advance(1000 * MS, positions(0, 0))
+    merger.add(frame(0, [1001 * MS]))
+    merger.advance(1002 * MS, positions(1, 1))
+    assert take_all(merger) == []
+    merger.advance(1200 * MS, positions(1, 1))
+    assert take_all(merger) == [] and not merger.stalled.any()
+    merger.advance(1260 * MS, positions(1, 1))
+    assert merger.stalled.tolist() == [False, True]
+    assert take_all(merger) == [1001 * MS]
+    assert merger.ring_watermark[1] < 1001 * MS, "a successor must not skip what the ring still has to bring"
+    merger.add(frame(1, [1000 * MS + 5]))
+    merger.advance(1261 * MS, positions(1, 1))
+    batch = merger.take(10)
+    assert batch.time_boot_ns.tolist() == [1000 * MS + 5] and batch.late.tolist() == [1]
+    merger.done(batch)
+    assert not merger.stalled.any()
+    assert merger.take_counters() == {"stalls": 1, "late": 1}
+
+
+def test_nothing_is_late_when_the_only_shard_dies_and_comes_back():
+    merger = Merger(3, stall_ms=250, hold_ms=1000)
+    merger.advance(1000 * MS, positions(0, 0, 0))
+    merger.add(frame(0, [1004 * MS]))
+    for now in range(1010, 1900, 50):
+        merger.advance(now * MS, positions(3, 2, 0))
+        assert take_all(merger) == [], "nobody makes progress: nobody is held up"
+    merger.add(frame(1, [1003 * MS, 1008 * MS]))
+    merger.advance(1910 * MS, positions(3, 2, 0))
+    found = take_all(merger)
+    merger.add(frame(0, [1005 * MS, 1007 * MS], start=1))
+    merger.advance(1920 * MS, positions(3, 2, 0))
+    found += take_all(merger)
+    assert found == [t * MS for t in (1003, 1004, 1005, 1007, 1008)]
+    assert "late" not in merger.take_counters()
+
+
+def test_a_shard_that_comes_back_later_is_waited_for_all_the_same():
+    merger = Merger(3, stall_ms=250, hold_ms=1000)
+    merger.advance(1000 * MS, positions(0, 0, 0))
+    for i in range(20):  # ring 2 is another shard's and goes on
+        merger.add(frame(2, [(1001 + 50 * i) * MS], start=i))
+        merger.advance((1010 + 50 * i) * MS, positions(3, 2, i + 1))
+        take_all(merger)
+    assert merger.stalled.tolist() == [True, True, False] and merger.watermark > 1900 * MS
+    merger.add(frame(1, [1003 * MS, 1008 * MS]))
+    merger.advance(2010 * MS, positions(3, 2, 20))
+    found = take_all(merger)
+    merger.add(frame(0, [1004 * MS, 1005 * MS, 1007 * MS]))
+    merger.advance(2020 * MS, positions(3, 2, 20))
+    found += take_all(merger)
+    assert found == [t * MS for t in (1003, 1004, 1005, 1007, 1008)], "late, but in order among themselves"
+    assert merger.take_counters()["late"] == 5
+
+
+def test_what_a_dead_shard_had_sent_goes_out_after_a_while():
+    merger = Merger(2, stall_ms=250, hold_ms=1000)
+    merger.advance(1000 * MS, positions(0, 0))
+    merger.add(frame(0, [1001 * MS]))
+    merger.advance(1002 * MS, positions(2, 2))
+    merger.advance(2100 * MS, positions(2, 2))
+    assert take_all(merger) == [], "all rings are stalled: there is no time to go by"
+    merger.advance(2100 * MS, positions(2, 2))
+
+
+def test_a_ring_that_crawls_holds_the_others_for_a_bounded_time():
+    merger = Merger(2, stall_ms=250, hold_ms=1000)
+    merger.advance(1000 * MS, positions(0, 0))
+    merger.add(frame(0, [1000 * MS]))
+    applied_at = None
+    for i in range(1, 30):
+        now = (1000 + 100 * i) * MS
+        merger.add(frame(1, [1001 * MS + i], start=i - 1))
+        merger.advance(now, positions(1, 1000))
+        if take_all(merger) and applied_at is None:
+            applied_at = now
+    assert applied_at is not None and 2000 * MS <= applied_at <= 2300 * MS
+
+
+def test_too_much_waiting_ends_the_hold():
+    merger = Merger(2, stall_ms=1e6, hold_ms=1e6, max_pending=10)
+    merger.advance(1000 * MS, positions(0, 0))
+    merger.add(frame(0, [1000 * MS + i for i in range(20)]))
+    merger.advance(1001 * MS, positions(20, 5))
+    assert len(take_all(merger)) == 20
+
+
+# -- senders without positions -----------------------------------------------------------------------------------------
+
+
+def test_senders_may_say_their_watermark_themselves():
+    merger = Merger(2, timed_by_sender=True)
+    merger.advance(1000 * MS)
+    one = frame(0, [10, 20])
+    one.watermark_boot_ns = 21
+    merger.add(one)
+    merger.advance(1001 * MS)
+    assert take_all(merger) == [10, 20], "the other ring has not said a word yet"
+    two = frame(1, [30])
+    two.watermark_boot_ns = 31
+    merger.add(two)
+    more = frame(0, [25], start=2)
+    more.watermark_boot_ns = 26
+    merger.add(more)
+    merger.advance(1002 * MS)
+    assert take_all(merger) == [25]
+    merger.advance(1400 * MS)
+    assert merger.stalled.all() and take_all(merger) == []
+
+
+def test_batches_are_what_the_sorter_makes():
+    merger = Merger(1)
+    merger.add(frame(0, [3, 1]))
+    merger.advance(MS, positions(2))
+    batch = merger.take(9)
+    assert isinstance(batch, Batch)
+    assert (batch.event_no.dtype, batch.frame_no.dtype, batch.late.dtype) == (np.uint32, np.uint32, np.uint8)
+    assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
