@@ -1,0 +1,228 @@
+"""What a subscriber knows of the stream's numbers: groups put in order, gaps told, repeats dropped. No sockets here.
+
+`Tracker.feed` takes messages as they arrive and returns events in the order in which they were applied. What disturbs
+that, and what a reader in any language does about it:
+
+gap         first > last + 1: the subscriber was slow, or the connection was away. Told by a "missed" event.
+take-over   the header's `writer` is another one: a resolver was killed between publishing and committing, and its
+            successor applied the same records again. It usually makes the same events with the same numbers, but a ring
+            that had stalled before may have its turn now, which moves numbers by a few. So repeats are told by what
+            they say, against the messages of the last step, which is all that can be repeated (a step is published only
+            when the one before it is committed). Numbers that this window does not cover are decided by number.
+new stream  the header's `stream` is another one: the tables began anew, and so did the numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from operator import itemgetter
+
+from pipeline.bus._events import Decoder
+from pipeline.bus.stream import TOPIC_NUMBERS, TOPICS, Event, Header, StreamVersionError, missed_event, unpack_events
+from pipeline.errors import FrameError
+
+_ORDER = itemgetter("order")
+
+#: Bodies kept to recognise repeats; a step is seldom more than a few MB. Beyond it, numbers alone decide.
+REPEAT_WINDOW_BYTES = 32 << 20
+#: A repeat that has not come after so many further events of its topic will not come: its record had been committed.
+REPEAT_WINDOW_EVENTS = 1 << 16
+
+
+class Tracker:
+    """Follows the numbers of the topics in `mask`.
+
+    Attributes:
+        missed: events that were published and never came, by topic name.
+        repeats: events that came again after a take-over and were dropped.
+        refused: messages that could not be read.
+        stale: set at a gap and at a new stream: what was made from events so far is incomplete. The owner clears it.
+        ended: the publisher said that it ends, and nothing came since.
+        stream: the space of numbers that is followed; None before the first message.
+        last: by topic, the last number that was taken; None before the first.
+    """
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+        self.missed: Counter[str] = Counter()
+        self.repeats = 0
+        self.refused = 0
+        self.stale = False
+        self.ended = False
+        self.stream: int | None = None
+        self.writer = 0
+        self.last: list[int | None] = [None] * len(TOPICS)
+        self._decoder = Decoder()
+        self._floor = [0] * len(TOPICS)
+        self._group: tuple[int, int] | None = None
+        self._open: list[tuple[int, list[Event]]] = []
+        self._notes: list[Event] = []
+        self._step = -1
+        self._window: deque[tuple[int, Header, bytes]] = deque()
+        self._window_bytes = 0
+        self._repeatable: dict[int, _Repeatable] = {}
+
+    def begin(self, header: Header) -> None:
+        """Start at a welcome: everything up to its `seqs` counts as seen."""
+        self._reset(header)
+        self.skip_to(header.seqs or ())
+
+    def skip_to(self, seqs: Sequence[int]) -> None:
+        """Count everything up to these numbers (by topic) as seen, because a snapshot holds it."""
+        for number, seq in enumerate(seqs[: len(TOPICS)]):
+            self.last[number] = max(self.last[number] or 0, seq)
+            self._floor[number] = max(self._floor[number], seq)
+        self._open = [
+            (number, [event for event in events if event["seq"] > self._floor[number]]) for number, events in self._open
+        ]
+
+    def feed(self, topic: bytes, header_bytes: bytes, body: bytes) -> list[Event]:
+        """Take one message.
+
+        Returns:
+            Events that are ready, in order; often those of a whole group, or none yet.
+
+        Raises:
+            StreamVersionError: the publisher speaks another major version.
+        """
+        number = TOPIC_NUMBERS.get(topic)
+        if number is None:
+            return []  # a topic of a later minor version, or a welcome that nobody waits for
+        try:
+            header = Header.parse(header_bytes)
+            events = unpack_events(self._decoder, body, header.count) if header.count else []
+        except StreamVersionError:
+            raise
+        except FrameError:
+            self.refused += 1
+            return []
+        group = (header.writer, header.group)
+        ready = self.flush() if group != self._group else []
+        self._group = group
+        if header.stream != self.stream:
+            self._begin_anew(header)
+        elif header.writer != self.writer:
+            self._take_over(header)
+        self.ended = header.end
+        self._number(number, header, events)
+        if events:
+            self._keep(number, header, body)
+        if not header.rest & self.mask:
+            ready += self.flush()
+        return ready
+
+    def flush(self) -> list[Event]:
+        """Return what is held back for the rest of its group, which will not come."""
+        events, self._notes = self._notes, []
+        if len(self._open) == 1:
+            events += self._open[0][1]
+        elif self._open:
+            # Runs that are each sorted: the sort merges them.
+            merged = [event for _, run in self._open for event in run]
+            merged.sort(key=_ORDER)
+            events += merged
+        self._open.clear()
+        return events
+
+    def _number(self, number: int, header: Header, events: list[Event]) -> None:
+        last = self.last[number]
+        first = header.first
+        if last is None:  # the first message of a topic, and no welcome said where it was
+            last = max(first - 1, 0)
+        if first > last + 1:
+            self._miss(number, last + 1, first - 1, header.time_ns)
+        if events and (first <= last or number in self._repeatable):
+            events = self._new_ones(number, last, events)
+        self.last[number] = max(last, first + header.count - 1)
+        if events:
+            self._open.append((number, events))
+
+    def _new_ones(self, number: int, last: int, events: list[Event]) -> list[Event]:
+        floor = self._floor[number]
+        repeatable = self._repeatable.get(number)
+        fresh = []
+        for event in events:
+            seq = event["seq"]
+            if seq <= floor:
+                continue
+            if repeatable is None:
+                is_repeat = seq <= last
+            elif _identity(event) in repeatable.said:
+                repeatable.said.discard(_identity(event))
+                is_repeat = True
+            else:
+                is_repeat = seq <= last and seq not in repeatable.seqs
+            if is_repeat:
+                self.repeats += 1
+            else:
+                fresh.append(event)
+        if repeatable is not None:
+            at = events[-1]["seq"]
+            # All repeats have come, or will not: the records of the others had been committed.
+            if at >= repeatable.last and (not repeatable.said or at > repeatable.last + REPEAT_WINDOW_EVENTS):
+                del self._repeatable[number]
+        return fresh
+
+    def _miss(self, number: int, first: int, last: int, time_ns: int) -> None:
+        topic = TOPICS[number]
+        self.missed[topic] += last - first + 1
+        self.stale = True
+        self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
+
+    def _begin_anew(self, header: Header) -> None:
+        is_first = self.stream is None
+        self._reset(header)
+        if not is_first:
+            self.stale = True
+            self._notes.append(
+                missed_event(topic=None, first=None, last=None, time_ns=header.time_ns, reason="restart")
+            )
+
+    def _reset(self, header: Header) -> None:
+        self.stream = header.stream
+        self.writer = header.writer
+        self.ended = False
+        self.last = [None] * len(TOPICS)
+        self._floor = [0] * len(TOPICS)
+        self._repeatable = {}
+        self._forget()
+
+    def _take_over(self, header: Header) -> None:
+        self.writer = header.writer
+        self._repeatable = {}
+        for number, old, body in self._window:
+            known = self._repeatable.setdefault(number, _Repeatable(self.last[number] or 0))
+            for event in unpack_events(self._decoder, body, old.count):
+                known.seqs.add(event["seq"])
+                known.said.add(_identity(event))
+        self._forget()
+
+    def _keep(self, number: int, header: Header, body: bytes) -> None:
+        if header.step != self._step:
+            self._forget()
+            self._step = header.step
+        self._window.append((number, header, body))
+        self._window_bytes += len(body)
+        while self._window_bytes > REPEAT_WINDOW_BYTES:
+            self._window_bytes -= len(self._window.popleft()[2])
+
+    def _forget(self) -> None:
+        self._window.clear()
+        self._window_bytes = 0
+        self._step = -1
+
+
+class _Repeatable:
+    """What the previous writer's last step said about one topic, and the last number it had reached."""
+
+    __slots__ = ("last", "said", "seqs")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.seqs: set[int] = set()
+        self.said: set[tuple[object, ...]] = set()
+
+
+def _identity(event: Event) -> tuple[object, ...]:
+    return event.get("event"), event.get("entity_id"), event.get("time_ns")
