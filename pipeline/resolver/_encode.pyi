@@ -1,0 +1,47 @@
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bus.stream import Message
+
+SLOT_ORDER: int
+SLOT_STREAM: int
+SLOT_MASK: int
+FIELDS: tuple[str, ...]
+
+class Encoder:
+    topics_mask: int
+
+    def __init__(
+        self,
+        boot: bytes,
+        *,
+        lineage_depth: int = 8,
+        envs: str = "none",
+        message_bytes: int = 65536,
+        limit_bytes: int = 67108864,
+    ) -> None: ...
+    @property
+    def former_mask(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def stream(self) -> int: ...
+    @property
+    def order(self) -> int: ...
+    def sequences(self) -> npt.NDArray[np.uint64]: ...
+    def restore(self, sequences: npt.NDArray[np.uint64]) -> None: ...
+    def settled(self) -> list[int]: ...
+    def take(self) -> list[Message]: ...
+    def add(self, tables: Any, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0) -> None: ...
+    def add_many(
+        self,
+        tables: Any,
+        topics: npt.NDArray[np.uint8],
+        kinds: npt.NDArray[np.uint8],
+        rows: npt.NDArray[np.uint32],
+        times_boot_ns: npt.NDArray[np.uint64],
+    ) -> None: ...
+    def put(self, topic: int, fields: Mapping[str, Any]) -> bool: ...

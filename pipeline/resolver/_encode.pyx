@@ -1,0 +1,680 @@
+"""Encode applied events for the public stream: one msgpack map an event, written straight from the rows.
+
+Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
+GIL and without Python objects; messages are handed out by `Encoder.take` afterwards. The wire (messages, groups,
+headers) is described in `pipeline.bus.stream`.
+
+An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm._entry`); the
+table with types is in docs/wire-schema.md. What is particular to events:
+
+- `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
+- `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id. `lineage_marks` is
+  what an entry calls lineage: what is amiss with it.
+- `file` is filled in for exec only; for the others the entry in the table has it.
+- `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
+- Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcpy, memset
+
+from pipeline.resolver._cpid cimport pl_cpid
+from pipeline.resolver._wire cimport (
+    pl_array, pl_bool, pl_entity, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
+)
+from pipeline.shm._layout cimport *
+from pipeline.shm._writer cimport TableWriter
+
+import secrets
+
+import numpy as np
+
+from pipeline.boot import TICK_NS
+from pipeline.bus.stream import TOPICS, Message, pack_events
+
+# Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.
+SLOT_ORDER = 15  # events of all topics so far
+SLOT_STREAM = 14  # names this space of numbers
+SLOT_MASK = 13  # topics that had a subscriber
+
+cdef enum:
+    TOPIC_CAPACITY = 8
+    TOPIC_REPARENT = 5
+    ORDER = 15
+    STREAM = 14
+    MASK = 13
+    # Room for every field but the strings of variable length.
+    FIXED_BYTES = 4096
+    ANCESTOR_BYTES = 512
+    FIRST_BYTES = 16384
+    SPARES = 64
+    SPARE_MAX_BYTES = 1 << 18
+    EVENT_FIELDS = 72
+    KIND_EXEC = 2
+
+assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
+
+#: Keys of an event, in this order; a reparent event has `new_parent` too.
+FIELDS = (
+    "event", "seq", "order", "time_ns", "pid", "tid", "ppid", "entity_id", "cpid", "parent_entity_id", "creator_pid",
+    "creator_entity_id", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc",
+    "envs_truncated", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause", "uid",
+    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session", "cap_effective", "cap_permitted",
+    "cap_attempted", "cap_used", "tty", "sid", "pgid", "inode", "file", "cgroup", "cgroup_id", "container_id", "ns_pid",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "fork_flags", "cookie", "user_session", "source", "images", "is_exec",
+    "is_exec_exec", "is_parent_missing", "is_adopted", "is_kthread", "is_through_symlink", "is_exited", "flags",
+    "extra", "lineage_marks", "lineage", "lineage_truncated",
+)  # fmt: skip
+assert len(FIELDS) == EVENT_FIELDS
+
+cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid"]
+cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
+
+cdef uint32_t LINEAGE_MARKS = PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP | PL_ROW_ELIDED | PL_ROW_PARENT_MISSING
+
+
+cdef class Body:
+    """A body as the encoder wrote it, without a copy. Read-only; its memory goes back with the last view."""
+
+    cdef Encoder encoder
+    cdef char *data
+    cdef Py_ssize_t size
+    cdef uint64_t capacity
+
+    def __dealloc__(self):
+        if self.encoder is None:
+            free(self.data)
+        else:
+            self.encoder._give_back(self.data, self.capacity)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 1, flags)
+
+    def __bytes__(self):
+        return self.data[: self.size]
+
+
+cdef inline char *put_time(char *p, uint64_t boot_ns, int64_t boot_unix_ns) noexcept nogil:
+    if boot_ns == 0:
+        return pl_nil(p)
+    return pl_int(p, <int64_t>boot_ns + boot_unix_ns)
+
+
+cdef inline char *put_known(char *p, uint64_t value, bint known) noexcept nogil:
+    return pl_uint(p, value) if known else pl_nil(p)
+
+
+cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
+    return pl_uint(p, value) if value else pl_nil(p)
+
+
+cdef inline char *put_list(char *p, const char *blob, uint32_t n) noexcept nogil:
+    """Strings that each end with a NUL (the last may lack it, where it was cut) as an array."""
+    cdef uint32_t count = 0, at = 0
+    cdef const char *nul
+    while at < n:
+        nul = <const char *>memchr(blob + at, 0, n - at)
+        count += 1
+        at = n if nul == NULL else <uint32_t>(nul - blob) + 1
+    p = pl_array(p, count)
+    at = 0
+    while at < n:
+        nul = <const char *>memchr(blob + at, 0, n - at)
+        if nul == NULL:
+            return pl_text(p, blob + at, n - at)
+        p = pl_text(p, blob + at, <uint32_t>(nul - blob) - at)
+        at = <uint32_t>(nul - blob) + 1
+    return p
+
+
+cdef char *put_lineage_marks(char *p, uint32_t flags) noexcept nogil:
+    cdef char *head = p
+    cdef uint32_t count = 0
+    p += 1
+    if flags & PL_ROW_BEFORE_CAPTURE:
+        p = pl_key(p, "before_capture")
+        count += 1
+    if flags & PL_ROW_GAP:
+        p = pl_key(p, "gap")
+        count += 1
+    if flags & PL_ROW_ELIDED:
+        p = pl_key(p, "elided")
+        count += 1
+    if flags & PL_ROW_PARENT_MISSING:
+        p = pl_key(p, "parent_missing")
+        count += 1
+    pl_array(head, count)  # one byte, as there are fewer than 16
+    return p
+
+
+cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
+    p = pl_map(p, 11)
+    p = pl_uint(pl_key(p, "inode"), file.file_inode)
+    p = pl_uint(pl_key(p, "device"), file.device)
+    p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
+    p = pl_uint(pl_key(p, "mode"), file.mode)
+    p = pl_uint(pl_key(p, "uid"), file.file_uid)
+    p = pl_uint(pl_key(p, "gid"), file.file_gid)
+    p = pl_uint(pl_key(p, "nlink"), file.nlink)
+    p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
+    p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
+    p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
+    return pl_uint(pl_key(p, "flags"), file.file_flags)
+
+
+cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
+    """Write exit_code and exit_cause of a wait status: two fields."""
+    cdef uint32_t signal = status & 0x7F
+    if not known:
+        return pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
+    p = pl_uint(pl_key(p, "exit_code"), signal if signal != 0 else (status >> 8) & 0xFF)
+    p = pl_key(p, "exit_cause")
+    if signal == 0:
+        return pl_key(p, "exited")
+    return pl_key(p, "coredumped") if status & 0x80 else pl_key(p, "signaled")
+
+
+cdef class Encoder:
+    """Numbers the events of the stream, and encodes those that somebody asked for. One thread uses it: the resolver's.
+
+    Args:
+        boot: the kernel's boot id, 16 bytes.
+        lineage_depth: ancestors that an event tells of, at most.
+        envs: ``"none"``, or ``"stored"``: what the envs segment holds, whose mode may be tighter than the socket's.
+        message_bytes: a group is closed when a message has reached this size.
+        limit_bytes: encoded and not yet taken; events beyond are numbered and dropped, so subscribers see a gap.
+
+    Attributes:
+        topics_mask: topics to encode; set by the publisher.
+        former_mask: topics that had a subscriber when the predecessor committed last (see `restore`).
+        dropped: events that were asked for and found no room.
+    """
+
+    def __cinit__(self):
+        memset(self.parts, 0, sizeof(self.parts))
+        memset(self.topic_seq, 0, sizeof(self.topic_seq))
+        memset(self.cpids, 0, sizeof(self.cpids))
+
+    def __init__(
+        self,
+        boot: bytes,
+        *,
+        lineage_depth: int = 8,
+        envs: str = "none",
+        message_bytes: int = 1 << 16,
+        limit_bytes: int = 64 << 20,
+    ):
+        if len(boot) != 16:
+            raise ValueError(f"a boot id has 16 bytes, not {len(boot)}")
+        if envs not in ("none", "stored"):
+            raise ValueError(f"envs is none or stored, not {envs!r}")
+        if not 0 <= lineage_depth <= 512:
+            raise ValueError(f"lineage_depth is 0 to 512, not {lineage_depth}")
+        cdef bytes boot_raw = bytes(boot)
+        cdef bytes boot_hex = boot_raw.hex().encode()
+        memcpy(self.boot_hex, <char *>boot_hex, 32)
+        memcpy(self.boot_raw, <char *>boot_raw, 16)
+        self.tick_ns = TICK_NS
+        self.lineage_depth = lineage_depth
+        self.envs_form = envs == "stored"
+        self.message_bytes = message_bytes
+        self.limit_bytes = limit_bytes
+        self.topic_seq[STREAM] = secrets.randbits(63) | 1
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            free(self.parts[i].data)
+        for i in range(self.closed_count):
+            free(self.closed[i].data)
+        free(self.closed)
+        for i in range(self.spare_count):
+            free(self.spare[i])
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def stream(self) -> int:
+        """Names the space of sequence numbers; the same after a take-over."""
+        return self.topic_seq[STREAM]
+
+    @property
+    def order(self) -> int:
+        """Events of all topics so far."""
+        return self.topic_seq[ORDER]
+
+    def sequences(self):
+        """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
+        out = np.empty(16, np.uint64)
+        cdef uint64_t[::1] view = out
+        cdef int i
+        self.topic_seq[MASK] = self.topics_mask
+        for i in range(16):
+            view[i] = self.topic_seq[i]
+        return out
+
+    def restore(self, sequences) -> None:
+        """Go on from what the predecessor committed (uint64[16]). All zero: nothing was, so begin a new stream."""
+        cdef int i
+        if len(sequences) != 16:
+            raise ValueError(f"there are 16 sequence slots, not {len(sequences)}")
+        if int(sequences[SLOT_STREAM]) == 0:
+            return
+        for i in range(16):
+            self.topic_seq[i] = int(sequences[i])
+        self.former_mask = int(sequences[SLOT_MASK])
+
+    def settled(self) -> list[int]:
+        """By topic, the last number that nothing pending comes at or below: `take` gives only higher ones."""
+        cdef uint32_t i, topic
+        last = [self.topic_seq[topic] for topic in range(<uint32_t>TOPIC_CAPACITY)]
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                last[i] = self.parts[i].first - 1
+        for i in range(self.closed_count):
+            topic = self.closed[i].topic
+            last[topic] = min(last[topic], self.closed[i].first - 1)
+        return last
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Message]:
+        """Return the messages since the last call, in the order in which they are to be sent."""
+        cdef uint32_t i
+        cdef closed_part *part
+        cdef Body body
+        self._close_group()
+        messages = []
+        for i in range(self.closed_count):
+            part = &self.closed[i]
+            body = Body.__new__(Body)
+            body.encoder, body.data, body.size, body.capacity = self, part.data, part.used, part.capacity
+            part.data = NULL
+            messages.append(Message(part.topic, part.first, part.count, body, part.rest))
+        self.closed_count = 0
+        self.held_bytes = 0
+        return messages
+
+    def add(
+        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
+    ) -> None:
+        """Do as apply does for one event; for the resolver's rarer paths and for tests."""
+        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < 8 or row <= 0:
+            raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
+        self.event(tables, topic, kind, row, time_boot_ns, detail)
+
+    def add_many(
+        self, TableWriter tables, const uint8_t[::1] topics, const uint8_t[::1] kinds, const uint32_t[::1] rows,
+        const uint64_t[::1] times_boot_ns,
+    ) -> None:
+        """Do `add` for each position of the arrays (all of one length), in order and without the GIL."""
+        cdef Py_ssize_t i, n = topics.shape[0]
+        if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
+            raise ValueError("add_many: the arrays differ in length")
+        for i in range(n):
+            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= 8 or rows[i] == 0:
+                raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
+        with nogil:
+            for i in range(n):
+                self.event(tables, topics[i], kinds[i], rows[i], times_boot_ns[i], 0)
+
+    def put(self, topic: int, fields) -> bool:
+        """Number an event that is not about a process, and encode it if it was asked for; returns whether it was."""
+        if not 0 <= topic < TOPIC_CAPACITY:
+            raise ValueError(f"no topic {topic}")
+        self.topic_seq[ORDER] += 1
+        self.topic_seq[topic] += 1
+        if not self.topics_mask >> topic & 1:
+            return False
+        cdef bytes data = pack_events(
+            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[ORDER], **fields}]
+        )
+        cdef open_part *part = self._part(topic, self.topic_seq[topic])
+        cdef char *p = self._room(part, NULL, len(data)) if part != NULL else NULL
+        if p == NULL:
+            self.dropped += 1
+            return False
+        memcpy(p, <char *>data, len(data))
+        part.used += len(data)
+        part.count += 1
+        return True
+
+    cdef void event(
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
+    ) noexcept nogil:
+        cdef uint64_t seq
+        self.topic_seq[ORDER] += 1
+        self.topic_seq[topic] += 1
+        if not self.topics_mask >> topic & 1:
+            return
+        seq = self.topic_seq[topic]
+        cdef open_part *part = self._part(topic, seq)
+        if part == NULL:
+            self.dropped += 1
+            return
+
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef uint32_t known = hot.known, flags = hot.flags
+        cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
+        cdef uint32_t args_n = 0, envs_n = 0, file_n = 0, name_n = 0, cgroup_n = 0, container_n = 0, extra_n = 0
+        cdef const char *args = NULL
+        cdef const char *envs = NULL
+        cdef const char *file = NULL
+        cdef const char *name = NULL
+        cdef const char *cgroup = NULL
+        cdef const char *container = NULL
+        cdef const char *extra = NULL
+        if hot.args_ref != 0 and (known & PL_KNOWN_ARGS) != 0:
+            args = tables.args.bytes(hot.args_ref, &args_n)
+        if self.envs_form != 0 and cold.envs_ref != 0 and (known & PL_KNOWN_ENVS) != 0:
+            envs = tables.envs.bytes(cold.envs_ref, &envs_n)
+        if hot.file_ref != 0 and (known & PL_KNOWN_FILE) != 0:
+            file = tables.names.bytes(hot.file_ref, &file_n)
+            if file_n < sizeof(pl_file):
+                file = NULL
+                file_n = 0
+        if cold.name_ref != 0:
+            name = tables.names.bytes(cold.name_ref, &name_n)
+        if cold.cgroup_ref != 0:
+            cgroup = tables.names.bytes(cold.cgroup_ref, &cgroup_n)
+        if cold.container_ref != 0:
+            container = tables.names.bytes(cold.container_ref, &container_n)
+        if cold.extra_ref != 0:
+            extra = tables.args.bytes(cold.extra_ref, &extra_n)
+
+        # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
+        # be written twice.
+        cdef char *p = self._room(
+            part, NULL,
+            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n) + file_n + cgroup_n + container_n + extra_n,
+        )
+        if p == NULL:
+            self.dropped += 1
+            return
+        cdef bint creds = (known & PL_KNOWN_CREDS) != 0
+        cdef bint audit = (known & PL_KNOWN_AUID) != 0
+        cdef bint caps = (known & PL_KNOWN_CAPS) != 0
+        cdef bint sids = (known & PL_KNOWN_SID) != 0
+        cdef bint spaces = (known & PL_KNOWN_NS) != 0
+
+        p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
+        p = pl_key(p, "event")
+        p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
+        p = pl_uint(pl_key(p, "seq"), seq)
+        p = pl_uint(pl_key(p, "order"), self.topic_seq[ORDER])
+        p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
+        p = pl_uint(pl_key(p, "pid"), hot.tgid)
+        p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else hot.tgid)
+        p = pl_uint(pl_key(p, "ppid"), hot.ppid)
+        p = pl_key(p, "entity_id")
+        if hot.start_boot_ns != 0:
+            p = pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "cpid")
+        p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
+        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
+        p = put_nonzero(pl_key(p, "creator_pid"), cold.creator_tgid)
+        p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
+
+        p = pl_key(p, "comm")
+        p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
+        p = pl_key(p, "path")
+        if file != NULL:
+            p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "script_path")
+        p = pl_text(p, name, name_n) if name != NULL and (flags & PL_ROW_SCRIPT) != 0 else pl_nil(p)
+        p = pl_key(p, "name")
+        p = pl_text(p, name, name_n) if name != NULL else pl_nil(p)
+        # A blob begins with the full length of what it was cut from.
+        p = pl_key(p, "argv")
+        p = put_list(p, args + 4, args_n - 4) if args_n >= 4 else pl_nil(p)
+        p = put_known(pl_key(p, "argc"), cold.argc, (known & PL_KNOWN_ARGS) != 0)
+        p = pl_bool(pl_key(p, "args_truncated"), flags & PL_ROW_ARGS_TRUNCATED)
+        p = pl_key(p, "envs")
+        p = put_list(p, envs + 4, envs_n - 4) if envs_n >= 4 else pl_nil(p)
+        p = put_known(pl_key(p, "envc"), cold.envc, (known & PL_KNOWN_ENVS) != 0)
+        p = pl_bool(pl_key(p, "envs_truncated"), flags & PL_ROW_ENVS_TRUNCATED)
+
+        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
+        p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
+
+        p = put_known(pl_key(p, "uid"), hot.uid, creds)
+        p = put_known(pl_key(p, "gid"), hot.gid, creds)
+        p = put_known(pl_key(p, "euid"), cold.euid, creds)
+        p = put_known(pl_key(p, "egid"), cold.egid, creds)
+        p = put_known(pl_key(p, "suid"), cold.suid, creds)
+        p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
+        p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
+        p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
+        p = put_known(pl_key(p, "auid"), cold.auid, audit)
+        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
+        p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
+        p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
+        p = pl_uint(pl_key(p, "cap_attempted"), cold.cap_attempted)
+        p = pl_uint(pl_key(p, "cap_used"), cold.cap_used)
+        p = pl_key(p, "tty")
+        p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
+        p = put_known(pl_key(p, "sid"), cold.sid, sids)
+        p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
+        p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
+        p = pl_key(p, "file")
+        p = put_file(p, <const pl_file *>file) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        p = pl_key(p, "cgroup")
+        p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
+        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0)
+        p = pl_key(p, "container_id")
+        p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
+        p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
+        p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
+        p = put_known(pl_key(p, "mnt_ns"), cold.mnt_ns, spaces and cold.mnt_ns != 0)
+        p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
+        p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
+        p = put_nonzero(pl_key(p, "fork_flags"), cold.fork_flags)
+        p = put_nonzero(pl_key(p, "cookie"), cold.cookie)
+        p = put_nonzero(pl_key(p, "user_session"), cold.user_session)
+        p = pl_key(p, "source")
+        p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
+        p = pl_uint(pl_key(p, "images"), hot.images)
+        p = pl_bool(pl_key(p, "is_exec"), flags & PL_ROW_IS_EXEC)
+        p = pl_bool(pl_key(p, "is_exec_exec"), flags & PL_ROW_IS_EXEC_EXEC)
+        p = pl_bool(pl_key(p, "is_parent_missing"), flags & PL_ROW_PARENT_MISSING)
+        p = pl_bool(pl_key(p, "is_adopted"), flags & PL_ROW_ADOPTED)
+        p = pl_bool(pl_key(p, "is_kthread"), flags & PL_ROW_KTHREAD)
+        p = pl_bool(pl_key(p, "is_through_symlink"), flags & PL_ROW_THROUGH_SYMLINK)
+        p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
+        p = pl_uint(pl_key(p, "flags"), flags)
+        p = pl_key(p, "extra")
+        if extra_n != 0:
+            memcpy(p, extra, extra_n)  # a msgpack map already; whoever stored it may have put bin into it
+            p += extra_n
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "lineage_marks")
+        p = put_lineage_marks(p, flags) if flags & LINEAGE_MARKS else pl_array(p, 0)
+
+        p = self._lineage(tables, part, p, hot)
+        if p != NULL and topic == TOPIC_REPARENT:
+            p = pl_key(p, "new_parent")
+            p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
+        if p == NULL:
+            self.dropped += 1
+            return
+        part.used = p - part.data
+        part.count += 1
+        if part.used >= self.message_bytes:
+            self._close_group()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, const pl_hot *hot) noexcept nogil:
+        """Write lineage and lineage_truncated: two fields."""
+        cdef uint32_t row, depth = 0, count = 0
+        cdef uint64_t link = hot.ancestor
+        # How many there are has to stand in front of them; the rows were in cache when apply linked them.
+        while link != 0 and count < self.lineage_depth:
+            row = tables.follow(link)
+            if row == 0:
+                break
+            count += 1
+            link = tables.hot[row].ancestor
+        cdef bint truncated = link != 0
+        p = pl_array(pl_key(p, "lineage"), count)
+        link = hot.ancestor
+        while depth < count:
+            row = tables.follow(link)
+            p = self._ancestor(tables, part, p, row)
+            if p == NULL:
+                return NULL
+            link = tables.hot[row].ancestor
+            depth += 1
+        p = self._room(part, p, FIXED_BYTES)
+        if p == NULL:
+            return NULL
+        return pl_bool(pl_key(p, "lineage_truncated"), truncated)
+
+    cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef uint32_t file_n = 0
+        cdef const char *file = NULL
+        if hot.file_ref:
+            file = tables.names.bytes(hot.file_ref, &file_n)
+        p = self._room(part, p, ANCESTOR_BYTES + file_n)
+        if p == NULL:
+            return NULL
+        p = pl_map(p, 5)
+        p = pl_uint(pl_key(p, "pid"), hot.tgid)
+        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, tables.control.boot_unix_ns)
+        p = pl_key(p, "comm")
+        if hot.known & PL_KNOWN_COMM:
+            p = pl_field(p, hot.comm, 16)
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "path")
+        if (hot.known & PL_KNOWN_FILE) != 0 and file_n >= sizeof(pl_file):
+            p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "entity_id")
+        if hot.start_boot_ns:
+            return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+        return pl_nil(p)
+
+    cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+        cdef made_cpid *made = &self.cpids[(hot.tgid ^ hot.tgid >> 10) & 1023]
+        if (
+            made.start_boot_ns != hot.start_boot_ns or made.tgid != hot.tgid or made.pid_ns != cold.pid_ns
+            or made.ns_pid != cold.ns_pid
+        ):
+            made.start_boot_ns = hot.start_boot_ns
+            made.tgid = hot.tgid
+            made.pid_ns = cold.pid_ns
+            made.ns_pid = cold.ns_pid
+            pl_cpid(made.text, self.boot_raw, cold.pid_ns, hot.start_boot_ns // self.tick_ns, cold.ns_pid)
+        p[0] = <char>0xD9
+        p[1] = 36
+        memcpy(p + 2, made.text, 36)
+        return p + 38
+
+    cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
+        """The entity id of the process that `link` leads to."""
+        cdef uint32_t row = tables.follow(link) if link else 0
+        if row == 0 or tables.hot[row].start_boot_ns == 0:
+            return pl_nil(p)
+        return pl_entity(p, self.boot_hex, tables.hot[row].tgid, tables.hot[row].start_boot_ns)
+
+    cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil:
+        """The open message that event `seq` of the topic goes into; NULL: there is no room for it."""
+        cdef open_part *part = &self.parts[topic]
+        if self.held_bytes + part.used >= self.limit_bytes:
+            return NULL
+        if part.count and seq != part.first + part.count:
+            self._close_group()  # an event in between was dropped, or not asked for
+        if part.count == 0:
+            part.used = 0
+            part.first = seq
+        return part
+
+    cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil:
+        """Make room for `need` bytes after `end` (NULL: after what the part holds); its new place, NULL if there is none."""
+        cdef uint64_t at = part.used if end == NULL else <uint64_t>(end - part.data)
+        cdef uint64_t capacity
+        cdef char *moved
+        if part.data == NULL:
+            pl_lock(&self.spare_lock)
+            if self.spare_count != 0:
+                self.spare_count -= 1
+                part.data = self.spare[self.spare_count]
+                part.capacity = self.spare_capacity[self.spare_count]
+            pl_unlock(&self.spare_lock)
+        if at + need > part.capacity:
+            capacity = part.capacity * 2 if part.capacity else FIRST_BYTES
+            while capacity < at + need:
+                capacity *= 2
+            moved = <char *>realloc(part.data, capacity)
+            if moved == NULL:
+                return NULL
+            part.data = moved
+            part.capacity = capacity
+        return part.data + at
+
+    cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil:
+        """Keep the memory of a message for another one. Another thread may drop a body while this one encodes."""
+        pl_lock(&self.spare_lock)
+        if self.spare_count < SPARES and data != NULL and capacity <= SPARE_MAX_BYTES:
+            self.spare[self.spare_count] = data
+            self.spare_capacity[self.spare_count] = capacity
+            self.spare_count += 1
+            data = NULL
+        pl_unlock(&self.spare_lock)
+        free(data)
+
+    cdef void _close_group(self) noexcept nogil:
+        """Make messages of what the parts hold: one of each topic, each saying which topics follow."""
+        cdef uint32_t i, rest = 0, room
+        cdef closed_part *moved
+        cdef open_part *part
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                rest |= 1 << i
+        if rest == 0:
+            return
+        if self.closed_count + TOPIC_CAPACITY > self.closed_capacity:
+            room = self.closed_capacity * 2 + TOPIC_CAPACITY
+            moved = <closed_part *>realloc(self.closed, room * sizeof(closed_part))
+            if moved == NULL:
+                for i in range(<uint32_t>TOPIC_CAPACITY):
+                    self.dropped += self.parts[i].count
+                    self.parts[i].count = 0
+                return
+            self.closed = moved
+            self.closed_capacity = room
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            part = &self.parts[i]
+            if part.count == 0:
+                continue
+            rest &= ~(1 << i)
+            moved = &self.closed[self.closed_count]
+            moved.data = part.data
+            moved.used = part.used
+            moved.capacity = part.capacity
+            moved.first = part.first
+            moved.topic = i
+            moved.count = part.count
+            moved.rest = rest
+            self.closed_count += 1
+            self.held_bytes += part.used
+            part.data = NULL
+            part.used = part.capacity = 0
+            part.count = 0
