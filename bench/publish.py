@@ -1,0 +1,293 @@
+"""How many enriched events a second go out to subscribers, and how many a Python subscriber takes?
+
+Method: rows of 2,000 processes, each with a path, arguments, a cgroup and `--depth` ancestors (a build below a shell
+below a session), are written into real tables. The encoder and the publisher then run as in the resolver, in steps of
+`--step` events that go round fork, exec and exit, over a real ipc socket. One process for each side, pinned to one core
+each with its ZeroMQ thread; pages are touched by a first run that is not counted; median of `--runs` runs.
+
+    nobody      events numbered with no subscriber: what an instance pays that nobody listens to
+    encode      events encoded, not sent
+    send        encoded and sent, as fast as it goes, to a subscriber that takes messages and does not look into them
+    receive     the Python subscriber makes dicts of them; the publisher keeps at most `--window` messages ahead
+    snapshot    not measured here: see bench/reader.py
+
+Command: python bench/publish.py [--json]
+
+How to read it: `events/s` is wall time; `us CPU/event` is user and system time of that one process, ZeroMQ's thread
+included. For `send`, `lost` says what the subscriber's full queue cost it (the publisher never waits): with both sides
+on two cores it should be 0. Does not show: CURVE over TCP, several subscribers, cold rows (all rows are in the cache
+after the first round, as they are right after apply has written them).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.shm._writer import TableWriter
+
+from pipeline.bus.sockets import Bus
+from pipeline.bus.subscriber import StreamReader
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver.publish import Publisher
+from pipeline.shm import layout
+
+BOOT = bytes(range(16))
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
+TARGET_SEND = 300_000
+TARGET_RECEIVE = 150_000
+
+
+@dataclass
+class Result:
+    """One line of the report."""
+
+    case: str
+    events_per_s: float
+    cpu_us_per_event: float
+    spread: float  #: (largest - smallest) / median of events_per_s over the runs
+    bytes_per_event: float
+    lost: int
+
+
+def make_rows(tables: Any, processes: int, depth: int) -> np.ndarray:
+    """Write a chain of `depth` ancestors and `processes` children below it; returns the children's rows."""
+    parent = 0
+    rows = []
+    file = np.zeros(1, layout.FILE)
+    for n in range(depth + processes):
+        is_ancestor = n < depth
+        row = tables.py_new_row()
+        hot, cold = tables.hot_view()[row : row + 1], tables.cold_view()[row : row + 1]
+        pid = 100 + n
+        hot["tgid"], hot["ppid"] = pid, 100 + depth - 1
+        hot["start_boot_ns"] = hot["exec_boot_ns"] = cold["fork_boot_ns"] = 10**12 + n
+        hot["known"] = 0x7FFF
+        hot["flags"] = layout.ROW_HEAD | layout.ROW_IS_EXEC
+        hot["uid"] = hot["gid"] = 1000
+        for name in ("euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
+            cold[name] = 1000
+        hot["comm"] = b"bash" if is_ancestor else b"cc1"
+        hot["source"], hot["images"], hot["cgroup_id"], hot["inode"] = layout.SOURCE_EVENT, 2, 77, 123_456
+        cold["tid"] = cold["ns_pid"] = pid
+        cold["creator_tgid"] = 100 + depth - 1
+        for name in ("pid_ns", "mnt_ns", "net_ns", "user_ns"):
+            cold[name] = 4_026_531_836
+        cold["tty"], cold["argc"] = b"pts3", 6
+        path = b"/usr/bin/bash" if is_ancestor else b"/usr/lib/gcc/x86_64-linux-gnu/14/cc1"
+        args = b"cc1\0-quiet\0-O2\0source_%d.c\0-o\0out.s\0" % (n % 50)
+        tables.py_set_ref("file", row, tables.py_intern_names(file.tobytes() + path))
+        tables.py_set_ref("args", row, tables.py_intern_args(len(args).to_bytes(4, "little") + args))
+        tables.py_set_ref("name", row, tables.py_intern_names(path))
+        tables.py_set_ref("cgroup", row, tables.py_intern_names(b"/user.slice/user-1000.slice/session-3.scope"))
+        if parent:
+            for link in ("ancestor", "parent", "creator"):
+                tables.py_set_link(link, row, parent)
+        tables.py_end(row)
+        tables.py_set_head(pid, row)
+        if is_ancestor:
+            parent = row
+        else:
+            rows.append(row)
+    return np.array(rows, np.uint32)
+
+
+class Load:
+    """Tables, an encoder, and steps of events."""
+
+    def __init__(self, directory: Path, step: int, depth: int) -> None:
+        self.tables = TableWriter.create(
+            directory,
+            boot_id=BOOT,
+            capture_id=1,
+            ring_count=1,
+            row_capacity=8192,
+            pid_capacity=8192,
+            names_bytes=1 << 22,
+            args_bytes=1 << 22,
+            envs_bytes=1 << 22,
+            boot_unix_ns=BOOT_UNIX_NS,
+            retention_ns=10**9,
+        )
+        rows = make_rows(self.tables, 2000, depth)
+        order = np.arange(step)
+        self.step = step
+        self.rows = rows[order // 3 % len(rows)]
+        self.topics = (order % 3).astype(np.uint8)
+        self.kinds = (order % 3 + 1).astype(np.uint8)
+        self.times = 10**12 + order.astype(np.uint64)
+        self.encoder = Encoder(BOOT)
+
+    def encode(self) -> None:
+        self.encoder.add_many(self.tables, self.topics, self.kinds, self.rows, self.times)
+
+
+def _pin(core: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+def measure_encoder(directory: Path, options: argparse.Namespace) -> list[Result]:
+    """The cases without a socket."""
+    _pin(0)
+    load = Load(directory, options.step, options.depth)
+    results = []
+    for case, mask in (("nobody", 0), ("encode", 7)):
+        load.encoder.topics_mask = mask
+        rates, cpus, size = [], [], 0
+        for run in range(options.runs + 1):
+            events = size = 0
+            begin, cpu = time.perf_counter(), time.process_time()
+            while events < options.events:
+                load.encode()
+                size += sum(len(message.body) for message in load.encoder.take())
+                events += options.step
+            elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            if run:  # the first touches the pages
+                rates.append(events / elapsed)
+                cpus.append(cpu / events * 1e6)
+        results.append(_result(case, rates, cpus, size / events, 0))
+    load.tables.close(remove=True)
+    return results
+
+
+def subscriber_main(socket: Path, case: str, total: int, progress: Any, result: Any) -> None:
+    """Take `total` events and say how long it took."""
+    _pin(1)
+    reader = StreamReader(f"ipc://{socket}", ["proc"], receive_hwm=4096)
+    if case == "send":
+        reader.tracker.feed = _Counter(reader.tracker)  # type: ignore[method-assign]
+    got = before = 0
+    begin = cpu = 0.0
+    while got < total:
+        events = reader.read(2.0)
+        if not events:
+            break
+        got += len(events)
+        progress.value = got
+        if not begin:  # the first batch waited for the publisher's start
+            begin, cpu, before = time.perf_counter(), time.process_time(), got
+    result.send((got - before, time.perf_counter() - begin, time.process_time() - cpu, reader.tracker.missed.total()))
+    reader.close()
+
+
+class _Counter:
+    """Stands in for Tracker.feed: counts events by the header alone."""
+
+    def __init__(self, tracker: Any) -> None:
+        self.tracker = tracker
+
+    def __call__(self, topic: bytes, header: bytes, body: bytes) -> range:
+        from pipeline.bus.stream import TOPIC_NUMBERS, Header
+
+        parsed = Header.parse(header)
+        number = TOPIC_NUMBERS[topic]
+        last = self.tracker.last[number] or 0
+        self.tracker.missed[topic] += parsed.first - last - 1
+        self.tracker.last[number] = parsed.first + parsed.count - 1
+        return range(parsed.count)
+
+
+def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> Result:
+    """The cases with a subscriber."""
+    _pin(0)
+    context = multiprocessing.get_context("spawn")
+    rates, cpus, lost, size = [], [], 0, 1.0
+    load = Load(directory, options.step, options.depth)
+    for run in range(options.runs + 1):
+        load.encoder.topics_mask = 0
+        progress = context.Value("q", 0, lock=False)
+        receiving, sending = context.Pipe(duplex=False)
+        socket = directory / f"stream-{run}.ipc"
+        with Bus() as bus:
+            publisher = Publisher(
+                load.encoder, bus, socket, boot=BOOT, boot_unix_ns=BOOT_UNIX_NS, epoch=1, send_hwm=4096
+            )
+            child = context.Process(target=subscriber_main, args=(socket, case, options.events, progress, sending))
+            child.start()
+            while not load.encoder.topics_mask:
+                publisher.poll(time.monotonic_ns())
+                time.sleep(0.01)
+            publisher.poll(time.monotonic_ns())
+            time.sleep(0.1)
+            sent = bytes_sent = 0
+            begin, cpu = time.perf_counter(), time.process_time()
+            window = options.window * 32
+            while not receiving.poll() and (case == "receive" or sent < options.events):
+                if case == "receive" and sent - progress.value > window + options.step:
+                    time.sleep(0.0002)
+                    continue
+                load.encode()
+                messages = load.encoder.take()
+                bytes_sent += sum(len(message.body) for message in messages)
+                sent += publisher.send(messages)
+                publisher.poll(time.monotonic_ns())
+            elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
+            got, took, child_cpu, missed = receiving.recv()
+            child.join()
+            publisher.close()
+        if run:
+            rates.append(sent / elapsed if case == "send" else got / took)
+            cpus.append((cpu / sent if case == "send" else child_cpu / max(got, 1)) * 1e6)
+            lost += missed
+            size = bytes_sent / sent
+    load.tables.close(remove=True)
+    return _result(case, rates, cpus, size, lost)
+
+
+def _result(case: str, rates: list[float], cpus: list[float], size: float, lost: int) -> Result:
+    middle = statistics.median(rates)
+    return Result(case, middle, statistics.median(cpus), (max(rates) - min(rates)) / middle, size, lost)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all cases; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=300_000, help="events a run")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--step", type=int, default=768, help="events between two commits (4 ms at 200,000/s)")
+    parser.add_argument("--depth", type=int, default=5, help="ancestors of each process")
+    parser.add_argument("--window", type=int, default=64, help="messages that the publisher may be ahead (receive)")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(argv)
+    results: list[Result] = []
+    root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
+    cores = os.sched_getaffinity(0)
+    try:
+        results += measure_encoder(root / "encoder", options)
+        for case in ("send", "receive"):
+            results.append(measure_socket(case, root / case, options))
+    finally:
+        os.sched_setaffinity(0, cores)
+        shutil.rmtree(root, ignore_errors=True)
+    if options.json:
+        machine = {"kernel": platform.release(), "cores": len(cores), "python": platform.python_version()}
+        print(json.dumps({"bench": "publish", "machine": machine, "results": [asdict(result) for result in results]}))
+        return 0
+    print(f"{'case':<10}{'events/s':>12}{'us CPU/event':>14}{'spread':>9}{'bytes/event':>13}{'lost':>8}")
+    for result in results:
+        print(
+            f"{result.case:<10}{result.events_per_s:>12,.0f}{result.cpu_us_per_event:>14.3f}{result.spread:>9.0%}"
+            f"{result.bytes_per_event:>13,.0f}{result.lost:>8,}"
+        )
+    print(f"targets: send {TARGET_SEND:,}/s, receive {TARGET_RECEIVE:,}/s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
