@@ -37,8 +37,8 @@ from pipeline.resolver.tty import TtyNames
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
-    "WANT_EXE", "WANT_NS", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid", "read_process",
-    "read_start", "to_record", "to_records",
+    "WANT_EXE", "WANT_IDS", "WANT_NS", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid",
+    "read_process", "read_start", "to_record", "to_records",
 ]  # fmt: skip
 
 WANT_EXE = 1  #: executable, its file facts, root directory
@@ -47,7 +47,8 @@ WANT_ENVS = 4
 WANT_NS = 8  #: namespace inodes
 WANT_CGROUP = 16
 WANT_AUDIT = 32  #: login uid and audit session
-WANT_DEFAULT = WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
+WANT_IDS = 64  #: users, groups, capabilities, pids in inner namespaces
+WANT_DEFAULT = WANT_IDS | WANT_EXE | WANT_ARGS | WANT_NS | WANT_CGROUP | WANT_AUDIT
 WANT_ALL = WANT_DEFAULT | WANT_ENVS
 
 _PF_EXITING = 0x4
@@ -158,7 +159,7 @@ class ProcReader:
         try:
             return self._read_below(tgid, fd, stat_fd, want)
         except OSError:
-            # Only stat and status are read outside a guard of their own: the process is gone.
+            # Only stat and status are read without a guard of their own: the process is gone.
             return None
         finally:
             os.close(stat_fd)
@@ -169,14 +170,12 @@ class ProcReader:
         attempt = 0
         while True:
             attempt += 1
-            status = _read_small(b"status", fd)
             info = ProcInfo(
                 tgid=tgid, ppid=0, start_ticks=int(fields[19]), start_boot_ns=int(fields[19]) * TICK_NS,
                 comm=comm[:15], state="", task_flags=int(fields[6]), thread_count=0, pgid=0, sid=0, tty=b"",
-                uids=_four(status, b"\nUid:\t"), gids=_four(status, b"\nGid:\t"),
-                cap_effective=_hex(status, b"\nCapEff:\t"), cap_permitted=_hex(status, b"\nCapPrm:\t"),
-                ns_pids=_ns_pids(status, tgid),
             )  # fmt: skip
+            if want & WANT_IDS:
+                _read_ids(info, fd)
             if not info.task_flags & PF_KTHREAD:
                 self._read_pieces(info, fd, want, fields)
             # The process may have called exec or ended since `fields` was read: look again, and take what changes
@@ -358,6 +357,16 @@ def _living_thread(fd: int) -> bytes | None:
     return None
 
 
+def _read_ids(info: ProcInfo, fd: int) -> None:
+    status = _read_small(b"status", fd)
+    info.uids = _four(status, b"\nUid:\t")
+    info.gids = _four(status, b"\nGid:\t")
+    info.cap_effective = int(_value(status, b"\nCapEff:\t") or b"0", 16)
+    info.cap_permitted = int(_value(status, b"\nCapPrm:\t") or b"0", 16)
+    # A kernel without pid namespaces has no such line.
+    info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
+
+
 def _read_namespaces(info: ProcInfo, fd: int, below: bytes) -> None:
     """Inodes of namespaces, from links such as ``pid:[4026531836]``."""
     try:
@@ -393,16 +402,6 @@ def _four(status: bytes, key: bytes) -> tuple[int, int, int, int]:
     if len(values) != 4:
         raise ProcessLookupError
     return int(values[0]), int(values[1]), int(values[2]), int(values[3])
-
-
-def _hex(status: bytes, key: bytes) -> int:
-    return int(_value(status, key) or b"0", 16)
-
-
-def _ns_pids(status: bytes, tgid: int) -> tuple[int, ...]:
-    values = _value(status, b"\nNSpid:\t").split()
-    # One namespace is the usual case; a kernel without pid namespaces has no such line.
-    return tuple(map(int, values)) if values else (tgid,)
 
 
 _default_reader: ProcReader | None = None

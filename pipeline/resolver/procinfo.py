@@ -21,6 +21,9 @@ UNSET = 0xFFFFFFFF
 
 PF_KTHREAD = 0x00200000
 
+# The kernel's invalid id: nobody has it.
+_NO_IDS = (UNSET, UNSET, UNSET, UNSET)
+
 
 @dataclass(slots=True)
 class ProcInfo:
@@ -37,11 +40,11 @@ class ProcInfo:
     pgid: int
     sid: int
     tty: bytes  #: b"pts3"; b"" none or unknown
-    uids: tuple[int, int, int, int]  #: real, effective, saved, file system
-    gids: tuple[int, int, int, int]
-    cap_effective: int
-    cap_permitted: int
-    ns_pids: tuple[int, ...]  #: from the reader's pid namespace inwards; the last is the innermost
+    uids: tuple[int, int, int, int] = _NO_IDS  #: real, effective, saved, file system
+    gids: tuple[int, int, int, int] = _NO_IDS
+    cap_effective: int = 0
+    cap_permitted: int = 0
+    ns_pids: tuple[int, ...] = ()  #: from the reader's pid namespace inwards; the last is the innermost
     start_is_ticks: bool = True
     parent_start_boot_ns: int = 0
     is_torn: bool = False  #: was calling exec while being read: fields may be of several images

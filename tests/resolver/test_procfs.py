@@ -128,6 +128,19 @@ def test_own_process_is_read_whole(reader: ProcReader) -> None:
     assert not (info.is_torn or info.is_zombie or info.is_kthread or info.is_leader_dead)
 
 
+def test_what_is_not_wanted_stays_unknown(reader: ProcReader) -> None:
+    info = reader.read(os.getpid(), 0)
+    assert info is not None
+    assert (info.ppid, info.uids, info.ns_pid, info.exe, info.argv) == (
+        os.getppid(),
+        (procfs.UNSET,) * 4,
+        0,
+        None,
+        None,
+    )
+    assert (info.pid_ns, info.cgroup, info.is_torn) == (0, None, False)
+
+
 def test_mount_id_is_the_one_of_fdinfo(reader: ProcReader) -> None:
     info = reader.read(os.getpid())
     fd = os.open("/proc/self/exe", os.O_PATH)
