@@ -1,0 +1,191 @@
+"""Shards on the kernel's own rings: what 23 children did comes out exactly, idle shards are woken, space comes back."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hand_control import CAPTURE_ID
+from stage import KILL, TERM, Stage, eventually
+
+from pipeline import boot, events
+from pipeline.bus.frames import Frame
+from pipeline.sources.ring import PAGE_BYTES, Ring, ring_data_bytes
+from pipeline.sources.shard_main import map_cpu_states
+
+pytestmark = pytest.mark.live
+
+CHILDREN = 23
+RING_BYTES = 1 << 20
+
+
+@pytest.fixture
+def capture(live_kernel: None) -> Iterator[object]:
+    from pipeline.bpf.loader import Capture
+
+    with Capture(ring_bytes=RING_BYTES) as running:
+        yield running
+
+
+@pytest.fixture
+def stage(capture: object) -> Iterator[Stage]:
+    made = Stage(
+        capture.ring_fds, shared_fd=capture.shared_fd, ring_count=capture.ring_count, capture_id=CAPTURE_ID,
+        boot_id=boot.boot_id(),
+    )  # fmt: skip
+    yield made
+    made.close()
+
+
+def _fork(count: int) -> list[int]:
+    pids = []
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            if number % 2:
+                os.execv("/bin/true", ["true", str(number)])
+            os._exit(number)
+        os.waitpid(pid, 0)
+        pids.append(pid)
+    return pids
+
+
+def _images(frame: Frame) -> list[tuple[int, bytes]]:
+    """(tgid, last part of the path) of the exec records that have a body."""
+    found = []
+    at = 0
+    bodies = iter(frame.exec)
+    for head in frame.head:
+        if head["kind"] == events.KIND_EXEC and not head["flags"] & events.FLAG_HEAD_ONLY:
+            path = bytes(frame.blob[at : at + int(next(bodies)["path_bytes"])])
+            found.append((int(head["tgid"]), path.rpartition(b"/")[2]))
+        at += int(head["var_bytes"])
+    return found
+
+
+class Collected:
+    """Records of this process's children, by kind and pid, with everything received applied at once."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.received = dict.fromkeys(stage.spec.rings, 0)
+        self.frames: list[Frame] = []
+
+    def poll(self, timeout_ms: int = 5) -> bool:
+        frame = self.stage.receive(timeout_ms)
+        if frame is None:
+            return False
+        assert frame.from_pos <= self.received[frame.ring]
+        part = frame.since(self.received[frame.ring])
+        self.received[frame.ring] = max(self.received[frame.ring], frame.to_pos)
+        self.frames.append(part)
+        if self.stage.control is not None:
+            self.stage.control.acks["applied_pos"][frame.ring] = self.received[frame.ring]
+        return True
+
+    def of(self, pids: list[int], kind: int) -> Counter[int]:
+        """How often each of these pids occurs in records of a kind."""
+        found: Counter[int] = Counter()
+        for frame in self.frames:
+            found.update(frame.head["tgid"][(frame.head["kind"] == kind) & np.isin(frame.head["tgid"], pids)].tolist())
+        return found
+
+    def wait_for(self, pids: list[int]) -> None:
+        def is_there() -> bool:
+            self.poll()
+            return len(self.of(pids, events.KIND_EXIT)) == len(pids)
+
+        assert eventually(is_there), self.stage.log.read_text()
+        # Other rings may lag behind the one that told the last exit.
+        while self.poll(100):
+            pass
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_every_act_of_known_children_arrives_once(stage: Stage) -> None:
+    stage.start()
+    collected = Collected(stage)
+    pids = _fork(CHILDREN)
+    collected.wait_for(pids)
+    assert collected.of(pids, events.KIND_FORK) == collected.of(pids, events.KIND_EXIT) == Counter(pids)
+    assert collected.of(pids, events.KIND_EXEC) == Counter(pids[1::2])
+    names = [name for frame in collected.frames for pid, name in _images(frame) if pid in pids]
+    assert names == [b"true"] * (CHILDREN // 2)
+    assert all(frame.boot_id == boot.boot_id() and frame.malformed == 0 for frame in collected.frames)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> None:
+    stage.start()
+    collected = Collected(stage)
+    pids: list[int] = []
+    for _ in range(5):
+        pids += _fork(CHILDREN)
+        stage.end(KILL)
+        pids += _fork(CHILDREN)
+        stage.start()
+    collected.wait_for(pids)
+    assert collected.of(pids, events.KIND_FORK) == collected.of(pids, events.KIND_EXIT) == Counter(pids)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
+    """Without the wake-up a sleeper would look after a second only."""
+    states = map_cpu_states(capture.shared_fd)
+    stage.start()
+    collected = Collected(stage)
+    collected.wait_for(_fork(1))
+
+    def is_asleep() -> bool:
+        collected.poll()
+        return all(states.is_sleeping(ring) for ring in capture.ring_fds)
+
+    latencies_ms = []
+    for _ in range(11):
+        assert eventually(is_asleep)
+        time.sleep(0.02)
+        (pid,) = _fork(1)
+        start = time.monotonic()
+        assert eventually(lambda pid=pid: (collected.poll(), collected.of([pid], events.KIND_EXIT).total())[1] == 1)
+        latencies_ms.append((time.monotonic() - start) * 1000)
+    assert sorted(latencies_ms)[5] < 100, latencies_ms
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None:
+    stage.start()
+    collected = Collected(stage)
+    collected.wait_for(_fork(CHILDREN))
+
+    def is_given_back() -> bool:
+        collected.poll()
+        for number, fd in capture.ring_fds.items():
+            with Ring(fd, number=number) as ring:
+                if ring.consumer_pos != collected.received[number] or ring.consumer_pos == 0:
+                    return False
+        return True
+
+    assert eventually(is_given_back)
+    assert stage.process is not None
+    stage.process.send_signal(TERM)
+
+    def has_ended() -> bool:
+        collected.poll()
+        return stage.process is not None and stage.process.poll() is not None
+
+    assert eventually(has_ended) and stage.process.returncode == 0
+    assert stage.log.read_text() == ""
+
+
+def test_kernel_lets_nobody_write_what_the_producer_writes(capture: object) -> None:
+    fd = next(iter(capture.ring_fds.values()))
+    assert ring_data_bytes(fd) == RING_BYTES
+    with pytest.raises(PermissionError):
+        mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=PAGE_BYTES)
+    with Ring(fd, number=0) as ring:
+        assert ring.data_bytes == RING_BYTES and ring.consumer_pos <= ring.producer_pos
