@@ -145,7 +145,9 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 	out->nlink = inode->i_nlink;
 	out->mode = inode->i_mode;
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
-		out->ctime_ns = inode->i_ctime_sec * 1000000000ull + inode->i_ctime_nsec;
+		/* The top bit says that somebody asked for the time. Since Linux 4e40eff0b573 ("fs: add infrastructure for
+		 * multigrain timestamps") (v6.13). */
+		out->ctime_ns = inode->i_ctime_sec * 1000000000ull + (inode->i_ctime_nsec & 0x7fffffff);
 		out->mtime_ns = inode->i_mtime_sec * 1000000000ull + inode->i_mtime_nsec;
 	} else if (bpf_core_field_exists(struct inode___before_6_11, __i_mtime)) {
 		struct inode___before_6_11 *old = (void *)inode;

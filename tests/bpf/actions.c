@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Single acts of processes for the tests of the BPF programs. Prints numbers, one a line; what they are is said below.
+ *
+ *   forks N               N children one after another, child i exits with i; prints each pid
+ *   threads N             N threads one after another
+ *   run FILE [ARG...]     a child runs FILE; prints its pid
+ *   wait [ARG...]         until stdin ends
+ *   thread-exec FILE      a thread runs FILE; prints the thread's tid
+ *   leader-leaves         the leader ends with 5, a thread 50 ms later with 7, by plain SYS_exit
+ *   group-exit N          N threads wait; one of them ends the group with 9
+ *   empty-argv FILE       FILE with no arguments and no environment, by NULL
+ *   newpid                a child in a new pid namespace forks one of its own and exits with 3, killing it; prints the
+ *                         child's pid
+ *   orphan [subreaper]    a child forks a grandchild and ends; prints pid of child, of grandchild, and the grandchild's
+ *                         ppid afterwards; with an argument this process is a subreaper
+ *   signal N              a child dies of signal N; prints its pid
+ *   rename NAME           a thread names itself "thread", the leader itself NAME, a thread the leader "by-thread"; prints
+ *                         the pid after each of the leader's; waits for stdin's end
+ *   clone-parent          a child made with CLONE_PARENT from a child; prints pid of the child, of its sibling
+ *   chroot DIR FILE       runs FILE below DIR
+ *   memfd                 runs itself from a memfd with argument "nothing"
+ *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
+ *   nothing
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+extern char **environ;
+static char *self = "/proc/self/exe";
+static char **rest;
+
+static void say(long number)
+{
+	char line[32];
+	int n = snprintf(line, sizeof(line), "%ld\n", number);
+
+	if (write(1, line, n) != n)
+		_exit(98);
+}
+
+static void die(const char *what)
+{
+	perror(what);
+	_exit(99);
+}
+
+static void until_stdin_ends(void)
+{
+	char byte;
+
+	while (read(0, &byte, 1) > 0)
+		;
+}
+
+static pid_t must_fork(void)
+{
+	pid_t pid = fork();
+
+	if (pid < 0)
+		die("fork");
+	return pid;
+}
+
+static void *just_end(void *arg)
+{
+	return arg;
+}
+
+static void *exec_it(void *arg)
+{
+	say(gettid());
+	execv(rest[0], rest);
+	die("execv");
+	return arg;
+}
+
+static void *leave_later(void *arg)
+{
+	usleep(50000);
+	syscall(SYS_exit, 7);
+	return arg;
+}
+
+static void *wait_for_ever(void *arg)
+{
+	pause();
+	return arg;
+}
+
+static void *end_all(void *arg)
+{
+	usleep(20000);
+	syscall(SYS_exit_group, 9);
+	return arg;
+}
+
+static void *rename_me(void *arg)
+{
+	prctl(PR_SET_NAME, "thread");
+	return arg;
+}
+
+static void *rename_leader(void *arg)
+{
+	int fd = open("/proc/self/comm", O_WRONLY);
+
+	if (write(fd, "by-thread", 9) != 9)
+		die("comm");
+	return arg;
+}
+
+static pid_t clone_with(uint64_t flags, int exit_signal)
+{
+	struct clone_args args = { .flags = flags, .exit_signal = exit_signal };
+
+	return syscall(SYS_clone3, &args, sizeof(args));
+}
+
+int main(int argc, char **argv)
+{
+	const char *act = argc > 1 ? argv[1] : "nothing";
+	long n = argc > 2 ? atol(argv[2]) : 0;
+	pthread_t thread;
+	pid_t pid;
+
+	rest = argv + 2;
+	if (!strcmp(act, "forks")) {
+		for (long i = 0; i < n; i++) {
+			pid = must_fork();
+			if (!pid)
+				_exit(i);
+			say(pid);
+			waitpid(pid, NULL, 0);
+		}
+	} else if (!strcmp(act, "threads")) {
+		for (long i = 0; i < n; i++) {
+			pthread_create(&thread, NULL, just_end, NULL);
+			pthread_join(thread, NULL);
+		}
+	} else if (!strcmp(act, "run")) {
+		pid = must_fork();
+		if (!pid) {
+			execv(rest[0], rest);
+			die("execv");
+		}
+		say(pid);
+		waitpid(pid, NULL, 0);
+	} else if (!strcmp(act, "wait")) {
+		until_stdin_ends();
+	} else if (!strcmp(act, "thread-exec")) {
+		pthread_create(&thread, NULL, exec_it, NULL);
+		pause();
+	} else if (!strcmp(act, "leader-leaves")) {
+		pthread_create(&thread, NULL, leave_later, NULL);
+		syscall(SYS_exit, 5);
+	} else if (!strcmp(act, "group-exit")) {
+		for (long i = 0; i < n; i++)
+			pthread_create(&thread, NULL, wait_for_ever, NULL);
+		pthread_create(&thread, NULL, end_all, NULL);
+		pause();
+	} else if (!strcmp(act, "empty-argv")) {
+		syscall(SYS_execve, rest[0], NULL, NULL);
+		die("execve");
+	} else if (!strcmp(act, "newpid")) {
+		pid = clone_with(CLONE_NEWPID, SIGCHLD);
+		if (pid < 0)
+			die("clone3");
+		if (!pid) {
+			if (!must_fork())
+				pause();
+			usleep(10000);
+			_exit(3);
+		}
+		say(pid);
+		waitpid(pid, NULL, 0);
+	} else if (!strcmp(act, "orphan")) {
+		int fds[2], up[2];
+
+		if (pipe(fds) || pipe(up))
+			die("pipe");
+		if (n || argc > 2)
+			prctl(PR_SET_CHILD_SUBREAPER, 1);
+		pid = must_fork();
+		if (!pid) {
+			pid_t middle = getpid();
+
+			pid = must_fork();
+			if (!pid) {
+				pid_t parent;
+
+				while ((parent = getppid()) == middle)
+					usleep(1000);
+				if (write(up[1], &parent, sizeof(parent)) != sizeof(parent))
+					_exit(97);
+				_exit(0);
+			}
+			if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
+				_exit(97);
+			_exit(0);
+		}
+		say(pid);
+		if (read(fds[0], &pid, sizeof(pid)) != sizeof(pid))
+			die("read");
+		say(pid);
+		if (read(up[0], &pid, sizeof(pid)) != sizeof(pid))
+			die("read");
+		say(pid);
+		while (wait(NULL) > 0)
+			;
+	} else if (!strcmp(act, "signal")) {
+		pid = must_fork();
+		if (!pid) {
+			raise(n);
+			_exit(0);
+		}
+		say(pid);
+		waitpid(pid, NULL, 0);
+	} else if (!strcmp(act, "rename")) {
+		pthread_create(&thread, NULL, rename_me, NULL);
+		pthread_join(thread, NULL);
+		prctl(PR_SET_NAME, rest[0]);
+		say(getpid());
+		pthread_create(&thread, NULL, rename_leader, NULL);
+		pthread_join(thread, NULL);
+		say(getpid());
+		until_stdin_ends();
+	} else if (!strcmp(act, "clone-parent")) {
+		int fds[2];
+
+		if (pipe(fds))
+			die("pipe");
+		pid = must_fork();
+		if (!pid) {
+			/* The kernel wants no exit signal with CLONE_PARENT: the sibling gets the caller's. */
+			pid = clone_with(CLONE_PARENT, 0);
+			if (pid < 0)
+				die("clone3");
+			if (!pid)
+				_exit(0);
+			if (write(fds[1], &pid, sizeof(pid)) != sizeof(pid))
+				_exit(97);
+			_exit(0);
+		}
+		say(pid);
+		if (read(fds[0], &pid, sizeof(pid)) != sizeof(pid))
+			die("read");
+		say(pid);
+		while (wait(NULL) > 0)
+			;
+	} else if (!strcmp(act, "chroot")) {
+		if (chroot(rest[0]) || chdir("/"))
+			die("chroot");
+		execl(rest[1], rest[1], "wait", NULL);
+		die("execl");
+	} else if (!strcmp(act, "memfd")) {
+		int from = open(self, O_RDONLY), to = memfd_create("action", 0);
+		struct stat st;
+		char *args[] = { "action", "nothing", NULL };
+
+		if (from < 0 || to < 0 || fstat(from, &st))
+			die("memfd");
+		while (st.st_size > 0) {
+			ssize_t some = sendfile(to, from, NULL, st.st_size);
+
+			if (some <= 0)
+				die("sendfile");
+			st.st_size -= some;
+		}
+		fexecve(to, args, environ);
+		die("fexecve");
+	} else if (!strcmp(act, "storm")) {
+		long execs = argc > 3 ? atol(argv[3]) : 0;
+		char *args[] = { self, "nothing", NULL };
+
+		for (long i = 0; i < n + execs; i++) {
+			pid = must_fork();
+			if (!pid) {
+				if (i >= n)
+					execv(self, args);
+				_exit(0);
+			}
+			if (i % 16 == 15)
+				while (wait(NULL) > 0)
+					;
+		}
+		while (wait(NULL) > 0)
+			;
+	} else if (strcmp(act, "nothing")) {
+		fprintf(stderr, "unknown act: %s\n", act);
+		return 2;
+	}
+	return 0;
+}

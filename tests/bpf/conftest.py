@@ -1,0 +1,49 @@
+"""One capture for all tests of a worker process that only look at their own processes' records."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.bpf.loader import Capture
+from tests.bpf.ring_reader import Reader
+
+RING_BYTES = 4 << 20
+
+
+@pytest.fixture(scope="session")
+def actions(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str], NoReturn]) -> Path:
+    """The compiled workload: a static program, so that it runs in an empty chroot too."""
+    gcc = shutil.which("gcc") or shutil.which("cc")
+    if gcc is None:
+        missing("no C compiler (gcc)")
+    program = tmp_path_factory.mktemp("actions") / "actions"
+    source = Path(__file__).with_name("actions.c")
+    subprocess.run(
+        [gcc, "-static", "-O1", "-Wall", "-Wno-nonnull", "-Werror", "-pthread", source, "-o", program], check=True
+    )
+    return program
+
+
+@pytest.fixture(scope="session")
+def capture(live_kernel: None) -> Iterator[Capture]:
+    with Capture(ring_bytes=RING_BYTES, args_bytes=32768, envs_bytes=32768) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def session_reader(capture: Capture) -> Reader:
+    return Reader(capture)
+
+
+@pytest.fixture
+def reader(session_reader: Reader) -> Reader:
+    """The rings from now on."""
+    session_reader.poll()
+    session_reader.records.clear()
+    return session_reader

@@ -1,0 +1,139 @@
+"""A slow, obvious reader of the rings, as the kernel describes them (kernel/bpf/ringbuf.c). Only for tests."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline import events
+from pipeline.bpf.loader import Capture
+
+BUSY, DISCARDED = 1 << 31, 1 << 30
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record; `body` is None for kinds without one, `task` too for one of its header alone."""
+
+    ring: int
+    head: np.void
+    task: np.void | None
+    body: np.void | None
+    path: bytes = b""
+    name: bytes = b""
+    args: bytes = b""
+    envs: bytes = b""
+
+    @property
+    def kind(self) -> int:
+        return int(self.head["kind"])
+
+    @property
+    def tgid(self) -> int:
+        return int(self.head["tgid"])
+
+    @property
+    def is_head_only(self) -> bool:
+        return bool(self.head["flags"] & events.FLAG_HEAD_ONLY)
+
+    def argv(self) -> list[bytes]:
+        return self.args.split(b"\0")[:-1]
+
+
+def parse(ring: int, data: bytes) -> Record:
+    """Take a record apart; every length in it is checked."""
+    head = np.frombuffer(data, events.HEAD, 1)[0]
+    assert head["record_bytes"] == len(data)
+    if head["flags"] & events.FLAG_HEAD_ONLY:
+        assert len(data) == events.HEAD.itemsize
+        assert head["var_bytes"] == 0
+        return Record(ring, head, None, None)
+    at = events.HEAD.itemsize
+    task = np.frombuffer(data, events.TASK, 1, at)[0]
+    at += events.TASK.itemsize
+    body_dtype = events.BODIES.get(int(head["kind"]))
+    body = None
+    if body_dtype is not None:
+        body = np.frombuffer(data, body_dtype, 1, at)[0]
+        at += body_dtype.itemsize
+    assert at + int(head["var_bytes"]) == len(data)
+    strings = []
+    if head["kind"] == events.KIND_EXEC:
+        assert body is not None
+        for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
+            strings.append(data[at : at + int(body[field])])
+            at += int(body[field])
+    assert at == len(data)
+    return Record(ring, head, task, body, *strings)
+
+
+class RingReader:
+    """One ring, read from its consumer position on."""
+
+    def __init__(self, ring: int, fd: int, ring_bytes: int) -> None:
+        page = mmap.PAGESIZE
+        self.ring, self.ring_bytes = ring, ring_bytes
+        self.consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self.data = mmap.mmap(fd, page + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+
+    def read(self) -> list[Record]:
+        """Return what is complete, and give its room back."""
+        records = []
+        (position,) = struct.unpack_from("<Q", self.consumer)
+        (end,) = struct.unpack_from("<Q", self.data)
+        while position < end:
+            at = mmap.PAGESIZE + position % self.ring_bytes
+            (length,) = struct.unpack_from("<I", self.data, at)
+            if length & BUSY:
+                break
+            size = length & ~(BUSY | DISCARDED)
+            if not length & DISCARDED:
+                records.append(parse(self.ring, self.data[at + 8 : at + 8 + size]))
+            position += 8 + (size + 7) // 8 * 8
+        struct.pack_into("<Q", self.consumer, 0, position)
+        return records
+
+
+class Reader:
+    """All rings of a capture, and what was read so far in `records`."""
+
+    def __init__(self, capture: Capture) -> None:
+        self.rings = [RingReader(ring, fd, capture.ring_bytes) for ring, fd in capture.ring_fds.items()]
+        self.records: list[Record] = []
+
+    def poll(self) -> None:
+        """Read what is there."""
+        for ring in self.rings:
+            self.records += ring.read()
+
+    def until(self, enough: Callable[[], Any], timeout_s: float = 10) -> Any:
+        """Poll until `enough` returns something true, and return that."""
+        end = time.monotonic() + timeout_s
+        while True:
+            self.poll()
+            if found := enough():
+                return found
+            assert time.monotonic() < end, f"not seen within {timeout_s} s; {len(self.records)} records read"
+            time.sleep(0.002)
+
+    def of(self, tgids: int | Iterable[int], kind: int | None = None) -> list[Record]:
+        """Return what was read of these processes, in order of time."""
+        wanted = {tgids} if isinstance(tgids, int) else set(tgids)
+        found = [r for r in self.records if r.tgid in wanted and kind in (None, r.kind)]
+        return sorted(found, key=lambda r: (int(r.head["time_boot_ns"]), r.ring, int(r.head["ring_seq"])))
+
+    def one(self, tgid: int, kind: int, timeout_s: float = 10) -> Record:
+        """Wait for the record of this kind of a process; fail if there are several."""
+        self.until(lambda: self.of(tgid, kind), timeout_s)
+        (record,) = self.of(tgid, kind)
+        return record
+
+    def ended(self, *tgids: int) -> None:
+        """Wait until these processes' exits have been read."""
+        self.until(lambda: all(self.of(tgid, events.KIND_EXIT) for tgid in tgids))

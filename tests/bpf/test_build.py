@@ -1,0 +1,76 @@
+"""The shipped objects are what their source gives, wherever it is built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.bpf import build
+
+SCRIPT = build.HERE.parent.parent / "script" / "bpf-build"
+
+
+@pytest.fixture
+def compiler(missing: Callable[[str], NoReturn]) -> None:
+    for name in ("clang", "llvm-strip"):
+        try:
+            build.tool(name)
+        except build.BuildError as error:
+            missing(str(error))
+    try:
+        build.libbpf_include()
+    except build.BuildError as error:
+        missing(str(error))
+
+
+def test_shipped_objects_match_their_source(compiler: None) -> None:
+    assert build.check() == []
+
+
+def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(build.HERE, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
+    for source in build.SOURCES:
+        output = tmp_path / "out.o"
+        build.compile_object(copy / source, output)
+        assert output.read_bytes() == build.object_path(source).read_bytes(), source
+
+
+def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "bpf"
+    shutil.copytree(build.HERE, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
+    source = copy / "context.bpf.c"
+    source.write_text(source.read_text().replace("pl_begin(1, task)", "pl_begin(0, task)"))
+    monkeypatch.setattr(build, "HERE", copy)
+    assert build.check() == ["context.bpf.o"]
+
+
+def test_script_works_from_any_folder(compiler: None, tmp_path: Path) -> None:
+    result = subprocess.run([SCRIPT, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:
+    for name in ("dirname", "sh"):
+        (tmp_path / name).symlink_to(Path(shutil.which(name) or name).resolve())
+    (tmp_path / "python3").symlink_to(sys.executable)
+    result = subprocess.run(
+        [SCRIPT, "--check"], env={"PATH": os.fspath(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "apt-get install clang-19" in result.stderr
+
+
+def test_objects_hold_no_path_of_the_build_machine() -> None:
+    for source in build.SOURCES:
+        data = build.object_path(source).read_bytes()
+        for word in (b"/usr/", b"/home/", b"/root/", b"/tmp/", os.fsencode(build.HERE)):
+            assert word not in data, (source, word)

@@ -1,0 +1,267 @@
+"""Executables and argument lists of every shape: what the record says, and what /proc says of the same process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.test_records import act, waiting
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+def exe(pid: int) -> bytes:
+    return os.readlink(os.fsencode(f"/proc/{pid}/exe"))
+
+
+@contextmanager
+def waiting_from(fd: int) -> Iterator[int]:
+    """As `waiting`, from an executable that may have no name any more."""
+    name = f"/proc/self/fd/{fd}"
+    child = subprocess.Popen(["nameless", "wait"], executable=name, stdin=subprocess.PIPE, pass_fds=[fd])
+    try:
+        yield child.pid
+    finally:
+        child.communicate(timeout=10)
+
+
+def last_exec(reader: Reader, pid: int) -> Record:
+    reader.ended(pid)
+    return reader.of(pid, events.KIND_EXEC)[-1]
+
+
+def test_script_is_run_by_its_interpreter(reader: Reader, tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text("#!/bin/sh\nread line\n")
+    script.chmod(0o755)
+    with waiting(script, "argument") as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert record.body["exec_flags"] == events.EXEC_SCRIPT
+        assert record.path == exe(pid)
+        assert record.body["inode"] == Path("/bin/sh").stat().st_ino
+        assert record.name == os.fsencode(script)
+        assert record.args == Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert record.argv() == [b"/bin/sh", os.fsencode(script), b"argument"]
+
+
+def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(actions)
+    child = subprocess.Popen(["./link", "wait"], cwd=tmp_path, stdin=subprocess.PIPE)
+    try:
+        record = reader.one(child.pid, events.KIND_EXEC)
+        assert record.path == exe(child.pid) == os.fsencode(actions)
+        assert record.name == b"./link"
+    finally:
+        child.communicate()
+
+
+def test_memfd(reader: Reader, actions: Path) -> None:
+    pid, _ = act(actions, "memfd")
+    record = last_exec(reader, pid)
+    assert record.path == b"/memfd:action"
+    assert record.body["exec_flags"] == events.EXEC_MEMFD
+    assert record.argv() == [b"action", b"nothing"]
+    assert record.body["nlink"] == 0
+
+
+def test_deleted_before_it_runs(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    doomed = tmp_path / "doomed"
+    shutil.copy(actions, doomed)
+    fd = os.open(doomed, os.O_RDONLY)
+    doomed.unlink()
+    with waiting_from(fd) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert record.path + b" (deleted)" == exe(pid)
+        assert record.body["exec_flags"] & events.EXEC_DELETED
+        assert record.body["nlink"] == 0
+    os.close(fd)
+
+
+def test_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    jail = tmp_path / "jail" / "deep"
+    (jail / "bin").mkdir(parents=True)
+    shutil.copy(actions, jail / "bin" / "inner")
+    with waiting(actions, "chroot", jail, "/bin/inner") as pid:
+        reader.until(lambda: len(reader.of(pid, events.KIND_EXEC)) == 2)
+        record = reader.of(pid, events.KIND_EXEC)[1]
+        assert record.path == exe(pid) == os.fsencode(jail / "bin" / "inner")
+        assert record.path[record.body["root_offset"] :] == b"/bin/inner"
+        assert record.name == b"/bin/inner"
+        assert record.body["exec_flags"] == 0
+
+
+def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    """The directory was opened before: its executables are not below the task's root."""
+    jail = tmp_path / "jail"
+    (jail / "x").mkdir(parents=True)
+    fd = os.open(actions, os.O_RDONLY)
+    child = os.fork()
+    if not child:
+        try:
+            os.chroot(jail)
+            os.execve(fd, ["actions", "nothing"], {})
+        finally:
+            os._exit(99)
+    assert os.waitpid(child, 0)[1] == 0
+    record = last_exec(reader, child)
+    assert record.path == os.fsencode(actions)
+    assert record.body["root_offset"] == 0
+    assert record.body["exec_flags"] == events.EXEC_NO_ROOT
+
+
+def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    commands = f'mount -t tmpfs none "{place}" && cp "{actions}" "{place}/inner" && exec "{place}/inner" wait'
+    with waiting("unshare", "-m", "sh", "-c", commands) as pid:
+        inner = os.fsencode(place / "inner")
+        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.path == inner])
+        record = reader.of(pid, events.KIND_EXEC)[-1]
+        assert record.path == inner == exe(pid)
+        assert record.body["fs_magic"] == 0x01021994  # tmpfs
+        assert record.body["exec_flags"] == 0
+        assert record.task["mnt_ns"] == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+        assert not (place / "inner").exists()
+
+
+def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    commands = (
+        f'mount -t tmpfs none "{place}" && mkdir "{place}/q" && cp "{actions}" "{place}/q/inner" && cd "{place}/q" && '
+        f'umount -l "{place}" && exec ./inner wait'
+    )
+    with waiting("unshare", "-m", "sh", "-c", commands) as pid:
+        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == b"./inner"])
+        record = reader.of(pid, events.KIND_EXEC)[-1]
+        assert record.path == exe(pid) == b"/q/inner"
+        assert record.body["exec_flags"] == events.EXEC_DETACHED | events.EXEC_NO_ROOT
+
+
+def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    for name in ("lower", "upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    shutil.copy(actions, tmp_path / "lower" / "low")
+    shutil.copy(actions, tmp_path / "upper" / "up")
+    # An overlay cannot have its upper layer on another: a tmpfs of its own below it.
+    commands = (
+        f'cd "{tmp_path}" && mount -t tmpfs none upper && mkdir upper/u upper/w && cp lower/low upper/u/up && '
+        "mount -t overlay none -o lowerdir=lower,upperdir=upper/u,workdir=upper/w merged && exec merged/$0 wait"
+    )
+    for name, flags in (("low", 0), ("up", events.EXEC_UPPER_LAYER)):
+        with waiting("unshare", "-m", "sh", "-c", commands, name) as pid:
+            wanted = os.fsencode(tmp_path / "merged" / name)
+            try:
+                reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.path == wanted], 3)
+            except AssertionError:
+                pytest.skip("overlayfs cannot be mounted here")
+            record = reader.of(pid, events.KIND_EXEC)[-1]
+            assert record.path == wanted == exe(pid)
+            assert record.body["exec_flags"] == flags
+
+
+def test_100_kb_of_arguments_are_cut_and_flagged(reader: Reader, actions: Path) -> None:
+    words = [f"{i:099d}" for i in range(1000)]
+    with waiting(actions, "wait", *words) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        cmdline = Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert len(cmdline) > 100_000
+    assert record.args == cmdline[:32768]
+    assert record.body["args_full_bytes"] == len(cmdline)
+    assert record.body["argc"] == 1002
+    assert record.body["exec_flags"] == events.EXEC_ARGS_TRUNCATED
+
+
+def test_arguments_of_exactly_the_limit_are_not_flagged(reader: Reader, actions: Path) -> None:
+    used = len(os.fsencode(actions)) + 1 + len(b"wait\0")
+    with waiting(actions, "wait", "x" * (32768 - used - 1), env={}) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert record.args == Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert (record.body["args_bytes"], record.body["exec_flags"]) == (32768, 0)
+
+
+def test_large_environment_is_cut_and_flagged(reader: Reader, actions: Path) -> None:
+    with waiting(actions, "wait", env={f"V{i}": "y" * 1000 for i in range(50)}) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+    assert record.envs == environ[:32768]
+    assert record.body["envs_full_bytes"] == len(environ)
+    assert record.body["envc"] == 50
+    assert record.body["exec_flags"] == events.EXEC_ENVS_TRUNCATED
+
+
+def test_no_arguments_at_all(reader: Reader, actions: Path) -> None:
+    pid, _ = act(actions, "empty-argv", actions)
+    record = last_exec(reader, pid)
+    # Since Linux dcd46d897adb ("exec: Force single empty string when argv is empty") (v5.18).
+    assert record.args == b"\0"
+    assert (record.body["argc"], record.body["envc"], record.envs) == (1, 0, b"")
+
+
+def test_bytes_that_are_not_utf8(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/\xff\xfe name\n"
+    shutil.copy(actions, name)
+    with waiting(name, b"wait", b"\x80\xc0", b"tab\t") as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert record.path == record.name == exe(pid)
+        assert record.argv() == [name, b"wait", b"\x80\xc0", b"tab\t"]
+
+
+def test_long_and_deep_paths(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    deep = tmp_path
+    for _ in range(60):
+        deep = deep / ("d" * 50)
+    deep.mkdir(parents=True)
+    place = deep / ("f" * 255)
+    shutil.copy(actions, place)
+    with waiting(place, "wait") as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert record.path == exe(pid) == os.fsencode(place)
+        assert record.body["exec_flags"] == 0
+
+
+def test_path_that_is_too_long_keeps_its_end(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    here = os.open(tmp_path, os.O_RDONLY)
+    whole = os.fsencode(tmp_path)
+    for _ in range(45):
+        os.mkdir("e" * 100, dir_fd=here)
+        there = os.open("e" * 100, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here, whole = there, whole + b"/" + b"e" * 100
+    to = os.open("end", os.O_WRONLY | os.O_CREAT, 0o755, dir_fd=here)
+    os.write(to, actions.read_bytes())
+    os.close(to)
+    fd = os.open("end", os.O_RDONLY, dir_fd=here)
+    os.close(here)
+    with waiting_from(fd) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        assert len(whole + b"/end") > 4096
+        assert record.body["exec_flags"] == events.EXEC_PATH_TRUNCATED | events.EXEC_NO_ROOT
+        assert record.path.startswith(b"/e") and (whole + b"/end").endswith(record.path)
+        assert len(record.path) > 3900
+    os.close(fd)
+    shutil.rmtree(tmp_path / ("e" * 100))
+
+
+def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path, *tmp_path.parents):  # pytest's folders are for their owner only
+        if folder.stat().st_mode & 0o005 != 0o005:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    program = tmp_path / "setuid"
+    shutil.copy(actions, program)
+    program.chmod(0o4755)
+    child = subprocess.Popen([program, "nothing"], user=65534, group=65534, extra_groups=[])
+    assert child.wait(timeout=10) == 0
+    record = last_exec(reader, child.pid)
+    assert record.body["exec_flags"] == events.EXEC_SECURE
+    assert record.body["mode"] == program.stat().st_mode
+    assert (record.task["uid"], record.task["euid"], record.task["suid"]) == (65534, 0, 0)
+    assert reader.one(child.pid, events.KIND_FORK).task["uid"] == 0

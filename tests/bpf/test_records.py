@@ -1,0 +1,301 @@
+"""Every field of the records, for a known workload on the running kernel, compared with /proc."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from pipeline.boot import is_same_start, now_boot_ns
+from pipeline.bpf.loader import Capture
+from tests.bpf.ring_reader import Reader, Record
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, list[int]]:
+    """Run an act to its end; return its pid and the numbers that it printed."""
+    child = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    output, _ = child.communicate(timeout=30)
+    assert child.returncode == expect
+    return child.pid, [int(line) for line in output.split()]
+
+
+@contextmanager
+def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> Iterator[int]:
+    """Run something that waits for its stdin to end; give its pid."""
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+    try:
+        yield child.pid
+    finally:
+        child.communicate(timeout=10)
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+
+
+def stat(pid: int) -> list[str]:
+    """Return fields 3 and on of /proc/PID/stat."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def namespace(pid: int, name: str) -> int:
+    return int(re.findall(r"\d+", str(Path(f"/proc/{pid}/ns/{name}").readlink()))[0])
+
+
+def check_task(record: Record, pid: int) -> None:
+    """Compare HEAD and TASK with what /proc says of the live process."""
+    head, task, now, fields = record.head, record.task, status(pid), stat(pid)
+    assert task is not None
+    assert (head["tgid"], head["tid"]) == (pid, pid)
+    assert head["ppid"] == int(now["PPid"][0])
+    assert is_same_start(int(head["start_boot_ns"]), int(fields[19]))
+    assert is_same_start(int(head["parent_start_boot_ns"]), int(stat(int(head["ppid"]))[19]))
+    assert [task[f] for f in ("uid", "euid", "suid", "fsuid")] == [int(x) for x in now["Uid"]]
+    assert [task[f] for f in ("gid", "egid", "sgid", "fsgid")] == [int(x) for x in now["Gid"]]
+    assert task["cap_effective"] == int(now["CapEff"][0], 16)
+    assert task["cap_permitted"] == int(now["CapPrm"][0], 16)
+    assert task["auid"] == int(Path(f"/proc/{pid}/loginuid").read_text())
+    assert task["audit_session"] == int(Path(f"/proc/{pid}/sessionid").read_text())
+    assert (task["pgid"], task["sid"]) == (int(fields[2]), int(fields[3]))
+    assert task["ns_pid"] == int(now["NSpid"][-1])
+    for name in ("pid", "mnt", "net", "user"):
+        assert task[f"{name}_ns"] == namespace(pid, name), name
+    assert task["comm"] == Path(f"/proc/{pid}/comm").read_bytes().rstrip(b"\n")
+    assert task["cgroup_id"] == cgroup_id(pid)
+    assert not task["task_flags"] & 0x200000
+
+
+def cgroup_id(pid: int) -> int:
+    """Return the inode of the process's directory in the cgroup v2 hierarchy."""
+    path = next(
+        line[3:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::")
+    )
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if " - cgroup2 " in line:
+            return (Path(line.split()[4]) / path.lstrip("/")).stat().st_ino
+    pytest.skip("no cgroup v2 hierarchy is mounted")
+
+
+def kernel_dev(dev: int) -> int:
+    return os.major(dev) << 20 | os.minor(dev)
+
+
+def test_23_forks_are_23_records_of_each_kind(reader: Reader, actions: Path) -> None:
+    pid, children = act(actions, "forks", "23")
+    assert len(children) == 23
+    reader.ended(pid, *children)
+    for number, child in enumerate(children):
+        fork, exit_ = reader.of(child)
+        assert (fork.kind, exit_.kind) == (events.KIND_FORK, events.KIND_EXIT)
+        assert fork.head["ppid"] == pid
+        assert fork.body["creator_tgid"] == fork.body["creator_tid"] == pid
+        assert fork.body["creator_start_boot_ns"] == fork.head["parent_start_boot_ns"]
+        assert fork.head["start_boot_ns"] == exit_.head["start_boot_ns"] <= fork.head["time_boot_ns"]
+        assert fork.task["comm"] == b"actions"
+        assert exit_.body["exit_code"] == number << 8
+    assert [r.kind for r in reader.of(pid)] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+
+
+def test_time_and_cpu_are_those_of_the_event(reader: Reader, capture: Capture, actions: Path) -> None:
+    before = now_boot_ns()
+    pid, children = act(actions, "forks", "3")
+    after = now_boot_ns()
+    reader.ended(pid, *children)
+    for record in reader.of([pid, *children]):
+        assert before <= record.head["time_boot_ns"] <= after
+        assert record.head["cpu"] == record.ring
+        assert record.head["ring_pos"] == 0
+
+
+def test_ring_numbers_have_no_gap(reader: Reader, actions: Path) -> None:
+    pid, children = act(actions, "forks", "101")
+    reader.ended(pid, *children)
+    for ring in {r.ring for r in reader.records}:
+        numbers = [int(r.head["ring_seq"]) for r in reader.records if r.ring == ring]
+        assert sorted(numbers) == list(range(min(numbers), min(numbers) + len(numbers)))
+
+
+def test_exec_says_what_proc_says(reader: Reader, actions: Path) -> None:
+    environment = {"A": "1", "LONG": "x" * 1000, "EMPTY": ""}
+    with waiting(actions, "wait", "", "b c", env=environment) as pid:
+        record = reader.one(pid, events.KIND_EXEC)
+        check_task(record, pid)
+        body, file = record.body, actions.stat()
+        assert record.path == os.fsencode(Path(f"/proc/{pid}/exe").readlink())
+        assert body["root_offset"] == 0
+        assert record.args == Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert record.envs == Path(f"/proc/{pid}/environ").read_bytes()
+        assert (body["args_full_bytes"], body["envs_full_bytes"]) == (len(record.args), len(record.envs))
+        assert (body["argc"], body["envc"]) == (4, 3)
+        assert record.name == os.fsencode(actions)
+        assert body["exec_flags"] == 0
+        assert (body["inode"], body["mode"], body["nlink"]) == (file.st_ino, file.st_mode, file.st_nlink)
+        assert (body["file_uid"], body["file_gid"]) == (file.st_uid, file.st_gid)
+        assert (body["ctime_ns"], body["mtime_ns"]) == (file.st_ctime_ns, file.st_mtime_ns)
+        assert body["device"] == kernel_dev(file.st_dev)
+        assert body["exec_tid"] == pid
+        assert body["prev_tid"] == pid
+        mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+        assert str(body["mount_id"]) in [m[0] for m in mounts]
+
+
+def test_fork_and_exit_say_what_proc_says(reader: Reader, actions: Path) -> None:
+    with waiting(actions, "wait") as pid:
+        fork = reader.one(pid, events.KIND_FORK)
+        exec_ = reader.one(pid, events.KIND_EXEC)
+        assert fork.head["ppid"] == os.getpid()
+        mine = Path("/proc/self/exe").resolve().stat()
+        assert (fork.task["exe_inode"], fork.task["exe_dev"]) == (mine.st_ino, kernel_dev(mine.st_dev))
+        assert fork.task["comm"] == Path("/proc/self/comm").read_bytes().rstrip(b"\n")
+    exit_ = reader.one(pid, events.KIND_EXIT)
+    for field in ("uid", "gid", "sid", "pgid", "mnt_ns", "cgroup_id", "comm", "cookie"):
+        assert exit_.task[field] == exec_.task[field], field
+    assert exit_.body["exit_code"] == 0
+
+
+def test_threads_are_counted_and_not_recorded(reader: Reader, capture: Capture, actions: Path) -> None:
+    from pipeline.bpf import maps
+
+    states = maps.cpu_states(capture.shared_fd)
+    forked, exited = states["threads_forked"].sum(), states["threads_exited"].sum()
+    pid, _ = act(actions, "threads", "23")
+    reader.ended(pid)
+    assert [r.kind for r in reader.of(pid)] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+    assert states["threads_forked"].sum() - forked >= 23
+    assert states["threads_exited"].sum() - exited >= 23
+
+
+def test_exec_from_a_thread_keeps_the_process(reader: Reader, actions: Path) -> None:
+    pid, (tid,) = act(actions, "thread-exec", actions, "nothing")
+    reader.ended(pid)
+    assert tid != pid
+    fork, first, second, exit_ = reader.of(pid)
+    assert first.body["exec_tid"] == pid
+    assert second.head["tid"] == pid
+    assert second.body["exec_tid"] == second.body["prev_tid"] == tid
+    assert len({int(r.head["start_boot_ns"]) for r in (fork, first, second, exit_)}) == 1
+    assert second.body["prev_cookie"] == first.task["cookie"] != second.task["cookie"]
+    assert second.body["prev_inode"] == second.task["exe_inode"] == first.body["inode"]
+    assert not reader.of(tid)
+
+
+def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> None:
+    pid, _ = act(actions, "leader-leaves", expect=7)
+    exit_ = reader.one(pid, events.KIND_EXIT)
+    assert exit_.body["exit_code"] == 7 << 8
+    assert exit_.head["tid"] != pid
+    assert exit_.head["flags"] == events.FLAG_LEADER_DEAD
+    assert exit_.task["ns_pid"] == pid
+
+
+def test_a_group_that_is_ended_by_a_thread_exits_once(reader: Reader, actions: Path) -> None:
+    pids = [act(actions, "group-exit", "7", expect=9)[0] for _ in range(23)]
+    reader.ended(*pids)
+    for pid in pids:
+        assert reader.one(pid, events.KIND_EXIT).body["exit_code"] == 9 << 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1])
+def test_exit_by_signal(reader: Reader, actions: Path, number: signal.Signals) -> None:
+    _, (child,) = act(actions, "signal", str(int(number)))
+    assert reader.one(child, events.KIND_EXIT).body["exit_code"] == number
+
+
+def test_clone_parent_makes_creator_and_parent_differ(reader: Reader, actions: Path) -> None:
+    pid, (child, sibling) = act(actions, "clone-parent")
+    fork = reader.one(sibling, events.KIND_FORK)
+    assert fork.head["ppid"] == pid
+    assert fork.body["creator_tgid"] == child
+    assert fork.body["creator_start_boot_ns"] == reader.one(child, events.KIND_FORK).head["start_boot_ns"]
+
+
+def test_child_in_a_pid_namespace(reader: Reader, actions: Path) -> None:
+    _, (child,) = act(actions, "newpid")
+    reader.ended(child)
+    fork, exit_ = reader.one(child, events.KIND_FORK), reader.one(child, events.KIND_EXIT)
+    assert fork.task["ns_pid"] == exit_.task["ns_pid"] == 1
+    assert fork.task["pid_ns"] != namespace(os.getpid(), "pid")
+    assert exit_.body["exit_flags"] & events.EXIT_NS_DIES
+    assert exit_.body["reaper_tgid"] == 0
+    inner = [r for r in reader.records if r.kind == events.KIND_FORK and r.head["ppid"] == child]
+    assert [r.task["ns_pid"] for r in inner] == [2]
+    reader.ended(inner[0].tgid)
+    assert reader.one(inner[0].tgid, events.KIND_EXIT).body["exit_code"] == signal.SIGKILL
+
+
+def test_the_reaper_is_the_subreaper(reader: Reader, actions: Path) -> None:
+    pid, (middle, grandchild, parent) = act(actions, "orphan", "subreaper")
+    reader.ended(middle, grandchild, pid)
+    exit_ = reader.one(middle, events.KIND_EXIT)
+    assert exit_.body["reaper_tgid"] == parent == pid
+    assert exit_.body["reaper_start_boot_ns"] == reader.one(pid, events.KIND_FORK).head["start_boot_ns"]
+    assert reader.one(grandchild, events.KIND_EXIT).head["ppid"] == pid
+
+
+def test_the_reaper_is_init_or_an_outer_subreaper(reader: Reader, actions: Path) -> None:
+    _, (middle, _, parent) = act(actions, "orphan")
+    exit_ = reader.one(middle, events.KIND_EXIT)
+    assert exit_.body["reaper_tgid"] == parent
+    assert is_same_start(int(exit_.body["reaper_start_boot_ns"]), int(stat(parent)[19]))
+
+
+def test_rename_of_the_leader_only(reader: Reader, actions: Path) -> None:
+    with waiting(actions, "rename", "new-name") as pid:
+        reader.until(lambda: len(reader.of(pid, events.KIND_COMM)) == 2)
+        first, second = reader.of(pid, events.KIND_COMM)
+        assert first.body is None
+        assert first.task["comm"] == b"new-name"
+        assert second.task["comm"] == b"by-thread"
+        check_task(second, pid)
+    assert reader.one(pid, events.KIND_EXIT).task["comm"] == b"by-thread"
+
+
+def test_cgroup_move(reader: Reader, actions: Path) -> None:
+    root = next(
+        (Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line),
+        None,
+    )
+    if root is None or not os.access(root, os.W_OK):
+        pytest.skip("no writable cgroup v2 hierarchy")
+    group = root / f"procline-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        with waiting(actions, "wait") as pid:
+            reader.one(pid, events.KIND_EXEC)
+            (group / "cgroup.procs").write_text(str(pid))
+            record = reader.one(pid, events.KIND_CGROUP)
+            assert record.task["cgroup_id"] == group.stat().st_ino
+            check_task(record, pid)
+        reader.ended(pid)
+    finally:
+        for _ in range(100):  # the directory is busy until the process is gone altogether
+            try:
+                group.rmdir()
+                break
+            except OSError:
+                time.sleep(0.01)
+
+
+def test_tty(reader: Reader, actions: Path) -> None:
+    main, terminal = os.openpty()
+    name = os.ttyname(terminal).removeprefix("/dev/").replace("/", "")
+    # setsid and opening the terminal make it the controlling one.
+    child = subprocess.Popen(
+        ["setsid", "--ctty", actions, "nothing"], stdin=terminal, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    child.wait(timeout=10)
+    reader.ended(child.pid)
+    assert reader.of(child.pid, events.KIND_EXEC)[-1].task["tty"] == name.encode()
+    os.close(main)
+    os.close(terminal)
