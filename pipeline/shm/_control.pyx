@@ -205,6 +205,11 @@ cdef class ControlWriter:
         return self.control.takeovers
 
     @property
+    def directory(self):
+        """Path of the instance's directory."""
+        return self.directory_path
+
+    @property
     def ring_count(self) -> int:
         self._require_open()
         return self.control.ring_count

@@ -332,7 +332,7 @@ cdef class TableWriter(ControlWriter):
         memset(&self.cold[row], 0, sizeof(pl_cold))
         self.list_next[row] = 0
         self.refs[row] = 0
-        self.chain[row] = 0
+        self.chain[row] = 1
         self.marks[row] = MARK_USED
         self.rows_used += 1
         return row

@@ -41,23 +41,38 @@ class Host:
         self.now = now
         self.processes: dict[int, Process] = {}
         self.refused = 0
+        self._allocated = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the columns again when the table has grown. Columns, because a store to one is few instructions."""
+        hot, cold = self.writer.hot_view(), self.writer.cold_view()
+        if len(hot) != self._allocated:
+            self._allocated = len(hot)
+            self.hot = {name: hot[name] for name in layout.HOT.names or ()}
+            self.cold = {name: cold[name] for name in layout.COLD.names or ()}
 
     def adopt_model(self) -> None:
         """Take the model from the tables (after a take-over)."""
-        hot = self.writer.hot_view()
+        hot = self.hot
         self.processes = {}
         for pid in self.writer.index_view().nonzero()[0].tolist():
             row = self.writer.py_head(pid)
-            if not hot[row]["exit_boot_ns"]:
-                self.processes[pid] = Process(
-                    start=int(hot[row]["start_boot_ns"]), ppid=int(hot[row]["ppid"]), comm=bytes(hot[row]["comm"]),
-                    args=self.args_of(row), images=int(hot[row]["images"]),
-                )  # fmt: skip
-            self.now = max(self.now, int(hot[row]["exit_boot_ns"]), int(hot[row]["start_boot_ns"]))
+            if not hot["exit_boot_ns"][row]:
+                self.processes[pid] = self.process_of(row)
+            self.now = max(self.now, int(hot["exit_boot_ns"][row]), int(hot["start_boot_ns"][row]))
         self.now += 1
 
+    def process_of(self, row: int) -> Process:
+        """What the tables say of the process whose newest image is `row`."""
+        hot = self.hot
+        return Process(
+            start=int(hot["start_boot_ns"][row]), ppid=int(hot["ppid"][row]), comm=bytes(hot["comm"][row]),
+            args=self.args_of(row), images=int(hot["images"][row]),
+        )  # fmt: skip
+
     def args_of(self, row: int) -> bytes:
-        return self.writer.args.py_bytes(int(self.writer.hot_view()[row]["args_ref"]))
+        return self.writer.args.py_bytes(int(self.hot["args_ref"][row]))
 
     def fork(self, ppid: int, pid: int) -> int:
         """Process `ppid` (0: nobody) forks `pid`, whose earlier owner, if it still lives, ended unseen."""
@@ -72,20 +87,21 @@ class Host:
         if not row:
             self.refused += 1
             return 0
-        hot, cold = writer.hot_view(), writer.cold_view()
-        hot[row]["tgid"] = pid
-        hot[row]["ppid"] = ppid if parent else 0
-        hot[row]["start_boot_ns"] = self.now
-        hot[row]["exec_boot_ns"] = 0
-        hot[row]["exit_boot_ns"] = 0
-        hot[row]["flags"] = layout.ROW_HEAD
-        hot[row]["images"] = 1
-        cold[row]["fork_boot_ns"] = self.now
+        self.refresh()
+        hot, cold = self.hot, self.cold
+        hot["tgid"][row] = pid
+        hot["ppid"][row] = ppid if parent else 0
+        hot["start_boot_ns"][row] = self.now
+        hot["exec_boot_ns"][row] = 0
+        hot["exit_boot_ns"][row] = 0
+        hot["flags"][row] = layout.ROW_HEAD
+        hot["images"][row] = 1
+        cold["fork_boot_ns"][row] = self.now
         if parent:
             for field in ("ancestor", "parent", "creator"):
                 writer.py_set_link(field, row, parent)
         else:
-            hot[row]["comm"] = b"root%d" % pid
+            hot["comm"][row] = b"root%d" % pid
         owner = writer.py_head(pid)
         writer.py_set_link("previous_owner", row, owner)
         writer.py_end(row)
@@ -93,7 +109,7 @@ class Host:
         if parent:
             writer.py_adopt(pid, ppid)
         self.processes[pid] = Process(
-            start=self.now, ppid=ppid if parent else 0, comm=bytes(hot[row]["comm"]), args=self.args_of(row)
+            start=self.now, ppid=ppid if parent else 0, comm=bytes(hot["comm"][row]), args=self.args_of(row)
         )
         return row
 
@@ -106,11 +122,12 @@ class Host:
         if not new:
             self.refused += 1
             return 0
-        hot = writer.hot_view()
-        hot[new]["exec_boot_ns"] = self.now
-        hot[new]["images"] = min(int(hot[old]["images"]) + 1, 65535)
-        hot[new]["flags"] = layout.ROW_HEAD | layout.ROW_IS_EXEC
-        hot[new]["comm"] = comm
+        self.refresh()
+        hot = self.hot
+        hot["exec_boot_ns"][new] = self.now
+        hot["images"][new] = min(int(hot["images"][old]) + 1, 65535)
+        hot["flags"][new] = layout.ROW_HEAD | layout.ROW_IS_EXEC
+        hot["comm"][new] = comm
         writer.py_set_ref("args", new, writer.py_intern_args(args))
         writer.py_set_ref("file", new, writer.names.py_intern2(b"f" * 64, b"/bin/" + comm))
         writer.py_set_link("ancestor", new, old)
@@ -118,13 +135,13 @@ class Host:
         if head_first:
             writer.py_set_head(pid, new)
         writer.py_begin(old)
-        hot[old]["flags"] = int(hot[old]["flags"]) & ~layout.ROW_HEAD | layout.ROW_REPLACED
-        hot[old]["exit_boot_ns"] = self.now
+        hot["flags"][old] = int(hot["flags"][old]) & ~layout.ROW_HEAD | layout.ROW_REPLACED
+        hot["exit_boot_ns"][old] = self.now
         writer.py_end(old)
         if not head_first:
             writer.py_set_head(pid, new)
         process = self.processes[pid]
-        process.comm, process.args = bytes(hot[new]["comm"]), self.args_of(new)
+        process.comm, process.args = bytes(hot["comm"][new]), self.args_of(new)
         process.images += 1
         return new
 
@@ -132,7 +149,7 @@ class Host:
         """A change in place."""
         row = self.writer.py_head(pid)
         self.writer.py_begin(row)
-        self.writer.hot_view()[row]["comm"] = comm
+        self.hot["comm"][row] = comm
         self.writer.py_end(row)
         self.processes[pid].comm = comm[:16].rstrip(b"\0")
 
@@ -140,14 +157,16 @@ class Host:
         """Process `pid` ends; its children pass to pid 1, or to nobody."""
         writer = self.writer
         self.now += 1
-        hot = writer.hot_view()
+        hot = self.hot
         for child in writer.py_children(pid):
-            reaper = 1 if 1 not in (pid, child) and 1 in self.processes else 0
+            init = self.processes.get(1)
+            # Nobody passes to who descends from it: pid 1 may end and be somebody else here.
+            reaper = 1 if pid != 1 and init and init.start < self.processes[child].start else 0
             row = writer.py_head(child)
             writer.py_begin(row)
-            hot[row]["ppid"] = reaper
+            hot["ppid"][row] = reaper
             writer.py_set_link("parent", row, writer.py_head(reaper) if reaper else 0)
-            if hot[row]["images"] == 1:
+            if hot["images"][row] == 1:
                 writer.py_set_link("ancestor", row, writer.py_head(reaper) if reaper else 0)
             writer.py_end(row)
             writer.py_adopt(child, reaper)
@@ -155,8 +174,8 @@ class Host:
         writer.py_orphan(pid)
         row = writer.py_head(pid)
         writer.py_begin(row)
-        hot[row]["exit_boot_ns"] = self.now
-        hot[row]["flags"] = int(hot[row]["flags"]) | layout.ROW_DELETED | flags
+        hot["exit_boot_ns"][row] = self.now
+        hot["flags"][row] = int(hot["flags"][row]) | layout.ROW_DELETED | flags
         writer.py_end(row)
         writer.py_retire(row)
         del self.processes[pid]
@@ -164,17 +183,12 @@ class Host:
     def check(self) -> None:
         """Every live process of the model is in the tables as it should be, and no other lives."""
         writer = self.writer
-        hot = writer.hot_view()
+        hot = self.hot
         index = writer.index_view()
-        live = {pid for pid in index.nonzero()[0].tolist() if not hot[index[pid]]["exit_boot_ns"]}
+        live = {pid for pid in index.nonzero()[0].tolist() if not hot["exit_boot_ns"][index[pid]]}
         assert live == set(self.processes)
         for pid, process in self.processes.items():
-            row = hot[writer.py_head(pid)]
-            found = Process(
-                start=int(row["start_boot_ns"]), ppid=int(row["ppid"]), comm=bytes(row["comm"]),
-                args=self.args_of(writer.py_head(pid)), images=int(row["images"]),
-            )  # fmt: skip
-            assert found == process, pid
+            assert self.process_of(writer.py_head(pid)) == process, pid
         for pid in live:
             children = sorted(child for child, process in self.processes.items() if process.ppid == pid)
             assert sorted(writer.py_children(pid)) == children

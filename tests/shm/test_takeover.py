@@ -1,0 +1,434 @@
+"""A successor goes on with what a killed writer left, whatever the moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stepped import OPTIONS, SCENARIOS, Trace, states_of
+from table_host import Host, Process, make_writer
+
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.segments import SEGMENTS
+from pipeline.shm.validate import validate_tables
+
+FOREVER = 1 << 62
+
+
+# -- a kill after any store -------------------------------------------------------------------------------------------
+
+
+def open_state(directory: Path, state: dict[str, bytes]) -> TableWriter:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o755)
+    for name in SEGMENTS:
+        (directory / name).write_bytes(state[name])
+    return make_writer(directory, **OPTIONS)
+
+
+def settle(writer: TableWriter) -> set[int]:
+    """What the resolver does with torn rows; returns their pids."""
+    hot = writer.hot_view()
+    pids = set()
+    for row in writer.torn_rows:
+        assert hot[row]["row_seq"] % 2 == 1
+        assert not hot[row]["exit_boot_ns"]
+        assert writer.py_head(int(hot[row]["tgid"])) == row
+        pids.add(int(hot[row]["tgid"]))
+        writer.py_end(row)
+    return pids
+
+
+def is_one_of(found: Process | None, before: Process | None, after: Process | None) -> bool:
+    if found in (before, after):
+        return True
+    # Between the end of a pid's owner and its next owner's beginning nobody has it.
+    reused = before is not None and after is not None and before.start != after.start
+    return reused and found is None
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_writer_killed_after_any_store_is_taken_over(shm_dir: Path, name: str) -> None:
+    """Every state that a kill within an operation can leave: sound tables, and each process as before or after it."""
+    try:
+        trace: Trace = states_of(name, shm_dir)
+    except PermissionError as error:
+        pytest.skip(f"needs ptrace on a child process: {error}")
+    assert len(trace.states) >= 5
+    torn_states = 0
+    for number, state in enumerate(trace.states):
+        with open_state(shm_dir / "state", state) as writer:
+            assert writer.is_takeover, f"state {number}: {writer.fresh_reason}"
+            validate_tables(writer)
+            torn = settle(writer)
+            torn_states += bool(torn)
+            validate_tables(writer)
+            host = Host(writer)
+            host.adopt_model()
+            for pid in {*trace.before, *trace.after, *host.processes}:
+                found = (host.processes.get(pid), trace.before.get(pid), trace.after.get(pid))
+                if pid in torn:
+                    assert found[1] != found[2], f"state {number}: pid {pid} is torn but was not changed"
+                else:
+                    assert is_one_of(*found), f"state {number}: pid {pid}: {found}"
+            # And it goes on: a process starts, changes and ends, everything that ended is evicted.
+            host.fork(1, 60)
+            if 60 in host.processes:
+                host.exec(60, b"next", b"next\0")
+                host.exit(60)
+            host.check()
+            for pid in sorted(host.processes, reverse=True):
+                host.exit(pid)
+            while writer.evict_exited(FOREVER, 1000):
+                pass
+            assert writer.rows_used == writer.args.records == writer.names.records == 0
+            validate_tables(writer)
+    if name == "rename":
+        assert torn_states
+
+
+def test_commit_killed_after_any_store_is_the_old_one_or_the_new_one(shm_dir: Path) -> None:
+    try:
+        trace = states_of("commit", shm_dir)
+    except PermissionError as error:
+        pytest.skip(f"needs ptrace on a child process: {error}")
+    numbers = []
+    for state in trace.states:
+        header = np.frombuffer(state["control"], layout.CONTROL, 1)[0]
+        acks = np.frombuffer(state["control"], layout.RING_ACK, 2, int(header["ring_offset"]))
+        with open_state(shm_dir / "state", state) as writer:
+            committed = writer.committed()
+            now = committed.watermark
+            assert committed.rings.tolist() == [(now, now), (now + 1, now)]
+            assert committed.topic_seq[:3].tolist() == [now] * 3
+            assert writer.counter("frames") == now
+            # No ring was acknowledged beyond the commit; the successor catches up.
+            assert (acks["applied_pos"] <= committed.rings["applied_pos"]).all()
+            assert writer.ring_ack_view()["applied_pos"].tolist() == [now, now + 1]
+            numbers.append(committed.number)
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == 2
+
+
+# -- a kill at any time -----------------------------------------------------------------------------------------------
+
+STORM = """
+import random, sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[2], sys.argv[3]]
+import numpy as np
+from table_host import Host, make_writer
+
+writer = make_writer(Path(sys.argv[1]), row_capacity=300, chunk_rows=32, args_bytes=64 << 10, retention_ns=200)
+for row in writer.torn_rows:
+    writer.py_end(row)
+host = Host(writer)
+host.adopt_model()
+choice = random.Random(int(sys.argv[4]))
+print("ready", flush=True)
+while True:
+    live = sorted(host.processes)
+    kind = choice.random()
+    if not live or kind < 0.4:
+        host.fork(choice.choice(live) if live else 0, choice.randrange(1, 200))
+    elif kind < 0.7:
+        host.exec(choice.choice(live), b"c%d" % choice.randrange(50), b"a" * choice.randrange(2000))
+    elif kind < 0.95:
+        host.exit(choice.choice(live))
+    else:
+        writer.evict_exited(host.now, 50)
+        writer.commit(host.now, np.full(2, host.now, np.uint64), np.full(2, host.now, np.uint64), np.zeros(8, np.uint64))
+        writer.acknowledge()
+"""
+
+
+def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
+    """15 writers, each taking over from the one before, each killed (-9) at a random moment."""
+    choice = random.Random(23)
+    root = Path(__file__).parents[2]
+    options = {"row_capacity": 300, "chunk_rows": 32, "args_bytes": 64 << 10, "retention_ns": 200}
+    number = 0
+    for seed in range(15):
+        child = subprocess.Popen(
+            [sys.executable, "-c", STORM, str(shm_dir), str(root), str(Path(__file__).parent), str(seed)],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(choice.uniform(0.0, 0.15))
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(timeout=10) == -signal.SIGKILL
+        child.stdout.close()
+        with make_writer(shm_dir, **options) as writer:
+            assert writer.is_takeover, writer.fresh_reason
+            assert writer.takeovers == 2 * seed + 1
+            validate_tables(writer)
+            settle(writer)
+            validate_tables(writer)
+            committed = writer.committed()
+            assert committed.number >= number
+            number = committed.number
+
+
+# -- what is taken over -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def host(shm_dir: Path) -> Iterator[Host]:
+    with make_writer(shm_dir) as writer:
+        host = Host(writer)
+        host.fork(0, 1)
+        host.fork(1, 5)
+        host.exec(5, b"sh", b"sh\0")
+        host.fork(5, 6)
+        yield host
+
+
+def successor(host: Host, **changes: object) -> TableWriter:
+    host.writer.close()
+    return make_writer(host.writer.directory, **changes)
+
+
+def test_history_counts_and_retention_go_on(host: Host) -> None:
+    for pid in range(10, 30):
+        host.fork(5, pid)
+    for pid in range(29, 9, -1):
+        host.exit(pid)
+    ends = [int(host.hot["exit_boot_ns"][row]) for row in host.writer.listed_rows("queue")]
+    before = (host.writer.heads_live, host.writer.heads_exited, host.writer.rows_used)
+    host.writer.count("late", 3)
+    host.writer.commit(7, np.array([1, 2], np.uint64), np.array([3, 4], np.uint64), np.array([9], np.uint64))
+    with successor(host) as writer:
+        assert writer.is_takeover
+        assert writer.fresh_reason == ""
+        assert (writer.heads_live, writer.heads_exited, writer.rows_used) == before
+        assert [int(writer.hot_view()[row]["exit_boot_ns"]) for row in writer.listed_rows("queue")] == ends
+        assert writer.counter("late") == 3
+        assert (writer.epoch, writer.takeovers, writer.state) == (1, 1, layout.STATE_FILLING)
+        assert writer.committed().rings.tolist() == [(1, 3), (2, 4)]
+        assert sorted(writer.py_children(5)) == [6]
+        validate_tables(writer)
+
+
+def test_counters_go_on_from_the_last_commit(host: Host) -> None:
+    """What was counted after it is counted again when its events are applied again."""
+    host.writer.count("late", 3)
+    host.writer.commit(7, *np.zeros((3, 2), np.uint64))
+    host.writer.count("late", 5)
+    with successor(host) as writer:
+        assert writer.counter("late") == 3
+
+
+def test_row_that_was_never_published_is_freed(host: Host) -> None:
+    row = host.writer.py_copy_row(host.writer.py_head(5))
+    host.hot["tgid"][row] = 99
+    complete = host.writer.py_copy_row(host.writer.py_head(5))
+    host.hot["tgid"][complete] = 98
+    host.writer.py_end(complete)
+    used = host.writer.rows_used
+    links = [host.writer.py_link(row), host.writer.py_link(complete)]
+    with successor(host) as writer:
+        assert writer.rows_used == used - 2
+        assert [writer.py_follow(link) for link in links] == [0, 0]
+        assert writer.torn_rows == []
+        validate_tables(writer)
+
+
+def test_live_image_cut_short_is_torn_until_somebody_ends_it(host: Host) -> None:
+    row = host.writer.py_head(6)
+    host.writer.py_begin(row)
+    host.hot["uid"][row] = 7
+    with successor(host) as writer:
+        assert writer.torn_rows == [row]
+        assert writer.hot_view()[row]["row_seq"] % 2 == 1
+        assert writer.counter("takeover_rows_repaired") == 1
+        assert writer.py_children(5) == [6]
+        validate_tables(writer)
+        settle(writer)
+        validate_tables(writer)
+
+
+def test_history_cut_short_is_ended_and_says_that_it_has_a_gap(host: Host) -> None:
+    image = host.writer.py_follow(int(host.hot["ancestor"][host.writer.py_head(5)]))
+    host.writer.py_begin(image)
+    host.hot["uid"][image] = 7
+    with successor(host) as writer:
+        assert writer.torn_rows == []
+        assert writer.hot_view()[image]["row_seq"] % 2 == 0
+        assert writer.hot_view()[image]["flags"] & layout.ROW_GAP
+        validate_tables(writer)
+
+
+def test_half_of_an_exec_is_undone_when_the_index_has_the_old_image(host: Host) -> None:
+    old = host.writer.py_head(6)
+    new = host.writer.py_copy_row(old)
+    host.writer.py_set_link("ancestor", new, old)
+    host.writer.py_end(new)
+    host.writer.py_begin(old)
+    host.hot["flags"][old] = layout.ROW_REPLACED
+    host.hot["exit_boot_ns"][old] = host.now
+    host.writer.py_end(old)
+    with successor(host) as writer:
+        hot = writer.hot_view()[old]
+        assert writer.py_head(6) == old
+        assert (hot["flags"], hot["exit_boot_ns"]) == (layout.ROW_HEAD, 0)
+        assert writer.py_follow(writer.py_link(new)) in writer.listed_rows("free")
+        validate_tables(writer)
+
+
+def test_half_of_an_exec_is_finished_when_the_index_has_the_new_image(host: Host) -> None:
+    old = host.writer.py_head(6)
+    new = host.writer.py_copy_row(old)
+    host.writer.py_set_link("ancestor", new, old)
+    host.hot["exec_boot_ns"][new] = host.now
+    host.writer.py_end(new)
+    host.writer.py_set_head(6, new)
+    with successor(host) as writer:
+        hot = writer.hot_view()[old]
+        assert writer.py_head(6) == new
+        assert (hot["flags"], hot["exit_boot_ns"]) == (layout.ROW_REPLACED, host.now)
+        assert old in writer.listed_rows("queue")
+        validate_tables(writer)
+
+
+def test_owner_whose_end_was_not_stored_ends_when_the_next_one_starts(host: Host) -> None:
+    old = host.writer.py_head(6)
+    new = host.writer.py_new_row()
+    host.hot["tgid"][new] = 6
+    host.hot["flags"][new] = layout.ROW_HEAD
+    host.hot["start_boot_ns"][new] = host.now + 50
+    host.writer.py_set_link("previous_owner", new, old)
+    host.writer.py_end(new)
+    host.writer.py_orphan(6)
+    host.writer.py_set_head(6, new)
+    start = host.now + 50
+    with successor(host) as writer:
+        hot = writer.hot_view()[old]
+        assert hot["exit_boot_ns"] == start
+        assert hot["flags"] & layout.ROW_EXIT_UNSEEN
+        assert writer.heads_exited == 1
+        validate_tables(writer)
+
+
+def test_another_capture_starts_at_0_and_moves_the_horizon(host: Host) -> None:
+    host.writer.commit(7, np.array([100, 200], np.uint64), np.array([3, 4], np.uint64), np.array([9], np.uint64))
+    host.writer.acknowledge()
+    horizon = int(host.writer.control_view()[0]["horizon_boot_ns"])
+    with successor(host, capture_id=2) as writer:
+        assert writer.is_takeover
+        control = writer.control_view()[0]
+        assert control["capture_id"] == 2
+        assert control["horizon_boot_ns"] > horizon
+        assert writer.ring_ack_view()["applied_pos"].tolist() == [0, 0]
+        committed = writer.committed()
+        assert committed.rings.tolist() == [(0, 0), (0, 0)]
+        assert (committed.watermark, committed.topic_seq[0]) == (7, 9)
+        assert writer.heads_live == 3
+
+
+# -- what is not ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"boot_id": b"x" * 16}, "another boot"),
+        ({"row_capacity": 5000}, "row_capacity is 4096, not 5000"),
+        ({"args_bytes": 2 << 20}, "args_capacity_bytes"),
+        ({"ring_count": 3}, "ring_count"),
+        ({"checked": False}, "checked"),
+    ],
+)
+def test_other_capacities_begin_a_new_epoch_and_say_why(host: Host, changes: dict[str, object], reason: str) -> None:
+    old = host.writer.control_view()[0]
+    with successor(host, **changes) as writer:
+        assert not writer.is_takeover
+        assert reason in writer.fresh_reason
+        assert writer.epoch == 2
+        assert writer.rows_used == 0
+        assert old["state"] == layout.STATE_SUPERSEDED  # readers of the old files look again
+        validate_tables(writer)
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_missing_or_short_segment_begins_a_new_epoch(host: Host, name: str) -> None:
+    host.writer.close()
+    (host.writer.directory / name).unlink()
+    with make_writer(host.writer.directory) as writer:
+        assert not writer.is_takeover
+        assert f"{name} is missing" in writer.fresh_reason
+    os.truncate(host.writer.directory / name, 100)
+    with make_writer(host.writer.directory) as writer:
+        assert not writer.is_takeover
+        assert name in writer.fresh_reason
+        validate_tables(writer)
+
+
+def test_reference_to_no_string_begins_a_new_epoch(host: Host) -> None:
+    host.hot["args_ref"][host.writer.py_head(5)] += 1
+    with successor(host) as writer:
+        assert not writer.is_takeover
+        assert "refers to a string that does not exist" in writer.fresh_reason
+
+
+def test_tables_of_another_layout_are_left_alone_but_replaced(host: Host) -> None:
+    old = host.writer.control_view()[0]
+    host.writer.close()
+    old["layout_version"] = 99
+    with make_writer(host.writer.directory) as writer:
+        assert not writer.is_takeover
+        assert "layout_version is 99" in writer.fresh_reason
+        assert old["state"] == layout.STATE_STOPPED
+
+
+def test_random_bytes_are_no_tables(shm_dir: Path) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(30):
+        with make_writer(shm_dir, **OPTIONS) as writer:
+            host = Host(writer)
+            host.fork(0, 1)
+            host.exec(1, b"a", b"b" * 50)
+        damaged = rng.choice([name for name in SEGMENTS if name != "control"])
+        data = bytearray((shm_dir / damaged).read_bytes())
+        for _ in range(40):
+            data[int(rng.integers(len(data)))] = int(rng.integers(256))
+        with (shm_dir / damaged).open("r+b") as file:
+            file.write(data)
+        # Taken over or not: no crash, and a table that can be used.
+        with make_writer(shm_dir, **OPTIONS) as writer:
+            assert writer.py_new_row()
+
+
+# -- how long it takes ------------------------------------------------------------------------------------------------
+
+
+def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
+    options = {"row_capacity": 100_001, "pid_capacity": 110_000, "args_bytes": 32 << 20, "checked": False}
+    with make_writer(shm_dir, **options) as writer:
+        host = Host(writer)
+        for pid in range(1, 100_001):
+            row = writer.py_new_row()
+            if row >= len(host.hot["tgid"]):
+                host.refresh()
+            host.hot["tgid"][row] = pid
+            host.hot["flags"][row] = layout.ROW_HEAD
+            host.hot["ppid"][row] = 1 if pid > 1 else 0
+            writer.py_set_ref("args", row, writer.py_intern_args(b"argument %d of many" % pid))
+            writer.py_end(row)
+            writer.py_set_head(pid, row)
+    began = time.perf_counter()
+    writer = make_writer(shm_dir, **options)
+    took = time.perf_counter() - began
+    assert writer.heads_live == writer.args.records == 100_000
+    writer.close(remove=True)
+    assert took < 0.3
