@@ -325,10 +325,8 @@ def _secure(curve: tuple[Path, Path] | None) -> Any:
 
 
 def _snapshot_event(fields: dict[str, Any], chain: Sequence[Any], time_ns: int) -> Event:
-    """An entry in the form of an event: `lineage` is the ancestors, what is amiss with it is `lineage_marks`."""
+    """An entry in the form of an event."""
     event: Event = {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields}
-    if "lineage_marks" not in event:
-        event["lineage_marks"] = event["lineage"]
     event["lineage"] = [
         {
             "pid": ancestor.pid,

@@ -288,8 +288,7 @@ cdef class Decoder:
         result = <dict>PyDict_Copy(shape.ready)
         for i in range(n):
             length = shape.ends[i] - at
-            self._need(length)
-            if memcmp(self.p, wire + at, length):
+            if self.end - self.p < <Py_ssize_t>length or memcmp(self.p, wire + at, length):
                 self.p = start
                 return self._new_map(n, depth)
             self.p += length

@@ -8,8 +8,7 @@ An event has the fields FIELDS. They have the names and meanings that they have 
 table with types is in docs/wire-schema.md. What is particular to events:
 
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
-- `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id. `lineage_marks` is
-  what an entry calls lineage: what is amiss with it.
+- `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
 - `file` is filled in for exec only; for the others the entry in the table has it.
 - `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
 - Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
@@ -51,28 +50,32 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 72
+    EVENT_FIELDS = 73
     KIND_EXEC = 2
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
 #: Keys of an event, in this order; a reparent event has `new_parent` too.
 FIELDS = (
-    "event", "seq", "order", "time_ns", "pid", "tid", "ppid", "entity_id", "cpid", "parent_entity_id", "creator_pid",
-    "creator_entity_id", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc",
-    "envs_truncated", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause", "uid",
-    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session", "cap_effective", "cap_permitted",
-    "cap_attempted", "cap_used", "tty", "sid", "pgid", "inode", "file", "cgroup", "cgroup_id", "container_id", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "fork_flags", "cookie", "user_session", "source", "images", "is_exec",
-    "is_exec_exec", "is_parent_missing", "is_adopted", "is_kthread", "is_through_symlink", "is_exited", "flags",
-    "extra", "lineage_marks", "lineage", "lineage_truncated",
+    "event", "seq", "order", "time_ns",
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
+    "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc",
+    "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session",
+    "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid",
+    "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "source", "images",
+    "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_exited",
+    "marks", "flags", "extra", "lineage", "lineage_truncated",
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
 
 cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
 
-cdef uint32_t LINEAGE_MARKS = PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP | PL_ROW_ELIDED | PL_ROW_PARENT_MISSING
+cdef uint32_t MARKS = (
+    PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
+    | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED
+)
 
 
 cdef class Body:
@@ -132,22 +135,27 @@ cdef inline char *put_list(char *p, const char *blob, uint32_t n) noexcept nogil
     return p
 
 
-cdef char *put_lineage_marks(char *p, uint32_t flags) noexcept nogil:
+cdef inline char *put_mark(char *p, bint is_set, const char *name, uint32_t *count) noexcept nogil:
+    if not is_set:
+        return p
+    count[0] += 1
+    return pl_name(p, name)
+
+
+cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
+    """The names that `Entry.marks` has, in its order."""
     cdef char *head = p
     cdef uint32_t count = 0
     p += 1
-    if flags & PL_ROW_BEFORE_CAPTURE:
-        p = pl_key(p, "before_capture")
-        count += 1
-    if flags & PL_ROW_GAP:
-        p = pl_key(p, "gap")
-        count += 1
-    if flags & PL_ROW_ELIDED:
-        p = pl_key(p, "elided")
-        count += 1
-    if flags & PL_ROW_PARENT_MISSING:
-        p = pl_key(p, "parent_missing")
-        count += 1
+    p = put_mark(p, (flags & PL_ROW_ADOPTED) != 0, "adopted", &count)
+    p = put_mark(p, (flags & PL_ROW_ADOPTION_PREDICTED) != 0, "adoption_predicted", &count)
+    p = put_mark(p, (flags & PL_ROW_EXIT_UNSEEN) != 0, "exit_unseen", &count)
+    p = put_mark(p, (flags & PL_ROW_BEFORE_CAPTURE) != 0, "before_capture", &count)
+    p = put_mark(p, (flags & PL_ROW_GAP) != 0, "gap", &count)
+    p = put_mark(p, (flags & PL_ROW_NS_INIT) != 0, "ns_init", &count)
+    p = put_mark(p, (flags & PL_ROW_START_TICKS) != 0, "start_ticks", &count)
+    p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
+    p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
     pl_array(head, count)  # one byte, as there are fewer than 16
     return p
 
@@ -168,15 +176,18 @@ cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
 
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
-    """Write exit_code and exit_cause of a wait status: two fields."""
+    """Write exit_code (a wait status), exit_cause and exit_cause_code: three fields."""
     cdef uint32_t signal = status & 0x7F
     if not known:
-        return pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
-    p = pl_uint(pl_key(p, "exit_code"), signal if signal != 0 else (status >> 8) & 0xFF)
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
+        return pl_nil(pl_key(p, "exit_cause_code"))
+    p = pl_int(pl_key(p, "exit_code"), status)
     p = pl_key(p, "exit_cause")
     if signal == 0:
-        return pl_key(p, "exited")
-    return pl_key(p, "coredumped") if status & 0x80 else pl_key(p, "signaled")
+        p = pl_key(p, "exited")
+    else:
+        p = pl_key(p, "coredumped") if status & 0x80 else pl_key(p, "signaled")
+    return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
 
 
 cdef class Encoder:
@@ -412,16 +423,11 @@ cdef class Encoder:
         p = pl_uint(pl_key(p, "pid"), hot.tgid)
         p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else hot.tgid)
         p = pl_uint(pl_key(p, "ppid"), hot.ppid)
-        p = pl_key(p, "entity_id")
-        if hot.start_boot_ns != 0:
-            p = pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
-        else:
-            p = pl_nil(p)
-        p = pl_key(p, "cpid")
-        p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
-        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
-        p = put_nonzero(pl_key(p, "creator_pid"), cold.creator_tgid)
-        p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
+        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
+        p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
 
         p = pl_key(p, "comm")
         p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
@@ -444,12 +450,6 @@ cdef class Encoder:
         p = put_known(pl_key(p, "envc"), cold.envc, (known & PL_KNOWN_ENVS) != 0)
         p = pl_bool(pl_key(p, "envs_truncated"), flags & PL_ROW_ENVS_TRUNCATED)
 
-        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
-        p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
-
         p = put_known(pl_key(p, "uid"), hot.uid, creds)
         p = put_known(pl_key(p, "gid"), hot.gid, creds)
         p = put_known(pl_key(p, "euid"), cold.euid, creds)
@@ -462,8 +462,8 @@ cdef class Encoder:
         p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
         p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
-        p = pl_uint(pl_key(p, "cap_attempted"), cold.cap_attempted)
-        p = pl_uint(pl_key(p, "cap_used"), cold.cap_used)
+        p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
+        p = pl_uint(pl_key(p, "caps_used"), cold.cap_used)
         p = pl_key(p, "tty")
         p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
         p = put_known(pl_key(p, "sid"), cold.sid, sids)
@@ -471,16 +471,27 @@ cdef class Encoder:
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
         p = pl_key(p, "file")
         p = put_file(p, <const pl_file *>file) if kind == KIND_EXEC and file != NULL else pl_nil(p)
-        p = pl_key(p, "cgroup")
-        p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
-        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0)
-        p = pl_key(p, "container_id")
-        p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
         p = put_known(pl_key(p, "mnt_ns"), cold.mnt_ns, spaces and cold.mnt_ns != 0)
         p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
         p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
+        p = pl_key(p, "cgroup")
+        p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
+        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0)
+        p = pl_key(p, "container_id")
+        p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
+        p = pl_key(p, "entity_id")
+        if hot.start_boot_ns != 0:
+            p = pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "cpid")
+        p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
+        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
+        p = put_nonzero(pl_key(p, "creator_pid"), cold.creator_tgid)
+        p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
+
         p = put_nonzero(pl_key(p, "fork_flags"), cold.fork_flags)
         p = put_nonzero(pl_key(p, "cookie"), cold.cookie)
         p = put_nonzero(pl_key(p, "user_session"), cold.user_session)
@@ -491,9 +502,11 @@ cdef class Encoder:
         p = pl_bool(pl_key(p, "is_exec_exec"), flags & PL_ROW_IS_EXEC_EXEC)
         p = pl_bool(pl_key(p, "is_parent_missing"), flags & PL_ROW_PARENT_MISSING)
         p = pl_bool(pl_key(p, "is_adopted"), flags & PL_ROW_ADOPTED)
-        p = pl_bool(pl_key(p, "is_kthread"), flags & PL_ROW_KTHREAD)
+        p = pl_bool(pl_key(p, "is_kworker"), flags & PL_ROW_KTHREAD)
         p = pl_bool(pl_key(p, "is_through_symlink"), flags & PL_ROW_THROUGH_SYMLINK)
         p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
+        p = pl_key(p, "marks")
+        p = put_marks(p, flags) if flags & MARKS else pl_array(p, 0)
         p = pl_uint(pl_key(p, "flags"), flags)
         p = pl_key(p, "extra")
         if extra_n != 0:
@@ -501,9 +514,6 @@ cdef class Encoder:
             p += extra_n
         else:
             p = pl_nil(p)
-        p = pl_key(p, "lineage_marks")
-        p = put_lineage_marks(p, flags) if flags & LINEAGE_MARKS else pl_array(p, 0)
-
         p = self._lineage(tables, part, p, hot)
         if p != NULL and topic == TOPIC_REPARENT:
             p = pl_key(p, "new_parent")

@@ -1,0 +1,133 @@
+"""Golden messages of the stream: what version MAJOR.MINOR puts on the wire, byte by byte.
+
+`python tests/bus/golden/make.py` writes the file of the current version and refuses to change one that is there: a
+message that changes is another version. Files of earlier minor versions stay for ever; the tests read all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "resolver")]
+
+from stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
+
+from pipeline.bus.stream import (  # noqa: E402
+    MAJOR,
+    MINOR,
+    TOPIC_BYTES,
+    TOPICS,
+    WELCOME_PREFIX,
+    Decoder,
+    Header,
+    unpack_events,
+)
+from pipeline.resolver._encode import Encoder  # noqa: E402
+from pipeline.shm import layout  # noqa: E402
+
+BOOT = bytes(range(16))
+CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
+
+
+def header(**fields: Any) -> Header:
+    """A header in which nothing depends on where or when."""
+    common: dict[str, Any] = {
+        "host": "golden", "boot": BOOT, "epoch": 3, "stream": 0x1122334455667788, "writer": 2, "step": 40, "group": 50,
+        "rest": 0, "first": 1, "count": 0, "time_ns": BOOT_UNIX_NS + 9_000_000_000,
+        "watermark_ns": BOOT_UNIX_NS + 8_000_000_000,
+    }  # fmt: skip
+    return Header(**(common | fields))
+
+
+def events() -> list[tuple[bytes, bytes, bytes]]:
+    """One group with a message of each topic."""
+    with tables() as writer:
+        file = layout.FILE
+        import numpy as np
+
+        facts = np.zeros(1, file)
+        for number, name in enumerate(file.names or ()):
+            facts[name] = 10 + number
+        known = 0x7FFF
+        init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
+        shell = Row(
+            writer, tgid=400, ppid=1, start_boot_ns=2 * 10**9, comm=b"bash", known=known, images=2, ancestor=init,
+            parent=init, creator=init, creator_tgid=1, file=facts.tobytes() + b"/usr/bin/bash", source=2,
+            args=blob([b"-bash"]), argc=1, tty=b"pts0", flags=layout.ROW_HEAD | layout.ROW_IS_EXEC,
+        )  # fmt: skip
+        child = Row(
+            writer, tgid=4321, ppid=400, tid=4321, start_boot_ns=3 * 10**9 + 7, fork_boot_ns=3 * 10**9 + 8,
+            exec_boot_ns=3 * 10**9 + 9, exit_boot_ns=4 * 10**9, exit_code=256, comm=b"caf\xe9", known=known, images=3,
+            ancestor=shell, parent=shell, creator=shell, creator_tgid=400, source=2, inode=12, uid=1000, gid=1000,
+            euid=0, egid=1000, suid=0, sgid=1000, fsuid=0, fsgid=1000, auid=1000, audit_session=4, sid=400, pgid=4321,
+            ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
+            cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77, argc=4, envc=1,
+            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py", cgroup=b"/system.slice/x.service",
+            container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
+            extra=EXTRA, tty=b"",
+            flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_GAP
+            | layout.ROW_ARGS_TRUNCATED | layout.ROW_ADOPTED,
+        )  # fmt: skip
+        encoder = Encoder(BOOT, lineage_depth=1, envs="stored")
+        encoder.topics_mask = 0xFF
+        for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
+            detail = init.number if topic == 5 else 0
+            encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail)
+        encoder.put(6, {"event": "loss", "lost": {"exec": 7, "fork": 0}, "new": {"exec": 7}, "time_ns": 1})
+        encoder.put(7, {"event": "stats", "entries": {"live": 3}, "load": 0.5, "time_ns": -1})
+        return [
+            (
+                TOPIC_BYTES[message.topic],
+                header(first=message.first, count=message.count, rest=message.rest).pack(),
+                bytes(message.body),
+            )
+            for message in encoder.take()
+        ]
+
+
+def build() -> list[dict[str, Any]]:
+    """Every kind of message, with what a reader makes of it."""
+    welcome = WELCOME_PREFIX + b"0123456789abcdef"
+    messages = [
+        (welcome, header(first=0, seqs=tuple(range(8))).pack(), b""),
+        *events(),
+        (TOPIC_BYTES[0], header(first=2, group=51).pack(), b""),
+        (TOPIC_BYTES[0], header(first=2, group=51, end=True, watermark_ns=0).pack(), b""),
+    ]
+    decoder = Decoder()
+    result = []
+    for topic, head, body in messages:
+        parsed = Header.parse(head)
+        result.append(
+            {
+                "topic": topic.decode(),
+                "header": head.hex(),
+                "body": body.hex(),
+                "first": parsed.first,
+                "count": parsed.count,
+                "rest": parsed.rest,
+                "seqs": parsed.seqs,
+                "end": parsed.end,
+                "events": unpack_events(decoder, body, parsed.count) if parsed.count else [],
+            }
+        )
+    assert {each["topic"] for each in result} >= set(TOPICS)
+    return result
+
+
+def main() -> int:
+    text = json.dumps(build(), indent=1) + "\n"
+    if CURRENT.exists() and CURRENT.read_text() != text:
+        print(f"{CURRENT.name} says something else: the messages have changed, so raise MINOR (or MAJOR) in stream.py")
+        return 1
+    CURRENT.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""Rows for tests of the encoder, and the slow twin: what an event about a row has to say, in plain Python."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pipeline.shm._writer import TableWriter
+
+from pipeline import boot
+from pipeline.events import KIND_NAMES
+from pipeline.shm import layout
+
+BOOT = bytes(range(16))
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
+
+FORK, EXEC, EXIT, CRED, CONTEXT, REPARENT, LOSS, STATS = range(8)
+
+
+@contextmanager
+def tables(**changes: Any) -> Iterator[TableWriter]:
+    """Small tables of their own."""
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    settings: dict[str, Any] = {
+        "boot_id": BOOT, "capture_id": 1, "ring_count": 1, "row_capacity": 4096, "chunk_rows": 256,
+        "pid_capacity": 4096, "names_bytes": 1 << 22, "args_bytes": 1 << 22, "envs_bytes": 1 << 22,
+        "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 10**9,
+    }  # fmt: skip
+    writer = TableWriter.create(directory, **(settings | changes))
+    try:
+        yield writer
+    finally:
+        writer.close(remove=True)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def blob(strings: list[bytes]) -> bytes:
+    """Arguments or environment as the segments hold them."""
+    data = b"".join(string + b"\0" for string in strings)
+    return len(data).to_bytes(4, "little") + data
+
+
+class Row:
+    """One row: `hot` and `cold` by field name, and its strings by reference name."""
+
+    def __init__(self, writer: TableWriter, **fields: Any) -> None:
+        self.writer = writer
+        self.links: dict[str, Row] = {}
+        self.strings: dict[str, bytes] = {}
+        self.number = writer.py_new_row()
+        for name, value in fields.items():
+            if name in ("ancestor", "parent", "creator"):
+                if value is not None:
+                    self.links[name] = value
+                    writer.py_set_link(name, self.number, value.number)
+            elif name in ("file", "args", "envs", "name", "cgroup", "container", "extra"):
+                self.strings[name] = value
+                arena = {"args": "args", "extra": "args", "envs": "envs"}.get(name, "names")
+                writer.py_set_ref(name, self.number, getattr(writer, f"py_intern_{arena}")(value))
+            else:
+                view = writer.hot_view() if name in layout.HOT.names else writer.cold_view()
+                view[name][self.number] = value
+        writer.py_end(self.number)
+        writer.py_set_head(self["tgid"], self.number)
+
+    def __getitem__(self, name: str) -> Any:
+        view = self.writer.hot_view() if name in layout.HOT.names else self.writer.cold_view()
+        return view[name][self.number].item()
+
+
+def text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def field_text(data: bytes) -> str:
+    return text(data.split(b"\0")[0])
+
+
+def strings_of(data: bytes | None) -> list[str] | None:
+    if data is None:
+        return None
+    body = data[4:]
+    return [text(part) for part in body.removesuffix(b"\0").split(b"\0")] if body else []
+
+
+def unix(boot_ns: int) -> int | None:
+    return boot_ns + BOOT_UNIX_NS if boot_ns else None
+
+
+def identity(row: Row | None) -> str | None:
+    if row is None or not row["start_boot_ns"]:
+        return None
+    return f"{BOOT.hex()}-{row['tgid']:x}-{row['start_boot_ns']:x}"
+
+
+def ancestor(row: Row) -> dict[str, Any]:
+    known = row["known"]
+    return {
+        "pid": row["tgid"],
+        "start_time_ns": unix(row["start_boot_ns"]),
+        "comm": field_text(row["comm"]) if known & layout.KNOWN_COMM else None,
+        "path": text(row.strings["file"][64:]) if known & layout.KNOWN_FILE and "file" in row.strings else None,
+        "entity_id": identity(row),
+    }
+
+
+def expected(
+    row: Row, *, topic: int, kind: int, seq: int, order: int, time: int, depth: int = 8, envs: bool = False
+) -> dict[str, Any]:
+    """The twin of Encoder.event."""
+    known, flags = row["known"], row["flags"]
+
+    def when(mask: int, *names: str) -> dict[str, Any]:
+        return {name: row[name] if known & mask else None for name in names}
+
+    chain: list[Row] = []
+    at = row.links.get("ancestor")
+    while at is not None:
+        chain.append(at)
+        at = at.links.get("ancestor")
+    status = row["exit_code"] & 0xFFFFFFFF
+    exits = {"exit_code": None, "exit_cause": None, "exit_cause_code": None}
+    if flags & layout.ROW_EXIT_KNOWN:
+        signal = status & 0x7F
+        exits = {
+            "exit_code": row["exit_code"],
+            "exit_cause": "exited" if not signal else "coredumped" if status & 0x80 else "signaled",
+            "exit_cause_code": signal or status >> 8 & 0xFF,
+        }
+    file = row.strings.get("file") if known & layout.KNOWN_FILE else None
+    name = row.strings.get("name")
+    facts = None
+    if file is not None and kind == 2:
+        record = np.frombuffer(file[:64], layout.FILE)[0]
+        facts = {
+            "inode": record["file_inode"].item(), "device": record["device"].item(),
+            "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
+            "gid": record["file_gid"].item(), "nlink": record["nlink"].item(),
+            "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
+            "fs_magic": record["fs_magic"].item(), "flags": record["file_flags"].item(),
+        }  # fmt: skip
+    start = row["start_boot_ns"]
+    spaces = known & layout.KNOWN_NS
+    event = {
+        "event": "reparent" if topic == REPARENT else KIND_NAMES[kind], "seq": seq, "order": order,
+        "time_ns": unix(time), "pid": row["tgid"], "tid": row["tid"] or row["tgid"], "ppid": row["ppid"],
+        "entity_id": identity(row),
+        "cpid": boot.cpid(BOOT, row["pid_ns"], boot.ticks_of(start), row["ns_pid"]) if spaces and start else None,
+        "parent_entity_id": identity(row.links.get("parent")), "creator_pid": row["creator_tgid"] or None,
+        "creator_entity_id": identity(row.links.get("creator")),
+        **{key: field_text(value) if value is not None else None
+           for key, value in when(layout.KNOWN_COMM, "comm").items()},
+        "path": text(file[64:]) if file is not None else None,
+        "script_path": text(name) if name and flags & layout.ROW_SCRIPT else None,
+        "name": text(name) if name else None,
+        "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
+        **when(layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
+        "envs": strings_of(row.strings.get("envs")) if envs and known & layout.KNOWN_ENVS else None,
+        **when(layout.KNOWN_ENVS, "envc"), "envs_truncated": bool(flags & layout.ROW_ENVS_TRUNCATED),
+        "start_time_ns": unix(start), "fork_time_ns": unix(row["fork_boot_ns"]),
+        "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]), **exits,
+        **when(layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
+        **when(layout.KNOWN_AUID, "auid", "audit_session"),
+        **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
+        "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
+        "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
+        **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
+        "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
+        **when(layout.KNOWN_CGROUP, "cgroup_id"),
+        "container_id": text(row.strings["container"]) if "container" in row.strings else None,
+        **when(layout.KNOWN_NS, "ns_pid"),
+        **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
+        "fork_flags": row["fork_flags"] or None, "cookie": row["cookie"] or None,
+        "user_session": row["user_session"] or None, "source": layout.SOURCE_NAMES[row["source"]],
+        "images": row["images"], "is_exec": bool(flags & layout.ROW_IS_EXEC),
+        "is_exec_exec": bool(flags & layout.ROW_IS_EXEC_EXEC),
+        "is_parent_missing": bool(flags & layout.ROW_PARENT_MISSING), "is_adopted": bool(flags & layout.ROW_ADOPTED),
+        "is_kworker": bool(flags & layout.ROW_KTHREAD),
+        "is_through_symlink": bool(flags & layout.ROW_THROUGH_SYMLINK),
+        "is_exited": bool(row["exit_boot_ns"]) and not flags & layout.ROW_REPLACED, "flags": flags,
+        "extra": {"ssh": {"user": text(b"\xff")}} if "extra" in row.strings else None,
+        "marks": [mark for mark, flag in MARKS if flags & flag],
+        "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
+    }  # fmt: skip
+    return event
+
+
+MARKS = (
+    ("adopted", layout.ROW_ADOPTED), ("adoption_predicted", layout.ROW_ADOPTION_PREDICTED),
+    ("exit_unseen", layout.ROW_EXIT_UNSEEN), ("before_capture", layout.ROW_BEFORE_CAPTURE), ("gap", layout.ROW_GAP),
+    ("ns_init", layout.ROW_NS_INIT), ("start_ticks", layout.ROW_START_TICKS), ("head_only", layout.ROW_HEAD_ONLY),
+    ("elided", layout.ROW_ELIDED),
+)  # fmt: skip
+EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
+
+#: Byte strings as the kernel has them: plain, not ASCII, not UTF-8 in each of the ways that there are, long.
+WORDS = (
+    b"a", b"sh", b"/usr/bin/python3.13", "gr\u00fc\u00df".encode(), "\U0001f600".encode(), b"\xff", b"ok\xc3",
+    b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 31, b"x" * 32, b"y" * 255, b"y" * 256, b"\x80" * 255,
+    b"\xfe" * 256, b"z" * 4000, b"\x80" * 4000, b"z" * 70_000, b"\xff" * 70_000, "\ufffd\u4e16".encode() * 3,
+    b"-" * 7 + b"\xe9",
+)  # fmt: skip
+
+
+def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives: list[Row]) -> Row:
+    """A row with anything in it that a row can hold."""
+
+    def number(bits: int) -> int:
+        return random.choice((0, 1, 127, 128, 255, 256, (1 << bits) - 1, random.getrandbits(bits)))
+
+    fields: dict[str, Any] = {"tgid": tgid}
+    for dtype in (layout.HOT, layout.COLD):
+        for name in dtype.names or ():
+            kind = dtype[name]
+            if name in ("row_seq", "generation", "tgid", "check", "hot_pad") or name.endswith("_ref"):
+                continue
+            if name in ("ancestor", "parent", "creator", "previous_owner"):
+                continue
+            if kind.kind == "S":
+                fields[name] = random.choice(WORDS)[: random.choice((15, 16))]
+            elif name == "source":
+                fields[name] = random.randrange(6)
+            elif name in ("start_boot_ns", "exec_boot_ns", "exit_boot_ns", "fork_boot_ns"):
+                fields[name] = random.choice((0, 1, random.getrandbits(50)))
+            elif name == "exit_code":
+                fields[name] = random.choice((0, 256, 9, 139, 0x7F00, -1, random.getrandbits(16)))
+            else:
+                # Numbers from the kernel have their full width; flags and masks too, as unknown bits must not matter.
+                fields[name] = number(kind.itemsize * 8 - (kind.kind == "i"))
+    fields["flags"] = random.getrandbits(21)
+    fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(15)))
+    for name in ("name", "cgroup", "container"):
+        if random.random() < 0.5:
+            fields[name] = random.choice(WORDS)
+    if random.random() < 0.7:
+        record = np.frombuffer(random.randbytes(64), layout.FILE)
+        fields["file"] = record.tobytes() + random.choice((b"", *WORDS))
+    for name in ("args", "envs"):
+        if random.random() < 0.7:
+            strings = [random.choice((b"", *WORDS)) for _ in range(random.choice((0, 1, 2, 15, 16, 40)))]
+            data = blob(strings)
+            fields[name] = data[:-1] if strings and strings[-1] and random.random() < 0.3 else data
+    if random.random() < 0.2:
+        fields["extra"] = EXTRA
+    for link in ("ancestor", "parent", "creator"):
+        fields[link] = random.choice([None, *relatives[-12:]])
+    return Row(writer, **fields)

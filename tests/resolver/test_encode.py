@@ -1,0 +1,354 @@
+"""The encoder against its slow twin, its groups and numbers, and what it does without memory or listeners."""
+
+from __future__ import annotations
+
+import random
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from stream_rows import (
+    BOOT,
+    CONTEXT,
+    CRED,
+    EXEC,
+    EXIT,
+    FORK,
+    LOSS,
+    REPARENT,
+    STATS,
+    Row,
+    ancestor,
+    blob,
+    expected,
+    random_row,
+    tables,
+    text,
+)  # fmt: skip
+
+from pipeline import boot
+from pipeline.bus.stream import TOPICS
+from pipeline.resolver import _encode
+from pipeline.resolver._encode import FIELDS, Encoder
+from pipeline.shm import layout
+from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
+
+ALL = 0xFF
+#: Topic and kind of what apply emits.
+EMITTED = [(FORK, 1), (EXEC, 2), (EXIT, 3), (CRED, 4), (CONTEXT, 5), (CONTEXT, 6), (CONTEXT, 7), (REPARENT, 3)]
+
+
+def encoder(**options):
+    made = Encoder(BOOT, **options)
+    made.topics_mask = ALL
+    return made
+
+
+def unpack(message):
+    """A body read by the general msgpack library; bin as this stream means it."""
+
+    def as_text(value):
+        if isinstance(value, bytes):
+            return text(value)
+        if isinstance(value, dict):
+            return {key: as_text(item) for key, item in value.items()}
+        return [as_text(item) for item in value] if isinstance(value, list) else value
+
+    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=1 << 28)
+    unpacker.feed(bytes(message.body))
+    events = [as_text(event) for event in unpacker]
+    assert len(events) == message.count
+    assert [event["seq"] for event in events] == list(range(message.first, message.first + message.count))
+    return events
+
+
+def take(made):
+    """All pending events in their order, after checking the rules of groups."""
+    events, group = [], []
+    for message in made.take():
+        group.append(message)
+        events += unpack(message)
+        if message.rest == 0:
+            topics = [each.topic for each in group]
+            assert topics == sorted(set(topics)), "one message of each topic in a group"
+            for at, each in enumerate(group):
+                assert each.rest == sum(1 << later for later in topics[at + 1 :])
+            group = []
+    assert not group, "the last message of a group says that nothing follows"
+    return sorted(events, key=lambda event: event["order"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans())
+def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool) -> None:
+    with tables() as writer:
+        made = encoder(lineage_depth=depth, envs="stored" if envs else "none")
+        rows: list[Row] = []
+        wanted = []
+        seqs = [0] * 8
+        for n in range(rng.randrange(1, 20)):
+            rows.append(random_row(rng, writer, 100 + n, rows))
+            row = rng.choice(rows)
+            topic, kind = rng.choice(EMITTED)
+            time = rng.choice((0, 1, rng.getrandbits(60)))
+            detail = rng.choice(rows) if topic == REPARENT and rng.random() < 0.8 else None
+            made.add(writer, topic, kind, row.number, time, detail.number if detail else 0)
+            seqs[topic] += 1
+            event = expected(
+                row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs
+            )
+            if topic == REPARENT:
+                event["new_parent"] = ancestor(detail) if detail else None
+            wanted.append(event)
+        got = take(made)
+        assert got == wanted
+        for event in got:
+            assert tuple(event)[: len(FIELDS)] == FIELDS
+
+
+def test_an_event_has_the_fields_of_an_entry() -> None:
+    """All but where in the table it stands, which is nothing that a subscriber can use."""
+    assert set(ENTRY_FIELDS) - set(FIELDS) == {"is_head", "row", "generation"}
+    assert set(FIELDS) - set(ENTRY_FIELDS) == {"event", "seq", "order", "time_ns", "lineage", "lineage_truncated"}
+
+
+def test_the_text_identities_are_those_of_boot() -> None:
+    with tables() as writer:
+        made = encoder()
+        for tgid, start, pid_ns in ((1, 1, 4026531836), (4194303, (1 << 60) - 1, 1), (77, 10**15, 0)):
+            row = Row(writer, tgid=tgid % 4096, start_boot_ns=start, pid_ns=pid_ns, ns_pid=tgid, known=0xFFFFFFFF)
+            made.add(writer, FORK, 1, row.number, 5)
+            (event,) = take(made)
+            assert event["entity_id"] == f"{BOOT.hex()}-{tgid % 4096:x}-{start:x}"
+            assert event["cpid"] == boot.cpid(BOOT, pid_ns, boot.ticks_of(start), tgid)
+
+
+def test_two_processes_of_one_slot_of_the_cpid_cache_keep_their_own() -> None:
+    with tables() as writer:
+        made = encoder()
+        rows = [Row(writer, tgid=7, start_boot_ns=10**10 * n, pid_ns=1, ns_pid=n, known=0xFFFFFFFF) for n in (1, 2, 1)]
+        for row in rows:
+            made.add(writer, FORK, 1, row.number, 5)
+        ids = [event["cpid"] for event in take(made)]
+        assert ids[0] == ids[2] != ids[1]
+
+
+def test_lineage_is_the_chain_at_the_event() -> None:
+    with tables() as writer:
+        made = encoder()
+        chain: Row | None = None
+        for n in range(20):
+            facts = {"comm": b"c%d" % n, "known": layout.KNOWN_COMM, "ancestor": chain}
+            chain = Row(writer, tgid=10 + n, start_boot_ns=5 + n, **facts)
+        made.add(writer, FORK, 1, chain.number, 5)
+        (event,) = take(made)
+        assert [each["pid"] for each in event["lineage"]] == list(range(28, 20, -1))
+        assert event["lineage_truncated"]
+        # What happens to an ancestor afterwards does not change what was said.
+        made.add(writer, FORK, 1, chain.number, 6)
+        writer.hot_view()["comm"][chain.links["ancestor"].number] = b"renamed"
+        made.add(writer, EXIT, 3, chain.number, 7)
+        before, after = take(made)
+        assert before["lineage"][0]["comm"] == "c18"
+        assert after["lineage"][0]["comm"] == "renamed"
+
+
+def test_a_link_to_a_row_that_was_freed_ends_the_lineage_and_says_so() -> None:
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        gone = 3000 | 7 << 32
+        writer.hot_view()["ancestor"][row.number] = gone | 0
+        writer.hot_view()["ancestor"][row.number] = row.number | 99 << 32  # its row, but another generation
+        made.add(writer, FORK, 1, row.number, 5)
+        (event,) = take(made)
+        assert (event["lineage"], event["lineage_truncated"]) == ([], True)
+        writer.hot_view()["ancestor"][row.number] = 0
+
+
+def test_a_chain_that_is_a_ring_ends() -> None:
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        writer.hot_view()["ancestor"][row.number] = writer.py_link(row.number)
+        made.add(writer, FORK, 1, row.number, 5)
+        (event,) = take(made)
+        assert len(event["lineage"]) == 8 and event["lineage_truncated"]
+        writer.hot_view()["ancestor"][row.number] = 0
+
+
+def test_nothing_is_encoded_for_a_topic_without_subscriber_but_it_is_numbered() -> None:
+    with tables() as writer:
+        made = Encoder(BOOT)
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        made.topics_mask = 1 << EXEC
+        for topic in (FORK, EXEC, EXIT, EXEC, FORK):
+            made.add(writer, topic, topic + 1, row.number, 5)
+        assert made.put(LOSS, {"event": "loss"}) is False
+        (message,) = made.take()
+        assert (message.topic, message.first, message.count) == (EXEC, 1, 2)
+        assert [event["order"] for event in unpack(message)] == [2, 4]
+        assert made.sequences().tolist()[:8] == [2, 2, 1, 0, 0, 0, 1, 0]
+        assert made.order == 6
+        assert made.take() == []
+
+
+def test_a_topic_that_is_asked_for_later_begins_at_its_number() -> None:
+    with tables() as writer:
+        made = Encoder(BOOT)
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        for mask in (1 << EXEC, 0, 1 << EXEC):
+            made.topics_mask = mask
+            made.add(writer, EXEC, 2, row.number, 5)
+        assert [(message.first, message.count) for message in made.take()] == [(1, 1), (3, 1)]
+
+
+def test_a_group_is_closed_when_a_message_is_full() -> None:
+    with tables() as writer:
+        made = encoder(message_bytes=4096)
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        for n in range(300):
+            made.add(writer, n % 3, n % 3 + 1, row.number, 5)
+        messages = made.take()
+        assert len(messages) > 10
+        assert all(len(message.body) < 4096 + 3000 for message in messages)
+        for message in messages:
+            unpack(message)
+        assert sum(message.count for message in messages) == 300
+
+
+def test_settled_numbers_are_below_everything_pending() -> None:
+    with tables() as writer:
+        made = encoder(message_bytes=1024)
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        made.topics_mask = 1 << FORK
+        for _ in range(5):
+            made.add(writer, FORK, 1, row.number, 5)
+            made.add(writer, EXEC, 2, row.number, 5)
+        assert made.settled()[:2] == [0, 5]
+        made.take()
+        assert made.settled()[:2] == [5, 5]
+
+
+def test_beyond_its_limit_events_are_dropped_and_the_numbers_tell() -> None:
+    with tables() as writer:
+        made = encoder(message_bytes=1024, limit_bytes=8192)
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        for _ in range(100):
+            made.add(writer, FORK, 1, row.number, 5)
+        messages = made.take()
+        assert sum(len(message.body) for message in messages) < 8192 + 2 * 1024
+        assert sum(message.count for message in messages) + made.dropped == 100
+        made.add(writer, FORK, 1, row.number, 5)
+        (message,) = made.take()
+        assert message.first == 101
+
+
+def test_huge_arguments_and_names_fit() -> None:
+    with tables(names_bytes=1 << 24, args_bytes=1 << 24) as writer:
+        made = encoder(envs="stored", message_bytes=1 << 20)
+        many = blob([b"\xff"] * 16000)
+        row = Row(
+            writer, tgid=10, start_boot_ns=5, known=0xFFFFFFFF, args=many, envs=blob([b"\xff" * 300] * 2000),
+            name=b"n" * 100_000, file=bytes(64) + b"\x80" * 100_000, flags=layout.ROW_SCRIPT,
+        )  # fmt: skip
+        child = Row(writer, tgid=11, start_boot_ns=6, ancestor=row, known=0xFFFFFFFF, args=many)
+        for each in (row, child):
+            made.add(writer, EXEC, 2, each.number, 5)
+        first, second = take(made)
+        assert len(first["argv"]) == 16000 and len(first["envs"]) == 2000 and len(first["script_path"]) == 100_000
+        assert second["lineage"][0]["path"] == "\udc80" * 100_000
+
+
+def test_events_about_no_process_are_numbered_with_the_others() -> None:
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        made.add(writer, FORK, 1, row.number, 5)
+        assert made.put(LOSS, {"event": "loss", "lost": {"exec": 3}, "time_ns": 9})
+        made.add(writer, FORK, 1, row.number, 5)
+        events = take(made)
+        assert [(event["event"], event["seq"], event["order"]) for event in events] == [
+            ("fork", 1, 1), ("loss", 1, 2), ("fork", 2, 3),
+        ]  # fmt: skip
+        assert events[1]["lost"] == {"exec": 3}
+
+
+def test_a_successor_goes_on_with_the_numbers_and_the_name_of_the_stream() -> None:
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        for _ in range(3):
+            made.add(writer, EXEC, 2, row.number, 5)
+        made.topics_mask = 0b11
+        successor = Encoder(BOOT)
+        successor.restore(made.sequences())
+        assert (successor.stream, successor.order, successor.former_mask) == (made.stream, 3, 0b11)
+        assert successor.topics_mask == 0
+        successor.topics_mask = ALL
+        successor.add(writer, EXEC, 2, row.number, 5)
+        assert [event["seq"] for event in take(successor)] == [4]
+        # Nothing was committed: a stream of its own.
+        fresh = Encoder(BOOT)
+        fresh.restore(np.zeros(16, np.uint64))
+        assert fresh.stream not in (0, made.stream)
+
+
+def test_bodies_outlive_the_encoder_and_do_not_change() -> None:
+    with tables() as writer:
+        made = encoder()
+        row = Row(writer, tgid=10, start_boot_ns=5)
+        made.add(writer, EXEC, 2, row.number, 5)
+        (message,) = made.take()
+        before = bytes(message.body)
+        for _ in range(1000):
+            made.add(writer, EXEC, 2, row.number, 5)
+        del made
+        assert bytes(message.body) == before
+        with pytest.raises((TypeError, BufferError)):
+            memoryview(message.body)[0] = 1
+
+
+def test_many_at_once_is_one_after_the_other() -> None:
+    with tables() as writer:
+        rows = [Row(writer, tgid=10 + n, start_boot_ns=5 + n) for n in range(5)]
+        one, many = encoder(), encoder()
+        many.restore(one.sequences())
+        order = np.arange(23)
+        for n in order:
+            one.add(writer, n % 3, n % 3 + 1, rows[n % 5].number, 100 + n)
+        numbers = np.array([row.number for row in rows], np.uint32)
+        many.add_many(
+            writer, (order % 3).astype(np.uint8), (order % 3 + 1).astype(np.uint8), numbers[order % 5],
+            (100 + order).astype(np.uint64),
+        )  # fmt: skip
+        assert take(one) == take(many)
+
+
+@pytest.mark.parametrize(
+    "options", [{"boot": b"short"}, {"envs": "all"}, {"lineage_depth": -1}, {"lineage_depth": 513}]
+)
+def test_wrong_options_are_refused(options) -> None:
+    with pytest.raises(ValueError):
+        Encoder(**{"boot": BOOT} | options)
+
+
+def test_what_is_no_event_is_refused() -> None:
+    with tables() as writer:
+        made = encoder()
+        for topic, kind, row in ((8, 1, 1), (0, 8, 1), (0, 1, 0), (-1, 1, 1)):
+            with pytest.raises((ValueError, OverflowError)):
+                made.add(writer, topic, kind, row, 5)
+        with pytest.raises(ValueError):
+            made.put(8, {})
+        with pytest.raises(ValueError):
+            made.restore(np.zeros(8, np.uint64))
+
+
+def test_topics_and_slots_are_those_of_the_layout() -> None:
+    assert TOPICS == layout.TOPICS
+    assert {_encode.SLOT_ORDER, _encode.SLOT_STREAM, _encode.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
+    assert layout.COMMIT["topic_seq"].shape == (16,)
+    assert TOPICS[STATS] == "sys.stats" and TOPICS[LOSS] == "sys.loss" and TOPICS[REPARENT] == "proc.reparent"
