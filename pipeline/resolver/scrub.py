@@ -18,6 +18,7 @@ of the text and not with its content. Nothing is decoded: bytes go in and come o
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ _CACHE_ENTRY_OVERHEAD = 100
 
 # One argument's end and what counts as space inside of one. Patterns are Latin-1, so any byte is a character.
 _SPACE = rb"[ \t\n\r\f\v]"
-_NO_VALUE = rb"\x00 \t\n\r\f\v"
+_RUN = re.compile(rb"[^\x00 \t\n\r\f\v]+")  # one class, one loop: safe with Python's re
 
 
 def _options() -> re2.Options:
@@ -59,7 +60,7 @@ def _options() -> re2.Options:
 @dataclass(frozen=True, slots=True)
 class _Pattern:
     regexp: Any
-    groups: tuple[int, ...]  #: the secret is in the one of these that took part in the match
+    groups: tuple[int, ...]  #: the secret is the first of these that took part in the match; the last is the whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ def _load_rules() -> _Rules:
         regexp = re2.compile(entry["pattern"].encode(), _options())
         anchors = [anchor.encode() for anchor in entry["anchors"]]
         groups = tuple(group for name, group in regexp.groupindex.items() if name.startswith(b"secret"))
-        patterns.append((anchors, _Pattern(regexp, groups or (0,))))
+        patterns.append((anchors, _Pattern(regexp, (*groups, 0))))
     return _Rules(rules["words"]["default"] + rules["words"]["more"], patterns, programs)
 
 
@@ -125,20 +126,37 @@ def _word_pattern(word: str) -> tuple[bytes, bytes]:
 
 
 def _words_regexp(words: Iterable[bytes]) -> tuple[Any, Any]:
-    """One expression for all words, and one for a text that is nothing but such a name.
+    """Two expressions: a name with what separates it from its value, and a text that is nothing but a name.
 
-    Groups of the first: 1, a value in the same argument, behind a name at the start of a run; 2, a value that is the
-    next argument; 3, a value behind a name inside of a run (``--env=DB_PASSWORD=x``, JSON, a URL's query).
+    The first matches a name at the start of an argument or behind a space, and one inside of a run where an assignment
+    follows (``--env=DB_PASSWORD=x``, JSON, a URL's query). Neither has groups: RE2 then needs its fast matcher only,
+    which matters for a name of many kB.
     """
     name = rb"-{0,2}(?:" + b"|".join(words) + rb")"
-    # A run does not end in a quote: in sh -c "… 'x: token y'" that one closes more than the value.
-    value = rb"(\"[^\"\x00]*\"|'[^'\x00]*'|[^" + _NO_VALUE + rb"]*[^\"'" + _NO_VALUE + rb"])"
     assign = rb"[\"']?" + _SPACE + rb"*[=:]" + _SPACE + rb"*"
-    inside = rb"(?:" + assign + rb"|" + _SPACE + rb"+)" + value
-    across = rb"[\"']?" + _SPACE + rb"*[=:]?" + _SPACE + rb"*\x00(?:[=:]\x00)?([^\x00]+)"
-    start = rb"(?:^|[\x00 \t\n\r\f\v])" + name + rb"(?:" + inside + rb"|" + across + rb")"
-    middle = rb"[=,;&?\"'({\[|]" + name + assign + value
+    start = rb"(?:^|[\x00 \t\n\r\f\v])" + name + rb"(?:" + assign + rb"|" + _SPACE + rb"+|[\"']?" + _SPACE + rb"*\x00)"
+    middle = rb"[=,;&?\"'({\[|]" + name + assign
     return re2.compile(start + rb"|" + middle, _options()), re2.compile(name, _options())
+
+
+def _value_span(text: bytes, start: int) -> tuple[int, int]:
+    """Where the value is that is due at `start`, behind a name and a delimiter; empty: nowhere."""
+    if text[start - 1 : start] != b"\0" and text[start : start + 1] not in (b"", b"\0"):
+        end = text.find(b"\0", start)
+        argument_end = len(text) if end < 0 else end
+        quote = text[start : start + 1]
+        if quote in (b'"', b"'") and (close := text.find(quote, start + 1, argument_end)) >= 0:
+            return start, close + 1
+        run = _RUN.match(text, start, argument_end)
+        # A run does not end in a quote: in sh -c "… 'x: token y'" that one closes more than the value.
+        return start, start + len(run[0].rstrip(b"\"'")) if run else start
+    # The value is the next argument, behind one that is a lone = or :.
+    if text[start : start + 1] == b"\0":
+        start += 1
+    if text[start : start + 2] in (b"=\0", b":\0"):
+        start += 2
+    end = text.find(b"\0", start)
+    return start, len(text) if end < 0 else end
 
 
 class Scrubber:
@@ -256,13 +274,33 @@ class Scrubber:
             if call >= 0:
                 text = _substitute(self._patterns[call].regexp, text, self._patterns[call].groups)
         if _WORDS in calls:
-            text = _substitute(self._words, text, (1, 2, 3), self._name)
+            text = self._scrub_words(text)
         if self._custom:
             arguments = text.split(b"\0")
             for pattern in self._custom:
                 arguments = [pattern.sub(PATTERN_MASK, argument) if argument else argument for argument in arguments]
             text = b"\0".join(arguments)
         return text
+
+    def _scrub_words(self, text: bytes) -> bytes:
+        """Hide the values of names.
+
+        A value that is a name itself is a name for what follows it: in ``--token --password x`` x is hidden too.
+        """
+        pieces: list[bytes] = []
+        end = position = 0
+        while (match := self._words.search(text, position)) is not None:
+            start, stop = _value_span(text, match.end())
+            if stop <= start:
+                position = match.end()
+                continue
+            pieces += (text[end:start], WORD_MASK)
+            end = position = stop
+            if self._name.fullmatch(text[start:stop]):
+                position = start - 1  # what stands before a name is part of the match
+            if len(pieces) > 2 * _MATCHES_MAX:
+                return b"".join(pieces) + _mask_rest(text[end:])
+        return b"".join(pieces) + text[end:] if pieces else text
 
     def _scrub_programs(self, text: bytes, argv0: bytes) -> bytes:
         arguments = text.split(b"\0")
@@ -317,23 +355,22 @@ def _mask_form(value: bytes, form: bytes) -> bytes:
     return shown + form + WORD_MASK if found and hidden else value
 
 
-def _substitute(regexp: Any, text: bytes, groups: tuple[int, ...], name: Any = None) -> bytes:
-    """Hide the one group of `groups` that took part in each match.
-
-    A secret that is a name itself (`name`) is a name for what follows it: in ``--token --password x`` x is hidden too.
-    """
+def _substitute(regexp: Any, text: bytes, groups: tuple[int, ...]) -> bytes:
+    """Hide, in each match, the first of `groups` that took part in it."""
     pieces: list[bytes] = []
-    end = position = 0
-    while (match := regexp.search(text, position)) is not None:
+    end = 0
+    for match in regexp.finditer(text):
         start, stop = next(span for group in groups if (span := match.span(group))[0] >= 0)
         pieces += (text[end:start], WORD_MASK)
-        end = position = stop
-        if name is not None and name.fullmatch(text[start:stop]):
-            position = start - 1  # what stands before a name is part of the match
+        end = stop
         if len(pieces) > 2 * _MATCHES_MAX:
-            pieces.append(b"\0".join([part and WORD_MASK for part in text[end:].split(b"\0")]))
-            return b"".join(pieces)
+            return b"".join(pieces) + _mask_rest(text[end:])
     return b"".join(pieces) + text[end:] if pieces else text
+
+
+def _mask_rest(text: bytes) -> bytes:
+    """Hide each argument that is left and not empty."""
+    return b"\0".join([part and WORD_MASK for part in text.split(b"\0")])
 
 
 def _compile_custom(pattern: str) -> Any:
