@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.boot import TICK_NS
+from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
@@ -24,6 +25,10 @@ from pipeline.shm._writer import TableWriter
 WANTED_MAX = 256
 #: A process that was asked about is not asked about again for so long.
 WANTED_AGAIN_NS = 1_000_000_000
+
+_PROC_KNOWS = (
+    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
+)
 
 
 class Repairer:
@@ -148,12 +153,20 @@ class Repairer:
         head = look.head[i]
         if int(head["start_boot_ns"]) < self._capture_boot_ns:
             flags |= layout.ROW_BEFORE_CAPTURE
+        known = None
+        if int(head["flags"]) & FLAG_PARTIAL:
+            # /proc says 0 where it means 0, but for what it may not show.
+            task = look.task[i]
+            known = _PROC_KNOWS
+            known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) else 0
+            known |= layout.KNOWN_NS if int(task["mnt_ns"]) else 0
         result: int = self._applier.insert_snapshot(
             head.tobytes(),
             look.task[i].tobytes(),
             look.exec[i].tobytes(),
             look.strings[i],
             source=source,
+            known=known,
             start_ticks=not look.is_exact[i],
             flags=flags,
             after_loss=after_loss,

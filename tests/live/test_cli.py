@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,7 @@ def test_no_such_instance(daemon: Daemon) -> None:
                     ["subscribe", "--timeout", "1"], ["wait", "--timeout", "0.2"]):  # fmt: skip
         done = subprocess.run(
             ["python", "-m", "pipeline.cli.main", command[0], "--name", "nobody", *command[1:]],
-            executable=os.sys.executable, env=daemon.environment, capture_output=True, text=True, timeout=60,
+            env=daemon.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         one_line(done, 3, "nobody")
 
@@ -74,7 +76,7 @@ def test_a_second_run_of_the_instance_is_refused(daemon: Daemon) -> None:
 def test_a_reader_without_permission_is_told_so(live_kernel: None) -> None:
     with Daemon('[access]\ntables_mode = "0600"\nargs_mode = "0600"\n') as daemon:
         done = subprocess.run(
-            [os.sys.executable, "-m", "pipeline.cli.main", "resolve", "--name", daemon.name, "1"],
+            [sys.executable, "-m", "pipeline.cli.main", "resolve", "--name", daemon.name, "1"],
             env=daemon.environment, capture_output=True, text=True, user=65534, group=65534, extra_groups=[],
             timeout=60,
         )  # fmt: skip
@@ -83,7 +85,7 @@ def test_a_reader_without_permission_is_told_so(live_kernel: None) -> None:
 
 def test_a_reader_without_root_reads_by_default(daemon: Daemon) -> None:
     done = subprocess.run(
-        [os.sys.executable, "-m", "pipeline.cli.main", "resolve", "--name", daemon.name, str(os.getpid()), "--json"],
+        [sys.executable, "-m", "pipeline.cli.main", "resolve", "--name", daemon.name, str(os.getpid()), "--json"],
         env=daemon.environment, capture_output=True, text=True, user=65534, group=65534, extra_groups=[], timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -122,7 +124,7 @@ def test_no_capability(live_kernel: None, tmp_path: Path) -> None:
     root.chmod(0o777)
     try:
         done = subprocess.run(
-            [os.sys.executable, "-m", "pipeline.cli.main", "run", "--name", "nocap"],
+            [sys.executable, "-m", "pipeline.cli.main", "run", "--name", "nocap"],
             env=dict(os.environ, PROCLINE_RUNTIME_DIR=str(root)), capture_output=True, text=True, user=65534,
             group=65534, extra_groups=[], timeout=60,
         )  # fmt: skip
@@ -137,7 +139,7 @@ def test_a_full_tmpfs(live_kernel: None, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "none", small], check=True)
     try:
         done = subprocess.run(
-            [os.sys.executable, "-m", "pipeline.cli.main", "run", "--name", "full"],
+            [sys.executable, "-m", "pipeline.cli.main", "run", "--name", "full"],
             env=dict(os.environ, PROCLINE_RUNTIME_DIR=str(small)), capture_output=True, text=True, timeout=90,
         )  # fmt: skip
         assert done.returncode == 2, done
@@ -167,8 +169,6 @@ def test_sigterm_and_ctrl_c_leave_nothing_behind(live_kernel: None) -> None:
 
 def test_subscribe_counts_and_times_out(daemon: Daemon) -> None:
     with Recorder(daemon, options=("--count", "3")) as recorder:
-        import time
-
         for _ in range(100):
             if recorder._process.poll() is not None:
                 break

@@ -11,9 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import BusyError, StaleError
+from pipeline.shm.layout import HOT, ROW_IS_EXEC
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 
@@ -84,8 +86,6 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
             with daemon.attach() as table:
                 assert table.resolve(sleeper.pid, wait_ms=1000) is not None
                 time.sleep(0.5)
-                before = table.stats()["events"]
-                base = _counts(before)
                 watcher = Watcher(daemon, sleeper.pid)
                 watcher.start()
                 with Storm(workload) as storm:
@@ -98,7 +98,6 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
                 made = storm.made
                 runs = len(storm.parents)
                 assert runs > 0
-                eventually(lambda: _counts(table.stats()["events"])["settled"] is not None)
                 time.sleep(1)
                 stats = table.stats()
                 assert sum(stats["lost"].values()) == 0, stats["lost"]
@@ -107,36 +106,30 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
                 assert not watcher.wrong, Counter(watcher.wrong)
                 assert watcher.slowest_s < 2, f"a read took {watcher.slowest_s} s"
                 assert watcher.answers["right"] > 100
-                identities = _identities(table, storm.parents)
+                identities = _identities(daemon.directory, storm.parents)
                 assert identities["fork"] == made["fork"] + made["exec"]
                 assert identities["exec"] == made["exec"]
                 assert identities["alive"] == 0
                 eventually(lambda: assert_agrees(table, complete=False), timeout=5)
-                del base
         finally:
             sleeper.kill()
 
 
-def _counts(events: dict) -> dict:
-    return {**events, "settled": sum(events.values())}
-
-
-def _identities(table, parents: set[int]) -> Counter[str]:
-    """Processes of the storm in the tables, by what happened to them: each identity once."""
-    seen: Counter[str] = Counter()
-    ids: Counter[str] = Counter()
-    for entry in table.walk(exited=True, images=True):
-        if entry.creator_pid in parents and entry.comm == "workload":
-            ids[f"{entry.entity_id} {entry.exec_time_ns if entry.is_exec else 0}"] += 1
-            if not entry.is_exec:
-                seen["fork"] += 1
-            else:
-                seen["exec"] += 1
-            if entry.exit_time_ns is None:
-                seen["alive"] += 1
-    twice = {key: n for key, n in ids.items() if n > 1}
-    assert not twice, f"applied twice: {list(twice)[:5]}"
-    return seen
+def _identities(directory: Path, parents: set[int]) -> Counter[str]:
+    """Images of the storm's processes in the tables, counted by what made them; fails if one is there twice."""
+    hot = np.fromfile(directory / "hot", HOT)
+    used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
+    mine = used[np.isin(used["ppid"], list(parents)) & (used["comm"] == b"workload")]
+    is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
+    keys = Counter(
+        zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), np.where(is_exec, mine["exec_boot_ns"], 0).tolist(),
+            strict=True)
+    )  # fmt: skip
+    twice = [key for key, n in keys.items() if n > 1]
+    assert not twice, f"applied twice: {twice[:5]}"
+    return Counter(
+        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum())
+    )
 
 
 def _assert_right_within_2s(table, pid: int, workload: Path) -> None:

@@ -8,9 +8,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
+from pipeline.shm.layout import HOT
 from tests.live.harness import Daemon, eventually, run_workload, running_workload
 
 pytestmark = pytest.mark.live
@@ -30,7 +32,7 @@ def parents_of(pid: int) -> list[int]:
 def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -> None:
     with running_workload(workload, "nest", 64, 30_000, lines=65) as (_, said), daemon.attach() as table:
         leaf = next(pid for kind, pid, _ in said if kind == "leaf")
-        assert eventually(lambda: table.resolve(leaf)) is not None
+        eventually(lambda: table.resolve(leaf) is not None)
         expected = parents_of(leaf)
         assert len(expected) >= 65
         ancestors = table.ancestors(leaf)
@@ -46,8 +48,8 @@ def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -
 
 def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, workload: Path) -> None:
     with running_workload(workload, "execs", 20, 30_000) as (pid, _), daemon.attach() as table:
-        entry = table.resolve(pid, wait_ms=500)
-        assert entry is not None
+        eventually(lambda: table.resolve(pid).argv[2:3] == ["0"])
+        entry = table.resolve(pid)
         images = [entry, *(a for a in table.ancestors(pid) if a.pid == pid)]
         argvs = [image.argv for image in images if image.is_exec]
         assert [argv[2] for argv in argvs if len(argv) > 2] == [str(n) for n in range(21)]
@@ -77,26 +79,27 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
         pid = made[0][1]
         last = table.resolve(pid, wait_ms=1000)
         assert last is not None
-        assert eventually(lambda: table.resolve(pid).exit_time_ns)
-        identities: dict[str, int] = {}
-        at = table.resolve(pid).start_time_ns
-        for number in reversed(range(50)):
-            entry = table.resolve(pid, at=at + 1)
-            assert entry is not None, number
-            # The last image at the end of its life: what it ran has its number; nothing of another one.
-            owner = table.resolve(pid, at=entry.exit_time_ns - 1)
-            while owner.argv is None or owner.argv[1:2] != ["nop"]:
-                owner = table.resolve(pid, at=owner.exit_time_ns)
-            assert owner.argv[2] == str(number)
-            identities[owner.entity_id] = number
-            older = table.previous_owner(pid, at=at + 1)
-            if older is None:
-                assert number == 0
-                break
-            at = older.start_time_ns
+        eventually(lambda: table.resolve(pid).exit_time_ns is not None)
+        # Every start that the pid had, from the rows themselves; the last to the first.
+        rows = np.fromfile(daemon.directory / "hot", HOT)
+        mine = rows[(rows["tgid"] == pid) & (rows["start_boot_ns"] > before - table.boot_unix_ns) & (rows["flags"] != 0)]
+        starts = np.unique(mine["start_boot_ns"])
+        assert len(starts) == 50
+        identities = set()
+        for number, start in enumerate(starts.tolist()):
+            first = table.resolve(pid, at=start + table.boot_unix_ns)
+            assert first is not None and not first.is_exec and first.start_boot_ns == start
+            # Between fork and exec it is what its parent is; nothing of the pid's owner before.
+            assert first.argv == [str(workload), "reuse", "50"]
+            last = table.resolve(pid, at=first.exit_time_ns)
+            assert last.is_exec and last.argv == ["workload", "nop", str(number)]
+            assert last.exit_code == 0 and last.entity_id == first.entity_id
+            # Nobody had the pid between two of them.
+            assert table.resolve(pid, at=last.exit_time_ns + 1) is None
+            identities.add(last.entity_id)
         assert len(identities) == 50
         with pytest.raises(TooOldError):
-            table.resolve(pid, at=before - 3600 * 10**9 - 10**18)
+            table.resolve(pid, at=table.boot_unix_ns + 1)
     with Daemon("[tables]\nretention_s = 0\n") as daemon, daemon.attach() as table:
         made = run_workload(workload, "reuse", 5)
         gone = time.time_ns()

@@ -57,6 +57,7 @@ def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> Non
 def test_vfork(table, workload: Path) -> None:
     with running_workload(workload, "vfork", 30_000) as (pid, said):
         child = said[0][1]
+        eventually(lambda: resolve(table, child).is_exec)
         entry = resolve(table, child)
         assert (entry.ppid, entry.creator_pid, entry.is_exec) == (pid, pid, True)
         assert entry.path == exe(child) and entry.argv == argv(child)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
+from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, run_workload
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 FORKS, EXECS = 20_000, 5_000
+
+
+def kernel_forks() -> int:
+    """Every process and thread that was made since boot (proc_stat(5), `processes`)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("processes "):
+            return int(line.split()[1])
+    raise AssertionError("no line `processes` in /proc/stat")
 
 
 @pytest.fixture
@@ -56,21 +66,6 @@ def test_a_storm_is_delivered_exactly_and_in_order(own_daemon: Daemon, workload:
 def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, workload: Path) -> None:
     """`processes` of /proc/stat counts every fork and every new thread of the host."""
 
-    def ours() -> int:
-        counters = own_daemon.stat()
-        return (
-            counters["events"]["fork"]
-            + counters["lost"].get("fork", 0)
-            + counters["filtered"]["threads_forked"]
-            + counters["filtered"]["kthreads_forked"]
-        )
-
-    def kernel() -> int:
-        for line in Path("/proc/stat").read_text().splitlines():
-            if line.startswith("processes "):
-                return int(line.split()[1])
-        raise AssertionError("no line `processes` in /proc/stat")
-
     table = own_daemon.attach()
     with table:
 
@@ -78,19 +73,17 @@ def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, 
             stats = table.stats()
             return (
                 stats["events"]["fork"] + stats["lost"].get("fork", 0)
-                + stats["filtered"]["threads_forked"] + stats["filtered"]["kthreads_forked"]
+                + stats["counters"]["threads_forked"] + stats["counters"]["kthreads_forked"]
             )  # fmt: skip
 
         def settled() -> tuple[int, int]:
             # Both counts move while anything forks: take a moment in which neither does.
             for _ in range(200):
-                before = kernel()
+                before = kernel_forks()
                 eventually(lambda: table.stats()["watermark_lag_ns"] < 200_000_000)
                 seen = totals()
-                import time
-
                 time.sleep(0.25)
-                if kernel() == before and totals() == seen:
+                if kernel_forks() == before and totals() == seen:
                     return before, seen
             raise AssertionError("the host did not become quiet")
 
@@ -113,10 +106,7 @@ def test_threads_are_not_processes(own_daemon: Daemon, workload: Path) -> None:
 
 def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload: Path) -> None:
     """made = seen + lost, by kind, run after run; afterwards the table equals /proc."""
-    from tests.live.agreement import assert_agrees
-
     with Daemon("[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
-        import time
 
         def counts() -> dict[str, int]:
             stats = table.stats()
@@ -134,11 +124,19 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
                 previous = now
             raise AssertionError("the host did not become quiet")
 
-        for _ in range(3):
-            before = quiet()
+        runs = 0
+        for _ in range(12):
+            before, kernel_before = quiet(), kernel_forks()
             run_workload(workload, "storm", 4001, 1009)
-            after = quiet()
+            after, kernel_after = quiet(), kernel_forks()
+            if kernel_after - kernel_before != 5011:
+                continue  # something else ran on this host meanwhile: this run says nothing
             # The workload itself: one fork, one exec and one exit more.
-            assert {kind: after[kind] - before[kind] for kind in after} == {"fork": 5011, "exec": 1010, "exit": 5011}
+            made = {kind: after[kind] - before[kind] for kind in after}
+            assert made == {"fork": 5011, "exec": 1010, "exit": 5011}
+            runs += 1
+            if runs == 3:
+                break
+        assert runs == 3, "the host was never quiet enough to compare"
         assert sum(table.stats()["lost"].values()) > 0, "a ring of one page lost nothing: this test showed nothing"
         eventually(lambda: assert_agrees(table, complete=False), timeout=5)
