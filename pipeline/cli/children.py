@@ -28,6 +28,5 @@ def command(pid: int, name: str, as_json: bool) -> int:
     if as_json:
         click.echo(dumps(found))
     else:
-        for line in common.rows(found):
-            click.echo(line)
+        common.echo_lines(common.rows(found))
     return 0

@@ -6,7 +6,9 @@ Names, paths and arguments come from strangers: `printable` keeps what they hold
 from __future__ import annotations
 
 import shlex
+import shutil
 import struct
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -157,6 +159,21 @@ def moment(time_ns: int | None) -> str:
     return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S") + (
         f".{time_ns // 1000 % 1_000_000:06d}Z"
     )
+
+
+def duration(ns: int) -> str:
+    """Return a length of time for people, with three digits."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}" if ns < 1000 * size else f"{ns / size:.0f} {unit}"
+    return f"{ns} ns"
+
+
+def echo_lines(lines: Iterable[str]) -> None:
+    """Print lines; on a terminal each is cut to fit."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    for line in lines:
+        click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
 
 
 def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -12,6 +12,11 @@ from pipeline.export.json import dumps
 
 #: What is shown first, in this order; the rest of the entry follows in its own.
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
+#: For programs only: how the table keeps the entry, and what is shown in another form.
+_HIDDEN = {
+    "pid", "argv", "row", "generation", "flags", "file", "cookie", "fork_flags", "is_head", "images", "caps_attempted",
+    "caps_used", "exit_cause_code",
+}  # fmt: skip
 _TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns")
 _CAPABILITIES = ("cap_effective", "cap_permitted")
 
@@ -43,8 +48,7 @@ def command(pid: int, at: int | None, name: str, as_json: bool) -> int:
             click.echo(dumps(found[0]))
             return 0
         lineage = common.facts(lambda: table.ancestors(pid)) if at is None else []
-    for line in describe(found[0], lineage):
-        click.echo(line)
+    common.echo_lines(describe(found[0], lineage))
     return 0
 
 
@@ -56,7 +60,7 @@ def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> 
         yield f"  {'from':18} {chain}"
     for key in [*_FIRST, *(key for key in entry if key not in _FIRST)]:
         value = entry.get(key)
-        if value is None or value == [] or key in {"pid", "argv"}:
+        if value is None or value == [] or key in _HIDDEN:
             continue
         if key in _TIMES:
             key, value = key.removesuffix("_ns"), common.moment(value)

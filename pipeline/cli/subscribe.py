@@ -78,14 +78,35 @@ def command(
 
 
 def readable(event: Mapping[str, Any]) -> str:
-    """Return one line about an event: when, what, who, from where."""
-    time = common.moment(event.get("time_ns"))[11:23]
-    kind = event.get("event", "?")
+    """Return one line about an event: when, what, who, how it ended, from where."""
+    time_of_day = common.moment(event.get("time_ns"))[11:23]
+    kind = event.get("event") or "?"
     pid = event.get("pid")
     if pid is None:
-        facts = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"event", "time_ns", "seq"})
-        return f"{time} {kind:8} {common.printable(facts)}"
-    return f"{time} {kind:8} {pid:>7}  {common.command_line(event)}{lineage(event)}"
+        facts = " ".join(
+            f"{key}={value}" for key, value in event.items() if key not in _ELSEWHERE and value is not None
+        )
+        return f"{time_of_day}   {kind:8} {common.printable(facts)}"
+    # A child has its parent's image until it execs: its name says enough.
+    what = common.printable(event.get("comm") or "?") if kind == "fork" else common.command_line(event)
+    return f"{time_of_day} {_SIGNS.get(kind, ' ')} {kind:8} {pid:>7}  {what}{_end(event)}{lineage(event)}"
+
+
+_SIGNS = {"fork": "+", "exec": ">", "exit": "-"}
+_ELSEWHERE = {"event", "time_ns", "seq", "order"}
+
+
+def _end(event: Mapping[str, Any]) -> str:
+    """Return how a process ended and how long it lived; empty for other events."""
+    if event.get("event") != "exit":
+        return ""
+    started_ns, ended_ns = event.get("start_time_ns"), event.get("exit_time_ns")
+    lived = f" after {common.duration(ended_ns - started_ns)}" if started_ns and ended_ns else ""
+    cause = event.get("exit_cause")
+    if cause is None:
+        return f"  [ended{lived}]"
+    number = event.get("exit_cause_code", event.get("exit_code"))
+    return f"  [{'code' if cause == 'exited' else 'signal'} {number}{lived}]"
 
 
 def lineage(event: Mapping[str, Any]) -> str:

@@ -115,3 +115,11 @@ def test_a_caller_in_another_pid_namespace_is_told(procline: Command, table: typ
 def test_the_place_of_the_namespace_is_the_layouts() -> None:
     assert layout.CONTROL.fields is not None
     assert layout.CONTROL.fields["pid_ns"][1] == common.PID_NS_OFFSET
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [(5, "5 ns"), (582_300, "582 µs"), (1_580_000, "1.58 ms"), (1_500_000_000, "1.5 s"), (7200_000_000_000, "7200 s")],
+)
+def test_durations_are_for_people(ns: int, text: str) -> None:
+    assert common.duration(ns) == text

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli.subscribe import readable
 from tests.cli.conftest import Command
 from tests.cli.fakes import BOOT_NS, FakeSubscriber, entry
 
@@ -66,7 +67,18 @@ def test_at_a_terminal_lines_are_for_people(
     subscriber.batches = ([event(7, lineage=lineage), {"event": "loss", "seq": 1, "time_ns": BOOT_NS, "fork": 3}],)
     done = procline("subscribe", "--count", "2")
     first, second = done.out.splitlines()
-    assert first.split()[1:] == ["exec", "7", "sh", "-x", "<", "ba\\x1bsh(40)", "<", "systemd(1)"]
+    assert first.split()[1:] == [">", "exec", "7", "sh", "-x", "<", "ba\\x1bsh(40)", "<", "systemd(1)"]
     assert "loss" in second and "fork=3" in second
     subscriber.batches = ([event(7)],)
     assert json.loads(procline("subscribe", "--count", "1", "--json").out)["seq"] == 7
+
+
+def test_how_a_process_ended_is_said_in_words() -> None:
+    times = {"start_time_ns": BOOT_NS, "exit_time_ns": BOOT_NS + 1_500_000_000}
+    assert "[code 3 after 1.5 s]" in readable(event(7, event="exit", exit_code=3, exit_cause="exited", **times))
+    assert "[signal 9 after 1.5 s]" in readable(event(7, event="exit", exit_code=9, exit_cause="signaled", **times))
+    assert "[ended]" in readable(event(7, event="exit", exit_code=None, start_time_ns=None))
+
+
+def test_a_fork_shows_the_name_that_the_child_has_from_its_parent() -> None:
+    assert readable(event(7, event="fork")).split()[1:] == ["+", "fork", "7", "sh"]

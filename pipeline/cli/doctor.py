@@ -1,0 +1,177 @@
+"""`procline doctor`: what this host offers, what is missing, and what to do about it.
+
+What concerns BPF is found out by pipeline.bpf.probe; here are the rest of the host, the instance, and the report. A
+finding is `ok` true (present), false (absent) or null (could not tell).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+
+from pipeline import paths
+from pipeline.cli import common
+from pipeline.errors import ProclineError
+
+#: Without these an instance does not start; of everything else there is a second way.
+NEEDED = frozenset({"packages", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus"})
+
+_PACKAGES = ("pylibbpf", "msgspec", "structlog", "re2", "numpy", "msgpack", "zmq")
+_INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
+_SIGNS = {True: "ok", False: "missing", None: "unknown"}
+#: Names of the probe that are written otherwise.
+_NAMES = {"btf": "BTF"}
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report; as pipeline.bpf.probe.Finding, and whether an instance needs it."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    hint: str = ""
+    needed: bool = False
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline doctor                    as root, or much of it cannot be tried
+  procline doctor --json | jq '.checks[] | select(.ok == false)'
+"""
+)
+@common.name_option
+@common.json_option
+def command(name: str, as_json: bool) -> int:
+    """Look at everything that Procline needs or can use on this host, and try it where that is permitted.
+
+    Ends with 0 if an instance can run here, with 1 if something that it needs is missing.
+    """
+    checks = list(examine(name))
+    can_run = not any(check.needed and check.ok is False for check in checks)
+    if as_json:
+        import json
+
+        click.echo(json.dumps({"can_run": can_run, "checks": [asdict(check) for check in checks]}))
+        return 0 if can_run else 1
+    for check in checks:
+        mark = _SIGNS[check.ok] if check.ok is not False or check.needed else "without"
+        click.echo(f"{mark:8} {check.name:18} {common.printable(check.detail)}")
+        if check.hint and check.ok is not True:
+            click.echo(f"{'':27} -> {common.printable(check.hint)}")
+    click.echo("An instance can run here." if can_run else "An instance cannot run here: see what is missing above.")
+    return 0 if can_run else 1
+
+
+def examine(name: str) -> Iterator[Check]:
+    """Yield all checks; the BPF programs are tried last."""
+    for check in (_python(), _packages(), _runtime_directory(name), _memory(), _namespace(), _instance(name)):
+        yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
+    yield from _bpf()
+
+
+def _bpf() -> Iterator[Check]:
+    try:
+        from pipeline.bpf import probe
+
+        found = probe.findings()
+    except (ImportError, ProclineError) as error:
+        yield Check("BPF", None, f"not tried: {error}", "pip install 'procline[daemon]'")
+        return
+    for finding in found:
+        name = _NAMES.get(finding.name, finding.name)
+        yield Check(name, finding.ok, finding.detail, finding.hint, name in NEEDED)
+
+
+def _python() -> Check:
+    return Check("python", True, f"{sys.version.split()[0]} ({sys.executable})")
+
+
+def _packages() -> Check:
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        return Check("packages", False, f"{', '.join(missing)} not installed", "pip install 'procline[daemon]'")
+    return Check("packages", True, "all that the daemon needs are installed")
+
+
+def _runtime_directory(name: str) -> Check:
+    directory = paths.instance_dir(name)
+    try:
+        paths.check_in_memory(directory)
+        paths.endpoint(paths.requests_socket(directory))
+    except ProclineError as error:
+        return Check("runtime directory", False, str(error))
+    place = directory
+    while not place.exists():
+        place = place.parent
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    detail = f"{directory} on {paths.file_system(directory)}, {free // MIB} MiB free"
+    if free < _least_bytes():
+        return Check("runtime directory", False, detail, f"the tables begin with {_least_bytes() // MIB + 1} MiB")
+    return Check("runtime directory", True, detail)
+
+
+def _least_bytes() -> int:
+    """What the tables take at their start: a pid index, the first rows, the first part of each arena."""
+    pids = int(Path("/proc/sys/kernel/pid_max").read_text())
+    return 4 * pids + 4096 * 320 + 3 * (256 << 10) + (1 << 16)
+
+
+def _memory() -> Check:
+    from pipeline.cli.run import daemon_parts
+
+    try:
+        with daemon_parts():
+            from pipeline.config import load
+        config = load()
+    except ProclineError as error:
+        return Check("memory", None, str(error))
+    rings = config.capture.ring_bytes * (os.cpu_count() or 1)
+    tables = config.tables
+    ceiling = tables.max_entries * 320 + tables.names_bytes + tables.args_bytes
+    ceiling += tables.envs_bytes if config.capture.envs_bytes else 0
+    available = _available_bytes()
+    detail = f"rings {rings // MIB} MiB, tables up to {ceiling // MIB} MiB, {available // MIB} MiB available"
+    if rings + ceiling > available:
+        return Check("memory", False, detail, "lower tables.max_entries, tables.args_bytes or capture.ring_bytes")
+    return Check("memory", True, detail)
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _namespace() -> Check:
+    try:
+        inode = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError as error:
+        return Check("pid namespace", None, str(error.strerror))
+    if inode == _INIT_PID_NS:
+        return Check("pid namespace", True, "the host's")
+    return Check("pid namespace", False, "not the host's: pids here differ from those that are shown", "")
+
+
+def _instance(name: str) -> Check:
+    from pipeline.cli.wait import is_ready
+
+    directory = paths.instance_dir(name)
+    try:
+        if is_ready(name):
+            return Check("instance", True, f"{name!r} is running and ready")
+    except (ProclineError, ImportError) as error:
+        return Check("instance", None, str(error))
+    if directory.exists():
+        return Check("instance", False, f"{name!r} is not ready, or was killed", f"procline wait --name {name}")
+    return Check("instance", False, f"{name!r} is not running", "procline run")

@@ -1,0 +1,77 @@
+"""doctor: what it finds, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.bpf import probe
+from pipeline.cli import doctor
+from tests.cli.conftest import Command
+
+
+def findings(**changes: bool | None) -> list[probe.Finding]:
+    names = ("kernel", "btf", "capabilities", "attach tp_btf", "attach fentry", "cpus")
+    return [probe.Finding(name, changes.get(name.replace(" ", "_"), True), "seen", f"do {name}") for name in names]
+
+
+@pytest.fixture(autouse=True)
+def host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "findings", findings)
+
+
+def test_a_host_that_has_everything(procline: Command) -> None:
+    done = procline("doctor", "--json")
+    assert done.code == 0
+    report = json.loads(done.out)
+    assert report["can_run"]
+    checks = {check["name"]: check for check in report["checks"]}
+    assert {"python", "packages", "runtime directory", "memory", "pid namespace", "instance"} <= set(checks)
+    assert "tmpfs" in checks["runtime directory"]["detail"]
+    assert checks["BTF"]["needed"] and not checks["attach fentry"]["needed"]
+    assert checks["instance"]["ok"] is False and "procline run" in checks["instance"]["hint"]
+
+
+@pytest.mark.parametrize("name", ["kernel", "btf", "capabilities", "attach_tp_btf"])
+def test_what_is_needed_and_missing_is_said_with_what_to_do(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(**{name: False}))
+    done = procline("doctor")
+    assert done.code == 1
+    assert "missing" in done.out and f"-> do {name.replace('_', ' ', 1)}" in done.out
+    assert done.out.endswith("cannot run here: see what is missing above.\n")
+
+
+@pytest.mark.parametrize("outcome", [False, None])
+def test_what_there_is_a_second_way_for_does_not_fail(
+    procline: Command, monkeypatch: pytest.MonkeyPatch, outcome: bool | None
+) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(attach_fentry=outcome))
+    done = procline("doctor")
+    assert done.code == 0
+    assert ("without" if outcome is False else "unknown") in done.out
+
+
+def test_what_could_not_be_told_is_not_called_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "findings", lambda: findings(attach_tp_btf=None))
+    assert procline("doctor").code == 0
+
+
+def test_a_directory_on_disk_and_a_missing_package_are_found(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROCLINE_RUNTIME_DIR", "/proc/x")
+    monkeypatch.setattr(doctor, "_PACKAGES", ("no_such_package",))
+    done = procline("doctor")
+    assert done.code == 1
+    assert "not on tmpfs" in done.out and "no_such_package not installed" in done.out
+
+
+def test_memory_that_does_not_suffice_is_told_with_the_settings_to_change(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_available_bytes", lambda: 1 << 20)
+    done = procline("doctor")
+    assert done.code == 0 and "lower tables.max_entries" in done.out
