@@ -120,8 +120,8 @@ def take_lock(directory: Path) -> int:
     status = directory.stat()
     if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
         raise ConfigError(
-            f"{directory} belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}: others could put files "
-            "there; remove it, or give it to the user that runs procline, mode 0755",
+            f"{directory} belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}: others could put "
+            "files there; remove it, or give it to the user that runs procline, mode 0755",
             key="runtime directory", value=str(directory),
         )  # fmt: skip
     while True:

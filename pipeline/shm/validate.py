@@ -15,7 +15,7 @@ through its files. Numbered invariants; a violation names its number:
      9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
     10 interned   no two blocks in use hold the same bytes
     11 checksum   a row's checksum is right (tables made with `checked`)
-    12 free       a row that is not in use and below the frontier has an odd row_seq, no flags, a generation
+    12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq
     13 commit     commit_index is 0 or 1 and its slot complete; no ring is acknowledged beyond it
     Writer
     14 counts     heads_live, heads_exited, rows_used and the arenas' sizes are what the rows say
@@ -84,8 +84,9 @@ class Tables:
     def __post_init__(self) -> None:
         even = self.hot["row_seq"] % 2 == 0
         self.stable = even & (self.hot["generation"] != 0)
-        # Odd with flags: in the writer's hand, or left so by one that was killed.
-        self.used = (self.hot["generation"] != 0) & (even | (self.hot["flags"] != 0))
+        # A published row is a head or replaced, so it has flags; one that is odd as well is in the hand of its writer
+        # or was left so by one that was killed.
+        self.used = (self.hot["generation"] != 0) & (self.hot["flags"] != 0)
         if len(self.used):
             self.used[0] = self.stable[0] = False
 
@@ -188,7 +189,7 @@ def _check_links(tables: Tables) -> Iterator[Violation]:
 def walk_blocks(memory: npt.NDArray[np.uint8]) -> tuple[list[tuple[int, int, int, int]], str]:
     """Walk an arena: ([(reference, units, length, refcount)], what is wrong or "")."""
     words = memory[: len(memory) // 16 * 16].view(np.uint32).reshape(-1, 4)
-    blocks = []
+    blocks: list[tuple[int, int, int, int]] = []
     unit = 1
     while unit < len(words):
         refcount, length = int(words[unit, 0]), int(words[unit, 1])
@@ -219,7 +220,7 @@ def _check_arenas(tables: Tables) -> Iterator[Violation]:
         refcounts = {ref: refcount for ref, _, length, refcount in blocks if length != _FREE_UNIT}
         held: dict[int, int] = {}
         for column in ARENA_FIELDS[name]:
-            values = (tables.cold if column in layout.COLD.names else tables.hot)[column]
+            values = (tables.cold if column in (layout.COLD.names or ()) else tables.hot)[column]
             refs, counts = np.unique(values[tables.used & (values != 0)], return_counts=True)
             for ref, count in zip(refs.tolist(), counts.tolist(), strict=True):
                 held[ref] = held.get(ref, 0) + count

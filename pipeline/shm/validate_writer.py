@@ -9,7 +9,15 @@ import numpy as np
 
 from pipeline.shm import layout
 from pipeline.shm.validate import (
-    MARK_EXITED, MARK_LIVE, MARK_PARKED, MARK_QUEUED, MARK_USED, STRONG_LINKS, Tables, Violation, resolve_links,
+    MARK_EXITED,
+    MARK_LIVE,
+    MARK_PARKED,
+    MARK_QUEUED,
+    MARK_USED,
+    STRONG_LINKS,
+    Tables,
+    Violation,
+    resolve_links,
     walk_blocks,
 )  # fmt: skip
 
@@ -70,7 +78,7 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
     for row in ancestors:
         if not refs[row]:
             yield Violation("16 lists", row, f"row {row} is in the ancestor list, but nothing refers to it")
-    for row in np.flatnonzero(used):
+    for row in np.flatnonzero(used).tolist():
         ended = hot["exit_boot_ns"][row] != 0
         is_head = bool(hot["flags"][row] & layout.ROW_HEAD)
         listed = bool(marks[row] & (MARK_QUEUED | MARK_PARKED))
@@ -94,7 +102,9 @@ def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
                 return
             row = int(tables.index[child])
             if not row or tables.hot["exit_boot_ns"][row] or tables.hot["ppid"][row] != parent:
-                yield Violation("17 children", child, f"pid {child} is listed below {parent}, but is not its live child")
+                yield Violation(
+                    "17 children", child, f"pid {child} is listed below {parent}, but is not its live child"
+                )
             previous, child = child, int(following[child])
     if seen != np.count_nonzero(parents):
         yield Violation("17 children", None, f"{np.count_nonzero(parents)} pids have a parent, {seen} are in lists")

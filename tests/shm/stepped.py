@@ -1,8 +1,8 @@
 """A writer that is stopped after each of its instructions, and what its files hold each time.
 
-Run as a script it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and collects
-every distinct content of the files on the way. Since the files are what a successor of a killed writer finds, and a kill
-falls between two instructions, these are all the states that a kill -9 within the operation can leave.
+Run as a script it prepares a table, stops itself, does one operation and stops again; `states_of` traces it and
+collects every distinct content of the files on the way. Since the files are what a successor of a killed writer finds,
+and a kill falls between two instructions, these are all the states that a kill -9 within the operation can leave.
 """
 
 from __future__ import annotations

@@ -54,8 +54,6 @@ def tables() -> dict[str, list[tuple[int, int, str, str]]]:
         if match := re.match(r"([A-Z_]+)\b", line):
             title = match[1].lower()
         elif match := re.match(r"    (\d+) +(\d+) +(\w+) +(\S+) +\S", line):
-            found.setdefault(title.removesuffix("_record"), []).append((int(match[1]), int(match[2]), match[3], match[4]))
-        elif match := re.match(r"    (\d+) +(\d+) +(\w+) +(\S+)$", line.rstrip()):
             found.setdefault(title, []).append((int(match[1]), int(match[2]), match[3], match[4]))
     return found
 

@@ -147,7 +147,8 @@ while True:
         host.exit(choice.choice(live))
     else:
         writer.evict_exited(host.now, 50)
-        writer.commit(host.now, np.full(2, host.now, np.uint64), np.full(2, host.now, np.uint64), np.zeros(8, np.uint64))
+        now = np.full(2, host.now, np.uint64)
+        writer.commit(host.now, now, now, np.zeros(8, np.uint64))
         writer.acknowledge()
 """
 

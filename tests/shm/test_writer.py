@@ -279,7 +279,8 @@ def test_chain_of_images_is_capped_and_says_so(shm_dir: Path) -> None:
         assert hot[chain[-1]]["images"] == 1
         newest = [int(hot[row]["images"]) for row in chain[:-1]]
         assert newest == list(range(101, 101 - len(newest), -1))
-        assert [bool(hot[row]["flags"] & layout.ROW_ELIDED) for row in chain] == [False] * (len(chain) - 2) + [True, False]
+        elided = [bool(hot[row]["flags"] & layout.ROW_ELIDED) for row in chain]
+        assert elided == [False] * (len(chain) - 2) + [True, False]
         assert writer.counter("elided") == 101 - len(chain)
         writer.evict_exited(FOREVER, 1000)
         assert writer.rows_used == len(chain) + 1
@@ -403,7 +404,9 @@ def test_row_that_is_being_copied_is_not_evicted_for_its_copy(shm_dir: Path) -> 
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["fork"] * 5 + ["exec"] * 4 + ["exit"] * 3 + ["rename", "evict", "evict-old", "commit", "reopen"]),
+        st.sampled_from(
+            ["fork"] * 5 + ["exec"] * 4 + ["exit"] * 3 + ["rename", "evict", "evict-old", "commit", "reopen"]
+        ),
         st.integers(0, 1 << 16),
         st.integers(0, 1 << 16),
     ),
@@ -551,7 +554,7 @@ def test_directory_that_is_not_on_tmpfs_is_refused(tmp_path: Path) -> None:
 
     if filesystem_type(tmp_path) == 0x01021994:
         pytest.skip("the temporary directory is on tmpfs itself")
-    with pytest.raises(UnsupportedError, match="not on tmpfs.*PROCLINE_RUNTIME_DIR"):
+    with pytest.raises(UnsupportedError, match=r"not on tmpfs.*PROCLINE_RUNTIME_DIR"):
         make_writer(tmp_path)
 
 
@@ -611,7 +614,9 @@ def tiny_tmpfs(shm_dir: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a small tmpfs")
     mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "procline-test", str(shm_dir)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "procline-test", str(shm_dir)],
+        capture_output=True,
+        text=True,
     )
     if mount.returncode:
         pytest.skip(f"cannot mount a small tmpfs: {mount.stderr.strip()}")

@@ -1,0 +1,3 @@
+from pipeline.shm._writer import TableWriter
+
+def rebuild(w: TableWriter) -> None: ...
