@@ -102,7 +102,8 @@ class Collected:
 
         assert eventually(is_there), self.stage.log.read_text()
         # Other rings may lag behind the one that told the last exit.
-        while self.poll(100):
+        deadline = time.monotonic() + 2
+        while self.poll(100) and time.monotonic() < deadline:
             pass
 
 
@@ -133,6 +134,7 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
     assert collected.of(pids, events.KIND_FORK) == collected.of(pids, events.KIND_EXIT) == Counter(pids)
 
 
+@pytest.mark.alone
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
     """Without the wake-up a sleeper would look after a second only."""

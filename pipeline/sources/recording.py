@@ -1,0 +1,161 @@
+"""A recording: the frames of a capture in a file, in the order in which they were handed over.
+
+All numbers are little-endian. HEADER, 64 bytes:
+
+    offset  size  field                 type  unit       meaning
+    0       8     magic                 S8    -          b"PROCLREC"
+    8       4     version               u4    -          RECORDING_VERSION
+    12      4     header_bytes          u4    bytes      where the first entry begins
+    16      16    boot_id               V16   -          boot in which the frames were made
+    32      8     boot_unix_ns          i8    ns (unix)  Unix time of that boot's clock zero; 0 unknown
+    40      8     created_unix_ns       i8    ns (unix)
+    48      16    reserved              V16   -
+
+Then entries, one behind the other, until the file ends. ENTRY, 8 bytes, and the frame:
+
+    offset  size  field                 type  unit       meaning
+    0       4     frame_bytes           u4    bytes      of the frame that follows
+    4       4     crc32                 u4    -          of the frame (zlib)
+
+There is nothing at the end, so a writer may be killed at any moment: the entries that are whole stay readable. The file
+holds arguments and environments and is made for its owner only. What a frame is stands in `pipeline.bus.encode`;
+sending a recording is in `replay`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pipeline.bus.encode import FRAME_MAX_BYTES
+from pipeline.errors import ConfigError, FrameError
+
+MAGIC = b"PROCLREC"
+RECORDING_VERSION = 1
+
+_HEADER = struct.Struct("<8sII16sqq16x")
+_ENTRY = struct.Struct("<II")
+assert (_HEADER.size, _ENTRY.size) == (64, 8)
+
+
+class RecordingWriter:
+    """Writes a new recording. Each frame is in the file, whole, when `write` returns."""
+
+    def __init__(self, path: Path, *, boot_id: bytes, boot_unix_ns: int = 0) -> None:
+        """Create the file, mode 0600.
+
+        Raises:
+            ConfigError: it exists already, or cannot be created.
+        """
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            raise ConfigError(f"{path} exists: a recording does not overwrite", key="file", value=path) from None
+        except OSError as error:
+            raise ConfigError(f"cannot create {path}: {error.strerror}", key="file", value=path) from None
+        self.frames = 0
+        self._write([_HEADER.pack(MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, time.time_ns())])
+
+    def write(self, message: bytes | memoryview) -> None:
+        """Append one frame.
+
+        Raises:
+            OSError: the file system is full, or the like. What was whole before stays so.
+        """
+        end = os.lseek(self._fd, 0, os.SEEK_CUR)
+        try:
+            self._write([_ENTRY.pack(len(message), zlib.crc32(message)), message])
+        except OSError:
+            os.ftruncate(self._fd, end)
+            os.lseek(self._fd, end, os.SEEK_SET)
+            raise
+        self.frames += 1
+
+    def _write(self, parts: list[bytes | memoryview]) -> None:
+        left = [memoryview(part) for part in parts]
+        while left:
+            written = os.writev(self._fd, left)
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if left:
+                left[0] = left[0][written:]
+
+    def close(self) -> None:
+        """Close the file; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+class Recording:
+    """A recording, mapped for reading.
+
+    Attributes:
+        boot_id: 16 bytes.
+        boot_unix_ns, created_unix_ns: as in the header.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file and read its header.
+
+        Raises:
+            ConfigError: it cannot be read.
+            FrameError: it is no recording, or one of another version.
+        """
+        self._path = path
+        try:
+            with path.open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                if length < _HEADER.size:
+                    raise self._refusal("it is no recording: it is too short")
+                self._map = mmap.mmap(file.fileno(), length, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise ConfigError(f"cannot read the recording {path}: {error.strerror}", key="file", value=path) from None
+        magic, version, self._start, self.boot_id, self.boot_unix_ns, self.created_unix_ns = _HEADER.unpack_from(
+            self._map
+        )
+        if magic != MAGIC:
+            raise self._refusal("it is no recording")
+        if version != RECORDING_VERSION:
+            raise self._refusal(f"it has version {version}, this is version {RECORDING_VERSION}")
+        if not _HEADER.size <= self._start <= length:
+            raise self._refusal("its header is damaged")
+
+    def _refusal(self, reason: str) -> FrameError:
+        return FrameError(f"{self._path}: {reason}", peer=os.fspath(self._path), reason=reason)
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Yield the frames, as views of the file.
+
+        Raises:
+            FrameError: after the last whole frame, when the file ends in the middle of one; or at a damaged one.
+        """
+        view = memoryview(self._map)
+        at, number = self._start, 0
+        while at < len(view):
+            if len(view) - at < _ENTRY.size:
+                raise self._refusal(f"it is cut off behind frame {number}, at byte {at}")
+            length, checksum = _ENTRY.unpack_from(view, at)
+            if length > FRAME_MAX_BYTES:
+                raise self._refusal(f"frame {number} at byte {at} is damaged: {length} bytes")
+            begin = at + _ENTRY.size
+            if length > len(view) - begin:
+                raise self._refusal(f"it is cut off in frame {number}, at byte {at}")
+            message = view[begin : begin + length]
+            if zlib.crc32(message) != checksum:
+                raise self._refusal(f"frame {number} at byte {at} is damaged: its checksum differs")
+            yield message
+            at, number = begin + length, number + 1

@@ -1,0 +1,234 @@
+"""Hand over the frames of a recording as a shard does those of its rings.
+
+A recording has no ring behind it, so the replay makes one up for each that occurs in it: positions begin at 0 and have
+neither holes nor repetitions, whatever was missing or sent twice when it was recorded. What the resolver has not
+applied is read again from the file, so the same acknowledgements and rewinds work. Since there is no producer position
+to go by, each frame says up to when its ring is complete; the recording knows, as it knows what follows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline.bus.frames import FrameEncoder, decode_frame
+from pipeline.errors import FrameError
+from pipeline.sources.acks import AckSource
+
+#: Says that nothing follows in a ring. Far in the future, and far from the end of 64 bits.
+WATERMARK_END_NS = 1 << 62
+#: A ring that has nothing to send says so after this time, or the merge would think that its sender is dead.
+_KEEP_ALIVE_S = 0.1
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A frame of the recording and its place in the ring made up for it."""
+
+    message: bytes | memoryview
+    order: int
+    skip_to: int
+    shift: int
+    from_pos: int
+    to_pos: int
+    first_boot_ns: int
+    watermark_boot_ns: int = WATERMARK_END_NS
+
+
+@dataclass(slots=True)
+class _Ring:
+    number: int
+    entries: list[_Entry] = field(default_factory=list)
+    end_recorded: int = 0
+    end_pos: int = 0
+    next: int = 0
+    mark: int | None = None
+    applied_pos: int = 0
+    watermark_boot_ns: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    lost_at_end: dict[str, int] = field(default_factory=dict)
+    spoke_s: float = -1e9
+
+
+class ReplaySource:
+    """The sender of a recording.
+
+    Attributes:
+        ring_count: highest ring number + 1.
+        event_count: records that will be sent.
+        frames_total: frames handed over.
+        rewinds_total: times that a ring was read again.
+        error: why the recording could not be read to its end; None if it could.
+    """
+
+    def __init__(
+        self,
+        messages: Iterable[bytes | memoryview],
+        *,
+        boot_id: bytes,
+        acks: AckSource,
+        send: Callable[[bytes], bool],
+        speed: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Look through the frames once.
+
+        Args:
+            messages: a `Recording`, or frames in the order of their recording. They are read again when sent.
+            boot_id: of the recording.
+            acks, send: as for a shard.
+            speed: 1.0 as recorded, 10.0 ten times as fast; None as fast as they are taken.
+            clock: seconds.
+
+        Raises:
+            FrameError: there is not one readable frame.
+        """
+        self._acks = acks
+        self._send = send
+        self._speed = speed
+        self._clock = clock
+        self._encoder = FrameEncoder(boot_id=boot_id, source="replay")
+        self._rings: dict[int, _Ring] = {}
+        self._pending: tuple[_Ring, bytes] | None = None
+        self._began_s: float | None = None
+        self.error: FrameError | None = None
+        self.event_count = 0
+        self.frames_total = 0
+        self.rewinds_total = 0
+        try:
+            for order, message in enumerate(messages):
+                self._note(order, message)
+        except FrameError as error:
+            # What came before is whole: a recording that was cut off is replayed up to there.
+            self.error = error
+        self._rings = {number: ring for number, ring in self._rings.items() if ring.entries}
+        if not self._rings:
+            raise self.error or FrameError("the recording is empty", reason="the recording is empty")
+        self.ring_count = max(self._rings) + 1
+        for ring in self._rings.values():
+            later = WATERMARK_END_NS
+            for entry in reversed(ring.entries):
+                entry.watermark_boot_ns = later
+                later = min(later, entry.first_boot_ns)
+            ring.watermark_boot_ns = later
+        self._first_boot_ns = min(ring.entries[0].first_boot_ns for ring in self._rings.values())
+
+    def _note(self, order: int, message: bytes | memoryview) -> None:
+        frame = decode_frame(message)
+        ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
+        ring.lost_at_end = frame.lost
+        # Nothing to apply, or recorded twice. A range without records need not be in a ring that is made up.
+        part = frame.since(ring.end_recorded)
+        ring.end_recorded = max(ring.end_recorded, frame.to_pos)
+        if part.count == 0:
+            return
+        to_pos = ring.end_pos + part.to_pos - part.from_pos
+        first_boot_ns = int(part.head["time_boot_ns"].min())
+        shift = ring.end_pos - part.from_pos
+        ring.entries.append(_Entry(message, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
+        ring.end_pos = to_pos
+        self.event_count += part.count
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether every frame was handed over."""
+        return self._pending is None and all(ring.next == len(ring.entries) for ring in self._rings.values())
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether everything is applied."""
+        return all(ring.applied_pos >= ring.end_pos for ring in self._rings.values())
+
+    def poll(self, budget: int) -> int:
+        """Do bounded work: follow the acknowledgements, and hand over at most `budget` frames.
+
+        Returns:
+            Frames handed over.
+        """
+        self._acks.refresh()
+        for ring in self._rings.values():
+            self._acknowledge(ring)
+        now = self._clock()
+        if self._began_s is None:
+            self._began_s = now
+        done = 0
+        while done < budget:
+            if self._pending is None and not self._prepare(now):
+                break
+            if not self._flush(now):
+                break
+            done += 1
+        return done
+
+    def _acknowledge(self, ring: _Ring) -> None:
+        ack = self._acks.ring(ring.number)
+        if ack is None:
+            return
+        ring.applied_pos, wanted_pos, mark = ack
+        seen, ring.mark = ring.mark, mark
+        while ring.next < len(ring.entries) and ring.entries[ring.next].to_pos <= ring.applied_pos:
+            ring.next += 1
+        if seen == mark:
+            return
+        before = ring.next
+        while ring.next and ring.entries[ring.next - 1].to_pos > wanted_pos:
+            ring.next -= 1
+        if ring.next != before:
+            self.rewinds_total += 1
+            if self._pending is not None and self._pending[0] is ring:
+                self._pending = None
+
+    def _prepare(self, now: float) -> bool:
+        """Encode what comes next, or a sign of life; returns whether there is anything."""
+        waiting = [ring for ring in self._rings.values() if ring.next < len(ring.entries)]
+        if waiting:
+            ring = min(waiting, key=lambda ring: ring.entries[ring.next].order)
+            entry = ring.entries[ring.next]
+            if self._is_due(entry, now):
+                self._pending = ring, self._encode(ring, entry)
+                ring.next += 1
+                return True
+        for ring in self._rings.values():
+            if now - ring.spoke_s >= _KEEP_ALIVE_S:
+                self._pending = ring, self._encode_nothing(ring)
+                return True
+        return False
+
+    def _is_due(self, entry: _Entry, now: float) -> bool:
+        if self._speed is None or self._began_s is None:
+            return True
+        return now - self._began_s >= (entry.first_boot_ns - self._first_boot_ns) / 1e9 / self._speed
+
+    def _flush(self, now: float) -> bool:
+        assert self._pending is not None
+        ring, message = self._pending
+        if not self._send(message):
+            return False
+        self._pending = None
+        self.frames_total += 1
+        ring.spoke_s = now
+        return True
+
+    def _encode(self, ring: _Ring, entry: _Entry) -> bytes:
+        frame = decode_frame(entry.message).since(entry.skip_to)
+        ring.lost = frame.lost
+        head = frame.head.copy()
+        # Modulo 2**64 when the shift is negative, which is what adding a negative number comes to.
+        head["ring_pos"] += np.uint64(entry.shift & (1 << 64) - 1)
+        return self._encoder.encode(
+            ring=ring.number, seq=self.frames_total, from_pos=entry.from_pos, to_pos=entry.to_pos,
+            count=frame.count, lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=entry.watermark_boot_ns,
+            head=head, task=frame.task, fork=frame.fork, exec=frame.exec, exit=frame.exit, blob=frame.blob,
+        )  # fmt: skip
+
+    def _encode_nothing(self, ring: _Ring) -> bytes:
+        last = ring.entries[ring.next - 1] if ring.next else None
+        position = last.to_pos if last else 0
+        return self._encoder.encode(
+            ring=ring.number, seq=self.frames_total, from_pos=position, to_pos=position, count=0,
+            lost=ring.lost_at_end if ring.next == len(ring.entries) else ring.lost,
+            watermark_boot_ns=last.watermark_boot_ns if last else ring.watermark_boot_ns,
+        )  # fmt: skip

@@ -1,0 +1,311 @@
+"""Made-up storms of processes, as frames: for benches, and for tests that need more events than a machine makes.
+
+A storm is a forest of processes with consistent identities: every fork names a parent that lives, a pid is used again
+only after its owner has ended, a child begins after its parent's last exec, an orphan's exit names the reaper. The same
+arguments always give the same bytes. Made with numpy, about a microsecond an event; only the strings of exec records
+are put together one by one.
+
+What it is not: the times are regular, nothing is lost, threads and credential changes do not occur.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.bus.frames import FrameEncoder, record_ends
+from pipeline.sources.replay import WATERMARK_END_NS
+from pipeline.sources.synthetic_commands import Command, make_commands
+
+#: Parent of the storm's first process, and reaper of its orphans.
+INIT_TGID = 1
+INIT_START_BOOT_NS = 1_000_000
+#: The storm's first processes live throughout and fork most of the others.
+SERVICE_TGID_BASE = 2
+TGID_BASE = 1000
+
+BOOT_ID = bytes.fromhex("5e7ec7ed000040008000000000000001")
+
+
+@dataclass(frozen=True)
+class Storm:
+    """A storm before it is cut into frames: its records ring by ring, in the order of each ring.
+
+    Attributes:
+        head, task: shape (n,), `events.HEAD` and `events.TASK`, sorted by ring and place in it.
+        fork, exec, exit: bodies in the same order.
+        strings: for each exec body its strings, by reference to few different ones.
+        ring_first: shape (rings + 1,), index of each ring's first record.
+        parent: for each process the index of its parent, -1 for the first.
+        tgid, start_boot_ns, exit_boot_ns: shape (processes,); exit 0: lives on.
+    """
+
+    head: npt.NDArray[np.void]
+    task: npt.NDArray[np.void]
+    fork: npt.NDArray[np.void]
+    exec: npt.NDArray[np.void]
+    exit: npt.NDArray[np.void]
+    strings: list[bytes]
+    ring_first: npt.NDArray[np.int64]
+    parent: npt.NDArray[np.int64]
+    tgid: npt.NDArray[np.uint32]
+    start_boot_ns: npt.NDArray[np.uint64]
+    exit_boot_ns: npt.NDArray[np.uint64]
+
+    def frames(self, *, frame_records: int = 2048, boot_id: bytes = BOOT_ID, source: str = "synthetic") -> list[bytes]:
+        """Return the frames of all rings in the order in which shards would hand them over, with watermarks."""
+        encoder = FrameEncoder(boot_id=boot_id, source=source)
+        kinds = self.head["kind"]
+        before = {kind: np.concatenate(([0], np.cumsum(kinds == kind))) for kind in events.BODIES}
+        ends = record_ends(self.head)
+        cut: list[tuple[int, int, int, int, int]] = []
+        for ring in range(len(self.ring_first) - 1):
+            begin, end = int(self.ring_first[ring]), int(self.ring_first[ring + 1])
+            watermark = WATERMARK_END_NS
+            for first in reversed(range(begin, end, frame_records)):
+                last = min(first + frame_records, end)
+                oldest = int(self.head["time_boot_ns"][first:last].min())
+                cut.append((oldest, ring, first, last, watermark))
+                watermark = min(watermark, oldest)
+        messages = []
+        for seq, (_, ring, first, last, watermark) in enumerate(sorted(cut)):
+            fork, exec_, exit_ = (slice(int(before[kind][first]), int(before[kind][last])) for kind in events.BODIES)
+            messages.append(
+                encoder.encode(
+                    ring=ring, seq=seq, count=last - first, lost={}, watermark_boot_ns=watermark,
+                    from_pos=int(ends[first - 1]) if first > self.ring_first[ring] else 0, to_pos=int(ends[last - 1]),
+                    head=self.head[first:last], task=self.task[first:last], fork=self.fork[fork],
+                    exec=self.exec[exec_], exit=self.exit[exit_], blob=b"".join(self.strings[exec_]),
+                )
+            )  # fmt: skip
+        return messages
+
+    def ring_image(self, ring: int, max_bytes: int) -> tuple[bytes, int]:
+        """Return what the data area of a ring would hold from position 0 on, and how many records that is."""
+        parts: list[bytes] = []
+        begin, end = int(self.ring_first[ring]), int(self.ring_first[ring + 1])
+        bodies = {events.KIND_FORK: self.fork, events.KIND_EXEC: self.exec, events.KIND_EXIT: self.exit}
+        at = {kind: int((self.head["kind"][:begin] == kind).sum()) for kind in bodies}
+        length = 0
+        for index in range(begin, end):
+            kind = int(self.head["kind"][index])
+            record = self.head[index].tobytes() + self.task[index].tobytes() + bodies[kind][at[kind]].tobytes()
+            if kind == events.KIND_EXEC:
+                record += self.strings[at[kind]]
+            at[kind] += 1
+            whole = len(record).to_bytes(8, "little") + record + bytes(-len(record) % 8)
+            if length + len(whole) > max_bytes:
+                return b"".join(parts), index - begin
+            parts.append(whole)
+            length += len(whole)
+        return b"".join(parts), end - begin
+
+
+def make_storm(
+    rings: int,
+    processes: int,
+    seed: int = 1,
+    exec_ratio: float = 0.25,
+    *,
+    frame_records: int = 2048,
+    source: str = "synthetic",
+    **options: float,
+) -> list[bytes]:
+    """Return the frames of a storm; `options` are those of `build_storm`."""
+    storm = build_storm(rings, processes, seed, exec_ratio, **options)  # type: ignore[arg-type]
+    return storm.frames(frame_records=frame_records, source=source)
+
+
+def build_storm(
+    rings: int,
+    processes: int,
+    seed: int = 1,
+    exec_ratio: float = 0.25,
+    *,
+    alive: int = 200,
+    services: int = 16,
+    nested_ratio: float = 0.5,
+    again_ratio: float = 0.05,
+    rate: float = 50_000.0,
+    base_boot_ns: int = 10**12,
+    tgid_range: int = 4_000_000,
+    variants: int = 2048,
+    args_bytes: int | None = None,
+    envs_bytes: int = 1024,
+) -> Storm:
+    """Make a storm.
+
+    Args:
+        rings: CPUs. A fork is recorded where the parent runs, the rest where the child does.
+        processes: in all, `services` included.
+        seed: of everything random.
+        exec_ratio: part of the processes that call exec; `again_ratio` of those do it twice.
+        alive: how many processes live at a time, roughly.
+        services: processes that live throughout.
+        nested_ratio: part of the processes whose parent is no service.
+        rate: forks a second, by the storm's own clock.
+        base_boot_ns: boot time at which it begins.
+        tgid_range: after so many processes a pid is used again.
+        variants: different command lines.
+        args_bytes: length of each command's arguments; None for what they are.
+        envs_bytes: length of each environment, about.
+
+    Raises:
+        ValueError: so many processes would be alive that a pid had two owners.
+    """
+    rng = np.random.default_rng(seed)
+    forest = _grow(
+        rng, processes, exec_ratio, min(services, processes), alive=alive, nested_ratio=nested_ratio,
+        again_ratio=again_ratio, gap_ns=int(1e9 / rate), base_boot_ns=base_boot_ns, tgid_range=tgid_range,
+    )  # fmt: skip
+    return _record(rng, forest, rings, make_commands(variants, args_bytes, envs_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Forest:
+    """The processes, in the order of their forks; times in ns of the boot clock.
+
+    `holder`: whose exec made the image that the process has at its end; `inherited`: that it was forked with.
+    """
+
+    parent: npt.NDArray[np.int64]
+    tgid: npt.NDArray[np.uint32]
+    start_ns: npt.NDArray[np.int64]
+    fork_ns: npt.NDArray[np.int64]
+    exec_ns: npt.NDArray[np.int64]
+    again_ns: npt.NDArray[np.int64]
+    exit_ns: npt.NDArray[np.int64]
+    is_service: npt.NDArray[np.bool_]
+    has_exec: npt.NDArray[np.bool_]
+    has_again: npt.NDArray[np.bool_]
+    holder: npt.NDArray[np.int64]
+    inherited: npt.NDArray[np.int64]
+
+
+def _grow(
+    rng: np.random.Generator, processes: int, exec_ratio: float, services: int, *, alive: int, nested_ratio: float,
+    again_ratio: float, gap_ns: int, base_boot_ns: int, tgid_range: int,
+) -> _Forest:  # fmt: skip
+    index = np.arange(processes)
+    fork_ns = base_boot_ns + (index * gap_ns).astype(np.int64) + rng.integers(0, gap_ns // 4 + 1, processes)
+    is_service = index < services
+
+    near = index - rng.geometric(1 / 8, processes)
+    parent = np.where(
+        (rng.random(processes) < nested_ratio) & (near >= services), near, rng.integers(0, services, processes)
+    )
+    parent[:services] = 0
+    parent[0] = -1
+
+    has_exec = (rng.random(processes) < exec_ratio) | is_service
+    has_again = has_exec & (rng.random(processes) < again_ratio)
+    # Before the next fork at all, so before the first child: children inherit the parent's last image.
+    exec_ns = fork_ns + gap_ns * 3 // 8
+    again_ns = fork_ns + gap_ns * 5 // 8
+
+    exit_ns = fork_ns + gap_ns * 3 // 4 + (rng.exponential(alive * gap_ns, processes)).astype(np.int64)
+    np.maximum.at(exit_ns, parent[1:], fork_ns[1:] + gap_ns // 8)
+    exit_ns[is_service] = np.iinfo(np.int64).max
+
+    tgid = np.where(is_service, SERVICE_TGID_BASE + index, TGID_BASE + (index - services) % tgid_range).astype(
+        np.uint32
+    )
+    later = index[services:-tgid_range] if processes > tgid_range else index[:0]
+    start_ns = fork_ns - rng.integers(2, max(gap_ns // 8, 3), processes)
+    if (exit_ns[later] >= start_ns[later + tgid_range]).any() or services > TGID_BASE - SERVICE_TGID_BASE:
+        raise ValueError(f"{tgid_range} pids are too few for {alive} processes at a time")
+    # Whose image a process has until it calls exec: follow parents up to one that did. Doubling: log2(depth) steps.
+    holder = np.where(has_exec, index, np.maximum(parent, 0))
+    while (holder != holder[holder]).any():
+        holder = holder[holder]
+    inherited = holder[np.maximum(parent, 0)]
+    return _Forest(
+        parent, tgid, start_ns, fork_ns, exec_ns, again_ns, exit_ns, is_service, has_exec, has_again, holder, inherited
+    )
+
+
+def _record(rng: np.random.Generator, forest: _Forest, rings: int, commands: list[Command]) -> Storm:
+    parent, tgid, start_ns, exit_ns = forest.parent, forest.tgid, forest.start_ns.astype(np.uint64), forest.exit_ns
+    holder, has_exec, has_again, is_service = forest.holder, forest.has_exec, forest.has_again, forest.is_service
+    processes, services = len(parent), int(is_service.sum())
+    index = np.arange(processes)
+    variant = rng.integers(0, len(commands), processes)
+    again_variant = rng.integers(0, len(commands), processes)
+    who = np.concatenate((index, index[has_exec], index[has_again], index[~is_service]))
+    counts = (processes, int(has_exec.sum()), int(has_again.sum()), processes - services)
+    kind = np.repeat((events.KIND_FORK, events.KIND_EXEC, events.KIND_EXEC, events.KIND_EXIT), counts).astype(np.uint8)
+    step = np.repeat((0, 1, 2, 3), counts)
+    time_ns = np.concatenate(
+        (forest.fork_ns, forest.exec_ns[has_exec], forest.again_ns[has_again], exit_ns[~is_service])
+    )
+    cpu = rng.integers(0, rings, processes)
+    moved = np.where(rng.random(processes) < 0.1, rng.integers(0, rings, processes), cpu)
+    ring = np.where(step == 0, cpu[np.maximum(parent[who], 0)], np.where(step == 3, moved[who], cpu[who]))
+
+    order = np.lexsort((step, time_ns, ring))
+    who, kind, step, time_ns, ring = who[order], kind[order], step[order], time_ns[order], ring[order]
+    ring_first = np.searchsorted(ring, np.arange(rings + 1)).astype(np.int64)
+
+    lengths = np.array([len(command.strings) for command in commands])
+    used = np.where(step == 2, again_variant[who], variant[who])
+    is_exec = kind == events.KIND_EXEC
+    is_orphan = (parent[who] < 0) | (exit_ns[np.maximum(parent[who], 0)] <= time_ns)
+
+    head = np.zeros(len(who), events.HEAD)
+    head["time_boot_ns"] = time_ns
+    head["ring_seq"] = np.arange(len(who)) - ring_first[ring]
+    head["tgid"] = head["tid"] = tgid[who]
+    head["start_boot_ns"] = start_ns[who]
+    head["ppid"] = np.where(is_orphan, INIT_TGID, tgid[np.maximum(parent[who], 0)])
+    head["parent_start_boot_ns"] = np.where(is_orphan, INIT_START_BOOT_NS, start_ns[np.maximum(parent[who], 0)])
+    head["kind"] = kind
+    head["cpu"] = ring
+    head["var_bytes"] = np.where(is_exec, lengths[used], 0)
+    body_bytes = np.zeros(events.KIND_COUNT, np.uint32)
+    for number, dtype in events.BODIES.items():
+        body_bytes[number] = dtype.itemsize
+    head["record_bytes"] = events.HEAD.itemsize + events.TASK.itemsize + body_bytes[kind] + head["var_bytes"]
+    for number in range(rings):
+        part = head[ring_first[number] : ring_first[number + 1]]
+        part["ring_pos"][1:] = np.cumsum(record_ends(part)[:-1])
+
+    # The image that the record tells of: at a fork the parent's, at an exec the new one, at the exit the last one.
+    owner = np.where(step == 0, forest.inherited[who], holder[who])
+    is_last_again = has_again[owner] & (step != 1)
+    image = np.where(is_exec, used, np.where(is_last_again, again_variant[owner], variant[owner]))
+    task = np.zeros(len(who), events.TASK)
+    uid = np.array([0, 1000, 1001, 33])[who % 4]
+    for name in ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid"):
+        task[name] = uid
+    task["cap_effective"] = task["cap_permitted"] = np.where(uid == 0, (1 << 41) - 1, 0)
+    task["auid"] = np.where(uid == 0, 0xFFFF_FFFF, 1000)
+    task["audit_session"] = np.where(uid == 0, 0xFFFF_FFFF, 3)
+    task["sid"] = task["pgid"] = SERVICE_TGID_BASE
+    task["ns_pid"] = tgid[who]
+    for place, name in enumerate(("pid_ns", "mnt_ns", "net_ns", "user_ns")):
+        task[name] = 4026531835 + place
+    task["cgroup_id"] = 2000 + who % 8
+    task["comm"] = np.array([command.comm for command in commands])[image]
+    task["cookie"] = (owner.astype(np.uint64) + np.uint64(1)) * np.uint64(2) + is_last_again.astype(np.uint64)
+    task["exe_inode"] = np.array([command.row["inode"][0] for command in commands])[image]
+    task["exe_dev"] = 8 << 20 | 1
+
+    fork = np.zeros(processes, events.FORK)
+    creator = parent[who[kind == events.KIND_FORK]]
+    fork["creator_tgid"] = fork["creator_tid"] = np.where(creator < 0, INIT_TGID, tgid[np.maximum(creator, 0)])
+    fork["creator_start_boot_ns"] = np.where(creator < 0, INIT_START_BOOT_NS, start_ns[np.maximum(creator, 0)])
+    fork["clone_flags"] = 0x0120_0000
+    rows = np.concatenate([command.row for command in commands])
+    exec_ = rows[used[is_exec]]
+    exec_["exec_tid"] = exec_["prev_tid"] = tgid[who[is_exec]]
+    exit_ = np.zeros(processes - services, events.EXIT)
+    exit_["reaper_tgid"], exit_["reaper_start_boot_ns"] = INIT_TGID, INIT_START_BOOT_NS
+    exit_["exit_code"] = exit_["leader_exit_code"] = np.where(who[kind == events.KIND_EXIT] % 16 == 0, 256, 0)
+
+    return Storm(
+        head, task, fork, exec_, exit_, [commands[number].strings for number in used[is_exec].tolist()], ring_first,
+        parent, tgid, start_ns, np.where(is_service, 0, exit_ns).astype(np.uint64),
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Recordings: what was written comes back; what is cut off or damaged is named, and all before it still read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.errors import ConfigError, FrameError
+from pipeline.sources.recording import Recording, RecordingWriter
+
+BOOT_ID = bytes(range(16))
+
+
+def _make(path: Path, messages: list[bytes]) -> Path:
+    with RecordingWriter(path, boot_id=BOOT_ID, boot_unix_ns=-5) as writer:
+        for message in messages:
+            writer.write(message)
+        assert writer.frames == len(messages)
+    return path
+
+
+def _whole(path: Path) -> tuple[list[bytes], str]:
+    """The frames that can be read, and why no more can."""
+    found = []
+    try:
+        for message in Recording(path):
+            found.append(bytes(message))
+    except FrameError as error:
+        return found, error.reason
+    return found, ""
+
+
+@given(st.lists(st.binary(max_size=200), max_size=10))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_frames_come_back_in_order(tmp_path: Path, messages: list[bytes]) -> None:
+    path = tmp_path / "recording"
+    path.unlink(missing_ok=True)
+    _make(path, messages)
+    recording = Recording(path)
+    assert [bytes(message) for message in recording] == messages == [bytes(message) for message in recording]
+    assert (recording.boot_id, recording.boot_unix_ns) == (BOOT_ID, -5)
+    assert recording.created_unix_ns > 0
+
+
+def test_file_is_its_owners_alone_and_never_overwritten(tmp_path: Path) -> None:
+    path = _make(tmp_path / "recording", [b"frame"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ConfigError, match="does not overwrite"):
+        RecordingWriter(path, boot_id=BOOT_ID)
+    with pytest.raises(ConfigError, match="cannot create"):
+        RecordingWriter(tmp_path / "none" / "recording", boot_id=BOOT_ID)
+
+
+def test_cut_at_any_byte_keeps_what_is_whole(tmp_path: Path) -> None:
+    messages = [b"first", b"", b"third frame"]
+    path = _make(tmp_path / "recording", messages)
+    data = path.read_bytes()
+    ends = [64]
+    for message in messages:
+        ends.append(ends[-1] + 8 + len(message))
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        if length < 64:
+            with pytest.raises(FrameError, match="no recording"):
+                Recording(path)
+            continue
+        found, reason = _whole(path)
+        whole = sum(end <= length for end in ends[1:])
+        assert found == messages[:whole]
+        assert ("" if length in ends else "cut off") in reason and bool(reason) == (length not in ends)
+
+
+def test_damaged_frame_is_named(tmp_path: Path) -> None:
+    path = _make(tmp_path / "recording", [b"first", b"second"])
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert _whole(path) == ([b"first"], "frame 1 at byte 77 is damaged: its checksum differs")
+    data[77:81] = b"\xff\xff\xff\xff"
+    path.write_bytes(data)
+    assert _whole(path)[1].startswith("frame 1 at byte 77 is damaged")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "reason"),
+    [(0, b"X", "no recording"), (8, b"\2", "version 2"), (12, b"\1", "header"), (12, b"\xff\xff", "header")],
+)
+def test_other_files_are_refused(tmp_path: Path, at: int, value: bytes, reason: str) -> None:
+    path = _make(tmp_path / "recording", [b"frame"])
+    data = bytearray(path.read_bytes())
+    data[at : at + len(value)] = value
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match=reason):
+        Recording(path)
+
+
+def test_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        Recording(tmp_path / "none")
+    with pytest.raises(ConfigError, match="Is a directory"):
+        Recording(tmp_path)
+
+
+def test_full_file_system_leaves_whole_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with RecordingWriter(tmp_path / "recording", boot_id=BOOT_ID) as writer:
+        writer.write(b"first")
+        real = os.writev
+
+        def partly(fd: int, parts: list[memoryview]) -> int:
+            if parts[0].nbytes == 8:
+                return real(fd, [parts[0][:5]])
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "writev", partly)
+        with pytest.raises(OSError, match="No space"):
+            writer.write(b"second")
+        monkeypatch.undo()
+        writer.write(b"third")
+    assert _whole(tmp_path / "recording") == ([b"first", b"third"], "")

@@ -1,0 +1,245 @@
+"""Replay: a receiver that rewinds and applies as it likes gets every recorded record once, in a ring made up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand_control import CAPTURE_ID
+from hand_records import BOOT_ID, FakeAcks, records_in
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stage import TERM, Stage, eventually
+
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.config import Config, Supervision
+from pipeline.errors import FrameError
+from pipeline.sources.recording import RecordingWriter
+from pipeline.sources.replay import WATERMARK_END_NS, ReplaySource
+from pipeline.sources.synthetic import make_storm
+
+STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
+
+
+class Bench:
+    """A replay, and a receiver with a place for so many frames."""
+
+    def __init__(self, messages: list[bytes], *, speed: float | None = None) -> None:
+        self.now = 0.0
+        self.acks = FakeAcks()
+        self.messages: list[bytes] = []
+        self.room = 1 << 30
+        self.source = ReplaySource(
+            messages, boot_id=BOOT_ID, acks=self.acks, send=self._send, speed=speed, clock=lambda: self.now
+        )
+
+    def _send(self, message: bytes) -> bool:
+        if self.room == 0:
+            return False
+        self.room -= 1
+        self.messages.append(message)
+        return True
+
+    def frames(self) -> list[Frame]:
+        taken, self.messages = self.messages, []
+        return [decode_frame(message) for message in taken]
+
+
+def _records(messages: list[bytes]) -> dict[int, list[bytes]]:
+    found: dict[int, list[bytes]] = {}
+    for message in messages:
+        frame = decode_frame(message)
+        found.setdefault(frame.ring, []).extend(records_in(frame))
+    return found
+
+
+def test_everything_is_sent_once_without_holes() -> None:
+    bench = Bench(STORM)
+    while bench.source.poll(10):
+        pass
+    frames = bench.frames()
+    assert bench.source.is_sent and not bench.source.is_applied
+    assert [frame.frame_seq for frame in frames] == list(range(len(frames)))
+    ends = dict.fromkeys(range(3), 0)
+    found: dict[int, list[bytes]] = {ring: [] for ring in ends}
+    for frame in frames:
+        assert frame.source == "replay" and frame.from_pos == ends[frame.ring]
+        ends[frame.ring] = frame.to_pos
+        found[frame.ring] += records_in(frame)
+    assert found == _records(STORM)
+    assert bench.source.event_count == sum(map(len, found.values()))
+    bench.acks.answers = {ring: (end, 0, 0) for ring, end in ends.items()}
+    bench.source.poll(1)
+    assert bench.source.is_applied
+
+
+def test_watermark_is_never_broken_and_the_last_one_frees_the_rest() -> None:
+    bench = Bench(STORM)
+    while bench.source.poll(10):
+        pass
+    promised = dict.fromkeys(range(3), 0)
+    for frame in bench.frames():
+        if frame.count:
+            assert frame.head["time_boot_ns"].min() >= promised[frame.ring]
+        assert frame.watermark_boot_ns is not None
+        promised[frame.ring] = frame.watermark_boot_ns
+    assert set(promised.values()) == {WATERMARK_END_NS}
+
+
+def test_holes_and_repetitions_of_the_recording_are_closed() -> None:
+    """A frame is missing, one occurs twice, one overlaps its predecessor: as after a rewind that was recorded."""
+    ring = [message for message in STORM if decode_frame(message).ring == 1]
+    first, second = decode_frame(ring[2]), decode_frame(ring[3])
+    encoder = FrameEncoder(boot_id=BOOT_ID, source="ebpf")
+    half = first.since(int(first.head["ring_pos"][20]))
+    overlap = encoder.encode(
+        ring=1, seq=0, from_pos=half.from_pos, to_pos=second.to_pos, count=half.count + second.count, lost={},
+        **{
+            name: np.concatenate([getattr(half, name), getattr(second, name)])
+            for name in ("head", "task", "fork", "exec", "exit")
+        },
+        blob=bytes(half.blob) + bytes(second.blob),
+    )  # fmt: skip
+    bench = Bench([*ring[1:3], ring[2], overlap, ring[5]])
+    while bench.source.poll(10):
+        pass
+    frames = bench.frames()
+    assert frames[0].from_pos == 0
+    assert all(after.from_pos == before.to_pos for before, after in itertools.pairwise(frames))
+    sent = [one for frame in frames for one in records_in(frame)]
+    assert sent == _records([*ring[1:4], ring[5]])[1]
+
+
+def test_speed_follows_the_recorded_times() -> None:
+    bench = Bench(STORM, speed=2.0)
+    times = [int(decode_frame(message).head["time_boot_ns"].min()) for message in STORM]
+    bench.source.poll(1000)
+    for seconds in (0.001, 0.002, 0.003, 0.004):
+        bench.now = seconds
+        bench.source.poll(1000)
+        sent = sum(frame.count > 0 for frame in bench.frames())
+        due = sum(time <= times[0] + seconds * 2 * 1e9 for time in times)
+        before = sum(time <= times[0] + (seconds - 0.001) * 2 * 1e9 for time in times)
+        assert sent == due - before
+
+
+def test_rings_with_nothing_to_say_say_so() -> None:
+    bench = Bench(STORM, speed=1e-6)
+    bench.source.poll(100)
+    bench.frames()
+    bench.source.poll(100)
+    assert bench.frames() == []
+    bench.now += 0.11
+    bench.source.poll(100)
+    assert sorted((frame.ring, frame.count, frame.from_pos == frame.to_pos) for frame in bench.frames()) == [
+        (0, 0, True), (1, 0, True), (2, 0, True),
+    ]  # fmt: skip
+
+
+def test_recording_that_is_cut_off_is_replayed_up_to_there() -> None:
+    bench = Bench([*STORM[:5], STORM[5][:-1], *STORM[6:]])
+    assert bench.source.error is not None
+    while bench.source.poll(10):
+        pass
+    assert sum(frame.count > 0 for frame in bench.frames()) == 5
+
+
+@pytest.mark.parametrize("messages", [[], [b"nonsense"]])
+def test_recording_without_a_frame_is_refused(messages: list[bytes]) -> None:
+    with pytest.raises(FrameError):
+        Bench(messages)
+
+
+steps = st.one_of(
+    st.tuples(st.just("poll"), st.integers(1, 6), st.integers(0, 4)),
+    st.tuples(st.just("lose"), st.integers(0, 2), st.integers(1, 3)),
+    st.tuples(st.just("rewind"), st.integers(0, 2), st.integers(0, 0)),
+    st.tuples(st.just("apply"), st.integers(0, 2), st.integers(0, 0)),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(steps, max_size=50))
+def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> None:
+    bench = Bench(STORM[:20])
+    expected = _records(STORM[:20])
+    received = dict.fromkeys(expected, 0)
+    marks = dict.fromkeys(expected, 1)
+    found: dict[int, list[bytes]] = {ring: [] for ring in expected}
+
+    def answer(ring: int, applied: int) -> None:
+        bench.acks.answers[ring] = (applied, received[ring], marks[ring])
+
+    def take() -> None:
+        for frame in bench.frames():
+            if frame.from_pos > received[frame.ring]:
+                continue
+            found[frame.ring] += records_in(frame.since(received[frame.ring]))
+            received[frame.ring] = max(received[frame.ring], frame.to_pos)
+
+    def rewind(ring: int) -> None:
+        marks[ring] += 1
+        answer(ring, bench.acks.answers.get(ring, (0, 0, 0))[0])
+
+    for name, first, second in script:
+        ring = sorted(expected)[first % len(expected)]
+        if name == "poll":
+            bench.room = second
+            bench.source.poll(first)
+            take()
+        elif name == "lose":
+            bench.room = second
+            bench.source.poll(second)
+            bench.messages.clear()
+        elif name == "rewind":
+            rewind(ring)
+        else:
+            answer(ring, received[ring])
+    bench.room = 1 << 30
+    for ring in expected:
+        rewind(ring)
+    while bench.source.poll(10):
+        pass
+    take()
+    assert found == expected
+
+
+def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    with RecordingWriter(path, boot_id=BOOT_ID) as writer:
+        for message in STORM:
+            writer.write(message)
+    stage = Stage(
+        {}, shared_fd=-1, ring_count=3, capture_id=CAPTURE_ID, config=Config(supervision=Supervision(stop_timeout_s=1)),
+        module="pipeline.sources.replay_main", source=f"replay:{os.fspath(path)}",
+    )  # fmt: skip
+    try:
+        stage.start()
+        expected = _records(STORM)
+        total = sum(map(len, expected.values()))
+        frames = stage.frames_until(lambda frames: sum(frame.count for frame in frames) >= total)
+        assert stage.control is not None
+        for frame in frames:
+            stage.control.acks["applied_pos"][frame.ring] = frame.to_pos
+        assert eventually(lambda: "replayed" in stage.log.read_text())
+        # Signs of life go on.
+        later = stage.frames_until(lambda frames: len(frames) >= 6)
+        assert sum(frame.count for frame in later) == 0
+        assert stage.end(TERM) == 0
+    finally:
+        stage.close()
+
+
+def test_process_names_a_file_that_is_no_recording(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(bytes(100))
+    stage = Stage(
+        {}, shared_fd=-1, ring_count=3, module="pipeline.sources.replay_main", source=f"replay:{tmp_path / 'other'}"
+    )
+    try:
+        assert stage.start().wait(30) == 2
+        assert "it is no recording" in stage.log.read_text()
+    finally:
+        stage.close()
