@@ -100,8 +100,11 @@ static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_st
 		exec->root_offset = facts.root_offset;
 		exec->path_bytes = PL_PATH_MAX - facts.start;
 		pl_fill_file(exec, file);
-		exec->args_full_bytes = mm->arg_end - mm->arg_start;
-		exec->envs_full_bytes = mm->env_end - mm->env_start;
+		/* In the middle of an exec only the beginnings are set. */
+		if (mm->arg_end > mm->arg_start)
+			exec->args_full_bytes = mm->arg_end - mm->arg_start;
+		if (mm->env_end > mm->env_start)
+			exec->envs_full_bytes = mm->env_end - mm->env_start;
 		exec->exec_tid = task->pid;
 		exec->prev_tid = task->pid;
 		pl_cache_known(buf, facts.start);

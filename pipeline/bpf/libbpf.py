@@ -12,7 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,6 @@ class _Library:
         self._dll = ctypes.CDLL(extension.__file__, use_errno=True)
         pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
         for name, result, arguments in (
-            ("libbpf_version_string", text, ()),
             ("libbpf_set_print", pointer, (pointer,)),
             ("bpf_map_create", number, (number, text, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, pointer)),
             ("bpf_object__open_file", pointer, (text, pointer)),
@@ -54,9 +53,9 @@ class _Library:
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
             ("bpf_program__name", text, (pointer,)),
-            ("bpf_program__fd", number, (pointer,)),
+            ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
+            ("bpf_program__autoload", ctypes.c_bool, (pointer,)),
             ("bpf_program__attach", pointer, (pointer,)),
-            ("bpf_program__attach_iter", pointer, (pointer, pointer)),
             ("bpf_link__fd", number, (pointer,)),
             ("bpf_link__destroy", number, (pointer,)),
             ("bpf_enable_stats", number, (number,)),
@@ -118,8 +117,10 @@ class CoreObject:
             self._object = library().extension.BpfObject(str(path))
             try:
                 self._object.load()
-            except Exception as error:  # pylibbpf has one class for all failures, without the errno
-                raise load_error(path, str(error), lines) from None
+            except Exception as failure:  # pylibbpf has one class for all failures, without the errno
+                code = _last_errno(lines)
+                error = load_error(path, "cannot be loaded" if code else str(failure), lines, code)
+                raise error from error.__cause__
 
     def map_fd(self, name: str) -> int:
         """Return the descriptor of a map; it lives as long as the object."""
@@ -138,8 +139,9 @@ class CoreObject:
         with messages() as lines:
             try:
                 self._object.attach_all()
-            except Exception as error:
-                raise load_error(Path("attach"), str(error), lines) from None
+            except Exception as failure:
+                error = load_error(Path("attach"), str(failure), lines, _last_errno(lines))
+                raise error from error.__cause__
 
     def close(self) -> None:
         """Detach and unload."""
@@ -150,12 +152,13 @@ class CoreObject:
 class TierObject:
     """A BPF object loaded with ctypes: it shares the maps of a CoreObject, and its links are reachable."""
 
-    def __init__(self, path: Path, shared: Mapping[str, int]) -> None:
+    def __init__(self, path: Path, shared: Mapping[str, int], *, only: str | None = None) -> None:
         """Load the object.
 
         Args:
             path: the object file.
             shared: descriptors by map name; maps of these names are not created but used.
+            only: name of the one program to load; None: all.
 
         Raises:
             LoadError: the kernel refused a map or a program.
@@ -166,6 +169,9 @@ class TierObject:
             self._object = lib.bpf_object__open_file(os.fsencode(path), None)
             if not self._object:
                 raise load_error(path, "cannot be opened", lines, ctypes.get_errno())
+            for program in self._programs():
+                if only is not None and lib.bpf_program__name(program).decode() != only:
+                    lib.bpf_program__set_autoload(program, False)
             for name, fd in shared.items():
                 one = lib.bpf_object__find_map_by_name(self._object, name.encode())
                 if one and (code := lib.bpf_map__reuse_fd(one, fd)):
@@ -183,7 +189,7 @@ class TierObject:
         """
         lib = library()
         with messages() as lines:
-            for program in self._programs():
+            for program in filter(lib.bpf_program__autoload, self._programs()):
                 link = lib.bpf_program__attach(program)
                 if not link:
                     name = lib.bpf_program__name(program).decode()
@@ -194,11 +200,6 @@ class TierObject:
     def link_fds(self) -> list[int]:
         """Descriptors of the links in the order of the programs; they live as long as the object."""
         return [library().bpf_link__fd(link) for link in self._links]
-
-    @property
-    def program_fds(self) -> list[int]:
-        """Descriptors of the programs."""
-        return [library().bpf_program__fd(program) for program in self._programs()]
 
     def close(self) -> None:
         """Detach and unload; idempotent."""
@@ -229,19 +230,31 @@ def create_ring(name: str, ring_bytes: int) -> int:
 
 
 def load_error(path: Path, reason: str, lines: list[str], code: int = 0, program: str = "") -> LoadError:
-    """Return a LoadError that carries the tail of libbpf's messages; its `__cause__` tells the errno if known."""
+    """Return a LoadError that carries the tail of libbpf's messages; its `__cause__` is an OSError with the errno.
+
+    Args:
+        path: object file, for its name.
+        reason: what could not be done.
+        lines: libbpf's messages.
+        code: errno, 0 if not known.
+        program: name of the program, if known; else the last one that the messages name.
+    """
     found = re.findall(r"prog '([^']+)'", "\n".join(lines))
     program = program or (found[-1] if found else "")
-    tail = "\n".join(line for line in lines if not line.startswith("-- "))
-    tail = "\n".join(tail.split("\n")[-_LOG_TAIL_LINES:])
-    why = f": {os.strerror(code)}" if code else ""
-    if not code:  # pylibbpf does not pass it on; libbpf's last words end with it
-        with suppress(ValueError, IndexError):
-            code = -int(re.findall(r"(-\d+)\b", lines[-1])[-1]) if lines else 0
-    message = f"{path.name}: {reason}{why}"
+    message = f"{path.name}: {reason}"
+    if code:
+        message += f": {os.strerror(code)}"
     if program:
         message += f" (program {program})"
-    error = LoadError(message, program=program, log_tail=tail)
+    error = LoadError(message, program=program, log_tail="\n".join(lines[-_LOG_TAIL_LINES:]))
     if code:
-        error.__cause__ = OSError(code, os.strerror(code) if code in errno.errorcode else f"error {code}")
+        error.__cause__ = OSError(code, os.strerror(code))
     return error
+
+
+def _last_errno(lines: list[str]) -> int:
+    """Return the errno that libbpf's messages end with, 0 if none; pylibbpf does not pass it on."""
+    codes = re.findall(r": -(E\w+|\d+)$", "\n".join(lines), re.MULTILINE)
+    if not codes:
+        return 0
+    return int(codes[-1]) if codes[-1].isdigit() else getattr(errno, codes[-1], 0)

@@ -18,6 +18,7 @@
  *                         the pid after each of the leader's; waits for stdin's end
  *   clone-parent          a child made with CLONE_PARENT from a child; prints pid of the child, of its sibling
  *   chroot DIR FILE       runs FILE below DIR
+ *   jail-fd DIR FD        runs the open file FD, which is outside DIR, below DIR
  *   memfd                 runs itself from a memfd with argument "nothing"
  *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
  *   nothing
@@ -268,6 +269,13 @@ int main(int argc, char **argv)
 			die("chroot");
 		execl(rest[1], rest[1], "wait", NULL);
 		die("execl");
+	} else if (!strcmp(act, "jail-fd")) {
+		char *args[] = { "jailed", "nothing", NULL };
+
+		if (chroot(rest[0]) || chdir("/"))
+			die("chroot");
+		syscall(SYS_execveat, atoi(rest[1]), "", args, environ, AT_EMPTY_PATH);
+		die("execveat");
 	} else if (!strcmp(act, "memfd")) {
 		int from = open(self, O_RDONLY), to = memfd_create("action", 0);
 		struct stat st;

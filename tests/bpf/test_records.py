@@ -7,14 +7,16 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from pipeline import events
 from pipeline.boot import is_same_start, now_boot_ns
+from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
 from tests.bpf.ring_reader import Reader, Record
 
@@ -34,6 +36,9 @@ def waiting(*command: str | bytes | Path, env: dict[str, str] | None = None) -> 
     """Run something that waits for its stdin to end; give its pid."""
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
     try:
+        # Popen returns in the middle of the exec: /proc has no arguments yet.
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes() and child.poll() is None:
+            time.sleep(0.001)
         yield child.pid
     finally:
         child.communicate(timeout=10)
@@ -78,13 +83,15 @@ def check_task(record: Record, pid: int) -> None:
 
 def cgroup_id(pid: int) -> int:
     """Return the inode of the process's directory in the cgroup v2 hierarchy."""
-    path = next(
-        line[3:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::")
-    )
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        if " - cgroup2 " in line:
-            return (Path(line.split()[4]) / path.lstrip("/")).stat().st_ino
-    pytest.skip("no cgroup v2 hierarchy is mounted")
+    path = next(line[3:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if line.startswith("0::"))
+    root = cgroup_root()
+    return 1 if root is None else (root / path.lstrip("/")).stat().st_ino
+
+
+def cgroup_root() -> Path | None:
+    """Return where the cgroup v2 hierarchy is mounted."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    return next((Path(line.split()[4]) for line in mounts if " - cgroup2 " in line), None)
 
 
 def kernel_dev(dev: int) -> int:
@@ -165,8 +172,6 @@ def test_fork_and_exit_say_what_proc_says(reader: Reader, actions: Path) -> None
 
 
 def test_threads_are_counted_and_not_recorded(reader: Reader, capture: Capture, actions: Path) -> None:
-    from pipeline.bpf import maps
-
     states = maps.cpu_states(capture.shared_fd)
     forked, exited = states["threads_forked"].sum(), states["threads_exited"].sum()
     pid, _ = act(actions, "threads", "23")
@@ -261,13 +266,10 @@ def test_rename_of_the_leader_only(reader: Reader, actions: Path) -> None:
     assert reader.one(pid, events.KIND_EXIT).task["comm"] == b"by-thread"
 
 
-def test_cgroup_move(reader: Reader, actions: Path) -> None:
-    root = next(
-        (Path(line.split()[4]) for line in Path("/proc/self/mountinfo").read_text().splitlines() if " - cgroup2 " in line),
-        None,
-    )
+def test_cgroup_move(reader: Reader, actions: Path, missing: Callable[[str], NoReturn]) -> None:
+    root = cgroup_root()
     if root is None or not os.access(root, os.W_OK):
-        pytest.skip("no writable cgroup v2 hierarchy")
+        missing("no writable cgroup v2 hierarchy")
     group = root / f"procline-test-{os.getpid()}"
     group.mkdir()
     try:

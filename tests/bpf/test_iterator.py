@@ -1,0 +1,143 @@
+"""The task iterator against /proc, and in a process that has nothing but the descriptors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from pipeline.bpf import iterator
+from pipeline.bpf.loader import Capture
+from tests.bpf.ring_reader import Record
+from tests.bpf.test_records import check_task, waiting
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+@pytest.fixture(autouse=True)
+def link(capture: Capture, missing) -> int:
+    if capture.iter_link_fd < 0:
+        missing("no task iterator")
+    return capture.iter_link_fd
+
+
+def tasks_by_tgid(link: int) -> dict[int, Record]:
+    tasks = iterator.read_tasks(link)
+    rows = zip(tasks.head, tasks.task, tasks.exec, tasks.paths, strict=True)
+    found = {int(head["tgid"]): Record(0, head, task, body, path) for head, task, body, path in rows}
+    assert len(found) == len(tasks)
+    return found
+
+
+def test_a_process_is_as_proc_says(link: int, actions: Path) -> None:
+    with waiting(actions, "wait", "x" * 100, env={"A": "b"}) as pid:
+        row = tasks_by_tgid(link)[pid]
+        check_task(row, pid)
+        file = actions.stat()
+        assert row.path == os.fsencode(actions)
+        assert row.body["path_bytes"] == len(row.path)
+        assert (row.body["inode"], row.task["exe_inode"]) == (file.st_ino, file.st_ino)
+        assert (row.body["ctime_ns"], row.body["mode"]) == (file.st_ctime_ns, file.st_mode)
+        assert row.body["args_full_bytes"] == len(Path(f"/proc/{pid}/cmdline").read_bytes())
+        assert row.body["envs_full_bytes"] == len(b"A=b\0")
+        assert row.head["kind"] == 0
+        assert row.head["flags"] == 0
+
+
+def test_every_process_of_proc_is_there(link: int) -> None:
+    """Pid 1 excepted, which some kernels hide from iterators; what comes and goes is looked at again."""
+
+    def processes() -> set[int]:
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                except OSError:
+                    continue
+                if not int(fields[6]) & 0x200000 and fields[0] not in "ZX":
+                    found.add(int(entry.name))
+        return found
+
+    before = processes()
+    seen = set(tasks_by_tgid(link))
+    after = processes()
+    assert (before & after) - seen <= {1}
+    assert {pid for pid in seen - before if pid in processes()} <= after
+
+
+def test_a_process_whose_leader_has_ended(link: int, actions: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", LEADERLESS], stdout=subprocess.PIPE, stdin=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    row = tasks_by_tgid(link)[child.pid]
+    assert row.head["flags"] == events.FLAG_LEADER_DEAD
+    assert row.task["ns_pid"] == child.pid
+    assert row.path == b""
+    child.communicate(timeout=10)
+
+
+LEADERLESS = """
+import ctypes, os, sys, threading, time
+def live():
+    stat = "/proc/self/stat"
+    while open(stat).read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.001)
+    print("ready", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=live).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+UNPRIVILEGED = """
+import json, os, sys
+from pipeline.bpf import iterator, maps
+link, shared, settings, pids, images, pid = map(int, sys.argv[1:])
+status = open("/proc/self/status").read()
+tasks = iterator.read_tasks(link)
+entry = maps.pid_cache(pids).get(pid)
+image = maps.proc_cache(images).get(int(entry["cookie"]))
+print(json.dumps({
+    "capabilities": status.split("CapEff:")[1].split()[0],
+    "tasks": pid in tasks.head["tgid"].tolist(),
+    "rings": maps.cpu_states(shared)["ring"][:2].tolist(),
+    "args_bytes": int(maps.settings(settings)["args_bytes"][0]),
+    "inode": int(image["inode"]),
+    "entries": len(maps.pid_cache(pids).items()[0]) > 0,
+    "modules": [name for name in ("pylibbpf", "msgspec", "structlog", "zmq") if name in sys.modules],
+}))
+"""
+
+
+def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -> None:
+    import json
+
+    fds = [link, capture.shared_fd, capture.settings_fd, capture.pid_cache_fd, capture.proc_cache_fd]
+    pid = os.getpid()
+    # Its packages may be in a folder that only root can enter, so it starts as root and gives everything up.
+    program = (
+        "import numpy, os, pipeline.bpf.iterator, pipeline.bpf.maps, ctypes\n"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534); ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)\n" + UNPRIVILEGED
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, *map(str, [*fds, pid])],
+        pass_fds=fds, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert int(answer["capabilities"], 16) == 0
+    assert answer["tasks"] and answer["entries"]
+    assert answer["rings"][0] == 0
+    assert answer["args_bytes"] == 32768
+    assert answer["inode"] == Path("/proc/self/exe").resolve().stat().st_ino
+    assert answer["modules"] == []
+
+
+def test_what_is_no_iterator_is_refused(capture: Capture) -> None:
+    with pytest.raises(OSError):
+        iterator.read_tasks(capture.shared_fd)

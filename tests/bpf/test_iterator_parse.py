@@ -1,0 +1,36 @@
+"""What the iterator writes, taken apart by hand-made bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline import events
+from pipeline.bpf.iterator import parse_tasks
+
+
+def record(tgid: int, path: bytes) -> bytes:
+    head = np.zeros(1, events.HEAD)
+    head["tgid"] = tgid
+    head["record_bytes"] = 352 + len(path)
+    exec_ = np.zeros(1, events.EXEC)
+    exec_["path_bytes"] = len(path)
+    return head.tobytes() + bytes(160) + exec_.tobytes() + path
+
+
+def test_columns_and_paths() -> None:
+    tasks = parse_tasks(record(7, b"/a") + record(8, b"") + record(9, b"/\xff"))
+    assert tasks.head["tgid"].tolist() == [7, 8, 9]
+    assert tasks.exec["path_bytes"].tolist() == [2, 0, 2]
+    assert tasks.paths == [b"/a", b"", b"/\xff"]
+    assert len(tasks.task) == len(tasks) == 3
+
+
+def test_nothing() -> None:
+    assert len(parse_tasks(b"")) == 0
+
+
+@pytest.mark.parametrize("data", [record(7, b"/a")[:-1], record(7, b"") + b"x" * 60, bytes(352)])
+def test_what_does_not_add_up_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="task iterator"):
+        parse_tasks(data)

@@ -1,0 +1,71 @@
+"""What doctor is told about the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.bpf import host, probe
+from pipeline.errors import LoadError
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"), [("0", [0]), ("0-3", [0, 1, 2, 3]), ("0-1,4,6-7\n", [0, 1, 4, 6, 7]), ("\n", [])]
+)
+def test_cpu_lists(text: str, numbers: list[int]) -> None:
+    assert host.parse_cpus(text) == numbers
+
+
+def by_name() -> dict[str, probe.Finding]:
+    return {finding.name: finding for finding in probe.findings()}
+
+
+@pytest.mark.live
+def test_what_capture_needs_is_found_here(live_kernel: None) -> None:
+    found = by_name()
+    for name in ("kernel", "btf", "capabilities", "attach tp_btf", "attach iter", "cpus"):
+        assert found[name].ok is True, found[name]
+
+
+@pytest.mark.live
+def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
+    for kind in ("fentry", "kprobe"):
+        finding = probe.attach_kind(kind)
+        assert finding.ok is not None
+        assert finding.ok or "refused at" in finding.detail
+
+
+def test_without_capabilities_attach_kinds_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "effective_capabilities", frozenset)
+    found = by_name()
+    assert found["capabilities"].ok is False
+    assert found["capabilities"].hint
+    assert found["attach tp_btf"].ok is None
+    assert found["attach tp_btf"].hint
+
+
+def test_no_type_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(host, "BTF", tmp_path / "none")
+    assert by_name()["btf"].ok is False
+
+
+@pytest.mark.parametrize(
+    ("text", "ok"),
+    [("[none] integrity confidentiality", True), ("none [integrity] confidentiality", True),
+     ("none integrity [confidentiality]", False), (None, None)],
+)  # fmt: skip
+def test_lockdown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, ok: bool | None) -> None:
+    file = tmp_path / "lockdown"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(probe, "LOCKDOWN", file)
+    assert by_name()["lockdown"].ok is ok
+
+
+def test_shortage_is_no_answer() -> None:
+    error = LoadError("no memory")
+    error.__cause__ = OSError(12, "Cannot allocate memory")
+    assert probe._refused("attach iter", "load", error, "", "").ok is None
+    error.__cause__ = OSError(1, "Operation not permitted")
+    assert probe._refused("attach iter", "load", error, "", "").ok is False

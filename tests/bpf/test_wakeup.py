@@ -1,0 +1,66 @@
+"""The shard sleeps until a program wakes it, once; a busy ring wakes nobody until it fills above the mark."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from pipeline.bpf import maps
+from pipeline.bpf.loader import Capture
+from tests.bpf.ring_reader import Reader
+from tests.bpf.test_loss import pinned
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+@pytest.fixture
+def ring(capture: Capture) -> tuple[int, select.epoll]:
+    cpu = min(capture.ring_fds)
+    epoll = select.epoll()
+    epoll.register(capture.ring_fds[cpu], select.EPOLLIN | select.EPOLLET)
+    epoll.poll(0)  # what is there already
+    return cpu, epoll
+
+
+def test_the_first_event_wakes_a_sleeper_and_no_other_does(
+    capture: Capture, ring: tuple[int, select.epoll], actions: Path
+) -> None:
+    cpu, epoll = ring
+    states = maps.cpu_states(capture.shared_fd, writable=True)
+    before = int(states["wakeups"][cpu])
+    states["sleeping"][cpu] = 1
+    child = subprocess.Popen(["taskset", "-c", str(cpu), actions, "forks", "101"], stdout=subprocess.DEVNULL)
+    assert epoll.poll(5) != []
+    child.wait(timeout=10)
+    assert states["sleeping"][cpu] == 0
+    assert states["wakeups"][cpu] - before == 1
+
+
+def test_nobody_is_woken_who_does_not_sleep(capture: Capture, ring: tuple[int, select.epoll], actions: Path) -> None:
+    cpu, epoll = ring
+    states = maps.cpu_states(capture.shared_fd)
+    before = int(states["wakeups"][cpu])
+    pinned(cpu, actions, "nothing")
+    assert epoll.poll(0.05) == []
+    assert states["wakeups"][cpu] == before
+
+
+def test_a_ring_that_fills_above_the_mark_wakes_once(live_kernel: None, actions: Path) -> None:
+    with Capture(ring_bytes=1 << 20, wakeup_fill_bytes=100_000) as capture:
+        cpu = min(capture.ring_fds)
+        reader, states = Reader(capture), maps.cpu_states(capture.shared_fd)
+        epoll = select.epoll()
+        epoll.register(capture.ring_fds[cpu], select.EPOLLIN | select.EPOLLET)
+        epoll.poll(0)
+        # About 256 bytes for each fork and each exit, all in this ring, none of it read.
+        pinned(cpu, actions, "storm", "499")
+        assert states["wakeups"][cpu] == 1
+        assert epoll.poll(5) != []
+        reader.poll()
+        assert sum(r.ring == cpu and r.kind == events.KIND_FORK for r in reader.records) >= 499
+        pinned(cpu, actions, "storm", "499")
+        assert states["wakeups"][cpu] == 2
