@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 #: Objects by their source.
-SOURCES = ("procline.bpf.c", "context.bpf.c", "iter.bpf.c")
+SOURCES = ("procline.bpf.c", "context.bpf.c", "iter.bpf.c", "probe.bpf.c")
 
 #: The compiler whose output is committed. Another version gives other, equally good bytes.
 CLANG_VERSION = 19

@@ -367,17 +367,16 @@ static __always_inline void pl_predict_reaper(struct pl_exit *out, struct task_s
 {
 	struct signal_struct *signal = task->signal;
 	struct pid *pid = signal->pids[PIDTYPE_TGID];
-	struct upid inner = {};
-	struct pid_namespace *ns;
 	struct task_struct *init, *chosen;
 	struct pl_reaper reaper = {};
 
 	out->reaper_tgid = 0;
 	out->reaper_start_boot_ns = 0;
-	if (pid)
-		pl_read_upid(pid, pid->level, &inner);
-	ns = bpf_rdonly_cast(inner.ns, bpf_core_type_id_kernel(struct pid_namespace));
-	init = ns->child_reaper;
+	if (!pid) {
+		out->exit_flags |= PL_EXIT_NO_REAPER;
+		return;
+	}
+	init = pl_upid(pid, pid->level)->ns->child_reaper;
 	if (init->signal == signal) {
 		out->exit_flags |= PL_EXIT_NS_DIES;
 		return;

@@ -7,25 +7,18 @@
 
 /* The numbers of a pid follow it in memory, one for each namespace level; the verifier wants a variable index computed
  * by hand. */
-static __always_inline void pl_read_upid(struct pid *pid, u32 level, struct upid *out)
+static __always_inline const struct upid *pl_upid(struct pid *pid, u32 level)
 {
-	out->nr = 0;
-	out->ns = NULL;
-	if (pid) {
-		const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
-		const char *at = numbers + (level & 63) * bpf_core_type_size(struct upid);
+	const char *numbers = (const char *)pid + bpf_core_field_offset(struct pid, numbers);
 
-		bpf_probe_read_kernel(&out->nr, sizeof(out->nr), at + bpf_core_field_offset(struct upid, nr));
-		bpf_probe_read_kernel(&out->ns, sizeof(out->ns), at + bpf_core_field_offset(struct upid, ns));
-	}
+	return bpf_rdonly_cast(numbers + (level & 63) * bpf_core_type_size(struct upid),
+			       bpf_core_type_id_kernel(struct upid));
 }
 
+/* Number in the root pid namespace. */
 static __always_inline u32 pl_root_nr(struct pid *pid)
 {
-	struct upid upid;
-
-	pl_read_upid(pid, 0, &upid);
-	return upid.nr;
+	return pid ? pl_upid(pid, 0)->nr : 0;
 }
 
 static __always_inline void pl_fill_head(struct pl_head *head, struct task_struct *task)
@@ -51,7 +44,7 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	struct mm_struct *mm = task->mm;
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
 	struct pid *pid = signal->pids[PIDTYPE_TGID];
-	struct upid inner = {};
+	const struct upid *inner;
 	struct tty_struct *tty = signal->tty;
 
 	out->uid = cred->uid.val;
@@ -69,10 +62,13 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	out->audit_session = task->sessionid;
 	out->sid = pl_root_nr(signal->pids[PIDTYPE_SID]);
 	out->pgid = pl_root_nr(signal->pids[PIDTYPE_PGID]);
-	if (pid)
-		pl_read_upid(pid, pid->level, &inner);
-	out->ns_pid = inner.nr;
-	out->pid_ns = inner.ns ? BPF_CORE_READ(inner.ns, ns.inum) : 0;
+	out->ns_pid = 0;
+	out->pid_ns = 0;
+	if (pid) {
+		inner = pl_upid(pid, pid->level);
+		out->ns_pid = inner->nr;
+		out->pid_ns = inner->ns->ns.inum;
+	}
 	out->mnt_ns = nsproxy->mnt_ns->ns.inum;
 	out->net_ns = nsproxy->net_ns->ns.inum;
 	out->task_flags = task->flags;

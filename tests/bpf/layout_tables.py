@@ -15,9 +15,7 @@ def tables(docstring: str) -> dict[str, tuple[int, list[tuple[int, int, str, str
     titles = list(_TITLE.finditer(docstring))
     found = {}
     for title, end in zip(titles, [*(t.start() for t in titles[1:]), len(docstring)], strict=True):
-        rows = [
-            (int(row[1]), int(row[2]), row[3], row[4]) for row in _ROW.finditer(docstring, title.end(), end)
-        ]
+        rows = [(int(row[1]), int(row[2]), row[3], row[4]) for row in _ROW.finditer(docstring, title.end(), end)]
         found[title[1]] = (int(title[2]), rows)
     return found
 

@@ -1,0 +1,165 @@
+"""What this host offers to the capture, found out by asking and by trying, for `procline doctor`.
+
+A probe has three outcomes: present, absent, could not tell. Attach kinds are tried by attaching an empty program of the
+real kind, because a kernel may know a kind, list it, and still refuse it (and a general feature test that tries fentry
+reports that tp_btf does not work either).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.bpf import host
+from pipeline.errors import LoadError, UnsupportedError
+
+OBJECT = Path(__file__).parent / "probe.bpf.o"
+
+LOCKDOWN = Path("/sys/kernel/security/lockdown")
+
+#: Attach kind -> what is lost without it, and what to do.
+ATTACH_KINDS = {
+    "tp_btf": ("fork, exec, exit: nothing can be captured", "use --source proc-connector"),
+    "iter": ("start and repair read /proc instead, which is slower", ""),
+    "fentry": ("changes of credentials: kprobe or system call tracepoints are used instead", ""),
+    "kprobe": ("changes of credentials: fentry or system call tracepoints are used instead", ""),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a host has or lacks.
+
+    Attributes:
+        name: what was looked at.
+        ok: True present, False absent, None could not tell.
+        detail: what was found.
+        hint: what to do about it; empty if nothing need be done.
+    """
+
+    name: str
+    ok: bool | None
+    detail: str
+    hint: str = ""
+
+
+def findings() -> list[Finding]:
+    """Look at everything; loads and attaches empty programs for a moment where that is permitted."""
+    return [
+        _kernel(),
+        _btf(),
+        _capabilities(),
+        *(attach_kind(kind) for kind in ATTACH_KINDS),
+        _jit(),
+        _lockdown(),
+        _memlock(),
+        _cpus(),
+    ]
+
+
+def attach_kind(kind: str) -> Finding:
+    """Try one of ATTACH_KINDS."""
+    name = f"attach {kind}"
+    without, hint = ATTACH_KINDS[kind]
+    if missing := host.missing_capabilities():
+        return Finding(name, None, f"not tried: {' and '.join(missing)} missing", "run this as root")
+    try:
+        from pipeline.bpf import libbpf
+
+        one = libbpf.TierObject(OBJECT, {}, only=f"pl_try_{kind}")
+    except UnsupportedError as error:
+        return Finding(name, None, f"not tried: {error}")
+    except LoadError as error:
+        return _refused(name, "load", error, without, hint)
+    try:
+        one.attach()
+    except LoadError as error:
+        return _refused(name, "attach", error, without, hint)
+    finally:
+        one.close()
+    return Finding(name, True, "works")
+
+
+def _refused(name: str, step: str, error: LoadError, without: str, hint: str) -> Finding:
+    cause = error.__cause__
+    code = cause.errno if isinstance(cause, OSError) else None
+    detail = f"refused at {step}" + (f" ({errno.errorcode.get(code, code)})" if code else f": {error}")
+    if code in (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE):
+        return Finding(name, None, detail, "try again")
+    return Finding(name, False, f"{detail}; {without}", hint)
+
+
+def _kernel() -> Finding:
+    release = os.uname().release
+    version = host.kernel_version()
+    if version == (0, 0):
+        return Finding("kernel", None, f"{release}: not a version number")
+    if version < host.OLDEST_KERNEL:
+        needed = "{}.{}".format(*host.OLDEST_KERNEL)
+        return Finding("kernel", False, f"{release} is older than {needed}", "use --source proc-connector")
+    return Finding("kernel", True, release)
+
+
+def _btf() -> Finding:
+    try:
+        size = host.BTF.stat().st_size
+    except FileNotFoundError:
+        return Finding("btf", False, f"{host.BTF} is missing", "needs a kernel with CONFIG_DEBUG_INFO_BTF")
+    except OSError as error:
+        return Finding("btf", None, f"{host.BTF}: {error.strerror}")
+    return Finding("btf", True, f"{size} bytes")
+
+
+def _capabilities() -> Finding:
+    have = host.effective_capabilities()
+    missing = host.missing_capabilities()
+    if missing:
+        return Finding(
+            "capabilities", False, f"{' and '.join(missing)} missing", "run as root, or give the service these"
+        )
+    if "CAP_SYS_PTRACE" not in have:
+        return Finding(
+            "capabilities", True, f"{', '.join(sorted(have))}; no CAP_SYS_PTRACE: no executables from /proc at start"
+        )
+    return Finding("capabilities", True, ", ".join(sorted(have)))
+
+
+def _jit() -> Finding:
+    try:
+        value = Path("/proc/sys/net/core/bpf_jit_enable").read_text().strip()
+    except OSError as error:
+        return Finding("jit", None, f"net.core.bpf_jit_enable: {error.strerror}")
+    if value == "0":
+        return Finding("jit", False, "BPF programs are interpreted", "sysctl net.core.bpf_jit_enable=1")
+    return Finding("jit", True, f"net.core.bpf_jit_enable={value}")
+
+
+def _lockdown() -> Finding:
+    try:
+        text = LOCKDOWN.read_text()
+    except OSError as error:
+        return Finding("lockdown", None, f"{LOCKDOWN}: {error.strerror}")
+    mode = text.partition("[")[2].partition("]")[0]
+    if mode == "confidentiality":
+        return Finding("lockdown", False, mode, "BPF programs may not read kernel memory in this mode")
+    return Finding("lockdown", True, mode or text.strip())
+
+
+def _memlock() -> Finding:
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
+    # Since Linux v5.11 BPF memory is charged to the memory cgroup, and host.OLDEST_KERNEL is newer.
+    return Finding("memlock", True, f"{amount}; rings count against the memory cgroup instead")
+
+
+def _cpus() -> Finding:
+    online, possible = host.online_cpus(), host.possible_cpus()
+    detail = f"{len(online)} online of {len(possible)} possible"
+    if max(possible) >= host.MAX_CPUS:
+        return Finding(
+            "cpus", False, f"{detail}; the highest is {max(possible)}", f"at most {host.MAX_CPUS} are possible"
+        )
+    return Finding("cpus", True, detail)
