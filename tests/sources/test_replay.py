@@ -117,6 +117,7 @@ def test_speed_follows_the_recorded_times() -> None:
     bench = Bench(STORM, speed=2.0)
     times = [int(decode_frame(message).head["time_boot_ns"].min()) for message in STORM]
     bench.source.poll(1000)
+    assert sum(frame.count > 0 for frame in bench.frames()) == 1
     for seconds in (0.001, 0.002, 0.003, 0.004):
         bench.now = seconds
         bench.source.poll(1000)
