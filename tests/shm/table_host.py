@@ -128,6 +128,7 @@ class Host:
         hot["images"][new] = min(int(hot["images"][old]) + 1, 65535)
         hot["flags"][new] = layout.ROW_HEAD | layout.ROW_IS_EXEC
         hot["comm"][new] = comm
+        hot["known"][new] = layout.KNOWN_ARGS | layout.KNOWN_COMM
         writer.py_set_ref("args", new, writer.py_intern_args(args))
         writer.py_set_ref("file", new, writer.names.py_intern2(b"f" * 64, b"/bin/" + comm))
         writer.py_set_link("ancestor", new, old)
