@@ -31,9 +31,6 @@ PID_MAX_LIMIT = 4 * 1024 * 1024
 _BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 _PID_MAX_FILE = "/proc/sys/kernel/pid_max"
 
-_TGID_BITS = 24
-_START_BITS = 60
-_BOOT_BITS = 122 - _TGID_BITS - _START_BITS
 _CPID_INPUT = struct.Struct("=16sQQq")
 
 
@@ -116,45 +113,19 @@ def _uuid_text(number: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def _uuid8(payload: int) -> str:
-    """Text of the version 8 UUID (RFC 9562) whose 122 free bits are `payload`."""
-    return _uuid_text(
-        (payload >> 74) << 80  # custom_a, 48 bits
-        | 0x8 << 76
-        | ((payload >> 62) & 0xFFF) << 64  # custom_b, 12 bits
-        | 0b10 << 62
-        | (payload & ((1 << 62) - 1))  # custom_c
-    )
-
-
 def entity_id(boot: bytes, tgid: int, start_boot_ns: int) -> str:
-    """The identity of a process as text: a version 8 UUID that holds the identity itself, not a hash of it.
+    """The identity of a process as text: boot id, tgid and start time in ns, in hexadecimal, joined by dashes.
 
-    ===== ==============================================================================
-    bits  meaning (most significant first, version and variant bits left out)
-    ===== ==============================================================================
-    38    first 38 bits of the boot id (all of them random in the UUIDv4 that the kernel makes)
-    60    start_boot_ns (36 years of uptime)
-    24    tgid
-    ===== ==============================================================================
-
-    Two processes of one boot can not share one: pid and start time are in it whole. Two boots (of one host or of two)
-    could only where 38 random bits, the nanosecond and the pid coincide. The ids of one boot sort by start time, and
-    `parse_entity_id` gives pid and start back, so an id from a log leads to its process without an index.
-
-    Raises:
-        ValueError: tgid or start time beyond what the form can hold.
+    It holds the identity itself, not a hash of it: nothing can collide, and `parse_entity_id` gives pid and start back,
+    so an id from a log leads to its process without an index.
     """
-    if not (0 <= tgid < 1 << _TGID_BITS and 0 <= start_boot_ns < 1 << _START_BITS):
-        raise ValueError(f"no identity: tgid {tgid}, start_boot_ns {start_boot_ns}")
-    prefix = int.from_bytes(boot[:5]) >> (40 - _BOOT_BITS)
-    return _uuid8((prefix << _START_BITS | start_boot_ns) << _TGID_BITS | tgid)
+    return f"{boot.hex()}-{tgid:x}-{start_boot_ns:x}"
 
 
 class EntityKey(NamedTuple):
-    """What an entity id holds."""
+    """What an entity id holds: the boot id (16 bytes), the tgid and the start time in boot ns."""
 
-    boot_prefix: int
+    boot: bytes
     tgid: int
     start_boot_ns: int
 
@@ -163,25 +134,16 @@ def parse_entity_id(text: str) -> EntityKey:
     """Take an entity id apart.
 
     Raises:
-        ValueError: not the text of a version 8 UUID.
+        ValueError: not an entity id.
     """
-    digits = text.replace("-", "")
-    if len(digits) != 32 or len(text) != 36:
+    parts = text.split("-")
+    try:
+        boot, tgid, start = bytes.fromhex(parts[0]), int(parts[1], 16), int(parts[2], 16)
+    except (ValueError, IndexError):
+        boot, tgid, start = b"", 0, 0
+    if len(parts) != 3 or entity_id(boot, tgid, start) != text or len(boot) != 16:
         raise ValueError(f"not an entity id: {text!r}")
-    number = int(digits, 16)
-    if (number >> 76) & 0xF != 8 or (number >> 62) & 0b11 != 0b10:
-        raise ValueError(f"not an entity id: {text!r}")
-    payload = (number >> 80) << 74 | ((number >> 64) & 0xFFF) << 62 | (number & ((1 << 62) - 1))
-    return EntityKey(
-        payload >> (_START_BITS + _TGID_BITS),
-        payload & ((1 << _TGID_BITS) - 1),
-        (payload >> _TGID_BITS) & ((1 << _START_BITS) - 1),
-    )
-
-
-def boot_prefix(boot: bytes) -> int:
-    """The part of a boot id that is in every entity id of that boot, to compare with `EntityKey.boot_prefix`."""
-    return int.from_bytes(boot[:5]) >> (40 - _BOOT_BITS)
+    return EntityKey(boot, tgid, start)
 
 
 def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:
