@@ -92,7 +92,7 @@ class Capture(Section, frozen=True):
             description="A shard that finds events looks again after this time, in ms. Shorter is fresher and costs "
             "more CPU.",
         ),
-    ] = 2.0
+    ] = 4.0
     drain_interval_max_ms: Annotated[
         float,
         Meta(
@@ -101,7 +101,7 @@ class Capture(Section, frozen=True):
             description="The interval grows up to this, in ms, while there is much to do. An idle shard sleeps until "
             "an event wakes it.",
         ),
-    ] = 5.0
+    ] = 8.0
     wakeup_fill_bytes: Annotated[
         int,
         Meta(
@@ -349,10 +349,10 @@ class Supervision(Section, frozen=True):
             description="A process that died is started again at once; if it then dies early, the pause before each "
             "further start doubles from 100 ms up to this, in ms.",
         ),
-    ] = 5000
+    ] = 1000
     healthy_ms: Annotated[
         int, Meta(ge=100, le=600_000, description="A process that lived this long, in ms, did not die early.")
-    ] = 1000
+    ] = 300
     early_deaths_max: Annotated[
         int,
         Meta(ge=1, le=1000, description="After this many early deaths in a row the daemon gives up and ends."),

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import events
+from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
@@ -55,7 +56,7 @@ class Concealer:
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:
         """Conceal the arguments and the environment of one process."""
-        return self._scrub_argv(args) if args and self._scrub_argv else args, self._environment(envs) if envs else envs
+        return self._scrub_argv(args) if args and self._scrub_argv else args, filter_area(envs, self._show)
 
     def survey(self, survey: Survey) -> None:
         """Conceal the strings of a survey in place."""
@@ -69,12 +70,6 @@ class Concealer:
                 survey.strings[i] = text[:kept] + args + envs
                 row["args_bytes"], row["envs_bytes"] = len(args), len(envs)
                 survey.head[i]["var_bytes"] = len(survey.strings[i])
-
-    def _environment(self, envs: bytes) -> bytes:
-        """Names, with the value only where it may be shown."""
-        variables = envs[:-1].split(b"\0") if envs.endswith(b"\0") else envs.split(b"\0")
-        shown = (v if v.partition(b"=")[0] in self._show else v.partition(b"=")[0] for v in variables)
-        return b"\0".join(shown) + b"\0"
 
     def _replace(
         self,

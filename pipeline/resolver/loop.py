@@ -38,6 +38,8 @@ HEARTBEAT_NS = 50_000_000
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
+WAIT_SLACK_MS = 0.2
+WAIT_FRAMES_MS = 10
 
 
 class Receiver(Protocol):
@@ -89,11 +91,11 @@ class Resolver:
     def __init__(
         self,
         *,
-        tables,  # noqa: ANN001
-        merger,  # noqa: ANN001
-        applier,  # noqa: ANN001
-        encoder,  # noqa: ANN001
-        publisher,  # noqa: ANN001
+        tables,
+        merger,
+        applier,
+        encoder,
+        publisher,
         receiver: Receiver,
         positions: Positions,
         losses: Losses | None,
@@ -146,7 +148,8 @@ class Resolver:
     def idle_ms(self) -> float:
         """How long the owner may sleep on the frame socket before the next poll."""
         if self.merger.pending:
-            return 0.3
+            # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
+            return WAIT_FRAMES_MS if (self.merger.received_pos < self._producer).any() else WAIT_SLACK_MS
         if self.repairer is not None and self.repairer.active:
             return 2
         return HEARTBEAT_NS / 1e6

@@ -154,9 +154,12 @@ class Merger:
                 self._count("malformed", frame.count)
             self.received_pos[ring] = frame.to_pos
             self._settled(ring)
-        if self.timed_by_sender and frame.watermark_boot_ns is not None:
-            self._speaking[ring] = True
-            self._moved_ns[ring] = self._now
+        if frame.watermark_boot_ns is not None:
+            if self.timed_by_sender:
+                self._speaking[ring] = True
+                self._moved_ns[ring] = self._now
+            # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
+            # the frames after this one have to reach.
             self._seen[ring] = max(int(self._seen[ring]), frame.watermark_boot_ns)
 
     def _ask_rewind(self, ring: int, received: int) -> None:

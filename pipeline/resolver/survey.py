@@ -80,7 +80,7 @@ def survey(
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
         exact_parents = dict(zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True))
         strings = [
-            _complete(reader, want, int(head["tgid"][i]), exec_, i, bytes(paths[row]), cgroup_paths, task)
+            _complete(reader, want, head, task, exec_, i, bytes(paths[row]), cgroup_paths)
             for i, row in enumerate(rows.tolist())
         ]
         parts.append((head, task, exec_, strings, True))
@@ -111,16 +111,20 @@ def survey(
 def _complete(
     reader: procfs.ProcReader,
     want: int,
-    tgid: int,
+    head: npt.NDArray[np.void],
+    task: npt.NDArray[np.void],
     exec_: npt.NDArray[np.void],
     i: int,
     path: bytes,
     cgroup_paths: dict[int, bytes],
-    task: npt.NDArray[np.void],
 ) -> bytes:
     """Add to an iterator's row what only ``/proc`` has; returns the row's strings."""
     row = exec_[i]
-    info = reader.read(tgid, want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_CGROUP | procfs.WANT_EXE))
+    info = reader.read(
+        int(head["tgid"][i]), want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_CGROUP | procfs.WANT_EXE)
+    )
+    if info is not None and info.start_ticks != int(head["start_boot_ns"][i]) // TICK_NS:
+        info = None  # the pid has another owner by now
     name = args = envs = b""
     flags = int(row["exec_flags"])
     row["path_bytes"] = len(path)
@@ -143,7 +147,7 @@ def _complete(
         if script is not None:
             name, flags = script, flags | events.EXEC_SCRIPT
         if info.cgroup_path is not None:
-            cgroup_paths[int(task[i]["cgroup_id"])] = info.cgroup_path
+            cgroup_paths[int(task["cgroup_id"][i])] = info.cgroup_path
     row["name_bytes"], row["exec_flags"] = len(name), flags
     return path + name + args + envs
 

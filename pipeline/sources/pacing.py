@@ -19,7 +19,7 @@ from types import FrameType
 #: The rate of records is averaged over this time.
 _RATE_WINDOW_S = 0.02
 #: At this rate of records the interval is longest.
-_BUSY_RATE = 50_000.0
+_BUSY_RATE = 10_000.0
 #: A sleeping shard looks after this time whether the resolver wants something.
 _SLEEP_S = 1.0
 #: The same while records are not applied yet, and space waits to be given back; doubled at each vain look.

@@ -11,6 +11,7 @@ A shard imports neither numpy nor the record dtypes, which makes each 9 MB small
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from pipeline.bus.encode import FrameEncoder
@@ -20,6 +21,8 @@ from pipeline.sources.acks import AckSource
 from pipeline.sources.ring import Ring
 
 _KINDS = KIND_NAMES[1:]
+#: The clock of the BPF programs is the kernel's fast one and may be behind by so much.
+_SLACK_NS = 100_000
 
 
 class Shard:
@@ -136,6 +139,8 @@ class Shard:
     def _hand_over(self, ring: Ring, max_records: int) -> int:
         """Make one frame of what comes next in the ring, if there is anything; returns the records read."""
         from_pos = ring.cursor
+        # Before the producer position is read: see the resolver's merge for why this makes a watermark.
+        looked_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         read = ring.drain(self._columns, max_records)
         lost = self._cpus.lost(ring.cpus)
         if ring.cursor == from_pos and lost == self._lost[ring.number]:
@@ -149,6 +154,7 @@ class Shard:
             count=self._columns.count,
             lost=dict(zip(_KINDS, lost[1:], strict=True)),
             malformed=ring.malformed_total,
+            watermark_boot_ns=looked_ns - _SLACK_NS if ring.stop == CAUGHT_UP else None,
             **self._columns.views(),
         )
         self._pending = ring, frame
