@@ -35,7 +35,7 @@ cdef extern from *:
     struct pl_cpu:
         uint32_t sleeping
         uint32_t ring
-        uint64_t lost[8]
+        uint64_t lost_samples[8]
 
 
 cdef class RingMap:
@@ -284,7 +284,7 @@ cdef class CpuStates:
         for cpu in cpus:
             state = self._cpu(cpu)
             for kind in range(8):
-                sums[kind] += pls_acquire64(&state.lost[kind])
+                sums[kind] += pls_acquire64(&state.lost_samples[kind])
         return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
 
     def set_sleeping(self, int ring, bint sleeping) -> None:
