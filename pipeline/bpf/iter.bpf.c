@@ -46,7 +46,7 @@ static __always_inline void pl_note_root(struct pl_settings *settings)
 	settings->root_dentry = (u64)root->dentry;
 }
 
-static __always_inline void pl_cache_known(struct pl_iter_scratch *buf, u32 path_start)
+static __always_inline void pl_cache_known(struct pl_iter_scratch *buf)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_task *task = &buf->record.task;
@@ -60,7 +60,7 @@ static __always_inline void pl_cache_known(struct pl_iter_scratch *buf, u32 path
 	}
 	cookie = pl_new_cookie();
 	task->cookie = cookie;
-	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path, path_start);
+	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path);
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
 	/* An exec on another CPU may come in between; its cookie wins. */
 	if (entry) {
@@ -79,12 +79,12 @@ static __always_inline void pl_cache_known(struct pl_iter_scratch *buf, u32 path
 		task->cookie = 0;
 }
 
-static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_struct *task, struct pl_settings *settings)
+static __always_inline void pl_gather(struct pl_iter_scratch *buf, struct task_struct *task,
+				      const struct pl_settings *settings)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_exec *exec = &buf->record.exec;
 	struct mm_struct *mm = task->mm;
-	struct pl_path_facts facts = { .start = PL_PATH_MAX };
 
 	__builtin_memset(exec, 0, sizeof(*exec));
 	pl_fill_head(head, task);
@@ -94,11 +94,7 @@ static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_st
 	if (mm) {
 		struct file *file = mm->exe_file;
 
-		pl_path_of(&buf->path, file, task, settings, &facts);
-		exec->exec_flags = facts.flags;
-		exec->mount_id = facts.mount_id;
-		exec->root_offset = facts.root_offset;
-		exec->path_bytes = PL_PATH_MAX - facts.start;
+		pl_path_of(&buf->path, exec, file, task, settings);
 		pl_fill_file(exec, file);
 		/* In the middle of an exec only the beginnings are set. */
 		if (mm->arg_end > mm->arg_start)
@@ -107,7 +103,7 @@ static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_st
 			exec->envs_full_bytes = mm->env_end - mm->env_start;
 		exec->exec_tid = task->pid;
 		exec->prev_tid = task->pid;
-		pl_cache_known(buf, facts.start);
+		pl_cache_known(buf);
 	}
 	head->kind = 0;
 	head->cpu = 0;
@@ -115,7 +111,6 @@ static __always_inline u32 pl_gather(struct pl_iter_scratch *buf, struct task_st
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 	head->var_bytes = exec->path_bytes;
 	head->record_bytes = sizeof(buf->record) + exec->path_bytes;
-	return facts.start;
 }
 
 SEC("iter/task")
@@ -125,7 +120,7 @@ int pl_each_task(struct bpf_iter__task *ctx)
 	struct pl_settings *settings = pl_get_settings();
 	struct seq_file *seq = ctx->meta->seq;
 	struct pl_iter_scratch *buf;
-	u32 zero = 0, start, bytes;
+	u32 zero = 0, bytes;
 
 	if (!settings)
 		return 0;
@@ -141,12 +136,12 @@ int pl_each_task(struct bpf_iter__task *ctx)
 		bpf_preempt_disable();
 	buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
 	if (buf) {
-		start = pl_gather(buf, task, settings);
+		pl_gather(buf, task, settings);
+		pl_forget();
 		bytes = buf->record.exec.path_bytes;
-		asm volatile("" : "+r"(bytes));
 		bpf_seq_write(seq, &buf->record, sizeof(buf->record));
 		if (bytes <= PL_PATH_MAX)
-			bpf_seq_write(seq, buf->path.text + (start & (PL_PATH_MAX - 1)), bytes);
+			bpf_seq_write(seq, (void *)pl_path_text(&buf->path, &buf->record.exec), bytes);
 	}
 	if (bpf_ksym_exists(bpf_preempt_enable))
 		bpf_preempt_enable();

@@ -72,16 +72,10 @@ done:
 	return 1;
 }
 
-struct pl_path_facts {
-	u32 start; /* of the path in pl_path.text; it ends at PL_PATH_MAX */
-	u32 root_offset;
-	u32 mount_id;
-	u32 flags; /* PL_EXEC_* */
-};
-
-/* Write the path of `file` as `task` has it to `out`. */
-static __always_inline void pl_path_of(struct pl_path *out, struct file *file, struct task_struct *task,
-				       const struct pl_settings *settings, struct pl_path_facts *facts)
+/* Write the path of `file` as `task` has it to `out`, where it ends at PL_PATH_MAX, and what EXEC says of it to `exec`;
+ * exec_flags begin anew. */
+static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec, struct file *file,
+				       struct task_struct *task, const struct pl_settings *settings)
 {
 	const struct dentry *dentry = file->f_path.dentry;
 	const struct vfsmount *mnt = file->f_path.mnt;
@@ -97,7 +91,7 @@ static __always_inline void pl_path_of(struct pl_path *out, struct file *file, s
 	};
 	const struct mount *mount = bpf_rdonly_cast(walk.mount, bpf_core_type_id_kernel(struct mount));
 
-	facts->mount_id = mount->mnt_id;
+	exec->mount_id = mount->mnt_id;
 	if (dentry == dentry->d_parent && dentry != dentry->d_sb->s_root) {
 		/* A file of no directory. Its name is "memfd:..." for a memfd; it has no mount tree to walk. */
 		u32 length = dentry->d_name.len & 255;
@@ -125,9 +119,15 @@ static __always_inline void pl_path_of(struct pl_path *out, struct file *file, s
 		walk.flags |= PL_EXEC_NO_ROOT;
 		walk.root_start = walk.start;
 	}
-	facts->start = walk.start;
-	facts->root_offset = walk.root_start > walk.start ? walk.root_start - walk.start : 0;
-	facts->flags = walk.flags;
+	exec->path_bytes = PL_PATH_MAX - walk.start;
+	exec->root_offset = walk.root_start > walk.start ? walk.root_start - walk.start : 0;
+	exec->exec_flags = walk.flags;
+}
+
+/* Where the path begins. */
+static __always_inline const char *pl_path_text(const struct pl_path *path, const struct pl_exec *exec)
+{
+	return path->text + ((PL_PATH_MAX - exec->path_bytes) & (PL_PATH_MAX - 1));
 }
 
 /* Fill what EXEC says of the file itself, without its path. */
@@ -177,7 +177,7 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 
 /* Fill an image's entry of proc_cache. */
 static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_head *head, const struct pl_task *task,
-					  const struct pl_exec *exec, const struct pl_path *path, u32 start)
+					  const struct pl_exec *exec, const struct pl_path *path)
 {
 	out->exec_boot_ns = 0;
 	out->cgroup_id = task->cgroup_id;
@@ -199,7 +199,7 @@ static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_
 	__builtin_memcpy(out->comm, task->comm, sizeof(out->comm));
 	__builtin_memcpy(out->tty, task->tty, sizeof(out->tty));
 	/* The bytes after the path are of no meaning; path_bytes > PL_IMAGE_PATH_BYTES: the front of it. */
-	bpf_probe_read_kernel(out->path, sizeof(out->path), path->text + (start & (PL_PATH_MAX - 1)));
+	bpf_probe_read_kernel(out->path, sizeof(out->path), pl_path_text(path, exec));
 }
 
 #endif

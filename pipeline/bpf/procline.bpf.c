@@ -157,47 +157,69 @@ static long pl_read_chunk(u64 i, struct pl_chunks *chunks)
 	return 1;
 }
 
-/* Copy [from, from + full) to buffer `index`, up to `limit` bytes; returns how many were kept. A failed read leaves the
- * whole destination zero, so what can be read is then read again in pieces. */
-static __always_inline u32 pl_read_strings(u32 index, u64 from, u64 full, u32 limit, bool *unreadable)
+/* Copy [from, from + full) to buffer `index`, up to `limit` bytes; *kept says how many. Returns the flags: `cut` if there
+ * is more, `unreadable` if a page of it was absent. */
+static __always_inline u16 pl_read_strings(u32 index, u64 from, u64 full, u32 limit, u32 *kept, u16 cut, u16 unreadable)
 {
 	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
 	u64 bytes = full;
 
+	*kept = 0;
 	if (!buf)
-		return 0;
+		return unreadable;
 	if (bytes > limit)
 		bytes = limit;
 	/* Else clang knows the limit's own bound and drops the check that the verifier needs. */
 	asm volatile("" : "+r"(bytes));
 	if (bytes > PL_STRING_MAX)
 		bytes = PL_STRING_MAX;
+	*kept = bytes;
 	if (bytes && bpf_probe_read_user(buf->text, bytes, (void *)from)) {
+		/* A failed read leaves the whole destination zero: read again, in pieces, what is there. */
 		struct pl_chunks chunks = { .out = buf->text, .from = from, .bytes = bytes };
 		struct pl_cpu *cpu = pl_this_cpu();
 
 		bpf_loop(PL_STRING_MAX / PL_CHUNK, pl_read_chunk, &chunks, 0);
 		if (cpu)
 			pl_count(&cpu->exec_reread);
-		*unreadable = chunks.kept < bytes;
-		bytes = chunks.kept;
+		*kept = chunks.kept;
+		if (chunks.kept < bytes)
+			return unreadable;
 	}
-	return bytes;
+	return bytes < full ? cut : 0;
 }
 
-/* Append buffer `index`; returns the offset behind it. */
-static __always_inline u32 pl_write_strings(struct pl_slot *slot, u32 at, u32 index, u32 bytes)
+/* Append buffer `index` to the record. */
+static __always_inline void pl_write_strings(struct pl_slot *slot, u32 at, u32 index, u32 bytes)
 {
 	struct pl_strings *buf = bpf_map_lookup_elem(&pl_strings_buf, &index);
 
-	asm volatile("" : "+r"(bytes));
 	if (buf && bytes && bytes <= PL_STRING_MAX)
 		bpf_dynptr_write(&slot->data, at, buf->text, bytes, 0);
-	return at + bytes;
 }
 
-/* Give the process its new image in the caches; returns the cookie of the one before. */
-static __always_inline u64 pl_cache_exec(struct pl_exec_scratch *buf, u32 path_start)
+/* Write all that comes after HEAD. */
+static __always_inline void pl_write_exec(struct pl_slot *slot, struct pl_exec_scratch *buf)
+{
+	struct pl_exec *exec = &buf->record.exec;
+	u32 at = sizeof(buf->record), path_bytes, name_bytes;
+
+	bpf_dynptr_write(&slot->data, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head), 0);
+	path_bytes = exec->path_bytes;
+	if (path_bytes <= PL_PATH_MAX)
+		bpf_dynptr_write(&slot->data, at, (void *)pl_path_text(&buf->path, exec), path_bytes, 0);
+	at += path_bytes;
+	name_bytes = exec->name_bytes;
+	if (name_bytes < PL_PATH_MAX)
+		bpf_dynptr_write(&slot->data, at, buf->name, name_bytes, 0);
+	at += name_bytes;
+	pl_write_strings(slot, at, 0, exec->args_bytes);
+	at += exec->args_bytes;
+	pl_write_strings(slot, at, 1, exec->envs_bytes);
+}
+
+/* Give the process its new image in the caches, and take from them what is known of the one before. */
+static __always_inline void pl_cache_exec(struct pl_exec_scratch *buf)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_task *task = &buf->record.task;
@@ -217,7 +239,7 @@ static __always_inline u64 pl_cache_exec(struct pl_exec_scratch *buf, u32 path_s
 			task->exe_dev = image->device;
 		}
 	}
-	pl_fill_image(&buf->image, head, task, exec, &buf->path, path_start);
+	pl_fill_image(&buf->image, head, task, exec, &buf->path);
 	buf->image.exec_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_ANY);
 	if (entry) {
@@ -228,24 +250,21 @@ static __always_inline u64 pl_cache_exec(struct pl_exec_scratch *buf, u32 path_s
 		pl_init_pid(&buf->pid, head, task);
 		bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
 	}
-	return before;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
-	u32 zero = 0, args, envs, path_bytes, at;
+	u32 zero = 0, var_bytes;
 	struct pl_exec_scratch *buf = bpf_map_lookup_elem(&pl_exec_buf, &zero);
 	struct pl_settings *settings = pl_get_settings();
 	struct mm_struct *mm = task->mm;
 	struct file *file = bprm->file;
-	struct pl_path_facts facts;
 	struct pl_exec *exec;
 	struct pl_slot slot;
 	enum pl_room room;
-	u64 args_full, envs_full;
-	u32 name;
-	bool unreadable;
+	u64 full;
+	long name;
 
 	if (!buf || !settings || !(settings->flags & PL_CAPTURE_ON))
 		return 0;
@@ -256,13 +275,10 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	buf->record.task.exe_inode = 0;
 	buf->record.task.exe_dev = 0;
 
-	pl_path_of(&buf->path, file, task, settings, &facts);
-	exec->exec_flags = facts.flags;
-	exec->mount_id = facts.mount_id;
-	exec->root_offset = facts.root_offset;
-	path_bytes = PL_PATH_MAX - facts.start;
-	exec->path_bytes = path_bytes;
+	pl_path_of(&buf->path, exec, file, task, settings);
+	pl_forget();
 	pl_fill_file(exec, file);
+	pl_forget();
 	if (BPF_CORE_READ_BITFIELD_PROBED(bprm, secureexec))
 		exec->exec_flags |= PL_EXEC_SECURE;
 	/* The kernel begins with interp = filename and changes interp for each interpreter that it turns to. */
@@ -277,50 +293,33 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->exec_reserved = 0;
 
 	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), bprm->filename);
-	if ((s32)name <= 0)
-		name = 1;
+	exec->name_bytes = name > 0 ? name - 1 : 0; /* without its NUL */
 	if (name == sizeof(buf->name))
 		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
-	name -= 1; /* without its NUL */
-	exec->name_bytes = name;
+	pl_forget();
 
-	args_full = mm->arg_end - mm->arg_start;
-	unreadable = false;
-	args = pl_read_strings(0, mm->arg_start, args_full, settings->args_bytes, &unreadable);
-	exec->args_bytes = args;
-	exec->args_full_bytes = args_full;
-	if (args < args_full)
-		exec->exec_flags |= unreadable ? PL_EXEC_ARGS_UNREADABLE : PL_EXEC_ARGS_TRUNCATED;
-	envs_full = mm->env_end - mm->env_start;
-	unreadable = false;
-	envs = pl_read_strings(1, mm->env_start, envs_full, settings->envs_bytes, &unreadable);
-	exec->envs_bytes = envs;
-	exec->envs_full_bytes = envs_full;
-	if (envs < envs_full)
-		exec->exec_flags |= unreadable ? PL_EXEC_ENVS_UNREADABLE : PL_EXEC_ENVS_TRUNCATED;
+	full = mm->arg_end - mm->arg_start;
+	exec->args_full_bytes = full;
+	exec->exec_flags |= pl_read_strings(0, mm->arg_start, full, settings->args_bytes, &exec->args_bytes,
+					    PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE);
+	pl_forget();
+	full = mm->env_end - mm->env_start;
+	exec->envs_full_bytes = full;
+	exec->exec_flags |= pl_read_strings(1, mm->env_start, full, settings->envs_bytes, &exec->envs_bytes,
+					    PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE);
+	pl_forget();
+	pl_cache_exec(buf);
+	pl_forget();
 
-	pl_cache_exec(buf, facts.start);
-
-	buf->record.head.var_bytes = path_bytes + name + args + envs;
-	buf->record.head.record_bytes = sizeof(buf->record) + buf->record.head.var_bytes;
+	var_bytes = exec->path_bytes + exec->name_bytes + exec->args_bytes + exec->envs_bytes;
+	buf->record.head.var_bytes = var_bytes;
+	buf->record.head.record_bytes = sizeof(buf->record) + var_bytes;
+	pl_forget();
 	room = pl_reserve(&slot, &buf->record.head, PL_KIND_EXEC);
 	if (room == PL_ROOM_NONE)
 		return 0;
-	if (room == PL_ROOM_FULL) {
-		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task,
-				 sizeof(buf->record) - sizeof(struct pl_head), 0);
-		at = sizeof(buf->record);
-		asm volatile("" : "+r"(path_bytes));
-		if (path_bytes <= PL_PATH_MAX)
-			bpf_dynptr_write(&slot.data, at, buf->path.text + (facts.start & (PL_PATH_MAX - 1)), path_bytes, 0);
-		at += path_bytes;
-		asm volatile("" : "+r"(name));
-		if (name < PL_PATH_MAX)
-			bpf_dynptr_write(&slot.data, at, buf->name, name, 0);
-		at += name;
-		at = pl_write_strings(&slot, at, 0, args);
-		pl_write_strings(&slot, at, 1, envs);
-	}
+	if (room == PL_ROOM_FULL)
+		pl_write_exec(&slot, buf);
 	pl_submit(&slot, settings);
 	return 0;
 }
