@@ -71,7 +71,7 @@ def test_settings_reach_a_worker_unchanged(tmp_path: Path) -> None:
         ("capture.ring_bytes", 1024, ">= 4096"),
         ("capture.ring_bytes", "big", "`int`"),
         ("capture.args_bytes", 40000, "<= 32768"),
-        ("capture.drain_interval_max_ms", 1.0, "at least 2.0"),
+        ("capture.drain_interval_max_ms", 1.0, "at least 4.0"),
         ("capture.wakeup_fill_bytes", 1 << 24, "at most ring_bytes"),
         ("shards.count", 0, 'from 1 to 256, or "auto"'),
         ("shards.count", "many", 'from 1 to 256, or "auto"'),

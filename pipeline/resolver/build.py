@@ -6,9 +6,9 @@ What it does while it runs is in loop.py, how it begins (signals, the cycle itse
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -151,7 +151,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
             ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if os.path.exists(f"{root}/cgroup.procs")), None),
+                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
                 args_limit=config.capture.args_bytes,
                 envs_limit=config.capture.envs_bytes,
             )

@@ -1,7 +1,7 @@
 """Bring the tables to what the live processes are: the snapshot at the start, and repairs afterwards.
 
-A repair never trusts a single look. It looks at the live processes (T1 to T2), waits until the watermark has passed T2, so
-that every event of that time is applied, and only then compares. Facts that are older than an event about the same
+A repair never trusts a single look. It looks at the live processes (T1 to T2), waits until the watermark has passed T2,
+so that every event of that time is applied, and only then compares. Facts that are older than an event about the same
 process change nothing (apply keeps the time of the newest facts). A process that is in the tables and was not seen is
 looked up once more before it is closed. Looking is in survey.py, what a fact does to a row in _apply.pyx.
 """
@@ -100,7 +100,7 @@ class Repairer:
         self._after_loss = after_loss
 
     def poll(self, now: int) -> int:
-        """Compare what was looked at if the watermark has passed it, ask about what events wanted; returns work done."""
+        """Compare what was looked at if the watermark has passed it, and ask about what events wanted."""
         done = 0
         if self._survey is not None and self._watermark() > self._survey.end_boot_ns:
             look, self._survey = self._survey, None
@@ -184,9 +184,8 @@ class Repairer:
         done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS)
         seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
         hot = self._tables.hot_view()
-        live = np.flatnonzero(
-            (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0) & (hot["start_boot_ns"] < look.begin_boot_ns)
-        )
+        is_live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
+        live = np.flatnonzero(is_live & (hot["start_boot_ns"] < look.begin_boot_ns))
         closed = 0
         for row in live.tolist():
             tgid, start = int(hot["tgid"][row]), int(hot["start_boot_ns"][row])

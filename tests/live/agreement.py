@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from pipeline.resolver import procfs
@@ -21,7 +22,7 @@ def read_all() -> dict[int, procfs.ProcInfo]:
 
 def _cgroup_root() -> str | None:
     for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-        if os.path.exists(f"{path}/cgroup.procs"):
+        if Path(path, "cgroup.procs").exists():
             return path
     return None
 

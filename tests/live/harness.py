@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("workload.c")
@@ -103,7 +103,8 @@ class Recorder:
     def __init__(self, daemon: Daemon, *topics: str, options: tuple[str, ...] = ()) -> None:
         self.events: list[dict] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.cli.main", "subscribe", "--name", daemon.name, "--json", *options, *topics],
+            [sys.executable, "-m", "pipeline.cli.main", "subscribe", "--name", daemon.name, "--json", *options,
+             *topics],
             env=daemon.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -128,7 +129,7 @@ class Recorder:
         """Return when `predicate(events)` holds; fails after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not predicate(self.events):
-            assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events, the last {self.events[-3:]}"
+            assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events: {self.events[-3:]}"
             time.sleep(0.05)
 
     def stop(self) -> list[dict]:
@@ -164,7 +165,9 @@ def run_workload(program: Path, *arguments: str | int, timeout: float = 120) -> 
 
 
 @contextmanager
-def running_workload(program: Path, *arguments: str | int, lines: int = 1) -> Iterator[tuple[int, list[tuple[str, int, int]]]]:
+def running_workload(
+    program: Path, *arguments: str | int, lines: int = 1
+) -> Iterator[tuple[int, list[tuple[str, int, int]]]]:
     """Start it; yields its pid and the first `lines` of what it says. Killed at the end, with all it made."""
     process = subprocess.Popen(
         [str(program), *map(str, arguments)], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -174,10 +177,8 @@ def running_workload(program: Path, *arguments: str | int, lines: int = 1) -> It
         said = [process.stdout.readline().split() for _ in range(lines)]
         yield process.pid, [(kind, int(pid), int(ppid)) for kind, pid, ppid in said]
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         process.wait()
 
 

@@ -170,7 +170,10 @@ def test_subscribers_lose_nothing_that_they_do_not_know_of(live_kernel: None, wo
     for topic, kind in (("proc.fork", "fork"), ("proc.exit", "exit")):
         numbers = [e["seq"] for e in events if e["event"] == kind]
         missed = [
-            n for e in events if e["event"] == "missed" and e["topic"] == topic for n in range(e["first"], e["last"] + 1)
+            n
+            for e in events
+            if e["event"] == "missed" and e["topic"] == topic
+            for n in range(e["first"], e["last"] + 1)
         ]
         assert len(numbers) == len(set(numbers))
         assert sorted(numbers + missed) == list(range(min(numbers), max(numbers) + 1))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +58,11 @@ def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, work
         assert not images[-1].is_exec
         times = [image.exec_time_ns for image in images if image.is_exec]
         assert times == sorted(times, reverse=True)
-        assert all(older.exit_time_ns == newer.exec_time_ns for newer, older in zip(images, images[1:], strict=False))
+        assert all(older.exit_time_ns == newer.exec_time_ns for newer, older in pairwise(images))
 
 
 def test_an_orphan_has_its_reaper_as_parent_and_keeps_its_creator(daemon: Daemon, workload: Path) -> None:
-    with running_workload(workload, "doublefork", 30_000, lines=2) as (pid, said), daemon.attach() as table:
+    with running_workload(workload, "doublefork", 30_000, lines=2) as (_, said), daemon.attach() as table:
         orphan, creator = next((a, b) for kind, a, b in said if kind == "orphan")
         entry = table.resolve(orphan, wait_ms=500)
         assert entry is not None
@@ -82,7 +83,8 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
         eventually(lambda: table.resolve(pid).exit_time_ns is not None)
         # Every start that the pid had, from the rows themselves; the last to the first.
         rows = np.fromfile(daemon.directory / "hot", HOT)
-        mine = rows[(rows["tgid"] == pid) & (rows["start_boot_ns"] > before - table.boot_unix_ns) & (rows["flags"] != 0)]
+        is_mine = (rows["tgid"] == pid) & (rows["start_boot_ns"] > before - table.boot_unix_ns)
+        mine = rows[is_mine & (rows["flags"] != 0)]
         starts = np.unique(mine["start_boot_ns"])
         assert len(starts) == 50
         identities = set()

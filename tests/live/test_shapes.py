@@ -30,7 +30,11 @@ def resolve(table, pid: int):
 
 
 def exe(pid: int) -> str:
-    return os.readlink(f"/proc/{pid}/exe")
+    return str(Path(f"/proc/{pid}/exe").readlink())
+
+
+def namespace(pid: int | str, kind: str) -> int:
+    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
 
 
 def argv(pid: int) -> list[str]:
@@ -176,7 +180,7 @@ def test_an_executable_on_a_mount_that_only_its_namespace_has(table, tmp_path: P
         entry = resolve(table, child.pid)
         assert entry.path == exe(child.pid) == f"{private}/nap"
         assert not (private / "nap").exists()
-        assert entry.mnt_ns == os.stat(f"/proc/{child.pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino
+        assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace("self", "mnt")
     finally:
         child.kill()
         child.wait()
@@ -188,7 +192,7 @@ def test_a_child_in_a_pid_namespace(table, workload: Path) -> None:
         eventually(lambda: resolve(table, child).is_exec)
         entry = resolve(table, child)
         assert (entry.pid, entry.ns_pid, entry.ppid) == (child, 1, pid)
-        assert entry.pid_ns == os.stat(f"/proc/{child}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
+        assert entry.pid_ns == namespace(child, "pid") != namespace("self", "pid")
 
 
 def test_exit_codes_and_signals(table) -> None:

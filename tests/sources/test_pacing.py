@@ -43,7 +43,7 @@ def test_interval_grows_with_the_load_up_to_its_limit() -> None:
         assert not wait.asleep
         intervals.append(wait.seconds)
     assert intervals == sorted(intervals)
-    assert 0.002 <= intervals[0] < 0.0025 and intervals[-1] == 0.005
+    assert 0.002 <= intervals[0] < 0.003 and intervals[-1] == 0.005
 
 
 def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
