@@ -48,6 +48,11 @@ cdef enum:
 
 cdef uint32_t _UNSET = 4294967295
 
+cdef enum:
+    # As in pipeline.events, which needs numpy; a test compares them.
+    EXEC_DELETED = 2
+    EXEC_MEMFD = 4
+
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
@@ -462,6 +467,18 @@ cdef class Entry:
         }
 
     @property
+    def is_exe_deleted(self):
+        """The executable had no name any more when it was executed or looked at."""
+        cdef const pl_file *file = self._file() if self.hot.known & PL_KNOWN_FILE else NULL
+        return file != NULL and (file.file_flags & EXEC_DELETED) != 0
+
+    @property
+    def is_memfd(self):
+        """The executable is a memfd: `path` is "/memfd:NAME"."""
+        cdef const pl_file *file = self._file() if self.hot.known & PL_KNOWN_FILE else NULL
+        return file != NULL and (file.file_flags & EXEC_MEMFD) != 0
+
+    @property
     def inode(self):
         return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
 
@@ -481,6 +498,14 @@ cdef class Entry:
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
         return [] if self.hot.args_ref == 0 else self._list(ARGS_STRING)
+
+    @property
+    def args_full_bytes(self):
+        """Length of the whole argument area, also where argv was cut; None: unknown, or not for this reader."""
+        if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
+            return None
+        data = self._string(ARGS_STRING)
+        return int.from_bytes(data[:4], "little") if data else 0
 
     @property
     def argc(self):
@@ -665,6 +690,11 @@ cdef class Entry:
     def is_parent_missing(self):
         """The parent or previous image was not the expected one."""
         return bool(self.hot.flags & PL_ROW_PARENT_MISSING)
+
+    @property
+    def is_before_capture(self):
+        """The process began before the capture: creator and earlier images are unknown."""
+        return bool(self.hot.flags & PL_ROW_BEFORE_CAPTURE)
 
     @property
     def is_adopted(self):

@@ -55,6 +55,11 @@ class ProcessTable(TableReader):
     def __repr__(self) -> str:
         return f"<ProcessTable {self.instance!r}{' closed' if self.closed else ''}>"
 
+    @property
+    def boot_unix_ns(self) -> int:
+        """Unix time of boot-clock zero, in ns, as this instance reads it: every time of an entry is relative to it."""
+        return int(self.view.boot_unix_ns)
+
     def stats(self) -> dict[str, Any]:
         """What the instance has done and holds, as `procline stat --json` shows it.
 
