@@ -31,8 +31,9 @@ SEND_HWM_MESSAGES = 1024
 HEARTBEAT_NS = 1_000_000_000
 #: Subscriptions handled in one poll; more wait for the next, so that a peer cannot keep the resolver busy.
 SUBSCRIPTIONS_PER_POLL = 256
-#: A longer message from a peer closes its connection. Longer than any subscription that means something, as the frames
-#: of the handshake count too (CURVE's take a few hundred bytes).
+#: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
+#: takes it down by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
+#: frames of the handshake count too, and CURVE's take a few hundred bytes.
 _SUBSCRIPTION_MAX_BYTES = 4096
 #: How long a successor waits for its predecessor's subscribers (they look for it every 10 to 200 ms) ...
 _REJOIN_NS = 400_000_000
@@ -300,8 +301,15 @@ class Publisher:
         frames = (topic, header, body)
         try:
             self.socket.send_multipart(frames, zmq.NOBLOCK)
+            return
         except zmq.Again:
-            # Some subscriber's queue is full. It is skipped until it has room again; the others get the message.
+            # A queue is full, or seems to be: ZeroMQ looks at what its I/O thread reports at most once in a
+            # millisecond while it is sending. Asking for events makes it look now.
+            self.socket.getsockopt(zmq.EVENTS)
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            # It is full. Its subscriber is skipped until there is room again; the others get the message.
             self.unsent += count
             self.socket.setsockopt(zmq.XPUB_NODROP, 0)
             try:

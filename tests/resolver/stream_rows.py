@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pipeline.shm._writer import TableWriter
 
 from pipeline import boot
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
@@ -202,7 +202,8 @@ EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
 #: Byte strings as the kernel has them: plain, not ASCII, not UTF-8 in each of the ways that there are, long.
 WORDS = (
     b"a", b"sh", b"/usr/bin/python3.13", "gr\u00fc\u00df".encode(), "\U0001f600".encode(), b"\xff", b"ok\xc3",
-    b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 31, b"x" * 32, b"y" * 255, b"y" * 256, b"\x80" * 255,
+    b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 31, b"x" * 32, b"y" * 255, b"y" * 256,
+    b"\x80" * 255,
     b"\xfe" * 256, b"z" * 4000, b"\x80" * 4000, b"z" * 70_000, b"\xff" * 70_000, "\ufffd\u4e16".encode() * 3,
     b"-" * 7 + b"\xe9",
 )  # fmt: skip

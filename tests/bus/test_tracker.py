@@ -1,0 +1,296 @@
+"""What a subscriber makes of numbers: groups, filters, gaps, lost tails, take-overs, new streams, hostile messages."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.bus.stream import TOPIC_BYTES, Event, Header, StreamVersionError, pack_events
+from pipeline.bus.tracker import Tracker
+
+FORK, EXEC, EXIT = 0, 1, 2
+PROC = 0b00111111
+
+
+@dataclass
+class Sender:
+    """The publishing side in plain Python: numbers events, makes groups, beats."""
+
+    stream: int = 7
+    writer: int = 0
+    seqs: dict[int, int] = field(default_factory=dict)
+    order: int = 0
+    step: int = 0
+    group: int = 0
+
+    def header(self, **fields) -> bytes:
+        common = {
+            "host": "h", "boot": bytes(16), "epoch": 1, "stream": self.stream, "writer": self.writer,
+            "step": self.step, "group": self.group, "rest": 0, "first": 1, "count": 0, "time_ns": 5, "watermark_ns": 0,
+        }  # fmt: skip
+        return Header(**(common | fields)).pack()
+
+    def publish(self, topics: list[int], names: list[str] | None = None) -> list[tuple[bytes, bytes, bytes]]:
+        """One step of one group: an event for each of `topics`, in this order; `names` make them recognisable."""
+        bodies: dict[int, list[Event]] = {}
+        for at, topic in enumerate(topics):
+            self.order += 1
+            self.seqs[topic] = self.seqs.get(topic, 0) + 1
+            name = names[at] if names else f"e{self.order}"
+            bodies.setdefault(topic, []).append(
+                {"event": "x", "seq": self.seqs[topic], "order": self.order, "entity_id": name, "time_ns": 1}
+            )
+        messages = []
+        present = sorted(bodies)
+        for at, topic in enumerate(present):
+            events = bodies[topic]
+            rest = sum(1 << later for later in present[at + 1 :])
+            head = self.header(first=events[0]["seq"], count=len(events), rest=rest)
+            messages.append((TOPIC_BYTES[topic], head, pack_events(events)))
+        self.step += 1
+        self.group += 1
+        return messages
+
+    def beat(self, topic: int, **fields) -> tuple[bytes, bytes, bytes]:
+        return TOPIC_BYTES[topic], self.header(first=self.seqs.get(topic, 0) + 1, **fields), b""
+
+    def welcome(self) -> Header:
+        return Header.parse(self.header(first=0, seqs=tuple(self.seqs.get(topic, 0) for topic in range(8))))
+
+    def successor(self, committed: Sender) -> Sender:
+        """Who takes over: knows what was committed, and is another writer."""
+        return replace(self, seqs=dict(committed.seqs), order=committed.order, writer=self.writer + 1, step=0, group=0)
+
+    def copy(self) -> Sender:
+        return replace(self, seqs=dict(self.seqs))
+
+
+def feed(tracker: Tracker, messages) -> list[Event]:
+    events = []
+    for message in messages:
+        events += tracker.feed(*message)
+    return events
+
+
+def names(events: list[Event]) -> list[str]:
+    return [event["entity_id"] for event in events if event["event"] == "x"]
+
+
+def gaps(events: list[Event]) -> list[tuple]:
+    return [(e["topic"], e["first"], e["last"], e["reason"]) for e in events if e["event"] == "missed"]
+
+
+def test_a_group_comes_in_the_order_of_its_events() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    events = feed(tracker, sender.publish([FORK, EXEC, FORK, EXIT, EXEC, EXIT, FORK]))
+    assert [event["order"] for event in events] == [1, 2, 3, 4, 5, 6, 7]
+    assert names(events) == [f"e{n}" for n in range(1, 8)]
+
+
+def test_nothing_is_held_back_for_topics_that_were_not_asked_for() -> None:
+    sender, tracker = Sender(), Tracker(1 << FORK | 1 << EXEC)
+    tracker.begin(sender.welcome())
+    messages = [message for message in sender.publish([EXIT, FORK, EXEC]) if message[0] != TOPIC_BYTES[EXIT]]
+    assert names(feed(tracker, messages)) == ["e2", "e3"]
+
+
+def test_a_filter_makes_no_false_gap() -> None:
+    sender, tracker = Sender(), Tracker(1 << EXEC)
+    tracker.begin(sender.welcome())
+    events = []
+    for _ in range(20):
+        messages = sender.publish([FORK, EXEC, EXIT, FORK])
+        events += feed(tracker, [message for message in messages if message[0] == TOPIC_BYTES[EXEC]])
+    assert len(names(events)) == 20 and not gaps(events) and not tracker.missed
+
+
+def test_a_gap_is_told_before_what_follows_it() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    feed(tracker, sender.publish([FORK, FORK]))
+    sender.publish([FORK, FORK, EXEC])
+    events = feed(tracker, sender.publish([FORK, EXEC]))
+    assert gaps(events) == [("proc.fork", 3, 4, "gap"), ("proc.exec", 1, 1, "gap")]
+    assert [event["event"] for event in events] == ["missed", "missed", "x", "x"]
+    assert events[0]["count"] == 2 and events[0]["seq"] is None and events[0]["time_ns"] == 5
+    assert tracker.missed == {"proc.fork": 2, "proc.exec": 1} and tracker.missed.total() == 3
+    assert tracker.stale
+
+
+def test_the_rest_of_a_group_that_was_lost_holds_nothing_back() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    first = sender.publish([FORK, EXEC])
+    assert feed(tracker, first[:1]) == []
+    events = feed(tracker, sender.publish([FORK]))
+    assert names(events) == ["e1", "e3"]
+    assert feed(tracker, first[:0]) == []
+    third = sender.publish([FORK, EXEC])
+    assert feed(tracker, third[:1]) == []
+    assert names(feed(tracker, [sender.beat(FORK)])) == ["e4"], "a heartbeat ends the wait as well"
+
+
+def test_a_lost_tail_is_noticed_by_the_heartbeat() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    feed(tracker, sender.publish([EXIT]))
+    sender.publish([EXIT, EXIT])
+    assert gaps(feed(tracker, [sender.beat(EXIT)])) == [("proc.exit", 2, 3, "gap")]
+    assert feed(tracker, [sender.beat(EXIT), sender.beat(FORK)]) == []
+
+
+def test_events_up_to_the_welcome_are_not_given() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    early = sender.publish([FORK, FORK])
+    tracker.begin(sender.welcome())
+    assert feed(tracker, early) == []
+    assert names(feed(tracker, sender.publish([FORK]))) == ["e3"]
+    assert tracker.repeats == 0 and not tracker.missed
+
+
+def test_events_that_a_snapshot_holds_are_not_given() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    assert feed(tracker, sender.publish([FORK, EXEC])[:1]) == []  # one is held back for its group
+    tracker.skip_to([2, 1, 0])
+    assert names(feed(tracker, sender.publish([FORK, FORK, EXEC]))) == ["e4", "e5"]
+    assert not tracker.missed
+
+
+def test_what_a_successor_repeats_is_dropped() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    events = feed(tracker, sender.publish([FORK, EXEC], ["a", "b"]))
+    committed = sender.copy()
+    events += feed(tracker, sender.publish([FORK, EXEC, EXIT], ["c", "d", "e"]))
+    after = sender.successor(committed)
+    events += feed(tracker, after.publish([FORK, EXEC, EXIT, FORK], ["c", "d", "e", "f"]))
+    events += feed(tracker, after.publish([FORK], ["g"]))
+    assert names(events) == list("abcdefg")
+    assert tracker.repeats == 3 and not tracker.missed and not tracker.stale
+
+
+def test_what_a_successor_had_to_number_anew_is_neither_lost_nor_told_twice() -> None:
+    """A ring that had stalled has its turn: an event comes between those that were published before."""
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    committed = sender.copy()
+    events = feed(tracker, sender.publish([FORK, FORK, FORK], ["a", "b", "c"]))
+    after = sender.successor(committed)
+    events += feed(tracker, after.publish([FORK, FORK], ["a", "late"]))
+    events += feed(tracker, after.publish([FORK, FORK], ["b", "c"]))
+    events += feed(tracker, after.publish([FORK], ["d"]))
+    assert sorted(names(events)) == ["a", "b", "c", "d", "late"]
+    assert not gaps(events)
+
+
+def test_a_successor_of_a_commit_that_was_made_repeats_nothing() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    events = feed(tracker, sender.publish([FORK, FORK], ["a", "b"]))
+    after = sender.successor(sender)
+    for n in range(100):
+        events += feed(tracker, after.publish([FORK], [f"n{n}"]))
+    assert names(events) == ["a", "b", *(f"n{n}" for n in range(100))]
+    assert tracker.repeats == 0
+
+
+def test_what_was_published_while_nobody_was_connected_is_a_gap() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    feed(tracker, sender.publish([FORK]))
+    after = sender.successor(sender)
+    after.publish([FORK, FORK])
+    assert gaps(feed(tracker, after.publish([FORK]))) == [("proc.fork", 2, 3, "gap")]
+
+
+@settings(deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_over_any_number_of_kills_each_event_comes_once(rng: random.Random) -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    got: list[str] = []
+    made: list[str] = []
+    pending: list[tuple[int, str]] = []
+    for _ in range(rng.randrange(1, 30)):
+        fresh = [(rng.choice((FORK, EXEC, EXIT)), f"e{len(made) + n}") for n in range(rng.randrange(0, 6))]
+        made += [name for _, name in fresh]
+        step = pending + fresh
+        if pending and rng.random() < 0.3:
+            rng.shuffle(step)
+        committed = sender.copy()
+        if step:
+            got += names(feed(tracker, sender.publish([t for t, _ in step], [name for _, name in step])))
+        if rng.random() < 0.3:  # killed before the commit
+            sender = sender.successor(committed)
+            pending = step
+        else:
+            pending = []
+        if rng.random() < 0.1:  # killed after it
+            sender = sender.successor(sender)
+    if pending:
+        got += names(feed(tracker, sender.publish([t for t, _ in pending], [name for _, name in pending])))
+    assert sorted(got) == sorted(made)
+    assert not tracker.missed
+
+
+def test_a_stream_that_begins_anew_is_told_and_followed() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    feed(tracker, sender.publish([FORK] * 5))
+    other = Sender(stream=8)
+    other.publish([FORK])
+    events = feed(tracker, other.publish([FORK, EXEC]))
+    assert gaps(events) == [(None, None, None, "restart")]
+    assert names(events) == ["e2", "e3"] and tracker.stale and not tracker.missed
+    assert names(feed(tracker, other.publish([FORK]))) == ["e4"]
+
+
+def test_an_end_on_purpose_is_known_until_something_comes() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    feed(tracker, [sender.beat(FORK, end=True)])
+    assert tracker.ended
+    feed(tracker, Sender(stream=9).publish([FORK]))
+    assert not tracker.ended
+
+
+def test_without_welcome_numbers_begin_with_the_first_message() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    sender.publish([FORK] * 10)
+    assert names(feed(tracker, sender.publish([FORK]))) == ["e11"]
+    assert not tracker.missed
+
+
+def test_hostile_messages_are_counted_and_change_nothing() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    before = feed(tracker, sender.publish([FORK], ["a"]))
+    rng = random.Random(1)
+    good = sender.publish([FORK, FORK], ["b", "c"])
+    topic, head, body = good[0]
+    for refused, message in enumerate(
+        [
+            (topic, b"", body), (topic, rng.randbytes(100), body), (topic, head, b""), (topic, head, body[:-1]),
+            (topic, head, body + b"\xc0"), (topic, head, rng.randbytes(len(body))), (topic, body, head),
+        ],
+        1,
+    ):  # fmt: skip
+        assert tracker.feed(*message) == []
+        assert tracker.refused == refused
+    for unknown in (b"", b"proc", b"proc.fork2", b"\xff", b"sys.welcome.abc"):
+        assert tracker.feed(unknown, head, body) == []
+    assert names(before + feed(tracker, good)) == ["a", "b", "c"]
+    assert not tracker.missed and not tracker.stale
+
+
+def test_another_major_version_ends_it() -> None:
+    sender, tracker = Sender(), Tracker(PROC)
+    tracker.begin(sender.welcome())
+    with pytest.raises(StreamVersionError):
+        tracker.feed(*sender.beat(FORK, major=2))
