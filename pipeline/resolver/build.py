@@ -233,13 +233,15 @@ def _publisher(spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter
 
 def _concealer(config: Config) -> Concealer:
     if config.args.show == "raw":
-        return Concealer(None, config.envs.show_values)
+        return Concealer(None, show_values=config.envs.show_values)
     from pipeline.resolver.scrub import Scrubber
 
     scrubber = Scrubber(
         config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show
     )
-    return Concealer(scrubber.scrub_argv, config.envs.show_values)
+    # "none" changes every command line.
+    literals = scrubber.literals if config.args.show == "scrubbed" else None
+    return Concealer(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
 
 
 def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[Positions, Any, Any]:

@@ -6,13 +6,10 @@ secret is told is in scrub.py; here it is applied to the strings of records, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline import events
+from pipeline.resolver._conceal import Literals, suspects
 from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
@@ -25,34 +22,38 @@ class Concealer:
 
     Args:
         scrub_argv: NUL-terminated arguments in, the same with secrets hidden out; None: arguments are kept as they are.
+        literals: arguments that hold none of them and none of `words` need no scrubbing; None: all may need it.
+        words: the same for whole words.
         show_values: names of environment variables that keep their value; of others only the name is kept.
     """
 
-    def __init__(self, scrub_argv: Callable[[bytes], bytes] | None, show_values: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        scrub_argv: Callable[[bytes], bytes] | None,
+        literals: Iterable[bytes] | None = None,
+        words: Iterable[bytes] = (),
+        show_values: Collection[str] = (),
+    ) -> None:
         self._scrub_argv = scrub_argv
+        # A single byte is in nearly every text: then all of them are looked at.
+        self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
         self._show = frozenset(name.encode() for name in show_values)
 
     def frame(self, frame: Frame) -> Frame:
         """Return the frame, or one with its exec strings replaced where something had to be hidden."""
-        bodies = frame.exec
-        if not len(bodies) or (self._scrub_argv is None and not bodies["envs_bytes"].any()):
+        if not len(frame.exec):
             return frame
-        is_exec = (frame.head["kind"] == events.KIND_EXEC) & ((frame.head["flags"] & events.FLAG_HEAD_ONLY) == 0)
-        ends = np.cumsum(frame.head["var_bytes"], dtype=np.int64)
-        records = np.flatnonzero(is_exec)
-        begins = (ends[records] - frame.head["var_bytes"][records]).tolist()
-        kept = (bodies["path_bytes"] + bodies["name_bytes"]).tolist()
-        args, envs = bodies["args_bytes"].tolist(), bodies["envs_bytes"].tolist()
         blob = frame.blob
-        changes: dict[int, tuple[bytes, bytes]] = {}
-        for i, begin in enumerate(begins):
-            at = begin + kept[i]
-            old_args = bytes(blob[at : at + args[i]])
-            old_envs = bytes(blob[at + args[i] : at + args[i] + envs[i]])
-            new = self.strings(old_args, old_envs)
-            if new != (old_args, old_envs):
-                changes[i] = new
-        return self._replace(frame, records, begins, kept, changes) if changes else frame
+        changes: dict[int, tuple[int, int, bytes, bytes]] = {}
+        for number, record, begin in suspects(frame, self._literals):
+            body = frame.exec[number]
+            at = begin + int(body["path_bytes"]) + int(body["name_bytes"])
+            middle = at + int(body["args_bytes"])
+            old = (bytes(blob[at:middle]), bytes(blob[middle : middle + int(body["envs_bytes"])]))
+            new = self.strings(*old)
+            if new != old:
+                changes[number] = (record, at, *new)
+        return self._replace(frame, changes) if changes else frame
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:
         """Conceal the arguments and the environment of one process."""
@@ -71,14 +72,9 @@ class Concealer:
                 row["args_bytes"], row["envs_bytes"] = len(args), len(envs)
                 survey.head[i]["var_bytes"] = len(survey.strings[i])
 
-    def _replace(
-        self,
-        frame: Frame,
-        records: npt.NDArray[np.intp],
-        begins: list[int],
-        kept: list[int],
-        changes: dict[int, tuple[bytes, bytes]],
-    ) -> Frame:
+    @staticmethod
+    def _replace(frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]]) -> Frame:
+        """Copy the frame with other strings: exec body -> (record, where they begin in the blob, args, envs)."""
         from pipeline.bus.frames import Frame
 
         copy = Frame()
@@ -87,14 +83,12 @@ class Concealer:
         copy.head, copy.exec = frame.head.copy(), frame.exec.copy()
         pieces: list[bytes | memoryview] = []
         done = 0
-        for i, (args, envs) in changes.items():
-            at = begins[i] + kept[i]
+        for number, (record, at, args, envs) in changes.items():
             pieces += [frame.blob[done:at], args, envs]
-            done = at + int(frame.exec["args_bytes"][i]) + int(frame.exec["envs_bytes"][i])
-            copy.exec["args_bytes"][i], copy.exec["envs_bytes"][i] = len(args), len(envs)
-            var_bytes = kept[i] + len(args) + len(envs)
-            rest = int(frame.head["var_bytes"][records[i]]) - kept[i] - (done - at)
-            copy.head["var_bytes"][records[i]] = var_bytes + rest
+            was = int(frame.exec["args_bytes"][number]) + int(frame.exec["envs_bytes"][number])
+            done = at + was
+            copy.exec["args_bytes"][number], copy.exec["envs_bytes"][number] = len(args), len(envs)
+            copy.head["var_bytes"][record] = int(frame.head["var_bytes"][record]) + len(args) + len(envs) - was
         pieces.append(frame.blob[done:])
         copy.blob = memoryview(b"".join(pieces))
         return copy

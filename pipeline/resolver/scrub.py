@@ -192,6 +192,8 @@ class Scrubber:
         # What each literal of the prefilter calls for: _WORDS, _PROGRAMS, or a pattern by its index.
         self._calls: list[int] = []
         self._prefilter = re2.Set.SearchSet(_options())
+        self._literals: list[bytes] = []
+        self._names: list[bytes] = []
         for literal in dict.fromkeys(literal for _, literal in words):
             self._add_literal(literal, _WORDS)
         for name in self._programs:
@@ -208,7 +210,21 @@ class Scrubber:
     def _add_literal(self, literal: bytes, call: int) -> None:
         # Literals only: a set of expressions can run out of memory on hostile text and then says "no match".
         self._prefilter.Add(re2.escape(literal))
+        (self._names if call == _PROGRAMS else self._literals).append(literal)
         self._calls.append(call)
+
+    @property
+    def literals(self) -> list[bytes] | None:
+        """A command line with none of these (case ignored) and none of `program_names` as a word needs no scrubbing.
+
+        None: any may need it.
+        """
+        return None if self._custom else self._literals
+
+    @property
+    def program_names(self) -> list[bytes]:
+        """Programs with rules of their own; see `literals`."""
+        return self._names
 
     def scrub_argv(self, argv: bytes) -> bytes:
         """Hide the secrets of a raw argument area: argv[0] first, a NUL after each.

@@ -1,0 +1,156 @@
+"""Find the exec records of a frame whose strings may hold something to hide. Hiding it is in conceal.py and scrub.py.
+
+Nearly no command line holds a secret, so all of them are looked over here, without Python objects: for the literals that
+every rule of the scrubber needs to match, case ignored. What has none of them is not touched again.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+
+from pipeline.resolver._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
+
+
+cdef inline bint in_word(uint8_t c) noexcept nogil:
+    return 48 <= c <= 57 or 65 <= c <= 90 or 97 <= c <= 122 or c == 95
+
+
+cdef class Literals:
+    """A set of byte strings (ASCII case ignored) that can be looked for in one pass.
+
+    A pair of bytes that begins no literal is passed over by one look into a table of bits; where one may begin, the
+    literals of that pair are compared.
+
+    Args:
+        literals: found anywhere; each of at least two bytes, a shorter one makes every text a hit.
+        words: found only where neither a letter, a digit nor an underscore stands before or behind.
+    """
+
+    cdef uint8_t *pairs  # 65,536 bits: some literal begins so
+    cdef uint16_t *firsts  # number of the first literal of a pair; they are sorted, so the others follow
+    cdef uint8_t lower[256]
+    cdef list groups
+    cdef char *text  # all literals, lower case
+    cdef uint32_t *begins
+    cdef uint32_t *lengths
+    cdef uint8_t *is_word
+    cdef uint32_t count
+    cdef bint always
+
+    def __cinit__(self, literals, words=()):
+        cdef uint32_t i, at = 0, pair
+        cdef bytes one
+        anywhere = {bytes(one).lower() for one in literals}
+        for i in range(256):
+            self.lower[i] = <uint8_t>(i + 32 if 65 <= i <= 90 else i)
+        # By their first pair, so that those of one pair lie together.
+        self.groups = sorted(anywhere | {bytes(one).lower() for one in words})
+        self.count = <uint32_t>len(self.groups)
+        self.pairs = <uint8_t *>calloc(8192, 1)
+        self.firsts = <uint16_t *>calloc(65536, sizeof(uint16_t))
+        self.text = <char *>malloc(max(1, sum(len(one) for one in self.groups)))
+        self.begins = <uint32_t *>malloc(max(1, self.count) * sizeof(uint32_t))
+        self.lengths = <uint32_t *>malloc(max(1, self.count) * sizeof(uint32_t))
+        self.is_word = <uint8_t *>calloc(max(1, self.count), 1)
+        if (
+            self.pairs == NULL or self.firsts == NULL or self.text == NULL or self.begins == NULL or self.lengths == NULL
+            or self.is_word == NULL
+        ):
+            raise MemoryError
+        for i, one in enumerate(self.groups):
+            if len(one) < 2:
+                self.always = True
+                continue
+            memcpy(self.text + at, <char *>one, len(one))
+            self.begins[i], self.lengths[i] = at, <uint32_t>len(one)
+            self.is_word[i] = one not in anywhere
+            at += <uint32_t>len(one)
+            pair = <uint8_t>one[0] | <uint32_t>(<uint8_t>one[1]) << 8
+            if not self.pairs[pair >> 3] >> (pair & 7) & 1:
+                self.pairs[pair >> 3] |= 1 << (pair & 7)
+                self.firsts[pair] = <uint16_t>i
+
+    def __dealloc__(self):
+        free(self.pairs)
+        free(self.firsts)
+        free(self.text)
+        free(self.begins)
+        free(self.lengths)
+        free(self.is_word)
+
+    cdef bint in_text(self, const uint8_t *text, uint64_t n) noexcept nogil:
+        cdef uint64_t at
+        cdef uint32_t pair, i
+        if self.always:
+            return n > 0
+        if n < 2:
+            return False
+        pair = <uint32_t>self.lower[text[0]] << 8
+        for at in range(n - 1):
+            pair = pair >> 8 | <uint32_t>self.lower[text[at + 1]] << 8
+            if self.pairs[pair >> 3] >> (pair & 7) & 1:
+                for i in range(self.firsts[pair], self.count):
+                    if <uint8_t>self.text[self.begins[i]] != (pair & 255) or (
+                        <uint8_t>self.text[self.begins[i] + 1] != pair >> 8
+                    ):
+                        break
+                    if self._begins(text + at, n - at, i) and (
+                        not self.is_word[i]
+                        or ((at == 0 or not in_word(text[at - 1]))
+                            and (at + self.lengths[i] == n or not in_word(text[at + self.lengths[i]])))
+                    ):
+                        return True
+        return False
+
+    cdef inline bint _begins(self, const uint8_t *text, uint64_t n, uint32_t i) noexcept nogil:
+        cdef uint32_t j
+        cdef const uint8_t *literal = <const uint8_t *>self.text + self.begins[i]
+        if self.lengths[i] > n:
+            return False
+        for j in range(self.lengths[i]):
+            if self.lower[text[j]] != literal[j]:
+                return False
+        return True
+
+    def found_in(self, const uint8_t[::1] text) -> bool:
+        """Whether one of the literals is in `text`."""
+        return text.shape[0] > 0 and self.in_text(&text[0], text.shape[0])
+
+
+def suspects(frame, Literals literals) -> list:
+    """Return (number of the exec body, number of its record, where in the blob its strings begin) of every exec record
+    of `frame` that has one of `literals` in its arguments, or an environment. Without `literals`: an environment.
+    """
+    cdef Py_buffer head, bodies, blob
+    cdef const pl_head_any *heads
+    cdef const pl_exec_any *body
+    cdef const uint8_t *strings
+    cdef uint32_t i, number = 0, count = frame.count
+    cdef uint64_t at = 0, args
+    cdef bint hit
+    found = []
+    PyObject_GetBuffer(frame.head, &head, PyBUF_SIMPLE)
+    PyObject_GetBuffer(frame.exec, &bodies, PyBUF_SIMPLE)
+    PyObject_GetBuffer(frame.blob, &blob, PyBUF_SIMPLE)
+    heads = <const pl_head_any *>head.buf
+    strings = <const uint8_t *>blob.buf
+    try:
+        for i in range(count):
+            if heads[i].kind == PL_KIND_EXEC and not heads[i].flags & PL_FLAG_HEAD_ONLY:
+                body = &(<const pl_exec_any *>bodies.buf)[number]
+                args = at + body.path_bytes + body.name_bytes
+                # Lengths were checked when the frame was decoded, but a sum may still lie: stay inside of the blob.
+                if args + body.args_bytes + body.envs_bytes <= <uint64_t>blob.len:
+                    hit = body.envs_bytes != 0
+                    if not hit and literals is not None:
+                        hit = literals.in_text(strings + args, body.args_bytes)
+                    if hit:
+                        found.append((number, i, at))
+                number += 1
+            at += heads[i].var_bytes
+    finally:
+        PyBuffer_Release(&head)
+        PyBuffer_Release(&bodies)
+        PyBuffer_Release(&blob)
+    return found

@@ -1,0 +1,130 @@
+"""What is hidden before it is stored, in frames and in surveys."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import events
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.resolver._conceal import Literals
+from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.scrub import Scrubber
+
+BOOT = bytes(16)
+
+
+def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
+    """A frame with an exec record for each (path, name, args, envs), and a fork between them."""
+    n = 2 * len(processes)
+    head, task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
+    fork, body = np.zeros(len(processes), events.FORK), np.zeros(len(processes), events.EXEC)
+    blob = b""
+    for i, strings in enumerate(processes):
+        head[2 * i]["kind"], head[2 * i + 1]["kind"] = events.KIND_FORK, events.KIND_EXEC
+        head[2 * i + 1]["var_bytes"] = sum(map(len, strings))
+        for name, text in zip(("path_bytes", "name_bytes", "args_bytes", "envs_bytes"), strings, strict=True):
+            body[i][name] = len(text)
+        blob += b"".join(strings)
+    head["record_bytes"] = 224 + np.where(head["kind"] == events.KIND_FORK, 32, 128) + head["var_bytes"]
+    head["ring_pos"] = np.cumsum((head["record_bytes"] + 15) // 8 * 8, dtype=np.uint64) - (
+        (head["record_bytes"] + 15) // 8 * 8
+    )
+    end = int(head["ring_pos"][-1]) + int(head["record_bytes"][-1] + 15) // 8 * 8
+    data = FrameEncoder(boot_id=BOOT, source="test").encode(
+        ring=0, seq=0, from_pos=0, to_pos=end, count=n, lost={}, malformed=0, head=head.tobytes(), task=task.tobytes(),
+        fork=fork.tobytes(), exec=body.tobytes(), exit=b"", blob=blob,
+    )  # fmt: skip
+    return decode_frame(data)
+
+
+def strings_of(frame: Frame) -> list[tuple[bytes, bytes, bytes, bytes]]:
+    found, at = [], 0
+    for body in frame.exec:
+        parts = []
+        for name in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
+            parts.append(bytes(frame.blob[at : at + int(body[name])]))
+            at += int(body[name])
+        found.append(tuple(parts))
+    assert at == len(frame.blob)
+    return found
+
+
+def concealer(**options: object) -> Concealer:
+    scrubber = Scrubber()
+    return Concealer(scrubber.scrub_argv, scrubber.literals, scrubber.program_names, **options)  # type: ignore[arg-type]
+
+
+def test_secrets_are_hidden_and_everything_else_is_as_before() -> None:
+    plain = (b"/bin/ls", b"ls", b"ls\0-l\0", b"")
+    secret = (b"/bin/p", b"p", b"p\0--password=hunter2\0-x\0", b"A=1\0PATH=/bin\0")
+    frame = frame_of([plain, secret, plain])
+    hidden = concealer(show_values=("PATH",)).frame(frame)
+    assert strings_of(hidden) == [plain, (b"/bin/p", b"p", b"p\0--password=********\0-x\0", b"A\0PATH=/bin\0"), plain]
+    assert hidden.head["var_bytes"].sum() == len(hidden.blob)
+    assert b"hunter2" not in bytes(hidden.blob)
+    # The frame that came in is a view of a message and stays as it is.
+    assert strings_of(frame)[1] == secret
+
+
+def test_a_frame_without_secrets_is_handed_on_itself() -> None:
+    frame = frame_of([(b"/bin/ls", b"ls", b"ls\0-l\0", b"")])
+    assert concealer().frame(frame) is frame
+
+
+def test_raw_arguments_are_kept_and_environments_are_not() -> None:
+    frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0")])
+    assert strings_of(Concealer(None).frame(frame)) == [(b"/p", b"p", b"p\0--password=x\0", b"TOKEN\0")]
+
+
+def test_none_keeps_the_program_alone() -> None:
+    frame = frame_of([(b"/p", b"p", b"p\0a\0b\0", b"")])
+    assert strings_of(Concealer(Scrubber(mode="none").scrub_argv).frame(frame)) == [(b"/p", b"p", b"p\0", b"")]
+
+
+def test_surveys_are_concealed_in_place() -> None:
+    body = np.zeros(1, events.EXEC)
+    text = b"/p" + b"p" + b"p\0--password=x\0" + b"TOKEN=x\0"
+    body["path_bytes"], body["name_bytes"], body["args_bytes"], body["envs_bytes"] = 2, 1, 15, 8
+    survey = SimpleNamespace(strings=[text], exec=body, head=np.zeros(1, events.HEAD))
+    concealer().survey(survey)  # type: ignore[arg-type]
+    assert survey.strings == [b"/pp" + b"p\0--password=********\0" + b"TOKEN\0"]
+    assert int(survey.head["var_bytes"][0]) == len(survey.strings[0])
+    assert (int(body["args_bytes"][0]), int(body["envs_bytes"][0])) == (22, 6)
+
+
+@given(
+    st.lists(st.sampled_from([b"password", b"ab", b"abc", b"Token", b"://"]), max_size=4),
+    st.lists(st.sampled_from([b"mysql", b"oc", b"curl"]), max_size=3),
+    st.lists(st.sampled_from([b"PassWord", b"abc", b"a", b"b", b"mysql", b"/", b"\0", b"_", b"OC", b" ", b":", b"://"])),
+)
+def test_literals_are_found_as_a_search_finds_them(anywhere: list[bytes], words: list[bytes], text: list[bytes]) -> None:
+    joined = b"".join(text)
+    lower = joined.lower()
+
+    def is_word(word: bytes) -> bool:
+        start = lower.find(word)
+        while start >= 0:
+            around = lower[max(start - 1, 0) : start] + lower[start + len(word) : start + len(word) + 1]
+            if not any(bytes([c]).isalnum() or c == ord("_") for c in around):
+                return True
+            start = lower.find(word, start + 1)
+        return False
+
+    expected = any(one.lower() in lower for one in anywhere) or any(
+        is_word(word) for word in words if word not in {one.lower() for one in anywhere}
+    )
+    assert Literals(anywhere, words).found_in(joined) == expected
+
+
+@pytest.mark.parametrize(
+    "argv", [b"p\0--password=x\0", b"mysql\0-px\0", b"sh\0-c\0mysql -px db\0", b"curl\0-u\0a:b\0", b"p\0http://a:b@c\0"]
+)
+def test_what_the_scrubber_hides_is_never_passed_over(argv: bytes) -> None:
+    scrubber = Scrubber()
+    assert scrubber.scrub_argv(argv) != argv
+    assert Literals(scrubber.literals, scrubber.program_names).found_in(argv)
