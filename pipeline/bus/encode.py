@@ -14,7 +14,7 @@ A frame is one msgpack map. Keys that a reader does not know are ignored, so a k
     n     uint         records; 0 when the range holds discarded records only, or nothing
     lost  map          records that the kernel could not write on this ring's CPUs, by kind name, so far
     bad   uint         optional: records that the sender found malformed and left out, since it started
-    wm    uint         optional, for sources without a kernel ring: no record of the ring older than this follows
+    wm    uint         optional: boot time in ns; no record of the ring that is older than this follows
     head  bin n*64     HEAD of each record, in the order of the ring
     task  bin n*160    TASK of each; zeros where HEAD says FLAG_HEAD_ONLY
     fork  bin k*32     bodies of the fork records that have one, in the same order

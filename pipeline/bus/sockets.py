@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket as unix
 import stat
 from pathlib import Path
 from types import TracebackType
@@ -162,6 +161,9 @@ class Bus:
 
 def is_listening(path: Path) -> bool:
     """Whether a process listens on the Unix socket `path`."""
+    # Deferred: only who binds needs it.
+    import socket as unix
+
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))

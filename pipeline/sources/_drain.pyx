@@ -10,9 +10,11 @@ counted and left out, so that one bad record never makes the reader of a frame r
 Source: kernel/bpf/ringbuf.c.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
+
+import mmap
 
 from pipeline.sources._shared cimport RingMap, pls_acquire32, pls_acquire64
 
@@ -98,8 +100,9 @@ cdef class Columns:
         stop: why the last `drain` stopped.
     """
 
-    cdef bytearray head_buffer, task_buffer, fork_buffer, exec_buffer, exit_buffer, blob_buffer
     cdef object head_view, task_view, fork_view, exec_view, exit_view, blob_view
+    cdef Py_buffer held[6]
+    cdef int held_count
     cdef char *heads
     cdef char *tasks
     cdef char *forks
@@ -115,29 +118,31 @@ cdef class Columns:
         if not 0 < max_bytes <= <uint64_t>1 << 30:
             raise ValueError(f"a frame of {max_bytes} bytes")
         self.max_bytes = max_bytes
-        # A row has at least HEAD and TASK. Memory that is never touched is never backed by a page.
+        # A row has at least HEAD and TASK.
         self.max_records = max_bytes // (sizeof(pl_head) + sizeof(pl_task)) + 1
         # Longer than any record can be: path, name, arguments and environment at their limits of 4, 4, 32 and 32 KiB.
         self.max_var = max_bytes if max_bytes > 128 << 10 else 128 << 10
-        self.head_buffer = bytearray(self.max_records * sizeof(pl_head))
-        self.task_buffer = bytearray(self.max_records * sizeof(pl_task))
-        self.fork_buffer = bytearray(self.max_records * sizeof(pl_fork))
-        self.exec_buffer = bytearray(self.max_records * sizeof(pl_exec))
-        self.exit_buffer = bytearray(self.max_records * sizeof(pl_exit))
-        self.blob_buffer = bytearray(self.max_var)
-        # The views pin the buffers: a bytearray that is exported cannot be resized, so the pointers stay good.
-        self.head_view = memoryview(self.head_buffer)
-        self.task_view = memoryview(self.task_buffer)
-        self.fork_view = memoryview(self.fork_buffer)
-        self.exec_view = memoryview(self.exec_buffer)
-        self.exit_view = memoryview(self.exit_buffer)
-        self.blob_view = memoryview(self.blob_buffer)
-        self.heads = PyByteArray_AS_STRING(self.head_buffer)
-        self.tasks = PyByteArray_AS_STRING(self.task_buffer)
-        self.forks = PyByteArray_AS_STRING(self.fork_buffer)
-        self.execs = PyByteArray_AS_STRING(self.exec_buffer)
-        self.exits = PyByteArray_AS_STRING(self.exit_buffer)
-        self.blobs = PyByteArray_AS_STRING(self.blob_buffer)
+        self.head_view, self.heads = self._room(self.max_records * sizeof(pl_head)), self._last()
+        self.task_view, self.tasks = self._room(self.max_records * sizeof(pl_task)), self._last()
+        self.fork_view, self.forks = self._room(self.max_records * sizeof(pl_fork)), self._last()
+        self.exec_view, self.execs = self._room(self.max_records * sizeof(pl_exec)), self._last()
+        self.exit_view, self.exits = self._room(self.max_records * sizeof(pl_exit)), self._last()
+        self.blob_view, self.blobs = self._room(self.max_var), self._last()
+
+    cdef object _room(self, uint64_t length):
+        # Anonymous memory, not a bytearray: what is never touched is never backed by a page.
+        view = memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+        PyObject_GetBuffer(view, &self.held[self.held_count], PyBUF_WRITABLE)
+        self.held_count += 1
+        return view
+
+    cdef char *_last(self):
+        return <char *>self.held[self.held_count - 1].buf
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(self.held_count):
+            PyBuffer_Release(&self.held[i])
 
     def views(self) -> dict:
         """Return the columns by their names in a frame; they are overwritten by the next `drain`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -108,6 +109,22 @@ def test_discarded_records_alone_are_covered_by_a_frame(bench: Bench) -> None:
     bench.shard.poll(100)
     (frame,) = bench.frames()
     assert (frame.count, frame.from_pos, frame.to_pos) == (0, 0, 264)
+
+
+def test_frame_says_up_to_when_its_ring_is_complete(bench: Bench) -> None:
+    """Only when nothing was left: behind a record that is being written, older ones may still come."""
+    before_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    bench.writers[0].write(record(events.KIND_FORK, 1))
+    bench.shard.poll(100)
+    bench.writers[0].write(record(events.KIND_FORK, 2))
+    bench.writers[0].reserve(64)
+    bench.shard.poll(100)
+    for number in range(3):
+        bench.writers[1].write(record(events.KIND_FORK, number))
+    bench.shard.poll(2)
+    complete, busy, full = bench.frames()
+    assert before_ns - 1_000_000 < (complete.watermark_boot_ns or 0) < time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    assert busy.watermark_boot_ns is None and full.watermark_boot_ns is None
 
 
 def test_budget_bounds_a_cycle_and_no_ring_starves(bench: Bench) -> None:
