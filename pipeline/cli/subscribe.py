@@ -110,9 +110,22 @@ def _end(event: Mapping[str, Any]) -> str:
 
 
 def lineage(event: Mapping[str, Any]) -> str:
-    """Return the ancestors that an event carries, as ``  < bash(400) < sshd(1)``; empty if it has none."""
-    chain = event.get("lineage") or ()
-    return "".join(f" < {common.printable(each.get('comm') or '?')}({each.get('pid')})" for each in chain if each)
+    """Return where a process came from, as ``  (was sh) < bash(400) < sshd(1)``; empty if the event does not tell.
+
+    The ancestors in an event are images, so one process can be among them several times; here it is named once.
+    """
+    parts: list[str] = []
+    last = event.get("pid")
+    for image in event.get("lineage") or ():
+        name, pid = common.printable(image.get("comm") or "?"), image.get("pid")
+        if pid == event.get("pid"):
+            # For a fork that is never so, for an exit it would be said a second time.
+            if event.get("event") == "exec" and not parts:
+                parts.append(f"  (was {name})")
+        elif pid != last:
+            parts.append(f" < {name}({pid})")
+        last = pid
+    return "".join(parts)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.subscribe import readable
+from pipeline.cli.subscribe import lineage, readable
 from tests.cli.conftest import Command
 from tests.cli.fakes import BOOT_NS, FakeSubscriber, entry
 
@@ -82,3 +82,11 @@ def test_how_a_process_ended_is_said_in_words() -> None:
 
 def test_a_fork_shows_the_name_that_the_child_has_from_its_parent() -> None:
     assert readable(event(7, event="fork")).split()[1:] == ["+", "fork", "7", "sh"]
+
+
+def test_earlier_images_of_a_process_are_named_once() -> None:
+    images = [(7, "sh"), (7, "py"), (40, "bash"), (40, "login"), (1, "init")]
+    chain = [{"pid": pid, "comm": comm} for pid, comm in images]
+    assert lineage(event(7, lineage=chain)) == "  (was sh) < bash(40) < init(1)"
+    assert lineage(event(7, event="exit", lineage=chain)) == " < bash(40) < init(1)"
+    assert lineage(event(7, lineage=None)) == ""
