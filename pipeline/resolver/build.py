@@ -140,7 +140,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         bus = Bus()
         stack.callback(bus.close, linger_ms=LINGER_MS)
         pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
-        publisher = _publisher(spec, encoder, bus, tables, clock.offset_ns)
+        publisher = _publisher(spec, encoder, bus, tables, clock.offset_ns, stack)
         stack.callback(publisher.close)
         is_ebpf = spec.source == "ebpf"
         merger = Merger(spec.ring_count, stall_ms=config.merge.stall_ms, timed_by_sender=not is_ebpf)
@@ -215,13 +215,19 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
     )
 
 
-def _publisher(spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int) -> Publisher:
+def _publisher(
+    spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int, stack: contextlib.ExitStack
+) -> Publisher:
     stream = spec.config.stream
     secure: Any = None
     if stream.tcp_endpoint:
         from pipeline.bus.auth import CurveServer
 
-        secure = CurveServer(bus.context, stream.curve_secret_key_file, stream.curve_clients_dir).secure
+        # Ended before the bus is: a context waits for the sockets of its authenticator.
+        server = stack.enter_context(
+            CurveServer(bus.context, key=Path(stream.curve_secret_key_file), clients=Path(stream.curve_clients_dir))
+        )
+        secure = server.secure
     return Publisher(
         encoder, bus, paths.stream_socket(spec.directory),
         mode=int(spec.config.access.stream_mode, 8), group=spec.group_id,
