@@ -20,7 +20,8 @@ cdef class TableWriter(ControlWriter):
 
     # -- rows ------------------------------------------------------------------------------------------------------
     # A row with row_seq odd, all fields but row_seq and generation zero; 0 when the ceiling is reached and nothing may
-    # be evicted (counted). May evict, so references to rows that are not linked from the index may die here.
+    # be evicted (counted). May evict images that have ended, also one that the index still names; never the newest
+    # image of a live process. A set_* below with a target that was evicted (or is the row itself) makes no link.
     cdef uint32_t new_row(self) noexcept nogil
     # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
@@ -34,7 +35,7 @@ cdef class TableWriter(ControlWriter):
     cdef void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil
     cdef void set_parent(self, uint32_t row, uint32_t target) noexcept nogil
     cdef void set_creator(self, uint32_t row, uint32_t target) noexcept nogil
-    cdef void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil
+    cdef void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil  # does not keep its target
     # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
     cdef void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil
     cdef void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil
@@ -54,8 +55,9 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t next_sibling(self, uint32_t tgid) noexcept nogil
 
     # -- end of a process -------------------------------------------------------------------------------------------
-    # The image (head or replaced) has ended: counted as exited and queued for retention. Call once for a head when its
-    # process ends, outside begin/end, after exit_boot_ns was stored.
+    # The image (head or replaced) has ended: queued for retention, and a head counted as exited. For a head when its
+    # process ends, outside begin/end, after exit_boot_ns was stored; for a replaced image set_head does it. A second
+    # call does nothing.
     cdef void retire(self, uint32_t row) noexcept nogil
     # Free what is past retention and that nothing refers to; at most `budget` rows. Returns rows freed.
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil

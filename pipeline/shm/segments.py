@@ -106,6 +106,9 @@ class TablePlan:
 def take_lock(directory: Path) -> int:
     """Make the instance's directory if it is missing and take its writer.lock; return the descriptor that holds it.
 
+    A writer that is killed loses its memory before its files (exit_mm before exit_files in the kernel's do_exit), so
+    whoever gets the lock next comes after its last store.
+
     Raises:
         UnsupportedError: the directory is not on tmpfs.
         ConfigError: somebody else could put files into the directory.
@@ -241,7 +244,14 @@ def set_access(descriptors: Mapping[str, int], modes: Mapping[str, int] | None, 
         raise ConfigError(f"modes: no segment {sorted(unknown)[0]!r}", key="modes", value=unknown)
     for name, descriptor in descriptors.items():
         if group is not None and name in ("args", "envs"):
-            os.fchown(descriptor, -1, group)
+            try:
+                os.fchown(descriptor, -1, group)
+            except PermissionError:
+                raise ConfigError(
+                    f"group: this process may not give files to group {group}; run it as root or as a member",
+                    key="group",
+                    value=group,
+                ) from None
         os.fchmod(descriptor, wanted[name])
 
 
