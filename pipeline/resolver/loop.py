@@ -149,7 +149,7 @@ class Resolver:
         """How long the owner may sleep on the frame socket before the next poll."""
         if self.merger.pending:
             # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
-            return WAIT_FRAMES_MS if (self.merger.received_pos < self._producer).any() else WAIT_SLACK_MS
+            return WAIT_FRAMES_MS if self.merger.is_behind else WAIT_SLACK_MS
         if self.repairer is not None and self.repairer.active:
             return 2
         return HEARTBEAT_NS / 1e6

@@ -1,14 +1,14 @@
 """Decide when events may be applied: receive frames once each, and let events out behind the watermark.
 
 The boot time T was read before the rings' producer positions. When everything of a ring up to its position has been
-received, no record of that ring older than T - 100 us is still to come: between a record's reservation and its timestamp
-stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the least of all
-rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`.
+received, no record of that ring older than T - 100 us is still to come: between a record's reservation and its
+timestamp stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the
+least of all rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`.
 
-A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed over
-until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have gone out meanwhile:
-flagged, so that apply lets no time run backwards. When a ring moves again, its shard is back, and all stalled rings are
-waited for anew: so a single shard that dies and comes back within `hold_ms` makes nothing late.
+A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed
+over until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have
+gone out meanwhile: flagged, so that apply lets no time run backwards. When a ring moves again, its shard is back, and
+all stalled rings are waited for anew: so a single shard that dies and comes back within `hold_ms` makes nothing late.
 
 A frame names the byte range of the ring that it covers. What was received before is dropped, whole or in part; a frame
 that begins behind a hole is dropped too and the hole asked for again (`take_rewinds`).
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.resolver._merge import Batch, Sorter
+from pipeline.resolver._watermark import RingClock
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -33,8 +34,6 @@ __all__ = ["SLACK_NS", "Batch", "Merger"]
 
 #: See above; measured lag of positions behind the clock without a barrier: 73 us, with one: none.
 SLACK_NS = 100_000
-#: Samples of (time, positions) that wait for their frames. Beyond it every other one is given up.
-SAMPLES_MAX = 64
 #: A gap is reported again when the shard has not rewound by then.
 REWIND_RETRY_NS = 100_000_000
 
@@ -52,7 +51,7 @@ class Merger:
 
     Attributes:
         received_pos, applied_pos: shape (ring_count,), uint64, bytes: received without a hole; applied without a hole.
-        ring_watermark: shape (ring_count,), uint64, boot ns: events of the ring with this time or an earlier one are applied.
+        ring_watermark: shape (ring_count,), uint64, boot ns: events of the ring up to this time, included, are applied.
         stalled: shape (ring_count,), bool: passed over at the moment.
         watermark: boot ns: events before it are applied, but for those of stalled rings.
         pending: events received and not yet in a batch.
@@ -77,30 +76,25 @@ class Merger:
         self.received_pos = np.zeros(ring_count, np.uint64)
         self.applied_pos = np.zeros(ring_count, np.uint64)
         self.ring_watermark = np.zeros(ring_count, np.uint64)
-        self.stalled = np.zeros(ring_count, np.bool_)
+        self._clock = RingClock(
+            ring_count, self.received_pos, self.applied_pos, self.stall_ns, self.hold_ns, self.slack_ns
+        )
+        self.stalled = self._clock.stalled
         self.watermark = 0
         self._sorter = Sorter(ring_count)
         # Boot time up to which each ring has been received; the least of the rings not passed over.
-        self._seen = np.zeros(ring_count, np.uint64)
+        self._seen = self._clock.seen
         self._limit = 0
         self._complete = True
         self._now = 0
-        # Samples, oldest first: row i was taken at _sample_times[i].
-        self._samples = np.zeros((SAMPLES_MAX, ring_count), np.uint64)
-        self._sample_times = np.zeros(SAMPLES_MAX, np.uint64)
-        self._sample_count = 0
-        self._producer = np.zeros(ring_count, np.uint64)
-        # When each ring was last seen to move or to be current, and since when it holds the others back.
-        self._moved_pos = np.zeros(ring_count, np.uint64)
-        self._moved_ns = np.zeros(ring_count, np.uint64)
-        self._behind_ns = np.zeros(ring_count, np.uint64)
-        self._given_up = np.zeros(ring_count, np.bool_)
-        self._still = np.zeros(ring_count, np.bool_)
+        # Of senders that say their watermark: when each did so last.
+        self._spoke_ns = np.zeros(ring_count, np.uint64)
         self._speaking = np.zeros(ring_count, np.bool_)
         self._rewind_asked: dict[int, int] = {}
         self._rewinds: list[tuple[int, int]] = []
         self._counters: dict[str, int] = {}
         self._reported = (0, 0)
+        self._stalls = 0
 
     # -- frames in -----------------------------------------------------------------------------------------------------
 
@@ -123,7 +117,7 @@ class Merger:
                 tables already. They are skipped and counted as `replayed`.
             watermark: the committed watermark; events before it that are not skipped are late.
         """
-        self.applied_pos[:] = self.received_pos[:] = self._moved_pos[:] = applied_pos
+        self.applied_pos[:] = self.received_pos[:] = applied_pos
         self.ring_watermark[:] = self._seen[:] = ring_watermark
         for ring in range(self.ring_count):
             self._sorter.skip_until(ring, int(ring_watermark[ring]), int(applied_pos[ring]))
@@ -157,7 +151,7 @@ class Merger:
         if frame.watermark_boot_ns is not None:
             if self.timed_by_sender:
                 self._speaking[ring] = True
-                self._moved_ns[ring] = self._now
+                self._spoke_ns[ring] = self._now
             # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
             # the frames after this one have to reach.
             self._seen[ring] = max(int(self._seen[ring]), frame.watermark_boot_ns)
@@ -187,77 +181,29 @@ class Merger:
             Boot time in ns before which events may go out now. It falls back when a stalled ring moves again.
         """
         if not self._now:
-            self._moved_ns[:] = self._behind_ns[:] = now_boot_ns
+            self._spoke_ns[:] = now_boot_ns
+            self._clock.begin(now_boot_ns)
         self._now = now_boot_ns
         if self.timed_by_sender:
-            behind = self._advance_by_sender(now_boot_ns)
+            self._limit = self._advance_by_sender(now_boot_ns)
         elif producer_pos is None:
             raise ValueError("positions are needed: senders do not say their watermark")
         else:
-            behind = self._advance_by_position(now_boot_ns, producer_pos)
-        self._find_stalled(now_boot_ns, behind)
-        holding = self._seen[~self.stalled & self._speaking] if self.timed_by_sender else self._seen[~self.stalled]
-        self._complete = not self.stalled.any()
-        # All are stalled: nothing to go by, and nothing that could be out of order with anything else. Wait.
-        self._limit = int(holding.min()) if holding.size else 0
+            self._limit = self._clock.advance(now_boot_ns, producer_pos, self.pending > self.max_pending)
+            self._complete = self._clock.complete
         return self._limit
 
-    def _advance_by_position(self, now: int, producer: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        received = self.received_pos
-        behind: npt.NDArray[np.bool_] = received < producer
-        if not behind.any():
-            self._sample_count = 0
-            self._seen[:] = np.maximum(self._seen, np.uint64(max(now - self.slack_ns, 0)))
-            return behind
-        if self._sample_count == SAMPLES_MAX:
-            # Long behind: keep the oldest, which tells when the ring was current last, and every other one.
-            kept = SAMPLES_MAX // 2
-            self._samples[:kept] = self._samples[::2].copy()
-            self._sample_times[:kept] = self._sample_times[::2].copy()
-            self._sample_count = kept
-        count = self._sample_count
-        self._samples[count] = producer
-        self._sample_times[count] = now
-        count += 1
-        # Positions only grow, so the samples that a ring has reached are the first ones.
-        reached = (self._samples[:count] <= received).sum(axis=0)
-        newest = self._sample_times[np.maximum(reached, 1) - 1]
-        seen = np.where(newest > self.slack_ns, newest - np.uint64(self.slack_ns), np.uint64(0))
-        self._seen = np.where(reached > 0, np.maximum(self._seen, seen), self._seen)
-        passed = int(reached.min())
-        if passed:
-            self._samples[: count - passed] = self._samples[passed:count].copy()
-            self._sample_times[: count - passed] = self._sample_times[passed:count].copy()
-        self._sample_count = count - passed
-        return behind
-
-    def _advance_by_sender(self, now: int) -> npt.NDArray[np.bool_]:
+    def _advance_by_sender(self, now: int) -> int:
         # A sender that is current says so within the stall time, with an empty frame if need be.
-        behind: npt.NDArray[np.bool_] = self._speaking & (self._moved_ns + np.uint64(self.stall_ns) < np.uint64(now))
-        return behind
+        self.stalled[:] = self._speaking & (self._spoke_ns + np.uint64(self.stall_ns) < np.uint64(now))
+        self._complete = not self.stalled.any()
+        holding = self._seen[~self.stalled & self._speaking]
+        return int(holding.min()) if holding.size else 0
 
-    def _find_stalled(self, now: int, behind: npt.NDArray[np.bool_]) -> None:
-        if self.timed_by_sender:
-            self.stalled = behind
-            return
-        moved: npt.NDArray[np.bool_] = self.received_pos != self._moved_pos
-        self._moved_pos[:] = self.received_pos
-        if (moved & self._still).any():
-            # A shard is back. Its rings come one after the other: wait for all of them again, and nothing is late.
-            back = self._still & ~self._given_up
-            self._moved_ns[back] = self._behind_ns[back] = now
-        self._moved_ns[moved | ~behind] = now
-        self._behind_ns[~behind] = now
-        self._still = behind & (now - self._moved_ns.astype(np.int64) > self.stall_ns)
-        held = behind & (now - self._behind_ns.astype(np.int64) > self.hold_ns)
-        self._given_up = behind & (self._given_up | (held & ~self._still) | (self.pending > self.max_pending))
-        # Nobody is held up while all that waits is the still rings' own.
-        held_up = bool(((self.applied_pos < self.received_pos) & ~self._still).any())
-        stalled = self._given_up | (self._still & (held | held_up))
-        fresh = int((stalled & ~self.stalled).sum())
-        if fresh:
-            self._count("stalls", fresh)
-        self.stalled = stalled
+    @property
+    def is_behind(self) -> bool:
+        """Whether a ring held more than had been received when `advance` looked."""
+        return not self.timed_by_sender and self._clock.is_behind()
 
     # -- batches out ---------------------------------------------------------------------------------------------------
 
@@ -283,10 +229,7 @@ class Merger:
         self.applied_pos[ring] = self._sorter.applied_pos(ring)
 
     def _applied(self, frontier: int, seen: npt.NDArray[np.uint64]) -> None:
-        # Strictly before the frontier: events with its very time may be in the next batch. Not beyond what a ring has
-        # been received up to: a successor would skip what a stalled ring still has to bring.
-        limits = np.minimum(seen, np.uint64(frontier))
-        self.ring_watermark = np.maximum(self.ring_watermark, np.where(limits > 0, limits - np.uint64(1), limits))
+        self._clock.applied_until(frontier, seen, self.ring_watermark)
         self.watermark = max(self.watermark, frontier)
 
     # -- counters ------------------------------------------------------------------------------------------------------
@@ -296,6 +239,9 @@ class Merger:
 
     def take_counters(self) -> dict[str, int]:
         """Return what was counted since the last call, by the names of pipeline.shm.layout.COUNTERS."""
+        if self._clock.stalls > self._stalls:
+            self._count("stalls", self._clock.stalls - self._stalls)
+            self._stalls = self._clock.stalls
         late, replayed = self._sorter.late_total, self._sorter.replayed_total
         if late > self._reported[0]:
             self._count("late", late - self._reported[0])

@@ -1,0 +1,177 @@
+"""How far each kernel ring has been received in time, and which rings are passed over. The rules are in merge.py.
+
+Compiled because it runs at every turn of the resolver, also when next to nothing has come in: with numpy a turn cost
+more for two rings than applying sixty events.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+import numpy as np
+
+cdef enum:
+    #: Samples of (time, positions) that wait for their frames. Beyond it every other one is given up.
+    SAMPLES_MAX = 64
+
+
+cdef class RingClock:
+    """Times and positions of all rings; one thread's.
+
+    Args:
+        ring_count: rings.
+        received_pos, applied_pos: shape (ring_count,), uint64; the merger's own arrays, read here.
+        stall_ns, hold_ns, slack_ns: see merge.Merger.
+
+    Attributes:
+        seen: shape (ring_count,), uint64, boot ns: received up to here.
+        stalled: shape (ring_count,), bool: passed over.
+        stalls: rings that have begun to be passed over, in all.
+        complete: no ring is passed over.
+    """
+
+    cdef readonly object seen, stalled
+    cdef readonly uint64_t stalls
+    cdef readonly bint complete
+    cdef uint64_t[::1] received, applied, seen_view, moved_pos, moved_ns, behind_ns, times
+    cdef uint64_t[:, ::1] samples
+    cdef uint8_t[::1] stalled_view, still, given_up, behind
+    cdef uint64_t stall_ns, hold_ns, slack_ns
+    cdef int rings, sample_count
+
+    def __init__(self, int ring_count, received_pos, applied_pos, uint64_t stall_ns, uint64_t hold_ns, uint64_t slack_ns):
+        self.rings = ring_count
+        self.received, self.applied = received_pos, applied_pos
+        self.stall_ns, self.hold_ns, self.slack_ns = stall_ns, hold_ns, slack_ns
+        self.seen = np.zeros(ring_count, np.uint64)
+        self.stalled = np.zeros(ring_count, np.bool_)
+        self.seen_view = self.seen
+        self.stalled_view = self.stalled.view(np.uint8)
+        self.moved_pos, self.moved_ns, self.behind_ns = np.zeros((3, ring_count), np.uint64)
+        self.still, self.given_up, self.behind = np.zeros((3, ring_count), np.uint8)
+        self.samples = np.zeros((SAMPLES_MAX, ring_count), np.uint64)
+        self.times = np.zeros(SAMPLES_MAX, np.uint64)
+        self.complete = True
+
+    def begin(self, uint64_t now) -> None:
+        """The clock starts: no ring has been still or behind before."""
+        cdef int r
+        for r in range(self.rings):
+            self.moved_ns[r] = self.behind_ns[r] = now
+            self.moved_pos[r] = self.received[r]
+
+    def advance(self, uint64_t now, const uint64_t[::1] producer not None, bint is_crowded) -> int:
+        """Take note of the positions at `now`; returns the time up to which all rings that count are received.
+
+        Args:
+            producer: shape (ring_count,); read after `now`.
+            is_crowded: so much waits that rings that are behind are passed over at once.
+        """
+        cdef uint64_t limit
+        if producer.shape[0] < self.rings:
+            raise ValueError(f"{self.rings} positions expected")
+        with nogil:
+            self._note(now, &producer[0])
+            limit = self._pass_over(now, is_crowded)
+        return limit
+
+    cdef void _note(self, uint64_t now, const uint64_t *producer) noexcept nogil:
+        cdef int r, i, reached
+        cdef int passed = SAMPLES_MAX
+        cdef bint any_behind = False
+        for r in range(self.rings):
+            self.behind[r] = self.received[r] < producer[r]
+            if self.behind[r]:
+                any_behind = True
+        if not any_behind:
+            self.sample_count = 0
+            for r in range(self.rings):
+                self._see(r, now)
+            return
+        if self.sample_count == SAMPLES_MAX:
+            # Long behind: keep the oldest, which tells when the ring was current last, and every other one.
+            self.sample_count = SAMPLES_MAX // 2
+            for i in range(self.sample_count):
+                self._move_sample(i, 2 * i)
+        for r in range(self.rings):
+            self.samples[self.sample_count, r] = producer[r]
+        self.times[self.sample_count] = now
+        self.sample_count += 1
+        for r in range(self.rings):
+            # Positions only grow, so the samples that a ring has reached are the first ones.
+            reached = 0
+            while reached < self.sample_count and self.samples[reached, r] <= self.received[r]:
+                reached += 1
+            if reached:
+                self._see(r, self.times[reached - 1])
+            passed = min(passed, reached)
+        if passed:
+            self.sample_count -= passed
+            for i in range(self.sample_count):
+                self._move_sample(i, i + passed)
+
+    cdef inline void _see(self, int r, uint64_t time) noexcept nogil:
+        if time > self.slack_ns and time - self.slack_ns > self.seen_view[r]:
+            self.seen_view[r] = time - self.slack_ns
+
+    cdef inline void _move_sample(self, int to, int source) noexcept nogil:
+        cdef int r
+        for r in range(self.rings):
+            self.samples[to, r] = self.samples[source, r]
+        self.times[to] = self.times[source]
+
+    cdef uint64_t _pass_over(self, uint64_t now, bint is_crowded) noexcept nogil:
+        cdef int r
+        cdef bint is_back = False, held_up = False, held, stalled
+        cdef uint64_t limit = 0
+        cdef bint has_limit = False
+        for r in range(self.rings):
+            if self.received[r] != self.moved_pos[r] and self.still[r]:
+                is_back = True
+        for r in range(self.rings):
+            if is_back and self.still[r] and not self.given_up[r]:
+                # A shard is back. Its rings come one after the other: wait for all of them again, and nothing is late.
+                self.moved_ns[r] = self.behind_ns[r] = now
+            if self.received[r] != self.moved_pos[r] or not self.behind[r]:
+                self.moved_ns[r] = now
+                self.moved_pos[r] = self.received[r]
+            if not self.behind[r]:
+                self.behind_ns[r] = now
+            self.still[r] = self.behind[r] and now - self.moved_ns[r] > self.stall_ns
+            if self.applied[r] < self.received[r] and not self.still[r]:
+                held_up = True
+        self.complete = True
+        for r in range(self.rings):
+            held = self.behind[r] and now - self.behind_ns[r] > self.hold_ns
+            self.given_up[r] = self.behind[r] and (self.given_up[r] or (held and not self.still[r]) or is_crowded)
+            # Nobody is held up while all that waits is the still rings' own.
+            stalled = self.given_up[r] or (self.still[r] and (held or held_up))
+            if stalled and not self.stalled_view[r]:
+                self.stalls += 1
+            self.stalled_view[r] = stalled
+            if stalled:
+                self.complete = False
+            elif not has_limit or self.seen_view[r] < limit:
+                limit = self.seen_view[r]
+                has_limit = True
+        # All are stalled: nothing to go by, and nothing that could be out of order with anything else. Wait.
+        return limit
+
+    def is_behind(self) -> bool:
+        """Whether some ring held more than has been received, at the last `advance`."""
+        cdef int r
+        for r in range(self.rings):
+            if self.behind[r]:
+                return True
+        return False
+
+    def applied_until(self, uint64_t frontier, const uint64_t[::1] limits not None, uint64_t[::1] watermarks not None):
+        """Raise `watermarks` to what is applied now that events before `frontier` are.
+
+        Strictly before it: events with its very time may be in the next batch. Not beyond `limits`, what a ring has been
+        received up to: a successor would skip what a stalled ring still has to bring.
+        """
+        cdef int r
+        cdef uint64_t limit
+        for r in range(self.rings):
+            limit = min(frontier, limits[r])
+            if limit and limit - 1 > watermarks[r]:
+                watermarks[r] = limit - 1
