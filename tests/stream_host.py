@@ -1,0 +1,136 @@
+"""A resolver in small: real tables, applier, encoder and publisher, fed with a story of fake processes by a thread."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent / "resolver"))
+
+from pipeline.resolver._apply import Applier
+from story import BOOT_ID, Story, make_tables
+
+from pipeline import paths
+from pipeline.bus.sockets import Bus
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver.publish import Publisher
+from pipeline.shm import layout
+
+
+def now_boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class MiniResolver:
+    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/loop.py)."""
+
+    def __init__(self, directory: Path, **publisher: Any) -> None:
+        self.directory = directory
+        self.tables = make_tables(directory, ring_count=1, retention_ns=3600 * 10**9, row_capacity=1 << 18)
+        (directory / paths.STREAM_DIR).mkdir(exist_ok=True)
+        self.encoder = Encoder(BOOT_ID)
+        self.encoder.restore(self.tables.committed().topic_seq)
+        self.bus = Bus()
+        self.publisher = Publisher(
+            self.encoder, self.bus, paths.stream_socket(directory), boot=BOOT_ID,
+            boot_unix_ns=1_700_000_000_000_000_000, epoch=self.tables.epoch, takeovers=self.tables.takeovers,
+            **publisher,
+        )  # fmt: skip
+        self.applier = Applier(self.tables, self.encoder)
+        self.watermark = 0
+        self.commit()
+        self.tables.heartbeat(now_boot_ns())
+        self.tables.set_state(layout.STATE_READY)
+
+    def commit(self) -> None:
+        zeros = np.zeros(1, np.uint64)
+        self.tables.commit(self.watermark, zeros, zeros, self.encoder.sequences())
+
+    def apply(self, events: list[Any], *, commit: bool = True) -> None:
+        """One step."""
+        for event in events:
+            event.apply(self.applier)
+            self.watermark = max(self.watermark, event.time + 1)
+        self.publisher.watermark_boot_ns = self.watermark
+        self.publisher.send(self.encoder.take())
+        if commit:
+            self.commit()
+
+    def poll(self) -> None:
+        self.tables.heartbeat(now_boot_ns())
+        self.publisher.poll(now_boot_ns())
+        self.commit()
+
+    def close(self, *, kill: bool = False) -> None:
+        """End on purpose and take everything away, or as if killed."""
+        if kill:
+            self.bus.close()
+            self.tables.close()
+        else:
+            self.publisher.close()
+            self.bus.close(linger_ms=500)
+            self.tables.close(remove=True)
+
+
+class Host:
+    """Fake processes that fork, exec and exit at random; `live` is what there is: pid -> images."""
+
+    def __init__(self, resolver: MiniResolver, *, seed: int = 1) -> None:
+        self.resolver = resolver
+        self.random = random.Random(seed)
+        self.story = Story(now=10**12)
+        self.story.processes[1] = self.story.begin(1)
+        self.live: dict[int, int] = {}
+        self.made: dict[str, int] = {"fork": 0, "exec": 0, "exit": 0}
+        self.next_pid = 2
+        self.lock = threading.Lock()
+        self.is_over = False
+        self.step_events = 20
+        self.pause_s = 0.002
+        self.thread: threading.Thread | None = None
+
+    def step(self, count: int, *, commit: bool = True) -> None:
+        events = []
+        for _ in range(count):
+            roll = self.random.random()
+            if not self.live or roll < 0.4:
+                parent = self.random.choice([1, *self.live])
+                pid, self.next_pid = self.next_pid, self.next_pid % 60_000 + 1
+                events.append(self.story.fork(parent, pid))
+                self.live[pid] = 1
+                self.made["fork"] += 1
+            elif roll < 0.7:
+                pid = self.random.choice(list(self.live))
+                events.append(self.story.exec(pid, self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))))
+                self.live[pid] += 1
+                self.made["exec"] += 1
+            else:
+                pid = self.random.choice(list(self.live))
+                events.append(self.story.exit(pid))
+                del self.live[pid]
+                self.made["exit"] += 1
+        self.resolver.apply(events, commit=commit)
+
+    def run(self) -> None:
+        """Steps until `stop`, in a thread."""
+
+        def loop() -> None:
+            while not self.is_over:
+                with self.lock:
+                    self.step(self.step_events)
+                    self.resolver.poll()
+                time.sleep(self.pause_s)
+
+        self.thread = threading.Thread(target=loop)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.is_over = True
+        if self.thread is not None:
+            self.thread.join()

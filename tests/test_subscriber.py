@@ -1,0 +1,315 @@
+"""Stream and tables together: who joins late knows every process, hears of each change once, and after a gap again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stream_host import Host, MiniResolver
+
+from pipeline import Subscriber
+from pipeline.errors import ConfigError, NotRunningError
+from pipeline.export.json import dumps
+from pipeline.resolver._encode import FIELDS
+from pipeline.shm.table import FIELDS as ENTRY_FIELDS
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield made
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def host(directory: Path) -> Iterator[Host]:
+    made = Host(MiniResolver(directory))
+    yield made
+    made.stop()
+    made.resolver.close()
+
+
+def subscribe(directory: Path, *topics: str, **options: Any) -> Subscriber:
+    return Subscriber("test", topics, path=directory, **options)
+
+
+class Follower:
+    """A consumer that keeps the set of live processes, and insists that each event makes sense."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, int] = {}
+        self.listing: dict[str, int] | None = None
+        self.lists = 0
+        self.seen: set[tuple[str, int]] = set()
+        self.order = 0
+        self.is_unsure = False
+        self.count: dict[str, int] = {}
+
+    def take(self, events: list[dict[str, Any]]) -> None:
+        for event in events:
+            kind = event["event"]
+            self.count[kind] = self.count.get(kind, 0) + 1
+            if kind == "missed":
+                self.is_unsure = True
+                continue
+            who = event["entity_id"]
+            if kind == "snapshot":
+                self.listing = self.listing if self.listing is not None else {}
+                self.listing[who] = event["images"]
+                if event["left"] == 0:
+                    self.live, self.listing, self.is_unsure = self.listing, None, False
+                    self.lists += 1
+                continue
+            assert self.listing is None, "a list comes in one piece"
+            assert event["order"] > self.order, "events come in order, each once"
+            self.order = event["order"]
+            if kind == "fork":
+                assert self.is_unsure or who not in self.live, f"{who} was told already"
+                self.live[who] = event["images"]
+            elif kind == "exec":
+                assert self.is_unsure or event["images"] == self.live[who] + 1, "images come one after the other"
+                self.live[who] = event["images"]
+            elif kind == "exit":
+                assert self.is_unsure or who in self.live, f"{who} ended and was never told of"
+                self.live.pop(who, None)
+
+    def pids(self) -> dict[int, int]:
+        return {int(who.split("-")[1], 16): images for who, images in self.live.items()}
+
+
+def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while (follower.order < order or follower.is_unsure) and time.monotonic() < deadline:
+        follower.take(subscriber.read(0.2))
+
+
+def test_a_late_joiner_under_load_knows_every_process_and_hears_of_each_change_once(host: Host) -> None:
+    host.step(500)
+    host.run()
+    for _ in range(8):
+        host.is_over = False
+        with subscribe(host.resolver.directory, snapshot=True) as subscriber:
+            follower = Follower()
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                follower.take(subscriber.read(0.05))
+            with host.lock:  # let it catch up with a moment that stands still
+                wanted, order = dict(host.live), host.resolver.encoder.order
+                follow_until(subscriber, follower, order)
+                assert follower.pids() == wanted | {1: 1} or follower.pids() == wanted
+            assert follower.lists == 1 and subscriber.missed == 0 and subscriber.repeats == 0
+            assert follower.count["fork"] > 0
+
+
+def test_the_list_alone_is_the_table(host: Host) -> None:
+    host.step(300)
+    host.run()
+    host.stop()
+    threading.Thread(target=keep_polling, args=(host, 5.0), daemon=True).start()
+    with subscribe(host.resolver.directory, snapshot=True) as subscriber:
+        listed = [event for event in iter_for(subscriber, 0.3) if event["event"] == "snapshot"]
+        assert {event["pid"]: event["images"] for event in listed if event["pid"] != 1} == host.live
+        assert [event["left"] for event in listed] == list(range(len(listed)))[::-1]
+        for event in listed:
+            assert event["seq"] is None and event["order"] is None
+            assert set(FIELDS) | set(ENTRY_FIELDS) <= set(event)
+            assert all(ancestor["pid"] for ancestor in event["lineage"])
+    host.is_over = True
+
+
+def keep_polling(host: Host, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    host.is_over = False
+    while time.monotonic() < deadline and not host.is_over:
+        with host.lock:
+            host.resolver.poll()
+        time.sleep(0.002)
+
+
+def iter_for(subscriber: Subscriber, seconds: float) -> list[dict[str, Any]]:
+    """What iteration gives until nothing comes for so long."""
+    subscriber.timeout = seconds
+    return list(subscriber)
+
+
+class Polling:
+    """The resolver's housekeeping in a thread, while the test steps the events."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def __enter__(self) -> Host:
+        self.thread = threading.Thread(target=keep_polling, args=(self.host, 60.0))
+        self.thread.start()
+        return self.host
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.host.is_over = True
+        self.thread.join()
+
+
+def step(host: Host, count: int) -> None:
+    with host.lock:
+        host.step(count)
+
+
+def test_iteration_gives_dicts_that_are_json_and_ends_when_nothing_comes(host: Host) -> None:
+    with Polling(host), subscribe(host.resolver.directory, timeout=0.3) as subscriber:
+        step(host, 50)
+        events = list(subscriber)
+        assert len(events) == 50
+        assert [event["order"] for event in events] == list(range(1, 51))
+        for event in events:
+            assert tuple(event) == FIELDS
+            assert dumps(event)
+        assert any("caf\udce9" in (event["path"] or "") for event in events)
+        step(host, 5)
+        first = next(iter(subscriber))
+        rest = list(subscriber)
+        assert [first["order"], *[event["order"] for event in rest]] == list(range(51, 56))
+
+
+def test_iteration_in_an_event_loop(host: Host) -> None:
+    async def run() -> list[int]:
+        async with subscribe(host.resolver.directory, timeout=0.3) as subscriber:
+            threading.Timer(0.1, step, (host, 30)).start()
+            return [event["order"] async for event in subscriber]
+
+    with Polling(host):
+        assert asyncio.run(run()) == list(range(1, 31))
+
+
+def test_topics_are_all_that_comes(host: Host) -> None:
+    with Polling(host), subscribe(host.resolver.directory, "exec", timeout=0.3) as subscriber:
+        step(host, 200)
+        assert {event["event"] for event in subscriber} == {"exec"}
+    with Polling(host), Subscriber("test", "exit", path=host.resolver.directory, timeout=0.3) as subscriber:
+        step(host, 200)
+        assert {event["event"] for event in subscriber} == {"exit"}
+
+
+def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
+    host = Host(MiniResolver(directory, send_hwm=2))
+    host.step_events = 150
+    try:
+        host.step(300)
+        host.run()
+        with subscribe(directory, snapshot=True, receive_hwm=1) as subscriber:
+            follower = Follower()
+            follower.take(subscriber.read(1))
+            for _ in range(3):
+                missed = subscriber.missed
+                deadline = time.monotonic() + 20
+                while subscriber.missed == missed and time.monotonic() < deadline:
+                    time.sleep(0.5)  # too slow: its queues run over
+                    follower.take(subscriber.read(0.2))
+            assert subscriber.missed > 0 and sum(subscriber.missed_by_topic.values()) == subscriber.missed
+            # Nothing more happens; a lost tail is told by the next heartbeat, and a list follows.
+            host.step_events = 0
+            quiet = 0
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline and (quiet < 15 or follower.is_unsure):
+                events = subscriber.read(0.1)
+                quiet = 0 if events else quiet + 1
+                follower.take(events)
+            assert follower.lists >= 2 and follower.count["missed"] > 0
+            pids = follower.pids()
+            pids.pop(1, None)
+            assert pids == host.live
+    finally:
+        host.stop()
+        host.resolver.close()
+
+
+def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -> None:
+    host = Host(MiniResolver(directory))
+    host.step(200)
+    follower = Follower()
+    with Polling(host):
+        subscriber = subscribe(directory, snapshot=True)
+    with subscriber:
+        follower.take(subscriber.read(1))
+        for _ in range(4):
+            step(host, 60)
+            follow_until(subscriber, follower, host.resolver.encoder.order)
+            # The next step is published and not committed when the resolver dies; its events are applied again.
+            before = len(host.story.events)
+            step_uncommitted(host, 40)
+            follow_until(subscriber, follower, host.resolver.encoder.order)
+            host.resolver.close(kill=True)
+            host.resolver = MiniResolver(directory)
+            deadline = time.monotonic() + 5
+            while host.resolver.publisher.is_awaiting(time.clock_gettime_ns(time.CLOCK_BOOTTIME)):
+                host.resolver.poll()
+                follower.take(subscriber.read(0.01))
+                assert time.monotonic() < deadline
+            host.resolver.apply(host.story.events[before:])
+            step(host, 30)
+            follow_until(subscriber, follower, host.resolver.encoder.order)
+        assert subscriber.missed == 0 and subscriber.repeats > 0
+        assert follower.lists == 1
+        pids = follower.pids()
+        pids.pop(1, None)
+        assert pids == host.live
+    host.resolver.close()
+
+
+def step_uncommitted(host: Host, count: int) -> None:
+    with host.lock:
+        host.step(count, commit=False)
+
+
+def test_an_instance_that_begins_anew_is_listed_anew(directory: Path) -> None:
+    host = Host(MiniResolver(directory))
+    host.step(100)
+    with Polling(host):
+        subscriber = subscribe(directory, snapshot=True)
+    follower = Follower()
+    with subscriber:
+        follower.take(subscriber.read(1))
+        host.resolver.close()
+        host = Host(MiniResolver(directory), seed=2)
+        with Polling(host):
+            deadline = time.monotonic() + 10
+            while (follower.lists < 2 or follower.is_unsure) and time.monotonic() < deadline:
+                step(host, 3)
+                follower.order = 0
+                follower.take(subscriber.read(0.2))
+            with host.lock:
+                order = host.resolver.encoder.order
+            follow_until(subscriber, follower, order, 2.0)
+            pids = follower.pids()
+            pids.pop(1, None)
+            assert pids == host.live
+            assert follower.count["missed"] == 1
+    host.resolver.close()
+
+
+def test_iteration_ends_with_the_instance_unless_it_follows(directory: Path) -> None:
+    host = Host(MiniResolver(directory))
+    with Polling(host):
+        subscriber = subscribe(directory, follow=False)
+        step(host, 10)
+    with subscriber:
+        host.resolver.close()
+        assert len(list(subscriber)) == 10
+
+
+def test_not_running_and_wrong_arguments_are_clear_errors(directory: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(NotRunningError, match=r"procline run"):
+        Subscriber("nobody", path=directory / "nobody")
+    assert time.monotonic() - begin < 1
+    with pytest.raises(ConfigError, match="tables of this host"):
+        Subscriber(endpoint="tcp://127.0.0.1:1", snapshot=True)
+    with pytest.raises(ConfigError, match="no topic"):
+        Subscriber("nobody", ["proc.nonsense"], path=directory)
+    with pytest.raises(ConfigError):
+        Subscriber("../x")
