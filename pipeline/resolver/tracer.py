@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from pipeline.errors import FrameError
 
