@@ -143,7 +143,7 @@ def test_a_killed_worker_is_replaced_at_once(start: Callable[..., Run], role: st
 
 
 def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable[..., Run]) -> None:
-    run = start("supervision.early_deaths_max=4", fake="shard-0=die:0")
+    run = start("supervision.early_deaths_max=4", "supervision.healthy_ms=60000", fake="shard-0=die:0")
     assert run.process.wait(TIMEOUT_S) == 3
     assert run.journal().count("shard-0 start") == 4
     last = run.log.read_text().splitlines()[-1]
