@@ -183,19 +183,21 @@ class ReplaySource:
 
     def _prepare(self, now: float) -> bool:
         """Encode what comes next, or a sign of life; returns whether there is anything."""
-        waiting = [ring for ring in self._rings.values() if ring.next < len(ring.entries)]
-        if waiting:
-            ring = min(waiting, key=lambda ring: ring.entries[ring.next].order)
-            entry = ring.entries[ring.next]
-            if self._is_due(entry, now):
-                self._pending = ring, self._encode(ring, entry)
-                ring.next += 1
-                return True
+        # Signs of life first, in the beginning one of each ring: the merge waits for none that it has not heard of.
         for ring in self._rings.values():
             if now - ring.spoke_s >= _KEEP_ALIVE_S:
                 self._pending = ring, self._encode_nothing(ring)
                 return True
-        return False
+        waiting = [ring for ring in self._rings.values() if ring.next < len(ring.entries)]
+        if not waiting:
+            return False
+        ring = min(waiting, key=lambda ring: ring.entries[ring.next].order)
+        entry = ring.entries[ring.next]
+        if not self._is_due(entry, now):
+            return False
+        self._pending = ring, self._encode(ring, entry)
+        ring.next += 1
+        return True
 
     def _is_due(self, entry: _Entry, now: float) -> bool:
         if self._speed is None or self._began_s is None:

@@ -154,6 +154,26 @@ def test_recording_without_a_frame_is_refused(messages: list[bytes]) -> None:
         Bench(messages)
 
 
+def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
+    from pipeline.resolver.merge import Merger
+
+    bench = Bench(STORM)
+    merger = Merger(3, timed_by_sender=True)
+    times: list[int] = []
+    while not bench.source.is_applied:
+        bench.source.poll(3)
+        for frame in bench.frames():
+            merger.add(frame)
+        merger.advance(1)
+        while (batch := merger.take(8192)) is not None:
+            assert not batch.late.any()
+            times += batch.time_boot_ns.tolist()
+            merger.done(batch)
+        for ring in range(3):
+            bench.acks.answers[ring] = (int(merger.applied_pos[ring]), 0, 0)
+    assert times == sorted(times) and len(times) == bench.source.event_count
+
+
 steps = st.one_of(
     st.tuples(st.just("poll"), st.integers(1, 6), st.integers(0, 4)),
     st.tuples(st.just("lose"), st.integers(0, 2), st.integers(1, 3)),
