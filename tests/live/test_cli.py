@@ -62,7 +62,7 @@ def test_no_such_instance(daemon: Daemon) -> None:
     for command in (["resolve", "1"], ["ancestors", "1"], ["children", "1"], ["tree"], ["dump", "--json"], ["stat"],
                     ["subscribe", "--timeout", "1"], ["wait", "--timeout", "0.2"]):  # fmt: skip
         done = subprocess.run(
-            ["python", "-m", "pipeline.cli.main", command[0], "--name", "nobody", *command[1:]],
+            [sys.executable, "-m", "pipeline.cli.main", command[0], "--name", "nobody", *command[1:]],
             env=daemon.environment, capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         one_line(done, 3, "nobody")
