@@ -59,6 +59,7 @@ from pipeline.resolver._rows cimport (
     TOPIC_EXEC,
     TOPIC_EXIT,
     TOPIC_FORK,
+    TOPIC_REPARENT,
     Rows,
     ended_process,
 )
@@ -74,6 +75,7 @@ from pipeline.shm._layout cimport (
     PL_C_HEAD_ONLY,
     PL_C_MALFORMED,
     PL_C_PARENT_MISSING,
+    PL_C_REPARENTS_CORRECTED,
     PL_C_SNAPSHOT_ADDED,
     PL_KNOWN_ARGS,
     PL_KNOWN_CAPS,
@@ -131,9 +133,11 @@ cdef enum:
     RESULT_ADDED = 1
     RESULT_COMPLETED = 2
     RESULT_CHANGED = 3
-    #: Events between an event and the one whose rows are fetched into the cache for it.
-    AHEAD_INDEX = 12
-    AHEAD_ROWS = 6
+    #: How many events before its turn an event's record, its pid slots, and its rows are fetched into the cache. What
+    #: apply waits for otherwise is memory (bench/ingest_replay.py).
+    AHEAD_RECORD = 16
+    AHEAD_INDEX = 8
+    AHEAD_ROWS = 4
 
 
 cdef class Applier(Rows):
@@ -162,6 +166,12 @@ cdef class Applier(Rows):
         cdef const pl_task_any *task
         cdef const char *body
         for i in range(count):
+            if i + AHEAD_RECORD < count:
+                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.sorter.columns)
+            if i + AHEAD_INDEX < count:
+                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.sorter.columns)
+            if i + AHEAD_ROWS < count:
+                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.sorter.columns)
             item = &batch.items[i]
             col = &batch.sorter.columns[item.slot]
             head = &(<const pl_head_any *>col.head)[item.event]
@@ -177,18 +187,52 @@ cdef class Applier(Rows):
                     body = <const char *>&(<const pl_exec_any *>col.exec)[item.body]
             self.apply_one(head, task, body, col.blob + item.var, batch.late_flags[i])
 
+    cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const columns *col = &all[item.slot]
+        cdef const char *task = col.task + item.event * sizeof(pl_task_any)
+        pl_prefetch(col.head + item.event * sizeof(pl_head_any))
+        pl_prefetch(task)
+        pl_prefetch(task + 64)
+        pl_prefetch(task + 128)
+        pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
+        pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
+
+    cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+        if head.tgid < self.tables.pid_capacity:
+            pl_prefetch(&self.tables.index[head.tgid])
+            pl_prefetch(&self.slots[head.tgid])
+        if head.ppid < self.tables.pid_capacity:
+            pl_prefetch(&self.tables.index[head.ppid])
+
+    cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+        cdef uint32_t row = self.tables.head(head.tgid)
+        if row:
+            pl_prefetch(&self.hot[row])
+            pl_prefetch(<const char *>&self.hot[row] + 64)
+            pl_prefetch(&self.cold[row])
+            pl_prefetch(<const char *>&self.cold[row] + 64)
+            pl_prefetch(<const char *>&self.cold[row] + 128)
+        row = self.tables.head(head.ppid)
+        if row:
+            pl_prefetch(&self.hot[row])
+            pl_prefetch(<const char *>&self.hot[row] + 64)
+
     cdef void apply_one(
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, bint late
     ) noexcept nogil:
-        cdef uint32_t groups = 0
+        self.apply_told(head, task, body, strings, self.told(head.flags, task) if task != NULL else 0)
+
+    cdef void apply_told(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
+    ) noexcept nogil:
         cdef const pl_exec_any *exec_body
         if head.tgid == 0 or head.tgid >= self.tables.pid_capacity or head.kind == 0 or head.kind > PL_KIND_SID:
             self.counters[PL_C_MALFORMED] += 1
             return
         if task == NULL:
             self.counters[PL_C_HEAD_ONLY] += 1
-        else:
-            groups = self.told(head.flags, task)
         if head.kind == PL_KIND_FORK:
             self.fork(head, task, <const pl_fork_any *>body, groups)
         elif head.kind == PL_KIND_EXIT:
@@ -207,6 +251,14 @@ cdef class Applier(Rows):
         self.counters[head.kind] += 1
 
     # -- shared --------------------------------------------------------------------------------------------------------
+
+    cdef void count_added(self) noexcept nogil:
+        if self.told_source == PL_SOURCE_MAP:
+            self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
+        elif self.told_source == PL_SOURCE_PROCFS:
+            self.counters[PL_C_ADDED_PROCFS] += 1
+        else:
+            self.counters[PL_C_ADDED_EVENT] += 1
 
     cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil:
         """Link the parent that the record names to a row that is not visible yet; returns whether it is missing."""
@@ -248,12 +300,22 @@ cdef class Applier(Rows):
             and self.tables.head(hot.tgid) == row
         )
 
+    cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Whether a record of `time` is not older than what the head of a process already says."""
+        cdef const pl_hot *hot = &self.hot[row]
+        if self.tables.head(hot.tgid) != row or time < self.slots[hot.tgid].facts_at:
+            return False
+        # A successor does not know when the facts are from, but an exec or exit that its predecessor applied last says so.
+        if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
+            return False
+        return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
+
     cdef void refresh(
         self, uint32_t row, const pl_head_any *head, const pl_task_any *task, uint32_t groups
     ) noexcept nogil:
         """Bring the head of a process up to date with a record about it; nothing is written if nothing differs."""
         cdef pl_hot *hot = &self.hot[row]
-        if self.tables.head(head.tgid) != row or head.time_boot_ns < self.slots[head.tgid].facts_at:
+        if not self.is_news(row, head.time_boot_ns):
             return
         self.slots[head.tgid].facts_at = head.time_boot_ns
         if task != NULL and (self.differs(row, task, groups) or self.cold[row].tid != head.tid):
@@ -298,13 +360,13 @@ cdef class Applier(Rows):
             return
         self.fill_fork(row, head, task, body, groups)
         self.publish_entry(row)
-        self.counters[PL_C_ADDED_EVENT] += 1
+        self.count_added()
         if not self.newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
             if task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid):
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
@@ -318,7 +380,7 @@ cdef class Applier(Rows):
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t creator = 0, image = 0
         cdef uint64_t kernel = task.exe_inode if task != NULL else 0
-        hot.source = PL_SOURCE_EVENT
+        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.fork_boot_ns = head.time_boot_ns
         cold.tid = head.tid
         cold.exec_inode = kernel
@@ -486,7 +548,7 @@ cdef class Applier(Rows):
         """Between begin and end of an image: what the record says of it."""
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
-        hot.source = PL_SOURCE_EVENT
+        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.tid = head.tid
         if body == NULL:
             # Only that there was an exec. It keeps session, namespaces, cgroup and terminal; the rest may have changed.
@@ -580,7 +642,7 @@ cdef class Applier(Rows):
         if ended:
             self.tables.retire(previous)
             return row
-        self.counters[PL_C_ADDED_EVENT] += 1
+        self.count_added()
         if is_head:
             if self.tables.head(head.tgid) == previous:
                 self.tables.set_head(head.tgid, row)
@@ -597,7 +659,7 @@ cdef class Applier(Rows):
         self.tables.end(newer)
         self.tables.retire(row)
         # Images are numbered from the oldest.
-        image = self.tables.head(head.tgid)
+        image = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         for n in range(IMAGE_LIMIT):
             if image == 0 or image == row:
                 break
@@ -625,11 +687,11 @@ cdef class Applier(Rows):
         if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
         self.publish_entry(row)
-        self.counters[PL_C_ADDED_EVENT] += 1
+        self.count_added()
         if not self.newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            if self.tables.first_child(head.tgid):
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
@@ -644,7 +706,7 @@ cdef class Applier(Rows):
         cdef uint64_t reaper_start = 0
         cdef pl_hot *hot
         cdef ended_process *ended
-        cdef bint is_owner, was_unseen
+        cdef bint is_owner, was_unseen, again
         if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns
@@ -663,11 +725,14 @@ cdef class Applier(Rows):
         hot = &self.hot[row]
         is_owner = self.tables.head(head.tgid) == row
         was_unseen = hot.exit_boot_ns != 0 and hot.flags & PL_ROW_EXIT_UNSEEN
+        again = not was_unseen and hot.exit_boot_ns == head.time_boot_ns
         if hot.exit_boot_ns == 0 or was_unseen:
             if hot.flags & PL_ROW_START_TICKS and not ticks:
                 self.exact_start(row, head.start_boot_ns)
-            if is_owner and not was_unseen and head.time_boot_ns >= self.slots[head.tgid].facts_at:
-                self.follow_kernel(row, head, PL_KIND_EXIT)
+            if is_owner and not was_unseen:
+                if head.time_boot_ns >= self.slots[head.tgid].facts_at:
+                    self.follow_kernel(row, head, PL_KIND_EXIT)
+                self.undo_prediction(row, head)
             self.tables.begin(row)
             if task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
                 if task != NULL:
@@ -683,8 +748,40 @@ cdef class Applier(Rows):
                 self.tables.retire(row)
         if is_owner:
             self.tables.orphan(head.tgid)
+            self.wait_no_more(head.tgid)
             self.leave_children(row, reaper_tgid, reaper_start, head.time_boot_ns)
+        if again and self.encodes and reaper_tgid:
+            self.tell_adopted(row, reaper_tgid, reaper_start, head.time_boot_ns)
         self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
+
+    cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+        """The process ended before its parent did, but the parent's end came first: nobody adopted it."""
+        cdef uint32_t parent
+        if not self.hot[row].flags & PL_ROW_ADOPTION_PREDICTED or head.ppid == self.hot[row].ppid:
+            return
+        parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        if parent and self.hot[parent].exit_boot_ns > head.time_boot_ns and self.can_descend(row, parent):
+            self.counters[PL_C_REPARENTS_CORRECTED] += 1
+            self.move(row, parent, head.time_boot_ns, PL_KIND_EXIT, False)
+
+    cdef void tell_adopted(
+        self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
+    ) noexcept nogil:
+        """A predecessor applied this exit and did not commit it: number what it said of the children once more."""
+        cdef uint32_t adopter = self.reaper(reaper_tgid, reaper_start), child, head, creator
+        if adopter == 0:
+            return
+        child = self.tables.first_child(self.hot[adopter].tgid)
+        while child:
+            head = self.tables.head(child)
+            creator = self.tables.follow(self.hot[head].creator) if head else 0
+            if (
+                creator and self.hot[head].flags & PL_ROW_ADOPTION_PREDICTED
+                and self.hot[creator].tgid == self.hot[row].tgid
+                and self.hot[creator].start_boot_ns == self.hot[row].start_boot_ns
+            ):
+                self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
+            child = self.tables.next_sibling(child)
 
     # -- cred, comm, cgroup, sid ---------------------------------------------------------------------------------------
 
@@ -706,7 +803,7 @@ cdef class Applier(Rows):
             if row == 0:
                 return
             hot = &self.hot[row]
-            hot.source = PL_SOURCE_EVENT
+            hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
             hot.flags |= PL_ROW_GAP
             self.missing_parent(row, head)
             if task != NULL:
@@ -718,16 +815,16 @@ cdef class Applier(Rows):
             if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
                 hot.flags |= PL_ROW_START_TICKS
             self.publish_entry(row)
-            self.counters[PL_C_ADDED_EVENT] += 1
+            self.count_added()
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
             self.want(head.tgid, head.start_boot_ns)
-            if self.tables.first_child(head.tgid):
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
                 self.exact_start(row, head.start_boot_ns)
-            if task == NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at:
+            if task == NULL and self.is_news(row, head.time_boot_ns):
                 # Something changed, and the record that said what was too large for its ring.
                 hot = &self.hot[row]
                 if head.kind == PL_KIND_CRED:
@@ -748,13 +845,17 @@ cdef class Applier(Rows):
 
     # -- single records ------------------------------------------------------------------------------------------------
 
-    def apply_records(self, head, task=None, body=None, strings=b"", *, bint late=False) -> int:
+    def apply_records(
+        self, head, task=None, body=None, strings=b"", *, bint late=False, known=None, int source=PL_SOURCE_EVENT
+    ) -> int:
         """Apply one record.
 
         Args:
             head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
                 pipeline.events; None where the record has none.
             strings: path, name, args and envs of an exec, one after the other.
+            known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
+            source: SOURCE_* of the images that it makes: where somebody else than the kernel's ring told it.
 
         Returns:
             The row of the process's head, 0 when it is not in the tables.
@@ -783,8 +884,13 @@ cdef class Applier(Rows):
                 raise ValueError("a record of this kind has a body")
         if buffers.length(3) < h.var_bytes:
             raise ValueError(f"the record has {h.var_bytes} bytes of strings, not {buffers.length(3)}")
+        cdef uint32_t groups = 0
+        if t != NULL:
+            groups = self.told(h.flags, t) if known is None else <uint32_t>known
+        self.told_source = <uint8_t>source
         with nogil:
-            self.apply_one(h, t, b, string_bytes, late)
+            self.apply_told(h, t, b, string_bytes, groups)
+        self.told_source = PL_SOURCE_EVENT
         return self.find(h.tgid, h.start_boot_ns, h.flags & PL_FLAG_PARTIAL)
 
     def insert_snapshot(
@@ -876,7 +982,7 @@ cdef class Applier(Rows):
         self.publish_entry(row)
         self.slots[head.tgid].facts_at = head.time_boot_ns
         self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-        if self.tables.first_child(head.tgid):
+        if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
             self.link_waiting(row, head.time_boot_ns)
         if source == PL_SOURCE_PROCFS:
             self.counters[PL_C_ADDED_PROCFS] += 1
@@ -977,11 +1083,14 @@ cdef class Applier(Rows):
                 result = RESULT_CHANGED
         return result
 
-    def close_missing(self, uint32_t tgid, uint64_t start_boot_ns, uint64_t time_boot_ns) -> bool:
+    def close_missing(
+        self, uint32_t tgid, uint64_t start_boot_ns, uint64_t time_boot_ns, *, bint seen=False
+    ) -> bool:
         """The process did not live any more at `time_boot_ns`, and its end was not seen.
 
         Args:
             start_boot_ns: of the process meant; 0: whoever has the pid.
+            seen: the end was seen after all, at `time_boot_ns`, by whoever calls.
 
         Returns:
             False when there is no such process, or it has ended, or something younger is known of it.
@@ -991,12 +1100,13 @@ cdef class Applier(Rows):
             row == 0
             or (start_boot_ns and not self.same_start(row, start_boot_ns, False))
             or self.hot[row].exit_boot_ns
-            or self.slots[tgid].facts_at > time_boot_ns
+            or (self.slots[tgid].facts_at > time_boot_ns and not seen)
         ):
             return False
         with nogil:
-            self.counters[PL_C_EXITS_UNSEEN] += 1
-            self.finish(row, time_boot_ns, PL_ROW_EXIT_UNSEEN)
+            if not seen:
+                self.counters[PL_C_EXITS_UNSEEN] += 1
+            self.finish(row, time_boot_ns, 0 if seen else PL_ROW_EXIT_UNSEEN)
             self.leave_children(row, 0, 0, time_boot_ns)
             self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, time_boot_ns, 0)
         return True

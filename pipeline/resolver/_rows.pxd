@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._records cimport pl_exec_any, pl_head_any, pl_task_any
 from pipeline.shm._layout cimport pl_cold, pl_hot
@@ -21,6 +22,9 @@ cdef enum:
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts that the head holds
     uint64_t parent_start  # start of the process that the kernel last named as its parent; 0 unknown
+    uint32_t waits_for  # that parent, while it is not in the tables and ppid says another one; 0 none
+    uint32_t awaited  # children that wait for this pid so
+    uint64_t unused
 
 
 cdef struct ended_process:
@@ -42,6 +46,7 @@ cdef struct identity:
 cdef class Rows:
     cdef readonly TableWriter tables
     cdef readonly Encoder encoder
+    cdef readonly CgroupNames cgroups
     cdef pl_hot *hot
     cdef pl_cold *cold
     cdef uint64_t *counters
@@ -51,6 +56,8 @@ cdef class Rows:
     cdef ended_process *ended  # lately, by hash of the identity
     cdef ended_process *unknown  # of these no row was there
     cdef identity *wanted
+    cdef uint32_t *waiting  # pids that wait for a parent, in no order
+    cdef uint32_t waiting_count
     cdef uint32_t wanted_count
     cdef readonly uint64_t wanted_dropped
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
@@ -78,6 +85,9 @@ cdef class Rows:
     cdef void publish_entry(self, uint32_t row) noexcept nogil
     cdef void link_parent(self, uint32_t row, uint32_t parent, uint64_t time) noexcept nogil
     cdef void link_waiting(self, uint32_t row, uint64_t time) noexcept nogil
+    cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil
+    cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start) noexcept nogil
+    cdef void wait_no_more(self, uint32_t tgid) noexcept nogil
     cdef void displace(self, uint32_t row, uint64_t time) noexcept nogil
     cdef void forget_children(self, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void finish(self, uint32_t row, uint64_t time, uint32_t flags) noexcept nogil
@@ -85,6 +95,7 @@ cdef class Rows:
     # -- lineage ----------------------------------------------------------------------------------------------------
     cdef void move(self, uint32_t row, uint32_t parent, uint64_t time, uint32_t kind, bint predicted) noexcept nogil
     cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil
+    cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil
     cdef uint32_t reaper(self, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void leave_children(
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time

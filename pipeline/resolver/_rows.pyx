@@ -18,6 +18,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
+from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -67,6 +68,7 @@ from pipeline.shm._layout cimport (
     pl_cold,
     pl_file,
     pl_hot,
+    pl_prefetch,
 )
 from pipeline.shm._writer cimport TableWriter
 
@@ -75,9 +77,10 @@ cdef enum:
     #: More images or ancestors than a chain may have (design, law 7): a longer walk met a loop.
     CHAIN_LIMIT = 1024
     OWNERS_LIMIT = 1024
-    ENDED_SIZE = 4096
+    ENDED_SIZE = 1024
     UNKNOWN_SIZE = 1024
     WANTED_SIZE = 1024
+    WAITING_SIZE = 1024
     PF_KTHREAD = 0x200000
     #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
     FILE_FLAGS = 2 | 4 | 8 | 256 | 512 | 1024 | 2048
@@ -105,6 +108,7 @@ cdef class Rows:
         self.hot = tables.hot
         self.cold = tables.cold
         self.counters = tables.counters
+        self.cgroups = CgroupNames(tables)
         self.encoder = encoder
         self.encodes = encoder is not None
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)
@@ -113,7 +117,11 @@ cdef class Rows:
         self.ended = <ended_process *>calloc(ENDED_SIZE, sizeof(ended_process))
         self.unknown = <ended_process *>calloc(UNKNOWN_SIZE, sizeof(ended_process))
         self.wanted = <identity *>calloc(WANTED_SIZE, sizeof(identity))
-        if self.slots == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL:
+        self.waiting = <uint32_t *>calloc(WAITING_SIZE, sizeof(uint32_t))
+        if (
+            self.slots == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL
+            or self.waiting == NULL
+        ):
             raise MemoryError
 
     def __dealloc__(self):
@@ -121,6 +129,7 @@ cdef class Rows:
         free(self.ended)
         free(self.unknown)
         free(self.wanted)
+        free(self.waiting)
 
     def take_wanted(self):
         """Return [(tgid, start_boot_ns)] of processes that `/proc` could tell more about, and forget them.
@@ -132,6 +141,27 @@ cdef class Rows:
         found = [(self.wanted[i].tgid, self.wanted[i].start) for i in range(self.wanted_count)]
         self.wanted_count = 0
         return found
+
+    # -- the same from Python (calls of one method at a time) ----------------------------------------------------------
+
+    def py_root(self, uint32_t row) -> int:
+        """The oldest image of the process that `row` is an image of."""
+        self.tables._require_row(row)
+        return self.root(row)
+
+    def py_find(self, uint32_t tgid, uint64_t start_boot_ns) -> int:
+        """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
+        return self.find(tgid, start_boot_ns, False)
+
+    def py_move(self, uint32_t row, uint32_t parent, uint64_t time_boot_ns) -> bool:
+        """Put the process with head `row` under the process with head `parent`; False if that one is younger."""
+        self.tables._require_row(row)
+        self.tables._require_row(parent)
+        if row == parent or not self.can_descend(row, parent):
+            return False
+        with nogil:
+            self.move(row, parent, time_boot_ns, 0, False)
+        return True
 
     # -- finding -------------------------------------------------------------------------------------------------------
 
@@ -272,6 +302,7 @@ cdef class Rows:
                 self.tables.set_cgroup_ref(row, 0)
                 self.tables.set_container_ref(row, 0)
                 hot.cgroup_id = task.cgroup_id
+                self.cgroups.put(row)
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, 16)
         if groups & PL_KNOWN_TTY:
@@ -458,6 +489,14 @@ cdef class Rows:
         cdef pl_hot *hot
         if row == 0:
             return 0
+        # The row that the next process gets: free rows are cold.
+        other = self.tables.free_head
+        if other:
+            pl_prefetch(&self.hot[other])
+            pl_prefetch(<const char *>&self.hot[other] + 64)
+            pl_prefetch(&self.cold[other])
+            pl_prefetch(<const char *>&self.cold[other] + 64)
+            pl_prefetch(<const char *>&self.cold[other] + 128)
         hot = &self.hot[row]
         hot.tgid = head.tgid
         hot.start_boot_ns = head.start_boot_ns
@@ -504,43 +543,75 @@ cdef class Rows:
 
     cdef void link_waiting(self, uint32_t row, uint64_t time) noexcept nogil:
         """Link children that named this process as their parent before it was in the tables."""
-        cdef uint32_t tgid = self.hot[row].tgid, child, following, head, root, known
-        cdef uint64_t expected
-        cdef bint moved
+        cdef uint32_t tgid = self.hot[row].tgid, child, following, i
+        if tgid >= self.tables.pid_capacity:
+            return
         child = self.tables.first_child(tgid)
         while child:
             following = self.tables.next_sibling(child)
-            head = self.tables.head(child)
-            known = self.tables.follow(self.hot[head].parent) if head else 0
-            expected = self.slots[child].parent_start
-            if (
-                head
-                and self.hot[head].exit_boot_ns == 0
-                and not (known and self.hot[known].tgid == tgid and self.same_start(
-                    known, self.hot[row].start_boot_ns, False
-                ))
-                and (expected == 0 or self.same_start(row, expected, False))
-                and self.can_descend(head, row)
-            ):
-                moved = self.hot[head].ppid != tgid
-                if moved:
-                    self.move(head, row, time, 0, False)
-                else:
-                    root = self.root(head)
-                    self.tables.begin(root)
-                    self.tables.set_ancestor(root, self.image_at(row, self.hot[head].start_boot_ns))
-                    self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
-                    self.tables.end(root)
-                    self.tables.begin(head)
-                    self.tables.set_parent(head, row)
-                    if (
-                        self.cold[head].creator_tgid == tgid
-                        and not self.hot[head].flags & PL_ROW_ADOPTED
-                        and self.tables.follow(self.hot[head].creator) == 0
-                    ):
-                        self.tables.set_creator(head, self.image_at(row, self.hot[head].start_boot_ns))
-                    self.tables.end(head)
+            self.link_child(child, row, time)
             child = following
+        i = 0
+        while self.slots[tgid].awaited and i < self.waiting_count:
+            child = self.waiting[i]
+            if self.slots[child].waits_for == tgid:
+                self.link_child(child, row, time)
+            if i < self.waiting_count and self.waiting[i] == child:
+                i += 1
+
+    cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil:
+        cdef uint32_t tgid = self.hot[row].tgid, head = self.tables.head(child), known, root
+        cdef uint64_t expected = self.slots[child].parent_start
+        if head == 0 or self.hot[head].exit_boot_ns:
+            self.wait_no_more(child)
+            return
+        known = self.tables.follow(self.hot[head].parent)
+        if known and self.hot[known].tgid == tgid and self.same_start(known, self.hot[row].start_boot_ns, False):
+            return
+        if expected and not self.same_start(row, expected, False) or not self.can_descend(head, row):
+            return
+        if self.hot[head].ppid != tgid:
+            self.move(head, row, time, 0, False)
+            return
+        root = self.root(head)
+        self.tables.begin(root)
+        self.tables.set_ancestor(root, self.image_at(row, self.hot[head].start_boot_ns))
+        self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
+        self.tables.end(root)
+        self.tables.begin(head)
+        self.tables.set_parent(head, row)
+        if (
+            self.cold[head].creator_tgid == tgid
+            and not self.hot[head].flags & PL_ROW_ADOPTED
+            and self.tables.follow(self.hot[head].creator) == 0
+        ):
+            self.tables.set_creator(head, self.image_at(row, self.hot[head].start_boot_ns))
+        self.tables.end(head)
+
+    cdef void wait_for(self, uint32_t tgid, uint32_t parent_tgid, uint64_t parent_start) noexcept nogil:
+        """The kernel named a parent that is not in the tables: `link_waiting` will know when it comes."""
+        self.slots[tgid].parent_start = parent_start
+        if parent_tgid == self.slots[tgid].waits_for or parent_tgid >= self.tables.pid_capacity:
+            return
+        self.wait_no_more(tgid)
+        if self.waiting_count == WAITING_SIZE:
+            return  # its next record will tell again
+        self.waiting[self.waiting_count] = tgid
+        self.waiting_count += 1
+        self.slots[tgid].waits_for = parent_tgid
+        self.slots[parent_tgid].awaited += 1
+
+    cdef void wait_no_more(self, uint32_t tgid) noexcept nogil:
+        cdef uint32_t i
+        if self.slots[tgid].waits_for == 0:
+            return
+        self.slots[self.slots[tgid].waits_for].awaited -= 1
+        self.slots[tgid].waits_for = 0
+        for i in range(self.waiting_count):
+            if self.waiting[i] == tgid:
+                self.waiting_count -= 1
+                self.waiting[i] = self.waiting[self.waiting_count]
+                return
 
     cdef void displace(self, uint32_t row, uint64_t time) noexcept nogil:
         """The pid has another owner now. If the end of this one was not seen, it lies before `time`."""
@@ -581,6 +652,7 @@ cdef class Rows:
         self.tables.retire(row)
         if self.tables.head(tgid) == row:
             self.tables.orphan(tgid)
+            self.wait_no_more(tgid)
 
     # -- lineage -------------------------------------------------------------------------------------------------------
 
@@ -612,6 +684,7 @@ cdef class Rows:
             hot.flags |= PL_ROW_ADOPTION_PREDICTED
         self.tables.end(row)
         self.tables.adopt(hot.tgid, hot.ppid)
+        self.wait_no_more(hot.tgid)
         self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
         self.counters[PL_C_REPARENTS] += 1
         self.emit(TOPIC_REPARENT, kind, row, time, parent)
@@ -641,20 +714,31 @@ cdef class Rows:
             parent = self.find(head.ppid, head.parent_start_boot_ns, ticks)
         else:
             parent = self.tables.head(head.ppid)
-        if parent and self.hot[parent].exit_boot_ns and self.hot[parent].exit_boot_ns <= head.time_boot_ns:
-            # Its exit is stamped before the kernel moves the children: what was predicted then is still to come.
+        if parent and self.hot[parent].exit_boot_ns:
+            # An exit is stamped before the kernel moves the children: what was predicted then is still to come. Or the
+            # record is older than that exit, and applied again or late.
             return
         if parent and self.can_descend(row, parent):
             if was_predicted:
                 self.counters[PL_C_REPARENTS_CORRECTED] += 1
             self.move(row, parent, head.time_boot_ns, kind, False)
             return
-        # Not in the tables (yet): nothing is relinked, a wrong parent would be worse. Wait in its list.
+        # Not in the tables (yet): nothing is relinked, a wrong parent would be worse (specification R21).
+        if self.tables.head(hot.tgid) != row:
+            return
         if self.slots[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
             self.want(head.ppid, head.parent_start_boot_ns)
-        self.slots[hot.tgid].parent_start = head.parent_start_boot_ns
-        if self.tables.head(hot.tgid) == row:
-            self.tables.adopt(hot.tgid, head.ppid)
+        if hot.ppid != head.ppid:
+            self.wait_for(hot.tgid, head.ppid, head.parent_start_boot_ns)
+
+    cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil:
+        """Whether the process with head `child`, which is in the child list of the pid, has this very parent."""
+        cdef uint32_t known = self.tables.follow(self.hot[child].parent)
+        cdef uint64_t expected
+        if known:
+            return self.hot[known].start_boot_ns == self.hot[parent].start_boot_ns
+        expected = self.slots[self.hot[child].tgid].parent_start
+        return expected != 0 and self.same_start(parent, expected, False)
 
     cdef uint32_t reaper(self, uint32_t tgid, uint64_t start) noexcept nogil:
         """The process that adopts, given the one that a record named: that one may have ended before."""
@@ -688,12 +772,12 @@ cdef class Rows:
             head = self.tables.head(child)
             if head == 0 or self.hot[head].exit_boot_ns:
                 self.tables.orphan(child)
+            elif not self.is_child_of(head, row):
+                pass  # of a process that is not in the tables yet, or of one that has had the pid since
             elif adopter and adopter != row and self.can_descend(head, adopter):
                 self.move(head, adopter, time, PL_KIND_EXIT, True)
             elif reaper_tgid and adopter == 0:
-                self.slots[child].parent_start = reaper_start
-                if reaper_tgid < self.tables.pid_capacity:
-                    self.tables.adopt(child, reaper_tgid)
+                self.wait_for(child, reaper_tgid, reaper_start)
             else:
                 self.want(child, self.hot[head].start_boot_ns)
             child = following
@@ -703,8 +787,6 @@ cdef class Rows:
     cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil:
         """Where a process is remembered if it is: one place each, so younger ones push older ones out."""
         cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
-        if table == self.ended:
-            return &table[mixed >> 52]
         return &table[mixed >> 54]
 
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil:

@@ -22,6 +22,7 @@ from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.validate import validate_tables
 
 BODY_BYTES = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}
 BOOT_ID = bytes(range(16))
@@ -68,8 +69,16 @@ class Process:
     cgroup: int = 100
     tid: int = 0
     is_subreaper: bool = False
+    end: int = 0
+    code: int = 0
     alive: bool = True
     children: list[Process] = field(default_factory=list)
+    parents: set[tuple[int, int]] = field(default_factory=set)  # all that it ever had
+    paths: list[bytes] = field(default_factory=list)  # of its execs
+
+    def __post_init__(self) -> None:
+        if self.parent is not None:
+            self.parents.add((self.parent.tgid, self.parent.start))
 
 
 class Story:
@@ -78,7 +87,8 @@ class Story:
     def __init__(self, *, now: int = 1_000_000_000, step: int = 1_000) -> None:
         self.now = now
         self.step = step
-        self.processes: dict[int, Process] = {}
+        self.processes: dict[int, Process] = {}  # by tgid, the latest owner
+        self.everyone: list[Process] = []
         self.events: list[Event] = []
         self.cookies = itertools.count(1000)
 
@@ -104,6 +114,7 @@ class Story:
             process.inode, process.comm, process.uid = maker.inode, maker.comm, maker.uid
             process.cookie, process.cgroup = maker.cookie, maker.cgroup
         self.processes[child] = process
+        self.everyone.append(process)
         if up is not None:
             up.children.append(process)
         body = np.zeros(1, events.FORK)
@@ -124,6 +135,7 @@ class Story:
         body = np.zeros(1, events.EXEC)
         previous = process.inode
         process.inode = inode if inode is not None else 1 + sum(path) * 7919 % 100_003
+        process.paths.append(path)
         process.comm = path.rsplit(b"/", 1)[-1][:15]
         body["inode"], body["prev_inode"] = process.inode, previous if prev_inode is None else prev_inode
         body["prev_cookie"] = process.cookie
@@ -156,12 +168,14 @@ class Story:
         self.tick()
         event = self._event(events.KIND_EXIT, process, body)
         process.alive = False
+        process.end, process.code = self.now, code
         if process.parent is not None and process in process.parent.children:
             process.parent.children.remove(process)
         for child in process.children:
             child.parent = reaper
             if reaper is not None:
                 reaper.children.append(child)
+                child.parents.add((reaper.tgid, reaper.start))
         process.children = []
         return event
 
@@ -312,6 +326,7 @@ _PRIVATE = {
 
 def dump(tables: TableWriter) -> dict[tuple[int, int, int], dict[str, object]]:
     """Every row that is in use, by (tgid, start, image), with links and references replaced by what they lead to."""
+    validate_tables(tables)
     hot, cold = tables.hot_view(), tables.cold_view()
     marks = tables.private_view("marks")
     index = tables.index_view()

@@ -12,6 +12,7 @@ from pipeline import events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
+from pipeline.shm.validate import validate_tables
 
 
 class World:
@@ -70,6 +71,7 @@ def w() -> Iterator[World]:
         world = World(directory)
         world.init()
         yield world
+        validate_tables(world.tables)
         world.tables.close()
 
 
@@ -744,6 +746,7 @@ def test_a_full_table_drops_history_not_the_living():
         assert {1, 2} <= live and world.read.counter("table_full") > 0
         for tgid in live:
             assert world.proc(tgid).row_seq % 2 == 0
+        validate_tables(world.tables)
         world.tables.close()
 
 

@@ -7,6 +7,7 @@ the clock, how large its batches are, and when it is killed.
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import FIELDS, Model, view_of
-from story import Event, Story, dump, frame_of, instance, make_tables, task_of
+from story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.merge import SLACK_NS, Merger
+from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 
 RINGS = 3
@@ -237,6 +239,17 @@ def event_at(kernel: Kernel, frame, place: int) -> Event:
     return kernel.rings[frame.ring][kernel.positions[frame.ring].index(int(frame.head["ring_pos"][place]))]
 
 
+def differences(found: dict, expected: dict) -> dict:
+    """What differs between two dumps, row by row: {key: {field: (found, expected)}}."""
+    result = {key: ("only here",) for key in found.keys() - expected.keys()}
+    result |= {key: ("missing",) for key in expected.keys() - found.keys()}
+    for key in found.keys() & expected.keys():
+        fields = {n: (v, expected[key][n]) for n, v in found[key].items() if v != expected[key][n]}
+        if fields:
+            result[key] = fields
+    return result
+
+
 def kinds(story: Story) -> list[int]:
     return [sum(event.kind == kind for event in story.events) for kind in range(events.KIND_COUNT)]
 
@@ -246,7 +259,7 @@ def kinds(story: Story) -> list[int]:
 def test_any_interleaving_gives_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data)
-    assert found == in_order(story)
+    assert differences(found, in_order(story)) == {}
     assert counted == kinds(story), "each event is applied exactly once"
 
 
@@ -255,8 +268,49 @@ def test_any_interleaving_gives_the_same_tree(ops, data):
 def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
     story = tell(ops)
     found, counted = run(story, data, kills=2)
-    assert found == in_order(story)
+    assert differences(found, in_order(story)) == {}
     assert counted == kinds(story)
+
+
+@COMMON
+@given(OPS, st.lists(st.integers(0, 14), min_size=60, max_size=60))
+def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
+    """Beyond what the watermark allows, order is gone; identities, ends, images and who ever was a parent are not."""
+    story = tell(ops)
+    order = sorted(range(len(story.events)), key=lambda i: (i + delays[i % len(delays)], i))
+    with instance() as directory:
+        tables = make_tables(directory)
+        applier, read = Applier(tables), Reading(tables)
+        enter_init(tables, applier, story)
+        newest = 0
+        for i in order:
+            event = story.events[i]
+            event.apply(applier, late=event.time < newest)
+            newest = max(newest, event.time)
+        rows = dump(tables)
+        assert read.live() == {p.tgid for p in story.processes.values() if p.alive}
+        for process in story.everyone:
+            check_history(process, {key: row for key, row in rows.items() if key[:2] == (process.tgid, process.start)})
+        tables.close()
+
+
+def check_history(process: Process, rows: dict) -> None:
+    images = [rows[key] for key in sorted(rows)]
+    assert images, "every process has its entry"
+    last = images[-1]
+    assert [row["images"] for row in images] == list(range(1, len(images) + 1))
+    assert [bool(row["flags"] & layout.ROW_HEAD) for row in images] == [False] * (len(images) - 1) + [True]
+    paths = [row["file_ref"][64:] for row in images if row["flags"] & layout.ROW_IS_EXEC]
+    assert paths == process.paths
+    assert last["exit_boot_ns"] == process.end and last["exit_code"] == process.code
+    assert not last["flags"] & layout.ROW_EXIT_UNSEEN
+    for before, after in itertools.pairwise(images):
+        assert before["exit_boot_ns"] == after["exec_boot_ns"] and before["flags"] & layout.ROW_REPLACED
+        assert after["ancestor"] == (process.tgid, process.start, before["images"])
+    for link in (images[0]["ancestor"], last["parent"]):
+        assert link is None or link[:2] in process.parents, "a parent that it never had"
+    if last["ppid"]:
+        assert last["ppid"] in {tgid for tgid, _ in process.parents}
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
