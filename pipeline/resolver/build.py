@@ -23,7 +23,9 @@ from pipeline.errors import FrameError
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
+from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.loop import LoopSettings, Positions, Resolver
 from pipeline.resolver.merge import Merger
 from pipeline.resolver.procfs import ProcReader
@@ -156,6 +158,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 envs_limit=config.capture.envs_bytes,
             )
         )
+        namer = CgroupNamer(applier.cgroups, CgroupTree())
         log = get_logger()
 
         def decode(data: bytes | memoryview) -> object:
@@ -179,10 +182,12 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             now_boot_ns=boot.now_boot_ns,
             watermark=lambda: merger.watermark,
             concealer=concealer,
+            learn_cgroup=namer.learn,
             capture_boot_ns=boot.now_boot_ns(),
             with_envs=config.capture.envs_bytes > 0,
         )  # fmt: skip
         loop.repairer = repairer
+        loop.name_cgroups = namer
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(publisher.socket, zmq.POLLIN)

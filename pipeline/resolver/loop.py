@@ -117,6 +117,7 @@ class Resolver:
         self.settings = settings or LoopSettings()
         self.log_refused = log_refused
         self.repairer: Repairer | None = None
+        self.name_cgroups: Callable[[], None] | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
         self._lost = np.zeros(KIND_COUNT, np.uint64)
         self._lost_base = np.array([tables.counter(f"lost_{i}") for i in _LOST], np.uint64)
@@ -205,6 +206,8 @@ class Resolver:
         self._watch_losses(now)
         if self.repairer is not None:
             self.repairer.poll(now)
+        if self.name_cgroups is not None:
+            self.name_cgroups()
         self.publisher.watermark_boot_ns = self.merger.watermark
         self.publisher.poll(now)
         self.commit()

@@ -41,12 +41,12 @@ class Repairer:
         now_boot_ns: the boot clock.
         watermark: how far events are applied, boot ns.
         concealer: hides what may not be stored.
+        learn_cgroup: told (cgroup id, path) of every cgroup that a look finds.
         capture_boot_ns: when the capture began; what is older is marked as from before it.
         with_envs: whether environments are captured.
 
     Attributes:
         active: a repair is under way.
-        cgroup_paths: cgroup id -> path, as surveys saw them.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class Repairer:
         now_boot_ns: Callable[[], int],
         watermark: Callable[[], int],
         concealer: Concealer,
+        learn_cgroup: Callable[[int, bytes], None],
         capture_boot_ns: int,
         with_envs: bool = False,
     ) -> None:
@@ -69,13 +70,13 @@ class Repairer:
         self._now_boot_ns = now_boot_ns
         self._watermark = watermark
         self._concealer = concealer
+        self._learn_cgroup = learn_cgroup
         self._capture_boot_ns = capture_boot_ns
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._survey: Survey | None = None
         self._after_loss = False
         self._wanted: Survey | None = None
         self._asked: dict[int, int] = {}
-        self.cgroup_paths: dict[int, bytes] = {}
 
     @property
     def active(self) -> bool:
@@ -146,7 +147,8 @@ class Repairer:
     def _look(self, only: frozenset[int] | None = None) -> Survey:
         look = survey(self._reader, self._iterate if only is None else None, self._now_boot_ns, self._want, only)
         self._concealer.survey(look)
-        self.cgroup_paths.update(look.cgroup_paths)
+        for cgroup_id, path in look.cgroup_paths.items():
+            self._learn_cgroup(cgroup_id, path)
         return look
 
     def _insert(self, look: Survey, i: int, source: int, flags: int, after_loss: bool = False) -> int:

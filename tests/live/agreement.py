@@ -58,7 +58,7 @@ def assert_agrees(table: Any, complete: bool = True) -> int:
         ]
         if info.cgroup_id:
             facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))
-        if info.cgroup_path is not None and entry.cgroup is not None:
+        if info.cgroup_path is not None and info.cgroup_id:
             facts.append(("cgroup", entry.cgroup, os.fsdecode(info.cgroup_path)))
         if info.exe is not None and (complete or entry.path is not None):
             facts.append(("path", entry.path, os.fsdecode(info.exe)))
