@@ -95,9 +95,11 @@ static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 	return row != 0 && row < pl_load_acquire32(&view->control->rows_allocated);
 }
 
-/* One try to read the newest image of a pid. The index load (acquire) pairs with the writer's release store of it, which
- * follows the row's pl_row_end. A row whose tgid is another was freed and given away after the index load: the index
- * says something else by now, so that is "try again", never "absent". */
+/* One try to read the newest image of a pid. The first index load (acquire) pairs with the writer's release store of it,
+ * which follows the row's pl_row_end. A row whose tgid is another was freed and given away after that load: the index says
+ * something else by now, so that is "try again", never "absent". The second index load stands after pl_read_valid's
+ * fence: a row can also come back to the same pid, filled but not named yet, and a reader that took that one could see an
+ * older image in its next read. */
 static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, struct pl_hot *to, uint32_t *row)
 {
 	uint32_t number;
@@ -107,7 +109,8 @@ static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, stru
 	number = pl_load_acquire32(&view->index[tgid]);
 	if (number == 0)
 		return PL_READ_ABSENT;
-	if (!pl_row_exists(view, number) || !pl_copy_hot(&view->hot[number], to) || to->tgid != tgid)
+	if (!pl_row_exists(view, number) || !pl_copy_hot(&view->hot[number], to) || to->tgid != tgid ||
+	    pl_load_relaxed32(&view->index[tgid]) != number)
 		return PL_READ_BUSY;
 	*row = number;
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
