@@ -9,7 +9,6 @@ each with its ZeroMQ thread; pages are touched by a first run that is not counte
     encode      events encoded, not sent
     send        encoded and sent, as fast as it goes, to a subscriber that takes messages and does not look into them
     receive     the Python subscriber makes dicts of them; the publisher keeps at most `--window` messages ahead
-    snapshot    not measured here: see bench/reader.py
 
 Command: python bench/publish.py [--json]
 
@@ -39,13 +38,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.shm._writer import TableWriter
-
 from pipeline.bus.sockets import Bus
 from pipeline.bus.subscriber import StreamReader
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
 from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000

@@ -39,7 +39,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 #: One read stops receiving at about this many events: an event takes some 7 KB as a dict, and memory that is used again
 #: at once is warm.
-_BATCH_EVENTS = 512
+_BATCH_EVENTS = 128
 #: A killed publisher is found again within this time; short, as what it sends meanwhile is missed.
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200

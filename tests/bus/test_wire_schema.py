@@ -1,0 +1,43 @@
+"""docs/wire-schema.md against the code: tables that readers in other languages are written from must not be behind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from pipeline.bus.encode import FRAME_VERSION
+from pipeline.bus.stream import MAJOR, MINOR, TOPICS, Header
+from pipeline.resolver._encode import FIELDS
+
+TEXT = (Path(__file__).parents[2] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
+
+
+def rows(title: str) -> list[list[str]]:
+    """Rows of the first table whose head begins with this cell."""
+    lines = TEXT.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith(f"| {title} |"))
+    found = []
+    for line in lines[at + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def names(cells: list[list[str]], column: int = 0) -> list[str]:
+    return [name for row in cells for name in re.findall(r"`([\w.]+)`", row[column])]
+
+
+def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
+    assert names(rows("field")) == [*FIELDS, "new_parent"]
+
+
+def test_the_keys_of_a_header_are_all_there() -> None:
+    assert sorted(names(rows("header key"))) == sorted(field.name for field in fields(Header))
+
+
+def test_topics_and_versions_are_those_of_the_code() -> None:
+    assert [(int(row[0]), row[1].strip("`")) for row in rows("number")] == list(enumerate(TOPICS))
+    assert next(row[2] for row in rows("header key") if "major" in row[0]) == f"{MAJOR}, {MINOR}"
+    assert next(row[2] for row in rows("key") if row[0] == "`v`") == str(FRAME_VERSION)
