@@ -297,7 +297,7 @@ def test_a_peer_that_sends_too_much_loses_its_connection_only(instance: Instance
 
 
 def test_a_subscription_of_a_megabyte_does_not_end_the_publisher(instance: Instance, peers: zmq.Context) -> None:
-    """It would, by recursion, when its tree of subscriptions is taken down. The peer has such a tree too: hence _exit."""
+    """It would, by recursion, when its tree of subscriptions is taken down. So would the peer, which has one too."""
     good = subscriber(peers, instance, b"proc.exec")
     instance.until(lambda: instance.encoder.topics_mask == 0b10)
     program = (
