@@ -6,8 +6,8 @@ Question
     fork/exit storm and for a build (one exec in four, paths, arguments and environments as a compiler run has them)?
 Method
     Frames of `--rings` rings are made beforehand, encoded as shards encode them. Then, for each run: fresh tables on
-    tmpfs, a new merger and applier, and the clock runs over the resolver's own steps: decode, add, advance, take, apply,
-    done, commit. Everything is touched and compiled in a first run, which is not counted. The process is pinned.
+    tmpfs, a new merger and applier, and the clock runs over the resolver's own steps: decode, add, advance, take,
+    apply, done, commit. Everything is touched and compiled in a first run, which is not counted. The process is pinned.
     `--ipc` sends the frames through a PUSH and a PULL socket over ipc from a second process instead.
 Command
     bench/ingest_replay.py [--events N] [--rings N] [--runs N] [--ipc] [--encode] [--json]
@@ -175,9 +175,9 @@ class Load:
                 kinds = head["kind"]
                 bodies = {k: b"".join(self.bodies[i] for i in rows[kinds == k]) for k in BODY}
                 yield encoder.encode(
-                    ring=ring, seq=frames[ring], from_pos=position[ring], to_pos=int(ends[-1]), count=len(rows), lost={},
-                    head=head.tobytes(), task=self.task[rows].tobytes(), fork=bodies[1], exec=bodies[2], exit=bodies[3],
-                    blob=b"".join(self.blobs[i] for i in rows),
+                    ring=ring, seq=frames[ring], from_pos=position[ring], to_pos=int(ends[-1]), count=len(rows),
+                    lost={}, head=head.tobytes(), task=self.task[rows].tobytes(), fork=bodies[1], exec=bodies[2],
+                    exit=bodies[3], blob=b"".join(self.blobs[i] for i in rows),
                 )  # fmt: skip
                 position[ring], seq[ring], frames[ring] = int(ends[-1]), seq[ring] + len(rows), frames[ring] + 1
 
@@ -282,8 +282,8 @@ def _push(address: str, messages: list[bytes], pin: int) -> None:
     context.term()
 
 
-def through_ipc(load: Load) -> Iterator[memoryview]:
-    """The load's messages, sent by a second process."""
+def through_ipc(load: Load, pin: int) -> Iterator[memoryview]:
+    """The load's messages, sent by a second process on core `pin`."""
     import zmq
 
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
@@ -292,8 +292,7 @@ def through_ipc(load: Load) -> Iterator[memoryview]:
         socket = context.socket(zmq.PULL)
         socket.set_hwm(256)
         socket.bind(address)
-        other = max(os.sched_getaffinity(0) ^ {0}) if os.cpu_count() != 1 else 0
-        sender = multiprocessing.get_context("fork").Process(target=_push, args=(address, load.messages, other))
+        sender = multiprocessing.get_context("fork").Process(target=_push, args=(address, load.messages, pin))
         sender.start()
         for _ in load.messages:
             yield socket.recv(copy=False).buffer
@@ -320,7 +319,7 @@ def main() -> None:
         load = Load(name, options.events, options.rings)
         runs = []
         for _ in range(options.runs + 1):
-            source = through_ipc(load) if options.ipc else iter(load.messages)
+            source = through_ipc(load, allowed[-1]) if options.ipc else iter(load.messages)
             os.sched_setaffinity(0, {allowed[0]})
             runs.append(replay(load, source, encode=options.encode))
             os.sched_setaffinity(0, allowed)

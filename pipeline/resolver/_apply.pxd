@@ -60,6 +60,7 @@ cdef class Applier(Rows):
     cdef void tell_adopted(
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
     ) noexcept nogil
+    cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
     cdef void context(
         self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
     ) noexcept nogil

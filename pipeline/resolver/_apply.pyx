@@ -124,6 +124,8 @@ CHANGED = 3
 
 cdef enum:
     IMAGE_LIMIT = 1024
+    #: Ends between two commits, at most: twice the loop's batch.
+    RETOLD_LIMIT = 16384
     #: Flags that a new image takes over from the one that it replaces: they are about the process.
     PROCESS_FLAGS = (
         PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_BEFORE_CAPTURE
@@ -768,20 +770,30 @@ cdef class Applier(Rows):
         self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
     ) noexcept nogil:
         """A predecessor applied this exit and did not commit it: number what it said of the children once more."""
-        cdef uint32_t adopter = self.reaper(reaper_tgid, reaper_start), child, head, creator
+        cdef uint32_t adopter = self.reaper(reaper_tgid, reaper_start), child, ended, n
         if adopter == 0:
             return
         child = self.tables.first_child(self.hot[adopter].tgid)
         while child:
-            head = self.tables.head(child)
-            creator = self.tables.follow(self.hot[head].creator) if head else 0
-            if (
-                creator and self.hot[head].flags & PL_ROW_ADOPTION_PREDICTED
-                and self.hot[creator].tgid == self.hot[row].tgid
-                and self.hot[creator].start_boot_ns == self.hot[row].start_boot_ns
-            ):
-                self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
+            self.tell_if_adopted(self.tables.head(child), row, adopter, time)
             child = self.tables.next_sibling(child)
+        # Of those that have ended since then, the retention queue has the youngest end last.
+        ended = self.tables.queue_last
+        for n in range(RETOLD_LIMIT):
+            if ended == 0 or self.hot[ended].exit_boot_ns < time:
+                return
+            if self.hot[ended].flags & PL_ROW_HEAD:
+                self.tell_if_adopted(ended, row, adopter, time)
+            ended = self.tables.list_prev[ended]
+
+    cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil:
+        cdef uint32_t creator = self.tables.follow(self.hot[head].creator) if head else 0
+        if (
+            creator and self.hot[head].flags & PL_ROW_ADOPTED and self.hot[head].ppid == self.hot[adopter].tgid
+            and self.hot[creator].tgid == self.hot[row].tgid
+            and self.hot[creator].start_boot_ns == self.hot[row].start_boot_ns
+        ):
+            self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
 
     # -- cred, comm, cgroup, sid ---------------------------------------------------------------------------------------
 

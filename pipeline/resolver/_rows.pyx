@@ -718,6 +718,11 @@ cdef class Rows:
             # An exit is stamped before the kernel moves the children: what was predicted then is still to come. Or the
             # record is older than that exit, and applied again or late.
             return
+        if parent and known == 0 and hot.ppid == head.ppid and self.can_descend(row, parent):
+            # The same parent: it has come to the tables since, or the image that was linked had to go at the ceiling.
+            self.slots[hot.tgid].parent_start = head.parent_start_boot_ns
+            self.link_child(hot.tgid, parent, head.time_boot_ns)
+            return
         if parent and self.can_descend(row, parent):
             if was_predicted:
                 self.counters[PL_C_REPARENTS_CORRECTED] += 1
@@ -773,7 +778,9 @@ cdef class Rows:
             if head == 0 or self.hot[head].exit_boot_ns:
                 self.tables.orphan(child)
             elif not self.is_child_of(head, row):
-                pass  # of a process that is not in the tables yet, or of one that has had the pid since
+                # Of a process that is not in the tables yet, or of one that has had the pid since.
+                if self.slots[child].parent_start == 0:
+                    self.want(child, self.hot[head].start_boot_ns)
             elif adopter and adopter != row and self.can_descend(head, adopter):
                 self.move(head, adopter, time, PL_KIND_EXIT, True)
             elif reaper_tgid and adopter == 0:

@@ -188,9 +188,7 @@ class Story:
 
     # -- records -------------------------------------------------------------------------------------------------------
 
-    def _event(
-        self, kind: int, process: Process, body: npt.NDArray[np.void] | None, strings: bytes = b""
-    ) -> Event:
+    def _event(self, kind: int, process: Process, body: npt.NDArray[np.void] | None, strings: bytes = b"") -> Event:
         head = np.zeros(1, events.HEAD)
         head["time_boot_ns"] = self.now
         head["tgid"], head["tid"], head["start_boot_ns"] = process.tgid, process.tid or process.tgid, process.start

@@ -11,6 +11,7 @@ from story import Event, Reading, Story, dump, head_only, instance, make_tables,
 from pipeline import events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 
@@ -50,9 +51,7 @@ class World:
         body["inode"], body["path_bytes"] = process.inode, len(path)
         body["args_bytes"] = body["args_full_bytes"] = len(strings)
         more.setdefault("flags", layout.ROW_BEFORE_CAPTURE)
-        return self.applier.insert_snapshot(
-            head, task_of(process), body, path + strings, start_ticks=ticks, **more
-        )
+        return self.applier.insert_snapshot(head, task_of(process), body, path + strings, start_ticks=ticks, **more)
 
     def init(self) -> None:
         """pid 1, as the snapshot at start finds it."""
@@ -725,6 +724,66 @@ def test_a_process_that_is_gone_is_closed(w):
     assert not w.applier.close_missing(3, start, w.story.tick())
     assert flag(w.proc(3), "EXIT_UNSEEN") and w.read.live() == {1, 4}
     assert (4, w.proc(4).start_boot_ns) in w.applier.take_wanted()
+
+
+def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
+    """The fork of the parent comes after the child's; no reparenting is made of it."""
+    parent = w.story.fork(1, 3)
+    w.fork(3, 4)
+    w.applier.take_wanted()
+    parent.apply(w.applier, late=True)
+    row = w.proc(4)
+    assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)] and not flag(row, "PARENT_MISSING")
+    w.change(4, events.KIND_COMM, comm=b"x")
+    assert w.read.counter("reparents") == 0 and not flag(w.proc(4), "ADOPTED")
+
+
+# -- what subscribers are told -----------------------------------------------------------------------------------------
+
+
+def topics_of(encoder: Encoder) -> dict[str, int]:
+    return {name: int(n) for name, n in zip(layout.TOPICS, encoder.sequences(), strict=False) if n}
+
+
+def told_by(directory, story_of) -> tuple[dict[str, int], World, Encoder]:
+    world = World(directory)
+    world.applier = Applier(world.tables, encoder := Encoder(bytes(16)))
+    world.init()
+    story_of(world)
+    return topics_of(encoder), world, encoder
+
+
+def family(world: World) -> None:
+    world.fork(1, 3)
+    world.exec(3, b"/bin/sh")
+    world.fork(3, 4)
+    world.fork(3, 5)
+    world.change(4, events.KIND_CRED, uid=3)
+    world.change(4, events.KIND_COMM, comm=b"q")
+    world.change(4, events.KIND_SID)
+    world.exit(3)
+    world.exit(5)
+
+
+def test_every_event_has_a_number_in_its_topic():
+    with instance() as directory:
+        told, world, _ = told_by(directory, family)
+        assert told == {
+            "proc.fork": 3, "proc.exec": 1, "proc.exit": 2, "proc.cred": 1, "proc.context": 2, "proc.reparent": 2,
+        }  # fmt: skip
+        world.tables.close()
+
+
+def test_a_successor_numbers_as_its_predecessor_did():
+    """What was applied and not committed is told again under the same numbers."""
+    with instance() as directory:
+        told, world, _ = told_by(directory, family)
+        again = Encoder(bytes(16))
+        applier = Applier(world.tables, again)
+        for event in world.story.events:
+            event.apply(applier)
+        assert topics_of(again) == told
+        world.tables.close()
 
 
 # -- limits ------------------------------------------------------------------------------------------------------------

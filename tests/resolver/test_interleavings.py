@@ -1,8 +1,8 @@
-"""Any interleaving of the CPUs' streams gives the tree that the events in time order give, and a restart changes nothing.
+"""Any interleaving of the CPUs' streams gives the tree that events in time order give, and a restart changes nothing.
 
-The kernel is `story.Story`; the rings are lists of events; a shard is a cursor into one of them. Hypothesis decides what
-happens, on which CPU, how records are nested, where frames are cut, how long they take, how often the resolver looks at
-the clock, how large its batches are, and when it is killed.
+The kernel is `story.Story`; the rings are lists of events; a shard is a cursor into one of them. Hypothesis decides
+what happens, on which CPU, how records are nested, where frames are cut, how long they take, how often the resolver
+looks at the clock, how large its batches are, and when it is killed.
 """
 
 from __future__ import annotations
@@ -157,9 +157,7 @@ class Shard:
             end += 1
         if end == self.cursor:
             return None
-        frame = frame_of(
-            records[self.cursor : end], ring=self.ring, from_pos=positions[self.cursor], seq=self.cursor
-        )
+        frame = frame_of(records[self.cursor : end], ring=self.ring, from_pos=positions[self.cursor], seq=self.cursor)
         self.cursor = end
         return frame
 
@@ -241,8 +239,8 @@ def event_at(kernel: Kernel, frame, place: int) -> Event:
 
 def differences(found: dict, expected: dict) -> dict:
     """What differs between two dumps, row by row: {key: {field: (found, expected)}}."""
-    result = {key: ("only here",) for key in found.keys() - expected.keys()}
-    result |= {key: ("missing",) for key in expected.keys() - found.keys()}
+    result = dict.fromkeys(found.keys() - expected.keys(), ("only here",))
+    result |= dict.fromkeys(expected.keys() - found.keys(), ("missing",))
     for key in found.keys() & expected.keys():
         fields = {n: (v, expected[key][n]) for n, v in found[key].items() if v != expected[key][n]}
         if fields:

@@ -1,0 +1,53 @@
+from collections.abc import Buffer
+
+from pipeline.resolver._cgroups import CgroupNames
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver._merge import Batch
+from pipeline.shm._writer import TableWriter
+
+SAME: int
+ADDED: int
+COMPLETED: int
+CHANGED: int
+
+class Applier:
+    tables: TableWriter
+    encoder: Encoder | None
+    cgroups: CgroupNames
+    fold_exec_bombs: bool
+    wanted_dropped: int
+    def __init__(self, tables: TableWriter, encoder: Encoder | None = None) -> None: ...
+    def apply(self, batch: Batch) -> int: ...
+    def apply_records(
+        self,
+        head: Buffer,
+        task: Buffer | None = None,
+        body: Buffer | None = None,
+        strings: Buffer = b"",
+        *,
+        late: bool = False,
+    ) -> int: ...
+    def insert_snapshot(
+        self,
+        head: Buffer,
+        task: Buffer,
+        exec_: Buffer | None = None,
+        strings: Buffer = b"",
+        *,
+        source: int = ...,
+        known: int | None = None,
+        start_ticks: bool = False,
+        flags: int = 0,
+        after_loss: bool = False,
+    ) -> int: ...
+    def close_missing(self, tgid: int, start_boot_ns: int, time_boot_ns: int) -> bool: ...
+    def reparent(
+        self,
+        tgid: int,
+        ppid: int,
+        time_boot_ns: int,
+        *,
+        start_boot_ns: int = 0,
+        parent_start_boot_ns: int = 0,
+    ) -> bool: ...
+    def take_wanted(self) -> list[tuple[int, int]]: ...
