@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.errors import ConfigError, FrameError, UnsupportedError
 from pipeline.worker import NO_FD
 
 SHARD_MODULE = "pipeline.sources.shard_main"
+REPLAY_MODULE = "pipeline.sources.replay_main"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class Feed:
         ring_bytes: bytes of each ring, by ring number.
         shard_count: how many shards the rings are for; a source without rings has one.
         capture_id: names the rings of this feed; positions of another one mean nothing here.
+        boot_id: 16 bytes: the boot that the records are from, where it is not this one; else empty.
         tiers: what is in force, for the log.
         close: ends the source.
     """
@@ -47,6 +50,7 @@ class Feed:
     iter_link_fd: int = NO_FD
     tiers: Mapping[str, object] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
+    boot_id: bytes = b""
     capture_id: int = field(default_factory=lambda: secrets.randbits(63) | 1)
 
     def shard_of(self) -> dict[int, int]:
@@ -60,12 +64,15 @@ def open_feed(config: Config) -> Feed:
     Raises:
         UnsupportedError: this host, or this version, does not have it.
         LoadError: the kernel refused a program.
-        ConfigError: there is no such source.
+        ConfigError: there is no such source, or its file cannot be read.
+        FrameError: the file is no recording.
     """
     kind = config.source.partition(":")[0]
     if kind == "ebpf":
         return _open_ebpf(config)
-    if kind in {"proc-connector", "replay"}:
+    if kind == "replay":
+        return _open_replay(config)
+    if kind == "proc-connector":
         raise UnsupportedError(
             f"source {kind!r} is not part of this version",
             feature=kind,
@@ -103,3 +110,19 @@ def _open_ebpf(config: Config) -> Feed:
             tiers={tier.name: tier.detail if tier.is_on else f"off: {tier.detail}" for tier in capture.tiers},
             close=stack.pop_all().close,
         )
+
+
+def _open_replay(config: Config) -> Feed:
+    from pipeline.bus.frames import decode_frame
+    from pipeline.sources.recording import Recording
+
+    path = Path(config.source.partition(":")[2]).absolute()
+    recording = Recording(path)
+    rings = 0
+    # A recording that was cut off is replayed up to there, and says so then.
+    with suppress(FrameError):
+        for message in recording:
+            rings = max(rings, decode_frame(message).ring + 1)
+    if rings == 0:
+        raise FrameError(f"{path}: there is not one readable frame in it", peer=str(path), reason="empty")
+    return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id)

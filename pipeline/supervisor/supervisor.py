@@ -152,7 +152,7 @@ class Supervisor:
             role=RESOLVER,
             source=feed.source,
             config=self._config,
-            boot_id=boot_id().hex(),
+            boot_id=(feed.boot_id or boot_id()).hex(),
             capture_id=feed.capture_id,
             supervisor_tgid=os.getpid(),
             group_id=self._group_id,

@@ -77,10 +77,18 @@ def test_a_runtime_directory_on_disk_is_refused(procline: Command, monkeypatch: 
     assert done.code == 2 and "not on tmpfs" in done.err
 
 
-@pytest.mark.parametrize("source", ["proc-connector", "replay:/tmp/x"])
-def test_a_source_that_is_not_there_leaves_nothing_behind(procline: Command, source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("proc-connector", "--source ebpf"),
+        ("replay:/nonexistent/x", "/nonexistent/x"),
+        ("replay:/etc/passwd", "passwd"),
+    ],
+)
+def test_a_source_that_is_not_there_leaves_nothing_behind(procline: Command, source: str, expected: str) -> None:
     done = procline("run", "--source", source)
-    assert done.code == 2 and "--source ebpf" in done.err
+    assert done.code == 2 and expected in done.err
+    assert len(done.err.splitlines()) == 1
     assert not paths.instance_dir("default").exists()
 
 

@@ -1,0 +1,58 @@
+"""Sources as the supervisor opens them; that of eBPF is opened by the tests of the live kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import load
+from pipeline.errors import ConfigError, FrameError
+from pipeline.sources.recording import RecordingWriter
+from pipeline.sources.synthetic import make_storm
+from pipeline.supervisor.feed import Feed, open_feed
+
+BOOT_ID = bytes(range(16))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "storm.rec"
+    with RecordingWriter(path, boot_id=BOOT_ID) as writer:
+        for message in make_storm(3, 20, frame_records=10, variants=3):
+            writer.write(message)
+    return path
+
+
+def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording: Path) -> None:
+    feed = open_feed(load(None, {"source": f"replay:{recording}"}, {}))
+    assert (feed.ring_count, feed.boot_id, feed.rings, feed.shard_count) == (3, BOOT_ID, {}, 1)
+    assert feed.source == f"replay:{recording}"
+    feed.close()
+
+
+def test_a_recording_that_was_cut_off_is_taken(recording: Path) -> None:
+    recording.write_bytes(recording.read_bytes()[:-7])
+    assert open_feed(load(None, {"source": f"replay:{recording}"}, {})).ring_count == 3
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> None:
+    with pytest.raises(ConfigError, match="gone"):
+        open_feed(load(None, {"source": f"replay:{tmp_path}/gone"}, {}))
+    other = tmp_path / "other"
+    other.write_bytes(b"not a recording" * 100)
+    with pytest.raises(FrameError):
+        open_feed(load(None, {"source": f"replay:{other}"}, {}))
+    other.write_bytes(recording.read_bytes()[:64])
+    with pytest.raises(FrameError, match="not one readable frame"):
+        open_feed(load(None, {"source": f"replay:{other}"}, {}))
+
+
+def test_rings_are_shared_out_evenly() -> None:
+    feed = Feed(source="ebpf", rings={0: 10, 1: 11, 2: 12, 5: 15, 7: 17}, shard_count=2)
+    assert feed.shard_of() == {0: 0, 1: 1, 2: 0, 5: 1, 7: 0}
+
+
+def test_captures_are_told_apart() -> None:
+    ids = {Feed(source="ebpf").capture_id for _ in range(50)}
+    assert len(ids) == 50 and 0 not in ids
