@@ -7,9 +7,7 @@ not know the tables. Imports neither numpy nor anything of the daemon.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
 import socket as unix
 import stat
 import time
@@ -126,7 +124,7 @@ class StreamReader:
         for prefix in prefixes:
             self._socket.subscribe(prefix)
         # Last: the publisher handles the subscriptions of a peer in the order in which they were made.
-        word = WELCOME_PREFIX + secrets.token_hex(8).encode()
+        word = WELCOME_PREFIX + os.urandom(8).hex().encode()
         self._socket.subscribe(word)
         while True:
             left = deadline - time.monotonic()
@@ -199,6 +197,8 @@ class StreamReader:
             await self._readable(left)
 
     async def _readable(self, timeout: float | None) -> None:
+        import asyncio  # who awaits has it; for the others it is a third of the start
+
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         descriptor = self.fileno()
