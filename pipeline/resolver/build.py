@@ -16,7 +16,7 @@ import numpy.typing as npt
 import zmq
 
 from pipeline import boot, paths
-from pipeline.bus.frames import decode_frame
+from pipeline.bus.frames import Frame, decode_frame
 from pipeline.bus.sockets import Bus
 from pipeline.config import Config
 from pipeline.errors import FrameError
@@ -161,7 +161,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         namer = CgroupNamer(applier.cgroups, CgroupTree())
         log = get_logger()
 
-        def decode(data: bytes | memoryview) -> object:
+        def decode(data: bytes | memoryview) -> Frame:
             frame = decode_frame(data)
             if frame.boot_id != spec.boot_id_bytes and is_ebpf:
                 raise FrameError("a frame of another boot", peer=frame.source, reason="boot")

@@ -27,7 +27,13 @@ from pipeline.events import KIND_COUNT
 from pipeline.shm import layout
 
 if TYPE_CHECKING:
+    from pipeline.bus.frames import Frame
+    from pipeline.resolver._apply import Applier
+    from pipeline.resolver._encode import Encoder
+    from pipeline.resolver.merge import Merger
+    from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
+    from pipeline.shm._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192
@@ -77,11 +83,9 @@ class Resolver:
     """The one writer of an instance (holder of `writer.lock`), as a duty cycle.
 
     Args:
-        tables: pipeline.shm._writer.TableWriter, held by this process.
-        merger: pipeline.resolver.merge.Merger.
-        applier: pipeline.resolver._apply.Applier over `tables`.
-        encoder: pipeline.resolver._encode.Encoder that `applier` calls.
-        publisher: pipeline.resolver.publish.Publisher.
+        tables: held by this process.
+        merger, applier, publisher: the stages; `applier` writes `tables`.
+        encoder: the one that `applier` calls.
         receiver, positions, losses: see the protocols.
         decode: bytes -> Frame, raises FrameError.
         now_boot_ns: the boot clock.
@@ -91,15 +95,15 @@ class Resolver:
     def __init__(
         self,
         *,
-        tables,
-        merger,
-        applier,
-        encoder,
-        publisher,
+        tables: TableWriter,
+        merger: Merger,
+        applier: Applier,
+        encoder: Encoder,
+        publisher: Publisher,
         receiver: Receiver,
         positions: Positions,
         losses: Losses | None,
-        decode: Callable[[bytes | memoryview], object],
+        decode: Callable[[bytes | memoryview], Frame],
         now_boot_ns: Callable[[], int],
         settings: LoopSettings | None = None,
         log_refused: Callable[[FrameError], None] = lambda error: None,

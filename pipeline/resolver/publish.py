@@ -49,8 +49,12 @@ class Encoder(Protocol):
     """The part of `pipeline.resolver._encode.Encoder` that is needed here."""
 
     topics_mask: int
-    stream: int
-    former_mask: int
+
+    @property
+    def stream(self) -> int: ...
+
+    @property
+    def former_mask(self) -> int: ...
 
     def take(self) -> Sequence[Message]: ...
 

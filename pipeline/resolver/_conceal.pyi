@@ -1,0 +1,9 @@
+from collections.abc import Iterable
+
+from pipeline.bus.frames import Frame
+
+class Literals:
+    def __init__(self, literals: Iterable[bytes], words: Iterable[bytes] = ()) -> None: ...
+    def found_in(self, text: bytes) -> bool: ...
+
+def suspects(frame: Frame, literals: Literals | None) -> list[tuple[int, int, int]]: ...
