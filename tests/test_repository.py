@@ -1,0 +1,75 @@
+"""The repository itself: lock files, scripts, and the view that a newcomer sees first."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+SHELL = [path for path in [*sorted((ROOT / "script").iterdir()), ROOT / ".ci" / "run"] if path.suffix != ".py"]
+
+
+def pinned(path: Path) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", path.read_text(), re.MULTILINE))
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=!\[; ]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.name)
+def test_lock_files_have_hashes_and_name_no_address(path: Path) -> None:
+    text = path.read_text()
+    assert "://" not in text and "--index" not in text and "--find-links" not in text
+    blocks = re.split(r"\n(?=[a-z0-9])", text.partition("\n")[2].strip())
+    assert len(blocks) == len(pinned(path))
+    assert all("--hash=sha256:" in block for block in blocks)
+
+
+def test_what_the_project_asks_for_is_locked() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"]
+    host = {name_of(each) for each in [*project["project"]["dependencies"], *extras["daemon"]]}
+    assert host <= set(pinned(ROOT / "requirements" / "host.txt"))
+    every = host | {name_of(each) for extra in extras.values() for each in extra}
+    assert every <= set(pinned(ROOT / "requirements" / "dev.txt"))
+    build = (ROOT / "requirements" / "build.in").read_text().splitlines()
+    assert sorted(line for line in build if not line.startswith("#")) == sorted(project["build-system"]["requires"])
+
+
+def test_one_version_of_each_package_in_all_lock_files() -> None:
+    dev = pinned(ROOT / "requirements" / "dev.txt")
+    for path in LOCKS:
+        assert pinned(path).items() <= dev.items(), path.name
+
+
+@pytest.mark.parametrize("path", SHELL, ids=lambda path: path.name)
+def test_scripts_are_portable_shell(path: Path) -> None:
+    assert path.read_text().startswith("#!/bin/sh\n#")
+    assert os.access(path, os.X_OK)
+    assert subprocess.run(["sh", "-n", str(path)], capture_output=True).stderr == b""
+
+
+@pytest.mark.live
+def test_the_first_view_shows_processes_with_their_lineage(live_kernel: None) -> None:
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as runtime:
+        environment = dict(os.environ, PROCLINE_RUNTIME_DIR=runtime)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "script" / "show.py"), "--seconds", "4", "--name", "first"],
+            env=environment, cwd="/", capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert "Procline is started and knows" in done.stdout
+        assert re.search(r"\+ fork +\d+  sh < ", done.stdout)
+        assert re.search(r"> exec +\d+  sort  \(was sh\) < sh\(\d+\) < ", done.stdout)
+        assert re.search(r"- exit +\d+  sort  \[code 0 after ", done.stdout)
+        assert re.search(r"Seen: \d+ forks, .* lost: 0; late: ", done.stdout)
+        assert not any(Path(runtime).iterdir())
