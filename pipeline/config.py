@@ -295,9 +295,10 @@ class Stream(Section, frozen=True):
             ge=16,
             le=1 << 24,
             description="Messages kept for each subscriber that is slow; at this number it loses the next ones, and "
-            "knows it by their numbers.",
+            "knows it by their numbers. A message holds up to 64 KiB of events, so the default is 64 MiB at the worst, "
+            "shared by all who are slow.",
         ),
-    ] = 65_536
+    ] = 1024
     heartbeat_ms: Annotated[
         int,
         Meta(ge=50, le=60_000, description="A quiet topic repeats its last number this often, in ms."),
