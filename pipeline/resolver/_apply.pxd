@@ -1,77 +1,12 @@
-"""Apply events to the tables, in batches or one at a time."""
+"""The Applier: events in batches or one at a time, and what /proc says."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from pipeline.resolver._merge cimport Batch, columns, pending_event
-from pipeline.resolver._records cimport (
-    pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
-)
-from pipeline.resolver._rows cimport Rows
+from pipeline.resolver._events cimport Events
+from pipeline.resolver._records cimport pl_exec_any, pl_head_any, pl_task_any
 
 
-cdef class Applier(Rows):
-    cdef public bint fold_exec_bombs
-    cdef uint8_t told_source  # SOURCE_* of the record being applied; 0 (as in batches) and SOURCE_EVENT: an event
-
-    cdef void apply_batch(self, Batch batch) noexcept nogil
-    cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil
-    cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil
-    cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil
-    # One record. `task` and `body` are NULL where the record has none; `strings` are head.var_bytes long.
-    cdef void apply_one(
-        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, bint late
-    ) noexcept nogil
-
-    cdef void apply_told(
-        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
-    ) noexcept nogil
-    cdef void count_added(self) noexcept nogil
-
-    cdef void fork(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil
-    cdef void fill_fork(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil
-    cdef void complete_fork(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil
-    cdef void exec(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint32_t groups
-    ) noexcept nogil
-    cdef void exec_without_fork(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint32_t groups
-    ) noexcept nogil
-    cdef void fill_exec(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint32_t groups
-    ) noexcept nogil
-    cdef uint32_t append_image(
-        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
-        const pl_exec_any *body, const char *strings, uint32_t groups
-    ) noexcept nogil
-    cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil
-    cdef void exit(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exit_any *body, uint32_t groups
-    ) noexcept nogil
-    cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil
-    cdef void tell_adopted(
-        self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
-    ) noexcept nogil
-    cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
-    cdef void context(
-        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
-    ) noexcept nogil
-    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil
-    cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil
-    cdef void refresh(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, uint32_t groups
-    ) noexcept nogil
-    cdef void close_if_ended(self, uint32_t row) noexcept nogil
-    cdef bint kernel_inode(self, uint32_t row) noexcept nogil
-    cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil
+cdef class Applier(Events):
     cdef int insert(
         self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
         uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss

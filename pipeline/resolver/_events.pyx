@@ -1,0 +1,804 @@
+"""What each kind of event does to the tables. One implementation for batches, for single calls and for /proc facts.
+
+Follows specification 3.3.3, 3.3.4, 3.3.7, 3.3.11 and 5; what differs from it is the structure of 9.2 (the root of a process
+moves when its parent changes, so images are never lost) and the identity (tgid with start time). Finding, linking and
+ending processes is in _rows.pyx; deciding the order of events in _merge.pyx and merge.py; the methods for Python, and facts
+from /proc, in _apply.pyx.
+
+    fork     a row for the process, a copy of the image that forked it, with what the record tells of the child itself
+    exec     a row for the image, whose ancestor is the image that it replaces
+    exit     the end of the process; its children go to the reaper that the record predicts
+    cred, comm, cgroup, sid   the head changes, if anything differs
+    any      names the process's parent now, which confirms or corrects what the tables say
+
+Events are keyed by identity and time, so an event that is applied again changes nothing, and one that comes late does not
+undo what younger ones did. A fork that finds its process in the tables (from /proc, or because a younger record came
+first) completes it. A record of a process that nobody knows enters it, marked, except an exit.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memset
+
+from pipeline.resolver._merge cimport Batch, columns, pending_event
+from pipeline.resolver._records cimport (
+    PL_EXIT_NO_REAPER,
+    PL_EXIT_NS_DIES,
+    PL_FLAG_HEAD_ONLY,
+    PL_FLAG_PARTIAL,
+    PL_KIND_CGROUP,
+    PL_KIND_COMM,
+    PL_KIND_CRED,
+    PL_KIND_EXEC,
+    PL_KIND_EXIT,
+    PL_KIND_FORK,
+    PL_KIND_SID,
+    pl_exec_any,
+    pl_exit_any,
+    pl_fork_any,
+    pl_head_any,
+    pl_task_any,
+)
+from pipeline.resolver._rows cimport (
+    TOPIC_CONTEXT,
+    TOPIC_CRED,
+    TOPIC_EXEC,
+    TOPIC_EXIT,
+    TOPIC_FORK,
+    TOPIC_REPARENT,
+    Rows,
+    ended_process,
+)
+from pipeline.shm._layout cimport (
+    PL_C_ADDED_EVENT,
+    PL_C_ADDED_KERNEL_MAPS,
+    PL_C_ADDED_PROCFS,
+    PL_C_ELIDED,
+    PL_C_EXEC_BOMB,
+    PL_C_EXEC_WITHOUT_FORK,
+    PL_C_EXIT_UNKNOWN,
+    PL_C_HEAD_ONLY,
+    PL_C_MALFORMED,
+    PL_C_PARENT_MISSING,
+    PL_C_REPARENTS_CORRECTED,
+    PL_KNOWN_CAPS,
+    PL_KNOWN_CGROUP,
+    PL_KNOWN_COMM,
+    PL_KNOWN_CREATOR,
+    PL_KNOWN_CREDS,
+    PL_KNOWN_EXEC_TIME,
+    PL_KNOWN_FORK_TIME,
+    PL_KNOWN_SID,
+    PL_ROW_ADOPTED,
+    PL_ROW_ADOPTION_PREDICTED,
+    PL_ROW_BEFORE_CAPTURE,
+    PL_ROW_DELETED,
+    PL_ROW_ELIDED,
+    PL_ROW_EXIT_KNOWN,
+    PL_ROW_EXIT_UNSEEN,
+    PL_ROW_GAP,
+    PL_ROW_HEAD,
+    PL_ROW_HEAD_ONLY,
+    PL_ROW_IS_EXEC,
+    PL_ROW_IS_EXEC_EXEC,
+    PL_ROW_PARENT_MISSING,
+    PL_ROW_REPLACED,
+    PL_ROW_START_TICKS,
+    PL_SOURCE_EVENT,
+    PL_SOURCE_MAP,
+    PL_SOURCE_PROCFS,
+    PL_SOURCE_SNAPSHOT,
+    pl_cold,
+    pl_hot,
+    pl_prefetch,
+)
+
+
+cdef enum:
+    IMAGE_LIMIT = 1024
+    #: Ends between two commits, at most: twice the loop's batch.
+    RETOLD_LIMIT = 16384
+    KTHREADD = 2
+    #: How many events before its turn an event's record, its pid slots, and its rows are fetched into the cache. What
+    #: apply waits for otherwise is memory (bench/ingest_replay.py).
+    AHEAD_RECORD = 16
+    AHEAD_INDEX = 8
+    AHEAD_ROWS = 4
+
+
+cdef class Events(Rows):
+    """Base of the Applier: what events do. All of it without the GIL, none of it can raise."""
+
+    cdef void apply_batch(self, Batch batch) noexcept nogil:
+        cdef uint32_t i, count = batch.count
+        cdef const pending_event *item
+        cdef const columns *col
+        cdef const pl_head_any *head
+        cdef const pl_task_any *task
+        cdef const char *body
+        for i in range(count):
+            if i + AHEAD_RECORD < count:
+                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.sorter.columns)
+            if i + AHEAD_INDEX < count:
+                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.sorter.columns)
+            if i + AHEAD_ROWS < count:
+                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.sorter.columns)
+            item = &batch.items[i]
+            col = &batch.sorter.columns[item.slot]
+            head = &(<const pl_head_any *>col.head)[item.event]
+            task = NULL
+            body = NULL
+            if not head.flags & PL_FLAG_HEAD_ONLY:
+                task = &(<const pl_task_any *>col.task)[item.event]
+                if head.kind == PL_KIND_FORK:
+                    body = <const char *>&(<const pl_fork_any *>col.fork)[item.body]
+                elif head.kind == PL_KIND_EXIT:
+                    body = <const char *>&(<const pl_exit_any *>col.exit)[item.body]
+                elif head.kind == PL_KIND_EXEC:
+                    body = <const char *>&(<const pl_exec_any *>col.exec)[item.body]
+            self.apply_one(head, task, body, col.blob + item.var, batch.late_flags[i])
+
+    cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const columns *col = &all[item.slot]
+        cdef const char *task = col.task + item.event * sizeof(pl_task_any)
+        pl_prefetch(col.head + item.event * sizeof(pl_head_any))
+        pl_prefetch(task)
+        pl_prefetch(task + 64)
+        pl_prefetch(task + 128)
+        pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
+        pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
+
+    cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+        if head.tgid < self.tables.pid_capacity:
+            pl_prefetch(&self.tables.index[head.tgid])
+            pl_prefetch(&self.slots[head.tgid])
+        if head.ppid < self.tables.pid_capacity:
+            pl_prefetch(&self.tables.index[head.ppid])
+
+    cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil:
+        cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
+        cdef uint32_t row = self.tables.head(head.tgid)
+        if row:
+            pl_prefetch(&self.hot[row])
+            pl_prefetch(<const char *>&self.hot[row] + 64)
+            pl_prefetch(&self.cold[row])
+            pl_prefetch(<const char *>&self.cold[row] + 64)
+            pl_prefetch(<const char *>&self.cold[row] + 128)
+        row = self.tables.head(head.ppid)
+        if row:
+            pl_prefetch(&self.hot[row])
+            pl_prefetch(<const char *>&self.hot[row] + 64)
+
+    cdef void apply_one(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, bint late
+    ) noexcept nogil:
+        self.apply_told(head, task, body, strings, self.told(head.flags, task) if task != NULL else 0)
+
+    cdef void apply_told(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
+    ) noexcept nogil:
+        cdef const pl_exec_any *exec_body
+        if head.tgid == 0 or head.tgid >= self.tables.pid_capacity or head.kind == 0 or head.kind > PL_KIND_SID:
+            self.counters[PL_C_MALFORMED] += 1
+            return
+        if task == NULL:
+            self.counters[PL_C_HEAD_ONLY] += 1
+        if head.kind == PL_KIND_FORK:
+            self.fork(head, task, <const pl_fork_any *>body, groups)
+        elif head.kind == PL_KIND_EXIT:
+            self.exit(head, task, <const pl_exit_any *>body, groups)
+        elif head.kind == PL_KIND_EXEC:
+            exec_body = <const pl_exec_any *>body
+            if exec_body != NULL and (
+                <uint64_t>exec_body.path_bytes + exec_body.name_bytes + exec_body.args_bytes + exec_body.envs_bytes
+                > head.var_bytes
+            ):
+                self.counters[PL_C_MALFORMED] += 1
+                return
+            self.exec(head, task, exec_body, strings, groups)
+        else:
+            self.context(head, task, groups)
+        self.counters[head.kind] += 1
+
+    # -- shared --------------------------------------------------------------------------------------------------------
+
+    cdef void count_added(self) noexcept nogil:
+        if self.told_source == PL_SOURCE_MAP:
+            self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
+        elif self.told_source == PL_SOURCE_PROCFS:
+            self.counters[PL_C_ADDED_PROCFS] += 1
+        else:
+            self.counters[PL_C_ADDED_EVENT] += 1
+
+    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+        """Link the parent that the record names to a row that is not visible yet; returns whether it is missing."""
+        cdef uint32_t parent = 0
+        cdef pl_hot *hot = &self.hot[row]
+        hot.ppid = head.ppid
+        if head.ppid == 0:
+            return False
+        if head.parent_start_boot_ns:
+            parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        else:
+            parent = self.tables.head(head.ppid)
+        if parent and parent != row and self.can_descend(row, parent):
+            self.link_parent(row, parent, head.time_boot_ns)
+            if self.hot[parent].exit_boot_ns and not self.newer:
+                # It ended before this was known: nobody told who adopted.
+                self.want(head.tgid, head.start_boot_ns)
+            return False
+        if head.ppid == KTHREADD:
+            return False  # a helper that the kernel started; kernel threads are not in the tables
+        hot.flags |= PL_ROW_PARENT_MISSING
+        self.counters[PL_C_PARENT_MISSING] += 1
+        self.want(head.ppid, head.parent_start_boot_ns)
+        return True
+
+    cdef bint kernel_inode(self, uint32_t row) noexcept nogil:
+        """Whether the row's inode is known as the kernel numbers it (/proc shows another one on some file systems)."""
+        return self.hot[row].inode != 0 and (
+            self.hot[row].source == PL_SOURCE_EVENT or self.hot[row].source == PL_SOURCE_MAP
+        )
+
+    cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Whether the row holds what /proc said after `time`, so that events are still to bring it there."""
+        cdef const pl_hot *hot = &self.hot[row]
+        return (
+            (hot.source == PL_SOURCE_SNAPSHOT or hot.source == PL_SOURCE_PROCFS)
+            and not hot.known & PL_KNOWN_EXEC_TIME
+            and self.slots[hot.tgid].facts_at > time
+            and self.tables.head(hot.tgid) == row
+        )
+
+    cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Whether a record of `time` is not older than what the head of a process already says."""
+        cdef const pl_hot *hot = &self.hot[row]
+        if self.tables.head(hot.tgid) != row or time < self.slots[hot.tgid].facts_at:
+            return False
+        # A successor does not know when the facts are from, but an exec or exit that its predecessor applied last says so.
+        if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
+            return False
+        return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
+
+    cdef void refresh(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+    ) noexcept nogil:
+        """Bring the head of a process up to date with a record about it; nothing is written if nothing differs."""
+        cdef pl_hot *hot = &self.hot[row]
+        if not self.is_news(row, head.time_boot_ns):
+            return
+        self.slots[head.tgid].facts_at = head.time_boot_ns
+        if task != NULL and (self.differs(row, task, groups) or self.cold[row].tid != head.tid):
+            self.tables.begin(row)
+            self.put_task(row, task, groups)
+            self.cold[row].tid = head.tid
+            self.tables.end(row)
+        if hot.exit_boot_ns == 0:
+            self.follow_kernel(row, head, head.kind)
+
+    cdef void close_if_ended(self, uint32_t row) noexcept nogil:
+        """The end of the process was seen before its beginning: it does not live."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef ended_process *ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
+        if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
+            return
+        ended.tgid = 0
+        if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN:
+            return
+        self.tables.begin(row)
+        hot.flags &= ~PL_ROW_EXIT_UNSEEN
+        if ended.has_code:
+            self.cold[row].exit_code = ended.exit_code
+            hot.flags |= PL_ROW_EXIT_KNOWN
+        self.tables.end(row)
+        self.finish(row, ended.time, 0)
+        if self.tables.head(hot.tgid) == row:
+            self.leave_children(row, ended.reaper_tgid, ended.reaper_start, ended.time)
+        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, ended.time, 0)
+
+    # -- fork ----------------------------------------------------------------------------------------------------------
+
+    cdef void fork(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil:
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        if row:
+            self.complete_fork(row, head, task, body, groups)
+            return
+        row = self.open_entry(head, head.time_boot_ns)
+        if row == 0:
+            return
+        self.fill_fork(row, head, task, body, groups)
+        self.publish_entry(row)
+        self.count_added()
+        if not self.newer:
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            if task == NULL:
+                self.want(head.tgid, head.start_boot_ns)
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+                self.link_waiting(row, head.time_boot_ns)
+        self.emit(TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
+        self.close_if_ended(row)
+
+    cdef void fill_fork(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil:
+        """Between begin and end of a process's first image: what it is right after the fork."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef uint32_t creator = 0, image = 0
+        cdef uint64_t kernel = task.exe_inode if task != NULL else 0
+        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+        cold.fork_boot_ns = head.time_boot_ns
+        cold.tid = head.tid
+        cold.exec_inode = kernel
+        hot.known |= PL_KNOWN_FORK_TIME
+        if ticks and head.start_boot_ns % self.tick_ns == 0:
+            hot.flags |= PL_ROW_START_TICKS
+        self.missing_parent(row, head)
+        if body != NULL and body.creator_tgid:
+            cold.creator_tgid = body.creator_tgid
+            cold.fork_flags = body.clone_flags
+            hot.known |= PL_KNOWN_CREATOR
+            if body.creator_tgid != head.ppid or body.creator_start_boot_ns != head.parent_start_boot_ns:
+                hot.flags |= PL_ROW_ADOPTED
+            creator = self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
+        elif ticks:
+            # Sources without eBPF tell the parent alone, which is the creator but for CLONE_PARENT.
+            creator = self.tables.follow(hot.parent)
+        if creator and creator != row:
+            image = self.image_at(creator, head.time_boot_ns)
+            if hot.known & PL_KNOWN_CREATOR:
+                self.tables.set_creator(row, image)
+            self.copy_image(row, image)
+            self.copy_groups(row, image, ~groups & self.hot[image].known if task != NULL else 0)
+            if kernel and kernel != self.hot[image].inode:
+                if self.kernel_inode(image):
+                    # Its exec was lost: what the copy says of the image is what it was before (specification R10).
+                    hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+                    self.counters[PL_C_PARENT_MISSING] += 1
+                    self.want(head.tgid, head.start_boot_ns)
+                else:
+                    hot.inode = kernel
+        elif kernel:
+            hot.inode = kernel
+        if task == NULL:
+            hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
+            return
+        if image and task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id:
+            # The same cgroup has the same path and container; another one has not.
+            hot.cgroup_id = task.cgroup_id
+            self.tables.names.hold(self.cold[image].cgroup_ref)
+            self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
+            self.tables.names.hold(self.cold[image].container_ref)
+            self.tables.set_container_ref(row, self.cold[image].container_ref)
+        self.put_task(row, task, groups)
+
+    cdef void complete_fork(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
+    ) noexcept nogil:
+        """The process is in the tables: from /proc, from a record that came before this one, or applied already."""
+        cdef uint32_t root = self.root(row), parent, creator, image, previous, n
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef pl_hot *hot
+        if self.hot[row].flags & PL_ROW_START_TICKS and not (ticks and head.start_boot_ns % self.tick_ns == 0):
+            self.exact_start(row, head.start_boot_ns)
+        hot = &self.hot[root]
+        if root == row and not hot.known & PL_KNOWN_FORK_TIME and self.is_provisional(row, head.time_boot_ns):
+            # What /proc said is younger than this event: back to the fork, the events that follow lead there again.
+            self.newer = 0
+            self.tables.begin(row)
+            hot.flags = PL_ROW_HEAD | (hot.flags & PL_ROW_START_TICKS)
+            if body != NULL and self.find(body.creator_tgid, body.creator_start_boot_ns, ticks):
+                self.clear_image(row)
+            self.fill_fork(row, head, task, body, groups)
+            self.tables.end(row)
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            if head.ppid:
+                self.tables.adopt(head.tgid, head.ppid)
+        elif not hot.known & PL_KNOWN_FORK_TIME:
+            parent = 0
+            if self.tables.follow(hot.ancestor) == 0 and head.ppid:
+                parent = self.find(head.ppid, head.parent_start_boot_ns, ticks)
+                if parent and not self.can_descend(root, parent):
+                    parent = 0
+            creator = 0
+            if body != NULL and body.creator_tgid:
+                creator = self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
+            # Creator and fork time are those of the process: all of its images say them.
+            for n in range(IMAGE_LIMIT):
+                previous = self.previous_image(row)
+                hot = &self.hot[row]
+                self.tables.begin(row)
+                if body != NULL and body.creator_tgid:
+                    self.cold[row].creator_tgid = body.creator_tgid
+                    self.cold[row].fork_flags = body.clone_flags
+                    hot.known |= PL_KNOWN_CREATOR
+                    if creator:
+                        self.tables.set_creator(row, self.image_at(creator, head.time_boot_ns))
+                self.cold[row].fork_boot_ns = head.time_boot_ns
+                hot.known |= PL_KNOWN_FORK_TIME
+                hot.flags &= ~PL_ROW_BEFORE_CAPTURE
+                if parent and row == root:
+                    self.tables.set_ancestor(row, self.image_at(parent, head.time_boot_ns))
+                    hot.flags &= ~PL_ROW_PARENT_MISSING
+                if parent and self.tables.follow(hot.parent) == 0 and (hot.ppid == 0 or hot.ppid == head.ppid):
+                    hot.ppid = head.ppid
+                    self.tables.set_parent(row, parent)
+                self.tables.end(row)
+                if previous == 0:
+                    break
+                row = previous
+        self.emit(TOPIC_FORK, PL_KIND_FORK, root, head.time_boot_ns, 0)
+
+    # -- exec ----------------------------------------------------------------------------------------------------------
+
+    cdef void exec(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
+        uint32_t groups
+    ) noexcept nogil:
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, newer = 0, n
+        cdef uint64_t kernel
+        cdef pl_hot *hot
+        if row == 0:
+            self.exec_without_fork(head, task, body, strings, groups)
+            return
+        if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:
+            self.exact_start(row, head.start_boot_ns)
+        if self.is_provisional(row, head.time_boot_ns):
+            # /proc was read after this exec and shows its image, or a later one. The image before is unknown but for
+            # what this record says of it.
+            kernel = body.prev_inode if body != NULL else 0
+            hot = &self.hot[row]
+            self.tables.begin(row)
+            self.clear_image(row)
+            hot.inode = kernel
+            hot.known &= ~PL_KNOWN_COMM
+            memset(hot.comm, 0, 16)
+            hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
+            self.tables.end(row)
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+        previous = row
+        for n in range(IMAGE_LIMIT):
+            hot = &self.hot[previous]
+            if not hot.flags & PL_ROW_IS_EXEC or not hot.known & PL_KNOWN_EXEC_TIME:
+                break
+            if hot.exec_boot_ns == head.time_boot_ns:
+                # Applied already. If the writer died right then, the image before was not told yet.
+                if previous == row:
+                    self.replace(self.previous_image(row), head.time_boot_ns)
+                self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
+                return
+            if hot.exec_boot_ns < head.time_boot_ns:
+                break
+            newer = previous
+            previous = self.previous_image(previous)
+            if previous == 0:
+                break
+        row = self.append_image(previous, newer, head, task, body, strings, groups)
+        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+
+    cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil:
+        """The image was replaced by the exec at `time`."""
+        if previous == 0 or (self.hot[previous].flags & PL_ROW_REPLACED and self.hot[previous].exit_boot_ns == time):
+            return
+        self.tables.begin(previous)
+        self.hot[previous].exit_boot_ns = time
+        self.hot[previous].flags = (self.hot[previous].flags | PL_ROW_REPLACED) & ~PL_ROW_HEAD
+        self.tables.end(previous)
+
+    cdef void fill_exec(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """Between begin and end of an image: what the record says of it."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+        cold.tid = head.tid
+        if body == NULL:
+            # Only that there was an exec. It keeps session, namespaces, cgroup and terminal; the rest may have changed.
+            self.clear_image(row)
+            hot.known &= ~(PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_COMM)
+            hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
+            cold.exec_inode = 0
+            self.want(head.tgid, head.start_boot_ns)
+        else:
+            self.put_task(row, task, groups)
+            self.put_image(row, body, strings)
+            cold.exec_inode = body.prev_inode
+        hot.exec_boot_ns = head.time_boot_ns
+        hot.known |= PL_KNOWN_EXEC_TIME
+        hot.flags |= PL_ROW_IS_EXEC
+
+    cdef uint32_t append_image(
+        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
+        const pl_exec_any *body, const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """Enter an image after `previous` and before `newer`, one of which may be 0; returns its row."""
+        cdef uint32_t model = previous if previous else newer, row, n, image
+        cdef bint is_head = newer == 0
+        cdef bint ended = is_head and self.hot[model].exit_boot_ns != 0
+        cdef pl_hot *hot
+        cdef pl_cold *cold
+        cdef uint32_t flags = self.hot[model].flags
+        cdef uint64_t expected = body.prev_inode if body != NULL else 0
+        row = self.tables.copy_row(model)
+        if row == 0:
+            # The table is full: the process stays true, its history does not.
+            if is_head:
+                hot = &self.hot[model]
+                self.tables.begin(model)
+                hot.flags = (flags & (PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED)) | PL_ROW_ELIDED
+                self.fill_exec(model, head, task, body, strings, groups)
+                self.tables.end(model)
+                self.counters[PL_C_ELIDED] += 1
+                self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            return model
+        if ended:
+            # It came after the process's end. Rows keep their place in pid index and retention queue, so the new row
+            # takes what the image before was, and the head's row the image that this record is about.
+            self.tables.end(row)
+            previous = row
+            row = model
+            self.replace(previous, head.time_boot_ns)
+            self.tables.begin(row)
+        hot = &self.hot[row]
+        cold = &self.cold[row]
+        hot.flags = flags & PROCESS_FLAGS
+        if is_head:
+            hot.flags |= PL_ROW_HEAD | (flags & (PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN))
+        else:
+            hot.flags |= PL_ROW_REPLACED
+            hot.exit_boot_ns = self.hot[newer].exec_boot_ns
+        cold.cap_attempted = 0
+        cold.cap_used = 0
+        self.tables.set_extra_ref(row, 0)
+        self.fill_exec(row, head, task, body, strings, groups)
+        if (
+            self.fold_exec_bombs and is_head and not ended and previous and body != NULL
+            and hot.args_ref == self.hot[previous].args_ref and cold.envs_ref == self.cold[previous].envs_ref
+            and hot.file_ref == self.hot[previous].file_ref and hot.inode == self.hot[previous].inode
+            and hot.uid == self.hot[previous].uid and hot.gid == self.hot[previous].gid
+            and memcmp(&cold.euid, &self.cold[previous].euid, 24) == 0
+            and memcmp(&cold.cap_effective, &self.cold[previous].cap_effective, 16) == 0
+        ):
+            self.tables.discard(row)
+            self.counters[PL_C_EXEC_BOMB] += 1
+            self.tables.begin(previous)
+            self.hot[previous].exec_boot_ns = head.time_boot_ns
+            self.hot[previous].known |= PL_KNOWN_EXEC_TIME
+            self.hot[previous].flags |= PL_ROW_IS_EXEC
+            self.tables.end(previous)
+            return previous
+        if previous:
+            if self.hot[previous].flags & PL_ROW_IS_EXEC:
+                hot.flags |= PL_ROW_IS_EXEC_EXEC
+            if expected and expected != self.hot[previous].inode and self.kernel_inode(previous):
+                # The kernel replaced another image than the one that is here: an exec between them was lost.
+                hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+                self.counters[PL_C_PARENT_MISSING] += 1
+            self.tables.set_ancestor(row, previous)
+            hot.images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
+        else:
+            # Older than the oldest image that is known: it takes that one's place before the parent.
+            hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+            hot.images = 1
+        self.tables.end(row)
+        if ended:
+            self.tables.retire(previous)
+            return row
+        self.count_added()
+        if is_head:
+            if self.tables.head(head.tgid) == previous:
+                self.tables.set_head(head.tgid, row)
+                # A late one of a process that lives is younger than its last image all the same.
+                self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            self.replace(previous, head.time_boot_ns)
+            if head.ppid and self.hot[row].exit_boot_ns == 0:
+                self.follow_kernel(row, head, PL_KIND_EXEC)
+            return row
+        self.replace(previous, head.time_boot_ns)
+        self.tables.begin(newer)
+        self.tables.set_ancestor(newer, row)
+        self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
+        self.tables.end(newer)
+        self.tables.retire(row)
+        # Images are numbered from the oldest.
+        image = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        for n in range(IMAGE_LIMIT):
+            if image == 0 or image == row:
+                break
+            self.tables.begin(image)
+            if self.hot[image].images < 0xFFFF:
+                self.hot[image].images += 1
+            self.tables.end(image)
+            image = self.previous_image(image)
+        return row
+
+    cdef void exec_without_fork(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
+        uint32_t groups
+    ) noexcept nogil:
+        cdef uint32_t row = self.open_entry(head, head.start_boot_ns)
+        cdef pl_hot *hot
+        if row == 0:
+            return
+        hot = &self.hot[row]
+        self.counters[PL_C_EXEC_WITHOUT_FORK] += 1
+        self.missing_parent(row, head)
+        self.fill_exec(row, head, task, body, strings, groups)
+        # The image before is missing, whether the parent is known or not.
+        hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+            hot.flags |= PL_ROW_START_TICKS
+        self.publish_entry(row)
+        self.count_added()
+        if not self.newer:
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+                self.link_waiting(row, head.time_boot_ns)
+        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+        self.close_if_ended(row)
+
+    # -- exit ----------------------------------------------------------------------------------------------------------
+
+    cdef void exit(
+        self, const pl_head_any *head, const pl_task_any *task, const pl_exit_any *body, uint32_t groups
+    ) noexcept nogil:
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), reaper_tgid = 0
+        cdef uint64_t reaper_start = 0
+        cdef pl_hot *hot
+        cdef ended_process *ended
+        cdef bint is_owner, was_unseen, again
+        if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
+            reaper_tgid = body.reaper_tgid
+            reaper_start = body.reaper_start_boot_ns
+        ended = self.ended_slot(self.unknown if row == 0 else self.ended, head.tgid, head.start_boot_ns)
+        ended.tgid = head.tgid
+        ended.start = head.start_boot_ns
+        ended.time = head.time_boot_ns
+        ended.reaper_tgid = reaper_tgid
+        ended.reaper_start = reaper_start
+        ended.has_code = body != NULL
+        ended.exit_code = body.exit_code if body != NULL else 0
+        if row == 0:
+            # Nothing is made of it, but its fork, should it still come, finds that the process has ended.
+            self.counters[PL_C_EXIT_UNKNOWN] += 1
+            return
+        hot = &self.hot[row]
+        is_owner = self.tables.head(head.tgid) == row
+        was_unseen = hot.exit_boot_ns != 0 and hot.flags & PL_ROW_EXIT_UNSEEN
+        again = not was_unseen and hot.exit_boot_ns == head.time_boot_ns
+        if hot.exit_boot_ns == 0 or was_unseen:
+            if hot.flags & PL_ROW_START_TICKS and not ticks:
+                self.exact_start(row, head.start_boot_ns)
+            if is_owner and not was_unseen:
+                if head.time_boot_ns >= self.slots[head.tgid].facts_at:
+                    self.follow_kernel(row, head, PL_KIND_EXIT)
+                self.undo_prediction(row, head)
+            self.tables.begin(row)
+            if task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
+                if task != NULL:
+                    self.put_task(row, task, groups)
+                self.cold[row].tid = head.tid
+            if body != NULL:
+                self.cold[row].exit_code = body.exit_code
+                hot.flags |= PL_ROW_EXIT_KNOWN
+            hot.exit_boot_ns = max(head.time_boot_ns, hot.start_boot_ns)
+            hot.flags = (hot.flags | PL_ROW_DELETED) & ~PL_ROW_EXIT_UNSEEN
+            self.tables.end(row)
+            if not was_unseen:
+                self.tables.retire(row)
+        if is_owner:
+            self.tables.orphan(head.tgid)
+            self.wait_no_more(head.tgid)
+            self.leave_children(row, reaper_tgid, reaper_start, head.time_boot_ns)
+        if again and self.encodes and reaper_tgid:
+            self.tell_adopted(row, reaper_tgid, reaper_start, head.time_boot_ns)
+        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, head.time_boot_ns, 0)
+
+    cdef void undo_prediction(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+        """The process ended before its parent did, but the parent's end came first: nobody adopted it."""
+        cdef uint32_t parent
+        if not self.hot[row].flags & PL_ROW_ADOPTION_PREDICTED or head.ppid == self.hot[row].ppid:
+            return
+        parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        if parent and self.hot[parent].exit_boot_ns > head.time_boot_ns and self.can_descend(row, parent):
+            self.counters[PL_C_REPARENTS_CORRECTED] += 1
+            self.move(row, parent, head.time_boot_ns, PL_KIND_EXIT, False)
+
+    cdef void tell_adopted(
+        self, uint32_t row, uint32_t reaper_tgid, uint64_t reaper_start, uint64_t time
+    ) noexcept nogil:
+        """A predecessor applied this exit and did not commit it: number what it said of the children once more."""
+        cdef uint32_t adopter = self.reaper(reaper_tgid, reaper_start), child, ended, n
+        if adopter == 0:
+            return
+        child = self.tables.first_child(self.hot[adopter].tgid)
+        while child:
+            self.tell_if_adopted(self.tables.head(child), row, adopter, time)
+            child = self.tables.next_sibling(child)
+        # Of those that have ended since then, the retention queue has the youngest end last.
+        ended = self.tables.queue_last
+        for n in range(RETOLD_LIMIT):
+            if ended == 0 or self.hot[ended].exit_boot_ns < time:
+                return
+            if self.hot[ended].flags & PL_ROW_HEAD:
+                self.tell_if_adopted(ended, row, adopter, time)
+            ended = self.tables.list_prev[ended]
+
+    cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil:
+        cdef uint32_t creator = self.tables.follow(self.hot[head].creator) if head else 0
+        if (
+            creator and self.hot[head].flags & PL_ROW_ADOPTED and self.hot[head].ppid == self.hot[adopter].tgid
+            and self.hot[creator].tgid == self.hot[row].tgid
+            and self.hot[creator].start_boot_ns == self.hot[row].start_boot_ns
+        ):
+            self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
+
+    # -- cred, comm, cgroup, sid ---------------------------------------------------------------------------------------
+
+    cdef void context(
+        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+    ) noexcept nogil:
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), unknown = 0
+        cdef pl_hot *hot
+        cdef ended_process *ended
+        if row == 0:
+            ended = self.ended_slot(self.unknown, head.tgid, head.start_boot_ns)
+            row = self.tables.head(head.tgid)
+            if (ended.tgid == head.tgid and ended.start == head.start_boot_ns) or (
+                row and self.hot[row].start_boot_ns > head.start_boot_ns
+            ):
+                # It has ended since. Who never saw it begin need not know it now.
+                return
+            row = self.open_entry(head, head.start_boot_ns)
+            if row == 0:
+                return
+            hot = &self.hot[row]
+            hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+            hot.flags |= PL_ROW_GAP
+            self.missing_parent(row, head)
+            if task != NULL:
+                self.put_task(row, task, groups)
+                hot.inode = task.exe_inode
+                self.cold[row].exec_inode = task.exe_inode
+            else:
+                hot.flags |= PL_ROW_HEAD_ONLY
+            if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+                hot.flags |= PL_ROW_START_TICKS
+            self.publish_entry(row)
+            self.count_added()
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            self.want(head.tgid, head.start_boot_ns)
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+                self.link_waiting(row, head.time_boot_ns)
+        else:
+            if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
+                self.exact_start(row, head.start_boot_ns)
+            if task == NULL and self.is_news(row, head.time_boot_ns):
+                # Something changed, and the record that said what was too large for its ring.
+                hot = &self.hot[row]
+                if head.kind == PL_KIND_CRED:
+                    unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS
+                elif head.kind == PL_KIND_COMM:
+                    unknown = PL_KNOWN_COMM
+                elif head.kind == PL_KIND_CGROUP:
+                    unknown = PL_KNOWN_CGROUP
+                else:
+                    unknown = PL_KNOWN_SID
+                self.tables.begin(row)
+                hot.known &= ~unknown
+                hot.flags |= PL_ROW_GAP
+                self.tables.end(row)
+                self.want(head.tgid, head.start_boot_ns)
+            self.refresh(row, head, task, groups)
+        self.emit(TOPIC_CRED if head.kind == PL_KIND_CRED else TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
