@@ -1,6 +1,6 @@
 """Processes in the tables: finding them by identity, their facts, their beginning and end, their lineage.
 
-What an event means is in _apply.pyx; how rows, arenas and the pid index are kept is in shm/_writer.pyx.
+What an event means is in _events.pyx; how rows, arenas and the pid index are kept is in shm/_writer.pyx.
 
 Terms: a process is a chain of images, linked by `ancestor`, of which the newest is its head and the oldest its root. The
 root's `ancestor` is an image of the parent. A process is named by (tgid, start_boot_ns), never by tgid alone: every
