@@ -40,6 +40,7 @@ BATCH_EVENTS = 8192
 #: Frames taken from the socket before the tables are brought up to date.
 FRAMES_PER_POLL = 32
 HEARTBEAT_NS = 50_000_000
+STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
@@ -130,6 +131,7 @@ class Resolver:
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
         self._heartbeat_ns = 0
+        self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
     # -- the duty cycle ------------------------------------------------------------------------------------------------
@@ -213,6 +215,9 @@ class Resolver:
         if self.name_cgroups is not None:
             self.name_cgroups()
         self.publisher.watermark_boot_ns = self.merger.watermark
+        if now - self._stats_ns >= STATS_NS:
+            self._stats_ns = now
+            self._publish_stats(now)
         self.publisher.poll(now)
         self.commit()
 
@@ -223,6 +228,7 @@ class Resolver:
                 self._lost[:] = lost
                 for kind, name in enumerate(_LOST):
                     self.tables.set_counter(f"lost_{name}", int(self._lost_base[kind] + lost[kind]))
+                self.publisher.loss({kind: self.tables.counter(f"lost_{kind}") for kind in _LOST[1:]}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
             self.tables.set_counter("threads_forked", self._filtered_base[0] + self.losses.threads_forked())
@@ -237,6 +243,20 @@ class Resolver:
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
             self.repairer.start(after_loss=bool(due))
+
+    def _publish_stats(self, now: int) -> None:
+        """What `procline stat` shows of the counters, for who listens to ``sys.stats``."""
+        if not self.publisher.wants_stats:
+            return
+        tables = self.tables
+        self.publisher.stats(
+            {
+                "counters": {name: tables.counter(name) for name in layout.COUNTERS},
+                "entries": {"live": tables.heads_live, "exited": tables.heads_exited, "images": tables.rows_used},
+                "watermark_lag_ns": now - self.merger.watermark,
+            },
+            now,
+        )
 
     def repair_soon(self, now: int) -> None:
         """Ask for a repair as after a loss (a take-over does)."""

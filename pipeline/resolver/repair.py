@@ -31,6 +31,14 @@ _PROC_KNOWS = (
 )
 
 
+def proc_knows(task: np.void) -> int:
+    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show."""
+    known = _PROC_KNOWS
+    known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) else 0
+    known |= layout.KNOWN_NS if int(task["mnt_ns"]) else 0
+    return known
+
+
 class Repairer:
     """Compares and corrects; belongs to the resolver's duty cycle.
 
@@ -155,13 +163,7 @@ class Repairer:
         head = look.head[i]
         if int(head["start_boot_ns"]) < self._capture_boot_ns:
             flags |= layout.ROW_BEFORE_CAPTURE
-        known = None
-        if int(head["flags"]) & FLAG_PARTIAL:
-            # /proc says 0 where it means 0, but for what it may not show.
-            task = look.task[i]
-            known = _PROC_KNOWS
-            known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) else 0
-            known |= layout.KNOWN_NS if int(task["mnt_ns"]) else 0
+        known = proc_knows(look.task[i]) if int(head["flags"]) & FLAG_PARTIAL else None
         result: int = self._applier.insert_snapshot(
             head.tobytes(),
             look.task[i].tobytes(),

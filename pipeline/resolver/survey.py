@@ -69,16 +69,21 @@ def survey(
     parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]] = []
     cgroup_paths: dict[int, bytes] = {}
     seen: set[int] = set()
-    exact_parents: dict[int, int] = {}
+    exact_starts: dict[int, int] = {}
     if iterate is not None:
         tasks = iterate()
         head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
-        keep = (task["task_flags"] & procfs.PF_KTHREAD) == 0
+        # A leader that ended has no memory, so no image: /proc shows that of the threads that live on.
+        leaderless = (head["flags"] & events.FLAG_LEADER_DEAD) != 0
+        exact_starts = dict(
+            zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
+        )
+        keep = ((task["task_flags"] & procfs.PF_KTHREAD) == 0) & ~leaderless
         if only is not None:
             keep &= np.isin(head["tgid"], np.fromiter(only, np.uint32, len(only)))
         rows = np.flatnonzero(keep)
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
-        exact_parents = dict(zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True))
+        exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
         strings = [
             _complete(reader, want, head, task, exec_, i, bytes(paths[row]), cgroup_paths)
             for i, row in enumerate(rows.tolist())
@@ -94,7 +99,7 @@ def survey(
         # A zombie has no image any more, but its parent has not waited for it: it is not a live process.
         if info is None or info.is_kthread or info.is_zombie:
             continue
-        exact = exact_parents.get(tgid, 0)
+        exact = exact_starts.get(tgid, 0)
         if exact and exact // TICK_NS == info.start_ticks:
             info.start_boot_ns, info.start_is_ticks = exact, False
         infos.append(info)

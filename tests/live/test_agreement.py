@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, eventually, run_workload
+from tests.live.harness import Daemon, eventually, run_workload, running_workload
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
@@ -30,3 +30,12 @@ def test_after_the_snapshot_and_after_a_storm(live_kernel: None, workload: Path)
                 sleeper.wait()
         time.sleep(1)
         eventually(lambda: assert_agrees(table), timeout=3)
+
+
+def test_a_process_whose_leader_had_ended_before_the_start(live_kernel: None, workload: Path) -> None:
+    with running_workload(workload, "leaderexit", 30_000) as (pid, _):
+        eventually(lambda: "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1])
+        with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
+            entry = table.resolve(pid)
+            assert entry is not None and entry.exit_time_ns is None
+            assert (entry.path, entry.argv) == (str(workload), [str(workload), "leaderexit", "30000"])
