@@ -1,0 +1,133 @@
+"""Segments made by hand with numpy, so that the reader is tested without the writer, and on states it never leaves."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.shm import layout
+
+BOOT_ID = bytes(range(16))
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
+
+
+def now_boot_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+class Tables:
+    """All segments of one instance as writable numpy views. Row numbers are handed out from 1."""
+
+    def __init__(
+        self, directory: Path, *, rows: int = 256, pids: int = 4096, arena_bytes: int = 1 << 20, epoch: int = 1
+    ) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(2)
+        self.control = self._make("control", layout.CONTROL, size)[:1]
+        self.index = self._make("index", np.dtype("<u4"), pids * 4)
+        self.hot = self._make("hot", layout.HOT, rows * layout.HOT.itemsize)
+        self.cold = self._make("cold", layout.COLD, rows * layout.COLD.itemsize)
+        self.arenas = {name: self._make(name, np.dtype("u1"), arena_bytes) for name in ("names", "args", "envs")}
+        self.arena_next = dict.fromkeys(self.arenas, 16)
+        raw = np.memmap(directory / "control", np.uint8, "r+")
+        self.commits = [
+            raw[commit_offset + i * commit_bytes :][: layout.COMMIT.itemsize].view(layout.COMMIT) for i in (0, 1)
+        ]
+        self.next_row = 1
+        header = self.control[0]
+        header["magic"] = layout.MAGIC
+        header["header_bytes"] = layout.CONTROL.itemsize
+        header["boot_id"] = np.frombuffer(BOOT_ID, "V16")[0]
+        header["writer_tgid"] = os.getpid()
+        header["epoch"] = epoch
+        header["row_capacity"] = header["rows_allocated"] = rows
+        header["pid_capacity"] = pids
+        for name in self.arenas:
+            header[f"{name}_capacity_bytes"] = header[f"{name}_allocated_bytes"] = arena_bytes
+        header["boot_unix_ns"] = BOOT_UNIX_NS
+        header["ring_count"] = 2
+        header["ring_offset"], header["commit_offset"], header["commit_bytes"] = (
+            ring_offset, commit_offset, commit_bytes,
+        )  # fmt: skip
+        header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino
+        header["state"] = layout.STATE_READY
+        self.hot["row_seq"] = 1  # free
+        self.hot["generation"] = 1
+        self.heartbeat()
+        header["layout_version"] = layout.LAYOUT_VERSION
+
+    def _make(self, name: str, dtype: np.dtype, size: int) -> np.memmap:
+        path = self.directory / name
+        path.unlink(missing_ok=True)  # never in place: a reader may have it mapped
+        path.write_bytes(bytes(size))
+        return np.memmap(path, dtype, "r+", shape=(size // dtype.itemsize,))
+
+    def heartbeat(self, age_s: float = 0.0) -> None:
+        self.control["heartbeat_boot_ns"] = now_boot_ns() - int(age_s * 1e9)
+
+    def intern(self, arena: str, data: bytes) -> int:
+        start = self.arena_next[arena]
+        self.arena_next[arena] += 16 + -(-len(data) // 16) * 16
+        header = self.arenas[arena][start : start + 16].view(layout.ARENA)
+        header["refcount"], header["length"] = 1, len(data)
+        self.arenas[arena][start + 16 : start + 16 + len(data)] = np.frombuffer(data, np.uint8)
+        return start // 16
+
+    def file(self, path: bytes, **fields: int) -> int:
+        record = np.zeros(1, layout.FILE)
+        for name, value in fields.items():
+            record[name] = value
+        return self.intern("names", record.tobytes() + path)
+
+    def strings(self, arena: str, *values: bytes, cut: bytes = b"") -> int:
+        data = b"".join(value + b"\0" for value in values) + cut
+        return self.intern(arena, len(data).to_bytes(4, "little") + data)
+
+    def row(self, tgid: int, *, publish: bool = True, **fields: object) -> int:
+        """Fill the next free row; other fields by name, of the hot or cold part."""
+        row = self.next_row
+        self.next_row += 1
+        values = {"tgid": tgid, "start_boot_ns": 1000 * tgid, "flags": layout.ROW_HEAD, "source": layout.SOURCE_EVENT}
+        values |= {"known": layout.KNOWN_START | layout.KNOWN_COMM, "images": 1, "comm": f"p{tgid}".encode()}
+        for name, value in (values | fields).items():
+            part = self.hot if name in layout.HOT.names else self.cold
+            part[name][row] = value
+        self.hot["row_seq"][row] = 2
+        if publish:
+            self.index[tgid] = row
+        return row
+
+    def link(self, row: int) -> int:
+        return row | int(self.hot["generation"][row]) << 32
+
+    def free(self, row: int) -> None:
+        self.hot["row_seq"][row] |= 1
+        self.hot["generation"][row] += 1
+        self.index[self.hot["tgid"][row]] = 0
+
+    def reuse(self, row: int, tgid: int, **fields: object) -> None:
+        """Give a free row to another process."""
+        for name, value in ({"tgid": tgid, "flags": layout.ROW_HEAD} | fields).items():
+            part = self.hot if name in layout.HOT.names else self.cold
+            part[name][row] = value
+        self.hot["row_seq"][row] += 1
+        self.index[tgid] = row
+
+    def change(self, row: int, **fields: object) -> None:
+        """Change a published row as the writer does."""
+        self.hot["row_seq"][row] += 1
+        for name, value in fields.items():
+            part = self.hot if name in layout.HOT.names else self.cold
+            part[name][row] = value
+        self.hot["row_seq"][row] += 1
+
+    def commit(self, number: int, **fields: object) -> None:
+        slot = self.commits[number & 1]
+        slot["number"] = number
+        for name, value in fields.items():
+            slot[name] = value
+        self.control["commit_index"] = number & 1

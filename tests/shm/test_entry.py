@@ -1,0 +1,252 @@
+"""What an entry shows, and of which moment."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgpack
+import pytest
+from handmade import BOOT_ID, BOOT_UNIX_NS, Tables
+
+from pipeline import boot, events
+from pipeline.errors import TooOldError
+from pipeline.export.json import document, dumps, entries_line, entry_line
+from pipeline.shm import _entry, layout
+from pipeline.shm._reader import TableReader
+from pipeline.shm.table import FIELDS, Entry
+
+ALL_KNOWN = 0x7FFF
+
+
+@pytest.fixture
+def tables(shm_dir: Path) -> Tables:
+    return Tables(shm_dir)
+
+
+def resolve(tables: Tables, pid: int) -> Entry:
+    entry = TableReader(tables.directory).resolve(pid)
+    assert entry is not None
+    return entry
+
+
+def full_row(tables: Tables) -> int:
+    """A row in which every field has a value of its own."""
+    parent = tables.row(3, start_boot_ns=500)
+    creator = tables.row(4, start_boot_ns=600)
+    number = iter(range(1000, 2000))
+    fields: dict[str, object] = {
+        name: next(number)
+        for name in layout.HOT.names + layout.COLD.names
+        if name not in ("row_seq", "generation", "tgid", "flags", "known", "source", "hot_pad", "images", "check")
+        and not name.endswith("_ref")
+    }
+    fields |= {"comm": b"tool\xff", "tty": b"pts3", "images": 2, "source": layout.SOURCE_EVENT, "known": ALL_KNOWN}
+    fields |= {"exit_code": 3 << 8, "argc": 3, "envc": 1, "ppid": 3, "creator_tgid": 4}
+    fields |= {"parent": tables.link(parent), "creator": tables.link(creator), "ancestor": 0, "previous_owner": 0}
+    fields |= {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN}
+    fields["file_ref"] = tables.file(
+        b"/chroot/usr/bin/python3", file_inode=7, device=8, mount_id=9, mode=0o100755, file_uid=10, file_gid=11,
+        nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=14, file_flags=1, root_offset=7,
+    )  # fmt: skip
+    fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
+    fields["envs_ref"] = tables.strings("envs", b"A=1")
+    fields["name_ref"] = tables.intern("names", b"./run.py")
+    fields["cgroup_ref"] = tables.intern("names", b"/system.slice")
+    fields["container_ref"] = tables.intern("names", b"c0ffee")
+    fields["extra_ref"] = tables.intern("args", msgpack.packb({"user": "root"}))
+    return tables.row(7, **fields)
+
+
+def test_every_field_is_shown(tables: Tables) -> None:
+    row = full_row(tables)
+    hot, cold = tables.hot[row], tables.cold[row]
+    shown = resolve(tables, 7).to_dict()
+    assert tuple(shown) == FIELDS
+    same = {
+        "ppid", "uid", "gid", "inode", "cgroup_id", "images", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid",
+        "audit_session", "sid", "pgid", "tid", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cap_effective",
+        "cap_permitted", "cookie", "fork_flags", "user_session", "exit_code", "argc", "envc",
+    }  # fmt: skip
+    for name in same:
+        assert shown.pop(name) == (hot[name] if name in layout.HOT.names else cold[name]), name
+    for name in ("start", "exec", "exit"):
+        assert shown.pop(f"{name}_time_ns") == BOOT_UNIX_NS + hot[f"{name}_boot_ns"]
+    assert shown.pop("cpid") == boot.cpid(BOOT_ID, cold["pid_ns"].item(), boot.ticks_of(hot["start_boot_ns"].item()),
+                                          cold["ns_pid"].item())  # fmt: skip
+    boot_hex = BOOT_ID.hex()
+    assert shown == {
+        "pid": 7, "fork_time_ns": BOOT_UNIX_NS + int(cold["fork_boot_ns"]), "exit_cause": "exited",
+        "exit_cause_code": 3, "comm": "tool\udcff", "path": "/chroot/usr/bin/python3", "script_path": "./run.py",
+        "name": "./run.py", "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
+        "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
+        "file": {
+            "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "nlink": 1, "mtime_ns": 12,
+            "ctime_ns": 13, "fs_magic": 14, "flags": 1,
+        },
+        "cgroup": "/system.slice", "container_id": "c0ffee",
+        "entity_id": f"{boot_hex}-7-{int(hot['start_boot_ns']):x}", "parent_entity_id": f"{boot_hex}-3-1f4",
+        "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
+        "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
+        "is_through_symlink": False, "is_head": True, "is_exited": True, "marks": [], "flags": hot["flags"],
+        "row": row, "generation": 1, "extra": {"user": "root"},
+    }  # fmt: skip
+    assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
+
+
+def test_what_is_not_known_is_none(tables: Tables) -> None:
+    tables.row(7, known=0, start_boot_ns=0, ppid=0, source=layout.SOURCE_PLACEHOLDER)
+    shown = resolve(tables, 7).to_dict()
+    values = {
+        "pid": 7, "tid": 7, "ppid": 0, "args_truncated": False, "envs_truncated": False, "caps_attempted": 0,
+        "caps_used": 0, "source": "placeholder", "images": 1, "marks": [], "flags": 1, "row": 1, "generation": 1,
+        "is_exec": False, "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
+        "is_through_symlink": False, "is_head": True, "is_exited": False,
+    }  # fmt: skip
+    assert shown == dict.fromkeys(FIELDS) | values
+
+
+@pytest.mark.parametrize(
+    ("status", "cause", "code"), [(0, "exited", 0), (256, "exited", 1), (9, "signaled", 9), (139, "coredumped", 11)]
+)
+def test_how_it_ended(tables: Tables, status: int, cause: str, code: int) -> None:
+    tables.row(7, exit_boot_ns=9, flags=layout.ROW_EXIT_KNOWN | layout.ROW_HEAD, exit_code=status)
+    entry = resolve(tables, 7)
+    assert (entry.exit_code, entry.exit_cause, entry.exit_cause_code) == (status, cause, code)
+
+
+def test_unset_login_uid_is_none(tables: Tables) -> None:
+    tables.row(7, known=layout.KNOWN_AUID, auid=2**32 - 1, audit_session=2**32 - 1)
+    assert (resolve(tables, 7).auid, resolve(tables, 7).audit_session) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "deleted", "memfd"),
+    [(0, False, False), (events.EXEC_DELETED, True, False), (events.EXEC_MEMFD, False, True)],
+)
+def test_an_executable_without_a_name(tables: Tables, flags: int, deleted: bool, memfd: bool) -> None:
+    tables.row(7, known=layout.KNOWN_FILE, file_ref=tables.file(b"/x", file_flags=flags))
+    entry = resolve(tables, 7)
+    assert (entry.is_exe_deleted, entry.is_memfd) == (deleted, memfd)
+
+
+@pytest.mark.parametrize(
+    ("values", "cut", "shown"),
+    [((), b"", []), ((b"",), b"", [""]), ((b"a", b"b"), b"", ["a", "b"]), ((b"a",), b"bc", ["a", "bc"])],
+)
+def test_argv(tables: Tables, values: tuple[bytes, ...], cut: bytes, shown: list[str]) -> None:
+    tables.row(7, known=layout.KNOWN_ARGS, args_ref=tables.strings("args", *values, cut=cut))
+    assert resolve(tables, 7).argv == shown
+    assert resolve(tables, 7).args_full_bytes == sum(len(value) + 1 for value in values) + len(cut)
+    tables.row(8, known=0, args_ref=tables.strings("args", b"x"))
+    assert resolve(tables, 8).argv is None
+
+
+def test_marks_say_what_is_not_certain(tables: Tables) -> None:
+    flags = layout.ROW_HEAD | layout.ROW_GAP | layout.ROW_BEFORE_CAPTURE | layout.ROW_ADOPTED
+    tables.row(7, flags=flags)
+    entry = resolve(tables, 7)
+    assert entry.marks == ["adopted", "before_capture", "gap"] and entry.is_adopted
+
+
+def test_the_flags_of_marks_and_statements_are_those_of_the_layout(tables: Tables) -> None:
+    """Each ROW_ flag has an attribute or a mark, so that none is hidden from readers."""
+    flags = {name: value for name, value in vars(layout).items() if re.fullmatch(r"ROW_[A-Z_]+", name)}
+    tables.row(7, flags=0)
+    plain = resolve(tables, 7)
+    seen = ["marks"] + [name for name in dir(Entry) if name.startswith("is_") or name.endswith("_truncated")]
+    for name, flag in flags.items():
+        if name in ("ROW_SCRIPT", "ROW_EXIT_KNOWN", "ROW_DELETED"):  # script_path, exit_code; exit_time_ns
+            continue
+        tables.hot["flags"][1] = flag
+        entry = resolve(tables, 7)
+        assert any(getattr(entry, attribute) != getattr(plain, attribute) for attribute in seen), name
+
+
+def test_fields_belong_to_one_moment(tables: Tables) -> None:
+    """An entry moves forward as a whole when it has to read what it does not have yet."""
+    row = tables.row(7, known=ALL_KNOWN, uid=1, euid=1, args_ref=tables.strings("args", b"first"))
+    entry = resolve(tables, 7)
+    assert (entry.uid, entry.argv) == (1, ["first"])
+    tables.change(row, uid=2, euid=2, args_ref=tables.strings("args", b"second"))
+    assert (entry.uid, entry.argv) == (1, ["first"])  # has been read
+    assert entry.euid == 2  # read now, so ...
+    assert (entry.uid, entry.argv) == (2, ["second"])
+    tables.change(row, args_ref=tables.strings("args", b"third"))
+    assert resolve(tables, 7).argv == ["third"]
+
+
+def test_what_is_not_retained_any_more_says_so(tables: Tables) -> None:
+    row = tables.row(7, known=ALL_KNOWN, uid=1, args_ref=tables.strings("args", b"a"))
+    entry, loaded = resolve(tables, 7), resolve(tables, 7)
+    assert loaded.load() is loaded
+    tables.free(row)
+    tables.reuse(row, 8, uid=99, args_ref=tables.strings("args", b"other"))
+    assert entry.uid == 1
+    for name in ("euid", "argv", "cgroup"):
+        with pytest.raises(TooOldError, match="pid 7"):
+            getattr(entry, name)
+    with pytest.raises(TooOldError):
+        entry.to_dict()
+    assert loaded.to_dict()["argv"] == ["a"] and loaded.euid == 0 and loaded.cgroup is None
+
+
+def test_entries_are_equal_by_image(tables: Tables) -> None:
+    row = tables.row(7)
+    reader = TableReader(tables.directory)
+    first = reader.resolve(7)
+    tables.change(row, uid=9)
+    second = reader.resolve(7)
+    assert first == second and hash(first) == hash(second) and first != 7
+    tables.free(row)
+    tables.reuse(row, 7)
+    assert reader.resolve(7) != first
+    with pytest.raises(TypeError):
+        Entry()
+    assert repr(first) == "<Entry 7 'p7'>"
+
+
+def test_a_long_string_is_whole(tables: Tables) -> None:
+    value = bytes(range(1, 256)) * 1000
+    tables.row(7, known=ALL_KNOWN, args_ref=tables.strings("args", value))
+    assert resolve(tables, 7).argv == [value.decode("utf-8", "surrogateescape")]
+
+
+def test_a_reference_beyond_the_arena_is_not_followed(tables: Tables) -> None:
+    """A torn or damaged reference must not be a SIGBUS; it never validates, so it ends in an error."""
+    tables.row(7, known=ALL_KNOWN, args_ref=2**32 - 1)
+    with pytest.raises(Exception, match=r"half-written|longer than a reader waits"):
+        _ = resolve(tables, 7).argv
+
+
+# -- JSON --------------------------------------------------------------------------------------------------------------
+
+
+def test_json_is_ascii_with_escaped_bytes(tables: Tables) -> None:
+    full_row(tables)
+    entry = resolve(tables, 7)
+    line = entry_line(entry)
+    assert line.isascii() and "\n" not in line and r'"comm": "tool\udcff"' in line
+    assert json.loads(line) == entry.to_dict()
+    assert json.loads(entries_line([entry, entry])) == [entry.to_dict()] * 2
+    assert dumps({"a": "\udc80"}) == r'{"a": "\udc80"}'
+
+
+@pytest.mark.parametrize("head", [{}, {"instance": "default", "epoch": 1}])
+def test_a_document_is_made_piece_by_piece(tables: Tables, head: dict[str, object]) -> None:
+    full_row(tables)
+    reader = TableReader(tables.directory)
+    whole = json.loads("".join(document(reader.walk(), **head)))
+    assert [entry["pid"] for entry in whole["entries"]] == [3, 4, 7]
+    assert {key: value for key, value in whole.items() if key != "entries"} == head
+    assert json.loads("".join(document([], **head)))["entries"] == []
+
+
+def test_the_stub_names_what_there_is() -> None:
+    """mypy checks callers against _entry.pyi: it must list the attributes of the compiled class."""
+    stub = Path(_entry.__file__).with_name("_entry.pyi").read_text()
+    listed = set(re.findall(r"def (\w+)\(self", stub))
+    public = {name for name in dir(Entry) if not name.startswith("_")}
+    assert public == {name for name in listed if not name.startswith("_")}
+    assert set(FIELDS) <= public

@@ -1,0 +1,84 @@
+"""`ProcessTable`: found by name, closed when done, and its statistics."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from handmade import Tables, now_boot_ns
+
+import pipeline
+from pipeline import paths, processes
+from pipeline.errors import ConfigError, NotRunningError
+from pipeline.events import KIND_NAMES
+from pipeline.shm import layout
+from pipeline.shm.table import ProcessTable
+
+
+def test_an_instance_is_found_by_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.RUNTIME_DIR_VARIABLE, str(shm_dir))
+    Tables(shm_dir / "default").row(7)
+    Tables(shm_dir / "other").row(8)
+    with ProcessTable.attach() as table:
+        assert table.resolve(7) is not None and table.instance == "default"
+    assert table.closed and "closed" in repr(table)
+    with ProcessTable.attach("other") as table:
+        assert table.resolve(7) is None and table.resolve(8) is not None
+    with ProcessTable.attach(path=shm_dir / "other") as table:
+        assert table.resolve(8) is not None
+    with pytest.raises(NotRunningError, match="'nobody'"):
+        ProcessTable.attach("nobody")
+    with pytest.raises(ConfigError):
+        ProcessTable.attach("../other")
+
+
+def test_statistics(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    counters = dict.fromkeys(layout.COUNTERS, 0)
+    for number, name in enumerate(counters):
+        counters[name] = number + 100
+    values = list(counters.values()) + [0] * (layout.COUNTER_CAPACITY - len(counters))
+    now = now_boot_ns()
+    tables.commit(1, watermark_boot_ns=now - 10**9, counters=values, heads_live=5, heads_exited=2, rows_used=9)
+    (shm_dir / processes.FILE).write_bytes(processes.describe({"supervisor": os.getpid()}))
+    with ProcessTable.attach(path=shm_dir) as table:
+        stats = table.stats()
+    for what in ("events", "lost"):
+        assert stats[what] == {kind: counters[f"{what}_{kind}"] for kind in KIND_NAMES[1:]}
+    for name in ("late", "frames", "repairs", "evictions"):
+        assert stats[name] == counters[name]
+    assert stats["entries"] == {"live": 5, "exited": 2, "images": 9}
+    assert 10**9 <= stats["watermark_lag_ns"] < 10**10
+    assert stats["readers"] == 1 and stats["state"] == "ready"
+    (daemon,) = stats["processes"]
+    assert (daemon["role"], daemon["pid"]) == ("supervisor", os.getpid()) and daemon["cpu_seconds"] > 0
+    shown = {f"{what}_{kind}" for what in ("events", "lost") for kind in KIND_NAMES}
+    assert set(stats["counters"]) == set(layout.COUNTERS) - shown - {"late", "frames", "repairs", "evictions"}
+    json.dumps(stats)
+
+
+def test_statistics_before_the_first_commit(shm_dir: Path) -> None:
+    Tables(shm_dir).control["state"] = layout.STATE_FILLING
+    with ProcessTable.attach(path=shm_dir) as table:
+        stats = table.stats()
+    assert stats["state"] == "filling" and stats["watermark_lag_ns"] is None and stats["processes"] == []
+
+
+def test_whose_pids_the_table_has(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    with ProcessTable.attach(path=shm_dir) as table:
+        assert table.view.pids_are_ours and table.view.pid_ns == Path("/proc/self/ns/pid").stat().st_ino
+    tables.control["pid_ns"] = 1
+    with ProcessTable.attach(path=shm_dir) as table:
+        assert not table.view.pids_are_ours
+
+
+def test_the_package_gives_out_its_names_when_asked() -> None:
+    assert pipeline.ProcessTable is ProcessTable
+    for name in pipeline.__all__:
+        assert getattr(pipeline, name).__name__ == name
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = pipeline.Nothing
