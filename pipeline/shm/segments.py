@@ -128,7 +128,8 @@ def take_lock(directory: Path) -> int:
             key="runtime directory", value=str(directory),
         )  # fmt: skip
     while True:
-        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        # Nobody else may even open it: a lock can be taken through any descriptor, and would keep the next writer out.
+        descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # A writer that ends takes the name away. Opened before that, locked after it: a lock on a file without a
