@@ -110,8 +110,9 @@ class Subscriber:
         )
         if snapshot:
             try:
-                self._table = _attach(name, directory)
-                self._pending.extend(self._snapshot(time.monotonic() + connect_timeout))
+                deadline = time.monotonic() + connect_timeout
+                self._table = _attach(name, directory, deadline)
+                self._pending.extend(self._snapshot(deadline))
             except BaseException:
                 self.close()
                 raise
@@ -304,11 +305,18 @@ class Subscriber:
         self.close()
 
 
-def _attach(name: str, directory: Path) -> ProcessTable:
+def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
+    """Open the tables; an instance that publishes already may still be filling them."""
     # Deferred: most subscribers never look at the tables.
     from pipeline.shm.table import ProcessTable
 
-    return ProcessTable.attach(name, path=directory)
+    while True:
+        try:
+            return ProcessTable.attach(name, path=directory)
+        except NotRunningError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_S)
 
 
 def _secure(curve: tuple[Path, Path] | None) -> Any:

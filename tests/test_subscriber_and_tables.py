@@ -15,9 +15,10 @@ import pytest
 from stream_host import Host, MiniResolver
 
 from pipeline import Subscriber
-from pipeline.errors import ConfigError, NotRunningError
+from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
 from pipeline.resolver._encode import FIELDS
+from pipeline.shm import layout
 from pipeline.shm.table import FIELDS as ENTRY_FIELDS
 
 
@@ -300,6 +301,19 @@ def test_iteration_ends_with_the_instance_unless_it_follows(directory: Path) -> 
     with subscriber:
         host.resolver.close()
         assert len(list(subscriber)) == 10
+
+
+def test_an_instance_that_is_still_filling_its_tables_is_waited_for(host: Host) -> None:
+    host.step(50)
+    host.resolver.tables.set_state(layout.STATE_FILLING)
+    timer = threading.Timer(0.3, host.resolver.tables.set_state, (layout.STATE_READY,))
+    timer.start()
+    with Polling(host), subscribe(host.resolver.directory, snapshot=True) as subscriber:
+        assert {event["pid"] for event in subscriber.read(1)} - {1} == set(host.live)
+    timer.join()
+    host.resolver.tables.set_state(layout.STATE_FILLING)
+    with Polling(host), pytest.raises((NotRunningError, StaleError)):
+        subscribe(host.resolver.directory, snapshot=True, connect_timeout=0.3)
 
 
 def test_not_running_and_wrong_arguments_are_clear_errors(directory: Path) -> None:

@@ -193,7 +193,10 @@ class Publisher:
     # -- the sys topics ------------------------------------------------------------------------------------------------
 
     def loss(self, lost: Mapping[str, int], now_boot_ns: int) -> bool:
-        """Tell of a loss: cumulative counts by kind. Does nothing when they are those of the last call."""
+        """Tell of a loss: cumulative counts by kind. Does nothing when they are those of the last call.
+
+        The first call of a successor tells of what its predecessor may have told already, as only the counts remain.
+        """
         new = {kind: count - self._lost.get(kind, 0) for kind, count in lost.items() if count}
         new = {kind: count for kind, count in new.items() if count > 0}
         if not new:
