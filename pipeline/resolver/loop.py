@@ -130,6 +130,7 @@ class Resolver:
         self._loss_first_ns = 0
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
+        self._sent_base = (tables.counter("published"), tables.counter("publish_unsent"))
         self._heartbeat_ns = 0
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
@@ -219,6 +220,8 @@ class Resolver:
             self._stats_ns = now
             self._publish_stats(now)
         self.publisher.poll(now)
+        self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
+        self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
         self.commit()
 
     def _watch_losses(self, now: int) -> None:
