@@ -121,7 +121,7 @@ def test_the_text_identities_are_those_of_boot() -> None:
             row = Row(writer, tgid=tgid % 4096, start_boot_ns=start, pid_ns=pid_ns, ns_pid=tgid, known=0xFFFFFFFF)
             made.add(writer, FORK, 1, row.number, 5)
             (event,) = take(made)
-            assert event["entity_id"] == f"{BOOT.hex()}-{tgid % 4096:x}-{start:x}"
+            assert event["entity_id"] == boot.entity_id(BOOT, tgid % 4096, start)
             assert event["cpid"] == boot.cpid(BOOT, pid_ns, boot.ticks_of(start), tgid)
 
 
