@@ -89,3 +89,8 @@ def test_journal_is_known_by_device_and_inode() -> None:
         assert not log.is_journal(file, {"JOURNAL_STREAM": "1:2"})
         assert not log.is_journal(file, {})
     assert not log.is_journal(io.StringIO(), {"JOURNAL_STREAM": "1:2"})
+
+
+def test_rich_can_be_imported_before_and_after() -> None:
+    for code in ("import pipeline.log, rich.tree", "import rich.tree, pipeline.log, rich.text"):
+        subprocess.run([sys.executable, "-c", code], check=True)
