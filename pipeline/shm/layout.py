@@ -65,7 +65,9 @@ COMMIT, 1024 bytes, then COMMIT_RING[ring_count]; two slots, of which `commit_in
     56      8     args_used_bytes         u8    bytes
     64      8     envs_used_bytes         u8    bytes
     72      56    commit_reserved         V56   -
-    128     128   topic_seq               16u8  -          last sequence number of each topic of the stream
+    128     128   topic_seq               16u8  -          last sequence number of each topic of the stream, by TOPICS;
+                                                           13: topics that have subscribers, a mask; 14: names this
+                                                           space of numbers; 15: events of all topics
     256     768   counters                96u8  -          COUNTERS, by position
 
 COMMIT_RING, 16 bytes:
@@ -77,7 +79,8 @@ COMMIT_RING, 16 bytes:
 HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one process:
 
     offset  size  field                   type  unit       meaning
-    0       4     row_seq                 u4    -          odd: being written, or free
+    0       4     row_seq                 u4    -          odd: being written, or free (a row that was never used is
+                                                           even and has generation 0)
     4       4     generation              u4    -          changes when the row is freed
     8       4     tgid                    u4    -          root pid namespace
     12      4     ppid                    u4    -          real_parent's tgid, now
