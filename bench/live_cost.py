@@ -1,0 +1,178 @@
+#!/usr/bin/env python3
+"""What does the running daemon cost: CPU per event in a storm, CPU when nothing happens, and memory?
+
+Method
+    A crowd of `--sleepers` sleeping processes is made, then a daemon with its defaults is started beside it.
+    Idle: the CPU time of all its processes over `--idle-s` seconds. Storms: a C program forks children that end at once
+    (`fork/exit`), or of which one in five execs (`one exec in 5`); before and after, and once all of it is in the
+    tables, the daemon's CPU time and event counters are read. CPU time is user and system of all threads of supervisor,
+    shard and resolver as the scheduler counts it in ns (/proc/PID/task/*/schedstat); user and system apart are in ticks
+    of 10 ms (/proc/PID/stat). Then the same storm once more with BPF_ENABLE_STATS: what the kernel measured for each of
+    the daemon's BPF programs. PSS is what /proc/PID/smaps_rollup says, shared pages by share.
+Command
+    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
+How to read it
+    `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
+    and resolver apart beside it. `bpf us/event` is time that the BPF programs take inside the forking processes: it is
+    not in the first figure, it is what the storm itself pays. Idle is in percent of one core, with the events a second
+    that the host made meanwhile.
+What it does not show
+    Subscribers (bench/publish.py) and readers. The statistics of BPF cost a few ten ns a run, so the figures of the BPF
+    programs are a little high; the storms before are measured without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+import live
+
+SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20}
+
+
+def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
+    """CPU of the daemon per event, for two kinds of storm."""
+    with daemon.attach() as table:
+        for case, execs in (("fork/exit", 0), ("one exec in 5", options.forks // 5)):
+            storm = live.Storm(program, options.forks - execs, execs)
+            runs: list[dict[str, Any]] = []
+            user = system = 0.0
+            for run in range(options.runs + 1):
+                stats = live.caught_up(table)
+                before, counts = live.usage(daemon.directory), live.event_counts(stats)
+                lost = sum(stats["lost"].values())
+                took, _ = storm.run()
+                stats = live.caught_up(table)
+                used = live.usage(daemon.directory).since(before)
+                events = sum(live.event_counts(stats).values()) - sum(counts.values())
+                if run == 0:
+                    continue  # pages of the tables were touched for the first time
+                user, system = user + used.user_s, system + used.system_s
+                runs.append({
+                    "us": used.total_ns / events / 1000, "rate": events / took, "events": events,
+                    "lost": sum(stats["lost"].values()) - lost,
+                    **{role: ns / events / 1000 for role, ns in used.ns.items()},
+                })  # fmt: skip
+            us = [run["us"] for run in runs]
+            roles = [role for role in runs[0] if role == "supervisor" or role == "resolver" or role.startswith("shard")]
+            report.rows.append({
+                "case": case, "us/event": statistics.median(us), "max": max(us), "spread": common.spread(us),
+                **{role: statistics.median(run[role] for run in runs) for role in roles},
+                "system share": system / (user + system) if user + system else None,
+                "events/s": statistics.median(run["rate"] for run in runs),
+                "events": sum(run["events"] for run in runs), "lost": sum(run["lost"] for run in runs),
+            })  # fmt: skip
+            report.target(f"CPU of the daemon, {case}", statistics.median(us), 2.0, "us/event")
+            if report.rows[-1]["lost"]:
+                report.notes.append(f"{case}: {report.rows[-1]['lost']} events were lost")
+
+
+def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
+    """Run time of the daemon's BPF programs, by the kernel's own statistics."""
+    from pipeline.bpf.loader import enable_stats
+
+    with daemon.attach() as table:
+        assert daemon.process is not None
+        fd = enable_stats()
+        try:
+            before = program_runs(daemon.process.pid)
+            counts = live.event_counts(live.caught_up(table))
+            live.Storm(program, options.forks - options.forks // 5, options.forks // 5).run()
+            events = sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())
+            after = program_runs(daemon.process.pid)
+        finally:
+            os.close(fd)
+    total = 0
+    for identity, (name, run_ns, runs, misses) in after.items():
+        old = before.get(identity, (name, 0, 0, 0))
+        made = runs - old[2]
+        if not made:
+            continue
+        total += run_ns - old[1]
+        per_run = (run_ns - old[1]) / made / 1000
+        report.rows.append({"case": f"bpf {name}", "us/run": per_run, "runs": made, "missed": misses - old[3]})
+        if name in TARGETS_US:
+            report.target(f"BPF program {name}", per_run, TARGETS_US[name], "us/run")
+    report.rows.append({"case": "bpf, all", "bpf us/event": total / events / 1000, "events": events})
+
+
+#: The kernel shows 15 characters of a program's name.
+TARGETS_US = {"pl_on_fork": 1.5, "pl_on_exit": 1.5, "pl_on_exec": 8.0}
+
+
+def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
+    """(name, run ns, runs, recursion misses) of the BPF programs that a process holds, by program id."""
+    import ctypes
+    import struct
+
+    from pipeline.bpf import syscall
+
+    found = {}
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        lines = dict(line.split(":\t", 1) for line in entry.read_text().splitlines() if ":\t" in line)
+        if "run_time_ns" not in lines:
+            continue
+        identity = int(lines["prog_id"])
+        attributes = ctypes.create_string_buffer(struct.pack("=III", identity, 0, 0), 12)
+        fd = syscall.bpf(13, attributes)  # BPF_PROG_GET_FD_BY_ID: its name is only in the object info
+        name = syscall.info(fd, 232)[64:80].split(b"\0")[0].decode()
+        os.close(fd)
+        found[identity] = (
+            name, int(lines["run_time_ns"]), int(lines["run_cnt"]), int(lines.get("recursion_misses", 0))
+        )  # fmt: skip
+    return found
+
+
+def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
+    """CPU of the daemon while the benches do nothing."""
+    with daemon.attach() as table:
+        stats, before, begin = live.caught_up(table), live.usage(daemon.directory), time.perf_counter()
+        time.sleep(options.idle_s)
+        used, took = live.usage(daemon.directory).since(before), time.perf_counter() - begin
+        events = sum(live.event_counts(live.caught_up(table)).values()) - sum(live.event_counts(stats).values())
+    percent = used.total_ns / took / 1e7
+    report.rows.append({
+        "case": "idle", "% of a core": percent, **{role: ns / took / 1e7 for role, ns in used.ns.items()},
+        "events/s": events / took,
+    })  # fmt: skip
+    report.target("idle", percent, 0.3, "% of a core")
+    if events / took > 5:
+        report.notes.append(f"the host was not idle: bystanders made {events / took:.0f} events a second")
+
+
+def memory_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
+    """PSS of all processes of the daemon."""
+    from pipeline import processes
+
+    pss = {each["role"]: each["pss_bytes"] / 1e6 for each in processes.measure(daemon.directory)}
+    report.rows.append({"case": f"PSS with {options.sleepers} sleepers", "MB": sum(pss.values()), **pss})
+    report.target(f"PSS with {options.sleepers} sleepers", sum(pss.values()), 90, "MB")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all cases; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--forks", type=int, default=10_000, help="children that a storm makes")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--idle-s", type=float, default=5.0)
+    parser.add_argument("--sleepers", type=int, default=1000)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    with live.storms() as program, live.crowd(options.sleepers), live.Daemon() as daemon:
+        time.sleep(1.0)  # what the snapshot left to do
+        memory_row(daemon, options, report)
+        idle_row(daemon, options, report)
+        storm_rows(daemon, program, options, report)
+        bpf_rows(daemon, program, options, report)
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+"""How long does it take until a look-up can be answered: a new reader, a command from the shell, a new daemon?
+
+Method
+    `--processes` sleeping processes are made, each with arguments of its own, then a daemon is started `--starts` times:
+    the time from starting the command until its tables are complete (`daemon, start to ready`), and what of it the
+    resolver's snapshot took, by the state in the control segment, looked at every ms (`snapshot`). Beside the last
+    daemon, `--runs` times in turn: a Python that does nothing; one that imports ProcessTable, attaches and resolves one
+    pid; the command `procline resolve PID`. Processes are started from a warm page cache, one after another.
+Command
+    python bench/start.py [--processes N] [--starts N] [--runs N] [--json]     (root)
+How to read it
+    Milliseconds of wall time from the start of the process to its end, or to ready. `python -c pass` is what any Python
+    program pays here; the rest is Procline's.
+What it does not show
+    The first start after boot, from disk. Attaching within a process that runs already takes less than a millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import common
+import live
+
+SMALL = {"processes": 50, "starts": 1, "runs": 2}
+READ_ONE = "from pipeline import ProcessTable; print(ProcessTable.attach().resolve(1).comm)"
+
+
+def daemon_start(daemon: live.Daemon) -> dict[str, float]:
+    """Start the daemon; returns ms until ready and of the snapshot."""
+    from pipeline.shm import layout
+    from pipeline.supervisor.vitals import look
+
+    begin = time.perf_counter()
+    daemon.start(wait=False)
+    filling = 0.0
+    while True:
+        vitals = look(daemon.directory)
+        now = time.perf_counter()
+        if vitals is not None and vitals.state == layout.STATE_FILLING and not filling:
+            filling = now
+        if vitals is not None and vitals.state == layout.STATE_READY:
+            return {"ready": (now - begin) * 1000, "snapshot": (now - (filling or now)) * 1000}
+        assert daemon.process is not None
+        assert daemon.process.poll() is None, daemon.log.read_text()
+        time.sleep(0.001)
+
+
+def command(daemon: live.Daemon) -> list[str]:
+    """`procline` as a shell would find it, else the module that it starts."""
+    script = Path(sys.executable).with_name("procline")
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli.main"]
+    return [*start, "resolve", "--name", daemon.name, "1"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all cases; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--processes", type=int, default=5000)
+    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=20)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    found: dict[str, list[float]] = {}
+    with live.crowd(options.processes):
+        for start in range(options.starts):
+            daemon = live.Daemon()
+            try:
+                for what, ms in daemon_start(daemon).items():
+                    found.setdefault(what, []).append(ms)
+                if start == options.starts - 1:
+                    found |= readers(daemon, options)
+            finally:
+                daemon.close()
+    for case, limit in (
+        ("python -c pass", None), ("attach and resolve", 250), ("procline resolve", 200), ("ready", None),
+        ("snapshot", 400 * max(1.0, options.processes / 5000)),
+    ):  # fmt: skip
+        figures = common.percentiles(found[case])
+        report.rows.append({"case": NAMES.get(case, case), **figures})
+        if limit:
+            report.target(f"{NAMES.get(case, case)}, p50", figures["p50"], limit, "ms")
+    report.notes.append(f"the host had {options.processes} sleeping processes beside its own")
+    return common.finish(report, as_json=options.json)
+
+
+NAMES = {"ready": "daemon, start to ready", "snapshot": "snapshot"}
+
+
+def readers(daemon: live.Daemon, options: argparse.Namespace) -> dict[str, list[float]]:
+    """Start short processes in turn; returns ms of each by case."""
+    environment = daemon.environment | {"PYTHONPATH": str(common.ROOT)}
+    reading = READ_ONE.replace("attach()", f"attach({daemon.name!r})")
+    cases = {
+        "python -c pass": [sys.executable, "-c", "pass"],
+        "attach and resolve": [sys.executable, "-c", reading],
+        "procline resolve": command(daemon),
+    }
+    found: dict[str, list[float]] = {case: [] for case in cases}
+    for run in range(options.runs + 1):
+        for case, arguments in cases.items():
+            begin = time.perf_counter()
+            subprocess.run(arguments, env=environment, cwd=os.sep, stdout=subprocess.DEVNULL, check=True)
+            if run:  # the first one fills the page cache
+                found[case].append((time.perf_counter() - begin) * 1000)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
