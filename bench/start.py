@@ -2,8 +2,8 @@
 """How long does it take until a look-up can be answered: a new reader, a command from the shell, a new daemon?
 
 Method
-    `--processes` sleeping processes are made, each with arguments of its own, then a daemon is started `--starts` times:
-    the time from starting the command until its tables are complete (`daemon, start to ready`), and what of it the
+    `--processes` sleeping processes are made, each with arguments of its own; a daemon is started `--starts` times: the
+    time from starting the command until its tables are complete (`daemon, start to ready`), and what of it the
     resolver's snapshot took, by the state in the control segment, looked at every ms (`snapshot`). Beside the last
     daemon, `--runs` times in turn: a Python that does nothing; one that imports ProcessTable, attaches and resolves one
     pid; the command `procline resolve PID`. Processes are started from a warm page cache, one after another.
