@@ -92,7 +92,11 @@ def messages() -> Iterator[list[str]]:
     def keep(level: int, form: bytes, arguments: int) -> int:
         if level > 0:  # LIBBPF_INFO, LIBBPF_DEBUG
             return 0
-        buffer = ctypes.create_string_buffer(1 << 16)
+        # The verifier's log is one argument and can be megabytes, its end matters: measure first. A va_list is used up
+        # by printing; a copy of its bytes (24 on x86-64, 32 on aarch64) is as good as va_copy().
+        spare = ctypes.create_string_buffer(ctypes.string_at(arguments, 32), 32)
+        length = _libc.vsnprintf(None, ctypes.c_size_t(0), ctypes.c_char_p(form), spare)
+        buffer = ctypes.create_string_buffer(max(0, length) + 1)
         _libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(form), ctypes.c_void_p(arguments))
         lines.extend(buffer.value.decode(errors="replace").rstrip("\n").split("\n"))
         return 0

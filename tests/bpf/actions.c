@@ -21,12 +21,15 @@
  *   jail-fd DIR FD        runs the open file FD, which is outside DIR, below DIR
  *   memfd                 runs itself from a memfd with argument "nothing"
  *   storm FORKS EXECS     FORKS children that end at once, EXECS that run "nothing"; prints nothing
+ *   tree SEED             a random tree of up to 40 waiting processes, some subreapers, some in pid namespaces of their
+ *                         own, some whose leader has ended; prints its root's pid when it stands
  *   nothing
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -131,6 +134,52 @@ static pid_t clone_with(uint64_t flags, int exit_signal)
 	struct clone_args args = { .flags = flags, .exit_signal = exit_signal };
 
 	return syscall(SYS_clone3, &args, sizeof(args));
+}
+
+static uint32_t dice_state;
+
+static uint32_t dice(uint32_t sides)
+{
+	dice_state = dice_state * 1664525 + 1013904223;
+	return (dice_state >> 16) % sides;
+}
+
+/* Grow below the calling process. It cannot know pids in the root namespace; the test finds them in /proc. */
+static void grow(int depth, int *left, int ready)
+{
+	int children = depth >= 6 ? 0 : depth < 3 ? 2 + dice(2) : dice(4);
+	pthread_t thread;
+	char byte = 1;
+
+	if (dice(10) < 3)
+		prctl(PR_SET_CHILD_SUBREAPER, 1);
+	for (int i = 0; i < children && *left > 0; i++) {
+		uint32_t seed = (dice_state ^ (depth << 8 | i)) * 2654435761u;
+		int some = *left / 2;
+		pid_t pid = clone_with(dice(100) < 15 ? CLONE_NEWPID : 0, SIGCHLD);
+
+		if (pid < 0)
+			die("clone3");
+		if (!pid) {
+			dice_state = seed;
+			some -= 1;
+			grow(depth + 1, &some, ready);
+		}
+		*left -= some + 1;
+	}
+	if (dice(10) < 2) {
+		/* Children whose parent's leader is gone still have that parent. */
+		pthread_create(&thread, NULL, wait_for_ever, NULL);
+		if (write(ready, &byte, 1) != 1)
+			_exit(97);
+		syscall(SYS_exit, 0);
+	}
+	if (depth) {
+		if (write(ready, &byte, 1) != 1)
+			_exit(97);
+		for (;;)
+			pause();
+	}
 }
 
 int main(int argc, char **argv)
@@ -309,6 +358,32 @@ int main(int argc, char **argv)
 		}
 		while (wait(NULL) > 0)
 			;
+	} else if (!strcmp(act, "tree")) {
+		int left = 40, fds[2], waiters;
+		char byte;
+
+		if (pipe(fds))
+			die("pipe");
+		dice_state = n * 2654435761u;
+		pid = must_fork();
+		if (!pid) {
+			close(fds[0]);
+			prctl(PR_SET_CHILD_SUBREAPER, 1);
+			grow(1, &left, fds[1]);
+		}
+		close(fds[1]);
+		/* No process closes its end, so quiet for a while is what tells that all stand. */
+		for (waiters = 0; waiters < 10;) {
+			struct pollfd poller = { .fd = fds[0], .events = POLLIN };
+
+			if (poll(&poller, 1, 20) <= 0)
+				waiters++;
+			else if (read(fds[0], &byte, 1) == 1)
+				waiters = 0;
+		}
+		say(pid);
+		until_stdin_ends();
+		kill(pid, SIGKILL);
 	} else if (strcmp(act, "nothing")) {
 		fprintf(stderr, "unknown act: %s\n", act);
 		return 2;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,9 +121,11 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
     commands = f'mount -t tmpfs none "{place}" && cp "{actions}" "{place}/inner" && exec "{place}/inner" wait'
     with waiting("unshare", "-m", "sh", "-c", commands) as pid:
         inner = os.fsencode(place / "inner")
-        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.path == inner])
+        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == inner])
         record = reader.of(pid, events.KIND_EXEC)[-1]
-        assert record.path == inner == exe(pid)
+        assert record.path == exe(pid)
+        # Not the whole path where the tests themselves run in a chroot: its mounts' copies are not below our root.
+        assert record.path[record.body["root_offset"] :] == inner
         assert record.body["fs_magic"] == 0x01021994  # tmpfs
         assert record.body["exec_flags"] == 0
         assert record.task["mnt_ns"] == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
@@ -143,6 +146,35 @@ def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None
         assert record.body["exec_flags"] == events.EXEC_DETACHED | events.EXEC_NO_ROOT
 
 
+def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Path, tmp_path: Path) -> None:
+    """The same mounts, so the task's root is the global one and the recorder's is below it."""
+    root = tmp_path / "root"
+    root.mkdir()
+    program = (
+        "import os, subprocess, sys\n"
+        "from pipeline import events\n"
+        "from pipeline.bpf.loader import Capture\n"
+        "from tests.bpf.ring_reader import Reader\n"
+        "import pylibbpf\n"
+        "os.chroot(sys.argv[1]); os.chdir('/')\n"
+        "with Capture(ring_bytes=1 << 20) as capture:\n"
+        "    reader = Reader(capture)\n"
+        "    child = subprocess.Popen([sys.argv[2], 'nothing'])\n"
+        "    record = reader.one(child.pid, events.KIND_EXEC)\n"
+        "    print(record.path.decode(), record.body['root_offset'], record.body['exec_flags'])\n"
+        "    child.wait()\n"
+    )
+    # Not private mounts: the copies that unshare makes have another root.
+    commands = f'mount --rbind / "{root}" && exec "{sys.executable}" -c "$0" "{root}" "{actions}"'
+    result = subprocess.run(
+        ["unshare", "-m", "sh", "-c", commands, program],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    path, offset, flags = result.stdout.rsplit(None, 2) if result.stdout else ("", "", "")
+    assert (path, offset) == (str(actions), "0"), result.stderr
+    assert not int(flags) & (events.EXEC_NO_ROOT | events.EXEC_ESCAPED | events.EXEC_DETACHED)
+
+
 def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: Callable[[str], NoReturn]) -> None:
     for name in ("lower", "upper", "work", "merged"):
         (tmp_path / name).mkdir()
@@ -160,7 +192,8 @@ def test_overlay_layers(reader: Reader, actions: Path, tmp_path: Path, missing: 
                 missing("overlayfs cannot be mounted")
             record = found(reader, pid, b"merged/")
             assert record is not None
-            assert record.path == os.fsencode(tmp_path / "merged" / name) == exe(pid)
+            assert record.path == exe(pid)
+            assert record.path[record.body["root_offset"] :] == os.fsencode(tmp_path / "merged" / name)
             assert record.body["exec_flags"] == flags
 
 
