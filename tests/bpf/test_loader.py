@@ -62,7 +62,7 @@ def test_what_is_in_force() -> None:
 
 @live_test
 def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
-    """Targets are 1.5 us a fork or exit and 8 us an exec (bench/); here a ratio, which also holds on emulated machines."""
+    """Targets are 1.5 us a fork or exit, 8 us an exec (bench/); here a ratio, which holds on emulated machines too."""
     with loader.Capture(ring_bytes=8 << 20, envs_bytes=4096) as capture:
         stats = loader.enable_stats()
         before = {p.name: p for p in capture.programs}

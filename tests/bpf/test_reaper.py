@@ -1,4 +1,4 @@
-"""The reaper that an exit record predicts is the parent that the kernel gives the orphans, in random trees of processes."""
+"""The reaper that an exit record predicts is the parent that the orphans get, in random trees of processes."""
 
 from __future__ import annotations
 
