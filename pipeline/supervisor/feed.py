@@ -6,7 +6,7 @@ ended, so that no record is without a reader while the kernel still writes.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ class Feed:
     tiers: Mapping[str, object] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
-    capture_id: int = field(default_factory=lambda: secrets.randbits(63) | 1)
+    capture_id: int = field(default_factory=lambda: int.from_bytes(os.urandom(8)) | 1)
 
     def shard_of(self) -> dict[int, int]:
         """Return the shard of each ring: neighbours apart, as busy CPUs are often next to each other."""

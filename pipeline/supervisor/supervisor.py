@@ -278,9 +278,15 @@ class Supervisor:
         if self._vitals is None:
             return
         now = time.monotonic()
-        for role, sign in self._signs(self._vitals).items():
+        still_s = {
+            role: self._stillness[role].still_for_s(sign, now) for role, sign in self._signs(self._vitals).items()
+        }
+        for role, seconds in still_s.items():
             child = self._workers[role].child
-            if child is not None and self._stillness[role].still_for_s(sign, now) > HANG_S:
+            # A shard can hand over nothing while the resolver takes nothing, so that one is judged first.
+            if role != RESOLVER and (not self._is_ready or still_s[RESOLVER] > _LOOK_S * 2):
+                self._stillness[role] = Stillness()
+            elif child is not None and seconds > HANG_S:
                 self._log.error(f"{role} shows no sign of life: killing it", worker=role, worker_pid=child.pid)
                 self._stillness[role] = Stillness()
                 child.send(signal.SIGKILL)

@@ -5,6 +5,7 @@
     hang       shows no sign of life after its first
     stubborn   does not hear SIGTERM
     unready    never says that it is ready
+    stalling   a resolver: says that nothing comes from ring 1, which is shard-1's where there are two
 
 What happens is appended to the file `journal` beside the instance's directory.
 """
@@ -43,6 +44,8 @@ def main() -> int:
     while not ends:
         if control and behaviour != "hang":
             control.beat()
+        if control and behaviour == "stalling":
+            control.rings["stalled"][1] = 1
         if time.monotonic() > deadline:
             write("die")
             return 1
@@ -81,6 +84,7 @@ class Control:
         file.write_bytes(bytes(size))
         self._map = np.memmap(file, mode="r+")
         self.header = self._map[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
+        self.rings = self._map[ring_offset : ring_offset + 64 * spec.ring_count].view(layout.RING_ACK)
         self.header["magic"] = layout.MAGIC
         self.header["ring_offset"] = ring_offset
         self.header["ring_count"] = spec.ring_count

@@ -169,6 +169,14 @@ def test_a_resolver_that_hangs_is_killed_and_replaced(start: Callable[..., Run])
     assert any("no sign of life" in event["event"] for event in run.events())
 
 
+def test_a_shard_whose_rings_stay_stalled_is_replaced_and_no_other(start: Callable[..., Run]) -> None:
+    run = start("shards.count=2", fake="resolver=stalling")
+    run.until(lambda: run.journal().count("shard-1 start") == 2)
+    assert run.journal().count("shard-0 start") == 1
+    assert run.journal().count("resolver start") == 1
+    assert any("shard-1 shows no sign of life" in event["event"] for event in run.events())
+
+
 def test_a_stopped_resolver_is_replaced(start: Callable[..., Run]) -> None:
     run = start().ready()
     run.until(lambda: "resolver" in run.pids())
