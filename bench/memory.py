@@ -98,10 +98,10 @@ def growth(root: Path, options: argparse.Namespace, report: common.Report) -> No
     curve: dict[int, float] = {}
     for size in sizes:
         directory = root / f"tables-{size}"
-        with write_tables(directory, size) as tables, ProcessTable.attach(path=directory, max_age_ms=10**8) as table:
+        with write_tables(directory, size), ProcessTable.attach(path=directory, max_age_ms=10**8) as table:
             batches = [
                 (rng.integers(0, size, options.batch) + FIRST_PID).astype(np.uint32)
-                for _ in range(max(1, min(2_000_000, size * 4) // options.batch))
+                for _ in range(max(1, min(1_000_000, max(size * 4, 200_000)) // options.batch))
             ]
             out = np.empty(options.batch, layout.HOT)
             every = (np.arange(size) + FIRST_PID).astype(np.uint32)
@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the largest table")
     parser.add_argument("--sleepers", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=1000, help="pids of one call")
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=int, default=9)
     parser.add_argument("--no-live", action="store_true", help="leave out what needs a daemon, and so root")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
