@@ -172,7 +172,7 @@ class Merge(Section, frozen=True):
             description="A ring whose shard hands over nothing for this long, in ms, is passed over; what comes from "
             "it afterwards is counted as late.",
         ),
-    ] = 250
+    ] = 1000
 
 
 class Tables(Section, frozen=True):

@@ -26,7 +26,7 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
-from pipeline.resolver.loop import LoopSettings, Positions, Resolver
+from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
 from pipeline.resolver.merge import Merger
 from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
@@ -37,6 +37,8 @@ from pipeline.worker import NO_FD, WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0
+#: In a storm, how long a turn waits for further frames when the first is there.
+GATHER_SECONDS = 0.0005
 #: Linger of the stream's last messages.
 LINGER_MS = 500
 
@@ -79,8 +81,9 @@ class Worker:
             # The poller counts whole milliseconds.
             if not self._poller.poll(0):
                 time.sleep(ms / 1000)
-        else:
-            self._poller.poll(int(ms))
+        elif self._poller.poll(int(ms)) and ms == WAIT_FRAMES_MS:
+            # In a storm: the frames of a shard's other rings are right behind this one. One turn for all of them.
+            time.sleep(GATHER_SECONDS)
 
     def start(self) -> None:
         """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""
@@ -145,7 +148,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         publisher = _publisher(spec, encoder, bus, tables, clock.offset_ns, stack)
         stack.callback(publisher.close)
         is_ebpf = spec.source == "ebpf"
-        merger = Merger(spec.ring_count, stall_ms=config.merge.stall_ms, timed_by_sender=not is_ebpf)
+        stall_ms = config.merge.stall_ms
+        merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not is_ebpf)
         rings = committed.rings
         merger.resume(rings["applied_pos"].copy(), rings["watermark_boot_ns"].copy(), committed.watermark)
         applier = Applier(tables, encoder)
