@@ -32,8 +32,8 @@ def test_resolve_shows_the_entry_of_the_design(daemon: Daemon) -> None:
     entry = json.loads(done.stdout)
     names = (
         "pid tid ppid start_time_ns fork_time_ns exec_time_ns exit_time_ns comm path script_path argv envs uid gid "
-        "euid egid auid cap_effective cap_permitted tty inode entity_id cpid parent_entity_id creator_pid source is_exec "
-        "is_exec_exec is_parent_missing container_id cgroup"
+        "euid egid auid cap_effective cap_permitted tty inode entity_id cpid parent_entity_id creator_pid source "
+        "is_exec is_exec_exec is_parent_missing container_id cgroup"
     )
     assert not [name for name in names.split() if name not in entry]
     assert entry["pid"] == os.getpid() and entry["ppid"] == os.getppid()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pipeline.resolver._apply import Applier
 
 from pipeline import events
+from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.shm._writer import TableWriter

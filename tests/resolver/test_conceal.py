@@ -102,7 +102,9 @@ def test_surveys_are_concealed_in_place() -> None:
     st.lists(st.sampled_from([b"mysql", b"oc", b"curl"]), max_size=3),
     st.lists(st.sampled_from([b"PassWord", b"abc", b"a", b"b", b"mysql", b"/", b"\0", b"_", b"OC", b" ", b":", b"://"])),
 )
-def test_literals_are_found_as_a_search_finds_them(anywhere: list[bytes], words: list[bytes], text: list[bytes]) -> None:
+def test_literals_are_found_as_a_search_finds_them(
+    anywhere: list[bytes], words: list[bytes], text: list[bytes]
+) -> None:
     joined = b"".join(text)
     lower = joined.lower()
 
