@@ -1,0 +1,92 @@
+"""What an entry's arguments and environment look like to whoever asks: the functions of specification 3.4 and 3.5.
+
+Covers the computed views (argv0, argv, scrubbed argv, envs, envp) and the small questions about an entry. Leaves out
+the shared objects themselves (`argsenvs`) and what is stored of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pipeline.resolver.argsenvs import ArgScrubber
+from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
+from pipeline.resolver.symlinks import is_busybox
+
+__all__ = [
+    "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",
+    "is_through_sym_link",
+]  # fmt: skip
+
+KTHREADD = 2
+
+
+def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:
+    """Arguments after argv[0] as they are stored, and whether they were cut. None: nobody knows them."""
+    args = pr.args_entry
+    if args is None:
+        return pr.view("argv"), pr.args_truncated
+    pr.set_view("argv", args.argv)
+    return args.argv, _args_truncated(pr)
+
+
+def get_process_argv0(pr: Process) -> tuple[str, bool]:
+    """The first argument, "" if there is none, and whether the arguments were cut."""
+    args = pr.args_entry
+    if args is None:
+        return pr.view("argv0") or "", pr.args_truncated
+    pr.set_view("argv0", args.argv0)
+    return args.argv0, _args_truncated(pr)
+
+
+def argv_scrubbed(pr: Process, scrubber: ArgScrubber | None) -> tuple[list[str] | None, bool]:
+    """Arguments after argv[0] with secrets hidden; every holder of the same arguments gets the same list."""
+    args = pr.args_entry
+    if args is None:
+        return pr.view("argv"), pr.args_truncated
+    hidden = args.scrubbed(scrubber)
+    pr.set_view("argv_scrubbed", hidden)
+    return hidden, _args_truncated(pr)
+
+
+def envs(pr: Process, allow: Collection[str]) -> tuple[list[str] | None, bool]:
+    """Names of variables, with the value for allowed names only, and whether the environment was cut."""
+    entry = pr.envs_entry
+    if entry is None:
+        return pr.view("envs"), pr.envs_truncated
+    shown, is_truncated = entry.filter(allow)
+    pr.set_view("envs", shown)
+    return shown, _envs_truncated(pr, is_truncated)
+
+
+def envp(pr: Process) -> tuple[list[str] | None, bool]:
+    """Whole variables as they are stored, and whether the environment was cut."""
+    entry = pr.envs_entry
+    if entry is None:
+        return pr.view("envp"), pr.envs_truncated
+    pr.set_view("envp", entry.values)
+    return entry.values, _envs_truncated(pr, entry.is_truncated)
+
+
+def _args_truncated(pr: Process) -> bool:
+    args = pr.args_entry
+    cut = pr.args_truncated
+    if args is not None and args.is_truncated and not cut:
+        pr.args_truncated = cut = True
+    return cut
+
+
+def _envs_truncated(pr: Process, is_truncated: bool) -> bool:
+    cut = pr.envs_truncated
+    if is_truncated and not cut:
+        pr.envs_truncated = cut = True
+    return cut
+
+
+def is_kworker(ppid: int, pid: int) -> bool:
+    """Whether these pids are of a kernel thread: kthreadd or a child of it."""
+    return ppid == KTHREADD or pid == KTHREADD
+
+
+def is_through_sym_link(entry: ProcessCacheEntry) -> bool:
+    """Whether the kernel followed a symbolic link to reach the executable."""
+    return entry.is_through_symlink

@@ -1,0 +1,518 @@
+"""`EBPFResolver`: the resolver's interface over the shared tables (specification 3, names of `spec/api.md`).
+
+    resolver = EBPFResolver(tables=tables, opts=ResolverOpts().with_envs_resolution_enabled())
+    resolver.add_fork_entry(event, CGroupContext(), None)
+    entry = resolver.resolve(pid, tid, inode, True, None)
+
+It is the writer's side: it changes the tables through the same applier as the live batches do, and what it enters is
+seen by every reader. Where the reference returns an error, a ResolverError is raised. One reentrant lock stands for the
+reference's read/write lock: every method that touches the tables takes it, but for the `..._locked` ones, which are for
+callbacks. The applier of a running instance belongs to its duty cycle, which must hold `lock` while it applies a batch.
+
+What differs from the reference, and why, is in docs/parity.md.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline import boot, events
+from pipeline.resolver import args_views, dump, kernel_maps
+from pipeline.resolver import entry_records as records
+from pipeline.resolver._apply import Applier
+from pipeline.resolver.args_views import is_kworker
+from pipeline.resolver.argsenvs import ArgScrubber
+from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
+from pipeline.resolver.collaborators import (
+    CGroupResolver,
+    EnvVarsResolver,
+    MountResolver,
+    NewEntryCallback,
+    PathResolver,
+    ProcSource,
+    TimeResolver,
+    UserGroupResolver,
+    UserSessionResolver,
+)
+from pipeline.resolver.insertion import PROCFS_DEPTH
+from pipeline.resolver.model import (
+    SNAPSHOTTED,
+    SNAPSHOTTING,
+    ArgsEnvsEvent,
+    AWSSecurityCredentials,
+    CGroupContext,
+    ContainerContext,
+    Credentials,
+    Event,
+    FileFields,
+    PathResolutionError,
+    ResolverError,
+    Source,
+)
+from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.procinfo import ProcInfo
+from pipeline.resolver.reparenting import Reparenting
+from pipeline.resolver.stats import DO_EXIT, StatsdClient
+from pipeline.resolver.tracer import read_tracer_metadata
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+
+FLUSH_INTERVAL_S = 120.0
+#: What a process must be older than to be flushed.
+FLUSH_AGE_NS = 60 * 1_000_000_000
+
+_UID = layout.KNOWN_CREDS
+_CAPS = layout.KNOWN_CAPS
+_AUID = layout.KNOWN_AUID
+
+
+class EBPFResolver(Reparenting):
+    """Keeps the process cache of a host, answers "which process was that?", and repairs what lost events broke.
+
+    Args:
+        manager: gives out the kernel's maps by name ("pid_cache", "proc_cache"); None: there are none.
+        config: kept for whoever wants it.
+        statsd_client: see `send_stats`; None: nothing is sent.
+        scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
+            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see
+            `collaborators`.
+        opts: copied.
+        tables: of this instance; this process is their writer.
+        applier: of these tables, shared with the live batches; None: an own one.
+        proc: of `/proc`; None: a reader of its own.
+        now_boot_ns, limiter_clock, now_unix_ns: clocks in ns.
+    """
+
+    def __init__(
+        self,
+        manager: Mapping[str, kernel_maps.KernelMap] | None = None,
+        config: object = None,
+        statsd_client: StatsdClient | None = None,
+        scrubber: ArgScrubber | None = None,
+        mount_resolver: MountResolver | None = None,
+        cgroup_resolver: CGroupResolver | None = None,
+        user_group_resolver: UserGroupResolver | None = None,
+        time_resolver: TimeResolver | None = None,
+        path_resolver: PathResolver | None = None,
+        env_vars_resolver: EnvVarsResolver | None = None,
+        user_session_resolver: UserSessionResolver | None = None,
+        opts: ResolverOpts | None = None,
+        *,
+        tables: TableWriter,
+        applier: Applier | None = None,
+        proc: ProcSource | None = None,
+        now_boot_ns: Callable[[], int] = boot.now_boot_ns,
+        limiter_clock: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        super().__init__(
+            scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
+            env_vars_resolver, user_session_resolver, (opts or ResolverOpts()).copy(), tables, applier, proc,
+            now_boot_ns, limiter_clock,
+        )  # fmt: skip
+        self.manager = manager
+        self.config = config
+        self.statsd_client = statsd_client
+        self._exited: list[tuple[int, int]] = []
+        self._flusher: threading.Thread | None = None
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def add_fork_entry(
+        self, event: Event, cgroup_context: CGroupContext, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """Enter the process of a fork event (`event.entry`) below its parent.
+
+        Raises:
+            ResolverError: it is a kernel thread, or has no pid; the cache is as it was. The table is full.
+        """
+        entry = _entry_of(event)
+        with self.lock:
+            self.apply_boot_time(entry)
+            entry.set(span_id=event.span.span_id, trace_id=event.span.trace_id)
+            if entry.pid == 0:
+                raise ResolverError("no pid in the fork event")
+            if entry.is_kworker or is_kworker(entry.ppid, entry.pid):
+                raise ResolverError(f"pid {entry.pid} is a kernel thread")
+            found = self._insert_fork(entry, event.pid_context.exec_inode, cgroup_context, Source.EVENT, new_entry_cb)
+            event.entry = found
+
+    def add_exec_entry(self, event: Event, cgroup_context: CGroupContext) -> None:
+        """Enter the image of an exec event (`event.entry`) on top of the one before.
+
+        An exec of the same program again (an exec bomb) makes no entry; `event.entry` is the cached one then.
+
+        Raises:
+            PathResolutionError: the path of the executable or the interpreter is unknown; the event has the error too,
+                and the image before stays the cached one.
+            ResolverError: no pid, or another fact could not be had.
+        """
+        entry = _entry_of(event)
+        with self.lock:
+            try:
+                self._complete(entry)
+            except PathResolutionError as error:
+                event.error = error
+                event.exec_entry = entry
+                raise
+            if entry.pid == 0:
+                raise ResolverError("no pid in the exec event")
+            found = self._insert_exec(entry, event.pid_context.exec_inode, cgroup_context, Source.EVENT)
+            event.entry = event.exec_entry = found
+
+    def apply_exit_entry(self, event: Event, new_entry_cb: NewEntryCallback | None = None) -> bool:
+        """Stamp the end of a process and move its children; it stays cached until `delete_entry`.
+
+        Returns:
+            False: nobody knows the process, so there is nothing to tell about its end.
+        """
+        context = event.pid_context
+        with self.lock:
+            entry = None
+            if context.pid:
+                entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
+            event.entry = event.exit_entry = entry
+            if entry is None:
+                return False
+            time_ns = event.timestamp_ns or self.now_boot_ns()
+            # The index of children is by pid, and the record takes this process out of its own parent's list only.
+            children_of = entry
+            self.applier.apply_records(
+                records.head(
+                    events.KIND_EXIT, entry.pid, context.tid, time_ns, entry.start_boot_ns,
+                    context.ppid, context.parent_start_boot_ns,
+                ),
+                records.task(entry).task, records.exit_body(event), known=0,
+            )  # fmt: skip
+            if event.exit_status is None:
+                self.book.forget_exit_code(entry)
+            self.book.leaving[entry.pid] = self.tables.py_link(self.tables.py_head(entry.pid))
+            self._reparent_children(children_of, DO_EXIT, new_entry_cb)
+            return True
+
+    def delete_entry(self, pid: int, exit_time: int) -> None:
+        """Take a process out of the cache; its descendants keep it as ancestor.
+
+        Args:
+            exit_time: ns since the Unix epoch.
+        """
+        with self.lock:
+            self._delete(pid, exit_time)
+
+    def update_args_envs(self, event: ArgsEnvsEvent) -> None:
+        """Keep a chunk of arguments or environment for the exec event that follows."""
+        with self.lock:
+            self.args_envs.update(event.id, event.payload, event.count)
+
+    def update_uid(self, pid: int, e: Event) -> None:
+        """A setuid-like call succeeded: `e.credentials` has uid, euid, fsuid and their names."""
+        self._update_credentials(pid, e, ("uid", "euid", "fsuid", "user", "euser", "fsuser"), _UID)
+
+    def update_gid(self, pid: int, e: Event) -> None:
+        """A setgid-like call succeeded: `e.credentials` has gid, egid, fsgid and their names."""
+        self._update_credentials(pid, e, ("gid", "egid", "fsgid", "group", "egroup", "fsgroup"), _UID)
+
+    def update_capset(self, pid: int, e: Event) -> None:
+        """capset succeeded: `e.credentials` has the effective and the permitted capabilities."""
+        self._update_credentials(pid, e, ("cap_effective", "cap_permitted"), _CAPS)
+
+    def update_login_uid(self, pid: int, e: Event) -> None:
+        """The login uid was set: `e.credentials.auid`."""
+        self._update_credentials(pid, e, ("auid",), _AUID)
+
+    def _update_credentials(self, pid: int, e: Event, names: tuple[str, ...], group: int) -> None:
+        # The credentials of other threads are not the process'.
+        if e.pid_context.pid != e.pid_context.tid or e.credentials is None:
+            return
+        with self.lock:
+            entry = self.book.head(pid)
+            if entry is None:
+                return
+            wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
+            told = records.credentials_task(wanted, group)
+            time_ns = e.timestamp_ns or self.now_boot_ns()
+            self.applier.apply_records(
+                records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),
+                told.task, known=told.known,
+            )  # fmt: skip
+            if entry.credentials != wanted:
+                entry.credentials = wanted
+
+    def add_tracer_metadata(self, pid: int, event: Event) -> None:
+        """Read what a tracer sealed in the memfd `event.fd` and keep it with the process.
+
+        Raises:
+            FrameError: it cannot be read or decoded; `reason` says why.
+        """
+        metadata = read_tracer_metadata(pid, event.fd)
+        with self.lock:
+            entry = self.book.head(pid)
+            if entry is not None:
+                entry.tracer_metadata = metadata
+
+    def update_aws_security_credentials(self, pid: int, e: Event) -> None:
+        """Keep what a metadata service said of credentials. A known access key is refreshed (specification 9.3.17)."""
+        if e.aws is None or not e.aws.access_key_id:
+            return
+        with self.lock:
+            entry = self.book.head(pid)
+            if entry is None:
+                return
+            known = list(entry.aws_security_credentials)
+            for number, one in enumerate(known):
+                if one.access_key_id == e.aws.access_key_id:
+                    known[number] = e.aws
+                    break
+            else:
+                known.append(e.aws)
+            entry.aws_security_credentials = tuple(known)
+
+    def fetch_aws_security_credentials(self, e: Event) -> list[AWSSecurityCredentials]:
+        """The credentials of the event's process that had not expired at its time; the others are forgotten."""
+        with self.lock:
+            entry = self.book.head(e.pid_context.pid)
+            if entry is None:
+                return []
+            at = self.clock.to_unix_ns(e.timestamp_ns or self.now_boot_ns())
+            known = entry.aws_security_credentials
+            valid = tuple(one for one in known if one.expiration >= at)
+            if valid != known:
+                entry.aws_security_credentials = valid
+            return list(valid)
+
+    def update_process_contexts(
+        self, pce: ProcessCacheEntry, cgroup_context: CGroupContext, container_context: ContainerContext
+    ) -> None:
+        """The process was moved: take each context that is not null. Descendants are not touched."""
+        with self.lock:
+            values: dict[str, Any] = {}
+            if not cgroup_context.is_null:
+                values["cgroup"] = cgroup_context
+                inode = cgroup_context.path_key.inode
+                head = None if pce.is_free else self.book.head(pce.pid)
+                if head is pce and inode and inode != pce.cgroup.path_key.inode:
+                    told = records.cgroup_task(inode)
+                    self.applier.apply_records(
+                        records.head(events.KIND_CGROUP, pce.pid, pce.tid, self.now_boot_ns(), pce.start_boot_ns),
+                        told.task, known=told.known,
+                    )  # fmt: skip
+            if not container_context.is_null:
+                values["container"] = container_context
+            if values:
+                pce.set(**values)
+
+    # -- look-ups ------------------------------------------------------------------------------------------------------
+
+    def get(self, pid: int) -> ProcessCacheEntry | None:
+        """The newest image of a cached process. Counts nothing, changes nothing."""
+        with self.lock:
+            return self.book.head(pid)
+
+    def resolve(
+        self, pid: int, tid: int, inode: int, use_procfs: bool, new_entry_cb: NewEntryCallback | None = None
+    ) -> ProcessCacheEntry | None:
+        """Find a process: in the cache, then in the kernel's maps, then (rate-limited) in procfs.
+
+        Args:
+            inode: of the executable that it is expected to run; 0: any.
+            use_procfs: whether procfs may be asked.
+        """
+        if pid == 0:
+            return None
+        with self.lock:
+            return self._resolve(pid, tid, inode, use_procfs, new_entry_cb)
+
+    def resolve_from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
+        """The cached entry, if it runs the expected executable."""
+        with self.lock:
+            return self._from_cache(pid, tid, inode)
+
+    def resolve_from_kernel_maps(
+        self, pid: int, tid: int, inode: int, new_entry_cb: NewEntryCallback | None = None
+    ) -> ProcessCacheEntry | None:
+        """Enter what the kernel's maps hold of a process; None: nothing, or another executable than the expected."""
+        with self.lock:
+            return self._from_kernel_maps(pid, tid, inode, new_entry_cb)
+
+    def resolve_from_procfs(
+        self, pid: int, inode: int, new_entry_cb: NewEntryCallback | None = None
+    ) -> ProcessCacheEntry | None:
+        """Enter what procfs says of a process, and of up to 15 levels of ancestors that are not cached."""
+        with self.lock:
+            return self._from_procfs(pid, inode, PROCFS_DEPTH, new_entry_cb)
+
+    def walk(self, callback: Callable[[ProcessCacheEntry], object]) -> None:
+        """Call back once for the newest image of each cached process, in order of pids."""
+        with self.lock:
+            for entry in list(self.book.heads()):
+                callback(entry)
+
+    # -- views of an entry ---------------------------------------------------------------------------------------------
+
+    def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
+        """Arguments after argv[0] with secrets hidden, and whether they were cut."""
+        return args_views.argv_scrubbed(pr, self.scrubber)
+
+    def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
+        """Names of environment variables, with the value for allowed names, and whether they were cut."""
+        return args_views.envs(pr, self.opts.envs_with_value)
+
+    def get_process_envp(self, pr: Process) -> tuple[list[str] | None, bool]:
+        """Environment variables as they are stored, and whether they were cut."""
+        return args_views.envp(pr)
+
+    def retrieve_file_fields_from_procfs(self, filename: str) -> FileFields:
+        """Facts about a file, by statx instead of a kernel map.
+
+        Raises:
+            OSError: it cannot be looked at.
+            ResolverError: it has no inode.
+        """
+        descriptor = os.open(filename, os.O_PATH | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii", errors="replace")
+        finally:
+            os.close(descriptor)
+        mount_id = next((int(line[7:]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
+        if status.st_ino == 0:
+            raise ResolverError(f"{filename} has no inode")
+        return FileFields(
+            inode=status.st_ino, mount_id=mount_id, uid=status.st_uid, gid=status.st_gid, mode=status.st_mode & 0xFFFF,
+            ctime=status.st_ctime_ns, mtime=status.st_mtime_ns, nlink=status.st_nlink,
+            device=os.major(status.st_dev) << 20 | os.minor(status.st_dev),
+        )  # fmt: skip
+
+    # -- start-up, upkeep ----------------------------------------------------------------------------------------------
+
+    def set_state(self, state: int) -> None:
+        """SNAPSHOTTING or SNAPSHOTTED; the owner sets the latter when the snapshot at the start is complete.
+
+        Raises:
+            ResolverError: neither of them.
+        """
+        if state not in (SNAPSHOTTING, SNAPSHOTTED):
+            raise ResolverError(f"no such state: {state}")
+        self.state = state
+
+    def start(self, ctx: threading.Event) -> None:
+        """Bind the kernel's maps and begin to compare the cache with procfs every two minutes.
+
+        Args:
+            ctx: set it to end the comparing.
+
+        Raises:
+            ResolverError: a map is missing.
+        """
+        if self.manager is not None:
+            for name in (kernel_maps.PID_CACHE, kernel_maps.PROC_CACHE):
+                found = self.manager.get(name)
+                if found is None:
+                    raise ResolverError(f"the kernel map {name} is missing")
+                setattr(self, name, found)
+        self._flusher = threading.Thread(target=self._flush_until, args=(ctx,), name="flush", daemon=True)
+        self._flusher.start()
+
+    def _flush_until(self, ctx: threading.Event) -> None:
+        while not ctx.wait(FLUSH_INTERVAL_S):
+            self.flush_tick()
+
+    def flush_tick(self) -> int:
+        """Queue every cached process that procfs does not list; returns how many. A failed listing queues none."""
+        try:
+            alive = {int(pid) for pid in self.proc.list_pids()}
+        except OSError:
+            return 0
+        with self.lock:
+            gone = [(entry.pid, entry.start_boot_ns) for entry in self.book.heads() if entry.pid not in alive]
+            self._exited += gone
+        return len(gone)
+
+    def dequeue_exited(self) -> None:
+        """Delete the queued processes that are old enough and still gone; forget the queue.
+
+        procfs is asked again: the pid may have a live owner by now (specification 9.3.14).
+        """
+        with self.lock:
+            queued, self._exited = self._exited, []
+            now = self.clock.to_unix_ns(self.now_boot_ns())
+            for pid, start in queued:
+                entry = self.book.head(pid)
+                if entry is None or entry.start_boot_ns != start or not _is_old(entry, now - FLUSH_AGE_NS):
+                    continue
+                ticks = self.proc.read_start(pid)
+                if ticks is not None and boot.is_same_start(start, ticks):
+                    continue
+                if self._delete(pid, now, seen=False):
+                    self.stats.add("flushed")
+
+    def sync_cache(self, proc: int | ProcInfo) -> None:
+        """Enter one process of the snapshot at the start, and tell the kernel's maps of it.
+
+        Args:
+            proc: a pid, or what was read of it. Callers go from the oldest to the youngest, so parents are there.
+        """
+        with self.lock:
+            info = self._read(proc) if isinstance(proc, int) else proc
+            if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid):
+                return
+            entry = self._new_from_procfs(info, 0, Source.PROCFS_SNAPSHOT, None)
+            if entry is None or self.pid_cache is None or self.proc_cache is None:
+                return
+            if not entry.cookie:
+                entry.cookie = self.new_process_cache_entry(entry.pid_context).cookie
+            with suppress(OSError):
+                kernel_maps.push(self.pid_cache, self.proc_cache, entry, self.book.to_boot)
+
+    # -- statistics, dumps ---------------------------------------------------------------------------------------------
+
+    def count_broken_lineage(self) -> None:
+        """An event's process had a broken lineage."""
+        self.stats.add("broken_lineage")
+
+    def send_stats(self) -> None:
+        """Send the cache size and every counter that is not 0 to the statsd client.
+
+        Raises:
+            whatever the client raises; counters that were not sent are sent next time.
+        """
+        if self.statsd_client is None:
+            return
+        with self.lock:
+            size = self.book.count()
+        self.stats.send(self.statsd_client, size)
+
+    def to_json(self, raw: bool) -> bytes:
+        """All cached entries; `raw`: every field."""
+        with self.lock:
+            return dump.to_json(self.book.heads(), raw)
+
+    def to_dot(self, with_args: bool) -> str:
+        """Write the tree as a graph to a new file in /tmp, and return its name.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        with self.lock:
+            return dump.write_dot(self.book.heads(), self._comment if with_args else None)
+
+    def _comment(self, entry: ProcessCacheEntry) -> list[str] | None:
+        return self.get_process_argv_scrubbed(entry)[0]
+
+
+def _entry_of(event: Event) -> ProcessCacheEntry:
+    if event.entry is None:
+        raise ResolverError("the event has no process entry")
+    return event.entry
+
+
+def _is_old(entry: ProcessCacheEntry, before: int) -> bool:
+    """Rules (a) to (c) of DequeueExited."""
+    times = [time_ns for time_ns in (entry.exec_time, entry.fork_time) if time_ns is not None]
+    return not times or any(time_ns < before for time_ns in times)

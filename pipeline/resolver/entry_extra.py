@@ -1,0 +1,175 @@
+"""Values of an entry as bytes: the FILE record of the names arena, and the msgpack map in a row's `extra`.
+
+The map holds what few processes have or what no column is for, under the names of `cache_entry.DEFAULTS`; a value that
+is partly in columns ("file", "cgroup", "container") holds only the fields that differ from what the columns say.
+Readers find the map as `Entry.extra`. Unknown keys are kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, fields, replace
+from os import fsdecode, fsencode
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import numpy as np
+
+from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.resolver.model import (
+    FILELESS_PREFIX,
+    UPPER_LAYER,
+    AWSSecurityCredentials,
+    CGroupContext,
+    ContainerContext,
+    Credentials,
+    FileEvent,
+    K8SSessionContext,
+    PathKey,
+    SSHSessionContext,
+    UserSessionContext,
+)
+from pipeline.resolver.tracer import TracerMetadata
+from pipeline.shm import layout
+
+_FULL_BYTES = struct.Struct("<I")
+_UINT64_MAX = (1 << 64) - 1
+_RECORD_FIELDS = {
+    "inode": "file_inode", "mount_id": "mount_id", "uid": "file_uid", "gid": "file_gid", "mode": "mode",
+    "ctime": "ctime_ns", "mtime": "mtime_ns", "device": "device", "nlink": "nlink",
+}  # fmt: skip
+
+
+def pack(extra: dict[str, Any]) -> bytes:
+    data: bytes = msgpack.packb(extra, unicode_errors="surrogateescape")
+    return data
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    extra: dict[str, Any] = msgpack.unpackb(data, unicode_errors="surrogateescape", use_list=True)
+    return extra
+
+
+def blob(strings: bytes) -> bytes:
+    """Arguments or environment as the arenas hold them: whole length, then the strings."""
+    return _FULL_BYTES.pack(len(strings)) + strings
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def file_of_record(data: bytes) -> FileEvent:
+    """What a FILE record and its path say."""
+    record = np.frombuffer(data, layout.FILE, 1)[0]
+    path = fsdecode(data[layout.FILE.itemsize :])
+    values = {name: int(record[column]) for name, column in _RECORD_FIELDS.items()}
+    flags = int(record["file_flags"])
+    file = FileEvent(**values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0)
+    if flags & EXEC_MEMFD:
+        return file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
+    return file.with_names(path, path.rpartition("/")[2]) if path else file
+
+
+def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
+    """A FILE record with its path; b"" for no file. What only the kernel tells is kept from `old`, if of this inode."""
+    if not file.inode and not file.pathname:
+        return b""
+    record = np.zeros(1, layout.FILE)
+    if old:
+        before = np.frombuffer(old, layout.FILE, 1)
+        if int(before["file_inode"][0]) == file.inode:
+            record[:] = before
+    for name, column in _RECORD_FIELDS.items():
+        record[column] = getattr(file, name)
+    flags = int(record["file_flags"][0]) & ~(EXEC_MEMFD | EXEC_UPPER_LAYER)
+    path = file.pathname
+    if not path and file.basename.startswith(FILELESS_PREFIX):
+        path, flags = "/" + file.basename, flags | EXEC_MEMFD
+    record["file_flags"] = flags | (EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+    return record.tobytes() + fsencode(path)
+
+
+def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:
+    """The fields of a value that its columns do not hold; None: they hold all."""
+    changed = {}
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if own != getattr(stored, field.name):
+            changed[field.name] = own
+    return changed or None
+
+
+def with_extra[T: (FileEvent, CGroupContext, ContainerContext, Credentials)](
+    value: T, extra: dict[str, Any] | None, **more: Any
+) -> T:
+    """The value with what `extra_of` kept."""
+    changes = {**more, **{name: _exact(name, own) for name, own in (extra or {}).items()}}
+    return replace(value, **changes) if changes else value
+
+
+def _exact(name: str, value: Any) -> Any:
+    """msgpack has lists where the model has tuples."""
+    if name == "path_key":
+        return PathKey(*value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+# -- fields that are in `extra` as a whole -----------------------------------------------------------------------------
+
+
+def plain(name: str, value: Any) -> Any:
+    """A field as msgpack can hold it; None where it holds nothing."""
+    if not value:
+        return None
+    if name == "aws_security_credentials":
+        return [asdict(one) for one in value]
+    if name == "tracer_metadata":
+        return asdict(value)
+    if name == "trace_id" and value > _UINT64_MAX:
+        return value.to_bytes(16, "big")
+    if name == "symlink_paths":
+        return list(value)
+    return value
+
+
+def get(extra: dict[str, Any], name: str) -> Any:
+    """A field of the map, as the entry shows it."""
+    value = extra.get(name)
+    if name == "aws_security_credentials":
+        return tuple(AWSSecurityCredentials(**one) for one in value or ())
+    if name == "tracer_metadata":
+        if value is None:
+            return None
+        return TracerMetadata(**{**value, "threadlocal_attribute_keys": tuple(value["threadlocal_attribute_keys"])})
+    if name == "trace_id" and isinstance(value, bytes):
+        return int.from_bytes(value, "big")
+    if name == "symlink_paths":
+        return tuple(value or ())
+    if name == "symlink_basename":
+        return value or ""
+    return value or 0
+
+
+def plain_session(session: UserSessionContext) -> dict[str, Any] | None:
+    """A user session as msgpack can hold it; None: there is none."""
+    if session == UserSessionContext():
+        return None
+    values = {"id": session.id, "session_type": session.session_type}
+    if session.ssh != SSHSessionContext():
+        values |= {"ssh": asdict(session.ssh)}
+    if session.k8s != K8SSessionContext():
+        values |= {"k8s": asdict(session.k8s)}
+    return values
+
+
+def session(values: dict[str, Any] | None) -> UserSessionContext:
+    """The opposite of `plain_session`."""
+    if not values:
+        return UserSessionContext()
+    ssh = SSHSessionContext(**values.get("ssh", {}))
+    k8s = dict(values.get("k8s", {}))
+    if k8s:
+        k8s["k8s_groups"] = tuple(k8s["k8s_groups"])
+        k8s["k8s_extra"] = {key: tuple(texts) for key, texts in k8s["k8s_extra"].items()}
+    return UserSessionContext(values["id"], values["session_type"], K8SSessionContext(**k8s), ssh)
+

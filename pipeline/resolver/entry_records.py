@@ -1,0 +1,157 @@
+"""Entries as the records that the kernel's programs would have written, so that one code applies both.
+
+Covers HEAD, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. Leaves out
+what a record does to the tables (`_apply`). Only fields that somebody has set are told; the rest is left to the
+applier, which takes it from the parent or the image before.
+"""
+
+from __future__ import annotations
+
+from os import fsencode
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
+from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
+from pipeline.resolver.entry_rows import area
+from pipeline.resolver.model import FILELESS_PREFIX, Credentials, Event, FileEvent
+from pipeline.resolver.procinfo import UNSET
+from pipeline.shm import layout
+
+Column = npt.NDArray[np.void]
+
+
+class TaskRecord(NamedTuple):
+    """A TASK and the KNOWN_* groups of it that hold a value."""
+
+    task: Column
+    known: int
+
+
+def told(entry: ProcessCacheEntry) -> dict[str, Any]:
+    """The fields that were set on a new entry."""
+    store = entry.store
+    return store.told if isinstance(store, FreeStore) else {}
+
+
+def head(
+    kind: int, pid: int, tid: int, time_boot_ns: int, start_boot_ns: int, ppid: int = 0, parent_start_boot_ns: int = 0,
+    var_bytes: int = 0,
+) -> Column:  # fmt: skip
+    """One HEAD; 0 for the parent's start: whoever has its pid."""
+    row = np.zeros(1, events.HEAD)
+    row["kind"], row["tgid"], row["tid"] = kind, pid, tid or pid
+    row["time_boot_ns"], row["start_boot_ns"] = time_boot_ns, start_boot_ns
+    row["ppid"], row["parent_start_boot_ns"], row["var_bytes"] = ppid, parent_start_boot_ns, var_bytes
+    return row
+
+
+def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
+    """What a new entry tells of its process."""
+    values = told(entry)
+    row = np.zeros(1, events.TASK)
+    row["auid"] = row["audit_session"] = UNSET
+    known = 0
+    if "credentials" in values:
+        known |= _put_credentials(row, entry.credentials)
+    if values.get("comm"):
+        row["comm"] = fsencode(entry.comm)[:15]
+        known |= layout.KNOWN_COMM
+    if values.get("tty_name"):
+        row["tty"] = fsencode(entry.tty_name)[:15]
+        known |= layout.KNOWN_TTY
+    if values.get("sid"):
+        row["sid"] = entry.sid
+        known |= layout.KNOWN_SID
+    cgroup_id = entry.cgroup.path_key.inode
+    if cgroup_id:
+        row["cgroup_id"] = cgroup_id
+        known |= layout.KNOWN_CGROUP
+    row["exe_inode"] = exe_inode
+    row["cookie"] = entry.cookie
+    return TaskRecord(row, known)
+
+
+def credentials_task(credentials: Credentials, only: int) -> TaskRecord:
+    """A change of credentials: `only` are the groups that changed."""
+    row = np.zeros(1, events.TASK)
+    return TaskRecord(row, _put_credentials(row, credentials) & only)
+
+
+def cgroup_task(cgroup_id: int) -> TaskRecord:
+    """A move to another cgroup."""
+    row = np.zeros(1, events.TASK)
+    row["cgroup_id"] = cgroup_id
+    return TaskRecord(row, layout.KNOWN_CGROUP)
+
+
+def _put_credentials(row: Column, credentials: Credentials) -> int:
+    for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
+        row[name] = getattr(credentials, name)
+    # Saved ids are not among the specification's: after a change they are the effective ones (setresuid aside).
+    row["suid"], row["sgid"] = credentials.euid, credentials.egid
+    row["audit_session"] = UNSET
+    known = layout.KNOWN_CREDS | layout.KNOWN_CAPS
+    return known | layout.KNOWN_AUID if credentials.auid != UNSET else known
+
+
+def fork(entry: ProcessCacheEntry, parent: ProcessCacheEntry | None) -> Column:
+    """The FORK body; the parent is who forked."""
+    row = np.zeros(1, events.FORK)
+    row["clone_flags"] = entry.fork_flags
+    if parent is not None:
+        row["creator_tgid"] = row["creator_tid"] = parent.pid
+        row["creator_start_boot_ns"] = parent.start_boot_ns
+    return row
+
+
+def image(
+    entry: ProcessCacheEntry, args: ArgsEntry | None, envs: EnvsEntry | None, previous_inode: int = 0
+) -> tuple[Column, bytes]:
+    """The EXEC body and its strings, with these arguments and environment."""
+    file = entry.file_event
+    row = np.zeros(1, events.EXEC)
+    put_file(row, file)
+    path = fsencode(file.pathname)
+    flags = 0
+    if not path and file.basename.startswith(FILELESS_PREFIX):
+        path, flags = b"/" + fsencode(file.basename), events.EXEC_MEMFD
+    strings = [path, b"", b"", b""]
+    if args is None:
+        flags |= events.EXEC_ARGS_UNREADABLE
+    else:
+        strings[2] = area(args.values)
+        row["argc"] = len(args.values)
+        flags |= events.EXEC_ARGS_TRUNCATED if args.is_truncated or entry.args_truncated else 0
+    if envs is None:
+        flags |= events.EXEC_ENVS_UNREADABLE
+    else:
+        strings[3] = area(envs.values)
+        row["envc"] = len(envs.values)
+        flags |= events.EXEC_ENVS_TRUNCATED if envs.is_truncated or entry.envs_truncated else 0
+    row["exec_flags"] = flags | (events.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+    row["exec_tid"] = row["prev_tid"] = entry.tid or entry.pid
+    row["path_bytes"] = len(strings[0])
+    row["args_bytes"] = row["args_full_bytes"] = len(strings[2])
+    row["envs_bytes"] = row["envs_full_bytes"] = len(strings[3])
+    row["prev_inode"] = previous_inode
+    return row, b"".join(strings)
+
+
+def put_file(row: Column, file: FileEvent) -> None:
+    """Store a file's facts in an EXEC body."""
+    row["inode"], row["mount_id"], row["device"] = file.inode, file.mount_id, file.device
+    row["file_uid"], row["file_gid"], row["nlink"], row["mode"] = file.uid, file.gid, file.nlink, file.mode
+    row["ctime_ns"], row["mtime_ns"] = file.ctime, file.mtime
+
+
+def exit_body(event: Event) -> Column:
+    """The EXIT body: wait status, and the reaper where the kernel named one."""
+    row = np.zeros(1, events.EXIT)
+    row["exit_code"] = event.exit_status or 0
+    row["reaper_tgid"], row["reaper_start_boot_ns"] = event.reaper_pid, event.reaper_start_boot_ns
+    row["exit_flags"] = 0 if event.reaper_pid else events.EXIT_NO_REAPER
+    return row

@@ -1,0 +1,152 @@
+"""Following the kernel when it gives a process another parent (specification 3.3.12 to 3.3.14, 9.2).
+
+The edge that moves is that of a process' first image, so its exec history stays; the applier does the moving. The cheap
+source is the live ppid in every event; procfs is the fallback, and fetching an unknown parent from it is rate-limited
+(9.3.13).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.collaborators import NewEntryCallback
+from pipeline.resolver.insertion import PROCFS_DEPTH, ResolverCore
+from pipeline.resolver.limiter import Limiter
+from pipeline.resolver.stats import KERNEL_PPID
+
+#: A walk crosses this many forks, and then examines one parent more.
+FORK_LEVELS = 3
+#: A walk visits this many entries at most.
+WALK_STEPS = 64
+
+
+class Reparenting(ResolverCore):
+    """The part of the eBPF resolver that moves entries below other parents."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._parent_limiter: Limiter[int] = Limiter(clock=args[-1])
+
+    def try_reparent_from_kernel_ppid(
+        self, entry: ProcessCacheEntry, kernel_ppid: int, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """The kernel says with an event who the parent is now; nothing when that is known."""
+        with self.lock:
+            if kernel_ppid == 0 or entry.pid <= 1 or kernel_ppid == entry.ppid:
+                return
+            self._reparent_to(entry, kernel_ppid, KERNEL_PPID, new_entry_cb)
+
+    def try_reparent_from_procfs(
+        self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """Repair the lineage of an entry that is being used: ask procfs where a parent has ended or is unknown.
+
+        Args:
+            callpath_tag: of the statistics, one of `stats.CALLPATHS`.
+        """
+        with self.lock:
+            self.try_reparent_from_procfs_locked(entry, callpath_tag, new_entry_cb)
+
+    def try_reparent_from_procfs_locked(
+        self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """The same, for a caller that holds the lock.
+
+        At most four parents are examined; exec edges cost no level. The walk goes on along the exited parent's own
+        ancestors even if its child has just been moved elsewhere.
+        """
+        level = 0
+        below: ProcessCacheEntry | None = None
+        current: ProcessCacheEntry | None = entry
+        for _ in range(WALK_STEPS):
+            if current is None or current.pid == 1:
+                return
+            ancestor = current.ancestor
+            if below is not None and below.pid != current.pid:
+                level += 1
+                if self._has_ended(current):
+                    self._reparent_children(current, callpath_tag, new_entry_cb, below)
+            if ancestor is None:
+                if not self._resolve_missing_ancestor(current, callpath_tag, new_entry_cb):
+                    return
+                ancestor = current.ancestor
+            if level > FORK_LEVELS:
+                return
+            below, current = current, ancestor
+
+    # -- 3.3.12 --------------------------------------------------------------------------------------------------------
+
+    def _reparent_to(
+        self, entry: ProcessCacheEntry, ppid: int, callpath: str, new_entry_cb: NewEntryCallback | None
+    ) -> bool:
+        parent = self.book.head(ppid)
+        if parent is None:
+            if self._parent_limiter.allow(ppid):
+                parent = self._from_procfs(ppid, 0, PROCFS_DEPTH, new_entry_cb)
+            else:
+                self.stats.add("limiter_drop")
+            self.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
+        if parent is None or not self._move(entry, parent):
+            self.stats.add("reparent_failed", callpath)
+            return False
+        self.stats.add("reparent_success", callpath)
+        return True
+
+    @staticmethod
+    def _move(entry: ProcessCacheEntry, parent: ProcessCacheEntry) -> bool:
+        """Move the process that `entry` is an image of, unless it is there already."""
+        before = entry.root.ancestor
+        if before is not None and before.root is parent.root and entry.ppid == parent.pid:
+            return True
+        return entry.reparent(parent)
+
+    # -- 3.3.13 --------------------------------------------------------------------------------------------------------
+
+    def _reparent_children(
+        self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None,
+        below: ProcessCacheEntry | None = None,
+    ) -> None:  # fmt: skip
+        """The children of an entry that has ended go to whom procfs names.
+
+        Children are indexed by their parent's pid; where that pid has another owner by now, or the entry has left the
+        cache, only `below`, by which the walk came here, is known to be one.
+        """
+        children = entry.children
+        if below is not None:
+            head = self.book.head(below.pid)
+            if head is not None and head not in children and head.root is below.root:
+                children.append(head)
+        exited = entry.pid
+        for child in children:
+            if child.pid == exited:
+                continue
+            ppid = self.proc.read_ppid(child.pid)
+            if ppid is None:
+                continue
+            if ppid in (0, exited):
+                # The kernel has not relinked it yet.
+                self.stats.add("reparent_failed", callpath)
+            else:
+                self._reparent_to(child, ppid, callpath, new_entry_cb)
+
+    # -- 3.3.14 --------------------------------------------------------------------------------------------------------
+
+    def _resolve_missing_ancestor(
+        self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None
+    ) -> bool:
+        ppid = entry.ppid or self.proc.read_ppid(entry.pid) or 0
+        if ppid <= 0:
+            self.stats.add("reparent_failed", callpath)
+            return False
+        return self._reparent_to(entry, ppid, callpath, new_entry_cb)
+
+    @staticmethod
+    def _has_ended(entry: ProcessCacheEntry) -> bool:
+        """Whether the process of an image has ended (an image that was replaced by an exec has an exit time too)."""
+        store = entry.store
+        is_replaced = getattr(store, "is_replaced", False)
+        if not is_replaced:
+            return entry.exit_time is not None
+        head = store.head()  # type: ignore[attr-defined]
+        return head is None or head.exit_time is not None
