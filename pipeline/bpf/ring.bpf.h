@@ -18,7 +18,7 @@ struct pl_slot {
 };
 
 /* Reserve head->record_bytes in this CPU's ring; if there is no room, the header alone. On success *head has its number
- * and its time. Whatever the result, the caller must not touch slot->data but through pl_write and pl_submit, and must
+ * and its time. Whatever the result, the caller touches slot->data with bpf_dynptr_write() and pl_submit() only, and must
  * call pl_submit unless the result is PL_ROOM_NONE. */
 static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
