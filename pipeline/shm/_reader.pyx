@@ -213,7 +213,7 @@ cdef class TableReader:
 
     @property
     def busy_retries(self):
-        """Reads of this epoch that a write overlapped and that were begun again."""
+        """How often a read of this epoch was begun again because a write overlapped it."""
         return self._current().busy_retries
 
     # -- which epoch -------------------------------------------------------------------------------------------------
@@ -334,12 +334,18 @@ cdef class TableReader:
             TooOldError: `at` lies before what is retained.
             NotRunningError: the instance has been stopped.
         """
-        cdef View view = self._current()
-        cdef Entry entry = make_entry(view, 0)
-        if at is None and pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number) == PL_READ_FOUND:
-            return entry
+        cdef View view
+        cdef Entry entry
+        cdef int result
         if at is not None:
             return self._resolve_at(pid, at)
+        view = self._current()
+        entry = make_entry(view, 0)
+        result = pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number)
+        if result == PL_READ_FOUND:
+            return entry
+        if result != PL_READ_ABSENT:
+            view.busy_retries += 1
         return self._resolve_slowly(pid, wait_ms)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):

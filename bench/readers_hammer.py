@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+"""Do readers ever see half of a row, and what do they cost the writer?
+
+Question
+    Several processes read as fast as they can while the writer forks, execs, exits, changes rows in place, and reuses
+    rows and strings: is any copy torn, is a process that lives told to be absent, and is the writer slower for it?
+Method
+    torn:   One process applies frames to tables made with checksums (changes of credentials, execs, forks, exits,
+            evictions, of few pids, so that reads and writes meet). Readers resolve these pids, take the cold part too
+            and compute the row's checksum; every eighth time they walk the ancestors and check each. A read overlapped
+            a write when it had to be begun again. Pids that live throughout must never be None.
+    writer: The loads of bench/ingest_replay.py are applied to fresh tables with and without readers that hammer them,
+            in turn, in pairs. The writer has a core for itself, the readers share the others. The ratio is of the
+            writer's CPU time, which other work on the machine disturbs least: what readers could cost is its waiting
+            for cache lines.
+Command
+    bench/readers_hammer.py [--reads N] [--readers N] [--pairs N] [--events N] [--json]
+How to read it
+    torn, absent and wrong must be 0, with overlapped in the 100,000s. slowdown is the median of the pairs, 1.00: none.
+What it does not show
+    Tables larger than the caches, and readers on the writer's core: there they cost what any process costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import random
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
+
+Array = npt.NDArray[Any]
+BOOT = bytes(range(16))
+LIVE_PIDS = range(2, 6)  # live throughout; change credentials and image all the time, the first one most
+PASSING_PIDS = range(100, 140)  # forked, and gone again
+SPAWN = multiprocessing.get_context("spawn")
+
+
+# -- torn --------------------------------------------------------------------------------------------------------------
+
+
+class Changes:
+    """Frames of records that change few processes all the time, one frame as quickly made as applied."""
+
+    def __init__(self) -> None:
+        from pipeline import events
+        from pipeline.bus.frames import FrameEncoder
+
+        self.events = events
+        self.encoder = FrameEncoder(boot_id=BOOT, source="replay")
+        self.rng = np.random.default_rng(23)
+        self.choice = random.Random(23)
+        self.now = 1_000_000_000
+        self.start: dict[int, int] = {}
+        self.position = self.sent = self.records = 0
+        self.execs = []
+        for i in range(64):
+            path, args = b"/bin/%d" % i, b"x" * self.choice.randrange(1, 300) + b"\0"
+            body = np.zeros(1, events.EXEC)
+            body["inode"], body["path_bytes"], body["args_bytes"] = 5, len(path), len(args)
+            body["args_full_bytes"], body["argc"] = len(args), 1
+            self.execs.append((body.tobytes(), path + args))
+
+    def _action(self, time_ns: int) -> tuple[int, int, int]:
+        """Return (kind, pid, start of the process) of a record that makes or ends an image."""
+        events, choice = self.events, self.choice
+        if choice.random() < 0.5:
+            pid = choice.choice(LIVE_PIDS)
+            return events.KIND_EXEC, pid, self.start[pid]
+        pid = choice.choice(PASSING_PIDS)
+        if pid in self.start:
+            return events.KIND_EXIT, pid, self.start.pop(pid)
+        self.start[pid] = time_ns - 500
+        return events.KIND_FORK, pid, self.start[pid]
+
+    def images(self, count: int) -> bytes:
+        """Return a frame of forks, execs and exits; the first one brings the pids that stay."""
+        events = self.events
+        if self.records:
+            actions = [self._action(self.now + 1000 * i) for i in range(1, count + 1)]
+        else:
+            self.start |= dict.fromkeys(LIVE_PIDS, self.now)
+            actions = [(kind, pid, self.now) for kind in (events.KIND_FORK, events.KIND_EXEC) for pid in LIVE_PIDS]
+        kinds, pids, starts = (np.array(column, np.uint64) for column in zip(*actions, strict=True))
+        execs = [self.choice.choice(self.execs) for _ in range(int((kinds == events.KIND_EXEC).sum()))]
+        return self._frame(kinds, pids, starts, execs)
+
+    def changes(self, count: int) -> bytes:
+        """Return a frame of changes in place."""
+        pids = np.full(count, LIVE_PIDS[0], np.uint64)
+        pids[::16] = self.rng.choice(np.array(LIVE_PIDS, np.uint64), len(pids[::16]))
+        return self._frame(np.full(count, self.events.KIND_CRED), pids, np.full(count, self.start[LIVE_PIDS[0]]), [])
+
+    def _frame(self, kinds: Array, pids: Array, starts: Array, execs: list[tuple[bytes, bytes]]) -> bytes:
+        events = self.events
+        n = len(kinds)
+        head, task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
+        head["kind"], head["time_boot_ns"], head["start_boot_ns"] = kinds, self.now + 1000 * np.arange(1, n + 1), starts
+        head["tgid"] = head["tid"] = pids
+        passing = pids >= PASSING_PIDS[0]
+        head["ppid"] = np.where(passing, LIVE_PIDS[0] + pids % len(LIVE_PIDS), 0)
+        head["parent_start_boot_ns"] = np.where(passing, self.start[LIVE_PIDS[0]], 0)
+        for name in ("uid", "euid", "gid", "fsgid"):
+            task[name] = self.rng.integers(0, 1 << 20, n)
+        task["comm"], task["ns_pid"], task["cgroup_id"] = b"c%d" % self.sent, 1, 4711
+        counts = {kind: int((kinds == kind).sum()) for kind in (events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT)}
+        sizes = np.zeros(events.KIND_COUNT, np.uint32)
+        sizes[[events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]] = 32, 128, 32
+        head["var_bytes"][kinds == events.KIND_EXEC] = [len(strings) for _, strings in execs]
+        head["record_bytes"] = 224 + head["var_bytes"] + sizes[head["kind"]]
+        spans = 8 + (head["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
+        ends = self.position + np.cumsum(spans)
+        head["ring_pos"], head["ring_seq"] = ends - spans, self.records + np.arange(n)
+        message = self.encoder.encode(
+            ring=0, seq=self.sent, from_pos=self.position, to_pos=int(ends[-1]), count=n, lost={}, head=head.tobytes(),
+            task=task.tobytes(), fork=bytes(32 * counts[events.KIND_FORK]), exec=b"".join(body for body, _ in execs),
+            exit=bytes(32 * counts[events.KIND_EXIT]), blob=b"".join(strings for _, strings in execs),
+        )  # fmt: skip
+        self.position, self.sent, self.records = int(ends[-1]), self.sent + 1, self.records + n
+        self.now += 1000 * n
+        return message
+
+
+def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
+    """Apply frames until told to stop; send how many records."""
+    os.sched_setaffinity(0, {core})
+    from pipeline.bus.frames import decode_frame
+    from pipeline.resolver._apply import Applier
+    from pipeline.resolver.merge import Merger
+    from pipeline.shm import layout
+    from pipeline.shm._writer import TableWriter
+
+    tables = TableWriter.create(
+        Path(directory), boot_id=BOOT, capture_id=1, ring_count=1, row_capacity=600, chunk_rows=64, pid_capacity=1024,
+        names_bytes=1 << 20, args_bytes=256 << 10, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=1000, checked=True,
+    )  # fmt: skip
+    applier = Applier(tables, None)
+    merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
+    changes = Changes()
+
+    def take(message: bytes) -> tuple[Any, Any]:
+        """Put one frame through the merger; return it and its batch."""
+        frame = decode_frame(message)
+        frame.head = frame.head.copy()  # so that `again` can write to it
+        merger.add(frame)
+        merger.advance(changes.now + 10**9, merger.received_pos)
+        return frame, merger.take(1 << 20)
+
+    def images() -> None:
+        _, batch = take(changes.images(64))
+        applier.apply(batch)
+        merger.done(batch)
+
+    images()
+    tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+    tables.set_state(layout.STATE_READY)
+    out.send(True)
+    applied = 0
+    while not stop.is_set():
+        images()
+        # Making a frame takes longer than applying it, so this one is applied over and over, each time a bit younger.
+        frame, batch = take(changes.changes(8192))
+        for _ in range(40):
+            applied += applier.apply(batch)
+            frame.head["time_boot_ns"] += 1000 * 8192
+            changes.now += 1000 * 8192
+            tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        merger.done(batch)
+        tables.evict_exited(changes.now, 1000)
+    out.send(
+        (
+            changes.records + applied,
+            tables.evicted_total,
+            {name: tables.counter(name) for name in ("late", "exit_unknown")},
+        )
+    )
+    tables.close()
+
+
+def read_torn(directory: str, cores: list[int], reads: int, seed: int, out: Connection) -> None:
+    """Read `reads` rows and check each."""
+    os.sched_setaffinity(0, cores)
+    from pipeline.shm.table import ProcessTable
+
+    pids = random.Random(seed).choices([LIVE_PIDS[0]] * 150 + [*LIVE_PIDS, *PASSING_PIDS], k=4096)
+    done = torn = absent = overlapped = wrong = gone = 0
+    with ProcessTable.attach(path=directory) as table:
+        view = table.view
+        retries = view.busy_retries
+        resolve = table.resolve
+        at = 0
+        while done < reads:
+            at += 1
+            pid = pids[at & 4095]
+            try:
+                entry = resolve(pid)
+                if entry is None:
+                    absent += pid in LIVE_PIDS
+                    continue
+                done += 1
+                wrong += entry.pid != pid
+                torn += not entry.verify()
+                if at & 7 == 0:
+                    for ancestor in table.ancestors(entry):
+                        done += 1
+                        torn += not ancestor.verify()
+            except (BusyError, TooOldError):
+                gone += 1  # busy for 50 ms, or evicted between the two reads: an answer, and no wrong one
+            if view.busy_retries != retries:
+                retries = view.busy_retries
+                overlapped += 1
+    out.send({"reads": done, "torn": torn, "absent": absent, "wrong": wrong, "overlapped": overlapped, "gone": gone})
+
+
+def torn(reads: int, readers: int) -> dict[str, Any]:
+    """Run the readers against the writer of torn rows."""
+    directory = tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm")
+    cores = sorted(os.sched_getaffinity(0))
+    stop = SPAWN.Event()
+    mine, theirs = SPAWN.Pipe()
+    writer = SPAWN.Process(target=write_torn, args=(directory, cores[0], stop, theirs))
+    writer.start()
+    try:
+        mine.recv()
+        pipes, processes = [], []
+        begin = time.perf_counter()
+        for seed in range(readers):
+            end, other = SPAWN.Pipe()
+            arguments = (directory, cores[1:] or cores, reads // readers, seed, other)
+            process = SPAWN.Process(target=read_torn, args=arguments)
+            process.start()
+            pipes.append(end)
+            processes.append(process)
+        found = [end.recv() for end in pipes]
+        seconds = time.perf_counter() - begin
+        for process in processes:
+            process.join()
+        stop.set()
+        applied, evicted, oddities = mine.recv()
+        writer.join()
+    finally:
+        writer.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+    total = {key: sum(one[key] for one in found) for key in found[0]}
+    assert not any(oddities.values()), oddities
+    return total | {"readers": readers, "records_applied": applied, "rows_evicted": evicted, "seconds": seconds}
+
+
+# -- writer ------------------------------------------------------------------------------------------------------------
+
+
+def read_hard(place: str, cores: list[int], stop: Event, pause: Event, counter: Any) -> None:
+    """Resolve and walk in whatever table is named in the file `place`, as fast as possible, except while paused."""
+    from pipeline.shm.table import ProcessTable
+
+    os.sched_setaffinity(0, cores)
+    pids = random.Random(1).choices(range(2, 31_000), k=4096)
+    while not stop.is_set():
+        if pause.is_set():
+            time.sleep(0.001)
+            continue
+        try:
+            table = ProcessTable.attach(path=Path(place).read_text())
+        except (NotRunningError, FileNotFoundError):
+            time.sleep(0.001)
+            continue
+        with table:
+            at = 0
+            while not pause.is_set():
+                try:
+                    for _ in range(64):
+                        at += 1
+                        pid = pids[at & 4095]
+                        table.resolve(pid)
+                        if at & 15 == 0:
+                            table.ancestors(pid)
+                    counter.value += 68
+                except (StaleError, BusyError):
+                    continue
+                except NotRunningError:
+                    break
+
+
+def writer_slowdown(pairs: int, events: int, readers: int) -> dict[str, Any]:
+    """Apply loads with and without readers, in turn."""
+    import ingest_replay
+
+    from pipeline.shm import layout
+
+    cores = sorted(os.sched_getaffinity(0))
+    others = cores[1:] or cores
+    directory = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
+    place = directory / "place"
+    make_tables = ingest_replay._tables
+
+    def announced(at: Path, rings: int) -> Any:
+        tables = make_tables(at, rings)
+        tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12)
+        tables.set_state(layout.STATE_READY)
+        place.with_suffix(".new").write_text(str(at))
+        place.with_suffix(".new").rename(place)
+        return tables
+
+    ingest_replay._tables = announced
+    stop, pause = SPAWN.Event(), SPAWN.Event()
+    pause.set()
+    counters = [SPAWN.Value("Q", lock=False) for _ in range(readers)]
+    processes = [
+        SPAWN.Process(target=read_hard, args=(str(place), others, stop, pause, counter)) for counter in counters
+    ]
+    for process in processes:
+        process.start()
+    result: dict[str, Any] = {}
+    os.sched_setaffinity(0, {cores[0]})
+    try:
+        for name in ("fork/exit", "build"):
+            load = ingest_replay.Load(name, events, 4)
+            ingest_replay.replay(load, iter(load.messages), encode=False)  # touches and compiles everything
+            ratios, reads, seconds = [], 0, 0.0
+            for pair in range(pairs):
+                took = {}
+                for hammered in (pair & 1 == 0, pair & 1 == 1):
+                    place.unlink(missing_ok=True)
+                    before = sum(counter.value for counter in counters)
+                    (pause.clear if hammered else pause.set)()
+                    time.sleep(0.05)
+                    begin, used = time.perf_counter(), time.process_time()
+                    ingest_replay.replay(load, iter(load.messages), encode=False)
+                    took[hammered] = time.process_time() - used
+                    pause.set()
+                    if hammered:
+                        reads += sum(counter.value for counter in counters) - before
+                        seconds += time.perf_counter() - begin
+                ratios.append(took[True] / took[False])
+            ratios.sort()
+            result[name] = {
+                "slowdown": statistics.median(ratios), "min": ratios[0], "max": ratios[-1], "pairs": pairs,
+                "reads_per_s": reads / seconds,
+            }  # fmt: skip
+    finally:
+        os.sched_setaffinity(0, cores)
+        ingest_replay._tables = make_tables
+        stop.set()
+        pause.set()
+        for process in processes:
+            process.join(10)
+            process.kill()
+        shutil.rmtree(directory, ignore_errors=True)
+    return result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reads", type=int, default=10_000_000)
+    parser.add_argument("--readers", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--events", type=int, default=400_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    report: dict[str, Any] = {
+        "machine": platform.machine(), "kernel": platform.release(), "cores": os.cpu_count(),
+        "torn": torn(options.reads, options.readers),
+        "writer": writer_slowdown(options.pairs, options.events, options.readers),
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        found = report["torn"]
+        for key, value in found.items():
+            print(f"{key:16} {value:>14,}" if isinstance(value, int) else f"{key:16} {value:>14.1f}")
+        for name, load in report["writer"].items():
+            print(f"{name}: writer with readers / without {load['slowdown']:.3f} ({load['min']:.3f} to ", end="")
+            print(f"{load['max']:.3f}, {load['pairs']} pairs), {load['reads_per_s'] / 1e6:.1f} M reads/s meanwhile")
+    bad = report["torn"]["torn"] or report["torn"]["absent"] or report["torn"]["wrong"]
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
