@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import common  # noqa: F401 - puts the repository on the path
+import common
 
 from pipeline import processes
 from pipeline.boot import now_boot_ns
@@ -100,6 +100,13 @@ def storms() -> Iterator[Path]:
     """Compile the workload; yields the program for `Storm`."""
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         yield build_workload(Path(place))
+
+
+def cache(name: str) -> Path:
+    """A directory below .cache/ of the repository that outlives the run; for compilers' caches."""
+    place = common.ROOT / ".cache" / name
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def compile_c(source: Path, target: Path) -> Path:

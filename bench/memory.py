@@ -62,8 +62,8 @@ print(json.dumps(memory()))
 """
 
 
-def write_tables(directory: Path, entries: int) -> TableWriter:
-    """Tables with `entries` live processes, pids from FIRST_PID on; each is a child of one some way before it."""
+def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
+    """Tables with `entries` live processes, pids from FIRST_PID on, in chains of `depth` that begin at random ones."""
     tables = TableWriter.create(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=1, row_capacity=entries + 4096,
         pid_capacity=max(32768, entries + FIRST_PID + 1), names_bytes=1 << 24, args_bytes=1 << 20, envs_bytes=1 << 20,
@@ -73,9 +73,10 @@ def write_tables(directory: Path, entries: int) -> TableWriter:
     rows = [tables.py_new_row() for _ in range(entries)]
     hot = tables.hot_view()
     numbers = np.arange(entries)
-    pids = numbers + FIRST_PID
-    hot["tgid"][rows] = pids
-    hot["ppid"][rows] = np.maximum(pids // 2, FIRST_PID)
+    begins = np.random.default_rng(1).integers(0, np.maximum(numbers, 1))
+    parents = np.where(numbers % (depth + 1), numbers - 1, begins)
+    hot["tgid"][rows] = numbers + FIRST_PID
+    hot["ppid"][rows] = parents + FIRST_PID
     hot["start_boot_ns"][rows] = 10**12 + numbers
     hot["flags"][rows], hot["known"][rows] = layout.ROW_HEAD, 0x7FFF
     hot["comm"][rows] = b"sleeper"
@@ -83,7 +84,7 @@ def write_tables(directory: Path, entries: int) -> TableWriter:
     for number, row in enumerate(rows):
         tables.py_set_ref("file", row, tables.py_intern_names(file + b"/usr/lib/things/program-%d" % (number % 1000)))
         if number:
-            tables.py_set_link("ancestor", row, rows[number // 2 if number > 1 else 0])
+            tables.py_set_link("ancestor", row, rows[parents[number]])
         tables.py_end(row)
         tables.py_set_head(number + FIRST_PID, row)
     tables.set_state(layout.STATE_READY)

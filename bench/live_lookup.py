@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""What does a look-up cost, beside what else a user would take: psutil, a Go map under a mutex, libsinsp's table?
+
+Method
+    Python: on a live daemon, with `--sleepers` processes of a crowd. One call after another from one thread, pids in
+    turn: `resolve`; `resolve` and then pid, ppid, comm, path, argv, uid, gid and start time read; the same fields from
+    a new psutil.Process; `ancestors` and psutil's `parents()`.
+    Bulk: on tables of each of `--entries` entries in chains of `--depth`, pids at random (fixed seed): `resolve_many`
+    in calls of 1,000 pids and `ancestors_many`; a Go program and a C++ program (peers/gomap, peers/sinsp) with as many
+    entries in the same chains, look-ups one after another in process. Both are built here if their compilers and
+    libraries are there (Debian: golang-go; libfalcosecurity0-dev), and named as missing if not.
+    All pinned to one core; a first round is not counted; `--runs` rounds.
+Command
+    python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--json]     (root)
+How to read it
+    ns a call, a pid or a hop: median, best and spread of the rounds. A Python call is compared with a Python call, and
+    bulk with bulk. What Procline copies is checked against the writer and comes from another process; the peers' tables
+    are in the process that asks, libsinsp's without a lock.
+What it does not show
+    psutil's cache of Process objects that are kept; a Go or C++ program that has to be asked by another process, which
+    is what it takes to use them from outside. With few entries everything lies in the first-level cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import live
+import numpy as np
+from memory import FIRST_PID, write_tables
+
+from pipeline.shm import layout
+from pipeline.shm.table import ProcessTable
+
+SMALL = {"sleepers": 20, "entries": "100", "runs": 1, "least_s": 0.002}
+LOOKUPS = 200_000
+
+
+def add(report: common.Report, case: str, what: str, unit: str, runs: list[float], **more: Any) -> float:
+    """Add a row; returns the median."""
+    middle = statistics.median(runs)
+    report.rows.append({
+        "case": case, "what": what, **more, "ns": middle, "best": min(runs), "spread": common.spread(runs), "per": unit,
+    })  # fmt: skip
+    return middle
+
+
+def python_calls(options: argparse.Namespace, report: common.Report) -> None:
+    """Python calls against psutil's, on the live host."""
+    with live.crowd(options.sleepers) as pids, live.Daemon() as daemon, daemon.attach() as table:
+        time.sleep(0.5)
+        common.pin(0)
+
+        def timed(call: Callable[[int], Any]) -> list[float]:
+            turn = itertools.cycle(pids).__next__
+            overhead = statistics.median(common.time_ns_per_call(turn, least_s=options.least_s, runs=options.runs))
+            runs = common.time_ns_per_call(lambda: call(turn()), least_s=options.least_s, runs=options.runs)
+            return [run - overhead for run in runs]
+
+        def whole(pid: int) -> tuple[Any, ...]:
+            e = table.resolve(pid)
+            return e.pid, e.ppid, e.comm, e.path, e.argv, e.uid, e.gid, e.start_time_ns
+
+        row = add(report, "Procline", "resolve", "call", timed(table.resolve))
+        report.target("resolve, bare row", row, 100, "ns")
+        fields = add(report, "Procline", "resolve, 8 fields", "call", timed(whole))
+        report.target("resolve, 8 fields read", fields, 300, "ns")
+        hops = len(table.ancestors(pids[0]))
+        chain = add(report, "Procline", f"ancestors, {hops} of them", "call", timed(table.ancestors))
+        try:
+            import psutil
+        except ImportError:
+            report.notes.append("psutil is missing: not compared")
+            return
+
+        def theirs(pid: int) -> dict[str, Any]:
+            wanted = ["pid", "ppid", "name", "exe", "cmdline", "uids", "gids", "create_time"]
+            return dict(psutil.Process(pid).as_dict(wanted))
+
+        peer = add(report, "psutil", "new Process, 8 fields", "call", timed(theirs))
+        count = len(psutil.Process(pids[0]).parents())
+        parents = add(
+            report, "psutil", f"parents(), {count} of them", "call", timed(lambda pid: psutil.Process(pid).parents())
+        )
+        report.target("psutil over Procline, the same fields", peer / fields, 300, "times", is_upper_bound=False)
+        ratio = parents / count / (chain / hops)
+        report.target("psutil over Procline, an ancestor", ratio, 200, "times", is_upper_bound=False)
+
+
+def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Namespace, report: common.Report) -> None:
+    """Bulk look-ups in tables of one size."""
+    directory = root / f"tables-{entries}"
+    with (
+        write_tables(directory, entries, options.depth),
+        ProcessTable.attach(path=directory, max_age_ms=10**8) as table,
+    ):
+        rng = np.random.default_rng(1)
+        pids = [(rng.integers(0, entries, 1000) + FIRST_PID).astype(np.uint32) for _ in range(LOOKUPS // 1000)]
+        out = np.empty(1000, layout.HOT)
+        lookups, hops = [], []
+        for _ in range(options.runs + 1):
+            begin = time.perf_counter_ns()
+            for batch in pids:
+                table.resolve_many(batch, out)
+            lookups.append((time.perf_counter_ns() - begin) / LOOKUPS)
+            begin, count = time.perf_counter_ns(), 0
+            for batch in pids[:20]:
+                count += len(table.ancestors_many(batch)[0])
+            hops.append((time.perf_counter_ns() - begin) / max(count, 1))
+    shutil.rmtree(directory, ignore_errors=True)
+    ours = add(report, "Procline", "resolve_many", "pid", lookups[1:], entries=entries)
+    report.target(f"resolve_many, {entries:,} entries", ours, 8 if entries < 10_000 else 25, "ns/pid")
+    hop = add(report, "Procline", "ancestors_many", "hop", hops[1:], entries=entries)
+    report.target(f"ancestors_many, {entries:,} entries", hop, 20, "ns/hop")
+    for name, program in peers.items():
+        arguments = [entries, LOOKUPS, options.runs, options.depth]
+        done = subprocess.run([program, *map(str, arguments)], stdout=subprocess.PIPE, check=True, timeout=120)
+        found = json.loads(done.stdout)
+        add(report, name, "look-up", "pid", found["lookup_ns"], entries=entries)
+        add(report, name, "ancestors", "hop", found["hop_ns"], entries=entries)
+
+
+def build_peers(place: Path, report: common.Report) -> dict[str, Path]:
+    """Build what can be built; a peer that cannot is named in the report's notes."""
+    peers = live.HERE / "peers"
+    built = {}
+    go = shutil.which("go")
+    if go is None:
+        report.notes.append("the Go map is missing: no `go` here (Debian: golang-go)")
+    else:
+        # Nothing is downloaded: the program uses the standard library alone.
+        environment = os.environ | {"GOCACHE": str(live.cache("go")), "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
+        build = [go, "build", "-o", str(place / "gomap"), "."]
+        if (error := _build(build, cwd=peers / "gomap", env=environment)) is None:
+            built["Go map, mutex"] = place / "gomap"
+        else:
+            report.notes.append(f"the Go map is missing: {error}")
+    if not Path("/usr/include/falcosecurity/libsinsp/sinsp.h").exists():
+        report.notes.append("libsinsp is missing: no headers here (Debian: libfalcosecurity0-dev)")
+        return built
+    flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libsinsp"], capture_output=True, text=True)
+    # Debian's pkg-config file names a directory of headers that is not there.
+    compiler = ["g++", "-std=c++17", "-O2", "-o", str(place / "sinsp"), "main.cpp", "-I/usr/include/falcosecurity"]
+    if (error := _build([*compiler, *flags.stdout.split()], cwd=peers / "sinsp", env=dict(os.environ))) is None:
+        built["libsinsp"] = place / "sinsp"
+    else:
+        report.notes.append(f"libsinsp is missing: {error}")
+    return built
+
+
+def _build(command: list[str], *, cwd: Path, env: dict[str, str]) -> str | None:
+    """Run a compiler; returns the last line of what it said if it failed."""
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    except OSError as error:
+        return str(error)
+    return None if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all cases; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--sleepers", type=int, default=200)
+    parser.add_argument("--entries", default="100,65000", help="table sizes of the bulk cases, comma-separated")
+    parser.add_argument("--depth", type=int, default=8)
+    parser.add_argument("--runs", type=int, default=7)
+    parser.add_argument("--least-s", type=float, default=0.05, help="length of a round of Python calls")
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    allowed = os.sched_getaffinity(0)
+    root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
+    try:
+        with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
+            peers = build_peers(Path(place), report)
+            python_calls(options, report)
+            common.pin(0)
+            for entries in map(int, options.entries.split(",")):
+                bulk(root, entries, peers, options, report)
+    finally:
+        os.sched_setaffinity(0, allowed)
+        shutil.rmtree(root, ignore_errors=True)
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

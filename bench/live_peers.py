@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""What does watching the same storm cost with Procline, and what with the tools that a host has for it?
+
+Method
+    The same storm (a C program: children that end at once, one in five execs first) is watched by Procline, by
+    `forkstat` (netlink proc connector, reads /proc for each event) and by `execsnoop` of libbpf-tools (eBPF, execs
+    alone), one after another, `--runs` times round. Each tool writes to a file on tmpfs. Its CPU time (user and system,
+    as the scheduler counts it in ns) is read before and after, and its lines are counted and compared with what the
+    storm made; forkstat's are found by the program's name. A tool that is not installed or does not start here
+    is named, not replaced.
+Command
+    python bench/live_peers.py [--forks N] [--runs N] [--json]     (root; Debian: forkstat, libbpf-tools)
+How to read it
+    `us/event` is the tool's CPU time over the events that it reported, `lost %` the part of the storm's events that it
+    did not, `unnamed %` the part of those reported whose process had gone before the tool could name it. `storm` is the storm's wall time over that of the same storm with nobody watching (median over median).
+    Procline keeps a table and the lineage of all processes meanwhile, and prints nothing; the others print and keep
+    nothing (forkstat: names and times of those that live).
+What it does not show
+    Which events are lost when the machine is more loaded, or what the tools cost in the kernel: the BPF programs of
+    Procline and execsnoop, and the connector's messages, run inside the storm and show in `storm` only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import common
+import live
+
+SMALL = {"forks": 400, "runs": 1}
+KINDS = ("fork", "exec", "exit")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One storm under watch: wall seconds of the storm, CPU of the watcher in ns, events reported, those unnamed."""
+
+    seconds: float
+    cpu_ns: int
+    reported: int
+    unnamed: int
+
+
+def watched_by_nobody(storm: live.Storm) -> Run:
+    """The storm alone."""
+    return Run(storm.run()[0], 0, 0, 0)
+
+
+def watched_by_procline(storm: live.Storm, daemon: live.Daemon) -> Run:
+    """The storm beside a running daemon."""
+    with daemon.attach() as table:
+        counts = live.event_counts(live.caught_up(table))
+        before = live.usage(daemon.directory)
+        seconds, _ = storm.run()
+        seen = live.event_counts(live.caught_up(table))
+        used = live.usage(daemon.directory).since(before).total_ns
+    reported = sum(min(seen[kind] - counts[kind], storm.made[kind]) for kind in KINDS)
+    return Run(seconds, used, reported, 0)
+
+
+def watched_by(
+    command: list[str], settle_s: float, storm: live.Storm, place: Path, count: Callable[[str], tuple[int, int]]
+) -> Run:
+    """The storm beside a tool that writes lines; `count` finds the storm's events in them."""
+    path = place / "out"
+    with path.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, cwd=place)
+        try:
+            time.sleep(settle_s)
+            if process.poll() is not None:
+                assert process.stderr is not None
+                said = process.stderr.read().decode(errors="replace").strip().splitlines()
+                raise OSError(said[-1] if said else f"it ended with {process.returncode}")
+            before = live.cpu_ns(process.pid)
+            seconds, _ = storm.run()
+            idle, used = -1, 0
+            while used != idle:  # what it has not read yet is still to pay
+                idle = used
+                time.sleep(0.2)
+                used = live.cpu_ns(process.pid) - before
+        finally:
+            process.terminate()
+            process.wait(10)
+    return Run(seconds, used, *count(path.read_text(errors="replace")))
+
+
+def forkstat_events(text: str) -> tuple[int, int]:
+    """Events of the storm, and how many of them have no name: "TIME fork PID child … workload", "TIME exec PID …".
+
+    A process that has gone before forkstat looked into /proc is <unknown>; those of bystanders cannot be told apart.
+    """
+    found = unnamed = 0
+    for line in text.splitlines():
+        fields = line.split(None, 4)
+        if len(fields) > 3 and fields[1] in KINDS and (fields[1] != "fork" or fields[3] == "child"):
+            found += "workload" in line or "<unknown>" in line
+            unnamed += "<unknown>" in line
+    return found, unnamed
+
+
+def execsnoop_events(text: str) -> tuple[int, int]:
+    """Events of the storm; execsnoop sees execs only, and the kernel gives it the name."""
+    return sum(line.startswith("workload") for line in text.splitlines()), 0
+
+
+#: name: (programs, arguments, seconds that it needs to start, counter, which events it can see)
+TOOLS: dict[str, tuple[tuple[str, ...], list[str], float, Callable[[str], tuple[int, int]], tuple[str, ...]]] = {
+    "forkstat": (("forkstat",), ["-e", "fork,exec,exit", "-l"], 0.5, forkstat_events, KINDS),
+    "execsnoop": (("execsnoop-libbpf", "execsnoop"), [], 1.5, execsnoop_events, ("exec",)),
+}
+
+
+def find_tool(name: str) -> str | None:
+    """Path of a tool, also where a user's PATH does not look."""
+    for program in TOOLS[name][0]:
+        if path := shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"):
+            return path
+    return None
+
+
+def measure(program: Path, place: Path, options: argparse.Namespace, report: common.Report) -> None:
+    """Run the rounds and add the rows."""
+    storm = live.Storm(program, options.forks - options.forks // 5, options.forks // 5)
+    runs: dict[str, list[Run]] = {"nobody": [], "Procline": []}
+    missing: dict[str, str] = {}
+    for _ in range(options.runs):
+        storm.run()
+        runs["nobody"].append(watched_by_nobody(storm))
+        with live.Daemon() as daemon:
+            time.sleep(0.5)
+            watched_by_procline(storm, daemon)  # touches pages for the first time
+            runs["Procline"].append(watched_by_procline(storm, daemon))
+        for name, (_, arguments, settle_s, count, _) in TOOLS.items():
+            path = find_tool(name)
+            if path is None or name in missing:
+                missing.setdefault(name, "not installed")
+                continue
+            try:
+                found = watched_by([path, *arguments], settle_s, storm, place, count)
+            except OSError as error:
+                missing[name] = f"does not run here: {error}"
+                continue
+            runs.setdefault(name, []).append(found)
+    alone = statistics.median(run.seconds for run in runs["nobody"])
+    for name, found_runs in runs.items():
+        kinds = TOOLS[name][4] if name in TOOLS else KINDS
+        visible = sum(storm.made[kind] for kind in kinds)
+        costs = [run.cpu_ns / run.reported / 1000 for run in found_runs if run.reported]
+        report.rows.append({
+            "watched by": name, "sees": "-" if name == "nobody" else ", ".join(kinds),
+            "us/event": statistics.median(costs) if costs else None,
+            "max": max(costs) if costs else None,
+            "lost %": statistics.median(100 * (1 - min(run.reported, visible) / visible) for run in found_runs)
+            if name != "nobody" else None,
+            "unnamed %": statistics.median(100 * run.unnamed / run.reported for run in found_runs if run.reported)
+            if costs else None,
+            "storm": statistics.median(run.seconds for run in found_runs) / alone,
+            "events/s": sum(storm.made.values()) / statistics.median(run.seconds for run in found_runs),
+        })  # fmt: skip
+    for name, why in missing.items():
+        report.notes.append(f"{name}: {why}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run all tools; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--forks", type=int, default=5000, help="children of a storm")
+    parser.add_argument("--runs", type=int, default=3)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    with live.storms() as program, tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm") as place:
+        measure(program, Path(place), options, report)
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

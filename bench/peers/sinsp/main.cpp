@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What a look-up and a hop cost in libsinsp's process table, in process; a peer for bench/live_lookup.py.
+//
+//     sinsp ENTRIES LOOKUPS RUNS DEPTH
+//
+// Prints one JSON object like peers/gomap. The table is filled with made-up processes through the library's own
+// add_thread; pids and chains are as in the other peers.
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <libsinsp/sinsp.h>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+using clock_type = std::chrono::steady_clock;
+
+static double ns_since(clock_type::time_point begin)
+{
+	return std::chrono::duration<double, std::nano>(clock_type::now() - begin).count();
+}
+
+static void print(const char *name, const std::vector<double> &values, const char *end)
+{
+	printf("\"%s\": [", name);
+	for(size_t i = 0; i < values.size(); i++) {
+		printf("%s%.3f", i ? ", " : "", values[i]);
+	}
+	printf("]%s", end);
+}
+
+int main(int argc, char **argv)
+{
+	if(argc < 5) {
+		return 2;
+	}
+	const int entries = atoi(argv[1]), lookups = atoi(argv[2]), runs = atoi(argv[3]), depth = atoi(argv[4]);
+	sinsp inspector;
+	inspector.m_thread_manager->set_max_thread_table_size(entries + 1000);
+	std::mt19937 random(1);
+	for(int n = 0; n < entries; n++) {
+		auto info = inspector.build_threadinfo();
+		info->m_tid = info->m_pid = n + 2;
+		info->m_ptid = n == 0 ? 0 : (n % (depth + 1) ? n - 1 : int(random() % n)) + 2;
+		info->m_comm = "sleeper";
+		info->m_exe = "sleeper";
+		info->m_exepath = "/usr/lib/things/program-" + std::to_string(n % 1000);
+		info->m_clone_ts = n;
+		inspector.m_thread_manager->add_thread(std::move(info), true);
+	}
+	std::vector<int64_t> tids(lookups);
+	for(auto &tid : tids) {
+		tid = int64_t(random() % entries) + 2;
+	}
+	std::vector<double> lookup, hop;
+	uint64_t sum = 0;
+	for(int run = 0; run <= runs; run++) {
+		auto begin = clock_type::now();
+		for(auto tid : tids) {
+			const auto &info = inspector.m_thread_manager->find_thread(tid, true);
+			if(!info) {
+				fprintf(stderr, "tid %ld is not in the table\n", long(tid));
+				return 3;
+			}
+			sum += info->m_ptid + info->m_comm.size();
+		}
+		const double one = ns_since(begin) / lookups;
+		begin = clock_type::now();
+		long hops = 0;
+		for(int i = 0; i < lookups / 10; i++) {
+			const auto &leaf = inspector.m_thread_manager->find_thread(tids[i], true);
+			sinsp_threadinfo *info = leaf.get();
+			for(int n = 0; n < depth && (info = info->get_parent_thread()) != nullptr; n++) {
+				sum += info->m_pid;
+				hops++;
+			}
+		}
+		const double step = hops ? ns_since(begin) / hops : 0;
+		if(run > 0) { // the first one warms up
+			lookup.push_back(one);
+			hop.push_back(step);
+		}
+	}
+	if(sum == 0) { // keeps the compiler from dropping the loops
+		return 4;
+	}
+	printf("{");
+	print("lookup_ns", lookup, ", ");
+	print("hop_ns", hop, "}\n");
+	return 0;
+}
