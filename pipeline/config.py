@@ -111,6 +111,16 @@ class Capture(Section, frozen=True):
             "0: a quarter of ring_bytes.",
         ),
     ] = 0
+    credentials: Annotated[
+        Literal["auto", "fentry", "kprobe", "syscalls", "off"],
+        Meta(
+            description="How changes of credentials, session, terminal and namespaces are seen while a process lives. "
+            '"auto": in the kernel\'s own functions (by "fentry", else by "kprobe"), else at the end of the system '
+            'calls that make them ("syscalls"), which makes every system call of the host slower by some 6 ns; '
+            "`procline doctor` shows which. A way that is named must work, or the start fails. "
+            '"off": they are seen at the process\'s next fork, exec, exit, change of name or of cgroup.',
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.ring_bytes & (self.ring_bytes - 1) or self.ring_bytes % mmap.PAGESIZE:

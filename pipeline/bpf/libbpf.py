@@ -11,11 +11,12 @@ import ctypes
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.bpf import tracefs
 from pipeline.errors import LoadError, UnsupportedError
 
 MAP_TYPE_RINGBUF = 27
@@ -53,9 +54,11 @@ class _Library:
             ("bpf_object__next_program", pointer, (pointer, pointer)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
             ("bpf_program__name", text, (pointer,)),
+            ("bpf_program__section_name", text, (pointer,)),
             ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
             ("bpf_program__autoload", ctypes.c_bool, (pointer,)),
             ("bpf_program__attach", pointer, (pointer,)),
+            ("bpf_program__attach_perf_event", pointer, (pointer, number)),
             ("bpf_link__fd", number, (pointer,)),
             ("bpf_link__destroy", number, (pointer,)),
             ("bpf_enable_stats", number, (number,)),
@@ -156,13 +159,16 @@ class CoreObject:
 class TierObject:
     """A BPF object loaded with ctypes: it shares the maps of a CoreObject, and its links are reachable."""
 
-    def __init__(self, path: Path, shared: Mapping[str, int], *, only: str | None = None) -> None:
+    def __init__(
+        self, path: Path, shared: Mapping[str, int], *, only: str | None = None, without: Collection[str] = ()
+    ) -> None:
         """Load the object.
 
         Args:
             path: the object file.
             shared: descriptors by map name; maps of these names are not created but used.
             only: name of the one program to load; None: all.
+            without: names of programs not to load.
 
         Raises:
             LoadError: the kernel refused a map or a program.
@@ -174,7 +180,8 @@ class TierObject:
             if not self._object:
                 raise load_error(path, "cannot be opened", lines, ctypes.get_errno())
             for program in self._programs():
-                if only is not None and lib.bpf_program__name(program).decode() != only:
+                name = lib.bpf_program__name(program).decode()
+                if name in without or (only is not None and name != only):
                     lib.bpf_program__set_autoload(program, False)
             for name, fd in shared.items():
                 one = lib.bpf_object__find_map_by_name(self._object, name.encode())
@@ -192,12 +199,24 @@ class TierObject:
             LoadError: one could not be attached; the others are detached by `close`.
         """
         lib = library()
-        with messages() as lines:
+        with messages() as lines, ExitStack() as opened:
+            events: tracefs.Tracefs | None = None
             for program in filter(lib.bpf_program__autoload, self._programs()):
-                link = lib.bpf_program__attach(program)
+                name = lib.bpf_program__name(program).decode()
+                kind, _, target = lib.bpf_program__section_name(program).decode().partition("/")
+                try:
+                    if kind == "tp":
+                        # libbpf's own way finds no tracefs but a mounted one.
+                        events = events or opened.enter_context(tracefs.Tracefs())
+                        link, code = _attach_tracepoint(program, events.event_id(*target.split("/")))
+                    else:
+                        link = lib.bpf_program__attach(program)
+                        code = ctypes.get_errno()
+                except OSError as error:
+                    link, code = None, error.errno or 0
+                    lines.append(f"{target}: {error.strerror}")
                 if not link:
-                    name = lib.bpf_program__name(program).decode()
-                    raise load_error(Path("attach"), f"{name} cannot be attached", lines, ctypes.get_errno(), name)
+                    raise load_error(Path("attach"), f"{name} cannot be attached", lines, code, name)
                 self._links.append(link)
 
     @property
@@ -219,6 +238,20 @@ class TierObject:
         while program:
             yield program
             program = library().bpf_object__next_program(self._object, program)
+
+
+def _attach_tracepoint(program: int, number: int) -> tuple[int | None, int]:
+    """Attach to the tracepoint of that number; return the link, which owns the event, or None, and the errno.
+
+    Raises:
+        OSError: there may be no event of it.
+    """
+    event = tracefs.open_event(number)
+    link = library().bpf_program__attach_perf_event(program, event)
+    code = ctypes.get_errno()
+    if not link:
+        os.close(event)
+    return link, code
 
 
 def create_ring(name: str, ring_bytes: int) -> int:

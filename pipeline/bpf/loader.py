@@ -28,18 +28,37 @@ SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_cache", "proc_cache"
 class TierKind:
     """A tier that can be loaded: object ``NAME.bpf.o``, with the attach kind that a kernel may refuse.
 
-    A further tier (credentials by fentry or kprobe) is one more object and one more line in TIERS.
+    Attributes:
+        name: its object's.
+        attach_kind: what a kernel may refuse.
+        gives: what is known with it.
+        core: the program that it is for; the others are left out one by one if the kernel has not got what they attach
+            to. Empty: all of them are needed.
     """
 
     name: str
     attach_kind: str
     gives: str
+    core: str = ""
 
 
 TIERS = (
     TierKind("context", "tp_btf", "changes of name and cgroup"),
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
+
+_CHANGES = "changes of credentials, session, terminal and namespaces"
+
+#: Several ways to the same, best first; at most one of them is in force. Keys are the values of `capture.credentials`.
+CREDENTIALS = {
+    "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
+    "kprobe": TierKind("cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
+    "syscalls": TierKind(
+        "cred_syscalls",
+        "tp/syscalls",
+        f"{_CHANGES} by system calls; every system call of the host is slower by some 6 ns",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +108,7 @@ class Capture:
         args_bytes: int = 32768,
         envs_bytes: int = 0,
         wakeup_fill_bytes: int = 0,
+        credentials: str = "auto",
     ) -> None:
         """Load, attach and begin to record.
 
@@ -96,9 +116,11 @@ class Capture:
             ring_bytes: a power of two, at least a page.
             args_bytes, envs_bytes: kept of each exec at most, up to 32768.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
+            credentials: a key of CREDENTIALS, "auto" for the first that the kernel takes, or "off".
 
         Raises:
-            UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs.
+            UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that refuses
+                the tier that `credentials` names.
             LoadError: the kernel refused a program, or has no memory for the rings.
         """
         host.require()
@@ -128,6 +150,7 @@ class Capture:
             self.tiers = (
                 Tier("core", "tp_btf", True, "fork, exec and exit"),
                 *(self._load_tier(kind) for kind in TIERS),
+                *self._load_credentials(credentials),
             )
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
@@ -159,19 +182,49 @@ class Capture:
             self._core.map_update("pl_rings", cpu, self.ring_fds[ring])
 
     def _load_tier(self, kind: TierKind) -> Tier:
-        try:
-            one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds)
-        except LoadError as error:
-            return Tier(kind.name, kind.attach_kind, False, str(error))
-        try:
-            one.attach()
-        except LoadError as error:
-            one.close()
-            return Tier(kind.name, kind.attach_kind, False, str(error))
+        left_out: list[str] = []
+        while True:
+            one: libbpf.TierObject | None = None
+            try:
+                one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds, without=left_out)
+                one.attach()
+                break
+            except LoadError as error:
+                if one is not None:
+                    one.close()
+                if not kind.core or error.program in {"", kind.core, *left_out}:
+                    return Tier(kind.name, kind.attach_kind, False, str(error))
+                left_out.append(error.program)
         self._tier_objects.append(one)
         if kind.attach_kind == "iter":
             (self.iter_link_fd,) = one.link_fds
-        return Tier(kind.name, kind.attach_kind, True, kind.gives)
+        missing = f"; this kernel has no place for {', '.join(left_out)}" if left_out else ""
+        return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
+
+    def _load_credentials(self, choice: str) -> list[Tier]:
+        """Load the first of CREDENTIALS that the kernel takes, or the one chosen; say of the others why not."""
+        if choice not in {"auto", "off", *CREDENTIALS}:
+            raise ValueError(f"credentials: {choice!r}")
+        tiers: list[Tier] = []
+        chosen = ""
+        for key, kind in CREDENTIALS.items():
+            if chosen:
+                tiers.append(Tier(kind.name, kind.attach_kind, False, f"not needed: {chosen} is in force"))
+            elif choice in {"auto", key}:
+                tiers.append(self._load_tier(kind))
+                chosen = kind.name if tiers[-1].is_on else ""
+            else:
+                tiers.append(Tier(kind.name, kind.attach_kind, False, f'capture.credentials is "{choice}"'))
+        if choice in CREDENTIALS and not chosen:
+            kind = CREDENTIALS[choice]
+            refusal = next(tier.detail for tier in tiers if tier.name == kind.name)
+            raise UnsupportedError(
+                f"this kernel refuses changes of credentials by {choice}: {refusal}",
+                feature=f"attach {kind.attach_kind}",
+                needs=f"a kernel and privileges that allow {kind.attach_kind}",
+                hint='set capture.credentials = "auto"',
+            )
+        return tiers
 
     @property
     def programs(self) -> list[ProgramStats]:

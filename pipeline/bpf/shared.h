@@ -7,7 +7,7 @@
 /* Length of pl_rings and pl_shared: the highest possible CPU number + 1 that can be captured. */
 #define PL_MAX_CPUS 1024
 /* Lengths of the LRU maps. They are a fall-back for lost events, not the table; both are allocated in full at load
- * (about 5 and 5 MB). */
+ * (about 6 and 5 MB). */
 #define PL_PID_CACHE_ENTRIES 32768
 #define PL_PROC_CACHE_ENTRIES 16384
 
@@ -65,9 +65,14 @@ struct pl_pid {
 	__u32 auid;
 	__u32 audit_session;
 	__u32 ppid;
-	__u32 pad;
+	__u32 user_ns;
+	__u32 sid;
+	__u32 pgid;
+	__u32 mnt_ns;
+	__u32 net_ns;
+	char tty[16];
 };
-_Static_assert(sizeof(struct pl_pid) == 104, "pl_pid");
+_Static_assert(sizeof(struct pl_pid) == 136, "pl_pid");
 
 struct pl_image {
 	__u64 exec_boot_ns;

@@ -122,6 +122,12 @@ static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl
 	entry->auid = task->auid;
 	entry->audit_session = task->audit_session;
 	entry->ppid = head->ppid;
+	entry->user_ns = task->user_ns;
+	entry->sid = task->sid;
+	entry->pgid = task->pgid;
+	entry->mnt_ns = task->mnt_ns;
+	entry->net_ns = task->net_ns;
+	__builtin_memcpy(entry->tty, task->tty, sizeof(entry->tty));
 }
 
 static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
@@ -130,7 +136,6 @@ static __always_inline void pl_init_pid(struct pl_pid *entry, const struct pl_he
 	entry->start_boot_ns = head->start_boot_ns;
 	entry->fork_boot_ns = 0;
 	entry->exit_boot_ns = 0;
-	entry->pad = 0;
 	pl_refresh_pid(entry, head, task);
 }
 

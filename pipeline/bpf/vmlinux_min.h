@@ -214,6 +214,7 @@ struct tty_struct {
 };
 struct signal_struct {
 	atomic_t live;
+	int leader;
 	int group_exit_code;
 	unsigned int is_child_subreaper : 1;
 	unsigned int has_child_subreaper : 1;
@@ -264,6 +265,18 @@ struct linux_binprm {
 	int envc;
 	const char *filename;
 	const char *interp;
+};
+
+struct trace_entry {
+	unsigned short type;
+	unsigned char flags;
+	unsigned char preempt_count;
+	int pid;
+};
+struct trace_event_raw_sys_exit {
+	struct trace_entry ent;
+	long id;
+	long ret;
 };
 
 struct seq_file;

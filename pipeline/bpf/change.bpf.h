@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Changes of a living process that no scheduler tracepoint reports: credentials, and what it belongs to (session, process
+ * group, terminal, namespaces). The tiers differ in where they look; what they do there is the same and is here: compare
+ * the process with what was last recorded of it, and record it if it differs.
+ *
+ * So a hook may fire too often, and need not know what its call was about or whether it succeeded. A process that is not
+ * in pid_cache is recorded, and entered. */
+#ifndef PROCLINE_CHANGE_BPF_H
+#define PROCLINE_CHANGE_BPF_H
+
+struct pl_change_record {
+	struct pl_head head;
+	struct pl_task task;
+};
+struct pl_change_scratch {
+	struct pl_change_record record;
+	struct pl_pid pid;
+};
+/* One element for each program that can interrupt, or be preempted by, another one of its object. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PL_CHANGE_BUFFERS);
+	__type(key, u32);
+	__type(value, struct pl_change_scratch);
+} pl_change_buf SEC(".maps");
+
+static __always_inline bool pl_differ_cred(const struct pl_pid *entry, const struct pl_task *task)
+{
+	return entry->uid != task->uid || entry->gid != task->gid || entry->euid != task->euid ||
+	       entry->egid != task->egid || entry->suid != task->suid || entry->sgid != task->sgid ||
+	       entry->fsuid != task->fsuid || entry->fsgid != task->fsgid || entry->auid != task->auid ||
+	       entry->audit_session != task->audit_session || entry->cap_effective != task->cap_effective ||
+	       entry->cap_permitted != task->cap_permitted || entry->user_ns != task->user_ns;
+}
+
+/* The session alone changes in the middle of setsid() only; the group follows at once, and one record has both. */
+static __always_inline bool pl_differ_session(const struct pl_pid *entry, const struct pl_task *task)
+{
+	return entry->pgid != task->pgid || entry->mnt_ns != task->mnt_ns || entry->net_ns != task->net_ns ||
+	       *(const u64 *)entry->tty != *(const u64 *)task->tty ||
+	       *(const u64 *)(entry->tty + 8) != *(const u64 *)(task->tty + 8);
+}
+
+static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 kind)
+{
+	struct pl_settings *settings = pl_get_settings();
+	struct pl_change_scratch *buf;
+	struct pl_head *head;
+	struct pl_pid *entry;
+	struct pl_slot slot;
+	enum pl_room room;
+	u32 tgid;
+
+	if (!settings || !(settings->flags & PL_CAPTURE_ON))
+		return;
+	buf = bpf_map_lookup_elem(&pl_change_buf, &index);
+	if (!buf)
+		return;
+	head = &buf->record.head;
+	pl_fill_head(head, task);
+	pl_fill_task(&buf->record.task, task);
+	tgid = head->tgid;
+	entry = pl_find_pid(tgid, head->start_boot_ns);
+	if (entry) {
+		if (pl_differ_cred(entry, &buf->record.task))
+			kind = PL_KIND_CRED;
+		else if (pl_differ_session(entry, &buf->record.task))
+			kind = PL_KIND_SID;
+		else
+			return;
+		buf->record.task.cookie = entry->cookie;
+		pl_refresh_pid(entry, head, &buf->record.task);
+	} else {
+		/* Without a cookie: what it runs is not looked for here. */
+		pl_init_pid(&buf->pid, head, &buf->record.task);
+		bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+	}
+	head->record_bytes = sizeof(buf->record);
+	head->var_bytes = 0;
+	room = pl_reserve(&slot, head, kind);
+	if (room == PL_ROOM_NONE)
+		return;
+	if (room == PL_ROOM_FULL)
+		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &buf->record.task, sizeof(buf->record.task), 0);
+	pl_submit(&slot, settings);
+}
+
+/* The current thread's credentials may have changed. They are each thread's own, and the process's are its leader's. An
+ * exec changes them too, and reports that itself. */
+static __noinline void pl_cred_changed(u32 index)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+
+	if (task->pid != task->tgid || task->flags & (PF_KTHREAD | PF_EXITING) ||
+	    BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
+		return;
+	pl_record_change(index, task, PL_KIND_CRED);
+}
+
+/* What the process of `task` belongs to may have changed: that is the same for all of its threads. */
+static __noinline void pl_session_changed(u32 index, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+
+	if (task->flags & (PF_KTHREAD | PF_EXITING))
+		return;
+	/* A leader that has ended has no namespaces any more; then the thread at hand speaks. */
+	pl_record_change(index, leader->flags & PF_EXITING ? task : leader, PL_KIND_SID);
+}
+
+#endif

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+/* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit. Costs nothing but
+ * in those functions. pl_commit_creds is what the tier is for; of the others, one whose function this kernel has not got
+ * (or has inlined) is left out by the loader.
+ *
+ * Trampolines can be preempted, so each program has a buffer of its own (no program runs inside itself). */
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+#include "records.h"
+#include "shared.h"
+#include "kfuncs.bpf.h"
+#include "maps.bpf.h"
+#include "ring.bpf.h"
+#include "task.bpf.h"
+#define PL_CHANGE_BUFFERS 6
+#include "change.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+/* All ways to other credentials end here, always for the current thread. */
+SEC("fexit/commit_creds")
+int pl_commit_creds(void *ctx)
+{
+	pl_cred_changed(0);
+	return 0;
+}
+
+SEC("fexit/audit_set_loginuid")
+int pl_set_loginuid(void *ctx)
+{
+	pl_cred_changed(1);
+	return 0;
+}
+
+/* setsid() and setpgid(), the latter also for a child. */
+SEC("fexit/change_pid")
+int pl_change_pid(void *ctx)
+{
+	u64 task = 0;
+
+	/* Since Linux 6.15 there is an argument in front of the task. */
+	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) == 4, &task);
+	pl_session_changed(2, bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct)));
+	return 0;
+}
+
+SEC("fexit/tty_jobctrl_ioctl")
+int pl_tty_ioctl(void *ctx)
+{
+	pl_session_changed(3, (void *)bpf_get_current_task_btf());
+	return 0;
+}
+
+SEC("fexit/tty_open_proc_set_tty")
+int pl_tty_open(void *ctx)
+{
+	pl_session_changed(4, (void *)bpf_get_current_task_btf());
+	return 0;
+}
+
+/* unshare() and setns(); they act on a thread, and the process's namespaces are its leader's. */
+SEC("fexit/switch_task_namespaces")
+int pl_switch_ns(void *ctx)
+{
+	pl_cred_changed(5);
+	return 0;
+}

@@ -1,0 +1,97 @@
+"""A process that does what it is told, one thing at a time, for tests of what happens while a process lives.
+
+It is plain Python with the C library's functions at hand (`libc`), which raise OSError when they fail. Told by a line,
+it answers when the thing is done, and waits.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+# One thread, so that the C library makes each change by one plain system call.
+_PROGRAM = r"""
+import ctypes, json, os, pty, sys, threading, time
+dll = ctypes.CDLL(None, use_errno=True)
+class libc:
+    def __getattr__(self, name):
+        def call(*arguments):
+            result = getattr(dll, name)(*(ctypes.c_long(a) if isinstance(a, int) else a for a in arguments))
+            if result < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return result
+        return call
+libc = libc()
+def set_caps(effective, permitted):
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)(effective & 0xFFFFFFFF, permitted & 0xFFFFFFFF, 0, effective >> 32, permitted >> 32, 0)
+    libc.capset(header, data)
+def in_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+for line in sys.stdin:
+    try:
+        exec(json.loads(line), globals())
+        answer = None
+    except BaseException as error:
+        answer = repr(error)
+    print(json.dumps(answer), flush=True)
+"""
+
+
+class Actor:
+    """One such process; a context manager that ends it.
+
+    Attributes:
+        pid: its pid.
+    """
+
+    def __init__(self, command: Sequence[str] = (), program: str = sys.executable) -> None:
+        """Start it, by way of `command` (such as ``setpriv --reuid 1000``) if given."""
+        self._process = subprocess.Popen(
+            [*command, program, "-u", "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self._process.pid
+        try:
+            self.do("pass")
+        except BaseException:
+            self.close()
+            raise
+
+    def do(self, code: str) -> None:
+        """Have it run `code`, and wait until it has.
+
+        Raises:
+            AssertionError: it failed, or the process has ended.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, f"ended with {self._process.wait(10)} in {code!r}"
+        answer: Any = json.loads(line)
+        assert answer is None, f"{code}: {answer}"
+
+    def close(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,336 @@
+"""Changes of credentials, session, terminal and namespaces, by each tier that sees them: one record for each change,
+none for what changes nothing. Tiers that a kernel may refuse are marked `vm` and tested in the guest (tests/vm)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline import events
+from pipeline.bpf import build, loader, maps, tracefs
+from pipeline.bpf.loader import Capture
+from pipeline.errors import LoadError, UnsupportedError
+from tests.actor import Actor
+from tests.bpf.ring_reader import Reader, Record
+from tests.bpf.test_records import namespace, status
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+CRED, SID = events.KIND_CRED, events.KIND_SID
+NET_ADMIN, SYS_CHROOT, SETUID = 12, 18, 7
+ALL = [
+    pytest.param("fentry", marks=pytest.mark.vm),
+    pytest.param("kprobe", marks=pytest.mark.vm),
+    "syscalls",
+]
+IN_KERNEL = ALL[:2]
+
+
+class Tier:
+    """A capture with one tier in force, and what it says of a process from one moment to the next."""
+
+    def __init__(self, name: str) -> None:
+        self.capture = Capture(ring_bytes=1 << 20, credentials=name)
+        self.pids = maps.pid_cache(self.capture.pid_cache_fd)
+        self._reader = Reader(self.capture)
+        self._marks = 0
+
+    def during(self, actor: Actor, code: str) -> list[Record]:
+        """Have the actor run `code`; return the process's records of changes from its beginning to its end."""
+        self._mark(actor)
+        actor.do(code)
+        end = self._mark(actor)
+        return [r for r in self._reader.of(actor.pid) if r.kind in (CRED, SID) and r is not end]
+
+    def _mark(self, actor: Actor) -> Record:
+        """A change of name is seen by other means."""
+        self._marks += 1
+        name = f"mark{self._marks}".encode()
+        self._reader.poll()
+        self._reader.records.clear() if self._marks % 2 else None
+        actor.do(f"libc.prctl(15, {name!r}, 0, 0, 0)")
+
+        def found() -> list[Record]:
+            return [r for r in self._reader.of(actor.pid, events.KIND_COMM) if r.task["comm"] == name]
+
+        (record,) = self._reader.until(found)
+        return record
+
+
+@pytest.fixture(scope="module", params=ALL)
+def tier(request: pytest.FixtureRequest, live_kernel: None) -> Iterator[Tier]:
+    one = Tier(request.param)
+    yield one
+    one.capture.close()
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    with Actor() as running:
+        yield running
+
+
+IDS = ("uid", "euid", "suid", "fsuid", "gid", "egid", "sgid", "fsgid")
+
+
+@pytest.mark.parametrize(
+    ("code", "ids"),
+    [
+        ("libc.setuid(1001)", (1001, 1001, 1001, 1001, 0, 0, 0, 0)),
+        ("libc.setreuid(1002, 1003)", (1002, 1003, 1003, 1003, 0, 0, 0, 0)),
+        ("libc.setresuid(1004, 1005, 1006)", (1004, 1005, 1006, 1005, 0, 0, 0, 0)),
+        ("libc.setresuid(-1, 1007, -1)", (0, 1007, 0, 1007, 0, 0, 0, 0)),
+        ("libc.setfsuid(1008)", (0, 0, 0, 1008, 0, 0, 0, 0)),
+        ("libc.setgid(1011)", (0, 0, 0, 0, 1011, 1011, 1011, 1011)),
+        ("libc.setregid(1012, 1013)", (0, 0, 0, 0, 1012, 1013, 1013, 1013)),
+        ("libc.setresgid(1014, 1015, 1016)", (0, 0, 0, 0, 1014, 1015, 1016, 1015)),
+        ("libc.setfsgid(1018)", (0, 0, 0, 0, 0, 0, 0, 1018)),
+    ],
+)
+def test_each_way_to_other_ids(tier: Tier, actor: Actor, code: str, ids: tuple[int, ...]) -> None:
+    (record,) = tier.during(actor, code)
+    assert record.kind == CRED
+    assert tuple(int(record.task[name]) for name in IDS) == ids
+    now = status(actor.pid)
+    assert [int(record.task[name]) for name in IDS] == [int(value) for value in now["Uid"] + now["Gid"]]
+    assert int(record.task["cap_effective"]) == int(now["CapEff"][0], 16)
+    assert (record.head["tgid"], record.head["tid"], record.head["ppid"]) == (actor.pid, actor.pid, os.getpid())
+    entry = tier.pids.get(actor.pid)
+    assert entry is not None and entry["cookie"] == record.task["cookie"] != 0
+    assert tuple(int(entry[name]) for name in IDS) == ids
+
+
+def test_capabilities_that_are_given_up(tier: Tier, actor: Actor) -> None:
+    both, one = 1 << NET_ADMIN | 1 << SYS_CHROOT, 1 << NET_ADMIN
+    (record,) = tier.during(actor, f"set_caps({one}, {both})")
+    assert (record.kind, record.task["cap_effective"], record.task["cap_permitted"]) == (CRED, one, both)
+
+
+def test_several_changes_are_several_records(tier: Tier, actor: Actor) -> None:
+    records = tier.during(actor, "libc.setegid(1021); libc.setfsuid(1022); libc.setresuid(1023, 1023, 1023)")
+    assert [r.kind for r in records] == [CRED] * 3
+    assert [(int(r.task["egid"]), int(r.task["fsuid"]), int(r.task["uid"])) for r in records] == [
+        (1021, 0, 0), (1021, 1022, 0), (1021, 1023, 1023),
+    ]  # fmt: skip
+
+
+def test_what_changes_nothing_is_not_recorded(tier: Tier, actor: Actor) -> None:
+    assert tier.during(actor, "libc.setuid(0); libc.setgid(0); libc.setresuid(-1, -1, -1); libc.setfsuid(-1)") == []
+    actor.do("import fcntl, termios; r, w = os.pipe()")
+    assert tier.during(actor, "fcntl.ioctl(r, termios.FIONREAD, bytes(4))") == []
+    assert len(tier.during(actor, "libc.setuid(1031)")) == 1
+    failing = "try:\n    libc.setuid(0)\nexcept PermissionError:\n    pass\nelse:\n    raise RuntimeError"
+    assert tier.during(actor, failing) == []
+
+
+def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
+    """setresuid by its number: the C library's function changes all threads, by a signal."""
+    number = {"x86_64": 117, "aarch64": 147}[os.uname().machine]
+    assert tier.during(actor, f"in_thread(lambda: libc.syscall({number}, 1041, 1041, 1041))") == []
+    assert Path(f"/proc/{actor.pid}").stat().st_uid == 0
+    (record,) = tier.during(actor, "os.setresuid(1042, 1042, 1042)")
+    assert record.task["uid"] == 1042
+
+
+def test_exec_tells_of_its_own_change(tier: Tier, tmp_path: Path) -> None:
+    """A set-user-id program: one exec record, with the new ids, and none of a change."""
+    tmp_path.chmod(0o755)
+    program = tmp_path / "sleep"
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    os.chown(program, 1051, 0)
+    program.chmod(0o4755)
+    child = subprocess.Popen([program, "0"])
+    child.wait()
+    tier._reader.ended(child.pid)
+    records = tier._reader.of(child.pid)
+    assert [r.kind for r in records] == [events.KIND_FORK, events.KIND_EXEC, events.KIND_EXIT]
+    assert [int(r.task["euid"]) for r in records] == [0, 1051, 1051]
+
+
+def test_sessions_and_groups(tier: Tier, actor: Actor) -> None:
+    (record,) = tier.during(actor, "os.setpgid(0, 0)")
+    assert (record.kind, record.task["pgid"], record.task["sid"]) == (SID, actor.pid, os.getsid(0))
+    with Actor() as other:
+        (record,) = tier.during(other, "os.setsid()")
+        assert (record.kind, record.task["pgid"], record.task["sid"]) == (SID, other.pid, other.pid)
+        entry = tier.pids.get(other.pid)
+        assert entry is not None and (entry["sid"], entry["pgid"]) == (other.pid, other.pid)
+        failing = "try:\n    os.setsid()\nexcept PermissionError:\n    pass\nelse:\n    raise RuntimeError"
+        assert tier.during(other, failing) == []
+    with Actor() as third:
+        (record,) = tier.during(third, "in_thread(os.setsid)")
+        assert (record.head["tid"], record.task["sid"]) == (third.pid, third.pid)
+
+
+def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
+    actor.do("os.setsid(); master, slave = pty.openpty()")
+    (record,) = tier.during(actor, "import fcntl, termios; fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    assert record.kind == SID and record.task["tty"].startswith(b"pts")
+    actor.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
+    assert record.kind == SID and record.task["tty"] == b""
+
+
+def test_namespaces(tier: Tier, actor: Actor) -> None:
+    (record,) = tier.during(actor, "os.unshare(os.CLONE_NEWNS)")
+    assert (record.kind, record.task["mnt_ns"]) == (SID, namespace(actor.pid, "mnt"))
+    actor.do("before = os.open('/proc/self/ns/net', os.O_RDONLY)")
+    (record,) = tier.during(actor, "os.unshare(os.CLONE_NEWNET)")
+    assert (record.kind, record.task["net_ns"]) == (SID, namespace(actor.pid, "net"))
+    (record,) = tier.during(actor, "os.setns(before)")
+    assert (record.kind, record.task["net_ns"]) == (SID, namespace(os.getpid(), "net"))
+    (record,) = tier.during(actor, "os.unshare(os.CLONE_NEWUSER)")
+    assert (record.kind, record.task["user_ns"]) == (CRED, namespace(actor.pid, "user"))
+
+
+def test_a_process_that_the_cache_does_not_know_is_recorded(tier: Tier, actor: Actor) -> None:
+    assert tier.pids.delete(actor.pid)
+    (record,) = tier.during(actor, "libc.setegid(1061)")
+    assert (record.kind, record.task["egid"], record.task["cookie"]) == (CRED, 1061, 0)
+    assert tier.during(actor, "libc.setegid(1061)") == []
+    entry = tier.pids.get(actor.pid)
+    assert entry is not None and entry["egid"] == 1061
+
+
+@pytest.mark.parametrize("tier", IN_KERNEL, indirect=True)
+def test_the_login_uid(tier: Tier, actor: Actor) -> None:
+    if not Path("/proc/self/loginuid").exists():
+        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    (record,) = tier.during(actor, "open('/proc/self/loginuid', 'w').write('1071')")
+    assert (record.kind, record.task["auid"]) == (CRED, 1071)
+
+
+@pytest.mark.parametrize("tier", ["syscalls"], indirect=True)
+def test_what_system_calls_do_not_show_comes_with_the_next_record(tier: Tier, actor: Actor) -> None:
+    if Path("/proc/self/loginuid").exists():
+        assert tier.during(actor, "open('/proc/self/loginuid', 'w').write('1071')") == []
+        (record,) = tier.during(actor, "os.setegid(1072)")
+        assert (record.task["auid"], record.task["egid"]) == (1071, 1072)
+    assert tier.during(actor, "child = os.fork() or time.sleep(60)\nos.setpgid(child, child)") == []
+
+
+@pytest.mark.parametrize("tier", IN_KERNEL[:1], indirect=True)
+def test_a_group_given_to_a_child_and_a_terminal_taken_by_open(tier: Tier, actor: Actor) -> None:
+    actor.do("child = os.fork() or time.sleep(60)")
+    child = int(Path(f"/proc/{actor.pid}/task/{actor.pid}/children").read_text())
+    assert tier.during(actor, "os.setpgid(child, child)") == []
+    (record,) = tier._reader.of(child, SID)
+    assert (record.task["pgid"], record.head["ppid"]) == (child, actor.pid)
+    actor.do("os.kill(child, 9); os.waitpid(child, 0); os.setsid(); master, slave = os.openpty()")
+    (record,) = tier.during(actor, "fd = os.open(os.ttyname(slave), os.O_RDWR)")
+    assert record.task["tty"].startswith(b"pts")
+
+
+def test_loss_is_counted_under_its_kind(tier: Tier, actor: Actor) -> None:
+    name = next(key for key, kind in loader.CREDENTIALS.items() if kind.name in in_force(tier.capture))
+    with Capture(ring_bytes=4096, credentials=name) as small:
+        reader = Reader(small)
+        actor.do("for i in range(401): libc.setfsuid(2000 + i)")
+        reader.poll()
+        states = maps.cpu_states(small.shared_fd)
+        lost = int(states["lost_samples"][:, CRED].sum())
+        assert lost > 300
+        mine = reader.of(actor.pid, CRED)
+        assert len(mine) + lost >= 401  # another process may have lost one of its own
+        assert [int(r.task["fsuid"]) for r in mine if r.task is not None] == [
+            2000 + i for i in range(sum(r.task is not None for r in mine))
+        ]
+
+
+def in_force(capture: Capture) -> set[str]:
+    return {tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")}
+
+
+def test_exactly_one_is_in_force_and_the_others_say_why_not() -> None:
+    with Capture(ring_bytes=4096) as capture:
+        (chosen,) = in_force(capture)
+        tiers = {tier.name: tier for tier in capture.tiers}
+        names = [kind.name for kind in loader.CREDENTIALS.values()]
+        for name in names[: names.index(chosen)]:
+            assert "cannot be" in tiers[name].detail
+        for name in names[names.index(chosen) + 1 :]:
+            assert tiers[name].detail == f"not needed: {chosen} is in force"
+
+
+def test_off_is_off(actor: Actor) -> None:
+    with Capture(ring_bytes=4096, credentials="off") as capture:
+        assert in_force(capture) == set()
+        reader = Reader(capture)
+        actor.do("libc.setuid(1081)")
+        actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
+        record = reader.one(actor.pid, events.KIND_COMM)
+        assert record.task["uid"] == 1081
+        assert reader.of(actor.pid, CRED) == []
+
+
+def test_a_way_that_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = {key: loader.TierKind(f"no_{key}", kind.attach_kind, "") for key, kind in loader.CREDENTIALS.items()}
+    monkeypatch.setattr(loader, "CREDENTIALS", {**absent, "syscalls": loader.CREDENTIALS["syscalls"]})
+    with Capture(ring_bytes=4096) as capture:
+        assert in_force(capture) == {"cred_syscalls"}
+    with pytest.raises(UnsupportedError, match=r"no_kprobe\.bpf\.o") as caught:
+        Capture(ring_bytes=4096, credentials="kprobe")
+    assert caught.value.hint == 'set capture.credentials = "auto"'
+    monkeypatch.setattr(loader, "CREDENTIALS", absent)
+    with Capture(ring_bytes=4096) as capture:
+        assert in_force(capture) == set()
+
+
+TWO = """
+#include "vmlinux_min.h"
+#include <bpf/bpf_helpers.h>
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+SEC("tp_btf/%s") int pl_one(void *ctx) { return 0; }
+SEC("tp_btf/no_such_tracepoint") int pl_two(void *ctx) { return 0; }
+"""
+
+
+@pytest.mark.parametrize(("place", "is_on"), [("sched_process_exec", True), ("no_such_either", False)])
+def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: Callable[[str], NoReturn], place: str, is_on: bool
+) -> None:
+    source = tmp_path / "two.bpf.c"
+    source.write_text(TWO % place)
+    (tmp_path / "vmlinux_min.h").write_bytes((build.HERE / "vmlinux_min.h").read_bytes())
+    try:
+        build.compile_object(source, tmp_path / "two.bpf.o")
+    except build.BuildError as error:
+        missing(str(error))
+    for name in ("procline", "context", "iter"):
+        (tmp_path / f"{name}.bpf.o").write_bytes((loader.OBJECTS / f"{name}.bpf.o").read_bytes())
+    monkeypatch.setattr(loader, "OBJECTS", tmp_path)
+    monkeypatch.setattr(loader, "TIERS", (loader.TierKind("two", "tp_btf", "something", "pl_one"), *loader.TIERS))
+    with Capture(ring_bytes=4096, credentials="off") as capture:
+        tier = next(tier for tier in capture.tiers if tier.name == "two")
+        assert tier.is_on == is_on
+        assert ("pl_two" if is_on else "pl_one") in tier.detail
+        assert ("pl_one" in {program.name for program in capture.programs}) == is_on
+
+
+def test_tracepoints_are_found_without_a_mounted_tracefs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracefs, "PLACES", ())
+    before = Path("/proc/self/mountinfo").read_text()
+    with tracefs.Tracefs() as events_:
+        number = events_.event_id("syscalls", "sys_exit_setuid")
+        with pytest.raises(FileNotFoundError):
+            events_.event_id("syscalls", "sys_exit_no_such_call")
+    assert number > 0
+    assert Path("/proc/self/mountinfo").read_text() == before
+    with Capture(ring_bytes=4096, credentials="syscalls") as capture:
+        assert in_force(capture) == {"cred_syscalls"}
+
+
+def test_a_tracefs_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: tracefs.Tracefs) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tracefs.Tracefs, "__init__", refuse)
+    with pytest.raises(UnsupportedError, match="Permission denied") as caught:
+        Capture(ring_bytes=4096, credentials="syscalls")
+    assert "pl_setuid" in str(caught.value)
+    assert not isinstance(caught.value, LoadError)
