@@ -51,7 +51,8 @@ TASK, 160 bytes: what the task is at the event (after it, for exec and credentia
     136     4     exe_dev               u4    -          its s_dev, kernel encoding (major << 20 | minor)
     140     4     pad                   u4    -
     144     8     cookie                u8    -          names the image; key of the BPF map proc_cache
-    152     8     task_reserved         u8    -
+    152     8     task_reserved         u8    mask       with FLAG_PARTIAL: which groups of fields hold a value (KNOWN_*
+                                                         of shm/layout.py); 0: those that are not zero
 
 FORK, 32 bytes:
 

@@ -67,6 +67,7 @@ from pipeline.shm._layout cimport (
     PL_KNOWN_CREDS,
     PL_KNOWN_EXEC_TIME,
     PL_KNOWN_FORK_TIME,
+    PL_KNOWN_NS,
     PL_KNOWN_SID,
     PL_ROW_ADOPTED,
     PL_ROW_ADOPTION_PREDICTED,
@@ -302,6 +303,11 @@ cdef class Events(Rows):
         self, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
     ) noexcept nogil:
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        if (
+            row and head.flags & PL_FLAG_PARTIAL and self.hot[row].start_boot_ns != head.start_boot_ns
+            and self.hot[row].exit_boot_ns and self.hot[row].exit_boot_ns < head.start_boot_ns
+        ):
+            row = 0  # it had the pid earlier in the same tick
         if row:
             self.complete_fork(row, head, task, body, groups)
             return
@@ -328,7 +334,7 @@ cdef class Events(Rows):
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t creator = 0, image = 0
+        cdef uint32_t creator = 0, image = 0, inherited
         cdef uint64_t kernel = task.exe_inode if task != NULL else 0
         hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.fork_boot_ns = head.time_boot_ns
@@ -353,7 +359,15 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            self.copy_groups(row, image, ~groups & self.hot[image].known if task != NULL else 0)
+            inherited = ~groups & self.hot[image].known if task != NULL else 0
+            if ticks and inherited & PL_KNOWN_NS:
+                # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
+                # number only. In an inner one it has another that nobody knows.
+                if self.cold[image].ns_pid == self.hot[image].tgid:
+                    cold.ns_pid = head.tgid
+                else:
+                    inherited &= ~PL_KNOWN_NS
+            self.copy_groups(row, image, inherited)
             if kernel and kernel != self.hot[image].inode:
                 if self.kernel_inode(image):
                     # Its exec was lost: what the copy says of the image is what it was before (specification R10).
@@ -364,6 +378,9 @@ cdef class Events(Rows):
                     hot.inode = kernel
         elif kernel:
             hot.inode = kernel
+        elif ticks and not groups:
+            # Nothing is told of it, and there is no parent to take it from.
+            self.want(head.tgid, head.start_boot_ns)
         if task == NULL:
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             return
@@ -657,6 +674,14 @@ cdef class Events(Rows):
         cdef pl_hot *hot
         cdef ended_process *ended
         cdef bint is_owner, was_unseen, again
+        if row == 0 and ticks and head.start_boot_ns == 0:
+            # A source without eBPF that came after the process began: it can only be the one that has the pid.
+            row = self.tables.head(head.tgid)
+            if row and (self.hot[row].exit_boot_ns or self.hot[row].start_boot_ns > head.time_boot_ns):
+                row = 0
+            if row == 0:
+                self.counters[PL_C_EXIT_UNKNOWN] += 1
+                return
         if body != NULL and not body.exit_flags & (PL_EXIT_NS_DIES | PL_EXIT_NO_REAPER):
             reaper_tgid = body.reaper_tgid
             reaper_start = body.reaper_start_boot_ns

@@ -59,6 +59,7 @@ cdef extern from *:
         uint64_t exe_inode
         uint32_t exe_dev
         uint64_t cookie
+        uint64_t task_reserved
 
     ctypedef struct pl_fork_any:
         uint64_t creator_start_boot_ns

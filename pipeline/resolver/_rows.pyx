@@ -176,18 +176,22 @@ cdef class Rows:
 
     cdef uint32_t find(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
         """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
-        cdef uint32_t row, n
+        cdef uint32_t row, n, near = 0
         if tgid == 0 or tgid >= self.tables.pid_capacity:
             return 0
         row = self.tables.head(tgid)
         for n in range(OWNERS_LIMIT):
-            if row == 0 or self.same_start(row, start, ticks):
-                return row
+            if row == 0 or self.hot[row].start_boot_ns == start:
+                return row if row else near
             # Owners of a pid are linked from young to old.
-            if self.hot[row].start_boot_ns < start:
-                return 0
+            if self.same_start(row, start, ticks):
+                # To the tick: two of them may have had the pid within one, so an exact one goes before.
+                if near == 0:
+                    near = row
+            elif self.hot[row].start_boot_ns < start:
+                return near
             row = self.tables.follow(self.cold[row].previous_owner)
-        return 0
+        return near
 
     cdef uint32_t previous_image(self, uint32_t row) noexcept nogil:
         """The image that this one replaced, 0 when it is the root."""
@@ -252,8 +256,10 @@ cdef class Rows:
         """Which groups of fields (KNOWN_*) a TASK tells."""
         cdef uint32_t groups = TASK_KNOWN
         if flags & PL_FLAG_PARTIAL:
-            # Zero is unknown there. Root's ids cannot be told from it: whoever knows better says so (insert_snapshot).
-            groups = 0
+            # Zero is unknown there, unless the record says which groups it tells (root's ids are zero).
+            groups = <uint32_t>task.task_reserved & TASK_KNOWN
+            if groups:
+                return groups
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
                 groups |= PL_KNOWN_CREDS
             if task.cap_effective or task.cap_permitted:
