@@ -231,7 +231,7 @@ class Resolver:
                 self._lost[:] = lost
                 for kind, name in enumerate(_LOST):
                     self.tables.set_counter(f"lost_{name}", int(self._lost_base[kind] + lost[kind]))
-                self.publisher.loss({kind: self.tables.counter(f"lost_{kind}") for kind in _LOST[1:]}, now)
+                self.publisher.loss({_LOST_KINDS[kind]: self.tables.counter(f"lost_{kind}") for kind in _LOST}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
             self.tables.set_counter("threads_forked", self._filtered_base[0] + self.losses.threads_forked())
@@ -267,3 +267,5 @@ class Resolver:
 
 
 _LOST = tuple(name.removeprefix("lost_") for name in layout.COUNTERS if name.startswith("lost_"))
+#: The first is of a source that cannot tell what it lost.
+_LOST_KINDS = {kind: "unknown" if kind == "none" else kind for kind in _LOST}

@@ -90,7 +90,8 @@ class ProcessTable(TableReader):
             for what in ("events", "lost")
         }
         counters.pop("events_none")
-        counters.pop("lost_none")
+        # Of a source that cannot tell what was lost, only that it was.
+        by_kind["lost"]["unknown"] = counters.pop("lost_none")
         watermark = int(commit["watermark_boot_ns"])
         return {
             "instance": self.instance,
