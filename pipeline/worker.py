@@ -41,6 +41,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         pid_cache_fd: map `pid_cache`.
         proc_cache_fd: map `proc_cache`.
         iter_link_fd: link of the task iterator; NO_FD where the kernel has none.
+        socket_fd: for a shard of the proc connector, the netlink socket.
+        boot_unix_ns: Unix time of the boot clock's zero in a recording; 0: this boot's.
     """
 
     instance: str
@@ -61,6 +63,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
+    socket_fd: int = NO_FD
+    boot_unix_ns: int = 0
 
     @property
     def directory(self) -> Path:
@@ -74,7 +78,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, without the specification's own."""
-        single = (self.shared_fd, self.settings_fd, self.pid_cache_fd, self.proc_cache_fd, self.iter_link_fd)
+        single = (
+            self.shared_fd, self.settings_fd, self.pid_cache_fd, self.proc_cache_fd, self.iter_link_fd, self.socket_fd,
+        )  # fmt: skip
         return tuple(dict.fromkeys(fd for fd in (*self.rings.values(), *single) if fd != NO_FD))
 
     def to_memfd(self) -> int:

@@ -261,11 +261,14 @@ def _concealer(config: Config) -> Concealer:
 
 def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[Positions, Any, Any]:
     """Producer positions, loss counters and the task iterator of an eBPF capture."""
-    if not spec.rings:
-        return Clock(), None, None
+    from pipeline.resolver.losses import SharedCounters
+
+    if spec.source != "ebpf":
+        from pipeline.bpf.host import possible_cpus
+
+        return Clock(), None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1), None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
-    from pipeline.resolver.losses import SharedCounters
 
     positions = ProducerPositions(spec.rings, spec.ring_count)
     stack.callback(positions.close)

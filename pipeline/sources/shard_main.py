@@ -45,13 +45,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def map_cpu_states(fd: int) -> CpuStates:
     """Map `pl_shared`, a map with BPF_F_MMAPABLE or a file of the same form."""
+    return CpuStates(map_counts(fd))
+
+
+def map_counts(fd: int) -> mmap.mmap:
+    """Return the memory of `pl_shared`, writable."""
     length = os.fstat(fd).st_size
     if length == 0:
         # A map has no length that stat knows: entries of 256 bytes, rounded up to a page.
         with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
             entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
         length = -(-entries * 256 // PAGE_BYTES) * PAGE_BYTES
-    return CpuStates(mmap.mmap(fd, length))
+    return mmap.mmap(fd, length)
 
 
 def _run(spec: Specification, log: Log) -> int:

@@ -116,8 +116,12 @@ class Log:
             return
 
 
-def begin(arguments: list[str]) -> tuple[Specification, Log]:
-    """Read the specification and give up what a source's process does not need: every privilege, and core dumps.
+def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> tuple[Specification, Log]:
+    """Read the specification and give up what a source's process does not need: privileges, and core dumps.
+
+    Args:
+        arguments: of the command line.
+        keep: capabilities to keep; none are needed to drain a ring.
 
     Raises:
         ConfigError: there is no specification.
@@ -125,7 +129,7 @@ def begin(arguments: list[str]) -> tuple[Specification, Log]:
     """
     spec = read_specification(arguments)
     log = Log(role=spec["role"], level=spec["config.log.level"], form=spec["config.log.format"])
-    _, is_parent_there = privileges.confine(parent_tgid=spec["supervisor_tgid"])
+    _, is_parent_there = privileges.confine(parent_tgid=spec["supervisor_tgid"], keep=keep)
     if not is_parent_there:
         raise ProclineError("the supervisor has ended: nothing to work for")
     return spec, log

@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError, FrameError, UnsupportedError
+from pipeline.errors import ConfigError, FrameError
 from pipeline.worker import NO_FD
 
 SHARD_MODULE = "pipeline.sources.shard_main"
 REPLAY_MODULE = "pipeline.sources.replay_main"
+CONNECTOR_MODULE = "pipeline.sources.proc_connector_main"
+
+#: The netlink socket has room for as many times the ring's bytes: the kernel accounts 800 bytes for an event of 76.
+_SOCKET_ROOM = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,9 @@ class Feed:
         ring_bytes: bytes of each ring, by ring number.
         shard_count: how many shards the rings are for; a source without rings has one.
         capture_id: names the rings of this feed; positions of another one mean nothing here.
+        socket_fd: the netlink socket of the proc connector.
         boot_id: 16 bytes: the boot that the records are from, where it is not this one; else empty.
+        boot_unix_ns: Unix time of that boot's clock zero; 0 where it is this one.
         tiers: what is in force, for the log.
         close: ends the source.
     """
@@ -48,9 +54,11 @@ class Feed:
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
+    socket_fd: int = NO_FD
     tiers: Mapping[str, object] = field(default_factory=dict)
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
+    boot_unix_ns: int = 0
     capture_id: int = field(default_factory=lambda: int.from_bytes(os.urandom(8)) | 1)
 
     def shard_of(self) -> dict[int, int]:
@@ -73,12 +81,7 @@ def open_feed(config: Config) -> Feed:
     if kind == "replay":
         return _open_replay(config)
     if kind == "proc-connector":
-        raise UnsupportedError(
-            f"source {kind!r} is not part of this version",
-            feature=kind,
-            needs="a later version of Procline",
-            hint="use --source ebpf",
-        )
+        return _open_connector(config)
     raise ConfigError(f"source: there is no source {config.source!r}", key="source", value=config.source)
 
 
@@ -94,7 +97,6 @@ def _open_ebpf(config: Config) -> Feed:
                 args_bytes=settings.args_bytes,
                 envs_bytes=settings.envs_bytes,
                 wakeup_fill_bytes=settings.wakeup_level_bytes,
-                credentials=settings.credentials,
             )
         )
         return Feed(
@@ -113,6 +115,34 @@ def _open_ebpf(config: Config) -> Feed:
         )
 
 
+def _open_connector(config: Config) -> Feed:
+    """Open the socket, and the ring and counters that outlive the one process which works with them."""
+    from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+    from pipeline.sources.handring import make_ring_file
+    from pipeline.sources.proc_events import close_socket, open_socket
+
+    ring_bytes = config.capture.ring_bytes
+    with ExitStack() as stack:
+        sock = open_socket(_SOCKET_ROOM * ring_bytes)
+        stack.callback(close_socket, sock)
+        ring_fd = make_ring_file(ring_bytes)
+        stack.callback(os.close, ring_fd)
+        counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
+        stack.callback(os.close, counts_fd)
+        os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE.itemsize)
+        return Feed(
+            source="proc-connector",
+            shard_module=CONNECTOR_MODULE,
+            ring_count=1,
+            rings={0: ring_fd},
+            ring_bytes={0: ring_bytes},
+            shared_fd=counts_fd,
+            socket_fd=sock.fileno(),
+            tiers={"proc-connector": "fork, exec, exit, users, groups, sessions, names; the rest from /proc"},
+            close=stack.pop_all().close,
+        )
+
+
 def _open_replay(config: Config) -> Feed:
     from pipeline.bus.frames import decode_frame
     from pipeline.sources.recording import Recording
@@ -126,4 +156,5 @@ def _open_replay(config: Config) -> Feed:
             rings = max(rings, decode_frame(message).ring + 1)
     if rings == 0:
         raise FrameError(f"{path}: there is not one readable frame in it", peer=str(path), reason="empty")
-    return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id)
+    return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id,
+                boot_unix_ns=recording.boot_unix_ns)  # fmt: skip

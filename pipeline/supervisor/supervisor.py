@@ -165,8 +165,10 @@ class Supervisor:
             pid_cache_fd=feed.pid_cache_fd,
             proc_cache_fd=feed.proc_cache_fd,
             iter_link_fd=feed.iter_link_fd,
+            socket_fd=feed.socket_fd,
+            boot_unix_ns=feed.boot_unix_ns,
         )
-        self._place(everything, self._resolver_command)
+        self._place(msgspec.structs.replace(everything, socket_fd=NO_FD), self._resolver_command)
         for number in range(feed.shard_count):
             own = [ring for ring, shard in feed.shard_of().items() if shard == number]
             self._place(

@@ -1,0 +1,180 @@
+"""What a source without eBPF must remember of the live processes: when each began, and which threads it has.
+
+The proc connector names processes by number alone and reports every thread. So this keeps the start time of each
+process, which with the number makes its identity, and the threads of those that have several, since a process ends
+with its last thread and not with its leader. Both come from fork and exit events; what began before the first event, or
+went by in a loss, comes from one pass over ``/proc`` (`survey`). Reading more of a process is `resolver.procfs`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from pipeline.boot import TICK_NS
+
+PF_KTHREAD = 0x00200000
+
+_OPEN = os.O_RDONLY | os.O_CLOEXEC
+
+
+class Stat(NamedTuple):
+    """The few fields of ``/proc/PID/stat`` that are needed here."""
+
+    state: bytes
+    task_flags: int
+    thread_count: int
+    start_boot_ns: int  #: first ns of the tick
+
+
+class Living:
+    """The live processes, as far as they are known.
+
+    Args:
+        proc: the mount of procfs.
+
+    Attributes:
+        starts: start of each process by its tgid, boot ns. Exact to the tick of ``/proc`` (10 ms); within it, the time
+            of the fork event where that was seen, which tells apart two processes that had one pid in one tick.
+        threads: live threads, by tgid, of processes that have others than the leader.
+        is_sure: no event is missing since the last `survey`.
+    """
+
+    def __init__(self, proc: str = "/proc") -> None:
+        self._proc = os.open(proc, _OPEN | os.O_DIRECTORY)
+        self.starts: dict[int, int] = {}
+        self.threads: dict[int, set[int]] = {}
+        self.is_sure = False
+
+    def close(self) -> None:
+        """Give the descriptor back. Harmless when repeated."""
+        if self._proc >= 0:
+            os.close(self._proc)
+            self._proc = -1
+
+    def survey(self) -> None:
+        """Read all processes from ``/proc``. Events that come later than this began, again or not, do no harm."""
+        before, self.starts, self.threads = self.starts, {}, {}
+        for name in os.listdir(self._proc):
+            if not name.isdigit():
+                continue
+            tgid = int(name)
+            stat = self.stat(tgid)
+            if stat is None or stat.task_flags & PF_KTHREAD or (stat.state in b"ZX" and stat.thread_count <= 1):
+                continue
+            self.starts[tgid] = self._better(before.get(tgid, 0), stat.start_boot_ns)
+            if stat.thread_count > 1:
+                self._list_threads(tgid, stat)
+        self.is_sure = True
+
+    @staticmethod
+    def _better(known: int, tick: int) -> int:
+        return known if known // TICK_NS == tick // TICK_NS else tick
+
+    def _list_threads(self, tgid: int, stat: Stat) -> None:
+        threads = self._tids(tgid)
+        if stat.state in b"ZX":
+            threads.discard(tgid)  # the leader has ended; it is listed until the group has
+        if threads and threads != {tgid}:
+            self.threads[tgid] = threads
+
+    def _tids(self, tgid: int) -> set[int]:
+        try:
+            fd = os.open(f"{tgid}/task", _OPEN | os.O_DIRECTORY, dir_fd=self._proc)
+        except OSError:
+            return set()
+        try:
+            return {int(name) for name in os.listdir(fd)}
+        except OSError:
+            return set()
+        finally:
+            os.close(fd)
+
+    def stat(self, tgid: int) -> Stat | None:
+        """Read ``/proc/PID/stat``; None: no such process."""
+        text = self._read(b"%d/stat" % tgid)
+        if text is None:
+            return None
+        # The name may hold anything; behind the last parenthesis there are numbers only.
+        fields = text[text.rfind(b")") + 2 :].split(None, 20)
+        if len(fields) < 20:
+            return None
+        return Stat(fields[0], int(fields[6]), int(fields[17]), int(fields[19]) * TICK_NS)
+
+    def is_in_inner_namespace(self, tgid: int) -> bool:
+        """Whether the process has a number of its own in a pid namespace below this one."""
+        text = self._read(b"%d/status" % tgid)
+        if text is None:
+            return False
+        at = text.find(b"\nNSpid:\t")
+        return at >= 0 and b"\t" in text[at + 8 : text.find(b"\n", at + 8)]
+
+    def _read(self, path: bytes) -> bytes | None:
+        try:
+            fd = os.open(path, _OPEN, dir_fd=self._proc)
+        except OSError:
+            return None
+        try:
+            return os.read(fd, 4096)
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def start_of(self, tgid: int, time_boot_ns: int) -> int:
+        """Return the start of the process that had this pid at that time; 0: unknown."""
+        start = self.starts.get(tgid, 0)
+        # A younger owner of the pid says nothing of the one that is meant.
+        return start if start <= time_boot_ns else 0
+
+    def forked(self, tgid: int, time_boot_ns: int, stat: Stat | None) -> int:
+        """Note a new process, of which `stat` was read afterwards; returns its start in boot ns.
+
+        A process that is gone began when it was forked; so did one whose pid has another owner by now.
+        """
+        start = time_boot_ns
+        if stat is not None and stat.start_boot_ns <= time_boot_ns:
+            # Its clock was read up to 70 us before the event was made, perhaps in the tick before.
+            start = min(time_boot_ns, stat.start_boot_ns + TICK_NS - 1)
+        self.starts[tgid] = start
+        self.threads.pop(tgid, None)
+        return start
+
+    def thread_forked(self, tgid: int, tid: int) -> None:
+        """Note a new thread."""
+        self.threads.setdefault(tgid, {tgid}).add(tid)
+
+    def execed(self, tgid: int, start_boot_ns: int) -> int:
+        """Note that the process has its leader alone now, and what ``/proc`` says of its start; returns the start."""
+        self.threads.pop(tgid, None)
+        start = self.starts[tgid] = self._better(self.starts.get(tgid, 0), start_boot_ns)
+        return start
+
+    def thread_ended(self, tgid: int, tid: int) -> bool:
+        """Note the end of a thread, the leader perhaps; returns whether the process has ended with it."""
+        threads = self.threads.get(tgid)
+        if threads is not None:
+            threads.discard(tid)
+            if threads == {tgid}:
+                del self.threads[tgid]
+            if threads:
+                return False
+        elif tid != tgid or not self.is_sure:
+            # A thread, or a process with threads, that nobody told of.
+            stat = self.stat(tgid)
+            if stat is not None and stat.start_boot_ns <= self.starts.get(tgid, stat.start_boot_ns):
+                if stat.state not in b"ZX":
+                    return False
+                if stat.thread_count > 1:
+                    threads = self._tids(tgid) - {tgid, tid}
+                    if threads:
+                        self.threads[tgid] = threads
+                        return False
+        self.threads.pop(tgid, None)
+        return True
+
+    def ended(self, tgid: int) -> None:
+        """Forget a process."""
+        self.starts.pop(tgid, None)

@@ -1,0 +1,115 @@
+"""The process that follows the proc connector: takes the place of the shards where there is no eBPF.
+
+Started by the supervisor as ``python -m pipeline.sources.proc_connector_main --spec-fd N``; it inherits the netlink
+socket, the ring and the counters, so that nothing is lost when it is replaced. It keeps the two capabilities that reading
+other users' processes in ``/proc`` needs.
+"""
+
+from __future__ import annotations
+
+import gc
+import socket
+import sys
+import time
+from pathlib import Path
+
+import zmq
+
+from pipeline import paths
+from pipeline.bus.sockets import Bus
+from pipeline.errors import ProclineError
+from pipeline.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
+from pipeline.sources.acks import ControlAcks
+from pipeline.sources.pacing import Wait, Waiter
+from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
+from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+
+#: Events of one duty cycle, after which acknowledgements are looked at again.
+BUDGET_EVENTS = 512
+#: An event is complete after the slack; nothing else need come for it.
+_SLACK_S = 0.0012
+#: In a storm, events are gathered for so long.
+_GATHER_S = 0.002
+#: More events than this in one cycle are a storm.
+_STORM_EVENTS = 8
+_IDLE_S = 0.1
+_DRAIN_PART = 0.8
+_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until SIGTERM; returns the exit code."""
+    log = Log()
+    try:
+        spec, log = begin(sys.argv[1:] if arguments is None else arguments, (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE))
+        return _run(spec, log)
+    except ProclineError as error:
+        log.write("error", str(error))
+        return EXIT_HOPELESS
+
+
+def _run(spec: Specification, log: Log) -> int:
+    # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
+    from pipeline.resolver.procfs import ProcReader
+    from pipeline.sources.handring import RingWriter
+    from pipeline.sources.living import Living
+    from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.ring import Ring
+
+    ((number, ring_fd),) = spec.by_ring("rings").items()
+    states = map_cpu_states(spec["shared_fd"])
+    sock = socket.socket(fileno=spec["socket_fd"])
+    waiter = Waiter((sock.fileno(),))
+    acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
+    reader = ProcReader(
+        cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+        args_limit=spec["config.capture.args_bytes"],
+        envs_limit=spec["config.capture.envs_bytes"],
+    )
+    with Bus() as bus, reader, RingWriter(ring_fd) as writer:
+        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
+
+        def send(frame: bytes) -> bool:
+            try:
+                push.send(frame, zmq.DONTWAIT)
+            except zmq.Again:
+                return False
+            return True
+
+        connector = ProcConnector(
+            sock, writer, Counts(map_counts(spec["shared_fd"])), reader, Living(),
+            with_envs=spec["config.capture.envs_bytes"] > 0,
+        )  # fmt: skip
+        shard = ConnectorShard(
+            connector,
+            Ring(ring_fd, number=number, cpus=tuple(range(states.count))),
+            acks=acks,
+            send=send,
+            cpus=states,
+            boot_id=spec.boot_id,
+            frame_max_bytes=spec["config.frames.max_bytes"],
+        )
+        gc.collect()
+        gc.freeze()
+        while not waiter.stopping:
+            events = shard.poll(BUDGET_EVENTS)
+            if events >= BUDGET_EVENTS:
+                continue
+            if events > _STORM_EVENTS or shard.is_blocked:
+                # Not by the waiter: it would return with the next event.
+                time.sleep(_GATHER_S)
+            elif shard.owes:
+                time.sleep(_SLACK_S)
+            else:
+                waiter.wait(Wait(_IDLE_S, True))
+        drain_out(shard, time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART, log)
+        if connector.refused_total:
+            log.write("warning", "datagrams that the kernel did not send were left alone", count=connector.refused_total)
+        shard.close()
+    acks.close()
+    waiter.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

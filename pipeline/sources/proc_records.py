@@ -1,0 +1,138 @@
+"""Records of a source that knows a process by its number and by what ``/proc`` says of it.
+
+They are the records of `pipeline.events`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
+(`task_reserved`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s, which record an event
+becomes is decided in `proc_connector`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from pipeline import events
+from pipeline.resolver.procinfo import ProcInfo, to_record
+from pipeline.shm import layout
+
+_HEAD = struct.Struct("<QQIIQIBBHQIIQ")
+_EXIT = struct.Struct("<QIiIiQ")
+assert (_HEAD.size, _EXIT.size) == (events.HEAD.itemsize, events.EXIT.itemsize)
+
+
+def _offset(dtype: events.np.dtype[events.np.void], field: str) -> int:
+    assert dtype.fields is not None
+    return int(dtype.fields[field][1])
+
+
+_TASK_BYTES = events.TASK.itemsize
+_TASK_SID = _offset(events.TASK, "sid")
+_TASK_COMM = _offset(events.TASK, "comm")
+_TASK_KNOWN = _offset(events.TASK, "task_reserved")
+_HEAD_SEQ = _offset(events.HEAD, "ring_seq")
+_HEAD_START = _offset(events.HEAD, "start_boot_ns")
+_HEAD_CPU = _offset(events.HEAD, "cpu")
+_HEAD_PARENT_START = _offset(events.HEAD, "parent_start_boot_ns")
+
+_PROC_KNOWS = (
+    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
+)
+
+
+@dataclass(slots=True)
+class About:
+    """What the HEAD of a record says: which process, when, and who reported it."""
+
+    time_boot_ns: int
+    tgid: int
+    tid: int
+    start_boot_ns: int
+    cpu: int = 0
+    seq: int = 0
+    ppid: int = 0
+    parent_start_boot_ns: int = 0
+
+
+def _record(about: About, kind: int, task: bytes | bytearray, body: bytes = b"") -> bytes:
+    flags = events.FLAG_PARTIAL | (0 if task else events.FLAG_HEAD_ONLY)
+    head = _HEAD.pack(
+        about.time_boot_ns, about.seq, about.tgid, about.tid, about.start_boot_ns, about.ppid, kind, flags, about.cpu,
+        about.parent_start_boot_ns, _HEAD.size + len(task) + len(body), 0, 0,
+    )  # fmt: skip
+    return head + task + body
+
+
+_UNTOLD = bytes(_TASK_BYTES)
+_NO_FORK_BODY = bytes(events.FORK.itemsize)
+
+
+def fork(about: About, info: ProcInfo | None = None) -> bytes:
+    """A fork. What the child shares with its parent is not told: the resolver knows it better than ``/proc`` does.
+
+    Args:
+        info: of a child in namespaces of its own; those are told.
+    """
+    task = _UNTOLD
+    if info is not None:
+        task = _told(to_record(info).task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
+    return _record(about, events.KIND_FORK, task, _NO_FORK_BODY)
+
+
+def exec_(about: About, info: ProcInfo) -> bytes:
+    """An exec, of which ``/proc`` says `info`."""
+    made = to_record(info, events.KIND_EXEC, about.time_boot_ns)
+    head = bytearray(made.head.tobytes())
+    struct.pack_into("<Q", head, _HEAD_SEQ, about.seq)
+    struct.pack_into("<Q", head, _HEAD_START, about.start_boot_ns)
+    struct.pack_into("<H", head, _HEAD_CPU, about.cpu)
+    struct.pack_into("<Q", head, _HEAD_PARENT_START, about.parent_start_boot_ns)
+    return bytes(head) + _told(made.task.tobytes(), told_by(info)) + made.exec.tobytes() + made.blob
+
+
+def cred(about: About, info: ProcInfo) -> bytes:
+    """A change of users or groups, of which ``/proc`` says `info`."""
+    task = _told(to_record(info).task.tobytes(), layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID)
+    return _record(about, events.KIND_CRED, task)
+
+
+def comm(about: About, name: bytes) -> bytes:
+    """A change of name."""
+    task = bytearray(_UNTOLD)
+    task[_TASK_COMM : _TASK_COMM + len(name[:15])] = name[:15]
+    return _record(about, events.KIND_COMM, _told(task, layout.KNOWN_COMM))
+
+
+def sid(about: About) -> bytes:
+    """The process leads a new session, and a new group, both with its number; it has no terminal any more."""
+    task = bytearray(_UNTOLD)
+    struct.pack_into("<II", task, _TASK_SID, about.tgid, about.tgid)
+    return _record(about, events.KIND_SID, _told(task, layout.KNOWN_SID | layout.KNOWN_TTY))
+
+
+def exit_(about: About, exit_code: int) -> bytes:
+    """The end of a process; who adopts its children is not known.
+
+    Args:
+        exit_code: wait status, as u32.
+    """
+    signed = exit_code - (exit_code >> 31 << 32)
+    body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed, 0)
+    return _record(about, events.KIND_EXIT, _UNTOLD, body)
+
+
+def unknown(about: About, kind: int) -> bytes:
+    """Something happened, and the process was gone before anybody could look: the header alone."""
+    return _record(about, kind, b"")
+
+
+def told_by(info: ProcInfo) -> int:
+    """The KNOWN_* groups of TASK that ``/proc`` told: 0 is a value there, but for what it may not show."""
+    told = _PROC_KNOWS
+    told |= layout.KNOWN_CGROUP if info.cgroup_id else 0
+    told |= layout.KNOWN_NS if info.mnt_ns else 0
+    return told
+
+
+def _told(task: bytes | bytearray, groups: int) -> bytes:
+    changed = bytearray(task)
+    struct.pack_into("<Q", changed, _TASK_KNOWN, groups)
+    return bytes(changed)
