@@ -12,7 +12,8 @@ Command
     python bench/live_peers.py [--forks N] [--runs N] [--json]     (root; Debian: forkstat, libbpf-tools)
 How to read it
     `us/event` is the tool's CPU time over the events that it reported, `lost %` the part of the storm's events that it
-    did not, `unnamed %` the part of those reported whose process had gone before the tool could name it. `storm` is the storm's wall time over that of the same storm with nobody watching (median over median).
+    did not, `unnamed %` the part of those reported whose process had gone before the tool could name it. `storm` is the
+    storm's wall time over that of the same storm with nobody watching (median over median).
     Procline keeps a table and the lineage of all processes meanwhile, and prints nothing; the others print and keep
     nothing (forkstat: names and times of those that live).
 What it does not show
@@ -38,6 +39,8 @@ import live
 
 SMALL = {"forks": 400, "runs": 1}
 KINDS = ("fork", "exec", "exit")
+#: From a tool's output: events of the storm, and how many of them have no name.
+Counter = Callable[[str], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,7 @@ def watched_by_procline(storm: live.Storm, daemon: live.Daemon) -> Run:
     return Run(seconds, used, reported, 0)
 
 
-def watched_by(
-    command: list[str], settle_s: float, storm: live.Storm, place: Path, count: Callable[[str], tuple[int, int]]
-) -> Run:
+def watched_by(command: list[str], settle_s: float, storm: live.Storm, place: Path, count: Counter) -> Run:
     """The storm beside a tool that writes lines; `count` finds the storm's events in them."""
     path = place / "out"
     with path.open("wb") as out:
@@ -113,7 +114,7 @@ def execsnoop_events(text: str) -> tuple[int, int]:
 
 
 #: name: (programs, arguments, seconds that it needs to start, counter, which events it can see)
-TOOLS: dict[str, tuple[tuple[str, ...], list[str], float, Callable[[str], tuple[int, int]], tuple[str, ...]]] = {
+TOOLS: dict[str, tuple[tuple[str, ...], list[str], float, Counter, tuple[str, ...]]] = {
     "forkstat": (("forkstat",), ["-e", "fork,exec,exit", "-l"], 0.5, forkstat_events, KINDS),
     "execsnoop": (("execsnoop-libbpf", "execsnoop"), [], 1.5, execsnoop_events, ("exec",)),
 }
