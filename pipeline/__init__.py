@@ -27,6 +27,18 @@ if TYPE_CHECKING:
         UnsupportedError,
         WriterExistsError,
     )
+    from pipeline.resolver.args_views import (
+        get_process_argv,
+        get_process_argv0,
+        is_busybox,
+        is_kworker,
+        is_through_sym_link,
+    )
+    from pipeline.resolver.cache_entry import ProcessCacheEntry
+    from pipeline.resolver.ebpf import EBPFResolver
+    from pipeline.resolver.ebpfless import EBPFLessResolver
+    from pipeline.resolver.model import SNAPSHOTTED, SNAPSHOTTING, CacheResolverKey
+    from pipeline.resolver.opts import ResolverOpts
     from pipeline.shm.table import Entry, ProcessTable
     from pipeline.subscriber import Subscriber
 
@@ -36,6 +48,14 @@ __version__ = "0.1.0"
 _MODULES = {
     "pipeline.shm.table": ("Entry", "ProcessTable"),
     "pipeline.subscriber": ("Subscriber",),
+    "pipeline.resolver.ebpf": ("EBPFResolver",),
+    "pipeline.resolver.ebpfless": ("EBPFLessResolver",),
+    "pipeline.resolver.model": ("CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED"),
+    "pipeline.resolver.opts": ("ResolverOpts",),
+    "pipeline.resolver.cache_entry": ("ProcessCacheEntry",),
+    "pipeline.resolver.args_views": (
+        "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker", "is_through_sym_link",
+    ),
     "pipeline.errors": (
         "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError", "NotRunningError", "ProclineError",
         "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
@@ -44,7 +64,9 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Subscriber", "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError",
+    "Entry", "ProcessTable", "Subscriber", "EBPFResolver", "EBPFLessResolver", "CacheResolverKey", "SNAPSHOTTING",
+    "SNAPSHOTTED", "ResolverOpts", "ProcessCacheEntry", "get_process_argv", "get_process_argv0", "is_busybox",
+    "is_kworker", "is_through_sym_link", "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError",
     "NotRunningError", "ProclineError", "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
 ]  # fmt: skip
 

@@ -432,10 +432,21 @@ class RowStore:
     # -- lineage and end -----------------------------------------------------------------------------------------------
 
     def _put_ancestor(self, row: int, ancestor: ProcessCacheEntry | None) -> None:
+        """Link by hand; the index of children follows, as it would after an event."""
+        tables, hot = self.book.tables, self.hot
         target = 0 if ancestor is None else row_of(ancestor)
-        self.book.tables.py_set_link("ancestor", row, target)
-        if ancestor is None or ancestor.pid != int(self.hot["tgid"]):
-            self.book.tables.py_set_link("parent", row, target)
+        tables.py_set_link("ancestor", row, target)
+        tgid = int(hot["tgid"])
+        if ancestor is not None and ancestor.pid == tgid:
+            return
+        tables.py_set_link("parent", row, target)
+        if tables.py_head(tgid) != row or int(hot["exit_boot_ns"]):
+            return
+        if ancestor is None:
+            tables.py_orphan(tgid)
+        else:
+            hot["ppid"] = ancestor.pid
+            tables.py_adopt(tgid, ancestor.pid)
 
     def _end(self, time: int | None) -> None:
         """The image has ended. Its row is history from now on, unless somebody refers to it."""

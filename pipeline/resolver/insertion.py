@@ -263,6 +263,7 @@ class ResolverCore(Fields):
         info.argv = records.area(args.values) if args is not None else None
         info.envs = records.area(envs.values) if envs is not None else None
         info.args_full_bytes, info.envs_full_bytes = len(info.argv or b""), len(info.envs or b"")
+        info.is_envs_truncated = envs is not None and envs.is_truncated
         is_other = bool(inode) and info.exe_inode != inode
         if is_other:
             # The process was replaced since the event; path and the rest describe the newer image.
@@ -340,8 +341,10 @@ class ResolverCore(Fields):
             except OSError:
                 return EnvsEntry()
             return EnvsEntry(strings, is_cut)
+        if not self.opts.envs_resolution_enabled:
+            return EnvsEntry((), True)
         if info.envs is None:
-            return EnvsEntry((), not self.opts.envs_resolution_enabled)
+            return EnvsEntry()
         strings, is_cut = cut_environ(info.envs, (*PRIORITY_PREFIXES, *sorted(self.opts.envs_with_value)))
         return EnvsEntry(strings, is_cut or info.is_envs_truncated)
 

@@ -74,8 +74,9 @@ def entry_of(pid: int, tid: int, inode: int, owner: np.void, image: np.void) -> 
     entry = ProcessCacheEntry(
         pid=pid, tid=tid or pid, ppid=int(owner["ppid"]), exec_inode=inode, cookie=int(owner["cookie"]),
         file_event=file, credentials=credentials, cgroup=CGroupContext(path_key=PathKey(cgroup_id)),
-        comm=fsdecode(bytes(image["comm"])), tty_name=clean_tty_name(bytes(image["tty"])),
-        start_boot_ns=int(owner["start_boot_ns"]),
+        comm=fsdecode(bytes(image["comm"])), tty_name=clean_tty_name(bytes(owner["tty"]) or bytes(image["tty"])),
+        start_boot_ns=int(owner["start_boot_ns"]), sid=int(owner["sid"]), mnt_ns=int(owner["mnt_ns"]),
+        net_ns=int(owner["net_ns"]),
         # Older than the capture: the start is what is known of the fork.
         fork_time=int(owner["fork_boot_ns"]) or int(owner["start_boot_ns"]) or None,
         exec_time=int(image["exec_boot_ns"]) or None, exit_time=int(owner["exit_boot_ns"]) or None,
@@ -89,7 +90,9 @@ def records_of(entry: ProcessCacheEntry, boot_ns_of: Any) -> tuple[np.void, np.v
     owner["cookie"], owner["start_boot_ns"] = entry.cookie, entry.start_boot_ns
     owner["fork_boot_ns"], owner["exit_boot_ns"] = boot_ns_of(entry.fork_time), boot_ns_of(entry.exit_time)
     owner["cgroup_id"] = image["cgroup_id"] = entry.cgroup.path_key.inode
-    owner["ppid"] = entry.ppid
+    for name in ("ppid", "sid", "mnt_ns", "net_ns"):
+        owner[name] = getattr(entry, name)
+    owner["tty"] = fsencode(entry.tty_name)[:15]
     credentials = entry.credentials
     for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
         owner[name] = getattr(credentials, name)

@@ -265,7 +265,6 @@ def test_r17_four_parents_are_examined_and_no_more(w: World) -> None:
     last = entries[-1]
     cut = entries[-1 - 14]
     cut.ancestor = None
-    w.tables.py_orphan(cut.pid)
     for distance in range(1, 17, 2):
         entries[-1 - distance].exit(w.clock() + w.offset)
     asked: list[int] = []

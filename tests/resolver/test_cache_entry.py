@@ -1,0 +1,375 @@
+"""Entries: the scenarios of specification 8.3 on entries in no table and on rows, and what fields a row gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from resolver_world import World, high, world
+
+from pipeline.errors import TooOldError
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
+from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
+from pipeline.resolver.model import (
+    AWSSecurityCredentials,
+    CGroupContext,
+    ContainerContext,
+    Credentials,
+    FileEvent,
+    K8SSessionContext,
+    PathKey,
+    ProcessIncompleteLineageError,
+    ProcessMissingParentNodeError,
+    ProcessWrongParentNodeError,
+    ResolverError,
+    Source,
+    SSHSessionContext,
+    UserSessionContext,
+)
+from pipeline.resolver.tracer import TracerMetadata
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with world(pid_capacity=5_100_000) as made:
+        yield made
+
+
+def chain_of(*pids: int, missing: int = 0) -> ProcessCacheEntry:
+    """Entries in no table, the first the newest."""
+    above = None
+    for pid in reversed(pids):
+        entry = ProcessCacheEntry(pid=pid, is_parent_missing=pid == missing)
+        entry.ancestor = above
+        above = entry
+    assert above is not None
+    return above
+
+
+# -- 8.3 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pids", "missing", "error"),
+    [
+        pytest.param((3, 2, 1), 0, None, id="E1"),
+        pytest.param((3, 2), 0, ProcessIncompleteLineageError, id="E2"),
+        pytest.param((3, 1, 1), 0, ProcessWrongParentNodeError, id="E3"),
+        pytest.param((3, 2, 1), 2, ProcessMissingParentNodeError, id="E4"),
+    ],
+)
+def test_lineage(pids: tuple[int, ...], missing: int, error: type[Exception] | None) -> None:
+    is_valid, found = chain_of(*pids, missing=missing).has_valid_lineage()
+    assert is_valid is (error is None)
+    assert type(found) is (error or type(None))
+
+
+def test_e5_equality() -> None:
+    a, b = ProcessCacheEntry(pid=2), ProcessCacheEntry(pid=3)
+    assert a.equals(b)
+    a.file_event, b.file_event = FileEvent(inode=33), FileEvent(inode=44)
+    assert not a.equals(b)
+    b.file_event = FileEvent(inode=33, pathname="/another/name")
+    assert a.equals(b)
+    b.args_entry = ArgsEntry(["aaa"])
+    assert not a.equals(b)
+    a.args_entry = ArgsEntry(["aaa"], is_truncated=True)
+    assert a.equals(b)
+    b.envs_entry = EnvsEntry(["A=1"])
+    assert not a.equals(b)
+    a.envs_entry = b.envs_entry
+    assert a.equals(b)
+    b.credentials = Credentials(cap_effective=1)
+    assert not a.equals(b)
+    a.credentials = Credentials(cap_effective=1, auid=7, user="x")
+    assert a.equals(b)
+
+
+def parent_of_e6() -> ProcessCacheEntry:
+    return ProcessCacheEntry(
+        pid=1, cgroup=CGroupContext("/docker/abc", PathKey(10, 2)), container=ContainerContext("abc"), mnt_ns=1234,
+        net_ns=5678, user_session=UserSessionContext(ssh=SSHSessionContext(9876, "alice")),
+        credentials=Credentials(auid=1234),
+    )  # fmt: skip
+
+
+OPERATIONS: dict[str, Callable[[ProcessCacheEntry, ProcessCacheEntry], None]] = {
+    "E6 Fork": lambda parent, child: parent.fork(child),
+    "E7 Exec": lambda parent, child: parent.exec(child),
+    "E8 SetForkParent": lambda parent, child: child.set_fork_parent(parent),
+    "E9 SetExecParent": lambda parent, child: child.set_exec_parent(parent),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_inheritance(name: str) -> None:
+    parent, child = parent_of_e6(), ProcessCacheEntry(pid=2)
+    OPERATIONS[name](parent, child)
+    assert child.ancestor is parent
+    for field in ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials"):
+        assert getattr(child, field) == getattr(parent, field), field
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_inheritance_between_rows(w: World, name: str) -> None:
+    """The same where both are in the tables."""
+    parent = w.put(parent_of_e6())
+    child = w.put(ProcessCacheEntry(pid=high(2), tid=high(2)))
+    OPERATIONS[name](parent, child)
+    assert child.ancestor is parent
+    for field in ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials"):
+        assert getattr(child, field) == getattr(parent, field), field
+    assert parent.children == [child]
+
+
+def test_inheritance_fills_gaps_only() -> None:
+    parent = parent_of_e6()
+    child = ProcessCacheEntry(
+        pid=2, cgroup=CGroupContext("/other", PathKey(11)), mnt_ns=9, credentials=Credentials(auid=0)
+    )
+    child.set_fork_parent(parent)
+    assert (child.cgroup.cgroup_id, child.mnt_ns, child.net_ns) == ("/other", 9, 5678)
+    assert child.auid == 0  # root logged in: that is known
+    # A container is known by its cgroup; in another cgroup it would be a guess.
+    assert child.container.is_null
+
+
+# -- operations --------------------------------------------------------------------------------------------------------
+
+
+def test_fork_copies_what_the_child_shares_and_nothing_else() -> None:
+    args = ArgsEntry(["a", "b"])
+    parent = ProcessCacheEntry(
+        pid=5, comm="bash", tty_name="pts0", cookie=9, exec_time=7, fork_time=3, is_exec=True, span_id=4,
+        file_event=FileEvent(inode=1, pathname="/bin/bash"), args_entry=args, is_parent_missing=True,
+        credentials=Credentials(uid=1000), source=Source.PROCFS_SNAPSHOT, symlink_basename="x",
+        aws_security_credentials=(AWSSecurityCredentials(access_key_id="k"),),
+        tracer_metadata=TracerMetadata(1),
+    )  # fmt: skip
+    child = ProcessCacheEntry(pid=6, comm="told", fork_time=11)
+    parent.fork(child)
+    assert (child.ppid, child.comm, child.tty_name, child.cookie, child.exec_time) == (5, "bash", "pts0", 9, 7)
+    assert child.args_entry is args and child.credentials.uid == 1000 and child.file_event == parent.file_event
+    assert child.tracer_metadata is parent.tracer_metadata
+    assert (child.fork_time, child.is_exec, child.is_parent_missing, child.span_id) == (11, False, False, 0)
+    assert child.source == Source.UNKNOWN and child.symlink_basename == "" and not child.aws_security_credentials
+
+
+def test_exec_ends_the_image_before() -> None:
+    first = ProcessCacheEntry(pid=5, fork_time=1)
+    second = ProcessCacheEntry(pid=5, exec_time=10)
+    first.exec(second)
+    assert first.exit_time == 10 and second.ancestor is first
+    assert (second.is_exec, second.is_exec_exec) == (True, False)
+    third = ProcessCacheEntry(pid=5, exec_time=20)
+    second.exec(third)
+    assert (third.is_exec, third.is_exec_exec) == (True, True)
+    assert third.root is first and third.created_at == 20 and not third.is_thread and first.is_thread
+    assert list(third.chain()) == [third, second, first]
+
+
+def test_an_exec_below_the_parent_process_is_no_exec_on_exec() -> None:
+    """Specification 9.3.12: the fork between them is unknown."""
+    parent = ProcessCacheEntry(pid=4, is_exec=True)
+    child = ProcessCacheEntry(pid=5)
+    child.set_exec_parent(parent)
+    assert (child.is_exec, child.is_exec_exec) == (True, False)
+
+
+def test_reparent_moves_the_first_image_and_mends_the_lineage() -> None:
+    """Specification 9.2: the exec history survives."""
+    init, old = ProcessCacheEntry(pid=1), ProcessCacheEntry(pid=4)
+    fork = ProcessCacheEntry(pid=5, ppid=4, is_parent_missing=True)
+    fork.set_fork_parent(old)
+    image = ProcessCacheEntry(pid=5, ppid=4, exec_time=3)
+    fork.exec(image)
+    assert image.reparent(init)
+    assert list(image.chain()) == [image, fork, init] and image.ppid == fork.ppid == 1
+    assert image.has_valid_lineage() == (True, None)
+
+
+def test_an_init_that_calls_exec_has_a_valid_lineage() -> None:
+    """An initramfs ends so on every host."""
+    first, second = ProcessCacheEntry(pid=1), ProcessCacheEntry(pid=1, exec_time=3)
+    first.exec(second)
+    assert second.has_valid_lineage() == (True, None) and second.has_complete_lineage()
+
+
+def test_ancestor_lists() -> None:
+    host = ProcessCacheEntry(pid=1)
+    shim = ProcessCacheEntry(pid=2)
+    shim.set_fork_parent(host)
+    box = ContainerContext("abc")
+    root = ProcessCacheEntry(pid=3, container=box, file_event=FileEvent(pathname="/sbin/tini"))
+    root.set_fork_parent(shim)
+    sh = ProcessCacheEntry(pid=4, container=box, file_event=FileEvent(pathname="/bin/sh"))
+    sh.set_fork_parent(root)
+    ls = ProcessCacheEntry(pid=4, container=box, file_event=FileEvent(pathname="/bin/ls"), exec_time=1)
+    sh.exec(ls)
+    assert ls.get_ancestors_pids() == [4, 3, 2, 1]
+    assert ls.get_container_pids() == ([4, 3], ["/bin/ls", "/sbin/tini"])
+    assert root.is_container_root() and not ls.is_container_root() and not host.is_container_root()
+    assert ls.has_complete_lineage() and not ProcessCacheEntry(pid=3).has_complete_lineage()
+
+
+def test_small_operations() -> None:
+    a, b = ProcessCacheEntry(pid=1, exec_time=5, fork_time=2, exit_time=9), ProcessCacheEntry(pid=2)
+    b.apply_exec_time_of(a)
+    assert (b.exec_time, b.fork_time, b.exit_time) == (5, None, None)
+    b.set_as_exec()
+    assert b.is_exec and b.is_not_kworker and not b.has_interpreter
+    b.exit(7)
+    b.exit(8)
+    assert b.exit_time == 8
+    b.remove_child(a)
+    assert b.children == []
+    with pytest.raises(TypeError):
+        ProcessCacheEntry(colour="red")
+
+
+def test_a_placeholder_is_allocated_and_has_no_names() -> None:
+    one, other = placeholder(5, 6), placeholder(5, 6, is_kworker=True)
+    assert one is not other and one.source == Source.PLACEHOLDER and other.is_kworker
+    assert (one.pid, one.tid) == (5, 6) and one.file_event.is_pathname_resolved and one.interpreter.is_basename_resolved
+
+
+def test_a_ring_of_ancestors_ends() -> None:
+    a, b = ProcessCacheEntry(pid=2), ProcessCacheEntry(pid=3)
+    a.ancestor, b.ancestor = b, a
+    assert a.has_valid_lineage()[0] is False and a.get_ancestors_pids() == [2, 3]
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+#: A value for every field that differs from what is there where nobody has set it.
+VALUES: dict[str, object] = {
+    "tid": 78, "ppid": high(9), "net_ns": 4026531840, "mnt_ns": 4026531841, "is_kworker": True, "sid": 12,
+    "exec_inode": 1 << 40, "user_session_id": 1 << 50, "nsid": 4026531836,
+    "file_event": FileEvent(
+        inode=77, mount_id=5, path_id=3, uid=1, gid=2, user="daemon", group="bin", mode=0o100755, ctime=11, mtime=12,
+        device=8 << 20 | 1, nlink=2, flags=1, pathname="/usr/bin/\udcffx", basename="\udcffx", filesystem="ext4",
+        mount_path="/usr", mount_source=1, mount_origin=2, mount_visible=True, hashes=("sha256:00",),
+        package_name="coreutils", package_epoch=1, is_pathname_resolved=True, is_basename_resolved=True,
+    ),
+    "interpreter": FileEvent(inode=88, mount_id=5, pathname="/bin/sh", basename="sh"),
+    "cgroup": CGroupContext("/docker/abc", PathKey(4242, 7, 1), 2, 1, 99),
+    "container": ContainerContext("abc", 98, ("image:x",), True),
+    "tty_name": "pts3", "comm": "bash", "fork_time": 1_800_000_000_000_000_000,
+    "exec_time": 1_800_000_001_000_000_000, "fork_flags": 17, "cookie": (1 << 64) - 1,
+    "credentials": Credentials(1, 2, 3, 4, 5, 6, "a", "b", "c", "d", "e", "f", 1000, 1 << 40, 3),
+    "caps_attempted": 5, "caps_used": 4,
+    "user_session": UserSessionContext(
+        7, 1, K8SSessionContext(8, "u", "uid", ("g",), {"k": ("v",)}),
+        SSHSessionContext(9, "alice", 22, "::1", "key", "k"),
+    ),
+    "aws_security_credentials": (AWSSecurityCredentials("Success", "AWS-HMAC", "AKIA", "now", 5, "later"),),
+    "tracer_metadata": TracerMetadata(1, "id", "python", threadlocal_attribute_keys=("a",)),
+    "span_id": 3, "trace_id": 1 << 100, "args_id": 4, "envs_id": 5,
+    "args_entry": ArgsEntry(["bash", "", "-c"], True), "envs_entry": EnvsEntry(["A=1", "B="], False),
+    "args_truncated": True, "envs_truncated": False, "symlink_paths": ("/bin/ls", "/usr/bin/ls"),
+    "symlink_basename": "ls", "is_exec": True, "is_exec_exec": True, "is_parent_missing": True,
+    "source": Source.PROCFS_FALLBACK, "is_through_symlink": True,
+}  # fmt: skip
+
+
+def test_a_row_gives_back_every_field(w: World) -> None:
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    assert set(VALUES) | {"pid", "start_boot_ns", "exit_time", "ancestor"} == set(DEFAULTS)
+    entry.set(**VALUES)
+    w.check()
+    for name, value in VALUES.items():
+        found = getattr(entry, name)
+        if isinstance(value, ArgsEntry | EnvsEntry):
+            assert (found.values, found.is_truncated) == (value.values, value.is_truncated)
+        else:
+            assert found == value, name
+    # A value can be taken back, and what it held in the arenas with it.
+    used = w.tables.args.used_bytes
+    entry.set(**{name: DEFAULTS[name] for name in VALUES if name != "fork_time"})
+    assert w.tables.args.used_bytes < used
+    for name in VALUES:
+        if name != "fork_time":
+            assert getattr(entry, name) == DEFAULTS[name], name
+
+
+def test_each_field_of_a_row_alone(w: World) -> None:
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    for name, value in VALUES.items():
+        setattr(entry, name, value)
+        w.check()
+        found = getattr(entry, name)
+        if isinstance(value, ArgsEntry | EnvsEntry):
+            assert found.equals(value)
+        elif name != "args_truncated":
+            assert found == value, name
+
+
+def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
+    from pipeline.shm import layout
+    from pipeline.shm.table import ProcessTable
+
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    entry.set(**VALUES)
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.heartbeat(w.resolver.book.now_boot_ns())
+    with ProcessTable.attach(path=w.tables.directory) as table:
+        seen = table.resolve(high(5))
+        assert seen is not None
+        assert (seen.comm, seen.path, seen.uid, seen.auid, seen.tty) == ("bash", "/usr/bin/\udcffx", 1, 1000, "pts3")
+        assert (seen.argv, seen.envs) == (["bash", "", "-c"], ["A=1", "B="])
+        assert seen.extra["symlink_basename"] == "ls" and seen.container_id == "abc"
+
+
+def test_an_entry_that_was_evicted_says_so(w: World) -> None:
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    link = entry.store.link  # type: ignore[attr-defined]
+    w.resolver.delete_entry(high(5), w.clock() + w.offset)
+    w.clock.now += 120_000_000_000
+    w.tables.evict_exited(w.clock(), 10)
+    assert w.tables.py_follow(link) == 0
+    with pytest.raises(TooOldError):
+        _ = entry.comm
+    with pytest.raises(TooOldError):
+        entry.comm = "x"
+
+
+def test_rows_refuse_what_would_break_them(w: World) -> None:
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    with pytest.raises(ResolverError):
+        entry.pid = 7
+    with pytest.raises(ResolverError):
+        entry.set_ancestor(ProcessCacheEntry(pid=1))
+    entry.exit(w.clock() + w.offset)
+    with pytest.raises(ResolverError):
+        entry.exit_time = None
+    w.check()
+
+
+def test_a_row_does_not_move_below_a_younger_process(w: World) -> None:
+    old, young = w.put(ProcessCacheEntry(pid=high(5))), w.put(ProcessCacheEntry(pid=high(6)))
+    assert not old.reparent(young) and old.ancestor is None
+    assert young.reparent(old) and young.ancestor is old and old.children == [young]
+    old.remove_child(young)
+    assert old.children == [] and young.ancestor is old
+    w.tables.py_adopt(young.pid, old.pid)
+
+
+def test_arguments_are_one_object_for_a_process_and_its_fork(w: World) -> None:
+    event = w.fork(0, 3, 10)
+    assert event.entry is not None
+    w.exec(0, 3, 11, args_entry=ArgsEntry(["a", "b"]))
+    child = w.fork(3, 4, 11).entry
+    assert child is not None and child.args_entry is not None
+    parent = w.resolver.get(high(3))
+    assert parent is not None and child.args_entry is parent.args_entry
+    assert child.args_entry.values == ["a", "b"]
+
+
+def test_files_know_when_their_name_is_no_answer() -> None:
+    memfd = FileEvent(inode=5).with_pathname("/memfd:run")
+    assert (memfd.pathname, memfd.basename, memfd.is_fileless) == ("", "memfd:run", True)
+    assert FileEvent(inode=5).with_pathname("/x/run").basename == "memfd:run"
+    on_disk = FileEvent(inode=5, mount_id=1).with_pathname("/x/run")
+    assert (on_disk.pathname, on_disk.basename) == ("/x/run", "run")
+    assert replace(on_disk, mtime=4).equals(on_disk) is False and str(on_disk.key) == "1/5"

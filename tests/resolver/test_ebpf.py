@@ -1,0 +1,839 @@
+"""The exported methods of EBPFResolver: specification 3.4, its edge cases (3.8), and what is left of 8.4."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from resolver_world import FakeMap, World, high, world
+
+from pipeline.bpf import maps, syscall
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.model import (
+    CGROUP_SOURCE_EVENT,
+    CGROUP_SOURCE_PROCFS,
+    ArgsEnvsEvent,
+    AWSSecurityCredentials,
+    CGroupContext,
+    ContainerContext,
+    Credentials,
+    Event,
+    FileEvent,
+    PathKey,
+    PathResolutionError,
+    PIDContext,
+    ResolverError,
+    Source,
+    SpanContext,
+    SSHSessionContext,
+    UserSessionContext,
+)
+from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+from pipeline.shm import layout
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with world(pid_capacity=5_100_000) as made:
+        yield made
+
+
+def resolver_with(w: World, **collaborators: Any) -> EBPFResolver:
+    """Another resolver over the same tables."""
+    w.resolver = EBPFResolver(
+        path_resolver=w.paths, tables=w.tables, proc=w.proc, now_boot_ns=w.clock,
+        limiter_clock=lambda: w.clock.now, **collaborators,
+    )  # fmt: skip
+    return w.resolver
+
+
+def entry_of(event: Event) -> ProcessCacheEntry:
+    assert event.entry is not None
+    return event.entry
+
+
+# -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
+
+
+def test_pid_0_is_nobody(w: World) -> None:
+    r = w.resolver
+    r.set_state(1)
+    r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
+    assert r.resolve(0, 0, 0, True, None) is None
+    assert r.resolve_from_kernel_maps(0, 0, 0, None) is None
+    assert r.resolve_from_procfs(0, 0, None) is None
+    with pytest.raises(ResolverError):
+        r.add_exec_entry(w.event(0, 0, 5), w.dummy_cgroup())
+    assert r.get(0) is None and w.count("miss") == 0
+    assert not r.apply_exit_entry(Event(), None)
+    with pytest.raises(ResolverError):
+        r.add_fork_entry(Event(), w.dummy_cgroup(), None)
+
+
+def test_kernel_threads_are_not_entered_from_procfs(w: World) -> None:
+    w.proc.add(high(7), 2)
+    w.proc.add(high(8), 0, task_flags=0x200000)
+    assert w.resolver.resolve_from_procfs(high(7), 0, None) is None
+    assert w.resolver.resolve_from_procfs(high(8), 0, None) is None
+    w.resolver.sync_cache(high(7))
+    w.resolver.sync_cache(high(8))
+    w.resolver.sync_cache(high(9))  # no such process
+    assert w.cache == set()
+
+
+def test_a_process_without_executable_is_not_entered(w: World) -> None:
+    w.proc.add(high(7), 0, exe=None)
+    w.proc.add(high(8), 0, exe=b"/", is_exe_deleted=True)
+    assert w.resolver.resolve_from_procfs(high(7), 0, None) is None
+    assert w.resolver.resolve_from_procfs(high(8), 0, None) is None
+
+
+def test_a_full_table_is_reported() -> None:
+    with world(pid_capacity=1 << 16) as w:
+        event = w.event(0, 3, 10)  # its pid is beyond the table's
+        with pytest.raises(ResolverError, match="full"):
+            w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)
+
+
+# -- kernel maps -------------------------------------------------------------------------------------------------------
+
+
+def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
+    owner = np.zeros(1, maps.PID_ENTRY)
+    owner["cookie"], owner["ppid"], owner["start_boot_ns"] = cookie, ppid, w.clock()
+    owner["fork_boot_ns"] = owner["start_boot_ns"]
+    owner["uid"] = owner["euid"] = owner["fsuid"] = 1000
+    owner["auid"] = 0xFFFFFFFF
+    for name, value in fields.items():
+        owner[name] = value
+    return owner[0]
+
+
+def image_of(inode: int, path: bytes = b"/bin/x", *, exec_boot_ns: int = 0, comm: bytes = b"x") -> np.void:
+    image = np.zeros(1, maps.IMAGE_ENTRY)
+    image["inode"], image["mount_id"], image["exec_boot_ns"], image["comm"] = inode, 5, exec_boot_ns, comm
+    image["path_bytes"], image["path"] = len(path), np.void(path[:128].ljust(128, b"\0"))
+    return image[0]
+
+
+@pytest.mark.parametrize(("inode", "is_found"), [(10, True), (11, False), (0, True)])
+def test_d5_kernel_maps_and_the_expected_inode(w: World, inode: int, is_found: bool) -> None:
+    """Inode 0 accepts any (specification 9.3.2)."""
+    r = w.resolver
+    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
+    r.proc_cache = FakeMap({99: image_of(10)})
+    told: list[object] = []
+    entry = r.resolve_from_kernel_maps(high(7), high(7), inode, lambda entry, error: told.append(error))
+    w.check()
+    assert (entry is not None) is is_found
+    if entry is not None:
+        assert told == [None] and entry.source == Source.MAP and entry.cookie == 99
+        assert entry.file_event.pathname == "/bin/x" and entry.file_event.inode == 10
+        assert entry.credentials.uid == 1000 and entry.comm == "x" and not entry.is_exec
+        assert r.get(high(7)) is entry and w.count("added", "kernel_maps") == 1 and w.count("added", "event") == 0
+
+
+def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
+    r = w.resolver
+    r.set_state(1)
+    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
+    r.proc_cache = FakeMap({99: image_of(10)})
+    w.proc.add(high(8), 0)
+    first = r.resolve(high(7), high(7), 0, True, None)
+    assert r.resolve(high(7), high(7), 10, True, None) is first
+    second = r.resolve(high(8), high(8), 0, True, None)
+    assert first is not None and second is not None and second.source == Source.PROCFS_FALLBACK
+    assert [w.count("hits", tag) for tag in ("cache", "kernel_maps", "procfs")] == [1, 1, 1]
+    assert w.count("miss") == 0 and w.tables.counter("hits_kernel_maps") == 1
+    assert w.count("added", "procfs") == 1 and w.proc.reads == [high(8)]
+    w.check()
+
+
+def test_the_maps_know_of_a_lost_exec(w: World) -> None:
+    r = w.resolver
+    fork = entry_of(w.fork(0, 7, 10))
+    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99, start_boot_ns=fork.start_boot_ns)})
+    r.proc_cache = FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())})
+    r.set_state(1)
+    entry = r.resolve(high(7), high(7), 20, False, None)
+    w.check()
+    assert entry is not None and entry.ancestor is fork and entry.is_exec and entry.source == Source.MAP
+    assert fork.exit_time == entry.exec_time and w.count("added", "kernel_maps") == 1
+    # What the maps say once more is what is there.
+    assert r.resolve_from_kernel_maps(high(7), high(7), 20, None) is entry
+
+
+def test_the_maps_know_of_a_reused_pid(w: World) -> None:
+    old = entry_of(w.fork(0, 7, 10))
+    w.resolver.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
+    w.resolver.proc_cache = FakeMap({99: image_of(20, exec_boot_ns=w.clock())})
+    entry = w.resolver.resolve_from_kernel_maps(high(7), high(7), 20, None)
+    w.check()
+    assert entry is not None and entry is not old and entry.start_boot_ns != old.start_boot_ns
+    assert old.exit_time is not None and entry.ancestor is None and entry.is_parent_missing
+
+
+def test_a_path_that_the_maps_cut_needs_the_path_resolver(w: World) -> None:
+    long = b"/" + b"d" * 200
+    r = w.resolver
+    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
+    r.proc_cache = FakeMap({99: image_of(10, long)})
+    w.paths.fails = True
+    told: list[Any] = []
+    assert r.resolve_from_kernel_maps(high(7), high(7), 10, lambda entry, error: told.append(error)) is None
+    assert isinstance(told[0], PathResolutionError) and w.cache == set() and w.count("path_error") == 1
+    w.paths.fails = False
+    assert r.resolve_from_kernel_maps(high(7), high(7), 10, None) is not None
+
+
+def test_maps_that_hold_nothing_or_fail(w: World) -> None:
+    class Failing(FakeMap):
+        def get(self, key: int, default: Any = None) -> Any:
+            raise OSError("no")
+
+    r = w.resolver
+    assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
+    r.pid_cache, r.proc_cache = FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap()
+    assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
+    r.pid_cache = Failing()
+    assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
+
+
+def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
+    w.proc.add(1, 0, exe=b"/sbin/init", exe_inode=7)
+    w.proc.add(high(8), 1, exe=b"/bin/tool", exe_inode=9, comm=b"tool", tty=b"pts3")
+    r = w.resolver
+    r.pid_cache, r.proc_cache = pids, images = FakeMap(), FakeMap()
+    r.sync_cache(1)
+    r.sync_cache(high(8))
+    w.check()
+    entry = r.get(high(8))
+    assert entry is not None and entry.source == Source.PROCFS_SNAPSHOT and entry.ancestor is r.get(1)
+    assert r.get(1).is_exec  # type: ignore[union-attr]
+    owner, image = pids[high(8)], images[int(pids[high(8)]["cookie"])]
+    assert int(owner["start_boot_ns"]) == entry.start_boot_ns and int(owner["exit_boot_ns"]) == 0
+    assert bytes(image["path"]).rstrip(b"\0") == b"/bin/tool" and int(image["inode"]) == 9
+    # Snapshots are counted nowhere (3.3.7), and what the kernel has of a pid is newer.
+    assert sum(w.count("added", tag) for tag in ("event", "kernel_maps", "procfs")) == 0
+    r.sync_cache(high(8))
+    assert pids[high(8)] is owner
+    again = r.resolve_from_kernel_maps(high(8), high(8), 9, None)
+    assert again is entry
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="kernel maps need root")
+def test_the_kernels_own_maps(w: World) -> None:
+    def create(value: np.dtype[np.void], key_bytes: int) -> int:
+        attributes = struct.pack("=IIII112x", 9, key_bytes, value.itemsize, 64)  # BPF_MAP_TYPE_LRU_HASH
+        return syscall.bpf(0, ctypes.create_string_buffer(attributes, len(attributes)))
+
+    try:
+        pids, images = create(maps.PID_ENTRY, 4), create(maps.IMAGE_ENTRY, 8)
+    except OSError as error:
+        pytest.skip(f"bpf(2) refused: {error}")
+    try:
+        stop = threading.Event()
+        r = resolver_with(w, manager={"pid_cache": maps.pid_cache(pids), "proc_cache": maps.proc_cache(images)})
+        r.start(stop)
+        w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
+        r.sync_cache(high(8))
+        assert r.pid_cache is not None and int(r.pid_cache.get(high(8))["start_boot_ns"]) > 0
+        r.delete_entry(high(8), w.clock() + w.offset)
+        r.set_state(1)
+        r.pid_cache.put(high(9), owner_of(w, high(9), 77), 0)
+        r.proc_cache.put(77, image_of(12))  # type: ignore[union-attr]
+        entry = r.resolve(high(9), high(9), 12, False, None)
+        assert entry is not None and entry.file_event.pathname == "/bin/x"
+        assert r.resolve(high(10), high(10), 12, False, None) is None
+        stop.set()
+    finally:
+        os.close(pids)
+        os.close(images)
+
+
+def test_start_needs_the_maps(w: World) -> None:
+    with pytest.raises(ResolverError, match="proc_cache"):
+        resolver_with(w, manager={"pid_cache": FakeMap()}).start(threading.Event())
+    stop = threading.Event()
+    w.resolver.manager = None
+    w.resolver.start(stop)
+    stop.set()
+    w.resolver._flusher.join(5)  # type: ignore[union-attr]
+    assert not w.resolver._flusher.is_alive()  # type: ignore[union-attr]
+
+
+# -- procfs ------------------------------------------------------------------------------------------------------------
+
+
+def test_missing_ancestors_are_entered_up_to_a_depth(w: World) -> None:
+    pids = [high(100 + n) for n in range(20)]
+    for number, pid in enumerate(pids):
+        w.proc.add(pid, pids[number - 1] if number else 0)
+    told: list[int] = []
+    entry = w.resolver.resolve_from_procfs(pids[-1], 0, lambda entry, error: told.append(entry.pid))
+    w.check()
+    assert entry is not None and told == pids[-16:]
+    assert entry.get_ancestors_pids() == pids[:-17:-1] and w.count("added", "procfs") == 16
+    assert w.resolver.get(pids[-16]).is_parent_missing  # type: ignore[union-attr]
+
+
+def test_procfs_replaces_the_image_of_a_lost_exec(w: World) -> None:
+    fork = entry_of(w.fork(0, 7, 10))
+    w.proc.add(high(7), 0, exe=b"/bin/new", exe_inode=20, start_boot_ns=fork.start_boot_ns, comm=b"new")
+    w.resolver.set_state(1)
+    entry = w.resolver.resolve(high(7), high(7), 20, True, None)
+    w.check()
+    assert entry is not None and entry is not fork and entry.ancestor is fork and entry.is_exec
+    assert entry.file_event.pathname == "/bin/new" and entry.source == Source.PROCFS_FALLBACK
+
+
+def test_ticks_of_procfs_and_ns_of_the_kernel_are_one_process(w: World) -> None:
+    event = w.fork(0, 7, 10)
+    w.proc.add(high(7), 0, exe_inode=10, start_boot_ns=entry_of(event).start_boot_ns)
+    assert w.resolver.resolve_from_procfs(high(7), 10, None) is event.entry
+    assert len(w.cache) == 1
+
+
+def test_a_memfd_and_its_file_system(w: World) -> None:
+    w.proc.add(high(7), 0, exe=b"/memfd:run", is_memfd=True, is_exe_deleted=True, exe_inode=4)
+    entry = w.resolver.resolve_from_procfs(high(7), 0, None)
+    assert entry is not None
+    file = entry.file_event
+    assert (file.pathname, file.basename, file.filesystem) == ("", "memfd:run", "tmpfs")
+    assert file.is_fileless and file.mount_detached and not file.mount_visible
+
+
+def test_environment_from_procfs(w: World) -> None:
+    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    w.proc.add(high(7), 0, envs=b"B=2\0A=1\0DD_SERVICE=x\0")
+    entry = r.resolve_from_procfs(high(7), 0, None)
+    assert entry is not None
+    assert r.get_process_envs(entry) == (["A=1", "DD_SERVICE", "B"], False)
+    # Off: empty, and marked as cut.
+    w.proc.add(high(8), 0, envs=b"B=2\0")
+    other = resolver_with(w).resolve_from_procfs(high(8), 0, None)
+    assert other is not None and other.envs_entry is not None
+    assert (other.envs_entry.values, other.envs_entry.is_truncated) == ([], True)
+
+
+def test_an_environment_resolver_is_asked_and_may_fail(w: World) -> None:
+    class Envs:
+        def resolve(self, pid: int) -> tuple[list[str], bool]:
+            if pid == high(8):
+                raise OSError
+            return ["A=1"], True
+
+    r = resolver_with(w, env_vars_resolver=Envs(), opts=ResolverOpts().with_raw_values())
+    w.proc.add(high(7), 0)
+    w.proc.add(high(8), 0)
+    entry, failed = r.resolve_from_procfs(high(7), 0, None), r.resolve_from_procfs(high(8), 0, None)
+    assert entry is not None and r.get_process_envp(entry) == (["A=1"], True)
+    assert failed is not None and failed.envs_entry is not None and failed.envs_entry.values == []
+
+
+def test_file_fields_of_a_path(w: World, tmp_path: Any) -> None:
+    file = tmp_path / "x"
+    file.write_text("x")
+    fields = w.resolver.retrieve_file_fields_from_procfs(str(file))
+    status = file.stat()
+    assert (fields.inode, fields.uid, fields.mode, fields.mtime, fields.nlink) == (
+        status.st_ino, status.st_uid, status.st_mode, status.st_mtime_ns, 1,
+    )  # fmt: skip
+    assert fields.mount_id > 0 and not fields.is_fileless
+    with pytest.raises(OSError):
+        w.resolver.retrieve_file_fields_from_procfs(str(tmp_path / "absent"))
+
+
+# -- arguments and environment -----------------------------------------------------------------------------------------
+
+
+def chunk(*strings: bytes) -> bytes:
+    return encode_payload(strings)
+
+
+def test_d6_chunks_of_arguments(w: World) -> None:
+    r = w.resolver
+    r.update_args_envs(ArgsEnvsEvent(5, chunk(b"a", b"b")))
+    r.update_args_envs(ArgsEnvsEvent(5, chunk(b"c" * 252)))
+    event = w.exec(0, 3, 10, args_id=5)
+    entry = entry_of(event)
+    assert entry.args_entry is not None and entry.args_entry.values == ["a", "b", "c" * 252 + "..."]
+    assert entry.args_truncated and w.count("args_truncated") == 1 and w.count("args_size") == 3
+    assert r.args_envs.take(5) is None
+
+
+def test_d7_the_oldest_arguments_leave(w: World) -> None:
+    for number in range(1, 514):
+        w.resolver.update_args_envs(ArgsEnvsEvent(number, chunk(b"a")))
+    entry = ProcessCacheEntry(args_id=1)
+    w.resolver.set_process_args(entry)
+    assert entry.args_entry is None and w.count("args_size") == 0
+    entry.args_id = 2
+    w.resolver.set_process_args(entry)
+    assert entry.args_entry is not None
+
+
+class Scrub:
+    def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
+        return ["***" if "secret" in arg else arg for arg in args], True
+
+
+def test_d8_scrubbed_arguments_are_shared(w: World) -> None:
+    """In a list of their own (specification 9.3.5); what the tables hold was scrubbed before."""
+    parent = ProcessCacheEntry(pid=5, args_entry=ArgsEntry(["x", "--key=secret"]))
+    child = ProcessCacheEntry(pid=6)
+    parent.fork(child)
+    r = resolver_with(w, scrubber=Scrub())
+    assert r.get_process_argv_scrubbed(child) == (["***"], False)
+    assert r.get_process_argv_scrubbed(parent)[0] is r.get_process_argv_scrubbed(child)[0]
+    w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--key=secret"]))
+    stored = r.get(high(3))
+    assert stored is not None and stored.args_entry is not None and stored.args_entry.values == ["x", "***"]
+    assert b"secret" not in bytes(np.frombuffer(w.tables.args.view(), np.uint8))
+
+
+def test_d9_shown_variables(w: World) -> None:
+    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    entry = ProcessCacheEntry(envs_entry=EnvsEntry(["A=1", "B=2", "C"]))
+    assert r.get_process_envs(entry) == (["A=1", "B", "C"], False)
+    assert r.get_process_envp(entry) == (["A=1", "B=2", "C"], False)
+
+
+def test_d10_environments_are_off(w: World) -> None:
+    w.resolver.update_args_envs(ArgsEnvsEvent(6, chunk(b"A=1")))
+    entry = entry_of(w.exec(0, 3, 10, envs_id=6))
+    assert entry.envs_entry is None and w.resolver.get_process_envs(entry) == (None, False)
+    assert w.count("envs_size") == 0
+
+
+def test_environments_of_an_exec(w: World) -> None:
+    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    r.update_args_envs(ArgsEnvsEvent(6, chunk(b"A=1", b"B=" + b"2" * 243)))
+    entry = entry_of(w.exec(0, 3, 10, envs_id=6))
+    assert r.get_process_envs(entry) == (["A=1", "B"], True)
+    assert w.count("envs_truncated") == 1 and w.count("envs_size") == 2
+    assert entry.envs_truncated
+
+
+def test_views_without_arguments() -> None:
+    from pipeline.resolver.args_views import get_process_argv, get_process_argv0
+
+    entry = ProcessCacheEntry(args_truncated=True)
+    assert get_process_argv(entry) == (None, True) and get_process_argv0(entry) == ("", True)
+    entry = ProcessCacheEntry(args_entry=ArgsEntry(["a", "b", "c"], True))
+    assert get_process_argv(entry) == (["b", "c"], True) and get_process_argv0(entry) == ("a", True)
+    assert entry.args_truncated
+    assert get_process_argv0(ProcessCacheEntry(args_entry=ArgsEntry())) == ("", False)
+
+
+# -- credentials, contexts ---------------------------------------------------------------------------------------------
+
+
+def change(w: World, pid: int, tid: int, **credentials: Any) -> Event:
+    return Event(
+        timestamp_ns=w.clock(), pid_context=PIDContext(pid=pid, tid=tid), credentials=Credentials(**credentials)
+    )
+
+
+def test_d15_threads_do_not_change_their_process(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10))
+    before = entry.credentials
+    event = change(w, high(3), high(4), uid=7)
+    for update in (w.resolver.update_uid, w.resolver.update_gid, w.resolver.update_capset, w.resolver.update_login_uid):
+        update(high(3), event)
+    assert entry.credentials == before
+    w.resolver.update_uid(high(99), change(w, high(99), high(99), uid=7))
+
+
+def test_each_change_of_credentials(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10, credentials=Credentials(uid=1, gid=1, auid=5, cap_effective=3)))
+    child = entry_of(w.fork(3, 4, 10))
+    pid = high(3)
+    w.resolver.update_uid(pid, change(w, pid, pid, uid=7, euid=8, fsuid=9, user="u", gid=99))
+    assert (entry.credentials.uid, entry.credentials.euid, entry.credentials.fsuid, entry.credentials.user) == (
+        7, 8, 9, "u",
+    )  # fmt: skip
+    assert entry.credentials.gid == 1 and entry.credentials.cap_effective == 3
+    w.resolver.update_gid(pid, change(w, pid, pid, gid=4, egid=5, fsgid=6, egroup="g"))
+    assert (entry.credentials.gid, entry.credentials.egid, entry.credentials.fsgid) == (4, 5, 6)
+    assert entry.credentials.egroup == "g" and entry.credentials.uid == 7
+    w.resolver.update_capset(pid, change(w, pid, pid, cap_effective=1 << 40, cap_permitted=2))
+    assert (entry.credentials.cap_effective, entry.credentials.cap_permitted) == (1 << 40, 2)
+    w.resolver.update_login_uid(pid, change(w, pid, pid, auid=1000))
+    assert entry.auid == 1000 and entry.credentials.uid == 7
+    w.check()
+    assert child.credentials.uid == 1 and child.auid == 5  # a copy, made at the fork
+
+
+def test_contexts_are_taken_where_they_are_not_null(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10))
+    child = entry_of(w.fork(3, 4, 10))
+    w.resolver.update_process_contexts(entry, CGroupContext(), ContainerContext())
+    assert entry.cgroup.cgroup_id == "/dummy"
+    w.resolver.update_process_contexts(entry, CGroupContext("/c", PathKey(9)), ContainerContext("abc"))
+    w.check()
+    assert (entry.cgroup.cgroup_id, entry.cgroup.path_key.inode, entry.container.container_id) == ("/c", 9, "abc")
+    assert child.cgroup.cgroup_id == "/dummy" and child.container.is_null
+    free = ProcessCacheEntry(pid=high(3))
+    w.resolver.update_process_contexts(free, CGroupContext("/d", PathKey(8)), ContainerContext())
+    assert free.cgroup.cgroup_id == "/d" and entry.cgroup.cgroup_id == "/c"
+
+
+def test_collaborators_are_told_and_asked(w: World) -> None:
+    calls: list[tuple[Any, ...]] = []
+
+    class Mounts:
+        def process_seen(self, pid: int, mnt_ns: int) -> None:
+            calls.append(("mount", pid, mnt_ns))
+
+        def filesystem(self, mount_id: int, device: int, pid: int) -> str:
+            return "ext4"
+
+    class Cgroups:
+        def add_pid(self, pid: int, cgroup: CGroupContext) -> tuple[CGroupContext, ContainerContext]:
+            calls.append(("cgroup", pid, cgroup.cgroup_id, cgroup.source, cgroup.created_at > 0))
+            return CGroupContext("/resolved", PathKey(77)), ContainerContext("abc")
+
+        def del_pid(self, pid: int) -> None:
+            calls.append(("gone", pid))
+
+    class Names:
+        def user(self, uid: int, tgid: int = 0, view: int = 0) -> str:
+            if uid == 5:
+                raise KeyError(uid)
+            return f"user{uid}@{view}"
+
+        def group(self, gid: int, tgid: int = 0, view: int = 0) -> str:
+            return f"group{gid}"
+
+    class Sessions:
+        def resolve_ssh(self, entry: ProcessCacheEntry) -> SSHSessionContext:
+            return SSHSessionContext(9, "alice")
+
+    r = resolver_with(
+        w, mount_resolver=Mounts(), cgroup_resolver=Cgroups(), user_group_resolver=Names(),
+        user_session_resolver=Sessions(),
+    )  # fmt: skip
+    event = w.exec(0, 3, 10, credentials=Credentials(uid=1, euid=5, gid=2), mnt_ns=66)
+    entry = entry_of(event)
+    assert calls == [("mount", high(3), 66), ("cgroup", high(3), "/dummy", CGROUP_SOURCE_EVENT, True)]
+    assert (entry.cgroup.cgroup_id, entry.container.container_id) == ("/resolved", "abc")
+    assert (entry.credentials.user, entry.credentials.euser, entry.credentials.group) == ("user1@0", "", "group2")
+    assert entry.file_event.filesystem == "ext4"
+    w.proc.add(high(8), 0)
+    other = r.resolve_from_procfs(high(8), 0, None)
+    assert calls[-1] == ("cgroup", high(8), "", CGROUP_SOURCE_PROCFS, True)
+    assert other is not None and other.user_session.ssh.ssh_username == "alice"
+    assert other.file_event.filesystem == "ext4" and other.file_event.mount_visible
+    # The ssh session goes on to the children.
+    child = entry_of(w.fork(8, 9, 10))
+    assert child.user_session.ssh.ssh_session_id == 9
+    image = entry_of(w.exec(8, 9, 11))
+    assert image.user_session.ssh.ssh_session_id == 9
+    r.delete_entry(high(3), 1)
+    assert calls[-1] == ("gone", high(3))
+    w.check()
+
+
+def test_a_mount_whose_file_system_is_unknown_fails_the_exec(w: World) -> None:
+    class Mounts:
+        def process_seen(self, pid: int, mnt_ns: int) -> None: ...
+
+        def filesystem(self, mount_id: int, device: int, pid: int) -> str:
+            raise LookupError(mount_id)
+
+    resolver_with(w, mount_resolver=Mounts())
+    with pytest.raises(ResolverError, match="file system"):
+        w.exec(0, 3, 10)
+    w.proc.add(high(8), 0)
+    assert w.resolver.resolve_from_procfs(high(8), 0, None) is not None  # there it is a detail
+
+
+def test_the_span_of_a_fork(w: World) -> None:
+    event = w.event(0, 3, 10)
+    event.span = SpanContext(5, 1 << 70)
+    entry_of(event).fork_time = w.clock()
+    w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)
+    entry = entry_of(event)
+    assert (entry.span_id, entry.trace_id) == (5, 1 << 70)
+    assert entry_of(w.fork(3, 4, 10)).span_id == 0
+
+
+def test_d16_d17_aws_credentials(w: World) -> None:
+    """A known key is refreshed (specification 9.3.17)."""
+    pid = high(3)
+    w.fork(0, 3, 10)
+    now = w.clock.now + w.offset
+
+    def told(key: str, expiration: int) -> None:
+        event = Event(pid_context=PIDContext(pid=pid, tid=pid), timestamp_ns=w.clock())
+        event.aws = AWSSecurityCredentials("Success", "AWS-HMAC", key, "", expiration, "")
+        w.resolver.update_aws_security_credentials(pid, event)
+
+    told("A", now + 10**12)
+    told("A", now + 2 * 10**12)
+    told("", now)
+    told("B", now - 1)
+    w.check()
+    at = Event(pid_context=PIDContext(pid=pid, tid=pid), timestamp_ns=w.clock())
+    assert [(one.access_key_id, one.expiration) for one in w.resolver.fetch_aws_security_credentials(at)] == [
+        ("A", now + 2 * 10**12)
+    ]
+    at.timestamp_ns = 1
+    assert [one.access_key_id for one in w.resolver.fetch_aws_security_credentials(at)] == ["A"]  # B is gone for good
+    at.pid_context.pid = high(77)
+    assert w.resolver.fetch_aws_security_credentials(at) == []
+
+
+def test_tracer_metadata_is_read_for_real_and_inherited(w: World) -> None:
+    import fcntl
+
+    import msgpack
+
+    fd = os.memfd_create("datadog-tracer-info-test", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, msgpack.packb({"schema_version": 1, "tracer_language": "python"}))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        w.fork(0, os.getpid(), 10)
+        event = Event(pid_context=PIDContext(pid=os.getpid(), tid=os.getpid()), fd=fd)
+        w.resolver.add_tracer_metadata(os.getpid(), event)
+        entry = w.resolver.get(os.getpid())
+        assert entry is not None and entry.tracer_metadata is not None
+        assert entry.tracer_metadata.tracer_language == "python"
+        child = entry_of(w.fork(os.getpid(), 4, 10))
+        assert child.tracer_metadata == entry.tracer_metadata
+        image = entry_of(w.exec(os.getpid(), 4, 11))
+        assert image.tracer_metadata is None
+        event.fd = 999999
+        with pytest.raises(Exception, match="descriptor"):
+            w.resolver.add_tracer_metadata(os.getpid(), event)
+    finally:
+        os.close(fd)
+
+
+def test_d21_symlink_names(w: World) -> None:
+    entry = ProcessCacheEntry(file_event=FileEvent(pathname="/bin/busybox"), args_entry=ArgsEntry(["/bin/ls"]))
+    w.resolver.set_process_symlink(entry)
+    assert entry.symlink_paths == ("/bin/ls", "/usr/bin/ls") and entry.symlink_basename == "ls"
+    plain = ProcessCacheEntry(file_event=FileEvent(pathname="/bin/bash"), args_entry=ArgsEntry(["/bin/sh"]))
+    w.resolver.set_process_symlink(plain)
+    assert plain.symlink_paths == ()
+    plain.is_through_symlink = True
+    w.resolver.set_process_symlink(plain)
+    assert plain.symlink_basename == "sh"
+    stored = entry_of(
+        w.exec(
+            0, 3, 10, args_entry=ArgsEntry(["/bin/ls"]), is_through_symlink=True,
+            file_event=FileEvent(inode=10, mount_id=1, pathname="/opt/tool"),
+        )
+    )  # fmt: skip
+    assert stored.symlink_basename == "ls" and stored.is_through_symlink
+
+
+def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:
+    entry = ProcessCacheEntry(pid=os.getpid())
+    assert w.resolver.set_process_tty(entry) == ""
+    r = resolver_with(w, opts=ResolverOpts().with_tty_fallback_enabled())
+    from pipeline.resolver.tty import procfs_tty
+
+    assert r.set_process_tty(entry) == procfs_tty(os.getpid())
+    entry.tty_name = "tty9"
+    assert r.set_process_tty(entry) == "tty9"
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+
+def test_boot_time_is_applied_once(w: World) -> None:
+    entry = w.resolver.new_process_cache_entry(PIDContext(pid=5))
+    entry.fork_time = 1000
+    w.resolver.apply_boot_time(entry)
+    w.resolver.apply_boot_time(entry)
+    assert entry.fork_time == 1000 + w.offset and entry.exec_time is None
+    other = w.resolver.new_process_cache_entry(PIDContext(pid=5))
+    assert other.cookie != entry.cookie and other.cookie >> 32
+
+
+def test_a_repeated_event_changes_nothing(w: World) -> None:
+    event = w.fork(0, 3, 10)
+    first = entry_of(event)
+    again = w.event(0, 3, 10)
+    entry_of(again).fork_time = first.start_boot_ns
+    w.resolver.add_fork_entry(again, w.dummy_cgroup(), None)
+    assert again.entry is first and w.count("added", "event") == 1
+    w.check()
+
+
+def test_an_exec_without_fork_is_below_its_parent_and_marked(w: World) -> None:
+    parent = entry_of(w.fork(0, 3, 10))
+    entry = entry_of(w.exec(3, 4, 11))
+    w.check()
+    assert entry.is_exec and entry.is_parent_missing and entry.ancestor is parent
+    assert not entry.has_valid_lineage()[0] and w.count("inode_error", "exec_parent_missing") == 0
+
+
+def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
+    """Counts as an exec bomb; the cached entry is returned and says that there was an exec (specification 9.3.8)."""
+    fork = entry_of(w.fork(0, 3, 10))
+    event = w.exec(0, 3, 10)
+    assert event.entry is fork and fork.is_exec and event.exec_entry is fork
+    assert w.count("added", "event") == 1
+
+
+def test_a_parent_that_is_resolved_when_its_exec_was_lost(w: World) -> None:
+    """Specification 3.3.3 step 3b: the expected image is found in the kernel's maps."""
+    fork = entry_of(w.fork(0, 3, 10))
+    r = w.resolver
+    r.set_state(1)
+    r.pid_cache = FakeMap({high(3): owner_of(w, high(3), 99, start_boot_ns=fork.start_boot_ns)})
+    r.proc_cache = FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())})
+    child = entry_of(w.fork(3, 4, 20, 20))
+    w.check()
+    assert child.ancestor is r.get(high(3)) and child.file_event.pathname == "/bin/new"
+    assert not child.is_parent_missing and w.count("inode_error", "fork_parent_missing") == 0
+
+
+def test_a_ppid_of_0_is_read_from_procfs(w: World) -> None:
+    """Specification 3.3.7 step 5."""
+    parent = entry_of(w.fork(0, 3, 10))
+    w.proc.ppids[high(4)] = high(3)
+    child = entry_of(w.fork(0, 4, 10))
+    assert child.ancestor is parent and child.ppid == high(3) and not child.is_parent_missing
+    assert w.count("reparent_success", SET_PROCESS_CONTEXT) == 1
+    w.proc.ppids[high(5)] = high(77)
+    orphan = entry_of(w.fork(0, 5, 10))
+    assert orphan.ppid == high(77) and orphan.ancestor is None and orphan.is_parent_missing
+    assert w.count("reparent_failed", SET_PROCESS_CONTEXT) == 1
+    w.check()
+
+
+def test_an_exit_that_names_the_reaper_moves_the_children_at_once(w: World) -> None:
+    init = entry_of(w.fork(0, 1, 10))
+    event = w.fork(1, 3, 10)
+    child = entry_of(w.fork(3, 4, 10))
+    event.timestamp_ns, event.exit_status = w.clock(), 256
+    event.reaper_pid, event.reaper_start_boot_ns = 1, init.start_boot_ns
+    assert w.resolver.apply_exit_entry(event, None)
+    w.check()
+    assert child.ancestor is init and child.ppid == 1 and event.exit_cause == ("exited", 1)
+    assert event.exit_entry is not None
+    assert int(event.exit_entry.store.cold["exit_code"]) == 256  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("status", "cause"), [(0, ("exited", 0)), (0x300, ("exited", 3)), (9, ("signaled", 9)), (0x8B, ("coredumped", 11))]
+)
+def test_exit_causes(status: int, cause: tuple[str, int]) -> None:
+    assert Event(exit_status=status).exit_cause == cause
+
+
+def test_a_parent_that_procfs_is_asked_about_is_limited(w: World) -> None:
+    """Specification 9.3.13."""
+    child = entry_of(w.fork(0, 4, 10))
+    for _ in range(3):
+        w.resolver.try_reparent_from_kernel_ppid(child, high(50), None)
+    assert w.proc.reads == [high(50)] and w.count("reparent_failed", "kernel_ppid") == 3
+
+
+def test_an_unknown_parent_is_fetched_from_procfs(w: World) -> None:
+    w.proc.add(1, 0, exe_inode=3)
+    w.proc.add(high(50), 1)
+    child = entry_of(w.fork(0, 4, 10))
+    told: list[int] = []
+    w.resolver.try_reparent_from_kernel_ppid(child, high(50), lambda entry, error: told.append(entry.pid))
+    w.check()
+    assert told == [1, high(50)] and child.get_ancestors_pids() == [high(4), high(50), 1]
+    assert w.count("reparent_procfs_ok") == 1 and child.has_valid_lineage() == (True, None)
+
+
+def test_the_walk_follows_the_exited_parents_own_ancestors(w: World) -> None:
+    init = entry_of(w.fork(0, 1, 10))
+    w.fork(1, 3, 10)
+    middle = w.fork(3, 4, 10)
+    child = entry_of(w.fork(4, 5, 10))
+    w.delete(high(4))
+    w.proc.ppids[high(5)] = 1
+    w.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
+    w.check()
+    assert child.ancestor is init and entry_of(middle).exit_time is not None
+    assert w.count("reparent_success", SET_PROCESS_CONTEXT) == 1
+    with w.resolver.lock:
+        w.resolver.try_reparent_from_procfs_locked(child, SET_PROCESS_CONTEXT, None)
+    assert w.count("reparent_success", SET_PROCESS_CONTEXT) == 1
+
+
+def test_walk_calls_back_with_heads_only(w: World) -> None:
+    w.fork(0, 3, 10)
+    image = entry_of(w.exec(0, 3, 11))
+    seen: list[ProcessCacheEntry] = []
+    w.resolver.walk(seen.append)
+    assert seen == [image]
+
+
+def test_states(w: World) -> None:
+    w.resolver.set_state(1)
+    with pytest.raises(ResolverError):
+        w.resolver.set_state(2)
+    assert w.resolver.state == 1
+
+
+def test_broken_lineages_are_counted(w: World) -> None:
+    w.resolver.count_broken_lineage()
+    assert w.count("broken_lineage") == 1 and w.tables.counter("broken_lineage") == 1
+
+
+def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
+    w.fork(0, 3, 10)
+
+    def fail() -> list[int]:
+        raise OSError
+
+    w.proc.list_pids = fail  # type: ignore[method-assign]
+    assert w.resolver.flush_tick() == 0
+
+
+def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
+    """One implementation: a live record of the same exec finds it applied."""
+    from pipeline import events
+    from pipeline.resolver import entry_records as records
+
+    w.fork(0, 3, 10)
+    entry = entry_of(w.exec(0, 3, 11))
+    time_ns = int(entry.store.hot["exec_boot_ns"])  # type: ignore[attr-defined]
+    used = w.tables.rows_used
+    body = np.zeros(1, events.EXEC)
+    body["inode"] = 11
+    w.resolver.applier.apply_records(
+        records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns), np.zeros(1, events.TASK), body
+    )
+    assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
+    row = w.tables.hot_view()[w.tables.py_head(high(3))]
+    assert int(row["flags"]) & layout.ROW_IS_EXEC
+
+
+def test_dumps_have_all_entries(w: World) -> None:
+    assert w.resolver.to_json(False) == b'{"Entries":null}'
+    w.fork(0, 3, 10)
+    entry = entry_of(w.exec(0, 3, 11, args_entry=ArgsEntry(["a", "b c"]), comm='q"x'))
+    entry.user_session = UserSessionContext(ssh=SSHSessionContext(9))
+    brief = json.loads(w.resolver.to_json(False))
+    assert [one["PID"] for one in brief["Entries"]] == [high(3)] and brief["Entries"][0]["Source"] == "event"
+    raw = json.loads(w.resolver.to_json(True))["Entries"][0]
+    assert raw["args_entry"]["values"] == ["a", "b c"] and raw["user_session"]["ssh"]["ssh_session_id"] == 9
+    path = Path(w.resolver.to_dot(True))
+    try:
+        text = path.read_text()
+        assert path.stat().st_mode & 0o777 == 0o400 and 'q\\"x' in text and "b c" in text
+    finally:
+        path.unlink()

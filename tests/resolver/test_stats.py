@@ -1,0 +1,106 @@
+"""Statistics: names, tags and order of specification 6, and what happens when the client fails (9.3.19)."""
+
+from __future__ import annotations
+
+import pytest
+from resolver_world import world
+
+from pipeline.resolver.stats import CALLPATHS, COUNTERS, PREFIX, Stats
+
+#: Specification 6: metric and tags, in the order of sending.
+METRICS = [
+    (".process_resolver.hits", ["type:cache", "type:kernel_maps", "type:procfs"]),
+    (".process_resolver.miss", []),
+    (".process_resolver.added", ["type:event", "type:kernel_maps", "type:procfs"]),
+    (".process_resolver.flushed", []),
+    (".process_resolver.path_error", []),
+    (".process_resolver.args.truncated", []),
+    (".process_resolver.args.size", []),
+    (".process_resolver.envs.truncated", []),
+    (".process_resolver.envs.size", []),
+    (".process_resolver.event_broken_lineage", []),
+    (".process_resolver.reparent.success", [f"callpath:{name}" for name in CALLPATHS]),
+    (".process_resolver.reparent.failed", [f"callpath:{name}" for name in CALLPATHS]),
+    (".process_resolver.reparent.procfs.success", []),
+    (".process_resolver.reparent.procfs.failed", []),
+    (".process_resolver.proc_fallback_limiter.drop", []),
+    (".process_resolver.inode_error", [
+        "type:fork_parent_missing", "type:exec_parent_missing", "type:procfs_mismatch",
+    ]),
+]  # fmt: skip
+
+
+class Client:
+    def __init__(self, fail_at: str = "") -> None:
+        self.sent: list[tuple[str, float, list[str]]] = []
+        self.fail_at = fail_at
+
+    def gauge(self, name: str, value: float, tags: list[str]) -> None:
+        self.count(name, int(value), tags)
+
+    def count(self, name: str, value: int, tags: list[str]) -> None:
+        if self.fail_at and name.endswith(self.fail_at):
+            raise ConnectionError(name)
+        self.sent.append((name, value, tags))
+
+
+def test_every_counter_is_there_from_the_start_and_sent_in_order() -> None:
+    stats = Stats()
+    assert set(stats.all().values()) == {0}
+    client = Client()
+    stats.send(client, 3)
+    assert client.sent == [(PREFIX + ".process_resolver.cache_size", 3, [])]
+    for number, (name, tag) in enumerate(stats.all()):
+        if name != "added":
+            stats.add(name, tag, number + 1)
+    client = Client()
+    stats.send(client, 0)
+    expected = [
+        (PREFIX + metric, tags) for metric, all_tags in METRICS for tags in ([[tag] for tag in all_tags] or [[]])
+        if not metric.endswith(".added")
+    ]  # fmt: skip
+    assert [(name, tags) for name, _, tags in client.sent[1:]] == expected
+    assert set(stats.all().values()) == {0}
+    assert [metric for metric, _, _ in COUNTERS.values()] == [metric for metric, _ in METRICS]
+
+
+def test_what_could_not_be_sent_is_sent_next_time() -> None:
+    stats = Stats()
+    stats.add("miss", n=2)
+    stats.add("flushed", n=3)
+    stats.add("path_error", n=4)
+    with pytest.raises(ConnectionError):
+        stats.send(Client(".flushed"), 0)
+    assert (stats.get("miss"), stats.get("flushed"), stats.get("path_error")) == (0, 3, 4)
+    client = Client()
+    stats.send(client, 0)
+    assert [value for _, value, _ in client.sent] == [0, 3, 4]
+    with pytest.raises(ConnectionError):
+        stats.send(Client(".cache_size"), 0)
+
+
+def test_counters_and_tags_are_declared() -> None:
+    with pytest.raises(KeyError):
+        Stats().add("hits", "luck")
+
+
+def test_the_resolver_sends_what_it_did_and_what_batches_did() -> None:
+    client = Client()
+    with world(pid_capacity=5_100_000, statsd_client=client) as w:
+        w.fork(0, 3, 10)
+        w.exec(0, 3, 11)
+        w.resolver.resolve(5_000_003, 0, 0, False, None)
+        w.tables.count("added_event", 5)  # as a live batch counts
+        w.resolver.send_stats()
+        assert client.sent == [
+            (PREFIX + ".process_resolver.cache_size", 1, []),
+            (PREFIX + ".process_resolver.hits", 1, ["type:cache"]),
+            (PREFIX + ".process_resolver.added", 7, ["type:event"]),
+        ]
+        client.sent.clear()
+        w.resolver.send_stats()
+        assert [name for name, _, _ in client.sent] == [PREFIX + ".process_resolver.cache_size"]
+        # The counters that `procline stat` shows go on.
+        assert w.tables.counter("hits_cache") == 1 and w.tables.counter("added_event") == 7
+        w.resolver.statsd_client = None
+        w.resolver.send_stats()
