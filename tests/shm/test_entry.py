@@ -86,7 +86,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
             "ctime_ns": 13, "fs_magic": 14, "flags": 1,
         },
         "cgroup": "/system.slice", "container_id": "c0ffee",
-        "entity_id": f"{boot_hex}-7-{int(hot['start_boot_ns']):x}", "parent_entity_id": f"{boot_hex}-3-1f4",
+        "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
         "is_through_symlink": False, "is_head": True, "is_exited": True, "marks": [], "flags": hot["flags"],
