@@ -73,11 +73,12 @@ class Losses(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """What the loop needs of the configuration; times in ns."""
+    """What the loop needs of the configuration; times in ns. A replay keeps what has ended: its time is not now."""
 
     repair_interval_ns: int = 120_000_000_000
     repair_again_ns: int = 500_000_000
     batch_events: int = BATCH_EVENTS
+    evicts_by_age: bool = True
 
 
 class Resolver:
@@ -124,9 +125,12 @@ class Resolver:
         self.repairer: Repairer | None = None
         self.name_cgroups: Callable[[], None] | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
+        # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
+        # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
         self._lost = np.zeros(KIND_COUNT, np.uint64)
-        self._lost_base = np.array([tables.counter(f"lost_{i}") for i in _LOST], np.uint64)
-        self._filtered_base = (tables.counter("threads_forked"), tables.counter("kthreads_forked"))
+        if losses is not None:
+            self._lost[:] = losses.lost()
+            self._store_lost()
         self._loss_first_ns = 0
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
@@ -209,7 +213,8 @@ class Resolver:
 
     def _housekeeping(self, now: int) -> None:
         self.tables.heartbeat(now)
-        self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
+        if self.settings.evicts_by_age:
+            self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
         self._watch_losses(now)
         if self.repairer is not None:
             self.repairer.poll(now)
@@ -229,13 +234,12 @@ class Resolver:
             lost = self.losses.lost()
             if (lost != self._lost).any():
                 self._lost[:] = lost
-                for kind, name in enumerate(_LOST):
-                    self.tables.set_counter(f"lost_{name}", int(self._lost_base[kind] + lost[kind]))
+                self._store_lost()
                 self.publisher.loss({_LOST_KINDS[kind]: self.tables.counter(f"lost_{kind}") for kind in _LOST}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
-            self.tables.set_counter("threads_forked", self._filtered_base[0] + self.losses.threads_forked())
-            self.tables.set_counter("kthreads_forked", self._filtered_base[1] + self.losses.kthreads_forked())
+            self.tables.set_counter("threads_forked", self.losses.threads_forked())
+            self.tables.set_counter("kthreads_forked", self.losses.kthreads_forked())
         if self.repairer is None or self.repairer.active:
             return
         due = self._loss_last_ns and (
@@ -246,6 +250,10 @@ class Resolver:
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
             self.repairer.start(after_loss=bool(due))
+
+    def _store_lost(self) -> None:
+        for kind, name in enumerate(_LOST):
+            self.tables.set_counter(f"lost_{name}", int(self._lost[kind]))
 
     def _publish_stats(self, now: int) -> None:
         """What `procline stat` shows of the counters, for who listens to ``sys.stats``."""

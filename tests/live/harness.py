@@ -182,6 +182,14 @@ def running_workload(
         process.wait()
 
 
+def kernel_forks() -> int:
+    """Every process and thread that was made since boot (proc_stat(5), `processes`)."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        if line.startswith("processes "):
+            return int(line.split()[1])
+    raise AssertionError("no line `processes` in /proc/stat")
+
+
 def eventually(check, timeout: float = 5.0, interval: float = 0.02):
     """Call `check` until it neither raises AssertionError nor returns False; its last failure after `timeout` s."""
     deadline = time.monotonic() + timeout

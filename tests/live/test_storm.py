@@ -9,19 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.live.agreement import assert_agrees
-from tests.live.harness import Daemon, Recorder, eventually, run_workload
+from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_workload
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 FORKS, EXECS = 20_000, 5_000
-
-
-def kernel_forks() -> int:
-    """Every process and thread that was made since boot (proc_stat(5), `processes`)."""
-    for line in Path("/proc/stat").read_text().splitlines():
-        if line.startswith("processes "):
-            return int(line.split()[1])
-    raise AssertionError("no line `processes` in /proc/stat")
 
 
 @pytest.fixture
