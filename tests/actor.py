@@ -69,13 +69,26 @@ class Actor:
         Raises:
             AssertionError: it failed, or the process has ended.
         """
-        assert self._process.stdin is not None and self._process.stdout is not None
+        self.start(code)
+        self.finish()
+
+    def start(self, code: str) -> None:
+        """Have it run `code`; `finish` waits."""
+        assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
+
+    def finish(self) -> None:
+        """Wait until it has run what it was told to.
+
+        Raises:
+            AssertionError: it failed, or the process has ended.
+        """
+        assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"ended with {self._process.wait(10)} in {code!r}"
+        assert line, f"ended with {self._process.wait(10)}"
         answer: Any = json.loads(line)
-        assert answer is None, f"{code}: {answer}"
+        assert answer is None, answer
 
     def close(self) -> None:
         """End it."""

@@ -30,3 +30,9 @@ int pl_try_kprobe(void *ctx)
 {
 	return 0;
 }
+
+SEC("tp/syscalls/sys_exit_setuid")
+int pl_try_tp_syscalls(void *ctx)
+{
+	return 0;
+}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,14 @@ ATTACH_KINDS = {
     "iter": ("start and repair read /proc instead, which is slower", ""),
     "fentry": ("changes of credentials: kprobe or system call tracepoints are used instead", ""),
     "kprobe": ("changes of credentials: fentry or system call tracepoints are used instead", ""),
+    "tp/syscalls": ("changes of credentials: fentry or kprobe are used instead", ""),
+}
+
+#: Ways to see changes of credentials at once, best first, as loader.CREDENTIALS: attach kind -> what it means.
+_CREDENTIALS = {
+    "fentry": "seen at once, at no cost to others",
+    "kprobe": "seen at once, at no cost to others",
+    "tp/syscalls": "seen at once; every system call of the host is slower by some 6 ns",
 }
 
 
@@ -48,11 +57,13 @@ class Finding:
 
 def findings() -> list[Finding]:
     """Look at everything; loads and attaches empty programs for a moment where that is permitted."""
+    kinds = {kind: attach_kind(kind) for kind in ATTACH_KINDS}
     return [
         _kernel(),
         _btf(),
         _capabilities(),
-        *(attach_kind(kind) for kind in ATTACH_KINDS),
+        *kinds.values(),
+        credentials(kinds),
         _jit(),
         _lockdown(),
         _memlock(),
@@ -69,7 +80,7 @@ def attach_kind(kind: str) -> Finding:
     try:
         from pipeline.bpf import libbpf
 
-        one = libbpf.TierObject(OBJECT, {}, only=f"pl_try_{kind}")
+        one = libbpf.TierObject(OBJECT, {}, only=f"pl_try_{kind.replace('/', '_')}")
     except UnsupportedError as error:
         return Finding(name, None, f"not tried: {error}")
     except LoadError as error:
@@ -81,6 +92,28 @@ def attach_kind(kind: str) -> Finding:
     finally:
         one.close()
     return Finding(name, True, "works")
+
+
+def credentials(kinds: Mapping[str, Finding]) -> Finding:
+    """Say which way an instance will see changes of credentials, and why not a better one.
+
+    Args:
+        kinds: what was found out, by attach kind.
+    """
+    name = "credentials"
+    better: list[str] = []
+    for kind, meaning in _CREDENTIALS.items():
+        if kinds[kind].ok:
+            why = f" ({'; '.join(better)})" if better else ""
+            hint = 'capture.credentials = "off" spares the system calls' if kind == "tp/syscalls" else ""
+            return Finding(name, True, f"by {kind}: {meaning}{why}", hint)
+        better.append(f"{kind} {kinds[kind].detail.partition(';')[0]}")
+    if any(kinds[kind].ok is None for kind in _CREDENTIALS):
+        return Finding(name, None, "; ".join(better), next(kinds[k].hint for k in _CREDENTIALS if kinds[k].ok is None))
+    return Finding(
+        name, False, f"seen at the next fork, exec, exit, change of name or of cgroup ({'; '.join(better)})",
+        "needs one of fentry, kprobe, tracefs with system call tracepoints (CONFIG_FTRACE_SYSCALLS, CAP_SYS_ADMIN)",
+    )  # fmt: skip
 
 
 def _refused(name: str, step: str, error: LoadError, without: str, hint: str) -> Finding:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.bpf import host, probe
+from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError
 
 
@@ -30,10 +31,41 @@ def test_what_capture_needs_is_found_here(live_kernel: None) -> None:
 
 @pytest.mark.live
 def test_attach_kinds_are_tried_not_guessed(live_kernel: None) -> None:
-    for kind in ("fentry", "kprobe"):
+    for kind in ("fentry", "kprobe", "tp/syscalls"):
         finding = probe.attach_kind(kind)
         assert finding.ok is not None
         assert finding.ok or "refused at" in finding.detail
+
+
+@pytest.mark.live
+def test_what_is_said_of_credentials_is_what_a_capture_does(live_kernel: None) -> None:
+    with Capture(ring_bytes=4096) as capture:
+        chosen = next((tier.name for tier in capture.tiers if tier.is_on and tier.name.startswith("cred_")), None)
+    said = {"cred_fentry": "by fentry", "cred_kprobe": "by kprobe", "cred_syscalls": "by tp/syscalls", None: "seen at"}
+    assert by_name()["credentials"].detail.startswith(said[chosen])
+
+
+@pytest.mark.parametrize(
+    ("fentry", "kprobe", "syscalls", "ok", "words"),
+    [
+        (True, True, True, True, "by fentry: seen at once, at no cost to others"),
+        (False, True, True, True, "by kprobe: seen at once, at no cost to others (fentry refused)"),
+        (False, False, True, True, "(fentry refused; kprobe refused)"),
+        (False, False, False, False, "seen at the next fork"),
+        (None, None, None, None, "refused"),
+    ],
+)
+def test_which_way_credentials_are_seen(
+    fentry: bool | None, kprobe: bool | None, syscalls: bool | None, ok: bool | None, words: str
+) -> None:
+    outcomes = {"fentry": fentry, "kprobe": kprobe, "tp/syscalls": syscalls}
+    found = probe.credentials(
+        {kind: probe.Finding(kind, works, "refused; so what", "root") for kind, works in outcomes.items()}
+    )
+    assert found.ok is ok
+    assert words in found.detail
+    if not ok:
+        assert found.hint
 
 
 def test_without_capabilities_attach_kinds_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,10 @@ def assert_agrees(table: Any, complete: bool = True) -> int:
             ("euid", entry.euid, info.uids[1]),
             ("gid", entry.gid, info.gids[0]),
             ("egid", entry.egid, info.gids[1]),
+            ("suid, fsuid", (entry.suid, entry.fsuid), info.uids[2:]),
+            ("sgid, fsgid", (entry.sgid, entry.fsgid), info.gids[2:]),
+            ("capabilities", (entry.cap_effective, entry.cap_permitted), (info.cap_effective, info.cap_permitted)),
+            ("sid", entry.sid, info.sid),
         ]
         if info.cgroup_id:
             facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))

@@ -1,0 +1,295 @@
+"""Changes while a process lives: in the table and on the stream at once, however they are made; and after a storm of
+them the table is what /proc says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.actor import Actor
+from tests.live.agreement import assert_agrees
+from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+#: A change is in the table, and on the stream, this long after the call that made it has returned. It takes a few
+#: milliseconds; the rest is for a busy machine.
+VISIBLE_SECONDS = 0.1
+
+CGROUPS = next(
+    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
+)
+
+
+class Watch:
+    """A daemon, a reader and a subscriber."""
+
+    def __init__(self, daemon: Daemon, recorder: Recorder, table: Any) -> None:
+        self.daemon, self.recorder, self.table = daemon, recorder, table
+
+    def events(self, pid: int, *kinds: str) -> list[dict]:
+        return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
+
+    def see(self, pid: int, act: Callable[[], object], **expected: object) -> float:
+        """Do it, and wait until the process's entry is as expected; returns how long that took, in seconds."""
+        act()
+        began = time.monotonic()
+
+        def is_seen() -> bool:
+            entry = self.table.resolve(pid)
+            assert entry is not None
+            found = {name: getattr(entry, name) for name in expected}
+            assert found == expected
+            return True
+
+        eventually(is_seen, timeout=5, interval=0.001)
+        return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def watch(live_kernel: None) -> Iterator[Watch]:
+    with (
+        Daemon() as daemon,
+        daemon.attach() as table,
+        Recorder(daemon, "proc.cred", "proc.context", "proc.exec", "proc.reparent").started() as recorder,
+    ):
+        yield Watch(daemon, recorder, table)
+        recorder.stop()
+
+
+@pytest.fixture
+def actor(watch: Watch) -> Iterator[Actor]:
+    with Actor() as running:
+        eventually(lambda: watch.table.resolve(running.pid) is not None)
+        yield running
+
+
+def status(pid: int) -> dict[str, list[str]]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+
+
+CHANGES = [
+    ("libc.setuid(1001)", {"uid": 1001, "euid": 1001, "suid": 1001, "fsuid": 1001, "cap_effective": 0}),
+    ("libc.setreuid(1002, 1003)", {"uid": 1002, "euid": 1003, "suid": 1003, "fsuid": 1003}),
+    ("libc.setresuid(1004, 1005, 1006)", {"uid": 1004, "euid": 1005, "suid": 1006, "fsuid": 1005}),
+    ("libc.setfsuid(1008)", {"uid": 0, "euid": 0, "suid": 0, "fsuid": 1008}),
+    ("libc.setgid(1011)", {"gid": 1011, "egid": 1011, "sgid": 1011, "fsgid": 1011}),
+    ("libc.setregid(1012, 1013)", {"gid": 1012, "egid": 1013, "sgid": 1013, "fsgid": 1013}),
+    ("libc.setresgid(1014, 1015, 1016)", {"gid": 1014, "egid": 1015, "sgid": 1016, "fsgid": 1015}),
+    ("libc.setfsgid(1018)", {"gid": 0, "egid": 0, "sgid": 0, "fsgid": 1018}),
+    ("set_caps(1 << 12, 1 << 12 | 1 << 18)", {"cap_effective": 1 << 12, "cap_permitted": 1 << 12 | 1 << 18}),
+]
+
+
+@pytest.mark.parametrize(("code", "expected"), CHANGES, ids=[code.partition("(")[0] for code, _ in CHANGES])
+def test_credentials(watch: Watch, actor: Actor, code: str, expected: dict[str, int]) -> None:
+    took = watch.see(actor.pid, lambda: actor.do(code), **expected)
+    assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(actor.pid, "cred") or False)
+    assert {name: event[name] for name in expected} == expected
+    assert event["entity_id"] == watch.table.resolve(actor.pid).entity_id
+    now, entry = status(actor.pid), watch.table.resolve(actor.pid)
+    assert [entry.uid, entry.euid, entry.suid, entry.fsuid] == [int(value) for value in now["Uid"]]
+    assert [entry.gid, entry.egid, entry.sgid, entry.fsgid] == [int(value) for value in now["Gid"]]
+    assert (entry.cap_effective, entry.cap_permitted) == (int(now["CapEff"][0], 16), int(now["CapPrm"][0], 16))
+
+
+def test_every_step_is_on_the_stream(watch: Watch, actor: Actor) -> None:
+    """A server that gives up root step by step: subscribers see each, in order."""
+    actor.do("libc.setgroups(0, None); libc.setresgid(1021, 1021, 1021); libc.setresuid(1022, 1022, 1022)")
+    eventually(lambda: len(watch.events(actor.pid, "cred")) >= 2)
+    assert [(e["gid"], e["uid"]) for e in watch.events(actor.pid, "cred")] == [(1021, 0), (1021, 1022)]
+    times = [e["time_ns"] for e in watch.events(actor.pid, "cred")]
+    assert times == sorted(times)
+
+
+def test_a_thread_that_changes_itself_does_not_change_the_process(watch: Watch, actor: Actor) -> None:
+    number = {"x86_64": 117, "aarch64": 147}[os.uname().machine]
+    actor.do(f"in_thread(lambda: libc.syscall({number}, 1031, 1031, 1031))")
+    watch.see(actor.pid, lambda: actor.do("libc.setegid(1032)"), egid=1032)
+    assert watch.table.resolve(actor.pid).uid == 0
+    assert len(watch.events(actor.pid, "cred")) <= 1
+
+
+def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
+    took = watch.see(actor.pid, lambda: actor.do("os.setsid()"), sid=actor.pid, pgid=actor.pid)
+    assert took < VISIBLE_SECONDS
+    actor.do("import fcntl, signal, termios; master, slave = pty.openpty(); name = os.ttyname(slave)")
+    actor.do("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
+    watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
+    eventually(lambda: len(watch.events(actor.pid, "sid")) >= 3)
+    assert [bool(e["tty"]) for e in watch.events(actor.pid, "sid")] == [False, True, False]
+
+
+def test_namespaces(watch: Watch, actor: Actor) -> None:
+    actor.do("os.unshare(os.CLONE_NEWNS | os.CLONE_NEWNET)")
+    inodes = {f"{name}_ns": Path(f"/proc/{actor.pid}/ns/{name}").stat().st_ino for name in ("mnt", "net")}
+    assert watch.see(actor.pid, lambda: None, **inodes) < VISIBLE_SECONDS
+
+
+def test_the_login_uid_at_the_latest_with_the_next_change(watch: Watch, actor: Actor) -> None:
+    """What pam_loginuid does, and what follows it."""
+    if not Path("/proc/self/loginuid").exists():
+        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    actor.do("open('/proc/self/loginuid', 'w').write('1041')")
+    took = watch.see(actor.pid, lambda: actor.do("libc.setgid(1042)"), gid=1042, auid=1041)
+    assert took < VISIBLE_SECONDS
+
+
+def test_names(watch: Watch, actor: Actor) -> None:
+    assert watch.see(actor.pid, lambda: actor.do("libc.prctl(15, b'by-prctl', 0, 0, 0)"), comm="by-prctl") < (
+        VISIBLE_SECONDS
+    )
+    took = watch.see(actor.pid, lambda: actor.do("open('/proc/self/comm', 'w').write('by-file')"), comm="by-file")
+    assert took < VISIBLE_SECONDS
+    eventually(lambda: len(watch.events(actor.pid, "comm")) == 2)
+    assert [e["comm"] for e in watch.events(actor.pid, "comm")] == ["by-prctl", "by-file"]
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Path]:
+    if CGROUPS is None:
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    path = CGROUPS / f"procline-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    for pid in (path / "cgroup.procs").read_text().split():
+        (CGROUPS / "cgroup.procs").write_text(pid)
+    eventually(lambda: path.rmdir() or True)
+
+
+def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
+    took = watch.see(
+        actor.pid,
+        lambda: (cgroup / "cgroup.procs").write_text(str(actor.pid)),
+        cgroup_id=cgroup.stat().st_ino,
+        cgroup=f"/{cgroup.name}",
+    )
+    assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
+    assert event["cgroup_id"] == cgroup.stat().st_ino
+    # The path of a new group is looked up after its first event; those that follow have it.
+    with Actor() as other:
+        (cgroup / "cgroup.procs").write_text(str(other.pid))
+        (event,) = eventually(lambda: watch.events(other.pid, "cgroup") or False)
+        assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
+
+
+def test_a_parent_that_ends(watch: Watch, actor: Actor) -> None:
+    actor.do("libc.prctl(36, 1, 0, 0, 0)")  # PR_SET_CHILD_SUBREAPER
+    actor.do(
+        "r, w = os.pipe()\n"
+        "middle = os.fork()\n"
+        "if middle == 0:\n"
+        "    leaf = os.fork()\n"
+        "    if leaf == 0:\n"
+        "        time.sleep(60)\n"
+        "    os.write(w, b'%d' % leaf)\n"
+        "    time.sleep(60)\n"
+        "leaf = int(os.read(r, 20))\n"
+        "libc.prctl(15, b'%d %d' % (middle, leaf), 0, 0, 0)"
+    )
+    middle, leaf = (int(word) for word in Path(f"/proc/{actor.pid}/comm").read_text().split())
+    watch.see(leaf, lambda: None, ppid=middle)
+    took = watch.see(leaf, lambda: actor.do("os.kill(middle, 9); os.waitpid(middle, 0)"), ppid=actor.pid)
+    assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(leaf, "reparent") or False)
+    assert event["ppid"] == actor.pid
+    os.kill(leaf, 9)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"), id="setpriv"),
+        pytest.param(("su", "-s", "/bin/sh", "nobody", "-c", 'exec "$0" "$@"', "--"), id="su"),
+        pytest.param(("sudo", "-n", "-u", "nobody"), id="sudo"),
+    ],
+)
+def test_programs_that_run_others_as_another_user(watch: Watch, command: tuple[str, ...]) -> None:
+    """The changes are theirs, before the exec, and last through it."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]} on this host")
+    with Actor(command, "/usr/bin/python3") as one:
+        # su and sudo may stay and wait for a child that is somebody else.
+        pid = next(p for p in (one.pid, *children(one.pid)) if "python" in str(Path(f"/proc/{p}/exe").readlink()))
+        watch.see(pid, lambda: None, uid=65534, euid=65534, suid=65534, gid=65534, egid=65534, sgid=65534)
+        eventually(lambda: bool([e for e in watch.events(pid, "cred") if e["uid"] == 65534]))
+        first = min(e["time_ns"] for e in watch.events(pid, "cred") if e["uid"] == 65534)
+        execs = [e["time_ns"] for e in watch.events(pid, "exec") if e["uid"] == 65534]
+        assert execs and first < execs[0]
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+STORM = """
+import random
+NEEDED = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7
+def storm(seconds, groups):
+    dice, end, made = random.Random(os.getpid()), time.monotonic() + seconds, 0
+    status = open('/proc/self/status').read()
+    permitted = int(status.partition('CapPrm:')[2].split()[0], 16)
+    while time.monotonic() < end:
+        act = dice.randrange(7)
+        if act == 0:
+            os.setresuid(dice.randrange(3000), 0, 0)
+        elif act == 1:
+            os.setresgid(dice.randrange(3000), dice.randrange(3000), dice.randrange(3000))
+        elif act == 2:
+            libc.setfsuid(dice.randrange(3000))
+        elif act == 3:
+            libc.prctl(15, b'storm%d' % dice.randrange(1000), 0, 0, 0)
+        elif act == 4:
+            libc.setfsuid(0)
+            open(dice.choice(groups) + '/cgroup.procs', 'w').write('0')
+        elif act == 5:
+            set_caps(permitted & (dice.randrange(1 << 40) | NEEDED), permitted)
+        elif child := os.fork():
+            os.waitpid(child, 0)
+        else:
+            os.setsid()
+            libc.setfsgid(dice.randrange(3000))
+            if dice.randrange(2):
+                os.execv('/bin/true', ['true'])
+            os._exit(0)
+        made += 1
+    libc.prctl(15, b'made%d' % made, 0, 0, 0)
+"""
+
+
+def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path) -> None:
+    assert CGROUPS is not None
+    groups = [str(CGROUPS), str(cgroup)]
+    actors = [Actor() for _ in range(11)]
+    try:
+        for actor in actors:
+            actor.do(STORM)
+        starters = [subprocess.Popen(["sleep", "30"]) for _ in range(3)]
+        for actor in actors:
+            actor.start(f"storm(3, {groups})")
+        for actor in actors:
+            actor.finish()
+        made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
+        assert made > 1000
+        # What is compared is the table at once, not what a repair made of it.
+        time.sleep(0.2)
+        eventually(lambda: assert_agrees(watch.table), timeout=3)
+        assert watch.daemon.stat()["lost"].get("cred", 0) == 0
+        for starter in starters:
+            starter.kill()
+            starter.wait()
+    finally:
+        for actor in actors:
+            actor.close()
