@@ -31,10 +31,11 @@ def test_path_keys() -> None:
 
 
 def test_files_are_compared_by_what_the_kernel_says() -> None:
-    file = FileEvent(inode=1, mount_id=2, mtime=3, uid=4, gid=5, mode=6, pathname="/a")
-    assert file.equals(FileEvent(inode=1, mount_id=2, mtime=3, uid=4, gid=5, mode=6, pathname="/b", ctime=9))
-    for name in ("inode", "mount_id", "mtime", "uid", "gid", "mode"):
-        assert not file.equals(FileEvent(**{"inode": 1, "mount_id": 2, "mtime": 3, "uid": 4, "gid": 5, "mode": 6, name: 9}))
+    facts = {"inode": 1, "mount_id": 2, "mtime": 3, "uid": 4, "gid": 5, "mode": 6}
+    file = FileEvent(**facts, pathname="/a")
+    assert file.equals(FileEvent(**facts, pathname="/b", ctime=9))
+    for name in facts:
+        assert not file.equals(FileEvent(**{**facts, name: 9}))
     fields = FileFields(inode=1, mount_id=2, flags=model.UPPER_LAYER)
     assert FileEvent.of_fields(fields, pathname="/x").in_upper_layer and not file.in_upper_layer
     assert FileFields(inode=1).is_fileless and not FileFields().is_fileless and not fields.is_fileless

@@ -1,0 +1,131 @@
+"""docs/parity.md names what exists: every attribute and every test in its tables; and the signatures that are owed."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.ebpfless import EBPFLessResolver
+from pipeline.resolver.stats import COUNTERS
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
+
+#: Parameters of the interface, as the reference names them, in snake case.
+EBPF = {
+    "add_exec_entry": "event cgroup_context", "add_fork_entry": "event cgroup_context new_entry_cb",
+    "add_tracer_metadata": "pid event", "apply_boot_time": "entry", "apply_exit_entry": "event new_entry_cb",
+    "count_broken_lineage": "", "delete_entry": "pid exit_time", "dequeue_exited": "",
+    "fetch_aws_security_credentials": "e", "get": "pid", "get_process_argv_scrubbed": "pr", "get_process_envp": "pr",
+    "get_process_envs": "pr", "new_process_cache_entry": "pid_context",
+    "resolve": "pid tid inode use_procfs new_entry_cb", "resolve_from_cache": "pid tid inode",
+    "resolve_from_kernel_maps": "pid tid inode new_entry_cb", "resolve_from_procfs": "pid inode new_entry_cb",
+    "retrieve_file_fields_from_procfs": "filename", "send_stats": "", "set_process_args": "pce",
+    "set_process_envs": "pce", "set_process_symlink": "entry", "set_process_tty": "pce",
+    "set_process_users_groups": "pce", "set_state": "state", "start": "ctx", "sync_cache": "proc",
+    "to_dot": "with_args", "to_json": "raw",
+    "try_reparent_from_kernel_ppid": "entry kernel_ppid new_entry_cb",
+    "try_reparent_from_procfs": "entry callpath_tag new_entry_cb",
+    "try_reparent_from_procfs_locked": "entry callpath_tag new_entry_cb",
+    "update_aws_security_credentials": "pid e", "update_args_envs": "event", "update_capset": "pid e",
+    "update_gid": "pid e", "update_login_uid": "pid e",
+    "update_process_contexts": "pce cgroup_context container_context", "update_uid": "pid e", "walk": "callback",
+}  # fmt: skip
+_ENTRY = "key ppid file argv args_truncated envs envs_truncated ctr_id ts tty"
+EBPFLESS = {
+    "add_exec_entry": _ENTRY, "add_fork_entry": "key ppid ts", "add_procfs_entry": _ENTRY,
+    "delete_entry": "key exit_time", "dump": "with_args", "get_process_argv_scrubbed": "pr", "get_process_envp": "pr",
+    "get_process_envs": "pr", "new_entry": f"{_ENTRY} source", "resolve": "key", "send_stats": "", "snapshot": "",
+    "start": "ctx", "update_group": "key gid egid group egroup", "update_user": "key uid euid user euser",
+    "walk": "callback",
+}  # fmt: skip
+
+
+def tables() -> list[tuple[list[str], list[str]]]:
+    """(column names, cells) of every row of every table."""
+    rows = []
+    header: list[str] = []
+    for line in TEXT.splitlines():
+        if not line.startswith("|"):
+            header = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not header:
+            header = cells
+        elif not set(cells[0]) <= set("-: "):
+            rows.append((header, cells))
+    return rows
+
+
+ROWS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "module" in header]
+
+
+def has(module: object, name: str) -> bool:
+    if hasattr(module, name):
+        return True
+    classes = [value for value in vars(module).values() if inspect.isclass(value)]
+    return any(hasattr(one, name) for one in classes if one.__module__ == module.__name__)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['module']}.{row['here'].strip('`')}")
+def test_names_exist(row: dict[str, str]) -> None:
+    module = import_module(f"pipeline.resolver.{row['module']}")
+    assert has(module, row["here"].strip("`"))
+    if row.get("test"):
+        file, name = row["test"].split("::")
+        tree = ast.parse((Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize(("resolver", "owed"), [(EBPFResolver, EBPF), (EBPFLessResolver, EBPFLESS)])
+def test_methods_have_the_parameters_that_are_owed(resolver: type, owed: dict[str, str]) -> None:
+    for name, parameters in owed.items():
+        found = list(inspect.signature(getattr(resolver, name)).parameters)
+        assert found[1:] == parameters.split(), name
+        assert f"`{name}`" in TEXT
+
+
+def test_constructors_take_the_collaborators_that_are_owed() -> None:
+    assert list(inspect.signature(EBPFResolver).parameters)[:12] == [
+        "manager", "config", "statsd_client", "scrubber", "mount_resolver", "cgroup_resolver", "user_group_resolver",
+        "time_resolver", "path_resolver", "env_vars_resolver", "user_session_resolver", "opts",
+    ]  # fmt: skip
+    assert list(inspect.signature(EBPFLessResolver).parameters) == ["config", "statsd_client", "scrubber", "opts"]
+
+
+def test_every_metric_and_tag_is_listed() -> None:
+    for name, (metric, key, tags) in COUNTERS.items():
+        assert f"| `{metric.removeprefix('.process_resolver')}` | `{name}` |" in TEXT
+        for tag in tags:
+            assert not key or f"`{key}:{tag}`" in TEXT
+
+
+def test_constants_have_the_values_that_are_listed() -> None:
+    values = {
+        ("insertion", "PROCFS_DEPTH"): 16, ("argsenvs", "CACHE_IDS"): 512, ("interner", "CAPACITY"): 8192,
+        ("limiter", "CAPACITY"): 128, ("limiter", "ALLOWANCE"): 1, ("limiter", "PERIOD_NS"): 30 * 10**9,
+        ("reparenting", "FORK_LEVELS"): 3, ("reparenting", "WALK_STEPS"): 64, ("ebpf", "FLUSH_INTERVAL_S"): 120,
+        ("ebpf", "FLUSH_AGE_NS"): 60 * 10**9, ("argsenvs", "CHUNK_BYTES"): 256, ("argsenvs", "ENVIRON_STRINGS"): 256,
+        ("argsenvs", "TRUNCATION_MARK"): "...", ("ebpfless", "COMM_CHARS"): 16, ("args_views", "KTHREADD"): 2,
+        ("model", "FILELESS_FILESYSTEM"): "tmpfs", ("model", "FILELESS_PREFIX"): "memfd:",
+        ("procinfo", "UNSET"): 4294967295, ("scrub", "WORD_MASK"): b"*" * 8, ("scrub", "PATTERN_MASK"): b"*" * 5,
+        ("dump", "DOT_DIRECTORY"): "/tmp", ("dump", "DOT_PREFIX"): "process-cache-dump-", ("dump", "DOT_MODE"): 0o400,
+    }  # fmt: skip
+    for (module, name), value in values.items():
+        assert getattr(import_module(f"pipeline.resolver.{module}"), name) == value, name
+
+
+def test_every_scenario_has_a_test() -> None:
+    source = "".join(
+        (Path(__file__).parent / f"test_{name}.py").read_text(encoding="utf-8").lower()
+        for name in ("scenarios", "cache_entry", "ebpf", "ebpfless")
+    )
+    wanted = [f"r{n}" for n in range(1, 24)] + [f"d{n}" for n in range(1, 28)] + [f"e{n}" for n in range(1, 10)]
+    missing = [one for one in wanted if not re.search(rf"(\b|_){one}(\b|_)", source)]
+    assert missing == []
