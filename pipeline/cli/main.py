@@ -34,6 +34,8 @@ COMMANDS = {
     "dump": "The whole table.",
     "subscribe": "Follow events as they happen.",
     "stat": "Counters, sizes and costs of an instance.",
+    "record": "Record the events of this host into a file.",
+    "replay": "Start an instance from a recording.",
     "doctor": "What this host offers, what is missing, and what to do.",
     "config": "Show, check or explain settings.",
     "version": "Show the version.",

@@ -68,7 +68,7 @@ class Clock:
 class Worker:
     """Everything that the resolver process holds; made by `build`."""
 
-    def __init__(self, spec: WorkerSpec, loop: Resolver, repairer: Repairer, poller: zmq.Poller) -> None:
+    def __init__(self, spec: WorkerSpec, loop: Resolver, repairer: Repairer | None, poller: zmq.Poller) -> None:
         self.spec = spec
         self.loop = loop
         self.repairer = repairer
@@ -97,10 +97,11 @@ class Worker:
                 loop.beat()
                 self.wait(2)
             self._catch_up(began)
-            self.repairer.mend(torn)
+            if self.repairer is not None:
+                self.repairer.mend(torn)
             self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
         else:
-            entered = self.repairer.snapshot()
+            entered = self.repairer.snapshot() if self.repairer is not None else 0
             loop.beat()
             self._catch_up(boot.now_boot_ns())
             self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
@@ -137,17 +138,19 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
     """
     config = spec.config
     with contextlib.ExitStack() as stack:
-        clock = boot.BootClock.read()
-        tables = stack.enter_context(_tables(spec, clock.offset_ns))
+        boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
+        tables = stack.enter_context(_tables(spec, boot_unix_ns))
         committed = tables.committed()
         encoder = Encoder(spec.boot_id_bytes)
         encoder.restore(committed.topic_seq)
         bus = Bus()
         stack.callback(bus.close, linger_ms=LINGER_MS)
         pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
-        publisher = _publisher(spec, encoder, bus, tables, clock.offset_ns, stack)
+        publisher = _publisher(spec, encoder, bus, tables, boot_unix_ns, stack)
         stack.callback(publisher.close)
         is_ebpf = spec.source == "ebpf"
+        # What is replayed happened elsewhere or earlier: the processes of this host have nothing to do with it.
+        is_live = not spec.source.startswith("replay:")
         stall_ms = config.merge.stall_ms
         merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not is_ebpf)
         rings = committed.rings
@@ -167,7 +170,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
 
         def decode(data: bytes | memoryview) -> Frame:
             frame = decode_frame(data)
-            if frame.boot_id != spec.boot_id_bytes and is_ebpf:
+            if frame.boot_id != spec.boot_id_bytes:
                 raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
             return concealer.frame(frame)
 
@@ -178,20 +181,23 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             settings=LoopSettings(
                 repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
                 repair_again_ns=config.repair.min_interval_ms * 1_000_000,
+                evicts_by_age=is_live,
             ),
             log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
         )  # fmt: skip
-        repairer = Repairer(
-            tables, applier, reader, iterate,
-            now_boot_ns=boot.now_boot_ns,
-            watermark=lambda: merger.watermark,
-            concealer=concealer,
-            learn_cgroup=namer.learn,
-            capture_boot_ns=boot.now_boot_ns(),
-            with_envs=config.capture.envs_bytes > 0,
-        )  # fmt: skip
-        loop.repairer = repairer
-        loop.name_cgroups = namer
+        repairer = None
+        if is_live:
+            repairer = Repairer(
+                tables, applier, reader, iterate,
+                now_boot_ns=boot.now_boot_ns,
+                watermark=lambda: merger.watermark,
+                concealer=concealer,
+                learn_cgroup=namer.learn,
+                capture_boot_ns=boot.now_boot_ns(),
+                with_envs=config.capture.envs_bytes > 0,
+            )  # fmt: skip
+            loop.repairer = repairer
+            loop.name_cgroups = namer
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(publisher.socket, zmq.POLLIN)
@@ -266,7 +272,8 @@ def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[Positio
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
-        return Clock(), None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1), None
+        counts = None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1)
+        return Clock(), counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 

@@ -264,7 +264,7 @@ class Resolver:
             {
                 "counters": {name: tables.counter(name) for name in layout.COUNTERS},
                 "entries": {"live": tables.heads_live, "exited": tables.heads_exited, "images": tables.rows_used},
-                "watermark_lag_ns": now - self.merger.watermark,
+                "watermark_lag_ns": max(0, now - self.merger.watermark),
             },
             now,
         )

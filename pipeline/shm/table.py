@@ -108,7 +108,7 @@ class ProcessTable(TableReader):
                 "exited": int(commit["heads_exited"]),
                 "images": int(commit["rows_used"]),
             },
-            "watermark_lag_ns": now - watermark if watermark else None,
+            "watermark_lag_ns": max(0, now - watermark) if watermark else None,
             "repairs": counters.pop("repairs"),
             "evictions": counters.pop("evictions"),
             "readers": self.count_readers(),

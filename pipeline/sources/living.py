@@ -45,6 +45,7 @@ class Living:
         self.starts: dict[int, int] = {}
         self.threads: dict[int, set[int]] = {}
         self.is_sure = False
+        self._missing: set[int] = set()
 
     def close(self) -> None:
         """Give the descriptor back. Harmless when repeated."""
@@ -55,7 +56,8 @@ class Living:
     def survey(self) -> None:
         """Read all processes from ``/proc``. Events that come later than this began, again or not, do no harm."""
         before, self.starts, self.threads = self.starts, {}, {}
-        for name in os.listdir(self._proc):
+        missing_before = self._missing
+        for name in os.listdir(self._proc):  # noqa: PTH208 - a descriptor, not a path
             if not name.isdigit():
                 continue
             tgid = int(name)
@@ -65,6 +67,11 @@ class Living:
             self.starts[tgid] = self._better(before.get(tgid, 0), stat.start_boot_ns)
             if stat.thread_count > 1:
                 self._list_threads(tgid, stat)
+        # Who is not there has ended. Events of its last moments may still be on their way, so it is forgotten only when
+        # it is missing for the second time.
+        self._missing = before.keys() - self.starts.keys()
+        for tgid in self._missing - missing_before:
+            self.starts[tgid] = before[tgid]
         self.is_sure = True
 
     @staticmethod
@@ -84,7 +91,7 @@ class Living:
         except OSError:
             return set()
         try:
-            return {int(name) for name in os.listdir(fd)}
+            return {int(name) for name in os.listdir(fd)}  # noqa: PTH208
         except OSError:
             return set()
         finally:

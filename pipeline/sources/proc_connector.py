@@ -1,9 +1,9 @@
 """Make records of the proc connector's events, and hand them over as a shard does.
 
-Events are read from the netlink socket in batches, each becomes at most one record, completed from ``/proc`` at once, and
-the record goes into a ring made by hand (`handring`). From there on everything is as for a ring of the kernel: the shard
-reads ahead with a cursor, keeps what is not applied, and reads again what is asked for. Supervisor and shard share ring
-and socket, so a shard that is killed loses the event in its hand and nothing else, and its successor counts that one.
+Events are read from the netlink socket in batches, each becomes at most one record, completed from ``/proc`` at once,
+and the record goes into a ring made by hand (`handring`). From there on everything is as for a ring of the kernel: the
+shard reads ahead with a cursor, keeps what is not applied, and reads again what is asked for. The supervisor holds ring
+and socket too, so a shard that is killed loses the event in its hand, nothing else, and its successor counts that one.
 
 Loss happens in one place. When the ring is full, events stay in the socket; when that is full, the kernel leaves them
 out, and the holes in its numbers say how many (`proc_events`), though not of which kind: they are counted as kind 0.

@@ -1,4 +1,4 @@
-"""The kernel's proc connector: its netlink socket, and its messages taken apart. What is made of them is in `proc_connector`.
+"""The kernel's proc connector: its netlink socket, and its messages taken apart. Their use is in `proc_connector`.
 
 Every datagram is a struct nlmsghdr (16 bytes), a struct cn_msg (20) and a struct proc_event (40), in native byte order:
 
@@ -149,7 +149,7 @@ def parse(buffer: bytearray, length: int) -> Event | None:
     index, value, seq, what, cpu, time_ns, *data = _MESSAGE.unpack_from(buffer)
     if index != CN_IDX_PROC or value != CN_VAL_PROC:
         return None
-    return (what, cpu, seq, time_ns, *data)  # type: ignore[return-value]
+    return (what, cpu, seq, time_ns, *data)
 
 
 def name(event: Event) -> bytes:

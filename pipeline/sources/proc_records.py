@@ -1,14 +1,16 @@
 """Records of a source that knows a process by its number and by what ``/proc`` says of it.
 
 They are the records of `pipeline.events`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
-(`task_reserved`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s, which record an event
-becomes is decided in `proc_connector`.
+(`task_reserved`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s; which record an
+event becomes is decided in `proc_connector`.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+
+import numpy as np
 
 from pipeline import events
 from pipeline.resolver.procinfo import ProcInfo, to_record
@@ -19,7 +21,7 @@ _EXIT = struct.Struct("<QIiIiQ")
 assert (_HEAD.size, _EXIT.size) == (events.HEAD.itemsize, events.EXIT.itemsize)
 
 
-def _offset(dtype: events.np.dtype[events.np.void], field: str) -> int:
+def _offset(dtype: np.dtype[np.void], field: str) -> int:
     assert dtype.fields is not None
     return int(dtype.fields[field][1])
 

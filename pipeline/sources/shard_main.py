@@ -59,14 +59,20 @@ def map_counts(fd: int) -> mmap.mmap:
     return mmap.mmap(fd, length)
 
 
+def ring_cpus(states: CpuStates, ring_count: int) -> dict[int, tuple[int, ...]]:
+    """Return the CPUs that write to each ring, by ring number."""
+    cpus_of: dict[int, tuple[int, ...]] = {}
+    for cpu in range(min(states.count, ring_count)):
+        cpus_of[states.ring(cpu)] = (*cpus_of.get(states.ring(cpu), ()), cpu)
+    return cpus_of
+
+
 def _run(spec: Specification, log: Log) -> int:
     states = map_cpu_states(spec["shared_fd"])
     ring_bytes = spec.by_ring("ring_bytes")
-    cpus_of: dict[int, list[int]] = {}
-    for cpu in range(min(states.count, spec["ring_count"])):
-        cpus_of.setdefault(states.ring(cpu), []).append(cpu)
+    cpus_of = ring_cpus(states, spec["ring_count"])
     rings = [
-        Ring(fd, number=number, cpus=tuple(cpus_of.get(number, ())), data_bytes=ring_bytes.get(number))
+        Ring(fd, number=number, cpus=cpus_of.get(number, ()), data_bytes=ring_bytes.get(number))
         for number, fd in sorted(spec.by_ring("rings").items())
     ]
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])

@@ -1,0 +1,134 @@
+"""`procline record`: the events of this host, into a file."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipeline.cli.run import daemon_parts
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.sources.recording import RecordingWriter
+    from pipeline.supervisor.feed import Feed
+
+_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  procline record storm.rec --seconds 10
+  procline record boot.rec --source proc-connector     without eBPF
+  procline replay storm.rec --name then &
+  procline tree --name then --exited
+"""
+)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
+@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
+def command(
+    file: Path, seconds: float | None, source: str | None, config_file: Path | None, changes: tuple[str, ...]
+) -> int:
+    """Record the processes of this host, and what they do from now on, into FILE.
+
+    It is a capture of its own, beside an instance that may be running, and needs the same privileges. FILE must not
+    exist. It holds arguments as they are, unscrubbed, and is readable by its owner only.
+    """
+    with daemon_parts():
+        from pipeline import boot, config
+        from pipeline.sources.recording import RecordingWriter
+        from pipeline.supervisor.feed import open_feed
+
+    options: dict[str, object] = dict(config.parse_option(change) for change in changes)
+    if source is not None:
+        options["source"] = source
+    settings = config.load(config_file, options)
+    if settings.source.startswith("replay:"):
+        raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
+    with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=boot.BootClock.read().offset_ns) as writer:
+        feed = open_feed(settings)
+        try:
+            records, lost = _record(feed, settings, writer, seconds)
+        finally:
+            feed.close()
+    told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
+    size = file.stat().st_size
+    click.echo(f"{file}: {records} events in {writer.frames} frames, {size} bytes; lost: {told}", err=True)
+    return 0
+
+
+def _record(
+    feed: Feed, settings: Config, writer: RecordingWriter, seconds: float | None
+) -> tuple[int, dict[str, int]]:
+    """Follow the source; returns the records, and what was lost by kind."""
+    import socket
+
+    from pipeline import boot
+    from pipeline.resolver.procfs import ProcReader
+    from pipeline.sources.handring import RingWriter
+    from pipeline.sources.living import Living
+    from pipeline.sources.pacing import Waiter
+    from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.recorder import WrittenAcks, follow, lost_in, snapshot_frame
+    from pipeline.sources.ring import Ring
+    from pipeline.sources.shard import Shard
+    from pipeline.sources.shard_main import map_counts, map_cpu_states, ring_cpus
+
+    began_ns = boot.now_boot_ns()
+    states = map_cpu_states(feed.shared_fd)
+    with_envs = settings.capture.envs_bytes > 0
+
+    def send(frame: bytes) -> bool:
+        writer.write(frame)
+        return True
+
+    with ExitStack() as stack:
+        reader = stack.enter_context(
+            ProcReader(
+                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+                args_limit=settings.capture.args_bytes,
+                envs_limit=settings.capture.envs_bytes,
+            )
+        )
+        writer.write(
+            snapshot_frame(
+                reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
+            )
+        )
+        cpus = ring_cpus(states, feed.ring_count) if feed.source == "ebpf" else {0: tuple(range(states.count))}
+        rings = [Ring(fd, number=number, cpus=cpus.get(number, ())) for number, fd in sorted(feed.rings.items())]
+        acks = WrittenAcks(rings)
+        frame_max_bytes = settings.frames.max_bytes
+        shard: Shard
+        if feed.source == "ebpf":
+            shard = Shard(
+                rings, acks=acks, send=send, cpus=states, boot_id=boot.boot_id(), frame_max_bytes=frame_max_bytes
+            )
+        else:
+            sock = socket.socket(fileno=socket.dup(feed.socket_fd))
+            stack.callback(sock.close)
+            connector = ProcConnector(
+                sock,
+                stack.enter_context(RingWriter(feed.rings[0])),
+                Counts(map_counts(feed.shared_fd)),
+                reader,
+                Living(),
+                with_envs=with_envs,
+            )
+            shard = ConnectorShard(
+                connector, rings[0], acks=acks, send=send, cpus=states, boot_id=boot.boot_id(),
+                frame_max_bytes=frame_max_bytes,
+            )  # fmt: skip
+        stack.callback(shard.close)
+        waiter = Waiter(())
+        stack.callback(waiter.close)
+        click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
+        records = follow(shard, waiter, seconds)
+        return records, lost_in(states.lost(range(states.count)))

@@ -1,0 +1,103 @@
+"""Record a capture: what shards would send goes into a file, behind a frame with the processes that were there before.
+
+A recorder is a shard whose receiver is the file: what is written counts as applied, so ring space is given back at
+once. The file is described in `recording`, how it is handed over again in `replay`; opening the source is
+`supervisor.feed`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pipeline import events
+from pipeline.bus.frames import RECORD_HEADER_BYTES, FrameEncoder, record_ends
+from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.resolver.procinfo import to_records
+from pipeline.sources.pacing import Wait, Waiter
+from pipeline.sources.proc_records import told_by
+from pipeline.sources.ring import Ring
+from pipeline.sources.shard import Shard
+
+BUDGET_RECORDS = 16_384
+_BUSY_S = 0.002
+_IDLE_S = 0.02
+
+
+class WrittenAcks:
+    """Says that everything which was read is applied: it is in the file before it is asked for."""
+
+    def __init__(self, rings: Sequence[Ring]) -> None:
+        self._rings = {ring.number: ring for ring in rings}
+
+    def refresh(self) -> None:
+        """Nothing else can take this one's place."""
+
+    def ring(self, number: int) -> tuple[int, int, int] | None:
+        """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
+        cursor = self._rings[number].cursor
+        return cursor, cursor, 0
+
+
+def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot_ns: int, with_envs: bool) -> bytes:
+    """Return a frame with the live processes that began before `before_boot_ns`.
+
+    Each is an exec record at its start, with FLAG_PARTIAL: the only event that ``/proc`` can vouch for. The fork of a
+    process that began later is in the rings.
+
+    Args:
+        reader: of ``/proc``.
+        boot_id: of this boot.
+        ring: a ring number of its own, so that the frame has positions of its own.
+        before_boot_ns: when the capture began.
+        with_envs: whether environments are recorded.
+    """
+    infos = []
+    for tgid in reader.list_pids().tolist():
+        info = reader.read(tgid, WANT_DEFAULT | (WANT_ENVS if with_envs else 0))
+        if info is not None and not info.is_kthread and not info.is_zombie and info.start_boot_ns < before_boot_ns:
+            infos.append(info)
+    # Parents first: within one tick the pid is the best guess.
+    infos.sort(key=lambda info: (info.start_ticks, info.tgid))
+    made = to_records(infos)
+    head, task = made.head.copy(), made.task.copy()
+    head["ring_seq"] = np.arange(len(infos))
+    ends = record_ends(head).cumsum()  # of records at position 0: their spans
+    head["ring_pos"][1:] = ends[:-1]
+    task["task_reserved"] = [told_by(info) for info in infos]
+    return FrameEncoder(boot_id=boot_id, source="snapshot").encode(
+        ring=ring, seq=0, from_pos=0, to_pos=int(ends[-1]) if infos else RECORD_HEADER_BYTES, count=len(infos),
+        lost={}, head=head, task=task, exec=made.exec, blob=made.blob,
+    )  # fmt: skip
+
+
+def follow(shard: Shard, waiter: Waiter, seconds: float | None, progress: Callable[[], None] = lambda: None) -> int:
+    """Record until `seconds` are over or a signal says so, and then what the rings still hold; returns the records."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    total = 0
+    while not waiter.stopping:
+        records = shard.poll(BUDGET_RECORDS)
+        total += records
+        progress()
+        wait = _BUSY_S if records else _IDLE_S
+        if deadline is not None:
+            wait = min(wait, deadline - time.monotonic())
+            if wait <= 0:
+                break
+        if records < BUDGET_RECORDS:
+            waiter.wait(Wait(wait, False))
+    targets = [(ring, ring.producer_pos) for ring in shard.rings]
+    while any(ring.cursor < target for ring, target in targets):
+        before = [ring.cursor for ring in shard.rings]
+        total += shard.poll(BUDGET_RECORDS)
+        if before == [ring.cursor for ring in shard.rings]:
+            break  # a record that its writer never finished
+    return total
+
+
+def lost_in(states_lost: tuple[int, ...]) -> dict[str, int]:
+    """Return what was lost so far, by kind; what only its number is known of is ``unknown``."""
+    names = ("unknown", *events.KIND_NAMES[1:])
+    return {name: count for name, count in zip(names, states_lost, strict=True) if count}
