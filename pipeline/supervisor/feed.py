@@ -97,6 +97,7 @@ def _open_ebpf(config: Config) -> Feed:
                 args_bytes=settings.args_bytes,
                 envs_bytes=settings.envs_bytes,
                 wakeup_fill_bytes=settings.wakeup_level_bytes,
+                credentials=settings.credentials,
             )
         )
         return Feed(
