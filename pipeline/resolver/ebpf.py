@@ -235,7 +235,7 @@ class EBPFResolver(Reparenting):
             if entry is None:
                 return
             wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
-            told = records.credentials_task(wanted, group)
+            told = records.credentials_task(entry, wanted, group)
             time_ns = e.timestamp_ns or self.now_boot_ns()
             self.applier.apply_records(
                 records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline import events
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
-from pipeline.resolver.entry_rows import area
+from pipeline.resolver.entry_rows import RowStore, area
 from pipeline.resolver.model import FILELESS_PREFIX, Credentials, Event, FileEvent
 from pipeline.resolver.procinfo import UNSET
 from pipeline.shm import layout
@@ -75,10 +75,14 @@ def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
     return TaskRecord(row, known)
 
 
-def credentials_task(credentials: Credentials, only: int) -> TaskRecord:
-    """A change of credentials: `only` are the groups that changed."""
+def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: int) -> TaskRecord:
+    """A change of an entry's credentials: `only` are the groups that changed. What is not told stays as it is."""
     row = np.zeros(1, events.TASK)
-    return TaskRecord(row, _put_credentials(row, credentials) & only)
+    _put_credentials(row, credentials)
+    if isinstance(entry.store, RowStore):
+        for name in ("suid", "sgid", "audit_session"):
+            row[name] = entry.store.cold[name]
+    return TaskRecord(row, only)
 
 
 def cgroup_task(cgroup_id: int) -> TaskRecord:
@@ -91,7 +95,7 @@ def cgroup_task(cgroup_id: int) -> TaskRecord:
 def _put_credentials(row: Column, credentials: Credentials) -> int:
     for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
         row[name] = getattr(credentials, name)
-    # Saved ids are not among the specification's: after a change they are the effective ones (setresuid aside).
+    # Saved ids are not among the specification's; exec makes them the effective ones.
     row["suid"], row["sgid"] = credentials.euid, credentials.egid
     row["audit_session"] = UNSET
     known = layout.KNOWN_CREDS | layout.KNOWN_CAPS

@@ -388,7 +388,9 @@ class RowStore:
             hot[name] = getattr(credentials, name)
         for name in ("euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
             cold[name] = getattr(credentials, name)
-        self._know(layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID)
+        self._know(layout.KNOWN_CREDS | layout.KNOWN_CAPS)
+        if credentials.auid != UNSET:
+            self._know(layout.KNOWN_AUID)
         names = ("user", "group", "euser", "egroup", "fsuser", "fsgroup")
         return {"names": {name: text for name in names if (text := getattr(credentials, name))} or None}
 

@@ -94,8 +94,9 @@ class ResolverCore(Fields):
             return None
         parent: ProcessCacheEntry | None = None
         is_missing = False
+        time_ns = self._boot_time(entry.fork_time)
         if pid != 1:
-            parent = self.book.head(ppid) if ppid else None
+            parent = self._parent_at(ppid, time_ns)
             if ppid and inode and (parent is None or parent.file_event.inode != inode):
                 candidate = self._resolve(ppid, ppid, inode, True, new_entry_cb)
                 if candidate is not None:
@@ -106,12 +107,10 @@ class ResolverCore(Fields):
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        time_ns = self._boot_time(entry.fork_time)
         start = entry.start_boot_ns or time_ns
         told = records.task(entry, inode)
-        parent_start = parent.start_boot_ns if parent is not None else 0
         row = self.applier.apply_records(
-            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, ppid, parent_start),
+            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *self._named_parent(ppid, parent)),
             told.task, records.fork(entry, parent), known=told.known, source=int(source),
         )  # fmt: skip
         if parent is not None and not self.tables.py_follow(int(self.tables.hot_view()[row]["ancestor"])):
@@ -135,11 +134,10 @@ class ResolverCore(Fields):
             entry.cgroup = cgroup
         time_ns = self._boot_time(entry.exec_time)
         if previous is not None:
-            start, ppid, parent_start = previous.start_boot_ns, entry.ppid or previous.ppid, 0
+            start, named = previous.start_boot_ns, (entry.ppid or previous.ppid, 0)
         else:
-            start, ppid = entry.start_boot_ns or self._boot_time(entry.fork_time or entry.exec_time), entry.ppid
-            parent = self.book.head(ppid) if ppid else None
-            parent_start = parent.start_boot_ns if parent is not None else 0
+            start = entry.start_boot_ns or self._boot_time(entry.fork_time or entry.exec_time)
+            named = self._named_parent(entry.ppid, self._parent_at(entry.ppid, start))
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
         before = self.tables.py_head(pid)
@@ -147,7 +145,7 @@ class ResolverCore(Fields):
         folds, self.applier.fold_exec_bombs = self.applier.fold_exec_bombs, True
         try:
             row = self.applier.apply_records(
-                records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, ppid, parent_start, len(strings)),
+                records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
                 told.task, body, strings, known=told.known, source=int(source),
             )  # fmt: skip
         finally:
@@ -164,6 +162,7 @@ class ResolverCore(Fields):
         if not row:
             raise ResolverError(f"pid {entry.pid}: the table is full")
         values = dict(records.told(entry))
+        ppid = entry.ppid
         attached = self.book.attach(entry, row)
         if attached is not entry:
             return attached  # the event was applied before
@@ -186,6 +185,8 @@ class ResolverCore(Fields):
             values |= {name: kept for name, kept in (("args_entry", args), ("envs_entry", envs)) if kept is not None}
         if is_missing:
             values["is_parent_missing"] = True
+        if entry.ppid == 0 and ppid:
+            values["ppid"] = ppid
         if values:
             entry.set(**values)
         if before is not None:
@@ -446,6 +447,24 @@ class ResolverCore(Fields):
             return True
         flags = int(self.tables.hot_view()[self.tables.py_head(entry.pid)]["flags"])
         return bool(flags & layout.ROW_START_TICKS) and own // boot.TICK_NS == start_boot_ns // boot.TICK_NS
+
+    def _parent_at(self, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
+        """Who had a parent's pid then: a cached process, or one whose exit was told before its child's fork."""
+        row = self.tables.py_head(ppid) if ppid else 0
+        if not row:
+            return None
+        if self.book.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_ns:
+            return self.book.entry(row)
+        return None
+
+    def _named_parent(self, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
+        """Pid and start of the parent for a record.
+
+        Nobody, where the pid's last owner had ended before: the parent is a process that was never seen.
+        """
+        if parent is not None:
+            return ppid, parent.start_boot_ns
+        return (0 if self.tables.py_head(ppid) else ppid), 0
 
     def _boot_time(self, unix_ns: int | None) -> int:
         return self.book.to_boot(unix_ns) if unix_ns is not None else self.now_boot_ns()

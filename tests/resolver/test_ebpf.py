@@ -474,6 +474,9 @@ def test_each_change_of_credentials(w: World) -> None:
     assert entry.auid == 1000 and entry.credentials.uid == 7
     w.check()
     assert child.credentials.uid == 1 and child.auid == 5  # a copy, made at the fork
+    # What the methods do not tell stays: saved ids.
+    cold = entry.store.cold  # type: ignore[attr-defined]
+    assert (int(cold["suid"]), int(cold["sgid"])) == (0, 0)
 
 
 def test_contexts_are_taken_where_they_are_not_null(w: World) -> None:
@@ -683,6 +686,21 @@ def test_an_exec_without_fork_is_below_its_parent_and_marked(w: World) -> None:
     assert not entry.has_valid_lineage()[0] and w.count("inode_error", "exec_parent_missing") == 0
 
 
+def test_a_fork_that_is_told_after_its_parents_exit(w: World) -> None:
+    """Below the parent that it had; a fork after that exit has another parent, whoever that is."""
+    event = w.fork(0, 3, 10)
+    parent = entry_of(event)
+    early = w.clock()
+    w.exit(event)
+    late = entry_of(w.fork(3, 4, 10, fork_time=early))
+    assert late.ancestor is parent and not late.is_parent_missing
+    other = entry_of(w.fork(3, 5, 10))
+    assert other.ancestor is None and other.is_parent_missing and other.ppid == high(3)
+    image = entry_of(w.exec(3, 6, 10))
+    assert image.ancestor is None and image.ppid == high(3)
+    w.check()
+
+
 def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
     """Counts as an exec bomb; the cached entry is returned and says that there was an exec (specification 9.3.8)."""
     fork = entry_of(w.fork(0, 3, 10))
@@ -820,6 +838,35 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
     row = w.tables.hot_view()[w.tables.py_head(high(3))]
     assert int(row["flags"]) & layout.ROW_IS_EXEC
+
+
+def test_the_processes_of_this_host() -> None:
+    """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
+    from pipeline.resolver.procfs import ProcReader
+
+    with world(real_proc=True, pid_capacity=1 << 22) as w, ProcReader() as reader:
+        infos = [info for pid in reader.list_pids().tolist() if (info := reader.read(pid)) is not None]
+        for info in sorted(infos, key=lambda info: info.start_ticks):
+            w.resolver.sync_cache(info.tgid)
+        w.check()
+        compared = 0
+        for info in infos:
+            entry = w.resolver.get(info.tgid)
+            if entry is None:
+                assert info.is_kthread or info.exe is None or info.ppid == 2 or info.tgid == 2
+                continue
+            now = reader.read(info.tgid)
+            if now is None or now.start_ticks != info.start_ticks or now.exe != info.exe or now.ppid != info.ppid:
+                continue
+            compared += 1
+            assert (entry.ppid, entry.file_event.inode, entry.mnt_ns) == (info.ppid, info.exe_inode, info.mnt_ns)
+            credentials = entry.credentials
+            assert (credentials.uid, credentials.euid, credentials.fsuid) == (info.uids[0], info.uids[1], info.uids[3])
+            parent = w.resolver.get(info.ppid) if info.ppid else None
+            assert parent is None or entry.root.ancestor is parent
+        assert compared > 2
+        own = w.resolver.get(os.getpid())
+        assert own is not None and own.args_entry is not None and own.comm
 
 
 def test_dumps_have_all_entries(w: World) -> None:
