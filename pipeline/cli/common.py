@@ -180,7 +180,8 @@ def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Yield a heading and a line for each entry."""
     yield f"{'PID':>8} {'PPID':>8}  {'STARTED':27}  COMMAND"
     for entry in entries:
-        note = "" if not entry.get("exit_time_ns") else " (exited)" if entry.get("is_exited", True) else " (earlier image)"
+        ended = entry.get("exit_time_ns")
+        note = "" if not ended else " (exited)" if entry.get("is_exited", True) else " (earlier image)"
         ppid = entry.get("ppid")
         yield (
             f"{entry['pid']:>8} {'-' if ppid is None else ppid:>8}  {moment(entry.get('start_time_ns')):27}  "
