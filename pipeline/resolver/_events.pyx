@@ -359,6 +359,8 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
+            if self.cold[image].extra_ref:
+                self.inherit_later(row)
             inherited = ~groups & self.hot[image].known if task != NULL else 0
             if ticks and inherited & PL_KNOWN_NS:
                 # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
@@ -575,6 +577,8 @@ cdef class Events(Rows):
         cold.cap_attempted = 0
         cold.cap_used = 0
         self.tables.set_extra_ref(row, 0)
+        if previous and self.cold[previous].extra_ref:
+            self.inherit_later(row)
         self.fill_exec(row, head, task, body, strings, groups)
         if (
             self.fold_exec_bombs and is_head and not ended and previous and body != NULL

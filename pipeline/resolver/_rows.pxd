@@ -60,6 +60,9 @@ cdef class Rows:
     cdef uint32_t waiting_count
     cdef uint32_t wanted_count
     cdef readonly uint64_t wanted_dropped
+    cdef uint64_t *heirs  # links of new rows whose origin has something in `extra`
+    cdef uint32_t heirs_count
+    cdef readonly uint64_t heirs_dropped
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------
@@ -104,4 +107,5 @@ cdef class Rows:
     # -- remembering ------------------------------------------------------------------------------------------------
     cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
+    cdef void inherit_later(self, uint32_t row) noexcept nogil
     cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil

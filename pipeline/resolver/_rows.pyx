@@ -80,6 +80,7 @@ cdef enum:
     ENDED_SIZE = 1024
     UNKNOWN_SIZE = 1024
     WANTED_SIZE = 1024
+    HEIRS_SIZE = 1024
     WAITING_SIZE = 1024
     PF_KTHREAD = 0x200000
     #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
@@ -117,9 +118,11 @@ cdef class Rows:
         self.ended = <ended_process *>calloc(ENDED_SIZE, sizeof(ended_process))
         self.unknown = <ended_process *>calloc(UNKNOWN_SIZE, sizeof(ended_process))
         self.wanted = <identity *>calloc(WANTED_SIZE, sizeof(identity))
+        self.heirs = <uint64_t *>calloc(HEIRS_SIZE, sizeof(uint64_t))
         self.waiting = <uint32_t *>calloc(WAITING_SIZE, sizeof(uint32_t))
         if (
             self.slots == NULL or self.ended == NULL or self.unknown == NULL or self.wanted == NULL
+            or self.heirs == NULL
             or self.waiting == NULL
         ):
             raise MemoryError
@@ -129,7 +132,19 @@ cdef class Rows:
         free(self.ended)
         free(self.unknown)
         free(self.wanted)
+        free(self.heirs)
         free(self.waiting)
+
+    def take_heirs(self):
+        """Return links of new rows whose parent, or image before, has something in `extra`, and forget them.
+
+        `extra` is no matter of the applier, so nothing of it is inherited by itself. At most 1024 are kept;
+        `heirs_dropped` counts the rest.
+        """
+        cdef uint32_t i
+        found = [self.heirs[i] for i in range(self.heirs_count)]
+        self.heirs_count = 0
+        return found
 
     def take_wanted(self):
         """Return [(tgid, start_boot_ns)] of processes that `/proc` could tell more about, and forget them.
@@ -816,6 +831,13 @@ cdef class Rows:
         self.wanted[self.wanted_count].tgid = tgid
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
+
+    cdef void inherit_later(self, uint32_t row) noexcept nogil:
+        if self.heirs_count == HEIRS_SIZE:
+            self.heirs_dropped += 1
+            return
+        self.heirs[self.heirs_count] = self.tables.link(row)
+        self.heirs_count += 1
 
     cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil:
         if self.encodes and row:

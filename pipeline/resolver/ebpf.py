@@ -307,6 +307,25 @@ class EBPFResolver(Reparenting):
             if values:
                 pce.set(**values)
 
+    def complete_batch(self) -> int:
+        """Give the processes of a live batch what they inherit beyond what records carry; returns how many got some.
+
+        The ssh session goes to forks and execs (specification 5.2), tracer metadata to forks (5.3). For the duty cycle,
+        after the applier has applied a batch.
+        """
+        done = 0
+        with self.lock:
+            for link in self.applier.take_heirs():
+                entry = self.book.of_link(link)
+                before = entry.ancestor if entry is not None else None
+                if entry is None or before is None:
+                    continue
+                entry.inherit_from(before)
+                if before.pid != entry.pid and entry.tracer_metadata is None and before.tracer_metadata is not None:
+                    entry.tracer_metadata = before.tracer_metadata
+                done += 1
+        return done
+
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def get(self, pid: int) -> ProcessCacheEntry | None:

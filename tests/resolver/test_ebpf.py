@@ -840,6 +840,29 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     assert int(row["flags"]) & layout.ROW_IS_EXEC
 
 
+def test_what_a_live_batch_inherits(w: World) -> None:
+    """Records carry no session and no tracer metadata; the duty cycle completes them after the batch."""
+    from story import Story
+
+    from pipeline.resolver.tracer import TracerMetadata
+
+    parent = entry_of(w.fork(0, 3, 10))
+    parent.user_session = UserSessionContext(ssh=SSHSessionContext(9, "alice"))
+    parent.tracer_metadata = TracerMetadata(1, "id")
+    story = Story(now=w.clock())
+    story.begin(high(3), inode=10, start=parent.start_boot_ns)
+    story.fork(high(3), high(4)).apply(w.resolver.applier)
+    child = w.resolver.get(high(4))
+    assert child is not None and child.user_session.ssh.ssh_session_id == 0
+    assert w.resolver.complete_batch() == 1 and w.resolver.complete_batch() == 0
+    assert child.user_session.ssh.ssh_username == "alice" and child.tracer_metadata == parent.tracer_metadata
+    story.exec(high(4), b"/bin/new").apply(w.resolver.applier)
+    image = w.resolver.get(high(4))
+    assert image is not None and image is not child and w.resolver.complete_batch() == 1
+    assert image.user_session.ssh.ssh_session_id == 9 and image.tracer_metadata is None
+    w.check()
+
+
 def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
     from pipeline.resolver.procfs import ProcReader
