@@ -13,8 +13,9 @@ What ``/proc`` says is what is true when it is read, a moment after the event. A
 known in part: of an exec only that there was one (FLAG_HEAD_ONLY). A child is what its parent was, so its fork needs
 nothing from ``/proc`` but the start time.
 
-Changes that the proc connector does not report: capset, setgroups, login uid, cgroups, terminals, and adoption. The
-next exec or credential event brings most of them; repairs bring all.
+Changes that the proc connector does not report (capabilities, login uid, cgroups, terminals) are looked for a while
+after an exec or a change of credentials (`second_look`); repairs bring the others. Who adopts the children of a process
+that ended is asked by the resolver.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from typing import Any
 
 from pipeline import events
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
-from pipeline.resolver.procfs import WANT_AUDIT, WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
+from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.resolver.procinfo import ProcInfo
+from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records
 from pipeline.sources._drain import CAUGHT_UP
 from pipeline.sources._shared import Words
@@ -36,6 +38,7 @@ from pipeline.sources.handring import RingWriter
 from pipeline.sources.living import PF_KTHREAD, TICK_NS, Living
 from pipeline.sources.proc_records import About
 from pipeline.sources.ring import Ring
+from pipeline.sources.second_look import WANT_LOOK, Facts, Looks
 from pipeline.sources.shard import Shard
 
 SOURCE = "proc-connector"
@@ -45,11 +48,14 @@ SOURCE = "proc-connector"
 SLACK_NS = 1_000_000
 #: After a loss, ``/proc`` is looked through when the socket is empty, but not more often than this.
 SURVEY_AGAIN_NS = 500_000_000
+#: Second looks in one turn at most, when the socket is empty.
+LOOKS_PER_PUMP = 16
 #: A frame without records at least so often: the merge waits for no ring that is silent for longer than its stall time.
 KEEP_ALIVE_NS = 100_000_000
 #: The clocks' distance changes in suspend only; a smaller difference is the time between two readings.
 _SUSPEND_NS = 20_000_000
 _KTHREADD = 2
+_CRED = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
 _SEEN = 1 << 32
 
 
@@ -135,6 +141,7 @@ class ProcConnector:
         self._buffer = bytearray(4096)
         self._offset_ns = measure_offset_ns()
         self._held: tuple[bytes, proc_events.Event] | None = None
+        self._looks = Looks()
         self._guessed_lost = 0
         self._surveyed_ns = 0
         self.complete_boot_ns = 0
@@ -165,6 +172,7 @@ class ProcConnector:
                 self.complete_boot_ns = max(self.complete_boot_ns, looked_ns - SLACK_NS)
                 if not self._living.is_sure and looked_ns - self._surveyed_ns >= SURVEY_AGAIN_NS:
                     self._survey()
+                self._look_again(looked_ns)
                 return done
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
@@ -230,8 +238,11 @@ class ProcConnector:
         if what == proc_events.EVENT_SID:
             return proc_records.sid(about)
         if what in (proc_events.EVENT_UID, proc_events.EVENT_GID):
-            info = self._read(about, WANT_IDS | WANT_AUDIT)
-            return proc_records.unknown(about, events.KIND_CRED) if info is None else proc_records.cred(about, info)
+            info = self._read(about, WANT_LOOK)
+            if info is None:
+                return proc_records.unknown(about, events.KIND_CRED)
+            self._looks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
+            return proc_records.change(about, events.KIND_CRED, info, _CRED)
         return None
 
     def _read(self, about: About, want: int) -> ProcInfo | None:
@@ -270,6 +281,7 @@ class ProcConnector:
             return None
         about.start_boot_ns = self._living.execed(about.tgid, info.start_boot_ns)
         about.parent_start_boot_ns = self._living.start_of(info.ppid, about.time_boot_ns)
+        self._looks.plan(about.tgid, about.start_boot_ns, Facts.of(info), about.time_boot_ns)
         return proc_records.exec_(about, info)
 
     def _exit(self, event: proc_events.Event, now: int) -> bytes | None:
@@ -282,6 +294,24 @@ class ProcConnector:
             about.parent_start_boot_ns = self._living.start_of(ppid, now)
             self._living.ended(tgid)
         return proc_records.exit_(about, exit_code)
+
+
+    def _look_again(self, now: int) -> None:
+        """Look at some of the processes that may have changed without an event."""
+        for _ in range(LOOKS_PER_PUMP):
+            look = self._looks.due(now)
+            if look is None:
+                return
+            if self._living.starts.get(look.tgid) != look.start_boot_ns:
+                continue
+            about = About(boot_now_ns(), look.tgid, look.tgid, look.start_boot_ns)
+            info = self._read(about, WANT_LOOK)
+            if info is None or info.is_zombie:
+                continue
+            for kind, groups in look.facts.changes(Facts.of(info)):
+                # If the ring is full, the next repair has to bring it.
+                self._writer.write(proc_records.change(about, kind, info, groups))
+                self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
 
 
 class ConnectorShard(Shard):

@@ -90,10 +90,9 @@ def exec_(about: About, info: ProcInfo) -> bytes:
     return bytes(head) + _told(made.task.tobytes(), told_by(info)) + made.exec.tobytes() + made.blob
 
 
-def cred(about: About, info: ProcInfo) -> bytes:
-    """A change of users or groups, of which ``/proc`` says `info`."""
-    task = _told(to_record(info).task.tobytes(), layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID)
-    return _record(about, events.KIND_CRED, task)
+def change(about: About, kind: int, info: ProcInfo, groups: int) -> bytes:
+    """A change of what `groups` (KNOWN_*) of TASK hold, of which ``/proc`` says `info`."""
+    return _record(about, kind, _told(to_record(info).task.tobytes(), groups))
 
 
 def comm(about: About, name: bytes) -> bytes:
