@@ -57,6 +57,7 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
                 user, system = user + used.user_s, system + used.system_s
                 runs.append({
                     "us": used.total_ns / events / 1000, "rate": events / took, "events": events,
+                    "percent": used.total_ns / took / 1e7,
                     "lost": sum(stats["lost"].values()) - lost,
                     **{role: ns / events / 1000 for role, ns in used.ns.items()},
                 })  # fmt: skip
@@ -66,6 +67,7 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
                 "case": case, "us/event": statistics.median(us), "max": max(us), "spread": common.spread(us),
                 **{role: statistics.median(run[role] for run in runs) for role in roles},
                 "system share": system / (user + system) if user + system else None,
+                "% of a core": statistics.median(run["percent"] for run in runs),
                 "events/s": statistics.median(run["rate"] for run in runs),
                 "events": sum(run["events"] for run in runs), "lost": sum(run["lost"] for run in runs),
             })  # fmt: skip

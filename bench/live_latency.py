@@ -220,14 +220,14 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
 
         begin, counts = time.perf_counter(), live.event_counts(table.stats())
         with storming(program, options.storm_forks):
-            busy = probe_many(table, options.samples, options.gap_ms / 4, options.poll_us, seed=3)
+            busy = probe_many(table, options.samples, options.gap_ms / 5, options.poll_us, seed=3)
         took = time.perf_counter() - begin
         rate = (sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())) / took
         add("storm", "fork to table", busy.fork, 10_000)
         add("storm", "exit to table", busy.exit, 10_000)
         add("storm", "late turn", busy.late_turn)
         with listening(daemon, "workload", offset) as heard, storming(program, options.storm_forks):
-            time.sleep(options.samples * options.gap_ms / 4000)
+            time.sleep(options.samples * options.gap_ms / 5000)
         add("storm", "fork to subscriber", heard["fork"], 15_000)
         add("storm", "exit to subscriber", heard["exit"], 15_000)
         report.notes.append(f"the storm made {rate:,.0f} events/s; the subscriber missed {heard['missed']}")
@@ -239,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run all cases; returns the exit code."""
     parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=200)
-    parser.add_argument("--gap-ms", type=float, default=30.0, help="mean time between two children")
+    parser.add_argument("--gap-ms", type=float, default=50.0, help="mean time between two children")
     parser.add_argument("--poll-us", type=float, default=100.0, help="how often the reader looks in a storm")
     parser.add_argument("--storm-forks", type=int, default=20_000)
     options = common.parse(parser, argv, SMALL)

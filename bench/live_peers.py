@@ -39,6 +39,9 @@ import live
 
 SMALL = {"forks": 400, "runs": 1}
 KINDS = ("fork", "exec", "exit")
+#: A tool has read all when it takes less than this in 0.2 s, what bystanders cost it included; or after so long.
+_QUIET_NS = 2_000_000
+_SETTLE_S = 5.0
 #: From a tool's output: events of the storm, and how many of them have no name.
 Counter = Callable[[str], tuple[int, int]]
 
@@ -83,11 +86,12 @@ def watched_by(command: list[str], settle_s: float, storm: live.Storm, place: Pa
                 raise OSError(said[-1] if said else f"it ended with {process.returncode}")
             before = live.cpu_ns(process.pid)
             seconds, _ = storm.run()
-            idle, used = -1, 0
-            while used != idle:  # what it has not read yet is still to pay
-                idle = used
+            used, deadline = 0, time.monotonic() + _SETTLE_S
+            while time.monotonic() < deadline:  # what it has not read yet is still to pay
                 time.sleep(0.2)
-                used = live.cpu_ns(process.pid) - before
+                before_look, used = used, live.cpu_ns(process.pid) - before
+                if used - before_look < _QUIET_NS:
+                    break
         finally:
             process.terminate()
             process.wait(10)
