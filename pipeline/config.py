@@ -289,6 +289,14 @@ class Access(Section, frozen=True):
         _SOCKET_MODE,
         Meta(description="Mode of the stream's socket. Events carry what the tables hold, arguments included."),
     ] = "0660"
+    requests_mode: Annotated[
+        str,
+        _SOCKET_MODE,
+        Meta(
+            description="Mode of the socket where readers ask about a process that they miss. An answer says where it "
+            "is in the tables, and nothing that these do not say."
+        ),
+    ] = "0666"
 
     @staticmethod
     def bits(mode: str) -> int:

@@ -7,7 +7,7 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
     supervisor.lock writer.lock              flocks: one supervisor, one writer
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect
-    requests/requests.ipc                    resolver binds ROUTER, readers that missed connect
+    requests/requests.ipc                    resolver listens, readers that missed connect
 
 Readers import this module, so it takes nothing but the standard library.
 """

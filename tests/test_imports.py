@@ -30,10 +30,11 @@ BELOW = {
     "bus": set(),
     "export": {"shm"},
     "subscriber": {"bus", "shm"},
+    "ask": {"bus", "shm"},
     "resolver": {"bus", "shm", "bpf"},
     "sources": {"bus", "shm", "bpf"},
-    "supervisor": {"resolver", "sources", "bus", "shm", "bpf"},
-    "cli": {"supervisor", "resolver", "sources", "bus", "shm", "bpf", "export", "subscriber"},
+    "supervisor": {"resolver", "sources", "bus", "shm", "bpf", "export"},
+    "cli": {"supervisor", "resolver", "sources", "bus", "shm", "bpf", "export", "subscriber", "ask"},
 }
 #: Reading /proc knows nothing of the tables: a source without eBPF completes its records with it.
 BESIDE = {("sources", "pipeline.resolver.procfs"), ("sources", "pipeline.resolver.procinfo")}
@@ -107,6 +108,7 @@ DAEMON_ONLY = {"pylibbpf", "llvmlite", "msgspec", "structlog", "re2", "prometheu
     [
         ("import pipeline", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich"}),
         ("from pipeline import ProcessTable", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich"}),
+        ("import pipeline.ask", DAEMON_ONLY | {"numpy", "zmq", "click", "rich"}),
         ("from pipeline import Subscriber", DAEMON_ONLY | {"numpy", "click", "rich"}),
         ("import pipeline.cli.main", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
         ("import pipeline.sources.shard_main", {"pylibbpf", "llvmlite", "structlog", "re2", "click", "rich"}),

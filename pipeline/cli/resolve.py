@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli import common
 from pipeline.export.json import dumps
+
+if TYPE_CHECKING:
+    from pipeline import ProcessTable
 
 #: What is shown first, in this order; the rest of the entry follows in its own.
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
@@ -19,6 +23,12 @@ _HIDDEN = {
 }  # fmt: skip
 _TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns")
 _CAPABILITIES = ("cap_effective", "cap_permitted")
+#: Why the daemon did not look, where asking again later may help.
+_NOT_NOW = {
+    "limited": "/proc was read for this pid less than 30 s ago and is not read again yet",
+    "filling": "the tables are not complete yet: ask again",
+    "busy": "the daemon has too many questions to answer: ask again",
+}
 
 
 @click.command(
@@ -27,21 +37,30 @@ Examples:
   procline resolve 4711
   procline resolve 4711 --json | jq .argv
   procline resolve 4711 --at "$(date +%s%N)"    who had that pid then?
+  procline resolve 4711 --ask                 if it is not in the table, let the daemon look for it
 """
 )
 @click.argument("pid", type=common.Pid())
 @click.option("--at", type=int, metavar="TIME_NS", help="Who had the pid at this time (ns since the Unix epoch)?")
+@click.option(
+    "--ask", "is_asked", is_flag=True,
+    help="If it is not in the table, let the daemon look in the kernel's maps and in /proc.",
+)  # fmt: skip
 @common.name_option
 @common.json_option
-def command(pid: int, at: int | None, name: str, as_json: bool) -> int:
+def command(pid: int, at: int | None, is_asked: bool, name: str, as_json: bool) -> int:
     """What is PID, and where did it come from?
 
     Ends with 0 if it is known, also if it has exited and is retained; with 1 if not.
     """
+    if is_asked and at is not None:
+        raise click.UsageError("--ask is about the present: leave out --at")
     with common.attached(name) as table:
         # A process of the past is either in the table or not; a new one may be on its way.
         wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
         found = common.facts(lambda: filter(None, [table.resolve(pid, at, wait_ms=wait_ms)]))
+        if not found and is_asked:
+            found = _ask(table, pid)
         if not found:
             return common.not_found(pid, name)
         if as_json:
@@ -50,6 +69,16 @@ def command(pid: int, at: int | None, name: str, as_json: bool) -> int:
         lineage = common.facts(lambda: table.ancestors(pid)) if at is None else []
     common.echo_lines(describe(found[0], lineage))
     return 0
+
+
+def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
+    # Deferred: needs msgpack, and look-ups that hit do without.
+    from pipeline.ask import ask
+
+    answer = common.patiently(lambda: ask(Path(table.directory), pid))
+    if answer.reason in _NOT_NOW:
+        click.echo(f"procline: {_NOT_NOW[answer.reason]}", err=True)
+    return common.facts(lambda: filter(None, [table.resolve(pid)])) if answer.found else []
 
 
 def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -17,7 +17,8 @@ import zmq
 
 from pipeline import boot, paths
 from pipeline.bus.frames import Frame, decode_frame
-from pipeline.bus.sockets import Bus
+from pipeline.bus.requests import RequestSocket
+from pipeline.bus.sockets import Bus, SocketError
 from pipeline.config import Config
 from pipeline.errors import FrameError
 from pipeline.log import get_logger
@@ -31,6 +32,7 @@ from pipeline.resolver.merge import Merger
 from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer
+from pipeline.resolver.requests import Lookup, Requests
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.worker import NO_FD, WorkerSpec
@@ -73,10 +75,17 @@ class Worker:
         self.loop = loop
         self.repairer = repairer
         self._poller = poller
+        self._questions: RequestSocket | None = None
         self._log = get_logger()
 
+    def listen(self, questions: RequestSocket) -> None:
+        """Wake up for questions of readers too, from now on."""
+        self._questions = questions
+        self._poller.register(questions.fileno(), zmq.POLLIN)
+
     def wait(self, ms: float) -> None:
-        """Sleep until a frame or a subscription comes, at most `ms`."""
+        """Sleep until a frame, a subscription or a question comes, at most `ms`."""
+        self._heed_questions()
         if ms < 1:
             # The poller counts whole milliseconds.
             if not self._poller.poll(0):
@@ -84,6 +93,12 @@ class Worker:
         elif self._poller.poll(int(ms)) and ms == WAIT_FRAMES_MS:
             # In a storm: the frames of a shard's other rings are right behind this one. One turn for all of them.
             time.sleep(GATHER_SECONDS)
+
+    def _heed_questions(self) -> None:
+        """A flood of questions beyond what is answered must not keep the resolver awake."""
+        if self._questions is not None and self.loop.requests is not None:
+            may_take = self.loop.requests.may_take(boot.now_boot_ns())
+            self._poller.modify(self._questions.fileno(), zmq.POLLIN if may_take else 0)
 
     def start(self) -> None:
         """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""
@@ -201,7 +216,16 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(publisher.socket, zmq.POLLIN)
-        yield Worker(spec, loop, repairer, poller)
+        worker = Worker(spec, loop, repairer, poller)
+        questions = _questions(spec, stack)
+        lookup = Lookup(
+            tables, applier, reader if is_live else None, **_kernel_maps(spec),
+            concealer=concealer, learn_cgroup=namer.learn, now_boot_ns=boot.now_boot_ns,
+            capture_boot_ns=boot.now_boot_ns(), with_envs=config.capture.envs_bytes > 0,
+        )  # fmt: skip
+        loop.requests = Requests(questions, lookup, tables, lambda: merger.watermark)
+        worker.listen(questions)
+        yield worker
 
 
 def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
@@ -250,6 +274,23 @@ def _publisher(
         tcp=stream.tcp_endpoint, secure=secure, send_hwm=stream.hwm_messages,
         heartbeat_ns=stream.heartbeat_ms * 1_000_000,
     )  # fmt: skip
+
+
+def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
+    path = paths.requests_socket(spec.directory)
+    try:
+        mode = int(spec.config.access.requests_mode, 8)
+        return stack.enter_context(RequestSocket(path, mode=mode, group=spec.group_id))
+    except OSError as error:
+        raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def _kernel_maps(spec: WorkerSpec) -> dict[str, Any]:
+    if NO_FD in {spec.pid_cache_fd, spec.proc_cache_fd}:
+        return {"pid_cache": None, "proc_cache": None}
+    from pipeline.bpf import maps
+
+    return {"pid_cache": maps.pid_cache(spec.pid_cache_fd), "proc_cache": maps.proc_cache(spec.proc_cache_fd)}
 
 
 def _concealer(config: Config) -> Concealer:

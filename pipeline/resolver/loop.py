@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.merge import Merger
     from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
+    from pipeline.resolver.requests import Requests
     from pipeline.shm._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
@@ -47,6 +48,8 @@ REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
 WAIT_SLACK_MS = 0.2
 WAIT_FRAMES_MS = 10
+#: With a reader that waits for its answer: what it asks about is on its way, or the watermark is.
+WAIT_REQUEST_MS = 1
 
 
 class Receiver(Protocol):
@@ -123,6 +126,7 @@ class Resolver:
         self.settings = settings or LoopSettings()
         self.log_refused = log_refused
         self.repairer: Repairer | None = None
+        self.requests: Requests | None = None
         self.name_cgroups: Callable[[], None] | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
@@ -142,10 +146,12 @@ class Resolver:
     # -- the duty cycle ------------------------------------------------------------------------------------------------
 
     def poll(self) -> int:
-        """Do what there is to do, bounded; returns frames taken plus events applied."""
+        """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
         work = self._take_frames()
         work += self._bring_up_to_date()
         now = self.now_boot_ns()
+        if self.requests is not None:
+            work += self.requests.poll(now)
         if now - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now
             self._housekeeping(now)
@@ -162,6 +168,8 @@ class Resolver:
         if self.merger.pending:
             # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
             return WAIT_FRAMES_MS if self.merger.is_behind else WAIT_SLACK_MS
+        if self.requests is not None and self.requests.waiting:
+            return WAIT_REQUEST_MS
         if self.repairer is not None and self.repairer.active:
             return 2
         return HEARTBEAT_NS / 1e6

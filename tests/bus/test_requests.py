@@ -1,0 +1,261 @@
+"""Questions of readers on the wire, and a socket that no client can fill, stop or keep for itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.bus import requests
+from pipeline.bus.requests import Answer, RequestSocket, exchange
+from pipeline.errors import AccessError, ConfigError, FrameError, NotRunningError, StaleError
+
+
+@pytest.fixture
+def path() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    directory.chmod(0o755)
+    yield directory / "requests.ipc"
+    shutil.rmtree(directory)
+
+
+def connect(path: Path) -> socket.socket:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    client.settimeout(5)
+    client.connect(str(path))
+    return client
+
+
+def taken(server: RequestSocket, budget: int = 64, seconds: float = 1.0) -> list[tuple[int, bytes]]:
+    """Questions until none is left."""
+    found: list[tuple[int, bytes]] = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        new = server.receive(budget)
+        if found and not new:
+            break
+        found += new
+    return found
+
+
+@given(st.integers(1, requests.PID_MAX))
+def test_a_question_arrives_as_it_was_asked(pid: int) -> None:
+    assert requests.decode_request(requests.encode_request(pid)) == pid
+
+
+@given(
+    st.builds(
+        Answer, pid=st.integers(0, requests.PID_MAX), found=st.booleans(), how=st.sampled_from(("", "procfs")),
+        reason=st.sampled_from(("", *requests.REASONS)), row=st.integers(0, 2**32 - 1),
+        generation=st.integers(0, 2**32 - 1), start_ns=st.integers(0, 2**64 - 1),
+    )
+)  # fmt: skip
+def test_an_answer_arrives_as_it_was_given(answer: Answer) -> None:
+    packed = requests.encode_answer(answer)
+    assert len(packed) <= requests.ANSWER_MAX_BYTES
+    assert requests.decode_answer(packed) == answer
+
+
+@given(st.binary(max_size=300))
+def test_arbitrary_bytes_are_a_frame_error_and_nothing_worse(data: bytes) -> None:
+    for decode in (requests.decode_request, requests.decode_answer):
+        with pytest.raises(FrameError):
+            decode(data)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"v": 2, "pid": 1}, {"pid": 1}, {"v": 1}, {"v": 1, "pid": "1"}, {"v": 1, "pid": True}, {"v": 1, "pid": 0},
+        {"v": 1, "pid": -1}, {"v": 1, "pid": 1.0}, {"v": 1, "pid": requests.PID_MAX + 1}, [1, 1], 1, None,
+        {"v": 1, "pid": 1, "more": "x" * requests.REQUEST_MAX_BYTES},
+    ],
+)  # fmt: skip
+def test_what_is_no_question_of_this_version_is_refused(message: object) -> None:
+    with pytest.raises(FrameError):
+        requests.decode_request(msgpack.packb(message))
+
+
+def test_unknown_keys_are_ignored() -> None:
+    assert requests.decode_request(msgpack.packb({"v": 1, "pid": 7, "why": "curious"})) == 7
+
+
+def test_a_question_is_answered(path: Path) -> None:
+    with RequestSocket(path) as server:
+        got: list[Answer] = []
+        client = threading.Thread(target=lambda: got.append(exchange(path, 7, 5000)))
+        client.start()
+        [(who, data)] = taken(server, seconds=5)
+        assert requests.decode_request(data) == 7
+        assert server.answer(who, requests.encode_answer(Answer(7, True, "cache", "", 3, 1, 99)))
+        client.join()
+        assert got == [Answer(7, True, "cache", "", 3, 1, 99)]
+        server.receive(8)
+        assert server.clients == 0
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
+def test_the_file_has_exactly_the_mode_asked_for_and_is_gone_afterwards(path: Path, mode: int) -> None:
+    with RequestSocket(path, mode=mode):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    assert not path.exists()
+
+
+def test_the_file_of_a_killed_predecessor_is_replaced_and_a_successors_is_left(path: Path) -> None:
+    first = RequestSocket(path)
+    with RequestSocket(path) as second:
+        first.close()
+        with connect(path) as client:
+            client.send(b"x")
+            assert taken(second)[0][1] == b"x"
+
+
+def test_something_that_is_no_socket_is_left_alone(path: Path) -> None:
+    path.write_text("mine")
+    with pytest.raises(OSError):
+        RequestSocket(path)
+    assert path.read_text() == "mine"
+
+
+def test_a_path_that_is_too_long_is_a_clear_error(path: Path) -> None:
+    with pytest.raises(ConfigError, match="bytes long"):
+        RequestSocket(path.with_name("x" * 100))
+
+
+def test_nobody_there_no_answer_and_no_permission_are_three_errors(path: Path) -> None:
+    with pytest.raises(NotRunningError):
+        exchange(path, 1, 100)
+    with RequestSocket(path) as killed:
+        killed._listener.close()
+        with pytest.raises(StaleError, match="gone"):
+            exchange(path, 1, 100)
+    server = RequestSocket(path, mode=0o600)
+    with pytest.raises(StaleError, match="100 ms"):
+        exchange(path, 1, 100)
+    if os.geteuid() == 0:
+        child = os.fork()
+        if child == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            try:
+                exchange(path, 1, 100)
+            except AccessError:
+                os._exit(0)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    server.close()
+
+
+def test_one_turn_takes_one_question_of_each_client_and_no_more_than_its_budget(path: Path) -> None:
+    with RequestSocket(path) as server:
+        noisy, calm = connect(path), connect(path)
+        for _ in range(50):
+            noisy.send(b"noise")
+        calm.send(b"calm")
+        server.receive(1)  # accepts
+        first = server.receive(2)
+        assert sorted(data for _, data in first) == [b"calm", b"noise"]
+        assert len(server.receive(1)) == 1
+        noisy.close()
+        calm.close()
+
+
+def test_a_client_that_does_not_fetch_its_answers_is_dropped(path: Path) -> None:
+    with RequestSocket(path) as server, connect(path) as client:
+        client.send(b"x")
+        [(who, _)] = taken(server)
+        sent = 0
+        while server.answer(who, bytes(requests.ANSWER_MAX_BYTES)):
+            sent += 1
+            assert sent < 10_000
+        assert server.clients == 0
+        assert not server.answer(who, b"x")
+
+
+def test_a_client_that_is_gone_is_forgotten(path: Path) -> None:
+    with RequestSocket(path) as server:
+        with connect(path) as client:
+            client.send(b"x")
+            [(who, _)] = taken(server)
+        assert not server.answer(who, b"x") or not taken(server, seconds=0.1)
+        assert server.clients == 0
+
+
+def test_a_late_answer_does_not_reach_the_next_client_with_the_same_descriptor(path: Path) -> None:
+    with RequestSocket(path) as server:
+        with connect(path) as first:
+            first.send(b"first")
+            [(gone, _)] = taken(server)
+        while server.clients:
+            server.receive(8)
+        with connect(path) as second:
+            second.send(b"second")
+            [(who, _)] = taken(server)
+            assert not server.answer(gone, b"for the first")
+            assert server.answer(who, b"for the second")
+            assert second.recv(100) == b"for the second"
+
+
+def test_connections_are_bounded_and_the_longest_silent_goes_first(path: Path) -> None:
+    with RequestSocket(path) as server:
+        clients = []
+        for number in range(requests.CLIENTS_MAX + 20):
+            clients.append(connect(path))
+            while server.receive(64):
+                pass
+            assert server.clients <= requests.CLIENTS_MAX
+            if number == 0:
+                clients[0].send(b"first")
+                assert taken(server)[0][1] == b"first"
+        clients[-1].send(b"last")
+        assert taken(server)[0][1] == b"last"
+        assert clients[0].recv(10) == b""  # was dropped
+        for client in clients:
+            client.close()
+
+
+def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to be two users")
+    with RequestSocket(path) as server, connect(path) as ours:
+        server.receive(1)
+        ready, go = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+            held = []
+            for _ in range(60):  # the backlog holds the rest
+                held.append(connect(path))
+            os.write(go, b"x")
+            time.sleep(10)
+            os._exit(0)
+        assert os.read(ready, 1) == b"x"
+        for _ in range(50):
+            server.receive(64)
+        assert server.clients == requests.CLIENTS_PER_UID + 1
+        ours.send(b"still here")
+        assert taken(server)[0][1] == b"still here"
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(ready)
+        os.close(go)
+
+
+def test_too_long_a_question_is_seen_as_too_long(path: Path) -> None:
+    with RequestSocket(path) as server, connect(path) as client:
+        client.send(bytes(10_000))
+        [(_, data)] = taken(server)
+        with pytest.raises(FrameError):
+            requests.decode_request(data)

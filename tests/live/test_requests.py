@@ -1,0 +1,212 @@
+"""A process whose events were lost is found by asking, with its image and its parent, and a flood does no harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pipeline import paths
+from pipeline.ask import ask, resolve
+from pipeline.bus.requests import encode_request
+from pipeline.errors import StaleError
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+#: Rings that a stopped shard lets fill, and no repair that would find the processes by itself.
+CONFIG = """
+[capture]
+ring_bytes = 4096
+[repair]
+min_interval_ms = 3600000
+check_interval_s = 0
+"""
+PROCESSES = 61
+
+
+@pytest.fixture(scope="module")
+def lossy(live_kernel: None) -> Iterator[Daemon]:
+    with Daemon(CONFIG, name="asked") as running:
+        yield running
+
+
+def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
+    """Start processes while nobody drains the rings; return those that the table lacks."""
+    shards = daemon.pids("shard")
+    for shard in shards:
+        os.kill(shard, signal.SIGSTOP)
+    try:
+        sleepers = [subprocess.Popen([program, "300"]) for _ in range(PROCESSES)]
+    finally:
+        for shard in shards:
+            os.kill(shard, signal.SIGCONT)
+    for sleeper in sleepers:
+        stack.callback(sleeper.wait)
+        stack.callback(sleeper.kill)
+    table = stack.enter_context(daemon.attach())
+    eventually(lambda: table.resolve(sleepers[0].pid) is not None)  # what fitted has arrived
+    subprocess.run(["/bin/true"], check=True)
+    time.sleep(0.5)
+    missing = [sleeper.pid for sleeper in sleepers if table.resolve(sleeper.pid, wait_ms=500) is None]
+    assert missing, daemon.stat()["lost"]
+    return missing
+
+
+@pytest.fixture(scope="module")
+def long_path(live_kernel: None) -> Iterator[str]:
+    """A program whose path is longer than a kernel map's entry has room for."""
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-"))
+    deep = directory.joinpath(*["d" * 60] * 3)
+    deep.mkdir(parents=True)
+    yield str(shutil.copy(Path("/bin/sleep").resolve(), deep / "sleeper"))
+    shutil.rmtree(directory)
+
+
+def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
+    with ExitStack() as stack:
+        missing = lose(lossy, "/bin/sleep", stack)
+        table = stack.enter_context(lossy.attach())
+        before = lossy.stat()["counters"]
+        pid = missing[0]
+        entry = resolve(table, pid)
+        assert entry is not None
+        assert (entry.pid, entry.ppid, entry.comm) == (pid, os.getpid(), "sleep")
+        assert entry.path == str(Path("/bin/sleep").resolve())
+        assert entry.to_dict()["source"] == "map"
+        answer = ask(lossy.directory, pid)
+        assert (answer.found, answer.how) == (True, "cache")
+        after = eventually(lambda: _counted(lossy, before, "hits_cache"))
+        changed = {name: after[name] - before[name] for name in _NAMES if after[name] != before[name]}
+        assert changed == {"requests": 2, "hits_kernel_maps": 1, "hits_cache": 1, "added_kernel_maps": 1}
+        done = lossy.cli("resolve", str(missing[-1]), "--ask", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["pid"] == missing[-1]
+
+
+def test_a_lost_process_with_a_long_path_is_found_in_proc(lossy: Daemon, long_path: str) -> None:
+    with ExitStack() as stack:
+        missing = lose(lossy, long_path, stack)
+        assert lossy.cli("resolve", str(missing[0])).returncode == 1
+        done = lossy.cli("resolve", str(missing[0]), "--ask", "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["pid"], found["ppid"], found["path"]) == (missing[0], os.getpid(), str(Path(long_path).resolve()))
+        assert found["source"] == "procfs_fallback" and found["argv"] == [long_path, "300"]
+
+
+def test_nobody_is_found_where_nobody_is(lossy: Daemon) -> None:
+    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+    free = next(pid for pid in range(pid_max - 1, 1, -1) if not Path(f"/proc/{pid}").exists())
+    done = lossy.cli("resolve", str(free), "--ask")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert lossy.cli("resolve", str(free), "--ask").returncode == 1
+    assert lossy.cli("resolve", "1", "--ask", "--at", "5").returncode == 2
+
+
+def test_a_thread_is_no_process(lossy: Daemon) -> None:
+    ready, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (ready.set(), done.wait()))
+    thread.start()
+    ready.wait()
+    try:
+        assert ask(lossy.directory, thread.native_id).reason == "absent"
+    finally:
+        done.set()
+        thread.join()
+    with lossy.attach() as table:
+        assert table.resolve(thread.native_id) is None
+
+
+def test_a_flood_of_questions_does_not_keep_the_resolver_from_its_work(daemon: Daemon) -> None:
+    stop = time.monotonic() + 3
+    floods = [_flood(daemon, stop, garbage=number % 2 == 1) for number in range(4)]
+    with daemon.attach() as table:
+        (resolver,) = daemon.pids("resolver")
+        began, cpu = time.monotonic(), _cpu_seconds(resolver)
+        waits = []
+        while time.monotonic() < stop:
+            process = subprocess.Popen(["/bin/sleep", "5"])
+            asked = time.monotonic()
+            assert table.resolve(process.pid, wait_ms=1000) is not None
+            waits.append(time.monotonic() - asked)
+            process.kill()
+            process.wait()
+            assert ask(daemon.directory, os.getpid(), 2000).found
+        used = (_cpu_seconds(resolver) - cpu) / (time.monotonic() - began)
+    for flood in floods:
+        flood.join()
+    counters = daemon.stat()["counters"]
+    assert counters["requests_refused"] > 0
+    assert sorted(waits)[len(waits) // 2] < 0.1, waits
+    assert used < 0.6, f"{used:.0%} of a core"
+
+
+def test_the_socket_has_its_mode_and_is_gone_at_the_end() -> None:
+    daemon = Daemon('[access]\nrequests_mode = "0600"\n', name="closed")
+    try:
+        daemon.start()
+        path = paths.requests_socket(daemon.directory)
+        assert path.stat().st_mode & 0o777 == 0o600
+        (resolver,) = daemon.pids("resolver")
+        os.kill(resolver, signal.SIGKILL)
+        eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), 20)
+        eventually(lambda: _is_found(daemon, os.getpid()), 20)
+        assert daemon.stop() == 0
+        assert not path.exists()
+    finally:
+        daemon.close()
+
+
+_NAMES = (
+    "requests", "requests_refused", "hits_cache", "hits_kernel_maps", "hits_procfs", "miss", "limiter_drop",
+    "added_kernel_maps", "added_procfs",
+)  # fmt: skip
+
+
+def _is_found(daemon: Daemon, pid: int) -> bool:
+    try:
+        return ask(daemon.directory, pid).found
+    except StaleError:
+        return False
+
+
+def _counted(daemon: Daemon, before: dict[str, int], name: str) -> dict[str, int]:
+    after: dict[str, int] = daemon.stat()["counters"]
+    assert after[name] > before[name]
+    return after
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _flood(daemon: Daemon, stop: float, garbage: bool) -> threading.Thread:
+    def run() -> None:
+        number = 0
+        while time.monotonic() < stop:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+                try:
+                    client.settimeout(1)
+                    client.connect(str(paths.requests_socket(daemon.directory)))
+                    while time.monotonic() < stop:
+                        number += 1
+                        client.send(b"\xc1" * 40 if garbage else encode_request(1 + number % 30_000))
+                except OSError:
+                    continue  # dropped, as it fetches no answers
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread

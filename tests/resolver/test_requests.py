@@ -1,0 +1,369 @@
+"""A question about a process that the tables lack: cache, kernel maps, /proc, in this order, counted and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from resolver_world import FakeMap, FakeProc
+from story import Reading, Story, instance, make_tables
+
+from pipeline.boot import TICK_NS
+from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
+from pipeline.bus import requests as wire
+from pipeline.resolver import requests
+from pipeline.resolver._apply import Applier
+from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.limiter import Limiter
+from pipeline.resolver.requests import Found, Lookup, Requests, TokenBucket
+from pipeline.shm import layout
+from pipeline.shm.validate import validate_tables
+
+CAPTURE = 50 * TICK_NS
+
+
+@dataclass
+class Channel:
+    """The socket, without one."""
+
+    questions: list[tuple[int, bytes]] = field(default_factory=list)
+    answers: list[tuple[int, wire.Answer]] = field(default_factory=list)
+    budgets: list[int] = field(default_factory=list)
+
+    def receive(self, budget: int) -> list[tuple[int, bytes]]:
+        self.budgets.append(budget)
+        taken, self.questions = self.questions[:budget], self.questions[budget:]
+        return taken
+
+    def answer(self, client: int, data: bytes) -> bool:
+        self.answers.append((client, wire.decode_answer(data)))
+        return True
+
+    def ask(self, *pids: int) -> None:
+        self.questions += [(pid, wire.encode_request(pid)) for pid in pids]
+
+
+class World:
+    def __init__(self, directory: Any, **options: Any) -> None:
+        self.tables = make_tables(directory)
+        self.tables.set_state(layout.STATE_READY)
+        self.applier = Applier(self.tables)
+        self.proc = FakeProc()
+        self.pids, self.images = FakeMap(), FakeMap()
+        self.now = 1000 * TICK_NS
+        self.mark = 0
+        self.threads: set[int] = set()
+        self.cgroups: dict[int, bytes] = {}
+        self.lookup = Lookup(
+            self.tables, self.applier, options.get("proc", self.proc),
+            pid_cache=self.pids, proc_cache=self.images,
+            concealer=Concealer(lambda argv: argv.replace(b"hunter2", b"********")),
+            learn_cgroup=self.cgroups.__setitem__, now_boot_ns=lambda: self.now, capture_boot_ns=CAPTURE,
+            limiter=Limiter(clock=lambda: self.now), is_process=lambda pid: pid not in self.threads,
+        )  # fmt: skip
+        self.channel = Channel()
+        self.requests = Requests(self.channel, self.lookup, self.tables, lambda: self.mark)
+        self.read = Reading(self.tables)
+
+    def cached(self, pid: int = 10, **facts: Any) -> None:
+        Story(now=CAPTURE).fork(1, pid, **facts).apply(self.applier)
+
+    def in_maps(self, pid: int, ppid: int, start: int, path: bytes = b"/bin/mapped", **facts: Any) -> None:
+        owner, image = np.zeros(1, PID_ENTRY), np.zeros(1, IMAGE_ENTRY)
+        owner["cookie"], owner["start_boot_ns"], owner["ppid"] = pid * 10, start, ppid
+        owner["uid"], owner["auid"], owner["cgroup_id"] = 33, 1000, 77
+        owner["exit_boot_ns"] = facts.get("exit_boot_ns", 0)
+        image["inode"], image["path_bytes"], image["path"] = 4711, len(path), np.void(path[:128].ljust(128, b"\0"))
+        self.pids[pid], self.images[pid * 10] = owner[0], image[0]
+
+    def counters(self) -> dict[str, int]:
+        names = ("hits_cache", "hits_kernel_maps", "hits_procfs", "miss", "limiter_drop", "requests",
+                 "requests_refused", "added_kernel_maps", "added_procfs")  # fmt: skip
+        return {name: self.tables.counter(name) for name in names if self.tables.counter(name)}
+
+    def turn(self, *pids: int, ns: int = 1_000_000) -> list[wire.Answer]:
+        """Ask, let the time pass and the watermark follow, and return what was answered meanwhile."""
+        before = len(self.channel.answers)
+        self.channel.ask(*pids)
+        self.requests.poll(self.now)
+        self.now += ns
+        self.mark = self.now - 1000
+        self.requests.poll(self.now)
+        return [answer for _, answer in self.channel.answers[before:]]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with instance() as directory:
+        made = World(directory)
+        yield made
+        validate_tables(made.tables)
+        made.tables.close()
+
+
+# -- the order ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
+    world.cached(10)
+    world.in_maps(10, 1, 77 * TICK_NS)
+    found = world.lookup.find(10)
+    assert found == Found(world.tables.py_head(10), "cache")
+    assert world.counters() == {"hits_cache": 1}
+    assert world.proc.reads == []
+
+
+def test_the_kernel_maps_come_next_and_what_they_say_is_entered(world: World) -> None:
+    start = 60 * TICK_NS + 1234
+    world.in_maps(20, 1, start)
+    world.proc.add(20, 1, start_boot_ns=start, comm=b"mapped")
+    world.proc.add(1, 0, start_boot_ns=TICK_NS, comm=b"init")
+    found = world.lookup.find(20)
+    assert isinstance(found, Found) and found.how == "kernel_maps"
+    row = world.read.row(found.row)
+    assert (row.tgid, row.ppid, row.start_boot_ns, row.path) == (20, 1, start, b"/bin/mapped")
+    assert (row.uid, row.auid, row.cgroup_id, row.inode, row.comm) == (33, 1000, 77, 4711, b"mapped")
+    assert row.source == layout.SOURCE_MAP
+    assert row.flags & layout.ROW_GAP and not row.flags & (layout.ROW_BEFORE_CAPTURE | layout.ROW_START_TICKS)
+    assert not row.known & layout.KNOWN_ARGS and row.args_ref == 0
+    assert world.counters() == {"hits_kernel_maps": 1, "added_kernel_maps": 1, "added_procfs": 1}
+
+
+@pytest.mark.parametrize(
+    ("what", "facts"),
+    [
+        ("it has ended", {"exit_boot_ns": 70 * TICK_NS}),
+        ("the pid has another owner", {"start": 59 * TICK_NS}),
+        ("its path is longer than a map entry", {"path": b"/" + b"x" * 200}),
+    ],
+)
+def test_a_map_entry_is_not_believed_when(world: World, what: str, facts: dict[str, Any]) -> None:
+    real = 60 * TICK_NS
+    world.in_maps(20, 0, facts.pop("start", real), **facts)
+    world.proc.add(20, 0, start_boot_ns=real, exe=b"/bin/real")
+    found = world.lookup.find(20)
+    assert isinstance(found, Found) and found.how == "procfs", what
+    assert world.read.row(found.row).path == b"/bin/real"
+
+
+def test_a_kernel_that_does_not_let_us_ask_its_maps_leaves_proc(world: World) -> None:
+    def refuse(key: int) -> None:
+        raise PermissionError(key)
+
+    world.pids.get = refuse  # type: ignore[method-assign]
+    world.proc.add(20, 0, start_boot_ns=60 * TICK_NS)
+    found = world.lookup.find(20)
+    assert isinstance(found, Found) and found.how == "procfs"
+
+
+def test_proc_comes_last_and_is_entered_with_its_missing_ancestors_oldest_first(world: World) -> None:
+    for pid in range(1, 6):
+        world.proc.add(pid, pid - 1, start_boot_ns=pid * 20 * TICK_NS, comm=b"p%d" % pid, exe_inode=pid)
+    found = world.lookup.find(5)
+    assert isinstance(found, Found) and found.how == "procfs"
+    rows = [world.read.head(pid) for pid in range(1, 6)]
+    assert all(row is not None and row.source == layout.SOURCE_PROCFS for row in rows)
+    for child, parent in zip(rows[1:], rows, strict=False):
+        assert world.tables.py_follow(child.ancestor) == parent.row
+        assert world.tables.py_follow(child.parent) == parent.row
+        assert not child.flags & layout.ROW_PARENT_MISSING
+    assert [bool(row.flags & layout.ROW_BEFORE_CAPTURE) for row in rows] == [True, True, False, False, False]
+    assert all(row.flags & layout.ROW_START_TICKS for row in rows)
+    assert world.counters() == {"hits_procfs": 1, "added_procfs": 5}
+
+
+def test_no_more_than_16_ancestors_are_fetched(world: World) -> None:
+    for pid in range(1, 31):
+        world.proc.add(pid, pid - 1, start_boot_ns=(60 + pid) * TICK_NS)
+    assert isinstance(world.lookup.find(30), Found)
+    assert [pid for pid in range(1, 31) if world.tables.py_head(pid)] == list(range(30 - requests.ANCESTORS_MAX, 31))
+
+
+def test_a_number_that_has_a_younger_owner_is_no_ancestor(world: World) -> None:
+    world.proc.add(21, 20, start_boot_ns=60 * TICK_NS)
+    world.proc.add(20, 0, start_boot_ns=90 * TICK_NS)
+    assert isinstance(world.lookup.find(21), Found)
+    assert world.tables.py_head(20) == 0
+    assert world.read.head(21).ancestor == 0
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"task_flags": 0x00200000}, {"state": "Z"}],
+    ids=["kernel thread", "zombie"],
+)
+def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, Any]) -> None:
+    world.proc.add(20, 0, **facts)
+    assert world.lookup.find(20) == wire.ABSENT
+    assert world.tables.py_head(20) == 0
+    assert world.counters() == {"miss": 1}
+
+
+def test_a_thread_is_not_entered_as_a_process(world: World) -> None:
+    world.proc.add(20, 0)
+    world.threads.add(20)
+    assert world.lookup.find(20) == wire.ABSENT
+    assert world.tables.py_head(20) == 0
+
+
+def test_an_exited_process_does_not_live_again(world: World) -> None:
+    story = Story(now=CAPTURE)
+    for event in (story.fork(1, 10), story.exit(10)):
+        event.apply(world.applier)
+    row = world.tables.py_head(10)
+    start = int(world.tables.hot_view()[row]["start_boot_ns"])
+    world.in_maps(10, 1, start)
+    world.proc.add(10, 0, start_boot_ns=start)  # as /proc showed it a moment before the end
+    assert world.lookup.find(10) == wire.ABSENT
+    assert world.tables.py_head(10) == row
+    assert int(world.tables.hot_view()[row]["exit_boot_ns"]) != 0
+
+
+def test_a_successor_of_an_exited_process_is_found(world: World) -> None:
+    story = Story(now=CAPTURE)
+    for event in (story.fork(1, 10), story.exit(10)):
+        event.apply(world.applier)
+    world.proc.add(10, 0, start_boot_ns=500 * TICK_NS)
+    found = world.lookup.find(10)
+    assert isinstance(found, Found) and found.how == "procfs"
+    assert world.read.row(found.row).start_boot_ns == 500 * TICK_NS
+
+
+def test_proc_is_asked_about_a_pid_once_in_30_seconds(world: World) -> None:
+    assert world.lookup.find(20) == wire.ABSENT
+    assert world.lookup.find(20) == wire.LIMITED
+    assert world.counters() == {"miss": 2, "limiter_drop": 1}
+    assert world.proc.reads == [20]
+    world.now += 30_000_000_000
+    assert world.lookup.find(20) == wire.ABSENT
+    assert world.proc.reads == [20, 20]
+
+
+def test_what_is_stored_is_concealed_and_cgroups_are_learned(world: World) -> None:
+    world.proc.add(20, 0, argv=b"login\0hunter2\0", args_full_bytes=14, cgroup_id=5, cgroup_path=b"/a.slice")
+    found = world.lookup.find(20)
+    assert isinstance(found, Found)
+    row = world.read.row(found.row)
+    assert bytes(world.tables.args.py_bytes(row.args_ref))[4:] == b"login\0********\0"
+    assert world.cgroups == {5: b"/a.slice"}
+
+
+def test_tables_about_another_host_are_all_there_is() -> None:
+    with instance() as directory:
+        world = World(directory, proc=None)
+        world.in_maps(20, 1, 60 * TICK_NS)
+        assert world.lookup.find(20) == wire.ABSENT
+        assert world.counters() == {"miss": 1}
+        world.tables.close()
+
+
+@pytest.mark.parametrize("pid", [1 << 16, (1 << 22) - 1, 1 << 22])
+def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
+    world.proc.add(pid, 0)
+    assert world.lookup.find(pid) == wire.ABSENT
+
+
+# -- the duty --------------------------------------------------------------------------------------------------------
+
+
+def test_a_hit_is_answered_at_once(world: World) -> None:
+    world.cached(10)
+    world.channel.ask(10)
+    assert world.requests.poll(world.now) == 1
+    row = world.read.head(10)
+    expected = wire.Answer(10, True, "cache", "", row.row, row.generation, row.start_boot_ns)
+    assert world.channel.answers == [(10, expected)]
+
+
+def test_a_miss_waits_for_what_is_on_its_way(world: World) -> None:
+    world.channel.ask(10)
+    assert world.requests.poll(world.now) == 1
+    assert world.channel.answers == [] and world.requests.waiting == 1
+    world.cached(10)
+    world.mark = world.now + 1
+    world.requests.poll(world.now + 2)
+    [(_, answer)] = world.channel.answers
+    assert (answer.found, answer.how) == (True, "cache")
+    assert world.proc.reads == [] and world.counters() == {"requests": 1, "hits_cache": 1}
+
+
+def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(world: World) -> None:
+    world.channel.ask(10)
+    world.requests.poll(world.now)
+    world.requests.poll(world.now + requests.WAIT_MAX_NS)
+    assert world.channel.answers == []
+    world.requests.poll(world.now + requests.WAIT_MAX_NS + 1)
+    assert world.channel.answers == [(10, wire.Answer(10, reason=wire.ABSENT))]
+
+
+def test_while_the_tables_are_filled_absent_is_no_answer(world: World) -> None:
+    world.tables.set_state(layout.STATE_FILLING)
+    assert world.turn(10) == [wire.Answer(10, reason=wire.FILLING)]
+    assert world.counters() == {"requests": 1, "requests_refused": 1}
+
+
+def test_garbage_is_refused_and_counted(world: World) -> None:
+    world.channel.questions = [(3, b"\xc1garbage"), (4, b""), (5, bytes(1000))]
+    world.requests.poll(world.now)
+    assert [answer for _, answer in world.channel.answers] == [wire.Answer(0, reason=wire.MALFORMED)] * 3
+    assert world.counters() == {"requests": 3, "requests_refused": 3}
+
+
+def test_a_flood_of_hits_is_answered_at_the_set_rate_and_not_faster(world: World) -> None:
+    world.cached(10)
+    world.channel.ask(*[10] * 20_000)
+    turns = 2000
+    for _ in range(turns):
+        world.now += 500_000
+        world.requests.poll(world.now)
+    seconds = turns * 500_000 / 1e9
+    answered = len(world.channel.answers)
+    assert answered <= requests.RATE_PER_S * seconds + requests.BURST
+    assert answered >= requests.RATE_PER_S * seconds * 0.9
+    assert max(world.channel.budgets) <= requests.BURST
+    assert not world.requests.may_take(world.now)
+
+
+def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
+    world.channel.ask(*range(1000, 6000))
+    turns = 2000
+    for _ in range(turns):
+        world.now += 500_000
+        world.mark = world.now - 1000
+        world.requests.poll(world.now)
+        assert world.requests.waiting <= requests.WAITING_MAX
+    seconds = turns * 500_000 / 1e9
+    assert len(world.proc.reads) <= requests.MISS_RATE_PER_S * seconds + requests.MISS_BURST
+    reasons = [answer.reason for _, answer in world.channel.answers]
+    assert reasons.count(wire.BUSY) > 0
+    counters = world.counters()
+    assert counters["requests_refused"] == reasons.count(wire.BUSY)
+    assert counters["requests"] == len(reasons) + world.requests.waiting
+    assert counters["miss"] == reasons.count(wire.ABSENT)
+
+
+def test_tokens_come_back_with_time() -> None:
+    bucket = TokenBucket(1000, 5)
+    assert bucket.available(10**9) == 5
+    bucket.take(5)
+    assert bucket.available(10**9) == 0
+    assert bucket.available(10**9 + 2_100_000) == 2
+    assert bucket.available(10**12) == 5
+    assert bucket.available(10**12 - 5) == 5  # a clock that stepped back takes nothing
+
+
+def test_a_thread_id_of_this_process_is_told_from_its_pid() -> None:
+    import os
+    import threading
+
+    ready, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: (ready.set(), done.wait()))
+    thread.start()
+    ready.wait()
+    assert requests.is_process(os.getpid())
+    assert not requests.is_process(thread.native_id)
+    done.set()
+    thread.join()
