@@ -1,0 +1,219 @@
+"""Run a command under another kernel: Debian's, in QEMU, with this machine's own files as its root.
+
+For what the kernel at hand refuses (trampolines and kprobes, often) and for what an older one does otherwise. Nothing
+is installed and nothing outside the cache folder is written: the guest sees the host's root read-only, through virtiofs,
+and writes to memory. Emulation, never KVM: where nested virtualisation is half there, QEMU hangs.
+
+Covers the kernel package, the machine, its output and its exit code; what runs there is the caller's. The standard
+library only. Needs: qemu-system-x86 and virtiofsd, root, x86-64, a Debian whose apt sources are set up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import lzma
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+CACHE = ROOT / ".cache" / "vm"
+
+#: Debian's metapackages that name the newest kernel of each kind.
+FLAVOURS = {"cloud": "linux-image-cloud-amd64", "amd64": "linux-image-amd64", "rt": "linux-image-rt-amd64"}
+
+#: Nothing came back from the guest: it hung, panicked or was ended.
+NO_CODE = 99
+#: Something that a guest needs is not here.
+NOT_POSSIBLE = 77
+
+
+class NotPossibleError(Exception):
+    """There can be no guest here; the message says what is missing."""
+
+
+def find(program: str, *others: str, package: str) -> str:
+    """Return the path of a program.
+
+    Raises:
+        NotPossibleError: it is not installed.
+    """
+    for candidate in (program, *others):
+        if path := shutil.which(candidate):
+            return path
+    raise NotPossibleError(f"{program} is not installed: apt-get install --no-install-recommends {package}")
+
+
+def kernel(flavour: str) -> Path:
+    """Return the folder with Debian's newest kernel of that flavour, unpacked; downloaded if it is not in the cache.
+
+    In it: ``boot/vmlinuz-RELEASE``, ``boot/config-RELEASE`` and ``overlay.ko``.
+
+    Raises:
+        NotPossibleError: it cannot be had.
+    """
+    meta = FLAVOURS[flavour]
+    listed = subprocess.run(["apt-cache", "depends", meta], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"Depends: (linux-image-\S+)", listed)
+    if found is None:
+        raise NotPossibleError(f"apt does not know {meta}: apt-get update")
+    folder = CACHE / found[1]
+    if folder.is_dir():
+        return folder
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="new-") as name:
+        work = Path(name)
+        work.chmod(0o755)  # apt downloads as another user
+        done = subprocess.run(["apt-get", "download", found[1]], cwd=work, capture_output=True, text=True, check=False)
+        packages = list(work.glob("*.deb"))
+        if done.returncode or not packages:
+            raise NotPossibleError(f"{found[1]} cannot be downloaded: {done.stderr.strip()}")
+        unpacked = work / "root"
+        subprocess.run(["dpkg-deb", "-x", packages[0], unpacked], check=True)
+        (module,) = unpacked.glob("**/overlayfs/overlay.ko*")
+        data = module.read_bytes()
+        (unpacked / "overlay.ko").write_bytes(lzma.decompress(data) if module.suffix == ".xz" else data)
+        unpacked.rename(folder)
+    return folder
+
+
+@contextlib.contextmanager
+def shared_root(work: Path) -> Iterator[Path]:
+    """Give the socket of a virtiofsd that shows the host's root, read-only, while the context lasts."""
+    daemon = find("virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd", package="virtiofsd")
+    socket = work / "fs.sock"
+    log = (work / "virtiofsd.log").open("wb")
+    # No sandbox: it would pivot_root, which an initramfs cannot. The cache makes the tests twice as fast.
+    process = subprocess.Popen(
+        [daemon, f"--socket-path={socket}", "--shared-dir=/", "--sandbox=none", "--readonly", "--cache=always",
+         "--rlimit-nofile=0", "--no-announce-submounts"],
+        stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 10
+        while not socket.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NotPossibleError(f"virtiofsd does not start: {(work / 'virtiofsd.log').read_text().strip()}")
+            time.sleep(0.02)
+        yield socket
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+def machine(folder: Path, work: Path, socket: Path, script: Path, cpus: int, memory_mib: int) -> list[str]:
+    """Return QEMU's command line."""
+    emulator = find("qemu-system-x86_64", package="qemu-system-x86")
+    (image,) = (folder / "boot").glob("vmlinuz-*")
+    append = (
+        "rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 "
+        f"init={HERE / 'init'} -- {folder} {script}"
+    )  # fmt: skip
+    if len(append) > 2000:
+        raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
+    return [
+        emulator, "-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max", "-smp", str(cpus),
+        "-m", str(memory_mib), "-nodefaults", "-display", "none", "-no-reboot",
+        "-object", f"memory-backend-memfd,id=mem,size={memory_mib}M,share=on", "-numa", "node,memdev=mem",
+        "-chardev", f"socket,id=fs,path={socket}", "-device", "vhost-user-fs-pci,chardev=fs,tag=rootfs",
+        "-serial", f"file:{work / 'console'}", "-device", "virtio-serial-pci",
+        "-chardev", f"file,id=out,path={work / 'out'}", "-device", "virtserialport,chardev=out,name=procline.out",
+        "-chardev", f"file,id=code,path={work / 'code'}", "-device", "virtserialport,chardev=code,name=procline.code",
+        "-kernel", str(image), "-append", append,
+    ]  # fmt: skip
+
+
+def run(flavour: str, command: Sequence[str], *, timeout_s: float, cpus: int = 2, memory_mib: int = 3072) -> int:
+    """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
+
+    Raises:
+        NotPossibleError: there can be no guest here.
+    """
+    if platform.machine() != "x86_64":
+        raise NotPossibleError(f"guests are x86-64, this machine is {platform.machine()}")
+    if os.geteuid() != 0:
+        raise NotPossibleError("only root can show its whole root directory to a guest")
+    folder = kernel(flavour)
+    with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as name:
+        work = Path(name)
+        script = work / "command"
+        script.write_text(
+            f"cd {shlex.quote(str(ROOT))} || exit 97\n"
+            "export HOME=/root LANG=C.UTF-8 OPENBLAS_NUM_THREADS=1 PROCLINE_REQUIRE_LIVE=1\n"
+            f"exec {shlex.join(command)}\n"
+        )
+        (work / "out").touch()
+        with shared_root(work) as socket:
+            process = subprocess.Popen(
+                machine(folder, work, socket, script, cpus, memory_mib), stdin=subprocess.DEVNULL
+            )
+            deadline = time.monotonic() + timeout_s
+            is_late = False
+            try:
+                with (work / "out").open("rb") as out:
+                    while True:
+                        has_ended = process.poll() is not None
+                        sys.stdout.buffer.write(out.read())
+                        sys.stdout.flush()
+                        if has_ended:
+                            break
+                        if is_late := time.monotonic() > deadline:
+                            break
+                        time.sleep(0.1)
+            finally:
+                process.kill()
+                process.wait()
+        code = (work / "code").read_text().strip() if (work / "code").exists() else ""
+        if not code.isdecimal():
+            tail = (work / "console").read_text(errors="replace").splitlines()[-30:] if not is_late else []
+            print(*tail, sep="\n")
+            print(f"vm: no exit code came back{f' within {timeout_s:g} s' if is_late else ''}")
+            return NO_CODE
+        return int(code)
+
+
+def main() -> int:
+    """Run the tests that need another kernel, or the given command, in a guest of each flavour."""
+    parser = argparse.ArgumentParser(prog="tests/vm/run", description="Run tests under Debian's kernels, in QEMU.")
+    parser.add_argument("--flavour", action="append", choices=FLAVOURS, help="may be given again; default: cloud")
+    parser.add_argument("--timeout", type=float, default=240, help="seconds for each guest; default: %(default)g")
+    parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
+    parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
+    options = parser.parse_args()
+    status = 0
+    for flavour in options.flavour or ["cloud"]:
+        began = time.monotonic()
+        try:
+            code = run(flavour, options.command or tests(), timeout_s=options.timeout, cpus=options.cpus)
+        except NotPossibleError as error:
+            print(f"vm: NO GUEST: {error}", file=sys.stderr)
+            return NOT_POSSIBLE
+        print(f"vm: {flavour}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+        status = status or code
+    return status
+
+
+def tests() -> list[str]:
+    """Return the command that runs the tests which need another kernel."""
+    own = ROOT / ".venv" / "bin" / "python"
+    python = str(own) if own.exists() else sys.executable
+    # Emulated, a test takes some fifteen times as long.
+    return [
+        python, "-m", "pytest", "-m", "vm or live", "-p", "no:cacheprovider", "-n", "0",
+        "tests/bpf/test_cred_tiers.py",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
