@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from os import fsdecode, fsencode
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 
 from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
@@ -62,7 +62,7 @@ def file_of_record(data: bytes) -> FileEvent:
     """What a FILE record and its path say."""
     record = np.frombuffer(data, layout.FILE, 1)[0]
     path = fsdecode(data[layout.FILE.itemsize :])
-    values = {name: int(record[column]) for name, column in _RECORD_FIELDS.items()}
+    values: dict[str, Any] = {name: int(record[column]) for name, column in _RECORD_FIELDS.items()}
     flags = int(record["file_flags"])
     file = FileEvent(**values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0)
     if flags & EXEC_MEMFD:
@@ -154,7 +154,7 @@ def plain_session(session: UserSessionContext) -> dict[str, Any] | None:
     """A user session as msgpack can hold it; None: there is none."""
     if session == UserSessionContext():
         return None
-    values = {"id": session.id, "session_type": session.session_type}
+    values: dict[str, Any] = {"id": session.id, "session_type": session.session_type}
     if session.ssh != SSHSessionContext():
         values |= {"ssh": asdict(session.ssh)}
     if session.k8s != K8SSessionContext():

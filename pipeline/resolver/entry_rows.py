@@ -269,7 +269,7 @@ class RowStore:
 
     def _credentials(self, row: int) -> Credentials:
         hot, cold = self.hot, self.cold
-        ids = {name: int(hot[name]) for name in ("uid", "gid")}
+        ids: dict[str, Any] = {name: int(hot[name]) for name in ("uid", "gid")}
         ids |= {name: int(cold[name]) for name in ("euid", "egid", "fsuid", "fsgid", "cap_effective", "cap_permitted")}
         auid = int(cold["auid"]) if int(hot["known"]) & layout.KNOWN_AUID else UNSET
         return entry_extra.with_extra(Credentials(**ids, auid=auid), self.extra().get("names"))

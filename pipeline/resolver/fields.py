@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from pipeline import boot
 from pipeline.resolver import kernel_maps, procfs
@@ -153,7 +154,7 @@ class Fields:
         if self.user_group_resolver is None:
             return credentials
         view = pce.mnt_ns if not pce.container.is_null else 0
-        names = {}
+        names: dict[str, Any] = {}
         for name, kind, number in (
             ("user", "user", credentials.uid), ("euser", "user", credentials.euid),
             ("fsuser", "user", credentials.fsuid), ("group", "group", credentials.gid),

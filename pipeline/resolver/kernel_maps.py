@@ -34,6 +34,8 @@ PROC_CACHE = "proc_cache"
 
 _NOEXIST = 1
 
+_CREDENTIALS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted")
+
 
 class KernelMap(Protocol):
     """A map from numbers to records."""
@@ -65,11 +67,8 @@ def entry_of(pid: int, tid: int, inode: int, owner: np.void, image: np.void) -> 
             file = file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
         else:
             file = replace(file.with_names(path, path.rpartition("/")[2]), is_pathname_resolved=True)
-    credentials = Credentials(
-        **{name: int(owner[name]) for name in (
-            "uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted",
-        )}
-    )  # fmt: skip
+    ids: dict[str, Any] = {name: int(owner[name]) for name in _CREDENTIALS}
+    credentials = Credentials(**ids)
     cgroup_id = int(owner["cgroup_id"]) or int(image["cgroup_id"])
     entry = ProcessCacheEntry(
         pid=pid, tid=tid or pid, ppid=int(owner["ppid"]), exec_inode=inode, cookie=int(owner["cookie"]),
