@@ -334,7 +334,7 @@ cdef class Events(Rows):
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t creator = 0, image = 0, inherited
+        cdef uint32_t creator = 0, image = 0, inherited = 0
         cdef uint64_t kernel = task.exe_inode if task != NULL else 0
         hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.fork_boot_ns = head.time_boot_ns
@@ -386,9 +386,11 @@ cdef class Events(Rows):
         if task == NULL:
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             return
-        if image and task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id:
+        if image and (
+            inherited & PL_KNOWN_CGROUP or (task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id)
+        ):
             # The same cgroup has the same path and container; another one has not.
-            hot.cgroup_id = task.cgroup_id
+            hot.cgroup_id = self.hot[image].cgroup_id
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
             self.tables.names.hold(self.cold[image].container_ref)
