@@ -89,6 +89,12 @@ class Counts:
         missing = seq - expected & 0xFFFFFFFF if expected else 0
         return missing if missing < 1 << 31 else 0
 
+    @property
+    def is_used(self) -> bool:
+        """Whether messages were counted already."""
+        size = CPU_STATE.itemsize
+        return any(self._words.load64(cpu * size + _field("ring_seq")) for cpu in range(self.cpu_count))
+
     def release(self) -> None:
         """Let go of the buffer."""
         self._words.release()
@@ -119,6 +125,8 @@ class ProcConnector:
         events_total: messages read.
         refused_total: datagrams that were none of the kernel's events.
         surveys_total: passes over ``/proc``.
+        lost_total: messages that the kernel left out, as far as their numbers say.
+        overflows_total: times that the kernel said that the socket had no room.
     """
 
     def __init__(
@@ -149,7 +157,13 @@ class ProcConnector:
         self.events_total = 0
         self.refused_total = 0
         self.surveys_total = 0
+        self.lost_total = 0
+        self.overflows_total = 0
         self._survey()
+        if counts.is_used:
+            # The process before was killed. An event may have been in its hand, and its second looks are forgotten: it
+            # counts as a loss, and so is repaired.
+            self._guess_loss()
 
     def _survey(self) -> None:
         self._living.survey()
@@ -165,7 +179,7 @@ class ProcConnector:
         done = 0
         while done < budget:
             if self._held is not None and not self._put(*self._held):
-                return done
+                break
             try:
                 length, sender = self._sock.recvfrom_into(self._buffer)
             except BlockingIOError:
@@ -177,7 +191,8 @@ class ProcConnector:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._overflowed()
+                self.overflows_total += 1
+                self._guess_loss()
                 continue
             event = proc_events.parse(self._buffer, length) if sender[0] == 0 else None
             if event is None:
@@ -186,12 +201,17 @@ class ProcConnector:
             done += 1
             record = self._record(event)
             if not self._put(record, event):
-                return done
-        self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
+                break
+        if self._held is None:
+            self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
+        else:
+            # The ring is full, and gets room when what it holds is applied. So the slack must not hold that back: what
+            # is older than the event that is held, and comes after it, is late.
+            self.complete_boot_ns = max(self.complete_boot_ns, self._held[1][3] + self._offset_ns)
         return done
 
-    def _overflowed(self) -> None:
-        # How many are missing is seen at the next message of each CPU; one at least, and that is told at once.
+    def _guess_loss(self) -> None:
+        """Count one event as lost at once: how many are missing is seen only at the next message of each CPU."""
         self._living.is_sure = False
         if not self._guessed_lost:
             self._guessed_lost = 1
@@ -208,6 +228,7 @@ class ProcConnector:
         missing = self._counts.saw(event[1], event[2])
         if missing:
             self._living.is_sure = False
+            self.lost_total += missing
             told, self._guessed_lost = min(missing, self._guessed_lost), 0
             if missing > told:
                 self._counts.add(event[1], "lost_samples", missing - told)

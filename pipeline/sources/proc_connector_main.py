@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -23,6 +24,9 @@ from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+
+if TYPE_CHECKING:
+    from pipeline.sources.proc_connector import ProcConnector
 
 #: Events of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_EVENTS = 512
@@ -92,7 +96,9 @@ def _run(spec: Specification, log: Log) -> int:
         )
         gc.collect()
         gc.freeze()
+        watch = _Watch(connector, log)
         while not waiter.stopping:
+            watch.look()
             events = shard.poll(BUDGET_EVENTS)
             if events >= BUDGET_EVENTS:
                 continue
@@ -102,12 +108,39 @@ def _run(spec: Specification, log: Log) -> int:
             else:
                 waiter.wait(Wait(_SLACK_S if shard.owes else _IDLE_S, True))
         drain_out(shard, time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART, log)
-        if connector.refused_total:
-            log.write("warning", "datagrams that the kernel did not send", count=connector.refused_total)
+        watch.look()
         shard.close()
     acks.close()
     waiter.close()
     return 0
+
+
+class _Watch:
+    """Logs losses and strangers, each at most once in ten seconds."""
+
+    _AGAIN_S = 10.0
+
+    def __init__(self, connector: ProcConnector, log: Log) -> None:
+        self._connector = connector
+        self._log = log
+        self._told = (0, 0, 0)
+        self._due_s = 0.0
+
+    def look(self) -> None:
+        """Look at the counters."""
+        connector = self._connector
+        now = (connector.lost_total, connector.overflows_total, connector.refused_total)
+        if now == self._told or time.monotonic() < self._due_s:
+            return
+        self._due_s = time.monotonic() + self._AGAIN_S
+        if now[:2] != self._told[:2]:
+            self._log.write(
+                "warning", "the kernel left events out: make capture.ring_bytes larger",
+                lost=now[0], overflows=now[1], surveys=connector.surveys_total,
+            )  # fmt: skip
+        if now[2] != self._told[2]:
+            self._log.write("warning", "datagrams that the kernel did not send", count=now[2])
+        self._told = now
 
 
 if __name__ == "__main__":

@@ -1,0 +1,529 @@
+"""The proc connector without a kernel: its messages made by hand, and a /proc made of files."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import shutil
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand_records import BOOT_ID, FakeAcks
+
+from pipeline import events
+from pipeline.boot import TICK_NS
+from pipeline.bpf.maps import CPU_STATE
+from pipeline.bus.frames import Frame, decode_frame, record_ends
+from pipeline.resolver.procfs import ProcReader, read_process
+from pipeline.resolver.procinfo import ProcInfo
+from pipeline.shm import layout
+from pipeline.sources import proc_events, proc_records
+from pipeline.sources._shared import CpuStates
+from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.living import Living
+from pipeline.sources.proc_connector import KEEP_ALIVE_NS, SLACK_NS, ConnectorShard, Counts, ProcConnector
+from pipeline.sources.ring import PAGE_BYTES, Ring
+from pipeline.sources.second_look import Facts, Looks
+
+CPUS = 4
+#: Pids that no process has: pid_max is not above 2**22.
+CHILD, PARENT = (1 << 22) + 1, (1 << 22) + 2
+
+
+def message(what: int, cpu: int, seq: int, data: tuple[int, ...], time_ns: int | None = None) -> bytes:
+    """One datagram of the kernel."""
+    words = (*data, *(0,) * (6 - len(data)))
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) if time_ns is None else time_ns
+    return struct.pack("=IHHIIIIIIHHIIQ6I", 76, 3, 0, 0, 0, 1, 1, seq, 0, 40, 0, what, cpu, now, *words)
+
+
+def fork(parent: int, child: int, tid: int = 0) -> tuple[int, ...]:
+    return parent, parent, tid or child, child
+
+
+def end(tgid: int, tid: int = 0, code: int = 0, parent: int = 0) -> tuple[int, ...]:
+    return tid or tgid, tgid, code, 17, parent, parent
+
+
+class HandSocket:
+    """What the kernel would have queued: datagrams, or errors."""
+
+    def __init__(self) -> None:
+        self.queue: list[bytes | OSError] = []
+        self.sender = 0
+        self.seqs = [0] * CPUS
+
+    def put(self, what: int, data: tuple[int, ...], cpu: int = 0, *, lost: bool = False, at: int | None = None) -> None:
+        if not lost:
+            self.queue.append(message(what, cpu, self.seqs[cpu], data, at))
+        self.seqs[cpu] = self.seqs[cpu] + 1 & 0xFFFFFFFF
+
+    def recvfrom_into(self, buffer: bytearray) -> tuple[int, tuple[int, int]]:
+        if not self.queue:
+            raise BlockingIOError
+        first = self.queue.pop(0)
+        if isinstance(first, OSError):
+            raise first
+        buffer[: len(first)] = first
+        return len(first), (self.sender, 1)
+
+
+class HandProc:
+    """A directory with the few files of procfs that `Living` reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def put(self, tgid: int, *, ticks: int, tids: tuple[int, ...] = (), state: str = "S", flags: int = 0) -> None:
+        tids = tids or (tgid,)
+        directory = self.path / str(tgid)
+        shutil.rmtree(directory, ignore_errors=True)
+        fields = [state, "1", *["0"] * 4, str(flags), *["0"] * 10, str(len(tids)), "0", str(ticks), *["0"] * 30]
+        for tid in tids:
+            (directory / "task" / str(tid)).mkdir(parents=True)
+        (directory / "stat").write_text(f"{tgid} (a) b) {' '.join(fields)}\n")
+        (directory / "status").write_text(f"Name:\ta\nNSpid:\t{tgid}\nUid:\t1\n")
+
+    def remove(self, tgid: int) -> None:
+        shutil.rmtree(self.path / str(tgid))
+
+
+class Bench:
+    """A connector on all of this, with its shard; the test is the receiver."""
+
+    def __init__(self, path: Path, data_bytes: int = 16 * PAGE_BYTES) -> None:
+        self.sock = HandSocket()
+        self.proc = HandProc(path)
+        self.ring_fd = make_ring_file(data_bytes)
+        self.memory = mmap.mmap(-1, CPUS * CPU_STATE.itemsize)
+        self.acks = FakeAcks()
+        self.messages: list[bytes] = []
+        self.has_room = True
+        self.now_ns = 1
+        self.reader = ProcReader()
+        self.start()
+
+    def start(self) -> None:
+        """A new connector on the same ring, socket and counters, as after a kill."""
+        self.writer = RingWriter(self.ring_fd)
+        self.counts = Counts(self.memory)
+        self.living = Living(str(self.proc.path))
+        self.connector = ProcConnector(
+            self.sock, self.writer, self.counts, self.reader, self.living  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.shard = ConnectorShard(
+            self.connector, Ring(self.ring_fd, number=0, cpus=tuple(range(CPUS))), clock_ns=lambda: self.now_ns,
+            acks=self.acks, send=self._send, cpus=CpuStates(self.memory), boot_id=BOOT_ID,
+        )  # fmt: skip
+
+    def _send(self, frame: bytes) -> bool:
+        if self.has_room:
+            self.messages.append(frame)
+        return self.has_room
+
+    def frames(self) -> list[Frame]:
+        taken, self.messages = self.messages, []
+        return [decode_frame(frame) for frame in taken]
+
+    def records(self, budget: int = 1000) -> np.ndarray:
+        """HEADs of the records that a turn hands over."""
+        self.shard.poll(budget)
+        return np.concatenate([frame.head for frame in self.frames()] or [np.zeros(0, events.HEAD)])
+
+    def count(self, field: str) -> int:
+        return int(np.frombuffer(self.memory, CPU_STATE)[field].sum())
+
+    def close(self) -> None:
+        self.shard.close()
+        self.writer.close()
+        self.reader.close()
+        os.close(self.ring_fd)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path)
+    yield made
+    made.close()
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_taken_apart() -> None:
+    buffer = bytearray(message(proc_events.EVENT_FORK, 3, 9, (1, 2, 3, 4), 5).ljust(4096, b"\xff"))
+    assert proc_events.parse(buffer, 76) == (proc_events.EVENT_FORK, 3, 9, 5, 1, 2, 3, 4, 0, 0)
+
+
+def test_an_older_kernels_shorter_message_leaves_the_rest_zero() -> None:
+    buffer = bytearray(message(proc_events.EVENT_EXIT, 0, 0, (1, 2, 3, 4, 5, 6)).ljust(4096, b"\xff"))
+    parsed = proc_events.parse(buffer, 68)
+    assert parsed is not None and parsed[4:] == (1, 2, 3, 4, 0, 0)
+
+
+@pytest.mark.parametrize("length", [0, 10, 51])
+def test_what_is_too_short_is_no_message(length: int) -> None:
+    assert proc_events.parse(bytearray(4096), length) is None
+
+
+def test_another_connectors_message_is_none_of_ours() -> None:
+    buffer = bytearray(message(1, 0, 0, (1,)))
+    buffer[16] = 9
+    assert proc_events.parse(buffer, 76) is None
+
+
+def test_a_name_ends_at_its_nul() -> None:
+    data = struct.unpack("=4I", b"kworker\0rubbish!")
+    parsed = proc_events.parse(bytearray(message(proc_events.EVENT_COMM, 0, 0, (7, 7, *data))), 76)
+    assert parsed is not None and proc_events.name(parsed) == b"kworker"
+
+
+def test_only_the_kernel_is_believed(bench: Bench) -> None:
+    bench.sock.sender = 4711
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    assert len(bench.records()) == 0 and bench.connector.refused_total == 1
+
+
+# -- records -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD), 1)
+    bench.sock.put(proc_events.EVENT_SID, (CHILD, CHILD))
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, code=0x100, parent=PARENT))
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    head = frame.head
+    assert head["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC, events.KIND_SID, events.KIND_EXIT]
+    assert set(head["tgid"].tolist()) == {CHILD}
+    assert len(set(head["start_boot_ns"].tolist())) == 1
+    assert (head["flags"] & events.FLAG_PARTIAL != 0).all()
+    # It was gone before anybody could look: of the exec only that there was one.
+    assert (head["flags"] & events.FLAG_HEAD_ONLY != 0).tolist() == [False, True, False, False]
+    assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
+    assert frame.exit["exit_code"].tolist() == [0x100]
+    assert frame.task["sid"][2] == CHILD
+    assert int(frame.task["task_reserved"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
+
+
+def test_times_are_those_of_the_boot_clock(bench: Bench) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    (time_ns,) = bench.records()["time_boot_ns"].tolist()
+    assert before - 1_000_000 <= time_ns <= time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 1_000_000
+
+
+def test_a_name_and_users_of_a_thread_are_not_the_process(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    for what in (proc_events.EVENT_COMM, proc_events.EVENT_UID, proc_events.EVENT_GID):
+        bench.sock.put(what, (CHILD + 7, CHILD, 0x61))
+    assert bench.records()["kind"].tolist() == [events.KIND_FORK]
+
+
+def test_changes_of_who_is_gone_are_marked_unknown(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(proc_events.EVENT_UID, (CHILD, CHILD, 1, 1))
+    heads = bench.records()
+    assert heads["kind"].tolist()[1] == events.KIND_CRED and heads["flags"][1] & events.FLAG_HEAD_ONLY
+
+
+def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
+    me = os.getpid()
+    bench.proc.put(me, ticks=read_start_ticks(me))
+    bench.sock.put(proc_events.EVENT_EXEC, (me, me))
+    bench.sock.put(proc_events.EVENT_UID, (me, me, 0, 0))
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    blob = frame.blob.tobytes()
+    assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
+    assert int(frame.task["task_reserved"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
+    assert frame.task["uid"].tolist() == [os.getuid()] * 2
+    assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
+
+
+def read_start_ticks(tgid: int) -> int:
+    info = read_process(tgid)
+    assert info is not None
+    return info.start_ticks
+
+
+def test_kernel_threads_are_counted_and_left_out(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(2, CHILD))
+    assert len(bench.records()) == 0
+    assert bench.count("kthreads_forked") == 1
+
+
+def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
+    """The process ended between the first event and the look at /proc; only the resolver may know it."""
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    (head,) = bench.records()
+    assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_ends_with_its_last_thread_not_with_its_leader(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    for tid in (CHILD + 10, CHILD + 11):
+        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
+    assert bench.records()["kind"].tolist() == [events.KIND_FORK]
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 10))
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
+    assert len(bench.records()) == 0
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11, 0x700))
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    assert frame.head["kind"].tolist() == [events.KIND_EXIT] and frame.head["tid"].tolist() == [CHILD + 11]
+    assert frame.exit["exit_code"].tolist() == [0x700]
+    assert (bench.count("threads_forked"), bench.count("threads_exited")) == (2, 2)
+    assert not bench.living.starts and not bench.living.threads
+
+
+def test_exec_from_a_thread_leaves_that_one_alone(bench: Bench) -> None:
+    """A thread's exec: the other threads end, the leader too, and the thread takes the leader's number."""
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    for tid in (CHILD + 10, CHILD + 11):
+        bench.sock.put(proc_events.EVENT_FORK, fork(CHILD, CHILD, tid))
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD + 11))
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD, CHILD))
+    bench.sock.put(proc_events.EVENT_EXEC, (CHILD, CHILD))
+    assert bench.records()["kind"].tolist() == [events.KIND_FORK, events.KIND_EXEC]
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
+
+
+def test_threads_from_before_the_first_event_are_known(tmp_path: Path) -> None:
+    proc = HandProc(tmp_path)
+    proc.put(500, ticks=7, tids=(500, 501))
+    proc.put(600, ticks=8, tids=(600, 601), state="Z")  # its leader has ended
+    proc.put(700, ticks=9, state="Z")  # all of it has, nobody has waited
+    proc.put(800, ticks=1, flags=0x200000)
+    living = Living(str(tmp_path))
+    living.survey()
+    assert living.starts == {500: 7 * TICK_NS, 600: 8 * TICK_NS}
+    assert living.threads == {500: {500, 501}, 600: {601}}
+    assert not living.thread_ended(500, 500) and living.thread_ended(500, 501)
+    assert living.thread_ended(600, 601)
+
+
+def test_after_a_loss_proc_is_asked_whether_a_process_has_ended(tmp_path: Path) -> None:
+    proc = HandProc(tmp_path)
+    proc.put(500, ticks=7)
+    living = Living(str(tmp_path))
+    living.survey()
+    living.is_sure = False
+    proc.put(500, ticks=7, tids=(500, 501), state="Z")  # the new thread was not reported
+    assert not living.thread_ended(500, 500)
+    proc.put(500, ticks=7, state="Z")
+    assert living.thread_ended(500, 501)
+
+
+# -- start times -------------------------------------------------------------------------------------------------------
+
+
+def test_a_start_is_exact_to_the_tick_of_proc(tmp_path: Path) -> None:
+    proc = HandProc(tmp_path)
+    living = Living(str(tmp_path))
+    forked = 100 * TICK_NS + 30_000
+    proc.put(500, ticks=100)
+    assert living.forked(500, forked, living.stat(500)) == forked
+    proc.put(500, ticks=99)  # its clock was read just before the tick ended, the event made just after
+    assert living.forked(500, forked, living.stat(500)) == 100 * TICK_NS - 1
+    proc.put(500, ticks=103)  # the pid has another owner already
+    assert living.forked(500, forked, living.stat(500)) == forked
+    assert living.forked(501, forked, None) == forked
+
+
+def test_a_younger_owner_of_the_pid_is_not_taken_for_the_older(tmp_path: Path) -> None:
+    living = Living(str(tmp_path))
+    living.forked(500, 2000, None)
+    assert living.start_of(500, 1999) == 0 and living.start_of(500, 2000) == 2000
+
+
+def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
+    base = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    for n in range(3):
+        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD), at=base + 1000 * n)
+        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), at=base + 1000 * n + 500)
+    heads = bench.records()
+    assert len(set(heads["start_boot_ns"].tolist())) == 3
+    assert heads["start_boot_ns"][::2].tolist() == heads["start_boot_ns"][1::2].tolist()
+
+
+def test_who_is_missing_in_one_survey_is_remembered_until_the_next(tmp_path: Path) -> None:
+    """Its last events may still be on their way when /proc does not show it any more."""
+    living = Living(str(tmp_path))
+    living.forked(500, 2000, None)
+    living.survey()
+    assert living.start_of(500, 3000) == 2000
+    living.survey()
+    assert living.start_of(500, 3000) == 0
+
+
+# -- loss --------------------------------------------------------------------------------------------------------------
+
+
+def test_holes_in_the_kernels_numbers_are_counted_exactly(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5), 1)
+    for _ in range(23):
+        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 0, lost=True)
+    for _ in range(7):
+        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), 1, lost=True)
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5), 1)
+    bench.records()
+    assert bench.count("lost_samples") == 30
+    assert int(np.frombuffer(bench.memory, CPU_STATE)["lost_samples"].sum(axis=0)[0]) == 30, "of no known kind"
+
+
+def test_an_overflow_is_told_at_once_and_not_counted_twice(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.queue.append(OSError(errno.ENOBUFS, "no buffer space"))
+    surveys = bench.connector.surveys_total
+    bench.connector._surveyed_ns = 0
+    bench.records()
+    assert bench.count("lost_samples") == 1
+    assert bench.connector.surveys_total == surveys + 1, "this source looks for itself"
+    for _ in range(5):
+        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD), lost=True)
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+    bench.records()
+    assert bench.count("lost_samples") == 5
+
+
+def test_numbers_wrap(bench: Bench) -> None:
+    bench.sock.seqs[0] = 0xFFFFFFFF
+    for n in range(3):
+        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+    bench.records()
+    assert bench.count("lost_samples") == 0
+
+
+def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> None:
+    """It hands over what is not applied, and counts the event that may have been in its predecessor's hand."""
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + 5))
+    first = bench.records()
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD), lost=True)
+    bench.start()
+    bench.sock.put(proc_events.EVENT_EXIT, end(CHILD + 5))
+    again = bench.records()
+    assert again["ring_pos"].tolist()[:2] == first["ring_pos"].tolist()
+    assert again["kind"].tolist() == [events.KIND_FORK, events.KIND_FORK, events.KIND_EXIT]
+    assert bench.count("lost_samples") == 1
+
+
+# -- the ring ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, data_bytes=PAGE_BYTES)
+    for n in range(97):
+        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+    seen: list[int] = []
+    applied = 0
+    for _ in range(97):
+        bench.shard.poll(1000)
+        for frame in bench.frames():
+            seen += frame.head["tgid"].tolist()
+            # The receiver applies no more than it was told to be complete, and the ring must not wait for more.
+            ends = record_ends(frame.head)[frame.head["time_boot_ns"] < (frame.watermark_boot_ns or 0)]
+            applied = max([applied, *ends.tolist()])
+        bench.acks.answers[0] = applied, applied, 0
+    bench.close()
+    assert seen == [CHILD + n for n in range(97)]
+    assert bench.count("lost_samples") == 0
+
+
+def test_what_is_not_applied_is_sent_again_when_it_is_asked_for(bench: Bench) -> None:
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.acks.answers[0] = 0, 0, 0
+    first = bench.records()
+    bench.acks.answers[0] = 0, 0, 1
+    assert bench.records()["ring_pos"].tolist() == first["ring_pos"].tolist()
+
+
+def test_a_frame_says_up_to_when_it_is_complete(bench: Bench) -> None:
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    assert frame.watermark_boot_ns is not None and frame.watermark_boot_ns >= before - SLACK_NS
+    assert bench.shard.owes, "the event is not complete yet"
+    time.sleep(SLACK_NS / 1e9)
+    bench.shard.poll(100)
+    (frame,) = bench.frames()
+    assert frame.count == 0 and not bench.shard.owes
+
+
+def test_a_silent_source_says_that_it_lives(bench: Bench) -> None:
+    bench.shard.poll(100)
+    bench.frames()
+    bench.shard.poll(100)
+    assert not bench.frames()
+    bench.now_ns += KEEP_ALIVE_NS
+    bench.shard.poll(100)
+    assert [frame.count for frame in bench.frames()] == [0]
+
+
+def test_events_are_taken_while_nobody_takes_frames(bench: Bench) -> None:
+    bench.has_room = False
+    for n in range(5):
+        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD + n))
+        bench.shard.poll(100)
+    assert not bench.sock.queue
+    bench.has_room = True
+    assert len(bench.records()) == 5
+
+
+# -- second looks ------------------------------------------------------------------------------------------------------
+
+
+def info(**changes: object) -> ProcInfo:
+    made = ProcInfo(
+        tgid=7, ppid=1, start_ticks=1, start_boot_ns=TICK_NS, comm=b"a", state="S", task_flags=0, thread_count=1,
+        pgid=7, sid=7, tty=b"pts1", uids=(0, 0, 0, 0), gids=(0, 0, 0, 0), cap_effective=3, cgroup_id=11,
+    )  # fmt: skip
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("changes", "kinds"),
+    [
+        ({}, []),
+        ({"cap_effective": 0}, [events.KIND_CRED]),
+        ({"auid": 1000}, [events.KIND_CRED]),
+        ({"tty": b""}, [events.KIND_SID]),
+        ({"cgroup_id": 12}, [events.KIND_CGROUP]),
+        ({"cgroup_id": 0}, []),  # unreadable is no change
+        ({"comm": b"b", "ppid": 5}, []),  # events tell
+    ],
+)
+def test_a_second_look_finds_what_no_event_tells(changes: dict[str, object], kinds: list[int]) -> None:
+    found = Facts.of(info()).changes(Facts.of(info(**changes)))
+    assert [kind for kind, _ in found] == kinds
+
+
+def test_looks_are_due_after_a_second_and_after_ten() -> None:
+    looks = Looks()
+    looks.plan(7, 1, Facts.of(info()), 0)
+    assert looks.due(999_999_999) is None
+    assert looks.due(1_000_000_000) is not None and looks.due(9_999_999_999) is None
+    assert looks.due(10_000_000_000) is not None and looks.due(1 << 62) is None
+
+
+def test_a_change_tells_its_groups_only() -> None:
+    about = proc_records.About(5, 7, 7, 1)
+    record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
+    task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]
+    assert int(task["task_reserved"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
