@@ -345,6 +345,49 @@ class Stream(Section, frozen=True):
                     raise ValueError(f"{key}: expected a path, as tcp_endpoint is set and is never without encryption")
 
 
+#: HOST:PORT, an IPv6 host in brackets; or nothing.
+_ADDRESS = r"^((\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):[0-9]{1,5})?$"
+
+
+class Metrics(Section, frozen=True):
+    """What monitoring is told. Counts and sizes only: no pid, command or user."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            pattern=_ADDRESS,
+            extra={"expected": 'an address such as "127.0.0.1:9464"'},
+            description='Serve http://HOST:PORT/metrics for Prometheus, for example at "127.0.0.1:9464". It is neither '
+            'encrypted nor asks who is there, so it belongs on the loopback address. "": off.',
+        ),
+    ] = ""
+    statsd: Annotated[
+        str,
+        Meta(
+            pattern=_ADDRESS,
+            extra={"expected": 'an address such as "127.0.0.1:8125"'},
+            description='Push counters over DogStatsD to HOST:PORT, for example "127.0.0.1:8125", where nothing '
+            'scrapes. Needs procline[statsd]. "": off.',
+        ),
+    ] = ""
+    statsd_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z][A-Za-z0-9_.]*$",
+            extra={"expected": "letters, digits, dots and underscores"},
+            description="Stands before the name of every metric that is pushed.",
+        ),
+    ] = "datadog.runtime_security"
+    statsd_interval_s: Annotated[float, Meta(ge=0.1, le=3600, description="Time between two pushes, in seconds.")] = (
+        10.0
+    )
+
+    def __post_init__(self) -> None:
+        for key in ("listen", "statsd"):
+            if int(getattr(self, key).rpartition(":")[2] or 0) > 65535:
+                raise ValueError(f"{key}: expected a port up to 65535, got {getattr(self, key)!r}")
+
+
 class Log(Section, frozen=True):
     """Logs go to standard error."""
 
@@ -413,6 +456,7 @@ class Config(Section, frozen=True):
     envs: Envs = Envs()
     access: Access = Access()
     stream: Stream = Stream()
+    metrics: Metrics = Metrics()
     log: Log = Log()
     supervision: Supervision = Supervision()
 

@@ -31,6 +31,7 @@ from pipeline.shm import layout
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
+from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import GivingUpError, RestartPolicy
 from pipeline.supervisor.vitals import Stillness, Vitals, look
 from pipeline.worker import NO_FD, WorkerSpec
@@ -111,7 +112,12 @@ class Supervisor:
             GivingUpError: a worker cannot be kept alive.
         """
         privileges.disable_core_dumps()
-        with self._signals_as_input(), self._claimed() as directory, self._opened() as feed:
+        with (
+            self._signals_as_input(),
+            self._claimed() as directory,
+            self._opened() as feed,
+            measured(self._config.metrics, directory.path, feed, self._log),
+        ):
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
                            rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:

@@ -1,0 +1,90 @@
+"""The figures of an instance, read from its control segment: what Prometheus and statsd are told.
+
+Reads the file and maps nothing, so that a reader in the supervisor follows when the segment is replaced. Numbers only;
+what they are called outside is in `prometheus` and `statsd`. The commit is copied as control.py of pipeline.shm says.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import paths
+from pipeline.shm import layout
+
+_ATTEMPTS = 16
+#: Offset of commit_index in CONTROL.
+_COMMIT_INDEX = 132
+assert layout.CONTROL.fields is not None and layout.CONTROL.fields["commit_index"][1] == _COMMIT_INDEX
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One look.
+
+    Attributes:
+        header: one CONTROL.
+        commit: one COMMIT, of one piece; all zeros before the first.
+        rings: shape (ring_count,), dtype RING_ACK.
+        counters: by their name in layout.COUNTERS.
+        now_boot_ns: when this was read.
+    """
+
+    header: np.void
+    commit: np.void
+    rings: npt.NDArray[np.void]
+    counters: dict[str, int]
+    now_boot_ns: int
+
+    @property
+    def is_ready(self) -> bool:
+        return int(self.header["state"]) == layout.STATE_READY
+
+
+def read_figures(directory: Path) -> Figures | None:
+    """Return the figures of the instance in `directory`; None while it has no control segment of this layout."""
+    try:
+        with (directory / paths.CONTROL).open("rb", buffering=0) as file:
+            raw = file.read(layout.CONTROL.itemsize) or b""
+            if len(raw) < layout.CONTROL.itemsize:
+                return None
+            header = np.frombuffer(raw, layout.CONTROL)[0]
+            if header["magic"] != layout.MAGIC or header["layout_version"] != layout.LAYOUT_VERSION:
+                return None
+            file.seek(int(header["ring_offset"]))
+            raw = file.read(int(header["ring_count"]) * layout.RING_ACK.itemsize) or b""
+            whole = len(raw) // layout.RING_ACK.itemsize * layout.RING_ACK.itemsize
+            rings = np.frombuffer(raw[:whole], layout.RING_ACK)
+            commit = _commit(file, header)
+    except FileNotFoundError:
+        return None
+    counters = dict(zip(layout.COUNTERS, commit["counters"].tolist(), strict=False))
+    return Figures(header, commit, rings, counters, time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def _commit(file: FileIO, header: np.void) -> np.void:
+    """Copy the valid slot; each read is a system call, so their order is the order of this code."""
+    index_at = _COMMIT_INDEX
+    for _ in range(_ATTEMPTS):
+        index = _word(file, index_at)
+        at = int(header["commit_offset"]) + (index & 1) * int(header["commit_bytes"])
+        file.seek(at)
+        raw = file.read(layout.COMMIT.itemsize) or b""
+        if len(raw) < layout.COMMIT.itemsize:
+            break
+        slot = np.frombuffer(raw, layout.COMMIT)[0]
+        file.seek(at)
+        again = int.from_bytes(file.read(8), "little")
+        if int(slot["number"]) and again == int(slot["number"]) and _word(file, index_at) == index:
+            return slot
+    return np.zeros(1, layout.COMMIT)[0]
+
+
+def _word(file: FileIO, at: int) -> int:
+    file.seek(at)
+    return int.from_bytes(file.read(4), "little")

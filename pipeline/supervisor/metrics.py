@@ -1,0 +1,115 @@
+"""What an instance tells monitoring, from threads of the supervisor: an address for Prometheus, a push to statsd.
+
+The supervisor and not the resolver, so that a scrape takes no time from the events; and both are off by default. What
+only the supervisor can read (the kernel's counts by CPU, how full the rings are) is read here; names are in
+`pipeline.export`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.config import Metrics
+from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.supervisor.feed import Feed
+from pipeline.worker import NO_FD
+
+if TYPE_CHECKING:
+    from pipeline.export.figures import Figures
+    from pipeline.export.prometheus import KernelFigures
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split ``HOST:PORT``; an IPv6 host stands in brackets."""
+    host, _, port = text.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+@contextlib.contextmanager
+def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterator[None]:
+    """Serve and push, as the settings say, as long as the context lasts.
+
+    Raises:
+        ConfigError: the address cannot be had.
+        UnsupportedError: the client library for statsd is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        if settings.listen:
+            stack.callback(_serve(settings, directory, _kernel_figures(feed, stack), log).close)
+        if settings.statsd:
+            stack.callback(_push(settings, directory, log).close)
+        yield
+
+
+def _serve(settings: Metrics, directory: Path, kernel: Callable[[Figures], KernelFigures], log: Any) -> Any:
+    import pipeline
+    from pipeline.export.prometheus import InstanceCollector, MetricsServer
+
+    host, port = split_address(settings.listen)
+    try:
+        server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, kernel))
+    except OSError as error:
+        raise ConfigError(
+            f"metrics.listen: cannot listen on {settings.listen}: {error.strerror or error}",
+            key="metrics.listen", value=settings.listen,
+        ) from None  # fmt: skip
+    log.info("metrics", address="http://{}:{}/metrics".format(*server.address))
+    return server
+
+
+def _push(settings: Metrics, directory: Path, log: Any) -> Any:
+    try:
+        from datadog.dogstatsd import DogStatsd
+    except ImportError:
+        raise UnsupportedError(
+            "metrics.statsd is set and the package datadog is not installed",
+            feature="metrics.statsd",
+            needs="datadog",
+            hint="install procline[statsd], or take the setting out",
+        ) from None
+    from pipeline.export.figures import read_figures
+    from pipeline.export.statsd import StatsdPush, StatsdPusher
+    from pipeline.resolver.stats import COUNTERS
+
+    host, port = split_address(settings.statsd)
+    # Without telemetry of its own, and without a tag of this process: the figures are the instance's.
+    client = DogStatsd(host=host, port=port, disable_telemetry=True, origin_detection_enabled=False)
+    push = StatsdPush(client, COUNTERS, settings.statsd_prefix, read_figures(directory))
+    return StatsdPusher(
+        push, lambda: read_figures(directory), settings.statsd_interval_s,
+        lambda error: log.warning("statsd: not sent", address=settings.statsd, reason=str(error)),
+    )  # fmt: skip
+
+
+def _kernel_figures(feed: Feed, stack: contextlib.ExitStack) -> Callable[[Figures], KernelFigures]:
+    from pipeline.export.prometheus import KernelFigures
+
+    if feed.source != "ebpf" or feed.shared_fd == NO_FD:
+        return lambda figures: KernelFigures()
+    from pipeline.bpf._positions import ProducerPositions
+    from pipeline.bpf.maps import cpu_states
+
+    states = cpu_states(feed.shared_fd, count=feed.ring_count)
+    positions = ProducerPositions(dict(feed.rings), feed.ring_count)
+    stack.callback(positions.close)
+
+    def read(figures: Figures) -> KernelFigures:
+        # Applied first: the other way round a ring could seem to hold less than nothing.
+        applied = figures.rings["applied_pos"]
+        produced = np.zeros(feed.ring_count, np.uint64)
+        positions.sample(produced)
+        lost = states["lost_samples"].sum(axis=1)
+        return KernelFigures(
+            lost_by_cpu={cpu: int(lost[cpu]) for cpu in feed.rings if cpu < len(lost)},
+            fill_bytes={
+                ring: max(0, int(produced[ring]) - int(applied[ring])) for ring in feed.rings if ring < len(applied)
+            },
+            size_bytes=dict(feed.ring_bytes),
+        )
+
+    return read

@@ -1,0 +1,195 @@
+"""What Prometheus is told: every counter once, under names that it likes, by a server that nobody can hold up."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.export import prometheus
+from pipeline.export.figures import read_figures
+from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def tables(directory: Path) -> Iterator[TableWriter]:
+    with TableWriter.create(
+        directory, boot_id=bytes(range(16)), capture_id=1, ring_count=2, row_capacity=4096, pid_capacity=4096,
+        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**9,
+    ) as made:  # fmt: skip
+        yield made
+
+
+def commit(tables: TableWriter, lag_ns: int = 0) -> None:
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    zeros = np.zeros(tables.ring_count, np.uint64)
+    tables.commit(now - lag_ns, zeros, zeros, np.arange(1, 9, dtype=np.uint64))
+    tables.heartbeat(now)
+
+
+def text_of(collector: InstanceCollector) -> str:
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    return generate_latest(registry).decode()
+
+
+def samples(text: str) -> Samples:
+    found: Samples = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = (sample.name, tuple(sorted(sample.labels.values())))
+            assert key not in found, f"{key} twice"
+            found[key] = sample.value
+    return found
+
+
+def test_an_instance_without_tables_is_down(directory: Path) -> None:
+    found = samples(text_of(InstanceCollector(directory, "1.2")))
+    assert found == {("procline_build_info", ("1.2",)): 1, ("procline_up", ()): 0}
+
+
+def test_each_counter_of_the_tables_is_there_once_with_its_own_value(directory: Path, tables: TableWriter) -> None:
+    values = {name: 1000 + number for number, name in enumerate(layout.COUNTERS) if name != "events_none"}
+    for name, value in values.items():
+        tables.set_counter(name, value)
+    commit(tables)
+    found = samples(text_of(InstanceCollector(directory, "1")))
+    mine = sorted(value for (name, _), value in found.items() if name.endswith("_total") and value >= 1000)
+    assert mine == sorted(values.values())
+    assert found["procline_events_total", ("fork",)] == values["events_fork"]
+    assert found["procline_lost_samples_total", ("exec",)] == values["lost_exec"]
+    assert found["procline_lost_samples_total", ("unknown",)] == values["lost_none"]
+    assert found["procline_lookup_hits_total", ("kernel_maps",)] == values["hits_kernel_maps"]
+    assert found["procline_publish_unsent_total", ()] == values["publish_unsent"]
+    assert found["procline_stream_events_total", ("proc.exec",)] == 2
+
+
+def test_names_and_labels_are_as_prometheus_wants_them(directory: Path, tables: TableWriter) -> None:
+    commit(tables)
+    text = text_of(InstanceCollector(directory, "1"))
+    for family in text_string_to_metric_families(text):
+        assert family.name.startswith("procline_") and family.documentation
+        assert not family.name.endswith(("_ms", "_ns", "_kb"))
+        for sample in family.samples:
+            assert not set(sample.labels) & {"pid", "tgid", "comm", "user", "uid", "path"}
+            assert (family.type == "counter") == sample.name.endswith("_total")
+    assert set(prometheus.HELP) <= set(layout.COUNTERS)
+
+
+def test_up_needs_complete_tables_and_a_resolver_that_lives(directory: Path, tables: TableWriter) -> None:
+    def up() -> float:
+        return samples(text_of(InstanceCollector(directory, "1")))["procline_up", ()]
+
+    commit(tables)
+    assert up() == 0
+    tables.set_state(layout.STATE_READY)
+    assert up() == 1
+    tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME) - 2 * prometheus.UP_WITHIN_NS)
+    assert up() == 0
+
+
+def test_lag_is_in_seconds(directory: Path, tables: TableWriter) -> None:
+    commit(tables, lag_ns=2_500_000_000)
+    found = samples(text_of(InstanceCollector(directory, "1")))
+    assert 2.5 <= found["procline_lag_seconds", ()] < 4
+
+
+def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, tables: TableWriter) -> None:
+    commit(tables)
+    kernel = KernelFigures(lost_by_cpu={0: 3, 1: 0}, fill_bytes={0: 10, 1: 0}, size_bytes={0: 4096, 1: 4096})
+    found = samples(text_of(InstanceCollector(directory, "1", lambda figures: kernel)))
+    assert found["procline_cpu_lost_samples_total", ("0",)] == 3
+    assert found["procline_ring_fill_bytes", ("0",)] == 10
+    assert found["procline_ring_size_bytes", ("1",)] == 4096
+    assert found["procline_ring_stalled", ("1",)] == 0
+
+
+def test_a_commit_under_way_is_not_read_by_halves(directory: Path, tables: TableWriter) -> None:
+    """Both counters are counted together, so no reader may see them differ."""
+    import threading
+
+    ending = threading.Event()
+
+    def write() -> None:
+        while not ending.is_set():
+            tables.count("frames")
+            tables.count("late")
+            commit(tables)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(2000):
+            figures = read_figures(directory)
+            assert figures is not None and figures.counters["frames"] == figures.counters["late"]
+    finally:
+        ending.set()
+        writer.join()
+
+
+@pytest.fixture
+def server(directory: Path, tables: TableWriter) -> Iterator[MetricsServer]:
+    commit(tables)
+    made = MetricsServer("127.0.0.1", 0, InstanceCollector(directory, "1"))
+    yield made
+    made.close()
+
+
+def get(server: MetricsServer, path: str = "/metrics", **headers: str) -> tuple[str, str]:
+    request = urllib.request.Request("http://{}:{}{}".format(*server.address, path), headers=headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return answer.read().decode(), answer.headers["Content-Type"]
+
+
+def test_it_is_scraped_in_both_formats(server: MetricsServer) -> None:
+    text, kind = get(server)
+    assert kind.startswith("text/plain") and samples(text)["procline_build_info", ("1",)] == 1
+    text, kind = get(server, Accept="application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text") and text.endswith("# EOF\n")
+
+
+def test_nothing_else_is_there(server: MetricsServer) -> None:
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        get(server, "/")
+
+
+def test_clients_that_say_nothing_are_turned_away_and_cost_no_scrape(server: MetricsServer) -> None:
+    held = [socket.create_connection(server.address) for _ in range(prometheus.CLIENTS_MAX * 3)]
+    deadline = time.monotonic() + prometheus.CLIENT_TIMEOUT_S + 5
+    while True:
+        try:
+            get(server)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    for client in held:
+        client.close()
+
+
+def test_an_address_that_is_taken_is_an_error(server: MetricsServer, directory: Path) -> None:
+    with socket.socket() as other, pytest.raises(OSError):
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        MetricsServer("127.0.0.1", other.getsockname()[1], InstanceCollector(directory, "1"))

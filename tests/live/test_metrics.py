@@ -1,0 +1,80 @@
+"""A daemon is scraped for real, and pushes for real."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import urllib.request
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scrape(port: int) -> dict[tuple[str, str], float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_a_scrape_agrees_with_stat() -> None:
+    port = free_port()
+    with Daemon(f'[metrics]\nlisten = "127.0.0.1:{port}"\n', name="scraped") as daemon:
+        before = scrape(port)
+        assert before["procline_up", ""] == 1
+        for _ in range(23):
+            subprocess.run(["/bin/true"], check=True)
+        after = eventually(lambda: _has_forked(port, before, 23))
+        assert after["procline_lag_seconds", ""] < 5
+        assert after["procline_entries", "live"] > 5
+        assert after["procline_process_cpu_seconds_total", "resolver"] > 0
+        rings = {label for name, label in after if name == "procline_ring_size_bytes"}
+        assert rings and {label for name, label in after if name == "procline_cpu_lost_samples_total"} == rings
+        for ring in rings:
+            assert 0 <= after["procline_ring_fill_bytes", ring] <= after["procline_ring_size_bytes", ring]
+        stat = daemon.stat()
+        assert after["procline_table_rows_capacity", ""] == stat["memory"]["rows_capacity"]
+        assert after["procline_events_total", "fork"] <= stat["events"]["fork"]
+        # The same address twice: one clear line.
+        other = Daemon(f'[metrics]\nlisten = "127.0.0.1:{port}"\n', name="second")
+        try:
+            other.start(wait=False)
+            assert other.process is not None and other.process.wait(30) == 2
+            assert "metrics.listen" in other.log.read_text()
+        finally:
+            other.close()
+        assert daemon.stop() == 0
+
+
+def test_counters_are_pushed() -> None:
+    pytest.importorskip("datadog.dogstatsd", reason="procline[statsd] is not installed")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(20)
+        port = receiver.getsockname()[1]
+        config = f'[metrics]\nstatsd = "127.0.0.1:{port}"\nstatsd_interval_s = 0.5\nstatsd_prefix = "mine"\n'
+        with Daemon(config, name="pushed") as daemon:
+            assert daemon.cli("resolve", "4194304", "--ask").returncode == 1
+            seen: set[str] = set()
+            while not any(line.startswith("mine.process_resolver.miss:1|c") for line in seen):
+                seen.add(receiver.recv(4096).decode().strip())
+            assert any(line.startswith("mine.process_resolver.cache_size:") for line in seen)
+
+
+def _has_forked(port: int, before: dict[tuple[str, str], float], count: int) -> dict[tuple[str, str], float]:
+    after = scrape(port)
+    assert after["procline_events_total", "fork"] >= before["procline_events_total", "fork"] + count
+    return after
