@@ -153,6 +153,8 @@ def measure(program: Path, place: Path, options: argparse.Namespace, report: com
                 found = watched_by([path, *arguments], settle_s, storm, place, count)
             except OSError as error:
                 missing[name] = f"does not run here: {error}"
+                if not Path("/sys/kernel/tracing/events").exists():
+                    missing[name] += " (no tracefs here: mount -t tracefs none /sys/kernel/tracing)"
                 continue
             runs.setdefault(name, []).append(found)
     alone = statistics.median(run.seconds for run in runs["nobody"])
@@ -179,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run all tools; returns the exit code."""
     parser = common.parser(__doc__)
     parser.add_argument("--forks", type=int, default=5000, help="children of a storm")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=2)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     with live.storms() as program, tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm") as place:
