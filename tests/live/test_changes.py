@@ -283,7 +283,7 @@ def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgro
         for actor in actors:
             actor.finish()
         made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
-        assert made > 1000
+        assert made > 300
         # What is compared is the table at once, not what a repair made of it.
         time.sleep(0.2)
         eventually(lambda: assert_agrees(watch.table), timeout=3)
