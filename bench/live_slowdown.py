@@ -77,9 +77,7 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
         low, _, high = _quartiles(noise)
         if (high - low) / 2 * 100 > TARGET_PERCENT:
             # A verdict would be a coin's.
-            report.notes.append(
-                f"{what}: undecided, two storms of the same kind already differ by more than the target"
-            )
+            report.notes.append(f"{what}: undecided, storms of the same kind differ by more than the target")
         else:
             percent = (statistics.median(ratios) - 1) * 100
             report.target(f"slowdown of a fork storm, {what}", percent, TARGET_PERCENT, "%")
