@@ -194,7 +194,8 @@ class ProcReader:
             return None
         info.argv = info.argv or None
         info.state = after[0].decode("ascii")
-        info.ppid, info.pgid, info.sid = int(after[1]), int(after[2]), int(after[3])
+        # A process that is being released has neither group nor session: -1.
+        info.ppid, info.pgid, info.sid = int(after[1]), max(0, int(after[2])), max(0, int(after[3]))
         info.tty = self._ttys.name(int(after[4]))
         info.task_flags = int(after[6])
         info.thread_count = int(after[17])

@@ -36,7 +36,7 @@ _HEAD_CPU = _offset(events.HEAD, "cpu")
 _HEAD_PARENT_START = _offset(events.HEAD, "parent_start_boot_ns")
 
 _PROC_KNOWS = (
-    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
+    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 )
 
 
@@ -129,6 +129,8 @@ def told_by(info: ProcInfo) -> int:
     """The KNOWN_* groups of TASK that ``/proc`` told: 0 is a value there, but for what it may not show."""
     told = _PROC_KNOWS
     told |= layout.KNOWN_CGROUP if info.cgroup_id else 0
+    # One that is being released has no session any more; the first process may never have had one.
+    told |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
     told |= layout.KNOWN_NS if info.mnt_ns else 0
     return told
 

@@ -266,6 +266,18 @@ def test_the_end_of_who_was_never_seen_names_no_start(bench: Bench) -> None:
     assert head["start_boot_ns"] == 0 and head["kind"] == events.KIND_EXIT
 
 
+def test_a_process_that_is_being_released_has_no_session(tmp_path: Path) -> None:
+    """The kernel shows -1 for group and session then, which fits no field."""
+    HandProc(tmp_path).put(500, ticks=7, state="X")
+    stat = tmp_path / "500" / "stat"
+    stat.write_text(stat.read_text().replace("X 1 0 0", "X 1 -1 -1"))
+    with ProcReader(str(tmp_path)) as reader:
+        info = reader.read(500, 0)
+    assert info is not None and (info.sid, info.pgid) == (0, 0)
+    assert not proc_records.told_by(info) & layout.KNOWN_SID
+    assert proc_records.exec_(proc_records.About(5, 500, 500, 1), info)
+
+
 # -- threads -----------------------------------------------------------------------------------------------------------
 
 

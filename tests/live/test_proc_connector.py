@@ -1,0 +1,354 @@
+"""`procline run --source proc-connector`: the same commands and tables without a BPF program."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import pytest
+
+from pipeline.errors import UnsupportedError
+from pipeline.resolver.procfs import read_process
+from pipeline.shm.layout import HOT, ROW_IS_EXEC
+from pipeline.sources.proc_events import close_socket, open_socket
+from tests.live.agreement import assert_agrees
+from tests.live.harness import Daemon, Recorder, eventually, run_workload, running_workload
+from tests.live.test_kills import Storm, Watcher
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+CONFIG = """
+[args]
+show = "raw"
+"""
+FORKS, EXECS = 4001, 1009
+TICK_NS = 10_000_000
+
+
+def connector_daemon(config: str = CONFIG) -> Daemon:
+    return Daemon(config, "--source", "proc-connector")
+
+
+@pytest.fixture(scope="module")
+def connector(missing: Callable[[str], NoReturn]) -> None:
+    try:
+        close_socket(open_socket(1 << 16))
+    except UnsupportedError as error:
+        missing(str(error))
+
+
+@pytest.fixture(scope="module")
+def running(connector: None) -> Iterator[Daemon]:
+    with connector_daemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def table(running: Daemon):
+    with running.attach() as attached:
+        yield attached
+
+
+def resolve(table, pid: int):
+    entry = table.resolve(pid, wait_ms=1000)
+    assert entry is not None
+    return entry
+
+
+# -- what happened, exactly --------------------------------------------------------------------------------------------
+
+
+def test_a_storm_is_delivered_exactly_and_in_order(running: Daemon, workload: Path) -> None:
+    with Recorder(running, "proc.fork", "proc.exec", "proc.exit").started() as recorder:
+        made = run_workload(workload, "storm", FORKS, EXECS)
+        parent = made[0][2]
+        recorder.wait_for(lambda seen: sum(e["event"] == "exit" and e["pid"] == parent for e in seen), 60)
+        seen = recorder.stop()
+    lives: dict[str, list[str]] = defaultdict(list)
+    for event in seen:
+        if event.get("ppid") == parent:
+            lives[event["entity_id"]].append(event["event"])
+    assert Counter(map(tuple, lives.values())) == {("fork", "exit"): FORKS, ("fork", "exec", "exit"): EXECS}
+    pids = Counter(event["pid"] for event in seen if event["event"] == "fork" and event["ppid"] == parent)
+    assert pids == Counter(pid for _, pid, _ in made)
+    assert not [event for event in seen if event["event"] == "missed"]
+    assert sum(running.stat()["lost"].values()) == 0
+
+
+def test_table_and_proc_agree_after_a_storm(running: Daemon, table, workload: Path) -> None:
+    """Within the second look's second: capabilities are looked for, not reported."""
+    run_workload(workload, "storm", FORKS, EXECS)
+    assert eventually(lambda: assert_agrees(table), timeout=5, interval=0.2) > 5
+
+
+def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) -> None:
+    """What execs and ends at once is often gone when it is looked at: known are identity, parent and end."""
+    made = run_workload(workload, "storm", 0, 199)
+    known = Counter()
+    for _, pid, parent in made:
+        eventually(lambda pid=pid: resolve(table, pid).exit_time_ns is not None)
+        entry = resolve(table, pid)
+        assert entry.ppid == parent and entry.is_exec
+        known[entry.path is not None] += 1
+        assert entry.path in {None, str(workload)}
+        assert entry.argv is None or entry.argv[0] == "workload"
+    assert sum(known.values()) == 199
+
+
+# -- changes while a process lives -------------------------------------------------------------------------------------
+
+ACTOR = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+class Actor:
+    """A process that does what it is told."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ACTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.process.pid
+        assert self._line() == "ready"
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def do(self, code: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(code + "\n")
+        self.process.stdin.flush()
+        assert self._line() == "done"
+
+
+@pytest.fixture
+def actor() -> Iterator[Actor]:
+    made = Actor()
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "os.setresuid(4101, 4102, 4103)",
+        "os.setreuid(4101, 0)",
+        "os.seteuid(4104)",
+        "os.setresgid(4105, 4106, 4107)",
+        "os.setegid(4108)",
+        "libc.setfsuid(4109)",
+        "os.setuid(4110)",
+        "os.setresuid(1, 0, 0); os.setresuid(0, 0, 0)",
+    ],
+)
+def test_a_change_of_ids_is_in_the_table_at_once(running: Daemon, table, actor: Actor, code: str) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not on this host: only root changes its ids")
+    resolve(table, actor.pid)
+    actor.do(code)
+
+    def agrees() -> None:
+        entry, info = resolve(table, actor.pid), read_process(actor.pid)
+        assert info is not None
+        assert (entry.uid, entry.euid, entry.suid, entry.fsuid) == info.uids
+        assert (entry.gid, entry.egid, entry.sgid, entry.fsgid) == info.gids
+        assert (entry.cap_effective, entry.cap_permitted) == (info.cap_effective, info.cap_permitted)
+
+    eventually(agrees, timeout=0.8)
+
+
+def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
+    actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
+    actor.do("os.setsid()")
+    eventually(lambda: (resolve(table, actor.pid).comm, resolve(table, actor.pid).sid) == ("renamed", actor.pid))
+
+
+def test_capabilities_are_looked_for(table, actor: Actor) -> None:
+    """capset tells nobody: the second look finds it."""
+    if os.geteuid() != 0:
+        pytest.skip("not on this host: no capabilities to drop")
+    actor.do("from pipeline.privileges import drop_capabilities; drop_capabilities((19,))")
+    eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, timeout=12, interval=0.1)
+
+
+def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
+    with Recorder(running, "proc.fork", "proc.cred", "proc.context").started() as recorder:
+        actor.do("os.setsid()")
+        actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
+        actor.do("os.setresgid(4105, 4106, 4107)")
+        recorder.wait_for(lambda seen: {"sid", "comm", "cred"} <= {e["event"] for e in seen if e["pid"] == actor.pid})
+        recorder.stop()
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+
+def test_exec_from_a_thread_that_is_not_the_leader(table, workload: Path) -> None:
+    with running_workload(workload, "threadexec", 30_000) as (pid, _):
+        eventually(lambda: resolve(table, pid).argv == ["workload", "sleep", "30000"])
+        entry = resolve(table, pid)
+        assert entry.pid == pid and entry.exit_time_ns is None and entry.images == 3
+
+
+def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> None:
+    with running_workload(workload, "leaderexit", 1500) as (pid, _):
+        eventually(lambda: "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1])
+        assert resolve(table, pid).exit_time_ns is None
+        eventually(lambda: resolve(table, pid).exit_time_ns is not None, timeout=5)
+        assert os.waitstatus_to_exitcode(resolve(table, pid).exit_code) == 7
+
+
+def test_an_orphan_goes_to_its_adopter(table, workload: Path) -> None:
+    with running_workload(workload, "doublefork", 30_000) as (_, ((kind, orphan, _),)):
+        assert kind == "orphan"
+        info = read_process(orphan)
+        assert info is not None
+        eventually(lambda: resolve(table, orphan).ppid == info.ppid, timeout=5)
+
+
+def test_a_child_in_a_pid_namespace_has_both_numbers(table, workload: Path) -> None:
+    with running_workload(workload, "pidns", 30_000) as (_, ((_, pid, _),)):
+        entry = resolve(table, pid)
+        assert entry.ns_pid == 1
+        assert entry.pid_ns == Path(f"/proc/{pid}/ns/pid").stat().st_ino
+
+
+def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:
+    with Recorder(running, "proc.fork", "proc.exit").started() as recorder:
+        run_workload(workload, "threads", 211)
+        run_workload(workload, "storm", 1, 0)
+        recorder.wait_for(lambda seen: sum(e["event"] == "exit" and e["comm"] == "workload" for e in seen) >= 3)
+        seen = recorder.stop()
+    assert sum(e["event"] == "fork" and e["comm"] == "workload" for e in seen) == 1
+
+
+def test_one_pid_many_times_is_as_many_identities(running: Daemon, workload: Path) -> None:
+    """Start times of /proc count 10 ms: two of these begin within one, and are two all the same."""
+    with Recorder(running, "proc.fork", "proc.exit").started() as recorder:
+        made = run_workload(workload, "reuse", 20)
+        pid = made[0][1]
+        recorder.wait_for(lambda seen: sum(e["event"] == "exit" and e["pid"] == pid for e in seen) >= 20)
+        seen = recorder.stop()
+    ids = Counter(e["entity_id"] for e in seen if e["pid"] == pid)
+    assert len(ids) == 20 and set(ids.values()) == {2}
+
+
+# -- every command -----------------------------------------------------------------------------------------------------
+
+
+def test_all_commands_work(running: Daemon) -> None:
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        try:
+            pid = str(sleeper.pid)
+            with running.attach() as attached:
+                eventually(lambda: resolve(attached, sleeper.pid).is_exec)
+            entry = json.loads(running.cli("resolve", pid, "--json").stdout)
+            assert entry["comm"] == "sleep" and entry["argv"] == ["sleep", "600"] and entry["ppid"] == os.getpid()
+            chain = json.loads(running.cli("ancestors", pid, "--json").stdout)
+            assert os.getpid() in [one["pid"] for one in chain] and chain[-1]["pid"] == 1
+            children = json.loads(running.cli("children", str(os.getpid()), "--json").stdout)
+            assert sleeper.pid in [one["pid"] for one in children]
+            assert "sleep 600" in running.cli("tree").stdout
+            dump = json.loads(running.cli("dump", "--json").stdout)
+            assert sleeper.pid in [one["pid"] for one in dump["entries"]]
+            assert "digraph" in running.cli("dump", "--dot").stdout
+            stat = running.stat()
+            assert {"supervisor", "resolver", "shard-0"} == {one["role"] for one in stat["processes"]}
+            assert stat["lost"]["unknown"] == 0
+        finally:
+            sleeper.kill()
+
+
+# -- kills and losses --------------------------------------------------------------------------------------------------
+
+
+def images(directory: Path, parents: set[int]) -> Counter[str]:
+    """Images of the children of `parents` in the tables, by what made them; fails if one is there twice."""
+    hot = np.fromfile(directory / "hot", HOT)
+    mine = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & np.isin(hot["ppid"], list(parents))]
+    is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
+    exec_ns = np.where(is_exec, mine["exec_boot_ns"], 0)
+    keys = Counter(zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), exec_ns.tolist(), strict=True))
+    twice = [key for key, n in keys.items() if n > 1]
+    assert not twice, f"applied twice: {twice[:5]}"
+    return Counter(
+        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum())
+    )
+
+
+def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str], Counter[str], dict[str, int]]:
+    """Kill a process of the daemon again and again; returns what was made, what is in the tables, and what was lost."""
+    rng = random.Random(20261)
+    with connector_daemon() as daemon, subprocess.Popen(["sleep", "600"]) as sleeper:
+        try:
+            with daemon.attach() as table:
+                eventually(lambda: resolve(table, sleeper.pid).comm == "sleep")
+                watcher = Watcher(daemon, sleeper.pid)
+                watcher.start()
+                with Storm(workload) as storm:
+                    for _ in range(kills):
+                        time.sleep(rng.uniform(0.2, 0.6))
+                        os.kill(eventually(lambda: daemon.pids(role)[0], timeout=10), signal.SIGKILL)
+                        time.sleep(0.5)
+                        eventually(lambda: daemon.pids(role)[0], timeout=10)
+                time.sleep(1.5)
+                eventually(lambda: assert_agrees(table), timeout=10, interval=0.3)
+                found = images(daemon.directory, storm.parents)
+                lost = table.stats()["lost"]
+                watcher.stop = True
+                watcher.join()
+                assert not watcher.wrong, Counter(watcher.wrong)
+        finally:
+            sleeper.kill()
+        assert "Traceback" not in daemon.log.read_text()
+        assert daemon.stop() == 0
+    return storm.made, found, lost
+
+
+def test_kills_of_the_resolver_lose_nothing(connector: None, workload: Path) -> None:
+    made, found, lost = kill_in_a_storm(workload, "resolver", 4)
+    assert sum(lost.values()) == 0
+    assert found == Counter(fork=made["fork"] + made["exec"], exec=made["exec"], alive=0)
+
+
+def test_kills_of_the_shard_lose_what_it_had_in_its_hand_and_say_so(connector: None, workload: Path) -> None:
+    made, found, lost = kill_in_a_storm(workload, "shard", 4)
+    assert 0 < lost.pop("unknown") <= 4
+    assert sum(lost.values()) == 0
+    assert found["alive"] == 0
+    assert made["fork"] + made["exec"] - 4 <= found["fork"] <= made["fork"] + made["exec"]
+    assert made["exec"] - 4 <= found["exec"] <= made["exec"]
+
+
+def test_a_socket_that_overflows_is_counted_and_repaired(connector: None, workload: Path) -> None:
+    """Room for 40 events: most of the storm is lost, and afterwards the table is right all the same."""
+    with connector_daemon(CONFIG + "[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
+        run_workload(workload, "storm", FORKS, EXECS)
+        eventually(lambda: table.stats()["lost"]["unknown"] > 100, timeout=5)
+        eventually(lambda: table.stats()["repairs"] > 0, timeout=10)
+        eventually(lambda: assert_agrees(table), timeout=15, interval=0.3)
+
+
+def test_two_instances_at_once_each_see_all(running: Daemon, workload: Path) -> None:
+    with connector_daemon() as other, other.attach() as table:
+        made = run_workload(workload, "storm", 23, 7)
+        for _, pid, parent in made:
+            assert resolve(table, pid).ppid == parent
