@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import paths
+from pipeline import ProcessTable, paths
 from pipeline.ask import ask, resolve
 from pipeline.bus.requests import encode_request
 from pipeline.errors import StaleError
@@ -56,9 +56,7 @@ def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
         stack.callback(sleeper.wait)
         stack.callback(sleeper.kill)
     table = stack.enter_context(daemon.attach())
-    eventually(lambda: table.resolve(sleepers[0].pid) is not None)  # what fitted has arrived
-    subprocess.run(["/bin/true"], check=True)
-    time.sleep(0.5)
+    eventually(lambda: _is_followed(table), 20)  # so what fitted has arrived
     missing = [sleeper.pid for sleeper in sleepers if table.resolve(sleeper.pid, wait_ms=500) is None]
     assert missing, daemon.stat()["lost"]
     return missing
@@ -180,6 +178,15 @@ def _is_found(daemon: Daemon, pid: int) -> bool:
         return ask(daemon.directory, pid).found
     except StaleError:
         return False
+
+
+def _is_followed(table: ProcessTable) -> bool:
+    """Whether a process that begins now is in the table; the first ones may find a ring that is still full."""
+    with subprocess.Popen(["/bin/sleep", "5"]) as marker:
+        try:
+            return table.resolve(marker.pid, wait_ms=1000) is not None
+        finally:
+            marker.kill()
 
 
 def _counted(daemon: Daemon, before: dict[str, int], name: str) -> dict[str, int]:
