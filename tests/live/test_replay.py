@@ -1,0 +1,188 @@
+"""`procline record` and `procline replay`: what was recorded is there again, and nothing of this host."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.errors import UnsupportedError
+from pipeline.sources.proc_events import close_socket, open_socket
+from tests.live.harness import Daemon, Recorder, eventually, run_workload
+
+pytestmark = pytest.mark.live
+
+FORKS, EXECS = 211, 53
+
+
+def record(file: Path, *options: str) -> subprocess.Popen[str]:
+    """Start `procline record`; returns when it records."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli.main", "record", str(file), *options],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    line = process.stderr.readline()
+    assert line.startswith("recording from"), line + process.stderr.read()
+    return process
+
+
+def finish(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+    """End it in order; returns what it says."""
+    process.send_signal(number)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module", params=["ebpf", "proc-connector"])
+def recorded(
+    request: pytest.FixtureRequest, live_kernel: None, missing: Callable[[str], NoReturn], workload: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, int]:  # fmt: skip
+    """A recording of a storm, and the pid of who made it."""
+    if request.param == "proc-connector":
+        try:
+            close_socket(open_socket(1 << 16))
+        except UnsupportedError as error:
+            missing(str(error))
+    file = tmp_path_factory.mktemp(request.param) / "storm.rec"
+    process = record(file, "--source", request.param)
+    made = run_workload(workload, "storm", FORKS, EXECS)
+    # The workload's own end, too.
+    time.sleep(0.2)
+    said = finish(process)
+    assert "lost: none" in said
+    return file, made[0][2]
+
+
+@pytest.fixture(scope="module")
+def replayed(recorded: tuple[Path, int]) -> Iterator[tuple[Daemon, int]]:
+    file, parent = recorded
+    with Daemon('[args]\nshow = "raw"\n', "--source", f"replay:{file}") as daemon:
+        yield daemon, parent
+
+
+def test_a_recording_is_its_owners_only(recorded: tuple[Path, int]) -> None:
+    assert recorded[0].stat().st_mode & 0o777 == 0o600
+
+
+def test_everything_that_was_recorded_is_in_the_table(replayed: tuple[Daemon, int], workload: Path) -> None:
+    daemon, parent = replayed
+    with daemon.attach() as table:
+        children = [entry for entry in table.walk() if entry.ppid == parent]
+        assert Counter(entry.is_exec for entry in children) == {False: FORKS, True: EXECS}
+        assert all(entry.exit_time_ns for entry in children)
+        storm = table.resolve(parent)
+        assert storm is not None and storm.path == str(workload)
+        chain = [entry.pid for entry in table.ancestors(parent)]
+        assert os.getpid() in chain and chain[-1] == 1
+
+
+def test_times_are_those_of_the_recording(replayed: tuple[Daemon, int]) -> None:
+    daemon, parent = replayed
+    with daemon.attach() as table:
+        entry = table.resolve(parent)
+        assert entry is not None
+        assert abs(time.time_ns() - entry.start_time_ns) < 600e9
+        at = (entry.start_time_ns + entry.exit_time_ns) // 2
+        assert table.resolve(parent, at=at) is not None
+
+
+def test_nothing_of_this_host_is_in_it(replayed: tuple[Daemon, int]) -> None:
+    daemon, _ = replayed
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        try:
+            with daemon.attach() as table:
+                time.sleep(0.5)
+                assert table.resolve(sleeper.pid) is None
+                assert table.resolve(daemon.pids("resolver")[0]) is None
+                assert table.stats()["repairs"] == 0
+        finally:
+            sleeper.kill()
+
+
+def test_all_commands_work(replayed: tuple[Daemon, int]) -> None:
+    daemon, parent = replayed
+    assert json.loads(daemon.cli("resolve", str(parent), "--json").stdout)["pid"] == parent
+    assert json.loads(daemon.cli("ancestors", str(parent), "--json").stdout)[-1]["pid"] == 1
+    assert daemon.cli("children", "1").returncode == 0
+    assert daemon.cli("tree").returncode == 0
+    assert len(json.loads(daemon.cli("dump", "--json").stdout)["entries"]) > FORKS + EXECS
+    stat = daemon.stat()
+    assert stat["watermark_lag_ns"] == 0 and sum(stat["lost"].values()) == 0
+
+
+def test_a_killed_resolver_replays_the_rest_once(replayed: tuple[Daemon, int]) -> None:
+    daemon, _ = replayed
+    with daemon.attach() as table:
+        before = sorted((entry.pid, entry.start_time_ns, entry.is_exec) for entry in table.walk())
+        os.kill(daemon.pids("resolver")[0], signal.SIGKILL)
+
+        def same() -> bool:
+            now = sorted((entry.pid, entry.start_time_ns, entry.is_exec) for entry in table.walk())
+            return now == before and table.stats()["takeovers"] == 1
+
+        eventually(same, timeout=10, interval=0.2)
+
+
+def test_replay_is_a_command_of_its_own(recorded: tuple[Path, int]) -> None:
+    file, parent = recorded
+    daemon = Daemon()
+    with daemon.log.open("wb") as log:
+        daemon.process = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.cli.main", "replay", str(file), "--name", daemon.name],
+            env=daemon.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        assert daemon.cli("wait", "--timeout", "60").returncode == 0, daemon.log.read_text()
+        assert daemon.cli("resolve", str(parent)).returncode == 0
+        with Recorder(daemon):
+            assert daemon.stop() == 0
+    finally:
+        daemon.close()
+
+
+def test_a_recorder_that_is_killed_leaves_what_it_has(live_kernel: None, workload: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cut.rec"
+    process = record(file)
+    made = run_workload(workload, "storm", 23, 7)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    with Daemon("", "--source", f"replay:{file}") as daemon, daemon.attach() as table:
+        for _, pid, _ in made:
+            assert table.resolve(pid) is not None
+
+
+def test_seconds_end_a_recording(live_kernel: None, tmp_path: Path) -> None:
+    process = record(tmp_path / "short.rec", "--seconds", "0.5")
+    assert process.wait(30) == 0
+
+
+def test_an_existing_file_is_not_overwritten(live_kernel: None, tmp_path: Path) -> None:
+    file = tmp_path / "there.rec"
+    file.write_bytes(b"precious")
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "record", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "does not overwrite" in done.stderr
+    assert file.read_bytes() == b"precious"
+
+
+def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "no.rec"
+    file.write_bytes(b"x" * 100)
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli.main", "replay", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2 and "no recording" in done.stderr
