@@ -1,0 +1,110 @@
+"""The claim on which the order of events rests, on the kernel's own rings while two CPUs write to them.
+
+Take the time T, then the producer positions: no record at or behind a position read then has a timestamp before
+T - 100 us. The property is checked for every sample of a storm; the same rings then go through the shard's drain and
+the resolver's merge, in which nothing may be late and nothing out of order.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import events
+from pipeline.boot import boot_id
+from pipeline.bpf._positions import ProducerPositions
+from pipeline.bus.frames import decode_frame
+from pipeline.resolver.merge import SLACK_NS, Merger
+from pipeline.sources.ring import Ring
+from pipeline.sources.shard import Shard
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+
+class NothingLost:
+    """`pl_shared` as the shard sees it, for a test that has no use for it."""
+
+    def lost(self, cpus: tuple[int, ...]) -> tuple[int, ...]:
+        return (0,) * events.KIND_COUNT
+
+    def set_sleeping(self, ring: int, asleep: bool) -> None:
+        return None
+
+
+class Acks:
+    """Everything is kept: what was drained is looked at again afterwards."""
+
+    def refresh(self) -> None:
+        return None
+
+    def ring(self, number: int) -> tuple[int, int, int]:
+        return 0, 0, 0
+
+
+def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -> None:
+    from pipeline.bpf.loader import Capture
+
+    with Capture(ring_bytes=32 << 20, args_bytes=256) as capture:
+        positions = ProducerPositions(capture.ring_fds, capture.ring_count)
+        rings = {number: Ring(fd, number=number) for number, fd in capture.ring_fds.items()}
+        frames: list[bytes] = []
+
+        def keep(frame: bytes) -> bool:
+            frames.append(frame)
+            return True
+
+        shard = Shard(list(rings.values()), acks=Acks(), send=keep, cpus=NothingLost(), boot_id=boot_id())
+        merger = Merger(capture.ring_count)
+        applied: list[np.ndarray] = []
+        samples: list[tuple[int, np.ndarray]] = []
+        fed = 0
+        storm = subprocess.Popen([str(workload), "storm", "9000", "1000", "8"], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            running = storm.poll() is None
+            now_positions = np.zeros(capture.ring_count, np.uint64)
+            sampled_ns = positions.sample(now_positions)
+            samples.append((sampled_ns, now_positions))
+            if len(samples) % 50 == 0 or not running:
+                # As the daemon does it: drain, hand the frames over, sample again, let out what is complete.
+                shard.poll(1 << 20)
+                for data in frames[fed:]:
+                    merger.add(decode_frame(data))
+                fed = len(frames)
+                sampled_ns = positions.sample(now_positions)
+                merger.advance(sampled_ns, now_positions)
+                while (batch := merger.take(1 << 16)) is not None:
+                    applied.append(np.array(batch.time_boot_ns))
+                    merger.done(batch)
+            if not running and merger.pending == 0 and len(samples) > 100:
+                break
+        assert storm.wait() == 0
+        positions.close()
+        decoded = [frame for frame in map(decode_frame, frames) if frame.count]
+        rings_of = np.concatenate([np.full(frame.count, frame.ring) for frame in decoded])
+        head = np.concatenate([frame.head for frame in decoded])
+        for ring in rings.values():
+            ring.close()
+
+    assert len(head) >= 21_000 and len(samples) > 1000
+    checked = 0
+    for number in rings:
+        mine = np.sort(head[rings_of == number], order="ring_pos")
+        if not len(mine):
+            continue
+        # The oldest timestamp at or behind each position.
+        oldest = np.minimum.accumulate(mine["time_boot_ns"][::-1])[::-1]
+        for sampled_ns, at in samples:
+            first = int(np.searchsorted(mine["ring_pos"], at[number]))
+            if first < len(mine):
+                checked += 1
+                assert int(oldest[first]) >= sampled_ns - SLACK_NS, (number, sampled_ns - int(oldest[first]))
+    assert checked > 1000
+    times = np.concatenate(applied)
+    assert len(times) == len(head)
+    assert (np.diff(times.astype(np.int64)) >= 0).all(), "events went out against the order of time"
+    assert merger.take_counters().get("late", 0) == 0
