@@ -13,11 +13,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent / "resolver"))
 
-from pipeline.resolver._apply import Applier
 from story import BOOT_ID, Story, make_tables
 
 from pipeline import paths
 from pipeline.bus.sockets import Bus
+from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
 from pipeline.shm import layout
