@@ -5,6 +5,7 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
 
     control index hot cold names args envs   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
+    processes tiers                          JSON for `stat` and `doctor`, written by the supervisor
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect
     requests/requests.ipc                    resolver listens, readers that missed connect
@@ -37,6 +38,7 @@ SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS)
 
 SUPERVISOR_LOCK = "supervisor.lock"
 WRITER_LOCK = "writer.lock"
+TIERS = "tiers"
 
 FRAMES_DIR = "frames"
 STREAM_DIR = "stream"

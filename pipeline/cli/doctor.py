@@ -75,6 +75,7 @@ def examine(name: str) -> Iterator[Check]:
     """Yield all checks; the BPF programs are tried last."""
     for check in (_python(), _packages(), _runtime_directory(name), _memory(), _namespace(), _instance(name)):
         yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
+    yield from _tiers(name)
     yield from _bpf()
 
 
@@ -89,6 +90,18 @@ def _bpf() -> Iterator[Check]:
     for finding in found:
         name = _NAMES.get(finding.name, finding.name)
         yield Check(name, finding.ok, finding.detail, finding.hint, name in NEEDED)
+
+
+def _tiers(name: str) -> Iterator[Check]:
+    """Yield what the running instance captures by, and why not by something else; nothing if there is none."""
+    import json
+
+    try:
+        tiers = json.loads((paths.instance_dir(name) / paths.TIERS).read_bytes())
+    except (OSError, ValueError):
+        return
+    for tier, detail in tiers.items():
+        yield Check(f"tier {tier}", not detail.startswith("off: "), detail.removeprefix("off: "))
 
 
 def _python() -> Check:

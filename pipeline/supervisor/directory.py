@@ -4,6 +4,7 @@
     .                0755  here
     supervisor.lock  0600  here; the flock on it is the supervisor's claim
     processes        0644  here; see pipeline.processes
+    tiers            0644  here; JSON, what of the capture is in force by name, and why what is not
     frames/          0700  here; only the daemon's own processes put frames in
     stream/          0755  here; the socket in it has a mode of its own
     requests/        0755  here; the same

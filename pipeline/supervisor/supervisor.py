@@ -12,6 +12,7 @@ a worker can be killed at any moment and replaced without a loss.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import selectors
 import signal
@@ -121,6 +122,7 @@ class Supervisor:
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
                            rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
+                directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
                 self._place_workers(directory, feed)
                 while not self._signals:
                     self._step(directory)

@@ -3,6 +3,7 @@ them the table is what /proc says."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -268,6 +269,16 @@ def storm(seconds, groups):
         made += 1
     libc.prctl(15, b'made%d' % made, 0, 0, 0)
 """
+
+
+def test_doctor_says_which_way_is_in_force_and_why(watch: Watch) -> None:
+    checks = {check["name"]: check for check in json.loads(watch.daemon.cli("doctor", "--json").stdout)["checks"]}
+    ways = {name: check for name, check in checks.items() if name.startswith("tier cred_")}
+    (on,) = (name for name, check in ways.items() if check["ok"])
+    assert set(ways) == {"tier cred_fentry", "tier cred_kprobe", "tier cred_syscalls"}
+    for name, check in ways.items():
+        assert name == on or "cannot be" in check["detail"] or "not needed: cred_" in check["detail"], check
+    assert checks["tier core"]["ok"] and checks["tier context"]["ok"]
 
 
 def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path) -> None:

@@ -107,7 +107,7 @@ def test_directories_have_the_modes_that_keep_frames_private(start: Callable[...
     assert modes["frames"] == 0o700
     assert modes["stream"] == modes["requests"] == 0o755
     assert modes["supervisor.lock"] == 0o600
-    assert modes["processes"] == 0o644
+    assert modes["processes"] == modes["tiers"] == 0o644
     assert run.directory.stat().st_mode & 0o7777 == 0o755
 
 

@@ -18,6 +18,7 @@ import platform
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,8 @@ def main() -> int:
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
     options = parser.parse_args()
+    # So that what was started is ended when a caller's patience is over.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(NO_CODE))
     status = 0
     for flavour in options.flavour or ["cloud"]:
         began = time.monotonic()
