@@ -35,9 +35,7 @@ _HEAD_START = _offset(events.HEAD, "start_boot_ns")
 _HEAD_CPU = _offset(events.HEAD, "cpu")
 _HEAD_PARENT_START = _offset(events.HEAD, "parent_start_boot_ns")
 
-_PROC_KNOWS = (
-    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
-)
+_PROC_KNOWS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 
 
 @dataclass(slots=True)
@@ -109,15 +107,17 @@ def sid(about: About) -> bytes:
     return _record(about, events.KIND_SID, _told(task, layout.KNOWN_SID | layout.KNOWN_TTY))
 
 
-def exit_(about: About, exit_code: int) -> bytes:
+def exit_(about: About, exit_code: int, info: ProcInfo | None = None) -> bytes:
     """The end of a process; who adopts its children is not known.
 
     Args:
         exit_code: wait status, as u32.
+        info: told are its namespaces, by which a tracer's process is known.
     """
     signed = exit_code - (exit_code >> 31 << 32)
     body = _EXIT.pack(0, 0, signed, events.EXIT_NO_REAPER, signed, 0)
-    return _record(about, events.KIND_EXIT, _UNTOLD, body)
+    task = _UNTOLD if info is None else _told(to_record(info).task.tobytes(), layout.KNOWN_NS if info.mnt_ns else 0)
+    return _record(about, events.KIND_EXIT, task, body)
 
 
 def unknown(about: About, kind: int) -> bytes:
