@@ -64,9 +64,7 @@ def command(
     return 0
 
 
-def _record(
-    feed: Feed, settings: Config, writer: RecordingWriter, seconds: float | None
-) -> tuple[int, dict[str, int]]:
+def _record(feed: Feed, settings: Config, writer: RecordingWriter, seconds: float | None) -> tuple[int, dict[str, int]]:
     """Follow the source; returns the records, and what was lost by kind."""
     import socket
 

@@ -316,7 +316,6 @@ class ProcConnector:
             self._living.ended(tgid)
         return proc_records.exit_(about, exit_code)
 
-
     def _look_again(self, now: int) -> None:
         """Look at some of the processes that may have changed without an event."""
         for _ in range(LOOKS_PER_PUMP):

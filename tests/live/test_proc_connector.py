@@ -289,9 +289,7 @@ def images(directory: Path, parents: set[int]) -> Counter[str]:
     keys = Counter(zip(mine["tgid"].tolist(), mine["start_boot_ns"].tolist(), exec_ns.tolist(), strict=True))
     twice = [key for key, n in keys.items() if n > 1]
     assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(
-        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum())
-    )
+    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
 
 
 def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str], Counter[str], dict[str, int]]:
