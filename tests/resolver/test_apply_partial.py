@@ -1,0 +1,137 @@
+"""What apply makes of the records of a source without eBPF: start times to the tick, facts that are told or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from story import Reading, instance, make_tables
+
+from pipeline import events
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+from pipeline.shm.validate import validate_tables
+from pipeline.sources import proc_records
+from pipeline.sources.proc_records import About
+
+TICK = 10_000_000
+ROOT_NS, INIT, PARENT, CHILD = 4026531836, 1, 30, 40
+
+
+class World:
+    def __init__(self, directory) -> None:
+        self.tables = make_tables(directory)
+        self.applier = Applier(self.tables)
+        self.read = Reading(self.tables)
+        self.enter(INIT, 0, TICK)
+        self.enter(PARENT, INIT, 100 * TICK)
+
+    def enter(self, tgid: int, ppid: int, start: int) -> None:
+        """A process that the snapshot found: root's, in the outermost namespaces, in cgroup 11."""
+        head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
+        head["tgid"] = head["tid"] = task["ns_pid"] = task["sid"] = tgid
+        head["ppid"], head["start_boot_ns"], head["time_boot_ns"] = ppid, start, 200 * TICK
+        task["comm"], task["pid_ns"], task["mnt_ns"], task["cgroup_id"] = b"init", ROOT_NS, 1, 11
+        task["cap_effective"] = 7
+        body["inode"], body["path_bytes"] = 5, 5
+        known = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_NS
+        self.applier.insert_snapshot(
+            head, task, body, b"/init", known=known | layout.KNOWN_CGROUP, start_ticks=True, flags=0
+        )
+
+    def put(self, record: bytes) -> int:
+        """Apply one record; returns the row of its process."""
+        head, task = record[:64], record[64:224] or None
+        length = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}.get(head[36], 0)
+        body = record[224 : 224 + length] or None
+        return self.applier.apply_records(head, task, body, record[224 + length :])
+
+    def fork(self, time: int, child: int = CHILD, parent: int = PARENT) -> int:
+        return self.put(proc_records.fork(About(time, child, child, time, ppid=parent)))
+
+    def exit(self, time: int, start: int, tgid: int = CHILD) -> int:
+        return self.put(proc_records.exit_(About(time, tgid, tgid, start), 0))
+
+    def proc(self, tgid: int):
+        row = self.read.head(tgid)
+        assert row is not None
+        return row
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with instance() as directory:
+        world = World(directory)
+        yield world
+        validate_tables(world.tables)
+        world.tables.close()
+
+
+def test_a_child_is_what_its_parent_was(w: World) -> None:
+    w.fork(300 * TICK + 5)
+    child = w.proc(CHILD)
+    assert (child.uid, child.cap_effective, child.cgroup_id, child.comm) == (0, 7, 11, b"init")
+    assert child.ppid == PARENT
+    assert child.known & layout.KNOWN_CREDS
+    assert child.ns_pid == CHILD, "in the outermost namespace the number is the same"
+
+
+def test_groups_that_are_told_may_be_zero(w: World) -> None:
+    """Root's ids are zero: the record says that it tells them."""
+    start = 300 * TICK + 5
+    w.fork(start)
+    about = About(start + 1, CHILD, CHILD, start)
+    task = bytearray(160)
+    task[0:4] = (33).to_bytes(4, "little")
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(task, layout.KNOWN_CREDS)))
+    assert w.proc(CHILD).uid == 33
+    about.time_boot_ns += 1
+    w.put(proc_records._record(about, events.KIND_CRED, proc_records._told(bytes(160), layout.KNOWN_CREDS)))
+    assert w.proc(CHILD).uid == 0 and w.proc(CHILD).cap_effective == 7
+
+
+def test_a_pid_twice_within_a_tick_is_two_processes(w: World) -> None:
+    first, second = 300 * TICK + 1000, 300 * TICK + 5000
+    w.fork(first)
+    w.exit(first + 1000, first)
+    one = w.proc(CHILD)
+    row = w.fork(second)
+    other = w.proc(CHILD)
+    assert (one.start_boot_ns, other.start_boot_ns) == (first, second)
+    assert other.exit_boot_ns == 0
+    # Both again, as a successor does: nothing changes.
+    w.fork(first)
+    w.exit(first + 1000, first)
+    assert w.fork(second) == row and w.proc(CHILD).exit_boot_ns == 0
+    w.exit(second + 1000, second)
+    assert w.proc(CHILD).exit_boot_ns == second + 1000
+
+
+def test_the_end_of_whoever_has_the_pid(w: World) -> None:
+    """The source came after the process began and before it ended: it does not know when it began."""
+    w.exit(300 * TICK, 0, PARENT)
+    assert w.proc(PARENT).exit_boot_ns == 300 * TICK
+
+
+def test_an_end_that_is_older_than_the_owner_of_the_pid_is_not_its_end(w: World) -> None:
+    w.exit(50 * TICK, 0, PARENT)
+    assert w.proc(PARENT).exit_boot_ns == 0
+    assert w.exit(300 * TICK, 0, CHILD) == 0, "nobody has the pid"
+
+
+def test_an_exec_of_who_is_gone_leaves_the_image_unknown(w: World) -> None:
+    start = 300 * TICK + 5
+    w.fork(start)
+    assert w.proc(CHILD).known & layout.KNOWN_FILE
+    w.put(proc_records.unknown(About(start + 9, CHILD, CHILD, start), events.KIND_EXEC))
+    image = w.proc(CHILD)
+    assert image.flags & layout.ROW_IS_EXEC and image.flags & layout.ROW_GAP
+    assert not image.known & (layout.KNOWN_FILE | layout.KNOWN_CREDS)
+    assert image.ppid == PARENT and image.start_boot_ns == start
+
+
+def test_a_child_without_a_known_parent_is_asked_for(w: World) -> None:
+    w.fork(300 * TICK + 5, parent=77)
+    wanted = [tgid for tgid, _ in w.applier.take_wanted()]
+    assert CHILD in wanted and 77 in wanted
