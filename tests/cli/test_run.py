@@ -80,7 +80,6 @@ def test_a_runtime_directory_on_disk_is_refused(procline: Command, monkeypatch: 
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("proc-connector", "--source ebpf"),
         ("replay:/nonexistent/x", "/nonexistent/x"),
         ("replay:/etc/passwd", "passwd"),
     ],
