@@ -56,7 +56,7 @@ CREDENTIALS = {
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
-        f"{_CHANGES} by system calls; every system call of the host is slower by some 6 ns",
+        f"{_CHANGES} by system calls; every system call of the host is slower by 5 to 40 ns",
     ),
 }
 
