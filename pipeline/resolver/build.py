@@ -155,6 +155,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
     with contextlib.ExitStack() as stack:
         boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
         tables = stack.enter_context(_tables(spec, boot_unix_ns))
+        boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
         committed = tables.committed()
         encoder = Encoder(spec.boot_id_bytes)
         encoder.restore(committed.topic_seq)

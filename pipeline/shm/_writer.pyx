@@ -242,7 +242,10 @@ cdef class TableWriter(ControlWriter):
         header = writer.control_view()[0]
         _stamp_writer(header)
         control.takeovers += 1
-        control.boot_unix_ns = boot_unix_ns
+        if control.capture_id != capture_id:
+            # Within one capture the predecessor's stays: read anew it differs by some ns, and so would every time that
+            # was told before.
+            control.boot_unix_ns = boot_unix_ns
         pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
         committed = writer.committed()
         for i, value in enumerate(committed.counters):
