@@ -79,7 +79,8 @@ def test_whose_pids_the_table_has(shm_dir: Path) -> None:
 def test_the_package_gives_out_its_names_when_asked() -> None:
     assert pipeline.ProcessTable is ProcessTable
     for name in pipeline.__all__:
-        assert getattr(pipeline, name).__name__ == name
+        found = getattr(pipeline, name)
+        assert isinstance(found, int) or found.__name__ == name
     assert set(pipeline.__all__) <= set(dir(pipeline))
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = pipeline.Nothing
