@@ -217,8 +217,8 @@ def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> Non
 
 
 def test_an_orphan_goes_to_its_adopter(table, workload: Path) -> None:
-    with running_workload(workload, "doublefork", 30_000) as (_, ((kind, orphan, _),)):
-        assert kind == "orphan"
+    with running_workload(workload, "doublefork", 30_000, lines=2) as (_, said):
+        orphan = next(pid for kind, pid, _ in said if kind == "orphan")
         info = read_process(orphan)
         assert info is not None
         eventually(lambda: resolve(table, orphan).ppid == info.ppid, timeout=5)

@@ -16,6 +16,10 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 FORKS, EXECS = 20_000, 5_000
 
 
+def processes_alive() -> int:
+    return sum(name.name.isdigit() for name in Path("/proc").iterdir())
+
+
 @pytest.fixture
 def own_daemon(live_kernel: None):
     with Daemon() as daemon:
@@ -118,10 +122,10 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
 
         runs = 0
         for _ in range(12):
-            before, kernel_before = quiet(), kernel_forks()
+            before, kernel_before, alive_before = quiet(), kernel_forks(), processes_alive()
             run_workload(workload, "storm", 4001, 1009)
-            after, kernel_after = quiet(), kernel_forks()
-            if kernel_after - kernel_before != 5011:
+            after, kernel_after, alive_after = quiet(), kernel_forks(), processes_alive()
+            if kernel_after - kernel_before != 5011 or alive_after != alive_before:
                 continue  # something else ran on this host meanwhile: this run says nothing
             # The workload itself: one fork, one exec and one exit more.
             made = {kind: after[kind] - before[kind] for kind in after}
