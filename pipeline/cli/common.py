@@ -187,3 +187,18 @@ def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             f"{entry['pid']:>8} {'-' if ppid is None else ppid:>8}  {moment(entry.get('start_time_ns')):27}  "
             f"{command_line(entry)}{note}"
         )
+
+
+def show_relatives(pid: int, name: str, as_json: bool, relatives: Callable[[Any], Iterable[Any]]) -> int:
+    """Print the entries that `relatives` gives for the table, once `pid` is known there; returns the exit code."""
+    with attached(name) as table:
+        if patiently(lambda: table.resolve(pid, wait_ms=FORKED_JUST_NOW_MS)) is None:
+            return not_found(pid, name)
+        found = facts(lambda: relatives(table))
+    if as_json:
+        from pipeline.export.json import dumps
+
+        click.echo(dumps(found))
+    else:
+        echo_lines(rows(found))
+    return 0
