@@ -87,14 +87,14 @@ class InstanceDirectory:
 
     def _claim(self) -> int:
         """Make the directory and lock it; return the descriptor that holds the lock."""
+        file = self.path / paths.SUPERVISOR_LOCK
         while True:
-            _make(self.path.parent, 0o755)
-            _make(self.path, 0o755)
-            file = self.path / paths.SUPERVISOR_LOCK
             try:
+                _make(self.path.parent, 0o755)
+                _make(self.path, 0o755)
                 lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # the instance that was here removed its directory between our two steps
+                continue  # the instance that was here removed its directory between two of our steps
             except OSError as error:
                 raise _cannot_use(file, error) from None
             try:
@@ -209,6 +209,8 @@ def _make(directory: Path, mode: int) -> None:
                 ) from None
         else:
             directory.chmod(mode)  # mkdir's own mode is cut by the umask
+    except FileNotFoundError:
+        raise  # made and gone again: somebody removes an instance
     except OSError as error:
         raise _cannot_use(directory, error) from None
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
+from pipeline.shm._entry import Entry
 from pipeline.shm.layout import HOT
 from tests.live.harness import Daemon, eventually, run_workload, running_workload
 
@@ -72,15 +73,18 @@ def test_an_orphan_has_its_reaper_as_parent_and_keeps_its_creator(daemon: Daemon
         assert creator not in [a.pid for a in table.ancestors(orphan)]
 
 
+def is_over(entry: Entry | None, last_argument: str) -> bool:
+    return entry is not None and entry.exit_time_ns is not None and (entry.argv or [])[-1:] == [last_argument]
+
+
 def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, workload: Path) -> None:
     with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
         before = time.time_ns()
         made = run_workload(workload, "reuse", 50)
         assert len({pid for _, pid, _ in made}) == 1
         pid = made[0][1]
-        last = table.resolve(pid, wait_ms=1000)
-        assert last is not None
-        eventually(lambda: table.resolve(pid).exit_time_ns is not None)
+        # The last of them, not one before it: the number is its argument.
+        eventually(lambda: is_over(table.resolve(pid), "49"))
         # Every start that the pid had, from the rows themselves; the last to the first.
         rows = np.fromfile(daemon.directory / "hot", HOT)
         is_mine = (rows["tgid"] == pid) & (rows["start_boot_ns"] > before - table.boot_unix_ns)
