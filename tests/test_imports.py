@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pipeline"
 
 #: What each layer may import, beside itself and LEAVES. A layer is a package or a module below `pipeline`.
 BELOW = {
+    "_records": set(),
     "events": set(),
     "boot": set(),
     "errors": set(),
@@ -39,7 +40,7 @@ BELOW = {
 #: Reading /proc knows nothing of the tables: a source without eBPF completes its records with it.
 BESIDE = {("sources", "pipeline.resolver.procfs"), ("sources", "pipeline.resolver.procinfo")}
 #: Modules that all layers may import; among themselves they follow LEAF_ORDER.
-LEAVES = ("errors", "events", "boot", "paths", "privileges", "notify", "processes", "config", "log", "worker")
+LEAVES = ("_records", "errors", "events", "boot", "paths", "privileges", "notify", "processes", "config", "log", "worker")
 #: The package itself names public things lazily; those that come from above the layers may go through it.
 THROUGH_PACKAGE = {"cli"}
 

@@ -22,7 +22,7 @@ from libc.string cimport memcmp, memset
 
 from pipeline.resolver._events cimport PROCESS_FLAGS, Events
 from pipeline.resolver._merge cimport Batch
-from pipeline.resolver._records cimport (
+from pipeline._records cimport (
     PL_FLAG_HEAD_ONLY,
     PL_FLAG_PARTIAL,
     PL_KIND_EXEC,

@@ -4,12 +4,12 @@ Nearly no command line holds a secret, so all of them are looked over here, with
 every rule of the scrubber needs to match, case ignored. What has none of them is not touched again.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from pipeline.resolver._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
+from pipeline._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
+from pipeline.bus._frame cimport Frame
 
 
 cdef inline bint in_word(uint8_t c) noexcept nogil:
@@ -118,39 +118,24 @@ cdef class Literals:
         return text.shape[0] > 0 and self.in_text(&text[0], text.shape[0])
 
 
-def suspects(frame, Literals literals) -> list:
+def suspects(Frame frame not None, Literals literals) -> list:
     """Return (number of the exec body, number of its record, where in the blob its strings begin) of every exec record
     of `frame` that has one of `literals` in its arguments, or an environment. Without `literals`: an environment.
     """
-    cdef Py_buffer head, bodies, blob
-    cdef const pl_head_any *heads
+    cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
+    cdef const pl_exec_any *bodies = <const pl_exec_any *>frame.execs.at
     cdef const pl_exec_any *body
-    cdef const uint8_t *strings
-    cdef uint32_t i, number = 0, count = frame.count
-    cdef uint64_t at = 0, args
-    cdef bint hit
-    found = []
-    PyObject_GetBuffer(frame.head, &head, PyBUF_SIMPLE)
-    PyObject_GetBuffer(frame.exec, &bodies, PyBUF_SIMPLE)
-    PyObject_GetBuffer(frame.blob, &blob, PyBUF_SIMPLE)
-    heads = <const pl_head_any *>head.buf
-    strings = <const uint8_t *>blob.buf
-    try:
-        for i in range(count):
-            if heads[i].kind == PL_KIND_EXEC and not heads[i].flags & PL_FLAG_HEAD_ONLY:
-                body = &(<const pl_exec_any *>bodies.buf)[number]
-                args = at + body.path_bytes + body.name_bytes
-                # Lengths were checked when the frame was decoded, but a sum may still lie: stay inside of the blob.
-                if args + body.args_bytes + body.envs_bytes <= <uint64_t>blob.len:
-                    hit = body.envs_bytes != 0
-                    if not hit and literals is not None:
-                        hit = literals.in_text(strings + args, body.args_bytes)
-                    if hit:
-                        found.append((number, i, at))
-                number += 1
-            at += heads[i].var_bytes
-    finally:
-        PyBuffer_Release(&head)
-        PyBuffer_Release(&bodies)
-        PyBuffer_Release(&blob)
+    cdef uint32_t i, number = 0
+    cdef uint64_t at = 0
+    cdef list found = []
+    for i in range(frame.count):
+        if heads[i].kind == PL_KIND_EXEC and not heads[i].flags & PL_FLAG_HEAD_ONLY:
+            body = &bodies[number]
+            if body.envs_bytes or (
+                literals is not None
+                and literals.in_text(frame.strings.at + at + body.path_bytes + body.name_bytes, body.args_bytes)
+            ):
+                found.append((number, i, at))
+            number += 1
+        at += heads[i].var_bytes
     return found

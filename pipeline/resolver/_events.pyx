@@ -20,7 +20,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
 from pipeline.resolver._merge cimport Batch, columns, pending_event
-from pipeline.resolver._records cimport (
+from pipeline._records cimport (
     PL_EXIT_NO_REAPER,
     PL_EXIT_NS_DIES,
     PL_FLAG_HEAD_ONLY,

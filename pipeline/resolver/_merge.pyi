@@ -1,15 +1,7 @@
-from typing import Protocol
-
 import numpy as np
 import numpy.typing as npt
 
-class _Columns(Protocol):
-    head: npt.NDArray[np.void]
-    task: npt.NDArray[np.void]
-    fork: npt.NDArray[np.void]
-    exec: npt.NDArray[np.void]
-    exit: npt.NDArray[np.void]
-    blob: memoryview
+from pipeline.bus._frame import Frame
 
 class Batch:
     sorter: Sorter
@@ -17,7 +9,7 @@ class Batch:
     frontier: int
     limits: npt.NDArray[np.uint64]
     @property
-    def frames(self) -> list[_Columns | None]: ...
+    def frames(self) -> list[Frame | None]: ...
     @property
     def frame_no(self) -> npt.NDArray[np.uint32]: ...
     @property
@@ -29,7 +21,7 @@ class Batch:
     def __len__(self) -> int: ...
 
 class Sorter:
-    frames: list[_Columns | None]
+    frames: list[Frame | None]
     ring_count: int
     pending: int
     frontier: int
@@ -39,6 +31,6 @@ class Sorter:
     def skip_until(self, ring: int, time_boot_ns: int, position: int) -> None: ...
     def raise_frontier(self, time_boot_ns: int) -> None: ...
     def applied_pos(self, ring: int) -> int: ...
-    def add(self, ring: int, frame: _Columns, from_pos: int, to_pos: int, count: int) -> int: ...
+    def add(self, frame: Frame, from_pos: int) -> int: ...
     def take(self, limit_boot_ns: int, max_events: int, complete: bool = True) -> Batch | None: ...
     def done(self, batch: Batch) -> set[int]: ...

@@ -8,34 +8,21 @@ of a batch are found in the frame's own columns: nothing is copied.
 Also kept here, because it needs each event: how far a ring is applied without a hole, so that its bytes may be given back.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport UINT32_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memmove
 
 import numpy as np
 
-from pipeline.resolver._records cimport (
-    PL_FLAG_HEAD_ONLY,
-    PL_KIND_COUNT,
-    PL_KIND_EXEC,
-    PL_KIND_EXIT,
-    PL_KIND_FORK,
-    pl_exec_any,
-    pl_exit_any,
-    pl_fork_any,
-    pl_head_any,
-    pl_task_any,
-)
+from pipeline._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXIT, pl_head_any
+from pipeline.bus._frame cimport Frame
 
 
 cdef enum:
     NO_SLOT = 0xFFFFFFFF
-    COLUMN_COUNT = 6
 
 
 cdef struct frame_slot:
-    Py_buffer buffers[COLUMN_COUNT]
     uint8_t *done  # one byte for each event
     uint32_t count
     uint32_t prefix  # events before it are done
@@ -136,15 +123,12 @@ cdef class Sorter:
             rings[ring].oldest = rings[ring].youngest = NO_SLOT
 
     def __dealloc__(self):
-        cdef uint32_t i, column
+        cdef uint32_t i
         cdef ring_queue *rings = <ring_queue *>self.rings
         cdef frame_slot *slots = <frame_slot *>self.slots
         if slots != NULL:
             for i in range(self.slot_capacity):
-                if slots[i].done != NULL:
-                    for column in range(COLUMN_COUNT):
-                        PyBuffer_Release(&slots[i].buffers[column])
-                    free(slots[i].done)
+                free(slots[i].done)
         if rings != NULL:
             for i in range(self.ring_count):
                 free(rings[i].items)
@@ -172,10 +156,7 @@ cdef class Sorter:
         return 0
 
     cdef void _release(self, uint32_t number):
-        cdef uint32_t column
         cdef frame_slot *slot = &(<frame_slot *>self.slots)[number]
-        for column in range(COLUMN_COUNT):
-            PyBuffer_Release(&slot.buffers[column])
         free(slot.done)
         slot.done = NULL
         self.frames[number] = None
@@ -200,66 +181,45 @@ cdef class Sorter:
             raise IndexError(ring)
         return (<ring_queue *>self.rings)[ring].applied_pos
 
-    def add(self, uint32_t ring, frame, uint64_t from_pos, uint64_t to_pos, uint32_t count):
+    def add(self, Frame frame not None, uint64_t from_pos):
         """Take the events of a frame whose records begin at `from_pos` or later; earlier ones were seen before.
 
-        Args:
-            frame: has `head`, `task`, `fork`, `exec`, `exit`, `blob`, each a contiguous buffer (pipeline.bus.frames).
-
-        Returns:
-            Events taken over; -1 when the columns do not agree, then the range counts as empty.
+        The frame is kept until the last of its events is done; that its columns agree was checked when it was decoded.
         """
         cdef ring_queue *queue
         cdef frame_slot *slot
         cdef columns *col
-        cdef uint32_t number, column, i, taken = 0
+        cdef uint32_t ring = frame.ring, count = frame.count, number, taken = 0
         cdef uint32_t added
         if ring >= self.ring_count:
             raise IndexError(ring)
         queue = &(<ring_queue *>self.rings)[ring]
         if count == 0:
             if queue.oldest == NO_SLOT:
-                queue.applied_pos = to_pos
+                queue.applied_pos = frame.to_pos
             else:
-                (<frame_slot *>self.slots)[queue.youngest].to_pos = to_pos
+                (<frame_slot *>self.slots)[queue.youngest].to_pos = frame.to_pos
             return 0
         if self.free_slot == NO_SLOT:
             self._grow_slots()
         number = self.free_slot
         slot = &(<frame_slot *>self.slots)[number]
-        parts = (frame.head, frame.task, frame.fork, frame.exec, frame.exit, frame.blob)
-        for column in range(COLUMN_COUNT):
-            try:
-                PyObject_GetBuffer(parts[column], &slot.buffers[column], PyBUF_SIMPLE)
-            except BaseException:
-                for i in range(column):
-                    PyBuffer_Release(&slot.buffers[i])
-                raise
         slot.done = <uint8_t *>calloc(count, 1)
         if slot.done == NULL:
-            for i in range(COLUMN_COUNT):
-                PyBuffer_Release(&slot.buffers[i])
             raise MemoryError
         col = &self.columns[number]
-        col.head = <const char *>slot.buffers[0].buf
-        col.task = <const char *>slot.buffers[1].buf
-        col.fork = <const char *>slot.buffers[2].buf
-        col.exec = <const char *>slot.buffers[3].buf
-        col.exit = <const char *>slot.buffers[4].buf
-        col.blob = <const char *>slot.buffers[5].buf
+        col.head = <const char *>frame.heads.at
+        col.task = <const char *>frame.tasks.at
+        col.fork = <const char *>frame.forks.at
+        col.exec = <const char *>frame.execs.at
+        col.exit = <const char *>frame.exits.at
+        col.blob = <const char *>frame.strings.at
         slot.count = count
         slot.prefix = 0
         slot.ring = ring
-        slot.to_pos = to_pos
+        slot.to_pos = frame.to_pos
         slot.next, self.free_slot = NO_SLOT, slot.next
         self.frames[number] = frame
-        if not _agree(slot, col):
-            self._release(number)
-            if queue.oldest == NO_SLOT:
-                queue.applied_pos = to_pos
-            else:
-                (<frame_slot *>self.slots)[queue.youngest].to_pos = to_pos
-            return -1
         if queue.last + count > queue.capacity:
             self._make_room(queue, count)
         with nogil:
@@ -426,33 +386,6 @@ cdef class Sorter:
         for ring in rings:
             self._settle(ring)
         return rings
-
-
-cdef bint _agree(const frame_slot *slot, const columns *col) noexcept nogil:
-    """Whether every event's body and strings lie within the frame's columns."""
-    cdef const pl_head_any *heads = <const pl_head_any *>col.head
-    cdef uint64_t counts[4]
-    cdef uint64_t var = 0
-    cdef uint32_t i
-    counts[0] = counts[1] = counts[2] = counts[3] = 0
-    if (
-        <uint64_t>slot.buffers[0].len < <uint64_t>slot.count * sizeof(pl_head_any)
-        or <uint64_t>slot.buffers[1].len < <uint64_t>slot.count * sizeof(pl_task_any)
-    ):
-        return False
-    for i in range(slot.count):
-        if heads[i].kind == 0 or heads[i].kind >= PL_KIND_COUNT:
-            return False
-        if heads[i].kind <= PL_KIND_EXIT and not heads[i].flags & PL_FLAG_HEAD_ONLY:
-            counts[heads[i].kind] += 1
-        var += heads[i].var_bytes
-    return (
-        counts[PL_KIND_FORK] * sizeof(pl_fork_any) <= <uint64_t>slot.buffers[2].len
-        and counts[PL_KIND_EXEC] * sizeof(pl_exec_any) <= <uint64_t>slot.buffers[3].len
-        and counts[PL_KIND_EXIT] * sizeof(pl_exit_any) <= <uint64_t>slot.buffers[4].len
-        and var <= <uint64_t>slot.buffers[5].len
-        and var <= UINT32_MAX
-    )
 
 
 cdef uint32_t _enqueue(

@@ -4,7 +4,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
-from pipeline.resolver._records cimport pl_exec_any, pl_head_any, pl_task_any
+from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
 from pipeline.shm._layout cimport pl_cold, pl_hot
 from pipeline.shm._writer cimport TableWriter
 

@@ -41,12 +41,15 @@ class Concealer:
 
     def frame(self, frame: Frame) -> Frame:
         """Return the frame, or one with its exec strings replaced where something had to be hidden."""
-        if not len(frame.exec):
+        if not frame.exec_count:
             return frame
-        blob = frame.blob
+        suspected = suspects(frame, self._literals)
+        if not suspected:
+            return frame
+        blob, bodies = frame.blob, frame.exec
         changes: dict[int, tuple[int, int, bytes, bytes]] = {}
-        for number, record, begin in suspects(frame, self._literals):
-            body = frame.exec[number]
+        for number, record, begin in suspected:
+            body = bodies[number]
             at = begin + int(body["path_bytes"]) + int(body["name_bytes"])
             middle = at + int(body["args_bytes"])
             old = (bytes(blob[at:middle]), bytes(blob[middle : middle + int(body["envs_bytes"])]))
@@ -75,20 +78,14 @@ class Concealer:
     @staticmethod
     def _replace(frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]]) -> Frame:
         """Copy the frame with other strings: exec body -> (record, where they begin in the blob, args, envs)."""
-        from pipeline.bus.frames import Frame
-
-        copy = Frame()
-        for name in Frame.__slots__:
-            setattr(copy, name, getattr(frame, name))
-        copy.head, copy.exec = frame.head.copy(), frame.exec.copy()
+        head, exec_, blob = frame.head.copy(), frame.exec.copy(), frame.blob
         pieces: list[bytes | memoryview] = []
         done = 0
         for number, (record, at, args, envs) in changes.items():
-            pieces += [frame.blob[done:at], args, envs]
-            was = int(frame.exec["args_bytes"][number]) + int(frame.exec["envs_bytes"][number])
+            pieces += [blob[done:at], args, envs]
+            was = int(exec_["args_bytes"][number]) + int(exec_["envs_bytes"][number])
             done = at + was
-            copy.exec["args_bytes"][number], copy.exec["envs_bytes"][number] = len(args), len(envs)
-            copy.head["var_bytes"][record] = int(frame.head["var_bytes"][record]) + len(args) + len(envs) - was
-        pieces.append(frame.blob[done:])
-        copy.blob = memoryview(b"".join(pieces))
-        return copy
+            exec_["args_bytes"][number], exec_["envs_bytes"][number] = len(args), len(envs)
+            head["var_bytes"][record] = int(head["var_bytes"][record]) + len(args) + len(envs) - was
+        pieces.append(blob[done:])
+        return frame.replaced(head.tobytes(), exec_.tobytes(), b"".join(pieces))

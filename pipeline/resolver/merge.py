@@ -93,6 +93,7 @@ class Merger:
         self._rewind_asked: dict[int, int] = {}
         self._rewinds: list[tuple[int, int]] = []
         self._counters: dict[str, int] = {}
+        self._malformed: dict[int, int] = {}
         self._reported = (0, 0)
         self._stalls = 0
 
@@ -134,6 +135,8 @@ class Merger:
         if not 0 <= ring < self.ring_count:
             raise IndexError(f"ring {ring} is outside 0..{self.ring_count - 1}")
         received = int(self.received_pos[ring])
+        if frame.malformed:
+            self._note_malformed(ring, frame.malformed)
         if frame.from_pos > received:
             self._count("frames_gap", 1)
             self._ask_rewind(ring, received)
@@ -144,8 +147,7 @@ class Merger:
         else:
             # The records that were asked for are here.
             self._rewind_asked.pop(ring, None)
-            if self._sorter.add(ring, frame, received, frame.to_pos, frame.count) < 0:
-                self._count("malformed", frame.count)
+            self._sorter.add(frame, received)
             self.received_pos[ring] = frame.to_pos
             self._settled(ring)
         if frame.watermark_boot_ns is not None:
@@ -155,6 +157,13 @@ class Merger:
             # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
             # the frames after this one have to reach.
             self._seen[ring] = max(int(self._seen[ring]), frame.watermark_boot_ns)
+
+    def _note_malformed(self, ring: int, total: int) -> None:
+        """Count what a sender left out; it says how much since it started, so less than before is a new sender."""
+        before = self._malformed.get(ring, 0)
+        self._malformed[ring] = total
+        if total != before:
+            self._count("malformed", total - before if total > before else total)
 
     def _ask_rewind(self, ring: int, received: int) -> None:
         # The shard's frames that were under way when it was asked come with the same hole: ask once, then wait.

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import events
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -223,8 +224,16 @@ def head_only(event: Event) -> Event:
     return Event(head, np.zeros(1, events.TASK), None)
 
 
-def frame_of(part: Iterable[Event], *, ring: int, from_pos: int, seq: int = 0) -> SimpleNamespace:
-    """A frame of one ring as pipeline.bus.frames decodes it; records lie without gaps from `from_pos` on."""
+def frame_of(
+    part: Iterable[Event],
+    *,
+    ring: int,
+    from_pos: int,
+    seq: int = 0,
+    malformed: int = 0,
+    watermark_boot_ns: int | None = None,
+) -> Frame:
+    """A frame of one ring, sent and read; its records lie without gaps from `from_pos` on."""
     part = list(part)
     position = from_pos
     head = np.zeros(len(part), events.HEAD)
@@ -236,14 +245,16 @@ def frame_of(part: Iterable[Event], *, ring: int, from_pos: int, seq: int = 0) -
         position += 8 + (int(head["record_bytes"][i]) + 7 & ~7)
         if event.body is not None and not event.is_head_only:
             bodies[event.kind].append(event.body)
-    return SimpleNamespace(
-        ring=ring, from_pos=from_pos, to_pos=position, count=len(part), head=head, task=task,
-        watermark_boot_ns=None, blob=memoryview(b"".join(e.strings for e in part)),
-        **{
-            name: np.concatenate(bodies[kind]) if bodies[kind] else np.zeros(0, events.BODIES[kind])
-            for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
-        },
+    columns = {
+        name: b"".join(body.tobytes() for body in bodies[kind])
+        for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
+    }
+    message = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
+        ring=ring, seq=seq, from_pos=from_pos, to_pos=position, count=len(part), lost={}, malformed=malformed,
+        watermark_boot_ns=watermark_boot_ns, head=head.tobytes(), task=task.tobytes(), **columns,
+        blob=b"".join(event.strings for event in part),
     )  # fmt: skip
+    return decode_frame(message)
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

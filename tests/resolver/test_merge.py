@@ -214,15 +214,14 @@ def test_a_hole_is_asked_for_once_and_again_when_nothing_comes():
     assert merger.take_counters()["frames_gap"] == 4
 
 
-def test_a_frame_whose_columns_disagree_counts_as_empty():
-    merger = Merger(1)
-    bad = frame(0, [1, 2])
-    bad.head["flags"], bad.head["kind"] = 0, events.KIND_FORK
-    merger.add(bad)
-    merger.add(frame(0, [3], start=2))
-    merger.advance(MS, positions(3))
-    assert take_all(merger) == [3] and merger.applied_pos[0] == 3 * RECORD
-    assert merger.take_counters() == {"malformed": 2}
+def test_what_a_sender_left_out_is_counted_once_however_often_it_says_so():
+    merger = Merger(2)
+    for start, total in enumerate([2, 2, 5]):
+        merger.add(frame_of([], ring=0, from_pos=start * 8, malformed=total))
+    merger.add(frame_of([], ring=1, from_pos=0, malformed=1))
+    assert merger.take_counters()["malformed"] == 6
+    merger.add(frame_of([], ring=0, from_pos=24, malformed=1))  # a new sender counts anew
+    assert merger.take_counters()["malformed"] == 1
 
 
 def test_a_ring_that_does_not_exist_is_refused():

@@ -1,0 +1,458 @@
+"""One frame, read in place. What its keys mean is in `encode`, what is done with frames in `frames`.
+
+`decode` reads the msgpack map and checks the columns, in one pass each and without an object for anything that is not
+asked for: the resolver takes a few hundred frames a second, and each cost it more than fifty of the events in them.
+
+Source: records.h for the columns.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+import numpy as np
+
+from pipeline import events
+from pipeline._records cimport (
+    PL_FLAG_HEAD_ONLY,
+    PL_KIND_COUNT,
+    PL_KIND_EXEC,
+    PL_KIND_EXIT,
+    PL_KIND_FORK,
+    pl_exec_any,
+    pl_exit_any,
+    pl_fork_any,
+    pl_head_any,
+    pl_task_any,
+)
+from pipeline.bus._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
+from pipeline.bus.encode import FRAME_MAX_BYTES, FRAME_VERSION
+from pipeline.errors import FrameError
+
+
+cdef int _bad(str reason) except -1:
+    raise FrameError(reason, reason=reason)
+
+
+# Keys in the order in which what is wrong with them is told.
+cdef enum:
+    KEY_V
+    KEY_BOOT
+    KEY_SRC
+    KEY_RING
+    KEY_SEQ
+    KEY_FROM
+    KEY_TO
+    KEY_N
+    KEY_LOST
+    KEY_BAD
+    KEY_WM
+    KEY_HEAD
+    KEY_TASK
+    KEY_FORK
+    KEY_EXEC
+    KEY_EXIT
+    KEY_BLOB
+    KEY_COUNT
+
+cdef const char **_KEYS = [
+    "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm",
+    "head", "task", "fork", "exec", "exit", "blob",
+]
+cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 4, 4, 4, 4, 4, 4]
+cdef uint8_t *_KINDS = [
+    VALUE_UINT, VALUE_BIN, VALUE_TEXT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_MAP, VALUE_UINT,
+    VALUE_UINT, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN,
+]
+cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM
+
+
+cdef inline int _key_of(const value *name) noexcept nogil:
+    cdef int key
+    for key in range(KEY_COUNT):
+        if name.number == _LENGTHS[key] and memcmp(name.at, _KEYS[key], _LENGTHS[key]) == 0:
+            return key
+    return KEY_COUNT
+
+
+cdef enum:
+    OWNED_HEAD
+    OWNED_TASK
+    OWNED_FORK
+    OWNED_EXEC
+    OWNED_EXIT
+    OWNED_BLOB
+
+
+cdef class Frame:
+    """One decoded frame. Its columns are read-only views of the message, which they keep alive.
+
+    A column may begin at any address. numpy copes with that; C and Cython that read a column through a pointer declare
+    packed structs or copy a record out first (`pipeline/_records.pxd`).
+
+    Attributes:
+        source: who made the records: "ebpf", "proc-connector", "replay" or a tracer's name.
+        ring: number of the ring.
+        frame_seq: frames that the sender had sent before this one.
+        from_pos, to_pos: bytes; the range of the ring that the frame covers, `to_pos` not included.
+        count: records.
+        lost: records that the kernel could not write for this ring, by kind name, since the capture began.
+        malformed: records that the sender found malformed and left out, since it started.
+    """
+
+    def __dealloc__(self):
+        if self.is_held:
+            PyBuffer_Release(&self.buffer)
+
+    def __repr__(self):
+        return (
+            f"<Frame {self.source} ring {self.ring} seq {self.frame_seq} [{self.from_pos}, {self.to_pos})"
+            f" {self.count} records>"
+        )
+
+    @property
+    def boot_id(self) -> bytes:
+        """16 bytes: the boot in which the records were made."""
+        return self.boot[:16]
+
+    @property
+    def watermark_boot_ns(self):
+        """Nothing older follows in this ring; None when the sender does not say."""
+        return self.watermark if self.has_watermark else None
+
+    @property
+    def head(self):
+        """Shape (count,), dtype `events.HEAD`."""
+        return np.frombuffer(self.view(OWNED_HEAD, &self.heads), events.HEAD)
+
+    @property
+    def task(self):
+        """Shape (count,), dtype `events.TASK`."""
+        return np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
+
+    @property
+    def fork(self):
+        """Bodies of the fork records that have one, in their order, dtype `events.FORK`."""
+        return np.frombuffer(self.view(OWNED_FORK, &self.forks), events.FORK)
+
+    @property
+    def exec(self):
+        """The same of exec records, dtype `events.EXEC`."""
+        return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
+
+    @property
+    def exit(self):
+        """The same of exit records, dtype `events.EXIT`."""
+        return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
+
+    @property
+    def blob(self):
+        """The strings of all records, one after the other."""
+        return self.view(OWNED_BLOB, &self.strings)
+
+    @property
+    def exec_count(self) -> int:
+        """Exec records that have a body."""
+        return self.execs.bytes // sizeof(pl_exec_any)
+
+    cdef int hold(self, object message) except -1:
+        PyObject_GetBuffer(message, &self.buffer, PyBUF_SIMPLE)
+        self.is_held = True
+        self.message = message
+        return 0
+
+    cdef object view(self, uint32_t number, const column *where):
+        cdef object owner = None if self.owners is None else self.owners.get(number)
+        cdef const unsigned char *begin
+        if where.bytes == 0:
+            return memoryview(b"")
+        if owner is None:
+            owner = self.message
+            begin = <const unsigned char *>self.buffer.buf
+        else:
+            begin = owner
+        cdef uint64_t first = <uint64_t>(where.at - begin)
+        return memoryview(owner).toreadonly().cast("B")[first : first + where.bytes]
+
+    cdef Frame copy(self):
+        cdef Frame part = Frame.__new__(Frame)
+        part.hold(self.message)
+        part.ring, part.count, part.source, part.lost = self.ring, self.count, self.source, self.lost
+        part.frame_seq, part.from_pos, part.to_pos = self.frame_seq, self.from_pos, self.to_pos
+        part.malformed, part.watermark, part.has_watermark = self.malformed, self.watermark, self.has_watermark
+        part.boot, part.owners = self.boot, self.owners
+        part.heads, part.tasks, part.strings = self.heads, self.tasks, self.strings
+        part.forks, part.execs, part.exits = self.forks, self.execs, self.exits
+        return part
+
+    def replaced(self, bytes head not None, bytes exec_ not None, bytes blob not None) -> Frame:
+        """Return the frame with other strings: whole columns, which agree with each other and with the others."""
+        cdef Frame part = self.copy()
+        if len(head) != <Py_ssize_t>self.heads.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes:
+            raise ValueError("the columns have other lengths than those that they replace")
+        part.owners = {**(self.owners or {}), OWNED_HEAD: head, OWNED_EXEC: exec_, OWNED_BLOB: blob}
+        part.heads.at, part.execs.at = head, exec_
+        part.strings.at, part.strings.bytes = blob, len(blob)
+        return part
+
+    def since(self, uint64_t position) -> Frame:
+        """Return the part of the frame that begins at `position` of the ring: itself, or a frame of narrower views.
+
+        A receiver that has seen everything before `position` so drops what it has seen, whole frames included.
+        """
+        cdef Frame part
+        cdef pl_head_any head
+        cdef uint32_t skipped = 0
+        if position <= self.from_pos:
+            return self
+        part = self.copy()
+        while skipped < self.count:
+            memcpy(&head, self.heads.at + skipped * sizeof(head), sizeof(head))
+            if head.ring_pos >= position:
+                break
+            skipped += 1
+            _advance(&part.heads, sizeof(pl_head_any))
+            _advance(&part.tasks, sizeof(pl_task_any))
+            _advance(&part.strings, head.var_bytes)
+            if not head.flags & PL_FLAG_HEAD_ONLY:
+                if head.kind == PL_KIND_FORK:
+                    _advance(&part.forks, sizeof(pl_fork_any))
+                elif head.kind == PL_KIND_EXEC:
+                    _advance(&part.execs, sizeof(pl_exec_any))
+                elif head.kind == PL_KIND_EXIT:
+                    _advance(&part.exits, sizeof(pl_exit_any))
+        part.count -= skipped
+        part.from_pos = min(position, self.to_pos)
+        return part
+
+
+cdef inline void _advance(column *where, uint64_t bytes) noexcept nogil:
+    where.at += bytes
+    where.bytes -= bytes
+
+
+def decode(message) -> Frame:
+    """Read a message that holds one frame.
+
+    Raises:
+        FrameError: wrong version or shape, or columns that do not agree. Nothing of the message may be used.
+    """
+    frames = decode_all(message)
+    if len(frames) != 1:
+        _bad("bytes follow the map")
+    return frames[0]
+
+
+def decode_all(message) -> list:
+    """Read a message that holds frames, one map after the other; at least one. Errors as `decode`."""
+    cdef Reader reader = Reader.__new__(Reader)
+    cdef Py_buffer buffer
+    cdef list frames = []
+    PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
+    try:
+        if <uint64_t>buffer.len > <uint64_t>FRAME_MAX_BYTES:
+            _bad(f"{buffer.len} bytes are more than a frame may have ({FRAME_MAX_BYTES})")
+        reader.data, reader.at, reader.end = <const unsigned char *>buffer.buf, 0, <uint64_t>buffer.len
+        while True:
+            frames.append(_read(reader, message))
+            if reader.at == reader.end:
+                return frames
+    finally:
+        PyBuffer_Release(&buffer)
+
+
+cdef Frame _read(Reader reader, object message):
+    """Read the frame at the reader's position."""
+    cdef Frame frame = Frame.__new__(Frame)
+    cdef value[KEY_COUNT + 1] values
+    cdef value name
+    cdef uint32_t seen = 0, wrong = 0
+    cdef uint64_t left = 0
+    cdef int key
+    reader.entries(&left)
+    while left:
+        left -= 1
+        reader.key(&name)
+        key = _key_of(&name)
+        if key < KEY_COUNT and seen >> key & 1:
+            _bad(f"the key {text(&name)!r} occurs twice")
+        if key == KEY_COUNT:
+            reader.skip(1)
+            continue
+        seen |= 1 << key
+        reader.read(&values[key])
+        if values[key].kind != _KINDS[key]:
+            wrong |= 1 << key
+        if values[key].kind == VALUE_MAP:
+            if key == KEY_LOST:
+                frame.lost = _counts(reader, values[key].number)
+            else:
+                reader.skip(2 * values[key].number)
+    if wrong & 1 or not seen & 1 or values[KEY_V].number != <uint64_t>FRAME_VERSION:
+        shown = "none" if wrong & 1 or not seen & 1 else values[KEY_V].number
+        _bad(f"version {shown}, this is version {FRAME_VERSION}: both sides must have the same release")
+    for key in range(KEY_COUNT):
+        if wrong >> key & 1:
+            _bad(f"{_KEYS[key].decode()!r} has the wrong type")
+        if not (seen | _OPTIONAL) >> key & 1:
+            _bad(f"{_KEYS[key].decode()!r} is missing")
+    if values[KEY_BOOT].number != 16:
+        _bad(f"'boot' has {values[KEY_BOOT].number} bytes, not 16")
+    if values[KEY_RING].number > UINT32_MAX:
+        _bad(f"ring {values[KEY_RING].number} is no ring's number")
+    frame.from_pos, frame.to_pos = values[KEY_FROM].number, values[KEY_TO].number
+    if frame.from_pos > frame.to_pos:
+        _bad(f"the range [{frame.from_pos}, {frame.to_pos}) ends before it begins")
+    if frame.lost is None:
+        _bad("'lost' holds something else than counts")
+    frame.hold(message)
+    frame.boot = values[KEY_BOOT].at
+    frame.source = text(&values[KEY_SRC])
+    frame.ring, frame.frame_seq = <uint32_t>values[KEY_RING].number, values[KEY_SEQ].number
+    if seen >> KEY_BAD & 1:
+        frame.malformed = values[KEY_BAD].number
+    if seen >> KEY_WM & 1:
+        frame.has_watermark, frame.watermark = True, values[KEY_WM].number
+    _set(&frame.heads, &values[KEY_HEAD])
+    _set(&frame.tasks, &values[KEY_TASK])
+    _set(&frame.forks, &values[KEY_FORK])
+    _set(&frame.execs, &values[KEY_EXEC])
+    _set(&frame.exits, &values[KEY_EXIT])
+    _set(&frame.strings, &values[KEY_BLOB])
+    _check(frame, values[KEY_N].number)
+    return frame
+
+
+cdef inline void _set(column *where, const value *found) noexcept nogil:
+    where.at, where.bytes = found.at, found.number
+
+
+cdef dict _counts(Reader reader, uint64_t left):
+    """Read the entries of a map of counts; None if it holds something else."""
+    cdef dict found = {}
+    cdef value name, count
+    cdef bint good = True
+    if left > 64:
+        _bad(f"a map has {left} keys")
+    while left:
+        left -= 1
+        reader.key(&name)
+        reader.read(&count)
+        if count.kind == VALUE_MAP:
+            reader.skip(2 * count.number)
+        if count.kind == VALUE_UINT:
+            found[text(&name)] = count.number
+        else:
+            good = False
+    return found if good else None
+
+
+cdef inline uint64_t _body_bytes(uint8_t kind) noexcept nogil:
+    if kind == PL_KIND_FORK:
+        return sizeof(pl_fork_any)
+    if kind == PL_KIND_EXEC:
+        return sizeof(pl_exec_any)
+    if kind == PL_KIND_EXIT:
+        return sizeof(pl_exit_any)
+    return 0
+
+
+cdef enum:
+    OK
+    WRONG_KIND
+    WRONG_LENGTH
+    WRONG_POSITION
+    MISSING_BODY
+    MISSING_STRINGS
+    WRONG_STRINGS
+
+
+_REASONS = {
+    WRONG_KIND: "no such kind of record",
+    WRONG_LENGTH: "the record's length does not follow from its kind and strings",
+    WRONG_POSITION: "the record lies outside the frame's range or before its predecessor's end",
+    MISSING_BODY: "there are fewer bodies than records of the kind",
+    MISSING_STRINGS: "the records' strings are longer than the blob",
+    WRONG_STRINGS: "an exec record's strings do not add up",
+}
+
+
+cdef int _check(Frame frame, uint64_t count) except -1:
+    """Check that the columns agree, so that whoever walks them need not look at a length again.
+
+    1. `head` and `task` have `count` entries; each body column has one for each record of its kind with a body.
+    2. A record's kind exists, and its length is what kind, flags and `var_bytes` make it.
+    3. Records lie in the frame's range, in order, without overlap, at multiples of 8.
+    4. `var_bytes` of all records add up to the length of `blob`.
+    5. The four strings of an exec record add up to its `var_bytes`; `root_offset` lies within the path.
+    """
+    cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
+    cdef const pl_exec_any *e
+    cdef const pl_head_any *h
+    cdef uint64_t i = 0, span, body, next_pos = frame.from_pos, var = 0
+    cdef uint64_t fork_at = 0, exec_at = 0, exit_at = 0
+    cdef int wrong = OK
+    if count > UINT32_MAX or frame.heads.bytes != count * sizeof(pl_head_any):
+        _bad("'head' does not have 'n' entries")
+    if frame.tasks.bytes != count * sizeof(pl_task_any):
+        _bad("'task' does not have 'n' entries")
+    frame.count = <uint32_t>count
+    with nogil:
+        while i < count:
+            h = &heads[i]
+            if h.kind == 0 or h.kind >= PL_KIND_COUNT:
+                wrong = WRONG_KIND
+                break
+            if h.flags & PL_FLAG_HEAD_ONLY:
+                body = 0
+                if h.record_bytes != sizeof(pl_head_any) or h.var_bytes != 0:
+                    wrong = WRONG_LENGTH
+                    break
+            else:
+                body = _body_bytes(h.kind)
+                if <uint64_t>h.record_bytes != sizeof(pl_head_any) + sizeof(pl_task_any) + body + h.var_bytes:
+                    wrong = WRONG_LENGTH
+                    break
+            span = 8 + ((<uint64_t>h.record_bytes + 7) & ~<uint64_t>7)
+            if (
+                h.ring_pos < next_pos or h.ring_pos & 7
+                or h.ring_pos > frame.to_pos or frame.to_pos - h.ring_pos < span
+            ):
+                wrong = WRONG_POSITION
+                break
+            next_pos = h.ring_pos + span
+            var += h.var_bytes
+            if var > frame.strings.bytes or var > UINT32_MAX:
+                wrong = MISSING_STRINGS
+                break
+            if body:
+                if h.kind == PL_KIND_FORK:
+                    fork_at += body
+                    if fork_at > frame.forks.bytes:
+                        wrong = MISSING_BODY
+                        break
+                elif h.kind == PL_KIND_EXIT:
+                    exit_at += body
+                    if exit_at > frame.exits.bytes:
+                        wrong = MISSING_BODY
+                        break
+                else:
+                    if frame.execs.bytes - exec_at < body:
+                        wrong = MISSING_BODY
+                        break
+                    e = <const pl_exec_any *>(frame.execs.at + exec_at)
+                    exec_at += body
+                    if (
+                        <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes != h.var_bytes
+                        or e.root_offset > e.path_bytes
+                    ):
+                        wrong = WRONG_STRINGS
+                        break
+            i += 1
+    if wrong != OK:
+        _bad(f"record {i} of {count}: {_REASONS[wrong]}")
+    if fork_at != frame.forks.bytes or exec_at != frame.execs.bytes or exit_at != frame.exits.bytes:
+        _bad("there are more bodies than records of their kind")
+    if var != frame.strings.bytes:
+        _bad("the blob is longer than the records' strings")
+    return 0
