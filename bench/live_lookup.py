@@ -66,7 +66,8 @@ def python_calls(options: argparse.Namespace, report: common.Report) -> None:
 
         def timed(call: Callable[[int], Any]) -> list[float]:
             turn = itertools.cycle(pids).__next__
-            overhead = statistics.median(common.time_ns_per_call(turn, least_s=options.least_s, runs=options.runs))
+            nothing = common.time_ns_per_call(lambda: turn(), least_s=options.least_s, runs=options.runs)
+            overhead = statistics.median(nothing)
             runs = common.time_ns_per_call(lambda: call(turn()), least_s=options.least_s, runs=options.runs)
             return [run - overhead for run in runs]
 

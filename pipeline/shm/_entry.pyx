@@ -11,7 +11,8 @@ offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surr
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
@@ -36,15 +37,31 @@ cdef extern from "string.h" nogil:
     size_t strnlen(const char *text, size_t limit)
 
 
-cdef enum:
-    FILE_STRING
-    ARGS_STRING
-    ENVS_STRING
-    NAME_STRING
-    CGROUP_STRING
-    CONTAINER_STRING
-    EXTRA_STRING
-    STRINGS
+cdef extern from *:
+    """
+    /* Most names are short and ASCII: for those 2 to 3 ns less than PyUnicode_DecodeUTF8, and six of them make an entry
+     * of eight fields. */
+    static PyObject *pl_text(const char *data, Py_ssize_t n)
+    {
+        uint64_t word, high = 0;
+        Py_ssize_t i = 0;
+        PyObject *text;
+
+        for (; i + 8 <= n; i += 8) {
+            memcpy(&word, data + i, 8);
+            high |= word;
+        }
+        for (; i < n; i++)
+            high |= (unsigned char)data[i];
+        if (high & 0x8080808080808080u)
+            return PyUnicode_DecodeUTF8(data, n, "surrogateescape");
+        text = PyUnicode_New(n, 127);
+        if (text != NULL)
+            memcpy(PyUnicode_1BYTE_DATA(text), data, n);
+        return text;
+    }
+    """
+    object _decode "pl_text"(const char *data, Py_ssize_t n)
 
 cdef uint32_t _UNSET = 4294967295
 
@@ -77,8 +94,8 @@ _MARKS = (
 )  # fmt: skip
 
 
-cdef object _decode(const char *data, Py_ssize_t n):
-    return PyUnicode_DecodeUTF8(data, n, b"surrogateescape")
+cdef inline const pl_file *_facts(bytes record) noexcept:
+    return <const pl_file *>PyBytes_AS_STRING(record)
 
 
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
@@ -114,14 +131,12 @@ cdef class Entry:
     read from the table; attributes of a loaded entry never do.
     """
 
-    def __cinit__(self):
-        self.cold = NULL
-
     def __init__(self):
         if self.view is None:
             raise TypeError("entries come from a ProcessTable")
 
     def __dealloc__(self):
+        self._forget()
         free(self.cold)
 
     def __repr__(self):
@@ -139,6 +154,16 @@ cdef class Entry:
 
     def __hash__(self):
         return hash((self.row_number, self.hot.generation, self.view.epoch))
+
+    cdef void _forget(self) noexcept:
+        """Drop the strings: they are of an earlier moment than the row will be."""
+        cdef PyObject *string
+        cdef int kind
+        for kind in range(ENTRY_STRINGS):
+            string = self.strings[kind]
+            self.strings[kind] = NULL
+            Py_XDECREF(string)
+        self.is_loaded = False
 
     # -- reading what is not here yet --------------------------------------------------------------------------------
 
@@ -161,7 +186,7 @@ cdef class Entry:
             if self.cold == NULL:
                 raise MemoryError
         if hot.row_seq != self.hot.row_seq:
-            self.strings = None
+            self._forget()
         self.hot = hot
         self.cold[0] = cold
         return 0
@@ -195,8 +220,8 @@ cdef class Entry:
         cdef bint moved = False
         cdef bytes result
         cdef int tries
-        if self.strings is not None and kind in self.strings:
-            return self.strings[kind]
+        if self.strings[kind] != NULL:
+            return <bytes>self.strings[kind]
         for tries in range(1000):
             base = self.view.view.names
             allocated = &self.view.view.control.names_allocated_bytes
@@ -220,9 +245,8 @@ cdef class Entry:
                 return None
             result = self._fetch(base, allocated, ref, &moved)
             if not moved:
-                if self.strings is None:
-                    self.strings = {}
-                self.strings[kind] = result
+                Py_INCREF(result)
+                self.strings[kind] = <PyObject *>result
                 return result
             self._reload()
         raise_busy(self.view, f"pid {self.hot.tgid}")
@@ -235,18 +259,17 @@ cdef class Entry:
             StaleError, BusyError: the row is half-written.
         """
         cdef int kind, tries
-        cdef dict loaded
         cdef uint32_t seq
-        if self.strings is not None and len(self.strings) == STRINGS:
+        if self.is_loaded:
             return self
         for tries in range(1000):
             self._cold()
             seq = self.hot.row_seq
-            # A reference of 0 is remembered too, as None, so that a loaded entry is known by its number of strings.
-            loaded = {kind: self._string(kind) for kind in range(STRINGS)}
+            for kind in range(ENTRY_STRINGS):
+                self._string(kind)
             # A string that was here already is of this moment too: moving forward forgets them.
             if self.hot.row_seq == seq:
-                self.strings = loaded
+                self.is_loaded = True
                 return self
         raise_busy(self.view, f"pid {self.hot.tgid}")
 
@@ -259,12 +282,13 @@ cdef class Entry:
         cdef bytes data = self._string(kind)
         return None if data is None else _decode(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
 
-    cdef const pl_file *_file(self) except? NULL:
-        """The FILE record, alive as long as `strings` is; NULL: unknown."""
-        cdef bytes data = self._string(FILE_STRING)
-        if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file):
-            return NULL
-        return <const pl_file *>PyBytes_AS_STRING(data)
+    cdef bytes _file(self):
+        """The FILE record, which `_facts` reads, and the path behind it; None: unknown."""
+        cdef bytes data
+        if not self.hot.known & PL_KNOWN_FILE:
+            return None
+        data = self._string(FILE_STRING)
+        return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file) else data
 
     cdef object _unix(self, uint64_t boot_ns):
         return None if boot_ns == 0 else <object>(<long long>boot_ns + self.view.view.control.boot_unix_ns)
@@ -425,41 +449,30 @@ cdef class Entry:
     @property
     def path(self):
         """The executable, below the global root of its mount tree; for a script, its interpreter."""
-        cdef const pl_file *file
-        cdef bytes data
-        if not self.hot.known & PL_KNOWN_FILE:
+        cdef bytes data = self._file()
+        if data is None:
             return None
-        file = self._file()
-        if file == NULL:
-            return None
-        data = self._string(FILE_STRING)
-        return _decode(<const char *>file + sizeof(pl_file), PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file))
+        return _decode(PyBytes_AS_STRING(data) + sizeof(pl_file), PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file))
 
     @property
     def path_in_root(self):
         """The executable as the process sees it, below its own root directory."""
-        cdef const pl_file *file
-        cdef bytes data
-        cdef Py_ssize_t n
-        if not self.hot.known & PL_KNOWN_FILE:
+        cdef bytes data = self._file()
+        cdef Py_ssize_t skip
+        if data is None:
             return None
-        file = self._file()
-        if file == NULL:
-            return None
-        data = self._string(FILE_STRING)
-        n = PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file) - <Py_ssize_t>file.root_offset
-        return _decode(<const char *>file + sizeof(pl_file) + file.root_offset, n) if n > 0 else None
+        skip = <Py_ssize_t>sizeof(pl_file) + _facts(data).root_offset
+        return _decode(PyBytes_AS_STRING(data) + skip, PyBytes_GET_SIZE(data) - skip) if skip < len(data) else None
 
     @property
     def file(self):
         """Facts about the executable: inode, device, mount_id, mode, uid, gid, nlink, mtime_ns, ctime_ns, fs_magic,
         flags (EXEC_* of pipeline.events); None: unknown."""
+        cdef bytes data = self._file()
         cdef const pl_file *file
-        if not self.hot.known & PL_KNOWN_FILE:
+        if data is None:
             return None
-        file = self._file()
-        if file == NULL:
-            return None
+        file = _facts(data)
         return {
             "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
             "uid": file.file_uid, "gid": file.file_gid, "nlink": file.nlink, "mtime_ns": file.mtime_ns or None,
@@ -469,14 +482,14 @@ cdef class Entry:
     @property
     def is_exe_deleted(self):
         """The executable had no name any more when it was executed or looked at."""
-        cdef const pl_file *file = self._file() if self.hot.known & PL_KNOWN_FILE else NULL
-        return file != NULL and (file.file_flags & EXEC_DELETED) != 0
+        cdef bytes data = self._file()
+        return data is not None and (_facts(data).file_flags & EXEC_DELETED) != 0
 
     @property
     def is_memfd(self):
         """The executable is a memfd: `path` is "/memfd:NAME"."""
-        cdef const pl_file *file = self._file() if self.hot.known & PL_KNOWN_FILE else NULL
-        return file != NULL and (file.file_flags & EXEC_MEMFD) != 0
+        cdef bytes data = self._file()
+        return data is not None and (_facts(data).file_flags & EXEC_MEMFD) != 0
 
     @property
     def inode(self):
