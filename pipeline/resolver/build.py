@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +27,22 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
+from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
 from pipeline.resolver.merge import Merger
+from pipeline.resolver.model import SNAPSHOTTED
+from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer
-from pipeline.resolver.requests import Lookup, Requests
+from pipeline.resolver.requests import Requests
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.worker import NO_FD, WorkerSpec
+
+if TYPE_CHECKING:
+    from pipeline.resolver.scrub import Scrubber
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0
@@ -67,12 +74,31 @@ class Clock:
         return boot.now_boot_ns()
 
 
+class NoProc:
+    """The ``/proc`` of a replay, which is not about the processes of this host."""
+
+    def read(self, tgid: int, want: int = 0) -> None:
+        return None
+
+    def read_ppid(self, tgid: int) -> None:
+        return None
+
+    def read_start(self, tgid: int) -> None:
+        return None
+
+    def list_pids(self) -> tuple[int, ...]:
+        return ()
+
+
 class Worker:
     """Everything that the resolver process holds; made by `build`."""
 
-    def __init__(self, spec: WorkerSpec, loop: Resolver, repairer: Repairer | None, poller: zmq.Poller) -> None:
+    def __init__(
+        self, spec: WorkerSpec, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, poller: zmq.Poller
+    ) -> None:
         self.spec = spec
         self.loop = loop
+        self.resolver = resolver
         self.repairer = repairer
         self._poller = poller
         self._questions: RequestSocket | None = None
@@ -121,6 +147,7 @@ class Worker:
             self._catch_up(boot.now_boot_ns())
             self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
         loop.commit()
+        self.resolver.set_state(SNAPSHOTTED)
         tables.set_state(layout.STATE_READY)
         if tables.is_takeover:
             loop.repair_soon(boot.now_boot_ns())
@@ -172,7 +199,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         rings = committed.rings
         merger.resume(rings["applied_pos"].copy(), rings["watermark_boot_ns"].copy(), committed.watermark)
         applier = Applier(tables, encoder)
-        concealer = _concealer(config)
+        scrubber = _scrubber(config)
+        concealer = _concealer(scrubber, config)
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
             ProcReader(
@@ -201,6 +229,13 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             ),
             log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
         )  # fmt: skip
+        capture_boot_ns = boot.now_boot_ns()
+        resolver = EBPFResolver(
+            _kernel_maps(spec) if is_live else None, config, scrubber=scrubber,
+            opts=_opts(config), tables=tables, applier=applier, proc=reader if is_live else NoProc(),
+            capture_boot_ns=capture_boot_ns, learn_cgroup=namer.learn,
+        )  # fmt: skip
+        resolver.bind_maps()
         repairer = None
         if is_live:
             repairer = Repairer(
@@ -209,7 +244,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 watermark=lambda: merger.watermark,
                 concealer=concealer,
                 learn_cgroup=namer.learn,
-                capture_boot_ns=boot.now_boot_ns(),
+                capture_boot_ns=capture_boot_ns,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer
@@ -217,14 +252,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(publisher.socket, zmq.POLLIN)
-        worker = Worker(spec, loop, repairer, poller)
+        worker = Worker(spec, loop, resolver, repairer, poller)
         questions = _questions(spec, stack)
-        lookup = Lookup(
-            tables, applier, reader if is_live else None, **_kernel_maps(spec),
-            concealer=concealer, learn_cgroup=namer.learn, now_boot_ns=boot.now_boot_ns,
-            capture_boot_ns=boot.now_boot_ns(), with_envs=config.capture.envs_bytes > 0,
-        )  # fmt: skip
-        loop.requests = Requests(questions, lookup, tables, lambda: merger.watermark)
+        loop.requests = Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=is_live)
         worker.listen(questions)
         yield worker
 
@@ -286,22 +316,32 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
-def _kernel_maps(spec: WorkerSpec) -> dict[str, Any]:
+def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
+    """The kernel's own process caches by name; None: this capture has none."""
     if NO_FD in {spec.pid_cache_fd, spec.proc_cache_fd}:
-        return {"pid_cache": None, "proc_cache": None}
+        return None
     from pipeline.bpf import maps
 
-    return {"pid_cache": maps.pid_cache(spec.pid_cache_fd), "proc_cache": maps.proc_cache(spec.proc_cache_fd)}
+    return {PID_CACHE: maps.pid_cache(spec.pid_cache_fd), PROC_CACHE: maps.proc_cache(spec.proc_cache_fd)}
 
 
-def _concealer(config: Config) -> Concealer:
+def _opts(config: Config) -> ResolverOpts:
+    opts = ResolverOpts().with_envs_value(config.envs.show_values)
+    return opts.with_envs_resolution_enabled() if config.capture.envs_bytes > 0 else opts
+
+
+def _scrubber(config: Config) -> Scrubber | None:
+    """What hides secrets in arguments, in frames and in single entries alike; None: they are kept as they are."""
     if config.args.show == "raw":
-        return Concealer(None, show_values=config.envs.show_values)
+        return None
     from pipeline.resolver.scrub import Scrubber
 
-    scrubber = Scrubber(
-        config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show
-    )
+    return Scrubber(config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show)
+
+
+def _concealer(scrubber: Scrubber | None, config: Config) -> Concealer:
+    if scrubber is None:
+        return Concealer(None, show_values=config.envs.show_values)
     # "none" changes every command line.
     literals = scrubber.literals if config.args.show == "scrubbed" else None
     return Concealer(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)

@@ -41,7 +41,8 @@ from pipeline.resolver.collaborators import (
     UserGroupResolver,
     UserSessionResolver,
 )
-from pipeline.resolver.insertion import PROCFS_DEPTH
+from pipeline.resolver.fields import is_process
+from pipeline.resolver.insertion import CACHE, PROCFS_DEPTH, LookUp
 from pipeline.resolver.model import (
     SNAPSHOTTED,
     SNAPSHOTTING,
@@ -87,7 +88,11 @@ class EBPFResolver(Reparenting):
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
         proc: of `/proc`; None: a reader of its own.
-        now_boot_ns, limiter_clock, now_unix_ns: clocks in ns.
+        now_boot_ns, limiter_clock: clocks in ns.
+        capture_boot_ns: when the capture began: what it should have had and something else told is marked as a gap, or
+            as from before it. 0: there is no capture.
+        learn_cgroup: told (cgroup id, path) of what ``/proc`` named; None: nobody is.
+        is_process: tells a process from a thread.
     """
 
     def __init__(
@@ -110,6 +115,9 @@ class EBPFResolver(Reparenting):
         proc: ProcSource | None = None,
         now_boot_ns: Callable[[], int] = boot.now_boot_ns,
         limiter_clock: Callable[[], int] = time.monotonic_ns,
+        capture_boot_ns: int = 0,
+        learn_cgroup: Callable[[int, bytes], None] | None = None,
+        is_process: Callable[[int], bool] = is_process,
     ) -> None:
         super().__init__(
             scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
@@ -119,6 +127,10 @@ class EBPFResolver(Reparenting):
         self.manager = manager
         self.config = config
         self.statsd_client = statsd_client
+        self.capture_boot_ns = capture_boot_ns
+        self.is_process = is_process
+        if learn_cgroup is not None:
+            self.learn_cgroup = learn_cgroup
         self._exited: list[tuple[int, int]] = []
         self._flusher: threading.Thread | None = None
 
@@ -347,6 +359,23 @@ class EBPFResolver(Reparenting):
         with self.lock:
             return self._resolve(pid, tid, inode, use_procfs, new_entry_cb)
 
+    def find_cached(self, pid: int) -> ProcessCacheEntry | None:
+        """Who has the pid now, if the cache has it: counts a hit, and no miss."""
+        with self.lock:
+            entry = self.book.head(pid)
+            if entry is not None:
+                self.stats.add("hits", CACHE)
+            return entry
+
+    def find(self, pid: int, use_procfs: bool = True) -> LookUp:
+        """Who has the pid now: `resolve` for a question that no event made, so that only a living process is meant.
+
+        Returns:
+            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests).
+        """
+        with self.lock:
+            return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
+
     def resolve_from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
         """The cached entry, if it runs the expected executable."""
         with self.lock:
@@ -429,14 +458,23 @@ class EBPFResolver(Reparenting):
         Raises:
             ResolverError: a map is missing.
         """
-        if self.manager is not None:
-            for name in (kernel_maps.PID_CACHE, kernel_maps.PROC_CACHE):
-                found = self.manager.get(name)
-                if found is None:
-                    raise ResolverError(f"the kernel map {name} is missing")
-                setattr(self, name, found)
+        self.bind_maps()
         self._flusher = threading.Thread(target=self._flush_until, args=(ctx,), name="flush", daemon=True)
         self._flusher.start()
+
+    def bind_maps(self) -> None:
+        """Take the kernel's maps from the manager, if there is one: the part of `start` that needs no thread.
+
+        Raises:
+            ResolverError: a map is missing.
+        """
+        if self.manager is None:
+            return
+        for name in (kernel_maps.PID_CACHE, kernel_maps.PROC_CACHE):
+            found = self.manager.get(name)
+            if found is None:
+                raise ResolverError(f"the kernel map {name} is missing")
+            setattr(self, name, found)
 
     def _flush_until(self, ctx: threading.Event) -> None:
         while not ctx.wait(FLUSH_INTERVAL_S):

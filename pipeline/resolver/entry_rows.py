@@ -141,8 +141,14 @@ class Book:
         self.leaving.pop(pid, None)
         row = self.tables.py_follow(link)
         if row and not int(self.tables.hot_view()[row]["flags"]) & layout.ROW_DELETED:
+            self.mark(row, layout.ROW_DELETED)
+
+    def mark(self, row: int, flags: int) -> None:
+        """Set ROW_* flags of a row."""
+        if flags:
             self.tables.py_begin(row)
-            self.tables.hot_view()[row]["flags"] |= layout.ROW_DELETED
+            hot = self.tables.hot_view()[row]
+            hot["flags"] = int(hot["flags"]) | flags
             self.tables.py_end(row)
 
     def forget_exit_code(self, entry: ProcessCacheEntry) -> None:
@@ -425,8 +431,9 @@ class RowStore:
 
     def _put_exec_time(self, row: int, time: int | None) -> None:
         self.hot["exec_boot_ns"] = self.book.to_boot(time)
-        if time is not None:
-            self._know(layout.KNOWN_EXEC_TIME)
+        self._know(layout.KNOWN_EXEC_TIME)
+        if time is None:
+            self.hot["known"] ^= layout.KNOWN_EXEC_TIME
 
     def _put_fork_time(self, row: int, time: int | None) -> None:
         self.cold["fork_boot_ns"] = self.book.to_boot(time)

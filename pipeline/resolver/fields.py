@@ -6,6 +6,7 @@ arguments may be stored. Leaves out entering entries (`insertion`).
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 import time
@@ -36,6 +37,19 @@ from pipeline.resolver.stats import Stats
 from pipeline.resolver.symlinks import symlink_names
 from pipeline.resolver.tty import procfs_tty
 from pipeline.shm._writer import TableWriter
+
+
+def is_process(pid: int) -> bool:
+    """Whether `pid` is a process of this pid namespace; a thread that is not its process' leader is none."""
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError:
+        return False
+    return True
+
+
+def _learn_nothing(cgroup_id: int, path: bytes) -> None:
+    """Nobody names cgroups."""
 
 
 class Fields:
@@ -80,6 +94,13 @@ class Fields:
         self.proc_cache: kernel_maps.KernelMap | None = None
         self.lock = threading.RLock()
         self.state = SNAPSHOTTING
+        self.pid_capacity = len(tables.index_view())
+        #: When the capture began, on the boot clock; 0: there is none, so nothing is marked as missed by it.
+        self.capture_boot_ns = 0
+        #: Told (cgroup id, path) of what ``/proc`` named.
+        self.learn_cgroup: Callable[[int, bytes], None] = _learn_nothing
+        #: Tells a process from a thread and from a free pid.
+        self.is_process: Callable[[int], bool] = is_process
 
     # -- fields --------------------------------------------------------------------------------------------------------
 
@@ -173,9 +194,7 @@ class Fields:
         """What may be stored of an entry's arguments and environment."""
         return self._kept_of(entry.args_entry, entry.envs_entry)
 
-    def _kept_of(
-        self, args: ArgsEntry | None, envs: EnvsEntry | None
-    ) -> tuple[ArgsEntry | None, EnvsEntry | None]:
+    def _kept_of(self, args: ArgsEntry | None, envs: EnvsEntry | None) -> tuple[ArgsEntry | None, EnvsEntry | None]:
         if self.opts.raw_values:
             return args, envs
         if args is not None and self.scrubber is not None and args.values:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline import boot, events
+from pipeline.bus.requests import ABSENT, LIMITED
 from pipeline.errors import ProclineError
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import kernel_maps, procfs
@@ -45,6 +46,17 @@ from pipeline.shm import layout
 #: Missing ancestors are fetched from procfs at most this many levels up.
 PROCFS_DEPTH = 16
 
+#: What found a process: the tags of `hits`.
+CACHE, KERNEL_MAPS, PROCFS = "cache", "kernel_maps", "procfs"
+
+
+class LookUp(NamedTuple):
+    """A process that was looked for: the entry and what found it, or None and why (ABSENT, LIMITED)."""
+
+    entry: ProcessCacheEntry | None
+    how: str
+
+
 class ResolverCore(Fields):
     """The internal procedures of the eBPF resolver."""
 
@@ -53,26 +65,34 @@ class ResolverCore(Fields):
     def _resolve(
         self, pid: int, tid: int, inode: int, use_procfs: bool, new_entry_cb: NewEntryCallback | None
     ) -> ProcessCacheEntry | None:
+        return self._look_up(pid, tid, inode, use_procfs, new_entry_cb).entry
+
+    def _look_up(
+        self, pid: int, tid: int, inode: int, use_procfs: bool, new_entry_cb: NewEntryCallback | None,
+        *, must_live: bool = False,
+    ) -> LookUp:  # fmt: skip
+        """The order: cache, kernel maps, procfs. `must_live`: who has ended is not meant, nor is a thread."""
         entry = self._from_cache(pid, tid, inode)
         if entry is not None:
-            self.stats.add("hits", "cache")
-            return entry
+            self.stats.add("hits", CACHE)
+            return LookUp(entry, CACHE)
         if self.state != SNAPSHOTTED:
-            return None
-        entry = self._from_kernel_maps(pid, tid, inode, new_entry_cb)
-        if entry is not None:
-            self.stats.add("hits", "kernel_maps")
-            return entry
-        if use_procfs:
-            if self.limiter.allow(pid):
-                entry = self._from_procfs(pid, inode, PROCFS_DEPTH, new_entry_cb)
-                if entry is not None:
-                    self.stats.add("hits", "procfs")
-                    return entry
-            else:
-                self.stats.add("limiter_drop")
-        self.stats.add("miss")
-        return None
+            return LookUp(None, ABSENT)
+        how, reason = KERNEL_MAPS, ABSENT
+        if pid < self.pid_capacity and (not must_live or (use_procfs and self.is_process(pid))):
+            entry = self._from_kernel_maps(pid, tid, inode, new_entry_cb, must_live=must_live)
+            if entry is None and use_procfs:
+                how = PROCFS
+                if self.limiter.allow(pid):
+                    entry = self._from_procfs(pid, inode, PROCFS_DEPTH, new_entry_cb)
+                else:
+                    self.stats.add("limiter_drop")
+                    reason = LIMITED
+        if entry is None:
+            self.stats.add("miss")
+            return LookUp(None, reason)
+        self.stats.add("hits", how)
+        return LookUp(entry, how)
 
     def _from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
         entry = self.book.head(pid)
@@ -185,6 +205,7 @@ class ResolverCore(Fields):
             values |= {name: kept for name, kept in (("args_entry", args), ("envs_entry", envs)) if kept is not None}
         if is_missing:
             values["is_parent_missing"] = True
+        self.book.mark(row, self._marks(source, entry.start_boot_ns))
         if entry.ppid == 0 and ppid:
             values["ppid"] = ppid
         if values:
@@ -197,7 +218,7 @@ class ResolverCore(Fields):
     # -- 3.3.5 ---------------------------------------------------------------------------------------------------------
 
     def _from_kernel_maps(
-        self, pid: int, tid: int, inode: int, new_entry_cb: NewEntryCallback | None
+        self, pid: int, tid: int, inode: int, new_entry_cb: NewEntryCallback | None, *, must_live: bool = False
     ) -> ProcessCacheEntry | None:
         if pid == 0 or self.pid_cache is None or self.proc_cache is None:
             return None
@@ -205,12 +226,22 @@ class ResolverCore(Fields):
             owner = self.pid_cache.get(pid)
             image = self.proc_cache.get(int(owner["cookie"])) if owner is not None else None
         except OSError:
+            return None  # a kernel that does not let us ask
+        if owner is None or image is None or (must_live and int(owner["exit_boot_ns"])):
             return None
-        if owner is None or image is None:
+        info = self.proc.read(pid, 0)
+        if info is None:
+            if must_live:
+                return None
+        elif info.start_ticks != int(owner["start_boot_ns"]) // boot.TICK_NS:
+            return None  # the maps are LRU and keep who ended: the pid has another owner by now
+        elif info.is_kthread or (must_live and info.is_zombie):
             return None
-        entry, is_whole = kernel_maps.entry_of(pid, tid, inode, owner, image)
+        entry, is_whole = kernel_maps.entry_of(pid, tid, inode, owner, image, info)
         # Inode 0 accepts any (specification 9.3.2), as everywhere.
         if inode and entry.file_event.inode and entry.file_event.inode != inode:
+            return None
+        if self._has_left(pid, entry.start_boot_ns):
             return None
         try:
             self._complete(entry, is_whole)
@@ -218,16 +249,45 @@ class ResolverCore(Fields):
             if new_entry_cb is not None:
                 new_entry_cb(entry, error)
             return None
+        if info is not None and entry.ppid and self.book.head(entry.ppid) is None:
+            self._from_procfs(entry.ppid, 0, PROCFS_DEPTH - 1, new_entry_cb)
         exit_time = entry.exit_time
         entry.exit_time = None
-        if entry.exec_time is None:
-            found = self._insert_fork(entry, entry.file_event.inode, CGroupContext(), Source.MAP, new_entry_cb)
-        else:
-            found = self._insert_exec(entry, 0, CGroupContext(), Source.MAP)
+        found = self._insert_from_maps(entry, int(image["tgid"]) == pid, new_entry_cb)
         if found is not None and exit_time is not None and found.exit_time is None:
             found.exit(exit_time)
         if found is not None and new_entry_cb is not None:
             new_entry_cb(found, None)
+        return found
+
+    def _insert_from_maps(
+        self, entry: ProcessCacheEntry, has_own_image: bool, new_entry_cb: NewEntryCallback | None
+    ) -> ProcessCacheEntry | None:
+        """Fork or exec; of a process that is not cached at all both, as its two events would have done.
+
+        A child that has not called exec has the cookie, so the image and its exec time, of its parent.
+        """
+        fork_time, exec_time = entry.fork_time, entry.exec_time
+        previous = self.book.head(entry.pid)
+        if previous is not None and not self._is_same_process(previous, entry.start_boot_ns):
+            previous = None
+        is_older = exec_time is None  # than the capture
+        if is_older and has_own_image:
+            if previous is not None and previous.file_event.inode == entry.file_event.inode:
+                return previous
+            # Nobody knows when; after what is known of it.
+            exec_time = entry.exec_time = fork_time if previous is None else self.clock.to_unix_ns(self.now_boot_ns())
+        if exec_time is None or (fork_time is not None and exec_time < fork_time):
+            return self._insert_fork(entry, entry.file_event.inode, CGroupContext(), Source.MAP, new_entry_cb)
+        if fork_time is not None and previous is None:
+            first = ProcessCacheEntry(
+                pid=entry.pid, tid=entry.pid, ppid=entry.ppid, start_boot_ns=entry.start_boot_ns, fork_time=fork_time,
+                cgroup=entry.cgroup,
+            )  # fmt: skip
+            self._insert_fork(first, 0, CGroupContext(), Source.MAP, new_entry_cb)
+        found = self._insert_exec(entry, 0, CGroupContext(), Source.MAP)
+        if found is entry and is_older:
+            found.exec_time = None
         return found
 
     # -- 3.3.6, 3.3.8, 3.3.9 -------------------------------------------------------------------------------------------
@@ -235,10 +295,10 @@ class ResolverCore(Fields):
     def _from_procfs(
         self, pid: int, inode: int, depth: int, new_entry_cb: NewEntryCallback | None
     ) -> ProcessCacheEntry | None:
-        if depth < 1 or pid == 0:
+        if depth < 1 or pid == 0 or pid >= self.pid_capacity:
             return None
         info = self._read(pid)
-        if info is None or is_kworker(info.ppid, pid):
+        if info is None or info.is_zombie or is_kworker(info.ppid, pid):
             return None
         if info.ppid and self.book.head(info.ppid) is None:
             self._from_procfs(info.ppid, 0, depth - 1, new_entry_cb)
@@ -258,12 +318,14 @@ class ResolverCore(Fields):
         self, info: ProcInfo, inode: int, source: Source, new_entry_cb: NewEntryCallback | None
     ) -> ProcessCacheEntry | None:
         values = self._enrich(info)
-        if values is None:
+        if values is None or self._has_left(info.tgid, info.start_boot_ns):
             return None
+        if info.cgroup_path is not None and info.cgroup_id:
+            self.learn_cgroup(info.cgroup_id, info.cgroup_path)
         args, envs = self._kept_of(values.pop("args_entry"), values.pop("envs_entry"))
         info.argv = records.area(args.values) if args is not None else None
         info.envs = records.area(envs.values) if envs is not None else None
-        info.args_full_bytes, info.envs_full_bytes = len(info.argv or b""), len(info.envs or b"")
+        info.envs_full_bytes = info.envs_full_bytes or len(info.envs or b"")
         info.is_envs_truncated = envs is not None and envs.is_truncated
         is_other = bool(inode) and info.exe_inode != inode
         if is_other:
@@ -274,6 +336,7 @@ class ResolverCore(Fields):
         result = self.applier.insert_snapshot(
             read.head, read.task, read.exec, read.blob,
             source=int(source), known=proc_knows(read.task[0]), start_ticks=info.start_is_ticks,
+            flags=self._marks(source, info.start_boot_ns),
         )  # fmt: skip
         row = self.tables.py_head(info.tgid)
         if not row or int(self.tables.hot_view()[row]["start_boot_ns"]) // boot.TICK_NS != info.start_ticks:
@@ -439,6 +502,20 @@ class ResolverCore(Fields):
         return True
 
     # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def _marks(self, source: Source, start_boot_ns: int) -> int:
+        """What is not certain of an entry that no event told: the capture ran and has not got it."""
+        if source not in (Source.MAP, Source.PROCFS_FALLBACK) or not self.capture_boot_ns:
+            return 0
+        return layout.ROW_GAP | (layout.ROW_BEFORE_CAPTURE if start_boot_ns < self.capture_boot_ns else 0)
+
+    def _has_left(self, pid: int, start_boot_ns: int) -> bool:
+        """Whether the tables know the end of this process, which whoever was asked has not seen yet."""
+        row = self.tables.py_head(pid)
+        if not row or self.book.is_cached(row):
+            return False
+        own = int(self.tables.hot_view()[row]["start_boot_ns"])
+        return own == start_boot_ns or own // boot.TICK_NS == start_boot_ns // boot.TICK_NS
 
     def _is_same_process(self, entry: ProcessCacheEntry, start_boot_ns: int) -> bool:
         """Whether a cached entry is of the process that began then; 0 is unknown, and believed to be the same."""

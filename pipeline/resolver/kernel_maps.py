@@ -26,6 +26,7 @@ from pipeline.resolver.model import (
     FileEvent,
     PathKey,
 )
+from pipeline.resolver.procinfo import ProcInfo
 from pipeline.resolver.tty import clean_tty_name
 
 #: Names by which a manager gives out the maps.
@@ -45,8 +46,16 @@ class KernelMap(Protocol):
     def put(self, key: int, entry: Any, flags: int = 0) -> None: ...
 
 
-def entry_of(pid: int, tid: int, inode: int, owner: np.void, image: np.void) -> tuple[ProcessCacheEntry, bool]:
+def entry_of(
+    pid: int, tid: int, inode: int, owner: np.void, image: np.void, info: ProcInfo | None = None
+) -> tuple[ProcessCacheEntry, bool]:
     """Decode the two records of a process.
+
+    Args:
+        pid, tid, inode: as the entry's process context has them.
+        owner, image: a PID_ENTRY and the IMAGE_ENTRY that its cookie names.
+        info: what ``stat`` says of the same process now, for what changes without an exec: parent, name, session,
+            terminal. None: it is not asked, or the process has ended.
 
     Returns:
         An entry with times of the boot clock, and whether its path is whole (the map keeps the first 128 bytes).
@@ -80,6 +89,10 @@ def entry_of(pid: int, tid: int, inode: int, owner: np.void, image: np.void) -> 
         fork_time=int(owner["fork_boot_ns"]) or int(owner["start_boot_ns"]) or None,
         exec_time=int(image["exec_boot_ns"]) or None, exit_time=int(owner["exit_boot_ns"]) or None,
     )  # fmt: skip
+    if info is not None:
+        entry.set(ppid=info.ppid, comm=fsdecode(info.comm), sid=info.sid)
+        if info.tty:
+            entry.tty_name = fsdecode(info.tty)
     return entry, is_whole
 
 

@@ -83,11 +83,15 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         assert (entry.pid, entry.ppid, entry.comm) == (pid, os.getpid(), "sleep")
         assert entry.path == str(Path("/bin/sleep").resolve())
         assert entry.to_dict()["source"] == "map"
+        # Its fork too, so that the lineage is what the events would have made.
+        assert (entry.images, entry.is_exec, entry.is_parent_missing) == (2, True, False)
+        fork = table.ancestors(pid)[0]
+        assert (fork.pid, fork.is_exec, fork.exit_time_ns) == (pid, False, entry.exec_time_ns)
         answer = ask(lossy.directory, pid)
         assert (answer.found, answer.how) == (True, "cache")
         after = eventually(lambda: _counted(lossy, before, "hits_cache"))
         changed = {name: after[name] - before[name] for name in _NAMES if after[name] != before[name]}
-        assert changed == {"requests": 2, "hits_kernel_maps": 1, "hits_cache": 1, "added_kernel_maps": 1}
+        assert changed == {"requests": 2, "hits_kernel_maps": 1, "hits_cache": 1, "added_kernel_maps": 2}
         done = lossy.cli("resolve", str(missing[-1]), "--ask", "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["pid"] == missing[-1]

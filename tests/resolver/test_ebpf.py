@@ -156,7 +156,7 @@ def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
     assert first is not None and second is not None and second.source == Source.PROCFS_FALLBACK
     assert [w.count("hits", tag) for tag in ("cache", "kernel_maps", "procfs")] == [1, 1, 1]
     assert w.count("miss") == 0 and w.tables.counter("hits_kernel_maps") == 1
-    assert w.count("added", "procfs") == 1 and w.proc.reads == [high(8)]
+    assert w.count("added", "procfs") == 1 and w.proc.reads == [high(7), high(8)]
     w.check()
 
 
@@ -181,7 +181,10 @@ def test_the_maps_know_of_a_reused_pid(w: World) -> None:
     entry = w.resolver.resolve_from_kernel_maps(high(7), high(7), 20, None)
     w.check()
     assert entry is not None and entry is not old and entry.start_boot_ns != old.start_boot_ns
-    assert old.exit_time is not None and entry.ancestor is None and entry.is_parent_missing
+    assert old.exit_time is not None and not entry.is_parent_missing
+    fork = entry.ancestor
+    assert fork is not None and fork.pid == entry.pid and fork.ancestor is None and fork.is_parent_missing
+    assert fork.start_boot_ns == entry.start_boot_ns and w.count("added", "kernel_maps") == 2
 
 
 def test_a_path_that_the_maps_cut_needs_the_path_resolver(w: World) -> None:

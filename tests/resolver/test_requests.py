@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +16,23 @@ from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus import requests as wire
 from pipeline.resolver import requests
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.conceal import Concealer
-from pipeline.resolver.limiter import Limiter
-from pipeline.resolver.requests import Found, Lookup, Requests, TokenBucket
+from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.entry_rows import row_of
+from pipeline.resolver.fields import is_process
+from pipeline.resolver.insertion import PROCFS_DEPTH
+from pipeline.resolver.model import SNAPSHOTTED
+from pipeline.resolver.requests import Requests, TokenBucket
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 
 CAPTURE = 50 * TICK_NS
+
+
+class Hide:
+    """A scrubber with one secret."""
+
+    def scrub(self, args: Sequence[str], argv0: str = "") -> tuple[list[str], bool]:
+        return [arg.replace("hunter2", "********") for arg in args], True
 
 
 @dataclass
@@ -57,15 +67,18 @@ class World:
         self.mark = 0
         self.threads: set[int] = set()
         self.cgroups: dict[int, bytes] = {}
-        self.lookup = Lookup(
-            self.tables, self.applier, options.get("proc", self.proc),
-            pid_cache=self.pids, proc_cache=self.images,
-            concealer=Concealer(lambda argv: argv.replace(b"hunter2", b"********")),
-            learn_cgroup=self.cgroups.__setitem__, now_boot_ns=lambda: self.now, capture_boot_ns=CAPTURE,
-            limiter=Limiter(clock=lambda: self.now), is_process=lambda pid: pid not in self.threads,
+        self.resolver = EBPFResolver(
+            {"pid_cache": self.pids, "proc_cache": self.images}, scrubber=Hide(), tables=self.tables,
+            applier=self.applier, proc=self.proc, now_boot_ns=lambda: self.now, limiter_clock=lambda: self.now,
+            learn_cgroup=self.cgroups.__setitem__, capture_boot_ns=CAPTURE,
+            is_process=lambda pid: pid not in self.threads,
         )  # fmt: skip
+        self.resolver.bind_maps()
+        self.resolver.set_state(SNAPSHOTTED)
         self.channel = Channel()
-        self.requests = Requests(self.channel, self.lookup, self.tables, lambda: self.mark)
+        self.requests = Requests(
+            self.channel, self.resolver, self.tables, lambda: self.mark, options.get("use_procfs", True)
+        )
         self.read = Reading(self.tables)
 
     def cached(self, pid: int = 10, **facts: Any) -> None:
@@ -76,8 +89,14 @@ class World:
         owner["cookie"], owner["start_boot_ns"], owner["ppid"] = pid * 10, start, ppid
         owner["uid"], owner["auid"], owner["cgroup_id"] = 33, 1000, 77
         owner["exit_boot_ns"] = facts.get("exit_boot_ns", 0)
+        image["tgid"] = pid
         image["inode"], image["path_bytes"], image["path"] = 4711, len(path), np.void(path[:128].ljust(128, b"\0"))
         self.pids[pid], self.images[pid * 10] = owner[0], image[0]
+
+    def find(self, pid: int) -> tuple[int, str]:
+        """(row, what found it) or (0, why it was not found)."""
+        entry, how = self.resolver.find(pid, self.requests.use_procfs)
+        return (0 if entry is None else row_of(entry)), how
 
     def counters(self) -> dict[str, int]:
         names = ("hits_cache", "hits_kernel_maps", "hits_procfs", "miss", "limiter_drop", "requests",
@@ -110,8 +129,7 @@ def world() -> Iterator[World]:
 def test_the_cache_comes_first_and_asks_nobody(world: World) -> None:
     world.cached(10)
     world.in_maps(10, 1, 77 * TICK_NS)
-    found = world.lookup.find(10)
-    assert found == Found(world.tables.py_head(10), "cache")
+    assert world.find(10) == (world.tables.py_head(10), "cache")
     assert world.counters() == {"hits_cache": 1}
     assert world.proc.reads == []
 
@@ -121,15 +139,21 @@ def test_the_kernel_maps_come_next_and_what_they_say_is_entered(world: World) ->
     world.in_maps(20, 1, start)
     world.proc.add(20, 1, start_boot_ns=start, comm=b"mapped")
     world.proc.add(1, 0, start_boot_ns=TICK_NS, comm=b"init")
-    found = world.lookup.find(20)
-    assert isinstance(found, Found) and found.how == "kernel_maps"
-    row = world.read.row(found.row)
+    row, how = world.find(20)
+    assert row and how == "kernel_maps"
+    row = world.read.row(row)
     assert (row.tgid, row.ppid, row.start_boot_ns, row.path) == (20, 1, start, b"/bin/mapped")
     assert (row.uid, row.auid, row.cgroup_id, row.inode, row.comm) == (33, 1000, 77, 4711, b"mapped")
     assert row.source == layout.SOURCE_MAP
     assert row.flags & layout.ROW_GAP and not row.flags & (layout.ROW_BEFORE_CAPTURE | layout.ROW_START_TICKS)
     assert not row.known & layout.KNOWN_ARGS and row.args_ref == 0
-    assert world.counters() == {"hits_kernel_maps": 1, "added_kernel_maps": 1, "added_procfs": 1}
+    assert row.flags & layout.ROW_IS_EXEC and row.exec_boot_ns == 0 and not row.known & layout.KNOWN_EXEC_TIME
+    # The image, below that of its fork, as both events would have left it.
+    before = world.read.row(world.tables.py_follow(row.ancestor))
+    assert (before.tgid, before.start_boot_ns, before.path) == (20, start, b"/bin/x")
+    assert world.tables.py_follow(before.ancestor) == world.tables.py_head(1)
+    assert not (row.flags | before.flags) & layout.ROW_PARENT_MISSING
+    assert world.counters() == {"hits_kernel_maps": 1, "added_kernel_maps": 2, "added_procfs": 1}
 
 
 @pytest.mark.parametrize(
@@ -144,9 +168,9 @@ def test_a_map_entry_is_not_believed_when(world: World, what: str, facts: dict[s
     real = 60 * TICK_NS
     world.in_maps(20, 0, facts.pop("start", real), **facts)
     world.proc.add(20, 0, start_boot_ns=real, exe=b"/bin/real")
-    found = world.lookup.find(20)
-    assert isinstance(found, Found) and found.how == "procfs", what
-    assert world.read.row(found.row).path == b"/bin/real"
+    row, how = world.find(20)
+    assert row and how == "procfs", what
+    assert world.read.row(row).path == b"/bin/real"
 
 
 def test_a_kernel_that_does_not_let_us_ask_its_maps_leaves_proc(world: World) -> None:
@@ -155,16 +179,17 @@ def test_a_kernel_that_does_not_let_us_ask_its_maps_leaves_proc(world: World) ->
 
     world.pids.get = refuse  # type: ignore[method-assign]
     world.proc.add(20, 0, start_boot_ns=60 * TICK_NS)
-    found = world.lookup.find(20)
-    assert isinstance(found, Found) and found.how == "procfs"
+    row, how = world.find(20)
+    assert row and how == "procfs"
 
 
 def test_proc_comes_last_and_is_entered_with_its_missing_ancestors_oldest_first(world: World) -> None:
-    for pid in range(1, 6):
-        world.proc.add(pid, pid - 1, start_boot_ns=pid * 20 * TICK_NS, comm=b"p%d" % pid, exe_inode=pid)
-    found = world.lookup.find(5)
-    assert isinstance(found, Found) and found.how == "procfs"
-    rows = [world.read.head(pid) for pid in range(1, 6)]
+    for pid in range(11, 16):
+        ppid = 0 if pid == 11 else pid - 1
+        world.proc.add(pid, ppid, start_boot_ns=(pid - 10) * 20 * TICK_NS, comm=b"p%d" % pid, exe_inode=pid)
+    row, how = world.find(15)
+    assert row and how == "procfs"
+    rows = [world.read.head(pid) for pid in range(11, 16)]
     assert all(row is not None and row.source == layout.SOURCE_PROCFS for row in rows)
     for child, parent in zip(rows[1:], rows, strict=False):
         assert world.tables.py_follow(child.ancestor) == parent.row
@@ -175,19 +200,19 @@ def test_proc_comes_last_and_is_entered_with_its_missing_ancestors_oldest_first(
     assert world.counters() == {"hits_procfs": 1, "added_procfs": 5}
 
 
-def test_no_more_than_16_ancestors_are_fetched(world: World) -> None:
+def test_no_more_than_16_levels_are_fetched(world: World) -> None:
     for pid in range(1, 31):
         world.proc.add(pid, pid - 1, start_boot_ns=(60 + pid) * TICK_NS)
-    assert isinstance(world.lookup.find(30), Found)
-    assert [pid for pid in range(1, 31) if world.tables.py_head(pid)] == list(range(30 - requests.ANCESTORS_MAX, 31))
+    assert world.find(30)[0]
+    assert [pid for pid in range(1, 31) if world.tables.py_head(pid)] == list(range(31 - PROCFS_DEPTH, 31))
 
 
 def test_a_number_that_has_a_younger_owner_is_no_ancestor(world: World) -> None:
     world.proc.add(21, 20, start_boot_ns=60 * TICK_NS)
     world.proc.add(20, 0, start_boot_ns=90 * TICK_NS)
-    assert isinstance(world.lookup.find(21), Found)
-    assert world.tables.py_head(20) == 0
-    assert world.read.head(21).ancestor == 0
+    assert world.find(21)[0]
+    child = world.read.head(21)
+    assert child.ancestor == 0 and child.flags & layout.ROW_PARENT_MISSING
 
 
 @pytest.mark.parametrize(
@@ -197,7 +222,7 @@ def test_a_number_that_has_a_younger_owner_is_no_ancestor(world: World) -> None:
 )
 def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, Any]) -> None:
     world.proc.add(20, 0, **facts)
-    assert world.lookup.find(20) == wire.ABSENT
+    assert world.find(20) == (0, wire.ABSENT)
     assert world.tables.py_head(20) == 0
     assert world.counters() == {"miss": 1}
 
@@ -205,7 +230,7 @@ def test_what_is_no_live_process_is_not_entered(world: World, facts: dict[str, A
 def test_a_thread_is_not_entered_as_a_process(world: World) -> None:
     world.proc.add(20, 0)
     world.threads.add(20)
-    assert world.lookup.find(20) == wire.ABSENT
+    assert world.find(20) == (0, wire.ABSENT)
     assert world.tables.py_head(20) == 0
 
 
@@ -217,7 +242,7 @@ def test_an_exited_process_does_not_live_again(world: World) -> None:
     start = int(world.tables.hot_view()[row]["start_boot_ns"])
     world.in_maps(10, 1, start)
     world.proc.add(10, 0, start_boot_ns=start)  # as /proc showed it a moment before the end
-    assert world.lookup.find(10) == wire.ABSENT
+    assert world.find(10) == (0, wire.ABSENT)
     assert world.tables.py_head(10) == row
     assert int(world.tables.hot_view()[row]["exit_boot_ns"]) != 0
 
@@ -227,35 +252,33 @@ def test_a_successor_of_an_exited_process_is_found(world: World) -> None:
     for event in (story.fork(1, 10), story.exit(10)):
         event.apply(world.applier)
     world.proc.add(10, 0, start_boot_ns=500 * TICK_NS)
-    found = world.lookup.find(10)
-    assert isinstance(found, Found) and found.how == "procfs"
-    assert world.read.row(found.row).start_boot_ns == 500 * TICK_NS
+    row, how = world.find(10)
+    assert row and how == "procfs"
+    assert world.read.row(row).start_boot_ns == 500 * TICK_NS
 
 
 def test_proc_is_asked_about_a_pid_once_in_30_seconds(world: World) -> None:
-    assert world.lookup.find(20) == wire.ABSENT
-    assert world.lookup.find(20) == wire.LIMITED
+    assert world.find(20) == (0, wire.ABSENT)
+    assert world.find(20) == (0, wire.LIMITED)
     assert world.counters() == {"miss": 2, "limiter_drop": 1}
     assert world.proc.reads == [20]
     world.now += 30_000_000_000
-    assert world.lookup.find(20) == wire.ABSENT
+    assert world.find(20) == (0, wire.ABSENT)
     assert world.proc.reads == [20, 20]
 
 
 def test_what_is_stored_is_concealed_and_cgroups_are_learned(world: World) -> None:
     world.proc.add(20, 0, argv=b"login\0hunter2\0", args_full_bytes=14, cgroup_id=5, cgroup_path=b"/a.slice")
-    found = world.lookup.find(20)
-    assert isinstance(found, Found)
-    row = world.read.row(found.row)
+    row = world.read.row(world.find(20)[0])
     assert bytes(world.tables.args.py_bytes(row.args_ref))[4:] == b"login\0********\0"
     assert world.cgroups == {5: b"/a.slice"}
 
 
 def test_tables_about_another_host_are_all_there_is() -> None:
     with instance() as directory:
-        world = World(directory, proc=None)
+        world = World(directory, use_procfs=False)
         world.in_maps(20, 1, 60 * TICK_NS)
-        assert world.lookup.find(20) == wire.ABSENT
+        assert world.find(20) == (0, wire.ABSENT)
         assert world.counters() == {"miss": 1}
         world.tables.close()
 
@@ -263,7 +286,7 @@ def test_tables_about_another_host_are_all_there_is() -> None:
 @pytest.mark.parametrize("pid", [1 << 16, (1 << 22) - 1, 1 << 22])
 def test_a_pid_beyond_the_index_is_absent(world: World, pid: int) -> None:
     world.proc.add(pid, 0)
-    assert world.lookup.find(pid) == wire.ABSENT
+    assert world.find(pid) == (0, wire.ABSENT)
 
 
 # -- the duty --------------------------------------------------------------------------------------------------------
@@ -363,7 +386,7 @@ def test_a_thread_id_of_this_process_is_told_from_its_pid() -> None:
     thread = threading.Thread(target=lambda: (ready.set(), done.wait()))
     thread.start()
     ready.wait()
-    assert requests.is_process(os.getpid())
-    assert not requests.is_process(thread.native_id)
+    assert is_process(os.getpid())
+    assert not is_process(thread.native_id)
     done.set()
     thread.join()
