@@ -1,7 +1,8 @@
 """Write one frame: the message in which a source hands records to the resolver. Reading is in `frames`; the records
 themselves are described in `pipeline.events`.
 
-A frame is one msgpack map. Keys that a reader does not know are ignored, so a key may be added within a version:
+A frame is one msgpack map; a message holds one frame or several, one behind the other. Keys that a reader does not know
+are ignored, so a key may be added within a version:
 
     key   type         meaning
     v     uint         FRAME_VERSION
@@ -28,7 +29,7 @@ This module imports neither numpy nor `pipeline.events`, whose 9 MB a shard can 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -50,7 +51,10 @@ def record_span(record_bytes: int) -> int:
 
 
 class FrameEncoder:
-    """Encodes the frames of one sender. Keeps the packer's buffer, so that a frame costs one copy of its columns."""
+    """Encodes the frames of one sender. Keeps the packer's buffer, so that a frame costs one copy of its columns.
+
+    A message may hold several frames, one behind the other: `add` each, then `take`; `encode` is both for one.
+    """
 
     def __init__(self, *, boot_id: bytes, source: str) -> None:
         """Take what all frames of the sender have in common.
@@ -62,9 +66,20 @@ class FrameEncoder:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
         self._boot_id = bytes(boot_id)
         self._source = source
-        self._packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+        self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)
 
-    def encode(
+    def encode(self, **frame: Any) -> bytes:
+        """Return the message that holds one frame; arguments as `add`."""
+        self.add(**frame)
+        return self.take()
+
+    def take(self) -> bytes:
+        """Return the message with the frames that were added since the last one."""
+        message: bytes = self._packer.bytes()
+        self._packer.reset()
+        return message
+
+    def add(
         self,
         *,
         ring: int,
@@ -81,8 +96,8 @@ class FrameEncoder:
         blob: Buffer = b"",
         malformed: int = 0,
         watermark_boot_ns: int | None = None,
-    ) -> bytes:
-        """Return the message. Columns are any contiguous buffers; that they agree is checked by the reader only."""
+    ) -> None:
+        """Encode a frame. Columns are any contiguous buffers; that they agree is checked by the reader only."""
         message: dict[str, object] = {
             "v": FRAME_VERSION,
             "boot": self._boot_id,
@@ -104,5 +119,4 @@ class FrameEncoder:
         message["exec"] = memoryview(exec)
         message["exit"] = memoryview(exit)
         message["blob"] = memoryview(blob)
-        packed: bytes = self._packer.pack(message)
-        return packed
+        self._packer.pack(message)

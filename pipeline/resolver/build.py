@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import zmq
 
 from pipeline import boot, paths
-from pipeline.bus.frames import Frame, decode_frame
+from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.config import Config
@@ -37,6 +36,7 @@ from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer
 from pipeline.resolver.requests import Requests
+from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.worker import NO_FD, WorkerSpec
@@ -52,19 +52,6 @@ GATHER_SECONDS = 0.0005
 LINGER_MS = 500
 
 _CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-
-
-class FrameSocket:
-    """Frames from the PULL socket, without waiting."""
-
-    def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._socket = socket
-
-    def receive(self) -> bytes | None:
-        try:
-            return self._socket.recv(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
 
 
 class Clock:
@@ -94,37 +81,28 @@ class Worker:
     """Everything that the resolver process holds; made by `build`."""
 
     def __init__(
-        self, spec: WorkerSpec, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, poller: zmq.Poller
+        self, spec: WorkerSpec, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, waiter: Waiter
     ) -> None:
         self.spec = spec
         self.loop = loop
         self.resolver = resolver
         self.repairer = repairer
-        self._poller = poller
-        self._questions: RequestSocket | None = None
+        self._waiter = waiter
+        #: Whether frames of one round come in several messages.
+        self._gathers = len(set(spec.ring_shards.values())) > 1
         self._log = get_logger()
-
-    def listen(self, questions: RequestSocket) -> None:
-        """Wake up for questions of readers too, from now on."""
-        self._questions = questions
-        self._poller.register(questions.fileno(), zmq.POLLIN)
 
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""
-        self._heed_questions()
-        if ms < 1:
-            # The poller counts whole milliseconds.
-            if not self._poller.poll(0):
-                time.sleep(ms / 1000)
-        elif self._poller.poll(int(ms)) and ms == WAIT_FRAMES_MS:
-            # In a storm: the frames of a shard's other rings are right behind this one. One turn for all of them.
+        loop, waiter = self.loop, self._waiter
+        if loop.requests is not None:
+            waiter.heed_questions(loop.requests.may_take(boot.now_boot_ns()))
+        came = waiter.wait(ms)
+        if came and waiter.has_subscriptions:
+            loop.publisher.poll(boot.now_boot_ns())
+        if came and self._gathers and ms == WAIT_FRAMES_MS:
+            # In a storm: the frames of other shards are right behind this one. One turn for all of them.
             time.sleep(GATHER_SECONDS)
-
-    def _heed_questions(self) -> None:
-        """A flood of questions beyond what is answered must not keep the resolver awake."""
-        if self._questions is not None and self.loop.requests is not None:
-            may_take = self.loop.requests.may_take(boot.now_boot_ns())
-            self._poller.modify(self._questions.fileno(), zmq.POLLIN if may_take else 0)
 
     def start(self) -> None:
         """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""
@@ -179,6 +157,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         ConfigError: a setting cannot be used.
     """
     config = spec.config
+    boot_id = spec.boot_id_bytes
     with contextlib.ExitStack() as stack:
         boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
         tables = stack.enter_context(_tables(spec, boot_unix_ns))
@@ -212,15 +191,19 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         namer = CgroupNamer(applier.cgroups, CgroupTree())
         log = get_logger()
 
-        def decode(data: bytes | memoryview) -> Frame:
-            frame = decode_frame(data)
-            if frame.boot_id != spec.boot_id_bytes:
-                raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
-            return concealer.frame(frame)
+        def decode(data: bytes | memoryview) -> list[Frame]:
+            frames = decode_frames(data)
+            for frame in frames:
+                if frame.boot_id != boot_id:
+                    raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
+                if frame.ring >= spec.ring_count:
+                    raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
+            return [concealer.frame(frame) for frame in frames]
 
+        frames = FrameSocket(pull)
         loop = Resolver(
             tables=tables, merger=merger, applier=applier, encoder=encoder, publisher=publisher,
-            receiver=FrameSocket(pull), positions=positions, losses=losses, decode=decode,
+            receiver=frames, positions=positions, losses=losses, decode=decode,
             now_boot_ns=boot.now_boot_ns,
             settings=LoopSettings(
                 repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
@@ -249,13 +232,12 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             )  # fmt: skip
             loop.repairer = repairer
             loop.name_cgroups = namer
-        poller = zmq.Poller()
-        poller.register(pull, zmq.POLLIN)
-        poller.register(publisher.socket, zmq.POLLIN)
-        worker = Worker(spec, loop, resolver, repairer, poller)
+        waiter = Waiter(frames, pull, publisher.socket)
+        stack.callback(waiter.close)
+        worker = Worker(spec, loop, resolver, repairer, waiter)
         questions = _questions(spec, stack)
         loop.requests = Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=is_live)
-        worker.listen(questions)
+        waiter.listen(questions.fileno())
         yield worker
 
 

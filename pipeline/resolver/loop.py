@@ -92,7 +92,7 @@ class Resolver:
         merger, applier, publisher: the stages; `applier` writes `tables`.
         encoder: the one that `applier` calls.
         receiver, positions, losses: see the protocols.
-        decode: bytes -> Frame, raises FrameError.
+        decode: a message -> its frames, raises FrameError.
         now_boot_ns: the boot clock.
         log_refused: called once for each peer whose frame was refused.
     """
@@ -108,7 +108,7 @@ class Resolver:
         receiver: Receiver,
         positions: Positions,
         losses: Losses | None,
-        decode: Callable[[bytes | memoryview], Frame],
+        decode: Callable[[bytes | memoryview], list[Frame]],
         now_boot_ns: Callable[[], int],
         settings: LoopSettings | None = None,
         log_refused: Callable[[FrameError], None] = lambda error: None,
@@ -180,10 +180,13 @@ class Resolver:
             data = self.receiver.receive()
             if data is None:
                 break
-            taken += 1
             try:
-                self.merger.add(self.decode(data))
+                frames = self.decode(data)
+                taken += len(frames)
+                for frame in frames:
+                    self.merger.add(frame)
             except FrameError as error:
+                taken += 1
                 self.tables.count("frames_refused", 1)
                 if error.peer not in self._refused_peers:
                     self._refused_peers.add(error.peer)

@@ -6,6 +6,8 @@ given back, and gives back only what the resolver says it has applied. When the 
 asks for a position, and the shard reads from there again; the resolver drops what it has seen by byte range. So it does
 not matter which frames were lost, and a shard has nothing to remember: a new one begins at the consumer position.
 
+What all rings have at one time goes out as one message: a message costs more than a thousand small records.
+
 A shard imports neither numpy nor the record dtypes, which makes each 9 MB smaller.
 """
 
@@ -53,7 +55,7 @@ class Shard:
             send: hands a frame on; False if it would block, then the frame is offered again later.
             cpus: `pl_shared`.
             boot_id, source: of the frames.
-            frame_max_bytes: a frame is closed when it holds so many bytes of records.
+            frame_max_bytes: a frame is closed when it holds so many bytes of records, and a message when its frames do.
         """
         self._rings = list(rings)
         self._acks = acks
@@ -61,9 +63,15 @@ class Shard:
         self._cpus = cpus
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
-        self._pending: tuple[Ring, bytes] | None = None
+        self._max_bytes = frame_max_bytes
+        #: Frames that are encoded and not yet in a message: their rings, and where in these they begin.
+        self._gathered: list[tuple[Ring, int]] = []
+        self._gathered_bytes = 0
+        #: A message that was not taken yet, and the same of its frames.
+        self._pending: tuple[bytes, list[tuple[Ring, int]]] | None = None
         self._marks: dict[int, int | None] = {ring.number: None for ring in self._rings}
-        self._lost: dict[int, tuple[int, ...]] = {ring.number: (0,) * len(KIND_NAMES) for ring in self._rings}
+        nothing: tuple[int, ...] = (0,) * len(KIND_NAMES)
+        self._lost = {ring.number: (nothing, dict.fromkeys(_KINDS, 0)) for ring in self._rings}
         self._first = 0
         self.frames_total = 0
         self.blocked_total = 0
@@ -78,7 +86,7 @@ class Shard:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether a frame waits to be taken."""
+        """Whether a message waits to be taken."""
         return self._pending is not None
 
     @property
@@ -107,11 +115,12 @@ class Shard:
         self._first = (self._first + 1) % len(self._rings)
         for ring in self._rings[self._first :] + self._rings[: self._first]:
             while work < budget:
-                work += self._hand_over(ring, budget - work)
-                if self._pending is not None:
+                work += self._gather(ring, budget - work)
+                if self._gathered_bytes >= self._max_bytes and not self._hand_over():
                     return work
                 if ring.stop not in (FULL, CORRUPT):
                     break
+        self._hand_over()
         return work
 
     def _acknowledge(self, ring: Ring) -> None:
@@ -132,33 +141,41 @@ class Shard:
         if not ring.rewind(wanted_pos) or ring.cursor == before:
             return
         self.rewinds_total += 1
-        if self._pending is not None and self._pending[0] is ring:
-            # Its records will be read again, and behind a hole it would only be dropped.
-            self._pending = None
+        if self._pending is not None and any(ring is one for one, _ in self._pending[1]):
+            self._take_back(self._pending[1])
 
-    def _hand_over(self, ring: Ring, max_records: int) -> int:
+    def _take_back(self, frames: list[tuple[Ring, int]]) -> None:
+        """Give up the message that waits: behind a hole it would only be dropped. Its rings are read again."""
+        self._pending = None
+        for ring, from_pos in frames:
+            if ring.cursor > from_pos:
+                ring.rewind(from_pos)
+
+    def _gather(self, ring: Ring, max_records: int) -> int:
         """Make one frame of what comes next in the ring, if there is anything; returns the records read."""
         from_pos = ring.cursor
         # Before the producer position is read: see the resolver's merge for why this makes a watermark.
         looked_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         read = ring.drain(self._columns, max_records)
         lost = self._cpus.lost(ring.cpus)
-        if ring.cursor == from_pos and lost == self._lost[ring.number] and not self._has_news(ring):
+        told = self._lost[ring.number]
+        if ring.cursor == from_pos and lost == told[0] and not self._has_news(ring):
             return read
-        self._lost[ring.number] = lost
-        frame = self._encoder.encode(
+        if lost != told[0]:
+            told = self._lost[ring.number] = lost, dict(zip(_KINDS, lost[1:], strict=True))
+        self._encoder.add(
             ring=ring.number,
-            seq=self.frames_total,
+            seq=self.frames_total + len(self._gathered),
             from_pos=from_pos,
             to_pos=ring.cursor,
             count=self._columns.count,
-            lost=dict(zip(_KINDS, lost[1:], strict=True)),
+            lost=told[1],
             malformed=ring.malformed_total,
             watermark_boot_ns=self._watermark(ring, looked_ns),
             **self._columns.views(),
         )
-        self._pending = ring, frame
-        self._flush()
+        self._gathered.append((ring, from_pos))
+        self._gathered_bytes += ring.cursor - from_pos
         return read
 
     def _has_news(self, ring: Ring) -> bool:
@@ -169,14 +186,23 @@ class Shard:
         """Return the time before which nothing more comes in a ring that was drained after `looked_ns`."""
         return looked_ns - _SLACK_NS if ring.stop == CAUGHT_UP else None
 
+    def _hand_over(self) -> bool:
+        """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""
+        if self._gathered:
+            self._pending = self._encoder.take(), self._gathered
+            self._gathered = []
+            self._gathered_bytes = 0
+        return self._flush()
+
     def _flush(self) -> bool:
-        """Offer the frame that waits; returns whether none is left."""
+        """Offer the message that waits; returns whether none is left."""
         if self._pending is None:
             return True
-        if not self._send(self._pending[1]):
+        message, frames = self._pending
+        if not self._send(message):
             self.blocked_total += 1
             return False
-        self.frames_total += 1
+        self.frames_total += len(frames)
         self._pending = None
         return True
 

@@ -17,7 +17,7 @@ import pytest
 from pipeline import events
 from pipeline.boot import boot_id
 from pipeline.bpf._positions import ProducerPositions
-from pipeline.bus.frames import decode_frame
+from pipeline.bus.frames import decode_frames
 from pipeline.resolver.merge import SLACK_NS, Merger
 from pipeline.sources.ring import Ring
 from pipeline.sources.shard import Shard
@@ -73,7 +73,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
                 # As the daemon does it: drain, hand the frames over, sample again, let out what is complete.
                 shard.poll(1 << 20)
                 for data in frames[fed:]:
-                    merger.add(decode_frame(data))
+                    for frame in decode_frames(data):
+                        merger.add(frame)
                 fed = len(frames)
                 sampled_ns = positions.sample(now_positions)
                 merger.advance(sampled_ns, now_positions)
@@ -84,7 +85,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
                 break
         assert storm.wait() == 0
         positions.close()
-        decoded = [frame for frame in map(decode_frame, frames) if frame.count]
+        decoded = [frame for data in frames for frame in decode_frames(data) if frame.count]
         rings_of = np.concatenate([np.full(frame.count, frame.ring) for frame in decoded])
         head = np.concatenate([frame.head for frame in decoded])
         for ring in rings.values():

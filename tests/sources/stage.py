@@ -16,7 +16,7 @@ from hand_control import CAPTURE_ID, HandControl
 from hand_records import BOOT_ID, CPU_STATE_BYTES
 
 from pipeline import paths
-from pipeline.bus.frames import Frame, decode_frame
+from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config import Config
 from pipeline.sources.ring import PAGE_BYTES
@@ -86,17 +86,16 @@ class Stage:
         self.bus = Bus()
         self.pull = self.bus.pull(paths.frames_socket(self.directory))
 
-    def receive(self, timeout_ms: int = 10) -> Frame | None:
-        return decode_frame(self.pull.recv()) if self.pull.poll(timeout_ms) else None
+    def receive(self, timeout_ms: int = 10) -> list[Frame]:
+        """The frames of the next message; none if there is none in time."""
+        return decode_frames(self.pull.recv()) if self.pull.poll(timeout_ms) else []
 
     def frames_until(self, is_enough: Callable[[list[Frame]], bool]) -> list[Frame]:
         frames: list[Frame] = []
         deadline = time.monotonic() + DEADLINE_S
         while not is_enough(frames):
             assert time.monotonic() < deadline, f"waited in vain; log: {self.log.read_text()}"
-            frame = self.receive()
-            if frame is not None:
-                frames.append(frame)
+            frames += self.receive()
         return frames
 
     def close(self) -> None:

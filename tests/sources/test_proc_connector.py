@@ -18,7 +18,7 @@ from hand_records import BOOT_ID, FakeAcks
 from pipeline import events
 from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import CPU_STATE
-from pipeline.bus.frames import Frame, decode_frame, record_ends
+from pipeline.bus.frames import Frame, decode_frames, record_ends
 from pipeline.resolver.procfs import ProcReader, read_process
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
@@ -128,7 +128,7 @@ class Bench:
 
     def frames(self) -> list[Frame]:
         taken, self.messages = self.messages, []
-        return [decode_frame(frame) for frame in taken]
+        return [frame for message in taken for frame in decode_frames(message)]
 
     def records(self, budget: int = 1000) -> np.ndarray:
         """HEADs of the records that a turn hands over."""

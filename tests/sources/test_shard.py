@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import events
-from pipeline.bus.frames import Frame, decode_frame
+from pipeline.bus.frames import Frame, decode_frames
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.ring import PAGE_BYTES, Ring
@@ -53,7 +53,7 @@ class Bench:
     def frames(self) -> list[Frame]:
         """Frames handed over since the last call."""
         taken, self.messages = self.messages, []
-        return [decode_frame(message) for message in taken]
+        return [frame for message in taken for frame in decode_frames(message)]
 
     def lose(self, cpu: int, kind: int, count: int) -> None:
         struct.pack_into("<Q", self.memory, cpu * CPU_STATE_BYTES + 8 + 8 + 8 * kind, count)
@@ -298,7 +298,10 @@ class Receiver:
         self.positions: list[list[int]] = [[] for _ in bench.fds]
 
     def take(self, message: bytes) -> None:
-        frame = decode_frame(message)
+        for frame in decode_frames(message):
+            self._take(frame)
+
+    def _take(self, frame: Frame) -> None:
         ring = frame.ring
         if frame.from_pos > self.received[ring]:
             self._rewind(ring, self.received[ring])

@@ -260,8 +260,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage) -
     deadline = time.monotonic() + 90
     while ledger.total() < 2 * count:
         assert time.monotonic() < deadline, (ledger.total(), stage.log.read_text())
-        frame = stage.receive(2)
-        if frame is not None:
+        for frame in stage.receive(2):
             ledger.take(frame)
         if kills and ledger.total() >= kills[0]:
             kills.pop(0)

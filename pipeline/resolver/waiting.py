@@ -1,0 +1,80 @@
+"""How the resolver's duty cycle sleeps: until a frame, a subscription or a question comes, or the time is over.
+
+A ZeroMQ socket's descriptor says only that something happened to the socket; whether there is a message is in
+ZMQ_EVENTS, which is cheap to read and must be read after each wake-up (zmq_getsockopt(3)). zmq.Poller does the same for
+every socket at every call and costs several times as much.
+"""
+
+from __future__ import annotations
+
+import select
+import time
+
+import zmq
+
+#: Shorter sleeps than epoll can count.
+_SLEEP_BELOW_MS = 1.0
+
+
+class FrameSocket:
+    """Frames from the PULL socket, without waiting."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._socket = socket
+
+    @property
+    def has_message(self) -> bool:
+        """Whether `receive` would return one."""
+        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+    def receive(self) -> bytes | None:
+        """The next message, None if there is none now."""
+        return self._socket.recv(zmq.NOBLOCK) if self.has_message else None
+
+
+class Waiter:
+    """Waits on the sockets of the resolver.
+
+    Args:
+        frames: where frames come from.
+        pull: its socket.
+        stream: the XPUB socket; subscriptions come in there.
+    """
+
+    def __init__(self, frames: FrameSocket, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
+        self._frames = frames
+        self._stream = stream
+        self._epoll = select.epoll()
+        self._epoll.register(pull.getsockopt(zmq.FD), select.EPOLLIN)
+        self._epoll.register(stream.getsockopt(zmq.FD), select.EPOLLIN)
+        self._questions = -1
+        self._heeds_questions = True
+
+    def listen(self, fd: int) -> None:
+        """Wake up when `fd`, where questions of readers come in, is readable."""
+        self._questions = fd
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def heed_questions(self, may_take: bool) -> None:
+        """A flood of questions beyond what is answered must not keep the resolver awake."""
+        if self._questions >= 0 and may_take != self._heeds_questions:
+            self._heeds_questions = may_take
+            self._epoll.modify(self._questions, select.EPOLLIN if may_take else 0)
+
+    @property
+    def has_subscriptions(self) -> bool:
+        """Whether a subscription waits to be taken from the stream's socket."""
+        return bool(self._stream.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+
+    def wait(self, ms: float) -> bool:
+        """Sleep at most `ms`; returns whether something came."""
+        if self._frames.has_message or self.has_subscriptions:
+            return True
+        if ms < _SLEEP_BELOW_MS:
+            time.sleep(ms / 1000)
+            return False
+        return bool(self._epoll.poll(ms / 1000))
+
+    def close(self) -> None:
+        """Close what was opened; the sockets stay the caller's."""
+        self._epoll.close()
