@@ -272,6 +272,18 @@ class Envs(Section, frozen=True):
     ] = ()
 
 
+class Contexts(Section, frozen=True):
+    """What is looked up beside what the kernel tells of a process."""
+
+    user_names: Annotated[
+        Literal["all", "host", "off"],
+        Meta(
+            description='Names of users and groups. "all": those of the host, and for processes in a container those '
+            'in its own root directory, which is read. "host": processes in containers have none. "off": nobody has.'
+        ),
+    ] = "all"
+
+
 class Access(Section, frozen=True):
     """Who may read. Directories are always open to everyone, files and sockets as said here."""
 
@@ -454,6 +466,7 @@ class Config(Section, frozen=True):
     repair: Repair = Repair()
     args: Args = Args()
     envs: Envs = Envs()
+    contexts: Contexts = Contexts()
     access: Access = Access()
     stream: Stream = Stream()
     metrics: Metrics = Metrics()

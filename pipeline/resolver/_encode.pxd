@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from pipeline.resolver._names cimport NameCache, name_table
 from pipeline.shm._layout cimport pl_cold, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
@@ -32,6 +33,8 @@ cdef struct made_cpid:
 cdef class Encoder:
     # Bit t: topic t (index in pipeline.shm.layout.TOPICS) has a subscriber; nothing is encoded for the others.
     cdef public uint32_t topics_mask
+    # Whose names count for a process; None: no names.
+    cdef public NameCache names
     # Last sequence number of each topic; counts every event, encoded or not. Beyond the topics: see _encode.pyx.
     cdef uint64_t topic_seq[16]
 
@@ -69,5 +72,9 @@ cdef class Encoder:
         self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
     ) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
+    cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef char *_put_names(
+        self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
+    ) noexcept nogil
     cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.bus.stream import Message
+from pipeline.resolver._names import NameCache
 
 SLOT_ORDER: int
 SLOT_STREAM: int
@@ -13,6 +14,7 @@ FIELDS: tuple[str, ...]
 
 class Encoder:
     topics_mask: int
+    names: NameCache | None
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ table with types is in docs/wire-schema.md. What is particular to events:
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
 - `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
 - `file` is filled in for exec only; for the others the entry in the table has it.
+- `user`, `group` and so on are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
 - `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
 - Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
 """
@@ -20,6 +21,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
+from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
@@ -45,13 +47,15 @@ cdef enum:
     STREAM = 14
     MASK = 13
     # Room for every field but the strings of variable length.
-    FIXED_BYTES = 4096
+    FIXED_BYTES = 8192
     ANCESTOR_BYTES = 512
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 73
+    EVENT_FIELDS = 79
+    KIND_FORK = 1
     KIND_EXEC = 2
+    KIND_EXIT = 3
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -60,12 +64,13 @@ FIELDS = (
     "event", "seq", "order", "time_ns",
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
     "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc",
-    "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session",
-    "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid",
-    "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "source", "images",
-    "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_exited",
-    "marks", "flags", "extra", "lineage", "lineage_truncated",
+    "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser",
+    "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective", "cap_permitted", "caps_attempted",
+    "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup",
+    "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id",
+    "fork_flags", "cookie", "user_session", "source", "images", "is_exec", "is_exec_exec", "is_parent_missing",
+    "is_adopted", "is_kworker", "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage",
+    "lineage_truncated",
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
 
@@ -114,6 +119,11 @@ cdef inline char *put_known(char *p, uint64_t value, bint known) noexcept nogil:
 
 cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
     return pl_uint(p, value) if value else pl_nil(p)
+
+
+cdef inline char *put_again(char *p, const char *data, uint32_t n) noexcept nogil:
+    memcpy(p, data, n)
+    return p + n
 
 
 cdef inline char *put_list(char *p, const char *blob, uint32_t n) noexcept nogil:
@@ -202,6 +212,7 @@ cdef class Encoder:
 
     Attributes:
         topics_mask: topics to encode; set by the publisher.
+        names: whose names count for a process, and what they are; None: no names.
         former_mask: topics that had a subscriber when the predecessor committed last (see `restore`).
         dropped: events that were asked for and found no room.
     """
@@ -362,6 +373,9 @@ cdef class Encoder:
         self.topic_seq[ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
+            # Readers want to know the users of a container, too, and it may be gone when somebody asks.
+            if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
+                self._names_of(tables, row)
             return
         seq = self.topic_seq[topic]
         cdef open_part *part = self._part(topic, seq)
@@ -458,6 +472,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
         p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
         p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
+        p = self._put_names(p, self._names_of(tables, row) if creds and self.names is not None else NULL, hot, cold)
         p = put_known(pl_key(p, "auid"), cold.auid, audit)
         p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
@@ -580,6 +595,38 @@ cdef class Encoder:
         if hot.start_boot_ns:
             return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
         return pl_nil(p)
+
+    cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Whose names count for a row; NULL: not known."""
+        cdef const char *container = NULL
+        cdef uint32_t n = 0
+        if tables.cold[row].container_ref != 0:
+            container = tables.names.bytes(tables.cold[row].container_ref, &n)
+        return self.names.of(&tables.hot[row], &tables.cold[row], container, n)
+
+    cdef char *_put_names(
+        self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
+    ) noexcept nogil:
+        """Write user, group, euser, egroup, fsuser and fsgroup: six fields."""
+        if names == NULL:
+            p = pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group")), "euser"))
+            return pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "egroup")), "fsuser")), "fsgroup"))
+        # Most processes have one user and one group: each is looked up once and copied.
+        cdef char *user = pl_key(p, "user")
+        cdef char *group
+        p = self.names.put(user, names, PL_USER, hot.uid)
+        cdef uint32_t user_n = <uint32_t>(p - user), group_n
+        group = pl_key(p, "group")
+        p = self.names.put(group, names, PL_GROUP, hot.gid)
+        group_n = <uint32_t>(p - group)
+        p = pl_key(p, "euser")
+        p = put_again(p, user, user_n) if cold.euid == hot.uid else self.names.put(p, names, PL_USER, cold.euid)
+        p = pl_key(p, "egroup")
+        p = put_again(p, group, group_n) if cold.egid == hot.gid else self.names.put(p, names, PL_GROUP, cold.egid)
+        p = pl_key(p, "fsuser")
+        p = put_again(p, user, user_n) if cold.fsuid == hot.uid else self.names.put(p, names, PL_USER, cold.fsuid)
+        p = pl_key(p, "fsgroup")
+        return put_again(p, group, group_n) if cold.fsgid == hot.gid else self.names.put(p, names, PL_GROUP, cold.fsgid)
 
     cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
         cdef made_cpid *made = &self.cpids[(hot.tgid ^ hot.tgid >> 10) & 1023]

@@ -6,6 +6,7 @@ What it does while it runs is in loop.py, how it begins (signals, the cycle itse
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
 from pipeline.resolver.merge import Merger
 from pipeline.resolver.model import SNAPSHOTTED
+from pipeline.resolver.names import LiveNames
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
@@ -39,6 +41,7 @@ from pipeline.resolver.requests import Requests
 from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.usernames import DIRECTORY
 from pipeline.worker import NO_FD, WorkerSpec
 
 if TYPE_CHECKING:
@@ -111,6 +114,7 @@ class Worker:
             tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
         began = boot.now_boot_ns()
         if tables.is_takeover:
+            self._begin_names()
             torn = list(tables.torn_rows)
             while loop.publisher.is_awaiting(boot.now_boot_ns()):
                 loop.beat()
@@ -121,6 +125,7 @@ class Worker:
             self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
         else:
             entered = self.repairer.snapshot() if self.repairer is not None else 0
+            self._begin_names()
             loop.beat()
             self._catch_up(boot.now_boot_ns())
             self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
@@ -129,6 +134,15 @@ class Worker:
         tables.set_state(layout.STATE_READY)
         if tables.is_takeover:
             loop.repair_soon(boot.now_boot_ns())
+
+    def _begin_names(self) -> None:
+        """Names of users, from now on: whose count is told by the namespaces of pid 1, which is in the tables now."""
+        if self.loop.names is None:
+            return
+        try:
+            self.loop.names.begin()
+        except OSError as error:
+            self._log.warning("no names of users and groups", reason=str(error))
 
     def _catch_up(self, boot_ns: int) -> None:
         """Apply what was under way at `boot_ns`."""
@@ -232,6 +246,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             )  # fmt: skip
             loop.repairer = repairer
             loop.name_cgroups = namer
+        loop.names = _names(spec, is_live, tables, encoder, stack)
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)
@@ -296,6 +311,21 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         return stack.enter_context(RequestSocket(path, mode=mode, group=spec.group_id))
     except OSError as error:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
+
+
+def _names(
+    spec: WorkerSpec, is_live: bool, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> LiveNames | None:
+    show = spec.config.contexts.user_names
+    if show == "off" or not is_live:
+        shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
+        return None
+    names = LiveNames(
+        tables, encoder, spec.directory,
+        mode=int(spec.config.access.tables_mode, 8), group=spec.group_id, with_containers=show == "all",
+    )  # fmt: skip
+    stack.callback(names.close)
+    return names
 
 
 def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:

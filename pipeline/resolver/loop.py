@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
     from pipeline.resolver.merge import Merger
+    from pipeline.resolver.names import LiveNames
     from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
     from pipeline.resolver.requests import Requests
@@ -128,6 +129,7 @@ class Resolver:
         self.repairer: Repairer | None = None
         self.requests: Requests | None = None
         self.name_cgroups: Callable[[], None] | None = None
+        self.names: LiveNames | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
@@ -152,6 +154,8 @@ class Resolver:
         now = self.now_boot_ns()
         if self.requests is not None:
             work += self.requests.poll(now)
+        if self.names is not None:
+            self.names.poll(now)
         if now - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now
             self._housekeeping(now)

@@ -1,7 +1,7 @@
 """Names of users and groups: of the host, and of the container that a process is in.
 
-Covers the look-ups, their cache with an age limit, and `NameWorker`, which keeps them off the event path. Leaves out
-whose ids they are.
+Covers the look-ups and their cache with an age limit. Leaves out whose ids they are, and how entries and events of a
+running instance get names without waiting for any: `names`.
 
 A container has its own users: uid 1000 there may be "app" while the host calls it "alice" or nothing. So for a process
 with another root directory its own ``/etc/passwd`` and ``/etc/group`` are read, after its user namespace's map has
@@ -12,7 +12,7 @@ turned the kernel's id into the one inside. Those files belong to a stranger:
 2. Only regular files are opened for reading, and at most 1 MiB of them is read.
 3. Nothing on a file system that a process serves, or a network (FUSE, NFS, 9p and the like), is touched: its server
    could let us wait for ever. ``mountinfo`` tells beforehand, and no other mount is crossed. (One that is mounted over
-   ``/etc/passwd`` in the very moment between would hold up `NameWorker`'s thread, nothing else.)
+   ``/etc/passwd`` in the very moment between would hold up the thread of `names`, nothing else.)
 
 Names that can not be had are "", never a guess and never the host's.
 """
@@ -24,11 +24,9 @@ import errno
 import grp
 import os
 import pwd
-import queue
 import re
 import stat
 import struct
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -62,17 +60,22 @@ _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
 
 
-class _Names(NamedTuple):
+class RootNames(NamedTuple):
     """The names of one root directory, by the ids inside."""
 
     user: dict[int, str]
     group: dict[int, str]
     uid_map: list[tuple[int, int, int]]  #: inside, outside, count
     gid_map: list[tuple[int, int, int]]
+    root: tuple[int, int]  #: device and inode of the directory
+
+    def outside(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Users and groups by the ids outside, as the kernel's credentials have them."""
+        return _outside(self.user, self.uid_map), _outside(self.group, self.gid_map)
 
 
 class UserNames:
-    """Ids to names, cached. Not thread-safe; a look-up may wait for a name service, so see `NameWorker`.
+    """Ids to names, cached. Not thread-safe; a look-up may wait for a name service.
 
     Args:
         proc: where procfs is mounted.
@@ -103,7 +106,7 @@ class UserNames:
         self._clock = clock
         self._host = host if host is not None else host_name
         self._names: OrderedDict[tuple[Kind, int], tuple[str, int]] = OrderedDict()
-        self._views: OrderedDict[int, tuple[_Names | None, int]] = OrderedDict()
+        self._views: OrderedDict[int, tuple[RootNames | None, int]] = OrderedDict()
 
     def user(self, uid: int, tgid: int = 0, view: int = HOST) -> str:
         """Name of a user, or "".
@@ -161,70 +164,12 @@ class UserNames:
         self._views.pop(view, None)
 
 
-class NameWorker:
-    """Names without waiting: answers from the cache, and asks for the rest on a thread of its own.
-
-    Args:
-        names: used by the thread; nobody else may use it meanwhile.
-        pending: look-ups waiting at most; more are dropped and asked for again by whoever needs them.
-    """
-
-    def __init__(self, names: UserNames, pending: int = 1024) -> None:
-        self._names = names
-        self._lock = threading.Lock()
-        self._asked: set[tuple[Kind, int, int]] = set()
-        self._queue: queue.Queue[tuple[Kind, int, int, int] | None] = queue.Queue(pending)
-        self._answers: OrderedDict[tuple[Kind, int, int], tuple[str, int]] = OrderedDict()
-        self.dropped_total = 0
-        # A daemon: a look-up that hangs must not keep the process from ending.
-        self._thread = threading.Thread(target=self._run, name="names", daemon=True)
-        self._thread.start()
-
-    def name(self, kind: Kind, number: int, tgid: int = 0, view: int = HOST) -> str | None:
-        """The name, "" for none, or None while nobody knows yet."""
-        key = (kind, number, view)
-        with self._lock:
-            answer = self._answers.get(key)
-            if answer is not None and self._names._clock() < answer[1]:
-                return answer[0]
-            if key not in self._asked:
-                try:
-                    self._queue.put_nowait((kind, number, tgid, view))
-                    self._asked.add(key)
-                except queue.Full:
-                    self.dropped_total += 1
-            # Too old is better than unknown while the new answer is on its way.
-            return answer[0] if answer is not None else None
-
-    def close(self, timeout_s: float = 1.0) -> None:
-        """Ask the thread to end and wait a moment for it."""
-        with suppress(queue.Full):
-            self._queue.put_nowait(None)
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
-        while (wanted := self._queue.get()) is not None:
-            kind, number, tgid, view = wanted
-            try:
-                name = self._names.name(kind, number, tgid, view)
-            except Exception:  # whatever a name service's library raises: the thread lives on, the name is unknown
-                name = ""
-            now = self._names._clock()
-            ttl = self._names._ttl_ns if name else self._names._miss_ttl_ns
-            with self._lock:
-                self._asked.discard((kind, number, view))
-                self._answers[kind, number, view] = (name, now + ttl)
-                self._answers.move_to_end((kind, number, view))
-                if len(self._answers) > self._names._capacity:
-                    self._answers.popitem(last=False)
-
-
 def host_name(kind: Kind, number: int) -> str:
     """Ask this host's name service (files, LDAP, …). Raises KeyError: no such id."""
     return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
 
 
-def read_names(tgid: int, proc: str = "/proc") -> _Names | None:
+def read_names(tgid: int, proc: str = "/proc") -> RootNames | None:
     """The names in a process' own root directory; None: gone or not to be read safely. A file that is absent is empty.
 
     The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
@@ -239,11 +184,12 @@ def read_names(tgid: int, proc: str = "/proc") -> _Names | None:
         mounts = _read(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
         if not _is_root_local(root, mounts):
             return None
-        return _Names(
+        return RootNames(
             _read_file(root, "user", mounts),
             _read_file(root, "group", mounts),
             _read_id_map(process, "uid_map"),
             _read_id_map(process, "gid_map"),
+            root_identity(root),
         )
     except OSError:
         return None
@@ -251,6 +197,12 @@ def read_names(tgid: int, proc: str = "/proc") -> _Names | None:
         if root >= 0:
             os.close(root)
         os.close(process)
+
+
+def root_identity(root: int | str) -> tuple[int, int]:
+    """Device and inode of a root directory, by which two can be told apart. Raises OSError."""
+    status = os.stat(root)  # noqa: PTH116 - a descriptor, mostly
+    return status.st_dev, status.st_ino
 
 
 def parse_names(text: bytes) -> dict[int, str]:
@@ -268,7 +220,16 @@ def parse_names(text: bytes) -> dict[int, str]:
     return names
 
 
-def _inside(names: _Names | None, kind: Kind, number: int) -> str:
+def _outside(names: dict[int, str], ranges: list[tuple[int, int, int]]) -> dict[int, str]:
+    return {
+        number - inside + outside: name
+        for number, name in names.items()
+        for inside, outside, count in ranges
+        if inside <= number < inside + count
+    }
+
+
+def _inside(names: RootNames | None, kind: Kind, number: int) -> str:
     if names is None:
         return ""
     known, ranges = (names.user, names.uid_map) if kind == "user" else (names.group, names.gid_map)

@@ -76,7 +76,8 @@ _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs
 FIELDS = (
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
     "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid",
-    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid", "audit_session", "cap_effective", "cap_permitted",
+    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup",
+    "auid", "audit_session", "cap_effective", "cap_permitted",
     "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
     "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
     "creator_entity_id", "fork_flags", "cookie", "user_session", "source", "images", "is_exec", "is_exec_exec",
@@ -111,6 +112,15 @@ cdef object raise_busy(View view, object what):
             f"try again when it has been restarted"
         )
     raise BusyError(f"{what} is being written for longer than a reader waits; try again")
+
+
+cdef object _name_of(Entry entry, str kind, uint32_t number):
+    """The name of an id, as the resolver has left it in a file (pipeline.shm.usernames)."""
+    from pipeline.shm.usernames import names_of
+    cdef pl_cold *cold = entry._cold()
+    if not entry.hot.known & PL_KNOWN_CREDS or not entry.hot.known & PL_KNOWN_NS:
+        return None
+    return names_of(entry.view.directory).name(kind, number, entry.container_id, cold.mnt_ns, cold.user_ns)
 
 
 cdef Entry make_entry(View view, uint32_t row):
@@ -577,6 +587,31 @@ cdef class Entry:
     @property
     def fsgid(self):
         return self._cold().fsgid if self.hot.known & PL_KNOWN_CREDS else None
+
+    @property
+    def user(self):
+        """Name of `uid`, among the users of the container that the process is in; None: none, or not known."""
+        return _name_of(self, "user", self.hot.uid)
+
+    @property
+    def group(self):
+        return _name_of(self, "group", self.hot.gid)
+
+    @property
+    def euser(self):
+        return _name_of(self, "user", self._cold().euid)
+
+    @property
+    def egroup(self):
+        return _name_of(self, "group", self._cold().egid)
+
+    @property
+    def fsuser(self):
+        return _name_of(self, "user", self._cold().fsuid)
+
+    @property
+    def fsgroup(self):
+        return _name_of(self, "group", self._cold().fsgid)
 
     @property
     def auid(self):

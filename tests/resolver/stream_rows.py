@@ -111,9 +111,18 @@ def ancestor(row: Row) -> dict[str, Any]:
 
 
 def expected(
-    row: Row, *, topic: int, kind: int, seq: int, order: int, time: int, depth: int = 8, envs: bool = False
+    row: Row,
+    *,
+    topic: int,
+    kind: int,
+    seq: int,
+    order: int,
+    time: int,
+    depth: int = 8,
+    envs: bool = False,
+    names: dict[str, dict[int, str]] | None = None,
 ) -> dict[str, Any]:
-    """The twin of Encoder.event."""
+    """The twin of Encoder.event. `names` are the users and groups that count for the row."""
     known, flags = row["known"], row["flags"]
 
     def when(mask: int, *names: str) -> dict[str, Any]:
@@ -166,6 +175,10 @@ def expected(
         "start_time_ns": unix(start), "fork_time_ns": unix(row["fork_boot_ns"]),
         "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]), **exits,
         **when(layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
+        **{
+            name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None
+            for name, kind, number in NAMES
+        },
         **when(layout.KNOWN_AUID, "auid", "audit_session"),
         **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
@@ -191,6 +204,10 @@ def expected(
     return event
 
 
+NAMES = (
+    ("user", "user", "uid"), ("group", "group", "gid"), ("euser", "user", "euid"), ("egroup", "group", "egid"),
+    ("fsuser", "user", "fsuid"), ("fsgroup", "group", "fsgid"),
+)  # fmt: skip
 MARKS = (
     ("adopted", layout.ROW_ADOPTED), ("adoption_predicted", layout.ROW_ADOPTION_PREDICTED),
     ("exit_unseen", layout.ROW_EXIT_UNSEEN), ("before_capture", layout.ROW_BEFORE_CAPTURE), ("gap", layout.ROW_GAP),

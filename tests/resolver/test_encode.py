@@ -32,12 +32,28 @@ from pipeline import boot
 from pipeline.bus.stream import TOPICS
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder
+from pipeline.resolver._names import NameCache, Names
 from pipeline.shm import layout
 from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
 
 ALL = 0xFF
 #: Topic and kind of what apply emits.
 EMITTED = [(FORK, 1), (EXEC, 2), (EXIT, 3), (CRED, 4), (CONTEXT, 5), (CONTEXT, 6), (CONTEXT, 7), (REPARENT, 3)]
+
+
+HOST = {"user": {0: "root", 1: "daemon", 256: "gr\u00fc\u00df"}, "group": {0: "root", 255: "\udcff"}}
+INSIDE = {"user": {0: "inside", 128: "app"}, "group": {127: "apps"}}
+
+
+def names_of(row: Row):
+    """Whose names count: the twin of NameCache.of, for the cache that the test has."""
+    if not row["known"] & layout.KNOWN_NS:
+        return None
+    container = row.strings.get("container")
+    if container is None and row["mnt_ns"] == 1:
+        return HOST
+    is_inside = (container or b"") in (b"", b"a", b"sh") and (row["mnt_ns"], row["user_ns"]) == (127, 128)
+    return INSIDE if is_inside else None
 
 
 def encoder(**options):
@@ -85,6 +101,8 @@ def take(made):
 def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool) -> None:
     with tables() as writer:
         made = encoder(lineage_depth=depth, envs="stored" if envs else "none")
+        made.names = NameCache(Names(HOST["user"], HOST["group"]), 1, 0)
+        made.names.set_views({(word, 127, 128): Names(INSIDE["user"], INSIDE["group"]) for word in (b"", b"a", b"sh")})
         rows: list[Row] = []
         wanted = []
         seqs = [0] * 8
@@ -97,8 +115,9 @@ def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: 
             made.add(writer, topic, kind, row.number, time, detail.number if detail else 0)
             seqs[topic] += 1
             event = expected(
-                row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs
-            )
+                row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs,
+                names=names_of(row),
+            )  # fmt: skip
             if topic == REPARENT:
                 event["new_parent"] = ancestor(detail) if detail else None
             wanted.append(event)

@@ -7,19 +7,16 @@ import os
 import pwd
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.resolver import users
-from pipeline.resolver.users import FILE_BYTES, HOST, Kind, NameWorker, UserNames, parse_names, read_names
+from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
 
@@ -68,13 +65,6 @@ def root(tmp_path: Path) -> Path:
 
 def open_fds() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"timed out: {what}"
-        time.sleep(0.002)
 
 
 def test_host_names_are_the_name_services() -> None:
@@ -145,7 +135,9 @@ def test_container_has_names_of_its_own(root: Path) -> None:
 @needs_root
 def test_root_without_files_has_no_names(tmp_path: Path) -> None:
     with process_in(tmp_path) as tgid:
-        assert read_names(tgid) == ({}, {}, [(0, 0, 4294967295)], [(0, 0, 4294967295)])
+        status = tmp_path.stat()
+        whole = [(0, 0, 4294967295)]
+        assert read_names(tgid) == ({}, {}, whole, whole, (status.st_dev, status.st_ino))
 
 
 @needs_root
@@ -251,8 +243,9 @@ def test_user_namespace_turns_ids_round(root: Path) -> None:
         child.stdin.close()
     assert found is not None
     assert (found.uid_map, found.gid_map) == ([(0, 100000, 65536)], [(0, 200000, 10)])
-    inside = users._Names({1000: "app", 0: "root"}, {}, found.uid_map, [])
+    inside = users.RootNames({1000: "app", 0: "root"}, {}, found.uid_map, [], (0, 0))
     assert [users._inside(inside, "user", n) for n in (101000, 100000, 1000, 165536)] == ["app", "root", "", ""]
+    assert inside.outside() == ({101000: "app", 100000: "root"}, {})
 
 
 @pytest.mark.parametrize(
@@ -294,45 +287,6 @@ def test_views_are_bounded() -> None:
     for view in (1, 2, 3):
         assert names.user(0, 1, view) == ""
     assert len(names._views) == 2
-
-
-def test_worker_answers_later_and_never_waits() -> None:
-    release = threading.Event()
-
-    def slow(kind: Kind, number: int) -> str:
-        release.wait(10)
-        return f"u{number}"
-
-    worker = NameWorker(UserNames(host=slow), pending=4)
-    start = time.monotonic()
-    assert [worker.name("user", number) for number in range(20)] == [None] * 20
-    assert time.monotonic() - start < 1
-    assert worker.dropped_total >= 14
-    release.set()
-    wait_until(lambda: worker.name("user", 1) == "u1", "the answer arrives")
-    wait_until(lambda: worker.name("user", 19) == "u19", "what was dropped is asked for again")
-    worker.close()
-
-
-def test_worker_gives_the_old_name_until_the_new_one_is_there() -> None:
-    clock, host = Clock(), Host(old=1)
-    worker = NameWorker(UserNames(clock=clock, host=host, ttl_ns=100))
-    wait_until(lambda: worker.name("user", 1) == "old", "first answer")
-    host.names[1] = "new"
-    clock.now = 100
-    assert worker.name("user", 1) in ("old", "new")
-    wait_until(lambda: worker.name("user", 1) == "new", "second answer")
-    worker.close()
-
-
-def test_worker_survives_whatever_a_look_up_raises() -> None:
-    def broken(kind: Kind, number: int) -> str:
-        raise RuntimeError("library")
-
-    worker = NameWorker(UserNames(host=broken))
-    wait_until(lambda: worker.name("user", 1) == "", "unknown")
-    wait_until(lambda: worker.name("user", 2) == "", "still working")
-    worker.close()
 
 
 def forbid_openat2(monkeypatch: pytest.MonkeyPatch) -> None:

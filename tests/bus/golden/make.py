@@ -28,6 +28,7 @@ from pipeline.bus.stream import (  # noqa: E402
     unpack_events,
 )
 from pipeline.resolver._encode import Encoder  # noqa: E402
+from pipeline.resolver._names import NameCache, Names  # noqa: E402
 from pipeline.shm import layout  # noqa: E402
 
 BOOT = bytes(range(16))
@@ -76,6 +77,10 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         )  # fmt: skip
         encoder = Encoder(BOOT, lineage_depth=1, envs="stored")
         encoder.topics_mask = 0xFF
+        encoder.names = NameCache(Names(), 0, 0)
+        encoder.names.set_views(
+            {(b"c0ffee", 4026531841, 4026531837): Names({0: "root", 1000: "j\udcfcrg"}, {1000: "g"})}
+        )
         for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
             detail = init.number if topic == 5 else 0
             encoder.add(writer, topic, kind, child.number, 5 * 10**9 + topic, detail)

@@ -1,0 +1,70 @@
+"""Names of users and groups, encoded: what the stream shows for an id. See _names.pyx."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from pipeline.shm._layout cimport pl_cold, pl_hot
+
+
+cdef enum:
+    PL_USER = 1
+    PL_GROUP = 2
+    PL_NAME_BYTES = 256  # an encoded name takes at most this and 3 more
+    PL_CONTAINER_BYTES = 96
+    PL_VIEW_SLOTS = 2048
+    PL_WANTED = 64
+
+
+cdef struct name_slot:
+    uint32_t number, at
+    uint16_t n
+    uint8_t kind  # 0: free
+
+
+# The names of one root directory by the host's ids: an open hash table, and the msgpack strings that it points to.
+cdef struct name_table:
+    name_slot *slots
+    char *text
+    uint32_t mask, used, text_used, text_capacity
+
+
+# Whose names count for a process. `names` is NULL while nobody has answered.
+cdef struct view_slot:
+    const name_table *names
+    uint32_t mnt_ns, user_ns
+    uint16_t container_n
+    uint8_t is_used
+    char container[PL_CONTAINER_BYTES]
+
+
+cdef struct wanted_view:
+    uint32_t slot, tgid
+
+
+cdef struct wanted_id:
+    uint32_t kind, number
+
+
+cdef class Names:
+    cdef name_table table
+
+    cdef int _put(self, uint32_t kind, uint32_t number, bytes name) except -1
+    cdef int _grow(self) except -1
+
+
+cdef class NameCache:
+    cdef readonly Names host
+    cdef readonly uint32_t host_mnt_ns, host_user_ns
+    cdef uint32_t wanted_views, wanted_ids
+    cdef wanted_view views_asked[PL_WANTED]
+    cdef wanted_id ids_asked[PL_WANTED]
+    cdef view_slot *views
+    cdef uint32_t views_used
+    cdef list kept  # the Names that the slots point into
+
+    # Whose names count for a row; NULL: nobody's are known. `container` is the row's container id, NULL for none.
+    cdef const name_table *of(
+        self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n
+    ) noexcept nogil
+    # Write a name, or nil.
+    cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil
+    cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil

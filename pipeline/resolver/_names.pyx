@@ -1,0 +1,228 @@
+"""Names of users and groups as the stream shows them: encoded once for each id, found without the GIL.
+
+A name is derived from an id and from whose names count: the host's, or those of a container, which has users of its
+own. So no row holds one. `NameCache.of` tells whose count by the container id and the mount and user namespace of a
+row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.names` asks for it and tells the
+answer. One thread uses a cache: the resolver's.
+"""
+
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy
+
+from pipeline.resolver._wire cimport pl_nil, pl_text
+from pipeline.shm._layout cimport PL_KNOWN_NS
+
+USER = PL_USER
+GROUP = PL_GROUP
+
+#: Containers that a cache holds; those of more are not shown.
+VIEWS_MAX = PL_VIEW_SLOTS // 2
+
+
+cdef inline uint32_t _mixed(uint32_t number) noexcept nogil:
+    number *= <uint32_t>0x9E3779B1
+    return number ^ number >> 15
+
+
+cdef inline name_slot *_found(const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
+    """The slot of an id, or the free one where it belongs."""
+    cdef uint32_t at = _mixed(number + kind) & names.mask
+    while names.slots[at].kind != 0 and (names.slots[at].number != number or names.slots[at].kind != kind):
+        at = (at + 1) & names.mask
+    return &names.slots[at]
+
+
+cdef class Names:
+    """The names of one root directory.
+
+    Args:
+        users, groups: by id as the kernel's credentials have it (in the initial user namespace).
+    """
+
+    def __cinit__(self, users=None, groups=None):
+        self.table.slots = NULL
+        self.table.text = NULL
+        self.table.used = self.table.text_used = self.table.text_capacity = 0
+        self.table.mask = 63
+        self.table.slots = <name_slot *>calloc(64, sizeof(name_slot))
+        if self.table.slots == NULL:
+            raise MemoryError
+        for kind, names in ((PL_USER, users or {}), (PL_GROUP, groups or {})):
+            for number, name in names.items():
+                self.add(kind, number, name)
+
+    def __dealloc__(self):
+        free(self.table.slots)
+        free(self.table.text)
+
+    def __len__(self):
+        return self.table.used
+
+    def add(self, kind: int, number: int, name: str) -> None:
+        """Learn a name; "" means that the id is known to have none."""
+        if kind != PL_USER and kind != PL_GROUP:
+            raise ValueError(f"a name is USER or GROUP, not {kind}")
+        self._put(kind, number, name.encode("utf-8", "surrogateescape")[:PL_NAME_BYTES])
+
+    cdef int _put(self, uint32_t kind, uint32_t number, bytes name) except -1:
+        cdef uint32_t n = <uint32_t>len(name)
+        cdef name_slot *slot
+        cdef char *end
+        self._grow()
+        slot = _found(&self.table, kind, number)
+        if slot.kind == 0:
+            self.table.used += 1
+        slot.kind, slot.number, slot.at = <uint8_t>kind, number, self.table.text_used
+        end = self.table.text + self.table.text_used
+        end = pl_text(end, <char *>name, n) if n else pl_nil(end)
+        slot.n = <uint16_t>(end - self.table.text - self.table.text_used)
+        self.table.text_used += slot.n
+        return 0
+
+    cdef int _grow(self) except -1:
+        """Make room for one more."""
+        cdef name_table old = self.table
+        cdef uint32_t i
+        cdef char *text
+        if old.text_used + PL_NAME_BYTES + 8 > old.text_capacity:
+            text = <char *>realloc(old.text, 2 * old.text_capacity + 4096)
+            if text == NULL:
+                raise MemoryError
+            self.table.text = text
+            self.table.text_capacity = 2 * old.text_capacity + 4096
+        if 2 * old.used < old.mask:
+            return 0
+        self.table.slots = <name_slot *>calloc(2 * (old.mask + 1), sizeof(name_slot))
+        if self.table.slots == NULL:
+            self.table.slots = old.slots
+            raise MemoryError
+        self.table.mask = 2 * old.mask + 1
+        for i in range(old.mask + 1):
+            if old.slots[i].kind != 0:
+                _found(&self.table, old.slots[i].kind, old.slots[i].number)[0] = old.slots[i]
+        free(old.slots)
+        return 0
+
+
+cdef class NameCache:
+    """Whose names count for a process, and what they are.
+
+    Args:
+        host: the host's names.
+        host_mnt_ns, host_user_ns: namespaces in which they count; 0: not known, so any.
+    """
+
+    def __cinit__(self, Names host not None, uint32_t host_mnt_ns, uint32_t host_user_ns):
+        self.host = host
+        self.host_mnt_ns, self.host_user_ns = host_mnt_ns, host_user_ns
+        self.kept = []
+        self.views = <view_slot *>calloc(PL_VIEW_SLOTS, sizeof(view_slot))
+        if self.views == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.views)
+
+    def set_host(self, Names host not None) -> None:
+        """Put other names in place of the host's."""
+        self.host = host
+
+    def set_views(self, views) -> None:
+        """Replace all: (container id, mnt_ns, user_ns) -> Names. What was noted and is not among them is forgotten."""
+        cdef uint32_t i
+        cdef view_slot *slot
+        cdef bytes container
+        for i in range(<uint32_t>PL_VIEW_SLOTS):
+            self.views[i].is_used = 0
+        self.views_used = self.wanted_views = 0
+        self.kept = list(views.values())
+        for (container, mnt_ns, user_ns), names in views.items():
+            slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container))
+            if slot != NULL:
+                slot.names = &(<Names?>names).table
+
+    @property
+    def is_wanting(self) -> bool:
+        """Whether `take_wanted` has something."""
+        return self.wanted_views != 0 or self.wanted_ids != 0
+
+    def take_wanted(self):
+        """What was asked for and is not known: [(container id, mnt_ns, user_ns, a pid of it)], [(kind, host's id)]."""
+        cdef uint32_t i
+        cdef view_slot *slot
+        views, ids = [], []
+        for i in range(self.wanted_views):
+            slot = &self.views[self.views_asked[i].slot]
+            views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, self.views_asked[i].tgid))
+        for i in range(self.wanted_ids):
+            ids.append((self.ids_asked[i].kind, self.ids_asked[i].number))
+        self.wanted_views = self.wanted_ids = 0
+        return views, ids
+
+    cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
+        """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0."""
+        cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
+        cdef view_slot *slot
+        if n > PL_CONTAINER_BYTES:
+            return NULL
+        if n >= 4:
+            at ^= _mixed((<const uint32_t *>container)[0] ^ <uint32_t>container[n - 1] << 24)
+        while True:
+            at &= PL_VIEW_SLOTS - 1
+            slot = &self.views[at]
+            if not slot.is_used:
+                break
+            if (
+                slot.mnt_ns == mnt_ns and slot.user_ns == user_ns and slot.container_n == n
+                and (n == 0 or memcmp(slot.container, container, n) == 0)
+            ):
+                return slot
+            at += 1
+        if self.views_used >= PL_VIEW_SLOTS // 2:
+            return NULL
+        self.views_used += 1
+        slot.mnt_ns, slot.user_ns, slot.container_n = mnt_ns, user_ns, <uint16_t>n
+        if n != 0:
+            memcpy(slot.container, container, n)
+        slot.names = NULL
+        slot.is_used = 1
+        return slot
+
+    cdef const name_table *of(
+        self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n
+    ) noexcept nogil:
+        cdef uint32_t used = self.views_used
+        cdef view_slot *slot
+        if (hot.known & PL_KNOWN_NS) == 0:
+            return NULL
+        if (
+            container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
+            and (self.host_user_ns == 0 or cold.user_ns == self.host_user_ns)
+        ):
+            return &self.host.table
+        slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
+        if slot == NULL:
+            return NULL
+        if self.views_used != used and self.wanted_views < PL_WANTED:
+            self.views_asked[self.wanted_views].slot = <uint32_t>(slot - self.views)
+            self.views_asked[self.wanted_views].tgid = hot.tgid
+            self.wanted_views += 1
+        return slot.names
+
+    cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
+        cdef name_slot *slot
+        cdef uint32_t i
+        if names == NULL:
+            return pl_nil(p)
+        slot = _found(names, kind, number)
+        if slot.kind != 0:
+            memcpy(p, names.text + slot.at, slot.n)
+            return p + slot.n
+        if names == &self.host.table and self.wanted_ids < PL_WANTED:
+            for i in range(self.wanted_ids):
+                if self.ids_asked[i].number == number and self.ids_asked[i].kind == kind:
+                    return pl_nil(p)
+            self.ids_asked[self.wanted_ids].kind = kind
+            self.ids_asked[self.wanted_ids].number = number
+            self.wanted_ids += 1
+        return pl_nil(p)

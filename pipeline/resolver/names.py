@@ -1,0 +1,397 @@
+"""Names of users and groups for a running instance: in the events of its stream, and in files for its readers.
+
+Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
+each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
+as one of its processes is seen, as it may be gone when somebody asks. How a foreign root is read safely is in `users`,
+how the stream finds a name in `_names`, how readers do in `pipeline.shm.usernames`.
+
+Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
+container; else those in its own root directory. A process that is on its way into a container still has the host's root
+(runc joins the cgroup before it changes the root): then nothing is believed, and it is asked again a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.boot import now_boot_ns
+from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.users import Kind, host_name, read_names, root_identity
+from pipeline.shm import layout
+from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
+
+if TYPE_CHECKING:
+    from pipeline.resolver._encode import Encoder
+    from pipeline.shm._writer import TableWriter
+
+#: How often the host's files are looked at for changes, and how often the rows for containers that nobody noted.
+CHECK_NS = 2_000_000_000
+SWEEP_NS = 2_000_000_000
+#: A container's files may change; and namespaces whose first process may not have changed its root yet are young.
+REREAD_NS = 30_000_000_000
+YOUNG_NS = 10_000_000_000
+#: A container that could not be read is asked again after this, then after twice as long, and so on.
+RETRY_NS = 100_000_000
+RETRY_MAX_NS = 10_000_000_000
+#: An id of the host that has no name is asked for again.
+MISS_NS = 60_000_000_000
+IDS_MAX = 4096
+JOBS_MAX = 4096
+
+#: Container id, mount namespace, user namespace.
+View = tuple[bytes, int, int]
+_KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
+_ID_COLUMNS = (("hot", "uid", USER), ("cold", "euid", USER), ("hot", "gid", GROUP), ("cold", "egid", GROUP))
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of one view; `names` is None while nothing is."""
+
+    names: Names | None = None
+    users: dict[int, str] = field(default_factory=dict)
+    groups: dict[int, str] = field(default_factory=dict)
+    first_ns: int = 0
+    due_ns: int = 0
+    failures: int = 0
+    is_asked: bool = False
+
+
+class LiveNames:
+    """Keeps the encoder's cache and the readers' files up to date. A part of the resolver's duty cycle.
+
+    Args:
+        tables, encoder: of this instance.
+        directory: the instance's runtime directory; what a predecessor left there is replaced as it becomes known.
+        mode, group: of the files; -1: the process' group.
+        with_containers: whether the roots of containers are read at all.
+        proc: where procfs is mounted.
+        look_up: asks the host's name service; raises KeyError for an id without a name.
+        now: the boot clock, in ns.
+    """
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        encoder: Encoder,
+        directory: Path,
+        *,
+        mode: int = 0o644,
+        group: int = -1,
+        with_containers: bool = True,
+        proc: str = "/proc",
+        look_up: Callable[[Kind, int], str] = host_name,
+        now: Callable[[], int] = now_boot_ns,
+    ) -> None:
+        self._tables = tables
+        self._encoder = encoder
+        self._directory = directory / DIRECTORY
+        self._mode = mode
+        self._group = group
+        self._with_containers = with_containers
+        self._look_up = look_up
+        self._now = now
+        self._views: OrderedDict[View, _Known] = OrderedDict()
+        self._users: dict[int, str] = {}
+        self._groups: dict[int, str] = {}
+        self._service: dict[tuple[int, int], str] = {}  # of ids that are in no file
+        self._asked_ids: dict[tuple[int, int], int] = {}
+        self._checked_ns = self._swept_ns = 0
+        self._reader = _RootReader(proc, look_up)
+        self._jobs: queue.Queue[Callable[[], tuple[Any, ...] | None] | None] = queue.Queue(JOBS_MAX)
+        self._answers: deque[tuple[Any, ...]] = deque()
+        # A daemon: a look-up that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="names", daemon=True)
+
+    # -- duty cycle ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Learn the host's names and start; call when the tables know pid 1.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        if not self._tables.is_takeover:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(exist_ok=True)
+        self._directory.chmod(0o755)
+        if self._group >= 0:
+            with contextlib.suppress(OSError):
+                os.chown(self._directory, -1, self._group)
+        mnt_ns, user_ns = self._host_namespaces()
+        self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
+        self._thread.start()
+        # Waited for, so that the first events have names; a host whose files hang must not keep us from starting.
+        self._ask(self._reader.host)
+        for _ in range(200):
+            if self._answers or not self._thread.is_alive():
+                break
+            self._thread.join(0.005)
+        self._checked_ns = self._now()
+        self._take_answers()
+        if not (self._directory / HOST_FILE).exists():
+            self._write_host()
+
+    def poll(self, now: int) -> None:
+        """Ask for what is missing and take what has come; costs next to nothing when there is neither."""
+        cache = self._encoder.names
+        if cache is None:
+            return
+        if self._answers:
+            self._take_answers()
+        if cache.is_wanting:
+            views, ids = cache.take_wanted()
+            for container, mnt_ns, user_ns, tgid in views:
+                self._want((container, mnt_ns, user_ns), tgid, now)
+            self._want_ids(ids, now)
+        if now - self._checked_ns >= CHECK_NS:
+            self._checked_ns = now
+            self._ask(self._reader.host)
+        if now - self._swept_ns >= SWEEP_NS:
+            self._swept_ns = now
+            self._sweep(now)
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; what it is just reading is given up."""
+        with contextlib.suppress(queue.Full):
+            self._jobs.put_nowait(None)
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    # -- what is missing -----------------------------------------------------------------------------------------------
+
+    def _host_namespaces(self) -> tuple[int, int]:
+        """Mount and user namespace of pid 1, as the kernel told them; of this process where it did not."""
+        cold = self._tables.cold_view()
+        hot = self._tables.hot_view()
+        row = self._tables.py_head(1)
+        if row and int(hot["known"][row]) & layout.KNOWN_NS and cold["mnt_ns"][row]:
+            return int(cold["mnt_ns"][row]), int(cold["user_ns"][row])
+        return _namespace("mnt"), _namespace("user")
+
+    def _sweep(self, now: int) -> None:
+        """Ask for each view and each of the host's ids that a living process has."""
+        cache = self._encoder.names
+        assert cache is not None
+        frontier = self._tables.rows_frontier
+        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
+        live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
+        rows = np.flatnonzero(live & (hot["known"] & layout.KNOWN_NS != 0) & (hot["known"] & layout.KNOWN_CREDS != 0))
+        if not len(rows):
+            return
+        containers, mnt, user = cold["container_ref"][rows], cold["mnt_ns"][rows], cold["user_ns"][rows]
+        own = containers != 0
+        if cache.host_mnt_ns:
+            own |= mnt != cache.host_mnt_ns
+        if cache.host_user_ns:
+            own |= user != cache.host_user_ns
+        keys, first = np.unique(np.stack((containers[own], mnt[own], user[own])), axis=1, return_index=True)
+        for (container, mnt_ns, user_ns), at in zip(keys.T.tolist(), first.tolist(), strict=True):
+            name = self._tables.names.py_bytes(container) if container else b""
+            self._want((name, mnt_ns, user_ns), int(hot["tgid"][rows[own][at]]), now)
+        ids: list[tuple[int, int]] = []
+        for part, column, kind in _ID_COLUMNS:
+            known = self._users if kind == USER else self._groups
+            numbers = np.unique((hot if part == "hot" else cold)[column][rows[~own]]).tolist()
+            ids += [(kind, number) for number in numbers if number not in known]
+        self._want_ids(ids, now)
+
+    def _want(self, view: View, tgid: int, now: int) -> None:
+        """Read a view through one of its processes, unless it was read or asked for a short time ago."""
+        if not self._with_containers:
+            return
+        known = self._views.get(view)
+        if known is None:
+            known = self._views[view] = _Known(first_ns=now)
+        self._views.move_to_end(view)
+        if known.is_asked or now < known.due_ns:
+            return
+        known.is_asked = self._ask(lambda: ("view", view, self._reader.view(tgid, bool(view[0]))))
+        while len(self._views) > VIEWS_MAX:
+            left, _ = self._views.popitem(last=False)
+            (self._directory / _file_of(left)).unlink(missing_ok=True)
+
+    def _want_ids(self, ids: list[tuple[int, int]], now: int) -> None:
+        new = [one for one in ids if now >= self._asked_ids.get(one, 0)]
+        if not new:
+            return
+        if len(self._asked_ids) > IDS_MAX:
+            self._asked_ids.clear()
+        if self._ask(lambda: ("ids", self._reader.ids(new))):
+            self._asked_ids.update(dict.fromkeys(new, now + MISS_NS))
+
+    def _ask(self, job: Callable[[], tuple[Any, ...] | None]) -> bool:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            answer = job()
+            if answer is not None:
+                self._answers.append(answer)
+
+    # -- what has come -------------------------------------------------------------------------------------------------
+
+    def _take_answers(self) -> None:
+        is_changed = False
+        while self._answers:
+            what, *answer = self._answers.popleft()
+            if what == "host":
+                self._users, self._groups = answer
+                self._show_host()
+            elif what == "ids":
+                self._learn_ids(answer[0])
+            else:
+                is_changed |= self._learn_view(*answer)
+        if is_changed:
+            cache = self._encoder.names
+            assert cache is not None
+            cache.set_views({view: known.names for view, known in self._views.items() if known.names is not None})
+
+    def _show_host(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        users, groups = self._host_names()
+        cache.set_host(Names(users, groups))
+        self._asked_ids.clear()
+        self._write_host()
+
+    def _write_host(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        users, groups = self._host_names()
+        self._write(
+            HOST_FILE, {"mnt_ns": cache.host_mnt_ns, "user_ns": cache.host_user_ns, "user": users, "group": groups}
+        )
+
+    def _host_names(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Files first, as name services do."""
+        told = self._service.items()
+        users = {number: name for (kind, number), name in told if kind == USER} | self._users
+        return users, {number: name for (kind, number), name in told if kind == GROUP} | self._groups
+
+    def _learn_ids(self, found: dict[tuple[int, int], str]) -> None:
+        """Names that only the name service knows (LDAP and the like); "" is remembered in the cache alone."""
+        cache = self._encoder.names
+        assert cache is not None
+        before = dict(self._service)
+        for (kind, number), name in found.items():
+            cache.host.add(kind, number, name)
+            if name:
+                self._service[kind, number] = name
+            else:
+                self._service.pop((kind, number), None)
+        if self._service != before:
+            self._write_host()
+
+    def _learn_view(self, view: View, names: tuple[dict[int, str], dict[int, str]] | None) -> bool:
+        """Returns whether the cache must be told: also of a failure, so that the next event asks again."""
+        known = self._views.get(view)
+        if known is None:
+            return False
+        now = self._now()
+        known.is_asked = False
+        if names is None:
+            known.due_ns = now + min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS)
+            known.failures += 1
+            # What is known of a container stays true; of a namespace whose number is used again it may not be.
+            return known.names is None or not view[0]
+        known.failures = 0
+        known.due_ns = now if now - known.first_ns < YOUNG_NS else now + REREAD_NS
+        if known.names is not None and (known.users, known.groups) == names:
+            return False
+        known.users, known.groups = names
+        known.names = Names(*names)
+        self._write(_file_of(view), {"user": known.users, "group": known.groups})
+        return True
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace a file whole. A full file system costs readers names, and nothing else."""
+        temporary = self._directory / f".{name}"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(content), encoding="ascii")
+            if self._group >= 0:
+                os.chown(temporary, -1, self._group)
+            temporary.chmod(self._mode)
+            temporary.rename(self._directory / name)
+
+
+class _RootReader:
+    """What the thread does. It never raises: a name that can not be had is none."""
+
+    def __init__(self, proc: str, look_up: Callable[[Kind, int], str]) -> None:
+        self._proc = proc
+        self._look_up = look_up
+        self._seen: list[tuple[int, int, int] | None] = []
+        self._root: tuple[int, int] | None = None
+        self._is_own = True
+
+    def host(self) -> tuple[Any, ...] | None:
+        """The host's names, from its own files; None: nothing has changed."""
+        # Pid 1's root, as this process may have another one; where that can not be entered, its own.
+        root = f"{self._proc}/1/root"
+        with contextlib.suppress(OSError):
+            self._root = own = root_identity("/")
+            self._root = root_identity(root)
+            self._is_own = self._root == own
+        if not os.access(f"{root}/etc", os.R_OK):
+            root = ""
+        seen = [_version(f"{root}/etc/{name}") for name in ("passwd", "group")]
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        names = read_names(1 if root else os.getpid(), self._proc)
+        users, groups = names.outside() if names is not None else ({}, {})
+        return "host", users, groups
+
+    def view(self, tgid: int, is_container: bool) -> tuple[dict[int, str], dict[int, str]] | None:
+        """The names in a process' own root; None: it is gone, or not in its container yet."""
+        with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
+            names = read_names(tgid, self._proc)
+            if names is not None and not (is_container and names.root == self._root):
+                return names.outside()
+        return None
+
+    def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """The host's name service; "" for an id without a name. In another root than the host's it is another one."""
+        found = {}
+        for kind, number in wanted:
+            name = ""
+            with contextlib.suppress(Exception):  # whatever a name service's library raises
+                name = self._look_up(_KINDS[kind], number) if self._is_own else ""
+            found[kind, number] = name
+        return found
+
+
+def _file_of(view: View) -> str:
+    return file_name(view[0].decode("utf-8", "surrogateescape"), view[1], view[2])
+
+
+def _namespace(kind: str) -> int:
+    try:
+        return Path(f"/proc/self/ns/{kind}").stat().st_ino
+    except OSError:
+        return 0
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

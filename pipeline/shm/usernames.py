@@ -1,0 +1,100 @@
+"""Names of users and groups beside the tables: where the resolver leaves them, and how a reader looks one up.
+
+A name is derived from an id and from whose names count, so rows do not hold any. The resolver keeps one file for the
+host and one for each container that it has seen, below ``users`` in the instance's directory, each replaced whole:
+
+    host.json        {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root"}, "group": {"0": "root"}}
+    HASH.json        {"user": …, "group": …}; HASH is of container id, mount namespace and user namespace
+
+Ids are those of the kernel's credentials, so of the initial user namespace. No file, or no such id in it: no name. A
+reader never shows a name of its own host: it may itself be in a container. Imports nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import Any
+
+DIRECTORY = "users"
+HOST_FILE = "host.json"
+
+#: How long a reader believes what it has read without looking whether it was replaced.
+BELIEVED_NS = 1_000_000_000
+#: Files that a reader remembers.
+FILES_MAX = 1024
+INSTANCES_MAX = 64
+
+_Content = dict[str, Any]
+
+_instances: dict[str, UserNames] = {}
+
+
+def names_of(directory: str) -> UserNames:
+    """Return the names of an instance, the same object each time."""
+    names = _instances.get(directory)
+    if names is None:
+        if len(_instances) >= INSTANCES_MAX:
+            _instances.clear()
+        names = _instances[directory] = UserNames(directory)
+    return names
+
+
+def file_name(container: str | None, mnt_ns: int, user_ns: int) -> str:
+    """Return the name of the file of a container, or of other namespaces than the host's."""
+    key = f"{container or ''}\0{mnt_ns}\0{user_ns}".encode("utf-8", "surrogateescape")
+    return f"{blake2b(key, digest_size=16).hexdigest()}.json"
+
+
+class UserNames:
+    """Names of an instance's users and groups, for readers. Remembers what it has read.
+
+    Args:
+        directory: the instance's runtime directory.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = os.path.join(directory, DIRECTORY)  # noqa: PTH118 - pathlib is not imported by readers
+        self._files: OrderedDict[str, tuple[_Content | None, tuple[int, int], int]] = OrderedDict()
+
+    def name(self, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int) -> str | None:
+        """Return the name of an id of a process, None if it has none, or it is not known.
+
+        Args:
+            kind: "user" or "group".
+            number: the id.
+            container: id of the container of the process.
+            mnt_ns, user_ns: inodes of its namespaces.
+        """
+        host = self._read(HOST_FILE)
+        if host is None:
+            return None
+        is_hosts = container is None and host["mnt_ns"] in {0, mnt_ns} and host["user_ns"] in {0, user_ns}
+        names = host if is_hosts else self._read(file_name(container, mnt_ns, user_ns))
+        if names is None:
+            return None
+        found: str | None = names[kind].get(str(number))
+        return found
+
+    def _read(self, name: str) -> _Content | None:
+        now = time.monotonic_ns()
+        known = self._files.get(name)
+        if known is not None and now - known[2] < BELIEVED_NS:
+            return known[0]
+        content: _Content | None = None
+        version = (0, 0)
+        try:
+            with open(os.path.join(self._directory, name), encoding="ascii") as file:  # noqa: PTH118, PTH123
+                status = os.fstat(file.fileno())
+                version = (status.st_ino, status.st_mtime_ns)
+                content = known[0] if known is not None and known[1] == version else json.load(file)
+        except (OSError, ValueError):
+            version = (0, 0)
+        self._files[name] = (content, version, now)
+        self._files.move_to_end(name)
+        if len(self._files) > FILES_MAX:
+            self._files.popitem(last=False)
+        return content

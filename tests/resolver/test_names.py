@@ -1,0 +1,294 @@
+"""Names for a running instance: the encoder's cache, what is asked for, what readers find, what is not believed."""
+
+from __future__ import annotations
+
+import json
+import pwd
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stream_rows import BOOT, CRED, FORK, Row, tables
+from test_encode import take
+from test_users import needs_root, process_in, root  # noqa: F401 - a fixture
+
+from pipeline.resolver import names as names_module
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.names import LiveNames
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.usernames import UserNames
+
+KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
+
+
+def namespace(kind: str, pid: int | str = "self") -> int:
+    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+
+
+class Instance:
+    """Tables, an encoder and `LiveNames`, driven by hand."""
+
+    def __init__(self, writer: TableWriter, directory: Path, **options: Any) -> None:
+        self.writer = writer
+        self.directory = directory
+        self.asked: list[tuple[str, int]] = []
+        self.encoder = Encoder(BOOT)
+        self.encoder.topics_mask = 0xFF
+        self.here = {"mnt_ns": namespace("mnt"), "user_ns": namespace("user")}
+        self.row(1)
+        self.now = 10**12
+        self.live = LiveNames(writer, self.encoder, directory, look_up=self._look_up, now=lambda: self.now, **options)
+        self.service = {"user": {4_000_000: "ldap"}, "group": {4_000_000: "ldaps"}}
+        self.live.begin()
+
+    def _look_up(self, kind: str, number: int) -> str:
+        self.asked.append((kind, number))
+        return self.service[kind][number]
+
+    def row(self, tgid: int, **facts: Any) -> Row:
+        facts = {"known": KNOWN, "flags": layout.ROW_HEAD} | self.here | facts
+        return Row(self.writer, tgid=tgid, start_boot_ns=tgid, **facts)
+
+    def event(self, row: Row, topic: int = CRED) -> dict[str, Any]:
+        self.encoder.add(self.writer, topic, 1 if topic == FORK else 4, row.number, 5)
+        (event,) = take(self.encoder)
+        return event
+
+    def user(self, row: Row) -> str | None:
+        """What a reader that has just come sees."""
+        container = row.strings.get("container")
+        place = (None if container is None else container.decode(), row["mnt_ns"], row["user_ns"])
+        return UserNames(str(self.directory)).name("user", row["uid"], *place)
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        deadline = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < deadline
+            self.now += 1_000_000
+            self.live.poll(self.now)
+            time.sleep(0.001)
+
+
+@contextmanager
+def instance(tmp_path: Path, **options: Any) -> Iterator[Instance]:
+    with tables() as writer:
+        made = Instance(writer, tmp_path, **options)
+        try:
+            yield made
+        finally:
+            made.live.close()
+
+
+def test_the_hosts_names_are_there_at_once(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        row = made.row(7)
+        event = made.event(row)
+        assert (event["user"], event["group"], event["fsuser"]) == ("root", "root", "root")
+        assert made.user(row) == "root"
+        assert made.asked == []
+
+
+def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        row = made.row(7, uid=4_000_000, euid=4_000_001, gid=4_000_000)
+        assert made.event(row)["user"] is None
+        made.until(lambda: made.event(row)["user"] == "ldap")
+        event = made.event(row)
+        assert (event["user"], event["euser"], event["group"]) == ("ldap", None, "ldaps")
+        assert made.user(row) == "ldap"
+        asked = sorted(made.asked)
+        assert asked == [("group", 4_000_000), ("user", 4_000_000), ("user", 4_000_001)]
+        for _ in range(20):
+            made.event(row)
+            made.live.poll(made.now)
+        time.sleep(0.02)
+        assert sorted(made.asked) == asked
+
+
+def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
+    """Readers want them too: the sweep finds the ids of living processes."""
+    with instance(tmp_path) as made:
+        made.encoder.topics_mask = 0
+        row = made.row(7, uid=4_000_000)
+        made.now += names_module.SWEEP_NS
+        made.until(lambda: made.user(row) == "ldap")
+
+
+@needs_root
+def test_the_host_is_pid_1_and_its_new_users_are_noticed(tmp_path: Path, root: Path) -> None:  # noqa: F811
+    """This process may be in another root than the host, a container with the host's pids for example."""
+    (tmp_path / "proc").mkdir()
+    with process_in(root) as tgid:
+        (tmp_path / "proc/1").symlink_to(f"/proc/{tgid}")
+        with instance(tmp_path, proc=str(tmp_path / "proc")) as made:
+            row = made.row(7, uid=1000, euid=4_000_000)
+            event = made.event(row)
+            assert (event["user"], event["group"], made.user(row)) == ("app", None, "app")
+            new = made.row(8, uid=1001)
+            assert made.event(new)["user"] is None
+            with (root / "etc/passwd").open("a") as file:
+                file.write("new:x:1001:1001::/:/bin/sh\n")
+            made.now += names_module.CHECK_NS
+            made.until(lambda: made.event(new)["user"] == "new")
+            assert made.user(new) == "new"
+            # This process' name service is another one.
+            made.until(lambda: not made.encoder.names.is_wanting)
+            assert made.asked == []
+
+
+@needs_root
+def test_a_container_has_names_of_its_own(tmp_path: Path, root: Path) -> None:  # noqa: F811
+    with instance(tmp_path) as made, process_in(root) as tgid:
+        row = made.row(tgid % 4096, uid=1000, container=b"c0ffee")
+        made.live._reader.view, real = (lambda _, is_container: real(tgid, is_container)), made.live._reader.view
+        assert made.event(row)["user"] is None
+        made.until(lambda: made.event(row)["user"] is not None)
+        event = made.event(row)
+        assert (event["user"], event["group"], made.user(row)) == ("app", None, "app")  # its group file has no 0
+        # The same id elsewhere is somebody else, or nobody.
+        assert made.event(made.row(8, uid=1000))["user"] != "app"
+        assert made.event(made.row(9, uid=1000, container=b"other"))["user"] is None
+
+
+def test_a_process_that_still_has_the_hosts_root_says_nothing_of_its_container(tmp_path: Path) -> None:
+    """runc joins the cgroup, then changes the root: in between uid 0 would be called what the host calls it."""
+    with instance(tmp_path) as made, subprocess.Popen(["sleep", "60"]) as child:
+        answers: list[Any] = []
+        real = made.live._reader.view
+
+        def view(_: int, is_container: bool) -> Any:
+            answers.append(real(child.pid, is_container))
+            return answers[-1]
+
+        made.live._reader.view = view
+        row = made.row(7, container=b"c0ffee")
+        made.event(row)
+        made.until(lambda: answers)
+        for _ in range(200):  # each event asks again, but not more often than every RETRY_NS
+            made.now += 1_000_000
+            made.live.poll(made.now)
+            assert made.event(row)["user"] is None
+        assert all(answer is None for answer in answers) and len(answers) < 10
+        assert made.user(row) is None
+        child.kill()
+
+
+@needs_root
+def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, root: Path) -> None:  # noqa: F811
+    with instance(tmp_path) as made, process_in(root) as tgid:
+        ready: list[bool] = []
+        real = made.live._reader.view
+        made.live._reader.view = lambda _, own: real(tgid, own) if ready else None
+        row = made.row(7, uid=1000, container=b"c0ffee")
+        made.event(row)
+        made.until(lambda: any(view.failures for view in made.live._views.values()))
+        ready.append(True)
+        made.until(lambda: made.event(row)["user"] == "app")
+
+
+@needs_root
+def test_readers_learn_of_a_container_without_a_subscriber(tmp_path: Path, root: Path) -> None:  # noqa: F811
+    with instance(tmp_path) as made, process_in(root) as tgid:
+        made.encoder.topics_mask = 0
+        made.live._reader.view, real = (lambda _, own: real(tgid, own)), made.live._reader.view
+        row = made.row(7, uid=1000, container=b"c0ffee")
+        made.encoder.add(made.writer, CRED, 4, row.number, 5)
+        made.until(lambda: made.user(row) == "app")
+        other = made.row(8, uid=1000, container=b"decaf")  # no event: the sweep finds it
+        made.now += names_module.SWEEP_NS
+        made.until(lambda: made.user(other) == "app")
+
+
+def test_containers_may_be_left_alone(tmp_path: Path) -> None:
+    with instance(tmp_path, with_containers=False) as made:
+        row = made.row(7, container=b"c0ffee")
+        made.event(row)
+        made.now += 10 * names_module.SWEEP_NS
+        made.live.poll(made.now)
+        assert made.live._views == {} and made.event(row)["user"] is None
+        assert made.event(made.row(8))["user"] == "root"
+
+
+def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
+    with instance(tmp_path) as made:
+        made.live._reader.view = lambda _, own: ({0: "inside"}, {})
+        rows = [made.row(10 + n, container=b"c%d" % n) for n in range(5)]
+        for row in rows:
+            made.event(row)
+            made.until(lambda row=row: made.event(row)["user"] == "inside")
+        assert len(made.live._views) == 3
+        assert [made.user(row) for row in rows] == [None, None, "inside", "inside", "inside"]
+        assert len(list((tmp_path / "users").iterdir())) == 4
+
+
+def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:
+    with instance(tmp_path, mode=0o640):
+        (file,) = (tmp_path / "users").iterdir()
+        assert file.stat().st_mode & 0o777 == 0o640
+        assert json.loads(file.read_text())["user"]["0"] == pwd.getpwuid(0).pw_name
+
+
+def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:
+    (tmp_path / "users").mkdir()
+    (tmp_path / "users/stale.json").write_text("{}")
+    with instance(tmp_path):
+        assert [file.name for file in (tmp_path / "users").iterdir()] == ["host.json"]
+
+
+def test_a_look_up_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        made.live._reader.view = lambda _, own: time.sleep(3600)
+        made.event(made.row(7, container=b"c0ffee"))
+        begin = time.monotonic()
+        for _ in range(2 * names_module.JOBS_MAX):
+            made.now += names_module.CHECK_NS
+            made.live.poll(made.now)
+        assert made.event(made.row(8))["user"] == "root"
+        made.live.close(0.05)
+        assert time.monotonic() - begin < 20
+
+
+def test_names_are_found_among_many() -> None:
+    users = {number * 7919 % 2**32: f"user{number}" for number in range(5000)}
+    made = NameCache(Names(users, {number: f"g{number}" for number in users}), 0, 0)
+    assert len(made.host) == 10_000
+    with tables() as writer:
+        encoder = Encoder(BOOT)
+        encoder.topics_mask, encoder.names = 0xFF, made
+        for tgid, number in enumerate(list(users)[::500], 10):
+            row = Row(writer, tgid=tgid, start_boot_ns=5, known=KNOWN, uid=number, gid=number, mnt_ns=1, user_ns=1)
+            encoder.add(writer, FORK, 1, row.number, 5)
+            (event,) = take(encoder)
+            assert (event["user"], event["group"]) == (users[number], f"g{number}")
+
+
+def test_a_cache_notes_what_it_misses_once() -> None:
+    with tables() as writer:
+        encoder = Encoder(BOOT)
+        encoder.topics_mask = 0xFF
+        cache = encoder.names = NameCache(Names(), 1, 1)
+        facts = {"known": KNOWN, "start_boot_ns": 5, "mnt_ns": 1, "user_ns": 1}
+        for tgid in (10, 11):
+            row = Row(writer, tgid=tgid, uid=3, euid=3, fsuid=3, gid=4, egid=4, fsgid=4, **facts)
+            encoder.add(writer, FORK, 1, row.number, 5)
+            row = Row(writer, tgid=tgid + 10, container=b"c0ffee", **facts)
+            encoder.add(writer, FORK, 1, row.number, 5)
+        assert cache.is_wanting
+        assert cache.take_wanted() == ([(b"c0ffee", 1, 1, 20)], [(USER, 3), (GROUP, 4)])
+        assert not cache.is_wanting
+        for number in range(2 * VIEWS_MAX):
+            row = Row(writer, tgid=100 + number % 900, container=b"c%d" % number, **facts)
+            encoder.add(writer, FORK, 1, row.number, 5)
+        assert all(event["user"] is None for event in take(encoder)[4:])
+
+
+def test_a_name_is_user_or_group() -> None:
+    with pytest.raises(ValueError, match="USER or GROUP"):
+        Names().add(3, 0, "x")

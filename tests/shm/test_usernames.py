@@ -1,0 +1,98 @@
+"""Names of users and groups as a reader gets them: from the files beside the tables, and never from its own host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from handmade import Tables
+from test_entry import resolve
+
+from pipeline.shm import layout, usernames
+from pipeline.shm.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
+
+HOST = {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"}, "group": {"0": "wheel"}}
+INSIDE = {"user": {"7": "app"}, "group": {}}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / DIRECTORY).mkdir()
+    (tmp_path / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
+    (tmp_path / DIRECTORY / file_name("c0ffee", 3, 2)).write_text(json.dumps(INSIDE))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "container", "mnt_ns", "user_ns", "name"),
+    [
+        ("user", 0, None, 1, 2, "root"),
+        ("user", 7, None, 1, 2, "gr\u00fc\u00df\udcff"),
+        ("group", 0, None, 1, 2, "wheel"),
+        ("group", 7, None, 1, 2, None),
+        ("user", 7, "c0ffee", 3, 2, "app"),
+        ("user", 0, "c0ffee", 3, 2, None),  # the host's root is nobody there
+        ("user", 0, "c0ffee", 1, 2, None),  # a container in the host's namespaces is a container
+        ("user", 0, None, 3, 2, None),
+        ("user", 0, None, 1, 3, None),
+    ],
+)
+def test_whose_names_count(
+    directory: Path, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int, name: str | None
+) -> None:
+    assert UserNames(str(directory)).name(kind, number, container, mnt_ns, user_ns) == name
+
+
+def test_namespaces_of_the_host_that_are_not_known_are_any(directory: Path) -> None:
+    (directory / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST | {"mnt_ns": 0, "user_ns": 0}))
+    names = UserNames(str(directory))
+    assert names.name("user", 0, None, 77, 78) == "root"
+    assert names.name("user", 0, "c", 77, 78) is None
+
+
+def test_a_file_is_read_once_and_again_when_it_was_replaced(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [10**12]
+    monkeypatch.setattr(usernames.time, "monotonic_ns", lambda: now[0])
+    names = UserNames(str(directory))
+    assert names.name("user", 0, None, 1, 2) == "root"
+    new = directory / DIRECTORY / "new"
+    new.write_text(json.dumps(HOST | {"user": {"0": "toor"}}))
+    new.rename(directory / DIRECTORY / HOST_FILE)
+    assert names.name("user", 0, None, 1, 2) == "root"
+    now[0] += usernames.BELIEVED_NS
+    assert names.name("user", 0, None, 1, 2) == "toor"
+    monkeypatch.setattr(usernames.json, "load", lambda file: pytest.fail("what has not changed is not read again"))
+    now[0] += usernames.BELIEVED_NS
+    assert names.name("user", 0, None, 1, 2) == "toor"
+
+
+def test_no_files_or_broken_ones_are_no_names(tmp_path: Path) -> None:
+    assert UserNames(str(tmp_path)).name("user", 0, None, 1, 2) is None
+    (tmp_path / DIRECTORY).mkdir()
+    (tmp_path / DIRECTORY / HOST_FILE).write_bytes(b'{"user": {"0": "r')
+    assert UserNames(str(tmp_path)).name("user", 0, None, 1, 2) is None
+
+
+def test_what_is_remembered_is_bounded(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(usernames, "FILES_MAX", 4)
+    names = UserNames(str(directory))
+    for number in range(20):
+        assert names.name("user", 0, f"c{number}", 1, 2) is None
+    assert len(names._files) <= 4
+    assert names.name("user", 7, "c0ffee", 3, 2) == "app"
+
+
+def test_an_entry_shows_the_names_of_its_ids(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    facts = {"uid": 0, "euid": 7, "fsuid": 0, "gid": 0, "egid": 7, "fsgid": 9, "mnt_ns": 1, "user_ns": 2}
+    tables.row(7, known=layout.KNOWN_CREDS | layout.KNOWN_NS, **facts)
+    (Path(tables.directory) / DIRECTORY).mkdir()
+    (Path(tables.directory) / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
+    entry = resolve(tables, 7)
+    assert (entry.user, entry.euser, entry.fsuser) == ("root", "gr\u00fc\u00df\udcff", "root")
+    assert (entry.group, entry.egroup, entry.fsgroup) == ("wheel", None, None)
+    tables.row(8, known=layout.KNOWN_CREDS, **facts)  # whose names count is not known
+    assert resolve(tables, 8).user is None
+    tables.row(9, known=layout.KNOWN_NS, **facts)
+    assert resolve(tables, 9).user is None
