@@ -3,7 +3,7 @@
 The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME``, else ``/run/procline/NAME`` where ``/run`` is on
 tmpfs, else ``/dev/shm/procline/NAME``. In it:
 
-    control index hot cold names args envs   segments, written by the resolver
+    control index hot cold names args envs keys   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
     processes tiers                          JSON for `stat` and `doctor`, written by the supervisor
     users/                                   JSON, names of users and groups, written by the resolver
@@ -35,7 +35,8 @@ COLD = "cold"
 NAMES = "names"
 ARGS = "args"
 ENVS = "envs"
-SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS)
+KEYS = "keys"
+SEGMENTS = (CONTROL, INDEX, HOT, COLD, NAMES, ARGS, ENVS, KEYS)
 
 SUPERVISOR_LOCK = "supervisor.lock"
 WRITER_LOCK = "writer.lock"

@@ -23,6 +23,7 @@ cdef class Entry:
     cdef pl_hot hot
     cdef pl_cold *cold  # NULL until a field of it is asked for; of the same moment as `hot`
     cdef uint32_t row_number
+    cdef uint32_t parent_number, creator_number  # of a foreign row, with `cold`: pids in its namespace
     cdef bint elided  # the walk that made this entry could not go on from it
     cdef bint is_loaded  # nothing more will be read from the table
     cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until asked for

@@ -25,12 +25,12 @@ from pipeline.shm._layout cimport (
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
     PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
-    PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
+    PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
     PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
 )
 from pipeline.shm._view cimport (
-    PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_read_valid,
+    PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_number_of, pl_read_valid,
 )
 
 cdef extern from "string.h" nogil:
@@ -91,7 +91,7 @@ _MARKS = (
     ("adopted", PL_ROW_ADOPTED), ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
     ("exit_unseen", PL_ROW_EXIT_UNSEEN), ("before_capture", PL_ROW_BEFORE_CAPTURE), ("gap", PL_ROW_GAP),
     ("ns_init", PL_ROW_NS_INIT), ("start_ticks", PL_ROW_START_TICKS), ("head_only", PL_ROW_HEAD_ONLY),
-    ("elided", PL_ROW_ELIDED),
+    ("elided", PL_ROW_ELIDED), ("foreign", PL_ROW_FOREIGN),
 )  # fmt: skip
 
 
@@ -102,6 +102,13 @@ cdef inline const pl_file *_facts(bytes record) noexcept:
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
     """As pipeline.boot.entity_id, which a reader need not import."""
     return f"{view.boot_id.hex()}-{tgid:x}-{start_boot_ns:x}" if start_boot_ns else None
+
+
+cdef object _foreign_id(View view, const pl_cold *cold, uint64_t start_boot_ns):
+    """The same of a process that is known by its number in a pid namespace."""
+    if not start_boot_ns:
+        return None
+    return f"{view.boot_id.hex()}-{cold.pid_ns:x}.{cold.ns_pid:x}-{start_boot_ns:x}"
 
 
 cdef object raise_busy(View view, object what):
@@ -151,7 +158,7 @@ cdef class Entry:
 
     def __repr__(self):
         end = "" if self.hot.exit_boot_ns == 0 else (" replaced" if self.hot.flags & PL_ROW_REPLACED else " exited")
-        return f"<Entry {self.hot.tgid} {self.comm!r}{end}>"
+        return f"<Entry {self.pid} {self.comm!r}{end}>"
 
     def __eq__(self, other):
         """Whether both are the same image of the same process (not: whether it looked the same)."""
@@ -199,6 +206,10 @@ cdef class Entry:
             self._forget()
         self.hot = hot
         self.cold[0] = cold
+        if hot.flags & PL_ROW_FOREIGN:
+            # A slot keeps its key for as long as a retained row names it.
+            self.parent_number = pl_number_of(&self.view.view, hot.ppid)
+            self.creator_number = pl_number_of(&self.view.view, cold.creator_tgid)
         return 0
 
     cdef pl_cold *_cold(self) except NULL:
@@ -322,6 +333,7 @@ cdef class Entry:
 
     cdef object _linked_entity_id(self, uint64_t link):
         cdef pl_hot hot
+        cdef pl_cold cold
         cdef int result
         if link == 0:
             return None
@@ -331,29 +343,38 @@ cdef class Entry:
             return None
         if result != PL_READ_FOUND:
             raise_busy(self.view, f"a relative of pid {self.hot.tgid}")
+        if hot.flags & PL_ROW_FOREIGN:
+            with nogil:
+                result = self.view.copy_row(<uint32_t>link, <uint32_t>(link >> 32), &hot, &cold)
+            return _foreign_id(self.view, &cold, hot.start_boot_ns) if result == PL_READ_FOUND else None
         return _entity_id(self.view, hot.tgid, hot.start_boot_ns)
 
     # -- identity ----------------------------------------------------------------------------------------------------
 
     @property
     def pid(self):
-        """Process id (tgid)."""
-        return self.hot.tgid
+        """Process id (tgid); of a foreign process the one in its pid namespace."""
+        return self.hot.tgid if not self.hot.flags & PL_ROW_FOREIGN else self._cold().ns_pid
 
     @property
     def tid(self):
         """Thread of the last event."""
         cdef uint32_t tid = self._cold().tid
-        return tid if tid else self.hot.tgid
+        return tid if tid else self.pid
 
     @property
     def ppid(self):
         """The current parent's pid (`real_parent`); 0: none, or unknown."""
+        if self.hot.flags & PL_ROW_FOREIGN:
+            self._cold()
+            return self.parent_number
         return self.hot.ppid
 
     @property
     def entity_id(self):
         """Identity of the process as text, None while its start time is unknown."""
+        if self.hot.flags & PL_ROW_FOREIGN:
+            return _foreign_id(self.view, self._cold(), self.hot.start_boot_ns)
         return _entity_id(self.view, self.hot.tgid, self.hot.start_boot_ns)
 
     @property
@@ -379,6 +400,8 @@ cdef class Entry:
     def creator_pid(self):
         """Pid of the process that forked this one, whoever its parent is now."""
         cdef uint32_t tgid = self._cold().creator_tgid
+        if self.hot.flags & PL_ROW_FOREIGN:
+            tgid = self.creator_number
         return tgid if tgid else None
 
     @property
@@ -755,6 +778,12 @@ cdef class Entry:
         return bool(self.hot.flags & PL_ROW_ADOPTION_PREDICTED)
 
     @property
+    def is_foreign(self):
+        """Known by its number in a pid namespace, as a tracer there told it: `pid`, `ppid` and `creator_pid` are numbers
+        of the namespace `pid_ns`."""
+        return bool(self.hot.flags & PL_ROW_FOREIGN)
+
+    @property
     def is_kworker(self):
         """A kernel thread."""
         return bool(self.hot.flags & PL_ROW_KTHREAD)
@@ -804,7 +833,7 @@ cdef class Entry:
         creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is an upper bound), before_capture
         (began before the capture: creator and earlier images unknown), gap (events were lost around here), ns_init,
         start_ticks (start time from /proc, at most 10 ms early), head_only (only the identity is known), elided
-        (earlier images or ancestors existed and are not retained)."""
+        (earlier images or ancestors existed and are not retained), foreign (see is_foreign)."""
         cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
         return [name for name, flag in _MARKS if flags & <uint32_t>flag]
 

@@ -37,7 +37,8 @@ cdef extern from "layout.h" nogil:
         uint32_t user_hz
         uint32_t checked
         uint64_t ready_boot_ns
-        uint8_t reserved[320]
+        uint32_t key_capacity
+        uint8_t reserved[316]
 
     struct pl_ring_ack:
         uint64_t applied_pos
@@ -150,6 +151,11 @@ cdef extern from "layout.h" nogil:
         uint32_t hash
         uint32_t next
 
+    struct pl_keys:
+        uint32_t rebuild_seq
+        uint32_t keys_pad
+        uint8_t keys_reserved[56]
+
     enum:
         PL_STATE_DOWN
         PL_STATE_FILLING
@@ -183,6 +189,7 @@ cdef extern from "layout.h" nogil:
         PL_ROW_HEAD_ONLY
         PL_ROW_ELIDED
         PL_ROW_EXIT_KNOWN
+        PL_ROW_FOREIGN
         PL_KNOWN_START
         PL_KNOWN_CREDS
         PL_KNOWN_CAPS
@@ -263,6 +270,8 @@ cdef extern from "layout.h" nogil:
         PL_C_BROKEN_LINEAGE
         PL_C_REQUESTS
         PL_C_REQUESTS_REFUSED
+        PL_C_KEYS_REFUSED
+        PL_C_KEYS_RECYCLED
 
     uint32_t pl_load_acquire32(const void *p)
     uint64_t pl_load_acquire64(const void *p)

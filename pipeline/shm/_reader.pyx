@@ -20,12 +20,12 @@ import os
 from pipeline.errors import NotRunningError, StaleError, TooOldError
 from pipeline.shm._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm._layout cimport (
-    PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY, pl_cold, pl_commit, pl_control, pl_fence_acquire,
+    PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY, pl_cold, pl_commit, pl_control, pl_fence_acquire,
     pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64, pl_prefetch,
 )
 from pipeline.shm._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_words, pl_follow_once,
-    pl_lookup_once, pl_now_boot_ns, pl_now_coarse_ns, pl_sleep_ns, pl_view,
+    pl_lookup_once, pl_lookup_slot_once, pl_copy_row, pl_now_boot_ns, pl_now_coarse_ns, pl_pause, pl_sleep_ns, pl_view,
 )
 from pipeline.shm._view import STALE_AFTER_NS
 
@@ -153,7 +153,7 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
     process that lives throughout is marked although its rows change.
     """
     cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
-    cdef uint32_t capacity = view.view.pid_capacity
+    cdef uint32_t capacity = view.view.slots
     cdef const pl_hot *hot = view.view.hot
     cdef uint32_t row, tgid
     cdef uint64_t *bits
@@ -168,6 +168,35 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
         if any_parent or pl_load_relaxed32(&hot[row].ppid) == ppid:
             bits[tgid >> 6] |= <uint64_t>1 << (tgid & 63)
     return bits
+
+
+cdef bint _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *row) noexcept nogil:
+    """Find the daemon's own process that has this number in an inner pid namespace; the living before the ended, and of
+    these the one that ended last. Rows that are being written are looked at once more than once, not waited for."""
+    cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
+    cdef const pl_cold *cold = view.view.cold
+    cdef pl_hot hot
+    cdef pl_cold copy
+    cdef uint32_t number, attempt
+    cdef bint found = False
+    for number in range(1, rows):
+        if pl_load_relaxed32(&cold[number].ns_pid) != pid or pl_load_relaxed32(&cold[number].pid_ns) != pid_ns:
+            continue
+        for attempt in range(1000):
+            if pl_copy_row(&view.view, number, &hot, &copy):
+                break
+            pl_pause()
+        else:
+            continue
+        if copy.ns_pid != pid or copy.pid_ns != pid_ns or not hot.flags & PL_ROW_HEAD or hot.flags & PL_ROW_FOREIGN:
+            continue
+        if not found or hot.exit_boot_ns == 0 or to.exit_boot_ns != 0 and hot.exit_boot_ns > to.exit_boot_ns:
+            to[0] = hot
+            row[0] = number
+            found = True
+            if hot.exit_boot_ns == 0:
+                break
+    return found
 
 
 cdef class TableReader:
@@ -317,12 +346,15 @@ cdef class TableReader:
 
     # -- one process -------------------------------------------------------------------------------------------------
 
-    def resolve(self, uint32_t pid, at=None, *, uint32_t wait_ms=0):
+    def resolve(self, uint32_t pid, at=None, *, pid_ns=None, uint32_t wait_ms=0):
         """Look one process up.
 
         Args:
             pid: tgid in the daemon's pid namespace.
             at: ns since the Unix epoch: the image that the pid's owner had then.
+            pid_ns: inode of the pid namespace that `pid` is a number of. What a tracer told is found by a hash; of the
+                daemon's own processes all rows are looked through (some ms), as their number in an inner namespace is
+                a column without an index.
             wait_ms: on a miss, wait up to this long until the table has everything that happened before this call.
 
         Returns:
@@ -333,12 +365,13 @@ cdef class TableReader:
             BusyError: its row stayed half-written for 50 ms.
             TooOldError: `at` lies before what is retained.
             NotRunningError: the instance has been stopped.
+            ValueError: `at` with a `pid_ns` that no tracer told of.
         """
         cdef View view
         cdef Entry entry
         cdef int result
-        if at is not None:
-            return self._resolve_at(pid, at)
+        if at is not None or pid_ns is not None:
+            return self._resolve_otherwise(pid, at, pid_ns, wait_ms)
         view = self._current()
         entry = make_entry(view, 0)
         result = pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number)
@@ -383,6 +416,57 @@ cdef class TableReader:
                 f"kernel.pid_max was raised after its start: restart the instance"
             )
 
+    # -- by a number in another pid namespace ------------------------------------------------------------------------
+
+    def _resolve_otherwise(self, uint32_t pid, at, pid_ns, uint32_t wait_ms):
+        cdef View view = self._current()
+        cdef Entry entry
+        if pid_ns is None or pid_ns == view.view.control.pid_ns:
+            if pid >= view.view.pid_capacity or at is None:
+                return self._resolve_slowly(pid, wait_ms)
+            return self._resolve_at(pid, at)
+        if at is None:
+            return self._resolve_in(pid, pid_ns, wait_ms)
+        entry = self._resolve_in(pid, pid_ns, 0)
+        if entry is None:
+            return None
+        if not entry.hot.flags & PL_ROW_FOREIGN:
+            raise ValueError("a past time in a pid namespace: only for processes that a tracer told of")
+        return self._resolve_at(entry.hot.tgid, at)
+
+    def _resolve_in(self, uint32_t pid, uint32_t pid_ns, uint32_t wait_ms):
+        """By key; where there is none that lives, by a pass over all rows."""
+        cdef uint64_t called = pl_now_boot_ns()
+        cdef View view
+        cdef Entry entry, other
+        cdef pl_cold cold
+        cdef int result
+        cdef bint passed
+        while True:
+            view = self._current()
+            entry = make_entry(view, 0)
+            other = make_entry(view, 0)
+            with nogil:
+                while True:
+                    passed = wait_ms == 0 or _watermark(view) >= called
+                    result = view.lookup_key(pid, pid_ns, &entry.hot, &cold, &entry.row_number)
+                    if result == PL_READ_ABSENT or result == PL_READ_FOUND and entry.hot.exit_boot_ns != 0:
+                        if _scan(view, pid, pid_ns, &other.hot, &other.row_number) and (
+                            result == PL_READ_ABSENT or other.hot.exit_boot_ns == 0
+                        ):
+                            entry.hot = other.hot
+                            entry.row_number = other.row_number
+                            result = PL_READ_FOUND
+                    if result != PL_READ_ABSENT or passed or pl_now_boot_ns() - called > <uint64_t>wait_ms * 1_000_000:
+                        break
+                    pl_sleep_ns(300_000)
+            if result == PL_READ_FOUND:
+                return entry
+            if result != PL_READ_ABSENT:
+                raise_busy(view, f"pid {pid} of namespace {pid_ns}")
+            if self._may_say_absent(view, f"pid {pid} of namespace {pid_ns}"):
+                return None
+
     # -- as of a past time -------------------------------------------------------------------------------------------
 
     cdef Entry _follow(self, View view, uint64_t link):
@@ -422,7 +506,7 @@ cdef class TableReader:
                 raise TooOldError(f"{at} lies before this boot", horizon_unix_ns=view.view.control.boot_unix_ns)
             owner = make_entry(view, 0)
             with nogil:
-                result = view.lookup(pid, &owner.hot, &owner.row_number)
+                result = view.lookup_slot(pid, &owner.hot, &owner.row_number)
             if result == PL_READ_ABSENT:
                 owner = None
                 if not self._may_say_absent(view, f"pid {pid}"):
@@ -477,19 +561,20 @@ cdef class TableReader:
 
     # -- relatives ---------------------------------------------------------------------------------------------------
 
-    cdef Entry _start(self, object process):
+    cdef Entry _start(self, object process, object pid_ns):
         """An entry as it is, a pid looked up."""
         if isinstance(process, Entry):
             return <Entry>process
-        return self.resolve(process)
+        return self.resolve(process, pid_ns=pid_ns)
 
-    def ancestors(self, process, *, str by="ancestor"):
+    def ancestors(self, process, *, str by="ancestor", pid_ns=None):
         """The chain that led to a process, nearest first, the entry itself not in it.
 
         Args:
             process: a pid, or an Entry (then the chain of that image).
             by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
                 that forked it, the image that forked that one, ...; "parent": current parents.
+            pid_ns: as in `resolve`, of a pid.
 
         Returns:
             Entries, up to CHAIN_MAX. Empty for a process that is not there. Where the chain could not be followed the
@@ -499,7 +584,7 @@ cdef class TableReader:
             ValueError: no such `by`. Else as resolve.
         """
         cdef int which = ("ancestor", "creator", "parent").index(by)
-        cdef Entry entry = self._start(process)
+        cdef Entry entry = self._start(process, pid_ns)
         cdef Entry last
         cdef View view
         cdef uint64_t link
@@ -537,10 +622,15 @@ cdef class TableReader:
             n += 1
         return chain
 
-    def children(self, process):
-        """Live processes whose current parent is `process` (a pid or an Entry), by pid."""
-        cdef uint32_t pid = (<Entry>process).hot.tgid if isinstance(process, Entry) else process
+    def children(self, process, *, pid_ns=None):
+        """Live processes whose current parent is `process` (a pid, of the namespace `pid_ns`, or an Entry), by pid."""
+        cdef uint32_t pid
         cdef Entry entry
+        if pid_ns is not None:
+            process = self._start(process, pid_ns)
+            if process is None:
+                return []
+        pid = (<Entry>process).hot.tgid if isinstance(process, Entry) else process
         cdef list result
         while True:
             result = []
@@ -588,15 +678,15 @@ cdef class TableReader:
                     pid = word * 64 + _lowest(bits)
                     bits &= bits - 1
                     entry = make_entry(view, 0)
-                    result = pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number)
+                    result = pl_lookup_slot_once(&view.view, pid, &entry.hot, &entry.row_number)
                     if result != PL_READ_FOUND and result != PL_READ_ABSENT:
                         view.busy_retries += 1
                         with nogil:
-                            result = view.lookup(pid, &entry.hot, &entry.row_number)
+                            result = view.lookup_slot(pid, &entry.hot, &entry.row_number)
                     if result == PL_READ_FOUND:
                         yield entry
                     elif result != PL_READ_ABSENT:
-                        raise_busy(view, f"pid {pid}")
+                        raise_busy(view, f"index entry {pid}")
         finally:
             free(marks)
 
@@ -650,7 +740,10 @@ cdef class TableReader:
                 return out
 
     def rows(self, *, bint exited=True):
-        """The newest image of every process in the table, by pid: shape (n,), dtype HOT."""
+        """The newest image of every process with a pid in the daemon's namespace, by pid: shape (n,), dtype HOT.
+
+        Those that are known by their number in another namespace only are in `walk`.
+        """
         cdef uint32_t words = 0
         cdef uint64_t *marks
         cdef View view = self._current()
@@ -664,7 +757,7 @@ cdef class TableReader:
         finally:
             free(marks)
         bits = _numpy.unpackbits(_numpy.frombuffer(bitmap, _numpy.uint8), bitorder="little")
-        rows = self.resolve_many(_numpy.flatnonzero(bits))
+        rows = self.resolve_many(_numpy.flatnonzero(bits[:view.view.pid_capacity]))
         keep = rows["generation"] != 0
         return rows[keep if exited else keep & (rows["exit_boot_ns"] == 0)]
 

@@ -3,7 +3,7 @@
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from pipeline.shm._layout cimport pl_cold, pl_control, pl_hot
+from pipeline.shm._layout cimport pl_cold, pl_control, pl_hot, pl_keys
 
 
 cdef extern from "reader.h" nogil:
@@ -17,6 +17,9 @@ cdef extern from "reader.h" nogil:
         const char *envs
         uint32_t pid_capacity
         uint32_t row_capacity
+        uint32_t slots
+        uint32_t key_capacity
+        const pl_keys *keys
 
     enum:
         PL_READ_FOUND
@@ -32,6 +35,11 @@ cdef extern from "reader.h" nogil:
     bint pl_copy_row(const pl_view *view, uint32_t row, pl_hot *hot, pl_cold *cold)
     bint pl_row_exists(const pl_view *view, uint32_t row)
     int pl_lookup_once(const pl_view *view, uint32_t tgid, pl_hot *to, uint32_t *row)
+    int pl_lookup_slot_once(const pl_view *view, uint32_t slot, pl_hot *to, uint32_t *row)
+    int pl_lookup_key_once(
+        const pl_view *view, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    )
+    uint32_t pl_number_of(const pl_view *view, uint32_t slot)
     int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
     bint pl_arena_span(
         const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data, uint32_t *length
@@ -51,12 +59,17 @@ cdef class View:
     cdef int control_fd
     cdef uint64_t control_inode, control_device
     cdef bint same_pid_ns
-    cdef void *maps[7]
-    cdef size_t lengths[7]
+    cdef void *maps[8]
+    cdef size_t lengths[8]
 
     cdef bint writer_is_fresh(self) noexcept nogil
     # Reads that wait up to 50 ms for a busy row; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.
     cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil
+    cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil
+    # The same for a process that is known by its number in a pid namespace.
+    cdef int lookup_key(
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    ) noexcept nogil
     cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil
     cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil
     # Patience: whether a read that found a row busy is to be tried again (the `attempt`-th time, from 0). Waits a bit.

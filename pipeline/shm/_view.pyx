@@ -15,6 +15,7 @@ import time
 
 from pipeline import paths
 from pipeline.errors import AccessError, LayoutError, NotRunningError
+from pipeline.shm._keyhash cimport pl_keys_bytes
 from pipeline.shm._layout cimport (
     PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
@@ -73,7 +74,7 @@ cdef class View:
         self.directory = os.fspath(directory)
         self.instance = instance
         self.control_fd = -1
-        for number in range(7):
+        for number in range(8):
             self.maps[number] = NULL
         for _ in range(_OPEN_TRIES):
             if self._open():
@@ -90,7 +91,7 @@ cdef class View:
 
     cdef void _unmap(self) noexcept:
         cdef int number
-        for number in range(7):
+        for number in range(8):
             if self.maps[number] != NULL:
                 munmap(self.maps[number], self.lengths[number])
                 self.maps[number] = NULL
@@ -179,10 +180,14 @@ cdef class View:
         self.view.control = control
         self.view.pid_capacity = control.pid_capacity
         self.view.row_capacity = control.row_capacity
+        self.view.key_capacity = control.key_capacity
+        self.view.slots = control.pid_capacity + control.key_capacity
         self.boot_id = PyBytes_FromStringAndSize(<const char *>control.boot_id, 16)
         self.epoch = control.epoch
-        self.view.index = <const uint32_t *>self._segment(1, 4 * <uint64_t>control.pid_capacity,
-                                                          4 * <uint64_t>control.pid_capacity, False)
+        self.view.index = <const uint32_t *>self._segment(1, 4 * <uint64_t>self.view.slots,
+                                                          4 * <uint64_t>self.view.slots, False)
+        self.view.keys = <const pl_keys *>self._segment(
+            7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
         self.view.hot = <const pl_hot *>self._segment(
             2, sizeof(pl_hot) * <uint64_t>control.row_capacity,
             sizeof(pl_hot) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
@@ -300,15 +305,36 @@ cdef class View:
 
     cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil:
         """PL_READ_FOUND, ABSENT, or BUSY when patience ran out."""
+        return self.lookup_slot(tgid, to, row) if tgid < self.view.pid_capacity else PL_READ_ABSENT
+
+    cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil:
+        """As lookup, of any entry of the index."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
         while True:
-            result = pl_lookup_once(&self.view, tgid, to, row)
+            result = pl_lookup_slot_once(&self.view, slot, to, row)
             if result <= PL_READ_ABSENT:
                 return result
             # An image that has lost its head is being replaced in the index: look again. If its writer died between
             # the two stores the index keeps naming it, and it is the last known image.
+            if result == PL_READ_OLD_HEAD and attempt > _SPINS:
+                return PL_READ_FOUND
+            if not self.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1
+
+    cdef int lookup_key(
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    ) noexcept nogil:
+        """As lookup, and as patient."""
+        cdef uint32_t attempt = 0
+        cdef uint64_t deadline = 0
+        cdef int result
+        while True:
+            result = pl_lookup_key_once(&self.view, pid, pid_ns, to, cold, row)
+            if result <= PL_READ_ABSENT:
+                return result
             if result == PL_READ_OLD_HEAD and attempt > _SPINS:
                 return PL_READ_FOUND
             if not self.again(attempt, &deadline):

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.shm._arena cimport Arena
 from pipeline.shm._control cimport ControlWriter
+from pipeline.shm._keys cimport NamespaceKeys
 from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot
 from pipeline.shm._segment cimport Segment
 
@@ -16,7 +17,9 @@ cdef class TableWriter(ControlWriter):
     cdef pl_hot *hot
     cdef pl_cold *cold
     cdef uint32_t *index
-    cdef uint32_t pid_capacity
+    cdef uint32_t pid_capacity  # entries of the index: pids, then slots of keys
+    cdef readonly uint32_t root_pids  # how many of them are pids of the root pid namespace
+    cdef readonly NamespaceKeys keys
 
     # -- rows ------------------------------------------------------------------------------------------------------
     # A row with row_seq odd, all fields but row_seq and generation zero; 0 when the ceiling is reached and nothing may

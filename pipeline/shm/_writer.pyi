@@ -7,11 +7,14 @@ import numpy.typing as npt
 
 from pipeline.shm._arena import Arena
 from pipeline.shm._control import ControlWriter
+from pipeline.shm._keys import NamespaceKeys
 
 class TableWriter(ControlWriter):
     names: Arena
     args: Arena
     envs: Arena
+    keys: NamespaceKeys
+    root_pids: int
     rows_used: int
     heads_live: int
     heads_exited: int
@@ -36,6 +39,7 @@ class TableWriter(ControlWriter):
         envs_bytes: int,
         boot_unix_ns: int,
         retention_ns: int,
+        key_capacity: int = 1024,
         chunk_rows: int = 4096,
         chain_max: int = 512,
         checked: bool = False,
@@ -59,6 +63,7 @@ class TableWriter(ControlWriter):
     def py_intern_envs(self, data: Buffer) -> int: ...
     def py_head(self, tgid: int) -> int: ...
     def py_set_head(self, tgid: int, row: int) -> None: ...
+    def forget_head(self, tgid: int) -> None: ...
     def py_adopt(self, child_tgid: int, parent_tgid: int) -> None: ...
     def py_orphan(self, child_tgid: int) -> None: ...
     def py_children(self, tgid: int) -> list[int]: ...

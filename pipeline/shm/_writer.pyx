@@ -28,10 +28,11 @@ from libc.string cimport memcpy, memset
 from pipeline.shm._arena cimport Arena, pl_order
 from pipeline.shm._control cimport ControlWriter, boot_ns
 from pipeline.shm._hash cimport pl_row_check
+from pipeline.shm._keys cimport NamespaceKeys
 from pipeline.shm._layout cimport (
     PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cold, pl_commit, pl_commit_ring, pl_control,
-    pl_fence_release, pl_file, pl_hot, pl_link, pl_ring_ack, pl_row_begin, pl_row_end, pl_store_relaxed32,
+    pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_begin, pl_row_end, pl_store_relaxed32,
     pl_store_release32, pl_store_release64,
 )
 from pipeline.shm._segment cimport Segment
@@ -59,6 +60,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
     header["row_capacity"] = plan.row_capacity
     header["rows_allocated"] = plan.first_bytes("hot") // layout.HOT.itemsize
     header["pid_capacity"] = plan.pid_capacity
+    header["key_capacity"] = plan.key_capacity
     header["state"] = layout.STATE_FILLING
     for name in ("names", "args", "envs"):
         header[f"{name}_capacity_bytes"] = plan.ceiling_bytes(name)
@@ -120,6 +122,8 @@ cdef class TableWriter(ControlWriter):
 
     Attributes:
         names, args, envs: the arenas.
+        keys: which entries of the index (pid, pid namespace) keys have.
+        root_pids: entries of the index before those: pids of the root pid namespace.
         is_takeover: the tables were a predecessor's.
         torn_rows: rows that the predecessor left in the middle of a change: newest images of live processes, still
             odd. Whoever drives the writer sets their fields right (`begin` is not needed) and calls `end`.
@@ -143,6 +147,7 @@ cdef class TableWriter(ControlWriter):
         envs_bytes: int,
         boot_unix_ns: int,
         retention_ns: int,
+        key_capacity: int = 1024,
         chunk_rows: int = 4096,
         chain_max: int = 512,
         checked: bool = False,
@@ -154,8 +159,8 @@ cdef class TableWriter(ControlWriter):
         Args:
             directory: of the instance, on tmpfs; made if missing.
             boot_id: 16 bytes. capture_id: names the rings that positions belong to.
-            ring_count, row_capacity, chunk_rows, pid_capacity, names_bytes, args_bytes, envs_bytes, checked: see
-                segments.TablePlan; a predecessor's tables are taken over when all of them agree.
+            ring_count, row_capacity, chunk_rows, pid_capacity, key_capacity, names_bytes, args_bytes, envs_bytes,
+                checked: see segments.TablePlan; a predecessor's tables are taken over when all of them agree.
             boot_unix_ns: Unix time of boot-clock zero. retention_ns: see the class.
             modes, group: see segments.make.
 
@@ -167,8 +172,8 @@ cdef class TableWriter(ControlWriter):
         cdef TableWriter writer
         plan = segments.TablePlan(
             boot_id=bytes(boot_id), ring_count=ring_count, row_capacity=row_capacity, chunk_rows=chunk_rows,
-            pid_capacity=pid_capacity, names_bytes=names_bytes, args_bytes=args_bytes, envs_bytes=envs_bytes,
-            checked=checked,
+            pid_capacity=pid_capacity, key_capacity=key_capacity, names_bytes=names_bytes, args_bytes=args_bytes,
+            envs_bytes=envs_bytes, checked=checked,
         )
         if not 4 <= chain_max <= 65535:
             raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
@@ -213,7 +218,9 @@ cdef class TableWriter(ControlWriter):
         writer.hot_segment = mapped["hot"]
         writer.cold_segment = mapped["cold"]
         writer.index_segment = mapped["index"]
-        writer.pid_capacity = plan.pid_capacity
+        writer.pid_capacity = plan.slots
+        writer.root_pids = plan.pid_capacity
+        writer.keys = NamespaceKeys(mapped["keys"], plan.pid_capacity, plan.key_capacity)
         writer.row_capacity = plan.row_capacity
         writer.checked = plan.checked
         writer.retention_ns = retention_ns
@@ -224,7 +231,7 @@ cdef class TableWriter(ControlWriter):
         # Private memory by row and by pid: untouched pages cost nothing.
         writer.private_segments = [Segment("private", -1, n, 0) for n in (
             rows * 4, rows * 4, rows * 4, rows * 2, rows,
-            plan.pid_capacity * 4, plan.pid_capacity * 4, plan.pid_capacity * 4, plan.pid_capacity * 4,
+            *[plan.slots * 4] * 4,
         )]
         writer.torn_rows = []
         writer.attach()
@@ -299,7 +306,9 @@ cdef class TableWriter(ControlWriter):
         self.set_state(PL_STATE_STOPPED)
         if remove:
             segments.remove(self.directory_path)
-        for segment in (self.hot_segment, self.cold_segment, self.index_segment, self.control_segment):
+        for segment in (
+            self.hot_segment, self.cold_segment, self.index_segment, self.keys.segment, self.control_segment
+        ):
             (<Segment>segment).close_file()
         for arena in (self.names, self.args, self.envs):
             (<Arena>arena).segment.close_file()
@@ -874,6 +883,17 @@ cdef class TableWriter(ControlWriter):
             self._require_row(row)
         self.set_head(tgid, row)
 
+    def forget_head(self, uint32_t tgid) -> None:
+        """Take an exited process out of the index before its retention is over; links still lead to its images."""
+        self._require_open()
+        cdef uint32_t row = self.head(tgid)
+        if row == 0 or self.hot[row].exit_boot_ns == 0:
+            return
+        if self.hot[row].exit_boot_ns > self.control.horizon_boot_ns:
+            pl_store_release64(&self.control.horizon_boot_ns, self.hot[row].exit_boot_ns)
+        # Release, after the horizon: as in _free.
+        pl_store_release32(&self.index[tgid], 0)
+
     def py_adopt(self, uint32_t child_tgid, uint32_t parent_tgid) -> None:
         self._require_open()
         self.adopt(child_tgid, parent_tgid)
@@ -914,7 +934,7 @@ cdef class TableWriter(ControlWriter):
         return np.frombuffer(self.cold_segment, layout.COLD, self.rows_allocated)
 
     def index_view(self):
-        """Shape (pid_capacity,), uint32: live, writable."""
+        """Shape (pids and slots of keys,), uint32: live, writable."""
         self._require_open()
         return np.frombuffer(self.index_segment, np.uint32, self.pid_capacity)
 
@@ -984,7 +1004,7 @@ def c_struct(str name, bytes data) -> tuple:
     size = {
         "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
         "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
-        "file": sizeof(pl_file), "arena": sizeof(pl_arena),
+        "file": sizeof(pl_file), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
     }[name]
     if <size_t>len(data) < size:
         raise ValueError(f"struct pl_{name} has {size} bytes")
@@ -1002,4 +1022,6 @@ def c_struct(str name, bytes data) -> tuple:
         return size, (<pl_cold *>p)[0]
     if name == "file":
         return size, (<pl_file *>p)[0]
+    if name == "keys":
+        return size, (<pl_keys *>p)[0]
     return size, (<pl_arena *>p)[0]

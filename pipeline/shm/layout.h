@@ -41,7 +41,8 @@ struct pl_control {
 	uint32_t user_hz;
 	uint32_t checked;
 	uint64_t ready_boot_ns;
-	uint8_t reserved[320];
+	uint32_t key_capacity;
+	uint8_t reserved[316];
 };
 _Static_assert(sizeof(struct pl_control) == 512, "pl_control");
 
@@ -170,6 +171,13 @@ struct pl_arena {
 };
 _Static_assert(sizeof(struct pl_arena) == 16, "pl_arena");
 
+struct pl_keys {
+	uint32_t rebuild_seq;
+	uint32_t keys_pad;
+	uint8_t keys_reserved[56];
+};
+_Static_assert(sizeof(struct pl_keys) == 64, "pl_keys");
+
 enum {
 	PL_STATE_DOWN = 0,
 	PL_STATE_FILLING = 1,
@@ -203,6 +211,7 @@ enum {
 	PL_ROW_HEAD_ONLY = 262144,
 	PL_ROW_ELIDED = 524288,
 	PL_ROW_EXIT_KNOWN = 1048576,
+	PL_ROW_FOREIGN = 2097152,
 	PL_KNOWN_START = 1,
 	PL_KNOWN_CREDS = 2,
 	PL_KNOWN_CAPS = 4,
@@ -220,7 +229,7 @@ enum {
 	PL_KNOWN_FORK_TIME = 16384,
 	PL_COUNTER_CAPACITY = 96,
 	PL_ARENA_UNIT_BYTES = 16,
-	PL_LAYOUT_VERSION = 1,
+	PL_LAYOUT_VERSION = 2,
 };
 
 /* Positions in pl_commit.counters. */
@@ -287,6 +296,8 @@ enum {
 	PL_C_BROKEN_LINEAGE = 59,
 	PL_C_REQUESTS = 60,
 	PL_C_REQUESTS_REFUSED = 61,
+	PL_C_KEYS_REFUSED = 62,
+	PL_C_KEYS_RECYCLED = 63,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

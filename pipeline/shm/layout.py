@@ -17,7 +17,7 @@ CONTROL, 512 bytes at offset 0 of `control`, written only by the resolver (the w
     48      8     heartbeat_boot_ns       u8    ns (boot)  writer's last sign of life
     56      4     row_capacity            u4    rows       ceiling of the entry table
     60      4     rows_allocated          u4    rows       rows that may be touched (release)
-    64      4     pid_capacity            u4    pids       length of the pid index
+    64      4     pid_capacity            u4    pids       pids of the root pid namespace in the index
     68      4     state                   u4    -          STATE_*
     72      8     names_capacity_bytes    u8    bytes      ceilings of the arenas
     80      8     args_capacity_bytes     u8    bytes
@@ -39,7 +39,8 @@ CONTROL, 512 bytes at offset 0 of `control`, written only by the resolver (the w
     176     4     user_hz                 u4    1/s        clock ticks of /proc
     180     4     checked                 u4    bool       rows carry a checksum (tests)
     184     8     ready_boot_ns           u8    ns (boot)  when this writer's table was complete
-    192     320   reserved                V320  -
+    192     4     key_capacity            u4    keys       slots of the index behind the pids, for (pid, pid namespace) keys
+    196     316   reserved                V316  -
 
 RING_ACK, 64 bytes each, one for each ring; single aligned words, stored after the commit that they follow from:
 
@@ -82,8 +83,9 @@ HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one p
     0       4     row_seq                 u4    -          odd: being written, or free (a row that was never used is
                                                            even and has generation 0)
     4       4     generation              u4    -          changes when the row is freed
-    8       4     tgid                    u4    -          root pid namespace
-    12      4     ppid                    u4    -          real_parent's tgid, now
+    8       4     tgid                    u4    -          index entry: the pid in the root pid namespace, or (ROW_FOREIGN)
+                                                           pid_capacity + slot of its key
+    12      4     ppid                    u4    -          real_parent's index entry, now
     16      8     start_boot_ns           u8    ns (boot)  start of the process; with tgid its identity
     24      8     exec_boot_ns            u8    ns (boot)  when this image was loaded; 0 unknown
     32      8     exit_boot_ns            u8    ns (boot)  process end, or the exec that replaced it; 0 lives
@@ -140,7 +142,7 @@ COLD, 192 bytes a row in `cold`, under the same row_seq:
     160     4     extra_ref               u4    args ref   msgpack map of what few processes have
     164     4     exit_code               i4    -          wait status
     168     16    tty                     S16   -
-    184     4     creator_tgid            u4    -          0 unknown
+    184     4     creator_tgid            u4    -          index entry; 0 unknown
     188     2     argc                    u2    -          saturated
     190     2     envc                    u2    -          saturated
 
@@ -169,6 +171,14 @@ ARENA record header, 16 bytes before each stored byte string:
     4       4     length                  u4    bytes      of what follows
     8       4     hash                    u4    -          of what follows
     12      4     next                    u4    ref        next in the writer's hash or free chain
+
+KEYS, 64 bytes at offset 0 of `keys`; then a u8 for each slot: its key, pid | pid namespace << 32, 0 free; then the
+buckets of the hash, u4 each, slot + 1, 0 empty; the least power of two that is twice key_capacity (keys.h):
+
+    offset  size  field                   type  unit       meaning
+    0       4     rebuild_seq             u4    -          odd: the buckets are being laid out anew
+    4       4     keys_pad                u4    -
+    8       56    keys_reserved           V56   -
 """
 
 from __future__ import annotations
@@ -176,7 +186,7 @@ from __future__ import annotations
 import numpy as np
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 ARENA_UNIT_BYTES = 16
 
 STATE_DOWN = 0
@@ -210,6 +220,7 @@ ROW_START_TICKS = 131072  #: start_boot_ns comes from /proc and has a resolution
 ROW_HEAD_ONLY = 262144  #: made from a record without body: only identity is known
 ROW_ELIDED = 524288  #: earlier images or ancestors were elided at this point (cap of the chain or ceiling)
 ROW_EXIT_KNOWN = 1048576  #: exit_code holds a value
+ROW_FOREIGN = 2097152  #: known by (ns_pid, pid_ns): tgid, ppid and creator_tgid are slots, not pids
 
 KNOWN_START = 1
 KNOWN_CREDS = 2
@@ -246,7 +257,7 @@ COUNTERS = (
     "exit_unknown", "exec_bomb", "published", "publish_unsent", "snapshot_added", "stalls", "threads_forked",
     "kthreads_forked", "rewinds", "takeover_rows_repaired", "procfs_reads", "procfs_failed", "hits_cache",
     "hits_kernel_maps", "hits_procfs", "miss", "added_event", "added_kernel_maps", "added_procfs", "flushed",
-    "limiter_drop", "broken_lineage", "requests", "requests_refused",
+    "limiter_drop", "broken_lineage", "requests", "requests_refused", "keys_refused", "keys_recycled",
 )  # fmt: skip
 COUNTER_CAPACITY = 96
 assert len(COUNTERS) <= COUNTER_CAPACITY
@@ -261,7 +272,7 @@ CONTROL = np.dtype(
         ("boot_unix_ns", "<i8"), ("ring_count", "<u4"), ("commit_index", "<u4"), ("ring_offset", "<u4"),
         ("commit_offset", "<u4"), ("commit_bytes", "<u4"), ("pid_ns", "<u4"), ("capture_id", "<u8"),
         ("takeovers", "<u4"), ("chunk_rows", "<u4"), ("horizon_boot_ns", "<u8"), ("user_hz", "<u4"),
-        ("checked", "<u4"), ("ready_boot_ns", "<u8"), ("reserved", "V320"),
+        ("checked", "<u4"), ("ready_boot_ns", "<u8"), ("key_capacity", "<u4"), ("reserved", "V316"),
     ]
 )  # fmt: skip
 RING_ACK = np.dtype(
@@ -308,11 +319,12 @@ FILE = np.dtype(
     ]
 )  # fmt: skip
 ARENA = np.dtype([("refcount", "<u4"), ("length", "<u4"), ("hash", "<u4"), ("next", "<u4")])
+KEYS = np.dtype([("rebuild_seq", "<u4"), ("keys_pad", "<u4"), ("keys_reserved", "V56")])
 
 #: Layouts that must match ``struct pl_NAME`` in layout.h.
 SEGMENT_LAYOUTS = {
     "control": CONTROL, "ring_ack": RING_ACK, "commit": COMMIT, "commit_ring": COMMIT_RING, "hot": HOT,
-    "cold": COLD, "file": FILE, "arena": ARENA,
+    "cold": COLD, "file": FILE, "arena": ARENA, "keys": KEYS,
 }  # fmt: skip
 
 CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned

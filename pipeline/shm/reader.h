@@ -6,6 +6,7 @@
 
 #include <time.h>
 
+#include "keys.h"
 #include "layout.h"
 
 /* One epoch of an instance's segments as a reader has mapped it. */
@@ -16,6 +17,9 @@ struct pl_view {
 	const struct pl_cold *cold;
 	const char *names, *args, *envs; /* args, envs: NULL when this reader may not open them */
 	uint32_t pid_capacity, row_capacity;
+	uint32_t slots; /* entries of the index: pids, then those of keys */
+	uint32_t key_capacity;
+	const struct pl_keys *keys;
 };
 
 enum {
@@ -100,11 +104,12 @@ static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
  * something else by now, so that is "try again", never "absent". The second index load stands after pl_read_valid's
  * fence: a row can also come back to the same pid, filled but not named yet, and a reader that took that one could see an
  * older image in its next read. */
-static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, struct pl_hot *to, uint32_t *row)
+static inline int pl_lookup_below(const struct pl_view *view, uint32_t limit, uint32_t tgid, struct pl_hot *to,
+				  uint32_t *row)
 {
 	uint32_t number;
 
-	if (tgid >= view->pid_capacity)
+	if (tgid >= limit)
 		return PL_READ_ABSENT;
 	number = pl_load_acquire32(&view->index[tgid]);
 	if (number == 0)
@@ -114,6 +119,46 @@ static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, stru
 		return PL_READ_BUSY;
 	*row = number;
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
+}
+
+/* The same for a pid of the root pid namespace: what callers ask for by number. */
+static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, struct pl_hot *to, uint32_t *row)
+{
+	return pl_lookup_below(view, view->pid_capacity, tgid, to, row);
+}
+
+/* The same for any entry of the index. */
+static inline int pl_lookup_slot_once(const struct pl_view *view, uint32_t slot, struct pl_hot *to, uint32_t *row)
+{
+	return pl_lookup_below(view, view->slots, slot, to, row);
+}
+
+/* One try to read the newest image of the process with a key. The row says itself whose it is: a slot may have been given
+ * to another key between the search and the look-up. */
+static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, uint32_t pid_ns, struct pl_hot *to,
+				     struct pl_cold *cold, uint32_t *row)
+{
+	uint32_t slot;
+	int found = pl_key_once(view->keys, view->key_capacity, pl_ns_key(pid, pid_ns), &slot), result;
+
+	if (found <= 0)
+		return found < 0 ? PL_READ_BUSY : PL_READ_ABSENT;
+	result = pl_lookup_slot_once(view, view->pid_capacity + slot, to, row);
+	if (result == PL_READ_ABSENT || result == PL_READ_BUSY)
+		return result;
+	if (!pl_copy_row(view, *row, to, cold) || cold->ns_pid != pid || cold->pid_ns != pid_ns)
+		return PL_READ_BUSY;
+	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
+}
+
+/* The pid that an index entry stands for, as its own namespace counts; 0 unknown. */
+static inline uint32_t pl_number_of(const struct pl_view *view, uint32_t slot)
+{
+	if (slot < view->pid_capacity)
+		return slot;
+	if (slot >= view->slots)
+		return 0;
+	return (uint32_t)pl_load_relaxed64(&pl_key_names(view->keys)[slot - view->pid_capacity]);
 }
 
 /* One try to read the image that a link names. The generation changes when a row is freed, while it is odd. */

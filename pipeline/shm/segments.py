@@ -7,7 +7,8 @@ made by the supervisor (or here, if missing).
 
     segment  mode  grown by       ceiling
     control  0644  -              512-byte header, ring section, two commit slots; allocated whole
-    index    0644  -              4 bytes for each pid; allocated whole
+    index    0644  -              4 bytes for each pid and each key; allocated whole
+    keys     0644  -              16 to 24 bytes for each (pid, pid namespace) key; allocated whole
     hot      0644  chunk_rows     128 bytes for each row
     cold     0644  chunk_rows     192 bytes for each row
     names    0644  256 KiB..4 MiB names_bytes
@@ -28,9 +29,10 @@ import numpy as np
 
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.shm import layout
+from pipeline.shm._keys import segment_bytes
 from pipeline.shm._segment import filesystem_type
 
-SEGMENTS = ("index", "hot", "cold", "names", "args", "envs", "control")  #: in the order in which they are made
+SEGMENTS = ("index", "keys", "hot", "cold", "names", "args", "envs", "control")  #: in the order in which they are made
 LOCK = "writer.lock"
 DEFAULT_MODES = {name: 0o640 if name in ("args", "envs") else 0o644 for name in SEGMENTS}
 ARENA_FIRST_BYTES = 256 << 10
@@ -48,7 +50,8 @@ class TablePlan:
         ring_count: entries of the ring section.
         row_capacity: rows, row 0 (never used) included; the ceiling.
         chunk_rows: growth step.
-        pid_capacity: entries of the index; a larger tgid cannot be indexed.
+        pid_capacity: pids in the index; a larger tgid cannot be indexed.
+        key_capacity: entries of the index behind them, for processes known by (pid, pid namespace).
         names_bytes, args_bytes, envs_bytes: ceilings of the arenas.
         checked: rows carry a checksum (tests).
     """
@@ -61,6 +64,7 @@ class TablePlan:
     names_bytes: int
     args_bytes: int
     envs_bytes: int
+    key_capacity: int = 1024
     checked: bool = False
 
     def __post_init__(self) -> None:
@@ -73,9 +77,15 @@ class TablePlan:
         require(2 <= self.row_capacity <= ROWS_MAX, "row_capacity", self.row_capacity, f"expected 2 to {ROWS_MAX}")
         require(1 <= self.chunk_rows <= 1 << 20, "chunk_rows", self.chunk_rows, "expected 1 to 1048576")
         require(2 <= self.pid_capacity <= 1 << 23, "pid_capacity", self.pid_capacity, "expected 2 to 8388608")
+        require(1 <= self.key_capacity <= 1 << 20, "key_capacity", self.key_capacity, "expected 1 to 1048576")
         for key in ("names_bytes", "args_bytes", "envs_bytes"):
             value = getattr(self, key)
             require(4096 <= value <= ARENA_MAX_BYTES, key, value, f"expected 4096 to {ARENA_MAX_BYTES}")
+
+    @property
+    def slots(self) -> int:
+        """Entries of the index: pids, then keys."""
+        return self.pid_capacity + self.key_capacity
 
     def ceiling_bytes(self, name: str) -> int:
         """Bytes of a segment when it cannot grow any more."""
@@ -83,7 +93,9 @@ class TablePlan:
             case "control":
                 return layout.control_bytes(self.ring_count)[3]
             case "index":
-                return _pages(self.pid_capacity * 4)
+                return _pages(self.slots * 4)
+            case "keys":
+                return _pages(segment_bytes(self.key_capacity))
             case "hot":
                 return self.row_capacity * layout.HOT.itemsize
             case "cold":
@@ -191,7 +203,7 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
 def allocated(name: str, header: np.void, plan: TablePlan) -> int:
     """Bytes of a segment (not `control`) that may be touched, by what control says."""
     match name:
-        case "index":
+        case "index" | "keys":
             return plan.ceiling_bytes(name)
         case "hot":
             return int(header["rows_allocated"]) * layout.HOT.itemsize
@@ -298,6 +310,7 @@ def _mismatch(header: np.void, plan: TablePlan) -> str:
     expected = {
         "layout_version": layout.LAYOUT_VERSION, "header_bytes": layout.CONTROL.itemsize,
         "row_capacity": plan.row_capacity, "chunk_rows": plan.chunk_rows, "pid_capacity": plan.pid_capacity,
+        "key_capacity": plan.key_capacity,
         "names_capacity_bytes": plan.ceiling_bytes("names"), "args_capacity_bytes": plan.ceiling_bytes("args"),
         "envs_capacity_bytes": plan.ceiling_bytes("envs"), "ring_count": plan.ring_count,
         "checked": int(plan.checked),

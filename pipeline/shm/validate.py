@@ -308,7 +308,7 @@ def _from_files(directory: Path) -> Tables:
         control=control,
         hot=hot[:frontier],
         cold=cold[:frontier],
-        index=read("index")[: int(control["pid_capacity"]) * 4].view(np.uint32),
+        index=read("index")[: (int(control["pid_capacity"]) + int(control["key_capacity"])) * 4].view(np.uint32),
         arenas=arenas,
         commits=[memory[at : at + layout.COMMIT.itemsize].view(layout.COMMIT)[0] for at in slots],
         acks=memory[ring_offset : ring_offset + rings * layout.RING_ACK.itemsize].view(layout.RING_ACK),

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.shm import layout
+from pipeline.shm._keys import segment_bytes
 
 BOOT_ID = bytes(range(16))
+KEYS = 16  #: slots for (pid, pid namespace), none taken
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 
@@ -28,7 +30,8 @@ class Tables:
         directory.mkdir(parents=True, exist_ok=True)
         ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(2)
         self.control = self._make("control", layout.CONTROL, size)[:1]
-        self.index = self._make("index", np.dtype("<u4"), pids * 4)
+        self.index = self._make("index", np.dtype("<u4"), (pids + KEYS) * 4)
+        self.keys = self._make("keys", np.dtype("u1"), segment_bytes(KEYS))
         self.hot = self._make("hot", layout.HOT, rows * layout.HOT.itemsize)
         self.cold = self._make("cold", layout.COLD, rows * layout.COLD.itemsize)
         self.arenas = {name: self._make(name, np.dtype("u1"), arena_bytes) for name in ("names", "args", "envs")}
@@ -46,6 +49,7 @@ class Tables:
         header["epoch"] = epoch
         header["row_capacity"] = header["rows_allocated"] = rows
         header["pid_capacity"] = pids
+        header["key_capacity"] = KEYS
         for name in self.arenas:
             header[f"{name}_capacity_bytes"] = header[f"{name}_allocated_bytes"] = arena_bytes
         header["boot_unix_ns"] = BOOT_UNIX_NS

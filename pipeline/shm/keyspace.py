@@ -1,0 +1,91 @@
+"""Give slots of the index to (pid, pid namespace) keys, and take them back as late as possible.
+
+A slot belongs to its key as an entry of the pid index belongs to its pid: every process that has this number in this
+namespace, one after the other, is found there. The hash itself is _keys.pyx's.
+
+Slots are taken back only when none is free. First those whose last process was evicted; if there is none, those of the
+processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
+that a retained row names as parent or creator, or that was asked for within QUIET_NS, since events of it may still be
+under way. What finds no slot after that is counted (`keys_refused`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+
+QUIET_NS = 10_000_000_000
+#: A pass over all rows that gave nothing is not repeated sooner.
+_AGAIN_NS = 1_000_000_000
+
+
+class KeySpace:
+    """Slots of one writer's tables.
+
+    Args:
+        tables: held by this process.
+        now_boot_ns: the boot clock.
+        quiet_ns: how long a slot is kept after it was asked for.
+    """
+
+    def __init__(self, tables: TableWriter, now_boot_ns: Callable[[], int], *, quiet_ns: int = QUIET_NS) -> None:
+        self._tables = tables
+        self._keys = tables.keys
+        self._now_boot_ns = now_boot_ns
+        self._quiet_ns = quiet_ns
+        # Whatever a predecessor was asked for counts as asked for now.
+        self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
+        self._looked_ns = 0
+
+    def find(self, pid: int, pid_ns: int) -> int:
+        """The index entry of a key; 0: it has none."""
+        return self._keys.find(pid, pid_ns)
+
+    def slot(self, pid: int, pid_ns: int) -> int:
+        """The index entry of a key, which gets one if it has none; 0: pid 0, or there is no room."""
+        if pid == 0:
+            return 0
+        slot = self._keys.find(pid, pid_ns) or self._keys.add(pid, pid_ns)
+        if not slot and self._make_room():
+            slot = self._keys.add(pid, pid_ns)
+        if slot:
+            self._asked_ns[slot - self._keys.first] = self._now_boot_ns()
+        else:
+            self._tables.count("keys_refused")
+        return slot
+
+    def _make_room(self) -> bool:
+        now = self._now_boot_ns()
+        if self._looked_ns and now - self._looked_ns < _AGAIN_NS:
+            return False
+        self._looked_ns = now
+        slots = self._spare(now)
+        for slot in slots:
+            self._tables.forget_head(self._keys.first + slot)
+        self._keys.take_out(slots)
+        self._tables.count("keys_recycled", len(slots))
+        if slots:
+            self._looked_ns = 0
+        return bool(slots)
+
+    def _spare(self, now: int) -> list[int]:
+        """Slots that may be taken back, an eighth of all at most where they are still found by the index."""
+        first, capacity = self._keys.first, self._keys.capacity
+        frontier = self._tables.rows_frontier
+        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
+        is_foreign = hot["flags"] & layout.ROW_FOREIGN != 0
+        is_idle = (self._keys.view() != 0) & (self._asked_ns + np.uint64(self._quiet_ns) <= np.uint64(now))
+        for named in (hot["ppid"][is_foreign], cold["creator_tgid"][is_foreign]):
+            is_idle[named[named >= first] - first] = False
+        heads = self._tables.index_view()[first : first + capacity]
+        unnamed = np.flatnonzero(is_idle & (heads == 0))
+        if len(unnamed):
+            return [int(slot) for slot in unnamed]
+        ends = hot["exit_boot_ns"][heads]
+        ended = np.flatnonzero(is_idle & (ends != 0))
+        oldest = ended[np.argsort(ends[ended], kind="stable")][: max(1, capacity // 8)]
+        return [int(slot) for slot in oldest]
