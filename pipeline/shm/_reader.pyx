@@ -318,12 +318,16 @@ cdef class TableReader:
         return 0
 
     def count_readers(self):
-        """Processes that have this instance's tables open through a TableReader, this one included."""
+        """Processes that have this instance's tables open through a TableReader, this one included.
+
+        Raises:
+            NotRunningError: its directory has been removed.
+        """
         cdef flock lock
         cdef int64_t start, end
-        self._current()
+        cdef View view = self._current()
         # Through another open file, because a file's own locks do not stand in its way.
-        fd = os.open(os.path.join(self.directory, "control"), os.O_RDONLY | os.O_CLOEXEC)
+        fd = view._open_segment("control", False)
         count = 0
         ranges = [(0, (1 << 63) - 1)]
         try:

@@ -583,6 +583,13 @@ def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
     reader.close()
 
 
+def test_readers_of_an_instance_that_has_vanished_are_not_counted(tables: Tables) -> None:
+    reader = TableReader(tables.directory)
+    (tables.directory / "control").unlink()
+    with pytest.raises(NotRunningError, match="control"):
+        reader.count_readers()
+
+
 def test_a_look_up_imports_little(tables: Tables) -> None:
     tables.row(7, known=0x7FFF)
     program = (
