@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import select
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from types import FrameType
-from typing import Any
+from collections.abc import Mapping
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 import click
 
 from pipeline.cli import common
 from pipeline.errors import NotRunningError
+
+#: How long a line that was begun is waited for, and how often that is looked at.
+_LAST_LINE_S = 1.0
+_POLL_MS = 50
 
 
 class _EndedError(Exception):
@@ -53,7 +60,7 @@ def command(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     left = count
-    with contextlib.suppress(_EndedError, KeyboardInterrupt), _ended_by_sigterm():
+    with contextlib.suppress(_EndedError), _Ending() as ending:
         from pipeline import Subscriber
         from pipeline.export.json import dumps
 
@@ -65,9 +72,8 @@ def command(
                 events = subscriber.read(wait_s)[:left]
                 if not events:
                     break
-                # One write for all that has come: a line never waits for the next event.
-                sys.stdout.write("".join(form(event) + "\n" for event in events))
-                sys.stdout.flush()
+                # One call for all that has come: a line never waits for the next event.
+                ending.write("".join(form(event) + "\n" for event in events))
                 left = None if left is None else left - len(events)
             if not left and left is not None:
                 return 0
@@ -128,15 +134,62 @@ def lineage(event: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the body as Ctrl-C does."""
+class _Ending:
+    """Lets SIGINT and SIGTERM end the body, but never in the middle of a line.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        raise _EndedError
+    What waits for events is interrupted. What writes them goes on to the end of the line, for as long as whoever reads
+    takes something within _LAST_LINE_S: a reader that has stopped must not keep the command from ending.
+    """
 
-    previous = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    def __init__(self) -> None:
+        self._is_asked = False
+        self._is_writing = False
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._end) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self._is_asked = True
+        if not self._is_writing:
+            raise _EndedError
+
+    def write(self, text: str) -> None:
+        """Write whole lines to standard output, at once.
+
+        Raises:
+            _EndedError: somebody asked for an end; the last line that was begun is complete.
+            BrokenPipeError: whoever read has gone.
+        """
+        self._is_writing = True
+        try:
+            try:
+                output = sys.stdout.fileno()
+            except io.UnsupportedOperation:  # not a file: nothing can wait
+                sys.stdout.write(text)
+            else:
+                self._write(output, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+        finally:
+            self._is_writing = False
+        if self._is_asked:
+            raise _EndedError
+
+    def _write(self, output: int, data: bytes) -> None:
+        # What poll says is writable takes so many bytes of a pipe without waiting.
+        poll = select.poll()
+        poll.register(output, select.POLLOUT)
+        done = 0
+        moved = time.monotonic()
+        while done < len(data):
+            if self._is_asked:
+                is_between = done == 0 or data[done - 1 : done] == b"\n"
+                if is_between or time.monotonic() - moved > _LAST_LINE_S:
+                    return
+                data = data[: data.index(b"\n", done) + 1]
+            if poll.poll(_POLL_MS):
+                done += os.write(output, data[done : done + select.PIPE_BUF])
+                moved = time.monotonic()

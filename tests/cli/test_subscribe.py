@@ -5,7 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,3 +95,75 @@ def test_earlier_images_of_a_process_are_named_once() -> None:
     assert lineage(event(7, lineage=chain)) == "  (was sh) < bash(40) < init(1)"
     assert lineage(event(7, event="exit", lineage=chain)) == " < bash(40) < init(1)"
     assert lineage(event(7, lineage=None)) == ""
+
+
+BACKLOG = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import pipeline
+from pipeline.cli import common, main
+
+
+class Backlog:
+    def __init__(self, *args, **options):
+        self.seq = 0
+
+    def read(self, wait_s):
+        self.seq += 7
+        return [{"event": "exec", "seq": n, "argv": ["x" * 3000]} for n in range(self.seq, self.seq + 7)]
+
+    def close(self):
+        pass
+
+
+pipeline.Subscriber = Backlog
+common.tell_namespace = lambda name: None
+sys.exit(main.main(["subscribe", "--json"]))
+"""
+
+
+@contextmanager
+def backlog() -> Iterator[subprocess.Popen[bytes]]:
+    """The command with more events than anybody takes."""
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", BACKLOG, root], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("taken", [1, 10_001, 100_000, 1_000_000])
+def test_what_is_interrupted_under_a_backlog_ends_with_a_whole_line(number: int, taken: int) -> None:
+    with backlog() as process:
+        assert process.stdout is not None and process.stderr is not None
+        text = b""
+        while len(text) < taken:
+            text += os.read(process.stdout.fileno(), min(4096, taken - len(text)))
+        process.send_signal(number)
+        text += process.stdout.read()
+        assert process.wait(20) == 0, process.stderr.read()
+    assert text.endswith(b"\n")
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["seq"] for line in lines] == list(range(7, 7 + len(lines)))
+
+
+def test_a_reader_that_has_stopped_does_not_keep_it_from_ending() -> None:
+    with backlog() as process:
+        assert process.stdout is not None
+        os.read(process.stdout.fileno(), 1)
+        time.sleep(0.3)  # the pipe is full by now
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert time.monotonic() - begin < 5
+
+
+def test_a_reader_that_has_gone_ends_it() -> None:
+    with backlog() as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        process.wait(20)
