@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline import events
 from pipeline.bus.frames import FrameEncoder, decode_frame
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.merge import Merger
+from pipeline.resolver._merger import Merger
 from pipeline.shm._writer import TableWriter
 
 BOOT = bytes(range(16))

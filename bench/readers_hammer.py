@@ -144,7 +144,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     os.sched_setaffinity(0, {core})
     from pipeline.bus.frames import decode_frame
     from pipeline.resolver._apply import Applier
-    from pipeline.resolver.merge import Merger
+    from pipeline.resolver._merger import Merger
     from pipeline.shm import layout
     from pipeline.shm._writer import TableWriter
 

@@ -50,6 +50,5 @@ cdef class Batch:
     cdef uint8_t *late_flags
     cdef readonly uint32_t count
     cdef readonly uint64_t frontier
-    cdef public object limits  # for merge.py
 
     cdef object _column(self, uint32_t which)

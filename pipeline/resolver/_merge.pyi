@@ -7,7 +7,6 @@ class Batch:
     sorter: Sorter
     count: int
     frontier: int
-    limits: npt.NDArray[np.uint64]
     @property
     def frames(self) -> list[Frame | None]: ...
     @property

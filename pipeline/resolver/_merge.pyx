@@ -1,4 +1,4 @@
-"""Order the events of all rings by time. Which events may go out, and when, is decided in merge.py.
+"""Order the events of all rings by time. Which events may go out, and when, is decided in _merger.pyx.
 
 Each ring has a queue of its pending events, kept sorted by (time, ring_seq). A ring is nearly sorted (a program that
 interrupts another reserves later and stamps earlier), so an event that arrives moves a few places at most. A batch is
@@ -55,7 +55,6 @@ cdef class Batch:
     Attributes:
         count: events.
         frontier: boot time in ns; every event known at `take` with an earlier time has gone out by now.
-        limits: for merge.py.
     """
 
     def __dealloc__(self):

@@ -1,4 +1,4 @@
-"""How far each kernel ring has been received in time, and which rings are passed over. The rules are in merge.py.
+"""How far each kernel ring has been received in time, and which rings are passed over. The rules are in _merger.pyx.
 
 Compiled because it runs at every turn of the resolver, also when next to nothing has come in: with numpy a turn cost
 more for two rings than applying sixty events.
@@ -19,7 +19,7 @@ cdef class RingClock:
     Args:
         ring_count: rings.
         received_pos, applied_pos: shape (ring_count,), uint64; the merger's own arrays, read here.
-        stall_ns, hold_ns, slack_ns: see merge.Merger.
+        stall_ns, hold_ns, slack_ns: see _merger.Merger.
 
     Attributes:
         seen: shape (ring_count,), uint64, boot ns: received up to here.
@@ -27,15 +27,6 @@ cdef class RingClock:
         stalls: rings that have begun to be passed over, in all.
         complete: no ring is passed over.
     """
-
-    cdef readonly object seen, stalled
-    cdef readonly uint64_t stalls
-    cdef readonly bint complete
-    cdef uint64_t[::1] received, applied, seen_view, moved_pos, moved_ns, behind_ns, times
-    cdef uint64_t[:, ::1] samples
-    cdef uint8_t[::1] stalled_view, still, given_up, behind
-    cdef uint64_t stall_ns, hold_ns, slack_ns
-    cdef int rings, sample_count
 
     def __init__(self, int ring_count, received_pos, applied_pos, uint64_t stall_ns, uint64_t hold_ns, uint64_t slack_ns):
         self.rings = ring_count
@@ -51,27 +42,22 @@ cdef class RingClock:
         self.times = np.zeros(SAMPLES_MAX, np.uint64)
         self.complete = True
 
-    def begin(self, uint64_t now) -> None:
+    cdef void begin(self, uint64_t now) noexcept nogil:
         """The clock starts: no ring has been still or behind before."""
         cdef int r
         for r in range(self.rings):
             self.moved_ns[r] = self.behind_ns[r] = now
             self.moved_pos[r] = self.received[r]
 
-    def advance(self, uint64_t now, const uint64_t[::1] producer not None, bint is_crowded) -> int:
+    cdef uint64_t take_note(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil:
         """Take note of the positions at `now`; returns the time up to which all rings that count are received.
 
         Args:
-            producer: shape (ring_count,); read after `now`.
+            producer: of each ring; read after `now`.
             is_crowded: so much waits that rings that are behind are passed over at once.
         """
-        cdef uint64_t limit
-        if producer.shape[0] < self.rings:
-            raise ValueError(f"{self.rings} positions expected")
-        with nogil:
-            self._note(now, &producer[0])
-            limit = self._pass_over(now, is_crowded)
-        return limit
+        self._note(now, producer)
+        return self._pass_over(now, is_crowded)
 
     cdef void _note(self, uint64_t now, const uint64_t *producer) noexcept nogil:
         cdef int r, i, reached
@@ -155,7 +141,7 @@ cdef class RingClock:
         # All are stalled: nothing to go by, and nothing that could be out of order with anything else. Wait.
         return limit
 
-    def is_behind(self) -> bool:
+    cdef bint is_behind(self) noexcept nogil:
         """Whether some ring held more than has been received, at the last `advance`."""
         cdef int r
         for r in range(self.rings):
@@ -163,7 +149,7 @@ cdef class RingClock:
                 return True
         return False
 
-    def applied_until(self, uint64_t frontier, const uint64_t[::1] limits not None, uint64_t[::1] watermarks not None):
+    cdef void applied_until(self, uint64_t frontier, const uint64_t *limits, uint64_t *watermarks) noexcept nogil:
         """Raise `watermarks` to what is applied now that events before `frontier` are.
 
         Strictly before it: events with its very time may be in the next batch. Not beyond `limits`, what a ring has been

@@ -24,13 +24,13 @@ from pipeline.errors import FrameError
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
+from pipeline.resolver._merger import Merger
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
-from pipeline.resolver.merge import Merger
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.names import LiveNames
 from pipeline.resolver.opts import ResolverOpts
@@ -100,10 +100,9 @@ class Worker:
         loop, waiter = self.loop, self._waiter
         if loop.requests is not None:
             waiter.heed_questions(loop.requests.may_take(boot.now_boot_ns()))
-        came = waiter.wait(ms)
-        if came and waiter.has_subscriptions:
+        if waiter.wait(ms):
             loop.publisher.poll(boot.now_boot_ns())
-        if came and self._gathers and ms == WAIT_FRAMES_MS:
+        elif self._gathers and ms == WAIT_FRAMES_MS:
             # In a storm: the frames of other shards are right behind this one. One turn for all of them.
             time.sleep(GATHER_SECONDS)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
-    from pipeline.resolver.merge import Merger
+    from pipeline.resolver._merger import Merger
     from pipeline.resolver.names import LiveNames
     from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 BATCH_EVENTS = 8192
 #: Frames taken from the socket before the tables are brought up to date.
 FRAMES_PER_POLL = 32
-HEARTBEAT_NS = 50_000_000
+HEARTBEAT_NS = 100_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
@@ -68,11 +68,11 @@ class Positions(Protocol):
 class Losses(Protocol):
     """Records that the kernel could not write so far, by kind, and what it filtered; cumulative for this capture."""
 
-    def lost(self) -> npt.NDArray[np.uint64]: ...
+    lost: npt.NDArray[np.uint64]
+    threads_forked: int
+    kthreads_forked: int
 
-    def threads_forked(self) -> int: ...
-
-    def kthreads_forked(self) -> int: ...
+    def read(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +135,9 @@ class Resolver:
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
         self._lost = np.zeros(KIND_COUNT, np.uint64)
         if losses is not None:
-            self._lost[:] = losses.lost()
+            self._lost[:] = losses.lost
             self._store_lost()
+            self._store_threads(losses)
         self._loss_first_ns = 0
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
@@ -168,7 +169,7 @@ class Resolver:
         self.publisher.poll(now)
 
     def idle_ms(self) -> float:
-        """How long the owner may sleep on the frame socket before the next poll."""
+        """How long the owner may sleep on its sockets before the next poll, if no message is there."""
         if self.merger.pending:
             # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
             return WAIT_FRAMES_MS if self.merger.is_behind else WAIT_SLACK_MS
@@ -218,11 +219,7 @@ class Resolver:
 
     def commit(self) -> None:
         """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
-        merger = self.merger
-        for name, value in merger.take_counters().items():
-            self.tables.count(name, value)
-        self.tables.commit(merger.watermark, merger.applied_pos, merger.ring_watermark, self.encoder.sequences())
-        self.tables.acknowledge(merger.received_pos, merger.stalled.astype(np.uint64))
+        self.merger.commit(self.tables, self.encoder.sequences())
 
     # -- housekeeping --------------------------------------------------------------------------------------------------
 
@@ -245,16 +242,15 @@ class Resolver:
         self.commit()
 
     def _watch_losses(self, now: int) -> None:
-        if self.losses is not None:
-            lost = self.losses.lost()
+        if self.losses is not None and self.losses.read():
+            lost = self.losses.lost
             if (lost != self._lost).any():
                 self._lost[:] = lost
                 self._store_lost()
                 self.publisher.loss({_LOST_KINDS[kind]: self.tables.counter(f"lost_{kind}") for kind in _LOST}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
-            self.tables.set_counter("threads_forked", self.losses.threads_forked())
-            self.tables.set_counter("kthreads_forked", self.losses.kthreads_forked())
+            self._store_threads(self.losses)
         if self.repairer is None or self.repairer.active:
             return
         due = self._loss_last_ns and (
@@ -265,6 +261,10 @@ class Resolver:
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
             self.repairer.start(after_loss=bool(due))
+
+    def _store_threads(self, losses: Losses) -> None:
+        self.tables.set_counter("threads_forked", losses.threads_forked)
+        self.tables.set_counter("kthreads_forked", losses.kthreads_forked)
 
     def _store_lost(self) -> None:
         for kind, name in enumerate(_LOST):

@@ -9,24 +9,30 @@ from pipeline.bpf import maps
 
 
 class SharedCounters:
-    """Counters of the BPF programs for this capture; see CPU_STATE in bpf/maps.py.
+    """Counters of the BPF programs for this capture, as of the last `read`; see CPU_STATE in bpf/maps.py.
 
     Args:
         shared_fd: descriptor of the map `pl_shared`.
         cpu_count: possible CPUs.
+
+    Attributes:
+        lost: records lost so far by kind, shape (8,), uint64.
+        threads_forked, kthreads_forked: new threads and kernel threads, which are not recorded.
     """
 
     def __init__(self, shared_fd: int, cpu_count: int) -> None:
         self._states = maps.cpu_states(shared_fd)[:cpu_count]
+        self._before = b""
+        self.read()
 
-    def lost(self) -> npt.NDArray[np.uint64]:
-        """Records lost so far by kind, shape (8,)."""
-        return self._states["lost_samples"].sum(axis=0, dtype=np.uint64)
-
-    def threads_forked(self) -> int:
-        """New threads, which are not recorded."""
-        return int(self._states["threads_forked"].sum(dtype=np.uint64))
-
-    def kthreads_forked(self) -> int:
-        """New kernel threads, which are not recorded."""
-        return int(self._states["kthreads_forked"].sum(dtype=np.uint64))
+    def read(self) -> bool:
+        """Read the counters anew; returns whether anything was counted since the last time."""
+        now = self._states.tobytes()
+        if now == self._before:
+            return False
+        self._before = now
+        states = np.frombuffer(now, self._states.dtype)
+        self.lost: npt.NDArray[np.uint64] = states["lost_samples"].sum(axis=0, dtype=np.uint64)
+        self.threads_forked = int(states["threads_forked"].sum(dtype=np.uint64))
+        self.kthreads_forked = int(states["kthreads_forked"].sum(dtype=np.uint64))
+        return True

@@ -60,8 +60,8 @@ def _run(spec: WorkerSpec) -> int:
         gc.freeze()
         worker.start()
         while not stopping:
-            if worker.loop.poll() == 0:
-                worker.wait(worker.loop.idle_ms())
+            worker.loop.poll()
+            worker.wait(worker.loop.idle_ms())
         worker.drain(DRAIN_SECONDS)
     return 0
 

@@ -14,6 +14,9 @@ import zmq
 
 #: Shorter sleeps than epoll can count.
 _SLEEP_BELOW_MS = 1.0
+# Plain numbers, and pyzmq's lower half: with its enumerations a look costs twice as much.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_get = zmq.backend.Socket.get
 
 
 class FrameSocket:
@@ -25,7 +28,7 @@ class FrameSocket:
     @property
     def has_message(self) -> bool:
         """Whether `receive` would return one."""
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)
+        return bool(_get(self._socket, _EVENTS) & _POLLIN)
 
     def receive(self) -> bytes | None:
         """The next message, None if there is none now."""
@@ -46,7 +49,8 @@ class Waiter:
         self._stream = stream
         self._epoll = select.epoll()
         self._epoll.register(pull.getsockopt(zmq.FD), select.EPOLLIN)
-        self._epoll.register(stream.getsockopt(zmq.FD), select.EPOLLIN)
+        self._stream_fd = stream.getsockopt(zmq.FD)
+        self._epoll.register(self._stream_fd, select.EPOLLIN)
         self._questions = -1
         self._heeds_questions = True
 
@@ -61,19 +65,21 @@ class Waiter:
             self._heeds_questions = may_take
             self._epoll.modify(self._questions, select.EPOLLIN if may_take else 0)
 
-    @property
-    def has_subscriptions(self) -> bool:
-        """Whether a subscription waits to be taken from the stream's socket."""
-        return bool(self._stream.getsockopt(zmq.EVENTS) & zmq.POLLIN)
-
     def wait(self, ms: float) -> bool:
-        """Sleep at most `ms`; returns whether something came."""
-        if self._frames.has_message or self.has_subscriptions:
-            return True
+        """Sleep until a message is there, or what a subscriber or a reader wants, at most `ms`.
+
+        Returns:
+            Whether the stream's socket is to be looked at.
+        """
+        if self._frames.has_message:
+            return False
         if ms < _SLEEP_BELOW_MS:
             time.sleep(ms / 1000)
             return False
-        return bool(self._epoll.poll(ms / 1000))
+        for fd, _ in self._epoll.poll(ms / 1000):
+            if fd == self._stream_fd:
+                return bool(_get(self._stream, _EVENTS) & _POLLIN)
+        return False
 
     def close(self) -> None:
         """Close what was opened; the sockets stay the caller's."""

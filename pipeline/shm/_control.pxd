@@ -1,6 +1,6 @@
 """The control segment from the writer's side: state, positions of the rings, commits."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.shm._layout cimport pl_commit, pl_commit_ring, pl_control, pl_ring_ack
 from pipeline.shm._segment cimport Segment
@@ -25,6 +25,7 @@ cdef class ControlWriter:
         self, uint64_t watermark, const uint64_t *pos, const uint64_t *ring_watermark, const uint64_t *topics,
         uint32_t topic_count,
     ) noexcept nogil
+    cdef void _acknowledge(self, const uint64_t *received_pos, const uint8_t *stalled) noexcept nogil
 
 
 cdef uint64_t boot_ns() noexcept nogil

@@ -16,7 +16,7 @@ then flips commit_index, one aligned word stored with release.
   rests on: what the kernel may overwrite is in the tables, and what is not in the tables can be read again.
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pipeline.shm._layout cimport (
@@ -137,7 +137,7 @@ cdef class ControlWriter:
             counters=copy["counters"].copy(), topic_seq=copy["topic_seq"].copy(),
         )
 
-    def acknowledge(self, const uint64_t[::1] received_pos=None, const uint64_t[::1] stalled=None) -> None:
+    def acknowledge(self, const uint64_t[::1] received_pos=None, const uint8_t[::1] stalled=None) -> None:
         """Tell the shards what the last commit holds, so that they give it back to the kernel.
 
         Args:
@@ -145,21 +145,26 @@ cdef class ControlWriter:
             stalled: shape (ring_count,); 1 where the merge passes over the ring at the moment, for observers.
         """
         self._require_open()
-        cdef uint32_t i
         cdef uint32_t rings = self.control.ring_count
-        cdef pl_commit_ring *slot = self.slot_rings(self.control.commit_index & 1)
         if (received_pos is not None and received_pos.shape[0] != rings) or (
             stalled is not None and stalled.shape[0] != rings
         ):
             raise ValueError(f"acknowledge: {rings} rings expected")
-        for i in range(rings):
+        self._acknowledge(
+            NULL if received_pos is None else &received_pos[0], NULL if stalled is None else &stalled[0]
+        )
+
+    cdef void _acknowledge(self, const uint64_t *received_pos, const uint8_t *stalled) noexcept nogil:
+        cdef uint32_t i
+        cdef pl_commit_ring *slot = self.slot_rings(self.control.commit_index & 1)
+        for i in range(self.control.ring_count):
             pl_store_release64(&self.acks[i].watermark_boot_ns, slot[i].watermark_boot_ns)
             # Release: after this store the kernel may reuse the bytes, so every store that applied them, the commit
             # included, must be visible first. Pairs with the shard's acquire load before it moves the consumer position.
             pl_store_release64(&self.acks[i].applied_pos, slot[i].applied_pos)
-            if received_pos is not None:
+            if received_pos != NULL:
                 pl_store_release64(&self.acks[i].received_pos, received_pos[i])
-            if stalled is not None:
+            if stalled != NULL:
                 pl_store_release64(&self.acks[i].stalled, stalled[i])
 
     def request_rewind(self, uint32_t ring, uint64_t position) -> None:

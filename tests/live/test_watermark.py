@@ -18,7 +18,7 @@ from pipeline import events
 from pipeline.boot import boot_id
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames import decode_frames
-from pipeline.resolver.merge import SLACK_NS, Merger
+from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.sources.ring import Ring
 from pipeline.sources.shard import Shard
 

@@ -231,6 +231,7 @@ def frame_of(
     from_pos: int,
     seq: int = 0,
     malformed: int = 0,
+    to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
 ) -> Frame:
     """A frame of one ring, sent and read; its records lie without gaps from `from_pos` on."""
@@ -250,7 +251,7 @@ def frame_of(
         for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
     }
     message = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
-        ring=ring, seq=seq, from_pos=from_pos, to_pos=position, count=len(part), lost={}, malformed=malformed,
+        ring=ring, seq=seq, from_pos=from_pos, to_pos=position if to_pos is None else to_pos, count=len(part), lost={}, malformed=malformed,
         watermark_boot_ns=watermark_boot_ns, head=head.tobytes(), task=task.tobytes(), **columns,
         blob=b"".join(event.strings for event in part),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from story import Event, Process, Reading, Story, dump, frame_of, instance, make
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.merge import SLACK_NS, Merger
+from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

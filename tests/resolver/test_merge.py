@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 from story import frame_of, head_only
 
 from pipeline import events
-from pipeline.resolver.merge import SLACK_NS, Batch, Merger
+from pipeline.resolver._merge import Batch
+from pipeline.resolver._merger import SLACK_NS, Merger
 
 MS = 1_000_000
 RECORD = 8 + 64  # a ring's header and a record with its head only
 
 
-def frame(ring: int, times: list[int], *, start: int = 0, bytes_from: int | None = None, seq: int | None = None):
+def frame(
+    ring: int,
+    times: list[int],
+    *,
+    start: int = 0,
+    bytes_from: int | None = None,
+    seq: int | None = None,
+    to_pos: int | None = None,
+    watermark_boot_ns: int | None = None,
+):
     """A frame of header-only records, `start` records after the beginning of the ring."""
     from story import Event
 
@@ -26,7 +36,7 @@ def frame(ring: int, times: list[int], *, start: int = 0, bytes_from: int | None
         records.append(head_only(Event(head, np.zeros(1, events.TASK), None)))
     return frame_of(
         records, ring=ring, from_pos=start * RECORD if bytes_from is None else bytes_from,
-        seq=start if seq is None else seq,
+        seq=start if seq is None else seq, to_pos=to_pos, watermark_boot_ns=watermark_boot_ns,
     )  # fmt: skip
 
 
@@ -158,14 +168,10 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
 
 def test_discarded_records_are_given_back_too():
     merger = Merger(1)
-    empty = frame(0, [])
-    empty.to_pos = 4096
-    merger.add(empty)
+    merger.add(frame(0, [], to_pos=4096))
     assert merger.applied_pos[0] == 4096
     merger.add(frame(0, [5], bytes_from=4096))
-    tail = frame(0, [], bytes_from=4096 + RECORD)
-    tail.to_pos = 8192
-    merger.add(tail)
+    merger.add(frame(0, [], bytes_from=4096 + RECORD, to_pos=8192))
     assert merger.applied_pos[0] == 4096
     merger.advance(MS, np.array([8192], np.uint64))
     assert take_all(merger) == [5] and merger.applied_pos[0] == 8192
@@ -339,17 +345,11 @@ def test_too_much_waiting_ends_the_hold():
 def test_senders_may_say_their_watermark_themselves():
     merger = Merger(2, timed_by_sender=True)
     merger.advance(1000 * MS)
-    one = frame(0, [10, 20])
-    one.watermark_boot_ns = 21
-    merger.add(one)
+    merger.add(frame(0, [10, 20], watermark_boot_ns=21))
     merger.advance(1001 * MS)
     assert take_all(merger) == [10, 20], "the other ring has not said a word yet"
-    two = frame(1, [30])
-    two.watermark_boot_ns = 31
-    merger.add(two)
-    more = frame(0, [25], start=2)
-    more.watermark_boot_ns = 26
-    merger.add(more)
+    merger.add(frame(1, [30], watermark_boot_ns=31))
+    merger.add(frame(0, [25], start=2, watermark_boot_ns=26))
     merger.advance(1002 * MS)
     assert take_all(merger) == [25]
     merger.advance(1400 * MS)

@@ -77,7 +77,7 @@ def test_commit_fills_the_other_slot_and_flips(writer: TableWriter) -> None:
 def test_rings_are_acknowledged_from_the_commit_and_not_before(writer: TableWriter) -> None:
     writer.commit(1, u64(10, 20), u64(30, 40), u64())
     assert writer.ring_ack_view()["applied_pos"].tolist() == [0, 0]
-    writer.acknowledge(u64(100, 200), u64(0, 1))
+    writer.acknowledge(u64(100, 200), np.array([0, 1], np.uint8))
     acks = writer.ring_ack_view()
     assert acks["applied_pos"].tolist() == [10, 20]
     assert acks["watermark_boot_ns"].tolist() == [30, 40]

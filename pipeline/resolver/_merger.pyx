@@ -3,7 +3,8 @@
 The boot time T was read before the rings' producer positions. When everything of a ring up to its position has been
 received, no record of that ring older than T - 100 us is still to come: between a record's reservation and its
 timestamp stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the
-least of all rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`.
+least of all rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`, the
+watermarks in `_watermark`.
 
 A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed
 over until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have
@@ -16,29 +17,25 @@ that begins behind a hole is dropped too and the hole asked for again (`take_rew
 Rings without producer positions (sources that are no kernel ring) say in their frames up to when they are complete.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 import numpy as np
 
-from pipeline.resolver._merge import Batch, Sorter
-from pipeline.resolver._watermark import RingClock
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
-
-    from pipeline.bus.frames import Frame
-
-__all__ = ["SLACK_NS", "Batch", "Merger"]
+from pipeline.bus._frame cimport Frame
+from pipeline.resolver._merge cimport Batch, Sorter
+from pipeline.resolver._watermark cimport RingClock
+from pipeline.shm._control cimport ControlWriter
 
 #: See above; measured lag of positions behind the clock without a barrier: 73 us, with one: none.
 SLACK_NS = 100_000
-#: A gap is reported again when the shard has not rewound by then.
-REWIND_RETRY_NS = 100_000_000
+
+cdef enum:
+    #: A gap is reported again when the shard has not rewound by then.
+    REWIND_RETRY_NS = 100_000_000
 
 
-class Merger:
+cdef class Merger:
     """Frames in, batches of events in time order out. Belongs to the resolver's thread.
 
     Args:
@@ -57,45 +54,54 @@ class Merger:
         pending: events received and not yet in a batch.
     """
 
+    cdef readonly uint32_t ring_count
+    cdef readonly object received_pos, applied_pos, ring_watermark, stalled
+    cdef readonly uint64_t watermark
+    cdef uint64_t stall_ns, hold_ns, max_pending
+    cdef bint timed_by_sender
+    cdef RingClock _clock
+    cdef Sorter _sorter
+    cdef uint64_t[::1] _received, _applied, _marks, _seen, _limits, _spoke_ns, _malformed
+    cdef uint8_t[::1] _speaking
+    cdef uint64_t _limit, _now
+    cdef bint _is_complete
+    cdef dict _rewind_asked
+    cdef list _rewinds
+    # Counted since the last `take_counters`, and what of others it told.
+    cdef uint64_t malformed, frames_gap, frames_duplicate, _told_stalls, _told_late, _told_replayed
+
     def __init__(
         self,
-        ring_count: int,
+        uint32_t ring_count,
         *,
-        stall_ms: float = 250,
-        hold_ms: float = 1000,
-        slack_ns: int = SLACK_NS,
-        max_pending: int = 1 << 20,
-        timed_by_sender: bool = False,
-    ) -> None:
+        double stall_ms=250,
+        double hold_ms=1000,
+        uint64_t slack_ns=SLACK_NS,
+        uint64_t max_pending=1 << 20,
+        bint timed_by_sender=False,
+    ):
         self.ring_count = ring_count
-        self.stall_ns = int(stall_ms * 1e6)
-        self.hold_ns = int(hold_ms * 1e6)
-        self.slack_ns = slack_ns
-        self.max_pending = max_pending
-        self.timed_by_sender = timed_by_sender
+        self.stall_ns, self.hold_ns = <uint64_t>(stall_ms * 1e6), <uint64_t>(hold_ms * 1e6)
+        self.max_pending, self.timed_by_sender = max_pending, timed_by_sender
         self.received_pos = np.zeros(ring_count, np.uint64)
         self.applied_pos = np.zeros(ring_count, np.uint64)
         self.ring_watermark = np.zeros(ring_count, np.uint64)
         self._clock = RingClock(
-            ring_count, self.received_pos, self.applied_pos, self.stall_ns, self.hold_ns, self.slack_ns
+            ring_count, self.received_pos, self.applied_pos, self.stall_ns, self.hold_ns, slack_ns
         )
         self.stalled = self._clock.stalled
-        self.watermark = 0
-        self._sorter = Sorter(ring_count)
+        self._received, self._applied, self._marks = self.received_pos, self.applied_pos, self.ring_watermark
         # Boot time up to which each ring has been received; the least of the rings not passed over.
         self._seen = self._clock.seen
-        self._limit = 0
-        self._complete = True
-        self._now = 0
+        self._limits = np.zeros(ring_count, np.uint64)
+        self._sorter = Sorter(ring_count)
+        self._is_complete = True
         # Of senders that say their watermark: when each did so last.
         self._spoke_ns = np.zeros(ring_count, np.uint64)
-        self._speaking = np.zeros(ring_count, np.bool_)
-        self._rewind_asked: dict[int, int] = {}
-        self._rewinds: list[tuple[int, int]] = []
-        self._counters: dict[str, int] = {}
-        self._malformed: dict[int, int] = {}
-        self._reported = (0, 0)
-        self._stalls = 0
+        self._speaking = np.zeros(ring_count, np.uint8)
+        self._malformed = np.zeros(ring_count, np.uint64)
+        self._rewind_asked = {}
+        self._rewinds = []
 
     # -- frames in -----------------------------------------------------------------------------------------------------
 
@@ -104,12 +110,7 @@ class Merger:
         """Events received and not yet in a batch."""
         return self._sorter.pending
 
-    def resume(
-        self,
-        applied_pos: npt.NDArray[np.uint64],
-        ring_watermark: npt.NDArray[np.uint64],
-        watermark: int | None = None,
-    ) -> None:
+    def resume(self, applied_pos, ring_watermark, watermark=None) -> None:
         """Go on from where a predecessor committed. Call before the first frame.
 
         Args:
@@ -119,67 +120,67 @@ class Merger:
             watermark: the committed watermark; events before it that are not skipped are late.
         """
         self.applied_pos[:] = self.received_pos[:] = applied_pos
-        self.ring_watermark[:] = self._seen[:] = ring_watermark
+        self.ring_watermark[:] = self._clock.seen[:] = ring_watermark
         for ring in range(self.ring_count):
             self._sorter.skip_until(ring, int(ring_watermark[ring]), int(applied_pos[ring]))
         self.watermark = int(ring_watermark.min()) + 1 if watermark is None else watermark
         self._sorter.raise_frontier(self.watermark)
 
-    def add(self, frame: Frame) -> None:
+    def add(self, Frame frame not None) -> None:
         """Take a frame. What it repeats is dropped; behind a hole all of it is, and a rewind is asked for.
 
         Raises:
             IndexError: the frame names a ring that does not exist.
         """
-        ring = frame.ring
-        if not 0 <= ring < self.ring_count:
+        cdef uint32_t ring = frame.ring
+        cdef uint64_t received
+        if ring >= self.ring_count:
             raise IndexError(f"ring {ring} is outside 0..{self.ring_count - 1}")
-        received = int(self.received_pos[ring])
-        if frame.malformed:
-            self._note_malformed(ring, frame.malformed)
+        received = self._received[ring]
+        if frame.malformed != self._malformed[ring]:
+            # A sender says how much it left out since it started, so less than before is a new sender.
+            self.malformed += frame.malformed - (
+                self._malformed[ring] if frame.malformed > self._malformed[ring] else 0
+            )
+            self._malformed[ring] = frame.malformed
         if frame.from_pos > received:
-            self._count("frames_gap", 1)
+            self.frames_gap += 1
             self._ask_rewind(ring, received)
             return
         if frame.to_pos <= received:
             if frame.to_pos > frame.from_pos:
-                self._count("frames_duplicate", 1)
+                self.frames_duplicate += 1
         else:
             # The records that were asked for are here.
             self._rewind_asked.pop(ring, None)
             self._sorter.add(frame, received)
-            self.received_pos[ring] = frame.to_pos
-            self._settled(ring)
-        if frame.watermark_boot_ns is not None:
+            self._received[ring] = frame.to_pos
+            self._applied[ring] = self._sorter.applied_pos(ring)
+        if frame.has_watermark:
             if self.timed_by_sender:
                 self._speaking[ring] = True
                 self._spoke_ns[ring] = self._now
             # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
             # the frames after this one have to reach.
-            self._seen[ring] = max(int(self._seen[ring]), frame.watermark_boot_ns)
+            self._seen[ring] = max(self._seen[ring], frame.watermark)
 
-    def _note_malformed(self, ring: int, total: int) -> None:
-        """Count what a sender left out; it says how much since it started, so less than before is a new sender."""
-        before = self._malformed.get(ring, 0)
-        self._malformed[ring] = total
-        if total != before:
-            self._count("malformed", total - before if total > before else total)
-
-    def _ask_rewind(self, ring: int, received: int) -> None:
+    def _ask_rewind(self, ring, received):
         # The shard's frames that were under way when it was asked come with the same hole: ask once, then wait.
         asked = self._rewind_asked.get(ring)
-        if asked is None or self._now - asked >= REWIND_RETRY_NS:
+        if asked is None or self._now - <uint64_t>asked >= REWIND_RETRY_NS:
             self._rewind_asked[ring] = self._now
             self._rewinds.append((ring, received))
 
     def take_rewinds(self) -> list[tuple[int, int]]:
         """Return (ring, position) of the holes to ask for again, and forget them."""
-        rewinds, self._rewinds = self._rewinds, []
+        rewinds = self._rewinds
+        if rewinds:
+            self._rewinds = []
         return rewinds
 
     # -- the watermark -------------------------------------------------------------------------------------------------
 
-    def advance(self, now_boot_ns: int, producer_pos: npt.NDArray[np.uint64] | None = None) -> int:
+    def advance(self, uint64_t now_boot_ns, const uint64_t[::1] producer_pos=None) -> int:
         """Take note of the time and of the producer positions that were read after it.
 
         Args:
@@ -189,25 +190,35 @@ class Merger:
         Returns:
             Boot time in ns before which events may go out now. It falls back when a stalled ring moves again.
         """
+        cdef uint32_t ring
         if not self._now:
-            self._spoke_ns[:] = now_boot_ns
+            for ring in range(self.ring_count):
+                self._spoke_ns[ring] = now_boot_ns
             self._clock.begin(now_boot_ns)
         self._now = now_boot_ns
         if self.timed_by_sender:
             self._limit = self._advance_by_sender(now_boot_ns)
-        elif producer_pos is None:
-            raise ValueError("positions are needed: senders do not say their watermark")
-        else:
-            self._limit = self._clock.advance(now_boot_ns, producer_pos, self.pending > self.max_pending)
-            self._complete = self._clock.complete
+            return self._limit
+        if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
+            raise ValueError("a position of each ring is needed: senders do not say their watermark")
+        self._limit = self._clock.take_note(now_boot_ns, &producer_pos[0], self._sorter.pending > self.max_pending)
+        self._is_complete = self._clock.complete
         return self._limit
 
-    def _advance_by_sender(self, now: int) -> int:
+    cdef uint64_t _advance_by_sender(self, uint64_t now) noexcept nogil:
         # A sender that is current says so within the stall time, with an empty frame if need be.
-        self.stalled[:] = self._speaking & (self._spoke_ns + np.uint64(self.stall_ns) < np.uint64(now))
-        self._complete = not self.stalled.any()
-        holding = self._seen[~self.stalled & self._speaking]
-        return int(holding.min()) if holding.size else 0
+        cdef uint32_t ring
+        cdef uint64_t limit = 0
+        cdef bint is_stalled, has_limit = False
+        self._is_complete = True
+        for ring in range(self.ring_count):
+            is_stalled = self._speaking[ring] and self._spoke_ns[ring] + self.stall_ns < now
+            self._clock.stalled_view[ring] = is_stalled
+            if is_stalled:
+                self._is_complete = False
+            elif self._speaking[ring] and (not has_limit or self._seen[ring] < limit):
+                limit, has_limit = self._seen[ring], True
+        return limit
 
     @property
     def is_behind(self) -> bool:
@@ -216,46 +227,60 @@ class Merger:
 
     # -- batches out ---------------------------------------------------------------------------------------------------
 
-    def take(self, max_events: int) -> Batch | None:
-        """Return the next events that may go out, at most `max_events`, in the order in which to apply them.
+    def take(self, uint32_t max_events):
+        """Return the next events that may go out, at most `max_events`, in the order in which to apply them; or None.
 
         One batch at a time: the one before must be `done`.
         """
-        batch = self._sorter.take(self._limit, max_events, self._complete)
+        cdef Batch batch = self._sorter.take(self._limit, max_events, self._is_complete)
         if batch is None:
-            self._applied(self._sorter.frontier, self._seen)
-            return None
-        batch.limits = self._seen.copy()
+            self._applied_until(self._sorter.frontier, &self._seen[0])
+        else:
+            memcpy(&self._limits[0], &self._seen[0], self.ring_count * sizeof(uint64_t))
         return batch
 
-    def done(self, batch: Batch) -> None:
+    def done(self, Batch batch not None) -> None:
         """The batch is applied: move `applied_pos`, `ring_watermark` and `watermark`."""
         for ring in self._sorter.done(batch):
-            self._settled(ring)
-        self._applied(batch.frontier, batch.limits)
+            self._applied[<uint32_t>ring] = self._sorter.applied_pos(ring)
+        self._applied_until(batch.frontier, &self._limits[0])
 
-    def _settled(self, ring: int) -> None:
-        self.applied_pos[ring] = self._sorter.applied_pos(ring)
+    cdef void _applied_until(self, uint64_t frontier, const uint64_t *limits) noexcept nogil:
+        self._clock.applied_until(frontier, limits, &self._marks[0])
+        if frontier > self.watermark:
+            self.watermark = frontier
 
-    def _applied(self, frontier: int, seen: npt.NDArray[np.uint64]) -> None:
-        self._clock.applied_until(frontier, seen, self.ring_watermark)
-        self.watermark = max(self.watermark, frontier)
+    def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
+        """Commit what is applied, with its counters, and let the shards release it."""
+        cdef uint64_t value
+        if topic_seq.shape[0] != 16 or tables.control == NULL or tables.control.ring_count != self.ring_count:
+            raise ValueError("the tables are closed or have other rings, or there are not 16 topics")
+        if self._has_news():
+            for name, value in self.take_counters().items():
+                tables.count(name, value)
+        with nogil:
+            tables._commit(self.watermark, &self._applied[0], &self._marks[0], &topic_seq[0], 16)
+            tables._acknowledge(&self._received[0], &self._clock.stalled_view[0])
 
     # -- counters ------------------------------------------------------------------------------------------------------
 
-    def _count(self, name: str, n: int) -> None:
-        self._counters[name] = self._counters.get(name, 0) + n
+    cdef bint _has_news(self) noexcept nogil:
+        return (
+            self.malformed or self.frames_gap or self.frames_duplicate or self._clock.stalls != self._told_stalls
+            or self._sorter.late_total != self._told_late or self._sorter.replayed_total != self._told_replayed
+        )
 
     def take_counters(self) -> dict[str, int]:
         """Return what was counted since the last call, by the names of pipeline.shm.layout.COUNTERS."""
-        if self._clock.stalls > self._stalls:
-            self._count("stalls", self._clock.stalls - self._stalls)
-            self._stalls = self._clock.stalls
-        late, replayed = self._sorter.late_total, self._sorter.replayed_total
-        if late > self._reported[0]:
-            self._count("late", late - self._reported[0])
-        if replayed > self._reported[1]:
-            self._count("replayed", replayed - self._reported[1])
-        self._reported = (late, replayed)
-        counters, self._counters = self._counters, {}
-        return counters
+        counters = {
+            "malformed": self.malformed,
+            "frames_gap": self.frames_gap,
+            "frames_duplicate": self.frames_duplicate,
+            "stalls": self._clock.stalls - self._told_stalls,
+            "late": self._sorter.late_total - self._told_late,
+            "replayed": self._sorter.replayed_total - self._told_replayed,
+        }
+        self.malformed = self.frames_gap = self.frames_duplicate = 0
+        self._told_stalls = self._clock.stalls
+        self._told_late, self._told_replayed = self._sorter.late_total, self._sorter.replayed_total
+        return {name: value for name, value in counters.items() if value}
