@@ -64,6 +64,7 @@ def tables() -> list[tuple[list[str], list[str]]]:
 
 
 ROWS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "module" in header]
+FAULTS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "fault" in header]
 
 
 def has(module: object, name: str) -> bool:
@@ -78,9 +79,26 @@ def test_names_exist(row: dict[str, str]) -> None:
     module = import_module(f"pipeline.resolver.{row['module']}")
     assert has(module, row["here"].strip("`"))
     if row.get("test"):
-        file, name = row["test"].split("::")
-        tree = ast.parse((Path(__file__).parent / f"{file}.py").read_text(encoding="utf-8"))
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assert is_test(Path(__file__).parent, row["test"])
+
+
+def is_test(directory: Path, name: str) -> bool:
+    """Whether `FILE::FUNCTION` below a directory is a test."""
+    file, function = name.split("::")
+    tree = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
+    return function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("row", FAULTS, ids=lambda row: row["fault"][:60])
+def test_every_fault_has_tests(row: dict[str, str]) -> None:
+    tests = row["tests"].split("<br>")
+    assert tests
+    for name in tests:
+        assert is_test(ROOT / "tests", name), name
+
+
+def test_the_faults_are_those_that_were_asked_for() -> None:
+    assert len(FAULTS) == 17
 
 
 @pytest.mark.parametrize(("resolver", "owed"), [(EBPFResolver, EBPF), (EBPFLessResolver, EBPFLESS)])

@@ -1,0 +1,90 @@
+"""An instance that starts while processes are forked faster than anybody can look at them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.shm.layout import CONTROL, HOT
+from tests.live.agreement import assert_agrees
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+STARTS = 2
+
+
+def identities(daemon: Daemon) -> dict[tuple[int, int], int]:
+    """Every process in the tables, live or exited: (pid, start) -> end, 0 while it lives; times of the boot clock.
+
+    Fails where one process is there twice. Of a process with several images the newest ends last.
+    """
+    hot = np.fromfile(daemon.directory / "hot", HOT)
+    used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
+    images = Counter(zip(used["tgid"].tolist(), used["start_boot_ns"].tolist(), used["images"].tolist(), strict=True))
+    assert max(images.values()) == 1, [image for image, n in images.items() if n > 1][:5]
+    ends: dict[tuple[int, int], int] = {}
+    for tgid, start, end in zip(
+        used["tgid"].tolist(), used["start_boot_ns"].tolist(), used["exit_boot_ns"].tolist(), strict=True
+    ):
+        before = ends.get((tgid, start), 1)
+        ends[tgid, start] = max(end, before) if end and before else 0
+    return ends
+
+
+def settled(daemon: Daemon) -> None:
+    """Return when everything that has happened so far is in the tables."""
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    with daemon.attach() as table:
+        eventually(lambda: table.watermark_boot_ns > now, timeout=30)
+
+
+def test_a_start_during_a_fork_storm_misses_nobody(live_kernel: None, workload: Path) -> None:
+    """Who lived when the second instance was ready, or began after its capture had, is in its tables, and once.
+
+    The first instance, which runs already, tells what there was. (Who began before the capture of the second and ended
+    before its snapshot is in neither, and as-of look-ups say so: they answer from `ready_boot_ns` on.)
+    """
+    with Daemon(name="before") as before:
+        for _ in range(STARTS):
+            storm = subprocess.Popen(
+                [workload, "storm", "1000000", "100000"], stdout=subprocess.DEVNULL, start_new_session=True
+            )
+            try:
+                time.sleep(0.3)
+                with Daemon(name="during") as during:
+                    header = np.fromfile(during.directory / "control", CONTROL, count=1)[0]
+                    began_ns, ready_ns = int(header["horizon_boot_ns"]), int(header["ready_boot_ns"])
+                    assert 0 < began_ns < ready_ns  # the tables are made after the capture began
+                    time.sleep(0.5)
+                    os.killpg(storm.pid, signal.SIGKILL)
+                    storm.wait()
+                    settled(before)
+                    there = identities(before)
+                    settled(during)
+                    found = identities(during)
+                    assert not any(before.stat()["lost"].values()), "the first instance itself lost something"
+                    assert not any(during.stat()["lost"].values())
+                    stormy = sum(end > ready_ns for end in there.values())
+                    assert stormy > 500, "no storm"
+                    quick = {who for who, end in there.items() if who[1] >= began_ns and 0 < end < ready_ns}
+                    assert quick, "nobody was quick enough for the snapshot alone to miss"
+                    lived = {who for who, end in there.items() if not end or end >= ready_ns} | quick
+                    missed = lived - found.keys()
+                    assert not missed, {who: (there[who], began_ns, ready_ns) for who in missed}
+                    # Nobody is made up, and nobody is there again with a coarser start time.
+                    assert found.keys() - identities(before).keys() == set()
+                    # Who has ended is known to have: no exit of the storm was missed either.
+                    with during.attach() as table:
+                        eventually(lambda table=table: assert_agrees(table))
+            finally:
+                if storm.poll() is None:
+                    os.killpg(storm.pid, signal.SIGKILL)
+                    storm.wait()

@@ -1,0 +1,199 @@
+"""Faults that comparable systems have had, where no other test shows them; docs/parity.md lists all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from resolver_world import world
+from story import BOOT_ID, Story, instance, make_tables
+from test_apply import World, flag
+
+from pipeline import boot, events
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+from pipeline.shm.table import ProcessTable
+from pipeline.shm.validate import validate_tables
+
+LIVE = 65_536
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with instance() as directory:
+        made = World(directory)
+        made.init()
+        yield made
+        validate_tables(made.tables)
+        made.tables.close()
+
+
+def family(w: World, tgid: int) -> tuple[int | None, list[tuple[int, int]]]:
+    row = w.proc(tgid)
+    creator = w.read.follow(row.creator)
+    return creator.tgid if creator is not None else None, w.read.shape(tgid)
+
+
+def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
+    """fork of 4 on CPU 1, exit of 3 on CPU 0, and ring 0 comes first: the child is neither lost nor somebody else's."""
+    w.fork(1, 3)
+    late = w.story.fork(3, 4)
+    gone = w.proc(3)
+    w.exit(3)
+    late.apply(w.applier, late=True)
+    assert family(w, 4) == (3, [(4, 1), (3, 1), (1, 1)])
+    assert w.read.follow(w.proc(4).creator).row == gone.row and w.read.live() == {1, 4}
+    w.change(4, events.KIND_COMM, comm=b"x")  # its next record knows who took it
+    assert family(w, 4) == (3, [(4, 1), (1, 1)])
+    assert w.proc(4).ppid == 1 and flag(w.proc(4), "ADOPTED")
+
+
+def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_again(w: World) -> None:
+    w.fork(1, 3)
+    late = w.story.fork(3, 4)
+    first = w.proc(3)
+    w.exit(3)
+    w.fork(1, 3)
+    late.apply(w.applier, late=True)
+    assert w.read.follow(w.proc(4).creator).row == first.row
+    assert w.proc(3).row not in {row.row for row in w.read.chain(4)}
+
+
+def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: World) -> None:
+    w.fork(1, 3)
+    w.exec(3, b"/usr/bin/su")
+    w.fork(3, 4)
+    w.change(3, events.KIND_CRED, uid=1000)
+    assert (w.proc(3).uid, w.proc(3).euid, w.proc(3).path) == (1000, 1000, b"/usr/bin/su")
+    assert [row.uid for row in w.read.chain(3)] == [1000, 0, 0], "the image before it ran as root, and so did init"
+    assert w.proc(4).uid == 0, "a child that was forked before keeps its own"
+    w.exec(3, b"/bin/sh")
+    w.fork(3, 5)
+    assert (w.proc(3).uid, w.proc(5).uid) == (1000, 1000)
+    assert [row.uid for row in w.read.chain(3)] == [1000, 1000, 0, 0]
+
+
+def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_time(w: World) -> None:
+    """setuid on CPU 0, exec on CPU 1, ring 1 first: the exec has told the new ids already."""
+    w.fork(1, 3)
+    late = w.story.change(3, events.KIND_CRED, uid=1000)
+    w.exec(3, b"/bin/sh")
+    before = w.proc(3)
+    late.apply(w.applier, late=True)
+    after = w.proc(3)
+    assert (after.row, after.uid, after.path) == (before.row, 1000, b"/bin/sh")
+
+
+def segments(directory: Path) -> dict[str, bytes]:
+    return {
+        name: (directory / name).read_bytes() for name in ("control", "index", "hot", "cold", "names", "args", "envs")
+    }
+
+
+def test_a_look_up_of_a_reader_changes_nothing() -> None:
+    with instance() as directory:
+        made = World(directory)
+        made.init()
+        for tgid in range(3, 40):
+            made.fork(1 if tgid < 6 else tgid - 3, tgid)
+            made.exec(tgid, b"/bin/%d" % tgid, args=[b"x", b"y"])
+        for tgid in (5, 8, 20):
+            made.exit(tgid)
+        made.tables.commit(1, np.zeros(4, np.uint64), np.zeros(4, np.uint64), np.zeros(16, np.uint64))
+        made.tables.set_state(layout.STATE_READY)
+        made.tables.heartbeat(boot.now_boot_ns())
+        before = segments(directory)
+        with ProcessTable.attach(path=directory) as table:
+            for tgid in (1, 4, 5, 20, 39, 50, 60_000):
+                entry = table.resolve(tgid)
+                if entry is not None:
+                    entry.to_dict()
+                    table.resolve(tgid, at=entry.start_time_ns)
+                    list(table.children(tgid))
+                    for one in table.ancestors(tgid):
+                        one.load()
+            table.resolve_many(np.arange(1, 200, dtype=np.uint32))
+            assert len(list(table.walk())) == 38
+            table.stats()
+        assert segments(directory) == before
+        made.tables.close()
+
+
+def test_a_look_up_of_the_resolver_changes_no_row() -> None:
+    """Misses too, while procfs may not be asked: no placeholder is entered for a pid that nobody has."""
+    with world() as made:
+        made.fork(0, 1)
+        made.fork(1, 3)
+        made.resolver.set_state(1)
+        tables = made.tables
+        before = tables.hot_view().tobytes(), tables.cold_view().tobytes(), tables.index_view().tobytes()
+        for pid in (0, 1, 5_000_003, 5_000_004):
+            made.resolver.get(pid)
+            made.resolver.find_cached(pid)
+            made.resolver.resolve(pid, pid, 0, False, None)
+        assert (tables.hot_view().tobytes(), tables.cold_view().tobytes(), tables.index_view().tobytes()) == before
+
+
+def test_65536_live_identities_do_not_collide() -> None:
+    with instance() as directory:
+        tables = make_tables(
+            directory, row_capacity=LIVE + 8, chunk_rows=4096, pid_capacity=1 << 17, names_bytes=1 << 24, checked=False
+        )
+        applier, story = Applier(tables), Story()
+        story.begin(1, inode=10)
+        for n in range(LIVE):
+            # Two ticks and all pids: many share the start's tick, so a coarse identity would not tell them apart.
+            event = story.fork(1, 2 + n)
+            event.apply(applier)
+        assert tables.heads_live == LIVE
+        tables.commit(story.now, np.zeros(4, np.uint64), np.zeros(4, np.uint64), np.zeros(16, np.uint64))
+        tables.set_state(layout.STATE_READY)
+        tables.heartbeat(boot.now_boot_ns())
+        with ProcessTable.attach(path=directory) as table:
+            pids = np.arange(2, LIVE + 2, dtype=np.uint32)
+            rows = table.resolve_many(pids)
+            assert (rows["tgid"] == pids).all()
+            starts = np.array([story.processes[int(pid)].start for pid in pids], np.uint64)
+            assert (rows["start_boot_ns"] == starts).all()
+            assert len(np.unique(rows["start_boot_ns"] // boot.TICK_NS)) < LIVE // 1000
+            names = {entry.entity_id for entry in table.walk()}
+            assert len(names) == LIVE
+            assert names == {
+                boot.entity_id(BOOT_ID, int(pid), int(start)) for pid, start in zip(pids, starts, strict=True)
+            }
+        validate_tables(tables)
+        tables.close()
+
+
+def test_entries_that_no_pid_slot_holds_are_whole(w: World) -> None:
+    """Earlier images, exited ancestors and shared arguments are rows like any other while somebody descends."""
+    w.fork(1, 3)
+    w.exec(3, b"/bin/sh", args=[b"sh", b"-c", b"make"])
+    w.fork(3, 4)
+    w.fork(4, 5)
+    w.exec(5, b"/usr/bin/make", args=[b"make"])
+    shared = w.proc(4).args_ref
+    assert shared == w.proc(3).args_ref != 0 and w.tables.args.py_refcount(shared) >= 2
+    earlier, middle = w.read.chain(3)[1], w.proc(4)
+    without_reaper = w.story.exit(4)
+    without_reaper.body["exit_flags"], without_reaper.body["reaper_tgid"] = events.EXIT_NO_REAPER, 0
+    without_reaper.apply(w.applier)
+    w.exit(3)
+    w.tables.evict_exited(w.story.now + 10**15, 1000)
+    assert w.read.live() == {1, 5} and w.read.head(3) is not None and w.read.head(4) is not None
+    chain: list[SimpleNamespace] = w.read.chain(5)
+    assert [(row.tgid, row.path) for row in chain] == [
+        (5, b"/usr/bin/make"), (5, b"/bin/sh"), (4, b"/bin/sh"), (3, b"/bin/sh"), (3, b"/sbin/init"),
+        (1, b"/sbin/init"),
+    ]  # fmt: skip
+    assert chain[2].row == middle.row and chain[2].args_ref == shared and chain[4].row == earlier.row
+    assert bytes(w.tables.args.py_bytes(shared))[4:] == b"sh\0-c\0make\0"
+    # Nobody descends any more: all of it goes, with what it held.
+    w.exit(5)
+    w.tables.evict_exited(w.story.now + 10**15, 1000)
+    assert [w.read.head(tgid) for tgid in (3, 4, 5)] == [None, None, None]
+    assert w.tables.args.py_find(bytes(w.tables.args.py_bytes(w.proc(1).args_ref))) == w.proc(1).args_ref
+    assert w.tables.args.py_find(b"\x0b\0\0\0sh\0-c\0make\0") == 0
