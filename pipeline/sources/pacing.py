@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 #: The rate of records is averaged over this time.
-_RATE_WINDOW_S = 0.02
+_RATE_WINDOW_S = 0.1
 #: At this rate of records the interval is longest.
 _BUSY_RATE = 10_000.0
 #: A sleeping shard looks after this time whether the resolver wants something.

@@ -57,7 +57,7 @@ def test_storm_is_noticed_after_a_moment_and_its_end_too() -> None:
     quiet_s = 0.0
     while not (wait := _choose(pacer, 0, 0.004)).asleep:
         quiet_s += wait.seconds
-    assert quiet_s < 0.15
+    assert quiet_s < 0.6
 
 
 def test_full_cycle_is_followed_by_the_next() -> None:
