@@ -42,6 +42,8 @@ BATCH_EVENTS = 8192
 #: Frames taken from the socket before the tables are brought up to date.
 FRAMES_PER_POLL = 32
 HEARTBEAT_NS = 100_000_000
+#: Where nothing happens, a heartbeat is a sign of life and a commit, and the rest of housekeeping is done so often.
+IDLE_HOUSEKEEPING_NS = 500_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
@@ -143,6 +145,8 @@ class Resolver:
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
         self._sent_base = (tables.counter("published"), tables.counter("publish_unsent"))
         self._heartbeat_ns = 0
+        self._kept_ns = 0
+        self._worked = False
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
@@ -157,9 +161,15 @@ class Resolver:
             work += self.requests.poll(now)
         if self.names is not None:
             self.names.poll(now)
+        self._worked |= work > 0
         if now - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now
-            self._housekeeping(now)
+            self.tables.heartbeat(now)
+            is_repairing = self.repairer is not None and self.repairer.active
+            if self._worked or is_repairing or now - self._kept_ns >= IDLE_HOUSEKEEPING_NS:
+                self._worked, self._kept_ns = False, now
+                self._housekeeping(now)
+            self.commit()
         return work
 
     def beat(self) -> None:
@@ -224,7 +234,6 @@ class Resolver:
     # -- housekeeping --------------------------------------------------------------------------------------------------
 
     def _housekeeping(self, now: int) -> None:
-        self.tables.heartbeat(now)
         if self.settings.evicts_by_age:
             self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
         self._watch_losses(now)
@@ -239,7 +248,6 @@ class Resolver:
         self.publisher.poll(now)
         self.tables.set_counter("published", self._sent_base[0] + self.publisher.published)
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
-        self.commit()
 
     def _watch_losses(self, now: int) -> None:
         if self.losses is not None and self.losses.read():
