@@ -110,7 +110,9 @@ cdef extern from *:
         PL_KIND_CGROUP
         PL_KIND_SID
         PL_KIND_COUNT
+        PL_FLAG_CONTAINER
         PL_FLAG_HEAD_ONLY
+        PL_FLAG_KEYED
         PL_FLAG_LEADER_DEAD
         PL_FLAG_PARTIAL
         PL_EXEC_SCRIPT
@@ -120,3 +122,5 @@ cdef extern from *:
         PL_EXEC_ENVS_UNREADABLE
         PL_EXIT_NS_DIES
         PL_EXIT_NO_REAPER
+
+    bint PL_ADDS_UP(uint8_t flags, uint32_t var_bytes, uint64_t strings) noexcept nogil

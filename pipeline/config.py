@@ -207,6 +207,15 @@ class Tables(Section, frozen=True):
         int,
         Meta(ge=0, le=1 << 22, description="Pids in the index, 4 bytes each. 0: as many as kernel.pid_max allows."),
     ] = 0
+    key_capacity: Annotated[
+        int,
+        Meta(
+            ge=64,
+            le=1 << 20,
+            description="Processes that tracers tell of, by (pid, pid namespace), that can be in the index at one time; "
+            "20 bytes each.",
+        ),
+    ] = 65_536
     retention_s: Annotated[
         float,
         Meta(
@@ -309,6 +318,11 @@ class Access(Section, frozen=True):
             "is in the tables, and nothing that these do not say."
         ),
     ] = "0666"
+    tracers_mode: Annotated[
+        str,
+        _SOCKET_MODE,
+        Meta(description="Mode of the socket of tracers. Who may connect may say anything."),
+    ] = "0600"
 
     @staticmethod
     def bits(mode: str) -> int:
@@ -453,9 +467,10 @@ class Config(Section, frozen=True):
     source: Annotated[
         str,
         Meta(
-            pattern="^(ebpf|proc-connector|replay:.+)$",
-            extra={"expected": '"ebpf", "proc-connector" or "replay:FILE"'},
-            description='Where events come from: "ebpf", "proc-connector" (netlink, no BPF), or "replay:FILE".',
+            pattern="^(ebpf|proc-connector|tracer|replay:.+)$",
+            extra={"expected": '"ebpf", "proc-connector", "tracer" or "replay:FILE"'},
+            description='Where events come from: "ebpf", "proc-connector" (netlink, no BPF), "tracer" (whoever sends '
+            'frames to the socket in tracers/), or "replay:FILE".',
         ),
     ] = "ebpf"
     capture: Capture = Capture()

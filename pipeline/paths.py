@@ -10,6 +10,7 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect
     requests/requests.ipc                    resolver listens, readers that missed connect
+    tracers/tracers.ipc                      with `--source tracer`: PULL, tracers connect PUSH
 
 Readers import this module, so it takes nothing but the standard library.
 """
@@ -45,9 +46,11 @@ TIERS = "tiers"
 FRAMES_DIR = "frames"
 STREAM_DIR = "stream"
 REQUESTS_DIR = "requests"
+TRACERS_DIR = "tracers"
 FRAMES_SOCKET = "frames.ipc"
 STREAM_SOCKET = "stream.ipc"
 REQUESTS_SOCKET = "requests.ipc"
+TRACERS_SOCKET = "tracers.ipc"
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
@@ -141,6 +144,11 @@ def stream_socket(directory: Path) -> Path:
 def requests_socket(directory: Path) -> Path:
     """Return where readers send what they missed."""
     return directory / REQUESTS_DIR / REQUESTS_SOCKET
+
+
+def tracers_socket(directory: Path) -> Path:
+    """Return where tracers send their frames."""
+    return directory / TRACERS_DIR / TRACERS_SOCKET
 
 
 def endpoint(socket: Path) -> str:

@@ -26,7 +26,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         instance: name of the instance.
         dir: its runtime directory.
         role: ``resolver`` or ``shard-N``.
-        source: ``ebpf``, ``proc-connector`` or ``replay:FILE``.
+        source: ``ebpf``, ``proc-connector``, ``tracer`` or ``replay:FILE``.
         config: all settings.
         boot_id: the kernel's boot id, 32 hexadecimal digits.
         capture_id: names the rings; positions carry over only between workers that were given the same one.

@@ -119,7 +119,9 @@ _Static_assert(sizeof(struct pl_exit) == 32, "pl_exit");
 #define PL_EXIT_GROUP_DEAD_GUESSED 4
 #define PL_EXIT_NO_REAPER 2
 #define PL_EXIT_NS_DIES 1
+#define PL_FLAG_CONTAINER 16
 #define PL_FLAG_HEAD_ONLY 1
+#define PL_FLAG_KEYED 8
 #define PL_FLAG_LEADER_DEAD 2
 #define PL_FLAG_PARTIAL 4
 #define PL_KIND_CGROUP 6
@@ -130,5 +132,9 @@ _Static_assert(sizeof(struct pl_exit) == 32, "pl_exit");
 #define PL_KIND_EXIT 3
 #define PL_KIND_FORK 1
 #define PL_KIND_SID 7
+
+/* Whether an exec record's strings are as long as its HEAD says. */
+#define PL_ADDS_UP(flags, var_bytes, strings) \
+	((strings) == (var_bytes) || (((flags) & PL_FLAG_CONTAINER) && (strings) < (var_bytes)))
 
 #endif

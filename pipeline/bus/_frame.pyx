@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline import events
 from pipeline._records cimport (
+    PL_ADDS_UP,
     PL_FLAG_HEAD_ONLY,
     PL_KIND_COUNT,
     PL_KIND_EXEC,
@@ -384,7 +385,7 @@ cdef int _check(Frame frame, uint64_t count) except -1:
     2. A record's kind exists, and its length is what kind, flags and `var_bytes` make it.
     3. Records lie in the frame's range, in order, without overlap, at multiples of 8.
     4. `var_bytes` of all records add up to the length of `blob`.
-    5. The four strings of an exec record add up to its `var_bytes`; `root_offset` lies within the path.
+    5. The four strings of an exec record add up to its `var_bytes` (or less, with FLAG_CONTAINER); `root_offset` lies within the path.
     """
     cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
     cdef const pl_exec_any *e
@@ -443,7 +444,9 @@ cdef int _check(Frame frame, uint64_t count) except -1:
                     e = <const pl_exec_any *>(frame.execs.at + exec_at)
                     exec_at += body
                     if (
-                        <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes != h.var_bytes
+                        not PL_ADDS_UP(
+                            h.flags, h.var_bytes, <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes
+                        )
                         or e.root_offset > e.path_bytes
                     ):
                         wrong = WRONG_STRINGS

@@ -37,7 +37,7 @@ Examples:
 """
 )
 @click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings.")
-@click.option("--source", metavar="SOURCE", help="ebpf, proc-connector or replay:FILE.  [default: ebpf]")
+@click.option("--source", metavar="SOURCE", help="ebpf, proc-connector, tracer or replay:FILE.  [default: ebpf]")
 @click.option("--shards", metavar="auto|K", help="Processes that drain the rings.  [default: auto]")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
 @click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Name of the instance.")

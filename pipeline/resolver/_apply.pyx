@@ -171,7 +171,7 @@ cdef class Applier(Events):
         cdef int result
         if h == NULL or t == NULL:
             raise ValueError("a process has a head and a task")
-        if not 0 < h.tgid < self.tables.pid_capacity:
+        if not 0 < h.tgid < self.tables.root_pids:
             raise ValueError(f"pid {h.tgid} is outside the table's pids")
         if b != NULL and (
             <uint64_t>b.path_bytes + b.name_bytes + b.args_bytes + b.envs_bytes > <uint64_t>buffers.length(3)
@@ -188,7 +188,6 @@ cdef class Applier(Events):
     ) noexcept nogil:
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent
         cdef pl_hot *hot
-        cdef pl_hot *other
         if row:
             return self.merge_facts(row, head, task, body, strings, source, groups, ticks, flags, after_loss)
         row = self.tables.head(head.tgid)
@@ -214,16 +213,8 @@ cdef class Applier(Events):
         # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
         if head.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
-        elif parent and hot.known & PL_KNOWN_FILE:
-            other = &self.hot[parent]
-            if not (
-                hot.inode == other.inode and hot.args_ref == other.args_ref
-                and self.cold[row].envs_ref == self.cold[parent].envs_ref
-                and hot.uid == other.uid and hot.gid == other.gid
-                and memcmp(&self.cold[row].euid, &self.cold[parent].euid, 24) == 0
-                and memcmp(&self.cold[row].cap_effective, &self.cold[parent].cap_effective, 16) == 0
-            ):
-                hot.flags |= PL_ROW_IS_EXEC
+        elif parent and hot.known & PL_KNOWN_FILE and not self.is_fork_of(row, parent):
+            hot.flags |= PL_ROW_IS_EXEC
         self.publish_entry(row)
         self.slots[head.tgid].facts_at = head.time_boot_ns
         self.slots[head.tgid].parent_start = head.parent_start_boot_ns

@@ -23,7 +23,7 @@ from libc.string cimport memchr, memcpy, memset
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver._wire cimport (
-    pl_array, pl_bool, pl_entity, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
+    pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
 from pipeline.shm._layout cimport *
 from pipeline.shm._writer cimport TableWriter
@@ -79,8 +79,22 @@ cdef const char **source_names = ["unknown", "placeholder", "event", "map", "pro
 
 cdef uint32_t MARKS = (
     PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
-    | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED
+    | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN
 )
+
+
+cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+    """The pid of the process, as its own namespace counts if that is how it is known."""
+    return cold.ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid
+
+
+cdef inline uint32_t number_of(TableWriter tables, uint32_t flags, uint32_t tgid) noexcept nogil:
+    """The pid that an index entry in a row with these flags stands for, as its own namespace counts; 0 unknown."""
+    if not flags & PL_ROW_FOREIGN:
+        return tgid
+    if tgid < tables.root_pids or tgid >= tables.pid_capacity:
+        return 0
+    return <uint32_t>tables.keys.names[tgid - tables.root_pids]
 
 
 cdef class Body:
@@ -166,6 +180,7 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     p = put_mark(p, (flags & PL_ROW_START_TICKS) != 0, "start_ticks", &count)
     p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
     p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
+    p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
     pl_array(head, count)  # one byte, as there are fewer than 16
     return p
 
@@ -434,9 +449,9 @@ cdef class Encoder:
         p = pl_uint(pl_key(p, "seq"), seq)
         p = pl_uint(pl_key(p, "order"), self.topic_seq[ORDER])
         p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
-        p = pl_uint(pl_key(p, "pid"), hot.tgid)
-        p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else hot.tgid)
-        p = pl_uint(pl_key(p, "ppid"), hot.ppid)
+        p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
+        p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))
+        p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
         p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
         p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
         p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
@@ -496,15 +511,11 @@ cdef class Encoder:
         p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
-        p = pl_key(p, "entity_id")
-        if hot.start_boot_ns != 0:
-            p = pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
-        else:
-            p = pl_nil(p)
+        p = self._entity(pl_key(p, "entity_id"), tables, row)
         p = pl_key(p, "cpid")
         p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
         p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
-        p = put_nonzero(pl_key(p, "creator_pid"), cold.creator_tgid)
+        p = put_nonzero(pl_key(p, "creator_pid"), number_of(tables, flags, cold.creator_tgid))
         p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
 
         p = put_nonzero(pl_key(p, "fork_flags"), cold.fork_flags)
@@ -579,7 +590,7 @@ cdef class Encoder:
         if p == NULL:
             return NULL
         p = pl_map(p, 5)
-        p = pl_uint(pl_key(p, "pid"), hot.tgid)
+        p = pl_uint(pl_key(p, "pid"), own_number(hot, &tables.cold[row]))
         p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, tables.control.boot_unix_ns)
         p = pl_key(p, "comm")
         if hot.known & PL_KNOWN_COMM:
@@ -591,10 +602,16 @@ cdef class Encoder:
             p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
         else:
             p = pl_nil(p)
-        p = pl_key(p, "entity_id")
-        if hot.start_boot_ns:
-            return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
-        return pl_nil(p)
+        return self._entity(pl_key(p, "entity_id"), tables, row)
+
+    cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        if hot.start_boot_ns == 0:
+            return pl_nil(p)
+        if hot.flags & PL_ROW_FOREIGN:
+            return pl_entity_in(p, self.boot_hex, cold.pid_ns, cold.ns_pid, hot.start_boot_ns)
+        return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Whose names count for a row; NULL: not known."""
@@ -647,9 +664,7 @@ cdef class Encoder:
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
         """The entity id of the process that `link` leads to."""
         cdef uint32_t row = tables.follow(link) if link else 0
-        if row == 0 or tables.hot[row].start_boot_ns == 0:
-            return pl_nil(p)
-        return pl_entity(p, self.boot_hex, tables.hot[row].tgid, tables.hot[row].start_boot_ns)
+        return self._entity(p, tables, row) if row else pl_nil(p)
 
     cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil:
         """The open message that event `seq` of the topic goes into; NULL: there is no room for it."""

@@ -8,7 +8,8 @@ from pipeline._records cimport (
 )
 from pipeline.resolver._rows cimport Rows
 from pipeline.shm._layout cimport (
-    PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_NS_INIT, PL_ROW_START_TICKS,
+    PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_FOREIGN, PL_ROW_NS_INIT,
+    PL_ROW_START_TICKS,
 )
 
 
@@ -16,6 +17,7 @@ cdef enum:
     # Flags that a new image takes over from the one that it replaces: they are about the process.
     PROCESS_FLAGS = (
         PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_BEFORE_CAPTURE
+        | PL_ROW_FOREIGN
     )
 
 
@@ -74,6 +76,10 @@ cdef class Events(Rows):
     cdef void context(
         self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
     ) noexcept nogil
+    cdef void apply_keyed(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
+    ) noexcept nogil
+    cdef bint is_fork_of(self, uint32_t row, uint32_t parent) noexcept nogil
     cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil
     cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil
     cdef void refresh(

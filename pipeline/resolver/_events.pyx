@@ -23,7 +23,9 @@ from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
     PL_EXIT_NO_REAPER,
     PL_EXIT_NS_DIES,
+    PL_FLAG_CONTAINER,
     PL_FLAG_HEAD_ONLY,
+    PL_FLAG_KEYED,
     PL_FLAG_PARTIAL,
     PL_KIND_CGROUP,
     PL_KIND_COMM,
@@ -76,6 +78,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_ELIDED,
     PL_ROW_EXIT_KNOWN,
     PL_ROW_EXIT_UNSEEN,
+    PL_ROW_FOREIGN,
     PL_ROW_GAP,
     PL_ROW_HEAD,
     PL_ROW_HEAD_ONLY,
@@ -179,9 +182,22 @@ cdef class Events(Rows):
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
     ) noexcept nogil:
         cdef const pl_exec_any *exec_body
-        if head.tgid == 0 or head.tgid >= self.tables.pid_capacity or head.kind == 0 or head.kind > PL_KIND_SID:
+        cdef pl_head_any orphan
+        if head.flags & PL_FLAG_KEYED and self.container == NULL:
+            self.apply_keyed(head, task, body, strings, groups)
+            return
+        if (
+            head.tgid == 0 or head.kind == 0 or head.kind > PL_KIND_SID
+            or head.tgid >= (self.tables.pid_capacity if head.flags & PL_FLAG_KEYED else self.tables.root_pids)
+        ):
             self.counters[PL_C_MALFORMED] += 1
             return
+        if head.ppid >= self.tables.root_pids and not head.flags & PL_FLAG_KEYED:
+            # Beyond the pids that the index has room for: there, but for this, somebody else would be found.
+            orphan = head[0]
+            orphan.ppid = 0
+            orphan.parent_start_boot_ns = 0
+            head = &orphan
         if task == NULL:
             self.counters[PL_C_HEAD_ONLY] += 1
         if head.kind == PL_KIND_FORK:
@@ -201,7 +217,37 @@ cdef class Events(Rows):
             self.context(head, task, groups)
         self.counters[head.kind] += 1
 
+    cdef void apply_keyed(
+        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """A tracer's record: behind its strings may stand the container id."""
+        cdef const pl_exec_any *exec_body = <const pl_exec_any *>body if head.kind == PL_KIND_EXEC else NULL
+        cdef uint64_t used = 0
+        if exec_body != NULL:
+            used = <uint64_t>exec_body.path_bytes + exec_body.name_bytes + exec_body.args_bytes + exec_body.envs_bytes
+        if strings == NULL:
+            strings = <const char *>&self.container_bytes  # no string is read from it
+        self.container = strings + min(used, <uint64_t>head.var_bytes)
+        if head.flags & PL_FLAG_CONTAINER:
+            self.container_bytes = <uint32_t>(head.var_bytes - min(used, <uint64_t>head.var_bytes))
+        self.apply_told(head, task, body, strings, groups)
+        self.container = NULL
+        self.container_bytes = 0
+
     # -- shared --------------------------------------------------------------------------------------------------------
+
+    cdef bint is_fork_of(self, uint32_t row, uint32_t parent) noexcept nogil:
+        """Whether the image shows no difference from the parent's: a process that was found so ran no exec since its
+        fork (specification 3.3.9)."""
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef const pl_hot *other = &self.hot[parent]
+        return (
+            hot.inode == other.inode and hot.args_ref == other.args_ref
+            and self.cold[row].envs_ref == self.cold[parent].envs_ref
+            and hot.uid == other.uid and hot.gid == other.gid
+            and memcmp(&self.cold[row].euid, &self.cold[parent].euid, 24) == 0
+            and memcmp(&self.cold[row].cap_effective, &self.cold[parent].cap_effective, 16) == 0
+        )
 
     cdef void count_added(self) noexcept nogil:
         if self.told_source == PL_SOURCE_MAP:
@@ -411,7 +457,7 @@ cdef class Events(Rows):
             # What /proc said is younger than this event: back to the fork, the events that follow lead there again.
             self.newer = 0
             self.tables.begin(row)
-            hot.flags = PL_ROW_HEAD | (hot.flags & PL_ROW_START_TICKS)
+            hot.flags = PL_ROW_HEAD | (hot.flags & (PL_ROW_START_TICKS | PL_ROW_FOREIGN))
             if body != NULL and self.find(body.creator_tgid, body.creator_start_boot_ns, ticks):
                 self.clear_image(row)
             self.fill_fork(row, head, task, body, groups)
@@ -647,16 +693,24 @@ cdef class Events(Rows):
         self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
         uint32_t groups
     ) noexcept nogil:
-        cdef uint32_t row = self.open_entry(head, head.start_boot_ns)
+        cdef uint32_t row = self.open_entry(head, head.start_boot_ns), parent
         cdef pl_hot *hot
         if row == 0:
             return
         hot = &self.hot[row]
-        self.counters[PL_C_EXEC_WITHOUT_FORK] += 1
         self.missing_parent(row, head)
         self.fill_exec(row, head, task, body, strings, groups)
-        # The image before is missing, whether the parent is known or not.
-        hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        if head.flags & PL_FLAG_KEYED and head.time_boot_ns == head.start_boot_ns:
+            # A tracer found it when it began: what /proc is to other sources.
+            parent = self.tables.follow(hot.parent)
+            hot.source = PL_SOURCE_SNAPSHOT
+            hot.flags |= PL_ROW_BEFORE_CAPTURE
+            if parent == 0 or self.is_fork_of(row, parent):
+                hot.flags &= ~PL_ROW_IS_EXEC
+        else:
+            # The image before is missing, whether the parent is known or not.
+            self.counters[PL_C_EXEC_WITHOUT_FORK] += 1
+            hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
         if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
         self.publish_entry(row)

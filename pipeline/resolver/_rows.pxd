@@ -63,6 +63,8 @@ cdef class Rows:
     cdef uint64_t *heirs  # links of new rows whose origin has something in `extra`
     cdef uint32_t heirs_count
     cdef readonly uint64_t heirs_dropped
+    cdef const char *container  # container id that the record being applied tells, or NULL ...
+    cdef uint32_t container_bytes  # ... 0
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_DELETED,
     PL_ROW_ENVS_TRUNCATED,
     PL_ROW_EXIT_UNSEEN,
+    PL_ROW_FOREIGN,
     PL_ROW_HEAD,
     PL_ROW_IS_EXEC,
     PL_ROW_KTHREAD,
@@ -328,6 +329,8 @@ cdef class Rows:
             memcpy(hot.comm, task.comm, 16)
         if groups & PL_KNOWN_TTY:
             memcpy(cold.tty, task.tty, 16)
+        if self.container_bytes:
+            self.tables.set_container_ref(row, self.tables.names.intern(self.container, self.container_bytes))
         if task.cookie:
             cold.cookie = task.cookie
         if task.task_flags & PF_KTHREAD:
@@ -521,7 +524,7 @@ cdef class Rows:
         hot = &self.hot[row]
         hot.tgid = head.tgid
         hot.start_boot_ns = head.start_boot_ns
-        hot.flags = PL_ROW_HEAD
+        hot.flags = PL_ROW_HEAD if head.tgid < self.tables.root_pids else PL_ROW_HEAD | PL_ROW_FOREIGN
         hot.known = PL_KNOWN_START
         hot.images = 1
         self.cold[row].tid = head.tid
@@ -819,8 +822,8 @@ cdef class Rows:
 
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint32_t i
-        if tgid == 0:
-            return
+        if tgid == 0 or tgid >= self.tables.root_pids:
+            return  # /proc shows no process by its number in another namespace
         # The same one is asked for several times in a row by its children.
         for i in range(min(self.wanted_count, <uint32_t>8)):
             if self.wanted[self.wanted_count - 1 - i].tgid == tgid:

@@ -164,6 +164,25 @@ cdef extern from *:
         *length = (char)(p - text);
         return p;
     }
+
+    /* The same with "namespace.pid" for the tgid, of a process that is known by its number in a pid namespace. */
+    static inline char *pl_entity_in(char *p, const char *boot_hex, uint32_t pid_ns, uint32_t ns_pid,
+                                     uint64_t start_boot_ns)
+    {
+        char *length = p + 1, *text = p + 2;
+
+        *p = (char)0xd9;
+        memcpy(text, boot_hex, 32);
+        p = text + 32;
+        *p++ = '-';
+        p = pl_hex(p, pid_ns);
+        *p++ = '.';
+        p = pl_hex(p, ns_pid);
+        *p++ = '-';
+        p = pl_hex(p, start_boot_ns);
+        *length = (char)(p - text);
+        return p;
+    }
     """
     void pl_lock(unsigned char *lock) noexcept nogil
     void pl_unlock(unsigned char *lock) noexcept nogil
@@ -178,3 +197,6 @@ cdef extern from *:
     char *pl_field(char *p, const char *s, uint32_t n) noexcept nogil
     char *pl_name(char *p, const char *s) noexcept nogil
     char *pl_entity(char *p, const char *boot_hex, uint32_t tgid, uint64_t start_boot_ns) noexcept nogil
+    char *pl_entity_in(
+        char *p, const char *boot_hex, uint32_t pid_ns, uint32_t ns_pid, uint64_t start_boot_ns
+    ) noexcept nogil

@@ -30,6 +30,7 @@ from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
+from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.names import LiveNames
@@ -41,6 +42,7 @@ from pipeline.resolver.requests import Requests
 from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.keyspace import KeySpace
 from pipeline.shm.usernames import DIRECTORY
 from pipeline.worker import NO_FD, WorkerSpec
 
@@ -185,12 +187,18 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         stack.callback(publisher.close)
         is_ebpf = spec.source == "ebpf"
         # What is replayed happened elsewhere or earlier: the processes of this host have nothing to do with it.
-        is_live = not spec.source.startswith("replay:")
+        is_replay = spec.source.startswith("replay:")
+        # What a tracer tells, it tells of processes that /proc does not show, or not by these numbers.
+        is_tracer = spec.source == "tracer"
+        is_live = not is_replay and not is_tracer
         stall_ms = config.merge.stall_ms
         merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not is_ebpf)
         rings = committed.rings
-        merger.resume(rings["applied_pos"].copy(), rings["watermark_boot_ns"].copy(), committed.watermark)
+        # Tracers' records may be of any time: none may count as applied because of its time.
+        seen = np.zeros_like(rings["watermark_boot_ns"]) if is_tracer else rings["watermark_boot_ns"].copy()
+        merger.resume(rings["applied_pos"].copy(), seen, committed.watermark)
         applier = Applier(tables, encoder)
+        keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns))
         scrubber = _scrubber(config)
         concealer = _concealer(scrubber, config)
         positions, losses, iterate = _kernel_side(spec, stack)
@@ -205,7 +213,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         log = get_logger()
 
         def decode(data: bytes | memoryview) -> list[Frame]:
-            frames = decode_frames(data)
+            frames = decode_frames(keyed.message(data) if is_tracer else data)
             for frame in frames:
                 if frame.boot_id != boot_id:
                     raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
@@ -221,7 +229,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             settings=LoopSettings(
                 repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
                 repair_again_ns=config.repair.min_interval_ms * 1_000_000,
-                evicts_by_age=is_live,
+                evicts_by_age=not is_replay,
             ),
             log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
         )  # fmt: skip
@@ -259,7 +267,7 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
     config = spec.config
     tables = config.tables
     access = config.access
-    modes = dict.fromkeys(("control", "index", "hot", "cold", "names"), int(access.tables_mode, 8))
+    modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "names"), int(access.tables_mode, 8))
     modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
     return TableWriter.create(
         spec.directory,
@@ -269,6 +277,7 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
         row_capacity=tables.max_entries,
         chunk_rows=tables.chunk_rows,
         pid_capacity=tables.pid_capacity or boot.pid_max(),
+        key_capacity=tables.key_capacity,
         names_bytes=tables.names_bytes,
         args_bytes=tables.args_bytes,
         envs_bytes=tables.envs_bytes,

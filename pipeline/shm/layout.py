@@ -39,7 +39,7 @@ CONTROL, 512 bytes at offset 0 of `control`, written only by the resolver (the w
     176     4     user_hz                 u4    1/s        clock ticks of /proc
     180     4     checked                 u4    bool       rows carry a checksum (tests)
     184     8     ready_boot_ns           u8    ns (boot)  when this writer's table was complete
-    192     4     key_capacity            u4    keys       slots of the index behind the pids, for (pid, pid namespace) keys
+    192     4     key_capacity            u4    keys       entries of the index behind the pids, see KEYS
     196     316   reserved                V316  -
 
 RING_ACK, 64 bytes each, one for each ring; single aligned words, stored after the commit that they follow from:
@@ -83,8 +83,8 @@ HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one p
     0       4     row_seq                 u4    -          odd: being written, or free (a row that was never used is
                                                            even and has generation 0)
     4       4     generation              u4    -          changes when the row is freed
-    8       4     tgid                    u4    -          index entry: the pid in the root pid namespace, or (ROW_FOREIGN)
-                                                           pid_capacity + slot of its key
+    8       4     tgid                    u4    -          index entry: the pid in the root pid namespace, or
+                                                           (ROW_FOREIGN) pid_capacity + slot of its key
     12      4     ppid                    u4    -          real_parent's index entry, now
     16      8     start_boot_ns           u8    ns (boot)  start of the process; with tgid its identity
     24      8     exec_boot_ns            u8    ns (boot)  when this image was loaded; 0 unknown

@@ -151,12 +151,10 @@ static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, u
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
 }
 
-/* The pid that an index entry stands for, as its own namespace counts; 0 unknown. */
+/* The pid that the slot of a key stands for, as its own namespace counts; 0 unknown. */
 static inline uint32_t pl_number_of(const struct pl_view *view, uint32_t slot)
 {
-	if (slot < view->pid_capacity)
-		return slot;
-	if (slot >= view->slots)
+	if (slot < view->pid_capacity || slot >= view->slots)
 		return 0;
 	return (uint32_t)pl_load_relaxed64(&pl_key_names(view->keys)[slot - view->pid_capacity]);
 }

@@ -58,6 +58,8 @@ cdef extern from *:
         PL_KIND_COUNT
         PL_FLAG_HEAD_ONLY
 
+    bint PL_ADDS_UP(uint8_t flags, uint32_t var_bytes, uint64_t strings) noexcept nogil
+
 
 cdef enum:
     BUSY_BIT = 0x80000000
@@ -261,7 +263,10 @@ cdef class Columns:
             exec_ = <pl_exec *>(self.execs + self.exec_count * sizeof(pl_exec))
             memcpy(exec_, body, sizeof(pl_exec))
             if (
-                <uint64_t>exec_.path_bytes + exec_.name_bytes + exec_.args_bytes + exec_.envs_bytes != head.var_bytes
+                not PL_ADDS_UP(
+                    head.flags, head.var_bytes,
+                    <uint64_t>exec_.path_bytes + exec_.name_bytes + exec_.args_bytes + exec_.envs_bytes,
+                )
                 or exec_.root_offset > exec_.path_bytes
             ):
                 self.malformed += 1

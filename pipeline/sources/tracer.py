@@ -3,7 +3,10 @@
 A tracer in a container knows processes by their numbers there, so HEAD holds those, and every record says in TASK which
 pid namespace they belong to (`pid_ns`). What else the tracer knows goes into the same records as everybody's
 (`proc_records` makes them from ``/proc`` or from a ProcInfo filled by hand). Transport is the caller's: a function that
-takes one message. Reading such frames is in `resolver.tracer_frames`.
+takes one message, such as `send` of a PUSH socket that is connected to the tracers' socket of an instance that runs with
+``--source tracer`` (`paths.tracers_socket`). What becomes of them there: `tracer_source`, `resolver.keyed_frames`.
+
+Behind the strings of each record stands the id of the container, where the tracer knows it.
 """
 
 from __future__ import annotations
@@ -27,7 +30,9 @@ class FrameSender:
         position: where the next record stands in the ring that is made up for this sender.
     """
 
-    def __init__(self, send: Callable[[bytes], object], *, boot_id: bytes, name: str, ring: int = 0) -> None:
+    def __init__(
+        self, send: Callable[[bytes], object], *, boot_id: bytes, name: str, ring: int = 0, container_id: str = ""
+    ) -> None:
         """Begin at position 0.
 
         Args:
@@ -35,10 +40,12 @@ class FrameSender:
             boot_id: 16 bytes.
             name: of the tracer; `src` of its frames.
             ring: tells apart the senders of one receiver.
+            container_id: of the processes that this sender tells of; empty: unknown, or in none.
         """
         self._send = send
         self._encoder = FrameEncoder(boot_id=boot_id, source=name)
         self._ring = ring
+        self._container_id = container_id.encode()
         self._frames = 0
         self.position = 0
 
@@ -67,6 +74,12 @@ class FrameSender:
     def _append(self, columns: dict[str, bytearray], record: bytes) -> None:
         head = bytearray(record[: events.HEAD.itemsize])
         head[_RING_POS] = self.position.to_bytes(8, "little")
+        if not head[_FLAGS] & events.FLAG_HEAD_ONLY and self._container_id:
+            head[_FLAGS] |= events.FLAG_CONTAINER
+            for field in (_RECORD_BYTES, _VAR_BYTES):
+                length = int.from_bytes(head[field], "little") + len(self._container_id)
+                head[field] = length.to_bytes(4, "little")
+            record += self._container_id
         columns["head"] += head
         at, end = events.HEAD.itemsize, events.HEAD.itemsize + events.TASK.itemsize
         if head[_FLAGS] & events.FLAG_HEAD_ONLY:

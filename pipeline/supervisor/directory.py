@@ -32,7 +32,12 @@ from typing import Self
 from pipeline import paths
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 
-_DIRECTORIES = {paths.FRAMES_DIR: 0o700, paths.STREAM_DIR: 0o755, paths.REQUESTS_DIR: 0o755}
+_DIRECTORIES = {
+    paths.FRAMES_DIR: 0o700,
+    paths.STREAM_DIR: 0o755,
+    paths.REQUESTS_DIR: 0o755,
+    paths.TRACERS_DIR: 0o755,
+}
 _RETRY_S = 0.02
 
 
@@ -72,7 +77,7 @@ class InstanceDirectory:
     def __init__(self, name: str, takeover_timeout_s: float = 10.0, group: int = -1) -> None:
         self.name = name
         self.path = paths.instance_dir(name)
-        for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket):
+        for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket, paths.tracers_socket):
             paths.endpoint(socket(self.path))
         paths.check_in_memory(self.path)
         self._lock = self._claim()

@@ -19,6 +19,7 @@ from pipeline.worker import NO_FD
 SHARD_MODULE = "pipeline.sources.shard_main"
 REPLAY_MODULE = "pipeline.sources.replay_main"
 CONNECTOR_MODULE = "pipeline.sources.proc_connector_main"
+TRACER_MODULE = "pipeline.sources.tracer_main"
 
 #: The netlink socket has room for as many times the ring's bytes: the kernel accounts 800 bytes for an event of 76.
 _SOCKET_ROOM = 8
@@ -82,6 +83,8 @@ def open_feed(config: Config) -> Feed:
         return _open_replay(config)
     if kind == "proc-connector":
         return _open_connector(config)
+    if kind == "tracer":
+        return _open_tracer(config)
     raise ConfigError(f"source: there is no source {config.source!r}", key="source", value=config.source)
 
 
@@ -118,19 +121,13 @@ def _open_ebpf(config: Config) -> Feed:
 
 def _open_connector(config: Config) -> Feed:
     """Open the socket, and the ring and counters that outlive the one process which works with them."""
-    from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
-    from pipeline.sources.handring import make_ring_file
     from pipeline.sources.proc_events import close_socket, open_socket
 
     ring_bytes = config.capture.ring_bytes
     with ExitStack() as stack:
         sock = open_socket(_SOCKET_ROOM * ring_bytes)
         stack.callback(close_socket, sock)
-        ring_fd = make_ring_file(ring_bytes)
-        stack.callback(os.close, ring_fd)
-        counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
-        stack.callback(os.close, counts_fd)
-        os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE.itemsize)
+        ring_fd, counts_fd = _ring_by_hand(ring_bytes, stack)
         return Feed(
             source="proc-connector",
             shard_module=CONNECTOR_MODULE,
@@ -142,6 +139,36 @@ def _open_connector(config: Config) -> Feed:
             tiers={"proc-connector": "fork, exec, exit, users, groups, sessions, names; the rest from /proc"},
             close=stack.pop_all().close,
         )
+
+
+def _open_tracer(config: Config) -> Feed:
+    """Make the ring and the counters; the process that works with them binds the socket."""
+    ring_bytes = config.capture.ring_bytes
+    with ExitStack() as stack:
+        ring_fd, counts_fd = _ring_by_hand(ring_bytes, stack)
+        return Feed(
+            source="tracer",
+            shard_module=TRACER_MODULE,
+            ring_count=1,
+            rings={0: ring_fd},
+            ring_bytes={0: ring_bytes},
+            shared_fd=counts_fd,
+            tiers={"tracer": "what tracers tell, of processes of their own pid namespaces"},
+            close=stack.pop_all().close,
+        )
+
+
+def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
+    """Return the descriptors of a ring and of counters for a source that fills a ring by itself."""
+    from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+    from pipeline.sources.handring import make_ring_file
+
+    ring_fd = make_ring_file(ring_bytes)
+    stack.callback(os.close, ring_fd)
+    counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
+    stack.callback(os.close, counts_fd)
+    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE.itemsize)
+    return ring_fd, counts_fd
 
 
 def _open_replay(config: Config) -> Feed:

@@ -212,7 +212,7 @@ MARKS = (
     ("adopted", layout.ROW_ADOPTED), ("adoption_predicted", layout.ROW_ADOPTION_PREDICTED),
     ("exit_unseen", layout.ROW_EXIT_UNSEEN), ("before_capture", layout.ROW_BEFORE_CAPTURE), ("gap", layout.ROW_GAP),
     ("ns_init", layout.ROW_NS_INIT), ("start_ticks", layout.ROW_START_TICKS), ("head_only", layout.ROW_HEAD_ONLY),
-    ("elided", layout.ROW_ELIDED),
+    ("elided", layout.ROW_ELIDED), ("foreign", layout.ROW_FOREIGN),
 )  # fmt: skip
 EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from table_host import make_writer
 
 from pipeline.errors import StaleError
 from pipeline.shm import layout
@@ -20,7 +21,6 @@ from pipeline.shm._reader import TableReader
 from pipeline.shm._segment import Segment
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
-from table_host import make_writer
 
 FIRST = 100
 #: Few numbers in few namespaces, so that keys come again; some differ in the high half only.
@@ -175,8 +175,7 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
 
 
 def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
-    """Keys come and go while another process looks them up: a hit is the key that was asked for, and a key that stays is
-    always found."""
+    """Keys come and go while another process looks them up: a hit is what was asked for, and a key that stays is found."""
     program = textwrap.dedent("""
         import random, sys, time
         from pathlib import Path

@@ -1,0 +1,123 @@
+"""Frames of tracers, before they go where all frames go: numbers in a pid namespace become entries of the index.
+
+A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TASK's `pid_ns`. Here each key gets its slot
+(`shm.keyspace`), and from there on, in merge, apply, the stream and the tables, the slot is what a pid is elsewhere. The
+same record gets the same slot whoever translates it: the keys are in a segment, so a successor finds what its predecessor
+gave out. Making such frames is in `sources.tracer`.
+
+A start time that a tracer does not know is the time of the first record, since a process needs one to be told from the
+next owner of its number.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import events
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frames
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.keyspace import KeySpace
+
+Column = npt.NDArray[np.void]
+
+
+class KeyedFrames:
+    """Translates messages.
+
+    Args:
+        tables: whose rows tell the start of a process that began before this process did.
+        space: gives out slots.
+
+    Attributes:
+        skipped_total: records without pid, without a pid namespace or without room for their key; `apply` counts them as
+            malformed.
+    """
+
+    def __init__(self, tables: TableWriter, space: KeySpace) -> None:
+        self._tables = tables
+        self._space = space
+        self._encoders: dict[tuple[bytes, str], FrameEncoder] = {}
+        #: By slot: start of the process that was told of last; 0 it has ended, or none was.
+        self._starts = np.zeros(tables.keys.capacity, np.uint64)
+        self.skipped_total = 0
+
+    def message(self, data: bytes | memoryview) -> bytes:
+        """Return the message with slots in the place of numbers.
+
+        Raises:
+            FrameError: it cannot be read.
+        """
+        translated = bytearray()
+        for frame in decode_frames(data):
+            encoder = self._encoders.get((frame.boot_id, frame.source))
+            if encoder is None:
+                encoder = FrameEncoder(boot_id=frame.boot_id, source=frame.source)
+                self._encoders[frame.boot_id, frame.source] = encoder
+            translated += encoder.encode(
+                ring=frame.ring, seq=frame.frame_seq, from_pos=frame.from_pos, to_pos=frame.to_pos, count=frame.count,
+                lost=frame.lost, malformed=frame.malformed, watermark_boot_ns=frame.watermark_boot_ns,
+                exec=frame.exec.tobytes(), blob=frame.blob, **self._columns(frame),
+            )  # fmt: skip
+        return bytes(translated)
+
+    def _columns(self, frame: Frame) -> dict[str, Any]:
+        head, task, fork, exit_ = frame.head.copy(), frame.task.copy(), frame.fork.copy(), frame.exit.copy()
+        forks = exits = 0
+        for i in range(frame.count):
+            kind, flags = int(head["kind"][i]), int(head["flags"][i])
+            is_whole = not flags & events.FLAG_HEAD_ONLY
+            self.record(
+                head[i : i + 1],
+                task[i : i + 1],
+                fork[forks : forks + 1] if kind == events.KIND_FORK and is_whole else None,
+                exit_[exits : exits + 1] if kind == events.KIND_EXIT and is_whole else None,
+            )
+            forks += kind == events.KIND_FORK and is_whole
+            exits += kind == events.KIND_EXIT and is_whole
+        return {name: column.tobytes() for name, column in
+                (("head", head), ("task", task), ("fork", fork), ("exit", exit_))}  # fmt: skip
+
+    def record(self, head: Column, task: Column, fork: Column | None = None, exit_: Column | None = None) -> int:
+        """Translate one record in place; arrays of one element each.
+
+        Returns:
+            The process' slot, 0 (and a HEAD without tgid) where there is none.
+        """
+        pid_ns, pid = int(task["pid_ns"][0]), int(head["tgid"][0])
+        slot = self._space.slot(pid, pid_ns) if pid_ns else 0
+        head["tgid"], head["flags"] = slot, int(head["flags"][0]) | events.FLAG_KEYED
+        if not slot:
+            self.skipped_total += 1
+            return 0
+        head["ppid"] = self._space.slot(int(head["ppid"][0]), pid_ns) if int(head["ppid"][0]) else 0
+        task["ns_pid"] = pid
+        if int(task["task_reserved"][0]):
+            task["task_reserved"] = int(task["task_reserved"][0]) | layout.KNOWN_NS
+        if not int(head["tid"][0]):
+            head["tid"] = pid
+        self._start(slot, head)
+        for column, name in ((fork, "creator_tgid"), (exit_, "reaper_tgid")):
+            if column is not None and int(column[name][0]):
+                column[name] = self._space.slot(int(column[name][0]), pid_ns)
+        return slot
+
+    def _start(self, slot: int, head: Column) -> None:
+        at = slot - self._tables.keys.first
+        start, kind = int(head["start_boot_ns"][0]), int(head["kind"][0])
+        if not start:
+            # A fork begins a process; whatever else is told is of the one that is there.
+            start = 0 if kind == events.KIND_FORK else int(self._starts[at]) or self._live_start(slot)
+            start = start or int(head["time_boot_ns"][0])
+            head["start_boot_ns"] = start
+        self._starts[at] = 0 if kind == events.KIND_EXIT else start
+
+    def _live_start(self, slot: int) -> int:
+        row = self._tables.py_head(slot)
+        if not row:
+            return 0
+        hot = self._tables.hot_view()[row]
+        return 0 if int(hot["exit_boot_ns"]) else int(hot["start_boot_ns"])
