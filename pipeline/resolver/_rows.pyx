@@ -86,6 +86,8 @@ cdef enum:
     PF_KTHREAD = 0x200000
     #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
     FILE_FLAGS = 2 | 4 | 8 | 256 | 512 | 1024 | 2048
+    #: And with these the path, or what was invoked, does not tell whether a link was followed; a script's never does.
+    NO_LINK_FLAGS = 1 | 2 | 4 | 8 | 256 | 512 | 1024 | 8192
     IMAGE_FLAGS = (
         PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK
     )
@@ -94,6 +96,28 @@ cdef enum:
         PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_SID | PL_KNOWN_NS | PL_KNOWN_CGROUP | PL_KNOWN_COMM
         | PL_KNOWN_TTY
     )
+
+
+cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const char *name) noexcept nogil:
+    """Whether a symbolic link was followed from what was invoked to the executable.
+
+    A relative name does not tell, nor one that is not in its shortest form, nor a descriptor's.
+    """
+    cdef uint32_t at, dots, n = body.name_bytes
+    if body.exec_flags & NO_LINK_FLAGS or n == 0 or name[0] != b"/" or body.path_bytes <= body.root_offset:
+        return False
+    if n == body.path_bytes - body.root_offset and memcmp(name, path + body.root_offset, n) == 0:
+        return False
+    if n > 8 and (memcmp(name, b"/dev/fd/", 8) == 0 or memcmp(name, b"/proc/", 6) == 0):
+        return False
+    for at in range(n):
+        if name[at] == b"/":
+            dots = at + 1
+            while dots < n and dots < at + 3 and name[dots] == b".":
+                dots += 1
+            if dots == n or name[dots] == b"/":
+                return False
+    return True
 
 
 cdef class Rows:
@@ -457,6 +481,8 @@ cdef class Rows:
                 hot.known |= PL_KNOWN_FILE
         else:
             self.tables.set_file_ref(row, 0)
+        if is_through_symlink(body, strings, strings + body.path_bytes):
+            hot.flags |= PL_ROW_THROUGH_SYMLINK
         strings += body.path_bytes
         self.tables.set_name_ref(row, self.tables.names.intern(strings, body.name_bytes))
         strings += body.name_bytes

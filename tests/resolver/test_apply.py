@@ -483,6 +483,47 @@ def test_scripts_truncations_and_unreadable_arguments(w):
     assert w.tables.names.py_bytes(row.name_ref) == b"./x.py"
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "is_link"),
+    [
+        (b"/usr/bin/ls", b"/usr/bin/ls", False),
+        (b"/usr/bin/ls", b"/bin/ls", True),  # by a directory
+        (b"/usr/bin/busybox", b"/usr/bin/ls", True),
+        (b"/usr/bin/ls", b"ls", False),
+        (b"/usr/bin/ls", b"./ls", False),
+        (b"/usr/bin/ls", b"/usr//bin/ls", False),
+        (b"/usr/bin/ls", b"/usr/./bin/ls", False),
+        (b"/usr/bin/ls", b"/usr/lib/../bin/ls", False),
+        (b"/usr/bin/ls", b"/usr/bin/.ls", True),
+        (b"/usr/bin/ls", b"/usr/bin/...", True),
+        (b"/usr/bin/ls", b"/usr/bin/..", False),
+        (b"/usr/bin/ls", b"", False),
+        (b"/usr/bin/ls", b"/dev/fd/3", False),
+        (b"/usr/bin/ls", b"/proc/self/fd/3", False),
+    ],
+)
+def test_what_was_invoked_tells_whether_a_link_was_followed(w, path, name, is_link):
+    w.fork(1, 3)
+    w.exec(3, path, name=name)
+    assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
+    w.fork(3, 4)
+    assert flag(w.proc(4), "THROUGH_SYMLINK") == is_link, "the child has the same image"
+    w.exec(3, b"/bin/x")
+    assert not flag(w.proc(3), "THROUGH_SYMLINK")
+
+
+def test_a_path_below_the_tasks_root_is_compared_as_the_task_sees_it(w):
+    w.fork(1, 3)
+    for name, is_link in ((b"/bin/x", False), (b"/bin/y", True), (b"/root/bin/x", True)):
+        event = w.story.exec(3, b"/root/bin/x", name=name)
+        event.body["root_offset"] = len(b"/root")
+        event.apply(w.applier)
+        assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
+    event = w.story.exec(3, b"/root/bin/x", name=b"/bin/y", flags=events.EXEC_DELETED)
+    event.apply(w.applier)
+    assert not flag(w.proc(3), "THROUGH_SYMLINK"), "where it was is not known for sure"
+
+
 def test_a_record_that_claims_more_strings_than_it_has_changes_nothing(w):
     w.fork(1, 3)
     before = dump(w.tables)
