@@ -1,8 +1,8 @@
-"""Run the benches one after another and write one report: bench/results/report.txt, report.json, and curves.png.
+"""Run the benches one after another and write one report: report.md, report.json, and a plot (SVG) of each curve.
 
-Each bench runs as a process of its own with --json, in a size that keeps the whole under about five minutes; a name
-and options of one's own run just that, in the size wanted. A bench that fails is in the report with what it said. The
-plot needs matplotlib; without it the curves are in the JSON. Called by script/bench.
+Each bench runs as a process of its own with --json, in a size that keeps the whole below ten minutes; names, or options
+of one's own behind `--`, run just those, in the size wanted (`-- --small`: a minute for all of them, which only shows
+that they work). A bench that fails is in the report with what it said, and the others go on. Called by script/bench.
 
     python bench/_all.py [NAME...] [--output DIRECTORY] [-- OPTIONS OF THE BENCHES]
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -22,14 +23,15 @@ from typing import Any
 import common
 
 HERE = Path(__file__).resolve().parent
-TIMEOUT_S = 600
+TIMEOUT_S = 300
 
 #: Where the defaults of a bench take longer than a round through all of them should.
 QUICK: dict[str, list[str]] = {
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
-    "readers_hammer": ["--reads", "2000000", "--pairs", "3", "--events", "200000"],
-    "readers_latency": ["--runs", "30"],
+    "readers_hammer": ["--reads", "2000000", "--pairs", "5"],
+    "growth_entries": ["--rounds", "5"],
+    "growth_readers": ["--rounds", "5"],
 }
 
 
@@ -58,65 +60,77 @@ def run(name: str, options: Sequence[str]) -> dict[str, Any]:
     return report
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """One bench's report as text."""
-    lines = [f"== {report['bench']}"]
-    if "failed" in report:
-        lines += [f"FAILED: {report['failed']}", *report.get("said", ())]
-    if "took_s" in report:
-        lines.append(f"$ python {' '.join(report['command'])}    ({report['took_s']:.0f} s)")
+def as_markdown(report: dict[str, Any], plots: Sequence[str]) -> str:
+    """One bench's part of report.md."""
+    lines = [f"## {report['bench']}", ""]
     if "question" in report:
-        lines.append(report["question"])
-    rows = report.get("rows") or report.get("results")
-    if rows:
-        lines += ["", common.tables(rows)]
-    elif "failed" not in report:
-        known = ("bench", "command", "took_s", "machine", "kernel", "cores", "versions", "curves")
-        flat = _flat({key: value for key, value in report.items() if key not in known})
-        lines += ["", common.table([{"figure": key, "value": value} for key, value in flat])]
-    lines += [""] if report.get("targets") else []
-    for target in report.get("targets", ()):
-        verdict = "reached" if target["is_reached"] else "MISSED"
-        sign = "<=" if target["is_upper_bound"] else ">="
-        value = common.number(target["value"])
-        lines.append(f"{verdict}: {target['name']}: {value} {target['unit']} (target {sign} {target['limit']:g})")
-    lines += [f"note: {note}" for note in report.get("notes", ())]
+        lines += [report["question"], ""]
+    if "failed" in report:
+        lines += [f"**Failed**: {report['failed']}", "", *block(report.get("said", ()))]
+    if "took_s" in report:
+        lines += block([f"$ python {' '.join(report['command'])}    ({report['took_s']:.0f} s)"])
+    if report.get("rows"):
+        lines += block([common.tables(report["rows"])])
+    lines += [f"- {note}" for note in report.get("notes", ())]
+    for name in plots:
+        lines += ["", f"![{name.removesuffix('.svg')}]({name})"]
     return "\n".join(lines) + "\n"
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """(dotted name, figure) of everything in nested objects and lists."""
-    if isinstance(value, dict):
-        return [pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}" if name else key)]
-    if isinstance(value, list):
-        return [pair for i, inner in enumerate(value) for pair in _flat(inner, f"{name}[{i}]")]
-    return [(name, value)]
+def block(lines: Sequence[str]) -> list[str]:
+    """Lines that stand as they are."""
+    return ["```text", *lines, "```", ""] if lines else []
 
 
-def plot(curves: Sequence[dict[str, Any]], target: Path) -> bool:
-    """Draw each curve in a field of its own; returns whether matplotlib is there."""
+def summary(reports: Sequence[dict[str, Any]]) -> str:
+    """The table of question, figure and target, and before it what failed."""
+    lines = [f"**{each['bench']} failed**: {each['failed']}\n" for each in reports if "failed" in each]
+    lines += ["| question | figure | measured | target | |", "| --- | --- | --- | --- | --- |"]
+    for report in reports:
+        question = report.get("question", report["bench"])
+        for target in report.get("targets", ()):
+            sign = "≤" if target["is_upper_bound"] else "≥"
+            cells = [
+                question, target["name"], f"{common.number(target['value'])} {target['unit']}",
+                f"{sign} {target['limit']:,g}", "reached" if target["is_reached"] else "**missed**",
+            ]  # fmt: skip
+            lines.append(f"| {' | '.join(cells)} |")
+            question = ""
+        if not report.get("targets"):
+            lines.append(f"| {question} | see [{report['bench']}](#{report['bench']}) | | | |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(curves: Sequence[dict[str, Any]], directory: Path) -> list[str] | None:
+    """Draw each curve into a file of its own; returns the names, or None if there is no matplotlib."""
     try:
         import matplotlib
     except ImportError:
-        return False
-    matplotlib.use("Agg")
+        return None
+    matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, fields = pyplot.subplots(len(curves), 1, figsize=(7, 3.5 * len(curves)), squeeze=False)
-    for field, curve in zip(fields[:, 0], curves, strict=True):
+    names = []
+    for curve in curves:
+        figure, field = pyplot.subplots(figsize=(7, 3.5))
         for series, values in curve["y"].items():
             field.plot(curve["x"], values, marker="o", label=series)
-        # Sizes go by factors of ten; nothing below zero, so that flat looks flat.
-        if min(curve["x"]) > 0 and max(curve["x"]) >= 50 * min(curve["x"]):
-            field.set_xscale("log")
+        # Sizes go by factors; nothing below zero, so that flat looks flat.
+        if max(curve["x"]) >= 10 * max(min(curve["x"]), 1):
+            field.set_xscale(
+                "log" if min(curve["x"]) > 0 else "symlog", **({} if min(curve["x"]) > 0 else {"linthresh": 1})
+            )
+            field.set_xticks(curve["x"], [f"{x:,}" for x in curve["x"]])
+            field.minorticks_off()
         field.set_ylim(bottom=0)
         field.set(title=curve["title"], xlabel=curve["x_label"], ylabel=curve["y_label"])
         field.grid(alpha=0.3)
         field.legend()
-    figure.tight_layout()
-    figure.savefig(target, dpi=110)
-    pyplot.close(figure)
-    return True
+        figure.tight_layout()
+        names.append(re.sub(r"[^a-z0-9]+", "-", curve["title"].lower()).strip("-") + ".svg")
+        figure.savefig(directory / names[-1], metadata={"Date": None})
+        pyplot.close(figure)
+    return names
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,34 +139,49 @@ def main(argv: list[str] | None = None) -> int:
     own = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="of a bench; none: all")
+    parser.add_argument("--list", action="store_true", help="print the names of all benches")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="directory for the report")
     options = parser.parse_args(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     known = benches()
+    if options.list:
+        print("\n".join(known))
+        return 0
     names = [name.removesuffix(".py") for name in options.names] or known
     for name in names:
         if name not in known:
             parser.error(f"there is no bench {name!r}: {', '.join(known)}")
     machine = common.machine()
-    facts = "".join(f"{key:18} {value}\n" for key, value in machine.items())
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    print(facts, flush=True)
+    print(common.table([{"fact": key, "": str(value)} for key, value in machine.items()]), flush=True)
     reports = []
     for name in names:
         reports.append(run(name, own))
-        print(as_text(reports[-1]), flush=True)
-    options.output.mkdir(parents=True, exist_ok=True)
-    curves = [curve for report in reports for curve in report.get("curves", ())]
-    whole = {"time": when, "machine": machine, "reports": reports}
-    (options.output / "report.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (options.output / "report.txt").write_text(f"{when}\n{facts}\n" + "\n".join(map(as_text, reports)))
-    written = ["report.txt", "report.json"]
-    if curves:
-        if plot(curves, options.output / "curves.png"):
-            written.append("curves.png")
-        else:
-            print("no matplotlib here: the curves are in report.json, not drawn")
+        print("\n" + as_markdown(reports[-1], ()), flush=True)
+    written = write(options.output, when, machine, reports)
+    print(summary(reports))
     print(f"written to {options.output}: {', '.join(written)}")
     return 1 if any("failed" in report for report in reports) else 0
+
+
+def write(directory: Path, when: str, machine: dict[str, Any], reports: list[dict[str, Any]]) -> list[str]:
+    """Write the report; returns the names of its files."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.glob("*.svg"):
+        old.unlink()
+    whole = {"time": when, "machine": machine, "reports": reports}
+    (directory / "report.json").write_text(json.dumps(whole, indent=1) + "\n")
+    written = ["report.md", "report.json"]
+    parts = []
+    for report in reports:
+        names = plot(report.get("curves", ()), directory) if report.get("curves") else []
+        if names is None:
+            report.setdefault("notes", []).append("no matplotlib here: the curves are in report.json, not drawn")
+        parts.append(as_markdown(report, names or ()))
+        written += names or ()
+    facts = [{"fact": key, "value": str(value)} for key, value in machine.items()]
+    head = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
+    (directory / "report.md").write_text(f"{head}\n{summary(reports)}\n" + "\n".join(parts))
+    return written
 
 
 if __name__ == "__main__":

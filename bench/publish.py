@@ -1,42 +1,39 @@
-"""How many enriched events a second go out to subscribers, and how many a Python subscriber takes?
+"""How many enriched events a second go out to subscribers, and how many does a Python subscriber take?
 
-Method: rows of 2,000 processes, each with a path, arguments, a cgroup and `--depth` ancestors (a build below a shell
-below a session), are written into real tables. The encoder and the publisher then run as in the resolver, in steps of
-`--step` events that go round fork, exec and exit, over a real ipc socket. One process for each side, pinned to one core
-each with its ZeroMQ thread; pages are touched by a first run that is not counted; median of `--runs` runs.
-
-    nobody      events numbered with no subscriber: what an instance pays that nobody listens to
-    encode      events encoded, not sent
-    send        encoded and sent, as fast as it goes, to a subscriber that takes messages and does not look into them
-    receive     the Python subscriber makes dicts of them; the publisher keeps at most `--window` messages ahead
-
-Command: python bench/publish.py [--json]
-
-How to read it: `events/s` is wall time; `us CPU/event` is user and system time of that one process, ZeroMQ's thread
-included. For `send`, `lost` says what the subscriber's full queue cost it (the publisher never waits): with both sides
-on two cores it should be 0. Does not show: CURVE over TCP, several subscribers, cold rows (all rows are in the cache
-after the first round, as they are right after apply has written them).
+Method
+    Rows of 2,000 processes, each with a path, arguments, a cgroup and `--depth` ancestors (a build below a shell below
+    a session), are written into real tables. The encoder and the publisher then run as in the resolver, in steps of
+    `--step` events that go round fork, exec and exit, over a real ipc socket. One process for each side, pinned to one
+    core each with its ZeroMQ thread; pages are touched by a first run that is not counted.
+    nobody: events numbered with no subscriber: what an instance pays that nobody listens to. encode: events encoded,
+    not sent. send: encoded and sent, as fast as it goes, to a subscriber that takes messages and does not look into
+    them. receive: the Python subscriber makes dicts of them; the publisher keeps at most `--window` messages ahead.
+Command
+    python bench/publish.py [--events N] [--runs N] [--step N] [--depth N] [--window N] [--json]
+How to read it
+    `events/s` is wall time, the median of the runs; `us CPU/event` is user and system time of that one process,
+    ZeroMQ's thread included. For `send`, `lost` says what the subscriber's full queue cost it (the publisher never
+    waits): with both sides on two cores it should be 0.
+What it does not show
+    CURVE over TCP, several subscribers, cold rows (all rows are in the cache after the first round, as they are right
+    after apply has written them).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
-import platform
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import common
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from pipeline.bus.sockets import Bus
 from pipeline.bus.subscriber import StreamReader
@@ -47,20 +44,9 @@ from pipeline.shm._writer import TableWriter
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
+SMALL = {"events": 6000, "runs": 1}
 TARGET_SEND = 300_000
 TARGET_RECEIVE = 150_000
-
-
-@dataclass
-class Result:
-    """One line of the report."""
-
-    case: str
-    events_per_s: float
-    cpu_us_per_event: float
-    spread: float  #: (largest - smallest) / median of events_per_s over the runs
-    bytes_per_event: float
-    lost: int
 
 
 def make_rows(tables: Any, processes: int, depth: int) -> np.ndarray:
@@ -135,14 +121,9 @@ class Load:
         self.encoder.add_many(self.tables, self.topics, self.kinds, self.rows, self.times)
 
 
-def _pin(core: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
-
-
-def measure_encoder(directory: Path, options: argparse.Namespace) -> list[Result]:
+def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The cases without a socket."""
-    _pin(0)
+    common.pin(0)
     load = Load(directory, options.step, options.depth)
     results = []
     for case, mask in (("nobody", 0), ("encode", 7)):
@@ -166,7 +147,7 @@ def measure_encoder(directory: Path, options: argparse.Namespace) -> list[Result
 
 def subscriber_main(socket: Path, case: str, total: int, progress: Any, result: Any) -> None:
     """Take `total` events and say how long it took."""
-    _pin(1)
+    common.pin(1)
     reader = StreamReader(f"ipc://{socket}", ["proc"], receive_hwm=4096)
     if case == "send":
         reader.tracker.feed = _Counter(reader.tracker)  # type: ignore[method-assign]
@@ -201,9 +182,9 @@ class _Counter:
         return range(parsed.count)
 
 
-def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> Result:
+def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
     """The cases with a subscriber."""
-    _pin(0)
+    common.pin(0)
     context = multiprocessing.get_context("spawn")
     rates, cpus, lost, size = [], [], 0, 1.0
     load = Load(directory, options.step, options.depth)
@@ -248,43 +229,35 @@ def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> R
     return _result(case, rates, cpus, size, lost)
 
 
-def _result(case: str, rates: list[float], cpus: list[float], size: float, lost: int) -> Result:
-    middle = statistics.median(rates)
-    return Result(case, middle, statistics.median(cpus), (max(rates) - min(rates)) / middle, size, lost)
+def _result(case: str, rates: list[float], cpus: list[float], size: float, lost: int) -> dict[str, Any]:
+    return {
+        "case": case, "events/s": statistics.median(rates), "spread": common.spread(rates),
+        "us CPU/event": statistics.median(cpus), "bytes/event": size, "lost": lost,
+    }  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run all cases; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument("--events", type=int, default=300_000, help="events a run")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--step", type=int, default=768, help="events between two commits (4 ms at 200,000/s)")
     parser.add_argument("--depth", type=int, default=5, help="ancestors of each process")
     parser.add_argument("--window", type=int, default=64, help="messages that the publisher may be ahead (receive)")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(argv)
-    results: list[Result] = []
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
     cores = os.sched_getaffinity(0)
     try:
-        results += measure_encoder(root / "encoder", options)
-        for case in ("send", "receive"):
-            results.append(measure_socket(case, root / case, options))
+        report.rows += measure_encoder(root / "encoder", options)
+        for case, limit in (("send", TARGET_SEND), ("receive", TARGET_RECEIVE)):
+            row = measure_socket(case, root / case, options)
+            report.rows.append(row)
+            report.target(case, row["events/s"], limit, "events/s", is_upper_bound=False)
     finally:
         os.sched_setaffinity(0, cores)
         shutil.rmtree(root, ignore_errors=True)
-    if options.json:
-        machine = {"kernel": platform.release(), "cores": len(cores), "python": platform.python_version()}
-        print(json.dumps({"bench": "publish", "machine": machine, "results": [asdict(result) for result in results]}))
-        return 0
-    print(f"{'case':<10}{'events/s':>12}{'us CPU/event':>14}{'spread':>9}{'bytes/event':>13}{'lost':>8}")
-    for result in results:
-        print(
-            f"{result.case:<10}{result.events_per_s:>12,.0f}{result.cpu_us_per_event:>14.3f}{result.spread:>9.0%}"
-            f"{result.bytes_per_event:>13,.0f}{result.lost:>8,}"
-        )
-    print(f"targets: send {TARGET_SEND:,}/s, receive {TARGET_RECEIVE:,}/s")
-    return 0
+    return common.finish(report, as_json=options.json)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,30 @@
 #!/usr/bin/env python3
 """Do readers ever see half of a row, and what do they cost the writer?
 
-Question
+Method
     Several processes read as fast as they can while the writer forks, execs, exits, changes rows in place, and reuses
     rows and strings: is any copy torn, is a process that lives told to be absent, and is the writer slower for it?
-Method
     torn:   One process applies frames to tables made with checksums (changes of credentials, execs, forks, exits,
             evictions, of few pids, so that reads and writes meet). Readers resolve these pids, take the cold part too
             and compute the row's checksum; every eighth time they walk the ancestors and check each. A read overlapped
             a write when it had to be begun again. Pids that live throughout must never be None.
-    writer: The loads of bench/ingest_replay.py are applied to fresh tables with and without readers that hammer them,
-            in turn, in pairs. The writer has a core for itself, the readers share the others. The ratio is of the
+    writer: The loads of ingest_replay.py are taken in with and without readers that hammer the tables, in turn, in
+            pairs. The writer has a core for itself, the readers share the others. The ratio is of the
             writer's CPU time, which other work on the machine disturbs least: what readers could cost is its waiting
             for cache lines.
 Command
-    bench/readers_hammer.py [--reads N] [--readers N] [--pairs N] [--events N] [--json]
+    python bench/readers_hammer.py [--reads N] [--readers N] [--pairs N] [--events N] [--json]
 How to read it
-    torn, absent and wrong must be 0, with overlapped in the 100,000s. slowdown is the median of the pairs, 1.00: none.
+    torn, absent and wrong must be 0, with overlapped in the 100,000s. `slowdown %` is the median of the pairs, with the
+    least and the most.
 What it does not show
     Tables larger than the caches, and readers on the writer's core: there they cost what any process costs.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
-import platform
 import random
 import shutil
 import statistics
@@ -37,15 +34,16 @@ import time
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import common
 import numpy as np
 import numpy.typing as npt
+import replay
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from pipeline.errors import BusyError, StaleError, TooOldError
 
-from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
+SMALL = {"reads": 400_000, "pairs": 1, "events": 20_000}
 
 Array = npt.NDArray[Any]
 BOOT = bytes(range(16))
@@ -156,13 +154,14 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
     changes = Changes()
 
-    def take(message: bytes) -> tuple[Any, Any]:
-        """Put one frame through the merger; return it and its batch."""
-        frame = decode_frame(message)
-        frame.head = frame.head.copy()  # so that `again` can write to it
+    def take(message: bytes) -> tuple[Array, Any]:
+        """Put one frame through the merger; return its times, which may be changed, and its batch."""
+        buffer = bytearray(message)
+        frame = decode_frame(buffer)
+        head = np.frombuffer(buffer, frame.head.dtype, frame.count, buffer.index(frame.head.tobytes()))
         merger.add(frame)
         merger.advance(changes.now + 10**9, merger.received_pos)
-        return frame, merger.take(1 << 20)
+        return head["time_boot_ns"], merger.take(1 << 20)
 
     def images() -> None:
         _, batch = take(changes.images(64))
@@ -177,10 +176,10 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     while not stop.is_set():
         images()
         # Making a frame takes longer than applying it, so this one is applied over and over, each time a bit younger.
-        frame, batch = take(changes.changes(8192))
+        times, batch = take(changes.changes(8192))
         for _ in range(40):
             applied += applier.apply(batch)
-            frame.head["time_boot_ns"] += 1000 * 8192
+            times += np.uint64(1000 * 8192)
             changes.now += 1000 * 8192
             tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         merger.done(batch)
@@ -238,6 +237,7 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
     mine, theirs = SPAWN.Pipe()
     writer = SPAWN.Process(target=write_torn, args=(directory, cores[0], stop, theirs))
     writer.start()
+    theirs.close()  # so that its end is noticed
     try:
         mine.recv()
         pipes, processes = [], []
@@ -259,138 +259,140 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
     finally:
         writer.kill()
         shutil.rmtree(directory, ignore_errors=True)
-    total = {key: sum(one[key] for one in found) for key in found[0]}
+    total = {"case": "torn"} | {key: sum(one[key] for one in found) for key in found[0]}
     assert not any(oddities.values()), oddities
-    return total | {"readers": readers, "records_applied": applied, "rows_evicted": evicted, "seconds": seconds}
+    return total | {"readers": readers, "records applied": applied, "rows evicted": evicted, "seconds": seconds}
 
 
 # -- writer ------------------------------------------------------------------------------------------------------------
 
 
-def read_hard(place: str, cores: list[int], stop: Event, pause: Event, counter: Any) -> None:
-    """Resolve and walk in whatever table is named in the file `place`, as fast as possible, except while paused."""
+def _hammer(directory: str, cores: list[int], number: int, active: Any, reads: Any, cpu_ns: Any) -> None:
+    """Resolve and walk as fast as possible while `number` is below `active`; -1 ends it."""
     from pipeline.shm.table import ProcessTable
 
     os.sched_setaffinity(0, cores)
-    pids = random.Random(1).choices(range(2, 31_000), k=4096)
-    while not stop.is_set():
-        if pause.is_set():
-            time.sleep(0.001)
-            continue
-        try:
-            table = ProcessTable.attach(path=Path(place).read_text())
-        except (NotRunningError, FileNotFoundError):
-            time.sleep(0.001)
-            continue
-        with table:
-            at = 0
-            while not pause.is_set():
+    # Of those that are there throughout, and of those that come and go.
+    passing = range(replay.FIRST_PID, replay.FIRST_PID + replay.PID_RANGE)
+    pids = random.Random(number).choices(replay.PARENTS.tgid.tolist(), k=2048)
+    pids += random.Random(number).choices(passing, k=2048)
+    random.Random(number).shuffle(pids)
+    with ProcessTable.attach(path=directory, max_age_ms=10**8) as table:
+        at = 0
+        while active.value >= 0:
+            if number >= active.value:
+                time.sleep(0.001)
+                continue
+            for _ in range(64):
+                at += 1
+                pid = pids[at & 4095]
                 try:
-                    for _ in range(64):
-                        at += 1
-                        pid = pids[at & 4095]
-                        table.resolve(pid)
-                        if at & 15 == 0:
-                            table.ancestors(pid)
-                    counter.value += 68
+                    table.resolve(pid)
+                    if at & 15 == 0:
+                        table.ancestors(pid)
                 except (StaleError, BusyError):
                     continue
-                except NotRunningError:
-                    break
+            reads[number] += 64
+            cpu_ns[number] = time.process_time_ns()
 
 
-def writer_slowdown(pairs: int, events: int, readers: int) -> dict[str, Any]:
-    """Apply loads with and without readers, in turn."""
-    import ingest_replay
+class Hammers:
+    """`count` processes that read a table as fast as they can, as many of them as `let` says. A context manager.
 
-    from pipeline.shm import layout
+    They are pinned to the cores other than the first, if there are any.
+    """
 
-    cores = sorted(os.sched_getaffinity(0))
-    others = cores[1:] or cores
-    directory = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
-    place = directory / "place"
-    make_tables = ingest_replay._tables
+    def __init__(self, directory: Path, count: int) -> None:
+        cores = sorted(os.sched_getaffinity(0))
+        self._active = SPAWN.Value("i", 0, lock=False)
+        self._reads = SPAWN.Array("Q", max(count, 1), lock=False)
+        self._cpu_ns = SPAWN.Array("Q", max(count, 1), lock=False)
+        shared = (self._active, self._reads, self._cpu_ns)
+        self._processes = [
+            SPAWN.Process(target=_hammer, args=(str(directory), cores[1:] or cores, number, *shared))
+            for number in range(count)
+        ]
 
-    def announced(at: Path, rings: int) -> Any:
-        tables = make_tables(at, rings)
-        tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**12)
-        tables.set_state(layout.STATE_READY)
-        place.with_suffix(".new").write_text(str(at))
-        place.with_suffix(".new").rename(place)
-        return tables
+    def __enter__(self) -> Self:
+        for process in self._processes:
+            process.start()
+        self.let(len(self._processes))
+        deadline = time.monotonic() + 30
+        while not all(self._reads[number] for number in range(len(self._processes))):
+            assert time.monotonic() < deadline and all(p.is_alive() for p in self._processes), "a reader did not start"
+            time.sleep(0.01)
+        self.let(0)
+        return self
 
-    ingest_replay._tables = announced
-    stop, pause = SPAWN.Event(), SPAWN.Event()
-    pause.set()
-    counters = [SPAWN.Value("Q", lock=False) for _ in range(readers)]
-    processes = [
-        SPAWN.Process(target=read_hard, args=(str(place), others, stop, pause, counter)) for counter in counters
-    ]
-    for process in processes:
-        process.start()
-    result: dict[str, Any] = {}
-    os.sched_setaffinity(0, {cores[0]})
-    try:
-        for name in ("fork/exit", "build"):
-            load = ingest_replay.Load(name, events, 4)
-            ingest_replay.replay(load, iter(load.messages), encode=False)  # touches and compiles everything
+    def __exit__(self, *exc_info: object) -> None:
+        self._active.value = -1
+        for process in self._processes:
+            process.join(10)
+            process.kill()
+
+    def let(self, active: int) -> None:
+        """Let the first `active` of them read."""
+        self._active.value = active
+        time.sleep(0.02)
+
+    def read(self) -> tuple[int, int]:
+        """Look-ups so far, and the CPU time of the readers, ns."""
+        return sum(self._reads), sum(self._cpu_ns)
+
+
+def writer_slowdown(name: str, pairs: int, events: int, readers: int) -> dict[str, Any]:
+    """Apply a load with and without readers, in turn; returns a row of the report."""
+    load = replay.Load(replay.storm(events)) if name == "fork/exit" else replay.Load(
+        replay.build(events), strings=replay.compiler_runs()
+    )  # fmt: skip
+    stream = load.stream(4)
+    cores = os.sched_getaffinity(0)
+    with replay.Resolver(4) as resolver:
+        resolver.enter()
+        resolver.open_for_readers()
+        resolver.take_in(next(stream))  # touches and compiles everything
+        with Hammers(resolver.directory, readers) as hammers:
+            os.sched_setaffinity(0, {min(cores)})
             ratios, reads, seconds = [], 0, 0.0
             for pair in range(pairs):
                 took = {}
                 for hammered in (pair & 1 == 0, pair & 1 == 1):
-                    place.unlink(missing_ok=True)
-                    before = sum(counter.value for counter in counters)
-                    (pause.clear if hammered else pause.set)()
-                    time.sleep(0.05)
-                    begin, used = time.perf_counter(), time.process_time()
-                    ingest_replay.replay(load, iter(load.messages), encode=False)
+                    messages = next(stream)
+                    hammers.let(readers if hammered else 0)
+                    before, begin, used = hammers.read()[0], time.perf_counter(), time.process_time()
+                    resolver.take_in(messages)
                     took[hammered] = time.process_time() - used
-                    pause.set()
                     if hammered:
-                        reads += sum(counter.value for counter in counters) - before
+                        reads += hammers.read()[0] - before
                         seconds += time.perf_counter() - begin
+                    hammers.let(0)
                 ratios.append(took[True] / took[False])
-            ratios.sort()
-            result[name] = {
-                "slowdown": statistics.median(ratios), "min": ratios[0], "max": ratios[-1], "pairs": pairs,
-                "reads_per_s": reads / seconds,
-            }  # fmt: skip
-    finally:
-        os.sched_setaffinity(0, cores)
-        ingest_replay._tables = make_tables
-        stop.set()
-        pause.set()
-        for process in processes:
-            process.join(10)
-            process.kill()
-        shutil.rmtree(directory, ignore_errors=True)
-    return result
+            os.sched_setaffinity(0, cores)
+        resolver.check()
+    return {
+        "writer": name, "readers": readers, "pairs": pairs, "slowdown %": 100 * (statistics.median(ratios) - 1),
+        "least": 100 * (min(ratios) - 1), "most": 100 * (max(ratios) - 1), "M reads/s": reads / seconds / 1e6,
+    }  # fmt: skip
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: list[str] | None = None) -> int:
+    """Run both cases; returns the exit code: 1 if a row was torn."""
+    parser = common.parser(__doc__)
     parser.add_argument("--reads", type=int, default=10_000_000)
     parser.add_argument("--readers", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--events", type=int, default=400_000)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    report: dict[str, Any] = {
-        "machine": platform.machine(), "kernel": platform.release(), "cores": os.cpu_count(),
-        "torn": torn(options.reads, options.readers),
-        "writer": writer_slowdown(options.pairs, options.events, options.readers),
-    }  # fmt: skip
-    if options.json:
-        print(json.dumps(report, indent=2))
-    else:
-        found = report["torn"]
-        for key, value in found.items():
-            print(f"{key:16} {value:>14,}" if isinstance(value, int) else f"{key:16} {value:>14.1f}")
-        for name, load in report["writer"].items():
-            print(f"{name}: writer with readers / without {load['slowdown']:.3f} ({load['min']:.3f} to ", end="")
-            print(f"{load['max']:.3f}, {load['pairs']} pairs), {load['reads_per_s'] / 1e6:.1f} M reads/s meanwhile")
-    bad = report["torn"]["torn"] or report["torn"]["absent"] or report["torn"]["wrong"]
-    return 1 if bad else 0
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--events", type=int, default=100_000)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    found = torn(options.reads, options.readers)
+    report.rows.append(found)
+    bad = sum(found[what] for what in ("torn", "absent", "wrong"))
+    report.target("rows torn, absent or wrong", bad, 0, "rows")
+    for name in ("fork/exit", "build"):
+        row = writer_slowdown(name, options.pairs, options.events, options.readers)
+        report.rows.append(row)
+        report.target(f"writer with readers, {name}", row["slowdown %"], 5, "% slower")
+    return common.finish(report, as_json=options.json) or (1 if bad else 0)
 
 
 if __name__ == "__main__":

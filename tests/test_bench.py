@@ -1,4 +1,4 @@
-"""Every bench of the live daemon runs, small, and says what its docstring promises; the report of all is written."""
+"""Every bench runs, small, and says what its docstring promises; the report of all is written."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
-LIVE = ("live_cost", "live_slowdown", "live_latency", "live_peers", "live_lookup", "start", "memory")
-#: A value of the first column of each bench that must be there.
-EXPECTED = {
+#: What the first column of each bench must have. Those of the first table need a daemon.
+LIVE = {
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},
     "live_latency": {"idle", "storm"},
@@ -21,54 +21,93 @@ EXPECTED = {
     "start": {"attach and resolve", "procline resolve", "snapshot"},
     "memory": {"live process", "reader", "resolve_many at random"},
 }
+REPLAYED = {
+    "ingest_replay": {"fork/exit", "build"},
+    "publish": {"nobody", "encode", "send", "receive"},
+    "readers_hammer": {"fork/exit", "build"},
+    "growth_args": {"process against size of arguments", "argv against size of arguments"},
+    "growth_depth": {"event against ancestry depth", "walk against ancestry depth"},
+    "growth_entries": {"event against entries", "read against entries"},
+    "growth_readers": {"event against readers", "read against readers"},
+    "growth_rings": {"event against rings"},
+}
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=240)
 
 
+def report_of(name: str, expected: set[str]) -> dict[str, Any]:
+    """Run a bench small, and check what all have in common."""
+    done = run(str(BENCH / f"{name}.py"), "--small", "--json")
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert report["bench"] == name
+    assert report["question"].endswith("?")
+    assert report["machine"]["kernel"]
+    assert {next(iter(row.values())) for row in report["rows"]} >= expected
+    for target in report["targets"]:
+        assert isinstance(target["value"], (int, float)), target
+    for curve in report["curves"]:
+        assert all(len(values) == len(curve["x"]) > 1 for values in curve["y"].values()), curve
+    for row in report["rows"]:
+        assert row.get("lost", 0) == 0, row
+    return report
+
+
 @pytest.mark.live
 @pytest.mark.alone
 @pytest.mark.parametrize("name", LIVE)
 def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
-    done = run(str(BENCH / f"{name}.py"), "--small", "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["bench"] == name
-    assert report["question"].endswith("?")
-    assert report["machine"]["kernel"]
-    assert {next(iter(row.values())) for row in report["rows"]} >= EXPECTED[name]
-    for target in report["targets"]:
-        assert isinstance(target["value"], (int, float)), target
-    for row in report["rows"]:
-        assert row.get("lost", 0) == 0, row
+    report_of(name, LIVE[name])
 
 
-def test_every_bench_says_question_method_command_reading_and_limits() -> None:
-    for name in LIVE:
-        doc = (BENCH / f"{name}.py").read_text().split('"""')[1]
-        assert doc.splitlines()[0].endswith("?"), name
-        for part in ("\nMethod\n", "\nCommand\n", "\nHow to read it\n", "\nWhat it does not show\n"):
-            assert part in doc, f"{name}: no part {part.strip()!r}"
+@pytest.mark.parametrize("name", [name for name in REPLAYED if name != "readers_hammer"])
+def test_a_bench_that_replays_runs(name: str) -> None:
+    report = report_of(name, REPLAYED[name])
+    assert bool(report["curves"]) == name.startswith("growth_")
+
+
+def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
+    """Four readers against the real apply, on tables with checksums."""
+    torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
+    assert torn["torn"] == torn["absent"] == torn["wrong"] == 0
+    assert torn["reads"] >= 400_000 and torn["overlapped"] > 100 and torn["rows evicted"] > 0
+
+
+def test_every_bench_is_tested() -> None:
+    assert run(str(BENCH / "_all.py"), "--list").stdout.split() == sorted(LIVE | REPLAYED)
+
+
+@pytest.mark.parametrize("name", LIVE | REPLAYED)
+def test_every_bench_says_question_method_command_reading_and_limits(name: str) -> None:
+    doc = (BENCH / f"{name}.py").read_text().split('"""')[1]
+    assert doc.splitlines()[0].endswith("?")
+    for part in ("\nMethod\n", "\nCommand\n", "\nHow to read it\n", "\nWhat it does not show\n"):
+        assert part in doc, f"no part {part.strip()!r}"
 
 
 def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
-    done = run(
-        str(BENCH / "_all.py"), "memory", "--output", str(tmp_path), "--",
-        "--no-live", "--entries", "1000", "--runs", "1", "--batch", "100",
-    )  # fmt: skip
+    done = run(str(BENCH / "_all.py"), "growth_args", "growth_rings", "--output", str(tmp_path), "--", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
-    (report,) = json.loads((tmp_path / "report.json").read_text())["reports"]
-    assert report["curves"][0]["x"] == [100, 1000]
-    assert "resolve_many at random" in (tmp_path / "report.txt").read_text()
+    whole = json.loads((tmp_path / "report.json").read_text())
+    assert [report["bench"] for report in whole["reports"]] == ["growth_args", "growth_rings"]
+    text = (tmp_path / "report.md").read_text()
+    assert "| question | figure | measured | target | |" in text
+    for curve in ("event-against-rings", "argv-against-size-of-arguments"):
+        assert f"({curve}.svg)" in text
+        assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
 def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path) -> None:
-    done = run(str(BENCH / "_all.py"), "memory", "--output", str(tmp_path), "--", "--no-such-option")
+    done = run(str(BENCH / "_all.py"), "memory", "growth_args", "--output", str(tmp_path), "--", "--no-live", "--small")
     assert done.returncode == 1
-    (report,) = json.loads((tmp_path / "report.json").read_text())["reports"]
-    assert report["failed"]
-    assert any("--no-such-option" in line for line in report["said"])
+    failed, passed = sorted(
+        json.loads((tmp_path / "report.json").read_text())["reports"], key=lambda each: "rows" in each
+    )
+    assert failed["bench"] == "growth_args" and passed["bench"] == "memory"
+    assert any("--no-live" in line for line in failed["said"])
+    assert "**growth_args failed**" in (tmp_path / "report.md").read_text()
 
 
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""How do the cost of an event and the cost of a walk grow with the depth of the ancestry?
+
+Method
+    Tables with a chain of 1 to `--depth` ancestors. Events: a storm of forks and exits is replayed, all of whose forks
+    are children of the chain's end (`apply`), and events of processes at its end are encoded for subscribers
+    (`encode`), with the default of eight ancestors in each. Walks: `ancestors(pid)` and `ancestors_many` from there.
+    Each depth is measured in pairs with the smallest, `--rounds` times.
+Command
+    python bench/growth_depth.py [--depth N] [--events N] [--rounds N] [--json]
+How to read it
+    CPU ns an event: `apply` is flat, since a fork only links to its parent; `encode` grows until depth 8, from where
+    each event tells of as many. CPU ns a hop: falls for one call, whose own cost is shared, to what an Entry costs;
+    `ancestors_many` is flat up to the size of the first-level cache (512 rows of 128 bytes are more than it holds).
+What it does not show
+    Chains whose rows lie all over a large table: there each hop is a cache miss (live_lookup.py, 65,000 entries).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import common
+import curves
+import numpy as np
+import publish
+import replay
+
+from pipeline.shm.table import ProcessTable
+
+SMALL = {"depth": 8, "events": 4000, "rounds": 1}
+DEPTHS = (1, 2, 8, 32, 128, 512)
+WALKS = 20_000  # hops of one measurement
+
+
+def apply_cost(resolver: replay.Resolver, last: replay.Processes, events: int) -> Callable[[], float]:
+    """What measures CPU ns an event, below `last`."""
+    load = replay.Load(replay.storm(events), parents=last)
+    stream = load.stream(1)
+
+    def run() -> float:
+        messages = next(stream)
+        begin = time.process_time_ns()
+        resolver.take_in(messages)
+        return (time.process_time_ns() - begin) / load.count
+
+    return run
+
+
+def encode_cost(place: Path, depth: int, events: int) -> Callable[[], float]:
+    """What measures CPU ns to encode an event of a process with `depth` ancestors."""
+    load = publish.Load(place, 768, depth)
+    load.encoder.topics_mask = 7
+
+    def run() -> float:
+        begin = time.process_time_ns()
+        for _ in range(-(-events // load.step)):
+            load.encode()
+            load.encoder.take()
+        return (time.process_time_ns() - begin) / (load.step * -(-events // load.step))
+
+    return run
+
+
+def walks(table: ProcessTable, pid: int, depth: int) -> dict[str, Callable[[], float]]:
+    """What measures CPU ns a hop."""
+    assert len(table.ancestors(pid)) == depth
+    count = max(1, WALKS // depth)
+    many = np.full(count, pid, np.uint32)
+
+    def one() -> float:
+        begin = time.process_time_ns()
+        for _ in range(count):
+            table.ancestors(pid)
+        return (time.process_time_ns() - begin) / (count * depth)
+
+    def bulk() -> float:
+        begin = time.process_time_ns()
+        hops = len(table.ancestors_many(many)[0])
+        return (time.process_time_ns() - begin) / hops
+
+    return {"ancestors(pid)": one, "ancestors_many": bulk}
+
+
+def measure(options: argparse.Namespace, report: common.Report) -> None:
+    """All depths."""
+    depths = [depth for depth in DEPTHS if depth <= options.depth]
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm")))
+        applied, encoded, walked = {}, {}, {}
+        for depth in depths:
+            resolver = stack.enter_context(replay.Resolver(1))
+            # The walk begins at the chain's last one, which has `depth` ancestors.
+            chain = replay.Processes.row(2, depth + 1)
+            resolver.enter(chain, is_chain=True)
+            resolver.open_for_readers()
+            table = stack.enter_context(ProcessTable.attach(path=resolver.directory, max_age_ms=10**8))
+            walked[depth] = walks(table, int(chain.tgid[-1]), depth)
+            last = replay.Processes(chain.tgid[-1:], chain.start_boot_ns[-1:])
+            applied[depth] = apply_cost(resolver, last, options.events)
+            encoded[depth] = encode_cost(place / str(depth), depth, options.events)
+        events = {
+            "apply": curves.paired(applied, options.rounds),
+            "encode": curves.paired(encoded, options.rounds),
+        }
+        hops = {
+            what: curves.paired({depth: walked[depth][what] for depth in depths}, options.rounds)
+            for what in ("ancestors(pid)", "ancestors_many")
+        }
+    curves.add(report, "event against ancestry depth", "depth", "ns/event", events, {"apply": 1.25})
+    curves.add(report, "walk against ancestry depth", "depth", "ns/hop", hops, {})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure all depths; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--depth", type=int, default=512, help="the largest")
+    parser.add_argument("--events", type=int, default=30_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    allowed = os.sched_getaffinity(0)
+    common.pin(0)
+    try:
+        measure(options, report)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

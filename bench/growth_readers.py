@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""How do the cost of an event and the cost of a read grow with the number of readers?
+
+Method
+    0 to `--readers` processes resolve pids and walk to ancestors as fast as they can, in the tables into which a storm
+    of forks and exits is replayed meanwhile. The writer has a core for itself, the readers share the others. Each
+    number of readers is measured in pairs with the smallest (none for the event, one for the read), `--rounds` times.
+Command
+    python bench/growth_readers.py [--readers N] [--events N] [--rounds N] [--json]
+How to read it
+    CPU ns of the writer for an event, and CPU ns of the readers for a look-up (one in sixteen is a walk too). Readers
+    write nothing that is shared and take no lock, so both should be flat: what they may cost the writer is fetching
+    back cache lines of rows that it changes.
+What it does not show
+    More readers than cores at the same moment: beyond the cores they take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+import common
+import curves
+import replay
+from readers_hammer import Hammers
+
+SMALL = {"readers": 2, "events": 4000, "rounds": 1}
+COUNTS = (1, 2, 4, 8, 16)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure all numbers of readers; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--readers", type=int, default=16, help="the most")
+    parser.add_argument("--events", type=int, default=50_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    counts = [count for count in COUNTS if count <= options.readers]
+    load = replay.Load(replay.storm(options.events))
+    stream = load.stream(4)
+    allowed = os.sched_getaffinity(0)
+    with replay.Resolver(4) as resolver:
+        resolver.enter()
+        resolver.open_for_readers()
+        resolver.take_in(next(stream))
+        with Hammers(resolver.directory, max(counts)) as hammers:
+            common.pin(0)
+
+            def measured(count: int) -> tuple[float, float]:
+                """(ns an event, ns a read) with `count` readers."""
+                messages = next(stream)
+                hammers.let(count)
+                reads, cpu_ns = hammers.read()
+                begin = time.process_time_ns()
+                resolver.take_in(messages)
+                event = (time.process_time_ns() - begin) / load.count
+                time.sleep(0.05 if count else 0)  # with few events a reader may not have had its turn yet
+                now_reads, now_cpu_ns = hammers.read()
+                hammers.let(0)
+                return event, (now_cpu_ns - cpu_ns) / max(now_reads - reads, 1)
+
+            def of(which: int, count: int) -> Callable[[], float]:
+                return lambda: measured(count)[which]
+
+            event = curves.paired({count: of(0, count) for count in (0, *counts)}, options.rounds)
+            read = curves.paired({count: of(1, count) for count in counts}, options.rounds)
+        resolver.check()
+    os.sched_setaffinity(0, allowed)
+    curves.add(report, "event against readers", "readers", "ns/event", {"fork/exit": event}, {"fork/exit": 1.05})
+    curves.add(report, "read against readers", "readers", "ns/read", {"resolve": read}, {"resolve": 1.25})
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""How does the cost of an event grow with the number of CPUs, each of which has a ring?
+
+Method
+    A storm of forks and exits, and a build, are replayed from 1 to `--rings` rings: decode, merge, apply, commit. A
+    message has what all rings hold at one time: `in all` 8,192 events in each, so that with more rings each has fewer;
+    `a ring` 64 events a ring. Each number of rings is measured in pairs with one ring, `--rounds` times.
+Command
+    python bench/growth_rings.py [--rings N] [--events N] [--rounds N] [--json]
+How to read it
+    CPU ns of the resolver for an event. `8,192 in all` grows for two reasons: the merge compares more rings with each
+    other (by the logarithm of their number), and a frame has a cost of its own: with 256 rings each has 32 events, in
+    256 places instead of one. `ns/frame` is the difference between the most rings and one, for each frame. `64 a ring`
+    is the same with frames that do not shrink: nearly flat.
+What it does not show
+    Shards, which have their own rings each, and what 256 CPUs make in a second.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import common
+import curves
+import replay
+
+SMALL = {"rings": 4, "events": 4000, "rounds": 1}
+COUNTS = (1, 4, 16, 64, 256)
+
+
+def cost(stack: ExitStack, load: replay.Load, rings: int, round_events: int) -> Callable[[], float]:
+    """What measures CPU ns an event of the load, once more each time."""
+    resolver = stack.enter_context(replay.Resolver(rings))
+    resolver.enter()
+    stream = load.stream(rings, round_events)
+
+    def run() -> float:
+        messages = next(stream)
+        begin = time.process_time_ns()
+        resolver.take_in(messages)
+        took = time.process_time_ns() - begin
+        resolver.check()
+        return took / load.count
+
+    return run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure all numbers of rings; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--rings", type=int, default=256, help="the most")
+    parser.add_argument("--events", type=int, default=50_000, help="of a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = common.parse(parser, argv, SMALL)
+    report = common.begin(__file__, __doc__)
+    counts = [count for count in COUNTS if count <= options.rings]
+    fork_exit = replay.Load(replay.storm(options.events))
+    build = replay.Load(replay.build(options.events), strings=replay.compiler_runs())
+    allowed = os.sched_getaffinity(0)
+    common.pin(0)
+    series = {}
+    for name, load, round_events in (
+        ("fork/exit, 8,192 in all", fork_exit, lambda rings: 8192),
+        ("fork/exit, 64 a ring", fork_exit, lambda rings: 64 * rings),
+        ("build, 8,192 in all", build, lambda rings: 8192),
+    ):
+        with ExitStack() as stack:
+            runs = {rings: cost(stack, load, rings, round_events(rings)) for rings in counts}
+            series[name] = curves.paired(runs, options.rounds)
+    os.sched_setaffinity(0, allowed)
+    flat = {"fork/exit, 64 a ring": 1.5}
+    curves.add(report, "event against rings", "rings", "ns/event", series, flat)
+    for name, costs in series.items():
+        if name.endswith("in all"):
+            most = max(counts)
+            extra = (costs[most].ns - costs[1].ns) * 8192 / (most - 1)
+            report.rows.append({"cost of a frame": name, "rings": most, "ns/frame": extra})
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
