@@ -18,7 +18,7 @@ table with types is in docs/wire-schema.md. What is particular to events:
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memchr, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
@@ -52,7 +52,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 79
+    EVENT_FIELDS = 81
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -63,7 +63,8 @@ assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparen
 FIELDS = (
     "event", "seq", "order", "time_ns",
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
-    "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc",
+    "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv", "argc",
+    "args_truncated", "envs", "envc",
     "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser",
     "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective", "cap_permitted", "caps_attempted",
     "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup",
@@ -133,6 +134,39 @@ cdef inline char *put_known(char *p, uint64_t value, bint known) noexcept nogil:
 
 cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
     return pl_uint(p, value) if value else pl_nil(p)
+
+
+cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
+    """As pipeline.shm.symlinks: by the path as the process sees it."""
+    cdef const char *path = <const char *>file + sizeof(pl_file)
+    if file == NULL or n < sizeof(pl_file) + file.root_offset:
+        return False
+    path += file.root_offset
+    n -= <uint32_t>sizeof(pl_file) + file.root_offset
+    return (n == 12 and memcmp(path, b"/bin/busybox", 12) == 0) or (
+        n == 16 and memcmp(path, b"/usr/bin/busybox", 16) == 0
+    )
+
+
+cdef char *put_symlink(
+    char *p, const pl_file *file, uint32_t file_n, const char *args, uint32_t args_n, bint is_link
+) noexcept nogil:
+    """Write symlink_paths and symlink_basename, as pipeline.shm.symlinks derives them: two fields."""
+    cdef char text[272]
+    cdef uint32_t begin = 4, end = 4
+    if (is_link or is_busybox(file, file_n)) and args_n > 4:
+        while end < args_n and args[end] != 0:
+            end += 1
+            if args[end - 1] == b"/":
+                begin = end
+    if begin == end or end - begin > 255:
+        return pl_nil(pl_key(pl_nil(pl_key(p, "symlink_paths")), "symlink_basename"))
+    memcpy(text, b"/usr/bin/", 9)
+    memcpy(text + 9, args + begin, end - begin)
+    p = pl_array(pl_key(p, "symlink_paths"), 2)
+    p = pl_text(p, text + 4, 5 + end - begin)
+    p = pl_text(p, text, 9 + end - begin)
+    return pl_text(pl_key(p, "symlink_basename"), args + begin, end - begin)
 
 
 cdef inline char *put_again(char *p, const char *data, uint32_t n) noexcept nogil:
@@ -469,6 +503,7 @@ cdef class Encoder:
         p = pl_text(p, name, name_n) if name != NULL and (flags & PL_ROW_SCRIPT) != 0 else pl_nil(p)
         p = pl_key(p, "name")
         p = pl_text(p, name, name_n) if name != NULL else pl_nil(p)
+        p = put_symlink(p, <const pl_file *>file, file_n, args, args_n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
         # A blob begins with the full length of what it was cut from.
         p = pl_key(p, "argv")
         p = put_list(p, args + 4, args_n - 4) if args_n >= 4 else pl_nil(p)

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from pipeline.resolver.argsenvs import ArgScrubber
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
-from pipeline.resolver.symlinks import is_busybox
+from pipeline.shm.symlinks import is_busybox
 
 __all__ = [
     "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",

@@ -34,9 +34,9 @@ from pipeline.resolver.limiter import Limiter
 from pipeline.resolver.model import SNAPSHOTTING, Credentials, PIDContext
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import Stats
-from pipeline.resolver.symlinks import symlink_names
 from pipeline.resolver.tty import procfs_tty
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.symlinks import symlink_names
 
 
 def is_process(pid: int) -> bool:

@@ -75,7 +75,8 @@ _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
     "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
-    "exit_cause_code", "comm", "path", "script_path", "name", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid",
+    "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv", "argc", "args_truncated",
+    "envs", "envc", "envs_truncated", "uid",
     "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup",
     "auid", "audit_session", "cap_effective", "cap_permitted",
     "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
@@ -119,6 +120,14 @@ cdef object raise_busy(View view, object what):
             f"try again when it has been restarted"
         )
     raise BusyError(f"{what} is being written for longer than a reader waits; try again")
+
+
+cdef object _symlink_names(Entry entry):
+    from pipeline.shm.symlinks import symlink_names
+    argv = entry.argv
+    if not argv:
+        return None
+    return symlink_names(entry.path_in_root or "", argv[0], bool(entry.hot.flags & PL_ROW_THROUGH_SYMLINK))
 
 
 cdef object _name_of(Entry entry, str kind, uint32_t number):
@@ -532,6 +541,18 @@ cdef class Entry:
     def name(self):
         """What was invoked, as the caller of exec named it."""
         return self._text(NAME_STRING)
+
+    @property
+    def symlink_paths(self):
+        """The two usual paths of what was invoked, for busybox or through a symbolic link; None: `path` tells all."""
+        names = _symlink_names(self)
+        return None if names is None else list(names.paths)
+
+    @property
+    def symlink_basename(self):
+        """The last part of these."""
+        names = _symlink_names(self)
+        return None if names is None else names.basename
 
     @property
     def script_path(self):

@@ -16,6 +16,7 @@ from pipeline import boot
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.symlinks import symlink_names
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
@@ -168,6 +169,7 @@ def expected(
         "path": text(file[64:]) if file is not None else None,
         "script_path": text(name) if name and flags & layout.ROW_SCRIPT else None,
         "name": text(name) if name else None,
+        **symlink(file, row.strings.get("args") if known & layout.KNOWN_ARGS else None, flags),
         "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
         **when(layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
         "envs": strings_of(row.strings.get("envs")) if envs and known & layout.KNOWN_ENVS else None,
@@ -202,6 +204,17 @@ def expected(
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
     }  # fmt: skip
     return event
+
+
+def symlink(file: bytes | None, args: bytes | None, flags: int) -> dict[str, Any]:
+    root_offset = int(np.frombuffer(file[:64], layout.FILE)["root_offset"][0]) if file is not None else 0
+    path = text(file[64 + root_offset :]) if file is not None else ""
+    argv = strings_of(args)
+    names = symlink_names(path, argv[0], bool(flags & layout.ROW_THROUGH_SYMLINK)) if argv else None
+    return {
+        "symlink_paths": list(names.paths) if names else None,
+        "symlink_basename": names.basename if names else None,
+    }
 
 
 NAMES = (

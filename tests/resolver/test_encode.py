@@ -371,3 +371,36 @@ def test_topics_and_slots_are_those_of_the_layout() -> None:
     assert {_encode.SLOT_ORDER, _encode.SLOT_STREAM, _encode.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
     assert layout.COMMIT["topic_seq"].shape == (16,)
     assert TOPICS[STATS] == "sys.stats" and TOPICS[LOSS] == "sys.loss" and TOPICS[REPARENT] == "proc.reparent"
+
+
+@pytest.mark.parametrize(
+    ("path", "offset", "argv", "is_link", "names"),
+    [
+        (b"/bin/busybox", 0, [b"/bin/ls", b"-l"], False, "ls"),
+        (b"/usr/bin/busybox", 0, [b"ls"], False, "ls"),
+        (b"/srv/root/bin/busybox", 9, [b"/bin/ls"], False, "ls"),  # as the process sees it
+        (b"/srv/root/bin/busybox", 0, [b"/bin/ls"], False, None),
+        (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], False, None),
+        (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], True, "vi"),
+        (b"/usr/bin/vim", 0, [b"/usr/bin/\xff"], True, "\udcff"),
+        (b"/usr/bin/vim", 0, [b"x" * 255], True, "x" * 255),
+        (b"/usr/bin/vim", 0, [b"x" * 256], True, None),
+        (b"/usr/bin/vim", 0, [b"/usr/bin/"], True, None),
+        (b"/usr/bin/vim", 0, [b""], True, None),
+        (b"/usr/bin/vim", 0, [], True, None),
+    ],
+)
+def test_names_of_what_was_reached_through_a_link(path, offset, argv, is_link, names) -> None:
+    with tables() as writer:
+        record = np.zeros(1, layout.FILE)
+        record["root_offset"] = offset
+        row = Row(
+            writer, tgid=7, start_boot_ns=5, known=0x7FFF, file=record.tobytes() + path, args=blob(argv),
+            flags=layout.ROW_THROUGH_SYMLINK if is_link else 0,
+        )  # fmt: skip
+        made = encoder()
+        made.add(writer, EXEC, 2, row.number, 5)
+        (event,) = take(made)
+        assert event == expected(row, topic=EXEC, kind=2, seq=1, order=1, time=5)
+        assert event["symlink_basename"] == names
+        assert event["symlink_paths"] == (None if names is None else [f"/bin/{names}", f"/usr/bin/{names}"])

@@ -76,7 +76,8 @@ def has(module: object, name: str) -> bool:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['module']}.{row['here'].strip('`')}")
 def test_names_exist(row: dict[str, str]) -> None:
-    module = import_module(f"pipeline.resolver.{row['module']}")
+    name = row["module"]
+    module = import_module(f"pipeline.{name}" if "." in name else f"pipeline.resolver.{name}")
     assert has(module, row["here"].strip("`"))
     if row.get("test"):
         assert is_test(Path(__file__).parent, row["test"])
