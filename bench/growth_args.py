@@ -27,6 +27,7 @@ from contextlib import ExitStack
 
 import common
 import curves
+import loads
 import replay
 
 from pipeline.shm.table import ProcessTable
@@ -45,7 +46,7 @@ def arguments(size: int, number: int) -> bytes:
 def cost(stack: ExitStack, size: int, variants: int, processes: int) -> tuple[replay.Resolver, Callable[[], float]]:
     """Tables, and what measures CPU ns a process."""
     strings = [(b"/usr/bin/cc1", b"cc1", arguments(size, number), b"") for number in range(variants)]
-    load = replay.Load(replay.lives(processes, LIVE, lambda i: True), strings=strings)
+    load = loads.Load(loads.lives(processes, LIVE, lambda i: True), strings=strings)
     resolver = stack.enter_context(replay.Resolver(1, retention_ns=100_000))
     resolver.enter()
     stream = load.stream(1, 128)
@@ -62,7 +63,7 @@ def cost(stack: ExitStack, size: int, variants: int, processes: int) -> tuple[re
 def read_cost(stack: ExitStack, resolver: replay.Resolver, size: int) -> Callable[[], float]:
     """What measures CPU ns for the arguments of one process that stays."""
     body = (b"/usr/bin/cc1", b"cc1", arguments(size, 1), b"")
-    load = replay.Load(([1, 2], [0, 0]), strings=[body])  # a fork and an exec
+    load = loads.Load(([1, 2], [0, 0]), strings=[body])  # a fork and an exec
     resolver.enter()
     resolver.take_in(load.messages(1))
     resolver.open_for_readers()

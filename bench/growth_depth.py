@@ -29,6 +29,7 @@ from pathlib import Path
 
 import common
 import curves
+import loads
 import numpy as np
 import publish
 import replay
@@ -40,9 +41,9 @@ DEPTHS = (1, 2, 8, 32, 128, 512)
 WALKS = 20_000  # hops of one measurement
 
 
-def apply_cost(resolver: replay.Resolver, last: replay.Processes, events: int) -> Callable[[], float]:
+def apply_cost(resolver: replay.Resolver, last: loads.Processes, events: int) -> Callable[[], float]:
     """What measures CPU ns an event, below `last`."""
-    load = replay.Load(replay.storm(events), parents=last)
+    load = loads.Load(loads.storm(events), parents=last)
     stream = load.stream(1)
 
     def run() -> float:
@@ -98,12 +99,12 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
         for depth in depths:
             resolver = stack.enter_context(replay.Resolver(1))
             # The walk begins at the chain's last one, which has `depth` ancestors.
-            chain = replay.Processes.row(2, depth + 1)
+            chain = loads.Processes.row(2, depth + 1)
             resolver.enter(chain, is_chain=True)
             resolver.open_for_readers()
             table = stack.enter_context(ProcessTable.attach(path=resolver.directory, max_age_ms=10**8))
             walked[depth] = walks(table, int(chain.tgid[-1]), depth)
-            last = replay.Processes(chain.tgid[-1:], chain.start_boot_ns[-1:])
+            last = loads.Processes(chain.tgid[-1:], chain.start_boot_ns[-1:])
             applied[depth] = apply_cost(resolver, last, options.events)
             encoded[depth] = encode_cost(place / str(depth), depth, options.events)
         events = {

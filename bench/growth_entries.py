@@ -28,6 +28,7 @@ from typing import Any
 
 import common
 import curves
+import loads
 import numpy as np
 import replay
 
@@ -39,17 +40,17 @@ SIZES = (100, 1000, 10_000, 65_000, 250_000, 1_000_000)
 FILL_PID = 1000
 
 
-def fill(size: int) -> tuple[replay.Load, replay.Messages]:
+def fill(size: int) -> tuple[loads.Load, loads.Messages]:
     """Forks of `size` processes that stay, before anything else."""
-    load = replay.Load(
-        replay.forks(size), first_pid=FILL_PID, pid_range=size, begin_boot_ns=1_600_000_000
+    load = loads.Load(
+        loads.forks(size), first_pid=FILL_PID, pid_range=size, begin_boot_ns=1_600_000_000
     )  # fmt: skip
     return load, load.messages(1)
 
 
-def filled(stack: ExitStack, load: replay.Load, messages: replay.Messages) -> replay.Resolver:
+def filled(stack: ExitStack, load: loads.Load, messages: loads.Messages) -> replay.Resolver:
     """Tables that hold the processes of `load`."""
-    pids = FILL_PID + load.count + replay.PID_RANGE + 1
+    pids = FILL_PID + load.count + loads.PID_RANGE + 1
     made = replay.Resolver(1, rows=load.count + (1 << 17), pids=1 << pids.bit_length())
     resolver = stack.enter_context(made)
     resolver.enter()
@@ -59,10 +60,10 @@ def filled(stack: ExitStack, load: replay.Load, messages: replay.Messages) -> re
     return resolver
 
 
-def storm_cost(resolver: replay.Resolver, filling: replay.Load, events: int, parents: Any) -> Callable[[], float]:
+def storm_cost(resolver: replay.Resolver, filling: loads.Load, events: int, parents: Any) -> Callable[[], float]:
     """What measures CPU ns an event of one round of a storm."""
-    load = replay.Load(
-        replay.storm(events), parents=parents, first_pid=FILL_PID + filling.count,
+    load = loads.Load(
+        loads.storm(events), parents=parents, first_pid=FILL_PID + filling.count,
         begin_boot_ns=filling.end_boot_ns,
     )  # fmt: skip
     stream = load.stream(1)
@@ -121,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
             runs = {}
             for size, resolver in resolvers.items():
                 filling = fills[size][0]
-                parents = replay.PARENTS if name == "parents: 200" else filling.processes
+                parents = loads.PARENTS if name == "parents: 200" else filling.processes
                 runs[size] = storm_cost(resolver, filling, options.events, parents)
             events[name] = curves.paired(runs, options.rounds)
             if name == "parents: any":

@@ -24,8 +24,9 @@ from collections.abc import Callable
 
 import common
 import curves
+import loads
 import replay
-from readers_hammer import Hammers
+from hammers import Hammers
 
 SMALL = {"readers": 2, "events": 4000, "rounds": 1}
 COUNTS = (1, 2, 4, 8, 16)
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     counts = [count for count in COUNTS if count <= options.readers]
-    load = replay.Load(replay.storm(options.events))
+    load = loads.Load(loads.storm(options.events))
     stream = load.stream(4)
     allowed = os.sched_getaffinity(0)
     with replay.Resolver(4) as resolver:

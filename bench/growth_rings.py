@@ -26,13 +26,14 @@ from contextlib import ExitStack
 
 import common
 import curves
+import loads
 import replay
 
 SMALL = {"rings": 4, "events": 4000, "rounds": 1}
 COUNTS = (1, 4, 16, 64, 256)
 
 
-def cost(stack: ExitStack, load: replay.Load, rings: int, round_events: int) -> Callable[[], float]:
+def cost(stack: ExitStack, load: loads.Load, rings: int, round_events: int) -> Callable[[], float]:
     """What measures CPU ns an event of the load, once more each time."""
     resolver = stack.enter_context(replay.Resolver(rings))
     resolver.enter()
@@ -58,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     counts = [count for count in COUNTS if count <= options.rings]
-    fork_exit = replay.Load(replay.storm(options.events))
-    build = replay.Load(replay.build(options.events), strings=replay.compiler_runs())
+    fork_exit = loads.Load(loads.storm(options.events))
+    build = loads.Load(loads.build(options.events), strings=loads.compiler_runs())
     allowed = os.sched_getaffinity(0)
     common.pin(0)
     series = {}

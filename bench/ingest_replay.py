@@ -25,6 +25,7 @@ import statistics
 import sys
 
 import common
+import loads
 import replay
 
 SMALL = {"events": 6000, "runs": 1}
@@ -32,7 +33,7 @@ TARGETS = {"fork/exit": 5.0, "build": 1.0}
 
 
 def measure(
-    load: replay.Load, messages: replay.Messages, rings: int, *, ipc: bool, encode: bool
+    load: loads.Load, messages: loads.Messages, rings: int, *, ipc: bool, encode: bool
 ) -> tuple[float, list[float]]:
     """One run; returns (events/s, seconds by step)."""
     allowed = sorted(os.sched_getaffinity(0))
@@ -57,11 +58,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
-    loads = {
-        "fork/exit": replay.Load(replay.storm(options.events)),
-        "build": replay.Load(replay.build(options.events), strings=replay.compiler_runs()),
+    cases = {
+        "fork/exit": loads.Load(loads.storm(options.events)),
+        "build": loads.Load(loads.build(options.events), strings=loads.compiler_runs()),
     }
-    for name, load in loads.items():
+    for name, load in cases.items():
         messages = load.messages(options.rings)
         for case, ipc, encode in (("memory", False, False), ("ipc", True, False), ("memory, subscribers", False, True)):
             runs = [measure(load, messages, options.rings, ipc=ipc, encode=encode) for _ in range(options.runs + 1)][1:]

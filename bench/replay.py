@@ -1,8 +1,7 @@
-"""What the benches that replay share: made-up events, cut into messages as shards cut them, and the resolver's steps.
+"""The resolver's steps for the benches that replay: messages in, tables out, by the daemon's own code.
 
-A `Load` is a sequence of forks, execs and exits in time order, whose parents are processes that exist before it (or of
-an earlier load); `messages` cuts it into frames of rings. `Resolver` has tables of its own on tmpfs and takes messages
-in by the daemon's own code: decode, add, advance, take, apply, done, commit, evict. Nothing of the kernel is in it.
+A `Resolver` has tables of its own on tmpfs and takes messages (loads.py) in: decode, add, advance, take, apply, done,
+commit, evict. Nothing of the kernel is in it.
 """
 
 from __future__ import annotations
@@ -12,228 +11,23 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import common  # noqa: F401  (finds the package)
 import numpy as np
-import numpy.typing as npt
+from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 
 from pipeline import events
-from pipeline.bus.frames import FrameEncoder, decode_frames
+from pipeline.bus.frames import decode_frames
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 
-Array = npt.NDArray[Any]
-Actions = tuple[list[int], list[int]]
-Strings = tuple[bytes, bytes, bytes, bytes]
-
-BOOT = bytes(range(16))
-FIRST_PID = 1000
-PID_RANGE = 30_000
-LIVE = 1500  # children that live at any time
-ROUND_EVENTS = 2048  # in one message
 STEPS = ("decode", "add", "advance", "take", "apply", "done", "commit")
-_KINDS = {events.KIND_FORK: events.FORK, events.KIND_EXEC: events.EXEC, events.KIND_EXIT: events.EXIT}
-_PID_NS = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class Processes:
-    """Identities: pids and start times (ns, boot clock), arrays of the same length."""
-
-    tgid: Array
-    start_boot_ns: Array
-
-    @classmethod
-    def row(cls, first_pid: int, count: int) -> Processes:
-        """`count` processes with pids one after another, all older than what a load begins with."""
-        numbers = np.arange(count, dtype=np.uint64)
-        return cls((first_pid + numbers).astype(np.uint32), 1_000_000_000 + numbers)
-
-
-#: The parents of the loads that need no others: entered by `Resolver.enter`.
-PARENTS = Processes.row(2, 200)
-
-
-def lives(processes: int, live: int, does_exec: Callable[[int], bool]) -> Actions:
-    """Kinds and numbers of `processes` that are forked, exec half way through their lives if `does_exec`, and end.
-
-    `live` of them live at a time; at the end all have ended, so that the same can come again (`Load.stream`).
-    """
-    kinds, actor = [], []
-    for i in range(processes + live):
-        for kind, number in (
-            (events.KIND_FORK, i), (events.KIND_EXEC, i - live // 2), (events.KIND_EXIT, i - live),
-        ):  # fmt: skip
-            if 0 <= number < processes and (kind != events.KIND_EXEC or does_exec(number)):
-                kinds.append(kind)
-                actor.append(number)
-    return kinds, actor
-
-
-def storm(count: int) -> Actions:
-    """About `count` forks and exits."""
-    return lives(count // 2, min(LIVE, count // 8), lambda i: False)
-
-
-def build(count: int) -> Actions:
-    """The same for a build: of three processes two exec, so of eight events two are execs."""
-    return lives(count * 3 // 8, min(LIVE, count // 8), lambda i: bool(i % 3))
-
-
-def forks(count: int) -> Actions:
-    """Processes that stay."""
-    return [events.KIND_FORK] * count, list(range(count))
-
-
-def compiler_runs() -> list[Strings]:
-    """(path, name, args, envs) of 4,096 compiler runs; every run has arguments of its own."""
-    rng = np.random.default_rng(1)
-    programs = [b"/usr/bin/x86_64-linux-gnu-gcc-14", b"/usr/libexec/gcc/x86_64-linux-gnu/14/cc1", b"/usr/bin/dash",
-                b"/usr/bin/x86_64-linux-gnu-as", b"/usr/bin/make", b"/usr/bin/sed"]  # fmt: skip
-    environments = []
-    for i in range(8):
-        names = [b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", b"MAKELEVEL=%d" % i]
-        names += [b"VARIABLE_%d=%s" % (j, b"v" * int(rng.integers(8, 60))) for j in range(30)]
-        environments.append(b"".join(n + b"\0" for n in names))
-    found = []
-    for i in range(4096):
-        path = programs[int(rng.integers(len(programs)))]
-        args = [path.rsplit(b"/", 1)[-1], b"-O2", b"-Wall", b"-I.", b"-Iinclude/generated", b"-D_GNU_SOURCE",
-                b"-c", b"-o", b"build/objects/part_%d.o" % i, b"source/part_%d.c" % i]  # fmt: skip
-        found.append((path, path, b"".join(a + b"\0" for a in args), environments[i % len(environments)]))
-    return found
-
-
-class Messages(list[bytes]):
-    """Messages, and the time of the youngest event in each: where the host's clock is when it comes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.youngest_ns: list[int] = []
-
-
-class Load:
-    """Events in time order, as columns.
-
-    Args:
-        actions: kinds, and for each the number of the process that it happens to (`storm`, `build`, `lives`, `forks`).
-        strings: (path, name, args, envs) that the execs have in turn.
-        parents: of whom the processes are children, at random.
-        first_pid, pid_range: pids are given out in turn from this range.
-        begin_boot_ns: time before the first event; events are 0.5 to 3 us apart.
-
-    Attributes:
-        count: events.
-        processes: those that it forks, in order of their numbers.
-        end_boot_ns: time after the last event.
-    """
-
-    def __init__(
-        self, actions: Actions, *, strings: Sequence[Strings] = (), parents: Processes = PARENTS,
-        first_pid: int = FIRST_PID, pid_range: int = PID_RANGE, begin_boot_ns: int = 2_000_000_000, seed: int = 1,
-    ) -> None:  # fmt: skip
-        rng = np.random.default_rng(seed)
-        self.kind, who = np.array(actions[0], np.uint8), np.array(actions[1], np.int64)
-        self.count = n = len(self.kind)
-        times = begin_boot_ns + np.cumsum(rng.integers(500, 3000, n)).astype(np.uint64)
-        self._period_ns = np.uint64(int(times[-1]) + 10_000 - begin_boot_ns)
-        self.end_boot_ns = int(times[-1]) + 10_000
-        forks = self.kind == events.KIND_FORK
-        starts = np.zeros(int(who.max()) + 1, np.uint64)
-        starts[who[forks]] = times[forks] - np.uint64(400)
-        pids = (first_pid + np.arange(len(starts)) % pid_range).astype(np.uint32)
-        self.processes = Processes(pids, starts)
-        parent = rng.integers(0, len(parents.tgid), len(starts))
-        self.head, self.task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
-        self.head["time_boot_ns"], self.head["kind"] = times, self.kind
-        self.head["tgid"] = self.head["tid"] = pids[who]
-        self.head["start_boot_ns"] = starts[who]
-        self.head["ppid"] = parents.tgid[parent[who]]
-        self.head["parent_start_boot_ns"] = parents.start_boot_ns[parent[who]]
-        for name in ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"):
-            self.task[name] = 1000
-        self.task["auid"], self.task["audit_session"], self.task["sid"] = 1000, 1, 2
-        self.task["ns_pid"], self.task["pid_ns"] = self.head["tgid"], _PID_NS
-        self.task["mnt_ns"], self.task["net_ns"], self.task["user_ns"] = 2, 3, 4
-        self.task["cgroup_id"], self.task["comm"], self.task["tty"] = 4711, b"worker", b"pts0"
-        self._bodies(strings)
-
-    def _bodies(self, strings: Sequence[Strings]) -> None:
-        """Fill `body` by kind, `rank` (the number of an event among those of its kind), `blobs` of the execs."""
-        self.rank = np.zeros(self.count, np.int64)
-        self.body: dict[int, Array] = {}
-        for kind, dtype in _KINDS.items():
-            at = np.flatnonzero(self.kind == kind)
-            self.rank[at] = np.arange(len(at))
-            self.body[kind] = np.zeros(len(at), dtype)
-        forks = self.kind == events.KIND_FORK
-        self.body[events.KIND_FORK]["creator_tgid"] = self.head["ppid"][forks]
-        self.body[events.KIND_FORK]["creator_start_boot_ns"] = self.head["parent_start_boot_ns"][forks]
-        self.body[events.KIND_EXIT]["reaper_tgid"] = PARENTS.tgid[0]
-        self.body[events.KIND_EXIT]["reaper_start_boot_ns"] = PARENTS.start_boot_ns[0]
-        body = self.body[events.KIND_EXEC]
-        chosen = [strings[i % len(strings)] for i in range(len(body))]
-        self.blobs = [b"".join(parts) for parts in chosen]
-        for i, part in enumerate(("path", "name", "args", "envs")):
-            body[part + "_bytes"] = [len(parts[i]) for parts in chosen]
-        body["args_full_bytes"], body["envs_full_bytes"] = body["args_bytes"], body["envs_bytes"]
-        body["inode"], body["mtime_ns"] = 1 + body["path_bytes"], 5
-        sizes = np.zeros(events.KIND_COUNT, np.uint32)
-        for kind, dtype in _KINDS.items():
-            sizes[kind] = dtype.itemsize
-        self.head["var_bytes"][self.kind == events.KIND_EXEC] = [len(blob) for blob in self.blobs]
-        self.head["record_bytes"] = 64 + 160 + self.head["var_bytes"] + sizes[self.kind]
-
-    def messages(self, rings: int, round_events: int = ROUND_EVENTS) -> Messages:
-        """The load as messages, once."""
-        return next(self.stream(rings, round_events))
-
-    def stream(self, rings: int, round_events: int = ROUND_EVENTS) -> Iterator[Messages]:
-        """The load as messages, again and again: the same happens to other processes with the same pids, later.
-
-        A message has `round_events` events one after another, in a frame for each ring that has some of them; rings are
-        chosen at random. That is what a shard makes of what its rings have at one time.
-        """
-        ring_of = np.random.default_rng(1).integers(0, rings, self.count)
-        encoder = FrameEncoder(boot_id=BOOT, source="replay")
-        position, seq, sent = [0] * rings, [0] * rings, [0] * rings
-        shift_ns = np.uint64(0)
-        while True:
-            messages = Messages()
-            for begin in range(0, self.count, round_events):
-                part = ring_of[begin : begin + round_events]
-                order = np.argsort(part, kind="stable")
-                ends = np.cumsum(np.bincount(part, minlength=rings))
-                for ring in np.unique(part).tolist():
-                    rows = begin + order[ends[ring - 1] if ring else 0 : ends[ring]]
-                    head = self.head[rows]
-                    head["time_boot_ns"] += shift_ns
-                    head["start_boot_ns"] += shift_ns
-                    spans = 8 + (head["record_bytes"].astype(np.uint64) + 7 & ~np.uint64(7))
-                    to = position[ring] + np.cumsum(spans)
-                    head["ring_pos"], head["ring_seq"] = to - spans, seq[ring] + np.arange(len(rows))
-                    mine = {kind: self.rank[rows[head["kind"] == kind]] for kind in _KINDS}
-                    encoder.add(
-                        ring=ring, seq=sent[ring], from_pos=position[ring], to_pos=int(to[-1]), count=len(rows),
-                        lost={}, head=head.tobytes(), task=self.task[rows].tobytes(),
-                        fork=self.body[events.KIND_FORK][mine[events.KIND_FORK]].tobytes(),
-                        exec=self.body[events.KIND_EXEC][mine[events.KIND_EXEC]].tobytes(),
-                        exit=self.body[events.KIND_EXIT][mine[events.KIND_EXIT]].tobytes(),
-                        blob=b"".join(self.blobs[i] for i in mine[events.KIND_EXEC]),
-                    )  # fmt: skip
-                    position[ring], seq[ring], sent[ring] = int(to[-1]), seq[ring] + len(rows), sent[ring] + 1
-                messages.append(encoder.take())
-                last = min(begin + round_events, self.count) - 1
-                messages.youngest_ns.append(int(self.head["time_boot_ns"][last] + shift_ns))
-            yield messages
-            shift_ns += self._period_ns
 
 
 class Resolver:
@@ -281,7 +75,7 @@ class Resolver:
         """Enter processes as a snapshot does; with `is_chain` each is the child of the one before."""
         head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
         head["time_boot_ns"] = 1_500_000_000
-        task["pid_ns"], task["cgroup_id"], task["comm"] = _PID_NS, 4711, b"make"
+        task["pid_ns"], task["cgroup_id"], task["comm"] = PID_NS, 4711, b"make"
         strings = b"/usr/bin/makemake\0-j\0"
         body["inode"], body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = 9, 13, 8, 8
         for i, (tgid, start) in enumerate(zip(processes.tgid, processes.start_boot_ns, strict=True)):
