@@ -332,6 +332,16 @@ cdef class Sorter:
                 self._sift(0, n)
         return taken
 
+    cdef uint64_t oldest(self) noexcept nogil:
+        """Time of the oldest pending event; there is one."""
+        cdef ring_queue *rings = <ring_queue *>self.rings
+        cdef uint64_t found = <uint64_t>-1
+        cdef uint32_t i
+        for i in range(self.ring_count):
+            if rings[i].first < rings[i].last and rings[i].items[rings[i].first].time < found:
+                found = rings[i].items[rings[i].first].time
+        return found
+
     def take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=True):
         """Return the next events with a time before `limit_boot_ns`, at most `max_events`, or None.
 

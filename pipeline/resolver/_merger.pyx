@@ -57,8 +57,8 @@ cdef class Merger:
     cdef readonly uint32_t ring_count
     cdef readonly object received_pos, applied_pos, ring_watermark, stalled
     cdef readonly uint64_t watermark
-    cdef uint64_t stall_ns, hold_ns, max_pending
-    cdef bint timed_by_sender
+    cdef uint64_t stall_ns, hold_ns, slack_ns, max_pending
+    cdef readonly bint timed_by_sender
     cdef RingClock _clock
     cdef Sorter _sorter
     cdef uint64_t[::1] _received, _applied, _marks, _seen, _limits, _spoke_ns, _malformed
@@ -82,7 +82,7 @@ cdef class Merger:
     ):
         self.ring_count = ring_count
         self.stall_ns, self.hold_ns = <uint64_t>(stall_ms * 1e6), <uint64_t>(hold_ms * 1e6)
-        self.max_pending, self.timed_by_sender = max_pending, timed_by_sender
+        self.max_pending, self.slack_ns, self.timed_by_sender = max_pending, slack_ns, timed_by_sender
         self.received_pos = np.zeros(ring_count, np.uint64)
         self.applied_pos = np.zeros(ring_count, np.uint64)
         self.ring_watermark = np.zeros(ring_count, np.uint64)
@@ -224,6 +224,11 @@ cdef class Merger:
     def is_behind(self) -> bool:
         """Whether a ring held more than had been received when `advance` looked."""
         return not self.timed_by_sender and self._clock.is_behind()
+
+    @property
+    def due_boot_ns(self) -> int:
+        """When the oldest pending event may go out if its ring is received up to then; 0: nothing is pending."""
+        return self._sorter.oldest() + self.slack_ns + 1 if self._sorter.pending else 0
 
     # -- batches out ---------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,8 @@ STATS_NS = 1_000_000_000
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
-WAIT_SLACK_MS = 0.2
+#: Less than this is not worth a sleep of its own.
+WAIT_LEAST_MS = 0.01
 WAIT_FRAMES_MS = 10
 #: With a reader that waits for its answer: what it asks about is on its way, or the watermark is.
 WAIT_REQUEST_MS = 1
@@ -182,7 +183,9 @@ class Resolver:
         """How long the owner may sleep on its sockets before the next poll, if no message is there."""
         if self.merger.pending:
             # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
-            return WAIT_FRAMES_MS if self.merger.is_behind else WAIT_SLACK_MS
+            if self.merger.is_behind or self.merger.timed_by_sender:
+                return WAIT_FRAMES_MS
+            return max(WAIT_LEAST_MS, (self.merger.due_boot_ns - self.now_boot_ns()) / 1e6)
         if self.requests is not None and self.requests.waiting:
             return WAIT_REQUEST_MS
         if self.repairer is not None and self.repairer.active:

@@ -364,3 +364,16 @@ def test_batches_are_what_the_sorter_makes():
     assert isinstance(batch, Batch)
     assert (batch.event_no.dtype, batch.frame_no.dtype, batch.late.dtype) == (np.uint32, np.uint32, np.uint8)
     assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
+
+
+def test_when_the_oldest_event_may_go_out_is_known():
+    merger = Merger(2)
+    assert merger.due_boot_ns == 0
+    merger.add(frame(0, [5 * MS]))
+    merger.add(frame(1, [4 * MS, 9 * MS]))
+    assert merger.due_boot_ns == 4 * MS + SLACK_NS + 1
+    merger.advance(merger.due_boot_ns - 1, positions(1, 2))
+    assert take_all(merger) == []
+    merger.advance(merger.due_boot_ns, positions(1, 2))
+    assert take_all(merger) == [4 * MS]
+    assert merger.due_boot_ns == 5 * MS + SLACK_NS + 1

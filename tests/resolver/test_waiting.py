@@ -1,0 +1,87 @@
+"""Sleeping on the resolver's sockets: what ends a sleep, and what does not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from pipeline.resolver.waiting import FrameSocket, Waiter
+
+
+class Sockets:
+    """A PULL and an XPUB socket with a waiter on both, and peers for them."""
+
+    def __init__(self, place: Path) -> None:
+        self.context = zmq.Context()
+        self.pull = self.context.socket(zmq.PULL)
+        self.pull.bind(f"ipc://{place}/frames")
+        self.push = self.context.socket(zmq.PUSH)
+        self.push.connect(f"ipc://{place}/frames")
+        self.stream = self.context.socket(zmq.XPUB)
+        self.stream.bind(f"ipc://{place}/stream")
+        self.frames = FrameSocket(self.pull)
+        self.waiter = Waiter(self.frames, self.pull, self.stream)
+
+    def close(self) -> None:
+        self.waiter.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def sockets(tmp_path: Path) -> Iterator[Sockets]:
+    made = Sockets(tmp_path)
+    yield made
+    made.close()
+
+
+def seconds(call: object) -> float:
+    begun = time.monotonic()
+    call()  # type: ignore[operator]
+    return time.monotonic() - begun
+
+
+def test_a_message_ends_a_sleep_and_is_there(sockets: Sockets) -> None:
+    assert sockets.frames.receive() is None
+    for number in range(20):
+        sockets.push.send(b"%d" % number)
+        deadline = time.monotonic() + 10
+        while (message := sockets.frames.receive()) is None:
+            assert time.monotonic() < deadline
+            assert sockets.waiter.wait(5000) is False
+        assert bytes(message) == b"%d" % number
+    assert sockets.frames.receive() is None
+
+
+def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
+    sockets.waiter.wait(1)  # the sockets' own commands
+    assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
+    assert 0.0005 <= seconds(lambda: sockets.waiter.wait(0.5)) < 5
+
+
+def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Path) -> None:
+    subscriber = sockets.context.socket(zmq.SUB)
+    subscriber.connect(f"ipc://{tmp_path}/stream")
+    subscriber.subscribe(b"proc.")
+    deadline = time.monotonic() + 10
+    while not sockets.waiter.wait(1000):
+        assert time.monotonic() < deadline
+    assert sockets.stream.recv(zmq.NOBLOCK) == b"\x01proc."
+
+
+def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> None:
+    there, here = os.pipe()
+    sockets.waiter.listen(there)
+    os.write(here, b"?")
+    assert seconds(lambda: sockets.waiter.wait(5000)) < 2
+    sockets.waiter.heed_questions(False)
+    sockets.waiter.wait(1)
+    assert seconds(lambda: sockets.waiter.wait(50)) >= 0.04
+    sockets.waiter.heed_questions(True)
+    assert seconds(lambda: sockets.waiter.wait(5000)) < 2
+    os.close(there)
+    os.close(here)
