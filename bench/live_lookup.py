@@ -152,6 +152,9 @@ def build_peers(place: Path, report: common.Report) -> dict[str, Path]:
     if not Path("/usr/include/falcosecurity/libsinsp/sinsp.h").exists():
         report.notes.append("libsinsp is missing: no headers here (Debian: libfalcosecurity0-dev)")
         return built
+    if shutil.which("pkg-config") is None or shutil.which("g++") is None:
+        report.notes.append("libsinsp is missing: no compiler here (Debian: g++, pkg-config, uthash-dev)")
+        return built
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libsinsp"], capture_output=True, text=True)
     # Debian's pkg-config file names a directory of headers that is not there.
     compiler = ["g++", "-std=c++17", "-O2", "-o", str(place / "sinsp"), "main.cpp", "-I/usr/include/falcosecurity"]

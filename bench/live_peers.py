@@ -124,6 +124,9 @@ TOOLS: dict[str, tuple[tuple[str, ...], list[str], float, Counter, tuple[str, ..
 }
 
 
+PACKAGES = {"forkstat": "forkstat", "execsnoop": "libbpf-tools"}
+
+
 def find_tool(name: str) -> str | None:
     """Path of a tool, also where a user's PATH does not look."""
     for program in TOOLS[name][0]:
@@ -147,7 +150,7 @@ def measure(program: Path, place: Path, options: argparse.Namespace, report: com
         for name, (_, arguments, settle_s, count, _) in TOOLS.items():
             path = find_tool(name)
             if path is None or name in missing:
-                missing.setdefault(name, "not installed")
+                missing.setdefault(name, f"not installed (Debian: {PACKAGES[name]})")
                 continue
             try:
                 found = watched_by([path, *arguments], settle_s, storm, place, count)
