@@ -212,7 +212,7 @@ class Tables(Section, frozen=True):
         Meta(
             ge=64,
             le=1 << 20,
-            description="Processes that tracers tell of, by (pid, pid namespace), that can be in the index at one time; "
+            description="Processes that tracers tell of, by (pid, pid namespace), that can be in the index at a time; "
             "20 bytes each.",
         ),
     ] = 65_536

@@ -130,8 +130,8 @@ FLAG_HEAD_ONLY = 1
 FLAG_LEADER_DEAD = 2
 #: A source without eBPF made this record: TASK fields that are 0 are unknown.
 FLAG_PARTIAL = 4
-#: tgid, ppid, creator and reaper are not pids but the index entries that the resolver gave to their (pid, pid namespace)
-#: keys (`resolver.keyed_frames`).
+#: tgid, ppid, creator and reaper are not pids but the index entries that the resolver gave to their keys, (pid, pid
+#: namespace) (`resolver.keyed_frames`).
 FLAG_KEYED = 8
 #: Behind the strings that the body names stands the container id, up to `var_bytes`.
 FLAG_CONTAINER = 16

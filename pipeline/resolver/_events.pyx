@@ -242,7 +242,8 @@ cdef class Events(Rows):
         cdef const pl_hot *hot = &self.hot[row]
         cdef const pl_hot *other = &self.hot[parent]
         return (
-            hot.inode == other.inode and hot.args_ref == other.args_ref
+            hot.inode == other.inode and (hot.inode or hot.file_ref == other.file_ref)
+            and hot.args_ref == other.args_ref
             and self.cold[row].envs_ref == self.cold[parent].envs_ref
             and hot.uid == other.uid and hot.gid == other.gid
             and memcmp(&self.cold[row].euid, &self.cold[parent].euid, 24) == 0

@@ -37,7 +37,7 @@ from pipeline.resolver.names import LiveNames
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
-from pipeline.resolver.repair import Repairer
+from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
 from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
@@ -123,6 +123,8 @@ class Worker:
             self._catch_up(began)
             if self.repairer is not None:
                 self.repairer.mend(torn)
+            else:
+                end_torn(tables, torn)
             self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
         else:
             entered = self.repairer.snapshot() if self.repairer is not None else 0

@@ -1,12 +1,13 @@
 """`EBPFLessResolver`: processes keyed by pid and pid namespace, told by a tracer in a container (specification 4).
 
-    resolver = EBPFLessResolver()
+    resolver = EBPFLessResolver(tables=tables)
     resolver.add_fork_entry(CacheResolverKey(7, nsid), ppid=1, ts=now_ns)
 
 Without kernel and procfs there is nothing to fall back to and nothing to repair: what the tracer says is what is known.
-Entries and their operations are those of the eBPF resolver (`cache_entry`). They are kept here and not in the shared
-tables, which are indexed by the pids of one namespace; a source that names host pids (the proc connector, a frame from
-any tracer) goes through the tables instead and needs no such resolver.
+Each method makes the record that a tracer's frame would have held, and applies it as the daemon does (`keyed_frames`,
+then the applier): entries are rows of the shared tables, which every reader sees, and events of the stream.
+
+What differs from the reference, and why, is in docs/parity.md.
 """
 
 from __future__ import annotations
@@ -14,36 +15,50 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from os import fsencode
 
+import numpy as np
+
+from pipeline import boot, events
 from pipeline.resolver import args_views
+from pipeline.resolver import entry_records as records
+from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
+from pipeline.resolver.keyed_frames import KeyedFrames
+from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     CacheResolverKey,
     ContainerContext,
     FileEvent,
     NotSupportedError,
+    ResolverError,
     Source,
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import CACHE_SIZE, PREFIX, StatsdClient
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.keyspace import KeySpace
 
-COMM_CHARS = 16
 #: An id that a message leaves as it is.
 UNCHANGED = -1
 
 
 class EBPFLessResolver:
-    """The process cache of one tracer's containers. One lock; a callback may call back.
+    """The process cache of tracers' containers. One lock; a callback may call back.
 
     Args:
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
         scrubber: hides secrets in arguments; None: they are shown as they are.
         opts: copied.
+        tables: of this instance; this process is their writer.
+        applier: of these tables, shared with the live batches; None: an own one.
+        now_boot_ns: the boot clock.
 
-    Timestamps are ns since the Unix epoch.
+    Timestamps are ns since the Unix epoch, namespaces inode numbers (32 bits).
     """
 
     def __init__(
@@ -52,34 +67,49 @@ class EBPFLessResolver:
         statsd_client: StatsdClient | None = None,
         scrubber: ArgScrubber | None = None,
         opts: ResolverOpts | None = None,
+        *,
+        tables: TableWriter,
+        applier: Applier | None = None,
+        now_boot_ns: Callable[[], int] = boot.now_boot_ns,
     ) -> None:
         self.config = config
         self.statsd_client = statsd_client
         self.scrubber = scrubber
         self.opts = (opts or ResolverOpts()).copy()
         self.lock = threading.RLock()
-        self._entries: dict[CacheResolverKey, ProcessCacheEntry] = {}
+        self.applier = applier or Applier(tables)
+        self._now_boot_ns = now_boot_ns
+        space = KeySpace(tables, now_boot_ns)
+        self._frames = KeyedFrames(tables, space)
+        self._tables = tables
+        offset_ns = int(tables.control_view()[0]["boot_unix_ns"])
+        self.book = KeyedBook(tables, self.applier, offset_ns, now_boot_ns)
+        self.book.space = space
 
     def __len__(self) -> int:
-        return len(self._entries)
+        with self.lock:
+            return self.book.count()
 
     # -- events --------------------------------------------------------------------------------------------------------
 
     def add_fork_entry(self, key: CacheResolverKey, ppid: int, ts: int) -> ProcessCacheEntry | None:
-        """Enter a forked process below its parent, if that is known. None for pid 0."""
+        """Enter a forked process below its parent, if that is known. None for pid 0.
+
+        Raises:
+            ResolverError: there is no room for it.
+        """
         if key.pid == 0:
             return None
-        entry = ProcessCacheEntry(
-            pid=key.pid, tid=key.pid, ppid=ppid, nsid=key.nsid, fork_time=ts, source=Source.EVENT
-        )
         with self.lock:
-            previous = self._entries.get(key)
-            if previous is not None:
-                previous.exit(ts)
-            parent = self._entries.get(CacheResolverKey(ppid, key.nsid)) if key.pid != 1 else None
-            if parent is not None:
-                parent.fork(entry)
-            self._entries[key] = entry
+            time_ns = self.book.to_boot(ts)
+            parent = self._parent_at(key, ppid, time_ns)
+            head = records.head(
+                events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *self._named_parent(key, ppid, parent)
+            )
+            row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), parent))
+            entry = self.book.entry(row)
+            if parent is not None and entry.ancestor is not None:
+                entry.inherit_from(parent)
         return entry
 
     def new_entry(
@@ -106,7 +136,10 @@ class EBPFLessResolver:
     ) -> ProcessCacheEntry | None:  # fmt: skip
         """Enter an image on top of the one before, whose credentials it keeps. None for pid 0.
 
-        Without one before it is entered unlinked, and is no exec.
+        Without one before it is entered below its parent, if that is known, and marked: something was not told.
+
+        Raises:
+            ResolverError: there is no room for it.
         """
         if key.pid == 0:
             return None
@@ -114,34 +147,32 @@ class EBPFLessResolver:
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.EVENT
         )
         with self.lock:
-            previous = self._entries.get(key)
+            time_ns = self.book.to_boot(ts)
+            previous = self.book.of_key(key)
             if previous is not None:
-                previous.exec(entry)
-                entry.credentials = previous.credentials
-                if entry.ppid == 0:
-                    entry.ppid = previous.ppid
-            self._entries[key] = entry
-        return entry
+                return self._exec(key, entry, time_ns, previous.start_boot_ns, (ppid or previous.ppid, 0))
+            parent = self._parent_at(key, ppid, time_ns)
+            return self._exec(key, entry, time_ns, time_ns - 1, self._named_parent(key, ppid, parent))
 
     def add_procfs_entry(
         self, key: CacheResolverKey, ppid: int, file: str, argv: Sequence[str], args_truncated: bool,
         envs: Sequence[str], envs_truncated: bool, ctr_id: str, ts: int, tty: str,
     ) -> ProcessCacheEntry | None:  # fmt: skip
-        """Enter a process that the tracer found in procfs when it began. None for pid 0."""
+        """Enter a process that the tracer found in procfs when it began. None for pid 0.
+
+        Raises:
+            ResolverError: there is no room for it.
+        """
         if key.pid == 0:
             return None
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.PROCFS_SNAPSHOT
         )
         with self.lock:
-            parent = self._entries.get(CacheResolverKey(ppid, key.nsid))
-            if parent is not None:
-                if parent.equals(entry):
-                    entry.set_fork_parent(parent)
-                else:
-                    entry.set_exec_parent(parent)
-            self._entries[key] = entry
-        return entry
+            # An exec at the time of the start: that is how a record says "found".
+            time_ns = self.book.to_boot(ts)
+            parent = self._parent_at(key, ppid, time_ns)
+            return self._exec(key, entry, time_ns, time_ns, self._named_parent(key, ppid, parent))
 
     def update_user(self, key: CacheResolverKey, uid: int, euid: int, user: str, euser: str) -> None:
         """User ids changed; -1: this one did not, and keeps its name. Fs ids are not told."""
@@ -153,7 +184,7 @@ class EBPFLessResolver:
 
     def _update(self, key: CacheResolverKey, changes: tuple[tuple[str, int, str, str], ...]) -> None:
         with self.lock:
-            entry = self._entries.get(key)
+            entry = self.book.of_key(key)
             if entry is None:
                 return
             values: dict[str, int | str] = {}
@@ -161,27 +192,93 @@ class EBPFLessResolver:
                 if number != UNCHANGED:
                     values[field] = number & 0xFFFFFFFF
                     values[name_field] = name
-            if values:
-                entry.credentials = replace(entry.credentials, **values)  # type: ignore[arg-type]
+            if not values:
+                return
+            wanted = replace(entry.credentials, **values)  # type: ignore[arg-type]
+            told = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
+            head = records.head(events.KIND_CRED, key.pid, key.pid, self._now_boot_ns(), entry.start_boot_ns)
+            self._apply(key, head, told)
+            if entry.credentials != wanted:
+                entry.credentials = wanted
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:
         """Take a process out of the cache; its children keep it as ancestor."""
         with self.lock:
-            entry = self._entries.pop(key, None)
-            if entry is not None:
-                entry.exit(exit_time)
+            entry = self.book.of_key(key)
+            if entry is None:
+                return
+            head = records.head(events.KIND_EXIT, key.pid, key.pid, self.book.to_boot(exit_time), entry.start_boot_ns)
+            # Nobody tells the exit code, so the record has no body.
+            head["flags"] = events.FLAG_HEAD_ONLY
+            self._apply(key, head)
+
+    # -- records -------------------------------------------------------------------------------------------------------
+
+    def _exec(
+        self, key: CacheResolverKey, entry: ProcessCacheEntry, time_ns: int, start_ns: int, parent: tuple[int, int]
+    ) -> ProcessCacheEntry:
+        body, strings = records.image(entry, entry.args_entry, entry.envs_entry)
+        container = fsencode(entry.container.container_id)
+        head = records.head(
+            events.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
+        )
+        head["flags"] = events.FLAG_CONTAINER if container else 0
+        task = np.zeros(1, events.TASK)
+        task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
+        told = records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
+        row = self._apply(key, head, told, body, strings + container, entry.source)
+        return self.book.attach(entry, row)
+
+    def _apply(
+        self, key: CacheResolverKey, head: records.Column, told: records.TaskRecord | None = None,
+        body: records.Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
+    ) -> int:  # fmt: skip
+        """Apply a record of a process; returns the row of its newest image.
+
+        Raises:
+            ResolverError: there is no room for the process.
+        """
+        task, known = told or records.TaskRecord(np.zeros(1, events.TASK), 0)
+        task["pid_ns"] = key.nsid
+        fork = body if int(head["kind"][0]) == events.KIND_FORK else None
+        if not self._frames.record(head, task, fork):
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free")
+        is_whole = not int(head["flags"][0]) & events.FLAG_HEAD_ONLY
+        row = self.applier.apply_records(
+            head, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
+        )
+        if not row:
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: the table is full")
+        return row
+
+    def _parent_at(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
+        """Who had the parent's pid then: a cached process, or one whose exit was told before its child's fork."""
+        row = self._owner(key, ppid) if key.pid != 1 else 0
+        if row and (self.book.is_cached(row) or int(self._tables.hot_view()[row]["exit_boot_ns"]) >= time_ns):
+            return self.book.entry(row)
+        return None
+
+    def _named_parent(self, key: CacheResolverKey, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
+        """Pid and start of the parent for a record; nobody, where the pid's last owner had ended before."""
+        if parent is not None:
+            return ppid, parent.start_boot_ns
+        return (0 if key.pid == 1 or self._owner(key, ppid) else ppid), 0
+
+    def _owner(self, key: CacheResolverKey, ppid: int) -> int:
+        slot = self.book.space.find(ppid, key.nsid)
+        return self._tables.py_head(slot) if slot else 0
 
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def resolve(self, key: CacheResolverKey) -> ProcessCacheEntry | None:
         """The newest image of a process."""
         with self.lock:
-            return self._entries.get(key) if key.pid else None
+            return self.book.of_key(key) if key.pid else None
 
     def walk(self, callback: Callable[[ProcessCacheEntry], object]) -> None:
         """Call back once for each cached entry."""
         with self.lock:
-            for entry in list(self._entries.values()):
+            for entry in list(self.book.heads()):
                 callback(entry)
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline import boot
 from pipeline.errors import TooOldError
@@ -85,12 +86,20 @@ class Book:
         self._entries: WeakValueDictionary[int, ProcessCacheEntry] = WeakValueDictionary()
         self._shared: OrderedDict[tuple[type, bytes, bool], ArgsEntry | EnvsEntry] = OrderedDict()
 
+    def store(self, link: int) -> RowStore:
+        """The fields of the row that `link` names."""
+        return RowStore(self, link)
+
+    def index(self) -> npt.NDArray[np.uint32]:
+        """The part of the index that this book is about: pids of the root pid namespace."""
+        return self.tables.index_view()[: self.tables.root_pids]
+
     def entry(self, row: int) -> ProcessCacheEntry:
         """The one object for a row that is in use."""
         link = self.tables.py_link(row)
         entry = self._entries.get(link)
         if entry is None:
-            entry = ProcessCacheEntry(RowStore(self, link))
+            entry = ProcessCacheEntry(self.store(link))
             self._entries[link] = entry
         return entry
 
@@ -105,7 +114,7 @@ class Book:
         known = self._entries.get(link)
         if known is not None:
             return known
-        entry.move_to(RowStore(self, link))
+        entry.move_to(self.store(link))
         self._entries[link] = entry
         return entry
 
@@ -123,14 +132,14 @@ class Book:
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
         """The newest images of all cached processes, as they are when the walk begins, by pid."""
-        index = self.tables.index_view()
+        index = self.index()
         for row in index[np.flatnonzero(index)].tolist():
             if self.is_cached(row):
                 yield self.entry(row)
 
     def count(self) -> int:
         """How many processes are cached."""
-        index = self.tables.index_view()
+        index = self.index()
         rows = index[np.flatnonzero(index)]
         deleted = self.tables.hot_view()["flags"][rows] & layout.ROW_DELETED != 0
         leaving = sum(self.tables.py_head(pid) == self.tables.py_follow(link) for pid, link in self.leaving.items())
@@ -445,8 +454,8 @@ class RowStore:
         tables, hot = self.book.tables, self.hot
         target = 0 if ancestor is None else row_of(ancestor)
         tables.py_set_link("ancestor", row, target)
-        tgid = int(hot["tgid"])
-        if ancestor is not None and ancestor.pid == tgid:
+        tgid, other = int(hot["tgid"]), int(tables.hot_view()[target]["tgid"]) if target else 0
+        if other == tgid:
             return
         tables.py_set_link("parent", row, target)
         if tables.py_head(tgid) != row or int(hot["exit_boot_ns"]):
@@ -454,8 +463,8 @@ class RowStore:
         if ancestor is None:
             tables.py_orphan(tgid)
         else:
-            hot["ppid"] = ancestor.pid
-            tables.py_adopt(tgid, ancestor.pid)
+            hot["ppid"] = other
+            tables.py_adopt(tgid, other)
 
     def _end(self, time: int | None) -> None:
         """The image has ended. Its row is history from now on, unless somebody refers to it."""
@@ -496,7 +505,7 @@ class RowStore:
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
         if child in self.children():
-            self.book.tables.py_orphan(child.pid)
+            self.book.tables.py_orphan(int(self.book.tables.hot_view()[row_of(child)]["tgid"]))
 
 
 def row_of(entry: ProcessCacheEntry) -> int:

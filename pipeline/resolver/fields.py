@@ -94,7 +94,7 @@ class Fields:
         self.proc_cache: kernel_maps.KernelMap | None = None
         self.lock = threading.RLock()
         self.state = SNAPSHOTTING
-        self.pid_capacity = len(tables.index_view())
+        self.pid_capacity = tables.root_pids
         #: When the capture began, on the boot clock; 0: there is none, so nothing is marked as missed by it.
         self.capture_boot_ns = 0
         #: Told (cgroup id, path) of what ``/proc`` named.

@@ -39,6 +39,16 @@ def proc_knows(task: np.void) -> int:
     return known
 
 
+def end_torn(tables: TableWriter, rows: list[int]) -> None:
+    """End the rows that a killed writer left in the middle of a change and that nothing has changed since."""
+    hot = tables.hot_view()
+    for row in rows:
+        if int(hot["row_seq"][row]) & 1 and int(hot["flags"][row]):
+            hot["flags"][row] |= layout.ROW_GAP
+            tables.py_end(row)
+        tables.count("takeover_rows_repaired")
+
+
 class Repairer:
     """Compares and corrects; belongs to the resolver's duty cycle.
 
@@ -130,10 +140,7 @@ class Repairer:
         look = self._look(pids)
         for i in range(len(look)):
             self._insert(look, i, layout.SOURCE_PROCFS, layout.ROW_GAP, after_loss=True)
-        for row in rows:
-            if int(hot["row_seq"][row]) & 1 and int(hot["flags"][row]):
-                self._tables.py_end(row)
-            self._tables.count("takeover_rows_repaired")
+        end_torn(self._tables, rows)
 
     def _ask(self, now: int) -> None:
         wanted = self._applier.take_wanted()
@@ -188,7 +195,9 @@ class Repairer:
         done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS)
         seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
         hot = self._tables.hot_view()
-        is_live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
+        # A tracer's processes are not among those that were looked at.
+        is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
+        is_live = is_ours & (hot["exit_boot_ns"] == 0)
         live = np.flatnonzero(is_live & (hot["start_boot_ns"] < look.begin_boot_ns))
         closed = 0
         for row in live.tolist():

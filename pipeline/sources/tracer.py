@@ -3,7 +3,7 @@
 A tracer in a container knows processes by their numbers there, so HEAD holds those, and every record says in TASK which
 pid namespace they belong to (`pid_ns`). What else the tracer knows goes into the same records as everybody's
 (`proc_records` makes them from ``/proc`` or from a ProcInfo filled by hand). Transport is the caller's: a function that
-takes one message, such as `send` of a PUSH socket that is connected to the tracers' socket of an instance that runs with
+takes one message, such as `send` of a PUSH socket connected to the tracers' socket of an instance that runs with
 ``--source tracer`` (`paths.tracers_socket`). What becomes of them there: `tracer_source`, `resolver.keyed_frames`.
 
 Behind the strings of each record stands the id of the container, where the tracer knows it.

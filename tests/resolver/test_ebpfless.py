@@ -2,17 +2,51 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import CacheResolverKey, NotSupportedError, Source
+from pipeline.resolver.model import CacheResolverKey, NotSupportedError, ResolverError, Source
 from pipeline.resolver.opts import ResolverOpts
+from pipeline.shm import layout
+from pipeline.shm._reader import TableReader
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.validate import validate_tables
 
 Key = CacheResolverKey
+Make = Callable[..., EBPFLessResolver]
+
+
+@pytest.fixture
+def tables() -> Iterator[TableWriter]:
+    """Boot-clock zero is Unix time zero, so that times are small numbers."""
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    with TableWriter.create(
+        directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
+        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
+        checked=True,
+    ) as writer:  # fmt: skip
+        writer.set_state(layout.STATE_READY)
+        yield writer
+        validate_tables(writer)
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def make(tables: TableWriter) -> Make:
+    return lambda *args, **more: EBPFLessResolver(*args, tables=tables, **more)
+
+
+@pytest.fixture
+def r(make: Make) -> EBPFLessResolver:
+    return make()
 
 
 def exec_(r: EBPFLessResolver, pid: int, nsid: int = 1, ppid: int = 0, **more: Any) -> ProcessCacheEntry:
@@ -26,8 +60,7 @@ def exec_(r: EBPFLessResolver, pid: int, nsid: int = 1, ppid: int = 0, **more: A
     return entry
 
 
-def test_d22_a_pid_is_of_its_namespace() -> None:
-    r = EBPFLessResolver()
+def test_d22_a_pid_is_of_its_namespace(r: EBPFLessResolver) -> None:
     one, other = r.add_fork_entry(Key(7, 1), 1, 10), r.add_fork_entry(Key(7, 2), 1, 11)
     assert one is not other and r.resolve(Key(7, 1)) is one and r.resolve(Key(7, 2)) is other and len(r) == 2
     assert r.resolve(Key(7, 3)) is None and one is not None and one.nsid == 1
@@ -36,8 +69,7 @@ def test_d22_a_pid_is_of_its_namespace() -> None:
     r.delete_entry(Key(7, 1), 20)
 
 
-def test_d23_an_exec_keeps_parent_and_credentials() -> None:
-    r = EBPFLessResolver()
+def test_d23_an_exec_keeps_parent_and_credentials(r: EBPFLessResolver) -> None:
     fork = r.add_fork_entry(Key(7, 1), 3, 10)
     assert fork is not None
     fork.credentials = replace(fork.credentials, uid=1000)
@@ -45,15 +77,14 @@ def test_d23_an_exec_keeps_parent_and_credentials() -> None:
     assert (entry.ppid, entry.credentials.uid, entry.is_exec) == (3, 1000, True)
     assert entry.ancestor is fork and fork.exit_time == 50
     # No exec-bomb test: the same again is a new image.
-    again = exec_(r, 7)
+    again = exec_(r, 7, ts=51)
     assert again.ancestor is entry and again.is_exec_exec
-    # Without an image before: unlinked, and no exec.
-    alone = exec_(r, 8, ppid=7)
-    assert alone.ancestor is None and not alone.is_exec
+    # Without an image before: below its parent, and marked.
+    alone = exec_(r, 8, ppid=7, ts=60)
+    assert alone.ancestor is again and alone.is_exec and alone.is_parent_missing
 
 
-def test_d24_an_id_of_minus_1_is_unchanged() -> None:
-    r = EBPFLessResolver()
+def test_d24_an_id_of_minus_1_is_unchanged(r: EBPFLessResolver) -> None:
     entry = r.add_fork_entry(Key(7, 1), 3, 10)
     assert entry is not None
     entry.credentials = replace(entry.credentials, uid=5, user="five", gid=6)
@@ -67,33 +98,29 @@ def test_d24_an_id_of_minus_1_is_unchanged() -> None:
     r.update_group(Key(99, 1), 1, 1, "", "")
 
 
-def test_d25_a_memfd_has_no_path() -> None:
-    r = EBPFLessResolver()
+def test_d25_a_memfd_has_no_path(r: EBPFLessResolver) -> None:
     entry = r.new_entry(Key(7, 1), 0, "memfd:x", [], False, [], False, "", 1, "", Source.EVENT)
     assert (entry.file_event.pathname, entry.file_event.basename) == ("", "memfd:x") and len(r) == 0
     assert (entry.comm, entry.view("argv0")) == ("", "")
 
 
-def test_fork_copies_from_a_parent_of_the_same_namespace() -> None:
-    r = EBPFLessResolver()
+def test_fork_copies_from_a_parent_of_the_same_namespace(r: EBPFLessResolver) -> None:
     parent = exec_(r, 3)
     child, stranger = r.add_fork_entry(Key(4, 1), 3, 60), r.add_fork_entry(Key(4, 2), 3, 60)
     assert child is not None and child.ancestor is parent and child.args_entry is parent.args_entry
     assert child.container.container_id == "abc" and child.fork_time == 60 and child.source == Source.EVENT
-    assert stranger is not None and stranger.ancestor is None and not stranger.is_parent_missing
+    assert stranger is not None and stranger.ancestor is None and stranger.is_parent_missing
     # Pid 1 has no parent here, whatever the message says.
     init = r.add_fork_entry(Key(1, 1), 3, 61)
     assert init is not None and init.ancestor is None
 
 
-def test_a_reused_pid_ends_its_former_owner() -> None:
-    r = EBPFLessResolver()
+def test_a_reused_pid_ends_its_former_owner(r: EBPFLessResolver) -> None:
     old, new = r.add_fork_entry(Key(4, 1), 0, 60), r.add_fork_entry(Key(4, 1), 0, 70)
     assert old is not None and old.exit_time == 70 and r.resolve(Key(4, 1)) is new
 
 
-def test_what_the_tracer_found_when_it_began() -> None:
-    r = EBPFLessResolver()
+def test_what_the_tracer_found_when_it_began(r: EBPFLessResolver) -> None:
     facts: dict[str, Any] = {
         "argv": ["sh"], "args_truncated": False, "envs": [], "envs_truncated": False, "ctr_id": "abc", "ts": 5,
         "tty": "",
@@ -106,15 +133,14 @@ def test_what_the_tracer_found_when_it_began() -> None:
     assert other.ancestor is one and other.is_exec and one.source == Source.PROCFS_SNAPSHOT
 
 
-def test_pid_0_is_nobody() -> None:
-    r = EBPFLessResolver()
+def test_pid_0_is_nobody(r: EBPFLessResolver) -> None:
     assert r.add_fork_entry(Key(0, 1), 0, 1) is None and r.resolve(Key(0, 1)) is None
     assert r.add_exec_entry(Key(0, 1), 0, "", [], False, [], False, "", 1, "") is None
     assert r.add_procfs_entry(Key(0, 1), 0, "", [], False, [], False, "", 1, "") is None
     assert len(r) == 0
 
 
-def test_views_and_the_rest() -> None:
+def test_views_and_the_rest(make: Make) -> None:
     class Client:
         def __init__(self) -> None:
             self.sent: list[tuple[str, float, list[str]]] = []
@@ -130,7 +156,7 @@ def test_views_and_the_rest() -> None:
             return ["***" for _ in args], True
 
     client = Client()
-    r = EBPFLessResolver(None, client, Scrub(), ResolverOpts().with_envs_value(["A"]))
+    r = make(None, client, Scrub(), ResolverOpts().with_envs_value(["A"]))
     entry = exec_(r, 7, argv=["a-name-of-twenty-chars", "x"])
     assert entry.comm == "a-name-of-twenty" and entry.view("argv0") == "a-name-of-twenty-chars"
     assert r.get_process_argv_scrubbed(entry) == (["***"], False)
@@ -145,4 +171,36 @@ def test_views_and_the_rest() -> None:
     assert client.sent == [("datadog.runtime_security.process_resolver.cache_size", 1.0, [])]
     with pytest.raises(NotSupportedError):
         r.dump(True)
-    EBPFLessResolver().send_stats()
+    make().send_stats()
+
+
+def test_its_entries_are_what_readers_see(r: EBPFLessResolver, tables: TableWriter) -> None:
+    exec_(r, 1, ts=10)
+    r.add_fork_entry(Key(7, 1), 1, 20)
+    exec_(r, 7, file="/bin/b", argv=["b", "x"], ts=30, ctr_id="def")
+    r.update_user(Key(7, 1), 33, 33, "www", "www")
+    r.add_fork_entry(Key(7, 2), 1, 40)
+    reader = TableReader(tables.directory)
+    found = reader.resolve(7, pid_ns=1)
+    assert found is not None and (found.pid, found.ppid, found.pid_ns, found.ns_pid) == (7, 1, 1, 7)
+    assert (found.path, found.argv, found.container_id, found.uid, found.comm) == ("/bin/b", ["b", "x"], "def", 33, "b")
+    assert [(one.pid, one.comm) for one in reader.ancestors(found)] == [(7, "sh"), (1, "sh")]
+    assert [child.pid for child in reader.children(1, pid_ns=1)] == [7]
+    assert reader.resolve(7) is None and reader.resolve(1) is None
+    other = reader.resolve(7, pid_ns=2)
+    assert other is not None and other.is_parent_missing and other.ppid == 1
+    r.delete_entry(Key(7, 1), 50)
+    gone = reader.resolve(7, pid_ns=1)
+    assert gone is not None and gone.exit_time_ns == 50 and gone.exit_code is None
+    assert r.resolve(Key(7, 1)) is None and len(r) == 2
+    at = reader.resolve(7, 25, pid_ns=1)
+    assert at is not None and at.comm == "sh"
+
+
+def test_a_full_key_space_refuses_and_counts(tables: TableWriter, make: Make) -> None:
+    r = make(now_boot_ns=lambda: 1)
+    for pid in range(1, tables.keys.capacity + 1):
+        r.add_fork_entry(Key(pid, 1), 0, pid)
+    with pytest.raises(ResolverError, match="no slot is free"):
+        r.add_fork_entry(Key(1, 2), 0, 1)
+    assert tables.counter("keys_refused") == 1

@@ -175,7 +175,7 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
 
 
 def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
-    """Keys come and go while another process looks them up: a hit is what was asked for, and a key that stays is found."""
+    """Keys come and go while another process looks: a hit is what was asked for, and a key that stays is found."""
     program = textwrap.dedent("""
         import random, sys, time
         from pathlib import Path

@@ -1,10 +1,11 @@
-"""Frames of a tracer in a container, and the resolver that they feed."""
+"""Frames of a tracer in a container: from its sender over the tracers' ring to the rows."""
 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +13,25 @@ from hand_records import BOOT_ID
 
 from pipeline import events
 from pipeline.boot import TICK_NS
-from pipeline.bus.frames import Frame, decode_frame
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import CacheResolverKey, Source
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
+from pipeline.resolver._apply import Applier
+from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.procinfo import ProcInfo
-from pipeline.resolver.tracer_frames import FrameFeed
+from pipeline.shm import layout
+from pipeline.shm._entry import Entry
+from pipeline.shm._reader import TableReader
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.keyspace import KeySpace
 from pipeline.sources import proc_records
+from pipeline.sources._drain import Columns
+from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.proc_records import About
+from pipeline.sources.ring import Ring
 from pipeline.sources.tracer import FrameSender
+from pipeline.sources.tracer_source import TracerFrames
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tracer.py"
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
+NOW = 1 << 40
 
 
 def info(pid: int, ppid: int, nsid: int, argv: bytes = b"a\0-v\0", uid: int = 0) -> ProcInfo:
@@ -38,92 +47,189 @@ def about(pid: int, time_ns: int, ppid: int = 0) -> About:
 
 
 class Bench:
-    def __init__(self) -> None:
-        self.frames: list[Frame] = []
+    """A sender, the source's ring, and tables."""
+
+    def __init__(self, tables: TableWriter, ring_bytes: int = 1 << 20, container_id: str = "c") -> None:
+        self.tables = tables
+        self.messages: list[bytes] = []
         self.sender = FrameSender(
-            lambda message: self.frames.append(decode_frame(message)), boot_id=BOOT_ID, name="hand", ring=3
+            self.messages.append, boot_id=BOOT_ID, name="hand", ring=3, container_id=container_id
+        )  # fmt: skip
+        self.ring_fd = make_ring_file(ring_bytes)
+        self.writer = RingWriter(self.ring_fd)
+        self.ring = Ring(self.ring_fd, number=0, cpus=(0,))
+        self.lost = 0
+        self.source = TracerFrames(
+            lambda: self.messages.pop(0) if self.messages else None, self.writer, self._lose, lambda: NOW
         )
-        self.resolver = EBPFLessResolver()
-        self.feed = FrameFeed(self.resolver, boot_unix_ns=BOOT_UNIX_NS, container_id="c")
+        self.keyed = KeyedFrames(tables, KeySpace(tables, lambda: NOW))
+        self.applier = Applier(tables)
+        self.reader = TableReader(tables.directory)
+
+    def _lose(self, count: int) -> None:
+        self.lost += count
 
     def send(self, *records: bytes) -> int:
+        """Send records and apply what comes of them; returns how many reached the rows."""
         self.sender.send(records)
-        return self.feed.apply(self.frames[-1])
+        return self.apply()
+
+    def apply(self) -> int:
+        before = self.tables.counter("malformed")
+        self.source.pump(100)
+        columns = Columns(1 << 20)
+        from_pos = self.ring.cursor
+        self.ring.drain(columns, 100)
+        message = FrameEncoder(boot_id=BOOT_ID, source="tracer").encode(
+            ring=0, seq=0, from_pos=from_pos, to_pos=self.ring.cursor, count=columns.count, lost={}, **columns.views()
+        )
+        done = 0
+        for frame in decode_frames(self.keyed.message(message)):
+            done += self._apply_frame(frame)
+        self.ring.release(self.ring.cursor)
+        return done - (self.tables.counter("malformed") - before)
+
+    def _apply_frame(self, frame: Frame) -> int:
+        bodies = {kind: iter(getattr(frame, events.KIND_NAMES[kind])) for kind in events.BODIES}
+        at = 0
+        for head, task in zip(frame.head, frame.task, strict=True):
+            kind, length = int(head["kind"]), int(head["var_bytes"])
+            body = next(bodies[kind]).tobytes() if kind in bodies else None
+            self.applier.apply_records(head.tobytes(), task.tobytes(), body, bytes(frame.blob[at : at + length]))
+            at += length
+        return int(frame.count)
+
+    def entry(self, pid: int, nsid: int) -> Entry | None:
+        entry = self.reader.resolve(pid, pid_ns=nsid)
+        return None if entry is None else entry.load()
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def tables() -> Iterator[TableWriter]:
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    with TableWriter.create(
+        directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
+        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=BOOT_UNIX_NS, retention_ns=10**12,
+    ) as writer:  # fmt: skip
+        writer.set_state(layout.STATE_READY)
+        yield writer
+    shutil.rmtree(directory)
 
 
-def test_frames_are_those_of_every_source(bench: Bench) -> None:
-    bench.send(proc_records.fork(about(7, 100, 1), info(7, 1, 50)), proc_records.exec_(about(7, 200), info(7, 1, 50)))
-    bench.sender.send([proc_records.unknown(about(7, 250), events.KIND_EXEC)], watermark_boot_ns=240, lost=2)
-    first, second = bench.frames
+@pytest.fixture
+def bench(tables: TableWriter) -> Iterator[Bench]:
+    bench = Bench(tables)
+    yield bench
+    bench.ring.close()
+    bench.writer.close()
+    os.close(bench.ring_fd)
+
+
+def test_frames_are_those_of_every_source() -> None:
+    frames: list[Frame] = []
+    sender = FrameSender(lambda message: frames.append(decode_frame(message)), boot_id=BOOT_ID, name="hand", ring=3)
+    sender.send(
+        [proc_records.fork(about(7, 100, 1), info(7, 1, 50)), proc_records.exec_(about(7, 200), info(7, 1, 50))]
+    )
+    sender.send([proc_records.unknown(about(7, 250), events.KIND_EXEC)], watermark_boot_ns=240, lost=2)
+    first, second = frames
     assert (first.source, first.ring, first.count, first.frame_seq) == ("hand", 3, 2, 0)
     assert second.from_pos == first.to_pos and second.frame_seq == 1
     assert second.watermark_boot_ns == 240 and second.lost == {"unknown": 2}
 
 
 def test_a_life_in_a_container(bench: Bench) -> None:
-    key = CacheResolverKey(7, 50)
-    begun = proc_records.exec_(about(1, TICK_NS), info(1, 0, 50, uid=1000))
-    assert bench.send(begun) == 1
-    init = bench.resolver.resolve(CacheResolverKey(1, 50))
-    assert init is not None and init.source is Source.PROCFS_SNAPSHOT and init.credentials.uid == 1000
+    assert bench.send(proc_records.exec_(about(1, TICK_NS), info(1, 0, 50, uid=1000))) == 1
+    init = bench.entry(1, 50)
+    assert init is not None and (init.source, init.uid, init.is_exec) == ("procfs_snapshot", 1000, False)
+    assert "before_capture" in init.marks and not init.is_parent_missing
 
     bench.send(proc_records.fork(about(7, 2 * TICK_NS, 1), info(7, 1, 50)))
-    child = bench.resolver.resolve(key)
-    assert child is not None and child.ancestor is init and child.fork_time == BOOT_UNIX_NS + 2 * TICK_NS
+    child = bench.entry(7, 50)
+    assert child is not None and child.ppid == 1 and child.fork_time_ns == BOOT_UNIX_NS + 2 * TICK_NS
+    assert child.parent_entity_id == init.entity_id and child.argv == ["a", "-v"] and child.container_id == "c"
 
     bench.send(proc_records.exec_(about(7, 3 * TICK_NS), info(7, 1, 50, b"b\0secret\0")))
-    image = bench.resolver.resolve(key)
-    assert image is not None and image.ancestor is child and image.is_exec
-    assert image.args_entry is not None and list(image.args_entry.values) == ["b", "secret"]
-    assert image.file_event.pathname == "/bin/a" and image.tty_name == "pts1"
-    assert image.container.container_id == "c"
+    image = bench.entry(7, 50)
+    assert image is not None and image.is_exec and image.argv == ["b", "secret"]
+    assert (image.path, image.tty, image.container_id) == ("/bin/a", "pts1", "c")
+    assert [(one.pid, one.row) for one in bench.reader.ancestors(image)] == [(7, child.row), (1, init.row)]
 
-    bench.send(proc_records.exit_(about(7, 4 * TICK_NS), 0, info(7, 1, 50)))
-    assert bench.resolver.resolve(key) is None
-    assert image.exit_time == BOOT_UNIX_NS + 4 * TICK_NS
+    bench.send(proc_records.exit_(about(7, 4 * TICK_NS), 256, info(7, 1, 50)))
+    gone = bench.entry(7, 50)
+    assert gone is not None and gone.is_exited and gone.exit_cause_code == 1
+    assert gone.exit_time_ns == BOOT_UNIX_NS + 4 * TICK_NS
 
 
 def test_one_pid_in_two_namespaces_is_two_processes(bench: Bench) -> None:
     bench.send(proc_records.exec_(about(1, 5), info(1, 0, 50, b"x\0")), proc_records.exec_(about(1, 5), info(1, 0, 51)))
-    one, other = (bench.resolver.resolve(CacheResolverKey(1, nsid)) for nsid in (50, 51))
-    assert one is not None and other is not None and one is not other
-    assert (one.comm, other.comm) == ("x", "a")
+    one, other = bench.entry(1, 50), bench.entry(1, 51)
+    assert one is not None and other is not None and one.row != other.row and one.entity_id != other.entity_id
+    assert (one.argv, other.argv) == (["x"], ["a", "-v"])
 
 
 def test_a_change_of_users_changes_the_entry(bench: Bench) -> None:
     bench.send(proc_records.exec_(about(7, 5), info(7, 1, 50)))
     groups = proc_records.told_by(info(7, 1, 50, uid=33))
     bench.send(proc_records.change(about(7, 6), events.KIND_CRED, info(7, 1, 50, uid=33), groups))
-    entry = bench.resolver.resolve(CacheResolverKey(7, 50))
-    assert entry is not None and (entry.credentials.uid, entry.credentials.euid) == (33, 33)
+    entry = bench.entry(7, 50)
+    assert entry is not None and (entry.uid, entry.euid, entry.ppid) == (33, 33, 1)
 
 
 def test_without_a_namespace_nothing_is_applied(bench: Bench) -> None:
     assert bench.send(proc_records.fork(about(7, 5, 1)), proc_records.comm(about(7, 6), b"x")) == 0
-    assert bench.feed.skipped_total == 2 and len(bench.resolver) == 0
+    assert bench.send(proc_records.unknown(about(7, 6), events.KIND_EXEC)) == 0
+    assert bench.source.refused_total == 3 and bench.source.refusal and bench.tables.heads_live == 0
 
 
-def test_the_example_sends_and_listens(tmp_path: Path) -> None:
-    socket = tmp_path / "tracer.ipc"
-    environment = dict(os.environ, PYTHONPATH=str(EXAMPLE.parents[1]))
-    with subprocess.Popen(
-        [sys.executable, str(EXAMPLE), "listen", str(socket), "8"], env=environment, stdout=subprocess.PIPE, text=True
-    ) as listener:
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "listening\n"
-        done = subprocess.run(
-            [sys.executable, str(EXAMPLE), "run", str(socket), "--", "sh", "-c", "sleep 0.5; exit 3"],
-            env=environment, timeout=30, check=False,
-        )  # fmt: skip
-        assert done.returncode == 3
-        said = listener.communicate(timeout=30)[0]
-    namespace = Path("/proc/self/ns/pid").stat().st_ino
-    told = [line for line in said.splitlines() if line.startswith("example-tracer:")]
-    assert [line.split()[1] for line in told] == ["exec", "fork", "exec", "exit"]
-    assert all(line.endswith(f"in namespace {namespace}") for line in told)
-    assert "sh, child of" in said
+def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> None:
+    def told(time_ns: int) -> About:
+        return About(time_ns, 7, 7, 0, ppid=1)
+
+    bench.send(proc_records.fork(told(100), info(7, 1, 50)), proc_records.exec_(told(200), info(7, 1, 50)))
+    first = bench.entry(7, 50)
+    assert first is not None and first.start_time_ns == BOOT_UNIX_NS + 100 and first.images == 2
+    bench.send(proc_records.exit_(told(300), 0, info(7, 1, 50)), proc_records.fork(told(400), info(7, 1, 50)))
+    second = bench.entry(7, 50)
+    assert second is not None and second.start_time_ns == BOOT_UNIX_NS + 400 and not second.is_exited
+    # A successor knows it from the rows.
+    bench.keyed = KeyedFrames(bench.tables, KeySpace(bench.tables, lambda: NOW))
+    bench.send(proc_records.exec_(told(500), info(7, 1, 50)))
+    third = bench.entry(7, 50)
+    assert third is not None and third.start_time_ns == second.start_time_ns and third.images == 2
+
+
+def test_what_a_tracer_may_not_say(bench: Bench) -> None:
+    """A time in the future is now; flags that are the resolver's are taken away; frames of another shape are refused."""
+    head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
+    head[37] |= events.FLAG_KEYED
+    bench.send(bytes(head))
+    entry = bench.entry(7, 50)
+    assert entry is not None and entry.exec_time_ns == BOOT_UNIX_NS + NOW
+    bench.messages.append(b"\xc1")
+    assert bench.apply() == 0 and bench.source.refused_total == 1
+
+
+def test_losses_are_counted_once(bench: Bench) -> None:
+    for lost in (2, 2, 5):
+        bench.sender.send([], lost=lost)
+        bench.apply()
+    assert bench.lost == 5
+    bench.send(proc_records.exec_(about(7, 5), info(7, 1, 50, argv=b"x" * 200_000 + b"\0")))
+    assert bench.lost == 6
+
+
+def test_a_full_ring_keeps_the_rest(tables: TableWriter) -> None:
+    bench = Bench(tables, ring_bytes=4096)
+    records = [proc_records.fork(about(pid, 100 + pid, 1), info(pid, 1, 50)) for pid in range(2, 42)]
+    bench.sender.send(records)
+    done = bench.apply()
+    assert 0 < done < 40 and bench.source.is_full
+    # Nothing that the ring holds may wait for what has no room in it.
+    assert bench.source.complete_boot_ns > bench.source.last_boot_ns
+    while bench.source.is_full:
+        done += bench.apply()
+    assert done == 40 and tables.heads_live == 40
+    bench.ring.close()
+    bench.writer.close()
+    os.close(bench.ring_fd)
