@@ -23,20 +23,14 @@ are ignored, so a key may be added within a version:
     exit  bin k*32     the same for exit
     blob  bin          the strings of all records, one after the other
 
-This module imports neither numpy nor `pipeline.events`, whose 9 MB a shard can do without.
+Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.events`, whose 9 MB a shard can do without.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from pipeline.bus._frame_writer import FRAME_VERSION, FrameEncoder
 
-import msgpack
-
-if TYPE_CHECKING:
-    from collections.abc import Buffer
-
-FRAME_VERSION = 1
+__all__ = ["FRAME_MAX_BYTES", "FRAME_VERSION", "RECORD_HEADER_BYTES", "FrameEncoder", "record_span"]
 
 #: A longer message is refused unread. Also what a receiving socket allows (ZMQ_MAXMSGSIZE).
 FRAME_MAX_BYTES = 128 << 20
@@ -48,75 +42,3 @@ RECORD_HEADER_BYTES = 8
 def record_span(record_bytes: int) -> int:
     """Return how many bytes of a ring a record of `record_bytes` takes, its header and padding included."""
     return RECORD_HEADER_BYTES + (record_bytes + 7 & ~7)
-
-
-class FrameEncoder:
-    """Encodes the frames of one sender. Keeps the packer's buffer, so that a frame costs one copy of its columns.
-
-    A message may hold several frames, one behind the other: `add` each, then `take`; `encode` is both for one.
-    """
-
-    def __init__(self, *, boot_id: bytes, source: str) -> None:
-        """Take what all frames of the sender have in common.
-
-        Raises:
-            ValueError: `boot_id` is not the 16 raw bytes of the boot's UUID.
-        """
-        if len(boot_id) != 16:
-            raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
-        self._boot_id = bytes(boot_id)
-        self._source = source
-        self._packer = msgpack.Packer(use_bin_type=True, autoreset=False)
-
-    def encode(self, **frame: Any) -> bytes:
-        """Return the message that holds one frame; arguments as `add`."""
-        self.add(**frame)
-        return self.take()
-
-    def take(self) -> bytes:
-        """Return the message with the frames that were added since the last one."""
-        message: bytes = self._packer.bytes()
-        self._packer.reset()
-        return message
-
-    def add(
-        self,
-        *,
-        ring: int,
-        seq: int,
-        from_pos: int,
-        to_pos: int,
-        count: int,
-        lost: Mapping[str, int],
-        head: Buffer = b"",
-        task: Buffer = b"",
-        fork: Buffer = b"",
-        exec: Buffer = b"",
-        exit: Buffer = b"",
-        blob: Buffer = b"",
-        malformed: int = 0,
-        watermark_boot_ns: int | None = None,
-    ) -> None:
-        """Encode a frame. Columns are any contiguous buffers; that they agree is checked by the reader only."""
-        message: dict[str, object] = {
-            "v": FRAME_VERSION,
-            "boot": self._boot_id,
-            "src": self._source,
-            "ring": ring,
-            "seq": seq,
-            "from": from_pos,
-            "to": to_pos,
-            "n": count,
-            "lost": lost,
-        }
-        if malformed:
-            message["bad"] = malformed
-        if watermark_boot_ns is not None:
-            message["wm"] = watermark_boot_ns
-        message["head"] = memoryview(head)
-        message["task"] = memoryview(task)
-        message["fork"] = memoryview(fork)
-        message["exec"] = memoryview(exec)
-        message["exit"] = memoryview(exit)
-        message["blob"] = memoryview(blob)
-        self._packer.pack(message)

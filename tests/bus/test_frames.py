@@ -38,6 +38,12 @@ def test_frame_comes_back_as_it_was_sent(sample: Sample) -> None:
     _same(frame, sample)
 
 
+@given(samples())
+def test_the_message_is_what_the_msgpack_library_makes_of_the_same_map(sample: Sample) -> None:
+    message = sample.message()
+    assert msgpack.packb(msgpack.unpackb(message)) == message
+
+
 @given(samples(), st.integers(-2, 14), st.integers(-8, 8))
 def test_since_leaves_what_begins_at_or_after_the_position(sample: Sample, index: int, off: int) -> None:
     message = sample.message()
