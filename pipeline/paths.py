@@ -6,6 +6,7 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
     control index hot cold names args envs keys   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
     processes tiers                          JSON for `stat` and `doctor`, written by the supervisor
+    sessions                                 JSON, ssh sessions, written by the resolver
     users/                                   JSON, names of users and groups, written by the resolver
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect

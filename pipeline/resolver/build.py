@@ -39,6 +39,7 @@ from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
+from pipeline.resolver.sessions import SshSessions
 from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -116,6 +117,8 @@ class Worker:
         began = boot.now_boot_ns()
         if tables.is_takeover:
             self._begin_names()
+            if loop.sessions is not None:
+                loop.sessions.begin()
             torn = list(tables.torn_rows)
             while loop.publisher.is_awaiting(boot.now_boot_ns()):
                 loop.beat()
@@ -129,6 +132,8 @@ class Worker:
         else:
             entered = self.repairer.snapshot() if self.repairer is not None else 0
             self._begin_names()
+            if loop.sessions is not None:
+                loop.sessions.begin()
             loop.beat()
             self._catch_up(boot.now_boot_ns())
             self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
@@ -256,6 +261,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.repairer = repairer
             loop.name_cgroups = namer
         loop.names = _names(spec, is_live, tables, encoder, stack)
+        if is_live:
+            loop.sessions = SshSessions(tables, spec.directory, mode=int(config.access.tables_mode, 8))
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
     from pipeline.resolver.requests import Requests
+    from pipeline.resolver.sessions import SshSessions
     from pipeline.shm._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
@@ -133,6 +134,7 @@ class Resolver:
         self.requests: Requests | None = None
         self.name_cgroups: Callable[[], None] | None = None
         self.names: LiveNames | None = None
+        self.sessions: SshSessions | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
@@ -221,6 +223,8 @@ class Resolver:
         applied = 0
         while (batch := self.merger.take(self.settings.batch_events)) is not None:
             applied += self.applier.apply(batch)
+            if self.sessions is not None:
+                self.sessions.after(batch)
             self.publisher.send(self.encoder.take())
             self.merger.done(batch)
             self.commit()

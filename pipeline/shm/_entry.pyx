@@ -81,7 +81,7 @@ FIELDS = (
     "auid", "audit_session", "cap_effective", "cap_permitted",
     "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
     "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
-    "creator_entity_id", "fork_flags", "cookie", "user_session", "source", "images", "is_exec", "is_exec_exec",
+    "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images", "is_exec", "is_exec_exec",
     "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags",
     "row", "generation", "extra",
 )  # fmt: skip
@@ -755,7 +755,15 @@ cdef class Entry:
 
     @property
     def user_session(self):
+        """Number of the ssh session that the process belongs to; None: none, or unknown."""
         return self._cold().user_session or None
+
+    @property
+    def ssh_session(self):
+        """What that number stands for: id, username, client_ip, client_port, auth_method and public_key, each None
+        where it is unknown."""
+        from pipeline.shm.ssh import session
+        return session(self.view.directory, self._cold().user_session)
 
     @property
     def extra(self):

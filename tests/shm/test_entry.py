@@ -91,7 +91,8 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
         "is_through_symlink": False, "is_head": True, "is_exited": True, "marks": [], "flags": hot["flags"],
         "row": row, "generation": 1, "extra": {"user": "root"},
-        "symlink_paths": None, "symlink_basename": None, "user": None, "group": None, "euser": None, "egroup": None, "fsuser": None, "fsgroup": None,
+        "symlink_paths": None, "symlink_basename": None, "user": None, "group": None, "euser": None, "egroup": None,
+        "fsuser": None, "fsgroup": None, "ssh_session": None,
     }  # fmt: skip
     assert resolve(tables, 7).path_in_root == "/usr/bin/python3"
 

@@ -1,0 +1,173 @@
+"""ssh sessions of living processes: where one begins, who is behind it, and a file that tells readers.
+
+A session begins with the first image that is not sshd's in a process that sshd has forked; sshd has put the client's
+address into its environment. Everything below belongs to it: the row of that image gets the session's number in
+`user_session`, and the applier hands it on at each fork and exec, so nothing is looked up for a descendant. What the
+number stands for is kept once, in the file ``sessions`` of the instance's directory. `pipeline.shm.ssh` reads it.
+
+Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process, so that
+stays unknown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+from collections.abc import Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.boot import TICK_NS
+from pipeline.resolver.procfs import read_start
+from pipeline.shm import layout
+from pipeline.shm.ssh import FILE
+
+if TYPE_CHECKING:
+    from pipeline.resolver._merge import Batch
+    from pipeline.shm._writer import TableWriter
+
+#: Sessions that are told of; of more, the oldest are forgotten.
+SESSIONS_MAX = 4096
+ENVIRON_BYTES = 1 << 16
+_SSHD = np.frombuffer(b"sshd", "<u4")[0]
+_NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
+_KIND_EXEC = 2
+
+
+class SshSessions:
+    """Finds sessions among what batches bring, and numbers them. A part of the resolver's duty cycle.
+
+    Args:
+        tables: held by this process.
+        directory: the instance's runtime directory.
+        mode: of the file.
+        proc: where procfs is mounted.
+    """
+
+    def __init__(self, tables: TableWriter, directory: Path, *, mode: int = 0o644, proc: str = "/proc") -> None:
+        self._tables = tables
+        self._path = directory / FILE
+        self._mode = mode
+        self._proc = proc
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def begin(self) -> None:
+        """Find the sessions that there are; call when the tables are filled. A predecessor's are gone on with."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._tables.is_takeover:
+                self._known = json.loads(self._path.read_text(encoding="ascii"))
+        self._write()
+        frontier = self._tables.rows_frontier
+        hot = self._tables.hot_view()[:frontier]
+        self._look(np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)))
+
+    def after(self, batch: Batch) -> None:
+        """Look at the execs of a batch that has been applied."""
+        frames, numbers, places = batch.frames, batch.frame_no, batch.event_no
+        for number, frame in enumerate(frames):
+            if frame is None or not frame.exec_count:
+                continue
+            head = frame.head[places[numbers == number]]
+            execs = head["tgid"][head["kind"] == _KIND_EXEC]
+            index = self._tables.index_view()
+            rows = index[execs[execs < len(index)]]
+            self._look(rows[rows != 0])
+
+    def _look(self, rows: np.ndarray[Any, Any]) -> None:
+        """Number each session that begins with one of these rows."""
+        if not len(rows):
+            return
+        hot = self._tables.hot_view()
+        index = self._tables.index_view()
+        up = hot["ppid"][rows]
+        parents = index[np.where(up < len(index), up, 0)]
+        is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
+        for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
+            if parent and not int(self._tables.cold_view()["user_session"][row]) and self._is_sshd(parent):
+                self._begin(row)
+
+    def _is_sshd(self, row: int) -> bool:
+        ref = int(self._tables.hot_view()["file_ref"][row])
+        if not ref:
+            return False
+        record = self._tables.names.py_bytes(ref)
+        file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
+        name = record[layout.FILE.itemsize :].rpartition(b"/")[2]
+        return int(file["file_uid"]) == 0 and name in _NAMES
+
+    def _begin(self, row: int) -> None:
+        hot = self._tables.hot_view()[row]
+        tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
+        session = read_session(tgid, self._proc)
+        if session is None or self._start(tgid) != start // TICK_NS:
+            return
+        digest = blake2b(b"%d %d" % (tgid, start), digest_size=8, key=self._boot_id()).digest()
+        number = int.from_bytes(digest, "little") | 1
+        self._known[str(number)] = session
+        while len(self._known) > SESSIONS_MAX:
+            del self._known[next(iter(self._known))]
+        self._write()  # before a row names it
+        self._mark(tgid, number)
+
+    def _mark(self, tgid: int, number: int) -> None:
+        """Put the number into the process' row and into those that it has forked since."""
+        todo = [tgid]
+        while todo:
+            one = todo.pop()
+            row = self._tables.py_head(one)
+            if not row or int(self._tables.cold_view()["user_session"][row]):
+                continue
+            self._tables.py_begin(row)
+            self._tables.cold_view()["user_session"][row] = number
+            self._tables.py_end(row)
+            todo += self._tables.py_children(one)
+
+    def _start(self, tgid: int) -> int | None:
+        return read_start(tgid)
+
+    def _boot_id(self) -> bytes:
+        return self._tables.control_view()[0]["boot_id"].tobytes()
+
+    def _write(self) -> None:
+        """Replace the file whole. A full file system costs readers this, and nothing else."""
+        temporary = self._path.with_name(f".{FILE}.new")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(self._known), encoding="ascii")
+            temporary.chmod(self._mode)
+            temporary.rename(self._path)
+
+
+def read_session(tgid: int, proc: str = "/proc") -> dict[str, Any] | None:
+    """What sshd has put into a process' environment; None: nothing, or it cannot be read."""
+    try:
+        with Path(f"{proc}/{tgid}/environ").open("rb") as file:
+            return session_of(file.read(ENVIRON_BYTES).split(b"\0"))
+    except OSError:
+        return None
+
+
+def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
+    """The session that an environment tells of: username, client_ip and client_port; None: none, or not well-formed."""
+    values = dict(string.split(b"=", 1) for string in environment if b"=" in string)
+    fields = values.get(b"SSH_CONNECTION", values.get(b"SSH_CLIENT", b"")).split()
+    if len(fields) < 3:
+        return None
+    try:
+        address = ipaddress.ip_address(fields[0].decode("ascii").partition("%")[0])
+        port = int(fields[1])
+    except ValueError:
+        return None
+    if not 0 < port < 65536:
+        return None
+    user = values.get(b"LOGNAME", values.get(b"USER", b""))[:256].decode("utf-8", "surrogateescape")
+    return {"username": user or None, "client_ip": str(address), "client_port": port}
+
+
+def _word(comm: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The first four bytes of each name, as a number."""
+    words: np.ndarray[Any, Any] = np.ascontiguousarray(comm).view("<u4").reshape(len(comm), 4)[:, 0]
+    return words

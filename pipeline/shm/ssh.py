@@ -1,0 +1,50 @@
+"""ssh sessions beside the tables: what the number in a row's `user_session` stands for, as the resolver has written it.
+
+    sessions         {"NUMBER": {"username": …, "client_ip": …, "client_port": …}}
+
+The file is replaced whole at each new session. Leaf module of the standard library: readers import it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+FILE = "sessions"
+INSTANCES_MAX = 64
+
+_read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+
+def session(directory: str, number: int) -> dict[str, Any] | None:
+    """Return what is known of a session, None for 0, and for one that is not known (any more).
+
+    Keys: `id`, `username`, `client_ip`, `client_port`, `auth_method` and `public_key`; what is not known is None.
+    """
+    if not number:
+        return None
+    known = _sessions(directory).get(str(number))
+    if known is None:
+        return None
+    return {
+        "id": number, "username": known.get("username"), "client_ip": known.get("client_ip"),
+        "client_port": known.get("client_port"), "auth_method": None, "public_key": None,
+    }  # fmt: skip
+
+
+def _sessions(directory: str) -> dict[str, Any]:
+    known = _read.get(directory)
+    try:
+        with open(os.path.join(directory, FILE), encoding="ascii") as file:  # noqa: PTH118, PTH123 - no pathlib in readers
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_mtime_ns)
+            if known is not None and known[0] == version:
+                return known[1]
+            content: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    if len(_read) >= INSTANCES_MAX:
+        _read.clear()
+    _read[directory] = (version, content)
+    return content

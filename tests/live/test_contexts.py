@@ -1,0 +1,294 @@
+"""What an entry shows beside the kernel's own facts, against /proc: names of users, container, session, links."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import ProcessTable
+from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = pytest.mark.live
+
+CGROUPS = next(
+    (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
+)
+CONTAINER = "5e" * 32
+
+SSHD = """
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/wait.h>
+int main(int argc, char **argv)
+{
+	if (!fork()) {
+		setenv("SSH_CONNECTION", "192.0.2.7 50022 198.51.100.1 22", 1);
+		setenv("USER", "alice", 1);
+		execl("/bin/sh", "-sh", "-c", "echo $$; sleep 60 & echo $!; exec sh -c 'sleep 60 & echo $!; wait'", NULL);
+	}
+	wait(NULL);
+	return 0;
+}
+"""
+
+
+@pytest.fixture
+def table(daemon: Daemon) -> Iterator[ProcessTable]:
+    with daemon.attach() as attached:
+        yield attached
+
+
+def resolve(table: ProcessTable, pid: int) -> Any:
+    entry = table.resolve(pid, wait_ms=2000)
+    assert entry is not None
+    return entry
+
+
+@contextmanager
+def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process, ended at the end with all that it made."""
+    child = subprocess.Popen(list(map(str, command)), text=True, start_new_session=True, **options)
+    try:
+        yield child
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, 9)
+        child.wait()
+
+
+def exe(pid: int) -> str:
+    return str(Path(f"/proc/{pid}/exe").readlink())
+
+
+def namespace(pid: int, kind: str) -> int:
+    return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+
+
+def status(pid: int) -> dict[str, list[int]]:
+    lines = (line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: [int(value) for value in rest.split()] for name, rest in lines if name in ("Uid", "Gid")}
+
+
+def compile_c(source: str, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["gcc", "-O1", "-static", "-o", target, "-x", "c", "-"], input=source, text=True, check=True)
+    return target
+
+
+# -- users and groups --------------------------------------------------------------------------------------------------
+
+
+def test_names_of_the_hosts_users(table: ProcessTable, daemon: Daemon) -> None:
+    for name in ("nobody", "daemon", "root"):
+        user = pwd.getpwnam(name)
+        with process(
+            "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "sleep", "60"
+        ) as child:
+            eventually(lambda child=child, name=name: resolve(table, child.pid).user == name)
+            entry = resolve(table, child.pid)
+            now = status(child.pid)
+            users = [pwd.getpwuid(uid).pw_name for uid in now["Uid"]]
+            groups = [grp.getgrgid(gid).gr_name for gid in now["Gid"]]
+            assert [entry.user, entry.euser, entry.fsuser] == [users[0], users[1], users[3]]
+            assert [entry.group, entry.egroup, entry.fsgroup] == [groups[0], groups[1], groups[3]]
+
+
+def test_events_have_names_and_an_id_without_one_has_none(daemon: Daemon) -> None:
+    with Recorder(daemon, "proc.exec").started() as recorder:
+        with process("setpriv", "--reuid=65534", "--regid=3999999", "--clear-groups", "sleep", "60") as child:
+            mine = [("sleep", "nobody", None)]
+            recorder.wait_for(
+                lambda events: (
+                    [
+                        (e["comm"], e["user"], e["group"])
+                        for e in events
+                        if e["pid"] == child.pid and e["comm"] == "sleep"
+                    ]
+                    == mine
+                )
+            )
+        recorder.stop()
+
+
+def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> None:
+    import json
+
+    done = daemon.cli("resolve", str(os.getpid()), "--json")
+    shown = json.loads(done.stdout)
+    names = {"user", "group", "euser", "egroup", "fsuser", "fsgroup"}
+    assert {shown[name] for name in names} == {"root"}
+    dumped = json.loads(daemon.cli("dump", "--json").stdout)
+    entries = dumped["entries"] if isinstance(dumped, dict) else dumped
+    (mine,) = [entry for entry in entries if entry["pid"] == os.getpid() and entry["entity_id"] == shown["entity_id"]]
+    assert {mine[name] for name in names} == {"root"}
+
+
+@contextmanager
+def cgroup() -> Iterator[Path]:
+    if CGROUPS is None:
+        pytest.skip("no cgroup v2 hierarchy is mounted")
+    path = CGROUPS / f"docker-{CONTAINER}.scope"
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                path.rmdir()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+
+INSIDE = """
+import ctypes, os, sys
+PIVOT_ROOT = 155 if os.uname().machine == "x86_64" else 41
+cgroup, root = sys.argv[1:]
+open(cgroup + "/cgroup.procs", "w").write("0")
+os.unshare(os.CLONE_NEWNS)
+libc = ctypes.CDLL(None, use_errno=True)
+MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 4096, 16384, 1 << 18, 2
+assert libc.mount(None, b"/", None, MS_REC | MS_PRIVATE, None) == 0
+assert libc.mount(root.encode(), root.encode(), None, MS_BIND, None) == 0
+os.chdir(root)
+assert libc.syscall(ctypes.c_long(PIVOT_ROOT), b".", b".") == 0, ctypes.get_errno()
+assert libc.umount2(b".", MNT_DETACH) == 0
+os.setgid(1000)
+os.setuid(1000)
+os.execv("/bin/nap", ["nap"])
+"""
+
+
+def test_names_in_a_container_are_its_own(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    """uid 1000 is somebody else there, or nobody; and never what the host calls it."""
+    root = tmp_path / "root"
+    compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap")
+    (root / "etc").mkdir()
+    (root / "etc/passwd").write_text("inside:x:1000:1000::/:/bin/sh\n")
+    (root / "etc/group").write_text("insiders:x:1000:\n")
+    tmp_path.chmod(0o755)
+    with Recorder(daemon, "proc.exec", "proc.exit").started() as recorder, cgroup() as group:
+        with process(sys.executable, "-c", INSIDE, group, root) as child:
+            eventually(lambda: resolve(table, child.pid).comm == "nap")
+            eventually(lambda: resolve(table, child.pid).user == "inside", timeout=15)
+            entry = resolve(table, child.pid)
+            assert (entry.euser, entry.fsuser, entry.group, entry.egroup) == (
+                "inside",
+                "inside",
+                "insiders",
+                "insiders",
+            )
+            assert (entry.uid, entry.container_id) == (status(child.pid)["Uid"][0], CONTAINER)
+            assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace(os.getpid(), "mnt")
+            pid = child.pid
+        recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == pid for e in events))
+        events = [e for e in recorder.stop() if e["pid"] == pid]
+    assert events[-1]["user"] == "inside"
+    assert {e["user"] for e in events if e["container_id"] and e["uid"] == 1000} <= {"inside", None}
+    assert {e["user"] for e in events if e["container_id"] and e["uid"] == 0} <= {None}, "root there is not the host's"
+    assert resolve(table, pid).user == "inside", "what has ended keeps its names"
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    sshd = compile_c(SSHD, tmp_path / "sshd")
+    with process(sshd, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        shell, first, second = (int(server.stdout.readline()) for _ in range(3))
+        for pid in (shell, first, second):
+            eventually(lambda pid=pid: resolve(table, pid).ssh_session is not None)
+        sessions = [resolve(table, pid).ssh_session for pid in (shell, first, second)]
+        assert sessions[0] == sessions[1] == sessions[2]
+        assert sessions[0] == {
+            "id": resolve(table, shell).user_session, "username": "alice", "client_ip": "192.0.2.7",
+            "client_port": 50022, "auth_method": None, "public_key": None,
+        }  # fmt: skip
+        environment = Path(f"/proc/{first}/environ").read_bytes().split(b"\0")
+        assert b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22" in environment
+        assert resolve(table, server.pid).ssh_session is None, "the server is in no session"
+        # A second session is another one, also of the same client.
+        with process(sshd, stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            pid = int(other.stdout.readline())
+            eventually(lambda: resolve(table, pid).ssh_session is not None)
+            assert resolve(table, pid).user_session != sessions[0]["id"]
+
+
+def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> None:
+    sshd = compile_c(SSHD, tmp_path / "sshd")
+    with process(sshd, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        pids = [int(server.stdout.readline()) for _ in range(3)]
+        with Daemon() as daemon, daemon.attach() as table:
+            numbers = {resolve(table, pid).user_session for pid in pids}
+            assert len(numbers) == 1 and None not in numbers
+            before = resolve(table, pids[0]).ssh_session
+            assert before["username"] == "alice"
+            (resolver,) = daemon.pids("resolver")
+            os.kill(resolver, 9)
+            eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), timeout=20)
+            eventually(lambda: resolve(table, pids[0]).ssh_session == before, timeout=10)
+
+
+def test_a_program_that_calls_itself_sshd_begins_no_session(table: ProcessTable, tmp_path: Path) -> None:
+    sshd = compile_c(SSHD, tmp_path / "sshd")
+    os.chown(sshd, 65534, 65534)
+    with process(sshd, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        shell = int(server.stdout.readline())
+        time.sleep(0.3)
+        assert resolve(table, shell).user_session is None
+
+
+# -- names behind links ------------------------------------------------------------------------------------------------
+
+
+def test_busybox_and_links(table: ProcessTable, tmp_path: Path) -> None:
+    program = compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", tmp_path / "bin/busybox")
+    (tmp_path / "bin/ls").symlink_to("busybox")
+    (tmp_path / "usr").mkdir()
+    tmp_path.chmod(0o755)
+
+    def shown(pid: int) -> tuple[Any, ...]:
+        entry = resolve(table, pid)
+        assert entry.path == exe(pid)
+        return entry.is_through_symlink, entry.symlink_paths, entry.symlink_basename
+
+    for command, names in (
+        ((tmp_path / "bin/ls",), (True, ["/bin/ls", "/usr/bin/ls"], "ls")),
+        ((program,), (False, None, None)),
+        (("chroot", tmp_path, "/bin/ls"), (True, ["/bin/ls", "/usr/bin/ls"], "ls")),
+        # Busybox by its path: what it is then called says the argument.
+        (("chroot", tmp_path, "/bin/busybox"), (False, ["/bin/busybox", "/usr/bin/busybox"], "busybox")),
+    ):
+        with process(*command) as child:
+            eventually(lambda child=child: exe(child.pid) == str(program))
+            eventually(lambda child=child, names=names: shown(child.pid) == names)
+
+
+# -- namespaces --------------------------------------------------------------------------------------------------------
+
+
+def test_namespaces(table: ProcessTable) -> None:
+    with process("unshare", "--mount", "--net", "--user", "sleep", "60") as child:
+        eventually(lambda: resolve(table, child.pid).comm == "sleep")
+        entry = resolve(table, child.pid)
+        for kind in ("pid", "mnt", "net", "user"):
+            assert getattr(entry, f"{kind}_ns") == namespace(child.pid, kind)
+        assert entry.user_ns != namespace(os.getpid(), "user")
+        # Nobody is mapped there, so the host's name of the id is not its name.
+        assert entry.user is None or entry.user_ns == namespace(os.getpid(), "user")

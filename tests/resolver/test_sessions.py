@@ -1,0 +1,134 @@
+"""Where an ssh session begins, who belongs to it, what is not believed. Live ones: tests/live/test_contexts.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from story import instance
+from test_apply import World
+
+from pipeline.resolver import sessions
+from pipeline.resolver.sessions import SshSessions, session_of
+from pipeline.shm import ssh
+from pipeline.shm.validate import validate_tables
+
+ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        (ENVIRON, ("alice", "192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22", (None, "192.0.2.7", 50022)),
+        (b"SSH_CONNECTION=2001:DB8::1 1 :: 22\0LOGNAME=b\0USER=a", ("b", "2001:db8::1", 1)),
+        (b"SSH_CONNECTION=fe80::1%eth0 1 :: 22", (None, "fe80::1", 1)),
+        (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0USER=\xff", ("\udcff", "192.0.2.7", 50022)),
+        (b"USER=alice", None),
+        (b"", None),
+        (b"=\0=\0x", None),
+        (b"SSH_CONNECTION=", None),
+        (b"SSH_CONNECTION=host 50022 x 22", None),
+        (b"SSH_CONNECTION=192.0.2.7 0 x 22", None),
+        (b"SSH_CONNECTION=192.0.2.7 65536 x 22", None),
+        (b"SSH_CONNECTION=192.0.2.7 -1 x 22", None),
+        (b"SSH_CONNECTION=\xff 1 x 22", None),
+    ],
+)
+def test_environment(environment: bytes, expected: tuple[Any, ...] | None) -> None:
+    found = session_of(environment.split(b"\0"))
+    assert (None if found is None else tuple(found.values())) == expected
+
+
+class Sessions(SshSessions):
+    """Processes that are not there, with an environment."""
+
+    def _start(self, tgid: int) -> int | None:
+        return self.starts.get(tgid)  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture
+def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    with instance() as directory:
+        world = World(directory)
+        world.init()
+        world.directory = directory
+        world.sessions = Sessions(world.tables, directory)
+        world.sessions.starts = {}
+        monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
+        yield world
+        validate_tables(world.tables)
+        world.tables.close()
+
+
+def look(w: World) -> None:
+    w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
+    w.sessions.begin()
+
+
+def sshd(w: World, tgid: int, owner: int = 0, path: bytes = b"/usr/sbin/sshd") -> None:
+    w.fork(1, tgid)
+    event = w.story.exec(tgid, path)
+    event.body["file_uid"] = owner
+    event.apply(w.applier)
+
+
+def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    w.fork(4, 5)
+    look(w)
+    number = w.proc(4).user_session
+    assert number and w.proc(5).user_session == number, "also who was forked before it was noticed"
+    w.fork(4, 6)
+    w.exec(6, b"/bin/ls")
+    w.exec(4, b"/bin/bash")
+    assert [w.proc(tgid).user_session for tgid in (4, 6, 3, 1)] == [number, number, 0, 0]
+    found = ssh.session(str(w.directory), number)
+    assert found is not None and (found["username"], found["client_ip"]) == ("alice", "192.0.2.7")
+    look(w)
+    assert w.proc(4).user_session == number
+
+
+def test_what_is_no_session(w: World) -> None:
+    w.fork(1, 3)  # not sshd
+    w.exec(3, b"/bin/sh")
+    w.fork(3, 4)
+    w.exec(4, b"/bin/ls")
+    sshd(w, 5, owner=1000)  # somebody's own
+    w.fork(5, 6)
+    w.exec(6, b"/bin/sh")
+    sshd(w, 7, path=b"/usr/bin/sshdump")
+    w.fork(7, 8)
+    w.exec(8, b"/bin/sh")
+    sshd(w, 9)
+    w.fork(9, 10)  # still sshd
+    look(w)
+    assert {w.proc(tgid).user_session for tgid in range(3, 11)} == {0}
+
+
+def test_a_pid_that_is_somebody_elses_by_now_is_not_believed(w: World) -> None:
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    w.sessions.starts = {4: w.story.processes[4].start // 10_000_000 + 5}
+    w.sessions.begin()
+    assert w.proc(4).user_session == 0
+
+
+def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
+    w.sessions._mode = 0o640
+    sshd(w, 3)
+    for tgid in range(4, 9):
+        w.fork(3, tgid)
+        w.exec(tgid, b"/bin/sh")
+        look(w)
+    assert len(w.sessions._known) == 2
+    assert (Path(w.directory) / ssh.FILE).stat().st_mode & 0o777 == 0o640
+    assert ssh.session(str(w.directory), w.proc(8).user_session) is not None
+    assert ssh.session(str(w.directory), w.proc(4).user_session) is None
+    assert not list(Path(w.directory).glob(".*.new"))

@@ -1,0 +1,43 @@
+"""ssh sessions as a reader gets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from handmade import Tables
+from test_entry import resolve
+
+from pipeline.shm import ssh
+
+
+def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
+    known = {"7": {"username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022}}
+    (tmp_path / ssh.FILE).write_text(json.dumps(known))
+    assert ssh.session(str(tmp_path), 7) == {
+        "id": 7, "username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022, "auth_method": None,
+        "public_key": None,
+    }  # fmt: skip
+    assert ssh.session(str(tmp_path), 0) is None
+    assert ssh.session(str(tmp_path), 8) is None
+    new = tmp_path / "new"
+    new.write_text(json.dumps(known | {"8": {"username": None, "client_ip": "2001:db8::1", "client_port": 1}}))
+    new.rename(tmp_path / ssh.FILE)
+    found = ssh.session(str(tmp_path), 8)
+    assert found is not None and found["client_ip"] == "2001:db8::1"
+
+
+def test_no_file_or_half_of_one_is_no_session(tmp_path: Path) -> None:
+    assert ssh.session(str(tmp_path), 7) is None
+    (tmp_path / ssh.FILE).write_text('{"7": {"user')
+    assert ssh.session(str(tmp_path), 7) is None
+
+
+def test_an_entry_shows_its_session(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    tables.row(7, user_session=(1 << 64) - 1)
+    assert resolve(tables, 7).ssh_session is None
+    (shm_dir / ssh.FILE).write_text(json.dumps({str((1 << 64) - 1): {"username": "alice"}}))
+    entry = resolve(tables, 7)
+    assert entry.ssh_session is not None and entry.ssh_session["username"] == "alice"
+    assert entry.ssh_session["id"] == entry.user_session
