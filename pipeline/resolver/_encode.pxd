@@ -72,6 +72,11 @@ cdef class Encoder:
         self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
     ) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
+    # Rows of execs below sshd (see `sessions`).
+    cdef uint32_t logins[64]
+    cdef uint32_t logins_count
+
+    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(
         self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold

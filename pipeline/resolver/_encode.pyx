@@ -56,6 +56,7 @@ cdef enum:
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
+    LOGINS = 64
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -352,6 +353,18 @@ cdef class Encoder:
             last[topic] = min(last[topic], self.closed[i].first - 1)
         return last
 
+    @property
+    def has_logins(self) -> bool:
+        """Whether `take_logins` has something."""
+        return self.logins_count != 0
+
+    def take_logins(self) -> list[int]:
+        """Return the rows of execs below sshd since the last call; at most 64, the first ones."""
+        cdef uint32_t i
+        rows = [self.logins[i] for i in range(self.logins_count)]
+        self.logins_count = 0
+        return rows
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Message]:
@@ -421,6 +434,8 @@ cdef class Encoder:
         cdef uint64_t seq
         self.topic_seq[ORDER] += 1
         self.topic_seq[topic] += 1
+        if kind == KIND_EXEC:
+            self._note_login(tables, row)
         if not self.topics_mask >> topic & 1:
             # Readers want to know the users of a container, too, and it may be gone when somebody asks.
             if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
@@ -647,6 +662,16 @@ cdef class Encoder:
         if hot.flags & PL_ROW_FOREIGN:
             return pl_entity_in(p, self.boot_hex, cold.pid_ns, cold.ns_pid, hot.start_boot_ns)
         return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+
+    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Remember a row that may begin an ssh session: its parent's name is sshd's, and its own is not."""
+        cdef uint32_t parent = tables.follow(tables.hot[row].parent) if tables.hot[row].parent else 0
+        if (
+            parent != 0 and memcmp(tables.hot[parent].comm, b"sshd", 4) == 0
+            and memcmp(tables.hot[row].comm, b"sshd", 4) != 0 and self.logins_count < LOGINS
+        ):
+            self.logins[self.logins_count] = row
+            self.logins_count += 1
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Whose names count for a row; NULL: not known."""

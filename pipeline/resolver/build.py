@@ -262,7 +262,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.name_cgroups = namer
         loop.names = _names(spec, is_live, tables, encoder, stack)
         if is_live:
-            loop.sessions = SshSessions(tables, spec.directory, mode=int(config.access.tables_mode, 8))
+            loop.sessions = SshSessions(tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8))
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)

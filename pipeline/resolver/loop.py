@@ -224,7 +224,7 @@ class Resolver:
         while (batch := self.merger.take(self.settings.batch_events)) is not None:
             applied += self.applier.apply(batch)
             if self.sessions is not None:
-                self.sessions.after(batch)
+                self.sessions.poll()
             self.publisher.send(self.encoder.take())
             self.merger.done(batch)
             self.commit()

@@ -27,7 +27,7 @@ from pipeline.shm import layout
 from pipeline.shm.ssh import FILE
 
 if TYPE_CHECKING:
-    from pipeline.resolver._merge import Batch
+    from pipeline.resolver._encode import Encoder
     from pipeline.shm._writer import TableWriter
 
 #: Sessions that are told of; of more, the oldest are forgotten.
@@ -35,21 +35,23 @@ SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 _NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
-_KIND_EXEC = 2
 
 
 class SshSessions:
-    """Finds sessions among what batches bring, and numbers them. A part of the resolver's duty cycle.
+    """Finds sessions among what is executed, and numbers them. A part of the resolver's duty cycle.
 
     Args:
-        tables: held by this process.
+        tables, encoder: of this instance; the encoder notes what was executed below sshd.
         directory: the instance's runtime directory.
         mode: of the file.
         proc: where procfs is mounted.
     """
 
-    def __init__(self, tables: TableWriter, directory: Path, *, mode: int = 0o644, proc: str = "/proc") -> None:
+    def __init__(
+        self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc"
+    ) -> None:
         self._tables = tables
+        self._encoder = encoder
         self._path = directory / FILE
         self._mode = mode
         self._proc = proc
@@ -65,17 +67,10 @@ class SshSessions:
         hot = self._tables.hot_view()[:frontier]
         self._look(np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)))
 
-    def after(self, batch: Batch) -> None:
-        """Look at the execs of a batch that has been applied."""
-        frames, numbers, places = batch.frames, batch.frame_no, batch.event_no
-        for number, frame in enumerate(frames):
-            if frame is None or not frame.exec_count:
-                continue
-            head = frame.head[places[numbers == number]]
-            execs = head["tgid"][head["kind"] == _KIND_EXEC]
-            index = self._tables.index_view()
-            rows = index[execs[execs < len(index)]]
-            self._look(rows[rows != 0])
+    def poll(self) -> None:
+        """Look at the execs below sshd that have been applied since the last call."""
+        if self._encoder.has_logins:
+            self._look(np.array(self._encoder.take_logins(), np.uint32))
 
     def _look(self, rows: np.ndarray[Any, Any]) -> None:
         """Number each session that begins with one of these rows."""

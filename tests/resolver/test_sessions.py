@@ -11,6 +11,8 @@ from story import instance
 from test_apply import World
 
 from pipeline.resolver import sessions
+from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
 from pipeline.resolver.sessions import SshSessions, session_of
 from pipeline.shm import ssh
 from pipeline.shm.validate import validate_tables
@@ -55,7 +57,9 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world = World(directory)
         world.init()
         world.directory = directory
-        world.sessions = Sessions(world.tables, directory)
+        world.encoder = Encoder(bytes(16))
+        world.applier = Applier(world.tables, world.encoder)
+        world.sessions = Sessions(world.tables, world.encoder, directory)
         world.sessions.starts = {}
         monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
         yield world
@@ -91,6 +95,23 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     assert found is not None and (found["username"], found["client_ip"]) == ("alice", "192.0.2.7")
     look(w)
     assert w.proc(4).user_session == number
+
+
+def test_an_exec_below_sshd_is_noted_by_the_encoder_and_looked_at_then(w: World) -> None:
+    sshd(w, 3)
+    w.fork(3, 4)
+    assert w.encoder.take_logins() == []
+    w.exec(4, b"/bin/sh")
+    w.fork(4, 5)
+    w.exec(5, b"/bin/ls")
+    w.sessions.starts = {4: w.story.processes[4].start // 10_000_000}
+    assert w.encoder.has_logins
+    w.sessions.poll()
+    assert not w.encoder.has_logins
+    assert w.proc(4).user_session == w.proc(5).user_session != 0
+    for _ in range(100):
+        w.exec(4, b"/bin/sh")
+    assert len(w.encoder.take_logins()) == 64
 
 
 def test_what_is_no_session(w: World) -> None:
