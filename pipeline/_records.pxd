@@ -58,8 +58,9 @@ cdef extern from *:
         char tty[16]
         uint64_t exe_inode
         uint32_t exe_dev
+        uint32_t told
         uint64_t cookie
-        uint64_t task_reserved
+        uint64_t cgroups_v1
 
     ctypedef struct pl_fork_any:
         uint64_t creator_start_boot_ns
@@ -111,11 +112,14 @@ cdef extern from *:
         PL_KIND_SID
         PL_KIND_COUNT
         PL_FLAG_CONTAINER
+        PL_CGROUPS_V1_ROOTS
+        PL_FLAG_CGROUP_MADE
         PL_FLAG_HEAD_ONLY
         PL_FLAG_KEYED
         PL_FLAG_LEADER_DEAD
         PL_FLAG_PARTIAL
         PL_EXEC_SCRIPT
+        PL_EXEC_THROUGH_SYMLINK
         PL_EXEC_ARGS_TRUNCATED
         PL_EXEC_ENVS_TRUNCATED
         PL_EXEC_ARGS_UNREADABLE

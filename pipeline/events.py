@@ -49,10 +49,11 @@ TASK, 160 bytes: what the task is at the event (after it, for exec and credentia
     112     16    tty                   S16   -          tty->name, e.g. b"pts3"; empty: none
     128     8     exe_inode             u8    -          mm->exe_file's inode; for exec: of the image before this one
     136     4     exe_dev               u4    -          its s_dev, kernel encoding (major << 20 | minor)
-    140     4     pad                   u4    -
-    144     8     cookie                u8    -          names the image; key of the BPF map proc_cache
-    152     8     task_reserved         u8    mask       with FLAG_PARTIAL: which groups of fields hold a value (KNOWN_*
+    140     4     told                  u4    mask       with FLAG_PARTIAL: which groups of fields hold a value (KNOWN_*
                                                          of shm/layout.py); 0: those that are not zero
+    144     8     cookie                u8    -          names the image; key of the BPF map proc_cache
+    152     8     cgroups_v1            u8    -          names the cgroups of version 1 that it is in, all hierarchies
+                                                         together (cgroup_set); CGROUPS_V1_ROOTS: none but roots
 
 FORK, 32 bytes:
 
@@ -60,7 +61,7 @@ FORK, 32 bytes:
     0       8     creator_start_boot_ns u8    ns (boot)  the forking process (current), which CLONE_PARENT makes
     8       4     creator_tgid          u4    -          another one than real_parent
     12      4     creator_tid           u4    -
-    16      8     clone_flags           u8    mask       0 where no hook tells them
+    16      8     clone_flags           u8    mask       CLONE_* as the kernel has them, without the exit signal
     24      8     fork_reserved         u8    -
 
 EXEC, 128 bytes; strings in the order path, name, args, envs, without separators:
@@ -103,12 +104,30 @@ EXIT, 32 bytes:
     20      4     leader_exit_code      i4    -          exit_code of the recording thread
     24      8     exit_reserved         u8    -
 
-The other kinds have no body: their TASK says what is true now.
+The other kinds have no body: their TASK says what is true now. The strings of a CGROUP record are PLACE, MEMBER for each
+cgroup of version 1 that the process is in (roots left out), and a path. They name what ids do not:
+
+PLACE, 16 bytes: the cgroup that the process was moved to, or that was made (FLAG_CGROUP_MADE):
+
+    offset  size  field                 type  unit       meaning
+    0       8     place_id              u8    -          cgroup->kn->id: inode of its directory
+    8       4     place_hierarchy       u4    -          cgroup->root->hierarchy_id; 0: version 2
+    12      2     place_path_bytes      u2    bytes      its path below the root of the hierarchy; up to 1023
+    14      2     place_members         u2    -          MEMBERs that follow
+
+MEMBER, 16 bytes:
+
+    offset  size  field                 type  unit       meaning
+    0       8     member_id             u8    -          cgroup->kn->id; each hierarchy counts for itself
+    8       4     member_hierarchy      u4    -          cgroup->root->hierarchy_id
+    12      4     member_pad            u4    -
 
 Source of the facts: struct task_struct, struct cred, struct linux_binprm, struct signal_struct of Linux 6.12 and 6.18.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -135,6 +154,11 @@ FLAG_PARTIAL = 4
 FLAG_KEYED = 8
 #: Behind the strings that the body names stands the container id, up to `var_bytes`.
 FLAG_CONTAINER = 16
+#: A CGROUP record that is about no process: its PLACE names a cgroup that was made. HEAD and TASK are the maker's.
+FLAG_CGROUP_MADE = 32
+
+#: TASK.cgroups_v1: in all hierarchies of version 1 (or there are none) the process is in the root. 0 is unknown.
+CGROUPS_V1_ROOTS = 1
 
 EXEC_SCRIPT = 1  #: bprm->interp differs from bprm->filename: a script or binfmt_misc
 EXEC_DELETED = 2  #: the executable had no name any more
@@ -150,6 +174,7 @@ EXEC_NO_ROOT = 1024  #: the executable is not below the task's root directory
 EXEC_UPPER_LAYER = 2048  #: overlay: in the upper layer
 EXEC_SECURE = 4096  #: bprm->secureexec
 EXEC_NAME_TRUNCATED = 8192
+EXEC_THROUGH_SYMLINK = 16384  #: on the way to the executable a symbolic link was followed
 
 EXIT_NS_DIES = 1  #: the process was the init of its pid namespace
 EXIT_NO_REAPER = 2  #: no reaper could be found
@@ -168,8 +193,8 @@ TASK = np.dtype(
         ("fsuid", "<u4"), ("fsgid", "<u4"), ("cap_effective", "<u8"), ("cap_permitted", "<u8"), ("auid", "<u4"),
         ("audit_session", "<u4"), ("sid", "<u4"), ("pgid", "<u4"), ("ns_pid", "<u4"), ("pid_ns", "<u4"),
         ("mnt_ns", "<u4"), ("net_ns", "<u4"), ("user_ns", "<u4"), ("task_flags", "<u4"), ("cgroup_id", "<u8"),
-        ("comm", "S16"), ("tty", "S16"), ("exe_inode", "<u8"), ("exe_dev", "<u4"), ("pad", "<u4"),
-        ("cookie", "<u8"), ("task_reserved", "<u8"),
+        ("comm", "S16"), ("tty", "S16"), ("exe_inode", "<u8"), ("exe_dev", "<u4"), ("told", "<u4"),
+        ("cookie", "<u8"), ("cgroups_v1", "<u8"),
     ]
 )  # fmt: skip
 FORK = np.dtype(
@@ -194,11 +219,44 @@ EXIT = np.dtype(
         ("leader_exit_code", "<i4"), ("exit_reserved", "<u8"),
     ]
 )  # fmt: skip
+PLACE = np.dtype(
+    [("place_id", "<u8"), ("place_hierarchy", "<u4"), ("place_path_bytes", "<u2"), ("place_members", "<u2")]
+)  # fmt: skip
+MEMBER = np.dtype([("member_id", "<u8"), ("member_hierarchy", "<u4"), ("member_pad", "<u4")])
 
 #: Body dtype by kind; kinds that are not here have none.
 BODIES = {KIND_FORK: FORK, KIND_EXEC: EXEC, KIND_EXIT: EXIT}
 
 #: Layouts that must match ``struct pl_NAME`` in bpf/records.h.
-RECORD_LAYOUTS = {"head": HEAD, "task": TASK, "fork": FORK, "exec": EXEC, "exit": EXIT}
+RECORD_LAYOUTS = {
+    "head": HEAD,
+    "task": TASK,
+    "fork": FORK,
+    "exec": EXEC,
+    "exit": EXIT,
+    "place": PLACE,
+    "member": MEMBER,
+}
 
 assert (HEAD.itemsize, TASK.itemsize, FORK.itemsize, EXEC.itemsize, EXIT.itemsize) == (64, 160, 32, 128, 32)
+
+
+def cgroup_set(members: Iterable[tuple[int, int]]) -> int:
+    """Return what TASK.cgroups_v1 says of a process in these cgroups of version 1, as ``bpf/task.bpf.h`` computes it.
+
+    The order does not matter. The top bit is set, so that no id of a cgroup is taken for it.
+
+    Args:
+        members: hierarchy id and cgroup id of each that is not the root of its hierarchy.
+    """
+    every, count = 0, 0
+    for hierarchy, cgroup_id in members:
+        value = (hierarchy << 48 ^ cgroup_id) & _U64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & _U64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB & _U64
+        every ^= value ^ value >> 31
+        count += 1
+    return every | 1 << 63 if count else CGROUPS_V1_ROOTS
+
+
+_U64 = (1 << 64) - 1

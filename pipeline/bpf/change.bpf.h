@@ -61,6 +61,8 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	pl_fill_task(&buf->record.task, task);
 	tgid = head->tgid;
 	entry = pl_find_pid(tgid, head->start_boot_ns);
+	pl_fill_v1(&buf->record.task, task, entry);
+	pl_forget();
 	if (entry) {
 		if (pl_differ_cred(entry, &buf->record.task))
 			kind = PL_KIND_CRED;

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen as the kernel functions that make them return. Attach kind: kretprobe, for
- * kernels without trampolines. As cred_fentry.bpf.c, but no arguments are looked at (where they are depends on the
- * machine), so that a group that a process gives to a child waits for the child's next record. */
+ * kernels without trampolines. As cred_fentry.bpf.c, but the arguments of the functions are gone by then. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -15,6 +14,7 @@
 /* Programs of this kind run with preemption off and never one inside another on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+#include "group.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -37,6 +37,13 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 PL_AFTER_CRED(pl_commit_creds, commit_creds)
 PL_AFTER_CRED(pl_set_loginuid, audit_set_loginuid)
 PL_AFTER_CRED(pl_switch_ns, switch_task_namespaces)
-PL_AFTER_SESSION(pl_change_pid, change_pid)
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
+
+/* setsid() and setpgid(); which of them, and whose group, is not told. */
+SEC("kretprobe/change_pid")
+int pl_change_pid(void *ctx)
+{
+	pl_group_changed(0);
+	return 0;
+}

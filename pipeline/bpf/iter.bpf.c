@@ -91,6 +91,8 @@ static __always_inline void pl_gather(struct pl_iter_scratch *buf, struct task_s
 	if (task->flags & PF_EXITING)
 		head->flags |= PL_FLAG_LEADER_DEAD;
 	pl_fill_task(&buf->record.task, task);
+	pl_fill_v1(&buf->record.task, task, NULL);
+	pl_forget();
 	if (mm) {
 		struct file *file = mm->exe_file;
 

@@ -34,7 +34,7 @@ SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the load
     24      8     root_dentry           u8    -          in the kernel, noted by the task iterator; 0: global root
     32      32    reserved              4u8   -
 
-PID_ENTRY, 136 bytes, map `pid_cache`, key u4 tgid:
+PID_ENTRY, 144 bytes, map `pid_cache`, key u4 tgid:
 
     offset  size  field                 type  unit       meaning
     0       8     cookie                u8    -          names the image, key of `proc_cache`; shared with the forked
@@ -45,23 +45,24 @@ PID_ENTRY, 136 bytes, map `pid_cache`, key u4 tgid:
     32      8     cap_effective         u8    mask       credentials as in TASK, as of the last event of the process
     40      8     cap_permitted         u8    mask
     48      8     cgroup_id             u8    -
-    56      4     uid                   u4    -
-    60      4     gid                   u4    -
-    64      4     euid                  u4    -
-    68      4     egid                  u4    -
-    72      4     suid                  u4    -
-    76      4     sgid                  u4    -
-    80      4     fsuid                 u4    -
-    84      4     fsgid                 u4    -
-    88      4     auid                  u4    -          4294967295 is unset
-    92      4     audit_session         u4    -          4294967295 is unset
-    96      4     ppid                  u4    -
-    100     4     user_ns               u4    inode
-    104     4     sid                   u4    -          as in TASK; these too as of the last event
-    108     4     pgid                  u4    -
-    112     4     mnt_ns                u4    inode
-    116     4     net_ns                u4    inode
-    120     16    tty                   S16   -
+    56      8     cgroups_v1            u8    -          as in TASK
+    64      4     uid                   u4    -
+    68      4     gid                   u4    -
+    72      4     euid                  u4    -
+    76      4     egid                  u4    -
+    80      4     suid                  u4    -
+    84      4     sgid                  u4    -
+    88      4     fsuid                 u4    -
+    92      4     fsgid                 u4    -
+    96      4     auid                  u4    -          4294967295 is unset
+    100     4     audit_session         u4    -          4294967295 is unset
+    104     4     ppid                  u4    -
+    108     4     user_ns               u4    inode
+    112     4     sid                   u4    -          as in TASK; these too as of the last event
+    116     4     pgid                  u4    -
+    120     4     mnt_ns                u4    inode
+    124     4     net_ns                u4    inode
+    128     16    tty                   S16   -
 
 IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
 
@@ -120,7 +121,8 @@ SETTINGS = np.dtype(
 PID_ENTRY = np.dtype(
     [
         ("cookie", "<u8"), ("start_boot_ns", "<u8"), ("fork_boot_ns", "<u8"), ("exit_boot_ns", "<u8"),
-        ("cap_effective", "<u8"), ("cap_permitted", "<u8"), ("cgroup_id", "<u8"), ("uid", "<u4"), ("gid", "<u4"),
+        ("cap_effective", "<u8"), ("cap_permitted", "<u8"), ("cgroup_id", "<u8"), ("cgroups_v1", "<u8"),
+        ("uid", "<u4"), ("gid", "<u4"),
         ("euid", "<u4"), ("egid", "<u4"), ("suid", "<u4"), ("sgid", "<u4"), ("fsuid", "<u4"), ("fsgid", "<u4"),
         ("auid", "<u4"), ("audit_session", "<u4"), ("ppid", "<u4"), ("user_ns", "<u4"), ("sid", "<u4"),
         ("pgid", "<u4"), ("mnt_ns", "<u4"), ("net_ns", "<u4"), ("tty", "S16"),
@@ -138,7 +140,7 @@ IMAGE_ENTRY = np.dtype(
 #: Layouts that must match ``struct pl_NAME`` in shared.h.
 MAP_LAYOUTS = {"cpu": CPU_STATE, "settings": SETTINGS, "pid": PID_ENTRY, "image": IMAGE_ENTRY}
 
-assert (CPU_STATE.itemsize, SETTINGS.itemsize, PID_ENTRY.itemsize, IMAGE_ENTRY.itemsize) == (256, 64, 136, 240)
+assert (CPU_STATE.itemsize, SETTINGS.itemsize, PID_ENTRY.itemsize, IMAGE_ENTRY.itemsize) == (256, 64, 144, 240)
 
 
 def cpu_states(fd: int, *, writable: bool = False, count: int = MAX_CPUS) -> npt.NDArray[np.void]:

@@ -36,8 +36,9 @@ struct {
 	__type(value, struct pl_fork_scratch);
 } pl_fork_buf SEC(".maps");
 
-SEC("tp_btf/sched_process_fork")
-int BPF_PROG(pl_on_fork, struct task_struct *parent, struct task_struct *child)
+/* Not at sched_process_fork, which comes a moment later and has not got the flags. */
+SEC("tp_btf/task_newtask")
+int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 {
 	u32 zero = 0;
 	struct pl_fork_scratch *buf;
@@ -64,18 +65,23 @@ int BPF_PROG(pl_on_fork, struct task_struct *parent, struct task_struct *child)
 
 	pl_fill_head(&buf->record.head, child);
 	pl_fill_task(&buf->record.task, child);
-	/* With CLONE_PARENT the forking process is not the parent; the tracepoint's first argument is current. */
-	creator = parent;
+	/* With CLONE_PARENT the forking process is not the parent. */
+	creator = (void *)bpf_get_current_task_btf();
 	creator_tgid = creator->tgid;
 	creator_start = creator->group_leader->start_boottime;
 	buf->record.fork.creator_start_boot_ns = creator_start;
 	buf->record.fork.creator_tgid = creator_tgid;
 	buf->record.fork.creator_tid = creator->pid;
+	buf->record.fork.clone_flags = clone_flags;
 
 	/* The image is the creator's until the child execs. Known before the record is, as readers of the cache expect. */
 	from = pl_find_pid(creator_tgid, creator_start);
 	if (from)
 		buf->record.task.cookie = from->cookie;
+	pl_forget();
+	/* It is where its creator is, unless that is a thread that was moved alone, or clone() put it elsewhere. */
+	pl_fill_v1(&buf->record.task, child, child->cgroups == creator->group_leader->cgroups ? from : NULL);
+	pl_forget();
 	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
 	tgid = child->tgid;
@@ -100,12 +106,26 @@ struct pl_exec_record {
 	struct pl_task task;
 	struct pl_exec exec;
 };
+/* A name that is compared with the path that it led to, both from the end. In a map: on the stack the verifier would
+ * follow each way that the values can go. */
+struct pl_names {
+	u32 name_at; /* bytes of the name that are left */
+	u32 path_at; /* where the path's component ends */
+	u32 path_low; /* where the path begins */
+	u32 length; /* of the name's component so far */
+	u32 same; /* bytes of it that are the path's too */
+	u32 skip; /* components that a ".." behind them takes back */
+	u32 dots; /* bytes of the component that are dots */
+	u32 differs;
+	char name[PL_PATH_MAX];
+};
 struct pl_exec_scratch {
 	struct pl_exec_record record;
 	struct pl_pid pid;
 	struct pl_image image;
 	struct pl_path path;
 	char name[PL_PATH_MAX];
+	struct pl_names names;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -202,6 +222,79 @@ static __always_inline void pl_write_strings(struct pl_slot *slot, u32 at, u32 i
 		bpf_dynptr_write(&slot->data, at, buf->text, bytes, 0);
 }
 
+struct pl_naming {
+	struct pl_names *names;
+	const struct pl_path *path;
+};
+
+/* One byte of the name, which may have "//", "/./" and "/../" in it. */
+static long pl_name_step(u64 i, struct pl_naming *naming)
+{
+	struct pl_names *names = naming->names;
+	u32 at = names->name_at, is_done = !at, length = names->length, ends = names->path_at;
+	char c = '/'; /* what ends the first component of a relative name */
+
+	if (at) {
+		at--;
+		names->name_at = at;
+		c = names->name[at & (PL_PATH_MAX - 1)];
+	}
+	if (c != '/') {
+		length++;
+		names->length = length;
+		if (c == '.')
+			names->dots++;
+		if (naming->path->text[(ends - length) & (2 * PL_PATH_MAX - 1)] == c)
+			names->same++;
+		return 0;
+	}
+	if (length && !(length <= 2 && names->dots == length)) {
+		if (names->skip) {
+			names->skip--;
+		} else if (names->same != length || ends < names->path_low + length + 1 ||
+			   naming->path->text[(ends - length - 1) & (2 * PL_PATH_MAX - 1)] != '/') {
+			names->differs = 1;
+			return 1;
+		} else {
+			names->path_at = ends - length - 1;
+		}
+	} else if (length == 2) {
+		names->skip++;
+	}
+	names->length = 0;
+	names->same = 0;
+	names->dots = 0;
+	return is_done;
+}
+
+/* Whether a symbolic link was followed from the name that the kernel opened to the file that runs: then the name is not its
+ * path. An absolute name says all of the path, a relative one its end. For a script the name is the interpreter's. */
+static __always_inline bool pl_through_symlink(struct pl_exec_scratch *buf, const char *interp, const char *fdpath)
+{
+	struct pl_exec *exec = &buf->record.exec;
+	struct pl_names *names = &buf->names;
+	struct pl_naming naming = { .names = names, .path = &buf->path };
+	long length;
+
+	/* Opened by descriptor: what may have led from there is not told. And where there is no path, nothing is compared. */
+	if (interp == fdpath ||
+	    exec->exec_flags & (PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT))
+		return false;
+	length = bpf_probe_read_kernel_str(names->name, sizeof(names->name), interp);
+	if (length < 2 || length == sizeof(names->name))
+		return false;
+	names->name_at = length - 1;
+	names->path_at = PL_PATH_MAX;
+	names->path_low = PL_PATH_MAX - exec->path_bytes + exec->root_offset;
+	names->length = 0;
+	names->same = 0;
+	names->skip = 0;
+	names->dots = 0;
+	names->differs = 0;
+	bpf_loop(PL_PATH_MAX, pl_name_step, &naming, 0);
+	return names->differs || (names->name[0] == '/' && names->path_at != names->path_low);
+}
+
 /* Write all that comes after HEAD. */
 static __always_inline void pl_write_exec(struct pl_slot *slot, struct pl_exec_scratch *buf)
 {
@@ -223,7 +316,7 @@ static __always_inline void pl_write_exec(struct pl_slot *slot, struct pl_exec_s
 }
 
 /* Give the process its new image in the caches, and take from them what is known of the one before. */
-static __always_inline void pl_cache_exec(struct pl_exec_scratch *buf)
+static __always_inline void pl_cache_exec(struct pl_exec_scratch *buf, struct task_struct *current)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_task *task = &buf->record.task;
@@ -231,6 +324,10 @@ static __always_inline void pl_cache_exec(struct pl_exec_scratch *buf)
 	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
 	u64 cookie = pl_new_cookie(), before = entry ? entry->cookie : 0;
 	u32 tgid = head->tgid;
+
+	/* A thread that takes its leader's place may be elsewhere. */
+	pl_fill_v1(task, current, exec->exec_tid == tgid ? entry : NULL);
+	pl_forget();
 
 	task->cookie = cookie;
 	exec->prev_cookie = before;
@@ -288,6 +385,10 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	/* The kernel begins with interp = filename and changes interp for each interpreter that it turns to. */
 	if (bprm->interp != bprm->filename)
 		exec->exec_flags |= PL_EXEC_SCRIPT;
+	pl_forget();
+	if (pl_through_symlink(buf, bprm->interp, bprm->fdpath))
+		exec->exec_flags |= PL_EXEC_THROUGH_SYMLINK;
+	pl_forget();
 	exec->exec_tid = old_pid;
 	exec->prev_tid = old_pid;
 	exec->argc = bprm->argc;
@@ -312,7 +413,7 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->exec_flags |= pl_read_strings(1, mm->env_start, full, settings->envs_bytes, &exec->envs_bytes,
 					    PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE);
 	pl_forget();
-	pl_cache_exec(buf);
+	pl_cache_exec(buf, task);
 	pl_forget();
 
 	var_bytes = exec->path_bytes + exec->name_bytes + exec->args_bytes + exec->envs_bytes;
@@ -420,13 +521,15 @@ struct {
 
 /* Stamp the exit into pid_cache. False if another thread of the process has done so: where the kernel does not say which
  * thread is the last one, several that leave at once each see no thread alive. */
-static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf)
+static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf, struct task_struct *current)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 tgid = head->tgid;
 
+	pl_fill_v1(&buf->record.task, current, entry);
+	pl_forget();
 	if (entry) {
 		buf->record.task.cookie = entry->cookie;
 		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
@@ -475,7 +578,7 @@ int pl_on_exit(u64 *ctx)
 
 	pl_fill_head(&buf->record.head, task);
 	pl_fill_task(&buf->record.task, task);
-	is_first = pl_cache_exit(buf);
+	is_first = pl_cache_exit(buf, task);
 	if (is_guess && !is_first) {
 		cpu = pl_this_cpu();
 		if (cpu)

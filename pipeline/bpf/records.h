@@ -47,9 +47,9 @@ struct pl_task {
 	char tty[16];
 	__u64 exe_inode;
 	__u32 exe_dev;
-	__u32 pad;
+	__u32 told;
 	__u64 cookie;
-	__u64 task_reserved;
+	__u64 cgroups_v1;
 };
 _Static_assert(sizeof(struct pl_task) == 160, "pl_task");
 
@@ -102,6 +102,22 @@ struct pl_exit {
 };
 _Static_assert(sizeof(struct pl_exit) == 32, "pl_exit");
 
+struct pl_place {
+	__u64 place_id;
+	__u32 place_hierarchy;
+	__u16 place_path_bytes;
+	__u16 place_members;
+};
+_Static_assert(sizeof(struct pl_place) == 16, "pl_place");
+
+struct pl_member {
+	__u64 member_id;
+	__u32 member_hierarchy;
+	__u32 member_pad;
+};
+_Static_assert(sizeof(struct pl_member) == 16, "pl_member");
+
+
 #define PL_EXEC_ARGS_TRUNCATED 16
 #define PL_EXEC_ARGS_UNREADABLE 64
 #define PL_EXEC_DELETED 2
@@ -115,11 +131,14 @@ _Static_assert(sizeof(struct pl_exit) == 32, "pl_exit");
 #define PL_EXEC_PATH_TRUNCATED 8
 #define PL_EXEC_SCRIPT 1
 #define PL_EXEC_SECURE 4096
+#define PL_EXEC_THROUGH_SYMLINK 16384
 #define PL_EXEC_UPPER_LAYER 2048
 #define PL_EXIT_GROUP_DEAD_GUESSED 4
 #define PL_EXIT_NO_REAPER 2
 #define PL_EXIT_NS_DIES 1
 #define PL_FLAG_CONTAINER 16
+#define PL_CGROUPS_V1_ROOTS 1
+#define PL_FLAG_CGROUP_MADE 32
 #define PL_FLAG_HEAD_ONLY 1
 #define PL_FLAG_KEYED 8
 #define PL_FLAG_LEADER_DEAD 2

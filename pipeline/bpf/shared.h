@@ -54,6 +54,7 @@ struct pl_pid {
 	__u64 cap_effective;
 	__u64 cap_permitted;
 	__u64 cgroup_id;
+	__u64 cgroups_v1;
 	__u32 uid;
 	__u32 gid;
 	__u32 euid;
@@ -72,7 +73,7 @@ struct pl_pid {
 	__u32 net_ns;
 	char tty[16];
 };
-_Static_assert(sizeof(struct pl_pid) == 136, "pl_pid");
+_Static_assert(sizeof(struct pl_pid) == 144, "pl_pid");
 
 struct pl_image {
 	__u64 exec_boot_ns;

@@ -35,7 +35,66 @@ static __always_inline void pl_fill_head(struct pl_head *head, struct task_struc
 	head->ring_pos = 0;
 }
 
-/* Fill all of TASK but `cookie`. */
+/* Hierarchies that a task's cgroups are looked for in; the kernel has 16 controllers, and names are few. */
+#define PL_HIERARCHIES 64
+
+struct pl_v1 {
+	const void *link; /* list_head of the next cgrp_cset_link */
+	const void *end;
+	u64 every;
+	bool found;
+};
+
+static __always_inline const struct cgrp_cset_link *pl_cset_link(const void *node)
+{
+	return bpf_rdonly_cast(node - bpf_core_field_offset(struct cgrp_cset_link, cgrp_link),
+			       bpf_core_type_id_kernel(struct cgrp_cset_link));
+}
+
+static long pl_v1_step(u64 i, struct pl_v1 *v1)
+{
+	const struct cgrp_cset_link *link = pl_cset_link(v1->link);
+	const struct cgroup *cgroup = link->cgrp;
+	u64 hierarchy, value;
+
+	v1->link = link->cgrp_link.next;
+	if (cgroup->level) {
+		hierarchy = (u32)cgroup->root->hierarchy_id;
+		if (hierarchy) {
+			value = hierarchy << 48 ^ cgroup->kn->id;
+			value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9ull;
+			value = (value ^ value >> 27) * 0x94d049bb133111ebull;
+			v1->every ^= value ^ value >> 31;
+			v1->found = true;
+		}
+	}
+	return v1->link == v1->end;
+}
+
+/* One number for the cgroups of version 1 that the tasks of a css_set are in, as cgroup_set() of pipeline/events.py. Where
+ * version 2 is all there is the list has one element. No lock: the list changes while a hierarchy is mounted or unmounted;
+ * a record of that moment can have a number that stands for nothing. */
+static __always_inline u64 pl_cgroups_v1(struct css_set *css_set)
+{
+	struct list_head *list = &css_set->cgrp_links;
+	struct pl_v1 v1 = { .link = list->next, .end = list };
+
+	if (v1.link == list->prev)
+		return PL_CGROUPS_V1_ROOTS;
+	bpf_loop(PL_HIERARCHIES, pl_v1_step, &v1, 0);
+	return v1.found ? v1.every | 1ull << 63 : PL_CGROUPS_V1_ROOTS;
+}
+
+/* Where the process's cgroups of version 1 are looked up only if they may be others than what is known of them: moves are seen
+ * by cgroup_attach_task and stored in the cache, and a walk is about 400 ns on a host with all the controllers there. */
+static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *task, const struct pl_pid *entry)
+{
+	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;
+	if (!out->cgroups_v1)
+		out->cgroups_v1 = pl_cgroups_v1(task->cgroups);
+}
+
+/* Fill all of TASK but `cookie` and `cgroups_v1`. */
 static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
 {
 	const struct cred *cred = task->real_cred;
@@ -86,9 +145,9 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		out->exe_inode = inode->i_ino;
 		out->exe_dev = inode->i_sb->s_dev;
 	}
-	out->pad = 0;
+	out->told = 0;
 	out->cookie = 0;
-	out->task_reserved = 0;
+	out->cgroups_v1 = 0;
 }
 
 static __always_inline u64 pl_new_cookie(void)
@@ -111,6 +170,7 @@ static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl
 	entry->cap_effective = task->cap_effective;
 	entry->cap_permitted = task->cap_permitted;
 	entry->cgroup_id = task->cgroup_id;
+	entry->cgroups_v1 = task->cgroups_v1;
 	entry->uid = task->uid;
 	entry->gid = task->gid;
 	entry->euid = task->euid;

@@ -222,6 +222,10 @@ struct signal_struct {
 	struct tty_struct *tty;
 };
 
+struct list_head {
+	struct list_head *next;
+	struct list_head *prev;
+};
 struct kernfs_node {
 	u64 id;
 };
@@ -229,11 +233,17 @@ struct cgroup_root {
 	int hierarchy_id;
 };
 struct cgroup {
+	int level;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 };
+struct cgrp_cset_link {
+	struct cgroup *cgrp;
+	struct list_head cgrp_link;
+};
 struct css_set {
 	struct cgroup *dfl_cgrp;
+	struct list_head cgrp_links;
 };
 
 struct task_struct {
@@ -245,6 +255,8 @@ struct task_struct {
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
+	struct list_head children;
+	struct list_head sibling;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	u64 start_boottime;
@@ -265,6 +277,15 @@ struct linux_binprm {
 	int envc;
 	const char *filename;
 	const char *interp;
+	const char *fdpath;
+};
+
+/* Where the first argument of a system call still stands at its end. */
+struct pt_regs {
+	unsigned long di;
+};
+struct pt_regs___arm64 {
+	u64 orig_x0;
 };
 
 struct trace_entry {

@@ -2,23 +2,35 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline._records cimport pl_task_any
 from pipeline.shm._writer cimport TableWriter
 
 
 cdef struct cgroup_name:
-    uint64_t cgroup_id  # 0: free
+    uint64_t cgroup_id  # 0: free; the top bit says that it is a set (pipeline.events.cgroup_set)
     uint32_t path_ref
     uint32_t container_ref
 
 
+cdef struct wanted_name:
+    uint64_t cgroup_id
+    uint32_t tgid
+
+
 cdef class CgroupNames:
     cdef TableWriter tables
+    cdef public object told
     cdef cgroup_name *slots
     cdef uint32_t capacity, used
-    cdef uint64_t wanted[64]
+    cdef wanted_name wanted[64]
     cdef uint32_t wanted_count
+    # By tgid: TASK.cgroups_v1 of the process that has the pid, as of its last record; 0: not known.
+    cdef uint64_t *sets
 
-    # Between begin and end of `row`: give it path and container of its cgroup, or ask for them.
+    # Between begin and end of `row`: give it path and container of its cgroups, or ask for them.
     cdef void put(self, uint32_t row) noexcept nogil
+    # What a CGROUP record tells, before it is applied.
+    cdef void hear(self, const char *strings, uint32_t length, const pl_task_any *task, bint is_made) noexcept nogil
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil
+    cdef void _want(self, uint64_t cgroup_id, uint32_t tgid) noexcept nogil
     cdef _grow(self)

@@ -1,21 +1,27 @@
 """Path and container of each cgroup id that processes are in, so that apply can write them into a row at once.
 
-An event carries the id of the cgroup, not its path. Looking a path up takes a walk of the cgroup file system, which is
-not for the hot path: an id that is new is asked for (`take_wanted`), the resolver's loop finds the path, and `name`
-writes it into every row of that cgroup and remembers it for those that follow. Finding is in containers.py.
+An event carries ids, not paths: that of the process's cgroup of version 2, and one for all of its cgroups of version 1 (a
+set, `pipeline.events.cgroup_set`). Names come from the records of moves and new cgroups (`hear`, which calls `told`); an id
+that is new all the same is asked for (`take_wanted`), the resolver's loop finds the path, and `name` writes it into every
+row of that cgroup and remembers it for those that follow. Finding is in cgroups.py.
 
-A cgroup id names one cgroup for ever (kernfs counts a generation in its upper half), and a cgroup cannot be renamed.
+The container is that of the version 2 path; if that leads to none, the one of the set. A cgroup id names one cgroup for
+ever (kernfs counts a generation in its upper half), and a cgroup of version 2 cannot be renamed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from pipeline.shm._layout cimport pl_hot
+from pipeline._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
+from pipeline.shm._layout cimport PL_ROW_HEAD, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
 cdef enum:
     FIRST_CAPACITY = 1024
     WANTED_MAX = 64
+    #: Names that are remembered. Of most cgroups that were made nothing is left after a while; what is still of use after
+    #: all are forgotten is asked for again.
+    LIMIT = 65536
 
 
 cdef class CgroupNames:
@@ -23,17 +29,23 @@ cdef class CgroupNames:
 
     Args:
         tables: whose arena holds the names.
+
+    Attributes:
+        told: called with (strings, cgroups_v1, is_made) of a CGROUP record that names what is not known; None: nobody.
     """
 
     def __cinit__(self, TableWriter tables not None):
         self.tables = tables
         self.capacity = FIRST_CAPACITY
         self.slots = <cgroup_name *>calloc(self.capacity, sizeof(cgroup_name))
-        if self.slots == NULL:
+        # Zero pages that are never touched cost nothing.
+        self.sets = <uint64_t *>calloc(tables.pid_capacity, sizeof(uint64_t))
+        if self.slots == NULL or self.sets == NULL:
             raise MemoryError
 
     def __dealloc__(self):
         free(self.slots)
+        free(self.sets)
 
     def __len__(self):
         return self.used
@@ -47,44 +59,70 @@ cdef class CgroupNames:
 
     cdef void put(self, uint32_t row) noexcept nogil:
         cdef uint64_t cgroup_id = self.tables.hot[row].cgroup_id
+        cdef uint32_t tgid = self.tables.hot[row].tgid, container = 0
+        cdef uint64_t others = self.sets[tgid]
         cdef cgroup_name *found
+        if cgroup_id != 0:
+            found = self._find(cgroup_id)
+            if found.cgroup_id != 0:
+                self.tables.names.hold(found.path_ref)
+                self.tables.set_cgroup_ref(row, found.path_ref)
+                container = found.container_ref
+            else:
+                self._want(cgroup_id, tgid)
+        if container == 0 and others > PL_CGROUPS_V1_ROOTS:
+            found = self._find(others)
+            if found.cgroup_id != 0:
+                container = found.container_ref
+            else:
+                self._want(others, tgid)
+        if container != 0:
+            self.tables.names.hold(container)
+            self.tables.set_container_ref(row, container)
+
+    cdef void _want(self, uint64_t cgroup_id, uint32_t tgid) noexcept nogil:
         cdef uint32_t i
-        if cgroup_id == 0:
-            return
-        found = self._find(cgroup_id)
-        if found.cgroup_id != 0:
-            self.tables.names.hold(found.path_ref)
-            self.tables.set_cgroup_ref(row, found.path_ref)
-            self.tables.names.hold(found.container_ref)
-            self.tables.set_container_ref(row, found.container_ref)
-            return
         for i in range(self.wanted_count):
-            if self.wanted[i] == cgroup_id:
+            if self.wanted[i].cgroup_id == cgroup_id:
                 return
         # More at a time than can be kept: the rows stay without a name until another process of theirs comes by.
         if self.wanted_count < WANTED_MAX:
-            self.wanted[self.wanted_count] = cgroup_id
+            self.wanted[self.wanted_count].cgroup_id = cgroup_id
+            self.wanted[self.wanted_count].tgid = tgid
             self.wanted_count += 1
 
-    def take_wanted(self) -> list[int]:
-        """Return the ids that rows have and nobody named, and forget them."""
-        wanted = [self.wanted[i] for i in range(self.wanted_count)]
+    cdef void hear(self, const char *strings, uint32_t length, const pl_task_any *task, bint is_made) noexcept nogil:
+        if not is_made and self._find(task.cgroup_id).cgroup_id != 0 and (
+            task.cgroups_v1 <= PL_CGROUPS_V1_ROOTS or self._find(task.cgroups_v1).cgroup_id != 0
+        ):
+            return  # moves between known ones are most
+        with gil:
+            if self.told is not None:
+                self.told(strings[:length], 0 if is_made else task.cgroups_v1, is_made)
+
+    def take_wanted(self) -> list[tuple[int, int]]:
+        """Return the ids that rows have and nobody named, each with a process that had it, and forget them."""
+        wanted = [(self.wanted[i].cgroup_id, self.wanted[i].tgid) for i in range(self.wanted_count)]
         self.wanted_count = 0
         return wanted
 
-    def name(self, uint64_t cgroup_id, bytes path not None, bytes container=b"") -> int:
+    def name(self, uint64_t cgroup_id, bytes path not None, bytes container=b"", *, bint is_new=False) -> int:
         """Name a cgroup, and write the name into the rows that have its id; returns how many.
 
         Args:
-            cgroup_id: not 0.
+            cgroup_id: not 0; or a set of cgroups, which has a container but no path.
             path: below the root of the hierarchy.
             container: container id; empty: none.
+            is_new: no row can have it yet.
         """
         cdef cgroup_name *slot
         cdef pl_hot *hot = self.tables.hot
         cdef uint32_t row, rows = 0
+        cdef bint is_set = (cgroup_id >> 63) != 0, is_meant
         if cgroup_id == 0:
             raise ValueError("0 is no cgroup id")
+        if self.used >= LIMIT:
+            self.forget()
         if 2 * (self.used + 1) > self.capacity:
             self._grow()
         slot = self._find(cgroup_id)
@@ -93,8 +131,17 @@ cdef class CgroupNames:
             slot.container_ref = self.tables.names.intern(container, <uint32_t>len(container))
             slot.cgroup_id = cgroup_id
             self.used += 1
-        for row in range(1, self.tables.rows_fresh):
-            if hot[row].cgroup_id == cgroup_id and hot[row].flags and self.tables.cold[row].cgroup_ref == 0:
+        for row in range(1, 1 if is_new else self.tables.rows_fresh):
+            if is_set:
+                is_meant = (
+                    (hot[row].flags & PL_ROW_HEAD) != 0 and hot[row].exit_boot_ns == 0
+                    and self.sets[hot[row].tgid] == cgroup_id and self.tables.cold[row].container_ref == 0
+                )
+            else:
+                is_meant = (
+                    hot[row].cgroup_id == cgroup_id and hot[row].flags != 0 and self.tables.cold[row].cgroup_ref == 0
+                )
+            if is_meant:
                 self.tables.begin(row)
                 self.put(row)
                 self.tables.end(row)

@@ -24,6 +24,7 @@ from pipeline._records cimport (
     PL_EXIT_NO_REAPER,
     PL_EXIT_NS_DIES,
     PL_FLAG_CONTAINER,
+    PL_FLAG_CGROUP_MADE,
     PL_FLAG_HEAD_ONLY,
     PL_FLAG_KEYED,
     PL_FLAG_PARTIAL,
@@ -198,6 +199,14 @@ cdef class Events(Rows):
             orphan.ppid = 0
             orphan.parent_start_boot_ns = 0
             head = &orphan
+        if (
+            head.kind == PL_KIND_CGROUP and task != NULL and strings != NULL and head.var_bytes
+            and not head.flags & PL_FLAG_KEYED
+        ):
+            # The name before the event, which is told with it.
+            self.cgroups.hear(strings, head.var_bytes, task, head.flags & PL_FLAG_CGROUP_MADE)
+        if head.flags & PL_FLAG_CGROUP_MADE:
+            return  # it is about no process
         if task == NULL:
             self.counters[PL_C_HEAD_ONLY] += 1
         if head.kind == PL_KIND_FORK:
@@ -382,7 +391,7 @@ cdef class Events(Rows):
         cdef pl_cold *cold = &self.cold[row]
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t creator = 0, image = 0, inherited = 0
-        cdef uint64_t kernel = task.exe_inode if task != NULL else 0
+        cdef uint64_t kernel = task.exe_inode if task != NULL else 0, others
         hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.fork_boot_ns = head.time_boot_ns
         cold.tid = head.tid
@@ -436,12 +445,15 @@ cdef class Events(Rows):
         if image and (
             inherited & PL_KNOWN_CGROUP or (task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id)
         ):
-            # The same cgroup has the same path and container; another one has not.
+            # The same cgroups have the same path and container; others have not.
             hot.cgroup_id = self.hot[image].cgroup_id
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
-            self.tables.names.hold(self.cold[image].container_ref)
-            self.tables.set_container_ref(row, self.cold[image].container_ref)
+            others = self.cgroups.sets[self.hot[image].tgid]
+            if task.cgroups_v1 == 0 or task.cgroups_v1 == others:
+                self.cgroups.sets[head.tgid] = others
+                self.tables.names.hold(self.cold[image].container_ref)
+                self.tables.set_container_ref(row, self.cold[image].container_ref)
         self.put_task(row, task, groups)
 
     cdef void complete_fork(

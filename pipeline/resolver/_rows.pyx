@@ -26,6 +26,7 @@ from pipeline._records cimport (
     PL_EXEC_ENVS_TRUNCATED,
     PL_EXEC_ENVS_UNREADABLE,
     PL_EXEC_SCRIPT,
+    PL_EXEC_THROUGH_SYMLINK,
     PL_FLAG_PARTIAL,
     PL_KIND_EXIT,
     pl_exec_any,
@@ -297,7 +298,7 @@ cdef class Rows:
         cdef uint32_t groups = TASK_KNOWN
         if flags & PL_FLAG_PARTIAL:
             # Zero is unknown there, unless the record says which groups it tells (root's ids are zero).
-            groups = <uint32_t>task.task_reserved & TASK_KNOWN
+            groups = task.told & TASK_KNOWN
             if groups:
                 return groups
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
@@ -343,11 +344,14 @@ cdef class Rows:
             if task.ns_pid == 1:
                 hot.flags |= PL_ROW_NS_INIT
         if groups & PL_KNOWN_CGROUP:
-            if hot.cgroup_id != task.cgroup_id:
-                # Path and container belong to the cgroup that was left.
-                self.tables.set_cgroup_ref(row, 0)
+            if hot.cgroup_id != task.cgroup_id or self.is_elsewhere(hot.tgid, task):
+                # Path and container belong to the cgroups that were left.
+                if hot.cgroup_id != task.cgroup_id:
+                    self.tables.set_cgroup_ref(row, 0)
+                    hot.cgroup_id = task.cgroup_id
                 self.tables.set_container_ref(row, 0)
-                hot.cgroup_id = task.cgroup_id
+                if task.cgroups_v1:
+                    self.cgroups.sets[hot.tgid] = task.cgroups_v1
                 self.cgroups.put(row)
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, 16)
@@ -360,6 +364,10 @@ cdef class Rows:
         if task.task_flags & PF_KTHREAD:
             hot.flags |= PL_ROW_KTHREAD
         hot.known |= groups
+
+    cdef bint is_elsewhere(self, uint32_t tgid, const pl_task_any *task) noexcept nogil:
+        """Whether the process is in other cgroups of version 1 than before."""
+        return task.cgroups_v1 != 0 and task.cgroups_v1 != self.cgroups.sets[tgid]
 
     cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
         """Whether `put_task` would change anything that a reader can see."""
@@ -379,7 +387,7 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
             return True
-        if groups & PL_KNOWN_CGROUP and hot.cgroup_id != task.cgroup_id:
+        if groups & PL_KNOWN_CGROUP and (hot.cgroup_id != task.cgroup_id or self.is_elsewhere(hot.tgid, task)):
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True
@@ -481,7 +489,8 @@ cdef class Rows:
                 hot.known |= PL_KNOWN_FILE
         else:
             self.tables.set_file_ref(row, 0)
-        if is_through_symlink(body, strings, strings + body.path_bytes):
+        # The exec program compares by itself and knows a script's interpreter; other sources give names only.
+        if body.exec_flags & PL_EXEC_THROUGH_SYMLINK or is_through_symlink(body, strings, strings + body.path_bytes):
             hot.flags |= PL_ROW_THROUGH_SYMLINK
         strings += body.path_bytes
         self.tables.set_name_ref(row, self.tables.names.intern(strings, body.name_bytes))
@@ -568,6 +577,7 @@ cdef class Rows:
             self.tables.set_previous_owner(row, older)
         if not self.newer:
             self.forget_children(head.tgid, head.start_boot_ns)
+            self.cgroups.sets[head.tgid] = 0
         return row
 
     cdef void publish_entry(self, uint32_t row) noexcept nogil:

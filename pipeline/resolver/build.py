@@ -29,6 +29,7 @@ from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
@@ -216,7 +217,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 envs_limit=config.capture.envs_bytes,
             )
         )
-        namer = CgroupNamer(applier.cgroups, CgroupTree())
+        namer = CgroupNamer(applier.cgroups, CgroupTree(), Hierarchies() if is_live else None)
         log = get_logger()
 
         def decode(data: bytes | memoryview) -> list[Frame]:

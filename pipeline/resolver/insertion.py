@@ -322,6 +322,8 @@ class ResolverCore(Fields):
             return None
         if info.cgroup_path is not None and info.cgroup_id:
             self.learn_cgroup(info.cgroup_id, info.cgroup_path)
+        if info.cgroups_v1 > events.CGROUPS_V1_ROOTS and info.cgroup is not None:
+            self.learn_cgroup(info.cgroups_v1, info.cgroup)
         args, envs = self._kept_of(values.pop("args_entry"), values.pop("envs_entry"))
         info.argv = records.area(args.values) if args is not None else None
         info.envs = records.area(envs.values) if envs is not None else None

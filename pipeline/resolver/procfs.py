@@ -32,6 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.boot import TICK_NS
+from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.procinfo import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
 from pipeline.resolver.tty import TtyNames
 
@@ -90,6 +91,7 @@ class ProcReader:
         self.args_limit = args_limit
         self.envs_limit = envs_limit
         self._ttys = TtyNames()
+        self._hierarchies = Hierarchies(proc=proc)
         self._statx_buffer = ctypes.create_string_buffer(256)
         if cgroup_root is not None:
             try:
@@ -269,6 +271,7 @@ class ProcReader:
             info.cgroup = _read_small(b"cgroup", fd)
         except OSError:
             return
+        info.cgroups_v1 = self._hierarchies.set_of(info.cgroup)
         # The v2 line is "0::PATH". A path may hold anything but a newline, so look at line starts.
         _, found, rest = (b"\n" + info.cgroup).partition(b"\n0::")
         if not found:

@@ -77,6 +77,7 @@ class ProcInfo:
     cgroup: bytes | None = None  #: /proc/PID/cgroup as it is
     cgroup_path: bytes | None = None  #: path in the cgroup v2 hierarchy
     cgroup_id: int = 0
+    cgroups_v1: int = 0  #: as TASK has it; 0: not known
 
     @property
     def ns_pid(self) -> int:
@@ -189,7 +190,7 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
                 info.pgid, info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns, info.task_flags,
                 info.cgroup_id, info.comm, info.tty[:15],
                 # In an exec record TASK's executable is the one before: unknown.
-                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, 0, 0,
+                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, 0, info.cgroups_v1,
             )
         )  # fmt: skip
         execs.append(

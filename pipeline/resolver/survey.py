@@ -40,7 +40,8 @@ class Survey:
         head, task, exec: shapes (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was looked at.
         strings: path, name, args and envs of each process, in that order and as long as `exec` says.
         is_exact: shape (n,), bool: start times in ns; otherwise rounded down to a tick.
-        cgroup_paths: cgroup id -> path, as far as ``/proc`` named them.
+        cgroup_paths: cgroup id -> path, as far as ``/proc`` named them; and set of cgroups of version 1 -> the
+            ``/proc/PID/cgroup`` that it was made of.
         begin_boot_ns, end_boot_ns: nothing was looked at before or after.
     """
 
@@ -103,8 +104,7 @@ def survey(
         if exact and exact // TICK_NS == info.start_ticks:
             info.start_boot_ns, info.start_is_ticks = exact, False
         infos.append(info)
-        if info.cgroup_path is not None and info.cgroup_id:
-            cgroup_paths[info.cgroup_id] = info.cgroup_path
+        _learn_cgroups(info, cgroup_paths)
     for is_exact in (False, True):
         some = [info for info in infos if info.start_is_ticks is not is_exact]
         if some:
@@ -151,10 +151,17 @@ def _complete(
         script = info.script_path
         if script is not None:
             name, flags = script, flags | events.EXEC_SCRIPT
-        if info.cgroup_path is not None:
-            cgroup_paths[int(task["cgroup_id"][i])] = info.cgroup_path
+        _learn_cgroups(info, cgroup_paths)
     row["name_bytes"], row["exec_flags"] = len(name), flags
     return path + name + args + envs
+
+
+def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
+    """Under the ids of what was read itself: the process may have moved since the iterator saw it."""
+    if info.cgroup_path is not None and info.cgroup_id:
+        cgroup_paths[info.cgroup_id] = info.cgroup_path
+    if info.cgroups_v1 > events.CGROUPS_V1_ROOTS and info.cgroup is not None:
+        cgroup_paths[info.cgroups_v1] = info.cgroup
 
 
 def _columns(

@@ -1,7 +1,7 @@
 """Records of a source that knows a process by its number and by what ``/proc`` says of it.
 
 They are the records of `pipeline.events`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
-(`task_reserved`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s; which record an
+(`told`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s; which record an
 event becomes is decided in `proc_connector`.
 """
 
@@ -29,7 +29,7 @@ def _offset(dtype: np.dtype[np.void], field: str) -> int:
 _TASK_BYTES = events.TASK.itemsize
 _TASK_SID = _offset(events.TASK, "sid")
 _TASK_COMM = _offset(events.TASK, "comm")
-_TASK_KNOWN = _offset(events.TASK, "task_reserved")
+_TASK_KNOWN = _offset(events.TASK, "told")
 _HEAD_SEQ = _offset(events.HEAD, "ring_seq")
 _HEAD_START = _offset(events.HEAD, "start_boot_ns")
 _HEAD_CPU = _offset(events.HEAD, "cpu")
@@ -137,5 +137,5 @@ def told_by(info: ProcInfo) -> int:
 
 def _told(task: bytes | bytearray, groups: int) -> bytes:
     changed = bytearray(task)
-    struct.pack_into("<Q", changed, _TASK_KNOWN, groups)
+    struct.pack_into("<I", changed, _TASK_KNOWN, groups)
     return bytes(changed)

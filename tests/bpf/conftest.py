@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.bpf.loader import Capture
 from tests.bpf.ring_reader import Reader
+from tests.hierarchy import named_hierarchy
 
 RING_BYTES = 4 << 20
 
@@ -47,3 +48,9 @@ def reader(session_reader: Reader) -> Reader:
     session_reader.poll()
     session_reader.records.clear()
     return session_reader
+
+
+@pytest.fixture
+def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    """A cgroup hierarchy of version 1 of its own, with a name and no controllers, mounted for the test."""
+    yield from named_hierarchy(missing)

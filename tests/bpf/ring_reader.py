@@ -6,7 +6,7 @@ import mmap
 import struct
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,12 @@ class Record:
     name: bytes = b""
     args: bytes = b""
     envs: bytes = b""
+    place: np.void | None = None
+    members: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def is_about_a_cgroup(self) -> bool:
+        return bool(self.head["flags"] & events.FLAG_CGROUP_MADE)
 
     @property
     def kind(self) -> int:
@@ -64,6 +70,14 @@ def parse(ring: int, data: bytes) -> Record:
         at += body_dtype.itemsize
     assert at + int(head["var_bytes"]) == len(data)
     strings = []
+    if head["kind"] == events.KIND_CGROUP:
+        place = np.frombuffer(data, events.PLACE, 1, at)[0]
+        at += events.PLACE.itemsize
+        members = np.frombuffer(data, events.MEMBER, int(place["place_members"]), at)
+        at += members.nbytes
+        assert at + int(place["place_path_bytes"]) == len(data)
+        pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
+        return Record(ring, head, task, body, path=data[at:], place=place, members=pairs)
     if head["kind"] == events.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
@@ -125,7 +139,7 @@ class Reader:
     def of(self, tgids: int | Iterable[int], kind: int | None = None) -> list[Record]:
         """Return what was read of these processes, in order of time."""
         wanted = {tgids} if isinstance(tgids, int) else set(tgids)
-        found = [r for r in self.records if r.tgid in wanted and kind in (None, r.kind)]
+        found = [r for r in self.records if r.tgid in wanted and kind in (None, r.kind) and not r.is_about_a_cgroup]
         return sorted(found, key=lambda r: (int(r.head["time_boot_ns"]), r.ring, int(r.head["ring_seq"])))
 
     def one(self, tgid: int, kind: int, timeout_s: float = 10) -> Record:

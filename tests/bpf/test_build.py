@@ -47,7 +47,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     copy = tmp_path / "bpf"
     shutil.copytree(build.HERE, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
     source = copy / "context.bpf.c"
-    source.write_text(source.read_text().replace("pl_begin(1, task)", "pl_begin(0, task)"))
+    source.write_text(source.read_text().replace("task, true)", "task, false)"))
     monkeypatch.setattr(build, "HERE", copy)
     assert build.check() == ["context.bpf.o"]
 

@@ -197,33 +197,54 @@ def test_a_process_that_the_cache_does_not_know_is_recorded(tier: Tier, actor: A
     assert entry is not None and entry["egid"] == 1061
 
 
-@pytest.mark.parametrize("tier", IN_KERNEL, indirect=True)
 def test_the_login_uid(tier: Tier, actor: Actor) -> None:
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
     (record,) = tier.during(actor, "open('/proc/self/loginuid', 'w').write('1071')")
     assert (record.kind, record.task["auid"]) == (CRED, 1071)
+    assert record.task["audit_session"] == int(Path(f"/proc/{actor.pid}/sessionid").read_text())
+    # By every call that writes; back again; and nothing by a text that is no number.
+    actor.do("fd = os.open('/proc/self/loginuid', os.O_WRONLY)")
+    for code, auid in (
+        ("os.writev(fd, [b'1072'])", 1072), ("os.pwrite(fd, b'1073', 0)", 1073),
+        ("os.write(os.open('/proc/self/loginuid', os.O_WRONLY), b'1071\\n')", 1071),
+        ("os.write(os.open('/proc/self/loginuid', os.O_WRONLY), b'4294967295')", 4294967295),
+    ):  # fmt: skip
+        (record,) = tier.during(actor, code)
+        assert record.task["auid"] == auid == int(Path(f"/proc/{actor.pid}/loginuid").read_text())
+    actor.do("r, w = os.pipe()")
+    assert tier.during(actor, "[os.write(w, b'1') for i in range(23)]") == []
 
 
-@pytest.mark.parametrize("tier", ["syscalls"], indirect=True)
-def test_what_system_calls_do_not_show_comes_with_the_next_record(tier: Tier, actor: Actor) -> None:
-    if Path("/proc/self/loginuid").exists():
-        assert tier.during(actor, "open('/proc/self/loginuid', 'w').write('1071')") == []
-        (record,) = tier.during(actor, "os.setegid(1072)")
-        assert (record.task["auid"], record.task["egid"]) == (1071, 1072)
-    assert tier.during(actor, "child = os.fork() or time.sleep(60)\nos.setpgid(child, child)") == []
+def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
+    actor.do("children = [os.fork() or time.sleep(60) for _ in range(3)]")
+    task = Path(f"/proc/{actor.pid}/task/{actor.pid}/children")
+    for n, child in enumerate(int(pid) for pid in task.read_text().split()):
+        assert tier.during(actor, f"os.setpgid(children[{n}], children[{n}])") == []
+        (record,) = tier._reader.of(child, SID)
+        assert (record.task["pgid"], record.head["ppid"]) == (child, actor.pid)
+    assert tier.during(actor, "os.setpgid(children[2], children[2])") == []
+    actor.do("for child in children: os.kill(child, 9); os.waitpid(child, 0)")
 
 
-@pytest.mark.parametrize("tier", IN_KERNEL[:1], indirect=True)
-def test_a_group_given_to_a_child_and_a_terminal_taken_by_open(tier: Tier, actor: Actor) -> None:
-    actor.do("child = os.fork() or time.sleep(60)")
-    child = int(Path(f"/proc/{actor.pid}/task/{actor.pid}/children").read_text())
-    assert tier.during(actor, "os.setpgid(child, child)") == []
-    (record,) = tier._reader.of(child, SID)
-    assert (record.task["pgid"], record.head["ppid"]) == (child, actor.pid)
-    actor.do("os.kill(child, 9); os.waitpid(child, 0); os.setsid(); master, slave = os.openpty()")
-    (record,) = tier.during(actor, "fd = os.open(os.ttyname(slave), os.O_RDWR)")
-    assert record.task["tty"].startswith(b"pts")
+def test_a_group_given_to_a_child_in_a_pid_namespace(tier: Tier) -> None:
+    """The number is the caller's own view of the child."""
+    with Actor(("unshare", "--pid", "--fork")) as outer:
+        (inner,) = (int(pid) for pid in Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split())
+        outer.do("child = os.fork() or time.sleep(60)")
+        (child,) = (int(pid) for pid in Path(f"/proc/{inner}/task/{inner}/children").read_text().split())
+        outer.do("assert child != os.getpid(); os.setpgid(child, child)")
+        record = tier._reader.until(lambda: tier._reader.of(child, SID))[0]
+        assert (record.task["pgid"], record.head["ppid"]) == (child, inner)
+
+
+@pytest.mark.parametrize("call", ["os.open(name, os.O_RDWR)", "libc.open(name.encode(), 2)"])
+def test_a_terminal_taken_by_open(tier: Tier, actor: Actor, call: str) -> None:
+    actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
+    assert tier.during(actor, "os.open('/dev/null', os.O_RDWR); os.open(name, os.O_RDWR | os.O_NOCTTY)") == []
+    (record,) = tier.during(actor, f"fd = {call}")
+    assert record.kind == SID and record.task["tty"].startswith(b"pts")
+    assert tier.during(actor, "os.open(name, os.O_RDWR)") == []
 
 
 def test_loss_is_counted_under_its_kind(tier: Tier, actor: Actor) -> None:

@@ -46,7 +46,8 @@ def test_script_is_run_by_its_interpreter(reader: Reader, tmp_path: Path) -> Non
     script.chmod(0o755)
     with waiting(script, "argument") as pid:
         record = reader.one(pid, events.KIND_EXEC)
-        assert record.body["exec_flags"] == events.EXEC_SCRIPT
+        linked = events.EXEC_THROUGH_SYMLINK if os.fspath(Path("/bin/sh").resolve()) != "/bin/sh" else 0
+        assert record.body["exec_flags"] == events.EXEC_SCRIPT | linked
         assert record.path == exe(pid)
         assert record.body["inode"] == Path("/bin/sh").stat().st_ino
         assert record.name == os.fsencode(script)
@@ -61,8 +62,87 @@ def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path
         record = reader.one(child.pid, events.KIND_EXEC)
         assert record.path == exe(child.pid) == os.fsencode(actions)
         assert record.name == b"./link"
+        assert record.body["exec_flags"] == events.EXEC_THROUGH_SYMLINK
     finally:
         child.communicate()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_linked"),
+    [
+        ("{top}/real/deep/program", False),
+        ("{top}/real//deep/./program", False),
+        ("//{top}/real/deep/../deep/program", False),
+        ("{top}/real/../real/deep/../../real/deep/program", False),
+        ("real/deep/program", False),
+        ("./real/deep//program", False),
+        ("../top/real/deep/program", False),
+        ("real/../real/./deep/program", False),
+        ("{top}/link", True),  # the file
+        ("./link", True),
+        ("{top}/folder/program", True),  # a directory on the way
+        ("folder/program", True),
+        ("{top}/folder/../deep/program", True),  # up from where the link led, not from where it stands
+        ("{top}/real/deep/chain", True),
+        ("{top}/real/deep/prog", True),  # a link with a name that the program's begins, or ends, with
+        ("{top}/real/deep/gram", True),
+        ("./gram", True),
+        ("{top}/hard", False),  # another name of the file
+        ("/proc/self/cwd/real/deep/program", True),
+    ],
+)
+def test_symbolic_links_on_the_way_are_told(
+    reader: Reader, actions: Path, tmp_path: Path, name: str, is_linked: bool
+) -> None:
+    top = Path(tmp_path).resolve() / "top"
+    (top / "real/deep").mkdir(parents=True)
+    program = top / "real/deep/program"
+    shutil.copy(actions, program)
+    (top / "link").symlink_to("real/deep/program")
+    (top / "folder").symlink_to("real/deep")
+    (top / "real/deep/chain").symlink_to("../../link")
+    for link in ("real/deep/prog", "real/deep/gram", "gram"):
+        (top / link).symlink_to(program)
+    (top / "hard").hardlink_to(program)
+    invoked = name.format(top=top)
+    child = subprocess.Popen([invoked, "nothing"], cwd=top)
+    assert child.wait(timeout=10) == 0
+    record = last_exec(reader, child.pid)
+    assert record.path == os.fsencode(top / "hard" if "hard" in name else program)
+    assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
+
+
+def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(
+    reader: Reader, actions: Path, tmp_path: Path
+) -> None:
+    """What runs is the interpreter; that a link leads to the script is not what the flag is about."""
+    top = Path(tmp_path).resolve()
+    shutil.copy(actions, top / "interpreter")
+    (top / "alias").symlink_to("interpreter")
+    for interpreter, flag in (("interpreter", 0), ("alias", events.EXEC_THROUGH_SYMLINK)):
+        script = top / f"by-{interpreter}"
+        script.write_text(f"#!{top / interpreter} nothing\n")
+        script.chmod(0o755)
+        (top / f"link-{interpreter}").symlink_to(script)
+        for name in (script, top / f"link-{interpreter}"):
+            child = subprocess.Popen([name])
+            assert child.wait(timeout=10) == 0
+            record = last_exec(reader, child.pid)
+            assert (record.path, record.name) == (os.fsencode(top / "interpreter"), os.fsencode(name))
+            assert record.body["exec_flags"] == events.EXEC_SCRIPT | flag
+
+
+def test_what_is_run_by_its_descriptor_came_through_no_link(reader: Reader, actions: Path) -> None:
+    """fexecve(3); the name that the kernel makes up, /dev/fd/N, is nothing that was followed."""
+    fd = os.open(actions, os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        os.execve(fd, ["program", "nothing"], {})
+    os.waitpid(child, 0)
+    os.close(fd)
+    record = last_exec(reader, child)
+    assert record.name.startswith(b"/dev/fd/")
+    assert (record.path, record.body["exec_flags"]) == (os.fsencode(actions), 0)
 
 
 def test_memfd(reader: Reader, actions: Path) -> None:

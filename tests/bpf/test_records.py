@@ -18,9 +18,15 @@ from pipeline import events
 from pipeline.boot import is_same_start, now_boot_ns
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.resolver.hierarchies import Hierarchies, lines_of
+from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+# include/uapi/linux/sched.h
+CLONE_VM, CLONE_VFORK, CLONE_PARENT, CLONE_NEWPID = 0x100, 0x4000, 0x8000, 0x20000000
 
 
 def act(program: Path, *arguments: str | Path, expect: int = 0) -> tuple[int, list[int]]:
@@ -225,12 +231,29 @@ def test_clone_parent_makes_creator_and_parent_differ(reader: Reader, actions: P
     assert fork.head["ppid"] == pid
     assert fork.body["creator_tgid"] == child
     assert fork.body["creator_start_boot_ns"] == reader.one(child, events.KIND_FORK).head["start_boot_ns"]
+    assert fork.body["clone_flags"] == CLONE_PARENT
+
+
+def test_clone_flags(reader: Reader, actions: Path) -> None:
+    """vfork by the C library's posix_spawn; fork has none but what the library adds for itself."""
+    child = os.posix_spawn(actions, [actions, "nothing"], {})
+    os.waitpid(child, 0)
+    reader.ended(child)
+    vfork = CLONE_VM | CLONE_VFORK
+    # Newer libraries ask for CLONE_CLEAR_SIGHAND too.
+    assert reader.one(child, events.KIND_FORK).body["clone_flags"] in (vfork, vfork | 1 << 32)
+    child = os.fork() or os._exit(0)
+    os.waitpid(child, 0)
+    reader.ended(child)
+    # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
+    assert reader.one(child, events.KIND_FORK).body["clone_flags"] & ~0x1200000 == 0
 
 
 def test_child_in_a_pid_namespace(reader: Reader, actions: Path) -> None:
     _, (child,) = act(actions, "newpid")
     reader.ended(child)
     fork, exit_ = reader.one(child, events.KIND_FORK), reader.one(child, events.KIND_EXIT)
+    assert fork.body["clone_flags"] == CLONE_NEWPID
     assert fork.task["ns_pid"] == exit_.task["ns_pid"] == 1
     assert fork.task["pid_ns"] != namespace(os.getpid(), "pid")
     assert exit_.body["exit_flags"] & events.EXIT_NS_DIES
@@ -281,7 +304,12 @@ def test_cgroup_move(reader: Reader, actions: Path, missing: Callable[[str], NoR
             record = reader.one(pid, events.KIND_CGROUP)
             assert record.task["cgroup_id"] == group.stat().st_ino
             check_task(record, pid)
+            assert (record.place["place_id"], record.place["place_hierarchy"]) == (group.stat().st_ino, 0)
+            assert record.path == f"/{group.name}".encode()
         reader.ended(pid)
+        made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
+        assert made.place["place_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
+        assert (made.tgid, made.members) == (os.getpid(), [])
     finally:
         for _ in range(100):  # the directory is busy until the process is gone altogether
             try:
@@ -289,6 +317,57 @@ def test_cgroup_move(reader: Reader, actions: Path, missing: Callable[[str], NoR
                 break
             except OSError:
                 time.sleep(0.01)
+
+
+def test_cgroups_of_version_1(reader: Reader, actions: Path, v1: Path) -> None:
+    """All of them are one number, which stays as long as the process stays; a new cgroup and a move tell the paths."""
+    hierarchies = Hierarchies()
+    inner = v1 / "some" / "group"
+    inner.mkdir(parents=True)
+    with waiting(actions, "wait") as pid:
+        before = reader.one(pid, events.KIND_EXEC)
+        text = Path(f"/proc/{pid}/cgroup").read_bytes()
+        assert before.task["cgroups_v1"] == hierarchies.set_of(text) != 0
+        (inner / "cgroup.procs").write_text(str(pid))
+        record = reader.one(pid, events.KIND_CGROUP)
+        text = Path(f"/proc/{pid}/cgroup").read_bytes()
+        number = next(line.hierarchy for line in lines_of(text) if line.controllers == f"name={v1.name}")
+        assert record.task["cgroups_v1"] == Hierarchies().set_of(text) == events.cgroup_set(record.members)
+        assert record.task["cgroup_id"] == before.task["cgroup_id"]
+        assert (record.place["place_id"], record.place["place_hierarchy"]) == (inner.stat().st_ino, number)
+        assert record.path == b"/some/group" and (number, inner.stat().st_ino) in record.members
+        (v1 / "cgroup.procs").write_text(str(pid))
+        reader.until(lambda: len(reader.of(pid, events.KIND_CGROUP)) == 2)
+        assert reader.of(pid, events.KIND_CGROUP)[1].task["cgroups_v1"] == before.task["cgroups_v1"]
+    reader.ended(pid)
+    assert reader.one(pid, events.KIND_EXIT).task["cgroups_v1"] == before.task["cgroups_v1"]
+
+
+def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Path) -> None:
+    inner = v1 / "group"
+    inner.mkdir()
+    with Actor() as actor:
+        (inner / "cgroup.procs").write_text(str(actor.pid))
+        moved = reader.one(actor.pid, events.KIND_CGROUP)
+        actor.do("child = os.fork() or os._exit(0); os.waitpid(child, 0)")
+        # A thread that was moved alone forks where it is.
+        actor.do(
+            "def elsewhere():\n"
+            f"    open('{v1}/tasks', 'w').write(str(threading.get_native_id()))\n"
+            "    if (child := os.fork()) == 0:\n"
+            "        os._exit(0)\n"
+            "    os.waitpid(child, 0)\n"
+            "in_thread(elsewhere)"
+        )
+        children = reader.until(
+            lambda: (
+                (two := [r for r in reader.records if r.kind == events.KIND_FORK and r.head["ppid"] == actor.pid])
+                and len(two) == 2
+                and two
+            )
+        )
+        assert children[0].task["cgroups_v1"] == moved.task["cgroups_v1"]
+        assert children[1].task["cgroups_v1"] == Hierarchies().set_of_process(os.getpid())[0]
 
 
 def test_tty(reader: Reader, actions: Path) -> None:

@@ -3,6 +3,7 @@ them the table is what /proc says."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,11 +11,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from pipeline.errors import StaleError
+from pipeline.resolver.containers import container_of_cgroups
 from tests.actor import Actor
+from tests.hierarchy import named_hierarchy
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually
 
@@ -23,6 +27,8 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 #: A change is in the table, and on the stream, this long after the call that made it has returned. It takes a few
 #: milliseconds; the rest is for a busy machine.
 VISIBLE_SECONDS = 0.1
+
+CONTAINER = "0123456789abcdef" * 4
 
 CGROUPS = next(
     (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
@@ -37,6 +43,11 @@ class Watch:
 
     def events(self, pid: int, *kinds: str) -> list[dict]:
         return [e for e in self.recorder.events if e["pid"] == pid and e["event"] in kinds]
+
+    def events_of(self, kind: str, **expected: object) -> list[dict]:
+        return [
+            e for e in self.recorder.events if e["event"] == kind and all(e[k] == v for k, v in expected.items())
+        ]  # fmt: skip
 
     def see(self, pid: int, act: Callable[[], object], **expected: object) -> float:
         """Do it, and wait until the process's entry is as expected; returns how long that took, in seconds."""
@@ -59,7 +70,7 @@ def watch(live_kernel: None) -> Iterator[Watch]:
     with (
         Daemon() as daemon,
         daemon.attach() as table,
-        Recorder(daemon, "proc.cred", "proc.context", "proc.exec", "proc.reparent").started() as recorder,
+        Recorder(daemon, "proc.fork", "proc.cred", "proc.context", "proc.exec", "proc.reparent").started() as recorder,
     ):
         yield Watch(daemon, recorder, table)
         recorder.quiet()
@@ -139,13 +150,63 @@ def test_namespaces(watch: Watch, actor: Actor) -> None:
     assert watch.see(actor.pid, lambda: None, **inodes) < VISIBLE_SECONDS
 
 
-def test_the_login_uid_at_the_latest_with_the_next_change(watch: Watch, actor: Actor) -> None:
-    """What pam_loginuid does, and what follows it."""
+def test_the_login_uid(watch: Watch, actor: Actor) -> None:
+    """What pam_loginuid does; nothing else happens to the process."""
     if not Path("/proc/self/loginuid").exists():
         pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
-    actor.do("open('/proc/self/loginuid', 'w').write('1041')")
-    took = watch.see(actor.pid, lambda: actor.do("libc.setgid(1042)"), gid=1042, auid=1041)
+    took = watch.see(actor.pid, lambda: actor.do("open('/proc/self/loginuid', 'w').write('1041')"), auid=1041)
     assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(actor.pid, "cred") or False)
+    assert event["auid"] == 1041
+    session = int(Path(f"/proc/{actor.pid}/sessionid").read_text())
+    assert watch.table.resolve(actor.pid).audit_session == event["audit_session"] == session
+    # Inherited, as the kernel does.
+    actor.do("child = os.fork() or time.sleep(60)")
+    (child,) = children(actor.pid)
+    watch.see(child, lambda: None, auid=1041, audit_session=session)
+    actor.do("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+def test_a_group_that_a_shell_gives_to_its_child(watch: Watch, actor: Actor) -> None:
+    actor.do("child = os.fork() or time.sleep(60)")
+    (child,) = children(actor.pid)
+    watch.see(child, lambda: None, pgid=os.getpgid(child))
+    assert watch.see(child, lambda: actor.do("os.setpgid(child, child)"), pgid=child) < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(child, "sid") or False)
+    assert (event["pgid"], event["ppid"]) == (child, actor.pid)
+    actor.do("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+def test_a_terminal_that_a_session_leader_opens(watch: Watch, actor: Actor) -> None:
+    actor.do("os.setsid(); master, slave = os.openpty(); name = os.ttyname(slave)")
+    actor.do("fd = os.open(name, os.O_RDWR)")
+    began = time.monotonic()
+    eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), interval=0.001)
+    assert time.monotonic() - began < VISIBLE_SECONDS
+    eventually(lambda: [e["tty"] for e in watch.events(actor.pid, "sid")][-1].startswith("pts"))
+
+
+def test_clone_flags(watch: Watch, actor: Actor) -> None:
+    actor.do(
+        "child = libc.syscall(56 if os.uname().machine == 'x86_64' else 220, 0x8011, 0, 0, 0, 0) or time.sleep(60)"
+    )
+    sibling = eventually(lambda: next((e["pid"] for e in watch.events_of("fork", creator_pid=actor.pid)), False))
+    entry = watch.table.resolve(sibling)
+    assert entry.fork_flags == 0x8000  # CLONE_PARENT
+    assert (entry.ppid, entry.creator_pid) == (os.getpid(), actor.pid)
+    os.kill(sibling, 9)
+    os.waitpid(sibling, 0)
+
+
+def test_an_executable_behind_a_symbolic_link(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/usr/bin/sleep")
+    for name, is_linked in ((tmp_path / "link", True), (Path("/usr/bin/sleep"), False)):
+        child = subprocess.Popen([name, "60"])
+        watch.see(child.pid, lambda: None, path="/usr/bin/sleep", is_through_symlink=is_linked)
+        (event,) = eventually(lambda pid=child.pid: watch.events(pid, "exec") or False)
+        assert event["is_through_symlink"] is is_linked
+        child.kill()
+        child.wait()
 
 
 def test_names(watch: Watch, actor: Actor) -> None:
@@ -165,9 +226,19 @@ def cgroup() -> Iterator[Path]:
     path = CGROUPS / f"procline-test-{os.getpid()}"
     path.mkdir()
     yield path
-    for pid in (path / "cgroup.procs").read_text().split():
-        (CGROUPS / "cgroup.procs").write_text(pid)
-    eventually(lambda: path.rmdir() or True)
+    for group in (*path.glob("*/"), path):
+        for pid in (group / "cgroup.procs").read_text().split():
+            (CGROUPS / "cgroup.procs").write_text(pid)
+        eventually(lambda group=group: remove(group))
+
+
+def remove(group: Path) -> bool:
+    """A cgroup is busy for a moment after its last process has ended."""
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
@@ -178,13 +249,106 @@ def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
         cgroup=f"/{cgroup.name}",
     )
     assert took < VISIBLE_SECONDS
+    # The first event of a new group has its path already.
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
-    assert event["cgroup_id"] == cgroup.stat().st_ino
-    # The path of a new group is looked up after its first event; those that follow have it.
-    with Actor() as other:
-        (cgroup / "cgroup.procs").write_text(str(other.pid))
-        (event,) = eventually(lambda: watch.events(other.pid, "cgroup") or False)
-        assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
+    assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
+
+
+def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:
+    scope = cgroup / f"docker-{CONTAINER}.scope"
+    scope.mkdir()
+    took = watch.see(
+        actor.pid, lambda: (scope / "cgroup.procs").write_text(str(actor.pid)), container_id=CONTAINER,
+        cgroup=f"/{cgroup.name}/{scope.name}",
+    )  # fmt: skip
+    assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
+    assert (event["container_id"], event["cgroup"]) == (CONTAINER, f"/{cgroup.name}/{scope.name}")
+    assert watch.see(
+        actor.pid, lambda: (cgroup / "cgroup.procs").write_text(str(actor.pid)), container_id=None
+    ) < VISIBLE_SECONDS  # fmt: skip
+
+
+def test_a_process_that_is_forked_right_into_a_new_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:
+    """clone3(CLONE_INTO_CGROUP), as systemd does: no move is ever reported."""
+    scope = cgroup / f"docker-{CONTAINER}.scope"
+    scope.mkdir()
+    actor.do(
+        "import struct\n"
+        f"fd = os.open({str(scope)!r}, os.O_RDONLY | os.O_DIRECTORY)\n"
+        "arguments = struct.pack('11Q', 0x200000000, 0, 0, 0, 17, 0, 0, 0, 0, 0, fd)\n"
+        "child = libc.syscall(435, ctypes.create_string_buffer(arguments, 88), 88) or time.sleep(60)"
+    )
+    (child,) = children(actor.pid)
+    (event,) = eventually(lambda: watch.events(child, "fork") or False)
+    assert (event["cgroup"], event["container_id"]) == (f"/{cgroup.name}/{scope.name}", CONTAINER)
+    assert event["fork_flags"] == 0x200000000
+    assert watch.table.resolve(actor.pid).container_id is None
+    actor.do("os.kill(child, 9); os.waitpid(child, 0)")
+
+
+@pytest.fixture
+def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    yield from named_hierarchy(missing)
+
+
+def test_a_container_that_only_version_1_shows(watch: Watch, actor: Actor, v1: Path, cgroup: Path) -> None:
+    """A host with both versions. The path of version 2 is what it was; the container comes and goes with the other."""
+    group = v1 / "docker" / CONTAINER
+    group.mkdir(parents=True)
+    before = watch.table.resolve(actor.pid).cgroup
+    took = watch.see(
+        actor.pid, lambda: (group / "cgroup.procs").write_text(str(actor.pid)), container_id=CONTAINER, cgroup=before
+    )
+    assert took < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
+    assert (event["container_id"], event["cgroup"]) == (CONTAINER, before)
+    # What is made there is there.
+    actor.do("child = os.fork()\nif child == 0:\n    os.execv('/bin/sleep', ['sleep', '60'])")
+    (child,) = children(actor.pid)
+    watch.see(child, lambda: None, container_id=CONTAINER, comm="sleep")
+    eventually(lambda: [e["container_id"] for e in watch.events(child, "fork", "exec")] == [CONTAINER, CONTAINER])
+    # A move in version 2 does not change it.
+    watch.see(child, lambda: (cgroup / "cgroup.procs").write_text(str(child)), cgroup=f"/{cgroup.name}")
+    assert watch.table.resolve(child).container_id == CONTAINER
+    # Out again, and nothing of it is left; the child stays.
+    took = watch.see(actor.pid, lambda: (v1 / "cgroup.procs").write_text(str(actor.pid)), container_id=None)
+    assert took < VISIBLE_SECONDS
+    eventually(lambda: len(watch.events(actor.pid, "cgroup")) == 2)
+    assert [e["container_id"] for e in watch.events(actor.pid, "cgroup")] == [CONTAINER, None]
+    actor.do("other = os.fork() or time.sleep(60)")
+    other = next(pid for pid in children(actor.pid) if pid != child)
+    (event,) = eventually(lambda: watch.events(other, "fork") or False)
+    assert event["container_id"] is None and watch.table.resolve(other).container_id is None
+    assert watch.table.resolve(child).container_id == CONTAINER
+    actor.do("for pid in (child, other): os.kill(pid, 9); os.waitpid(pid, 0)")
+
+
+def test_containers_of_version_1_that_were_there_before(live_kernel: None, v1: Path) -> None:
+    """By the snapshot; and after the resolver was killed, by what its successor looks at."""
+    group = v1 / "kubepods" / f"pod{'0' * 8}-{'1' * 4}-{'2' * 4}-{'3' * 4}-{'4' * 12}" / CONTAINER
+    group.mkdir(parents=True)
+    with Actor() as actor:
+        (group / "cgroup.procs").write_text(str(actor.pid))
+        with Daemon() as daemon, daemon.attach() as table:
+            assert table.resolve(actor.pid).container_id == CONTAINER
+            assert table.resolve(os.getpid()).container_id is None
+            old = next(p["pid"] for p in daemon.stat()["processes"] if p["role"] == "resolver")
+            os.kill(old, 9)
+            actor.do("child = os.fork() or time.sleep(60)")
+            (child,) = children(actor.pid)
+
+            def is_in_container() -> bool:
+                with contextlib.suppress(StaleError):  # nobody writes at the moment
+                    entry = table.resolve(child)
+                    return entry is not None and entry.container_id == CONTAINER
+                return False
+
+            eventually(is_in_container, timeout=15)
+            (v1 / "cgroup.procs").write_text(str(child))
+            eventually(lambda: table.resolve(child).container_id is None)
+            assert table.resolve(actor.pid).container_id == CONTAINER
+            actor.do("os.kill(child, 9); os.waitpid(child, 0)")
 
 
 def test_a_parent_that_ends(watch: Watch, actor: Actor) -> None:
@@ -238,13 +402,13 @@ def children(pid: int) -> list[int]:
 
 STORM = """
 import random
-NEEDED = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7
-def storm(seconds, groups):
+NEEDED = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 30
+def storm(seconds, groups, others):
     dice, end, made = random.Random(os.getpid()), time.monotonic() + seconds, 0
     status = open('/proc/self/status').read()
     permitted = int(status.partition('CapPrm:')[2].split()[0], 16)
     while time.monotonic() < end:
-        act = dice.randrange(7)
+        act = dice.randrange(9)
         if act == 0:
             os.setresuid(dice.randrange(3000), 0, 0)
         elif act == 1:
@@ -258,6 +422,12 @@ def storm(seconds, groups):
             open(dice.choice(groups) + '/cgroup.procs', 'w').write('0')
         elif act == 5:
             set_caps(permitted & (dice.randrange(1 << 40) | NEEDED), permitted)
+        elif act == 6:
+            libc.setfsuid(0)
+            open('/proc/self/loginuid', 'w').write(str(dice.randrange(3000)))
+        elif act == 7:
+            libc.setfsuid(0)
+            open(dice.choice(others) + '/cgroup.procs', 'w').write('0')
         elif child := os.fork():
             os.waitpid(child, 0)
         else:
@@ -281,16 +451,19 @@ def test_doctor_says_which_way_is_in_force_and_why(watch: Watch) -> None:
     assert checks["tier core"]["ok"] and checks["tier context"]["ok"]
 
 
-def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path) -> None:
+def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgroup: Path, v1: Path) -> None:
     assert CGROUPS is not None
     groups = [str(CGROUPS), str(cgroup)]
+    others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]
+    for other in others[1:]:
+        Path(other).mkdir(parents=True)
     actors = [Actor() for _ in range(11)]
     try:
         for actor in actors:
             actor.do(STORM)
         starters = [subprocess.Popen(["sleep", "30"]) for _ in range(3)]
         for actor in actors:
-            actor.start(f"storm(3, {groups})")
+            actor.start(f"storm(3, {groups}, {others})")
         for actor in actors:
             actor.finish()
         made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
@@ -298,6 +471,11 @@ def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgro
         # What is compared is the table at once, not what a repair made of it.
         time.sleep(0.2)
         eventually(lambda: assert_agrees(watch.table), timeout=3)
+        for actor in actors:
+            entry, text = watch.table.resolve(actor.pid), Path(f"/proc/{actor.pid}/cgroup").read_bytes()
+            container = container_of_cgroups(text)
+            assert entry.container_id == (container.container_id if container else None), text
+            assert entry.auid == int(Path(f"/proc/{actor.pid}/loginuid").read_text())
         assert watch.daemon.stat()["lost"].get("cred", 0) == 0
         for starter in starters:
             starter.kill()

@@ -13,6 +13,7 @@ from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
 from pipeline.resolver.containers import CgroupTree
+from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
 
@@ -91,3 +92,145 @@ def test_thousands_of_cgroups(tables: TableWriter) -> None:
     rows = {cgroup_id: fork(applier, 100 + cgroup_id, cgroup_id, 10_000 + cgroup_id) for cgroup_id in (1, 1500, 2999)}
     for cgroup_id, row in rows.items():
         assert names_of(tables, row)[0] == b"/c%d" % cgroup_id
+
+
+class Members(Hierarchies):
+    """Knows only what it was told."""
+
+    def __init__(self) -> None:
+        super().__init__(proc="/nonexistent")
+
+
+def set_of(*members: tuple[int, int]) -> int:
+    return events.cgroup_set(members)
+
+
+def strings_of(place: tuple[int, int], path: bytes, members: list[tuple[int, int]]) -> bytes:
+    one, some = np.zeros(1, events.PLACE), np.zeros(len(members), events.MEMBER)
+    one["place_hierarchy"], one["place_id"] = place
+    one["place_path_bytes"], one["place_members"] = len(path), len(members)
+    for i, (hierarchy, number) in enumerate(members):
+        some["member_hierarchy"][i], some["member_id"][i] = hierarchy, number
+    return one.tobytes() + some.tobytes() + path
+
+
+def put(
+    applier: Applier, kind: int, tgid: int, cgroup_id: int, others: int, time: int,
+    strings: bytes = b"", flags: int = 0, creator: int = 0, start: int = 0,
+) -> int:  # fmt: skip
+    head, task, body = (np.zeros(1, dtype) for dtype in (events.HEAD, events.TASK, events.FORK))
+    head["kind"], head["tgid"], head["tid"], head["flags"], head["var_bytes"] = kind, tgid, tgid, flags, len(strings)
+    head["time_boot_ns"], head["start_boot_ns"] = time, start or time
+    head["ppid"] = body["creator_tgid"] = creator
+    head["parent_start_boot_ns"] = body["creator_start_boot_ns"] = creator * 1000
+    task["cgroup_id"], task["cgroups_v1"], task["comm"], task["ns_pid"], task["pid_ns"] = cgroup_id, others, b"x", 9, 1
+    is_fork = kind == events.KIND_FORK
+    row: int = applier.apply_records(head.tobytes(), task.tobytes(), body.tobytes() if is_fork else None, strings)
+    return row
+
+
+ROOTS = events.CGROUPS_V1_ROOTS
+IN_DOCKER, MOVED_TO = set_of((5, 30)), f"/docker/{CONTAINER}".encode()
+
+
+def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    applier.cgroups.name(7, b"/service")
+    row = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    told = strings_of((5, 30), MOVED_TO, [(5, 30)])
+    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
+    assert names_of(tables, row) == (b"/service", CONTAINER.encode())
+    child = put(applier, events.KIND_FORK, 11, 7, IN_DOCKER, 11_000, creator=10)
+    # Forked by somebody who has left meanwhile, or who cannot be found: by what the record says, not by the creator.
+    outside = put(applier, events.KIND_FORK, 12, 7, ROOTS, 12_000, creator=10)
+    alone = put(applier, events.KIND_FORK, 13, 7, IN_DOCKER, 13_000)
+    assert [names_of(tables, r)[1] for r in (child, outside, alone)] == [CONTAINER.encode(), b"", CONTAINER.encode()]
+    # Out again: nothing of it is left. Its child is where it was.
+    put(applier, events.KIND_CGROUP, 10, 7, ROOTS, 13_100, strings_of((5, 1), b"", []), start=10_000)
+    assert names_of(tables, row) == (b"/service", b"") and names_of(tables, child)[1] == CONTAINER.encode()
+    assert applier.cgroups.take_wanted() == []
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
+def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    applier.cgroups.name(7, b"/service")
+    put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
+    again = put(applier, events.KIND_FORK, 10, 7, ROOTS, 20_000)
+    assert names_of(tables, again) == (b"/service", b"")
+    # A source that does not know is not taken to say that it stayed.
+    partial = put(applier, events.KIND_FORK, 10, 7, 0, 30_000)
+    assert names_of(tables, partial) == (b"/service", b"")
+
+
+def test_the_container_of_version_2_goes_before(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    inner = "b" * 64
+    applier.cgroups.name(8, b"/docker-" + inner.encode() + b".scope", inner.encode())
+    row = put(applier, events.KIND_FORK, 10, 8, ROOTS, 10_000)
+    put(applier, events.KIND_CGROUP, 10, 8, IN_DOCKER, 10_100, strings_of((5, 30), MOVED_TO, [(5, 30)]), start=10_000)
+    assert names_of(tables, row)[1] == inner.encode()
+
+
+def test_a_cgroup_that_was_made_is_known_before_anybody_is_in_it(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    namer = CgroupNamer(applier.cgroups, Paths({}), Members())
+    maker = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    before = tables.counter("events_cgroup")
+    for place, path in (((0, 8), b"/new.scope"), ((5, 30), MOVED_TO)):
+        put(
+            applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, strings_of(place, path, []),
+            events.FLAG_CGROUP_MADE, start=10_000,
+        )  # fmt: skip
+    assert tables.counter("events_cgroup") == before and names_of(tables, maker)[1] == b"", (
+        "nothing happened to the maker"
+    )
+    row = put(applier, events.KIND_FORK, 11, 8, ROOTS, 11_000)
+    assert names_of(tables, row) == (b"/new.scope", b"")
+    assert [number for number, _ in applier.cgroups.take_wanted()] == [7]
+    assert namer._hierarchies is not None and namer._hierarchies.container_of([(5, 30)])[1]
+
+
+def test_a_set_that_no_record_named_is_found_by_a_process_that_is_still_in_it(
+    tables: TableWriter, tmp_path: Path
+) -> None:
+    applier = Applier(tables)
+
+    class Asked(Members):
+        answers = 0
+
+        def set_of_process(self, tgid: int) -> tuple[int, bytes]:
+            self.answers += 1
+            text = b"5:memory:" + MOVED_TO + b"\n0::/docker-" + b"c" * 64 + b".scope\n"
+            return (IN_DOCKER if self.answers > 1 else ROOTS), text
+
+    namer = CgroupNamer(applier.cgroups, Paths({7: "/service"}), Asked())
+    row = put(applier, events.KIND_FORK, 10, 7, IN_DOCKER, 10_000)
+    namer()
+    assert names_of(tables, row) == (b"/service", b""), "it has moved: what it says is of other cgroups"
+    namer()
+    assert names_of(tables, row) == (b"/service", CONTAINER.encode())
+
+
+@pytest.mark.parametrize("cut", [0, 15, 16, 31, 40])
+def test_strings_that_are_too_short_are_not_believed(tables: TableWriter, cut: int) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    row = put(applier, events.KIND_FORK, 10, 7, ROOTS, 10_000)
+    told = strings_of((5, 30), MOVED_TO, [(5, 30)])[:cut]
+    put(applier, events.KIND_CGROUP, 10, 7, IN_DOCKER, 10_100, told, start=10_000)
+    assert names_of(tables, row)[1] == b""
+
+
+def test_names_are_bounded(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    for number in range(1, 65_600):
+        applier.cgroups.name(number, b"/one", is_new=True)
+    assert len(applier.cgroups) < 65_536
+    applier.cgroups.forget()
+    validate_tables(tables)

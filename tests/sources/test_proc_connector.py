@@ -209,7 +209,7 @@ def test_a_life_becomes_its_records_with_one_identity(bench: Bench) -> None:
     assert head["ppid"].tolist()[0] == PARENT and head["ppid"].tolist()[3] == PARENT
     assert frame.exit["exit_code"].tolist() == [0x100]
     assert frame.task["sid"][2] == CHILD
-    assert int(frame.task["task_reserved"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
+    assert int(frame.task["told"][2]) == layout.KNOWN_SID | layout.KNOWN_TTY
 
 
 def test_times_are_those_of_the_boot_clock(bench: Bench) -> None:
@@ -242,7 +242,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     (frame,) = bench.frames()
     blob = frame.blob.tobytes()
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
-    assert int(frame.task["task_reserved"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
+    assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
 
@@ -538,4 +538,4 @@ def test_a_change_tells_its_groups_only() -> None:
     about = proc_records.About(5, 7, 7, 1)
     record = proc_records.change(about, events.KIND_CGROUP, info(), layout.KNOWN_CGROUP)
     task = np.frombuffer(record, events.TASK, 1, events.HEAD.itemsize)[0]
-    assert int(task["task_reserved"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11
+    assert int(task["told"]) == layout.KNOWN_CGROUP and int(task["cgroup_id"]) == 11

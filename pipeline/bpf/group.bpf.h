@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* setpgid() for who is not told whose group was changed. Include after change.bpf.h. */
+#ifndef PROCLINE_GROUP_BPF_H
+#define PROCLINE_GROUP_BPF_H
+
+/* Children that are looked at for the one that a call named; the newest come first. */
+#define PL_CHILDREN_STEPS 4096
+
+struct pl_children {
+	const void *at; /* list_head */
+	const void *end;
+	u32 level; /* of the pid namespace that `nr` is a number of */
+	int nr;
+	const void *found;
+};
+
+static long pl_child_step(u64 i, struct pl_children *children)
+{
+	const struct task_struct *child;
+	struct pid *pid;
+
+	if (children->at == children->end)
+		return 1;
+	child = bpf_rdonly_cast(children->at - bpf_core_field_offset(struct task_struct, sibling),
+				bpf_core_type_id_kernel(struct task_struct));
+	pid = child->thread_pid;
+	if (pid && pl_upid(pid, children->level)->nr == children->nr) {
+		children->found = child;
+		return 1;
+	}
+	children->at = child->sibling.prev;
+	return 0;
+}
+
+/* The current task's setpgid() changed its own group, or that of a child: the number is the caller's view of it. Its
+ * registers, as it came into the kernel, still have it. A child that another thread forked is that thread's. No lock: a child
+ * that is taken from the list in between ends the search. */
+static __noinline void pl_group_changed(u32 index)
+{
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
+	struct pt_regs___arm64 *other = (void *)regs;
+	struct list_head *list = &task->children;
+	struct pl_children children = { .at = list->prev, .end = list };
+
+	if (task->flags & (PF_KTHREAD | PF_EXITING))
+		return;
+	if (bpf_core_field_exists(regs->di))
+		bpf_probe_read_kernel(&children.nr, sizeof(children.nr), (void *)regs + bpf_core_field_offset(regs->di));
+	else if (bpf_core_field_exists(other->orig_x0))
+		bpf_probe_read_kernel(&children.nr, sizeof(children.nr), (void *)regs + bpf_core_field_offset(other->orig_x0));
+	if (children.nr) {
+		children.level = task->thread_pid->level;
+		bpf_loop(PL_CHILDREN_STEPS, pl_child_step, &children, 0);
+	}
+	if (children.found)
+		pl_session_changed(index, bpf_rdonly_cast(children.found, bpf_core_type_id_kernel(struct task_struct)));
+	pl_session_changed(index, task);
+}
+
+#endif

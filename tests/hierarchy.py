@@ -1,0 +1,44 @@
+"""A cgroup hierarchy of version 1 for a test, beside what the host has: with version 2 that makes a hybrid host."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+
+def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    """Mount one with a name and no controllers; give the folder, which has the hierarchy's name.
+
+    At the end every process is moved to the root and all cgroups are removed, so that the hierarchy goes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="procline-v1-"))
+    command = ["mount", "-t", "cgroup", "-o", f"none,name={folder.name}", "none", folder]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        folder.rmdir()
+        missing(f"no cgroup hierarchy of version 1 can be mounted: {result.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        groups = sorted((Path(path) for path, _, _ in os.walk(folder)), reverse=True)[:-1]
+        deadline = time.monotonic() + 5
+        for group in groups:
+            for pid in (group / "cgroup.procs").read_text().split():
+                (folder / "cgroup.procs").write_text(pid)
+            while group.exists() and time.monotonic() < deadline:
+                try:
+                    group.rmdir()
+                except OSError:  # a process in it is about to be gone
+                    time.sleep(0.01)
+        subprocess.run(["umount", folder], check=True)
+        # Cgroups go some time after their directories, and only an unmount without any ends the hierarchy.
+        while f"name={folder.name}:" in Path("/proc/self/cgroup").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+                subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
