@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pipeline.bus.context import ContextSender
     from pipeline.errors import (
         AccessError,
         BusyError,
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "pipeline.shm.table": ("Entry", "ProcessTable"),
     "pipeline.subscriber": ("Subscriber",),
+    "pipeline.bus.context": ("ContextSender",),
     "pipeline.resolver.ebpf": ("EBPFResolver",),
     "pipeline.resolver.ebpfless": ("EBPFLessResolver",),
     "pipeline.resolver.model": ("CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED"),
@@ -64,10 +66,11 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - the order of _MODULES
-    "Entry", "ProcessTable", "Subscriber", "EBPFResolver", "EBPFLessResolver", "CacheResolverKey", "SNAPSHOTTING",
-    "SNAPSHOTTED", "ResolverOpts", "ProcessCacheEntry", "get_process_argv", "get_process_argv0", "is_busybox",
-    "is_kworker", "is_through_sym_link", "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError",
-    "NotRunningError", "ProclineError", "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
+    "Entry", "ProcessTable", "Subscriber", "ContextSender", "EBPFResolver", "EBPFLessResolver", "CacheResolverKey",
+    "SNAPSHOTTING", "SNAPSHOTTED", "ResolverOpts", "ProcessCacheEntry", "get_process_argv", "get_process_argv0",
+    "is_busybox", "is_kworker", "is_through_sym_link", "AccessError", "BusyError", "ConfigError", "FrameError",
+    "LayoutError", "NotRunningError", "ProclineError", "StaleError", "TooOldError", "UnsupportedError",
+    "WriterExistsError",
 ]  # fmt: skip
 
 

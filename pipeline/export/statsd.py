@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipeline.export.figures import Figures
-from pipeline.shm import layout
+from pipeline.shm.layout import counter_of
 
 CACHE_SIZE = ".process_resolver.cache_size"
 
@@ -25,11 +25,6 @@ class Client(Protocol):
     def gauge(self, metric: str, value: float, tags: list[str]) -> object: ...
 
     def count(self, metric: str, value: int, tags: list[str]) -> object: ...
-
-
-def counter_of(name: str, tag: str) -> str:
-    """Return what the tables call the counter `name` with the tag value `tag`."""
-    return f"{name}_{tag}" if tag else name
 
 
 class StatsdPush:
@@ -49,7 +44,6 @@ class StatsdPush:
             (counter_of(name, tag), metric, [f"{key}:{tag}"] if key else [])
             for name, (metric, key, tags) in metrics.items()
             for tag in tags
-            if counter_of(name, tag) in layout.COUNTERS
         ]
         self._sent = {counter: baseline.counters[counter] if baseline else 0 for counter, _, _ in self._metrics}
 

@@ -26,6 +26,7 @@ cdef class Events(Rows):
     cdef uint8_t told_source  # SOURCE_* of the record being applied; 0 (as in batches) and SOURCE_EVENT: an event
 
     cdef void apply_batch(self, Batch batch) noexcept nogil
+    cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil
     cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil
     cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil
     cdef void prefetch_rows(self, const pending_event *item, const columns *all) noexcept nogil

@@ -21,6 +21,8 @@ from libc.string cimport memcmp, memset
 
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
+    PL_EXEC_ARGS_TRUNCATED,
+    PL_EXEC_ENVS_TRUNCATED,
     PL_EXIT_NO_REAPER,
     PL_EXIT_NS_DIES,
     PL_FLAG_CONTAINER,
@@ -55,13 +57,21 @@ from pipeline.shm._layout cimport (
     PL_C_ADDED_EVENT,
     PL_C_ADDED_KERNEL_MAPS,
     PL_C_ADDED_PROCFS,
+    PL_C_ARGS_SIZE,
+    PL_C_ARGS_TRUNCATED,
+    PL_C_BROKEN_LINEAGE,
     PL_C_ELIDED,
+    PL_C_ENVS_SIZE,
+    PL_C_ENVS_TRUNCATED,
     PL_C_EXEC_BOMB,
     PL_C_EXEC_WITHOUT_FORK,
     PL_C_EXIT_UNKNOWN,
     PL_C_HEAD_ONLY,
+    PL_C_INODE_ERROR_EXEC_PARENT_MISSING,
+    PL_C_INODE_ERROR_FORK_PARENT_MISSING,
     PL_C_MALFORMED,
     PL_C_PARENT_MISSING,
+    PL_C_PATH_ERROR,
     PL_C_REPARENTS_CORRECTED,
     PL_KNOWN_CAPS,
     PL_KNOWN_CGROUP,
@@ -141,6 +151,26 @@ cdef class Events(Rows):
                 elif head.kind == PL_KIND_EXEC:
                     body = <const char *>&(<const pl_exec_any *>col.exec)[item.body]
             self.apply_one(head, task, body, col.blob + item.var, batch.late_flags[i])
+            self.count_event(head, body)
+
+    cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
+        """What specification 6 counts of events and single calls count in Python (stats.py)."""
+        cdef const pl_exec_any *exec_body
+        cdef uint32_t row = self.tables.head(head.tgid)
+        if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
+            # Of the process at which the lineage is broken; not of those below it, whose chains nobody walks here.
+            self.counters[PL_C_BROKEN_LINEAGE] += 1
+        if head.kind != PL_KIND_EXEC or body == NULL:
+            return
+        exec_body = <const pl_exec_any *>body
+        self.counters[PL_C_ARGS_SIZE] += exec_body.argc
+        self.counters[PL_C_ENVS_SIZE] += exec_body.envc
+        if exec_body.exec_flags & PL_EXEC_ARGS_TRUNCATED:
+            self.counters[PL_C_ARGS_TRUNCATED] += 1
+        if exec_body.exec_flags & PL_EXEC_ENVS_TRUNCATED:
+            self.counters[PL_C_ENVS_TRUNCATED] += 1
+        if exec_body.path_bytes == 0:
+            self.counters[PL_C_PATH_ERROR] += 1
 
     cdef void prefetch_record(self, const pending_event *item, const columns *all) noexcept nogil:
         cdef const columns *col = &all[item.slot]
@@ -415,8 +445,7 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            if self.cold[image].extra_ref:
-                self.inherit_later(row)
+            self.inherit_extra(row, image, True)
             inherited = ~groups & self.hot[image].known if task != NULL else 0
             if ticks and inherited & PL_KNOWN_NS:
                 # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
@@ -431,6 +460,7 @@ cdef class Events(Rows):
                     # Its exec was lost: what the copy says of the image is what it was before (specification R10).
                     hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
                     self.counters[PL_C_PARENT_MISSING] += 1
+                    self.counters[PL_C_INODE_ERROR_FORK_PARENT_MISSING] += 1
                     self.want(head.tgid, head.start_boot_ns)
                 else:
                     hot.inode = kernel
@@ -638,8 +668,8 @@ cdef class Events(Rows):
         cold.cap_attempted = 0
         cold.cap_used = 0
         self.tables.set_extra_ref(row, 0)
-        if previous and self.cold[previous].extra_ref:
-            self.inherit_later(row)
+        if previous:
+            self.inherit_extra(row, previous, False)
         self.fill_exec(row, head, task, body, strings, groups)
         if (
             self.fold_exec_bombs and is_head and not ended and previous and body != NULL
@@ -664,6 +694,7 @@ cdef class Events(Rows):
                 # The kernel replaced another image than the one that is here: an exec between them was lost.
                 hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
                 self.counters[PL_C_PARENT_MISSING] += 1
+                self.counters[PL_C_INODE_ERROR_EXEC_PARENT_MISSING] += 1
             self.tables.set_ancestor(row, previous)
             hot.images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
         else:

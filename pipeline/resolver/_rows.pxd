@@ -110,5 +110,6 @@ cdef class Rows:
     # -- remembering ------------------------------------------------------------------------------------------------
     cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
+    cdef void inherit_extra(self, uint32_t row, uint32_t image, bint is_fork) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
     cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil

@@ -33,8 +33,13 @@ from pipeline._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.resolver._skip cimport pl_skip
 from pipeline.shm._layout cimport (
     PL_C_EXITS_UNSEEN,
+    PL_C_REPARENT_FAILED_DO_EXIT,
+    PL_C_REPARENT_FAILED_KERNEL_PPID,
+    PL_C_REPARENT_SUCCESS_DO_EXIT,
+    PL_C_REPARENT_SUCCESS_KERNEL_PPID,
     PL_C_REPARENTS,
     PL_C_REPARENTS_CONFIRMED,
     PL_C_REPARENTS_CORRECTED,
@@ -161,11 +166,15 @@ cdef class Rows:
         free(self.heirs)
         free(self.waiting)
 
-    def take_heirs(self):
-        """Return links of new rows whose parent, or image before, has something in `extra`, and forget them.
+    @property
+    def has_heirs(self):
+        """Whether `take_heirs` would return any."""
+        return self.heirs_count != 0
 
-        `extra` is no matter of the applier, so nothing of it is inherited by itself. At most 1024 are kept;
-        `heirs_dropped` counts the rest.
+    def take_heirs(self):
+        """Return links of rows that had something in `extra` of their own before it was known what they inherit.
+
+        All others were given it at once. They are forgotten then. At most 1024 are kept; `heirs_dropped` counts the rest.
         """
         cdef uint32_t i
         found = [self.heirs[i] for i in range(self.heirs_count)]
@@ -747,6 +756,10 @@ cdef class Rows:
         self.wait_no_more(hot.tgid)
         self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
         self.counters[PL_C_REPARENTS] += 1
+        if kind == PL_KIND_EXIT and predicted:
+            self.counters[PL_C_REPARENT_SUCCESS_DO_EXIT] += 1
+        elif kind:
+            self.counters[PL_C_REPARENT_SUCCESS_KERNEL_PPID] += 1
         self.emit(TOPIC_REPARENT, kind, row, time, parent)
 
     cdef void follow_kernel(self, uint32_t row, const pl_head_any *head, uint32_t kind) noexcept nogil:
@@ -794,6 +807,8 @@ cdef class Rows:
         if self.slots[hot.tgid].parent_start != head.parent_start_boot_ns or hot.ppid != head.ppid:
             self.want(head.ppid, head.parent_start_boot_ns)
         if hot.ppid != head.ppid:
+            if kind:
+                self.counters[PL_C_REPARENT_FAILED_KERNEL_PPID] += 1
             self.wait_for(hot.tgid, head.ppid, head.parent_start_boot_ns)
 
     cdef bint is_child_of(self, uint32_t child, uint32_t parent) noexcept nogil:
@@ -844,6 +859,7 @@ cdef class Rows:
             elif adopter and adopter != row and self.can_descend(head, adopter):
                 self.move(head, adopter, time, PL_KIND_EXIT, True)
             elif reaper_tgid and adopter == 0:
+                self.counters[PL_C_REPARENT_FAILED_DO_EXIT] += 1
                 self.wait_for(child, reaper_tgid, reaper_start)
             else:
                 self.want(child, self.hot[head].start_boot_ns)
@@ -870,6 +886,40 @@ cdef class Rows:
         self.wanted[self.wanted_count].tgid = tgid
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
+
+    cdef void inherit_extra(self, uint32_t row, uint32_t image, bint is_fork) noexcept nogil:
+        """Between begin and end of `row`: what the image that forked or was replaced leaves it of its `extra`.
+
+        That stands first in the map (entry_extra.py): `ssh`, then for forks `tracer_metadata`.
+        """
+        cdef uint32_t ref = self.cold[image].extra_ref, n = 0, count = 0
+        cdef const char *extra
+        cdef const char *at
+        cdef const char *end
+        cdef char head
+        if ref == 0:
+            return
+        extra = self.tables.args.bytes(ref, &n)
+        end = extra + n
+        if n < 6 or (<uint8_t>extra[0] & 0xF0) != 0x80:
+            return  # more than 15 keys: nothing that is packed has them
+        at = extra + 1
+        if memcmp(at, b"\xa3ssh", 4) == 0:
+            at = pl_skip(at + 4, end)
+            count = 1
+        if is_fork and at != NULL and end - at > 16 and memcmp(at, b"\xaftracer_metadata", 16) == 0:
+            at = pl_skip(at + 16, end)
+            count += 1
+        if count == 0 or at == NULL:
+            return
+        if self.cold[row].extra_ref:
+            self.inherit_later(row)  # a row that /proc filled before its fork was told
+        elif at == end:
+            self.tables.args.hold(ref)
+            self.tables.set_extra_ref(row, ref)
+        else:
+            head = <char>(0x80 | count)
+            self.tables.set_extra_ref(row, self.tables.args.intern2(&head, 1, extra + 1, <uint32_t>(at - extra - 1)))
 
     cdef void inherit_later(self, uint32_t row) noexcept nogil:
         if self.heirs_count == HEIRS_SIZE:

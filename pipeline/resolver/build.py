@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import boot, paths
+from pipeline.bus.context import is_context
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
@@ -25,9 +26,12 @@ from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
+from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
+from pipeline.resolver.context import ContextLoop
+from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
@@ -217,10 +221,14 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 envs_limit=config.capture.envs_bytes,
             )
         )
-        namer = CgroupNamer(applier.cgroups, CgroupTree(), Hierarchies() if is_live else None)
+        tree = CgroupTree()
+        namer = CgroupNamer(applier.cgroups, tree, Hierarchies() if is_live else None)
         log = get_logger()
 
         def decode(data: bytes | memoryview) -> list[Frame]:
+            if loop.contexts is not None and is_context(data):
+                loop.contexts.take(data, boot.now_boot_ns())
+                return []
             frames = decode_frames(keyed.message(data) if is_tracer else data)
             for frame in frames:
                 if frame.boot_id != boot_id:
@@ -244,10 +252,12 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         capture_boot_ns = boot.now_boot_ns()
         resolver = EBPFResolver(
             _kernel_maps(spec) if is_live else None, config, scrubber=scrubber,
-            opts=_opts(config), tables=tables, applier=applier, proc=reader if is_live else NoProc(),
+            cgroup_resolver=CgroupContexts(tree, namer.learn), opts=_opts(config), tables=tables, applier=applier,
+            proc=reader if is_live else NoProc(),
             capture_boot_ns=capture_boot_ns, learn_cgroup=namer.learn,
         )  # fmt: skip
         resolver.bind_maps()
+        loop.complete = resolver.complete_batch
         repairer = None
         if is_live:
             repairer = Repairer(
@@ -260,6 +270,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer
+            stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
+            loop.contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
             loop.name_cgroups = namer
         loop.names = _names(spec, is_live, tables, encoder, stack)
         if is_live:

@@ -19,9 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from pipeline import boot, events
 from pipeline.resolver import args_views, dump, kernel_maps
@@ -46,11 +44,7 @@ from pipeline.resolver.insertion import CACHE, PROCFS_DEPTH, LookUp
 from pipeline.resolver.model import (
     SNAPSHOTTED,
     SNAPSHOTTING,
-    ArgsEnvsEvent,
-    AWSSecurityCredentials,
     CGroupContext,
-    ContainerContext,
-    Credentials,
     Event,
     FileFields,
     PathResolutionError,
@@ -59,22 +53,16 @@ from pipeline.resolver.model import (
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procinfo import ProcInfo
-from pipeline.resolver.reparenting import Reparenting
 from pipeline.resolver.stats import DO_EXIT, StatsdClient
-from pipeline.resolver.tracer import read_tracer_metadata
-from pipeline.shm import layout
+from pipeline.resolver.updates import Updates
 from pipeline.shm._writer import TableWriter
 
 FLUSH_INTERVAL_S = 120.0
 #: What a process must be older than to be flushed.
 FLUSH_AGE_NS = 60 * 1_000_000_000
 
-_UID = layout.KNOWN_CREDS
-_CAPS = layout.KNOWN_CAPS
-_AUID = layout.KNOWN_AUID
 
-
-class EBPFResolver(Reparenting):
+class EBPFResolver(Updates):
     """Keeps the process cache of a host, answers "which process was that?", and repairs what lost events broke.
 
     Args:
@@ -217,127 +205,6 @@ class EBPFResolver(Reparenting):
         with self.lock:
             self._delete(pid, exit_time)
 
-    def update_args_envs(self, event: ArgsEnvsEvent) -> None:
-        """Keep a chunk of arguments or environment for the exec event that follows."""
-        with self.lock:
-            self.args_envs.update(event.id, event.payload, event.count)
-
-    def update_uid(self, pid: int, e: Event) -> None:
-        """A setuid-like call succeeded: `e.credentials` has uid, euid, fsuid and their names."""
-        self._update_credentials(pid, e, ("uid", "euid", "fsuid", "user", "euser", "fsuser"), _UID)
-
-    def update_gid(self, pid: int, e: Event) -> None:
-        """A setgid-like call succeeded: `e.credentials` has gid, egid, fsgid and their names."""
-        self._update_credentials(pid, e, ("gid", "egid", "fsgid", "group", "egroup", "fsgroup"), _UID)
-
-    def update_capset(self, pid: int, e: Event) -> None:
-        """capset succeeded: `e.credentials` has the effective and the permitted capabilities."""
-        self._update_credentials(pid, e, ("cap_effective", "cap_permitted"), _CAPS)
-
-    def update_login_uid(self, pid: int, e: Event) -> None:
-        """The login uid was set: `e.credentials.auid`."""
-        self._update_credentials(pid, e, ("auid",), _AUID)
-
-    def _update_credentials(self, pid: int, e: Event, names: tuple[str, ...], group: int) -> None:
-        # The credentials of other threads are not the process'.
-        if e.pid_context.pid != e.pid_context.tid or e.credentials is None:
-            return
-        with self.lock:
-            entry = self.book.head(pid)
-            if entry is None:
-                return
-            wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
-            told = records.credentials_task(entry, wanted, group)
-            time_ns = e.timestamp_ns or self.now_boot_ns()
-            self.applier.apply_records(
-                records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),
-                told.task, known=told.known,
-            )  # fmt: skip
-            if entry.credentials != wanted:
-                entry.credentials = wanted
-
-    def add_tracer_metadata(self, pid: int, event: Event) -> None:
-        """Read what a tracer sealed in the memfd `event.fd` and keep it with the process.
-
-        Raises:
-            FrameError: it cannot be read or decoded; `reason` says why.
-        """
-        metadata = read_tracer_metadata(pid, event.fd)
-        with self.lock:
-            entry = self.book.head(pid)
-            if entry is not None:
-                entry.tracer_metadata = metadata
-
-    def update_aws_security_credentials(self, pid: int, e: Event) -> None:
-        """Keep what a metadata service said of credentials. A known access key is refreshed (specification 9.3.17)."""
-        if e.aws is None or not e.aws.access_key_id:
-            return
-        with self.lock:
-            entry = self.book.head(pid)
-            if entry is None:
-                return
-            known = list(entry.aws_security_credentials)
-            for number, one in enumerate(known):
-                if one.access_key_id == e.aws.access_key_id:
-                    known[number] = e.aws
-                    break
-            else:
-                known.append(e.aws)
-            entry.aws_security_credentials = tuple(known)
-
-    def fetch_aws_security_credentials(self, e: Event) -> list[AWSSecurityCredentials]:
-        """The credentials of the event's process that had not expired at its time; the others are forgotten."""
-        with self.lock:
-            entry = self.book.head(e.pid_context.pid)
-            if entry is None:
-                return []
-            at = self.clock.to_unix_ns(e.timestamp_ns or self.now_boot_ns())
-            known = entry.aws_security_credentials
-            valid = tuple(one for one in known if one.expiration >= at)
-            if valid != known:
-                entry.aws_security_credentials = valid
-            return list(valid)
-
-    def update_process_contexts(
-        self, pce: ProcessCacheEntry, cgroup_context: CGroupContext, container_context: ContainerContext
-    ) -> None:
-        """The process was moved: take each context that is not null. Descendants are not touched."""
-        with self.lock:
-            values: dict[str, Any] = {}
-            if not cgroup_context.is_null:
-                values["cgroup"] = cgroup_context
-                inode = cgroup_context.path_key.inode
-                head = None if pce.is_free else self.book.head(pce.pid)
-                if head is pce and inode and inode != pce.cgroup.path_key.inode:
-                    told = records.cgroup_task(inode)
-                    self.applier.apply_records(
-                        records.head(events.KIND_CGROUP, pce.pid, pce.tid, self.now_boot_ns(), pce.start_boot_ns),
-                        told.task, known=told.known,
-                    )  # fmt: skip
-            if not container_context.is_null:
-                values["container"] = container_context
-            if values:
-                pce.set(**values)
-
-    def complete_batch(self) -> int:
-        """Give the processes of a live batch what they inherit beyond what records carry; returns how many got some.
-
-        The ssh session goes to forks and execs (specification 5.2), tracer metadata to forks (5.3). For the duty cycle,
-        after the applier has applied a batch.
-        """
-        done = 0
-        with self.lock:
-            for link in self.applier.take_heirs():
-                entry = self.book.of_link(link)
-                before = entry.ancestor if entry is not None else None
-                if entry is None or before is None:
-                    continue
-                entry.inherit_from(before)
-                if before.pid != entry.pid and entry.tracer_metadata is None and before.tracer_metadata is not None:
-                    entry.tracer_metadata = before.tracer_metadata
-                done += 1
-        return done
-
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def get(self, pid: int) -> ProcessCacheEntry | None:
@@ -375,6 +242,19 @@ class EBPFResolver(Reparenting):
         """
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
+
+    def find_at(self, pid: int, time_boot_ns: int, inode: int = 0) -> ProcessCacheEntry | None:
+        """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
+
+        Args:
+            inode: of the executable that it is expected to run; 0: any.
+        """
+        with self.lock:
+            entry = self._parent_at(pid, time_boot_ns)
+            if entry is None or (inode and entry.file_event.inode != inode):
+                return None
+            self.stats.add("hits", CACHE)
+            return entry
 
     def resolve_from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
         """The cached entry, if it runs the expected executable."""

@@ -3,6 +3,9 @@
 The map holds what few processes have or what no column is for, under the names of `cache_entry.DEFAULTS`; a value that
 is partly in columns ("file", "cgroup", "container") holds only the fields that differ from what the columns say.
 Readers find the map as `Entry.extra`. Unknown keys are kept.
+
+What forks and execs inherit comes first, where the applier finds and copies it without Python: `ssh` (both,
+specification 5.2), then `tracer_metadata` (forks, 5.3). A map of these alone is shared with the heirs as it is.
 """
 
 from __future__ import annotations
@@ -40,8 +43,13 @@ _RECORD_FIELDS = {
 }  # fmt: skip
 
 
+#: Keys that are inherited; the applier knows them too (`Rows.inherit_extra`).
+INHERITED = ("ssh", "tracer_metadata")
+
+
 def pack(extra: dict[str, Any]) -> bytes:
-    data: bytes = msgpack.packb(extra, unicode_errors="surrogateescape")
+    ordered = {name: extra[name] for name in INHERITED if name in extra} | extra
+    data: bytes = msgpack.packb(ordered, unicode_errors="surrogateescape")
     return data
 
 
@@ -150,26 +158,23 @@ def get(extra: dict[str, Any], name: str) -> Any:
     return value or 0
 
 
-def plain_session(session: UserSessionContext) -> dict[str, Any] | None:
-    """A user session as msgpack can hold it; None: there is none."""
-    if session == UserSessionContext():
-        return None
-    values: dict[str, Any] = {"id": session.id, "session_type": session.session_type}
-    if session.ssh != SSHSessionContext():
-        values |= {"ssh": asdict(session.ssh)}
+def plain_session(session: UserSessionContext) -> dict[str, Any]:
+    """A user session as msgpack can hold it: the keys `session` and `ssh`; None: there is nothing of it."""
+    values: dict[str, Any] = {}
+    if session.id or session.session_type:
+        values = {"id": session.id, "session_type": session.session_type}
     if session.k8s != K8SSessionContext():
         values |= {"k8s": asdict(session.k8s)}
-    return values
+    ssh = asdict(session.ssh) if session.ssh != SSHSessionContext() else None
+    return {"session": values or None, "ssh": ssh}
 
 
-def session(values: dict[str, Any] | None) -> UserSessionContext:
-    """The opposite of `plain_session`."""
-    if not values:
-        return UserSessionContext()
-    ssh = SSHSessionContext(**values.get("ssh", {}))
+def session(extra: dict[str, Any]) -> UserSessionContext:
+    """The opposite of `plain_session`, of the whole map."""
+    values = extra.get("session") or {}
+    ssh = SSHSessionContext(**(extra.get("ssh") or {}))
     k8s = dict(values.get("k8s", {}))
     if k8s:
         k8s["k8s_groups"] = tuple(k8s["k8s_groups"])
         k8s["k8s_extra"] = {key: tuple(texts) for key, texts in k8s["k8s_extra"].items()}
-    return UserSessionContext(values["id"], values["session_type"], K8SSessionContext(**k8s), ssh)
-
+    return UserSessionContext(values.get("id", 0), values.get("session_type", 0), K8SSessionContext(**k8s), ssh)

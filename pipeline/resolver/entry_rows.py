@@ -290,7 +290,7 @@ class RowStore:
         return entry_extra.with_extra(Credentials(**ids, auid=auid), self.extra().get("names"))
 
     def _user_session(self, row: int) -> UserSessionContext:
-        return entry_extra.session(self.extra().get("session"))
+        return entry_extra.session(self.extra())
 
     def _args(self, row: int) -> ArgsEntry | None:
         ref = int(self.hot["args_ref"])
@@ -410,7 +410,7 @@ class RowStore:
         return {"names": {name: text for name in names if (text := getattr(credentials, name))} or None}
 
     def _put_user_session(self, row: int, session: UserSessionContext) -> dict[str, Any]:
-        return {"session": entry_extra.plain_session(session)}
+        return entry_extra.plain_session(session)
 
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
         tables = self.book.tables

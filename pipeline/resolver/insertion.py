@@ -113,7 +113,7 @@ class ResolverCore(Fields):
         if pid == 0:
             return None
         parent: ProcessCacheEntry | None = None
-        is_missing = False
+        is_missing = is_other = False
         time_ns = self._boot_time(entry.fork_time)
         if pid != 1:
             parent = self._parent_at(ppid, time_ns)
@@ -122,17 +122,18 @@ class ResolverCore(Fields):
                 if candidate is not None:
                     parent = candidate
                 else:
-                    is_missing = True
-                    self.stats.add("inode_error", "fork_parent_missing")
+                    is_missing = is_other = True
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
             entry.cgroup = cgroup
         start = entry.start_boot_ns or time_ns
         told = records.task(entry, inode)
+        counted = self.stats.get("inode_error", "fork_parent_missing")
         row = self.applier.apply_records(
             records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *self._named_parent(ppid, parent)),
             told.task, records.fork(entry, parent), known=told.known, source=int(source),
         )  # fmt: skip
+        self._count_inode_error("fork_parent_missing", is_other, counted)
         if parent is not None and not self.tables.py_follow(int(self.tables.hot_view()[row]["ancestor"])):
             parent = None  # younger than its child: another process, which only has the pid
         return self._complete_row(entry, row, parent, cgroup, source, is_missing, is_fork=True)
@@ -146,10 +147,8 @@ class ResolverCore(Fields):
         previous = self.book.head(pid)
         if previous is not None and not self._is_same_process(previous, entry.start_boot_ns):
             previous = None  # an earlier owner of the pid, whose exit was lost
-        is_missing = previous is None
-        if previous is not None and inode and previous.file_event.inode != inode:
-            is_missing = True
-            self.stats.add("inode_error", "exec_parent_missing")
+        is_other = previous is not None and bool(inode) and previous.file_event.inode != inode
+        is_missing = previous is None or is_other
         if not cgroup.is_null:
             entry.cgroup = cgroup
         time_ns = self._boot_time(entry.exec_time)
@@ -160,6 +159,7 @@ class ResolverCore(Fields):
             named = self._named_parent(entry.ppid, self._parent_at(entry.ppid, start))
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
+        counted = self.stats.get("inode_error", "exec_parent_missing")
         before = self.tables.py_head(pid)
         link = self.tables.py_link(before) if before else 0
         folds, self.applier.fold_exec_bombs = self.applier.fold_exec_bombs, True
@@ -170,9 +170,15 @@ class ResolverCore(Fields):
             )  # fmt: skip
         finally:
             self.applier.fold_exec_bombs = folds
+        self._count_inode_error("exec_parent_missing", is_other, counted)
         if row and previous is not None and self.tables.py_link(row) == link:
             return previous  # an exec bomb, or an exec that was applied already
         return self._complete_row(entry, row, previous, cgroup, source, is_missing, is_fork=False)
+
+    def _count_inode_error(self, tag: str, is_other: bool, counted: int) -> None:
+        """The applier counts what it sees by itself, which is less: not every row has the inode from the kernel."""
+        if is_other and self.stats.get("inode_error", tag) == counted:
+            self.stats.add("inode_error", tag)
 
     def _complete_row(
         self, entry: ProcessCacheEntry, row: int, before: ProcessCacheEntry | None, cgroup: CGroupContext,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
     from pipeline.resolver._merger import Merger
+    from pipeline.resolver.context import ContextLoop
     from pipeline.resolver.names import LiveNames
     from pipeline.resolver.publish import Publisher
     from pipeline.resolver.repair import Repairer
@@ -135,6 +136,9 @@ class Resolver:
         self.name_cgroups: Callable[[], None] | None = None
         self.names: LiveNames | None = None
         self.sessions: SshSessions | None = None
+        #: Gives the processes of a batch what no record carries; called only when one of them inherits something.
+        self.complete: Callable[[], object] | None = None
+        self.contexts: ContextLoop | None = None
         self._producer = np.zeros(merger.ring_count, np.uint64)
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
@@ -164,6 +168,8 @@ class Resolver:
             work += self.requests.poll(now)
         if self.names is not None:
             self.names.poll(now)
+        if self.contexts is not None:
+            work += self.contexts.poll(now)
         self._worked |= work > 0
         if now - self._heartbeat_ns >= HEARTBEAT_NS:
             self._heartbeat_ns = now
@@ -188,18 +194,21 @@ class Resolver:
             if self.merger.is_behind or self.merger.timed_by_sender:
                 return WAIT_FRAMES_MS
             return max(WAIT_LEAST_MS, (self.merger.due_boot_ns - self.now_boot_ns()) / 1e6)
-        if self.requests is not None and self.requests.waiting:
+        if (self.requests is not None and self.requests.waiting) or (
+            self.contexts is not None and self.contexts.waiting
+        ):
             return WAIT_REQUEST_MS
         if self.repairer is not None and self.repairer.active:
             return 2
         return HEARTBEAT_NS / 1e6
 
     def _take_frames(self) -> int:
-        taken = 0
-        while taken < FRAMES_PER_POLL:
+        taken = messages = 0
+        while taken < FRAMES_PER_POLL and messages < FRAMES_PER_POLL:  # a message may hold several frames, or none
             data = self.receiver.receive()
             if data is None:
                 break
+            messages += 1
             try:
                 frames = self.decode(data)
                 taken += len(frames)
@@ -225,6 +234,8 @@ class Resolver:
             applied += self.applier.apply(batch)
             if self.sessions is not None:
                 self.sessions.poll()
+            if self.complete is not None and self.applier.has_heirs:
+                self.complete()
             self.publisher.send(self.encoder.take())
             self.merger.done(batch)
             self.commit()

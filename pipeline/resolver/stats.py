@@ -1,8 +1,9 @@
 """The resolver's counters and how they are sent to a statsd client (specification 6).
 
-Every counter exists for every tag from the start. `added` and `exec_bomb`-like facts that the applier counts for live
-batches and single calls alike are taken from the tables' counters, so both show up. Leaves out the client: it is
-injected, and has `gauge(name, value, tags)` and `count(name, value, tags)`.
+The numbers themselves are counters of the tables, so that live batches (counted by the applier), single calls,
+`procline stat`, Prometheus and the daemon's statsd push all speak of the same ones; a name here with its tag is a name
+there (`counter_of`). Leaves out the client: it is injected, and has `gauge(name, value, tags)` and `count(name, value,
+tags)`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import counter_of
 
 PREFIX = "datadog.runtime_security"
 
@@ -47,18 +48,6 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
-#: Counters of the tables that say the same, so that `procline stat` shows them.
-_MIRRORED = {
-    ("hits", "cache"): "hits_cache", ("hits", "kernel_maps"): "hits_kernel_maps", ("hits", "procfs"): "hits_procfs",
-    ("miss", ""): "miss", ("flushed", ""): "flushed", ("limiter_drop", ""): "limiter_drop",
-    ("broken_lineage", ""): "broken_lineage",
-}  # fmt: skip
-#: Counters that the applier keeps in the tables.
-_FROM_TABLES = {
-    ("added", "event"): "added_event", ("added", "kernel_maps"): "added_kernel_maps",
-    ("added", "procfs"): "added_procfs",
-}  # fmt: skip
-
 
 class StatsdClient(Protocol):
     """What statistics are sent to. Any exception that it raises is the caller's."""
@@ -68,39 +57,46 @@ class StatsdClient(Protocol):
     def count(self, name: str, value: int, tags: list[str]) -> object: ...
 
 
+class Counters(Protocol):
+    """Where the numbers are: a TableWriter."""
+
+    def count(self, name: str, n: int = ...) -> object: ...
+
+    def counter(self, name: str) -> int: ...
+
+
 class Stats:
-    """Counters by name and tag; safe for several threads.
+    """The resolver's counters as they are sent: what each has grown by since it was last sent. For several threads.
 
     Args:
-        tables: whose counters are mirrored and read; None: there are none.
+        tables: that hold them.
     """
 
-    def __init__(self, tables: TableWriter | None = None) -> None:
+    def __init__(self, tables: Counters) -> None:
         self._tables = tables
         self._lock = threading.Lock()
-        self._values = {
-            (name, tag): 0 for name, (_, _, tags) in COUNTERS.items() for tag in tags
+        #: What was sent of each so far, a predecessor's counts with it.
+        self._sent = {
+            (name, tag): tables.counter(counter_of(name, tag))
+            for name, (_, _, tags) in COUNTERS.items()
+            for tag in tags
         }  # fmt: skip
-        self._sent = {key: self._in_tables(key) for key in _FROM_TABLES}
 
     def add(self, name: str, tag: str = "", n: int = 1) -> None:
         """Count. KeyError: no such counter or tag."""
         with self._lock:
-            self._values[name, tag] += n
-        mirror = _MIRRORED.get((name, tag))
-        if mirror is not None and self._tables is not None:
-            self._tables.count(mirror, n)
+            if (name, tag) not in self._sent:
+                raise KeyError((name, tag))
+            self._tables.count(counter_of(name, tag), n)
 
     def get(self, name: str, tag: str = "") -> int:
         """What was counted since it was last sent."""
         with self._lock:
-            if (name, tag) in self._sent:
-                return self._in_tables((name, tag)) - self._sent[name, tag]
-            return self._values[name, tag]
+            return self._tables.counter(counter_of(name, tag)) - self._sent[name, tag]
 
     def all(self) -> dict[tuple[str, str], int]:
         """Everything counted since it was last sent, zeros too."""
-        return {key: self.get(*key) for key in self._values}
+        return {key: self.get(*key) for key in self._sent}
 
     def send(self, client: StatsdClient, cache_size: int) -> None:
         """Send the gauge, then each counter that is not 0, in the order of specification 6.
@@ -110,28 +106,10 @@ class Stats:
             time (specification 9.3.19).
         """
         client.gauge(PREFIX + CACHE_SIZE, float(cache_size), [])
-        for name, (metric, key, tags) in COUNTERS.items():
-            for tag in tags:
-                value = self._take(name, tag)
-                if value <= 0:
-                    continue
-                try:
-                    client.count(PREFIX + metric, value, [f"{key}:{tag}"] if key else [])
-                except BaseException:
-                    self._put_back(name, tag, value)
-                    raise
-
-    def _take(self, name: str, tag: str) -> int:
-        value = self.get(name, tag)
-        self._put_back(name, tag, -value)
-        return value
-
-    def _put_back(self, name: str, tag: str, value: int) -> None:
-        with self._lock:
-            if (name, tag) in self._sent:
-                self._sent[name, tag] -= value
-            else:
-                self._values[name, tag] += value
-
-    def _in_tables(self, key: tuple[str, str]) -> int:
-        return self._tables.counter(_FROM_TABLES[key]) if self._tables is not None else 0
+        for (name, tag), value in self.all().items():
+            if value <= 0:
+                continue
+            metric, key, _ = COUNTERS[name]
+            client.count(PREFIX + metric, value, [f"{key}:{tag}"] if key else [])
+            with self._lock:
+                self._sent[name, tag] += value

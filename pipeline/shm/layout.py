@@ -258,9 +258,21 @@ COUNTERS = (
     "kthreads_forked", "rewinds", "takeover_rows_repaired", "procfs_reads", "procfs_failed", "hits_cache",
     "hits_kernel_maps", "hits_procfs", "miss", "added_event", "added_kernel_maps", "added_procfs", "flushed",
     "limiter_drop", "broken_lineage", "requests", "requests_refused", "keys_refused", "keys_recycled",
+    "path_error", "args_truncated", "args_size", "envs_truncated", "envs_size",
+    "reparent_success_set_process_context", "reparent_success_do_exit", "reparent_success_dequeue_exited",
+    "reparent_success_event_serialization", "reparent_success_kernel_ppid", "reparent_failed_set_process_context",
+    "reparent_failed_do_exit", "reparent_failed_dequeue_exited", "reparent_failed_event_serialization",
+    "reparent_failed_kernel_ppid", "reparent_procfs_ok", "reparent_procfs_fail", "inode_error_fork_parent_missing",
+    "inode_error_exec_parent_missing", "inode_error_procfs_mismatch", "context_events", "context_dropped",
 )  # fmt: skip
 COUNTER_CAPACITY = 96
 assert len(COUNTERS) <= COUNTER_CAPACITY
+
+
+def counter_of(name: str, tag: str = "") -> str:
+    """What a counter is called here that a metric has by name and value of its tag; see pipeline.resolver.stats."""
+    return f"{name}_{tag}" if tag else name
+
 
 CONTROL = np.dtype(
     [

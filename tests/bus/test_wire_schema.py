@@ -6,6 +6,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from pipeline.bus import context
 from pipeline.bus.encode import FRAME_VERSION
 from pipeline.bus.stream import MAJOR, MINOR, TOPICS, Header
 from pipeline.resolver._encode import FIELDS
@@ -30,7 +31,16 @@ def names(cells: list[list[str]], column: int = 0) -> list[str]:
 
 
 def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
-    assert names(rows("field")) == [*FIELDS, "new_parent"]
+    assert names(rows("field")) == [*FIELDS, "new_parent", "context"]
+
+
+def test_context_events_are_those_of_the_code() -> None:
+    kinds = rows("kind")
+    assert names(kinds) == list(context.KINDS)
+    for kind, row in zip(context.KINDS, kinds, strict=True):
+        assert set(re.findall(r"`([a-z0-9_]+)`", row[1])) == set(context.KINDS[kind])
+        assert set(re.findall(r"\*\*`([a-z0-9_]+)`\*\*", row[1])) == set(context.REQUIRED[kind])
+    assert next(row[2] for row in rows("message key")).startswith(f"{context.CONTEXT_VERSION},")
 
 
 def test_the_keys_of_a_header_are_all_there() -> None:

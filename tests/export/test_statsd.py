@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from pipeline.export.figures import Figures, read_figures
-from pipeline.export.statsd import StatsdPush, StatsdPusher, counter_of
+from pipeline.export.statsd import StatsdPush, StatsdPusher
 from pipeline.resolver.stats import COUNTERS, PREFIX
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import counter_of
 
 
 class Client:

@@ -8,6 +8,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -844,26 +845,69 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
 
 
 def test_what_a_live_batch_inherits(w: World) -> None:
-    """Records carry no session and no tracer metadata; the duty cycle completes them after the batch."""
+    """Records carry no session and no tracer metadata; the applier hands both on, and nothing else of `extra`."""
     from story import Story
 
     from pipeline.resolver.tracer import TracerMetadata
 
     parent = entry_of(w.fork(0, 3, 10))
-    parent.user_session = UserSessionContext(ssh=SSHSessionContext(9, "alice"))
-    parent.tracer_metadata = TracerMetadata(1, "id")
+    story = Story(now=w.clock())
+    story.begin(high(3), inode=10, start=parent.start_boot_ns)
+    ssh = UserSessionContext(ssh=SSHSessionContext(9, "alice"))
+    for number, fields in enumerate(
+        [
+            {"user_session": ssh},
+            {"tracer_metadata": TracerMetadata(1, "id")},
+            {"user_session": replace(ssh, id=77, session_type=2), "span_id": 5},
+            {"aws_security_credentials": (AWSSecurityCredentials(access_key_id="A", expiration=1),)},
+        ]
+    ):
+        parent.set(**fields)
+        pid = high(20 + number)
+        story.fork(high(3), pid).apply(w.resolver.applier)
+        child = w.resolver.get(pid)
+        assert child is not None and child.user_session == ssh and child.span_id == 0
+        assert child.tracer_metadata == parent.tracer_metadata and child.aws_security_credentials == ()
+        story.exec(pid, b"/bin/new").apply(w.resolver.applier)
+        image = w.resolver.get(pid)
+        assert image is not None and image is not child and image.user_session == ssh and image.tracer_metadata is None
+        assert not w.resolver.applier.has_heirs and w.resolver.complete_batch() == 0
+    w.check()
+
+
+@pytest.mark.parametrize(
+    "value", [0, -1, 127, 128, 1 << 16, 1 << 40, -(1 << 40), "", "x" * 31, "x" * 300, "x" * 70_000]
+)
+def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: Any) -> None:
+    """The applier steps over msgpack values by itself."""
+    from story import Story
+
+    parent = entry_of(w.fork(0, 3, 10))
+    ssh = SSHSessionContext(value if isinstance(value, int) else 9, value if isinstance(value, str) else "")
+    parent.set(user_session=UserSessionContext(ssh=ssh), trace_id=1 << 100)
     story = Story(now=w.clock())
     story.begin(high(3), inode=10, start=parent.start_boot_ns)
     story.fork(high(3), high(4)).apply(w.resolver.applier)
     child = w.resolver.get(high(4))
-    assert child is not None and child.user_session.ssh.ssh_session_id == 0
-    assert w.resolver.complete_batch() == 1 and w.resolver.complete_batch() == 0
-    assert child.user_session.ssh.ssh_username == "alice" and child.tracer_metadata == parent.tracer_metadata
-    story.exec(high(4), b"/bin/new").apply(w.resolver.applier)
-    image = w.resolver.get(high(4))
-    assert image is not None and image is not child and w.resolver.complete_batch() == 1
-    assert image.user_session.ssh.ssh_session_id == 9 and image.tracer_metadata is None
-    w.check()
+    assert child is not None and child.user_session.ssh == parent.user_session.ssh and child.trace_id == 0
+
+
+def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: World) -> None:
+    from story import Story
+
+    parent = entry_of(w.fork(0, 3, 10))
+    parent.user_session = UserSessionContext(ssh=SSHSessionContext(9, "alice"))
+    story = Story(now=w.clock())
+    story.begin(high(3), inode=10, start=parent.start_boot_ns)
+    fork = story.fork(high(3), high(4))
+    start = int(fork.head["start_boot_ns"][0])
+    w.proc.add(high(4), high(3), start_boot_ns=start, exe=b"/memfd:x", is_memfd=True, exe_inode=4)
+    found = w.resolver.resolve_from_procfs(high(4), 0, None)
+    assert found is not None and found.user_session.ssh.ssh_session_id == 9
+    found.user_session = UserSessionContext(id=5)
+    fork.apply(w.resolver.applier)
+    assert w.resolver.applier.has_heirs and w.resolver.complete_batch() == 1
+    assert found.user_session == UserSessionContext(id=5, ssh=SSHSessionContext(9, "alice"))
 
 
 def test_the_processes_of_this_host() -> None:

@@ -1,0 +1,320 @@
+"""Context events: what agents on the host know of a process and the kernel's rings do not say. Codec and sender.
+
+They travel on the socket of the frames (root only, mode 0600 in a directory of mode 0700), as another message: they
+are rare, so each is a map, not a row of columns. Dispatching is `pipeline.resolver.context`'s. A message is one msgpack
+map:
+
+    key      type    meaning
+    context  uint    CONTEXT_VERSION; the first key, by which a message is told from a frame
+    boot     bin 16  kernel boot id
+    src      str     name of the sender
+    events   array   1 to EVENTS_MAX maps
+
+and an event in it:
+
+    key       type  meaning
+    kind      str   one of KINDS
+    pid       uint  process that made it, in the daemon's pid namespace
+    tid       uint  thread; optional: `pid`
+    time_ns   uint  boot clock; optional, 0: when it is received
+    start_ns  uint  start of the process, boot clock; optional, 0: whoever has the pid
+    ppid      uint  its parent now, as the kernel says; optional, 0: not told
+    inode     uint  of the executable that it runs; optional, 0: any
+
+and the fields of its kind (`KINDS`), all optional but those of REQUIRED:
+
+    capabilities       attempted, used: uint, masks of capabilities that checks were about, and that were granted
+    imds               access_key_id, expiration: str; code, type, last_updated: str; as the metadata service wrote
+                       them, so `expiration` is an RFC 3339 time
+    tracer_memfd_seal  fd: uint, the process' descriptor of the memfd that it has sealed
+    ptrace             target: uint; request: uint
+    signal             target: int, 0 and below is no process; signal: uint
+    setrlimit          target: int; resource, soft, hard: uint
+    cgroup_tracing     cgroup_id: uint; path: str
+    user_session       id, type: uint; ssh_session_id, ssh_client_port: uint; ssh_username, ssh_client_ip,
+                       ssh_auth_method, ssh_public_key: str; k8s_session_id: uint; k8s_username, k8s_uid: str
+
+Keys that a reader does not know are ignored; another version, a kind that is not known, or a wrong type refuses the
+whole message, as with frames. Secrets have no field.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Buffer, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgpack
+
+from pipeline.errors import FrameError
+
+CONTEXT_VERSION = 1
+MESSAGE_MAX_BYTES = 256 << 10
+EVENTS_MAX = 256
+#: Characters of any text in an event.
+TEXT_MAX = 4096
+
+PID_MAX = 1 << 22
+_U32 = (1 << 32) - 1
+_U64 = (1 << 64) - 1
+_I32 = (-(1 << 31), (1 << 31) - 1)
+_MARK = b"\xa7context"
+
+CAPABILITIES = "capabilities"
+IMDS = "imds"
+TRACER_MEMFD_SEAL = "tracer_memfd_seal"
+PTRACE = "ptrace"
+SIGNAL = "signal"
+SETRLIMIT = "setrlimit"
+CGROUP_TRACING = "cgroup_tracing"
+USER_SESSION = "user_session"
+
+#: Type of a field: the numbers it may be, or `str`.
+type FieldType = tuple[int, int] | type[str]
+
+#: Fields of each kind, those that must be there first.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    CAPABILITIES: ("attempted", "used"), IMDS: ("access_key_id", "expiration"), TRACER_MEMFD_SEAL: ("fd",),
+    PTRACE: ("target",), SIGNAL: ("target",), SETRLIMIT: ("target",), CGROUP_TRACING: ("cgroup_id",), USER_SESSION: (),
+}  # fmt: skip
+KINDS: dict[str, dict[str, FieldType]] = {
+    CAPABILITIES: {"attempted": (0, _U64), "used": (0, _U64)},
+    IMDS: {"access_key_id": str, "code": str, "type": str, "last_updated": str, "expiration": str},
+    TRACER_MEMFD_SEAL: {"fd": (0, _I32[1])},
+    PTRACE: {"target": (0, PID_MAX), "request": (0, _U32)},
+    SIGNAL: {"target": _I32, "signal": (0, 64)},
+    SETRLIMIT: {"target": _I32, "resource": (0, _U32), "soft": (0, _U64), "hard": (0, _U64)},
+    CGROUP_TRACING: {"cgroup_id": (1, _U64), "path": str},
+    USER_SESSION: {
+        "id": (0, _U64), "type": (0, _U32), "ssh_session_id": (0, _U64), "ssh_client_port": (0, 0xFFFF),
+        "ssh_username": str, "ssh_client_ip": str, "ssh_auth_method": str, "ssh_public_key": str,
+        "k8s_session_id": (0, _U64), "k8s_username": str, "k8s_uid": str,
+    },
+}  # fmt: skip
+_COMMON: dict[str, FieldType] = {
+    "pid": (1, PID_MAX), "tid": (0, PID_MAX), "time_ns": (0, _U64), "start_ns": (0, _U64), "ppid": (0, PID_MAX),
+    "inode": (0, _U64),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ContextEvent:
+    """One event; `body` has the fields of its kind. Numbers are 0 where nothing is known."""
+
+    kind: str
+    pid: int
+    tid: int = 0
+    time_boot_ns: int = 0
+    start_boot_ns: int = 0
+    ppid: int = 0
+    inode: int = 0
+    body: Mapping[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ContextMessage:
+    """What one message holds."""
+
+    boot_id: bytes
+    source: str
+    events: tuple[ContextEvent, ...]
+
+
+def is_context(message: Buffer) -> bool:
+    """Whether a message on the frames' socket is one of context events (of any version)."""
+    return bytes(memoryview(message)[1:9]) == _MARK
+
+
+def parse_time_ns(text: str) -> int:
+    """Unix time in ns of an RFC 3339 text.
+
+    Raises:
+        ValueError: it is none.
+    """
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(f"{text:.40} has no time zone")
+    since = at - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+def encode_context(events: Iterable[ContextEvent], *, boot_id: bytes, source: str) -> bytes:
+    """Return the message.
+
+    Raises:
+        FrameError: it is none that a reader would take; `reason` says why.
+    """
+    maps = []
+    for event in events:
+        fields = {
+            "kind": event.kind, "pid": event.pid, "tid": event.tid, "time_ns": event.time_boot_ns,
+            "start_ns": event.start_boot_ns, "ppid": event.ppid, "inode": event.inode,
+        }  # fmt: skip
+        maps.append({name: value for name, value in fields.items() if value} | dict(event.body))
+    # The order of the keys tells this message from a frame.
+    packed: bytes = msgpack.packb(
+        {"context": CONTEXT_VERSION, "boot": boot_id, "src": source, "events": maps}, unicode_errors="surrogateescape"
+    )
+    decode_context(packed)
+    return packed
+
+
+def decode_context(message: Buffer) -> ContextMessage:
+    """Read a message.
+
+    Raises:
+        FrameError: another version, or something in it is not as the tables above say. Nothing of it may be used.
+    """
+    data = memoryview(message)
+    if data.nbytes > MESSAGE_MAX_BYTES:
+        raise _refusal(f"{data.nbytes} bytes are more than a message of context events may have")
+    try:
+        top = msgpack.unpackb(
+            data, strict_map_key=True, max_array_len=EVENTS_MAX, max_map_len=64, max_ext_len=0, max_bin_len=16,
+            max_str_len=4 * TEXT_MAX, unicode_errors="surrogateescape",
+        )  # fmt: skip
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
+        raise _refusal(f"not msgpack, or too large in a part: {error}") from None
+    if not isinstance(top, dict):
+        raise _refusal("no map")
+    source = top.get("src")
+    peer = source if isinstance(source, str) and len(source) <= TEXT_MAX else ""
+    try:
+        return _message(top, peer)
+    except FrameError as error:
+        raise _refusal(error.reason, peer) from None
+
+
+def _message(top: dict[str, Any], source: str) -> ContextMessage:
+    version = top.get("context")
+    if version != CONTEXT_VERSION or isinstance(version, bool):
+        raise _refusal(f"version {version!r:.40}, this is version {CONTEXT_VERSION}")
+    boot_id, events = top.get("boot"), top.get("events")
+    if not isinstance(boot_id, bytes) or len(boot_id) != 16:
+        raise _refusal("'boot' is no boot id")
+    if not source:
+        raise _refusal("'src' is missing or has the wrong type")
+    if not isinstance(events, list) or not events:
+        raise _refusal("'events' is missing, empty or has the wrong type")
+    return ContextMessage(boot_id, source, tuple(_event(one) for one in events))
+
+
+def _event(fields: Any) -> ContextEvent:
+    if not isinstance(fields, dict):
+        raise _refusal("an event is no map")
+    kind = fields.get("kind")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise _refusal(f"kind {kind!r:.40} is not known")
+    common: dict[str, Any] = {name: _value(kind, fields, name, allowed) for name, allowed in _COMMON.items()}
+    if common["pid"] is None:
+        raise _refusal(f"{kind}: 'pid' is missing")
+    body = {}
+    for name, allowed in KINDS[kind].items():
+        value = _value(kind, fields, name, allowed)
+        if value is not None:
+            body[name] = value
+        elif name in REQUIRED[kind]:
+            raise _refusal(f"{kind}: {name!r} is missing")
+    if kind == IMDS:
+        try:
+            parse_time_ns(str(body["expiration"]))
+        except ValueError:
+            raise _refusal(f"{kind}: 'expiration' is no time") from None
+    return ContextEvent(
+        kind, common["pid"], common["tid"] or 0, common["time_ns"] or 0, common["start_ns"] or 0, common["ppid"] or 0,
+        common["inode"] or 0, body,
+    )  # fmt: skip
+
+
+def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> int | str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(allowed, tuple):
+        is_good = type(value) is int and allowed[0] <= value <= allowed[1]
+    else:
+        is_good = isinstance(value, str) and len(value) <= TEXT_MAX
+    if is_good:
+        return value
+    raise _refusal(f"{kind}: {name!r} has the wrong type, or is out of its range")
+
+
+def _refusal(reason: str, peer: str = "") -> FrameError:
+    whom = f" from {peer}" if peer else ""
+    return FrameError(f"context events{whom} refused: {reason}", peer=peer, reason=reason)
+
+
+class ContextSender:
+    """Hands context events to the instance on this host; for root, as the socket is root's.
+
+        with ContextSender("my-agent") as sender:
+            sender.send("tracer_memfd_seal", pid, fd=7)
+
+    Args:
+        source: name of the sender, for logs.
+        name: the instance.
+        directory: its runtime directory, if it is not where the name says.
+        timeout_s: how long `send` waits for the daemon to take a message.
+
+    Raises:
+        NotRunningError: there is no such instance.
+    """
+
+    def __init__(
+        self, source: str, name: str = "default", *, directory: Path | None = None, timeout_s: float = 5.0
+    ) -> None:
+        # Deferred: the codec is read by who has no socket.
+        import zmq
+
+        from pipeline import boot, paths
+        from pipeline.bus.sockets import Bus
+        from pipeline.errors import NotRunningError
+
+        path = paths.frames_socket(directory if directory is not None else paths.instance_dir(name))
+        if not path.exists():
+            raise NotRunningError(f"there is no socket {path}: start an instance with: procline run", instance=name)
+        self._source = source
+        self._boot_id = boot.boot_id()
+        self._bus = Bus()
+        self._socket = self._bus.push(path)
+        self._socket.setsockopt(zmq.SNDTIMEO, int(timeout_s * 1000))
+        self._linger_ms = int(timeout_s * 1000)
+
+    def send(self, kind: str, pid: int, *, start_boot_ns: int = 0, ppid: int = 0, **body: int | str) -> None:
+        """Send one event, stamped with the time now. See the module for the fields of each kind.
+
+        Args:
+            pid: the process that made it, as the daemon sees it.
+            start_boot_ns: its start, so that a reused pid is not taken for it; 0: whoever has the pid.
+            ppid: its parent as the kernel says; 0: not told.
+
+        Raises:
+            FrameError: no such kind, or a field of it is missing or wrong.
+            TimeoutError: the daemon does not take messages.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self.send_events([ContextEvent(kind, pid, time_boot_ns=now, start_boot_ns=start_boot_ns, ppid=ppid, body=body)])
+
+    def send_events(self, events: Iterable[ContextEvent]) -> None:
+        """Send several in one message, at most EVENTS_MAX. Errors as `send`."""
+        import zmq
+
+        message = encode_context(events, boot_id=self._boot_id, source=self._source)
+        try:
+            self._socket.send(message)
+        except zmq.Again:
+            raise TimeoutError("the daemon did not take the message in time") from None
+
+    def close(self) -> None:
+        """Give the socket back; what was sent still goes out."""
+        self._bus.close(linger_ms=self._linger_ms)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,161 @@
+"""The codec of context events: golden bytes, there and back for any event, and nothing but FrameError for any bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from frame_samples import BOOT_ID, Sample
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.bus import context
+from pipeline.bus.context import (
+    EVENTS_MAX,
+    KINDS,
+    REQUIRED,
+    TEXT_MAX,
+    ContextEvent,
+    decode_context,
+    encode_context,
+    is_context,
+    parse_time_ns,
+)
+from pipeline.errors import FrameError, NotRunningError
+
+#: What version 1 puts on the wire. It does not change: a message that changes is another version.
+GOLDEN = (
+    "84a7636f6e7465787401a4626f6f74c410000102030405060708090a0b0c0d0e0fa3737263a56167656e74a66576656e74739184a46b69"
+    "6e64a67369676e616ca370696405a67461726765742aa67369676e616c0f"
+)
+
+
+def event_of(kind: str) -> st.SearchStrategy[ContextEvent]:
+    text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+    values: dict[str, st.SearchStrategy[Any]] = {
+        name: text if allowed is str else st.integers(*allowed)  # type: ignore[misc]
+        for name, allowed in KINDS[kind].items()
+    }
+    if kind == context.IMDS:
+        values["expiration"] = st.datetimes().map(lambda at: at.isoformat() + "Z")
+    required = {name: values[name] for name in REQUIRED[kind]}
+    optional = {name: value for name, value in values.items() if name not in required}
+    u64, pid = st.integers(0, (1 << 64) - 1), st.integers(0, context.PID_MAX)
+    return st.builds(
+        ContextEvent, kind=st.just(kind), pid=st.integers(1, context.PID_MAX), tid=pid, time_boot_ns=u64,
+        start_boot_ns=u64, ppid=pid, inode=u64, body=st.fixed_dictionaries(required, optional=optional),
+    )  # fmt: skip
+
+
+EVENTS = st.lists(st.sampled_from(sorted(KINDS)).flatmap(event_of), min_size=1, max_size=5)
+
+
+def message(**changes: Any) -> bytes:
+    """One good message, with other keys or values."""
+    event = {"kind": "signal", "pid": 5, "target": 42, "signal": 15}
+    event |= changes.pop("event", {})
+    top = {"context": 1, "boot": BOOT_ID, "src": "agent", "events": [event], **changes}
+    packed: bytes = msgpack.packb({name: value for name, value in top.items() if value is not ...})
+    return packed
+
+
+@given(EVENTS)
+def test_there_and_back(events: list[ContextEvent]) -> None:
+    packed = encode_context(events, boot_id=BOOT_ID, source="agent")
+    assert is_context(packed) and is_context(memoryview(packed))
+    found = decode_context(packed)
+    assert (found.boot_id, found.source, list(found.events)) == (BOOT_ID, "agent", events)
+
+
+@given(st.binary(max_size=200), EVENTS, st.integers(0, 400), st.binary(min_size=1, max_size=8))
+def test_arbitrary_bytes_give_a_refusal_and_nothing_worse(
+    data: bytes, events: list[ContextEvent], at: int, patch: bytes
+) -> None:
+    packed = encode_context(events, boot_id=BOOT_ID, source="agent")
+    for mangled in (data, packed[:at], packed[:at] + patch + packed[at + len(patch) :], packed + patch):
+        try:
+            decode_context(mangled)
+        except FrameError as error:
+            assert error.reason
+
+
+def test_golden_bytes() -> None:
+    event = ContextEvent("signal", 5, body={"target": 42, "signal": 15})
+    packed = encode_context([event], boot_id=BOOT_ID, source="agent")
+    assert packed.hex() == GOLDEN
+    assert decode_context(bytes.fromhex(GOLDEN)).events == (event,)
+
+
+def test_a_frame_is_no_message_of_context_events() -> None:
+    assert not is_context(Sample().message())
+    assert not is_context(b"") and not is_context(b"\x81\xa7contex")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"context": 2}, "version 2"),
+        ({"context": True}, "version True"),
+        ({"boot": b"short"}, "boot"),
+        ({"boot": ...}, "boot"),
+        ({"src": 5}, "src"),
+        ({"src": ""}, "src"),
+        ({"events": []}, "events"),
+        ({"events": {"a": 1}}, "events"),
+        ({"events": [5]}, "no map"),
+        ({"event": {"kind": "fork"}}, "kind 'fork'"),
+        ({"event": {"kind": ["signal"]}}, "kind"),
+        ({"event": {"pid": 0}}, "'pid'"),
+        ({"event": {"pid": None}}, "'pid' is missing"),
+        ({"event": {"pid": True}}, "'pid'"),
+        ({"event": {"pid": context.PID_MAX + 1}}, "'pid'"),
+        ({"event": {"target": None}}, "'target' is missing"),
+        ({"event": {"target": 1 << 31}}, "'target'"),
+        ({"event": {"signal": -1}}, "'signal'"),
+        ({"event": {"signal": "15"}}, "'signal'"),
+        ({"event": {"time_ns": -1}}, "'time_ns'"),
+        ({"event": {"kind": "imds", "access_key_id": 7, "expiration": "x"}}, "'access_key_id'"),
+        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "soon"}}, "no time"),
+        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "2026-01-01T00:00:00"}}, "no time"),
+        ({"event": {"kind": "imds", "access_key_id": "A" * (TEXT_MAX + 1), "expiration": "x"}}, "'access_key_id'"),
+        ({"events": [{"kind": "signal", "pid": 5, "target": 1}] * (EVENTS_MAX + 1)}, "too large"),
+    ],
+)
+def test_what_is_not_as_it_should_be_is_refused_whole(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(FrameError) as refused:
+        decode_context(message(**changes))
+    assert reason in refused.value.reason
+    assert changes.keys() & {"src", "events"} or refused.value.peer == "agent"
+
+
+def test_a_message_that_is_too_long_is_refused_unread() -> None:
+    with pytest.raises(FrameError, match="bytes are more"):
+        decode_context(bytes(context.MESSAGE_MAX_BYTES + 1))
+
+
+def test_keys_that_are_not_known_are_ignored() -> None:
+    (event,) = decode_context(message(event={"colour": "red"}, more=1)).events
+    assert event == ContextEvent("signal", 5, body={"target": 42, "signal": 15})
+
+
+def test_a_sender_learns_what_a_reader_would_refuse() -> None:
+    with pytest.raises(FrameError, match="'fd' is missing"):
+        encode_context([ContextEvent("tracer_memfd_seal", 5)], boot_id=BOOT_ID, source="agent")
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"),
+    [
+        ("1970-01-01T00:00:01Z", 10**9),
+        ("2026-11-25T05:20:00.25+01:00", 1_795_580_400_250_000_000),
+        ("1969-12-31T23:59:59Z", -(10**9)),
+    ],
+)
+def test_times_as_metadata_services_write_them(text: str, ns: int) -> None:
+    assert parse_time_ns(text) == ns
+
+
+def test_without_an_instance_there_is_nobody_to_send_to(tmp_path: Any) -> None:
+    with pytest.raises(NotRunningError):
+        context.ContextSender("agent", directory=tmp_path)

@@ -1,0 +1,336 @@
+"""The event loop for context events: its order, what each kind does, what is dropped, and what expires."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pytest
+from resolver_world import World, high, world
+from story import BOOT_ID, Story
+
+from pipeline.bus.context import ContextEvent, encode_context
+from pipeline.bus.stream import TOPICS, Decoder, unpack_events
+from pipeline.errors import FrameError
+from pipeline.resolver import context
+from pipeline.resolver._encode import FIELDS, Encoder
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.context import ContextLoop, Dispatched
+from pipeline.resolver.context_stream import ContextStream
+from pipeline.resolver.model import CGroupContext, ContainerContext, PathKey
+from pipeline.shm import layout
+
+CONTEXT = TOPICS.index("proc.context")
+
+
+class Stream:
+    """Keeps what it is told, with what the process looked like then."""
+
+    def __init__(self) -> None:
+        self.seen: list[Dispatched] = []
+        self.aws: list[int] = []
+        self.also: list[Any] = []
+
+    def dispatch(self, event: Dispatched) -> None:
+        self.seen.append(event)
+        self.aws.append(len(event.entry.aws_security_credentials))
+        for one in self.also:
+            one(event)
+
+
+class Scene:
+    def __init__(self, w: World) -> None:
+        self.w = w
+        self.r = w.resolver
+        self.r.set_state(1)
+        self.mark = 1 << 62
+        self.stream = Stream()
+        self.loop = ContextLoop(self.r, w.tables, self.stream, lambda: self.mark, BOOT_ID)
+        self.init = self.entry(w.fork(0, 1, 7))
+
+    def story(self) -> Story:
+        """What the kernel goes on to tell."""
+        story = Story(now=self.w.clock())
+        story.begin(1, inode=7, start=self.init.start_boot_ns)
+        return story
+
+    @staticmethod
+    def entry(event: Any) -> ProcessCacheEntry:
+        assert event.entry is not None
+        found: ProcessCacheEntry = event.entry
+        return found
+
+    def send(self, kind: str, pid: int, *, at: int = 0, poll: bool = True, **fields: Any) -> Dispatched | None:
+        common = {name: fields.pop(name) for name in ("tid", "ppid", "inode", "start_boot_ns") if name in fields}
+        event = ContextEvent(kind, high(pid), time_boot_ns=at, body=fields, **common)
+        now = self.w.clock()
+        # Without the codec, which knows that real pids are below these.
+        self.loop.add([event], now)
+        before = len(self.stream.seen)
+        if poll:
+            self.loop.poll(now + 1)
+        return self.stream.seen[-1] if len(self.stream.seen) > before else None
+
+
+@pytest.fixture
+def s() -> Iterator[Scene]:
+    with world(pid_capacity=5_100_000) as w:
+        yield Scene(w)
+
+
+def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    s.w.fork(1, 3, 10)
+    steps: list[str] = []
+
+    def note(name: str) -> None:
+        real = getattr(s.r, name)
+        monkeypatch.setattr(s.r, name, lambda *a, **k: (steps.append(name), real(*a, **k))[1])
+
+    for name in ("find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked", "dequeue_exited",
+                 "update_capabilities_usage", "update_aws_security_credentials"):  # fmt: skip
+        note(name)
+    s.stream.also.append(lambda event: steps.append("dispatch"))
+    s.send("capabilities", 3, attempted=1, used=1)
+    common = ["find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked", "dequeue_exited"]
+    assert steps == [*common, "update_capabilities_usage", "dispatch"]
+    steps.clear()
+    s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
+    assert steps == [*common, "dispatch", "update_aws_security_credentials"]
+
+
+def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
+    s.mark = 0
+    assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
+    s.story().fork(1, high(3)).apply(s.r.applier)
+    s.mark = s.w.clock()
+    assert s.loop.poll(s.mark) == 1 and s.loop.waiting == 0
+    assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
+
+
+def test_a_watermark_that_stands_still_is_waited_for_a_bounded_time(s: Scene) -> None:
+    s.mark = 0
+    now = s.w.clock.now
+    s.send("capabilities", 3, poll=False, attempted=1, used=1)
+    assert s.loop.poll(now + 20_000_000 + context.WAIT_MAX_NS) == 0
+    assert s.loop.poll(now + 20_000_001 + context.WAIT_MAX_NS) == 1
+
+
+def test_more_than_can_wait_are_dropped_and_counted(s: Scene) -> None:
+    event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
+    message = encode_context([event] * 256, boot_id=BOOT_ID, source="test")
+    for _ in range(17):
+        s.loop.take(message, s.w.clock())
+    assert s.loop.waiting == context.WAITING_MAX and s.w.tables.counter("context_dropped") == 256
+    assert s.loop.poll(s.w.clock()) == context.EVENTS_PER_POLL
+
+
+def test_another_boot_is_refused(s: Scene) -> None:
+    event = ContextEvent("capabilities", 5, body={"attempted": 0, "used": 0})
+    with pytest.raises(FrameError, match="another boot"):
+        s.loop.take(encode_context([event], boot_id=bytes(16), source="test"), 1)
+
+
+def test_capabilities_add_up(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    s.send("capabilities", 3, attempted=6, used=2)
+    s.send("capabilities", 3, attempted=8, used=2)
+    assert (entry.caps_attempted, entry.caps_used) == (14, 2)
+    assert s.w.tables.counter("context_events") == 2
+
+
+def test_a_user_session(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    s.send("user_session", 3, id=5, type=1, ssh_session_id=9, ssh_username="ada", k8s_username="kim")
+    session = entry.user_session
+    assert (session.id, session.session_type, entry.user_session_id) == (5, 1, 5)
+    assert (session.ssh.ssh_session_id, session.ssh.ssh_username, session.k8s.k8s_username) == (9, "ada", "kim")
+    child = s.entry(s.w.fork(3, 4, 10))
+    assert child.user_session.ssh == session.ssh and child.user_session.id == 0
+
+
+def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    offset = s.w.offset
+    soon = (s.w.clock.now + offset) // 1_000_000_000 + 5
+    from datetime import UTC, datetime
+
+    for key, at in (("A", soon), ("B", soon + 100)):
+        s.send("imds", 3, access_key_id=key, expiration=datetime.fromtimestamp(at, UTC).isoformat())
+    assert s.stream.aws == [0, 1] and len(entry.aws_security_credentials) == 2
+    s.loop.poll(soon * 1_000_000_000 - offset)
+    assert len(entry.aws_security_credentials) == 2
+    s.loop.poll(soon * 1_000_000_000 - offset + 2)
+    assert [one.access_key_id for one in entry.aws_security_credentials] == ["B"]
+    s.send("imds", 3, access_key_id="", expiration="2100-01-01T00:00:00Z")
+    assert len(entry.aws_security_credentials) == 1
+    s.w.delete(3)
+    again = s.entry(s.w.fork(1, 3, 10))
+    s.loop.poll((soon + 200) * 1_000_000_000 - offset)
+    assert again.aws_security_credentials == ()
+
+
+def test_tracer_metadata_is_read_from_the_process(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, os.getpid(), 10))
+    fd = os.memfd_create("datadog-tracer-info-x", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, msgpack.packb({"schema_version": 1, "service_name": "shop"}))
+        seen = s.send("tracer_memfd_seal", os.getpid(), fd=fd)
+        assert seen is not None and isinstance(seen.error, FrameError) and entry.tracer_metadata is None
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        seen = s.send("tracer_memfd_seal", os.getpid(), fd=fd)
+        assert seen is not None and seen.error is None
+        assert entry.tracer_metadata is not None and entry.tracer_metadata.service_name == "shop"
+    finally:
+        os.close(fd)
+
+
+def test_a_traced_cgroup_ends_at_step_one(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+
+    class Groups:
+        def add_pid(self, pid: int, cgroup: CGroupContext) -> Any:
+            assert cgroup.path_key == PathKey(77)
+            return CGroupContext("/a/b", PathKey(77)), ContainerContext("c0ffee")
+
+        def del_pid(self, pid: int) -> None: ...
+
+    s.r.cgroup_resolver = Groups()
+    learned: dict[int, bytes] = {}
+    s.r.learn_cgroup = learned.__setitem__
+    assert s.send("cgroup_tracing", 3, cgroup_id=77, path="/a/b") is None
+    assert (entry.cgroup.cgroup_id, entry.cgroup.path_key.inode, entry.container.container_id) == ("/a/b", 77, "c0ffee")
+    assert learned == {77: b"/a/b"}
+    s.r.cgroup_resolver = None
+    s.send("cgroup_tracing", 3, cgroup_id=78)
+    assert entry.cgroup.path_key.inode == 78
+    assert s.send("cgroup_tracing", 9, cgroup_id=78) is None
+
+
+# -- whose event it is -------------------------------------------------------------------------------------------------
+
+
+def test_the_process_is_who_had_the_pid_then(s: Scene) -> None:
+    story = s.story()
+    story.fork(1, high(3)).apply(s.r.applier)
+    old = s.r.get(high(3))
+    at = s.w.clock()
+    story.now = s.w.clock()
+    story.exit(high(3)).apply(s.r.applier)
+    seen = s.send("capabilities", 3, at=at, attempted=1, used=1)
+    assert seen is not None and seen.entry is old and seen.error is None
+    later = s.send("capabilities", 3, at=s.w.clock(), attempted=1, used=1)
+    assert later is not None and later.entry.is_free and str(later.error)
+
+
+def test_a_process_that_is_not_known_is_a_placeholder_with_an_error(s: Scene) -> None:
+    seen = s.send("capabilities", 9, attempted=1, used=1)
+    assert seen is not None and seen.entry.is_free and seen.entry.pid == high(9)
+    assert type(seen.error).__name__ == "NoProcessContextError"
+    # A metadata service's answer needs no process.
+    seen = s.send("imds", 9, access_key_id="A", expiration="2100-01-01T00:00:00Z")
+    assert seen is not None and seen.error is None
+
+
+def test_another_owner_of_the_pid_is_not_meant(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    seen = s.send("capabilities", 3, start_boot_ns=entry.start_boot_ns - 10**9, attempted=1, used=1)
+    assert seen is not None and seen.entry.is_free and entry.caps_used == 0
+    s.send("capabilities", 3, start_boot_ns=entry.start_boot_ns, attempted=1, used=1)
+    assert entry.caps_used == 1
+
+
+def test_what_procfs_knows_is_entered_and_told_before(s: Scene) -> None:
+    s.w.proc.add(high(8), 1, exe_inode=9, start_boot_ns=s.w.clock())
+    s.w.proc.add(high(9), high(8), exe_inode=9, start_boot_ns=s.w.clock())
+    seen = s.send("capabilities", 9, attempted=1, used=1)
+    assert seen is not None and [one.pid for one in seen.related] == [high(8), high(9)]
+    assert seen.entry.caps_used == 1
+
+
+def test_kernel_threads_are_dropped(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    entry.is_kworker = True
+    assert s.send("capabilities", 3, attempted=1, used=1) is None and entry.caps_used == 0
+
+
+def test_a_broken_lineage_is_said_and_counted(s: Scene) -> None:
+    s.w.fork(55, 3, 10)
+    seen = s.send("capabilities", 3, attempted=1, used=1)
+    assert seen is not None and type(seen.error).__name__ == "ProcessBrokenLineageError"
+    assert s.w.count("broken_lineage") == 1 and seen.entry.caps_used == 1
+
+
+def test_the_live_parent_moves_the_process(s: Scene) -> None:
+    s.w.fork(1, 3, 10)
+    child = s.entry(s.w.fork(3, 4, 10))
+    s.send("capabilities", 4, ppid=1, attempted=1, used=1)
+    assert child.ancestor is s.init and s.w.count("reparent_success", "kernel_ppid") == 1
+
+
+@pytest.mark.parametrize("kind", ["ptrace", "signal", "setrlimit"])
+def test_targets(s: Scene, kind: str) -> None:
+    s.w.fork(1, 3, 10)
+    target = s.entry(s.w.fork(1, 4, 10))
+    seen = s.send(kind, 3, target=high(4))
+    assert seen is not None and seen.target is target
+    seen = s.send(kind, 3, target=4_000_000)
+    assert seen is not None and seen.target is not None and seen.target.is_free and seen.target.pid == 4_000_000
+    seen = s.send(kind, 3, target=0)
+    assert seen is not None
+    assert (seen.target is None) is (kind != "ptrace")
+
+
+# -- the stream --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def published(s: Scene) -> Encoder:
+    encoder = Encoder(BOOT_ID)
+    encoder.topics_mask = 0xFF
+    stream = ContextStream(encoder, s.w.tables, BOOT_ID, s.w.offset)
+    s.stream.also.append(stream.dispatch)
+    return encoder
+
+
+def taken(encoder: Encoder) -> list[tuple[str, dict[str, Any]]]:
+    decoder = Decoder()
+    return [
+        (TOPICS[message.topic], event)
+        for message in encoder.take()
+        for event in unpack_events(decoder, bytes(message.body), message.count)
+    ]
+
+
+def test_the_stream_has_the_process_and_what_the_event_says(s: Scene, published: Encoder) -> None:
+    event = s.w.fork(1, 3, 10)
+    s.w.fork(1, 4, 10)
+    at = s.w.clock()
+    s.send("signal", 3, at=at, target=high(4), signal=9)
+    [(topic, told)] = taken(published)
+    assert topic == "proc.context" and set(told) == {*FIELDS, "context"}
+    assert (told["event"], told["pid"], told["seq"], told["time_ns"]) == ("signal", high(3), 1, at + s.w.offset)
+    assert told["lineage"][0]["pid"] == 1 and told["start_time_ns"] == s.entry(event).start_boot_ns + s.w.offset
+    assert told["context"]["signal"] == 9 and told["context"]["error"] is None
+    assert told["context"]["target"]["pid"] == high(4)
+
+
+def test_the_stream_has_every_field_of_a_process_that_nobody_knows(s: Scene, published: Encoder) -> None:
+    s.send("capabilities", 9, attempted=1, used=1)
+    [(_, told)] = taken(published)
+    assert set(told) == {*FIELDS, "context"} and told["pid"] == high(9) and told["comm"] is None
+    assert told["context"] == {"attempted": 1, "used": 1, "error": "no_process_context"}
+
+
+def test_related_processes_come_first_and_numbers_go_on_without_a_listener(s: Scene, published: Encoder) -> None:
+    s.w.proc.add(high(9), 1, exe_inode=9, start_boot_ns=s.w.clock())
+    s.send("capabilities", 9, attempted=1, used=1)
+    assert [(topic, told["pid"]) for topic, told in taken(published)] == [
+        ("proc.exec", high(9)), ("proc.context", high(9)),
+    ]  # fmt: skip
+    published.topics_mask = 0
+    s.send("capabilities", 9, attempted=1, used=1)
+    assert taken(published) == [] and int(published.sequences()[CONTEXT]) == 2
+    assert layout.TOPICS == TOPICS
