@@ -15,8 +15,9 @@ Examples:
 """
 )
 @click.argument("pid", type=common.Pid())
+@common.pid_ns_option
 @common.name_option
 @common.json_option
-def command(pid: int, name: str, as_json: bool) -> int:
+def command(pid: int, pid_ns: int | None, name: str, as_json: bool) -> int:
     """Show the live children of PID."""
-    return common.show_relatives(pid, name, as_json, lambda table: table.children(pid))
+    return common.show_relatives(pid, pid_ns, name, as_json, lambda table: table.children(pid, pid_ns=pid_ns))

@@ -50,6 +50,25 @@ class Pid(click.ParamType[int]):
         return number
 
 
+class Namespace(click.ParamType[int]):
+    """A namespace, by its inode."""
+
+    name = "inode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        digits = str(value).removeprefix("pid:[").removesuffix("]")
+        if not digits.isdigit() or not 0 < int(digits) < 1 << 32:
+            self.fail(f"{value!r} is not a pid namespace: give its inode, as `lsns -t pid` shows it", param, ctx)
+        return int(digits)
+
+
+def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--pid-ns``."""
+    return click.option(
+        "--pid-ns", type=Namespace(), metavar="INODE", help="PID is a number of this pid namespace, not of the daemon's."
+    )(function)
+
+
 def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--name``."""
     return click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Which instance.")(function)
@@ -123,9 +142,10 @@ def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
             continue
 
 
-def not_found(pid: int, instance: str) -> int:
+def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
     """Say that nothing is known of a pid; return the exit code."""
-    click.echo(f"procline: instance {instance!r} knows no process {pid}", err=True)
+    where = "" if pid_ns is None else f" in pid namespace {pid_ns}"
+    click.echo(f"procline: instance {instance!r} knows no process {pid}{where}", err=True)
     return 1
 
 
@@ -189,11 +209,13 @@ def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         )
 
 
-def show_relatives(pid: int, name: str, as_json: bool, relatives: Callable[[Any], Iterable[Any]]) -> int:
+def show_relatives(
+    pid: int, pid_ns: int | None, name: str, as_json: bool, relatives: Callable[[Any], Iterable[Any]]
+) -> int:
     """Print the entries that `relatives` gives for the table, once `pid` is known there; returns the exit code."""
     with attached(name) as table:
-        if patiently(lambda: table.resolve(pid, wait_ms=FORKED_JUST_NOW_MS)) is None:
-            return not_found(pid, name)
+        if patiently(lambda: table.resolve(pid, pid_ns=pid_ns, wait_ms=FORKED_JUST_NOW_MS)) is None:
+            return not_found(pid, name, pid_ns)
         found = facts(lambda: relatives(table))
     if as_json:
         from pipeline.export.json import dumps

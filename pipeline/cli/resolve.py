@@ -37,6 +37,7 @@ Examples:
   procline resolve 4711
   procline resolve 4711 --json | jq .argv
   procline resolve 4711 --at "$(date +%s%N)"    who had that pid then?
+  procline resolve 7 --pid-ns 4026532208        by its number in a container's pid namespace
   procline resolve 4711 --ask                 if it is not in the table, let the daemon look for it
 """
 )
@@ -46,27 +47,33 @@ Examples:
     "--ask", "is_asked", is_flag=True,
     help="If it is not in the table, let the daemon look in the kernel's maps and in /proc.",
 )  # fmt: skip
+@common.pid_ns_option
 @common.name_option
 @common.json_option
-def command(pid: int, at: int | None, is_asked: bool, name: str, as_json: bool) -> int:
+def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: str, as_json: bool) -> int:
     """What is PID, and where did it come from?
 
     Ends with 0 if it is known, also if it has exited and is retained; with 1 if not.
     """
     if is_asked and at is not None:
         raise click.UsageError("--ask is about the present: leave out --at")
+    if is_asked and pid_ns is not None:
+        raise click.UsageError("--ask is about pids of the daemon's namespace: leave out --pid-ns")
     with common.attached(name) as table:
         # A process of the past is either in the table or not; a new one may be on its way.
         wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
-        found = common.facts(lambda: filter(None, [table.resolve(pid, at, wait_ms=wait_ms)]))
+        try:
+            found = common.facts(lambda: filter(None, [table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)]))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
         if not found and is_asked:
             found = _ask(table, pid)
         if not found:
-            return common.not_found(pid, name)
+            return common.not_found(pid, name, pid_ns)
         if as_json:
             click.echo(dumps(found[0]))
             return 0
-        lineage = common.facts(lambda: table.ancestors(pid)) if at is None else []
+        lineage = common.facts(lambda: table.ancestors(pid, pid_ns=pid_ns)) if at is None else []
     common.echo_lines(describe(found[0], lineage))
     return 0
 

@@ -13,7 +13,7 @@ import click
 
 from pipeline.cli import common
 from pipeline.errors import UnsupportedError
-from pipeline.export.forest import Entry, Node, find, forest, nested
+from pipeline.export.forest import Entry, Node, find, forest, is_called, nested
 from pipeline.export.json import dumps
 
 if TYPE_CHECKING:
@@ -36,19 +36,26 @@ Examples:
 @click.option("--dot", "as_dot", is_flag=True, help="Print a graph in Graphviz's language.")
 @click.option("--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw to this file.")
 @click.option("--exited", is_flag=True, help="Show exited processes that are retained too.")
+@common.pid_ns_option
 @common.name_option
 @common.json_option
-def command(pid: int | None, as_dot: bool, svg: Path | None, exited: bool, name: str, as_json: bool) -> int:
+def command(
+    pid: int | None, as_dot: bool, svg: Path | None, exited: bool, pid_ns: int | None, name: str, as_json: bool
+) -> int:
     """Show the tree of live processes, all of it or what descends from PID."""
+    if pid_ns is not None and pid is None:
+        raise click.UsageError("--pid-ns says what PID is a number of: give PID too", click.get_current_context())
     if as_json + as_dot + (svg is not None) > 1:
         raise click.UsageError("choose one of --json, --dot and --svg", click.get_current_context())
     with common.attached(name) as table:
         entries = common.retained(table.walk(exited=exited or pid is not None))
-        roots = forest(entry for entry in entries if exited or not entry["exit_time_ns"] or entry["pid"] == pid)
+        roots = forest(
+            entry for entry in entries if exited or not entry["exit_time_ns"] or is_called(entry, pid, pid_ns)
+        )
     if pid is not None:
-        node = find(roots, pid)
+        node = find(roots, pid, pid_ns)
         if node is None:
-            return common.not_found(pid, name)
+            return common.not_found(pid, name, pid_ns)
         roots = [node]
     if as_json:
         _write_json(roots, is_one=pid is not None)

@@ -20,16 +20,19 @@ class Node:
 def forest(entries: Iterable[Entry]) -> list[Node]:
     """Return the roots: the processes whose parent is not among `entries`.
 
-    A parent is found by its identity, and by its pid only where the identity is unknown. Entries read at different
+    A parent is found by its identity, and by its pid, among those of its namespace, only where the identity is unknown.
+    Entries read at different
     moments can name each other as parents; such a ring is cut at its lowest pid, so that nobody is missing.
     """
     nodes = [Node(entry) for entry in sorted(entries, key=lambda entry: entry["pid"])]
     by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
-    by_pid = {node.entry["pid"]: node for node in nodes if not node.entry.get("exit_time_ns")}
+    by_pid = {
+        (_space(node.entry), node.entry["pid"]): node for node in nodes if not node.entry.get("exit_time_ns")
+    }
     roots = []
     for node in nodes:
         parent_id = node.entry.get("parent_entity_id")
-        parent = by_identity.get(parent_id) if parent_id else by_pid.get(node.entry.get("ppid"))
+        parent = by_identity.get(parent_id) if parent_id else by_pid.get((_space(node.entry), node.entry.get("ppid")))
         if parent is None or parent is node:
             roots.append(node)
         else:
@@ -46,12 +49,24 @@ def forest(entries: Iterable[Entry]) -> list[Node]:
     return roots
 
 
-def find(roots: Iterable[Node], pid: int) -> Node | None:
+def _space(entry: Entry) -> int | None:
+    """The pid namespace that `pid` and `ppid` are numbers of; None: the daemon's."""
+    return entry.get("pid_ns") if "foreign" in entry.get("marks", ()) else None
+
+
+def is_called(entry: Entry, pid: int | None, pid_ns: int | None = None) -> bool:
+    """Whether an entry has this pid, in the daemon's namespace or in the one that `pid_ns` names."""
+    if pid_ns is None:
+        return bool(entry["pid"] == pid) and _space(entry) is None
+    return entry.get("pid_ns") == pid_ns and entry.get("ns_pid") == pid
+
+
+def find(roots: Iterable[Node], pid: int, pid_ns: int | None = None) -> Node | None:
     """Return the node of a live process, or else the latest that had this pid."""
     waiting, found = list(roots), None
     while waiting:
         node = waiting.pop()
-        if node.entry["pid"] == pid:
+        if is_called(node.entry, pid, pid_ns):
             if not node.entry.get("exit_time_ns"):
                 return node
             if found is None or (node.entry.get("start_time_ns") or 0) > (found.entry.get("start_time_ns") or 0):

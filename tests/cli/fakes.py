@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.errors import NotRunningError
+from pipeline.export.forest import is_called
 
 BOOT_NS = 1_700_000_000_000_000_000
 
@@ -58,21 +59,29 @@ class FakeTable:
             type(self).failures = tuple(rest)
             raise failure
 
-    def resolve(self, pid: int, at: int | None = None, *, wait_ms: int = 0) -> FakeEntry | None:
+    def resolve(
+        self, pid: int, at: int | None = None, *, pid_ns: int | None = None, wait_ms: int = 0
+    ) -> FakeEntry | None:
         self._note("resolve", pid, at, wait_ms)
-        return next((each for each in self.entries if each.to_dict()["pid"] == pid), None)
+        facts = (each.to_dict() for each in self.entries)
+        return next((FakeEntry(**each) for each in facts if is_called(each, pid, pid_ns)), None)
 
-    def ancestors(self, pid: int) -> list[FakeEntry]:
+    def ancestors(self, pid: int, *, pid_ns: int | None = None) -> list[FakeEntry]:
         self._note("ancestors", pid)
         chain: list[FakeEntry] = []
-        while (found := self.resolve(pid)) and (above := self.resolve(found.to_dict()["ppid"])):
+        while (found := self.resolve(pid, pid_ns=pid_ns)) and (
+            above := self.resolve(found.to_dict()["ppid"], pid_ns=pid_ns)
+        ):
             chain.append(above)
             pid = above.to_dict()["pid"]
         return chain
 
-    def children(self, pid: int) -> list[FakeEntry]:
+    def children(self, pid: int, *, pid_ns: int | None = None) -> list[FakeEntry]:
         self._note("children", pid)
-        return [each for each in self.entries if each.to_dict()["ppid"] == pid]
+        return [
+            each for each in self.entries
+            if each.to_dict()["ppid"] == pid and (pid_ns is None or each.to_dict().get("pid_ns") == pid_ns)
+        ]  # fmt: skip
 
     def walk(self, *, exited: bool = True) -> Iterator[FakeEntry]:
         self._note("walk", exited)

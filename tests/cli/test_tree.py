@@ -122,3 +122,35 @@ def test_graphviz_draws_hostile_labels(procline: Command, table: type[FakeTable]
     table.entries = (entry(5, 0, 'a"];x->y[', argv=["\\N\\", "\x00\x1b", "\udcff", "<b>&amp;", "\\l"]),)
     assert procline("tree", "--svg", str(tmp_path / "tree.svg")).code == 0
     assert "&lt;b&gt;" in (tmp_path / "tree.svg").read_text()
+
+
+def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) -> None:
+    """Pids of a namespace are no pids of the host: neither as parents nor by number."""
+    told = {"pid_ns": 77, "marks": ["foreign"], "parent_entity_id": None}
+    table.entries = (
+        entry(1, 0, "systemd"),
+        entry(1, 0, "init", entity_id="f1", ns_pid=1, **told),
+        entry(2, 1, "worker", entity_id="f2", ns_pid=2, **told),
+        entry(40, 1, "inner", pid_ns=88, ns_pid=2),
+    )
+    whole = json.loads(procline("tree", "--json").out)
+    assert [(root["comm"], [child["comm"] for child in root["children"]]) for root in whole] == [
+        ("systemd", ["inner"]), ("init", ["worker"]),
+    ]  # fmt: skip
+    assert procline("tree", "2").code == 1
+    assert procline("tree", "1").out.startswith("1 systemd")
+    assert procline("tree", "2", "--pid-ns", "77").out == "2 worker -x\n"
+    # The host's own, by their number in an inner namespace.
+    assert procline("tree", "2", "--pid-ns", "pid:[88]").out == "40 inner -x\n"
+    assert json.loads(procline("resolve", "2", "--pid-ns", "77", "--json").out)["comm"] == "worker"
+    assert json.loads(procline("ancestors", "2", "--pid-ns", "77", "--json").out)[0]["comm"] == "init"
+    assert json.loads(procline("children", "1", "--pid-ns", "77", "--json").out)[0]["comm"] == "worker"
+    missing = procline("resolve", "9", "--pid-ns", "77")
+    assert missing.code == 1 and "no process 9 in pid namespace 77" in missing.err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("tree", "--pid-ns", "7"), ("resolve", "7", "--ask", "--pid-ns", "7"), ("children", "7", "--pid-ns", "x")]
+)
+def test_a_namespace_needs_a_pid_of_it(procline: Command, table: type[FakeTable], arguments: tuple[str, ...]) -> None:
+    assert procline(*arguments).code == 2
