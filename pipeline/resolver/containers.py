@@ -43,6 +43,7 @@ _POD = re.compile(
     r"(?:[a-z-]+-)?pod(?P<uid>[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12}|[0-9a-f]{32})(?:\.slice)?"
 )
 _NSPAWN = re.compile(r"systemd-nspawn@(?P<name>.+)\.service")
+_MACHINE = re.compile(r"machine-(?P<name>.+)\.scope")
 _LXC = re.compile(r"lxc(?:\.payload)?[./](?P<name>.+)")
 
 # What stands before an id in its own segment, or is the segment before it.
@@ -113,6 +114,9 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
     if machine := _NSPAWN.fullmatch(segment):
         if not is_last and segments[index + 1] == "supervisor":
             return "helper"
+        return Container(_unescape(machine["name"]), "systemd-nspawn")
+    # A scope of systemd-machined may be a virtual machine's: only nspawn puts a payload below it.
+    if (machine := _MACHINE.fullmatch(segment)) and not is_last and segments[index + 1] == "payload":
         return Container(_unescape(machine["name"]), "systemd-nspawn")
     if segment.startswith("lxc.monitor"):
         return "helper"

@@ -58,6 +58,19 @@ def test_file(case: dict[str, Any]) -> None:
     assert container_of_cgroups(fill(case["text"]).lstrip("\n").encode()) == expected(case)
 
 
+def test_the_fixtures_have_each_runtime_on_each_kind_of_hierarchy() -> None:
+    found = set()
+    for case in FIXTURES["file"]:
+        lines = case["text"].split()
+        unified = [line for line in lines if line.startswith("0::")]
+        kind = "v1" if not unified else "v2" if len(lines) == 1 else "hybrid"
+        found.add((case.get("runtime", ""), kind))
+        if case.get("pod"):
+            found.add(("kubernetes", kind))
+    runtimes = ("docker", "containerd", "cri-o", "podman", "systemd-nspawn", "kubernetes")
+    assert {(runtime, kind) for runtime in runtimes for kind in ("v1", "v2", "hybrid")} <= found
+
+
 @given(st.text())
 def test_any_path_is_read(path: str) -> None:
     found = container_of_path(path)

@@ -92,6 +92,37 @@ def test_secret_is_hidden(args: list[str], expected: list[str]) -> None:
     assert SCRUBBER.scrub(args, "prog") == (expected, args != expected)
 
 
+#: What the reference's word list misses, as one command line of each kind: (argv0, arguments, secret).
+GAPS = {
+    "names with dashes": ("prog", ["--api-key=s3cr3t"], "s3cr3t"),
+    "a short option with its value": ("mysql", ["-ps3cr3t"], "s3cr3t"),
+    "a password in a URL": ("git", ["clone", "https://me:s3cr3t@host/r.git"], "s3cr3t"),
+    "a header": ("curl", ["-H", "Authorization: Bearer s3cr3t.token"], "s3cr3t.token"),
+    "a token by its shape": ("prog", ["ghp_" + "s3" * 18], "s3" * 18),
+    "the first argument": ("prog", ["--password=s3cr3t"], "s3cr3t"),
+    "a value with spaces": ("prog", ["--password", "s3cr3t and more"], "and more"),
+}
+
+
+@pytest.mark.parametrize("gap", GAPS)
+def test_gap_of_the_word_list_is_closed(gap: str) -> None:
+    argv0, args, secret = GAPS[gap]
+    scrubbed = scrub(*args, argv0=argv0)
+    assert len(scrubbed) == len(args)
+    assert secret not in " ".join(scrubbed) and M in " ".join(scrubbed)
+
+
+def test_everything_is_matched_by_re2() -> None:
+    """Python's re took 27.7 s for a command line of 20,000 spaces; an expression that needs more is refused."""
+    for lines in (" " * 20_000, "password " * 2_000, "=" * 20_000, "a:" * 10_000):
+        begin = time.perf_counter()
+        SCRUBBER.scrub([lines], "prog")
+        assert time.perf_counter() - begin < 0.5
+    for pattern in (r"(a)\1", r"(?=x)y", r"(?<!x)y"):
+        with pytest.raises(ConfigError, match="RE2"):
+            Scrubber([], [pattern])
+
+
 @pytest.mark.parametrize(
     ("argv0", "args", "expected"),
     [
