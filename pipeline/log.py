@@ -1,35 +1,41 @@
 """Logs of the daemon's processes: one JSON object a line on standard error, or readable lines on a terminal.
 
-Set up once in each process; code asks for a logger by `get_logger` and logs an event with facts. Under
-journald each line begins with its priority as ``<N>``. Readers and subscribers do not import this module: they
-raise, and do not log.
+Set up once in each process; code asks for a logger by `get_logger` and logs an event with facts:
+``log.info("snapshot", entries=812)``. Under journald each line begins with its priority as ``<N>``. Readers and
+subscribers do not import this module: they raise, and do not log.
+
+Every process of the daemon has it in memory, the shards too, so it takes nothing that is large: structlog would be 8 MB
+a process, as it imports asyncio and with that the TLS library.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
-from typing import TextIO, cast
+from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
 
-from pipeline.config import Log
-
-# structlog imports rich where it is installed, for tracebacks that are shown in colours: 3 MB and 0.1 s of every
-# process of the daemon, for nothing. None in its place makes that import fail, which structlog is prepared for.
-_RICH_IS_ABSENT = sys.modules.setdefault("rich", None) is None  # type: ignore[arg-type]
-
-import structlog  # noqa: E402
-from structlog.typing import EventDict, Processor, WrappedLogger  # noqa: E402
-
-if _RICH_IS_ABSENT:
-    del sys.modules["rich"]
-
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+from pythonjsonlogger.json import JsonFormatter
 
 #: Priorities of syslog(3), which journald reads from the front of a line (SyslogLevelPrefix= of systemd.exec(5)).
-PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+
+_LOGGER = logging.getLogger("procline")
+
+
+class Logger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose methods take facts as keywords; ``exc_info`` and ``stack_info`` are those of `logging`."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Make a message of event and facts: a dict, as the formatters below take it."""
+        own = {name: kwargs.pop(name) for name in ("exc_info", "stack_info", "stacklevel") if name in kwargs}
+        return {"event": msg, **(self.extra or {}), **kwargs}, own
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
@@ -41,66 +47,78 @@ def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
 
 
-def set_up(settings: Log, role: str = "", stream: TextIO | None = None) -> None:
-    """Send this process's logs to `stream` (standard error) as `settings` say.
+def set_up(level: str = "info", form: str = "auto", role: str = "", stream: TextIO | None = None) -> None:
+    """Send this process's logs to `stream` (standard error).
 
     Args:
-        settings: section ``log`` of the configuration.
+        level: least level that is written, ``log.level`` of the configuration.
+        form: ``json``, ``console``, or ``auto`` for readable lines on a terminal; ``log.format``.
         role: ``supervisor``, ``resolver``, ``shard-0``; in every line if given.
         stream: where lines go; each is written and flushed whole.
     """
-    stream = stream or sys.stderr
-    readable = settings.format == "console" or (settings.format == "auto" and stream.isatty())
-    render: Processor
-    if readable:
-        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False)
-        render = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=40)
-    else:
-        stamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
-        render = structlog.processors.JSONRenderer(sort_keys=True, default=str)
-    processors: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.format_exc_info,
-        stamp,
-        _with_priority(render) if is_journal(stream) else render,
-    ]
-    structlog.configure(
-        processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[settings.level]),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Unbreakable(stream))),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.clear_contextvars()
-    structlog.contextvars.bind_contextvars(**{"role": role} if role else {}, pid=os.getpid())
+    # No standard error at all: the interpreter was started with descriptor 2 closed.
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
+    facts = {"role": role, "pid": os.getpid()} if role else {"pid": os.getpid()}
+    is_readable = form == "console" or (form == "auto" and stream.isatty())
+    handler = _Handler(stream, is_prefixed=is_journal(stream))
+    handler.setFormatter(_ReadableLines(facts) if is_readable else _JsonLines(facts))
+    _LOGGER.handlers = [handler]
+    _LOGGER.setLevel(level.upper())
+    _LOGGER.propagate = False
 
 
-def get_logger(name: str = "") -> structlog.typing.FilteringBoundLogger:
+def get_logger(name: str = "") -> Logger:
     """Return a logger; `name` (a part of the process, such as ``merge``) is in each of its lines if given."""
-    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger(**{"part": name} if name else {})
-    return logger
+    return Logger(_LOGGER, {"part": name} if name else {})
 
 
-class _Unbreakable:
-    """A stream whose reader may go away: losing log lines is no reason for the daemon to end."""
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes to a stream whose reader may go away."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, *, is_prefixed: bool) -> None:
+        super().__init__(stream)
+        self._is_prefixed = is_prefixed
 
-    def write(self, line: str) -> None:
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return f"<{PRIORITIES.get(record.levelno, 6)}>{line}" if self._is_prefixed else line
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Losing log lines is no reason for the daemon to end; `logging` tells on standard error if it can."""
         with contextlib.suppress(OSError, ValueError):
-            self._stream.write(line)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+            super().handleError(record)
 
 
-def _with_priority(render: Processor) -> Processor:
-    """Put the priority before the line that `render` makes."""
+class _JsonLines(JsonFormatter):
+    """One object a line: event, level, timestamp, and all facts, sorted by name."""
 
-    def line(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        priority = PRIORITIES.get(str(event.get("level")), 6)
-        return f"<{priority}>{render(logger, method, event)!s}"
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__(
+            [],
+            static_fields=facts,
+            rename_fields={"exc_info": "exception"},
+            json_default=str,
+            json_serializer=partial(json.dumps, sort_keys=True),
+        )
 
-    return line
+    def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
+        super().add_fields(log_data, record, message_dict)
+        log_data["level"] = record.levelname.lower()
+        moment = datetime.fromtimestamp(record.created, UTC).replace(tzinfo=None)
+        log_data["timestamp"] = moment.isoformat(timespec="microseconds") + "Z"
+
+
+class _ReadableLines(logging.Formatter):
+    """Local time, level, event, and ``name=value`` for each fact; a traceback on lines of its own."""
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        super().__init__()
+        self._facts = facts
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = {**self._facts, **record.msg} if isinstance(record.msg, dict) else self._facts
+        event = facts.pop("event", "")
+        shown = " ".join(f"{name}={value}" for name, value in facts.items())
+        moment = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")
+        line = f"{moment} [{record.levelname.lower():<8}] {event:<40} {shown}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line

@@ -22,7 +22,7 @@ from pipeline.errors import ProclineError
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({"packages", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus"})
 
-_PACKAGES = ("pylibbpf", "msgspec", "structlog", "re2", "numpy", "msgpack", "zmq")
+_PACKAGES = ("pylibbpf", "msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
 _INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.

@@ -56,5 +56,5 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     if shards is not None:
         options["shards.count"] = config.parse_value(shards)
     settings = config.load(file, options)
-    log.set_up(settings.log, "supervisor")
+    log.set_up(settings.log.level, settings.log.format, "supervisor")
     return Supervisor(settings, name).run()

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="procline-resolver", description=__doc__)
     parser.add_argument("--spec-fd", type=int, required=True)
     spec = read_spec(parser.parse_args(argv).spec_fd)
-    set_up(spec.config.log, spec.role)
+    set_up(spec.config.log.level, spec.config.log.format, spec.role)
     log = get_logger()
     _, is_parent_there = privileges.confine(
         parent_tgid=spec.supervisor_tgid, keep=(CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)

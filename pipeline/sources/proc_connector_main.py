@@ -19,11 +19,12 @@ import zmq
 from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
+from pipeline.log import Logger, get_logger
 from pipeline.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
-from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 if TYPE_CHECKING:
     from pipeline.sources.proc_connector import ProcConnector
@@ -44,16 +45,16 @@ _CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    log = Log()
+    log = get_logger()
     try:
-        spec, log = begin(sys.argv[1:] if arguments is None else arguments, (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE))
+        spec = begin(sys.argv[1:] if arguments is None else arguments, (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE))
         return _run(spec, log)
     except ProclineError as error:
-        log.write("error", str(error))
+        log.error(str(error))
         return EXIT_HOPELESS
 
 
-def _run(spec: Specification, log: Log) -> int:
+def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
     from pipeline.resolver.procfs import ProcReader
     from pipeline.sources.handring import RingWriter
@@ -120,7 +121,7 @@ class _Watch:
 
     _AGAIN_S = 10.0
 
-    def __init__(self, connector: ProcConnector, log: Log) -> None:
+    def __init__(self, connector: ProcConnector, log: Logger) -> None:
         self._connector = connector
         self._log = log
         self._told = (0, 0, 0)
@@ -134,12 +135,11 @@ class _Watch:
             return
         self._due_s = time.monotonic() + self._AGAIN_S
         if now[:2] != self._told[:2]:
-            self._log.write(
-                "warning", "the kernel left events out: make capture.ring_bytes larger",
+            self._log.warning("the kernel left events out: make capture.ring_bytes larger",
                 lost=now[0], overflows=now[1], surveys=connector.surveys_total,
             )  # fmt: skip
         if now[2] != self._told[2]:
-            self._log.write("warning", "datagrams that the kernel did not send", count=now[2])
+            self._log.warning("datagrams that the kernel did not send", count=now[2])
         self._told = now
 
 

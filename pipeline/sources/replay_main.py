@@ -16,9 +16,10 @@ import zmq
 from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
+from pipeline.log import Logger, get_logger
 from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Wait, Waiter
-from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Frames handed over between two looks at the acknowledgements.
 BUDGET_FRAMES = 64
@@ -29,16 +30,16 @@ _DRAIN_PART = 0.8
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    log = Log()
+    log = get_logger()
     try:
-        spec, log = begin(sys.argv[1:] if arguments is None else arguments)
+        spec = begin(sys.argv[1:] if arguments is None else arguments)
         return _run(spec, log)
     except ProclineError as error:
-        log.write("error", str(error))
+        log.error(str(error))
         return EXIT_HOPELESS
 
 
-def _run(spec: Specification, log: Log) -> int:
+def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
     from pipeline.sources.recording import Recording
     from pipeline.sources.replay import ReplaySource
@@ -59,14 +60,14 @@ def _run(spec: Specification, log: Log) -> int:
 
         source = ReplaySource(recording, boot_id=recording.boot_id, acks=acks, send=send)
         if source.error is not None:
-            log.write("warning", f"{source.error}; replaying what comes before")
+            log.warning(f"{source.error}; replaying what comes before")
         is_told = False
         while not waiter.stopping:
             if not source.poll(BUDGET_FRAMES):
                 waiter.wait(Wait(_IDLE_LOOK_S if source.is_applied else _LOOK_S, False))
             if source.is_applied and not is_told:
                 is_told = True
-                log.write("info", "replayed", file=str(path), events=source.event_count)
+                log.info("replayed", file=str(path), events=source.event_count)
         deadline = time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART
         while source.is_sent and not source.is_applied and time.monotonic() < deadline:
             source.poll(BUDGET_FRAMES)

@@ -18,12 +18,13 @@ import zmq
 from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
+from pipeline.log import Logger, get_logger
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Pacer, Waiter
 from pipeline.sources.ring import PAGE_BYTES, Ring
 from pipeline.sources.shard import Shard
-from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 16_384
@@ -34,12 +35,12 @@ _DRAIN_LOOK_S = 0.002
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    log = Log()
+    log = get_logger()
     try:
-        spec, log = begin(sys.argv[1:] if arguments is None else arguments)
+        spec = begin(sys.argv[1:] if arguments is None else arguments)
         return _run(spec, log)
     except ProclineError as error:
-        log.write("error", str(error))
+        log.error(str(error))
         return EXIT_HOPELESS
 
 
@@ -67,7 +68,7 @@ def ring_cpus(states: CpuStates, ring_count: int) -> dict[int, tuple[int, ...]]:
     return cpus_of
 
 
-def _run(spec: Specification, log: Log) -> int:
+def _run(spec: Specification, log: Logger) -> int:
     states = map_cpu_states(spec["shared_fd"])
     ring_bytes = spec.by_ring("ring_bytes")
     cpus_of = ring_cpus(states, spec["ring_count"])
@@ -134,7 +135,7 @@ def run(shard: Shard, pacer: Pacer, waiter: Waiter, watch: _Watch) -> None:
             shard.wake_up()
 
 
-def drain_out(shard: Shard, deadline_s: float, log: Log) -> bool:
+def drain_out(shard: Shard, deadline_s: float, log: Logger) -> bool:
     """Hand over everything that the rings hold now, and wait until it is applied.
 
     Args:
@@ -151,14 +152,14 @@ def drain_out(shard: Shard, deadline_s: float, log: Log) -> bool:
             return True
         time.sleep(_DRAIN_LOOK_S)
     left = sum(max(0, target - ring.consumer_pos) for ring, target in targets)
-    log.write("warning", "ended before all was applied", unapplied_bytes=left)
+    log.warning("ended before all was applied", unapplied_bytes=left)
     return False
 
 
 class _Watch:
     """Logs what should not happen, each once for a ring."""
 
-    def __init__(self, shard: Shard, log: Log) -> None:
+    def __init__(self, shard: Shard, log: Logger) -> None:
         self._shard = shard
         self._log = log
         self._told: set[tuple[int, str]] = set()
@@ -177,7 +178,7 @@ class _Watch:
         ):
             if count and (ring.number, name) not in self._told:
                 self._told.add((ring.number, name))
-                self._log.write("error", event, ring=ring.number, count=count)
+                self._log.error(event, ring=ring.number, count=count)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,11 @@ import zmq
 from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
+from pipeline.log import Logger, get_logger
 from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
-from pipeline.sources.worker_side import EXIT_HOPELESS, Log, Specification, begin
+from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 512
@@ -34,16 +35,16 @@ _AGAIN_S = 10.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    log = Log()
+    log = get_logger()
     try:
-        spec, log = begin(sys.argv[1:] if arguments is None else arguments)
+        spec = begin(sys.argv[1:] if arguments is None else arguments)
         return _run(spec, log)
     except ProclineError as error:
-        log.write("error", str(error))
+        log.error(str(error))
         return EXIT_HOPELESS
 
 
-def _run(spec: Specification, log: Log) -> int:
+def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
     from pipeline.sources.handring import RingWriter
     from pipeline.sources.proc_connector import Counts, boot_now_ns
@@ -95,7 +96,7 @@ def _run(spec: Specification, log: Log) -> int:
             if frames.refused_total != told and time.monotonic() >= due_s:
                 due_s = time.monotonic() + _AGAIN_S
                 told = frames.refused_total
-                log.write("warning", "tracers' frames or records refused", count=told, last=frames.refusal)
+                log.warning("tracers' frames or records refused", count=told, last=frames.refusal)
             if records >= BUDGET_RECORDS:
                 continue
             if frames.is_full or shard.is_blocked:

@@ -1,26 +1,22 @@
-"""What processes of this package do at their start and end: read their specification, confine themselves, log, stop.
+"""What processes of this package do at their start: read their specification, set up their log, confine themselves.
 
-The specification is what `pipeline.worker` writes, the log lines are those of `pipeline.log`. Both modules need msgspec
-and structlog, 14 MB a process; a shard does with the standard library's json, reads the few fields that it needs, and
-writes a few lines in its life.
+The specification is what `pipeline.worker` writes. That module needs msgspec, 4 MB a process; a shard does with the
+standard library's json and reads the few fields that it needs.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from pipeline import privileges
 from pipeline.errors import ConfigError, ProclineError
+from pipeline.log import set_up
 
 #: Exit code that tells the supervisor that another start would end the same way.
 EXIT_HOPELESS = 2
-
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 class Specification:
@@ -77,47 +73,8 @@ def read_specification(arguments: list[str]) -> Specification:
     return Specification(fields)
 
 
-class Log:
-    """Lines on standard error in the form of `pipeline.log`."""
-
-    def __init__(self, *, role: str = "", level: str = "info", form: str = "auto") -> None:
-        self._facts = {"role": role, "pid": os.getpid()} if role else {"pid": os.getpid()}
-        self._least = _PRIORITIES.get(level, 6)
-        self._readable = form == "console" or (form == "auto" and sys.stderr.isatty())
-        self._prefixed = False
-        try:
-            status = os.fstat(2)
-            self._prefixed = os.environ.get("JOURNAL_STREAM", "") == f"{status.st_dev}:{status.st_ino}"
-        except OSError:
-            pass
-
-    def write(self, level: str, event: str, **facts: object) -> None:
-        """Write one line; that nobody reads it is no error."""
-        priority = _PRIORITIES[level]
-        if priority > self._least:
-            return
-        if self._readable:
-            shown = " ".join(f"{name}={value}" for name, value in (facts | self._facts).items())
-            line = f"{time.strftime('%H:%M:%S')} [{level:<7}] {event:<40} {shown}"
-        else:
-            now = time.time_ns()
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now // 1_000_000_000))
-            stamp += f".{now // 1000 % 1_000_000:06d}Z"
-            line = json.dumps(
-                {"event": event, "level": level, "timestamp": stamp, **self._facts, **facts},
-                sort_keys=True,
-                default=str,
-            )
-        if self._prefixed:
-            line = f"<{priority}>{line}"
-        try:
-            os.write(2, (line + "\n").encode(errors="replace"))
-        except OSError:
-            return
-
-
-def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> tuple[Specification, Log]:
-    """Read the specification and give up what a source's process does not need: privileges, and core dumps.
+def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> Specification:
+    """Read the specification, set up the log, and give up what a source's process does not need (privileges, dumps).
 
     Args:
         arguments: of the command line.
@@ -127,9 +84,10 @@ def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> tuple[Specificati
         ConfigError: there is no specification.
         ProclineError: the supervisor has ended already.
     """
+    set_up()  # a specification that cannot be read is told too
     spec = read_specification(arguments)
-    log = Log(role=spec["role"], level=spec["config.log.level"], form=spec["config.log.format"])
+    set_up(spec["config.log.level"], spec["config.log.format"], spec["role"])
     _, is_parent_there = privileges.confine(parent_tgid=spec["supervisor_tgid"], keep=keep)
     if not is_parent_there:
         raise ProclineError("the supervisor has ended: nothing to work for")
-    return spec, log
+    return spec

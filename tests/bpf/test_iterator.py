@@ -109,7 +109,7 @@ print(json.dumps({
     "args_bytes": int(maps.settings(settings)["args_bytes"][0]),
     "inode": int(image["inode"]),
     "entries": len(maps.pid_cache(pids).items()[0]) > 0,
-    "modules": [name for name in ("pylibbpf", "msgspec", "structlog", "zmq") if name in sys.modules],
+    "modules": [name for name in ("pylibbpf", "msgspec", "pythonjsonlogger", "zmq") if name in sys.modules],
 }))
 """
 

@@ -94,6 +94,7 @@ def test_a_source_that_is_not_there_leaves_nothing_behind(procline: Command, sou
 def test_packages_that_only_the_daemon_needs_are_named(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(__import__("sys").modules, "pipeline.log", raising=False)
     monkeypatch.delattr("pipeline.log", raising=False)
-    monkeypatch.setitem(__import__("sys").modules, "structlog", None)  # type: ignore[arg-type]
+    monkeypatch.delitem(__import__("sys").modules, "pythonjsonlogger.json", raising=False)
+    monkeypatch.setitem(__import__("sys").modules, "pythonjsonlogger", None)  # type: ignore[arg-type]
     done = procline("run")
     assert done.code == 2 and "pip install 'procline[daemon]'" in done.err
