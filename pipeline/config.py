@@ -291,6 +291,13 @@ class Contexts(Section, frozen=True):
             'in its own root directory, which is read. "host": processes in containers have none. "off": nobody has.'
         ),
     ] = "all"
+    tty_fallback: Annotated[
+        bool,
+        Meta(
+            description="A process without a controlling terminal is shown with the terminal that its standard input "
+            "is, if that is one. It costs a look into /proc for each exec of such a process."
+        ),
+    ] = False
 
 
 class Access(Section, frozen=True):

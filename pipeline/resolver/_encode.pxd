@@ -76,6 +76,10 @@ cdef class Encoder:
     cdef uint32_t logins[64]
     cdef uint32_t logins_count
 
+    cdef public bint notes_ttyless
+    cdef uint32_t ttyless[1024]
+    cdef uint32_t ttyless_count
+
     cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(

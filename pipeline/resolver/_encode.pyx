@@ -57,6 +57,7 @@ cdef enum:
     KIND_EXEC = 2
     KIND_EXIT = 3
     LOGINS = 64
+    TTYLESS = 1024
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -365,6 +366,16 @@ cdef class Encoder:
         self.logins_count = 0
         return rows
 
+    def take_ttyless(self) -> list[int]:
+        """Return the rows of what was executed or changed and has no terminal, since the last call; 1024 at most.
+
+        Nothing is noted unless `notes_ttyless` is set.
+        """
+        cdef uint32_t i
+        rows = [self.ttyless[i] for i in range(self.ttyless_count)]
+        self.ttyless_count = 0
+        return rows
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Message]:
@@ -436,6 +447,12 @@ cdef class Encoder:
         self.topic_seq[topic] += 1
         if kind == KIND_EXEC:
             self._note_login(tables, row)
+        if (
+            self.notes_ttyless and kind != KIND_FORK and kind != KIND_EXIT and tables.cold[row].tty[0] == 0
+            and self.ttyless_count < TTYLESS
+        ):
+            self.ttyless[self.ttyless_count] = row
+            self.ttyless_count += 1
         if not self.topics_mask >> topic & 1:
             # Readers want to know the users of a container, too, and it may be gone when somebody asks.
             if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:

@@ -45,6 +45,7 @@ from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
 from pipeline.resolver.sessions import SshSessions
+from pipeline.resolver.terminals import TtyFallback
 from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -122,8 +123,7 @@ class Worker:
         began = boot.now_boot_ns()
         if tables.is_takeover:
             self._begin_names()
-            if loop.sessions is not None:
-                loop.sessions.begin()
+            self._begin_contexts()
             torn = list(tables.torn_rows)
             while loop.publisher.is_awaiting(boot.now_boot_ns()):
                 loop.beat()
@@ -137,8 +137,7 @@ class Worker:
         else:
             entered = self.repairer.snapshot() if self.repairer is not None else 0
             self._begin_names()
-            if loop.sessions is not None:
-                loop.sessions.begin()
+            self._begin_contexts()
             loop.beat()
             self._catch_up(boot.now_boot_ns())
             self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
@@ -147,6 +146,11 @@ class Worker:
         tables.set_state(layout.STATE_READY)
         if tables.is_takeover:
             loop.repair_soon(boot.now_boot_ns())
+
+    def _begin_contexts(self) -> None:
+        for contexts in (self.loop.sessions, self.loop.terminals):
+            if contexts is not None:
+                contexts.begin()
 
     def _begin_names(self) -> None:
         """Names of users, from now on: whose count is told by the namespaces of pid 1, which is in the tables now."""
@@ -276,6 +280,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         loop.names = _names(spec, is_live, tables, encoder, stack)
         if is_live:
             loop.sessions = SshSessions(tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8))
+            loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)
@@ -369,6 +374,8 @@ def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
 
 def _opts(config: Config) -> ResolverOpts:
     opts = ResolverOpts().with_envs_value(config.envs.show_values)
+    if config.contexts.tty_fallback:
+        opts.with_tty_fallback_enabled()
     return opts.with_envs_resolution_enabled() if config.capture.envs_bytes > 0 else opts
 
 

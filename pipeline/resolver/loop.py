@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.repair import Repairer
     from pipeline.resolver.requests import Requests
     from pipeline.resolver.sessions import SshSessions
+    from pipeline.resolver.terminals import TtyFallback
     from pipeline.shm._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
@@ -136,6 +137,7 @@ class Resolver:
         self.name_cgroups: Callable[[], None] | None = None
         self.names: LiveNames | None = None
         self.sessions: SshSessions | None = None
+        self.terminals: TtyFallback | None = None
         #: Gives the processes of a batch what no record carries; called only when one of them inherits something.
         self.complete: Callable[[], object] | None = None
         self.contexts: ContextLoop | None = None
@@ -234,6 +236,8 @@ class Resolver:
             applied += self.applier.apply(batch)
             if self.sessions is not None:
                 self.sessions.poll()
+            if self.terminals is not None:
+                self.terminals.poll()
             if self.complete is not None and self.applier.has_heirs:
                 self.complete()
             self.publisher.send(self.encoder.take())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grp
 import os
+import pty
 import pwd
 import subprocess
 import sys
@@ -292,3 +293,44 @@ def test_namespaces(table: ProcessTable) -> None:
         assert entry.user_ns != namespace(os.getpid(), "user")
         # Nobody is mapped there, so the host's name of the id is not its name.
         assert entry.user is None or entry.user_ns == namespace(os.getpid(), "user")
+
+
+# -- terminals ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: ProcessTable) -> None:
+    """A process of another session keeps the descriptor and loses the terminal: the kernel names none."""
+    main, other = pty.openpty()
+    name = os.ttyname(other)
+    try:
+        with (
+            process("sleep", "60", stdin=other) as before,
+            Daemon("[contexts]\ntty_fallback = true\n") as daemon,
+            daemon.attach() as asked,
+            process("sleep", "60", stdin=other) as child,
+        ):
+            wanted = "pts" + name.rpartition("/")[2]
+            assert Path(f"/proc/{child.pid}/fd/0").readlink() == Path(name)
+            for pid in (before.pid, child.pid):
+                eventually(lambda pid=pid: resolve(asked, pid).tty == wanted)
+                assert not resolve(table, pid).tty, "without the setting only the controlling terminal counts"
+            with process("sleep", "60", stdin=subprocess.DEVNULL) as none:
+                eventually(lambda: resolve(asked, none.pid).comm == "sleep")
+                assert not resolve(asked, none.pid).tty
+    finally:
+        os.close(main)
+        os.close(other)
+
+
+def test_controlling_terminals(table: ProcessTable) -> None:
+    code = (
+        "import os, pty; pid, fd = pty.fork(); pid or os.execlp('sleep', 'sleep', '60')\n"
+        "print(pid, flush=True); os.read(fd, 1)"
+    )
+    with process(sys.executable, "-c", code, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline())
+        eventually(lambda: resolve(table, pid).comm == "sleep")
+        tty = Path(f"/proc/{pid}/fd/0").readlink()
+        assert resolve(table, pid).tty == "pts" + tty.name
+        assert resolve(table, pid).sid == pid == os.getsid(pid)
