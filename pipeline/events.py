@@ -104,8 +104,8 @@ EXIT, 32 bytes:
     20      4     leader_exit_code      i4    -          exit_code of the recording thread
     24      8     exit_reserved         u8    -
 
-The other kinds have no body: their TASK says what is true now. The strings of a CGROUP record are PLACE, MEMBER for each
-cgroup of version 1 that the process is in (roots left out), and a path. They name what ids do not:
+The other kinds have no body: their TASK says what is true now. The strings of a CGROUP record are PLACE, MEMBER for
+each cgroup of version 1 that the process is in (roots left out), and a path. They name what ids do not:
 
 PLACE, 16 bytes: the cgroup that the process was moved to, or that was made (FLAG_CGROUP_MADE):
 

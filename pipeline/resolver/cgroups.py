@@ -1,8 +1,8 @@
 """Give the cgroups of the tables their names: ids that rows have, to paths and containers.
 
-Names come with the records of moves and of new cgroups, before the event that they belong to is told; with every look at
-``/proc``; and, for what neither told, from the cgroup file systems. The names in the rows are _cgroups.pyx's, the file
-systems are walked by containers.py and hierarchies.py.
+Names come with the records of moves and of new cgroups, before the event that they belong to is told; with every look
+at ``/proc``; and, for what neither told, from the cgroup file systems. The names in the rows are _cgroups.pyx's, the
+file systems are walked by containers.py and hierarchies.py.
 """
 
 from __future__ import annotations

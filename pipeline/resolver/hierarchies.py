@@ -1,8 +1,9 @@
 """Cgroup hierarchies of version 1: which there are, where they are mounted, and the ids of the cgroups in them.
 
-Every process is in one cgroup of each hierarchy. A container may be visible in the paths of some of them only (a host with
-both versions, where version 2 leads to the runtime's own service), so all of them together tell; their ids make one number
-(`pipeline.events.cgroup_set`), which the BPF programs compute too. Leaves out what a path means (containers.py).
+Every process is in one cgroup of each hierarchy. A container may be visible in the paths of some of them only (a host
+with both versions, where version 2 leads to the runtime's own service), so all of them together tell; their ids make
+one number (`pipeline.events.cgroup_set`), which the BPF programs compute too. Leaves out what a path means
+(containers.py).
 
 An id is the inode of the cgroup's directory and counts for one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
 """
@@ -66,7 +67,7 @@ class Hierarchies:
         self._next_look_ns: int | None = None
 
     def set_of(self, text: bytes) -> int:
-        """What `cgroup_set` says of a process whose ``/proc/PID/cgroup`` is `text`; 0: a cgroup in it cannot be found."""
+        """What `cgroup_set` says of a process whose ``/proc/PID/cgroup`` is `text`; 0: one in it cannot be found."""
         members = []
         for line in lines_of(text):
             if line.hierarchy and line.path != "/":
@@ -74,7 +75,7 @@ class Hierarchies:
                 if tree is None or line.path.startswith("/.."):  # outside of this reader's namespace
                     return 0
                 try:
-                    number = os.stat(f"{tree.root}{line.path}", follow_symlinks=False).st_ino
+                    number = Path(f"{tree.root}{line.path}").lstat().st_ino
                 except OSError:
                     return 0
                 tree.learn(number, line.path)
