@@ -113,21 +113,28 @@ def _uuid_text(number: int) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def entity_id(boot: bytes, tgid: int, start_boot_ns: int) -> str:
+def entity_id(boot: bytes, tgid: int, start_boot_ns: int, pid_ns: int = 0) -> str:
     """The identity of a process as text: boot id, tgid and start time in ns, in hexadecimal, joined by dashes.
 
     It holds the identity itself, not a hash of it: nothing can collide, and `parse_entity_id` gives pid and start back,
     so an id from a log leads to its process without an index.
+
+    Args:
+        boot: 16 bytes. tgid, start_boot_ns: the identity.
+        pid_ns: of a process that is known by its number in a pid namespace: its inode, which then stands before the pid,
+            with a dot between them.
     """
-    return f"{boot.hex()}-{tgid:x}-{start_boot_ns:x}"
+    return f"{boot.hex()}-{f'{pid_ns:x}.' if pid_ns else ''}{tgid:x}-{start_boot_ns:x}"
 
 
 class EntityKey(NamedTuple):
-    """What an entity id holds: the boot id (16 bytes), the tgid and the start time in boot ns."""
+    """What an entity id holds: the boot id (16 bytes), the tgid and the start time in boot ns; where the tgid is a number
+    of a pid namespace that a tracer named, that one's inode, else 0."""
 
     boot: bytes
     tgid: int
     start_boot_ns: int
+    pid_ns: int = 0
 
 
 def parse_entity_id(text: str) -> EntityKey:
@@ -138,12 +145,14 @@ def parse_entity_id(text: str) -> EntityKey:
     """
     parts = text.split("-")
     try:
-        boot, tgid, start = bytes.fromhex(parts[0]), int(parts[1], 16), int(parts[2], 16)
+        namespace, _, number = parts[1].rpartition(".")
+        boot, tgid, start = bytes.fromhex(parts[0]), int(number, 16), int(parts[2], 16)
+        pid_ns = int(namespace, 16) if namespace else 0
     except (ValueError, IndexError):
-        boot, tgid, start = b"", 0, 0
-    if len(parts) != 3 or entity_id(boot, tgid, start) != text or len(boot) != 16:
+        boot, tgid, start, pid_ns = b"", 0, 0, 0
+    if len(parts) != 3 or entity_id(boot, tgid, start, pid_ns) != text or len(boot) != 16:
         raise ValueError(f"not an entity id: {text!r}")
-    return EntityKey(boot, tgid, start)
+    return EntityKey(boot, tgid, start, pid_ns)
 
 
 def cpid(boot: bytes, pid_ns: int, start_ticks: int, ns_pid: int) -> str:

@@ -65,7 +65,10 @@ class Namespace(click.ParamType[int]):
 def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--pid-ns``."""
     return click.option(
-        "--pid-ns", type=Namespace(), metavar="INODE", help="PID is a number of this pid namespace, not of the daemon's."
+        "--pid-ns",
+        type=Namespace(),
+        metavar="INODE",
+        help="PID is a number of this pid namespace, not of the daemon's.",
     )(function)
 
 

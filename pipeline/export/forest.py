@@ -26,9 +26,7 @@ def forest(entries: Iterable[Entry]) -> list[Node]:
     """
     nodes = [Node(entry) for entry in sorted(entries, key=lambda entry: entry["pid"])]
     by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
-    by_pid = {
-        (_space(node.entry), node.entry["pid"]): node for node in nodes if not node.entry.get("exit_time_ns")
-    }
+    by_pid = {(_space(node.entry), node.entry["pid"]): node for node in nodes if not node.entry.get("exit_time_ns")}
     roots = []
     for node in nodes:
         parent_id = node.entry.get("parent_entity_id")

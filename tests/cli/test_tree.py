@@ -150,7 +150,8 @@ def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) 
 
 
 @pytest.mark.parametrize(
-    "arguments", [("tree", "--pid-ns", "7"), ("resolve", "7", "--ask", "--pid-ns", "7"), ("children", "7", "--pid-ns", "x")]
+    "arguments",
+    [("tree", "--pid-ns", "7"), ("resolve", "7", "--ask", "--pid-ns", "7"), ("children", "7", "--pid-ns", "x")],
 )
 def test_a_namespace_needs_a_pid_of_it(procline: Command, table: type[FakeTable], arguments: tuple[str, ...]) -> None:
     assert procline(*arguments).code == 2
