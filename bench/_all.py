@@ -77,6 +77,11 @@ def as_markdown(report: dict[str, Any], plots: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def is_loaded(report: dict[str, Any]) -> bool:
+    """Whether others kept the machine busy when a bench began."""
+    return bool(report.get("machine", {}).get("busy_cores_before", 0) > common.QUIET_BUSY_CORES)
+
+
 def block(lines: Sequence[str]) -> list[str]:
     """Lines that stand as they are."""
     return ["```text", *lines, "```", ""] if lines else []
@@ -115,14 +120,12 @@ def plot(curves: Sequence[dict[str, Any]], directory: Path) -> list[str] | None:
         figure, field = pyplot.subplots(figsize=(7, 3.5))
         for series, values in curve["y"].items():
             field.plot(curve["x"], values, marker="o", label=series)
-        # Sizes go by factors; nothing below zero, so that flat looks flat.
-        if max(curve["x"]) >= 10 * max(min(curve["x"]), 1):
-            field.set_xscale(
-                "log" if min(curve["x"]) > 0 else "symlog", **({} if min(curve["x"]) > 0 else {"linthresh": 1})
-            )
+        # Sizes go by factors, but where they begin with none: then what grows by the byte is a straight line.
+        if 0 < min(curve["x"]) * 10 <= max(curve["x"]):
+            field.set_xscale("log")
             field.set_xticks(curve["x"], [f"{x:,}" for x in curve["x"]])
             field.minorticks_off()
-        field.set_ylim(bottom=0)
+        field.set_ylim(bottom=0)  # so that flat looks flat
         field.set(title=curve["title"], xlabel=curve["x_label"], ylabel=curve["y_label"])
         field.grid(alpha=0.3)
         field.legend()
@@ -180,6 +183,9 @@ def write(directory: Path, when: str, machine: dict[str, Any], reports: list[dic
         written += names or ()
     facts = [{"fact": key, "value": str(value)} for key, value in machine.items()]
     head = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
+    loaded = [each["bench"] for each in reports if is_loaded(each)]
+    if loaded:
+        head += f"\n**Others kept this machine busy during**: {', '.join(loaded)}. Their figures are upper bounds.\n"
     (directory / "report.md").write_text(f"{head}\n{summary(reports)}\n" + "\n".join(parts))
     return written
 
