@@ -121,15 +121,15 @@ def entity_id(boot: bytes, tgid: int, start_boot_ns: int, pid_ns: int = 0) -> st
 
     Args:
         boot: 16 bytes. tgid, start_boot_ns: the identity.
-        pid_ns: of a process that is known by its number in a pid namespace: its inode, which then stands before the pid,
-            with a dot between them.
+        pid_ns: of a process that is known by its number in a pid namespace: its inode, which then stands before the
+            pid, with a dot between them.
     """
     return f"{boot.hex()}-{f'{pid_ns:x}.' if pid_ns else ''}{tgid:x}-{start_boot_ns:x}"
 
 
 class EntityKey(NamedTuple):
-    """What an entity id holds: the boot id (16 bytes), the tgid and the start time in boot ns; where the tgid is a number
-    of a pid namespace that a tracer named, that one's inode, else 0."""
+    """What an entity id holds: the boot id (16 bytes), the tgid and the start time in boot ns; where the tgid is a
+    number of a pid namespace that a tracer named, that one's inode, else 0."""
 
     boot: bytes
     tgid: int

@@ -1,9 +1,9 @@
 """Frames of tracers, before they go where all frames go: numbers in a pid namespace become entries of the index.
 
 A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TASK's `pid_ns`. Here each key gets its
-slot (`shm.keyspace`), and from there on, in merge, apply, the stream and the tables, the slot is what a pid is elsewhere.
-The same record gets the same slot whoever translates it: the keys are in a segment, so a successor finds what its
-predecessor gave out. Making such frames is in `sources.tracer`.
+slot (`shm.keyspace`), and from there on, in merge, apply, the stream and the tables, the slot is what a pid is
+elsewhere. The same record gets the same slot whoever translates it: the keys are in a segment, so a successor finds
+what its predecessor gave out. Making such frames is in `sources.tracer`.
 
 A start time that a tracer does not know is the time of the first record, since a process needs one to be told from the
 next owner of its number.

@@ -62,7 +62,7 @@ def _run(spec: Specification, log: Logger) -> int:
             mode=int(spec["config.access.tracers_mode"], 8), group=spec["group_id"], hwm_frames=hwm_frames,
         )  # fmt: skip
         push = bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames)
-        waiter = Waiter((pull.getsockopt(zmq.FD),))
+        waiter = Waiter((int(pull.getsockopt(zmq.FD)),))
 
         def send(frame: bytes) -> bool:
             try:

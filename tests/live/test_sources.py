@@ -40,7 +40,7 @@ class Traced:
         self.pid = self.process.pid
         if source == "tracer":
             inner = soon(lambda: _children(self.process.pid))[0]
-            self.namespace = os.stat(f"/proc/{inner}/ns/pid").st_ino
+            self.namespace = Path(f"/proc/{inner}/ns/pid").stat().st_ino
             self.option = ("--pid-ns", str(self.namespace))
             self.pid = soon(self._told)
 
@@ -94,14 +94,14 @@ def traced(request: pytest.FixtureRequest) -> Iterator[Traced]:
 
 def resolve(traced: Traced) -> None:
     entry = traced.json("resolve", str(traced.pid))
-    assert entry["pid"] == traced.pid and "foreign" in entry["marks"] or traced.source == "proc-connector"
+    assert entry["pid"] == traced.pid and ("foreign" in entry["marks"]) == (traced.source == "tracer")
     assert f"{traced.pid}" in traced.run("resolve", str(traced.pid))
     assert traced.run("resolve", "4194303", code=1) == ""
     if traced.source == "tracer":
         assert entry["container_id"] == CONTAINER and entry["pid_ns"] == traced.namespace
         traced.run("resolve", str(traced.pid), option=False, code=1)
     else:
-        inner = os.stat("/proc/self/ns/pid").st_ino
+        inner = Path("/proc/self/ns/pid").stat().st_ino
         assert traced.json("resolve", str(traced.pid), "--pid-ns", str(inner), option=False) == entry
 
 

@@ -200,7 +200,7 @@ def test_a_start_that_nobody_knows_is_that_of_the_first_record(bench: Bench) -> 
 
 
 def test_what_a_tracer_may_not_say(bench: Bench) -> None:
-    """A time in the future is now; flags that are the resolver's are taken away; frames of another shape are refused."""
+    """A time in the future is now, flags that are the resolver's are taken away, frames of another shape refused."""
     head = bytearray(proc_records.exec_(about(7, NOW * 2), info(7, 1, 50)))
     head[37] |= events.FLAG_KEYED
     bench.send(bytes(head))
