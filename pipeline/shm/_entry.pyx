@@ -249,6 +249,7 @@ cdef class Entry:
         cdef uint32_t ref
         cdef bint moved = False
         cdef bytes result
+        cdef PyObject *former
         cdef int tries
         if self.strings[kind] != NULL:
             return <bytes>self.strings[kind]
@@ -275,8 +276,11 @@ cdef class Entry:
                 return None
             result = self._fetch(base, allocated, ref, &moved)
             if not moved:
+                # Another thread can have been here while _reload had let go of the interpreter.
+                former = self.strings[kind]
                 Py_INCREF(result)
                 self.strings[kind] = <PyObject *>result
+                Py_XDECREF(former)
                 return result
             self._reload()
         raise_busy(self.view, f"pid {self.hot.tgid}")
