@@ -24,6 +24,7 @@ BELOW = {
     "privileges": set(),
     "notify": set(),
     "processes": set(),
+    "memory": set(),
     "log": set(),
     "worker": set(),
     "bpf": set(),
@@ -49,6 +50,7 @@ LEAVES = (
     "privileges",
     "notify",
     "processes",
+    "memory",
     "config",
     "log",
     "worker",
@@ -131,7 +133,8 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "rich", "concurrent.futures", "promet
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec"},
         ),
         ("import pipeline.resolver.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
-        ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click"}),
+        ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"}),
+        ("import pipeline.bpf.loader, pipeline.supervisor", NOT_IN_DAEMON | {"zmq", "numpy"}),
     ],
 )
 def test_little_is_imported(code: str, not_needed: set[str]) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from pipeline.bpf.maps import MAX_CPUS
+from pipeline.bpf.words import MAX_CPUS
 from pipeline.errors import UnsupportedError
 
 BTF = Path("/sys/kernel/btf/vmlinux")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +42,7 @@ def read_tasks(link_fd: int) -> Tasks:
     Raises:
         OSError: not the link of an iterator.
     """
-    fd = syscall.iter_create(link_fd)
-    try:
-        return parse_tasks(_read_all(fd))
-    finally:
-        os.close(fd)
+    return parse_tasks(syscall.run_iterator(link_fd))
 
 
 def parse_tasks(data: bytes) -> Tasks:
@@ -74,10 +69,3 @@ def parse_tasks(data: bytes) -> Tasks:
 
 def _column(rows: npt.NDArray[np.uint8], at: int, dtype: np.dtype[np.void]) -> npt.NDArray[np.void]:
     return np.ascontiguousarray(rows[:, at : at + dtype.itemsize]).view(dtype).reshape(-1)
-
-
-def _read_all(fd: int) -> bytes:
-    parts = []
-    while part := os.read(fd, 1 << 20):
-        parts.append(part)
-    return b"".join(parts)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.bpf import host, iterator, libbpf, maps, syscall
+from pipeline.bpf import host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
 
 OBJECTS = Path(__file__).parent
@@ -143,10 +143,10 @@ class Capture:
             self.pid_cache_fd = self._map_fds["pid_cache"]
             self.proc_cache_fd = self._map_fds["proc_cache"]
             self._make_rings()
-            settings = maps.settings(self.settings_fd, writable=True)
-            settings["args_bytes"] = min(args_bytes, 32768)
-            settings["envs_bytes"] = min(envs_bytes, 32768)
-            settings["wakeup_fill_bytes"] = wakeup_fill_bytes or ring_bytes // 4
+            settings = words.settings_words(self.settings_fd)
+            settings[words.ARGS_BYTES] = min(args_bytes, 32768)
+            settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
+            settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             self._core.attach()
             self.tiers = (
                 Tier("core", "tp_btf", True, "fork, exec and exit"),
@@ -155,17 +155,17 @@ class Capture:
             )
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
-            settings["flags"] = maps.CAPTURE_ON
+            settings[words.FLAGS] = words.CAPTURE_ON
             if self.iter_link_fd >= 0:
                 # Notes this process's root directory and fills the caches with the processes that are there already.
-                iterator.read_tasks(self.iter_link_fd)
+                syscall.run_iterator(self.iter_link_fd)
             undo.pop_all()
 
     def _make_rings(self) -> None:
         assert self._core is not None
         online = host.online_cpus()
         absent = sorted(set(host.possible_cpus()) - set(online))
-        states = maps.cpu_states(self.shared_fd, writable=True)
+        ring_of_cpu = words.cpu_words(self.shared_fd, words.RING)
         numbers = {cpu: cpu for cpu in online}
         if absent:
             self.spare_ring = absent[0]
@@ -179,7 +179,7 @@ class Capture:
                         f"ring {ring} of {len(set(numbers.values()))}, {self.ring_bytes} bytes: {error.strerror}; "
                         "lower capture.ring_bytes"
                     ) from error
-            states["ring"][cpu] = ring
+            ring_of_cpu[cpu] = ring
             self._core.map_update("pl_rings", cpu, self.ring_fds[ring])
 
     def _load_tier(self, kind: TierKind) -> Tier:

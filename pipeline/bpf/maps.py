@@ -97,13 +97,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bpf import syscall
-
-#: SETTINGS.flags: the programs record.
-CAPTURE_ON = 1
-
-#: Length of `pl_shared` and `pl_rings`.
-MAX_CPUS = 1024
+from pipeline.bpf import syscall, words
+from pipeline.bpf.words import CAPTURE_ON as CAPTURE_ON
+from pipeline.bpf.words import MAX_CPUS as MAX_CPUS
 
 CPU_STATE = np.dtype(
     [
@@ -141,6 +137,7 @@ IMAGE_ENTRY = np.dtype(
 MAP_LAYOUTS = {"cpu": CPU_STATE, "settings": SETTINGS, "pid": PID_ENTRY, "image": IMAGE_ENTRY}
 
 assert (CPU_STATE.itemsize, SETTINGS.itemsize, PID_ENTRY.itemsize, IMAGE_ENTRY.itemsize) == (256, 64, 144, 240)
+assert (CPU_STATE.itemsize, SETTINGS.itemsize) == (words.CPU_STATE_BYTES, words.SETTINGS_BYTES)
 
 
 def cpu_states(fd: int, *, writable: bool = False, count: int = MAX_CPUS) -> npt.NDArray[np.void]:

@@ -137,5 +137,18 @@ def iter_create(link_fd: int) -> int:
     return bpf(ITER_CREATE, _attributes("II", link_fd, 0))
 
 
+def run_iterator(link_fd: int) -> bytes:
+    """Run the iterator behind `link_fd` once and return what it wrote.
+
+    Raises:
+        OSError: not the link of an iterator.
+    """
+    fd = iter_create(link_fd)
+    try:
+        return b"".join(iter(lambda: os.read(fd, 1 << 20), b""))
+    finally:
+        os.close(fd)
+
+
 def _attributes(layout: str, *values: int) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack(f"={layout}", *values), struct.calcsize(f"={layout}"))

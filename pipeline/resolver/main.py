@@ -12,7 +12,7 @@ import signal
 import sys
 from types import FrameType
 
-from pipeline import privileges
+from pipeline import memory, privileges
 from pipeline.errors import ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
@@ -59,6 +59,7 @@ def _run(spec: WorkerSpec) -> int:
         gc.collect()
         gc.freeze()
         worker.start()
+        memory.give_back()  # what the snapshot needed
         while not stopping:
             worker.loop.poll()
             worker.wait(worker.loop.idle_ms())

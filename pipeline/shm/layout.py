@@ -185,15 +185,17 @@ from __future__ import annotations
 
 import numpy as np
 
-MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 2
+from pipeline.shm import head
+from pipeline.shm.head import LAYOUT_VERSION as LAYOUT_VERSION
+from pipeline.shm.head import MAGIC as MAGIC
+from pipeline.shm.head import STATE_DOWN as STATE_DOWN
+from pipeline.shm.head import STATE_FILLING as STATE_FILLING
+from pipeline.shm.head import STATE_READY as STATE_READY
+from pipeline.shm.head import STATE_STOPPED as STATE_STOPPED
+from pipeline.shm.head import STATE_SUPERSEDED as STATE_SUPERSEDED
+
 ARENA_UNIT_BYTES = 16
 
-STATE_DOWN = 0
-STATE_FILLING = 1  #: snapshot or take-over under way: absent is not yet an answer
-STATE_READY = 2
-STATE_STOPPED = 3
-STATE_SUPERSEDED = 4  #: another control file has taken this one's place
 STATE_NAMES = ("down", "filling", "ready", "stopped", "superseded")
 
 SOURCE_UNKNOWN, SOURCE_PLACEHOLDER, SOURCE_EVENT, SOURCE_MAP, SOURCE_PROCFS, SOURCE_SNAPSHOT = range(6)
@@ -293,6 +295,7 @@ RING_ACK = np.dtype(
         ("received_pos", "<u8"), ("stalled", "<u8"), ("ack_reserved", "V16"),
     ]
 )  # fmt: skip
+assert (CONTROL.itemsize, RING_ACK.itemsize) == (head.CONTROL_BYTES, head.RING_ACK_BYTES)
 COMMIT = np.dtype(
     [
         ("number", "<u8"), ("watermark_boot_ns", "<u8"), ("time_boot_ns", "<u8"), ("heads_live", "<u8"),

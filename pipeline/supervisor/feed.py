@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline import memory
 from pipeline.config import Config
 from pipeline.errors import ConfigError, FrameError
 from pipeline.worker import NO_FD
@@ -103,6 +104,7 @@ def _open_ebpf(config: Config) -> Feed:
                 credentials=settings.credentials,
             )
         )
+        memory.give_back()  # 4 MB: the kernel's types, which libbpf read for each object
         return Feed(
             source="ebpf",
             ring_count=capture.ring_count,
@@ -160,14 +162,14 @@ def _open_tracer(config: Config) -> Feed:
 
 def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
     """Return the descriptors of a ring and of counters for a source that fills a ring by itself."""
-    from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+    from pipeline.bpf.words import CPU_STATE_BYTES, MAX_CPUS
     from pipeline.sources.handring import make_ring_file
 
     ring_fd = make_ring_file(ring_bytes)
     stack.callback(os.close, ring_fd)
     counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
     stack.callback(os.close, counts_fd)
-    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE.itemsize)
+    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE_BYTES)
     return ring_fd, counts_fd
 
 

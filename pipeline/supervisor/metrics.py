@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.config import Metrics
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.supervisor.feed import Feed
@@ -87,6 +85,8 @@ def _push(settings: Metrics, directory: Path, log: Any) -> Any:
 
 
 def _kernel_figures(feed: Feed, stack: contextlib.ExitStack) -> Callable[[Figures], KernelFigures]:
+    import numpy as np
+
     from pipeline.export.prometheus import KernelFigures
 
     if feed.source != "ebpf" or feed.shared_fd == NO_FD:

@@ -28,7 +28,7 @@ from pipeline import notify, paths, privileges, processes
 from pipeline.boot import boot_id
 from pipeline.config import Config
 from pipeline.log import get_logger
-from pipeline.shm import layout
+from pipeline.shm import head
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
@@ -268,7 +268,7 @@ class Supervisor:
             vitals is not None
             and resolver.child is not None
             and vitals.writer_tgid == resolver.child.pid
-            and vitals.state == layout.STATE_READY
+            and vitals.state == head.STATE_READY
         ):
             self._is_ready = True
             is_first = resolver.starts == 1

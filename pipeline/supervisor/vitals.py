@@ -9,10 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pipeline import paths
-from pipeline.shm import layout
+from pipeline.shm import head
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +36,19 @@ def look(directory: Path) -> Vitals | None:
     """Return how the instance in `directory` is; None while there is no control segment of this layout version."""
     try:
         with (directory / paths.CONTROL).open("rb", buffering=0) as file:
-            raw = file.read(layout.CONTROL.itemsize) or b""
-            if len(raw) < layout.CONTROL.itemsize:
+            control = head.read_head(file.read(head.CONTROL_BYTES) or b"")
+            if control is None:
                 return None
-            header = np.frombuffer(raw, layout.CONTROL)[0]
-            if header["magic"] != layout.MAGIC or header["layout_version"] != layout.LAYOUT_VERSION:
-                return None
-            file.seek(int(header["ring_offset"]))
-            wanted = int(header["ring_count"]) * layout.RING_ACK.itemsize
-            raw = file.read(wanted) or b""
-            rings = np.frombuffer(raw[: len(raw) // 64 * 64], layout.RING_ACK)
+            file.seek(control.ring_offset)
+            rings = head.read_rings(file.read(control.ring_count * head.RING_ACK_BYTES) or b"")
     except FileNotFoundError:
         return None
     return Vitals(
-        writer_tgid=int(header["writer_tgid"]),
-        state=int(header["state"]),
-        heartbeat_boot_ns=int(header["heartbeat_boot_ns"]),
-        received_pos=tuple(rings["received_pos"].tolist()),
-        stalled=tuple(bool(value) for value in rings["stalled"].tolist()),
+        writer_tgid=control.writer_tgid,
+        state=control.state,
+        heartbeat_boot_ns=control.heartbeat_boot_ns,
+        received_pos=tuple(received_pos for received_pos, _ in rings),
+        stalled=tuple(bool(stalled) for _, stalled in rings),
     )
 
 

@@ -1,0 +1,43 @@
+"""What is read of the control segment without numpy is what the dtypes say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.shm import head, layout
+
+
+def control(seed: int = 1) -> np.ndarray:
+    data = np.random.default_rng(seed).integers(1, 255, layout.CONTROL.itemsize, np.uint8)
+    record = data.view(layout.CONTROL)
+    record["magic"], record["layout_version"] = layout.MAGIC, layout.LAYOUT_VERSION
+    return record
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_head_has_the_fields_of_the_dtype(seed: int) -> None:
+    record = control(seed)
+    found = head.read_head(record.tobytes())
+    assert found is not None
+    assert found._asdict() == {name: record[0][name].item() for name in head.Head._fields}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_rings_have_the_fields_of_the_dtype(seed: int) -> None:
+    data = np.random.default_rng(seed).integers(0, 255, 5 * layout.RING_ACK.itemsize, np.uint8)
+    rings = data.view(layout.RING_ACK)
+    assert head.read_rings(data.tobytes() + b"half a ring") == list(
+        zip(rings["received_pos"].tolist(), rings["stalled"].tolist(), strict=True)
+    )
+
+
+def test_what_is_no_control_segment_of_this_version_has_no_head() -> None:
+    record = control()
+    assert head.read_head(b"") is None
+    assert head.read_head(record.tobytes()[:-1]) is None
+    record["layout_version"] += 1
+    assert head.read_head(record.tobytes()) is None
+    record = control()
+    record["magic"] = b"OTHER"
+    assert head.read_head(record.tobytes()) is None
