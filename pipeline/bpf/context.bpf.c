@@ -116,6 +116,16 @@ static long pl_list_step(u64 i, struct pl_listing *listing)
 	return listing->count == PL_MEMBERS_MAX || listing->link == listing->end;
 }
 
+static __always_inline void pl_write_some(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
+{
+	/* Apart: clang would make one comparison of bytes - 1 of the two, of which Linux 6.12 learns nothing about bytes. */
+	if (!bytes)
+		return;
+	asm volatile("" : "+r"(bytes));
+	if (bytes <= limit)
+		bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
+}
+
 /* Write the record with the strings that a CGROUP record has. */
 static __always_inline void pl_end_cgroup(struct pl_cgroup_record *record, struct cgroup *cgroup, const char *path,
 					  struct css_set *css_set, struct pl_settings *settings)
@@ -154,14 +164,9 @@ static __always_inline void pl_end_cgroup(struct pl_cgroup_record *record, struc
 		bpf_dynptr_write(&slot.data, at, place, sizeof(*place), 0);
 		at += sizeof(*place);
 		bytes = place->place_members * sizeof(struct pl_member);
-		asm volatile("" : "+r"(bytes));
-		if (bytes && bytes <= sizeof(record->members))
-			bpf_dynptr_write(&slot.data, at, record->members, bytes, 0);
+		pl_write_some(&slot, at, record->members, bytes, sizeof(record->members));
 		at += bytes;
-		bytes = place->place_path_bytes;
-		asm volatile("" : "+r"(bytes));
-		if (bytes && bytes < sizeof(record->path))
-			bpf_dynptr_write(&slot.data, at, record->path, bytes, 0);
+		pl_write_some(&slot, at, record->path, place->place_path_bytes, sizeof(record->path));
 	}
 	pl_submit(&slot, settings);
 }
