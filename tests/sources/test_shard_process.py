@@ -241,7 +241,7 @@ def _check_whole(frame: Frame) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage) -> None:
+def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, request: pytest.FixtureRequest) -> None:
     """A producer for each ring writes without a pause; the shard is killed 12 times at random moments, the receiver 4
     times with what it holds. Every record is received once, in order, whole; every kill finds records under way."""
     count = 30_000
@@ -253,6 +253,8 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage) -
         )
         for ring, fd in stage.spec.rings.items()
     ]  # fmt: skip
+    for writer in writers:
+        request.addfinalizer(writer.kill)  # they wait for room for ever
     ledger = Ledger(stage)
     kills = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(12))
     restarts = sorted(chance.randrange(1000, 2 * count - 1000) for _ in range(4))
