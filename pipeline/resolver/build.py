@@ -357,7 +357,7 @@ def _names(
         return None
     names = LiveNames(
         tables, encoder, spec.directory,
-        mode=int(spec.config.access.tables_mode, 8), group=spec.group_id, with_containers=show == "all",
+        mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all",
     )  # fmt: skip
     stack.callback(names.close)
     return names

@@ -2,8 +2,8 @@
 
 Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
 each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
-as one of its processes is seen, as it may be gone when somebody asks. How a foreign root is read safely is in `users`,
-how the stream finds a name in `_names`, how readers do in `pipeline.shm.usernames`.
+as one of its processes is seen, as it may be gone when somebody asks. What is read is in `name_reader`, how a foreign
+root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.usernames`.
 
 Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
 container; else those in its own root directory. A process that is on its way into a container still has the host's root
@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import shutil
+import stat
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -28,7 +28,8 @@ import numpy as np
 
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
-from pipeline.resolver.users import Kind, host_name, read_names, root_identity
+from pipeline.resolver.name_reader import NameReader
+from pipeline.resolver.users import Kind, host_name
 from pipeline.shm import layout
 from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
 
@@ -52,7 +53,6 @@ JOBS_MAX = 4096
 
 #: Container id, mount namespace, user namespace.
 View = tuple[bytes, int, int]
-_KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
 _ID_COLUMNS = (("hot", "uid", USER), ("cold", "euid", USER), ("hot", "gid", GROUP), ("cold", "egid", GROUP))
 
 
@@ -75,7 +75,7 @@ class LiveNames:
     Args:
         tables, encoder: of this instance.
         directory: the instance's runtime directory; what a predecessor left there is replaced as it becomes known.
-        mode, group: of the files; -1: the process' group.
+        mode: of the files. Their group is the instance's directory's, where that has the set-group-id bit.
         with_containers: whether the roots of containers are read at all.
         proc: where procfs is mounted.
         look_up: asks the host's name service; raises KeyError for an id without a name.
@@ -89,7 +89,6 @@ class LiveNames:
         directory: Path,
         *,
         mode: int = 0o644,
-        group: int = -1,
         with_containers: bool = True,
         proc: str = "/proc",
         look_up: Callable[[Kind, int], str] = host_name,
@@ -99,7 +98,6 @@ class LiveNames:
         self._encoder = encoder
         self._directory = directory / DIRECTORY
         self._mode = mode
-        self._group = group
         self._with_containers = with_containers
         self._look_up = look_up
         self._now = now
@@ -109,7 +107,7 @@ class LiveNames:
         self._service: dict[tuple[int, int], str] = {}  # of ids that are in no file
         self._asked_ids: dict[tuple[int, int], int] = {}
         self._checked_ns = self._swept_ns = 0
-        self._reader = _RootReader(proc, look_up)
+        self._reader = NameReader(proc, look_up)
         self._jobs: queue.Queue[Callable[[], tuple[Any, ...] | None] | None] = queue.Queue(JOBS_MAX)
         self._answers: deque[tuple[Any, ...]] = deque()
         # A daemon: a look-up that hangs must not keep the process from ending.
@@ -126,10 +124,7 @@ class LiveNames:
         if not self._tables.is_takeover:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(exist_ok=True)
-        self._directory.chmod(0o755)
-        if self._group >= 0:
-            with contextlib.suppress(OSError):
-                os.chown(self._directory, -1, self._group)
+        self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
         mnt_ns, user_ns = self._host_namespaces()
         self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
         self._thread.start()
@@ -325,57 +320,8 @@ class LiveNames:
         temporary = self._directory / f".{name}"
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(content), encoding="ascii")
-            if self._group >= 0:
-                os.chown(temporary, -1, self._group)
             temporary.chmod(self._mode)
             temporary.rename(self._directory / name)
-
-
-class _RootReader:
-    """What the thread does. It never raises: a name that can not be had is none."""
-
-    def __init__(self, proc: str, look_up: Callable[[Kind, int], str]) -> None:
-        self._proc = proc
-        self._look_up = look_up
-        self._seen: list[tuple[int, int, int] | None] = []
-        self._root: tuple[int, int] | None = None
-        self._is_own = True
-
-    def host(self) -> tuple[Any, ...] | None:
-        """The host's names, from its own files; None: nothing has changed."""
-        # Pid 1's root, as this process may have another one; where that can not be entered, its own.
-        root = f"{self._proc}/1/root"
-        with contextlib.suppress(OSError):
-            self._root = own = root_identity("/")
-            self._root = root_identity(root)
-            self._is_own = self._root == own
-        if not os.access(f"{root}/etc", os.R_OK):
-            root = ""
-        seen = [_version(f"{root}/etc/{name}") for name in ("passwd", "group")]
-        if seen == self._seen:
-            return None
-        self._seen = seen
-        names = read_names(1 if root else os.getpid(), self._proc)
-        users, groups = names.outside() if names is not None else ({}, {})
-        return "host", users, groups
-
-    def view(self, tgid: int, is_container: bool) -> tuple[dict[int, str], dict[int, str]] | None:
-        """The names in a process' own root; None: it is gone, or not in its container yet."""
-        with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
-            names = read_names(tgid, self._proc)
-            if names is not None and not (is_container and names.root == self._root):
-                return names.outside()
-        return None
-
-    def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
-        """The host's name service; "" for an id without a name. In another root than the host's it is another one."""
-        found = {}
-        for kind, number in wanted:
-            name = ""
-            with contextlib.suppress(Exception):  # whatever a name service's library raises
-                name = self._look_up(_KINDS[kind], number) if self._is_own else ""
-            found[kind, number] = name
-        return found
 
 
 def _file_of(view: View) -> str:
@@ -387,11 +333,3 @@ def _namespace(kind: str) -> int:
         return Path(f"/proc/self/ns/{kind}").stat().st_ino
     except OSError:
         return 0
-
-
-def _version(path: str) -> tuple[int, int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pwd
 import subprocess
 import time
@@ -233,6 +234,15 @@ def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:
         (file,) = (tmp_path / "users").iterdir()
         assert file.stat().st_mode & 0o777 == 0o640
         assert json.loads(file.read_text())["user"]["0"] == pwd.getpwuid(0).pw_name
+
+
+@needs_root
+def test_files_have_the_group_of_the_instance(tmp_path: Path) -> None:
+    os.chown(tmp_path, -1, 4_000_000)
+    tmp_path.chmod(0o2755)
+    with instance(tmp_path, mode=0o640):
+        assert (tmp_path / "users").stat().st_mode & 0o7777 == 0o2755
+        assert (tmp_path / "users/host.json").stat().st_gid == 4_000_000
 
 
 def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:

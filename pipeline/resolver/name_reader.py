@@ -1,0 +1,74 @@
+"""What the thread of `names` reads: the host's files and name service, and the files in a container's root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.resolver._names import GROUP, USER
+from pipeline.resolver.users import Kind, read_names, root_identity
+
+_KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
+
+
+class NameReader:
+    """Reads names, and waits for them. It never raises: a name that can not be had is none.
+
+    Args:
+        proc: where procfs is mounted.
+        look_up: asks the host's name service; raises KeyError for an id without a name.
+    """
+
+    def __init__(self, proc: str, look_up: Callable[[Kind, int], str]) -> None:
+        self._proc = proc
+        self._look_up = look_up
+        self._seen: list[tuple[int, int, int] | None] = []
+        self._root: tuple[int, int] | None = None
+        self._is_own = True
+
+    def host(self) -> tuple[Any, ...] | None:
+        """The host's names, from its own files; None: nothing has changed."""
+        # Pid 1's root, as this process may have another one; where that can not be entered, its own.
+        root = f"{self._proc}/1/root"
+        with contextlib.suppress(OSError):
+            self._root = own = root_identity("/")
+            self._root = root_identity(root)
+            self._is_own = self._root == own
+        if not os.access(f"{root}/etc", os.R_OK):
+            root = ""
+        seen = [_version(f"{root}/etc/{name}") for name in ("passwd", "group")]
+        if seen == self._seen:
+            return None
+        self._seen = seen
+        names = read_names(1 if root else os.getpid(), self._proc)
+        users, groups = names.outside() if names is not None else ({}, {})
+        return "host", users, groups
+
+    def view(self, tgid: int, is_container: bool) -> tuple[dict[int, str], dict[int, str]] | None:
+        """The names in a process' own root; None: it is gone, or not in its container yet."""
+        with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
+            names = read_names(tgid, self._proc)
+            if names is not None and not (is_container and names.root == self._root):
+                return names.outside()
+        return None
+
+    def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
+        """The host's name service; "" for an id without a name. In another root than the host's it is another one."""
+        found = {}
+        for kind, number in wanted:
+            name = ""
+            with contextlib.suppress(Exception):  # whatever a name service's library raises
+                name = self._look_up(_KINDS[kind], number) if self._is_own else ""
+            found[kind, number] = name
+        return found
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,0 +1,68 @@
+"""What is read for names: the host's own files, a container's, and the name service; and that nothing of it raises."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_users import needs_root, process_in, root  # noqa: F401 - a fixture
+
+from pipeline.resolver import name_reader
+from pipeline.resolver._names import GROUP, USER
+from pipeline.resolver.name_reader import NameReader
+from pipeline.resolver.users import Kind, host_name
+
+
+def refuse(kind: Kind, number: int) -> str:
+    raise KeyError(number)
+
+
+def test_the_host_is_read_once_and_again_when_its_files_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = NameReader("/proc", refuse)
+    answer = reader.host()
+    assert answer is not None
+    what, users, groups = answer
+    assert what == "host" and users[0] == pwd.getpwuid(0).pw_name and groups[0] == "root"
+    assert reader.host() is None
+    monkeypatch.setattr(name_reader, "_version", lambda path: (1, 2, 3))
+    assert reader.host() == answer
+    assert reader.host() is None
+
+
+@needs_root
+def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:  # noqa: F811
+    reader = NameReader("/proc", refuse)
+    reader.host()
+    with process_in(root) as tgid:
+        found = reader.view(tgid, True)
+        assert found is not None and found[0][1000] == "app"
+    assert reader.view(tgid, True) is None, "it has ended"
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert reader.view(child.pid, True) is None
+        found = reader.view(child.pid, False)  # other namespaces, the same files: a service with a private /tmp
+        assert found is not None and found[0][0] == "root"
+        child.kill()
+
+
+def test_whatever_happens_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> str:
+        raise RuntimeError("a library of the name service")
+
+    reader = NameReader("/proc", fails)
+    reader.host()
+    assert reader.ids([(USER, 7)]) == {(USER, 7): ""}
+    monkeypatch.setattr(name_reader, "read_names", fails)
+    assert reader.view(os.getpid(), False) is None
+
+
+def test_the_name_service_is_that_of_this_root_only() -> None:
+    reader = NameReader("/proc", host_name)
+    reader.host()
+    assert reader.ids([(USER, 0), (GROUP, 0), (USER, 4_000_000)]) == {
+        (USER, 0): "root", (GROUP, 0): "root", (USER, 4_000_000): "",
+    }  # fmt: skip
+    reader._is_own = False
+    assert reader.ids([(USER, 0)]) == {(USER, 0): ""}
