@@ -41,8 +41,8 @@ class KeyedFrames:
         self._tables = tables
         self._space = space
         self._encoders: dict[tuple[bytes, str], FrameEncoder] = {}
-        #: By slot: start of the process that was told of last; 0 it has ended, or none was.
-        self._starts = np.zeros(tables.keys.capacity, np.uint64)
+        #: By index entry: start of the process that was told of last; 0 it has ended, or none was.
+        self._starts = np.zeros(len(tables.index_view()), np.uint64)
         self.skipped_total = 0
 
     def message(self, data: bytes | memoryview) -> bytes:
@@ -106,14 +106,13 @@ class KeyedFrames:
         return slot
 
     def _start(self, slot: int, head: Column) -> None:
-        at = slot - self._tables.keys.first
         start, kind = int(head["start_boot_ns"][0]), int(head["kind"][0])
         if not start:
             # A fork begins a process; whatever else is told is of the one that is there.
-            start = 0 if kind == events.KIND_FORK else int(self._starts[at]) or self._live_start(slot)
+            start = 0 if kind == events.KIND_FORK else int(self._starts[slot]) or self._live_start(slot)
             start = start or int(head["time_boot_ns"][0])
             head["start_boot_ns"] = start
-        self._starts[at] = 0 if kind == events.KIND_EXIT else start
+        self._starts[slot] = 0 if kind == events.KIND_EXIT else start
 
     def _live_start(self, slot: int) -> int:
         row = self._tables.py_head(slot)

@@ -31,8 +31,8 @@ class KeyedBook(Book):
         return KeyedStore(self, link)
 
     def index(self) -> npt.NDArray[np.uint32]:
-        """The part of the index that this book is about: slots of keys."""
-        return self.tables.index_view()[self.tables.root_pids :]
+        """All of the index: a key of the daemon's own pid namespace is a pid there."""
+        return self.tables.index_view()
 
     def of_key(self, key: CacheResolverKey) -> ProcessCacheEntry | None:
         """The newest image of a cached process."""
@@ -51,7 +51,8 @@ class KeyedStore(RowStore):
         if name == "nsid":
             return int(self.cold["pid_ns"])
         if name == "ppid":
-            return self.book.tables.keys.key_of(int(self.hot["ppid"]))[0]
+            ppid = int(self.hot["ppid"])
+            return ppid if ppid < self.book.tables.root_pids else self.book.tables.keys.key_of(ppid)[0]
         return super().get(name)
 
     def _put_column(self, name: str, value: Any) -> None:

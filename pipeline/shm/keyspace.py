@@ -7,6 +7,8 @@ Slots are taken back only when none is free. First those whose last process was 
 processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
 that a retained row names as parent or creator, or that was asked for within QUIET_NS, since events of it may still be
 under way. What finds no slot after that is counted (`keys_refused`).
+
+A number of the daemon's own pid namespace is a pid, and needs no slot.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ class KeySpace:
     def __init__(self, tables: TableWriter, now_boot_ns: Callable[[], int], *, quiet_ns: int = QUIET_NS) -> None:
         self._tables = tables
         self._keys = tables.keys
+        self._own_ns = int(tables.control_view()[0]["pid_ns"])
         self._now_boot_ns = now_boot_ns
         self._quiet_ns = quiet_ns
         # Whatever a predecessor was asked for counts as asked for now.
@@ -43,12 +46,16 @@ class KeySpace:
 
     def find(self, pid: int, pid_ns: int) -> int:
         """The index entry of a key; 0: it has none."""
+        if pid_ns == self._own_ns:
+            return pid if pid < self._tables.root_pids else 0
         return self._keys.find(pid, pid_ns)
 
     def slot(self, pid: int, pid_ns: int) -> int:
         """The index entry of a key, which gets one if it has none; 0: pid 0, or there is no room."""
         if pid == 0:
             return 0
+        if pid_ns == self._own_ns:
+            return self.find(pid, pid_ns)
         slot = self._keys.find(pid, pid_ns) or self._keys.add(pid, pid_ns)
         if not slot and self._make_room():
             slot = self._keys.add(pid, pid_ns)

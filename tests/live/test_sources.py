@@ -11,11 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from pipeline.errors import UnsupportedError
+from pipeline.sources.proc_events import close_socket, open_socket
 from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "tracer.py"
@@ -80,7 +84,11 @@ def _children(pid: int) -> list[int]:
 
 
 @pytest.fixture(scope="module", params=["proc-connector", "tracer"])
-def traced(request: pytest.FixtureRequest) -> Iterator[Traced]:
+def traced(request: pytest.FixtureRequest, missing: Callable[[str], NoReturn]) -> Iterator[Traced]:
+    try:
+        close_socket(open_socket(1 << 16))  # `record` needs it too
+    except UnsupportedError as error:
+        missing(str(error))
     daemon = Daemon("", "--source", request.param)
     try:
         daemon.start()
@@ -227,3 +235,23 @@ def test_a_life_is_told_to_subscribers(traced: Traced) -> None:
     assert init["pid"] == 1 and fork["ppid"] == exec_["ppid"] == 1 and fork["pid"] == exec_["pid"] == exit_["pid"]
     assert fork["lineage"][0]["entity_id"] == init["entity_id"] and exit_["exit_cause_code"] == 3
     assert all("foreign" in event["marks"] for event in events)
+
+
+@pytest.mark.parametrize("traced", ["proc-connector"], indirect=True)
+def test_a_process_of_the_host_by_its_number_in_an_inner_namespace(traced: Traced) -> None:
+    inner = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "602"])
+    try:
+        pid = soon(lambda: _children(inner.pid))[0]
+        namespace = str(Path(f"/proc/{pid}/ns/pid").stat().st_ino)
+
+        def is_found() -> bool:
+            done = traced.daemon.cli("resolve", "1", "--pid-ns", namespace, "--json")
+            return done.returncode == 0 and json.loads(done.stdout)["argv"] == ["sleep", "602"]
+
+        eventually(is_found, 30)
+        entry = traced.json("resolve", "1", "--pid-ns", namespace)
+        assert (entry["pid"], entry["ppid"], entry["ns_pid"]) == (pid, inner.pid, 1) and "foreign" not in entry["marks"]
+        assert traced.json("tree", "1", "--pid-ns", namespace)["pid"] == pid
+    finally:
+        inner.kill()
+        inner.wait()

@@ -176,6 +176,16 @@ def test_a_change_of_users_changes_the_entry(bench: Bench) -> None:
     assert entry is not None and (entry.uid, entry.euid, entry.ppid) == (33, 33, 1)
 
 
+def test_numbers_of_the_daemons_own_namespace_are_pids(bench: Bench) -> None:
+    own = Path("/proc/self/ns/pid").stat().st_ino
+    bench.send(proc_records.exec_(about(1, 5), info(1, 0, own)), proc_records.fork(about(7, 9, 1), info(7, 1, own)))
+    entry = bench.reader.resolve(7)
+    assert entry is not None and (entry.pid, entry.ppid, entry.is_foreign, entry.container_id) == (7, 1, False, "c")
+    assert bench.entry(7, own) == entry and bench.tables.keys.used == 0
+    bench.send(proc_records.fork(about(2000, 10, 1), info(2000, 1, own)))  # beyond the index
+    assert bench.keyed.skipped_total == 1
+
+
 def test_without_a_namespace_nothing_is_applied(bench: Bench) -> None:
     assert bench.send(proc_records.fork(about(7, 5, 1)), proc_records.comm(about(7, 6), b"x")) == 0
     assert bench.send(proc_records.unknown(about(7, 6), events.KIND_EXEC)) == 0
