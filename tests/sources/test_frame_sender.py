@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from hand_records import BOOT_ID
 
-from pipeline import events
+from pipeline import boot, events
 from pipeline.boot import TICK_NS
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
+from pipeline.bus.stream import Decoder, unpack_events
 from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
 from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
@@ -243,3 +245,22 @@ def test_a_full_ring_keeps_the_rest(tables: TableWriter) -> None:
     bench.ring.close()
     bench.writer.close()
     os.close(bench.ring_fd)
+
+
+def test_events_have_the_numbers_of_the_namespace(bench: Bench) -> None:
+    encoder = Encoder(BOOT_ID)
+    encoder.topics_mask = 0xFF
+    bench.applier = Applier(bench.tables, encoder)
+    bench.send(proc_records.exec_(about(1, 5), info(1, 0, 50)), proc_records.fork(about(7, 9, 1), info(7, 1, 50)))
+    bench.send(proc_records.exit_(about(7, 11), 0, info(7, 1, 50)))
+    decoder = Decoder()
+    told = [event for part in encoder.take() for event in unpack_events(decoder, bytes(part.body), part.count)]
+    told.sort(key=lambda event: event["order"])
+    init, fork, exit_ = told
+    assert [(event["event"], event["pid"], event["tid"], event["ppid"]) for event in told] == [
+        ("exec", 1, 1, 0), ("fork", 7, 7, 1), ("exit", 7, 7, 1),
+    ]  # fmt: skip
+    assert all("foreign" in event["marks"] and event["pid_ns"] == 50 for event in told)
+    assert init["entity_id"] == boot.entity_id(BOOT_ID, 1, TICK_NS, 50)
+    assert fork["parent_entity_id"] == init["entity_id"] == exit_["lineage"][0]["entity_id"]
+    assert exit_["lineage"][0]["pid"] == 1 and fork["entity_id"] == bench.entry(7, 50).entity_id  # type: ignore[union-attr]
