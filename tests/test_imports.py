@@ -17,6 +17,7 @@ PACKAGE = ROOT / "pipeline"
 BELOW = {
     "_records": set(),
     "events": set(),
+    "digest": set(),
     "boot": set(),
     "errors": set(),
     "config": set(),
@@ -45,6 +46,7 @@ LEAVES = (
     "_records",
     "errors",
     "events",
+    "digest",
     "boot",
     "paths",
     "privileges",
@@ -117,7 +119,7 @@ def loaded_by(code: str) -> set[str]:
 
 DAEMON_ONLY = {"pylibbpf", "llvmlite", "msgspec", "pythonjsonlogger", "re2", "prometheus_client", "pipeline.config"}
 #: Some MB a process each, and nothing that the daemon uses: the TLS library comes with asyncio, with ssl and hashlib.
-NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "rich", "concurrent.futures", "prometheus_client"}
+NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futures", "prometheus_client"}
 
 
 @pytest.mark.parametrize(

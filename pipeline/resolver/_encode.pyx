@@ -28,7 +28,7 @@ from pipeline.resolver._wire cimport (
 from pipeline.shm._layout cimport *
 from pipeline.shm._writer cimport TableWriter
 
-import secrets
+import os
 
 import numpy as np
 
@@ -297,7 +297,7 @@ cdef class Encoder:
         self.envs_form = envs == "stored"
         self.message_bytes = message_bytes
         self.limit_bytes = limit_bytes
-        self.topic_seq[STREAM] = secrets.randbits(63) | 1
+        self.topic_seq[STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
 
     def __dealloc__(self):
         cdef uint32_t i

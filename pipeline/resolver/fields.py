@@ -7,7 +7,6 @@ arguments may be stored. Leaves out entering entries (`insertion`).
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class Fields:
 
     def new_process_cache_entry(self, pid_context: PIDContext) -> ProcessCacheEntry:
         """An empty entry with this context and a random cookie, in no table. Needs no lock."""
-        cookie = secrets.randbits(32) << 32 | time.time_ns() & 0xFFFFFFFF
+        cookie = int.from_bytes(os.urandom(4)) << 32 | time.time_ns() & 0xFFFFFFFF
         return ProcessCacheEntry.of_context(pid_context, cookie=cookie)
 
     def apply_boot_time(self, entry: ProcessCacheEntry) -> None:

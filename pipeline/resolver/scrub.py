@@ -23,13 +23,13 @@ import tomllib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.resources import files
 from os import fsdecode, fsencode, urandom
 from typing import Any, Literal
 
 import re2  # type: ignore[import-untyped]  # the wheel ships no stubs
 
+from pipeline.digest import blake2b
 from pipeline.errors import ConfigError
 
 WORD_MASK = b"*" * 8

@@ -15,13 +15,13 @@ import contextlib
 import ipaddress
 import json
 from collections.abc import Iterable
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.boot import TICK_NS
+from pipeline.digest import blake2b
 from pipeline.resolver.procfs import read_start
 from pipeline.shm import layout
 from pipeline.shm.ssh import FILE

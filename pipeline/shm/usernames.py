@@ -16,8 +16,9 @@ import json
 import os
 import time
 from collections import OrderedDict
-from hashlib import blake2b
 from typing import Any
+
+from pipeline.digest import blake2b
 
 DIRECTORY = "users"
 HOST_FILE = "host.json"
