@@ -128,7 +128,7 @@ def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: 
 
 
 def test_an_event_has_the_fields_of_an_entry() -> None:
-    """All but where in the table it stands, which is nothing that a subscriber can use, and what a number stands for."""
+    """All but where in the table it stands, of no use to a subscriber, and what a session's number stands for."""
     assert set(ENTRY_FIELDS) - set(FIELDS) == {"is_head", "row", "generation", "ssh_session"}
     assert set(FIELDS) - set(ENTRY_FIELDS) == {"event", "seq", "order", "time_ns", "lineage", "lineage_truncated"}
 
