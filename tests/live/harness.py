@@ -132,13 +132,6 @@ class Recorder:
             assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events: {self.events[-3:]}"
             time.sleep(0.05)
 
-    def quiet(self, seconds: float = 0.5) -> None:
-        """Return when no event has come for so long: what is interrupted in the middle of a line leaves half of it."""
-        count = -1
-        while count != len(self.events):
-            count = len(self.events)
-            time.sleep(seconds)
-
     def stop(self) -> list[dict]:
         """SIGINT; the command ends with 0, and every event is here."""
         self._process.send_signal(signal.SIGINT)

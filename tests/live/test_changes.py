@@ -73,7 +73,6 @@ def watch(live_kernel: None) -> Iterator[Watch]:
         Recorder(daemon, "proc.fork", "proc.cred", "proc.context", "proc.exec", "proc.reparent").started() as recorder,
     ):
         yield Watch(daemon, recorder, table)
-        recorder.quiet()
         recorder.stop()
 
 
