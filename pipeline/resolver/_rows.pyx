@@ -203,6 +203,10 @@ cdef class Rows:
         """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
         return self.find(tgid, start_boot_ns, False)
 
+    def py_is_awaited(self, uint32_t tgid) -> bool:
+        """Whether a process waits for one with this index entry to be its parent (`wait_for`)."""
+        return tgid < self.tables.pid_capacity and self.slots[tgid].awaited != 0
+
     def py_move(self, uint32_t row, uint32_t parent, uint64_t time_boot_ns) -> bool:
         """Put the process with head `row` under the process with head `parent`; False if that one is younger."""
         self.tables._require_row(row)

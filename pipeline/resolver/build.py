@@ -214,7 +214,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         seen = np.zeros_like(rings["watermark_boot_ns"]) if is_tracer else rings["watermark_boot_ns"].copy()
         merger.resume(rings["applied_pos"].copy(), seen, committed.watermark)
         applier = Applier(tables, encoder)
-        keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns))
+        keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns, is_awaited=applier.py_is_awaited))
         scrubber = _scrubber(config)
         concealer = _concealer(scrubber, config)
         positions, losses, iterate = _kernel_side(spec, stack)

@@ -79,7 +79,7 @@ class EBPFLessResolver:
         self.lock = threading.RLock()
         self.applier = applier or Applier(tables)
         self._now_boot_ns = now_boot_ns
-        space = KeySpace(tables, now_boot_ns)
+        space = KeySpace(tables, now_boot_ns, is_awaited=self.applier.py_is_awaited)
         self._frames = KeyedFrames(tables, space)
         self._tables = tables
         offset_ns = int(tables.control_view()[0]["boot_unix_ns"])

@@ -5,7 +5,7 @@ namespace, one after the other, is found there. The hash itself is _keys.pyx's.
 
 Slots are taken back only when none is free. First those whose last process was evicted; if there is none, those of the
 processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
-that a retained row names as parent or creator, or that was asked for within QUIET_NS, since events of it may still be
+that a retained row names as parent or creator, that a process waits for as its parent, or that was asked for within QUIET_NS, since events of it may still be
 under way. What finds no slot after that is counted (`keys_refused`).
 
 A number of the daemon's own pid namespace is a pid, and needs no slot.
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -31,14 +32,23 @@ class KeySpace:
     Args:
         tables: held by this process.
         now_boot_ns: the boot clock.
+        is_awaited: whether a process waits for the owner of an index entry.
         quiet_ns: how long a slot is kept after it was asked for.
     """
 
-    def __init__(self, tables: TableWriter, now_boot_ns: Callable[[], int], *, quiet_ns: int = QUIET_NS) -> None:
+    def __init__(
+        self,
+        tables: TableWriter,
+        now_boot_ns: Callable[[], int],
+        *,
+        is_awaited: Callable[[int], bool] = lambda tgid: False,
+        quiet_ns: int = QUIET_NS,
+    ) -> None:
         self._tables = tables
         self._keys = tables.keys
         self._own_ns = int(tables.control_view()[0]["pid_ns"])
         self._now_boot_ns = now_boot_ns
+        self._is_awaited = is_awaited
         self._quiet_ns = quiet_ns
         # Whatever a predecessor was asked for counts as asked for now.
         self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
@@ -89,10 +99,13 @@ class KeySpace:
         for named in (hot["ppid"][is_foreign], cold["creator_tgid"][is_foreign]):
             is_idle[named[named >= first] - first] = False
         heads = self._tables.index_view()[first : first + capacity]
-        unnamed = np.flatnonzero(is_idle & (heads == 0))
-        if len(unnamed):
-            return [int(slot) for slot in unnamed]
+        unnamed = self._unawaited(is_idle & (heads == 0))
+        if unnamed:
+            return unnamed
         ends = hot["exit_boot_ns"][heads]
-        ended = np.flatnonzero(is_idle & (ends != 0))
-        oldest = ended[np.argsort(ends[ended], kind="stable")][: max(1, capacity // 8)]
-        return [int(slot) for slot in oldest]
+        ended = self._unawaited(is_idle & (ends != 0))
+        return sorted(ended, key=lambda slot: int(ends[slot]))[: max(1, capacity // 8)]
+
+    def _unawaited(self, wanted: npt.NDArray[np.bool_]) -> list[int]:
+        first = self._keys.first
+        return [slot for slot in np.flatnonzero(wanted).tolist() if not self._is_awaited(first + slot)]

@@ -1,0 +1,101 @@
+"""Keyed processes against a plain dictionary, with so few slots that they are given away all the time."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.resolver.ebpfless import EBPFLessResolver
+from pipeline.resolver.model import CacheResolverKey, ResolverError
+from pipeline.shm import layout
+from pipeline.shm._reader import TableReader
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.validate import validate_tables
+
+SECOND = 1_000_000_000
+
+
+@dataclass
+class Known:
+    ppid: int
+    comm: str
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    yield made
+    shutil.rmtree(made)
+
+
+def open_tables(directory: Path) -> TableWriter:
+    tables = TableWriter.create(
+        directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=64, key_capacity=16,
+        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=100 * SECOND,
+        checked=True,
+    )  # fmt: skip
+    tables.set_state(layout.STATE_READY)
+    return tables
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    now = SECOND
+    model: dict[CacheResolverKey, Known] = {}
+    refused = recycled = 0
+    tables = open_tables(directory)
+    resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: now)
+    for step in range(600):
+        now += rng.randrange(1, 4 * SECOND)
+        key = CacheResolverKey(rng.randrange(1, 25), rng.choice((7, 8)))
+        ppid = rng.choice([number for number in range(25) if number != key.pid])
+        try:
+            if rng.random() < 0.4:
+                resolver.delete_entry(key, now)
+                model.pop(key, None)
+            elif rng.random() < 0.5 or key not in model:
+                resolver.add_fork_entry(key, ppid, now)
+                parent = model.get(CacheResolverKey(ppid, key.nsid)) if key.pid != 1 else None
+                model[key] = Known(ppid if key.pid != 1 else 0, parent.comm if parent else "")
+            else:
+                comm = f"c{step}"
+                resolver.add_exec_entry(key, 0, f"/bin/{comm}", [comm], False, [], False, "", now, "")
+                model[key].comm = comm
+        except ResolverError:
+            # No slot for the process, or for its parent: nothing of it was entered.
+            refused += 1
+        tables.evict_exited(now, 100)
+        if rng.random() < 0.01:
+            recycled += tables.counter("keys_recycled")
+            tables.close()
+            tables = open_tables(directory)
+            assert tables.is_takeover
+            resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: now)
+        check(directory, model)
+    validate_tables(tables)
+    recycled += tables.counter("keys_recycled")
+    tables.close()
+    assert recycled > 20 and refused < 200
+
+
+def check(directory: Path, model: dict[CacheResolverKey, Known]) -> None:
+    reader = TableReader(directory)
+    for pid in range(1, 25):
+        for nsid in (7, 8):
+            known, found = model.get(CacheResolverKey(pid, nsid)), reader.resolve(pid, pid_ns=nsid)
+            if known is None:
+                assert found is None or found.is_exited, (pid, nsid)
+                continue
+            assert found is not None and not found.is_exited, (pid, nsid)
+            assert (found.pid, found.pid_ns, found.comm or "") == (pid, nsid, known.comm)
+            # Of a parent whose pid had no owner any more nobody is named.
+            assert found.ppid in (known.ppid, 0)
+    assert len(list(reader.walk(exited=False))) == len(model)
+    reader.close()
