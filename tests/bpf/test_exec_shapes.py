@@ -67,34 +67,32 @@ def test_symlink_and_relative_name(reader: Reader, actions: Path, tmp_path: Path
         child.communicate()
 
 
-@pytest.mark.parametrize(
-    ("name", "is_linked"),
-    [
-        ("{top}/real/deep/program", False),
-        ("{top}/real//deep/./program", False),
-        ("//{top}/real/deep/../deep/program", False),
-        ("{top}/real/../real/deep/../../real/deep/program", False),
-        ("real/deep/program", False),
-        ("./real/deep//program", False),
-        ("../top/real/deep/program", False),
-        ("real/../real/./deep/program", False),
-        ("{top}/link", True),  # the file
-        ("./link", True),
-        ("{top}/folder/program", True),  # a directory on the way
-        ("folder/program", True),
-        ("{top}/folder/../deep/program", True),  # up from where the link led, not from where it stands
-        ("{top}/real/deep/chain", True),
-        ("{top}/real/deep/prog", True),  # a link with a name that the program's begins, or ends, with
-        ("{top}/real/deep/gram", True),
-        ("./gram", True),
-        ("{top}/hard", False),  # another name of the file
-        ("/proc/self/cwd/real/deep/program", True),
-    ],
+#: What is invoked, in a folder with the links that the test makes, and whether a symbolic link is on the way.
+WAYS = (
+    ("{top}/real/deep/program", False),
+    ("{top}/real//deep/./program", False),
+    ("//{top}/real/deep/../deep/program", False),
+    ("{top}/real/../real/deep/../../real/deep/program", False),
+    ("real/deep/program", False),
+    ("./real/deep//program", False),
+    ("../top/real/deep/program", False),
+    ("real/../real/./deep/program", False),
+    ("{top}/hard", False),  # another name of the file
+    ("{top}/link", True),  # the file
+    ("./link", True),
+    ("{top}/folder/program", True),  # a directory on the way
+    ("folder/program", True),
+    ("{top}/folder/../deep/program", True),  # up from where the link led, not from where it stands
+    ("{top}/real/deep/chain", True),
+    ("{top}/real/deep/prog", True),  # names that the program's begins or ends with
+    ("{top}/real/deep/gram", True),
+    ("./gram", True),
+    ("/proc/self/cwd/real/deep/program", True),
 )
-def test_symbolic_links_on_the_way_are_told(
-    reader: Reader, actions: Path, tmp_path: Path, name: str, is_linked: bool
-) -> None:
-    top = Path(tmp_path).resolve() / "top"
+
+
+def test_symbolic_links_on_the_way_are_told(reader: Reader, actions: Path, tmp_path: Path) -> None:
+    top = tmp_path.resolve() / "top"
     (top / "real/deep").mkdir(parents=True)
     program = top / "real/deep/program"
     shutil.copy(actions, program)
@@ -104,12 +102,12 @@ def test_symbolic_links_on_the_way_are_told(
     for link in ("real/deep/prog", "real/deep/gram", "gram"):
         (top / link).symlink_to(program)
     (top / "hard").hardlink_to(program)
-    invoked = name.format(top=top)
-    child = subprocess.Popen([invoked, "nothing"], cwd=top)
-    assert child.wait(timeout=10) == 0
-    record = last_exec(reader, child.pid)
-    assert record.path == os.fsencode(top / "hard" if "hard" in name else program)
-    assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
+    for name, is_linked in WAYS:
+        child = subprocess.Popen([name.format(top=top), "nothing"], cwd=top)
+        assert child.wait(timeout=10) == 0
+        record = last_exec(reader, child.pid)
+        assert record.path == os.fsencode(top / "hard" if "hard" in name else program)
+        assert record.body["exec_flags"] == (events.EXEC_THROUGH_SYMLINK if is_linked else 0), record.name
 
 
 def test_for_a_script_the_link_is_one_on_the_way_to_its_interpreter(

@@ -241,12 +241,12 @@ def test_clone_flags(reader: Reader, actions: Path) -> None:
     reader.ended(child)
     vfork = CLONE_VM | CLONE_VFORK
     # Newer libraries ask for CLONE_CLEAR_SIGHAND too.
-    assert reader.one(child, events.KIND_FORK).body["clone_flags"] in (vfork, vfork | 1 << 32)
+    assert int(reader.one(child, events.KIND_FORK).body["clone_flags"]) in (vfork, vfork | 1 << 32)
     child = os.fork() or os._exit(0)
     os.waitpid(child, 0)
     reader.ended(child)
     # CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID
-    assert reader.one(child, events.KIND_FORK).body["clone_flags"] & ~0x1200000 == 0
+    assert int(reader.one(child, events.KIND_FORK).body["clone_flags"]) & ~0x1200000 == 0
 
 
 def test_child_in_a_pid_namespace(reader: Reader, actions: Path) -> None:
