@@ -5,8 +5,8 @@ namespace, one after the other, is found there. The hash itself is _keys.pyx's.
 
 Slots are taken back only when none is free. First those whose last process was evicted; if there is none, those of the
 processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
-that a retained row names as parent or creator, that a process waits for as its parent, or that was asked for within QUIET_NS, since events of it may still be
-under way. What finds no slot after that is counted (`keys_refused`).
+that a retained row names as parent or creator, that a process waits for as its parent, or that was asked for within
+QUIET_NS, since events of it may still be under way. What finds no slot after that is counted (`keys_refused`).
 
 A number of the daemon's own pid namespace is a pid, and needs no slot.
 """

@@ -47,13 +47,14 @@ def open_tables(directory: Path) -> TableWriter:
 @pytest.mark.parametrize("seed", range(12))
 def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> None:
     rng = random.Random(seed)
-    now = SECOND
+    clock = [SECOND]
     model: dict[CacheResolverKey, Known] = {}
     refused = recycled = 0
     tables = open_tables(directory)
-    resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: now)
+    resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: clock[0])
     for step in range(600):
-        now += rng.randrange(1, 4 * SECOND)
+        clock[0] += rng.randrange(1, 4 * SECOND)
+        now = clock[0]
         key = CacheResolverKey(rng.randrange(1, 25), rng.choice((7, 8)))
         ppid = rng.choice([number for number in range(25) if number != key.pid])
         try:
@@ -77,12 +78,13 @@ def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> 
             tables.close()
             tables = open_tables(directory)
             assert tables.is_takeover
-            resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: now)
+            resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: clock[0])
         check(directory, model)
     validate_tables(tables)
     recycled += tables.counter("keys_recycled")
     tables.close()
-    assert recycled > 20 and refused < 200
+    # 48 keys for 16 slots, of which the living and their parents keep theirs.
+    assert recycled > 20 and refused < 400
 
 
 def check(directory: Path, model: dict[CacheResolverKey, Known]) -> None:
