@@ -30,6 +30,9 @@ UP_WITHIN_NS = 1_000_000_000
 CLIENTS_MAX = 8
 CLIENT_TIMEOUT_S = 5
 
+#: Who asked for a reparenting; specification 6.
+_CALLPATHS = ("set_process_context", "do_exit", "dequeue_exited", "event_serialization", "kernel_ppid")
+
 #: Counters of the tables that are one metric with a label: metric -> (help, label, {counter: value of the label}).
 LABELLED = {
     "events": (
@@ -41,12 +44,24 @@ LABELLED = {
         {f"lost_{kind}": "unknown" if kind == "none" else kind for kind in KIND_NAMES},
     ),
     "lookup_hits": (
-        "Questions of readers that were answered with a process, by where it was found.", "source",
+        "Look-ups that found a process, for readers and context events, by where it was found.", "source",
         {f"hits_{source}": source for source in ("cache", "kernel_maps", "procfs")},
     ),
     "added": (
         "Processes entered into the tables, by where they came from.", "source",
         {f"added_{source}": source for source in ("event", "kernel_maps", "procfs")},
+    ),
+    "reparent_success": (
+        "Processes moved below another parent, by what told of it.", "callpath",
+        {f"reparent_success_{path}": path for path in _CALLPATHS},
+    ),
+    "reparent_failed": (
+        "Processes that could not be moved, as their new parent was not known.", "callpath",
+        {f"reparent_failed_{path}": path for path in _CALLPATHS},
+    ),
+    "inode_error": (
+        "Executables that were not the expected ones: an exec before was lost.", "type",
+        {f"inode_error_{kind}": kind for kind in ("fork_parent_missing", "exec_parent_missing", "procfs_mismatch")},
     ),
 }  # fmt: skip
 
@@ -70,7 +85,18 @@ HELP = {
     "kthreads_forked": "New kernel threads.",
     "procfs_reads": "Processes read from /proc for a question.",
     "procfs_failed": "Of these, those that could not be read.",
-    "miss": "Questions of readers without an answer.",
+    "miss": "Look-ups that found nobody.",
+    "flushed": "Processes closed by a comparison because nobody told of their end.",
+    "path_error": "Executables whose path is not known.",
+    "args_size": "Arguments of the images that were executed, in strings.",
+    "args_truncated": "Images whose arguments were cut.",
+    "envs_size": "Environment variables of the images that were executed, in strings.",
+    "envs_truncated": "Images whose environment was cut.",
+    "broken_lineage": "Events of a process whose parent or earlier image is not known.",
+    "reparent_procfs_ok": "Parents found in /proc.",
+    "reparent_procfs_fail": "Parents not found in /proc.",
+    "context_events": "Context events of agents on the host.",
+    "context_dropped": "Of these, those beyond what may wait.",
     "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
     "requests": "Questions of readers.",
     "requests_refused": "Questions that were malformed, or too many.",

@@ -271,6 +271,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 concealer=concealer,
                 learn_cgroup=namer.learn,
                 capture_boot_ns=capture_boot_ns,
+                close=resolver.flush,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer

@@ -386,8 +386,29 @@ class EBPFResolver(Updates):
                 ticks = self.proc.read_start(pid)
                 if ticks is not None and boot.is_same_start(start, ticks):
                     continue
-                if self._delete(pid, now, seen=False):
-                    self.stats.add("flushed")
+                self.flush(pid, start, self.now_boot_ns())
+
+    def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
+        """Close a process that was gone at that time and whose end no event told; counted as flushed.
+
+        Both who compares the tables with the live processes come here: `dequeue_exited`, and the repair of a daemon,
+        which needs no minimum age, since it knows that every event from before its look has been applied.
+
+        Returns:
+            False: it is not cached, or something younger is known of it.
+        """
+        with self.lock:
+            entry = self.book.head(pid)
+            if entry is None or entry.start_boot_ns != start_boot_ns:
+                return False
+            link = self.tables.py_link(self.tables.py_head(pid))
+            if not self.applier.close_missing(pid, start_boot_ns, time_boot_ns) and entry.exit_time is None:
+                return False
+            if self.cgroup_resolver is not None:
+                self.cgroup_resolver.del_pid(pid)
+            self.book.delete(pid, link)
+            self.stats.add("flushed")
+            return True
 
     def sync_cache(self, proc: int | ProcInfo) -> None:
         """Enter one process of the snapshot at the start, and tell the kernel's maps of it.

@@ -495,7 +495,7 @@ class ResolverCore(Fields):
 
     # -- 3.3.11 --------------------------------------------------------------------------------------------------------
 
-    def _delete(self, pid: int, exit_time: int, *, seen: bool = True) -> bool:
+    def _delete(self, pid: int, exit_time: int) -> bool:
         entry = self.book.head(pid)
         if entry is None:
             return False
@@ -503,7 +503,7 @@ class ResolverCore(Fields):
             self.cgroup_resolver.del_pid(pid)
         link = self.tables.py_link(self.tables.py_head(pid))
         if entry.exit_time is None:
-            self.applier.close_missing(pid, entry.start_boot_ns, self.book.to_boot(exit_time), seen=seen)
+            self.applier.close_missing(pid, entry.start_boot_ns, self.book.to_boot(exit_time), seen=True)
         elif entry.exit_time != exit_time:
             entry.exit(exit_time)
         self.book.delete(pid, link)

@@ -61,6 +61,7 @@ class Repairer:
         concealer: hides what may not be stored.
         learn_cgroup: told (cgroup id, path) of every cgroup that a look finds.
         capture_boot_ns: when the capture began; what is older is marked as from before it.
+        close: closes a process (pid, start, time of the look) whose end was lost; returns whether it did.
         with_envs: whether environments are captured.
 
     Attributes:
@@ -79,6 +80,7 @@ class Repairer:
         concealer: Concealer,
         learn_cgroup: Callable[[int, bytes], None],
         capture_boot_ns: int,
+        close: Callable[[int, int, int], bool],
         with_envs: bool = False,
     ) -> None:
         self._tables = tables
@@ -90,6 +92,7 @@ class Repairer:
         self._concealer = concealer
         self._learn_cgroup = learn_cgroup
         self._capture_boot_ns = capture_boot_ns
+        self._close = close
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._survey: Survey | None = None
         self._after_loss = False
@@ -207,7 +210,7 @@ class Repairer:
                 continue
             if self._lives(tgid, start):
                 continue
-            closed += bool(self._applier.close_missing(tgid, start, look.end_boot_ns))
+            closed += bool(self._close(tgid, start, look.end_boot_ns))
         self._tables.count("repair_closed", closed)
         return done + closed
 

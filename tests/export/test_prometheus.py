@@ -19,8 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.export import prometheus
 from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
+from pipeline.resolver.stats import COUNTERS
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import counter_of
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -81,8 +83,17 @@ def test_each_counter_of_the_tables_is_there_once_with_its_own_value(directory: 
     assert found["procline_lost_samples_total", ("exec",)] == values["lost_exec"]
     assert found["procline_lost_samples_total", ("unknown",)] == values["lost_none"]
     assert found["procline_lookup_hits_total", ("kernel_maps",)] == values["hits_kernel_maps"]
+    assert found["procline_reparent_success_total", ("do_exit",)] == values["reparent_success_do_exit"]
+    assert found["procline_inode_error_total", ("procfs_mismatch",)] == values["inode_error_procfs_mismatch"]
     assert found["procline_publish_unsent_total", ()] == values["publish_unsent"]
     assert found["procline_stream_events_total", ("proc.exec",)] == 2
+
+
+def test_the_resolvers_counters_are_shown_with_their_tags() -> None:
+    """One set of numbers: what is pushed to statsd by a tag is here by a label of the same name and values."""
+    for name in ("reparent_success", "reparent_failed", "inode_error"):
+        _, key, tags = COUNTERS[name]
+        assert prometheus.LABELLED[name][1:] == (key, {counter_of(name, tag): tag for tag in tags})
 
 
 def test_names_and_labels_are_as_prometheus_wants_them(directory: Path, tables: TableWriter) -> None:

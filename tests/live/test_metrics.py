@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
+import sys
 import urllib.request
 
 import pytest
@@ -57,6 +60,53 @@ def test_a_scrape_agrees_with_stat() -> None:
         finally:
             other.close()
         assert daemon.stop() == 0
+
+
+#: Forks a child that forks a child and ends, so that the last one gets another parent; says its pid.
+ORPHAN = """
+import os, time
+if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
+        os.closerange(0, 3)
+        time.sleep(300)
+    print(pid, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_the_resolvers_counters_move_for_what_the_kernel_tells() -> None:
+    port = free_port()
+    config = f'[metrics]\nlisten = "127.0.0.1:{port}"\n[capture]\nargs_bytes = 1024\nenvs_bytes = 4096\n'
+    with Daemon(config, name="counted") as daemon:
+        before = scrape(port)
+        for _ in range(23):
+            subprocess.run(["/bin/true", *"abcdef"], check=True, env={"ONE": "1", "TWO": "2"})
+        subprocess.run(["/bin/true", "x" * 5000], check=True)
+        orphan = int(subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, check=True, text=True).stdout)
+        try:
+            after = eventually(lambda: _has_forked(port, before, 26))
+
+            def grown(name: str, label: str = "") -> float:
+                return after[f"procline_{name}_total", label] - before[f"procline_{name}_total", label]
+
+            assert grown("args_size") >= 23 * 7 + 2 and grown("envs_size") >= 23 * 2
+            assert grown("args_truncated") >= 1
+            assert grown("reparent_success", "do_exit") >= 1
+            assert grown("added", "event") >= 26 * 2
+            with daemon.attach() as table:
+                entry = table.resolve(orphan)
+                assert entry is not None and "adopted" in entry.marks
+            # One source: `stat` has the same numbers, and nothing of it is counted twice.
+            stat = daemon.stat()["counters"]
+            again = scrape(port)
+            for name in ("args_size", "args_truncated", "envs_size", "reparent_success_do_exit", "flushed"):
+                metric, label = name.removesuffix("_do_exit"), "do_exit" if name.endswith("_do_exit") else ""
+                key = f"procline_{metric}_total", label
+                assert after[key] <= stat[name] <= again[key]
+        finally:
+            os.kill(orphan, signal.SIGKILL)
 
 
 def test_counters_are_pushed() -> None:

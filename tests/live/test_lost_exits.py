@@ -1,0 +1,88 @@
+"""An exit that nobody tells of: the process is flushed within the interval of the comparison, and counted."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline.bpf import maps
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+INTERVAL_S = 2
+CONFIG = f"""
+[repair]
+check_interval_s = {INTERVAL_S}
+"""
+_PIDFD_GETFD = 438
+
+
+def settings_fd(pid: int) -> int:
+    """The supervisor's map of settings, by which the kernel's programs are told to record: a descriptor of our own."""
+    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
+        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+        if fields.get("value_size", "").strip() == "64" and fields.get("max_entries", "").strip() == "1":
+            pidfd = os.pidfd_open(pid)
+            try:
+                fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(info.name), 0)
+            finally:
+                os.close(pidfd)
+            assert fd >= 0, os.strerror(ctypes.get_errno())
+            return int(fd)
+    raise AssertionError("the supervisor has no map of settings")
+
+
+@contextmanager
+def nothing_is_recorded(daemon: Daemon) -> Iterator[None]:
+    """What happens here is neither in a ring nor counted as lost."""
+    (supervisor,) = daemon.pids("supervisor")
+    fd = settings_fd(supervisor)
+    try:
+        (settings,) = maps.settings(fd, writable=True)
+        settings["flags"] &= ~maps.CAPTURE_ON & 0xFFFFFFFF
+        try:
+            yield
+        finally:
+            settings["flags"] |= maps.CAPTURE_ON
+    finally:
+        os.close(fd)
+
+
+def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
+    with Daemon(CONFIG, name="flushed") as daemon, daemon.attach() as table:
+        kept = subprocess.Popen(["/bin/sleep", "300"])
+        gone = subprocess.Popen(["/bin/sleep", "300"])
+        try:
+            eventually(lambda: all(_comm(table, one.pid) == "sleep" for one in (kept, gone)))
+            before = daemon.stat()["counters"]
+            with nothing_is_recorded(daemon):
+                gone.kill()
+                gone.wait()
+                ended = time.monotonic()
+            assert table.resolve(gone.pid).exit_time_ns is None  # nobody has told
+            eventually(lambda: table.resolve(gone.pid).exit_time_ns is not None, INTERVAL_S + 3)
+            assert time.monotonic() - ended < INTERVAL_S + 2
+            entry = table.resolve(gone.pid)
+            assert entry.is_exit_unseen and entry.exit_code is None and "exit_unseen" in entry.marks
+            assert table.resolve(kept.pid).exit_time_ns is None
+            eventually(lambda: daemon.stat()["counters"]["flushed"] == before["flushed"] + 1)
+            after = daemon.stat()["counters"]
+            assert after["repair_closed"] == before["repair_closed"] + 1
+            assert sum(daemon.stat()["lost"].values()) == 0
+        finally:
+            for one in (kept, gone):
+                one.kill()
+                one.wait()
+
+
+def _comm(table, pid: int) -> str | None:
+    entry = table.resolve(pid)
+    return entry.comm if entry is not None else None
