@@ -201,7 +201,8 @@ class LiveNames:
         ids: list[tuple[int, int]] = []
         for part, column, kind in _ID_COLUMNS:
             known = self._users if kind == USER else self._groups
-            numbers = np.unique((hot if part == "hot" else cold)[column][rows[~own]]).tolist()
+            # Not np.unique(), which imports numpy.ma for this: 2 MB.
+            numbers = sorted(set((hot if part == "hot" else cold)[column][rows[~own]].tolist()))
             ids += [(kind, number) for number in numbers if number not in known]
         self._want_ids(ids, now)
 

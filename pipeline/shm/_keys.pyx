@@ -50,9 +50,8 @@ cdef class NamespaceKeys:
         self.first = first
         self.capacity = capacity
         self._lay_out()
-        names = self.view()
-        self.free = deque(np.flatnonzero(names == 0).tolist())
-        self.used = capacity - <uint32_t>len(self.free)
+        self.used = np.count_nonzero(self.view())
+        self.free = None
 
     def find(self, uint32_t pid, uint32_t pid_ns) -> int:
         """The index entry of a key; 0: it has none."""
@@ -67,7 +66,7 @@ cdef class NamespaceKeys:
         Slots come back into use in the order in which they were freed: as late as possible.
         """
         cdef uint32_t slot
-        if pid == 0 or not self.free:
+        if pid == 0 or not self._free_slots():
             return 0
         slot = self.free.popleft()
         pl_store_relaxed64(&self.names[slot], pl_ns_key(pid, pid_ns))
@@ -85,6 +84,7 @@ cdef class NamespaceKeys:
     def take_out(self, slots) -> None:
         """Give up the keys of slots (numbers from 0), which no row is found by any more."""
         cdef uint32_t slot
+        self._free_slots()
         pl_store_relaxed32(&self.keys.rebuild_seq, self.keys.rebuild_seq | 1)
         # The odd number before everything that a search could meet from here on.
         pl_fence_release()
@@ -100,6 +100,12 @@ cdef class NamespaceKeys:
         names = np.frombuffer(self.segment, np.uint64, self.capacity, sizeof(pl_keys))
         names.flags.writeable = False
         return names
+
+    def _free_slots(self):
+        # Made when it is first needed: a daemon that no tracer sends to has no keys, and the list would be 2.5 MB.
+        if self.free is None:
+            self.free = deque(np.flatnonzero(self.view() == 0).tolist())
+        return self.free
 
     cdef void _insert(self, uint64_t key, uint32_t slot) noexcept nogil:
         cdef uint32_t at = pl_key_home(key, self.buckets)
