@@ -127,6 +127,10 @@ class LiveNames:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(exist_ok=True)
         self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
+        # A predecessor's views are shown until they are known again; how old they are only their files tell.
+        left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        for file in left[:-VIEWS_MAX]:
+            file.unlink(missing_ok=True)
         mnt_ns, user_ns = self._host_namespaces()
         self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
         self._thread.start()

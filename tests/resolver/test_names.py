@@ -252,6 +252,19 @@ def test_a_fresh_start_forgets_what_a_predecessor_left(tmp_path: Path) -> None:
         assert [file.name for file in (tmp_path / "users").iterdir()] == ["host.json"]
 
 
+def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
+    monkeypatch.setattr(names_module.shutil, "rmtree", lambda *_, **__: None)  # as a take-over
+    (tmp_path / "users").mkdir()
+    for number in range(9):
+        (tmp_path / f"users/{number}.json").write_text("{}")
+        os.utime(tmp_path / f"users/{number}.json", ns=(number, number))
+    with instance(tmp_path):
+        assert sorted(file.name for file in (tmp_path / "users").iterdir()) == [
+            "6.json", "7.json", "8.json", "host.json",
+        ]  # fmt: skip
+
+
 def test_a_look_up_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         made.live._reader.view = lambda _, own: time.sleep(3600)
