@@ -92,12 +92,12 @@ def _run(spec: Specification, log: Logger) -> int:
         gc.freeze()
         told, due_s = 0, 0.0
         while not waiter.stopping:
-            records = shard.poll(BUDGET_RECORDS)
+            taken = shard.poll(BUDGET_RECORDS)
             if frames.refused_total != told and time.monotonic() >= due_s:
                 due_s = time.monotonic() + _AGAIN_S
                 told = frames.refused_total
                 log.warning("tracers' frames or records refused", count=told, last=frames.refusal)
-            if records >= BUDGET_RECORDS:
+            if taken >= BUDGET_RECORDS:
                 continue
             if frames.is_full or shard.is_blocked:
                 # Not by the waiter: it would return with the next message.

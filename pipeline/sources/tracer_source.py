@@ -78,7 +78,7 @@ class TracerFrames:
         return bool(self._records)
 
     def pump(self, budget: int) -> int:
-        """Put at most about `budget` records into the ring; returns how many."""
+        """Put at most about `budget` records into the ring; returns how many, and the messages that they were in."""
         looked_ns = self._clock_ns()
         done = 0
         while done < budget:
@@ -97,6 +97,7 @@ class TracerFrames:
             if message is None:
                 self.complete_boot_ns = max(self.complete_boot_ns, looked_ns - SLACK_NS)
                 break
+            done += 1  # also for one without records: whoever sends these only must not keep this busy for ever
             try:
                 for frame in decode_frames(message, peer="a tracer"):
                     self._take(frame)
@@ -166,7 +167,7 @@ class TracerShard(Shard):
         return self._said_ns <= self._frames.last_boot_ns
 
     def poll(self, budget: int) -> int:
-        """Take records, then do what a shard does; returns the records."""
+        """Take records, then do what a shard does; returns what was taken."""
         taken = self._frames.pump(budget)
         super().poll(budget)
         return taken

@@ -264,3 +264,12 @@ def test_events_have_the_numbers_of_the_namespace(bench: Bench) -> None:
     assert init["entity_id"] == boot.entity_id(BOOT_ID, 1, TICK_NS, 50)
     assert fork["parent_entity_id"] == init["entity_id"] == exit_["lineage"][0]["entity_id"]
     assert exit_["lineage"][0]["pid"] == 1 and fork["entity_id"] == bench.entry(7, 50).entity_id  # type: ignore[union-attr]
+
+
+def test_messages_without_records_are_work_too(bench: Bench) -> None:
+    for _ in range(300):
+        bench.sender.send([])
+    assert bench.source.pump(100) == 100 and len(bench.messages) == 200
+    assert not bench.source.complete_boot_ns  # there is more, so nothing is complete
+    bench.source.pump(1000)
+    assert bench.source.complete_boot_ns and not bench.messages
