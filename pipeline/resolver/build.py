@@ -214,7 +214,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         seen = np.zeros_like(rings["watermark_boot_ns"]) if is_tracer else rings["watermark_boot_ns"].copy()
         merger.resume(rings["applied_pos"].copy(), seen, committed.watermark)
         applier = Applier(tables, encoder)
-        keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns, is_awaited=applier.py_is_awaited))
+        keyed = None
+        if is_tracer:
+            keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns, is_awaited=applier.py_is_awaited))
         scrubber = _scrubber(config)
         concealer = _concealer(scrubber, config)
         positions, losses, iterate = _kernel_side(spec, stack)
@@ -233,7 +235,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             if loop.contexts is not None and is_context(data):
                 loop.contexts.take(data, boot.now_boot_ns())
                 return []
-            frames = decode_frames(keyed.message(data) if is_tracer else data)
+            frames = decode_frames(data if keyed is None else keyed.message(data))
             for frame in frames:
                 if frame.boot_id != boot_id:
                     raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
