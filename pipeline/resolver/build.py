@@ -133,6 +133,8 @@ class Worker:
                 self.repairer.mend(torn)
             else:
                 end_torn(tables, torn)
+            if loop.contexts is not None:
+                loop.contexts.begin()
             self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
         else:
             entered = self.repairer.snapshot() if self.repairer is not None else 0

@@ -104,6 +104,12 @@ class ContextLoop:
             wire.USER_SESSION: self._user_session,
         }
 
+    def begin(self) -> None:
+        """Go on with what a predecessor's events have left: credentials that are to expire. Once, after a take-over."""
+        for entry in self._resolver.book.with_extra():
+            for one in entry.aws_security_credentials:
+                self._expire_later(entry, one.expiration)
+
     @property
     def waiting(self) -> int:
         """Events that were taken and are not dispatched yet."""
@@ -260,9 +266,11 @@ class ContextLoop:
             last_updated=body.get("last_updated", ""), expiration=expiration, expiration_raw=body["expiration"],
         )  # fmt: skip
         self._resolver.update_aws_security_credentials(event.pid, told)
-        heapq.heappush(
-            self._expiries, (self._resolver.clock.to_boot_ns(expiration) + 1, event.pid, entry.start_boot_ns)
-        )
+        self._expire_later(entry, expiration)
+
+    def _expire_later(self, entry: ProcessCacheEntry, expiration_unix_ns: int) -> None:
+        at = self._resolver.clock.to_boot_ns(expiration_unix_ns) + 1
+        heapq.heappush(self._expiries, (at, entry.pid, entry.start_boot_ns))
 
 
 def _session(body: Mapping[str, Any]) -> UserSessionContext:

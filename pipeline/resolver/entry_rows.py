@@ -137,6 +137,14 @@ class Book:
             if self.is_cached(row):
                 yield self.entry(row)
 
+    def with_extra(self) -> Iterator[ProcessCacheEntry]:
+        """The newest images of cached processes that have something in `extra`."""
+        index = self.index()
+        rows = index[np.flatnonzero(index)]
+        for row in rows[self.tables.cold_view()["extra_ref"][rows] != 0].tolist():
+            if self.is_cached(row):
+                yield self.entry(row)
+
     def count(self) -> int:
         """How many processes are cached."""
         index = self.index()

@@ -148,6 +148,21 @@ def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None
             process.kill()
 
 
+def test_what_was_told_outlives_the_resolver_and_still_expires(live_kernel: None) -> None:
+    with Daemon(name="killed") as daemon, subprocess.Popen(["/bin/sleep", "300"]) as process:
+        try:
+            with ContextSender("test", directory=daemon.directory) as sender:
+                sender.send("imds", process.pid, **imds("AKIALONG", 3600))
+                sender.send("imds", process.pid, **imds("AKIASHORT", 12))
+                eventually(lambda: keys_of(daemon, process.pid).keys() == {"AKIALONG", "AKIASHORT"}, 10)
+            (resolver,) = daemon.pids("resolver")
+            os.kill(resolver, signal.SIGKILL)
+            eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), 20)
+            eventually(lambda: keys_of(daemon, process.pid).keys() == {"AKIALONG"}, 40)
+        finally:
+            process.kill()
+
+
 def test_an_ssh_session_goes_down_the_tree(told: Daemon) -> None:
     with traced() as (process, _), ContextSender("test", directory=told.directory) as sender:
         sender.send(

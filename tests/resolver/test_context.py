@@ -12,7 +12,7 @@ import pytest
 from resolver_world import World, high, world
 from story import BOOT_ID, Story
 
-from pipeline.bus.context import ContextEvent, encode_context
+from pipeline.bus.context import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
 from pipeline.resolver import context
@@ -170,6 +170,17 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     again = s.entry(s.w.fork(1, 3, 10))
     s.loop.poll((soon + 200) * 1_000_000_000 - offset)
     assert again.aws_security_credentials == ()
+
+
+def test_a_successor_lets_what_its_predecessor_was_told_expire(s: Scene) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
+    s.entry(s.w.fork(1, 4, 10)).span_id = 5
+    s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
+    late = parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2
+    successor = ContextLoop(s.r, s.w.tables, s.stream, lambda: s.mark, BOOT_ID)
+    assert successor.poll(late) == 0 and len(entry.aws_security_credentials) == 1
+    successor.begin()
+    assert successor.poll(late) == 1 and entry.aws_security_credentials == ()
 
 
 def test_tracer_metadata_is_read_from_the_process(s: Scene) -> None:
