@@ -18,8 +18,13 @@ _TIMER_SLACK_NS = 5_000
 #: Shorter sleeps than epoll can count.
 _SLEEP_BELOW_MS = 1.0
 # Plain numbers, and pyzmq's lower half: with its enumerations a look costs twice as much.
-_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
-_get = zmq.backend.Socket.get
+_EVENTS, _POLLIN, _FD = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.FD)
+
+
+def _number(socket: zmq.Socket[bytes], option: int) -> int:
+    value = zmq.backend.Socket.get(socket, option)
+    assert isinstance(value, int)
+    return value
 
 
 class FrameSocket:
@@ -31,7 +36,7 @@ class FrameSocket:
     @property
     def has_message(self) -> bool:
         """Whether `receive` would return one."""
-        return bool(_get(self._socket, _EVENTS) & _POLLIN)
+        return bool(_number(self._socket, _EVENTS) & _POLLIN)
 
     def receive(self) -> bytes | None:
         """The next message, None if there is none now."""
@@ -55,8 +60,8 @@ class Waiter:
         with contextlib.suppress(OSError):
             Path("/proc/self/timerslack_ns").write_text(str(_TIMER_SLACK_NS))
         self._epoll = select.epoll()
-        self._epoll.register(pull.getsockopt(zmq.FD), select.EPOLLIN)
-        self._stream_fd = stream.getsockopt(zmq.FD)
+        self._epoll.register(_number(pull, _FD), select.EPOLLIN)
+        self._stream_fd = _number(stream, _FD)
         self._epoll.register(self._stream_fd, select.EPOLLIN)
         self._questions = -1
         self._heeds_questions = True
@@ -85,7 +90,7 @@ class Waiter:
             return False
         for fd, _ in self._epoll.poll(ms / 1000):
             if fd == self._stream_fd:
-                return bool(_get(self._stream, _EVENTS) & _POLLIN)
+                return bool(_number(self._stream, _EVENTS) & _POLLIN)
         return False
 
     def close(self) -> None:

@@ -141,7 +141,7 @@ def test_a_message_may_hold_several_frames(several: list[Sample]) -> None:
 
 
 def test_one_bad_frame_makes_the_message_bad() -> None:
-    with pytest.raises(FrameError, match="shard-0.*version 2"):
+    with pytest.raises(FrameError, match=r"shard-0.*version 2"):
         decode_frames(example().message() + _changed(v=2), peer="shard-0")
     with pytest.raises(FrameError, match="bytes follow the map"):
         decode_frame(example().message() * 2)

@@ -251,7 +251,8 @@ def frame_of(
         for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
     }
     message = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
-        ring=ring, seq=seq, from_pos=from_pos, to_pos=position if to_pos is None else to_pos, count=len(part), lost={}, malformed=malformed,
+        ring=ring, seq=seq, from_pos=from_pos, to_pos=position if to_pos is None else to_pos, count=len(part),
+        lost={}, malformed=malformed,
         watermark_boot_ns=watermark_boot_ns, head=head.tobytes(), task=task.tobytes(), **columns,
         blob=b"".join(event.strings for event in part),
     )  # fmt: skip

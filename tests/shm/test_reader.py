@@ -597,7 +597,7 @@ def test_a_look_up_imports_little(tables: Tables) -> None:
         "from pipeline import ProcessTable\n"
         "entry = ProcessTable.attach(path=sys.argv[1]).resolve(7)\n"
         "entry.to_dict()\n"
-        "heavy = {'numpy', 'msgpack', 'zmq', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 'llvmlite', 're2', 'click', 'rich'}\n"
+        "heavy = {'numpy', 'msgpack', 'zmq', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 'llvmlite', 're2', 'click'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     root = str(Path(__file__).parents[2])
