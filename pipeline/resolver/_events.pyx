@@ -187,6 +187,7 @@ cdef class Events(Rows):
         if head.tgid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[head.tgid])
             pl_prefetch(&self.slots[head.tgid])
+            pl_prefetch(&self.cgroups.sets[head.tgid])
         if head.ppid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[head.ppid])
 
