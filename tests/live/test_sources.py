@@ -15,8 +15,15 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline.errors import UnsupportedError
+from pipeline import boot, events
+from pipeline.bus.sockets import Bus
+from pipeline.errors import BusyError, StaleError, UnsupportedError
+from pipeline.resolver.procinfo import ProcInfo
+from pipeline.shm import layout
+from pipeline.sources import proc_records
 from pipeline.sources.proc_events import close_socket, open_socket
+from pipeline.sources.proc_records import About
+from pipeline.sources.tracer import FrameSender
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -255,3 +262,41 @@ def test_a_process_of_the_host_by_its_number_in_an_inner_namespace(traced: Trace
     finally:
         inner.kill()
         inner.wait()
+
+
+def _live_writer(traced: Traced) -> int:
+    """The resolver, 0 while it is being replaced."""
+    found = traced.json("stat", option=False)
+    is_there = found["state"] == "ready" and Path(f"/proc/{found['writer_pid']}").exists()
+    return int(found["writer_pid"]) if is_there else 0
+
+
+@pytest.mark.parametrize("traced", ["tracer"], indirect=True)
+def test_what_is_told_while_the_resolver_is_killed_is_kept(traced: Traced) -> None:
+    namespace, count = 424_242, 601
+    start = boot.now_boot_ns()
+    with Bus() as bus:
+        push = bus.push(traced.daemon.directory / "tracers" / "tracers.ipc")
+        sender = FrameSender(push.send, boot_id=boot.boot_id(), name="storm", container_id=CONTAINER)
+        for pid in range(2, count + 2):
+            info = ProcInfo(
+                tgid=pid, ppid=1, start_ticks=1, start_boot_ns=start + pid, comm=b"told", state="S", task_flags=0,
+                thread_count=1, pgid=pid, sid=pid, tty=b"", pid_ns=namespace, mnt_ns=1, ns_pids=(pid,),
+            )  # fmt: skip
+            about = About(boot.now_boot_ns(), pid, pid, info.start_boot_ns, ppid=1)
+            change = proc_records.change(about, events.KIND_COMM, info, layout.KNOWN_COMM)
+            sender.send([proc_records.fork(about, info), change])
+            if pid in (200, 400):
+                os.kill(soon(lambda: _live_writer(traced)), signal.SIGKILL)
+        with traced.daemon.attach() as table:
+
+            def all_are_there() -> bool:
+                try:
+                    living = [entry for entry in table.walk(exited=False) if entry.pid_ns == namespace]
+                except (StaleError, BusyError):
+                    return False
+                known = {entry.pid for entry in living if entry.comm == "told" and entry.container_id == CONTAINER}
+                return known == set(range(2, count + 2))
+
+            eventually(all_are_there, 30)
+    assert traced.json("stat", option=False)["lost"]["unknown"] == 0
