@@ -40,7 +40,7 @@ from pipeline.resolver.collaborators import (
     UserSessionResolver,
 )
 from pipeline.resolver.fields import is_process
-from pipeline.resolver.insertion import CACHE, PROCFS_DEPTH, LookUp
+from pipeline.resolver.lookup import CACHE, PROCFS_DEPTH, LookUp
 from pipeline.resolver.model import (
     SNAPSHOTTED,
     SNAPSHOTTING,

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
-from pipeline.resolver.insertion import PROCFS_DEPTH, ResolverCore
 from pipeline.resolver.limiter import Limiter
+from pipeline.resolver.lookup import PROCFS_DEPTH, Lookups
 from pipeline.resolver.stats import KERNEL_PPID
 
 #: A walk crosses this many forks, and then examines one parent more.
@@ -21,7 +21,7 @@ FORK_LEVELS = 3
 WALK_STEPS = 64
 
 
-class Reparenting(ResolverCore):
+class Reparenting(Lookups):
     """The part of the eBPF resolver that moves entries below other parents."""
 
     def __init__(self, *args: Any) -> None:

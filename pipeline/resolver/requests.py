@@ -18,7 +18,7 @@ from pipeline.bus import requests as wire
 from pipeline.errors import FrameError
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import row_of
-from pipeline.resolver.insertion import CACHE, LookUp
+from pipeline.resolver.lookup import CACHE, LookUp
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

@@ -1,7 +1,7 @@
 """What events change of entries that are there: arguments to come, credentials, contexts, what agents tell.
 
 The methods of specification 3.4 that update, those of the kinds of table 2.1 that name no method (capabilities, user
-sessions), and what a live batch inherits beyond its records. Entering and looking up are in `insertion` and `ebpf`.
+sessions), and what a live batch inherits beyond its records. Looking up is in `lookup`, entering in `insertion`.
 """
 
 from __future__ import annotations

@@ -117,11 +117,13 @@ class FakeMap(dict[int, Any]):
 
 
 class World:
-    def __init__(self, directory: Any, *, real_proc: bool = False, pid_capacity: int = PID_CAPACITY, **more: Any):
+    def __init__(
+        self, directory: Any, *, real_proc: bool = False, pid_capacity: int = PID_CAPACITY, rows: int = 4096, **more: Any
+    ) -> None:
         self.clock = Clock()
         self.tables = TableWriter.create(
-            directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=4096, chunk_rows=1024,
-            pid_capacity=pid_capacity, names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20,
+            directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=rows, chunk_rows=1024,
+            pid_capacity=pid_capacity, names_bytes=rows * 256, args_bytes=rows * 256, envs_bytes=1 << 20,
             boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,
         )  # fmt: skip
         self.proc = FakeProc(procfs.ProcReader() if real_proc else None)

@@ -914,7 +914,7 @@ def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
     from pipeline.resolver.procfs import ProcReader
 
-    with world(real_proc=True, pid_capacity=1 << 22) as w, ProcReader() as reader:
+    with world(real_proc=True, pid_capacity=1 << 22, rows=1 << 17) as w, ProcReader() as reader:
         infos = [info for pid in reader.list_pids().tolist() if (info := reader.read(pid)) is not None]
         for info in sorted(infos, key=lambda info: info.start_ticks):
             w.resolver.sync_cache(info.tgid)

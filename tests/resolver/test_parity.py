@@ -127,7 +127,7 @@ def test_every_metric_and_tag_is_listed() -> None:
 
 def test_constants_have_the_values_that_are_listed() -> None:
     values = {
-        ("insertion", "PROCFS_DEPTH"): 16, ("argsenvs", "CACHE_IDS"): 512, ("interner", "CAPACITY"): 8192,
+        ("lookup", "PROCFS_DEPTH"): 16, ("argsenvs", "CACHE_IDS"): 512, ("interner", "CAPACITY"): 8192,
         ("limiter", "CAPACITY"): 128, ("limiter", "ALLOWANCE"): 1, ("limiter", "PERIOD_NS"): 30 * 10**9,
         ("reparenting", "FORK_LEVELS"): 3, ("reparenting", "WALK_STEPS"): 64, ("ebpf", "FLUSH_INTERVAL_S"): 120,
         ("ebpf", "FLUSH_AGE_NS"): 60 * 10**9, ("argsenvs", "CHUNK_BYTES"): 256, ("argsenvs", "ENVIRON_STRINGS"): 256,

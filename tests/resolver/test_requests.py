@@ -19,7 +19,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.fields import is_process
-from pipeline.resolver.insertion import PROCFS_DEPTH
+from pipeline.resolver.lookup import PROCFS_DEPTH
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.requests import Requests, TokenBucket
 from pipeline.shm import layout
