@@ -117,7 +117,7 @@ class Capture(Section, frozen=True):
             description="How changes of credentials, session, terminal and namespaces are seen while a process lives. "
             '"auto": in the kernel\'s own functions (by "fentry", else by "kprobe"), else at the end of the system '
             'calls that make them ("syscalls"), which makes every system call of the host slower by 5 to 40 ns, an '
-            "open or a write by 70 to 110; `procline doctor` shows which. A way that is named must work, or the start "
+            "open or a write by 70 to 160; `procline doctor` shows which. A way that is named must work, or the start "
             "fails. "
             '"off": they are seen at the process\'s next fork, exec, exit, change of name or of cgroup.',
         ),

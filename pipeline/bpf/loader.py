@@ -56,7 +56,7 @@ CREDENTIALS = {
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
-        f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 110",
+        f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 160",
         "pl_setuid",
     ),
 }

@@ -34,7 +34,7 @@ ATTACH_KINDS = {
 _CREDENTIALS = {
     "fentry": "seen at once, at no cost to others",
     "kprobe": "seen at once, at no cost to others",
-    "tp/syscalls": "seen at once; every system call of the host is slower by 5 to 40 ns, opens and writes by 70 to 110",
+    "tp/syscalls": "seen at once; every system call of the host is slower by 5 to 40 ns, opens and writes by 70 to 160",
 }
 
 
