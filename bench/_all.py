@@ -29,7 +29,7 @@ TIMEOUT_S = 300
 QUICK: dict[str, list[str]] = {
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
-    "readers_hammer": ["--reads", "2000000", "--pairs", "5"],
+    "readers_hammer": ["--reads", "2000000", "--rounds", "7"],
     "growth_entries": ["--rounds", "5"],
     "growth_readers": ["--rounds", "5"],
 }
@@ -183,6 +183,8 @@ def write(directory: Path, when: str, machine: dict[str, Any], reports: list[dic
         written += names or ()
     facts = [{"fact": key, "value": str(value)} for key, value in machine.items()]
     head = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
+    if any("--small" in report.get("command", ()) for report in reports):
+        head += "\n**Run with --small**: this shows that the benches work; the figures say nothing.\n"
     loaded = [each["bench"] for each in reports if is_loaded(each)]
     if loaded:
         head += f"\n**Others kept this machine busy during**: {', '.join(loaded)}. Their figures are upper bounds.\n"

@@ -8,15 +8,15 @@ Method
             evictions, of few pids, so that reads and writes meet). Readers resolve these pids, take the cold part too
             and compute the row's checksum; every eighth time they walk the ancestors and check each. A read overlapped
             a write when it had to be begun again. Pids that live throughout must never be None.
-    writer: The loads of ingest_replay.py are taken in with and without readers that hammer the tables, in turn, in
-            pairs. The writer has a core for itself, the readers share the others. The ratio is of the
-            writer's CPU time, which other work on the machine disturbs least: what readers could cost is its waiting
-            for cache lines.
+    writer: The loads of ingest_replay.py are taken in while nobody reads, while readers hammer these tables, and while
+            they hammer other tables, in turn. The writer has a core for itself, the readers share the others. Ratios
+            are of the writer's CPU time, which other work on the machine disturbs least.
 Command
-    python bench/readers_hammer.py [--reads N] [--readers N] [--pairs N] [--events N] [--json]
+    python bench/readers_hammer.py [--reads N] [--readers N] [--rounds N] [--events N] [--json]
 How to read it
-    torn, absent and wrong must be 0, with overlapped in the 100,000s. `slowdown %` is the median of the pairs, with the
-    least and the most.
+    torn, absent and wrong must be 0, with overlapped in the 100,000s. `slowdown %` is the median of the rounds, with
+    the least and the most. `elsewhere %` is what the same readers cost a writer whose tables they do not touch: cores
+    share a cache, memory and a clock. `sharing %` is the rest, the waiting for cache lines that both want.
 What it does not show
     Tables larger than the caches, and readers on the writer's core: there they cost what any process costs.
 """
@@ -44,7 +44,7 @@ from hammers import SPAWN, Hammers
 
 from pipeline.errors import BusyError, TooOldError
 
-SMALL = {"reads": 400_000, "pairs": 1, "events": 20_000}
+SMALL = {"reads": 400_000, "rounds": 1, "events": 20_000}
 
 Array = npt.NDArray[Any]
 BOOT = bytes(range(16))
@@ -267,38 +267,49 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
 # -- writer ------------------------------------------------------------------------------------------------------------
 
 
-def writer_slowdown(name: str, pairs: int, events: int, readers: int) -> dict[str, Any]:
-    """Apply a load with and without readers, in turn; returns a row of the report."""
+def writer_slowdown(name: str, rounds: int, events: int, readers: int) -> dict[str, Any]:
+    """Apply a load while nobody reads, while readers read `here`, and while they read tables `elsewhere`, in turn."""
     load = loads.Load(loads.storm(events)) if name == "fork/exit" else loads.Load(
         loads.build(events), strings=loads.compiler_runs()
     )  # fmt: skip
     stream = load.stream(4)
     cores = os.sched_getaffinity(0)
-    with replay.Resolver(4) as resolver:
-        resolver.enter()
-        resolver.open_for_readers()
-        resolver.take_in(next(stream))  # touches and compiles everything
-        with Hammers(resolver.directory, readers) as hammers:
+    with replay.Resolver(4) as resolver, replay.Resolver(4) as other:
+        for each, messages in ((resolver, next(stream)), (other, load.messages(4))):
+            each.enter()
+            each.open_for_readers()
+            each.take_in(messages)  # touches and compiles everything
+        with Hammers(resolver.directory, readers) as here, Hammers(other.directory, readers) as elsewhere:
             os.sched_setaffinity(0, {min(cores)})
-            ratios, reads, seconds = [], 0, 0.0
-            for pair in range(pairs):
+            cases = [("nobody", None), ("here", here), ("elsewhere", elsewhere)]
+            found: list[dict[str, float]] = []
+            reads, seconds = 0, 0.0
+            for number in range(rounds):
                 took = {}
-                for hammered in (pair & 1 == 0, pair & 1 == 1):
+                for case, hammers in cases[:: -1 if number % 2 else 1]:
                     messages = next(stream)
-                    hammers.let(readers if hammered else 0)
-                    before, begin, used = hammers.read()[0], time.perf_counter(), time.process_time()
+                    if hammers is not None:
+                        hammers.let(readers)
+                    before, begin, used = here.read()[0], time.perf_counter(), time.process_time()
                     resolver.take_in(messages)
-                    took[hammered] = time.process_time() - used
-                    if hammered:
-                        reads += hammers.read()[0] - before
+                    took[case] = time.process_time() - used
+                    if case == "here":
+                        reads += here.read()[0] - before
                         seconds += time.perf_counter() - begin
-                    hammers.let(0)
-                ratios.append(took[True] / took[False])
+                    if hammers is not None:
+                        hammers.let(0)
+                found.append(took)
             os.sched_setaffinity(0, cores)
         resolver.check()
+
+    def percent(case: str, base: str) -> list[float]:
+        return sorted(100 * (took[case] / took[base] - 1) for took in found)
+
+    slowdown = percent("here", "nobody")
     return {
-        "writer": name, "readers": readers, "pairs": pairs, "slowdown %": 100 * (statistics.median(ratios) - 1),
-        "least": 100 * (min(ratios) - 1), "most": 100 * (max(ratios) - 1), "M reads/s": reads / seconds / 1e6,
+        "writer": name, "readers": readers, "rounds": rounds, "slowdown %": statistics.median(slowdown),
+        "least": slowdown[0], "most": slowdown[-1], "elsewhere %": statistics.median(percent("elsewhere", "nobody")),
+        "sharing %": statistics.median(percent("here", "elsewhere")), "M reads/s": reads / seconds / 1e6,
     }  # fmt: skip
 
 
@@ -307,7 +318,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--reads", type=int, default=10_000_000)
     parser.add_argument("--readers", type=int, default=4)
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--events", type=int, default=100_000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
@@ -316,7 +327,7 @@ def main(argv: list[str] | None = None) -> int:
     bad = sum(found[what] for what in ("torn", "absent", "wrong"))
     report.target("rows torn, absent or wrong", bad, 0, "rows")
     for name in ("fork/exit", "build"):
-        row = writer_slowdown(name, options.pairs, options.events, options.readers)
+        row = writer_slowdown(name, options.rounds, options.events, options.readers)
         report.rows.append(row)
         report.target(f"writer with readers, {name}", row["slowdown %"], 5, "% slower")
     return common.finish(report, as_json=options.json) or (1 if bad else 0)

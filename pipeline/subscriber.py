@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 RESYNC_INTERVAL_S = 1.0
 SNAPSHOT_LINEAGE = 8
 _RETRY_S = 0.05
-#: Events are told against the list for so long after it: late ones come with an earlier time.
-_OVERLAP_NS = 1_000_000_000
+#: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
+_OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout): watermark_boot_ns, and topic_seq with the encoder's slot for the stream's name.
+#: Of COMMIT (pipeline.shm.layout): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver._encode:
+#: the name of the stream, and how many events of all topics there were.
 _WATERMARK = struct.Struct("<8xQ")
 _TOPIC_SEQ = struct.Struct("<128x16Q")
 _STREAM_SLOT = 14
+_ORDER_SLOT = 15
 
 
 class Subscriber:
@@ -97,7 +99,7 @@ class Subscriber:
         self._wants_snapshot = snapshot
         self._synced_s = 0.0
         self._listed: dict[str, int] = {}
-        self._listed_until_ns = 0
+        self._listed_until = 0
         directory = path if path is not None else paths.instance_dir(name)
         self._reader = StreamReader(
             endpoint or paths.endpoint(paths.stream_socket(directory)),
@@ -181,7 +183,8 @@ class Subscriber:
 
     def _filter(self, events: list[Event]) -> list[Event]:
         if self._listed and events:
-            if (events[-1]["time_ns"] or 0) > self._listed_until_ns:
+            first = events[0].get("order")  # none: a note about the stream
+            if first is not None and first > self._listed_until:
                 self._listed = {}
             else:
                 events = [event for event in events if not self._is_listed(event)]
@@ -250,8 +253,7 @@ class Subscriber:
         seqs = _TOPIC_SEQ.unpack_from(commit)
         if seqs[_STREAM_SLOT] != tracker.stream:
             raise StaleError("the tables and the stream are not of the same epoch yet; try again")
-        offset_ns = table.view.boot_unix_ns
-        watermark_ns = watermark_boot_ns + offset_ns
+        watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
         events: list[Event] = []
         listed: dict[str, int] = {}
         for entry in table.walk():
@@ -271,7 +273,8 @@ class Subscriber:
         tracker.skip_to(seqs)
         tracker.stale = False
         self._listed = listed
-        self._listed_until_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + offset_ns + _OVERLAP_NS
+        # By number, not by time: events may be those of a recording, replayed faster than they were made.
+        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[_ORDER_SLOT] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
         return events
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -44,6 +45,9 @@ class Bus:
         self._context = zmq.Context(io_threads)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._bound: list[tuple[Path, tuple[int, int]]] = []
+        # For who forgets to close: a context that is collected before its sockets would wait for them for ever.
+        self._finalizer = weakref.finalize(self, _end, self._tgid, self._context, self._sockets)
+        self._finalizer.atexit = False
 
     @property
     def context(self) -> zmq.Context[zmq.Socket[bytes]]:
@@ -139,9 +143,9 @@ class Bus:
         if os.getpid() != self._tgid:
             return
         for made in self._sockets:
-            made.close(linger=linger_ms)
-        self._sockets.clear()
-        self._context.term()
+            if not made.closed:
+                made.linger = linger_ms
+        self._finalizer()
         # libzmq leaves the file when it cannot remove it, and a successor may have bound the path meanwhile.
         for path, identity in self._bound:
             try:
@@ -157,6 +161,15 @@ class Bus:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _end(tgid: int, context: zmq.Context[zmq.Socket[bytes]], sockets: list[zmq.Socket[bytes]]) -> None:
+    if os.getpid() != tgid:
+        return
+    for made in sockets:
+        made.close()
+    sockets.clear()
+    context.term()
 
 
 def is_listening(path: Path) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.bus.frames import FrameEncoder, decode_frame
+from pipeline.bus.frames import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
 from pipeline.sources.acks import AckSource
 
@@ -26,9 +26,10 @@ _KEEP_ALIVE_S = 0.1
 
 @dataclass(slots=True)
 class _Entry:
-    """A frame of the recording and its place in the ring made up for it."""
+    """A frame of the recording, its place in its message, and the one in the ring made up for it."""
 
     message: bytes | memoryview
+    index: int
     order: int
     skip_to: int
     shift: int
@@ -100,7 +101,8 @@ class ReplaySource:
         self.rewinds_total = 0
         try:
             for order, message in enumerate(messages):
-                self._note(order, message)
+                for index, frame in enumerate(decode_frames(message)):
+                    self._note(order, message, index, frame)
         except FrameError as error:
             # What came before is whole: a recording that was cut off is replayed up to there.
             self.error = error
@@ -116,8 +118,7 @@ class ReplaySource:
             ring.watermark_boot_ns = later
         self._first_boot_ns = min(ring.entries[0].first_boot_ns for ring in self._rings.values())
 
-    def _note(self, order: int, message: bytes | memoryview) -> None:
-        frame = decode_frame(message)
+    def _note(self, order: int, message: bytes | memoryview, index: int, frame: Frame) -> None:
         ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
         ring.lost_at_end = frame.lost
         # Nothing to apply, or recorded twice. A range without records need not be in a ring that is made up.
@@ -128,7 +129,7 @@ class ReplaySource:
         to_pos = ring.end_pos + part.to_pos - part.from_pos
         first_boot_ns = int(part.head["time_boot_ns"].min())
         shift = ring.end_pos - part.from_pos
-        ring.entries.append(_Entry(message, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
+        ring.entries.append(_Entry(message, index, order, part.from_pos, shift, ring.end_pos, to_pos, first_boot_ns))
         ring.end_pos = to_pos
         self.event_count += part.count
 
@@ -215,7 +216,7 @@ class ReplaySource:
         return True
 
     def _encode(self, ring: _Ring, entry: _Entry) -> bytes:
-        frame = decode_frame(entry.message).since(entry.skip_to)
+        frame = decode_frames(entry.message)[entry.index].since(entry.skip_to)
         ring.lost = frame.lost
         head = frame.head.copy()
         # Modulo 2**64 when the shift is negative, which is what adding a negative number comes to.

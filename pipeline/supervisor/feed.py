@@ -174,7 +174,7 @@ def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
 
 
 def _open_replay(config: Config) -> Feed:
-    from pipeline.bus.frames import decode_frame
+    from pipeline.bus.frames import decode_frames
     from pipeline.sources.recording import Recording
 
     path = Path(config.source.partition(":")[2]).absolute()
@@ -183,7 +183,7 @@ def _open_replay(config: Config) -> Feed:
     # A recording that was cut off is replayed up to there, and says so then.
     with suppress(FrameError):
         for message in recording:
-            rings = max(rings, decode_frame(message).ring + 1)
+            rings = max(rings, *(frame.ring + 1 for frame in decode_frames(message)))
     if rings == 0:
         raise FrameError(f"{path}: there is not one readable frame in it", peer=str(path), reason="empty")
     return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id,

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import socket as unix
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,3 +151,20 @@ def test_context_refuses_to_cross_a_fork(tmp_path: Path) -> None:
         assert child.exitcode == 0
         bus.push(tmp_path / "frames.ipc").send(b"unharmed")
         assert pull.poll(5000) and pull.recv() == b"unharmed"
+
+
+def test_a_bus_that_nobody_closes_is_collected_without_a_wait(tmp_path: Path) -> None:
+    """In a cycle, where the context could be collected first; a context waits for its open sockets."""
+    code = f"""
+import gc, pathlib
+from pipeline.bus.sockets import Bus
+bus = Bus()
+sockets = [bus.pull(pathlib.Path({str(tmp_path)!r}) / "a"), bus.push(pathlib.Path({str(tmp_path)!r}) / "b")]
+cycle = [bus, sockets]
+cycle.append(cycle)
+del bus, sockets, cycle
+gc.collect()
+print("collected")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.stdout == "collected\n", done.stderr

@@ -118,7 +118,13 @@ class FakeMap(dict[int, Any]):
 
 class World:
     def __init__(
-        self, directory: Any, *, real_proc: bool = False, pid_capacity: int = PID_CAPACITY, rows: int = 4096, **more: Any
+        self,
+        directory: Any,
+        *,
+        real_proc: bool = False,
+        pid_capacity: int = PID_CAPACITY,
+        rows: int = 4096,
+        **more: Any,
     ) -> None:
         self.clock = Clock()
         self.tables = TableWriter.create(

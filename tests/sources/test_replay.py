@@ -76,6 +76,21 @@ def test_everything_is_sent_once_without_holes() -> None:
     assert bench.source.is_applied
 
 
+def test_messages_with_several_frames_are_as_good_as_one_each() -> None:
+    """A shard sends what all of its rings have at one time in one message."""
+    alone, together = Bench(STORM), Bench([b"".join(STORM[at : at + 5]) for at in range(0, len(STORM), 5)])
+    assert together.source.error is None and together.source.event_count == alone.source.event_count
+    sent: list[list[Frame]] = []
+    for bench in (alone, together):
+        while bench.source.poll(10):
+            pass
+        sent.append([frame for frame in bench.frames() if len(frame.head)])
+    for ring in range(3):
+        first, second = ([frame for frame in frames if frame.ring == ring] for frames in sent)
+        assert [frame.to_pos for frame in first] == [frame.to_pos for frame in second]
+        assert list(map(records_in, first)) == list(map(records_in, second))
+
+
 def test_watermark_is_never_broken_and_the_last_one_frees_the_rest() -> None:
     bench = Bench(STORM)
     while bench.source.poll(10):
