@@ -85,7 +85,7 @@ def of(events: list[dict[str, Any]], kind: str, pid: int) -> list[dict[str, Any]
 def test_tracer_metadata_is_read_from_the_sealed_memfd_and_goes_to_forks_only(told: Daemon) -> None:
     with (
         traced() as (process, fd),
-        Recorder(told, "proc.context") as recorder,
+        Recorder(told, "proc.context", "proc.exec") as recorder,
         ContextSender("test", directory=told.directory) as sender,
     ):
         recorder.started()
@@ -126,7 +126,7 @@ def keys_of(daemon: Daemon, pid: int) -> dict[str, str]:
 def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None:
     with (
         subprocess.Popen(["/bin/sleep", "300"]) as process,
-        Recorder(told, "proc.context") as recorder,
+        Recorder(told, "proc.context", "proc.exec") as recorder,
         ContextSender("test", directory=told.directory) as sender,
     ):
         try:
@@ -183,7 +183,7 @@ def test_an_ssh_session_goes_down_the_tree(told: Daemon) -> None:
 def test_capabilities_add_up_and_targets_are_told(told: Daemon) -> None:
     with (
         subprocess.Popen(["/bin/sleep", "300"]) as process,
-        Recorder(told, "proc.context") as recorder,
+        Recorder(told, "proc.context", "proc.exec") as recorder,
         ContextSender("test", directory=told.directory) as sender,
     ):
         try:
@@ -256,7 +256,10 @@ def test_what_cannot_be_read_is_refused_and_counted_as_frames_are(told: Daemon) 
 
 
 def test_an_event_of_a_process_that_has_just_ended_is_still_its_own(told: Daemon) -> None:
-    with Recorder(told, "proc.context") as recorder, ContextSender("test", directory=told.directory) as sender:
+    with (
+        Recorder(told, "proc.context", "proc.exec") as recorder,
+        ContextSender("test", directory=told.directory) as sender,
+    ):
         recorder.started()
         process = subprocess.Popen(["/bin/sleep", "300"])
         sender.send("capabilities", process.pid, attempted=1, used=1)
