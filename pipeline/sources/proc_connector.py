@@ -294,8 +294,13 @@ class ProcConnector:
 
     def _exec(self, about: About) -> bytes | None:
         info = self._read(about, self._want)
+        known = self._living.start_of(about.tgid, about.time_boot_ns)
+        # A younger owner of the pid may have begun in the tick of this exec. While nothing was missed, its fork is
+        # still to come; else what /proc says is the best that there is.
+        if info is not None and known and self._living.is_sure and info.start_ticks > known // TICK_NS:
+            info = None
         if info is None:
-            about.start_boot_ns = self._living.start_of(about.tgid, about.time_boot_ns)
+            about.start_boot_ns = known
             self._living.threads.pop(about.tgid, None)
             return proc_records.unknown(about, events.KIND_EXEC) if about.start_boot_ns else None
         if info.is_kthread:

@@ -26,7 +26,14 @@ from pipeline.sources import proc_events, proc_records
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.living import Living
-from pipeline.sources.proc_connector import KEEP_ALIVE_NS, SLACK_NS, ConnectorShard, Counts, ProcConnector
+from pipeline.sources.proc_connector import (
+    KEEP_ALIVE_NS,
+    SLACK_NS,
+    ConnectorShard,
+    Counts,
+    ProcConnector,
+    measure_offset_ns,
+)
 from pipeline.sources.ring import PAGE_BYTES, Ring
 from pipeline.sources.second_look import Facts, Looks
 
@@ -357,6 +364,22 @@ def test_a_younger_owner_of_the_pid_is_not_taken_for_the_older(tmp_path: Path) -
     living = Living(str(tmp_path))
     living.forked(500, 2000, None)
     assert living.start_of(500, 1999) == 0 and living.start_of(500, 2000) == 2000
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_exec_that_is_read_late_does_not_take_the_start_of_the_next_owner(bench: Bench, lost: bool) -> None:
+    """The next one began in the tick of the exec, so its start as /proc counts is before it."""
+    me = os.getpid()
+    tick = read_start_ticks(me) * TICK_NS - measure_offset_ns()
+    bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, me), at=tick - 1_000_000)
+    if lost:  # then its end and the next one's fork may be what is missing
+        bench.sock.put(proc_events.EVENT_EXIT, end(me), lost=True)
+        bench.sock.put(proc_events.EVENT_COMM, (CHILD, CHILD, 0x61))
+    bench.sock.put(proc_events.EVENT_EXEC, (me, me), at=tick + 1_000_000)
+    heads = bench.records()
+    forked, execed = heads[heads["tgid"] == me]
+    assert (execed["start_boot_ns"] == forked["start_boot_ns"]) is np.bool_(not lost)
+    assert bool(execed["flags"] & events.FLAG_HEAD_ONLY) is not lost
 
 
 def test_a_pid_twice_within_a_tick_is_two_identities(bench: Bench) -> None:
