@@ -59,7 +59,7 @@ class Subscriber:
         timeout: iteration ends when nothing came for so long, s; None: never.
         follow: go on when the instance ends, and wait for the next; else iteration ends there.
         connect_timeout: how long to wait at first for an instance that is just being (re)started, s.
-        receive_hwm: messages (of up to about 64 KiB) that may wait in this process.
+        receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
 
     Special events have ``seq`` None: ``snapshot`` (the entry's fields, and `left`, how many are still to come) and
     ``missed`` (`topic`, `first`, `last`, `count`, `reason`: numbers that never came, or a stream that began anew).

@@ -31,7 +31,7 @@ from pipeline.bus.tracker import Tracker
 from pipeline.errors import AccessError, FrameError, NotRunningError
 
 #: Messages that may wait in this process before the publisher begins to keep, and then to drop, what is ours.
-RECEIVE_HWM_MESSAGES = 1024
+RECEIVE_HWM_MESSAGES = 8192
 #: Enough for the supervisor to replace a resolver that was killed a moment ago.
 CONNECT_TIMEOUT_S = 5.0
 
