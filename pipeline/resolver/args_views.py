@@ -1,20 +1,21 @@
 """What an entry's arguments and environment look like to whoever asks: the functions of specification 3.4 and 3.5.
 
-Covers the computed views (argv0, argv, scrubbed argv, envs, envp) and the small questions about an entry. Leaves out
-the shared objects themselves (`argsenvs`) and what is stored of them.
+Covers the computed views (argv0, argv, scrubbed argv, envs, envp), what of them both resolvers store, and the small
+questions about an entry. Leaves out the shared objects themselves (`argsenvs`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from pipeline.resolver.argsenvs import ArgScrubber
+from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
+from pipeline.resolver.opts import ResolverOpts
 from pipeline.shm.symlinks import is_busybox
 
 __all__ = [
     "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",
-    "is_through_sym_link",
+    "is_through_sym_link", "kept",
 ]  # fmt: skip
 
 KTHREADD = 2
@@ -65,6 +66,20 @@ def envp(pr: Process) -> tuple[list[str] | None, bool]:
         return pr.view("envp"), pr.envs_truncated
     pr.set_view("envp", entry.values)
     return entry.values, _envs_truncated(pr, entry.is_truncated)
+
+
+def kept(
+    args: ArgsEntry | None, envs: EnvsEntry | None, scrubber: ArgScrubber | None, opts: ResolverOpts
+) -> tuple[ArgsEntry | None, EnvsEntry | None]:
+    """What of arguments and environment goes into the tables: they are files that others map."""
+    if opts.raw_values:
+        return args, envs
+    if args is not None and scrubber is not None and args.values:
+        args = ArgsEntry([args.argv0, *args.scrubbed(scrubber)], args.is_truncated)
+    if envs is not None:
+        shown, is_cut = envs.filter(opts.envs_with_value)
+        envs = EnvsEntry(shown or (), is_cut)
+    return args, envs
 
 
 def _args_truncated(pr: Process) -> bool:

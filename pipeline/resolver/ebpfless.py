@@ -52,7 +52,7 @@ class EBPFLessResolver:
     Args:
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
-        scrubber: hides secrets in arguments; None: they are shown as they are.
+        scrubber: hides secrets in arguments before they are stored; None: they are stored as they are.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
@@ -217,7 +217,8 @@ class EBPFLessResolver:
     def _exec(
         self, key: CacheResolverKey, entry: ProcessCacheEntry, time_ns: int, start_ns: int, parent: tuple[int, int]
     ) -> ProcessCacheEntry:
-        body, strings = records.image(entry, entry.args_entry, entry.envs_entry)
+        kept = args_views.kept(entry.args_entry, entry.envs_entry, self.scrubber, self.opts)
+        body, strings = records.image(entry, *kept)
         container = fsencode(entry.container.container_id)
         head = records.head(
             events.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
@@ -290,7 +291,7 @@ class EBPFLessResolver:
         return args_views.envs(pr, self.opts.envs_with_value)
 
     def get_process_envp(self, pr: Process) -> tuple[list[str] | None, bool]:
-        """Whole environment variables, and whether they were cut."""
+        """Environment variables as they are stored, and whether they were cut."""
         return args_views.envp(pr)
 
     # -- the rest ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline import boot
-from pipeline.resolver import kernel_maps, procfs
+from pipeline.resolver import args_views, kernel_maps, procfs
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
@@ -194,14 +194,7 @@ class Fields:
         return self._kept_of(entry.args_entry, entry.envs_entry)
 
     def _kept_of(self, args: ArgsEntry | None, envs: EnvsEntry | None) -> tuple[ArgsEntry | None, EnvsEntry | None]:
-        if self.opts.raw_values:
-            return args, envs
-        if args is not None and self.scrubber is not None and args.values:
-            args = ArgsEntry([args.argv0, *args.scrubbed(self.scrubber)], args.is_truncated)
-        if envs is not None:
-            shown, is_cut = envs.filter(self.opts.envs_with_value)
-            envs = EnvsEntry(shown or (), is_cut)
-        return args, envs
+        return args_views.kept(args, envs, self.scrubber, self.opts)
 
     def _kept_args(self, pce: ProcessCacheEntry, args: ArgsEntry) -> ArgsEntry:
         return args if pce.is_free else self._kept_of(args, None)[0] or args

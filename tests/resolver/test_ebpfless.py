@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
@@ -156,7 +157,7 @@ def test_views_and_the_rest(make: Make) -> None:
             return ["***" for _ in args], True
 
     client = Client()
-    r = make(None, client, Scrub(), ResolverOpts().with_envs_value(["A"]))
+    r = make(None, client, Scrub(), ResolverOpts().with_envs_value(["A"]).with_raw_values())
     entry = exec_(r, 7, argv=["a-name-of-twenty-chars", "x"])
     assert entry.comm == "a-name-of-twenty" and entry.view("argv0") == "a-name-of-twenty-chars"
     assert r.get_process_argv_scrubbed(entry) == (["***"], False)
@@ -172,6 +173,30 @@ def test_views_and_the_rest(make: Make) -> None:
     with pytest.raises(NotSupportedError):
         r.dump(True)
     make().send_stats()
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: TableWriter, is_raw: bool) -> None:
+    class Scrub:
+        def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
+            return ["***" if "secret" in arg else arg for arg in args], True
+
+    opts = ResolverOpts().with_envs_value(["LANG"])
+    r = make(scrubber=Scrub(), opts=opts.with_raw_values() if is_raw else opts)
+    facts: dict[str, Any] = {"argv": ["x", "--key=secret", "y"], "envs": ["TOKEN=secret", "LANG=C"]}
+    init, entry = exec_(r, 1, ts=10, **facts), exec_(r, 7, ppid=1, **facts)
+    more: dict[str, Any] = {"args_truncated": False, "envs_truncated": False, "ctr_id": "", "ts": 5, "tty": ""}
+    found = r.add_procfs_entry(Key(8, 1), 0, "/bin/sh", **facts, **more)
+    assert found is not None
+    for one in (init, entry, found):
+        assert r.get_process_argv_scrubbed(one)[0] == ["***", "y"]
+        assert r.get_process_envs(one)[0] == ["TOKEN", "LANG=C"]
+        assert r.get_process_envp(one)[0] == (["TOKEN=secret", "LANG=C"] if is_raw else ["TOKEN", "LANG=C"])
+    for arena in (tables.args, tables.envs):
+        assert (b"secret" in bytes(np.frombuffer(arena.view(), np.uint8))) is is_raw
+    reader = TableReader(tables.directory)
+    seen = reader.resolve(7, pid_ns=1)
+    assert seen is not None and seen.argv == ["x", "--key=secret" if is_raw else "***", "y"]
 
 
 def test_its_entries_are_what_readers_see(r: EBPFLessResolver, tables: TableWriter) -> None:
