@@ -128,6 +128,8 @@ class Fields:
         if taken is None:
             return
         values, is_truncated = taken
+        # The exec event may say so too: the kernel had no room for more chunks, and those that came are whole.
+        is_truncated = is_truncated or pce.args_truncated
         if is_truncated:
             self.stats.add("args_truncated")
         self.stats.add("args_size", n=len(values))
@@ -141,6 +143,7 @@ class Fields:
         if taken is None:
             return
         values, is_truncated = taken
+        is_truncated = is_truncated or pce.envs_truncated
         if is_truncated:
             self.stats.add("envs_truncated")
         self.stats.add("envs_size", n=len(values))

@@ -17,6 +17,7 @@ import pytest
 from resolver_world import FakeMap, World, high, world
 
 from pipeline.bpf import maps, syscall
+from pipeline.resolver.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
@@ -377,6 +378,22 @@ def test_d6_chunks_of_arguments(w: World) -> None:
     assert r.args_envs.take(5) is None
 
 
+def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
+    """The kernel had no room for more chunks; those that came are whole (specification 1.3, 2.2)."""
+    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    for number, pid in ((5, 3), (7, 4)):
+        r.update_args_envs(ArgsEnvsEvent(number, chunk(b"a", b"b")))
+        r.update_args_envs(ArgsEnvsEvent(number + 1, chunk(b"A=1")))
+        is_cut = pid == 3
+        entry = entry_of(
+            w.exec(0, pid, 10, args_id=number, envs_id=number + 1, args_truncated=is_cut, envs_truncated=is_cut)
+        )
+        assert get_process_argv(entry) == (["b"], is_cut) and get_process_argv0(entry) == ("a", is_cut)
+        assert r.get_process_envs(entry) == (["A=1"], is_cut)
+        assert (entry.args_truncated, entry.envs_truncated) == (is_cut, is_cut)
+    assert (w.count("args_truncated"), w.count("envs_truncated")) == (1, 1)
+
+
 def test_d7_the_oldest_arguments_leave(w: World) -> None:
     for number in range(1, 514):
         w.resolver.update_args_envs(ArgsEnvsEvent(number, chunk(b"a")))
@@ -431,8 +448,6 @@ def test_environments_of_an_exec(w: World) -> None:
 
 
 def test_views_without_arguments() -> None:
-    from pipeline.resolver.args_views import get_process_argv, get_process_argv0
-
     entry = ProcessCacheEntry(args_truncated=True)
     assert get_process_argv(entry) == (None, True) and get_process_argv0(entry) == ("", True)
     entry = ProcessCacheEntry(args_entry=ArgsEntry(["a", "b", "c"], True))
