@@ -64,13 +64,31 @@ def world() -> Iterator[World]:
 
 EVERYTHING = {
     "hits_cache": 1, "hits_kernel_maps": 2, "hits_procfs": 3, "miss": 4, "added_event": 5, "added_kernel_maps": 6,
-    "added_procfs": 7, "flushed": 8, "broken_lineage": 9, "limiter_drop": 10,
+    "added_procfs": 7, "flushed": 8, "broken_lineage": 9, "limiter_drop": 10, "path_error": 11, "args_truncated": 12,
+    "args_size": 13, "envs_truncated": 14, "envs_size": 15, "reparent_success_set_process_context": 16,
+    "reparent_success_do_exit": 17, "reparent_success_dequeue_exited": 18, "reparent_success_event_serialization": 19,
+    "reparent_success_kernel_ppid": 20, "reparent_failed_set_process_context": 21, "reparent_failed_do_exit": 22,
+    "reparent_failed_dequeue_exited": 23, "reparent_failed_event_serialization": 24,
+    "reparent_failed_kernel_ppid": 25, "reparent_procfs_ok": 26, "reparent_procfs_fail": 27,
+    "inode_error_fork_parent_missing": 28, "inode_error_exec_parent_missing": 29, "inode_error_procfs_mismatch": 30,
 }  # fmt: skip
 SENT = [
     ("g", "cache_size", 0.0, ()), ("c", "hits", 1, ("type:cache",)), ("c", "hits", 2, ("type:kernel_maps",)),
     ("c", "hits", 3, ("type:procfs",)), ("c", "miss", 4, ()), ("c", "added", 5, ("type:event",)),
     ("c", "added", 6, ("type:kernel_maps",)), ("c", "added", 7, ("type:procfs",)), ("c", "flushed", 8, ()),
-    ("c", "event_broken_lineage", 9, ()), ("c", "proc_fallback_limiter.drop", 10, ()),
+    ("c", "path_error", 11, ()), ("c", "args.truncated", 12, ()), ("c", "args.size", 13, ()),
+    ("c", "envs.truncated", 14, ()), ("c", "envs.size", 15, ()), ("c", "event_broken_lineage", 9, ()),
+    ("c", "reparent.success", 16, ("callpath:set_process_context",)),
+    ("c", "reparent.success", 17, ("callpath:do_exit",)), ("c", "reparent.success", 18, ("callpath:dequeue_exited",)),
+    ("c", "reparent.success", 19, ("callpath:event_serialization",)),
+    ("c", "reparent.success", 20, ("callpath:kernel_ppid",)),
+    ("c", "reparent.failed", 21, ("callpath:set_process_context",)),
+    ("c", "reparent.failed", 22, ("callpath:do_exit",)), ("c", "reparent.failed", 23, ("callpath:dequeue_exited",)),
+    ("c", "reparent.failed", 24, ("callpath:event_serialization",)),
+    ("c", "reparent.failed", 25, ("callpath:kernel_ppid",)),
+    ("c", "reparent.procfs.success", 26, ()), ("c", "reparent.procfs.failed", 27, ()),
+    ("c", "proc_fallback_limiter.drop", 10, ()), ("c", "inode_error", 28, ("type:fork_parent_missing",)),
+    ("c", "inode_error", 29, ("type:exec_parent_missing",)), ("c", "inode_error", 30, ("type:procfs_mismatch",)),
 ]  # fmt: skip
 
 
@@ -111,8 +129,9 @@ def test_what_an_earlier_daemon_counted_is_not_sent_again_and_new_tables_are_fro
     assert [value for _, name, value, _ in client.sent if name == "miss"] == [3, 2]
 
 
-def test_a_tagged_counter_has_its_own_in_the_tables() -> None:
-    assert counter_of("hits", "cache") in layout.COUNTERS and counter_of("miss", "") in layout.COUNTERS
+def test_every_counter_is_pushed_and_is_one_of_the_tables() -> None:
+    every = {counter_of(name, tag) for name, (_, _, tags) in COUNTERS.items() for tag in tags}
+    assert every == set(EVERYTHING) and every <= set(layout.COUNTERS)
 
 
 def test_the_thread_survives_a_client_that_fails_says_so_once_and_sends_the_rest_at_the_end(world: World) -> None:

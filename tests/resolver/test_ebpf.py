@@ -278,6 +278,32 @@ def test_start_needs_the_maps(w: World) -> None:
     assert not w.resolver._flusher.is_alive()  # type: ignore[union-attr]
 
 
+def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    w.fork(0, 3, 10)
+    w.clock.now += 90_000_000_000
+    ticks: list[int] = []
+    enough = threading.Event()
+    tick = w.resolver.flush_tick
+
+    def counted() -> int:
+        ticks.append(tick())
+        if len(ticks) == 3:
+            enough.set()
+        return ticks[-1]
+
+    monkeypatch.setattr(w.resolver, "flush_tick", counted)
+    monkeypatch.setattr("pipeline.resolver.ebpf.FLUSH_INTERVAL_S", 0.001)
+    stop = threading.Event()
+    w.resolver.start(stop)
+    assert enough.wait(10)
+    stop.set()
+    w.resolver._flusher.join(5)  # type: ignore[union-attr]
+    assert set(ticks) == {1}  # queued at each tick, deleted by none: that is for the event thread
+    assert w.cache == {high(3)}
+    w.resolver.dequeue_exited()
+    assert w.cache == set() and w.count("flushed") == 1
+
+
 # -- procfs ------------------------------------------------------------------------------------------------------------
 
 

@@ -64,6 +64,7 @@ def tables() -> list[tuple[list[str], list[str]]]:
 
 
 ROWS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "module" in header]
+PROBLEMS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "problem" in header]
 FAULTS = [dict(zip(header, cells, strict=True)) for header, cells in tables() if "fault" in header]
 
 
@@ -96,6 +97,17 @@ def test_every_fault_has_tests(row: dict[str, str]) -> None:
     assert tests
     for name in tests:
         assert is_test(ROOT / "tests", name), name
+
+
+@pytest.mark.parametrize("row", PROBLEMS, ids=lambda row: row["problem"])
+def test_every_problem_has_tests(row: dict[str, str]) -> None:
+    for name in row["tests"].split("<br>"):
+        assert is_test(ROOT / "tests", name), name
+
+
+def test_every_problem_and_quirk_of_the_reference_is_answered() -> None:
+    answered = set(re.findall(r"9\.[13]\.\d+", TEXT))
+    assert answered == {f"9.1.{n}" for n in range(1, 16)} | {f"9.3.{n}" for n in range(1, 22)}
 
 
 def test_the_faults_are_those_that_were_asked_for() -> None:
