@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import boot, paths
-from pipeline.bus.context import is_context
+from pipeline.bus.context import USER_SESSION, ContextEvent, is_context
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
@@ -30,7 +30,7 @@ from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.containers import CgroupTree
-from pipeline.resolver.context import ContextLoop
+from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.hierarchies import Hierarchies
@@ -280,11 +280,19 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             )  # fmt: skip
             loop.repairer = repairer
             stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
+
+            def tell_session(row: int, body: dict[str, Any]) -> None:
+                entry = resolver.book.entry(row)
+                event = ContextEvent(USER_SESSION, entry.pid, body=body)
+                stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
+
             loop.contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
             loop.name_cgroups = namer
         loop.names = _names(spec, is_live, tables, encoder, stack)
         if is_live:
-            loop.sessions = SshSessions(tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8))
+            loop.sessions = SshSessions(
+                tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session
+            )
             loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)

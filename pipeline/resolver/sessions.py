@@ -4,6 +4,7 @@ A session begins with the first image that is not sshd's in a process that sshd 
 address into its environment. Everything below belongs to it: the row of that image gets the session's number in
 `user_session`, and the applier hands it on at each fork and exec, so nothing is looked up for a descendant. What the
 number stands for is kept once, in the file ``sessions`` of the instance's directory. `pipeline.shm.ssh` reads it.
+Subscribers, who may have no such file, are told when a session begins.
 
 Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process, so that
 stays unknown.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,10 @@ _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 _NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
 
 
+def _tell_nobody(row: int, body: dict[str, Any]) -> None:
+    """No stream."""
+
+
 class SshSessions:
     """Finds sessions among what is executed, and numbers them. A part of the resolver's duty cycle.
 
@@ -45,16 +50,19 @@ class SshSessions:
         directory: the instance's runtime directory.
         mode: of the file.
         proc: where procfs is mounted.
+        tell: told (row, body of a `user_session` event) when a session begins.
     """
 
     def __init__(
-        self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc"
-    ) -> None:
+        self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
+        tell: Callable[[int, dict[str, Any]], None] = _tell_nobody,
+    ) -> None:  # fmt: skip
         self._tables = tables
         self._encoder = encoder
         self._path = directory / FILE
         self._mode = mode
         self._proc = proc
+        self._tell = tell
         self._known: dict[str, dict[str, Any]] = {}
 
     def begin(self) -> None:
@@ -70,20 +78,35 @@ class SshSessions:
     def poll(self) -> None:
         """Look at the execs below sshd that have been applied since the last call."""
         if self._encoder.has_logins:
-            self._look(np.array(self._encoder.take_logins(), np.uint32))
+            for row in self._look(np.array(self._encoder.take_logins(), np.uint32)):
+                self._tell(row, self._body(row))
 
-    def _look(self, rows: np.ndarray[Any, Any]) -> None:
-        """Number each session that begins with one of these rows."""
+    def _look(self, rows: np.ndarray[Any, Any]) -> list[int]:
+        """Number each session that begins with one of these rows; returns those that do."""
         if not len(rows):
-            return
+            return []
         hot = self._tables.hot_view()
         index = self._tables.index_view()
         up = hot["ppid"][rows]
         parents = index[np.where(up < len(index), up, 0)]
         is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
+        begun = []
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
-            if parent and not int(self._tables.cold_view()["user_session"][row]) and self._is_sshd(parent):
+            if parent and not self._number(row) and self._is_sshd(parent):
                 self._begin(row)
+                if self._number(row):
+                    begun.append(row)
+        return begun
+
+    def _number(self, row: int) -> int:
+        return int(self._tables.cold_view()["user_session"][row])
+
+    def _body(self, row: int) -> dict[str, Any]:
+        """As an agent would tell it (`pipeline.bus.context`)."""
+        number = self._number(row)
+        known = self._known.get(str(number), {})
+        told = {f"ssh_{name}": value for name, value in known.items() if value is not None}
+        return {"ssh_session_id": number, **told}
 
     def _is_sshd(self, row: int) -> bool:
         ref = int(self._tables.hot_view()["file_ref"][row])

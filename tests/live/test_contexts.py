@@ -229,6 +229,22 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
             assert resolve(table, pid).user_session != sessions[0]["id"]
 
 
+def test_subscribers_are_told_who_is_behind_a_session(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    sshd = compile_c(SSHD, tmp_path / "sshd")
+    with Recorder(daemon, "proc.context", "proc.exec").started() as recorder:
+        with process(sshd, stdout=subprocess.PIPE) as server:
+            assert server.stdout is not None
+            shell = int(server.stdout.readline())
+            recorder.wait_for(lambda events: any(e["event"] == "user_session" and e["pid"] == shell for e in events))
+            session = resolve(table, shell).ssh_session
+        (event,) = [e for e in recorder.stop() if e["event"] == "user_session" and e["pid"] == shell]
+    assert event["user_session"] == session["id"] and event["entity_id"] == resolve(table, shell).entity_id
+    assert event["context"] == {
+        "ssh_session_id": session["id"], "ssh_username": "alice", "ssh_client_ip": "192.0.2.7",
+        "ssh_client_port": 50022, "error": None,
+    }  # fmt: skip
+
+
 def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
     with process(sshd, stdout=subprocess.PIPE) as server:

@@ -106,9 +106,18 @@ def test_an_exec_below_sshd_is_noted_by_the_encoder_and_looked_at_then(w: World)
     w.exec(5, b"/bin/ls")
     w.sessions.starts = {4: w.story.processes[4].start // 10_000_000}
     assert w.encoder.has_logins
+    told: list[tuple[int, dict[str, Any]]] = []
+    w.sessions._tell = lambda row, body: told.append((row, body))
     w.sessions.poll()
     assert not w.encoder.has_logins
-    assert w.proc(4).user_session == w.proc(5).user_session != 0
+    number = w.proc(4).user_session
+    assert number == w.proc(5).user_session != 0
+    # Who subscribes is told what the number stands for, once.
+    body = {"ssh_username": "alice", "ssh_client_ip": "192.0.2.7", "ssh_client_port": 50022}
+    assert told == [(w.proc(4).row, {"ssh_session_id": number, **body})]
+    w.exec(5, b"/bin/ls")
+    w.sessions.poll()
+    assert len(told) == 1
     for _ in range(100):
         w.exec(4, b"/bin/sh")
     assert len(w.encoder.take_logins()) == 64
