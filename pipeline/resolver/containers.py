@@ -5,8 +5,9 @@ v1, v2 and both at once, and `CgroupTree`, which finds the path that belongs to 
 container runtime: a name, an image or labels are not to be had from the kernel.
 
 A container is never invented: a process in no container, a runtime's own helper (conmon, an LXC monitor, the supervisor
-of nspawn), a pod without a container and a virtual machine give None, and so does a path that is not understood. The
-parent's container is no substitute (specification 9.1 item 10).
+of nspawn), a pod without a container and a virtual machine give None, and so does a path that is not understood. (A
+helper of a runtime that is itself in a container is in that one.) The parent's container is no substitute
+(specification 9.1 item 10).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from typing import Literal, NamedTuple
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
 _DELETED = b" (deleted)"
+
+#: The one runtime whose helper is told from its container by a single hierarchy.
+NSPAWN = "systemd-nspawn"
 
 
 class Container(NamedTuple):
@@ -44,7 +48,8 @@ _POD = re.compile(
 )
 _NSPAWN = re.compile(r"systemd-nspawn@(?P<name>.+)\.service")
 _MACHINE = re.compile(r"machine-(?P<name>.+)\.scope")
-_LXC = re.compile(r"lxc(?:\.payload)?[./](?P<name>.+)")
+# `lxc.service` is a unit, `lxc.pivot` where a monitor waits: neither is a container.
+_LXC = re.compile(r"(?:lxc\.payload\.|lxc(?:\.payload)?/)(?P<name>.+)")
 
 # What stands before an id in its own segment, or is the segment before it.
 _RUNTIMES = {
@@ -71,23 +76,53 @@ def container_of_path(path: str) -> Container | None:
     Args:
         path: of one hierarchy, as ``/proc/PID/cgroup`` has it or with a mount point before it.
     """
-    return _container_of_path(path.removesuffix(" (deleted)"))
+    return place_of_path(path).container
+
+
+def container_of_paths(paths: Iterable[str]) -> Container | None:
+    """The container that the paths of one process tell, those that count most first.
+
+    nspawn's supervisor and its container differ in one hierarchy only. So a path that says "helper" counts before all
+    that say "container", which then mean what it looks after.
+    """
+    places = [place_of_path(path) for path in paths]
+    for place in places:
+        if place.is_helper:
+            return place.container
+    return next((place.container for place in places if place.container is not None), None)
+
+
+class Place(NamedTuple):
+    """Where a cgroup path leads to."""
+
+    container: Container | None  #: the innermost one that it lies in
+    is_helper: bool  #: a runtime's own process is there, of a container that is not its own
+
+
+def place_of_path(path: str) -> Place:
+    """As `container_of_path`, and whether it is a helper's."""
+    return _place_of_path(path.removesuffix(" (deleted)"))
 
 
 @lru_cache(maxsize=4096)
-def _container_of_path(path: str) -> Container | None:
+def _place_of_path(path: str) -> Place:
     segments = [segment for segment in path.split("/") if segment not in ("", ".", "..")]
+    is_helper = False
+    for index in range(len(segments) - 1, -1, -1):
+        found = _container_of_segment(segments, index)
+        if found == "helper":
+            is_helper = True
+        elif found is not None:
+            return Place(found._replace(pod_uid=_pod_of(segments[: index + 1])), is_helper)
+    return Place(None, is_helper)
+
+
+def _pod_of(segments: Iterable[str]) -> str:
     pod_uid = ""
     for segment in segments:
         if pod := _POD.fullmatch(segment.partition(":")[0]):
             pod_uid = pod["uid"].replace("_", "-")
-    for index in range(len(segments) - 1, -1, -1):
-        found = _container_of_segment(segments, index)
-        if found == "helper":
-            return None
-        if found is not None:
-            return found._replace(pod_uid=pod_uid)
-    return None
+    return pod_uid
 
 
 def _container_of_segment(segments: list[str], index: int) -> Container | Literal["helper"] | None:
@@ -114,13 +149,13 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
     if machine := _NSPAWN.fullmatch(segment):
         if not is_last and segments[index + 1] == "supervisor":
             return "helper"
-        return Container(_unescape(machine["name"]), "systemd-nspawn")
+        return Container(_unescape(machine["name"]), NSPAWN)
     # A scope of systemd-machined may be a virtual machine's: only nspawn puts a payload below it.
     if (machine := _MACHINE.fullmatch(segment)) and not is_last and segments[index + 1] == "payload":
-        return Container(_unescape(machine["name"]), "systemd-nspawn")
+        return Container(_unescape(machine["name"]), NSPAWN)
     if segment.startswith("lxc.monitor"):
         return "helper"
-    if lxc := _LXC.fullmatch(f"{before}/{segment}" if before == "lxc" else segment):
+    if lxc := _LXC.fullmatch(f"{before}/{segment}" if before in ("lxc", "lxc.payload") else segment):
         return Container(lxc["name"], "lxc")
     return None
 
@@ -150,10 +185,7 @@ def container_of_cgroups(text: bytes) -> Container | None:
             order = 0 if hierarchy == b"0" else 2 if controllers.startswith(b"name=") else 1
             paths.append((order, os.fsdecode(raw)))
     paths.sort(key=lambda item: item[0])
-    for _, path in paths:
-        if (found := container_of_path(path)) is not None:
-            return found
-    return None
+    return container_of_paths(path for _, path in paths)
 
 
 def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | None, CgroupMode]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import events
-from pipeline.resolver.containers import CgroupTree, Container, container_of_path
+from pipeline.resolver.containers import NSPAWN, CgroupTree, Container, container_of_paths
 
 _DELETED = b" (deleted)"
 
@@ -102,7 +102,7 @@ class Hierarchies:
 
         Controllers are asked before hierarchies that only have a name, as processes inside of a container change those.
         """
-        found: Container | None = None
+        paths = []
         is_complete = True
         some = list(members)
         for hierarchy, _ in some:
@@ -113,8 +113,11 @@ class Hierarchies:
                 path = tree.path_of(cgroup_id)
             if path is None:
                 is_complete = False
-            elif found is None:
-                found = container_of_path(path)
+            else:
+                paths.append(path)
+        found = container_of_paths(paths)
+        if found is not None and not is_complete and found.runtime == NSPAWN:
+            return None, False  # the path that is missing may be the one that says who is the supervisor
         return found, is_complete
 
     def _tree(self, hierarchy: int) -> CgroupTree | None:

@@ -89,6 +89,18 @@ def test_controllers_are_asked_before_names(host: Path) -> None:
     assert hierarchies.container_of([(5, (host / "memory/docker").stat().st_ino)]) == (None, True)
 
 
+def test_nspawns_supervisor_is_known_by_one_hierarchy_alone(host: Path) -> None:
+    unit = "machine.slice/systemd-nspawn@web.service"
+    for path in (f"memory/{unit}", f"systemd/{unit}/supervisor", f"systemd/{unit}/payload"):
+        (host / path).mkdir(parents=True)
+    hierarchies = of(host)
+    memory = (5, (host / "memory" / unit).stat().st_ino)
+    payload, supervisor = ((1, (host / "systemd" / unit / name).stat().st_ino) for name in ("payload", "supervisor"))
+    assert hierarchies.container_of([memory, payload]) == (Container("web", "systemd-nspawn"), True)
+    assert hierarchies.container_of([memory, supervisor]) == (None, True)
+    assert hierarchies.container_of([memory, (1, 1 << 40)]) == (None, False), "not known yet which of the two it is"
+
+
 def test_what_is_not_known_is_not_taken_for_nothing(host: Path) -> None:
     hierarchies = of(host)
     assert hierarchies.container_of([(5, 1 << 40)]) == (None, False)
