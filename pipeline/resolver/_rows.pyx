@@ -357,9 +357,9 @@ cdef class Rows:
             if task.ns_pid == 1:
                 hot.flags |= PL_ROW_NS_INIT
         if groups & PL_KNOWN_CGROUP:
-            if hot.cgroup_id != task.cgroup_id or self.is_elsewhere(hot.tgid, task):
+            if self.is_elsewhere(row, task):
                 # Path and container belong to the cgroups that were left.
-                if hot.cgroup_id != task.cgroup_id:
+                if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
                 self.tables.set_container_ref(row, 0)
@@ -378,9 +378,11 @@ cdef class Rows:
             hot.flags |= PL_ROW_KTHREAD
         hot.known |= groups
 
-    cdef bint is_elsewhere(self, uint32_t tgid, const pl_task_any *task) noexcept nogil:
-        """Whether the process is in other cgroups of version 1 than before."""
-        return task.cgroups_v1 != 0 and task.cgroups_v1 != self.cgroups.sets[tgid]
+    cdef bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil:
+        """Whether the process is in other cgroups than before, as far as the record says; 0 is unknown."""
+        return (task.cgroup_id != 0 and task.cgroup_id != self.hot[row].cgroup_id) or (
+            task.cgroups_v1 != 0 and task.cgroups_v1 != self.cgroups.sets[self.hot[row].tgid]
+        )
 
     cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
         """Whether `put_task` would change anything that a reader can see."""
@@ -400,7 +402,7 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
             return True
-        if groups & PL_KNOWN_CGROUP and (hot.cgroup_id != task.cgroup_id or self.is_elsewhere(hot.tgid, task)):
+        if groups & PL_KNOWN_CGROUP and self.is_elsewhere(row, task):
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True

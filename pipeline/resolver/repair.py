@@ -34,7 +34,7 @@ _PROC_KNOWS = (
 def proc_knows(task: np.void) -> int:
     """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show."""
     known = _PROC_KNOWS
-    known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) else 0
+    known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) or int(task["cgroups_v1"]) else 0
     known |= layout.KNOWN_NS if int(task["mnt_ns"]) else 0
     return known
 

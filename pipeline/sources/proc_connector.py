@@ -55,7 +55,6 @@ KEEP_ALIVE_NS = 100_000_000
 #: The clocks' distance changes in suspend only; a smaller difference is the time between two readings.
 _SUSPEND_NS = 20_000_000
 _KTHREADD = 2
-_CRED = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
 _SEEN = 1 << 32
 
 
@@ -257,13 +256,15 @@ class ProcConnector:
         if what == proc_events.EVENT_COMM:
             return proc_records.comm(about, proc_events.name(event))
         if what == proc_events.EVENT_SID:
+            self._looks.session_told(tgid, about.start_boot_ns)
             return proc_records.sid(about)
         if what in (proc_events.EVENT_UID, proc_events.EVENT_GID):
             info = self._read(about, WANT_LOOK)
             if info is None:
                 return proc_records.unknown(about, events.KIND_CRED)
             self._looks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
-            return proc_records.change(about, events.KIND_CRED, info, _CRED)
+            # All that was read: what had changed before without an event would look as if it had been told.
+            return proc_records.change(about, events.KIND_CRED, info, proc_records.told_by(info) & ~layout.KNOWN_COMM)
         return None
 
     def _read(self, about: About, want: int) -> ProcInfo | None:
@@ -333,10 +334,13 @@ class ProcConnector:
             info = self._read(about, WANT_LOOK)
             if info is None or info.is_zombie:
                 continue
-            for kind, groups in look.facts.changes(Facts.of(info)):
-                # If the ring is full, the next repair has to bring it.
-                self._writer.write(proc_records.change(about, kind, info, groups))
+            facts = Facts.of(info)
+            for kind, groups in look.facts.changes(facts):
+                # If the ring is full, the next look or the next repair has to bring it.
+                if self._writer.write(proc_records.change(about, kind, info, groups)) is None:
+                    return
                 self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
+            look.facts = facts
 
 
 class ConnectorShard(Shard):

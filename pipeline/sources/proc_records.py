@@ -128,7 +128,7 @@ def unknown(about: About, kind: int) -> bytes:
 def told_by(info: ProcInfo) -> int:
     """The KNOWN_* groups of TASK that ``/proc`` told: 0 is a value there, but for what it may not show."""
     told = _PROC_KNOWS
-    told |= layout.KNOWN_CGROUP if info.cgroup_id else 0
+    told |= layout.KNOWN_CGROUP if info.cgroup_id or info.cgroups_v1 else 0
     # One that is being released has no session any more; the first process may never have had one.
     told |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
     told |= layout.KNOWN_NS if info.mnt_ns else 0

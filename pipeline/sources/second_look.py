@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline import events
 from pipeline.resolver.procfs import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
@@ -28,7 +28,9 @@ class Facts:
 
     cred: tuple[object, ...]
     session: tuple[object, ...]
-    cgroup: int | None
+    namespaces: tuple[int, ...] | None
+    cgroup: int | None  #: of version 2
+    cgroups_v1: int | None
 
     @classmethod
     def of(cls, info: ProcInfo) -> Facts:
@@ -36,43 +38,71 @@ class Facts:
         return cls(
             (info.uids, info.gids, info.cap_effective, info.cap_permitted, info.auid),
             (info.sid, info.pgid, info.tty),
+            (info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns) if info.mnt_ns else None,
             info.cgroup_id or None,
+            info.cgroups_v1 or None,
         )
 
     def changes(self, later: Facts) -> Iterator[tuple[int, int]]:
         """Yield (kind of event, KNOWN_* groups) for what is different later."""
         if self.cred != later.cred:
             yield events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
-        if self.session != later.session:
-            yield events.KIND_SID, layout.KNOWN_SID | layout.KNOWN_TTY
-        if later.cgroup is not None and self.cgroup != later.cgroup:
+        belongs = layout.KNOWN_SID | layout.KNOWN_TTY if self.session != later.session else 0
+        if later.namespaces is not None and self.namespaces != later.namespaces:
+            belongs |= layout.KNOWN_NS
+        if belongs:
+            yield events.KIND_SID, belongs
+        if (later.cgroup is not None and self.cgroup != later.cgroup) or (
+            later.cgroups_v1 is not None and self.cgroups_v1 != later.cgroups_v1
+        ):
             yield events.KIND_CGROUP, layout.KNOWN_CGROUP
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A process to be looked at again, and what it was like."""
+@dataclass(slots=True)
+class Watched:
+    """A process to be looked at again, and what was last told of it: all of its looks compare with that."""
 
-    due_boot_ns: int
     tgid: int
     start_boot_ns: int
     facts: Facts
+    looks: int = 0  #: that wait
 
 
 class Looks:
     """The looks that are due, soonest first."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[deque[Look], ...] = tuple(deque(maxlen=WAITING_MAX) for _ in AFTER_NS)
+        self._waiting: tuple[deque[tuple[int, Watched]], ...] = tuple(deque() for _ in AFTER_NS)
+        self._watched: dict[int, Watched] = {}
 
     def plan(self, tgid: int, start_boot_ns: int, facts: Facts, now_boot_ns: int) -> None:
-        """Have a process looked at after each of AFTER_NS; `facts` are those of now."""
+        """Have a process looked at after each of AFTER_NS; `facts` are those of now, and were told."""
+        watched = self._watched.get(tgid)
+        if watched is None or watched.start_boot_ns != start_boot_ns:
+            watched = self._watched[tgid] = Watched(tgid, start_boot_ns, facts)
+        watched.facts = facts
         for waiting, after_ns in zip(self._waiting, AFTER_NS, strict=True):
-            waiting.append(Look(now_boot_ns + after_ns, tgid, start_boot_ns, facts))
+            if len(waiting) >= WAITING_MAX:
+                self._taken(waiting.popleft()[1])
+            waiting.append((now_boot_ns + after_ns, watched))
+            watched.looks += 1
 
-    def due(self, now_boot_ns: int) -> Look | None:
+    def session_told(self, tgid: int, start_boot_ns: int) -> None:
+        """An event has told that a process leads a new session: no look need tell it again."""
+        watched = self._watched.get(tgid)
+        if watched is not None and watched.start_boot_ns == start_boot_ns:
+            watched.facts = replace(watched.facts, session=(tgid, tgid, b""))
+
+    def due(self, now_boot_ns: int) -> Watched | None:
         """Take one that is due; None if there is none."""
         for waiting in self._waiting:
-            if waiting and waiting[0].due_boot_ns <= now_boot_ns:
-                return waiting.popleft()
+            if waiting and waiting[0][0] <= now_boot_ns:
+                watched = waiting.popleft()[1]
+                self._taken(watched)
+                return watched
         return None
+
+    def _taken(self, watched: Watched) -> None:
+        watched.looks -= 1
+        if not watched.looks and self._watched.get(watched.tgid) is watched:
+            del self._watched[watched.tgid]

@@ -22,7 +22,7 @@ from pipeline.bus.frames import Frame, decode_frames, record_ends
 from pipeline.resolver.procfs import ProcReader, read_process
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
-from pipeline.sources import proc_events, proc_records
+from pipeline.sources import proc_events, proc_records, second_look
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.living import Living
@@ -251,7 +251,18 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
     assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
+    assert int(frame.task["told"][1]) & layout.KNOWN_SID, "a change of ids tells all that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
+
+
+@pytest.mark.parametrize("info", [{"cgroup_id": 5}, {"cgroups_v1": 1 << 63 | 5}, {}], ids=["v2", "v1", "unknown"])
+def test_cgroups_of_either_version_are_told(info: dict[str, int]) -> None:
+    process = read_process(os.getpid())
+    assert process is not None
+    process.cgroup_id = process.cgroups_v1 = 0
+    for name, value in info.items():
+        setattr(process, name, value)
+    assert bool(proc_records.told_by(process) & layout.KNOWN_CGROUP) is bool(info)
 
 
 def read_start_ticks(tgid: int) -> int:
@@ -541,6 +552,9 @@ def info(**changes: object) -> ProcInfo:
         ({"tty": b""}, [events.KIND_SID]),
         ({"cgroup_id": 12}, [events.KIND_CGROUP]),
         ({"cgroup_id": 0}, []),  # unreadable is no change
+        ({"cgroups_v1": 1 << 63 | 5}, [events.KIND_CGROUP]),
+        ({"pid_ns": 1, "mnt_ns": 2, "net_ns": 3, "user_ns": 4}, [events.KIND_SID]),
+        ({"sid": 9, "mnt_ns": 2, "cgroup_id": 12}, [events.KIND_SID, events.KIND_CGROUP]),
         ({"comm": b"b", "ppid": 5}, []),  # events tell
     ],
 )
@@ -555,6 +569,25 @@ def test_looks_are_due_after_a_second_and_after_ten() -> None:
     assert looks.due(999_999_999) is None
     assert looks.due(1_000_000_000) is not None and looks.due(9_999_999_999) is None
     assert looks.due(10_000_000_000) is not None and looks.due(1 << 62) is None
+
+
+def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = Looks()
+    looks.plan(7, 1, Facts.of(info()), 0)
+    looks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
+    looks.session_told(7, 1)
+    looks.session_told(8, 1)
+    for _ in range(4):
+        watched = looks.due(1 << 62)
+        assert watched is not None
+        assert not list(watched.facts.changes(Facts.of(info(cap_effective=1, tty=b""))))
+    assert looks.due(1 << 62) is None and not looks._watched
+    monkeypatch.setattr(second_look, "WAITING_MAX", 3)
+    for tgid in range(10, 20):
+        looks.plan(tgid, 1, Facts.of(info()), 0)
+    assert sorted(looks._watched) == [17, 18, 19]
+    looks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
+    assert looks._watched[19].start_boot_ns == 2
 
 
 def test_a_change_tells_its_groups_only() -> None:
