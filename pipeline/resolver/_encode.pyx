@@ -52,7 +52,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 81
+    EVENT_FIELDS = 84
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -64,14 +64,15 @@ assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparen
 #: Keys of an event, in this order; a reparent event has `new_parent` too.
 FIELDS = (
     "event", "seq", "order", "time_ns",
-    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
-    "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv", "argc",
-    "args_truncated", "envs", "envc",
-    "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser",
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
+    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths",
+    "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser",
     "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective", "cap_permitted", "caps_attempted",
-    "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup",
+    "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
+    "user_ns", "cgroup",
     "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id",
-    "fork_flags", "cookie", "user_session", "source", "images", "is_exec", "is_exec_exec", "is_parent_missing",
+    "fork_flags", "cookie", "user_session", "source", "images", "is_thread", "is_exec", "is_exec_exec",
+    "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage",
     "lineage_truncated",
 )  # fmt: skip
@@ -522,6 +523,10 @@ cdef class Encoder:
         p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
         p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
         p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
+        p = put_time(
+            pl_key(p, "created_at_ns"),
+            max(hot.exec_boot_ns, cold.fork_boot_ns if cold.fork_boot_ns != 0 else hot.start_boot_ns), boot_unix_ns,
+        )
         p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
 
         p = pl_key(p, "comm")
@@ -568,6 +573,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
         p = pl_key(p, "file")
         p = put_file(p, <const pl_file *>file) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
         p = put_known(pl_key(p, "mnt_ns"), cold.mnt_ns, spaces and cold.mnt_ns != 0)
@@ -591,6 +597,7 @@ cdef class Encoder:
         p = pl_key(p, "source")
         p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
         p = pl_uint(pl_key(p, "images"), hot.images)
+        p = pl_bool(pl_key(p, "is_thread"), not flags & PL_ROW_IS_EXEC)
         p = pl_bool(pl_key(p, "is_exec"), flags & PL_ROW_IS_EXEC)
         p = pl_bool(pl_key(p, "is_exec_exec"), flags & PL_ROW_IS_EXEC_EXEC)
         p = pl_bool(pl_key(p, "is_parent_missing"), flags & PL_ROW_PARENT_MISSING)

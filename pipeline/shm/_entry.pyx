@@ -74,16 +74,16 @@ _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
-    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "exit_code", "exit_cause",
-    "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv", "argc", "args_truncated",
-    "envs", "envc", "envs_truncated", "uid",
-    "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup",
-    "auid", "audit_session", "cap_effective", "cap_permitted",
-    "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
-    "user_ns", "cgroup", "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
-    "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session", "source", "images", "is_exec", "is_exec_exec",
-    "is_parent_missing", "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags",
-    "row", "generation", "extra",
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
+    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths",
+    "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
+    "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
+    "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
+    "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "container_id",
+    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
+    "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
+    "extra",
 )  # fmt: skip
 
 #: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in
@@ -463,6 +463,12 @@ cdef class Entry:
         return self._unix(self.hot.exit_boot_ns)
 
     @property
+    def created_at_ns(self):
+        """When the image came to be: the later of its exec and the fork."""
+        cdef uint64_t fork = self._cold().fork_boot_ns
+        return self._unix(max(self.hot.exec_boot_ns, fork if fork else self.hot.start_boot_ns))
+
+    @property
     def exit_code(self):
         """Wait status, as waitpid(2) gives it; None while it runs, or where the end was not seen."""
         cdef int32_t status = self._cold().exit_code
@@ -540,6 +546,12 @@ cdef class Entry:
     @property
     def inode(self):
         return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
+
+    @property
+    def exec_inode(self):
+        """The executable as the kernel knew it at the event that made the image: of a fork the forking process', of an
+        exec the one before it. None: it told of none."""
+        return self._cold().exec_inode or None
 
     @property
     def name(self):
@@ -784,6 +796,11 @@ cdef class Entry:
     def is_exec(self):
         """An exec made this image."""
         return bool(self.hot.flags & PL_ROW_IS_EXEC)
+
+    @property
+    def is_thread(self):
+        """No exec made this image: it is a fork. (The specification's name for it; threads are no entries.)"""
+        return not self.hot.flags & PL_ROW_IS_EXEC
 
     @property
     def is_exec_exec(self):

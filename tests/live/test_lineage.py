@@ -124,3 +124,17 @@ def test_children_and_tree(daemon: Daemon) -> None:
             assert str(child.pid) in tree.stdout
         finally:
             child.kill()
+
+
+def test_an_image_says_which_executable_was_there_before_it(daemon: Daemon) -> None:
+    with subprocess.Popen(["sleep", "30"]) as child, daemon.attach() as table:
+        try:
+            assert table.resolve(child.pid, wait_ms=500) is not None
+            eventually(lambda: table.resolve(child.pid).comm == "sleep")
+            entry, fork = table.resolve(child.pid), table.ancestors(child.pid)[0]
+            mine = Path("/proc/self/exe").stat().st_ino
+            assert (entry.exec_inode, entry.is_thread, entry.created_at_ns) == (mine, False, entry.exec_time_ns)
+            assert (fork.exec_inode, fork.is_thread, fork.created_at_ns) == (mine, True, fork.fork_time_ns)
+            assert entry.inode == Path(f"/proc/{child.pid}/exe").stat().st_ino != mine
+        finally:
+            child.kill()

@@ -175,7 +175,8 @@ def expected(
         "envs": strings_of(row.strings.get("envs")) if envs and known & layout.KNOWN_ENVS else None,
         **when(layout.KNOWN_ENVS, "envc"), "envs_truncated": bool(flags & layout.ROW_ENVS_TRUNCATED),
         "start_time_ns": unix(start), "fork_time_ns": unix(row["fork_boot_ns"]),
-        "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]), **exits,
+        "exec_time_ns": unix(row["exec_boot_ns"]), "exit_time_ns": unix(row["exit_boot_ns"]),
+        "created_at_ns": unix(max(row["exec_boot_ns"], row["fork_boot_ns"] or start)), **exits,
         **when(layout.KNOWN_CREDS, "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid"),
         **{
             name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None
@@ -186,6 +187,7 @@ def expected(
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
+        "exec_inode": row["exec_inode"] or None,
         "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
         **when(layout.KNOWN_CGROUP, "cgroup_id"),
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
@@ -193,7 +195,8 @@ def expected(
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
         "fork_flags": row["fork_flags"] or None, "cookie": row["cookie"] or None,
         "user_session": row["user_session"] or None, "source": layout.SOURCE_NAMES[row["source"]],
-        "images": row["images"], "is_exec": bool(flags & layout.ROW_IS_EXEC),
+        "images": row["images"], "is_thread": not flags & layout.ROW_IS_EXEC,
+        "is_exec": bool(flags & layout.ROW_IS_EXEC),
         "is_exec_exec": bool(flags & layout.ROW_IS_EXEC_EXEC),
         "is_parent_missing": bool(flags & layout.ROW_PARENT_MISSING), "is_adopted": bool(flags & layout.ROW_ADOPTED),
         "is_kworker": bool(flags & layout.ROW_KTHREAD),

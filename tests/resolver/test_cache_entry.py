@@ -319,6 +319,13 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
         assert (seen.comm, seen.path, seen.uid, seen.auid, seen.tty) == ("bash", "/usr/bin/\udcffx", 1, 1000, "pts3")
         assert (seen.argv, seen.envs) == (["bash", "", "-c"], ["A=1", "B="])
         assert seen.extra["symlink_basename"] == "ls" and seen.container_id == "abc"
+        assert (seen.exec_inode, seen.created_at_ns, seen.is_thread) == (1 << 40, entry.created_at, False)
+        # What has no column and no property of its own is in `extra`, under its name.
+        for name in (
+            "file", "interpreter", "cgroup", "container", "names", "session", "ssh", "aws_security_credentials",
+            "tracer_metadata", "span_id", "trace_id", "args_id", "envs_id", "symlink_paths",
+        ):
+            assert seen.extra[name], name
 
 
 def test_an_entry_that_was_evicted_says_so(w: World) -> None:

@@ -67,7 +67,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
     same = {
         "ppid", "uid", "gid", "inode", "cgroup_id", "images", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "auid",
         "audit_session", "sid", "pgid", "tid", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cap_effective",
-        "cap_permitted", "cookie", "fork_flags", "user_session", "exit_code", "argc", "envc",
+        "cap_permitted", "cookie", "fork_flags", "user_session", "exit_code", "argc", "envc", "exec_inode",
     }  # fmt: skip
     for name in same:
         assert shown.pop(name) == (hot[name] if name in layout.HOT.names else cold[name]), name
@@ -88,6 +88,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "cgroup": "/system.slice", "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
+        "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,
         "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
         "is_through_symlink": False, "is_head": True, "is_exited": True, "marks": [], "flags": hot["flags"],
         "row": row, "generation": 1, "extra": {"user": "root"},
@@ -104,7 +105,7 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
         "pid": 7, "tid": 7, "ppid": 0, "args_truncated": False, "envs_truncated": False, "caps_attempted": 0,
         "caps_used": 0, "source": "placeholder", "images": 1, "marks": [], "flags": 1, "row": 1, "generation": 1,
         "is_exec": False, "is_exec_exec": False, "is_parent_missing": False, "is_adopted": False, "is_kworker": False,
-        "is_through_symlink": False, "is_head": True, "is_exited": False,
+        "is_through_symlink": False, "is_head": True, "is_exited": False, "is_thread": True,
     }  # fmt: skip
     assert shown == dict.fromkeys(FIELDS) | values
 

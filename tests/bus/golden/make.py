@@ -68,7 +68,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             euid=0, egid=1000, suid=0, sgid=1000, fsuid=0, fsgid=1000, auid=1000, audit_session=4, sid=400, pgid=4321,
             ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
             cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77,
-            argc=4, envc=1,
+            argc=4, envc=1, exec_inode=13,
             file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py", cgroup=b"/system.slice/x.service",
             container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
             extra=EXTRA, tty=b"",
