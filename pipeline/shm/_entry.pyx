@@ -549,8 +549,8 @@ cdef class Entry:
 
     @property
     def exec_inode(self):
-        """The executable as the kernel knew it at the event that made the image: of a fork the forking process', of an
-        exec the one before it. None: it told of none."""
+        """The executable as the kernel knew it when the image came to be known: of a fork the forking process', of an
+        exec the one before it, otherwise its own. None: it told of none."""
         return self._cold().exec_inode or None
 
     @property
