@@ -49,7 +49,7 @@ SLACK_NS = 1_000_000
 #: After a loss, ``/proc`` is looked through when the socket is empty, but not more often than this.
 SURVEY_AGAIN_NS = 500_000_000
 #: Second looks in one turn at most, when the socket is empty.
-LOOKS_PER_PUMP = 16
+LOOKS_PER_PUMP = 64
 #: A frame without records at least so often: the merge waits for no ring that is silent for longer than its stall time.
 KEEP_ALIVE_NS = 100_000_000
 #: The clocks' distance changes in suspend only; a smaller difference is the time between two readings.
@@ -324,12 +324,14 @@ class ProcConnector:
 
     def _look_again(self, now: int) -> None:
         """Look at some of the processes that may have changed without an event."""
-        for _ in range(LOOKS_PER_PUMP):
+        looks = 0
+        while looks < LOOKS_PER_PUMP:
             look = self._looks.due(now)
             if look is None:
                 return
             if self._living.starts.get(look.tgid) != look.start_boot_ns:
                 continue
+            looks += 1
             about = About(boot_now_ns(), look.tgid, look.tgid, look.start_boot_ns)
             info = self._read(about, WANT_LOOK)
             if info is None or info.is_zombie:

@@ -7,7 +7,8 @@ and after ten. One that has ended by then costs a look into a dictionary.
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from pipeline.shm import layout
 
 WANT_LOOK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
 AFTER_NS = (1_000_000_000, 10_000_000_000)
-#: With more of them waiting, the oldest are given up: a repair will find what they would have.
+#: With more of them waiting, the soonest are given up: a repair will find what they would have.
 WAITING_MAX = 1 << 16
 
 
@@ -60,20 +61,22 @@ class Facts:
 
 @dataclass(slots=True)
 class Watched:
-    """A process to be looked at again, and what was last told of it: all of its looks compare with that."""
+    """A process to be looked at again, and what was last told of it: its looks compare with that."""
 
     tgid: int
     start_boot_ns: int
     facts: Facts
-    looks: int = 0  #: that wait
+    planned_boot_ns: int = 0  #: the last time
+    waits: int = 0  #: bit n: the look after AFTER_NS[n] is still to come
 
 
 class Looks:
-    """The looks that are due, soonest first."""
+    """The looks that are due, soonest first; each process waits once for each of AFTER_NS, whatever it does."""
 
     def __init__(self) -> None:
-        self._waiting: tuple[deque[tuple[int, Watched]], ...] = tuple(deque() for _ in AFTER_NS)
+        self._waiting: list[tuple[int, int, int, Watched]] = []  # a heap: when, number, which of AFTER_NS, who
         self._watched: dict[int, Watched] = {}
+        self._numbers = itertools.count()
 
     def plan(self, tgid: int, start_boot_ns: int, facts: Facts, now_boot_ns: int) -> None:
         """Have a process looked at after each of AFTER_NS; `facts` are those of now, and were told."""
@@ -81,11 +84,13 @@ class Looks:
         if watched is None or watched.start_boot_ns != start_boot_ns:
             watched = self._watched[tgid] = Watched(tgid, start_boot_ns, facts)
         watched.facts = facts
-        for waiting, after_ns in zip(self._waiting, AFTER_NS, strict=True):
-            if len(waiting) >= WAITING_MAX:
-                self._taken(waiting.popleft()[1])
-            waiting.append((now_boot_ns + after_ns, watched))
-            watched.looks += 1
+        watched.planned_boot_ns = now_boot_ns
+        for which in range(len(AFTER_NS)):
+            if not watched.waits & 1 << which:
+                watched.waits |= 1 << which
+                self._wait(which, watched)
+        while len(self._waiting) > WAITING_MAX:
+            self._forget(*heapq.heappop(self._waiting)[2:])
 
     def session_told(self, tgid: int, start_boot_ns: int) -> None:
         """An event has told that a process leads a new session: no look need tell it again."""
@@ -95,14 +100,20 @@ class Looks:
 
     def due(self, now_boot_ns: int) -> Watched | None:
         """Take one that is due; None if there is none."""
-        for waiting in self._waiting:
-            if waiting and waiting[0][0] <= now_boot_ns:
-                watched = waiting.popleft()[1]
-                self._taken(watched)
-                return watched
+        while self._waiting and self._waiting[0][0] <= now_boot_ns:
+            due_ns, _, which, watched = heapq.heappop(self._waiting)
+            if watched.planned_boot_ns + AFTER_NS[which] > due_ns:
+                self._wait(which, watched)  # it has changed again since
+                continue
+            self._forget(which, watched)
+            return watched
         return None
 
-    def _taken(self, watched: Watched) -> None:
-        watched.looks -= 1
-        if not watched.looks and self._watched.get(watched.tgid) is watched:
+    def _wait(self, which: int, watched: Watched) -> None:
+        due_ns = watched.planned_boot_ns + AFTER_NS[which]
+        heapq.heappush(self._waiting, (due_ns, next(self._numbers), which, watched))
+
+    def _forget(self, which: int, watched: Watched) -> None:
+        watched.waits &= ~(1 << which)
+        if not watched.waits and self._watched.get(watched.tgid) is watched:
             del self._watched[watched.tgid]

@@ -577,17 +577,25 @@ def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monk
     looks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
     looks.session_told(7, 1)
     looks.session_told(8, 1)
-    for _ in range(4):
-        watched = looks.due(1 << 62)
+    for at in (1_000_000_001, 10_000_000_001):
+        assert looks.due(at - 1) is None, "it has changed again since the first look was planned"
+        watched = looks.due(at)
         assert watched is not None
         assert not list(watched.facts.changes(Facts.of(info(cap_effective=1, tty=b""))))
     assert looks.due(1 << 62) is None and not looks._watched
     monkeypatch.setattr(second_look, "WAITING_MAX", 3)
     for tgid in range(10, 20):
         looks.plan(tgid, 1, Facts.of(info()), 0)
-    assert sorted(looks._watched) == [17, 18, 19]
+    assert len(looks._watched) <= len(looks._waiting) == 3
     looks.plan(19, 2, Facts.of(info()), 5)  # the pid has a new owner
     assert looks._watched[19].start_boot_ns == 2
+
+
+def test_a_process_that_changes_all_the_time_waits_once() -> None:
+    looks = Looks()
+    for n in range(1000):
+        looks.plan(7, 1, Facts.of(info()), n)
+    assert len(looks._waiting) == len(second_look.AFTER_NS)
 
 
 def test_a_change_tells_its_groups_only() -> None:
