@@ -31,6 +31,7 @@ cdef struct name_table:
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
+    uint32_t sweep  # the last one that found a process with this view
     uint16_t container_n
     uint8_t is_used
     char container[PL_CONTAINER_BYTES]
@@ -58,7 +59,7 @@ cdef class NameCache:
     cdef wanted_view views_asked[PL_WANTED]
     cdef wanted_id ids_asked[PL_WANTED]
     cdef view_slot *views
-    cdef uint32_t views_used
+    cdef uint32_t views_used, sweep
     cdef list kept  # the Names that the slots point into
 
     # Whose names count for a row; NULL: nobody's are known. `container` is the row's container id, NULL for none.
@@ -67,4 +68,6 @@ cdef class NameCache:
     ) noexcept nogil
     # Write a name, or nil.
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil
+    cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1
+    cdef bint _is_host(self, const pl_cold *cold, const char *container) noexcept nogil
     cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil

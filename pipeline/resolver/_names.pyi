@@ -1,5 +1,7 @@
 from collections.abc import Mapping
 
+from pipeline.shm._writer import TableWriter
+
 USER: int
 GROUP: int
 VIEWS_MAX: int
@@ -19,3 +21,4 @@ class NameCache:
     @property
     def is_wanting(self) -> bool: ...
     def take_wanted(self) -> tuple[list[tuple[bytes, int, int, int]], list[tuple[int, int]]]: ...
+    def living(self, tables: TableWriter) -> tuple[list[tuple[bytes, int, int, int]], set[tuple[int, int]]]: ...

@@ -10,7 +10,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
 from pipeline.resolver._wire cimport pl_nil, pl_text
-from pipeline.shm._layout cimport PL_KNOWN_NS
+from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_HEAD, pl_cold, pl_hot
+from pipeline.shm._writer cimport TableWriter
 
 USER = PL_USER
 GROUP = PL_GROUP
@@ -159,6 +160,55 @@ cdef class NameCache:
         self.wanted_views = self.wanted_ids = 0
         return views, ids
 
+    def living(self, TableWriter tables not None):
+        """What the living processes of a table have, whether it is known or not.
+
+        Returns:
+            [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's, and the host's ids that have no
+            name as far as is known: {(kind, id)}.
+        """
+        cdef list views = []
+        cdef set ids = set()
+        cdef uint32_t row, n, i
+        cdef const pl_hot *hot
+        cdef const pl_cold *cold
+        cdef const char *container
+        cdef view_slot *slot
+        cdef uint32_t numbers[4]
+        self.sweep += 1
+        for row in range(1, tables.rows_fresh):
+            hot = &tables.hot[row]
+            if not hot.flags & PL_ROW_HEAD or hot.exit_boot_ns != 0:
+                continue
+            if not hot.known & PL_KNOWN_NS or not hot.known & PL_KNOWN_CREDS:
+                continue
+            cold = &tables.cold[row]
+            n = 0
+            container = tables.names.bytes(cold.container_ref, &n) if cold.container_ref != 0 else NULL
+            if self._is_host(cold, container):
+                numbers[0], numbers[1], numbers[2], numbers[3] = hot.uid, cold.euid, hot.gid, cold.egid
+                for i in range(4):
+                    self._unnamed(ids, PL_USER if i < 2 else PL_GROUP, numbers[i])
+                continue
+            slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
+            if slot != NULL and slot.sweep != self.sweep:
+                slot.sweep = self.sweep
+                views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, hot.tgid))
+        return views, ids
+
+    cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1:
+        """Add an id of the host if it has no name; known to have none (nil, a single byte) is not known for ever."""
+        cdef const name_slot *slot = _found(&self.host.table, kind, number)
+        if slot.kind == 0 or slot.n <= 1:
+            ids.add((kind, number))
+        return 0
+
+    cdef bint _is_host(self, const pl_cold *cold, const char *container) noexcept nogil:
+        return (
+            container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
+            and (self.host_user_ns == 0 or cold.user_ns == self.host_user_ns)
+        )
+
     cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
         """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0."""
         cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
@@ -185,6 +235,7 @@ cdef class NameCache:
         if n != 0:
             memcpy(slot.container, container, n)
         slot.names = NULL
+        slot.sweep = 0
         slot.is_used = 1
         return slot
 
@@ -195,10 +246,7 @@ cdef class NameCache:
         cdef view_slot *slot
         if (hot.known & PL_KNOWN_NS) == 0:
             return NULL
-        if (
-            container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
-            and (self.host_user_ns == 0 or cold.user_ns == self.host_user_ns)
-        ):
+        if self._is_host(cold, container):
             return &self.host.table
         slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
         if slot == NULL:

@@ -107,9 +107,12 @@ class Worker:
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""
         loop, waiter = self.loop, self._waiter
-        if loop.requests is not None:
-            waiter.heed_questions(loop.requests.may_take(boot.now_boot_ns()))
-        if waiter.wait(ms):
+        requests = loop.requests
+        if requests is not None and requests.is_flooded:
+            waiter.heed_questions(requests.may_take(boot.now_boot_ns()))
+        is_wanted = waiter.wait(ms)
+        loop.may_be_asked = waiter.may_be_asked
+        if is_wanted:
             loop.publisher.poll(boot.now_boot_ns())
         elif self._gathers and ms == WAIT_FRAMES_MS:
             # In a storm: the frames of other shards are right behind this one. One turn for all of them.

@@ -134,6 +134,8 @@ class Resolver:
         self.log_refused = log_refused
         self.repairer: Repairer | None = None
         self.requests: Requests | None = None
+        #: Whether a question may be there; whoever sleeps for this loop knows it.
+        self.may_be_asked = True
         self.name_cgroups: Callable[[], None] | None = None
         self.names: LiveNames | None = None
         self.sessions: SshSessions | None = None
@@ -166,7 +168,7 @@ class Resolver:
         work = self._take_frames()
         work += self._bring_up_to_date()
         now = self.now_boot_ns()
-        if self.requests is not None:
+        if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
         if self.names is not None:
             self.names.poll(now)

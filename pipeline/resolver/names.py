@@ -24,8 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.name_reader import NameReader
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 #: How often the host's files are looked at for changes, and how often the rows for containers that nobody noted.
 CHECK_NS = 2_000_000_000
 SWEEP_NS = 2_000_000_000
-#: A sweep of 65,000 rows takes 5 to 10 ms; the time between two is at least so many times what one takes.
+#: The time between two sweeps is at least so many times what one takes: some 10 ns a row.
 SWEEP_SHARE = 500
 #: A container's files may change; and namespaces whose first process may not have changed its root yet are young.
 REREAD_NS = 30_000_000_000
@@ -55,7 +53,6 @@ JOBS_MAX = 4096
 
 #: Container id, mount namespace, user namespace.
 View = tuple[bytes, int, int]
-_ID_COLUMNS = (("hot", "uid", USER), ("cold", "euid", USER), ("hot", "gid", GROUP), ("cold", "egid", GROUP))
 
 
 @dataclass(slots=True)
@@ -186,29 +183,10 @@ class LiveNames:
         """Ask for each view and each of the host's ids that a living process has."""
         cache = self._encoder.names
         assert cache is not None
-        frontier = self._tables.rows_frontier
-        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
-        live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
-        rows = np.flatnonzero(live & (hot["known"] & layout.KNOWN_NS != 0) & (hot["known"] & layout.KNOWN_CREDS != 0))
-        if not len(rows):
-            return
-        containers, mnt, user = cold["container_ref"][rows], cold["mnt_ns"][rows], cold["user_ns"][rows]
-        own = containers != 0
-        if cache.host_mnt_ns:
-            own |= mnt != cache.host_mnt_ns
-        if cache.host_user_ns:
-            own |= user != cache.host_user_ns
-        keys, first = np.unique(np.stack((containers[own], mnt[own], user[own])), axis=1, return_index=True)
-        for (container, mnt_ns, user_ns), at in zip(keys.T.tolist(), first.tolist(), strict=True):
-            name = self._tables.names.py_bytes(container) if container else b""
-            self._want((name, mnt_ns, user_ns), int(hot["tgid"][rows[own][at]]), now)
-        ids: list[tuple[int, int]] = []
-        for part, column, kind in _ID_COLUMNS:
-            known = self._users if kind == USER else self._groups
-            # Not np.unique(), which imports numpy.ma for this: 2 MB.
-            numbers = sorted(set((hot if part == "hot" else cold)[column][rows[~own]].tolist()))
-            ids += [(kind, number) for number in numbers if number not in known]
-        self._want_ids(ids, now)
+        views, ids = cache.living(self._tables)
+        for container, mnt_ns, user_ns, tgid in views:
+            self._want((container, mnt_ns, user_ns), tgid, now)
+        self._want_ids(sorted(ids), now)
 
     def _want(self, view: View, tgid: int, now: int) -> None:
         """Read a view through one of its processes, unless it was read or asked for a short time ago."""

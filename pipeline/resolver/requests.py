@@ -88,6 +88,7 @@ class Requests:
         tables: whose counters count, and whose state says whether absent is an answer.
         watermark: how far events are applied, boot ns.
         use_procfs: whether the tables are about this host, so that its maps and its ``/proc`` may be asked.
+        is_flooded: there were more questions than may be taken, and `may_take` has not said since that one more may.
     """
 
     channel: Channel
@@ -95,6 +96,7 @@ class Requests:
     tables: TableWriter
     watermark: Callable[[], int]
     use_procfs: bool = True
+    is_flooded: bool = False
     _waiting: deque[_Question] = field(default_factory=deque)
     _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
     _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
@@ -106,13 +108,15 @@ class Requests:
 
     def may_take(self, now_boot_ns: int) -> bool:
         """Whether a question that comes now would be taken; else there is no use in waking up for it."""
-        return self._all.available(now_boot_ns) > 0
+        self.is_flooded = self._all.available(now_boot_ns) <= 0
+        return not self.is_flooded
 
     def poll(self, now_boot_ns: int) -> int:
         """Answer what can be answered; returns how many questions were taken or answered."""
         done = self._answer_waiting(now_boot_ns)
         budget = min(BURST, self._all.available(now_boot_ns))
         if budget <= 0:
+            self.is_flooded = True
             return done
         questions = self.channel.receive(budget)
         if questions:

@@ -38,9 +38,9 @@ class FrameSocket:
         """Whether `receive` would return one."""
         return bool(_number(self._socket, _EVENTS) & _POLLIN)
 
-    def receive(self) -> bytes | None:
-        """The next message, None if there is none now."""
-        return self._socket.recv(zmq.NOBLOCK) if self.has_message else None
+    def receive(self) -> memoryview | None:
+        """The next message where ZeroMQ has put it, None if there is none now. The view keeps it alive."""
+        return self._socket.recv(zmq.NOBLOCK, copy=False).buffer if self.has_message else None
 
 
 class Waiter:
@@ -50,6 +50,9 @@ class Waiter:
         frames: where frames come from.
         pull: its socket.
         stream: the XPUB socket; subscriptions come in there.
+
+    Attributes:
+        may_be_asked: a question may be there; unless the last sleep saw that none was.
     """
 
     def __init__(self, frames: FrameSocket, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
@@ -65,6 +68,7 @@ class Waiter:
         self._epoll.register(self._stream_fd, select.EPOLLIN)
         self._questions = -1
         self._heeds_questions = True
+        self.may_be_asked = True
 
     def listen(self, fd: int) -> None:
         """Wake up when `fd`, where questions of readers come in, is readable."""
@@ -83,15 +87,15 @@ class Waiter:
         Returns:
             Whether the stream's socket is to be looked at.
         """
+        self.may_be_asked = True
         if self._frames.has_message:
             return False
         if ms < _SLEEP_BELOW_MS:
             time.sleep(ms / 1000)
             return False
-        for fd, _ in self._epoll.poll(ms / 1000):
-            if fd == self._stream_fd:
-                return bool(_number(self._stream, _EVENTS) & _POLLIN)
-        return False
+        ready = [fd for fd, _ in self._epoll.poll(ms / 1000)]
+        self.may_be_asked = self._questions in ready
+        return self._stream_fd in ready and bool(_number(self._stream, _EVENTS) & _POLLIN)
 
     def close(self) -> None:
         """Close what was opened; the sockets stay the caller's."""

@@ -62,6 +62,7 @@ def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
         sockets.waiter.wait(5)
     assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
     assert 0.0005 <= seconds(lambda: sockets.waiter.wait(0.5)) < 5
+    assert sockets.waiter.may_be_asked  # so short a sleep does not look
 
 
 def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Path) -> None:
@@ -77,8 +78,11 @@ def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Pat
 def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> None:
     there, here = os.pipe()
     sockets.waiter.listen(there)
+    sockets.waiter.wait(5)
+    assert not sockets.waiter.may_be_asked
     os.write(here, b"?")
     assert seconds(lambda: sockets.waiter.wait(5000)) < 2
+    assert sockets.waiter.may_be_asked
     sockets.waiter.heed_questions(False)
     sockets.waiter.wait(1)
     assert seconds(lambda: sockets.waiter.wait(50)) >= 0.04
