@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,3 +43,6 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 subprocess.run(["umount", folder], check=True)
         folder.rmdir()
+
+
+v1_hierarchy = contextmanager(named_hierarchy)

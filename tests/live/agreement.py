@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.resolver import procfs
+from pipeline.resolver.containers import container_of_cgroups
+from pipeline.resolver.procinfo import UNSET
 
 
 def read_all() -> dict[int, procfs.ProcInfo]:
@@ -28,11 +30,11 @@ def _cgroup_root() -> str | None:
     return None
 
 
-def assert_agrees(table: Any, complete: bool = True) -> int:
+def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int:
     """Fail with every difference; returns how many processes were compared.
 
     A process whose start time changed between two readings of /proc, or that is in only one of them, began or ended
-    meanwhile and is left out.
+    meanwhile and is left out. `complete`: every image is known. `groups`: process groups are told.
     """
     began_ns = time.time_ns()
     before = read_all()
@@ -60,8 +62,18 @@ def assert_agrees(table: Any, complete: bool = True) -> int:
             ("suid, fsuid", (entry.suid, entry.fsuid), info.uids[2:]),
             ("sgid, fsgid", (entry.sgid, entry.fsgid), info.gids[2:]),
             ("capabilities", (entry.cap_effective, entry.cap_permitted), (info.cap_effective, info.cap_permitted)),
+            ("login uid", entry.auid, info.auid if info.auid != UNSET else None),
             ("sid", entry.sid, info.sid),
+            ("tty", entry.tty or "", os.fsdecode(info.tty)),
         ]
+        if groups:
+            facts.append(("pgid", entry.pgid, info.pgid))
+        if info.mnt_ns:
+            spaces = (info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns)
+            facts.append(("ns", (entry.ns_pid, entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns), spaces))
+        if info.cgroup is not None:
+            container = container_of_cgroups(info.cgroup)
+            facts.append(("container", entry.container_id, container.container_id if container else None))
         if info.cgroup_id:
             facts.append(("cgroup_id", entry.cgroup_id, info.cgroup_id))
         if info.cgroup_path is not None and info.cgroup_id:

@@ -33,6 +33,8 @@ class Daemon:
         self.config.write_text(config)
         self.log = self.root / "log"
         self.options = options
+        #: Runs the command that follows it: `procline run`, but in other surroundings.
+        self.wrapper: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,8 +44,8 @@ class Daemon:
     def start(self, wait: bool = True) -> Daemon:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipeline.cli.main", "run", "--name", self.name, "--config", str(self.config),
-                 *self.options],
+                [*self.wrapper, sys.executable, "-m", "pipeline.cli.main", "run", "--name", self.name, "--config",
+                 str(self.config), *self.options],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         if wait:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,11 +20,14 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UnsupportedError
-from pipeline.resolver.procfs import read_process
+from pipeline.resolver.procfs import WANT_ALL, read_process
 from pipeline.shm.layout import HOT, ROW_IS_EXEC
 from pipeline.sources.proc_events import close_socket, open_socket
+from tests.actor import Actor
+from tests.hierarchy import v1_hierarchy
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, run_workload, running_workload
+from tests.live.test_changes import CONTAINER, STORM
 from tests.live.test_kills import Storm, Watcher
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -59,6 +64,11 @@ def table(running: Daemon):
         yield attached
 
 
+def agrees(table) -> int:
+    """But for the process groups that shells of this host give to their jobs: no event tells."""
+    return assert_agrees(table, groups=False)
+
+
 def resolve(table, pid: int):
     entry = table.resolve(pid, wait_ms=1000)
     assert entry is not None
@@ -88,7 +98,7 @@ def test_a_storm_is_delivered_exactly_and_in_order(running: Daemon, workload: Pa
 def test_table_and_proc_agree_after_a_storm(running: Daemon, table, workload: Path) -> None:
     """Within the second look's second: capabilities are looked for, not reported."""
     run_workload(workload, "storm", FORKS, EXECS)
-    assert eventually(lambda: assert_agrees(table), timeout=5, interval=0.2) > 5
+    assert eventually(lambda: agrees(table), timeout=5, interval=0.2) > 5
 
 
 def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) -> None:
@@ -107,43 +117,10 @@ def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) ->
 
 # -- changes while a process lives -------------------------------------------------------------------------------------
 
-ACTOR = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None)
-print("ready", flush=True)
-for line in sys.stdin:
-    exec(line)
-    print("done", flush=True)
-"""
-
-
-class Actor:
-    """A process that does what it is told."""
-
-    def __init__(self) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", ACTOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.pid = self.process.pid
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def do(self, code: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(code + "\n")
-        self.process.stdin.flush()
-        assert self._line() == "done"
-
-
 @pytest.fixture
 def actor() -> Iterator[Actor]:
-    made = Actor()
-    yield made
-    made.process.kill()
-    made.process.communicate()
+    with Actor() as made:
+        yield made
 
 
 @pytest.mark.parametrize(
@@ -190,12 +167,113 @@ def test_capabilities_are_looked_for(table, actor: Actor) -> None:
 
 
 def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
+    """Each once: a look at the process, a second after, does not tell again what an event has told."""
     with Recorder(running, "proc.fork", "proc.cred", "proc.context").started() as recorder:
         actor.do("os.setsid()")
         actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
         actor.do("os.setresgid(4105, 4106, 4107)")
-        recorder.wait_for(lambda seen: {"sid", "comm", "cred"} <= {e["event"] for e in seen if e["pid"] == actor.pid})
-        recorder.stop()
+        # What the event says is read from /proc after it, so the next change waits.
+        recorder.wait_for(lambda seen: any(e["event"] == "cred" and e["pid"] == actor.pid for e in seen))
+        actor.do("os.setresuid(4108, 4109, 4110)")
+        expected = ["sid", "comm", "cred", "cred"]
+        recorder.wait_for(lambda seen: len([e for e in seen if e["pid"] == actor.pid]) >= len(expected))
+        time.sleep(2.5)
+        mine = [e for e in recorder.stop() if e["pid"] == actor.pid]
+    assert [e["event"] for e in mine] == expected
+    assert (mine[0]["sid"], mine[1]["comm"]) == (actor.pid, "renamed")
+    assert [(e["uid"], e["euid"], e["gid"], e["egid"]) for e in mine[2:]] == [
+        (0, 0, 4105, 4106), (4108, 4109, 4105, 4106),
+    ]  # fmt: skip
+
+
+def test_after_a_storm_of_changes_the_table_is_what_proc_says(
+    table, workload: Path, missing: Callable[[str], NoReturn]
+) -> None:
+    """Login uids, capabilities and cgroups are looked for, so within the time of the second look."""
+    with ExitStack() as stack:
+        v1 = stack.enter_context(v1_hierarchy(missing))
+        others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]
+        for other in others[1:]:
+            Path(other).mkdir(parents=True)
+        actors = [stack.enter_context(Actor()) for _ in range(7)]
+        for actor in actors:
+            actor.do(STORM)
+        for actor in actors:
+            actor.start(f"storm(3, {others}, {others})")
+        run_workload(workload, "storm", 997, 499)
+        for actor in actors:
+            actor.finish()
+        eventually(lambda: agrees(table), timeout=15, interval=0.3)
+
+
+# -- contexts ----------------------------------------------------------------------------------------------------------
+
+
+def test_names_of_users_and_what_a_process_belongs_to(table) -> None:
+    command = ["unshare", "--mount", "--net", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    code = (
+        "import os, pty, sys; pid, fd = pty.fork(); pid or os.execvp(sys.argv[1], sys.argv[1:])\n"
+        "print(pid, flush=True); os.read(fd, 1)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *command, "sleep", "600"], stdout=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert child.stdout is not None
+            pid = int(child.stdout.readline())
+            eventually(lambda: (resolve(table, pid).comm, resolve(table, pid).user) == ("sleep", "nobody"))
+            entry, info = resolve(table, pid), read_process(pid, WANT_ALL)
+            assert info is not None
+            assert (entry.user, entry.euser, entry.group) == ("nobody", "nobody", grp.getgrgid(65534).gr_name)
+            spaces = (entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns)
+            assert spaces == (info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns)
+            assert entry.net_ns != Path("/proc/self/ns/net").stat().st_ino
+            assert entry.tty == "pts" + Path(f"/proc/{pid}/fd/0").readlink().name and entry.sid == pid
+        finally:
+            child.kill()
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[str], NoReturn], version: int) -> None:
+    """A runtime moves the process and lets it exec; what is moved later is seen by the second look."""
+    with ExitStack() as stack:
+        root = container_root(missing, stack, version)
+        group = root / (f"docker-{CONTAINER}.scope" if version == 2 else "docker/" + CONTAINER)
+        group.mkdir(parents=True)
+        stack.callback(lambda: eventually(lambda: removed(group), timeout=10))
+        inside = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; exec sleep 600"])
+        moved = stack.enter_context(Actor())
+        for process in (inside, moved):
+            eventually(lambda pid=process.pid: resolve(table, pid).is_exec)
+        stack.callback(inside.wait)
+        stack.callback(inside.kill)
+        eventually(lambda: resolve(table, inside.pid).container_id == CONTAINER)
+        assert resolve(table, moved.pid).container_id is None
+        (group / "cgroup.procs").write_text(str(moved.pid))
+        eventually(lambda: resolve(table, moved.pid).container_id == CONTAINER, timeout=12, interval=0.1)
+        entry = json.loads(running.cli("resolve", str(inside.pid), "--json").stdout)
+        assert entry["container_id"] == CONTAINER
+        assert (entry["cgroup"] == f"/{group.name}") is (version == 2)
+        (root / "cgroup.procs").write_text(str(moved.pid))
+
+
+def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version: int) -> Path:
+    if version == 1:
+        return stack.enter_context(v1_hierarchy(missing))
+    roots = [Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()]
+    if not roots:
+        missing("no cgroup v2 hierarchy is mounted")
+    return roots[0]
+
+
+def removed(group: Path) -> bool:
+    """A cgroup is busy for a moment after its last process has ended."""
+    try:
+        group.rmdir()
+    except OSError:
+        return False
+    return True
 
 
 # -- shapes ------------------------------------------------------------------------------------------------------------
@@ -308,7 +386,7 @@ def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str]
                         time.sleep(0.5)
                         eventually(lambda: daemon.pids(role)[0], timeout=10)
                 time.sleep(1.5)
-                eventually(lambda: assert_agrees(table), timeout=10, interval=0.3)
+                eventually(lambda: agrees(table), timeout=10, interval=0.3)
                 found = images(daemon.directory, storm.parents)
                 lost = table.stats()["lost"]
                 watcher.stop = True
@@ -342,7 +420,7 @@ def test_a_socket_that_overflows_is_counted_and_repaired(connector: None, worklo
         run_workload(workload, "storm", FORKS, EXECS)
         eventually(lambda: table.stats()["lost"]["unknown"] > 100, timeout=5)
         eventually(lambda: table.stats()["repairs"] > 0, timeout=10)
-        eventually(lambda: assert_agrees(table), timeout=15, interval=0.3)
+        eventually(lambda: agrees(table), timeout=15, interval=0.3)
 
 
 def test_two_instances_at_once_each_see_all(running: Daemon, workload: Path) -> None:

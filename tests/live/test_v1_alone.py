@@ -1,0 +1,73 @@
+"""A host without cgroups of version 2: containers are known all the same, by the paths of version 1."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.errors import UnsupportedError
+from pipeline.resolver.containers import find_cgroup_mounts
+from pipeline.sources.proc_events import close_socket, open_socket
+from tests.actor import Actor
+from tests.hierarchy import v1_hierarchy
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+CONTAINER = "fedcba9876543210" * 4
+
+
+@pytest.fixture
+def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    with v1_hierarchy(missing) as folder:
+        yield folder
+
+
+@pytest.mark.parametrize("source", ["ebpf", "proc-connector"])
+def test_containers_without_cgroups_of_version_2(
+    request: pytest.FixtureRequest, missing: Callable[[str], NoReturn], v1: Path, source: str
+) -> None:
+    """The daemon runs where version 2 is not mounted. The hierarchy of the test is, as it was there before."""
+    if source == "ebpf":
+        request.getfixturevalue("live_kernel")
+    else:
+        try:
+            close_socket(open_socket(1 << 16))
+        except UnsupportedError as error:
+            missing(str(error))
+    group = v1 / "docker" / CONTAINER
+    group.mkdir(parents=True)
+    daemon = Daemon("", "--source", source, name="v1")
+    mount, _ = find_cgroup_mounts()
+    if mount is not None:
+        daemon.wrapper = ("unshare", "--mount", "sh", "-c", f'umount {mount} && exec "$@"', "sh")
+    with ExitStack() as stack:
+        actor = stack.enter_context(Actor())
+        (group / "cgroup.procs").write_text(str(actor.pid))
+        table = stack.enter_context(stack.enter_context(daemon).attach())
+        # By the snapshot.
+        eventually(lambda: table.resolve(actor.pid).container_id == CONTAINER)
+        assert table.resolve(os.getpid()).container_id is None
+        # By a move, and what is made there.
+        inside = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; sleep 600 & exec sleep 601"])
+        stack.callback(inside.wait)
+        stack.callback(inside.kill)
+        eventually(lambda: table.resolve(inside.pid, wait_ms=1000).comm == "sleep")
+        child = eventually(lambda: [entry.pid for entry in table.children(inside.pid)] or False)[0]
+        stack.callback(os.kill, child, 9)
+        for pid in (inside.pid, child):
+            eventually(lambda pid=pid: table.resolve(pid).container_id == CONTAINER)
+        shown = json.loads(daemon.cli("resolve", str(inside.pid), "--json").stdout)
+        assert shown["container_id"] == CONTAINER
+        assert source == "ebpf" or (shown["cgroup_id"], shown["cgroup"]) == (None, None)
+        # Out again. The proc connector sees it with the next change that the kernel reports.
+        (v1 / "cgroup.procs").write_text(str(actor.pid))
+        actor.do("os.setresuid(1001, 0, 0)")
+        eventually(lambda: (table.resolve(actor.pid).uid, table.resolve(actor.pid).container_id) == (1001, None))
