@@ -581,7 +581,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
         p = pl_key(p, "cgroup")
         p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
-        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0)
+        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
         p = self._entity(pl_key(p, "entity_id"), tables, row)

@@ -189,7 +189,7 @@ def expected(
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
-        **when(layout.KNOWN_CGROUP, "cgroup_id"),
+        "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
         **when(layout.KNOWN_NS, "ns_pid"),
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
