@@ -5,9 +5,9 @@ Method
     Table: a small C program forks children one at a time, at random moments (exponential, mean `--gap-ms`, fixed seed);
     the reader gets the pid through shared memory and reads the table until `resolve` shows the child; then it kills the
     child, and the same is done for its exit. The latency is the boot clock at the first reading that shows it minus the
-    kernel's time of the event, which the entry has. Idle: the reader spins. Storm: a C program forks as fast as it can,
-    8 at a time, for the whole run; the reader then looks every `--poll-us`, since a spinning one would take a core from
-    what it measures.
+    kernel's time of the event, which the entry has. The reader looks every 20 us, in a storm every `--poll-us`: one
+    that spins takes a core from what it measures, and on two cores whoever is woken on that one waits for its slice to
+    end (3 to 4 ms). Storm: a C program forks as fast as it can, 8 at a time, for the whole run.
     Subscriber: a `Subscriber` on fork and exit takes the clock when an event comes out of it; idle the events of the
     same children, in a storm all of the storm's.
 Command
@@ -15,7 +15,9 @@ Command
 How to read it
     Microseconds; p50, p99 and maximum of `n` events. An event is due when the kernel's tracepoint runs, so nothing is
     left out that waits in a ring, a frame or the merge. The row `floor` is when the reader knew the pid that it had to
-    ask for: no reading can be earlier.
+    ask for: no reading can be earlier. `chain of N` is what the machine itself takes for so long a way: N sleeping C
+    processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O threads of ZeroMQ and
+    the resolver, which on an idle host all sleep.
 What it does not show
     The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
     itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
@@ -24,6 +26,7 @@ What it does not show
 from __future__ import annotations
 
 import argparse
+import ctypes
 import mmap
 import multiprocessing
 import os
@@ -40,6 +43,11 @@ from typing import Any
 
 import common
 import live
+
+#: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
+CHAIN = 4
+IDLE_POLL_US = 20.0
+_PR_SET_TIMERSLACK = 29
 
 SMALL = {"samples": 15, "gap_ms": 10.0, "storm_forks": 2000}
 _NEVER_S = 5.0
@@ -141,6 +149,16 @@ def probe_many(table: Any, samples: int, gap_ms: float, poll_us: float, seed: in
     return prober
 
 
+def relay(samples: int, gap_ms: float, hops: int) -> list[float]:
+    """How long a chain of sleeping processes takes to hand a number on, in microseconds."""
+    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
+        program = live.compile_c(live.HERE / "peers" / "relay.c", Path(place) / "relay")
+        done = subprocess.run(
+            [str(program), str(hops), str(samples), str(gap_ms), "1"], check=True, capture_output=True, text=True
+        )
+    return [int(line) / 1000 for line in done.stdout.split()]
+
+
 def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
     """Subscribe, and note the latency in microseconds of each event of processes named `comm`, until told to stop."""
     from pipeline import Subscriber
@@ -209,7 +227,9 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
             if limit is not None and values:
                 report.target(f"{what}, {case}, p99", row["p99"], limit, "us")
 
-        idle = probe_many(table, options.samples, options.gap_ms, 0, seed=1)
+        for hops in (1, CHAIN):
+            add("idle", f"chain of {hops}", relay(options.samples, options.gap_ms, hops))
+        idle = probe_many(table, options.samples, options.gap_ms, IDLE_POLL_US, seed=1)
         add("idle", "fork to table", idle.fork, 500)
         add("idle", "exit to table", idle.exit, 500)
         add("idle", "floor", idle.floor)
@@ -240,10 +260,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--gap-ms", type=float, default=50.0, help="mean time between two children")
-    parser.add_argument("--poll-us", type=float, default=100.0, help="how often the reader looks in a storm")
+    parser.add_argument("--poll-us", type=float, default=100.0, help="how often it looks in a storm; idle every 20")
     parser.add_argument("--storm-forks", type=int, default=20_000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
+    # Timers of the reader are else up to 50 us late (prctl(2)).
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
     with live.storms() as program, live.Daemon() as daemon:
         time.sleep(1.0)
         measure(daemon, program, options, report)
