@@ -104,6 +104,11 @@ class Worker:
         self._gathers = len(set(spec.ring_shards.values())) > 1
         self._log = get_logger()
 
+    @property
+    def slept_through(self) -> bool:
+        """Whether nothing ended the last sleep before its time."""
+        return self._waiter.slept_through
+
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""
         loop, waiter = self.loop, self._waiter

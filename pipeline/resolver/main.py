@@ -16,6 +16,7 @@ from pipeline import memory, privileges
 from pipeline.errors import ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
+from pipeline.resolver.loop import IDLE_MS
 from pipeline.worker import WorkerSpec, read_spec
 
 #: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
@@ -62,7 +63,10 @@ def _run(spec: WorkerSpec) -> int:
         memory.give_back()  # what the snapshot needed
         while not stopping:
             worker.loop.poll()
-            worker.wait(worker.loop.idle_ms())
+            ms = worker.loop.idle_ms()
+            worker.wait(ms)
+            while worker.slept_through and ms == IDLE_MS and not stopping and worker.loop.rest():
+                worker.wait(ms)
         worker.drain(DRAIN_SECONDS)
     return 0
 

@@ -142,6 +142,11 @@ class LiveNames:
         if not (self._directory / HOST_FILE).exists():
             self._write_host()
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether something came that `poll` has not taken yet."""
+        return bool(self._answers)
+
     def poll(self, now: int) -> None:
         """Ask for what is missing and take what has come; costs next to nothing when there is neither."""
         cache = self._encoder.names

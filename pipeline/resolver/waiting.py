@@ -53,6 +53,7 @@ class Waiter:
 
     Attributes:
         may_be_asked: a question may be there; unless the last sleep saw that none was.
+        slept_through: nothing ended the last sleep.
     """
 
     def __init__(self, frames: FrameSocket, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
@@ -69,6 +70,7 @@ class Waiter:
         self._questions = -1
         self._heeds_questions = True
         self.may_be_asked = True
+        self.slept_through = False
 
     def listen(self, fd: int) -> None:
         """Wake up when `fd`, where questions of readers come in, is readable."""
@@ -87,14 +89,14 @@ class Waiter:
         Returns:
             Whether the stream's socket is to be looked at.
         """
-        self.may_be_asked = True
+        self.may_be_asked, self.slept_through = True, False
         if self._frames.has_message:
             return False
         if ms < _SLEEP_BELOW_MS:
             time.sleep(ms / 1000)
             return False
         ready = [fd for fd, _ in self._epoll.poll(ms / 1000)]
-        self.may_be_asked = self._questions in ready
+        self.may_be_asked, self.slept_through = self._questions in ready, not ready
         return self._stream_fd in ready and bool(_number(self._stream, _EVENTS) & _POLLIN)
 
     def close(self) -> None:

@@ -46,7 +46,8 @@ HANG_S = 10.0
 #: SIGHUP too: the terminal of an interactive run was closed.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-_LOOK_S = 0.5
+#: That a worker has ended is told by its descriptor; in a daemon that is ready a look is for what hangs.
+_LOOK_S = 2.0
 _LOOK_STARTING_S = 0.02
 
 

@@ -61,6 +61,7 @@ def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
     for _ in range(20):  # the sockets' own commands end a sleep too
         sockets.waiter.wait(5)
     assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
+    assert sockets.waiter.slept_through
     assert 0.0005 <= seconds(lambda: sockets.waiter.wait(0.5)) < 5
     assert sockets.waiter.may_be_asked  # so short a sleep does not look
 
@@ -82,7 +83,7 @@ def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> N
     assert not sockets.waiter.may_be_asked
     os.write(here, b"?")
     assert seconds(lambda: sockets.waiter.wait(5000)) < 2
-    assert sockets.waiter.may_be_asked
+    assert sockets.waiter.may_be_asked and not sockets.waiter.slept_through
     sockets.waiter.heed_questions(False)
     sockets.waiter.wait(1)
     assert seconds(lambda: sockets.waiter.wait(50)) >= 0.04

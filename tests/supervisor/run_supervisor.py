@@ -31,6 +31,7 @@ def main() -> int:
     config = load(options=dict(parse_option(text) for text in sys.argv[2:]), environ={})
     log.set_up(config.log.level, config.log.format, "supervisor")
     supervisor.supervisor.HANG_S = 1.5
+    supervisor.supervisor._LOOK_S = 0.5
     try:
         return Supervisor(config, sys.argv[1], opener=opener, resolver_command=FAKE, shard_command=FAKE).run()
     except ProclineError as error:
