@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -211,13 +211,16 @@ def test_capabilities_add_up_and_targets_are_told(told: Daemon) -> None:
             process.kill()
 
 
-def test_a_traced_cgroup_is_resolved(told: Daemon, tmp_path: Path) -> None:
-    root = next(root for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(root, "cgroup.procs").exists())
+def test_a_traced_cgroup_is_resolved(told: Daemon, missing: Callable[[str], NoReturn]) -> None:
+    roots = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+    root = next((root for root in roots if Path(root, "cgroup.procs").exists()), None)
+    if root is None:
+        missing("no cgroup v2 hierarchy is mounted")
     group = Path(root, f"procline-test-{os.getpid()}")
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"no cgroup can be made below {root}: {error}")
+        missing(f"no cgroup can be made below {root}: {error}")
     try:
         with (
             subprocess.Popen(["/bin/sleep", "300"]) as process,

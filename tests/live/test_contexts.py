@@ -9,10 +9,10 @@ import pwd
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -135,9 +135,9 @@ def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> Non
 
 
 @contextmanager
-def cgroup() -> Iterator[Path]:
+def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     if CGROUPS is None:
-        pytest.skip("no cgroup v2 hierarchy is mounted")
+        missing("no cgroup v2 hierarchy is mounted")
     path = CGROUPS / f"docker-{CONTAINER}.scope"
     path.mkdir()
     try:
@@ -172,7 +172,9 @@ os.execv("/bin/nap", ["nap"])
 """
 
 
-def test_names_in_a_container_are_its_own(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+def test_names_in_a_container_are_its_own(
+    table: ProcessTable, daemon: Daemon, tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
     """uid 1000 is somebody else there, or nobody; and never what the host calls it."""
     root = tmp_path / "root"
     compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap")
@@ -180,7 +182,7 @@ def test_names_in_a_container_are_its_own(table: ProcessTable, daemon: Daemon, t
     (root / "etc/passwd").write_text("inside:x:1000:1000::/:/bin/sh\n")
     (root / "etc/group").write_text("insiders:x:1000:\n")
     tmp_path.chmod(0o755)
-    with Recorder(daemon, "proc.exec", "proc.exit").started() as recorder, cgroup() as group:
+    with Recorder(daemon, "proc.exec", "proc.exit").started() as recorder, cgroup(missing) as group:
         with process(sys.executable, "-c", INSIDE, group, root) as child:
             eventually(lambda: resolve(table, child.pid).comm == "nap")
             eventually(lambda: resolve(table, child.pid).user == "inside", timeout=15)
