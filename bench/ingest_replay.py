@@ -7,7 +7,8 @@ Method
     tables on tmpfs, a new merger and applier, and the clock runs over the resolver's own steps: decode, add, advance,
     take, apply, done, commit. Everything is touched and compiled in a first run, which is not counted. The process is
     pinned. In the rows `ipc` the messages come through a PUSH and a PULL socket from a second process on another core;
-    in those with subscribers every event is encoded too.
+    in those with subscribers every event is encoded too. `ipc, thrown away` receives the same messages and does nothing
+    with them: its figure is by CPU time of both threads, and no resolver behind ZeroMQ on one core can be above it.
 Command
     python bench/ingest_replay.py [--events N] [--rings N] [--runs N] [--json]
 How to read it
@@ -23,6 +24,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+import time
 
 import common
 import loads
@@ -50,6 +52,22 @@ def measure(
         return load.count / seconds, list(resolver.spent.values())
 
 
+def thrown_away(load: loads.Load, messages: loads.Messages) -> tuple[float, list[float]]:
+    """Receive the messages and look at none of them; as `measure`, but CPU seconds of the receiver, in no steps."""
+    allowed = sorted(os.sched_getaffinity(0))
+    source = replay.through_ipc(messages, allowed[-1])
+    os.sched_setaffinity(0, {allowed[0]})
+    try:
+        next(source)  # the sender is there
+        begin = time.process_time()
+        for _ in source:
+            pass
+        seconds = time.process_time() - begin
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return load.count / seconds, []
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run all cases; returns the exit code."""
     parser = common.parser(__doc__)
@@ -73,6 +91,11 @@ def main(argv: list[str] | None = None) -> int:
                 "spread": common.spread(rates),
             } | {f"{step} ns": ns for step, ns in zip(replay.STEPS, steps, strict=True)})  # fmt: skip
             if ipc:
+                raw = [thrown_away(load, messages)[0] / 1e6 for _ in range(options.runs + 1)][1:]
+                report.rows.append({
+                    "load": name, "from": "ipc, thrown away", "M events/s": statistics.median(raw), "best": max(raw),
+                    "spread": common.spread(raw),
+                })  # fmt: skip
                 rate = statistics.median(rates)
                 report.target(f"{name} through ipc", rate, TARGETS[name], "M events/s", is_upper_bound=False)
     return common.finish(report, as_json=options.json)
