@@ -15,7 +15,7 @@ How to read it
     `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
     and resolver apart beside it. `bpf us/event` is time that the BPF programs take inside the forking processes: it is
     not in the first figure, it is what the storm itself pays. Idle is in percent of one core, with the events a second
-    that the host made meanwhile.
+    that the host made meanwhile; `sleeper` is what ten wake-ups a second cost a Python process that does nothing.
 What it does not show
     Subscribers (bench/publish.py) and readers. The statistics of BPF cost a few ten ns a run, so the figures of the BPF
     programs are a little high; the storms before are measured without.
@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -132,6 +133,19 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
     return found
 
 
+def sleeper_percent(seconds: float) -> float:
+    """CPU of a Python process that wakes up as often as a resolver gives signs of life, and does nothing."""
+    code = "import select; sleep = select.epoll().poll\nwhile True: sleep(0.1)"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            time.sleep(0.5)
+            before, begin = live.cpu_ns(process.pid), time.perf_counter()
+            time.sleep(seconds)
+            return (live.cpu_ns(process.pid) - before) / (time.perf_counter() - begin) / 1e7
+        finally:
+            process.kill()
+
+
 def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of the daemon while the benches do nothing."""
     with daemon.attach() as table:
@@ -144,6 +158,7 @@ def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Re
         "case": "idle", "% of a core": percent, **{role: ns / took / 1e7 for role, ns in used.ns.items()},
         "events/s": events / took,
     })  # fmt: skip
+    report.rows.append({"case": "sleeper", "% of a core": sleeper_percent(options.idle_s)})
     report.target("idle", percent, 0.3, "% of a core")
     if events / took > 5:
         report.notes.append(f"the host was not idle: bystanders made {events / took:.0f} events a second")
