@@ -15,7 +15,7 @@ How to read it
     `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
     and resolver apart beside it. `bpf us/event` is time that the BPF programs take inside the forking processes: it is
     not in the first figure, it is what the storm itself pays. Idle is in percent of one core, with the events a second
-    that the host made meanwhile; `sleeper` is what ten wake-ups a second cost a Python process that does nothing.
+    that the host made meanwhile; `sleeper` is what five wake-ups a second cost a Python process that does nothing.
 What it does not show
     Subscribers (bench/publish.py) and readers. The statistics of BPF cost a few ten ns a run, so the figures of the BPF
     programs are a little high; the storms before are measured without.
@@ -135,7 +135,7 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
 
 def sleeper_percent(seconds: float) -> float:
     """CPU of a Python process that wakes up as often as a resolver gives signs of life, and does nothing."""
-    code = "import select; sleep = select.epoll().poll\nwhile True: sleep(0.1)"
+    code = "import select; sleep = select.epoll().poll\nwhile True: sleep(0.2)"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
             time.sleep(0.5)

@@ -45,8 +45,9 @@ BATCH_EVENTS = 8192
 #: Frames taken from the socket before the tables are brought up to date.
 FRAMES_PER_POLL = 32
 HEARTBEAT_NS = 100_000_000
-IDLE_MS = HEARTBEAT_NS / 1e6
-#: Where nothing happens, a heartbeat is a sign of life and a commit, and the rest of housekeeping is done so often.
+#: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
+#: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
+IDLE_MS = 200.0
 IDLE_HOUSEKEEPING_NS = 500_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
