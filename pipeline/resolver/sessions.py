@@ -82,7 +82,7 @@ class SshSessions:
                 self._tell(row, self._body(row))
 
     def _look(self, rows: np.ndarray[Any, Any]) -> list[int]:
-        """Number each session that begins with one of these rows; returns those that do."""
+        """Number each session that begins with one of these rows; returns the newest rows of those processes."""
         if not len(rows):
             return []
         hot = self._tables.hot_view()
@@ -92,10 +92,12 @@ class SshSessions:
         is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
         begun = []
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
-            if parent and not self._number(row) and self._is_sshd(parent):
-                self._begin(row)
-                if self._number(row):
-                    begun.append(row)
+            # It may have changed its image again within the batch: the number belongs to the newest.
+            head = self._tables.py_head(int(hot["tgid"][row]))
+            if parent and head and not self._number(head) and self._is_sshd(parent):
+                self._begin(head)
+                if self._number(head):
+                    begun.append(head)
         return begun
 
     def _number(self, row: int) -> int:

@@ -123,6 +123,18 @@ def test_an_exec_below_sshd_is_noted_by_the_encoder_and_looked_at_then(w: World)
     assert len(w.encoder.take_logins()) == 64
 
 
+def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    w.exec(4, b"/bin/bash")
+    w.sessions.starts = {4: w.story.processes[4].start // 10_000_000}
+    told: list[int] = []
+    w.sessions._tell = lambda row, body: told.append(row)
+    w.sessions.poll()
+    assert told == [w.proc(4).row] and w.proc(4).user_session
+
+
 def test_what_is_no_session(w: World) -> None:
     w.fork(1, 3)  # not sshd
     w.exec(3, b"/bin/sh")
