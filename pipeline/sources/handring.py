@@ -57,20 +57,24 @@ class RingWriter:
     def _offset(self, position: int) -> int:
         return 2 * PAGE_BYTES + (position & self._mask)
 
+    def _room(self, length: int) -> int | None:
+        """Return the position behind a record of `length` bytes that comes next, or None when the ring is full."""
+        end = self.producer_pos + HEADER_BYTES + (length + 7 & ~7)
+        return None if end - self.consumer_pos > self.data_bytes else end
+
     def reserve(self, length: int) -> int | None:
         """Make room for a record of `length` bytes; it is busy until it is committed.
 
         Returns:
             Its position, or None when the ring is full.
         """
-        span = HEADER_BYTES + (length + 7 & ~7)
-        position = self.producer_pos
-        if position + span - self.consumer_pos > self.data_bytes:
+        end = self._room(length)
+        if end is None:
             return None
+        position = self.producer_pos
         # The header, busy, is there before the position that makes a reader look at it.
         self._words.store32(self._offset(position), length | BUSY_BIT)
-        self.producer_pos = position + span
-        self._words.store64(PAGE_BYTES, self.producer_pos)
+        self._advance(end)
         return position
 
     def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
@@ -84,11 +88,22 @@ class RingWriter:
         self._words.store32(self._offset(position), len(record) | (DISCARD_BIT if discard else 0))
 
     def write(self, record: bytes, *, discard: bool = False) -> int | None:
-        """Reserve and commit; returns the record's position, or None when the ring is full."""
-        position = self.reserve(len(record))
-        if position is not None:
-            self.commit(position, record, discard=discard)
+        """Write a whole record; returns its position, or None when the ring is full.
+
+        It is never busy: a producer that is killed here leaves nothing that its reader would wait for, for ever.
+        """
+        end = self._room(len(record))
+        if end is None:
+            return None
+        position = self.producer_pos
+        self.commit(position, record, discard=discard)
+        self._advance(end)
         return position
+
+    def _advance(self, end: int) -> None:
+        # Release: the reader that sees the position sees what is before it.
+        self.producer_pos = end
+        self._words.store64(PAGE_BYTES, end)
 
     def close(self) -> None:
         """Unmap; the descriptor stays the caller's."""

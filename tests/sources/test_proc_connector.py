@@ -470,6 +470,29 @@ def test_a_successor_goes_on_where_the_one_before_was_killed(bench: Bench) -> No
 # -- the ring ----------------------------------------------------------------------------------------------------------
 
 
+def test_one_that_is_killed_in_the_middle_of_a_record_leaves_none(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is: a record that stayed busy would stop its ring, and with it the watermark, for ever."""
+    for name in ("commit", "_advance"):
+
+        def killed(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        bench.sock.put(proc_events.EVENT_FORK, fork(PARENT, CHILD))
+        with monkeypatch.context() as patch:
+            patch.setattr(RingWriter, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                bench.shard.poll(10)
+        bench.shard.close()
+        bench.writer.close()
+        bench.start()
+        bench.sock.put(proc_events.EVENT_EXIT, end(CHILD))
+        assert bench.records()["kind"].tolist() == [events.KIND_EXIT]
+        assert bench.shard.is_caught_up
+        bench.acks.answers = {0: (bench.writer.producer_pos, 0, 0)}
+
+
 def test_a_full_ring_leaves_events_in_the_socket(tmp_path: Path) -> None:
     bench = Bench(tmp_path, data_bytes=PAGE_BYTES)
     for n in range(97):
