@@ -25,6 +25,7 @@ from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
+from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._layout cimport *
 from pipeline.shm._writer cimport TableWriter
 
@@ -223,7 +224,8 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
 
 
 cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
-    p = pl_map(p, 11)
+    cdef const char *filesystem = pl_filesystem(file.fs_magic)
+    p = pl_map(p, 12)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
@@ -234,6 +236,8 @@ cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
     p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
     p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
     p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
+    p = pl_key(p, "filesystem")
+    p = pl_nil(p) if filesystem == NULL else pl_name(p, filesystem)
     return pl_uint(pl_key(p, "flags"), file.file_flags)
 
 

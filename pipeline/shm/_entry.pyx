@@ -20,6 +20,7 @@ from libc.string cimport memcmp
 cimport cython
 
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
@@ -519,16 +520,20 @@ cdef class Entry:
     @property
     def file(self):
         """Facts about the executable: inode, device, mount_id, mode, uid, gid, nlink, mtime_ns, ctime_ns, fs_magic,
-        flags (EXEC_* of pipeline.events); None: unknown."""
+        filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
+        pipeline.events); None: unknown."""
         cdef bytes data = self._file()
         cdef const pl_file *file
+        cdef const char *filesystem
         if data is None:
             return None
         file = _facts(data)
+        filesystem = pl_filesystem(file.fs_magic)
         return {
             "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
             "uid": file.file_uid, "gid": file.file_gid, "nlink": file.nlink, "mtime_ns": file.mtime_ns or None,
-            "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic, "flags": file.file_flags,
+            "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
+            "filesystem": None if filesystem == NULL else (<bytes>filesystem).decode(), "flags": file.file_flags,
         }
 
     @property

@@ -6,6 +6,7 @@ import grp
 import os
 import pty
 import pwd
+import shutil
 import subprocess
 import sys
 import time
@@ -202,6 +203,46 @@ def test_names_in_a_container_are_its_own(
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 1000} <= {"inside", None}
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 0} <= {None}, "root there is not the host's"
     assert resolve(table, pid).user == "inside", "what has ended keeps its names"
+
+
+# -- file systems ------------------------------------------------------------------------------------------------------
+
+
+def mounted(pid: int, mount_id: int) -> str:
+    """Type of a mount that a process sees."""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        fields, _, tail = line.partition(" - ")
+        if int(fields.split()[0]) == mount_id:
+            return tail.split()[0]
+    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
+
+
+def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    other = Path("/dev/shm", f"procline-test-{os.getpid()}-sleep")
+    shared = {"ext2": "ext4", "ext3": "ext4", "devtmpfs": "tmpfs", "virtiofs": "fuse", "nfs4": "nfs"}
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    shutil.copy(sleep, other)
+    try:
+        with (
+            Recorder(daemon, "proc.exec").started() as recorder,
+            process(sleep, "60") as usual,
+            process(other, "60") as in_memory,
+        ):
+            kinds = {}
+            for pid, path in ((usual.pid, sleep), (in_memory.pid, str(other))):
+                eventually(lambda pid=pid, path=path: resolve(table, pid).argv == [path, "60"])
+                file = resolve(table, pid).file
+                kind = mounted(pid, file["mount_id"])
+                kinds[pid] = shared.get(kind, kind)
+                assert file["filesystem"] == kinds[pid]
+            assert kinds[in_memory.pid] == "tmpfs"
+            recorder.wait_for(
+                lambda events: kinds == {e["pid"]: e["file"]["filesystem"] for e in events if e["pid"] in kinds}
+            )
+            recorder.stop()
+    finally:
+        other.unlink()
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

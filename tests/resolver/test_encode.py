@@ -15,6 +15,7 @@ from stream_rows import (
     CRED,
     EXEC,
     EXIT,
+    FILESYSTEMS,
     FORK,
     LOSS,
     REPARENT,
@@ -404,3 +405,18 @@ def test_names_of_what_was_reached_through_a_link(path, offset, argv, is_link, n
         assert event == expected(row, topic=EXEC, kind=2, seq=1, order=1, time=5)
         assert event["symlink_basename"] == names
         assert event["symlink_paths"] == (None if names is None else [f"/bin/{names}", f"/usr/bin/{names}"])
+
+
+@pytest.mark.parametrize(
+    ("magic", "name"),
+    [*FILESYSTEMS.items(), (0xFE534D42, "cifs"), (0, None), (14, None), (0xFFFFFFFF, None)],
+)
+def test_the_file_system_has_its_name(magic: int, name: str | None) -> None:
+    with tables() as writer:
+        record = np.zeros(1, layout.FILE)
+        record["fs_magic"] = magic
+        row = Row(writer, tgid=7, start_boot_ns=5, known=0x7FFF, file=record.tobytes() + b"/bin/true")
+        made = encoder()
+        made.add(writer, EXEC, 2, row.number, 5)
+        (event,) = take(made)
+        assert (event["file"]["fs_magic"], event["file"]["filesystem"]) == (magic, name)

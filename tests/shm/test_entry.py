@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps, entries_line, entry_line
 from pipeline.shm import _entry, layout
 from pipeline.shm._reader import TableReader
+from pipeline.shm._segment import filesystem_type
 from pipeline.shm.table import FIELDS, Entry
 
 ALL_KNOWN = 0x7FFF
@@ -48,7 +50,7 @@ def full_row(tables: Tables) -> int:
     fields |= {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN}
     fields["file_ref"] = tables.file(
         b"/chroot/usr/bin/python3", file_inode=7, device=8, mount_id=9, mode=0o100755, file_uid=10, file_gid=11,
-        nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=14, file_flags=1, root_offset=7,
+        nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=0x9123683E, file_flags=1, root_offset=7,
     )  # fmt: skip
     fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
     fields["envs_ref"] = tables.strings("envs", b"A=1")
@@ -83,7 +85,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
         "file": {
             "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "nlink": 1, "mtime_ns": 12,
-            "ctime_ns": 13, "fs_magic": 14, "flags": 1,
+            "ctime_ns": 13, "fs_magic": 0x9123683E, "filesystem": "btrfs", "flags": 1,
         },
         "cgroup": "/system.slice", "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
@@ -108,6 +110,57 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
         "is_through_symlink": False, "is_head": True, "is_exited": False, "is_thread": True,
     }  # fmt: skip
     assert shown == dict.fromkeys(FIELDS) | values
+
+
+def filesystems(tables: Tables, *magics: int) -> list[str | None]:
+    """What entries call file systems with these numbers."""
+    for pid, magic in enumerate(magics, 100):
+        tables.row(pid, known=layout.KNOWN_FILE, file_ref=tables.file(b"/bin/true", fs_magic=magic))
+    reader = TableReader(tables.directory)
+    found = [reader.resolve(pid) for pid in range(100, 100 + len(magics))]
+    return [None if entry is None or entry.file is None else entry.file["filesystem"] for entry in found]
+
+
+def test_file_systems_have_names(tables: Tables) -> None:
+    known = {
+        0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs", 0x2FC12FC1: "zfs", 0xF2F52010: "f2fs",
+        0xE0F5E1E2: "erofs", 0x73717368: "squashfs", 0x9660: "iso9660", 0x4D44: "vfat", 0x794C7630: "overlay",
+        0x65735546: "fuse", 0x6969: "nfs", 0x01021997: "9p", 0xFF534D42: "cifs", 0xFE534D42: "cifs",
+        0x01021994: "tmpfs", 0x858458F6: "ramfs", 0x9FA0: "proc", 0x62656572: "sysfs", 0x27E0EB: "cgroup",
+        0x63677270: "cgroup2",
+    }  # fmt: skip
+    assert filesystems(tables, *known) == list(known.values())
+
+
+def test_a_file_system_that_is_not_known_has_no_name(tables: Tables) -> None:
+    assert filesystems(tables, 0, 14, 0xEF54, 0xFFFFFFFF) == [None] * 4
+
+
+#: Types that have the number of another one.
+SHARED = {
+    "ext2": "ext4", "ext3": "ext4", "devtmpfs": "tmpfs", "nfs4": "nfs", "fuseblk": "fuse", "virtiofs": "fuse",
+    "smb3": "cifs", "msdos": "vfat",
+}  # fmt: skip
+
+
+def test_file_systems_are_called_what_this_kernel_calls_them(tables: Tables) -> None:
+    kinds: dict[int, set[str]] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, tail = line.partition(" - ")
+        device, place = fields.split()[2], fields.split()[4]
+        kind = tail.split()[0].partition(".")[0]  # "fuse.sshfs"
+        if kind == "autofs":
+            continue  # a look would mount what is behind it
+        try:
+            there, magic = Path(place).stat().st_dev, filesystem_type(place)
+        except OSError:
+            continue
+        if f"{os.major(there)}:{os.minor(there)}" == device:  # else another one is mounted over it
+            kinds.setdefault(magic, set()).add(SHARED.get(kind, kind))
+    names = filesystems(tables, *kinds)
+    assert "proc" in names
+    for name, known in zip(names, kinds.values(), strict=True):
+        assert name is None or known == {name}
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         facts = np.zeros(1, file)
         for number, name in enumerate(file.names or ()):
             facts[name] = 10 + number
+        facts["fs_magic"] = 0xEF53
         known = 0x7FFF
         init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
         shell = Row(
