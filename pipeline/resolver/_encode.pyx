@@ -53,7 +53,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 84
+    EVENT_FIELDS = 85
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -71,7 +71,8 @@ FIELDS = (
     "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective", "cap_permitted", "caps_attempted",
     "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
     "user_ns", "cgroup",
-    "cgroup_id", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id",
+    "cgroup_id", "cgroup_version", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
+    "creator_entity_id",
     "fork_flags", "cookie", "user_session", "source", "images", "is_thread", "is_exec", "is_exec_exec",
     "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage",
@@ -586,6 +587,7 @@ cdef class Encoder:
         p = pl_key(p, "cgroup")
         p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
         p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
+        p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
         p = self._entity(pl_key(p, "entity_id"), tables, row)

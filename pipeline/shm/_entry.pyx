@@ -80,8 +80,8 @@ FIELDS = (
     "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
-    "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "container_id",
-    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
+    "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
     "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
     "extra",
@@ -737,6 +737,12 @@ cdef class Entry:
     def cgroup_id(self):
         """Id of the cgroup v2 directory."""
         return self.hot.cgroup_id or None if self.hot.known & PL_KNOWN_CGROUP else None
+
+    @property
+    def cgroup_version(self):
+        """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
+        None where these are."""
+        return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
 
     @property
     def container_id(self):

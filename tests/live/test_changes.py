@@ -250,6 +250,7 @@ def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
     # The first event of a new group has its path already.
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
+    assert event["cgroup_version"] == 2
 
 
 def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:

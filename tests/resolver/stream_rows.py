@@ -194,6 +194,7 @@ def expected(
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
+        "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
         **when(layout.KNOWN_NS, "ns_pid"),
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},

@@ -87,7 +87,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
             "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "nlink": 1, "mtime_ns": 12,
             "ctime_ns": 13, "fs_magic": 0x9123683E, "filesystem": "btrfs", "flags": 1,
         },
-        "cgroup": "/system.slice", "container_id": "c0ffee",
+        "cgroup": "/system.slice", "cgroup_version": 2, "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,
@@ -110,6 +110,18 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
         "is_through_symlink": False, "is_head": True, "is_exited": False, "is_thread": True,
     }  # fmt: skip
     assert shown == dict.fromkeys(FIELDS) | values
+
+
+@pytest.mark.parametrize(
+    ("known", "number", "version"), [(layout.KNOWN_CGROUP, 1, 2), (layout.KNOWN_CGROUP, 0, None), (0, 1, None)]
+)
+def test_a_cgroup_that_is_not_known_has_no_version(
+    tables: Tables, known: int, number: int, version: int | None
+) -> None:
+    # Where only version 1 is mounted, a container may be known and no cgroup.
+    tables.row(7, known=known, cgroup_id=number, container_ref=tables.intern("names", b"c0ffee"))
+    entry = resolve(tables, 7)
+    assert (entry.cgroup_version, entry.container_id) == (version, "c0ffee")
 
 
 def filesystems(tables: Tables, *magics: int) -> list[str | None]:
