@@ -96,6 +96,8 @@ def test_names_of_the_hosts_users(table: ProcessTable, daemon: Daemon) -> None:
         with process(
             "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "sleep", "60"
         ) as child:
+            # setpriv changes users and groups one after the other, and is done when it execs.
+            eventually(lambda child=child: resolve(table, child.pid).comm == "sleep")
             eventually(lambda child=child, name=name: resolve(table, child.pid).user == name)
             entry = resolve(table, child.pid)
             now = status(child.pid)
