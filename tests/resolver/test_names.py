@@ -260,6 +260,7 @@ def test_what_predecessors_left_is_bounded(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / f"users/{number}.json").write_text("{}")
         os.utime(tmp_path / f"users/{number}.json", ns=(number, number))
     with instance(tmp_path):
+        monkeypatch.undo()
         assert sorted(file.name for file in (tmp_path / "users").iterdir()) == [
             "6.json", "7.json", "8.json", "host.json",
         ]  # fmt: skip
