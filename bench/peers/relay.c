@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Hands the time on through a chain of sleeping processes: relay HOPS SAMPLES MEAN_MS SEED prints, a line each, how many
- * ns it took to reach the end of the chain, at random moments. No hand-over between processes by way of
- * the kernel is faster on the machine at hand, so bench/live_latency.py has it as the floor of its own figures.
+ * ns it took to reach the end of the chain, at random moments. bench/live_latency.py has it beside its own figures: what
+ * the machine at hand takes to wake so many processes one after the other.
  */
 #include <stdint.h>
 #include <stdio.h>

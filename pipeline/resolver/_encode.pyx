@@ -65,18 +65,15 @@ assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparen
 #: Keys of an event, in this order; a reparent event has `new_parent` too.
 FIELDS = (
     "event", "seq", "order", "time_ns",
-    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
-    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths",
-    "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser",
-    "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective", "cap_permitted", "caps_attempted",
-    "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns",
-    "user_ns", "cgroup",
-    "cgroup_id", "cgroup_version", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid",
-    "creator_entity_id",
-    "fork_flags", "cookie", "user_session", "source", "images", "is_thread", "is_exec", "is_exec_exec",
-    "is_parent_missing",
-    "is_adopted", "is_kworker", "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage",
-    "lineage_truncated",
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns", "exit_code",
+    "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv",
+    "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
+    "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
+    "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "container_id", "entity_id",
+    "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "source",
+    "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
+    "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
 

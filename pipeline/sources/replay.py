@@ -94,6 +94,8 @@ class ReplaySource:
         self._encoder = FrameEncoder(boot_id=boot_id, source="replay")
         self._rings: dict[int, _Ring] = {}
         self._pending: tuple[_Ring, bytes] | None = None
+        #: The message that was read last, by its order: its frames are sent one after the other.
+        self._read: tuple[int, list[Frame]] = (-1, [])
         self._began_s: float | None = None
         self.error: FrameError | None = None
         self.event_count = 0
@@ -216,7 +218,9 @@ class ReplaySource:
         return True
 
     def _encode(self, ring: _Ring, entry: _Entry) -> bytes:
-        frame = decode_frames(entry.message)[entry.index].since(entry.skip_to)
+        if self._read[0] != entry.order:
+            self._read = entry.order, decode_frames(entry.message)
+        frame = self._read[1][entry.index].since(entry.skip_to)
         ring.lost = frame.lost
         head = frame.head.copy()
         # Modulo 2**64 when the shift is negative, which is what adding a negative number comes to.

@@ -514,12 +514,12 @@ def test_what_was_invoked_tells_whether_a_link_was_followed(w, path, name, is_li
 
 def test_a_path_below_the_tasks_root_is_compared_as_the_task_sees_it(w):
     w.fork(1, 3)
-    for name, is_link in ((b"/bin/x", False), (b"/bin/y", True), (b"/root/bin/x", True)):
-        event = w.story.exec(3, b"/root/bin/x", name=name)
+    for name, is_link in ((b"/bin/x", False), (b"/bin/y", True), (b"/jail/bin/x", True)):
+        event = w.story.exec(3, b"/jail/bin/x", name=name)
         event.body["root_offset"] = len(b"/root")
         event.apply(w.applier)
         assert flag(w.proc(3), "THROUGH_SYMLINK") == is_link
-    event = w.story.exec(3, b"/root/bin/x", name=b"/bin/y", flags=events.EXEC_DELETED)
+    event = w.story.exec(3, b"/jail/bin/x", name=b"/bin/y", flags=events.EXEC_DELETED)
     event.apply(w.applier)
     assert not flag(w.proc(3), "THROUGH_SYMLINK"), "where it was is not known for sure"
 

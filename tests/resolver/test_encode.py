@@ -379,8 +379,8 @@ def test_topics_and_slots_are_those_of_the_layout() -> None:
     [
         (b"/bin/busybox", 0, [b"/bin/ls", b"-l"], False, "ls"),
         (b"/usr/bin/busybox", 0, [b"ls"], False, "ls"),
-        (b"/srv/root/bin/busybox", 9, [b"/bin/ls"], False, "ls"),  # as the process sees it
-        (b"/srv/root/bin/busybox", 0, [b"/bin/ls"], False, None),
+        (b"/srv/jail/bin/busybox", 9, [b"/bin/ls"], False, "ls"),  # as the process sees it
+        (b"/srv/jail/bin/busybox", 0, [b"/bin/ls"], False, None),
         (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], False, None),
         (b"/usr/bin/vim", 0, [b"/usr/bin/vi"], True, "vi"),
         (b"/usr/bin/vim", 0, [b"/usr/bin/\xff"], True, "\udcff"),
