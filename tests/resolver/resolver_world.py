@@ -13,13 +13,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from story import BOOT_ID, instance
 
 from pipeline import boot, events
+from pipeline.bpf import maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import procfs
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.model import CGroupContext, Event, FileEvent, PathKey, PIDContext, Source
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm._writer import TableWriter
@@ -56,6 +59,7 @@ class FakeProc:
         self.ppids: dict[int, int] = {}
         self.listed: list[int] | None = None
         self.reads: list[int] = []
+        self.ppid_reads: list[int] = []
         self.real = real
 
     def add(self, pid: int, ppid: int, **facts: Any) -> ProcInfo:
@@ -80,6 +84,7 @@ class FakeProc:
         return self.real.read(tgid, want) if self.real is not None else None
 
     def read_ppid(self, tgid: int) -> int | None:
+        self.ppid_reads.append(tgid)
         if tgid in self.ppids:
             return self.ppids[tgid]
         if tgid in self.infos:
@@ -116,6 +121,26 @@ class FakeMap(dict[int, Any]):
         self[key] = entry
 
 
+def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
+    """What the kernel's `pid_cache` has of a process that starts now."""
+    owner = np.zeros(1, maps.PID_ENTRY)
+    owner["cookie"], owner["ppid"], owner["start_boot_ns"] = cookie, ppid, w.clock()
+    owner["fork_boot_ns"] = owner["start_boot_ns"]
+    owner["uid"] = owner["euid"] = owner["fsuid"] = 1000
+    owner["auid"] = 0xFFFFFFFF
+    for name, value in fields.items():
+        owner[name] = value
+    return owner[0]
+
+
+def image_of(inode: int, path: bytes = b"/bin/x", *, exec_boot_ns: int = 0, comm: bytes = b"x") -> np.void:
+    """What the kernel's `proc_cache` has of an image."""
+    image = np.zeros(1, maps.IMAGE_ENTRY)
+    image["inode"], image["mount_id"], image["exec_boot_ns"], image["comm"] = inode, 5, exec_boot_ns, comm
+    image["path_bytes"], image["path"] = len(path), np.void(path[:128].ljust(128, b"\0"))
+    return image[0]
+
+
 class World:
     def __init__(
         self,
@@ -134,13 +159,18 @@ class World:
         )  # fmt: skip
         self.proc = FakeProc(procfs.ProcReader() if real_proc else None)
         self.paths = EmptyPaths()
-        self.resolver = EBPFResolver(
-            path_resolver=more.pop("path_resolver", self.paths), tables=self.tables, proc=self.proc,
-            now_boot_ns=self.clock, limiter_clock=lambda: self.clock.now, **more,
-        )  # fmt: skip
+        self.resolver = self.resolver_with(**more)
         self.offset = 1_700_000_000_000_000_000
         self.named: dict[str, ProcessCacheEntry] = {}
         self.events: dict[str, Event] = {}
+
+    def resolver_with(self, **collaborators: Any) -> EBPFResolver:
+        """Another resolver over the same tables, which takes the place of the one before."""
+        self.resolver = EBPFResolver(
+            path_resolver=collaborators.pop("path_resolver", self.paths), tables=self.tables, proc=self.proc,
+            now_boot_ns=self.clock, limiter_clock=lambda: self.clock.now, **collaborators,
+        )  # fmt: skip
+        return self.resolver
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -218,22 +248,31 @@ class World:
     def check(self) -> None:
         """The tables' invariants, and that of specification 5.12 over the index of children."""
         validate_tables(self.tables)
-        heads = {entry.pid: entry for entry in self.resolver.book.heads()}
-        for entry in heads.values():
-            for child in entry.children:
-                before = child.root.ancestor
-                assert before is not None and before.root is entry.root, f"{child} is listed below {entry}"
-            before = entry.root.ancestor
-            if before is not None and entry.exit_time is None:
-                parent = heads.get(before.pid)
-                if parent is not None and parent.root is before.root:
-                    assert entry in parent.children, f"{entry} is not listed below {parent}"
+        check_children(self.resolver.book)
+
+
+def check_children(book: Book) -> None:
+    """Specification 5.12: a listed child descends from its parent, and whoever descends from a cached one is listed.
+
+    Of images, any of the parent's will do: a child is a process, below the image that forked it (9.1.2).
+    """
+    heads = {entry.root: entry for entry in book.heads()}
+    for root, entry in heads.items():
+        for child in entry.children:
+            before = child.root.ancestor
+            assert before is not None and before.root is root, f"{child} is listed below {entry}"
+        before = root.ancestor
+        if before is not None and entry.exit_time is None:
+            parent = heads.get(before.root)
+            assert parent is None or entry in parent.children, f"{entry} is not listed below {parent}"
 
 
 @contextmanager
 def world(**more: Any) -> Iterator[World]:
     with instance() as directory:
         made = World(directory, **more)
-        yield made
-        made.check()
-        made.tables.close()
+        try:
+            yield made
+            made.check()
+        finally:
+            made.tables.close()

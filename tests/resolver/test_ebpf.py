@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from resolver_world import FakeMap, World, high, world
+from resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 from pipeline.bpf import maps, syscall
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
     CGROUP_SOURCE_PROCFS,
@@ -49,15 +48,6 @@ from pipeline.shm import layout
 def w() -> Iterator[World]:
     with world(pid_capacity=5_100_000) as made:
         yield made
-
-
-def resolver_with(w: World, **collaborators: Any) -> EBPFResolver:
-    """Another resolver over the same tables."""
-    w.resolver = EBPFResolver(
-        path_resolver=w.paths, tables=w.tables, proc=w.proc, now_boot_ns=w.clock,
-        limiter_clock=lambda: w.clock.now, **collaborators,
-    )  # fmt: skip
-    return w.resolver
 
 
 def entry_of(event: Event) -> ProcessCacheEntry:
@@ -109,24 +99,6 @@ def test_a_full_table_is_reported() -> None:
 
 
 # -- kernel maps -------------------------------------------------------------------------------------------------------
-
-
-def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
-    owner = np.zeros(1, maps.PID_ENTRY)
-    owner["cookie"], owner["ppid"], owner["start_boot_ns"] = cookie, ppid, w.clock()
-    owner["fork_boot_ns"] = owner["start_boot_ns"]
-    owner["uid"] = owner["euid"] = owner["fsuid"] = 1000
-    owner["auid"] = 0xFFFFFFFF
-    for name, value in fields.items():
-        owner[name] = value
-    return owner[0]
-
-
-def image_of(inode: int, path: bytes = b"/bin/x", *, exec_boot_ns: int = 0, comm: bytes = b"x") -> np.void:
-    image = np.zeros(1, maps.IMAGE_ENTRY)
-    image["inode"], image["mount_id"], image["exec_boot_ns"], image["comm"] = inode, 5, exec_boot_ns, comm
-    image["path_bytes"], image["path"] = len(path), np.void(path[:128].ljust(128, b"\0"))
-    return image[0]
 
 
 @pytest.mark.parametrize(("inode", "is_found"), [(10, True), (11, False), (0, True)])
@@ -249,7 +221,7 @@ def test_the_kernels_own_maps(w: World) -> None:
         pytest.skip(f"bpf(2) refused: {error}")
     try:
         stop = threading.Event()
-        r = resolver_with(w, manager={"pid_cache": maps.pid_cache(pids), "proc_cache": maps.proc_cache(images)})
+        r = w.resolver_with(manager={"pid_cache": maps.pid_cache(pids), "proc_cache": maps.proc_cache(images)})
         r.start(stop)
         w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
         r.sync_cache(high(8))
@@ -269,7 +241,7 @@ def test_the_kernels_own_maps(w: World) -> None:
 
 def test_start_needs_the_maps(w: World) -> None:
     with pytest.raises(ResolverError, match="proc_cache"):
-        resolver_with(w, manager={"pid_cache": FakeMap()}).start(threading.Event())
+        w.resolver_with(manager={"pid_cache": FakeMap()}).start(threading.Event())
     stop = threading.Event()
     w.resolver.manager = None
     w.resolver.start(stop)
@@ -346,14 +318,14 @@ def test_a_memfd_and_its_file_system(w: World) -> None:
 
 
 def test_environment_from_procfs(w: World) -> None:
-    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     w.proc.add(high(7), 0, envs=b"B=2\0A=1\0DD_SERVICE=x\0")
     entry = r.resolve_from_procfs(high(7), 0, None)
     assert entry is not None
     assert r.get_process_envs(entry) == (["A=1", "DD_SERVICE", "B"], False)
     # Off: empty, and marked as cut.
     w.proc.add(high(8), 0, envs=b"B=2\0")
-    other = resolver_with(w).resolve_from_procfs(high(8), 0, None)
+    other = w.resolver_with().resolve_from_procfs(high(8), 0, None)
     assert other is not None and other.envs_entry is not None
     assert (other.envs_entry.values, other.envs_entry.is_truncated) == ([], True)
 
@@ -365,7 +337,7 @@ def test_an_environment_resolver_is_asked_and_may_fail(w: World) -> None:
                 raise OSError
             return ["A=1"], True
 
-    r = resolver_with(w, env_vars_resolver=Envs(), opts=ResolverOpts().with_raw_values())
+    r = w.resolver_with(env_vars_resolver=Envs(), opts=ResolverOpts().with_raw_values())
     w.proc.add(high(7), 0)
     w.proc.add(high(8), 0)
     entry, failed = r.resolve_from_procfs(high(7), 0, None), r.resolve_from_procfs(high(8), 0, None)
@@ -406,7 +378,7 @@ def test_d6_chunks_of_arguments(w: World) -> None:
 
 def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
     """The kernel had no room for more chunks; those that came are whole (specification 1.3, 2.2)."""
-    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     for number, pid in ((5, 3), (7, 4)):
         r.update_args_envs(ArgsEnvsEvent(number, chunk(b"a", b"b")))
         r.update_args_envs(ArgsEnvsEvent(number + 1, chunk(b"A=1")))
@@ -441,7 +413,7 @@ def test_d8_scrubbed_arguments_are_shared(w: World) -> None:
     parent = ProcessCacheEntry(pid=5, args_entry=ArgsEntry(["x", "--key=secret"]))
     child = ProcessCacheEntry(pid=6)
     parent.fork(child)
-    r = resolver_with(w, scrubber=Scrub())
+    r = w.resolver_with(scrubber=Scrub())
     assert r.get_process_argv_scrubbed(child) == (["***"], False)
     assert r.get_process_argv_scrubbed(parent)[0] is r.get_process_argv_scrubbed(child)[0]
     w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--key=secret"]))
@@ -451,7 +423,7 @@ def test_d8_scrubbed_arguments_are_shared(w: World) -> None:
 
 
 def test_d9_shown_variables(w: World) -> None:
-    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     entry = ProcessCacheEntry(envs_entry=EnvsEntry(["A=1", "B=2", "C"]))
     assert r.get_process_envs(entry) == (["A=1", "B", "C"], False)
     assert r.get_process_envp(entry) == (["A=1", "B=2", "C"], False)
@@ -465,7 +437,7 @@ def test_d10_environments_are_off(w: World) -> None:
 
 
 def test_environments_of_an_exec(w: World) -> None:
-    r = resolver_with(w, opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
+    r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     r.update_args_envs(ArgsEnvsEvent(6, chunk(b"A=1", b"B=" + b"2" * 243)))
     entry = entry_of(w.exec(0, 3, 10, envs_id=6))
     assert r.get_process_envs(entry) == (["A=1", "B"], True)
@@ -569,8 +541,8 @@ def test_collaborators_are_told_and_asked(w: World) -> None:
         def resolve_ssh(self, entry: ProcessCacheEntry) -> SSHSessionContext:
             return SSHSessionContext(9, "alice")
 
-    r = resolver_with(
-        w, mount_resolver=Mounts(), cgroup_resolver=Cgroups(), user_group_resolver=Names(),
+    r = w.resolver_with(
+        mount_resolver=Mounts(), cgroup_resolver=Cgroups(), user_group_resolver=Names(),
         user_session_resolver=Sessions(),
     )  # fmt: skip
     event = w.exec(0, 3, 10, credentials=Credentials(uid=1, euid=5, gid=2), mnt_ns=66)
@@ -601,7 +573,7 @@ def test_a_mount_whose_file_system_is_unknown_fails_the_exec(w: World) -> None:
         def filesystem(self, mount_id: int, device: int, pid: int) -> str:
             raise LookupError(mount_id)
 
-    resolver_with(w, mount_resolver=Mounts())
+    w.resolver_with(mount_resolver=Mounts())
     with pytest.raises(ResolverError, match="file system"):
         w.exec(0, 3, 10)
     w.proc.add(high(8), 0)
@@ -692,7 +664,7 @@ def test_d21_symlink_names(w: World) -> None:
 def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:
     entry = ProcessCacheEntry(pid=os.getpid())
     assert w.resolver.set_process_tty(entry) == ""
-    r = resolver_with(w, opts=ResolverOpts().with_tty_fallback_enabled())
+    r = w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled())
     from pipeline.resolver.tty import procfs_tty
 
     assert r.set_process_tty(entry) == procfs_tty(os.getpid())
