@@ -163,6 +163,7 @@ class World:
         self.offset = 1_700_000_000_000_000_000
         self.named: dict[str, ProcessCacheEntry] = {}
         self.events: dict[str, Event] = {}
+        self.told: list[tuple[ProcessCacheEntry, Exception | None]] = []
 
     def resolver_with(self, **collaborators: Any) -> EBPFResolver:
         """Another resolver over the same tables, which takes the place of the one before."""
@@ -232,6 +233,10 @@ class World:
         if parent is not None:
             assert entry.ancestor is parent
         return entry
+
+    def tell(self, entry: ProcessCacheEntry, error: Exception | None) -> None:
+        """A new-entry callback."""
+        self.told.append((entry, error))
 
     # -- what is true --------------------------------------------------------------------------------------------------
 

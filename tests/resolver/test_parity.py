@@ -86,10 +86,12 @@ def test_names_exist(row: dict[str, str]) -> None:
 
 
 def is_test(directory: Path, name: str) -> bool:
-    """Whether `FILE::FUNCTION` below a directory is a test."""
-    file, function = name.split("::")
-    tree = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
-    return function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, also whether its file has that scenario."""
+    file, function, scenario = re.fullmatch(r"([\w/]+)::(\w+)(?:\[(\w+)\])?", name).groups()  # type: ignore[union-attr]
+    path = directory / f"{file}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    is_there = function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return is_there and (scenario is None or scenario in {case.split()[0] for case in names_of_cases(path)})
 
 
 @pytest.mark.parametrize("row", FAULTS, ids=lambda row: row["fault"][:60])

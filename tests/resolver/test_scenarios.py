@@ -9,209 +9,230 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from resolver_world import World, high, world
+from scenario_steps import given, play, then, when
+from scenario_words import (
+    OWN,
+    PARENT,
+    ancestor,
+    cache,
+    chain,
+    count,
+    cut,
+    delete,
+    ebpf,
+    ended,
+    exec_,
+    exit_,
+    file,
+    fork,
+    from_procfs,
+    has,
+    head,
+    ppid,
+    procfs_ppids,
+    put,
+    real_proc,
+    reparent_children,
+    reparent_from_kernel,
+    reparent_from_procfs,
+    same,
+    told,
+)
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import Event, FileEvent, PIDContext, Source
+from pipeline.resolver.model import Event, PIDContext, Source
 from pipeline.resolver.stats import DO_EXIT, KERNEL_PPID, SET_PROCESS_CONTEXT
 
-Step = tuple[Any, ...]
-
-
-def fork(name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "") -> Step:
-    return ("fork", name, ppid, pid, inode, expected, base)
-
-
-def exec_(name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "") -> Step:
-    return ("exec", name, ppid, pid, inode, expected, base)
-
-
-def exit_(name: str) -> Step:
-    return ("exit", name)
-
-
-def delete(name: str) -> Step:
-    return ("delete", name)
-
-
-def cache(*pids: int) -> Step:
-    return ("cache", {high(pid) for pid in pids})
-
-
-def head(pid: int, name: str) -> Step:
-    return ("head", pid, name)
-
-
-def chain(*names: str) -> Step:
-    return ("chain", names)
-
-
-def flags(name: str, is_exec: bool, is_exec_exec: bool) -> Step:
-    return ("flags", name, (is_exec, is_exec_exec))
-
-
-def missing(name: str, is_missing: bool) -> Step:
-    return ("missing", name, is_missing)
-
-
-def base(name: str, text: str) -> Step:
-    return ("base", name, text)
-
-
+#: Of most stories, by the names that the specification uses.
 P, C, X = fork("P", 0, 3, 123), fork("C", 3, 4, 123), exec_("X", 3, 4, 456)
 
-SCENARIOS: dict[str, list[Step]] = {
-    "R1 Fork1st": [
-        P, cache(3), head(3, "P"), C, cache(3, 4), head(4, "C"), chain("C", "P"),
-        exit_("C"), cache(3), exit_("P"), cache(),
-    ],
-    "R2 Fork2nd": [P, C, delete("P"), cache(4), chain("C", "P"), exit_("C"), cache()],
-    "R3 ForkExec": [
-        P, C, X, cache(3, 4), head(4, "X"), chain("X", "C", "P"), delete("P"), cache(4), chain("X", "C", "P"),
-        exit_("C"), cache(),
-    ],
-    "R5 OrphanExec": [
-        P, C, delete("P"), cache(4), chain("C", "P"), X, head(4, "X"), chain("X", "C", "P"), cache(4), exit_("X"),
-        cache(),
-    ],
-    "R6 ForkExecExec": [
-        P, C, delete("P"), exec_("X1", 3, 4, 456), exec_("X2", 3, 4, 789), cache(4), head(4, "X2"),
-        chain("X2", "X1", "C", "P"), exit_("X2"), cache(),
-    ],
-    "R7 ForkReuse": [
-        fork("P1", 0, 3, 123), fork("C1", 3, 4, 123), delete("P1"), exec_("X1", 3, 4, 456), chain("X1", "C1", "P1"),
-        fork("P2", 0, 3, 123), cache(3, 4), head(3, "P2"), chain("X1", "C1", "P1"),
-        fork("C2", 3, 5, 123), cache(3, 4, 5), chain("C2", "P2"),
-        exit_("X1"), cache(3, 5), delete("P2"), cache(5), chain("C2", "P2"), exit_("C2"), cache(),
-    ],
-    "R8 ForkForkExec": [
-        P, C, fork("G", 4, 5, 123), chain("G", "C", "P"), exec_("CX", 3, 4, 456), cache(3, 4, 5),
-        chain("CX", "C", "P"), chain("G", "C", "P"), delete("P"), cache(4, 5), delete("CX"), cache(5), exit_("G"),
-        cache(),
-    ],
-    "R9 ExecBomb": [
-        P, C, delete("P"), exec_("X1", 3, 4, 456), chain("X1", "C", "P"), cache(4),
-        exec_("X2", 3, 4, 456), head(4, "X1"), cache(4), chain("X1", "C", "P"), ("same", "X2", "X1"),
-        exit_("X1"), cache(),
-    ],
-    "R10 ExecLostFork": [
-        fork("P", 0, 3, 123, base="agent"), fork("C", 3, 4, 123, 123), chain("C", "P"), base("C", "agent"),
-        missing("C", False), fork("C1", 4, 5, 123, 456, "sh"), base("C1", "agent"), missing("C1", True),
-        ("count", "inode_error", "fork_parent_missing", 1),
-    ],
-    "R11 ExecLostExec": [
-        fork("P", 0, 3, 123, base="agent"), fork("C", 3, 4, 123, 123), chain("C", "P"), base("C", "agent"),
-        missing("C", False), exec_("X", 3, 4, 456, 456, "sh"), base("X", ""), missing("X", True),
-        ("count", "inode_error", "exec_parent_missing", 1),
-    ],
-    "R12 IsExecExec runtime": [
-        P, C, exec_("X2", 3, 4, 456), exec_("X3", 3, 4, 789), exec_("X4", 3, 4, 101112),
-        flags("P", False, False), flags("C", False, False), flags("X2", True, False), flags("X3", True, True),
-        flags("X4", True, True),
-    ],
-    "R13 IsExecExec snapshot": [
-        ("put", "P", 0, 3, 123, None), ("put", "C", 3, 4, 123, "P"), flags("P", False, False),
-        flags("C", False, False), chain("C", "P"), exec_("X2", 3, 4, 456), flags("X2", True, False),
-        exec_("X3", 3, 4, 769), flags("X3", True, True), chain("X3", "X2", "C", "P"),
-    ],
-    "R14 missing ancestor, ppid known": [
-        fork("I", 0, 1, 100), fork("P", 1, 3, 100), ("put", "C", 3, 4, 100, None), chain("C"), ("ppid", "C", 3),
-        ("procfs", "C"), chain("C", "P", "I"), ("count", "reparent_success", SET_PROCESS_CONTEXT, 1),
-    ],
-    "R16 missing ancestor, procfs fails": [
-        ("put", "C", 0, 99998, 100, None), ("procfs", "C"), chain("C"),
-        ("count", "reparent_failed", SET_PROCESS_CONTEXT, 1),
-    ],
-    "R19 kernel ppid, same": [
-        fork("I", 0, 1, 100), fork("P", 1, 5000001, 100), fork("C", 5000001, 5000002, 100),
-        ("kernel", "C", 5000001), chain("C", "P", "I"), ("count", "reparent_success", KERNEL_PPID, 0),
-        ("count", "reparent_failed", KERNEL_PPID, 0),
-    ],
-    "R20 kernel ppid, other, cached": [
-        fork("I", 0, 1, 100), fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100),
-        fork("C", 5000011, 5000012, 100), ("kernel", "C", 5000010), ("ppid", "C", 5000010), chain("C", "G", "I"),
-        ("count", "reparent_success", KERNEL_PPID, 1),
-    ],
-    "R20b kernel ppid moves the fork root": [
-        fork("I", 0, 1, 100), fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100),
-        fork("C", 5000011, 5000012, 100), exec_("X", 5000011, 5000012, 7), ("kernel", "X", 5000010),
-        ("ppid", "X", 5000010), chain("X", "C", "G", "I"), ("count", "reparent_success", KERNEL_PPID, 1),
-    ],
-    "R21 kernel ppid, other, unknown": [
-        fork("I", 0, 1, 100), fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100), ("kernel", "C", 99997),
-        ("ppid", "C", 5000020), chain("C", "P", "I"), ("count", "reparent_failed", KERNEL_PPID, 1),
-        ("count", "reparent_procfs_fail", "", 1),
-    ],
-    "R22 kernel ppid, zero": [
-        fork("I", 0, 1, 100), fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100), ("kernel", "C", 0),
-        chain("C", "P", "I"), ("count", "reparent_success", KERNEL_PPID, 0),
-        ("count", "reparent_failed", KERNEL_PPID, 0),
-    ],
-    "R23 kernel ppid, pid 1": [
-        fork("I", 0, 1, 100), ("kernel", "I", 999), chain("I"), ("count", "reparent_success", KERNEL_PPID, 0),
-        ("count", "reparent_failed", KERNEL_PPID, 0),
-    ],
+#: Of the lost execs.
+AGENT, EXPECTED = fork("P", 0, 3, 123, base="agent"), fork("C", 3, 4, 123, expected=123)
+
+INIT = fork("I", 0, 1, 100)
+
+SCENARIOS = {
+    "R1 Fork1st": ebpf(
+        when(P), then(cache(3), head(3, "P")),
+        when(C), then(cache(3, 4), head(4, "C"), chain("C", "P")),
+        when(exit_("C")), then(cache(3)),
+        when(exit_("P")), then(cache()),
+    ),
+    "R2 Fork2nd": ebpf(
+        when(P, C, delete("P")), then(cache(4), chain("C", "P")),
+        when(exit_("C")), then(cache()),
+    ),
+    "R3 ForkExec": ebpf(
+        when(P, C, X), then(cache(3, 4), head(4, "X"), chain("X", "C", "P")),
+        when(delete("P")), then(cache(4), chain("X", "C", "P")),
+        when(exit_("C")), then(cache()),
+    ),
+    "R4 ResolveFromProcfs, sanitize-inode": ebpf(
+        given(real_proc()),
+        when(from_procfs("E", OWN, inode=222, depth=1)),
+        then(
+            told("E"), has("E", is_parent_missing=True),
+            file("E", inode=222, pathname=os.path.realpath("/proc/self/exe")),
+            count("inode_error", 1, "procfs_mismatch"),
+        ),
+    ),
+    "R5 OrphanExec": ebpf(
+        when(P, C, delete("P")), then(cache(4), chain("C", "P")),
+        when(X), then(head(4, "X"), chain("X", "C", "P"), cache(4)),
+        when(exit_("X")), then(cache()),
+    ),
+    "R6 ForkExecExec": ebpf(
+        when(P, C, delete("P"), exec_("X1", 3, 4, 456), exec_("X2", 3, 4, 789)),
+        then(cache(4), head(4, "X2"), chain("X2", "X1", "C", "P")),
+        when(exit_("X2")), then(cache()),
+    ),
+    "R7 ForkReuse": ebpf(
+        when(fork("P1", 0, 3, 123), fork("C1", 3, 4, 123), delete("P1"), exec_("X1", 3, 4, 456)),
+        then(chain("X1", "C1", "P1")),
+        when(fork("P2", 0, 3, 123)), then(cache(3, 4), head(3, "P2"), chain("X1", "C1", "P1")),
+        when(fork("C2", 3, 5, 123)), then(cache(3, 4, 5), chain("C2", "P2")),
+        when(exit_("X1")), then(cache(3, 5)),
+        when(delete("P2")), then(cache(5), chain("C2", "P2")),
+        when(exit_("C2")), then(cache()),
+    ),
+    "R8 ForkForkExec": ebpf(
+        when(P, C, fork("G", 4, 5, 123)), then(chain("G", "C", "P")),
+        when(exec_("CX", 3, 4, 456)), then(cache(3, 4, 5), chain("CX", "C", "P"), chain("G", "C", "P")),
+        when(delete("P")), then(cache(4, 5)),
+        when(delete("CX")), then(cache(5)),
+        when(exit_("G")), then(cache()),
+    ),
+    "R9 ExecBomb": ebpf(
+        when(P, C, delete("P"), exec_("X1", 3, 4, 456)), then(chain("X1", "C", "P"), cache(4)),
+        when(exec_("X2", 3, 4, 456)), then(head(4, "X1"), cache(4), chain("X1", "C", "P"), same("X2", "X1")),
+        when(exit_("X1")), then(cache()),
+    ),
+    "R10 ExecLostFork": ebpf(
+        when(AGENT, EXPECTED), then(chain("C", "P"), file("C", basename="agent"), has("C", is_parent_missing=False)),
+        when(fork("C1", 4, 5, 123, expected=456, base="sh")),
+        then(
+            file("C1", basename="agent"), has("C1", is_parent_missing=True),
+            count("inode_error", 1, "fork_parent_missing"),
+        ),
+    ),
+    "R11 ExecLostExec": ebpf(
+        when(AGENT, EXPECTED), then(chain("C", "P"), file("C", basename="agent"), has("C", is_parent_missing=False)),
+        when(exec_("X", 3, 4, 456, expected=456, base="sh")),
+        then(file("X", basename=""), has("X", is_parent_missing=True), count("inode_error", 1, "exec_parent_missing")),
+    ),
+    "R12 IsExecExec runtime": ebpf(
+        when(P, C, exec_("X2", 3, 4, 456), exec_("X3", 3, 4, 789), exec_("X4", 3, 4, 101112)),
+        then(
+            has("P", is_exec=False, is_exec_exec=False), has("C", is_exec=False, is_exec_exec=False),
+            has("X2", is_exec=True, is_exec_exec=False), has("X3", is_exec=True, is_exec_exec=True),
+            has("X4", is_exec=True, is_exec_exec=True),
+        ),
+    ),
+    "R13 IsExecExec snapshot": ebpf(
+        given(
+            put("P", 0, 3, 123, source=Source.PROCFS_SNAPSHOT),
+            put("C", 3, 4, 123, above="P", source=Source.PROCFS_SNAPSHOT),
+        ),
+        then(
+            has("P", is_exec=False, is_exec_exec=False), has("C", is_exec=False, is_exec_exec=False), chain("C", "P"),
+        ),
+        when(exec_("X2", 3, 4, 456)), then(has("X2", is_exec=True, is_exec_exec=False)),
+        when(exec_("X3", 3, 4, 769)),
+        then(has("X3", is_exec=True, is_exec_exec=True), chain("X3", "X2", "C", "P")),
+    ),
+    "R14 missing ancestor, ppid known": ebpf(
+        given(INIT, fork("P", 1, 3, 100), put("C", 3, 4, 100)), then(chain("C"), ppid("C", 3)),
+        when(reparent_from_procfs("C")),
+        then(chain("C", "P", "I"), count("reparent_success", 1, SET_PROCESS_CONTEXT)),
+    ),
+    "R15 missing ancestor, ppid 0, read from procfs": ebpf(
+        given(real_proc(), INIT, fork("P", 1, PARENT, 100), put("C", 0, OWN, 100)), then(chain("C"), ppid("C", 0)),
+        when(reparent_from_procfs("C")),
+        then(chain("C", "P", "I"), ppid("C", PARENT), count("reparent_success", 1, SET_PROCESS_CONTEXT)),
+    ),
+    "R16 missing ancestor, procfs fails": ebpf(
+        given(put("C", 0, 99998, 100)),
+        when(reparent_from_procfs("C")), then(chain("C"), count("reparent_failed", 1, SET_PROCESS_CONTEXT)),
+    ),
+    # Entries have the number of forks to the last one as their name. The children of the parents at 1 and 3 are asked
+    # for, so the parents of the processes at 0 and 2, and nothing further up.
+    "R17 max fork depth": ebpf(
+        given(
+            INIT, fork("16", 1, 5000100, 100),
+            *[fork(str(n), 5000116 - n - 1, 5000116 - n, 100) for n in range(15, -1, -1)],
+            cut("14"), *[ended(str(n)) for n in range(1, 17, 2)],
+        ),
+        when(reparent_from_procfs("0")),
+        then(
+            chain(*[str(n) for n in range(15)]), chain("15", "16", "I"),
+            count("reparent_success", 0, SET_PROCESS_CONTEXT), procfs_ppids("0", "2"),
+        ),
+    ),
+    "R18 subreaper reparenting": ebpf(
+        given(real_proc(), fork("G", 0, PARENT, 100), fork("F", PARENT, 99999, 100), fork("C", 99999, OWN, 100)),
+        then(ppid("C", 99999), chain("C", "F", "G"), cache(PARENT, 99999, OWN)),
+        when(reparent_children("F"), delete("F")), then(cache(PARENT, OWN), ppid("C", PARENT), chain("C", "G")),
+        when(delete("C"), delete("G")), then(cache()),
+    ),
+    # The last design: after an exit that named no reaper and found nobody in /proc, a use of the child moves it.
+    "R18b subreaper reparenting, the child is used": ebpf(
+        given(real_proc(), fork("G", 0, PARENT, 100), fork("F", PARENT, 99999, 100), fork("C", 99999, OWN, 100)),
+        when(delete("F")), then(cache(PARENT, OWN), chain("C", "F", "G")),
+        when(reparent_from_procfs("C")), then(ancestor("C", "G"), ppid("C", PARENT)),
+    ),
+    "R19 kernel ppid, same": ebpf(
+        given(INIT, fork("P", 1, 5000001, 100), fork("C", 5000001, 5000002, 100)),
+        when(reparent_from_kernel("C", 5000001)),
+        then(
+            chain("C", "P", "I"), ppid("C", 5000001), count("reparent_success", 0, KERNEL_PPID),
+            count("reparent_failed", 0, KERNEL_PPID),
+        ),
+    ),
+    "R20 kernel ppid, other, cached": ebpf(
+        given(
+            INIT, fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100), fork("C", 5000011, 5000012, 100),
+        ),
+        when(reparent_from_kernel("C", 5000010)),
+        then(ppid("C", 5000010), chain("C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
+    ),
+    "R20b kernel ppid moves the fork root": ebpf(
+        given(
+            INIT, fork("G", 1, 5000010, 100), fork("P", 5000010, 5000011, 100), fork("C", 5000011, 5000012, 100),
+            exec_("X", 5000011, 5000012, 7),
+        ),
+        when(reparent_from_kernel("X", 5000010)),
+        then(ppid("X", 5000010), chain("X", "C", "G", "I"), count("reparent_success", 1, KERNEL_PPID)),
+    ),
+    "R21 kernel ppid, other, unknown": ebpf(
+        given(INIT, fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100)),
+        when(reparent_from_kernel("C", 99997)),
+        then(
+            ppid("C", 5000020), chain("C", "P", "I"), count("reparent_failed", 1, KERNEL_PPID),
+            count("reparent_procfs_fail", 1),
+        ),
+    ),
+    "R22 kernel ppid, zero": ebpf(
+        given(INIT, fork("P", 1, 5000020, 100), fork("C", 5000020, 5000021, 100)),
+        when(reparent_from_kernel("C", 0)),
+        then(
+            chain("C", "P", "I"), ppid("C", 5000020), count("reparent_success", 0, KERNEL_PPID),
+            count("reparent_failed", 0, KERNEL_PPID),
+        ),
+    ),
+    "R23 kernel ppid, pid 1": ebpf(
+        given(INIT),
+        when(reparent_from_kernel("I", 999)),
+        then(chain("I"), count("reparent_success", 0, KERNEL_PPID), count("reparent_failed", 0, KERNEL_PPID)),
+    ),
 }  # fmt: skip
-
-
-def run(w: World, step: Step) -> None:
-    kind, *rest = step
-    if kind in ("fork", "exec"):
-        name, ppid, pid, inode, expected, basename = rest
-        event = getattr(w, kind)(ppid, pid, inode, expected, basename)
-        w.events[name] = event
-        assert event.entry is not None
-        w.named[name] = event.entry
-    elif kind == "put":
-        name, ppid, pid, inode, parent = rest
-        entry = ProcessCacheEntry(
-            pid=high(pid), tid=high(pid), ppid=high(ppid), file_event=FileEvent(inode=inode, mount_id=1)
-        )
-        if parent is not None:
-            entry.set_fork_parent(w.named[parent])
-        source = Source.PROCFS_SNAPSHOT if "R13" in w.name else Source.EVENT
-        w.named[name] = w.put(entry, source)
-    elif kind == "exit":
-        w.exit(w.events[rest[0]])
-    elif kind == "delete":
-        w.delete(w.named[rest[0]].pid)
-    elif kind == "procfs":
-        w.resolver.try_reparent_from_procfs(w.named[rest[0]], SET_PROCESS_CONTEXT, None)
-    elif kind == "kernel":
-        w.resolver.try_reparent_from_kernel_ppid(w.named[rest[0]], high(rest[1]), None)
-    elif kind == "cache":
-        assert w.cache == rest[0]
-    elif kind == "head":
-        assert w.resolver.get(high(rest[0])) is w.named[rest[1]]
-    elif kind == "same":
-        assert w.named[rest[0]] is w.named[rest[1]]
-    elif kind == "chain":
-        assert list(w.named[rest[0][0]].chain()) == [w.named[name] for name in rest[0]]
-    elif kind == "flags":
-        entry = w.named[rest[0]]
-        assert (entry.is_exec, entry.is_exec_exec) == rest[1]
-    elif kind == "missing":
-        assert w.named[rest[0]].is_parent_missing is rest[1]
-    elif kind == "base":
-        assert w.named[rest[0]].file_event.basename == rest[1]
-    elif kind == "ppid":
-        assert w.named[rest[0]].ppid == high(rest[1])
-    elif kind == "count":
-        assert w.count(rest[0], rest[1]) == rest[2]
-    else:
-        raise AssertionError(kind)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name: str) -> None:
-    with world() as w:
-        w.name = name  # type: ignore[attr-defined]
-        for step in SCENARIOS[name]:
-            run(w, step)
-            w.check()
+    play(SCENARIOS[name])
 
 
 @pytest.fixture
@@ -231,78 +252,6 @@ def see(w: World, event: Event) -> ProcessCacheEntry:
     w.check()
     assert event.entry is not None
     return event.entry
-
-
-# -- 8.2, those that read /proc or need more than a row of the table ---------------------------------------------------
-
-
-def test_r4_resolve_from_procfs_sanitizes_the_inode(real: World) -> None:
-    told: list[ProcessCacheEntry] = []
-    with real.resolver.lock:
-        entry = real.resolver._from_procfs(os.getpid(), 222, 1, lambda entry, error: told.append(entry))
-    assert entry is not None and told == [entry]
-    assert entry.file_event.inode == 222 and entry.is_parent_missing
-    assert entry.file_event.pathname == os.path.realpath("/proc/self/exe")
-    assert real.count("inode_error", "procfs_mismatch") == 1
-
-
-def test_r15_a_missing_ppid_is_read_from_procfs(real: World) -> None:
-    real.fork(0, 1, 100)
-    parent = see(real, real.fork(1, os.getppid(), 100))
-    child = real.put(ProcessCacheEntry(pid=os.getpid(), tid=os.getpid(), file_event=FileEvent(inode=100)))
-    real.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
-    real.check()
-    assert child.ancestor is parent and child.ppid == os.getppid()
-    assert real.count("reparent_success", SET_PROCESS_CONTEXT) == 1
-
-
-def test_r17_four_parents_are_examined_and_no_more(w: World) -> None:
-    w.fork(0, 1, 100)
-    entries = []
-    for number in range(17):
-        parent = entries[-1].pid if entries else 1
-        entries.append(see(w, w.fork(parent, 5_000_100 + number, 100)))
-    last = entries[-1]
-    cut = entries[-1 - 14]
-    cut.ancestor = None
-    for distance in range(1, 17, 2):
-        entries[-1 - distance].exit(w.clock() + w.offset)
-    asked: list[int] = []
-    read = w.proc.read_ppid
-    w.proc.read_ppid = lambda pid: asked.append(pid) or read(pid)  # type: ignore[method-assign, func-returns-value]
-    w.resolver.try_reparent_from_procfs(last, SET_PROCESS_CONTEXT, None)
-    assert cut.ancestor is None and w.count("reparent_success", SET_PROCESS_CONTEXT) == 0
-    # The children of the parents at distance 1 and 3 were asked for, nothing further up.
-    assert set(asked) == {last.pid, entries[-3].pid}
-
-
-def test_r18_a_subreaper_takes_the_children(real: World) -> None:
-    grand = see(real, real.fork(0, os.getppid(), 100))
-    father = see(real, real.fork(os.getppid(), 99999, 100))
-    child = see(real, real.fork(99999, os.getpid(), 100))
-    assert child.ppid == high(99999) and child.ancestor is father and father.ancestor is grand
-    assert len(real.cache) == 3
-    with real.resolver.lock:
-        real.resolver._reparent_children(father, DO_EXIT, None)
-    real.check()
-    real.delete(99999)
-    real.check()
-    assert len(real.cache) == 2 and child.ppid == os.getppid() and child.ancestor is grand
-    real.resolver.delete_entry(child.pid, 1)
-    real.resolver.delete_entry(grand.pid, 1)
-    assert real.cache == set()
-
-
-def test_r18_under_the_last_design_using_the_child_moves_it(real: World) -> None:
-    """After the parent's exit, which named no reaper and found nobody in /proc, a use of the child moves it."""
-    grand = see(real, real.fork(0, os.getppid(), 100))
-    father = see(real, real.fork(os.getppid(), 99999, 100))
-    child = see(real, real.fork(99999, os.getpid(), 100))
-    real.delete(99999)
-    assert child.ancestor is father
-    real.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
-    real.check()
-    assert child.ancestor is grand and child.ppid == os.getppid()
 
 
 # -- 8.4 ---------------------------------------------------------------------------------------------------------------
@@ -344,8 +293,8 @@ def test_d4_the_inode_must_be_the_expected_one(w: World) -> None:
 def test_d11_kernel_threads_and_pid_0_are_refused(w: World) -> None:
     from pipeline.resolver.model import ResolverError
 
-    for ppid, pid in ((2, 7), (1, 2), (1, 0)):
-        context = PIDContext(pid=pid, tid=pid, ppid=ppid)
+    for parent, pid in ((2, 7), (1, 2), (1, 0)):
+        context = PIDContext(pid=pid, tid=pid, ppid=parent)
         event = Event(pid_context=context, entry=w.resolver.new_process_cache_entry(context))
         with pytest.raises(ResolverError):
             w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)

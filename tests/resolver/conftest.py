@@ -1,0 +1,5 @@
+"""A look of a scenario that fails shows what it found, as an assert in a test does."""
+
+import pytest
+
+pytest.register_assert_rewrite("scenario_words", "keyed_world")

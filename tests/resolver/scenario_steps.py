@@ -1,0 +1,114 @@
+"""What a row of the table of scenarios is made of, and how it is played. The words are in scenario_words.py.
+
+    "R2 Fork2nd": ebpf(
+        when(fork("P", 0, 3, 123), fork("C", 3, 4, 123), delete("P")), then(cache(4), chain("C", "P")),
+        when(exit_("C")), then(cache()),
+    )
+
+A step is a word with its arguments: something that happens to the real resolver, or a look at what is there. Steps come
+in parts, `given` first, then `when` and `then` as often as the story needs; only `then` looks, and a row ends with it.
+What always holds, the world's invariants, is checked after every step: the step that breaks them is the one that is
+named.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Concatenate, Protocol
+
+
+class Checked(Protocol):
+    """A world whose invariants can be checked at any time."""
+
+    def check(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    text: str
+    run: Callable[[Any], None]
+    is_look: bool
+
+
+@dataclass(frozen=True)
+class Part:
+    name: str
+    steps: tuple[Step, ...]
+
+
+def happens[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
+    """A word for `given` and `when`: a function of the world and the arguments that the table has."""
+    return _word(function, is_look=False)
+
+
+def expects[**P](function: Callable[Concatenate[Any, P], None]) -> Callable[P, Step]:
+    """A word for `then`: it asserts, and changes nothing that a later step would see."""
+    return _word(function, is_look=True)
+
+
+def _word[**P](function: Callable[Concatenate[Any, P], None], *, is_look: bool) -> Callable[P, Step]:
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def word(*args: P.args, **kwargs: P.kwargs) -> Step:
+        # A row that is written wrongly fails where it stands, not when it is played.
+        signature.bind(None, *args, **kwargs)
+        shown = [repr(arg) for arg in args] + [f"{name}={arg!r}" for name, arg in kwargs.items()]
+        return Step(f"{function.__name__}({', '.join(shown)})", lambda w: function(w, *args, **kwargs), is_look)
+
+    return word
+
+
+def given(*steps: Step) -> Part:
+    return Part("given", steps)
+
+
+def when(*steps: Step) -> Part:
+    return Part("when", steps)
+
+
+def then(*steps: Step) -> Part:
+    return Part("then", steps)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A row: what is played, in which world.
+
+    Raises:
+        ValueError: the parts are in no order that says what happens and what comes of it.
+    """
+
+    world: Callable[[], AbstractContextManager[Checked]]
+    parts: tuple[Part, ...]
+
+    def __post_init__(self) -> None:
+        names = [part.name for part in self.parts]
+        if "given" in names[1:] or "when" not in names or names[0] == "then" or names[-1] != "then":
+            raise ValueError(f"{names}: given comes first, something happens, and the end is looked at")
+        if any(one == other for one, other in pairwise(names)):
+            raise ValueError(f"{names}: what comes after the same word is the same part")
+        for part in self.parts:
+            if not part.steps or any(step.is_look is not (part.name == "then") for step in part.steps):
+                raise ValueError(f"{part}: given and when have what happens, then has what is expected")
+
+    @property
+    def steps(self) -> list[Step]:
+        return [step for part in self.parts for step in part.steps]
+
+
+def play(scenario: Scenario) -> None:
+    """Play a row: each step in its turn, and the invariants after each."""
+    with scenario.world() as w:
+        for number, step in enumerate(scenario.steps, 1):
+            try:
+                step.run(w)
+                w.check()
+            except Exception as error:
+                error.add_note(f"at step {number}: {step.text}")
+                raise
