@@ -23,7 +23,7 @@ from pipeline.resolver import procfs
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.entry_rows import Book
-from pipeline.resolver.model import CGroupContext, Event, FileEvent, PathKey, PIDContext, Source
+from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
@@ -164,6 +164,9 @@ class World:
         self.named: dict[str, ProcessCacheEntry] = {}
         self.events: dict[str, Event] = {}
         self.told: list[tuple[ProcessCacheEntry, Exception | None]] = []
+        self.results: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.began_unix_ns = self.clock.now + self.offset
 
     def resolver_with(self, **collaborators: Any) -> EBPFResolver:
         """Another resolver over the same tables, which takes the place of the one before."""
@@ -175,41 +178,60 @@ class World:
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def event(self, ppid: int, pid: int, inode: int, expected: int = 0, basename: str = "", **fields: Any) -> Event:
+    def event(
+        self, ppid: int, pid: int, inode: int, expected: int = 0, basename: str = "", name: str = "", **fields: Any
+    ) -> Event:
+        """An event with an entry; a name is for `events`, from before anything comes of it."""
         context = PIDContext(pid=high(pid), tid=high(pid), ppid=high(ppid), exec_inode=expected)
         entry = self.resolver.new_process_cache_entry(context)
         file = FileEvent(inode=inode, mount_id=1)
         entry.set(file_event=replace(file, basename=basename))
         if fields:
             entry.set(**fields)
-        return Event(timestamp_ns=self.clock(), pid_context=context, entry=entry)
+        event = Event(timestamp_ns=self.clock(), pid_context=context, entry=entry)
+        if name:
+            self.events[name] = event
+        return event
 
     def dummy_cgroup(self) -> CGroupContext:
         return CGroupContext(cgroup_id="/dummy", path_key=PathKey(4242, 7))
 
-    def fork(self, ppid: int, pid: int, inode: int = 0, expected: int = 0, basename: str = "", **fields: Any) -> Event:
-        event = self.event(ppid, pid, inode, expected, basename, **fields)
+    def fork(self, ppid: int, pid: int, inode: int = 0, expected: int = 0, basename: str = "", **more: Any) -> Event:
+        event = self.event(ppid, pid, inode, expected, basename, **more)
         assert event.entry is not None
-        event.entry.set(**{"fork_time": self.clock(), **fields})
+        if "fork_time" not in more:
+            event.entry.fork_time = self.clock()
         self.resolver.add_fork_entry(event, self.dummy_cgroup(), None)
         return event
 
-    def exec(self, ppid: int, pid: int, inode: int = 0, expected: int = 0, basename: str = "", **fields: Any) -> Event:
-        event = self.event(ppid, pid, inode, expected, basename, **fields)
+    def exec(self, ppid: int, pid: int, inode: int = 0, expected: int = 0, basename: str = "", **more: Any) -> Event:
+        event = self.event(ppid, pid, inode, expected, basename, **more)
         assert event.entry is not None
-        event.entry.set(**{"exec_time": self.clock(), **fields})
+        if "exec_time" not in more:
+            event.entry.exec_time = self.clock()
         self.resolver.add_exec_entry(event, self.dummy_cgroup())
         return event
 
-    def exit(self, event: Event) -> bool:
+    def apply_exit(self, event: Event) -> bool:
         event.timestamp_ns = self.clock()
-        known = self.resolver.apply_exit_entry(event, None)
+        return self.resolver.apply_exit_entry(event, None)
+
+    def exit(self, event: Event) -> bool:
+        known = self.apply_exit(event)
         self.check()
-        self.resolver.delete_entry(event.pid_context.pid, event.timestamp_ns + self.offset)
+        self.delete_at(event)
         return known
+
+    def delete_at(self, event: Event) -> None:
+        self.resolver.delete_entry(event.pid_context.pid, event.timestamp_ns + self.offset)
 
     def delete(self, pid: int) -> None:
         self.resolver.delete_entry(high(pid), self.clock() + self.offset)
+
+    def change(self, pid: int, tid: int, **credentials: Any) -> Event:
+        """An event that tells of ids."""
+        context = PIDContext(pid=high(pid), tid=high(tid))
+        return Event(timestamp_ns=self.clock(), pid_context=context, credentials=Credentials(**credentials))
 
     def put(self, entry: ProcessCacheEntry, source: Source = Source.EVENT) -> ProcessCacheEntry:
         """An entry goes into the cache as it is, linked to the ancestor that it has and to no other."""

@@ -34,6 +34,9 @@ class Step:
     run: Callable[[Any], None]
     is_look: bool
 
+    def __repr__(self) -> str:
+        return self.text
+
 
 @dataclass(frozen=True)
 class Part:
@@ -110,5 +113,5 @@ def play(scenario: Scenario) -> None:
                 step.run(w)
                 w.check()
             except Exception as error:
-                error.add_note(f"at step {number}: {step.text}")
+                error.add_note(f"at step {number}: {step}")
                 raise

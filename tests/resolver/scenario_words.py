@@ -9,16 +9,30 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from resolver_world import World, high, world
-from scenario_steps import Part, Scenario, expects, happens
+import numpy as np
+import pytest
+from resolver_world import FakeMap, World, high, image_of, owner_of, world
+from scenario_steps import Part, Scenario, Step, expects, happens
 
 from pipeline.resolver import procfs
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import FileEvent, Source
+from pipeline.resolver.model import (
+    SNAPSHOTTED,
+    ArgsEnvsEvent,
+    AWSSecurityCredentials,
+    Event,
+    FileEvent,
+    PIDContext,
+    ResolverError,
+    Source,
+)
 from pipeline.resolver.stats import DO_EXIT, SET_PROCESS_CONTEXT
 
 #: The two processes of which a test knows what the real /proc says.
 OWN, PARENT = os.getpid(), os.getppid()
+
+SECOND_NS = 1_000_000_000
 
 
 def ebpf(*parts: Part) -> Scenario:
@@ -26,13 +40,75 @@ def ebpf(*parts: Part) -> Scenario:
     return Scenario(world, parts)
 
 
+def made(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields as an entry takes them: argument and environment objects are shared, so each playing makes its own."""
+    fields = dict(fields)
+    if "args" in fields:
+        fields["args_entry"] = ArgsEntry(fields.pop("args"))
+    if "envs" in fields:
+        fields["envs_entry"] = EnvsEntry(fields.pop("envs"))
+    return fields
+
+
+class Stars:
+    """A scrubber that hides every argument with "secret" in it."""
+
+    def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
+        return ["***" if "secret" in arg else arg for arg in args], True
+
+
 # -- what is there before ----------------------------------------------------------------------------------------------
+
+
+@happens
+def resolver(w: World, **collaborators: Any) -> None:
+    """The resolver has these collaborators and options."""
+    w.resolver_with(**collaborators)
+
+
+@happens
+def snapshotted(w: World) -> None:
+    w.resolver.set_state(SNAPSHOTTED)
 
 
 @happens
 def real_proc(w: World) -> None:
     """Of what the test did not make up the real /proc is asked."""
     w.proc.real = procfs.ProcReader()
+
+
+@happens
+def in_procfs(w: World, pid: int, ppid: int, same_as: str = "", **facts: Any) -> None:
+    """/proc has a process; one that is cached already began when that one did."""
+    if same_as:
+        facts["start_boot_ns"] = w.named[same_as].start_boot_ns
+    w.proc.add(high(pid), high(ppid), **facts)
+
+
+@happens
+def in_procfs_below(w: World, pid: int, ppid: int) -> None:
+    """/proc tells the parent of a process."""
+    w.proc.ppids[high(pid)] = high(ppid)
+
+
+@happens
+def kernel_maps(w: World, *records: tuple[int, int, int]) -> None:
+    """The kernel's maps have these: pid, cookie and inode of the executable."""
+    w.resolver.pid_cache = FakeMap({high(pid): owner_of(w, high(pid), cookie) for pid, cookie, _ in records})
+    w.resolver.proc_cache = FakeMap({cookie: image_of(inode) for _, cookie, inode in records})
+
+
+@happens
+def paths_fail(w: World, is_failing: bool) -> None:
+    w.paths.fails = is_failing
+
+
+@happens
+def free(w: World, name: str, pid: int = 0, above: str = "", **fields: Any) -> None:
+    """An entry that is in no table."""
+    w.named[name] = ProcessCacheEntry(pid=pid, **made(fields))
+    if above:
+        w.named[name].ancestor = w.named[above]
 
 
 @happens
@@ -48,6 +124,11 @@ def put(
 
 
 @happens
+def change(w: World, name: str, **fields: Any) -> None:
+    w.named[name].set(**made(fields))
+
+
+@happens
 def cut(w: World, name: str) -> None:
     """An entry loses the link to its ancestor."""
     w.named[name].ancestor = None
@@ -59,22 +140,55 @@ def ended(w: World, name: str) -> None:
     w.named[name].exit(w.clock() + w.offset)
 
 
-# -- events and calls --------------------------------------------------------------------------------------------------
+@happens
+def time_passes(w: World, seconds: int) -> None:
+    w.clock.now += seconds * SECOND_NS
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
 
 
 @happens
-def fork(w: World, name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "") -> None:
-    _keep(w, name, w.fork(ppid, pid, inode, expected, base))
+def fork(
+    w: World, name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "", ago: int = 0,
+    **fields: Any,
+) -> None:  # fmt: skip
+    """AddForkEntry, `ago` in seconds."""
+    if ago:
+        fields["fork_time"] = w.clock.ago(ago)
+    _keep(w, name, w.fork(ppid, pid, inode, expected, base, name=name, **made(fields)))
 
 
 @happens
-def exec_(w: World, name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "") -> None:
-    _keep(w, name, w.exec(ppid, pid, inode, expected, base))
+def exec_(
+    w: World, name: str, ppid: int, pid: int, inode: int, expected: int = 0, base: str = "", ago: int = 0,
+    **fields: Any,
+) -> None:  # fmt: skip
+    """AddExecEntry, `ago` in seconds."""
+    if ago:
+        fields["exec_time"] = w.clock.ago(ago)
+    _keep(w, name, w.exec(ppid, pid, inode, expected, base, name=name, **made(fields)))
 
 
-def _keep(w: World, name: str, event: Any) -> None:
+def _keep(w: World, name: str, event: Event) -> None:
     assert event.entry is not None
-    w.events[name], w.named[name] = event, event.entry
+    w.named[name] = event.entry
+
+
+@happens
+def fork_of_exactly(w: World, name: str, ppid: int, pid: int) -> None:
+    """AddForkEntry of pids that are meant as they are."""
+    context = PIDContext(pid=pid, tid=pid, ppid=ppid)
+    w.events[name] = Event(pid_context=context, entry=w.resolver.new_process_cache_entry(context))
+    w.resolver.add_fork_entry(w.events[name], w.dummy_cgroup(), None)
+
+
+@happens
+def refused(w: World, step: Step) -> None:
+    """A step that raises, see `error`."""
+    with pytest.raises(ResolverError) as caught:
+        step.run(w)
+    w.error = caught.value
 
 
 @happens
@@ -84,20 +198,88 @@ def exit_(w: World, name: str) -> None:
 
 
 @happens
+def apply_exit(w: World, name: str) -> None:
+    """The first half of it."""
+    w.results[name] = w.apply_exit(w.events[name])
+
+
+@happens
+def apply_exit_of_unknown(w: World, name: str, pid: int) -> None:
+    w.results[name] = w.apply_exit(w.event(0, pid, 0, name=name))
+
+
+@happens
+def delete_at_exit(w: World, name: str) -> None:
+    """The other half."""
+    w.delete_at(w.events[name])
+
+
+@happens
 def delete(w: World, name: str) -> None:
     w.delete(w.named[name].pid)
 
 
 @happens
-def from_procfs(w: World, name: str, pid: int, inode: int, depth: int) -> None:
-    """The internal form of ResolveFromProcfs, whose depth is the caller's."""
+def args_chunk(w: World, number: int, *strings: bytes) -> None:
+    w.resolver.update_args_envs(ArgsEnvsEvent(number, encode_payload(strings)))
+
+
+@happens
+def args_of_ids(w: World, first: int, last: int) -> None:
+    """A chunk for each of these ids."""
+    for number in range(first, last + 1):
+        w.resolver.update_args_envs(ArgsEnvsEvent(number, encode_payload([b"a"])))
+
+
+@happens
+def update(w: World, what: str, pid: int, tid: int, **credentials: Any) -> None:
+    """UpdateUID and its like, by a thread."""
+    getattr(w.resolver, f"update_{what}")(high(pid), w.change(pid, tid, **credentials))
+
+
+@happens
+def imds(w: World, pid: int, key: str, expires_s: int) -> None:
+    """An answer of the metadata service; times are seconds since the test began."""
+    event = Event(pid_context=PIDContext(pid=high(pid), tid=high(pid)), timestamp_ns=w.clock())
+    expiration = w.began_unix_ns + expires_s * SECOND_NS
+    event.aws = AWSSecurityCredentials("Success", "AWS-HMAC", key, "", expiration, "")
+    w.resolver.update_aws_security_credentials(high(pid), event)
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+@happens
+def resolve(w: World, name: str, pid: int, inode: int = 0, use_procfs: bool = True) -> None:
+    _found(w, name, w.resolver.resolve(high(pid), high(pid), inode, use_procfs, w.tell))
+
+
+@happens
+def from_cache(w: World, name: str, pid: int, inode: int, tid: int) -> None:
+    _found(w, name, w.resolver.resolve_from_cache(high(pid), tid, inode))
+
+
+@happens
+def from_maps(w: World, name: str, pid: int, inode: int) -> None:
+    _found(w, name, w.resolver.resolve_from_kernel_maps(high(pid), high(pid), inode, w.tell))
+
+
+@happens
+def from_procfs(w: World, name: str, pid: int, inode: int = 0) -> None:
+    _found(w, name, w.resolver.resolve_from_procfs(high(pid), inode, w.tell))
+
+
+@happens
+def from_procfs_to(w: World, name: str, pid: int, inode: int, depth: int) -> None:
+    """The internal form of it, whose depth is the caller's."""
     with w.resolver.lock:
         _found(w, name, w.resolver._from_procfs(high(pid), inode, depth, w.tell))
 
 
 def _found(w: World, name: str, entry: ProcessCacheEntry | None) -> None:
-    assert entry is not None
-    w.named[name] = entry
+    w.results[name] = entry
+    if entry is not None:
+        w.named[name] = entry
 
 
 @happens
@@ -116,6 +298,54 @@ def reparent_children(w: World, name: str) -> None:
         w.resolver._reparent_children(w.named[name], DO_EXIT, None)
 
 
+@happens
+def flush_tick(w: World, name: str) -> None:
+    """The body of the flush task; how many it queued has the name."""
+    w.results[name] = w.resolver.flush_tick()
+
+
+@happens
+def dequeue_exited(w: World) -> None:
+    w.resolver.dequeue_exited()
+
+
+@happens
+def set_args(w: World, name: str) -> None:
+    w.resolver.set_process_args(w.named[name])
+
+
+@happens
+def take_args(w: World, name: str, number: int) -> None:
+    """What the cache of chunks has of an id, which is gone then."""
+    w.results[name] = w.resolver.args_envs.take(number)
+
+
+@happens
+def scrub(w: World, name: str) -> None:
+    """GetProcessArgvScrubbed."""
+    w.results[name] = w.resolver.get_process_argv_scrubbed(w.named[name])
+
+
+@happens
+def set_symlink(w: World, name: str) -> None:
+    w.resolver.set_process_symlink(w.named[name])
+
+
+@happens
+def fetch_aws(w: World, name: str, pid: int, at_ns: int = 0) -> None:
+    """FetchAWSSecurityCredentials, now or at that boot time: pairs of a key and its end as `imds` has it."""
+    event = Event(pid_context=PIDContext(pid=high(pid), tid=high(pid)), timestamp_ns=at_ns or w.clock())
+    w.results[name] = [
+        (one.access_key_id, (one.expiration - w.began_unix_ns) // SECOND_NS)
+        for one in w.resolver.fetch_aws_security_credentials(event)
+    ]
+
+
+@happens
+def entry_fork(w: World, parent: str, child: str) -> None:
+    w.named[parent].fork(w.named[child])
+
+
 # -- looks -------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +357,19 @@ def cache(w: World, *pids: int) -> None:
 @expects
 def head(w: World, pid: int, name: str) -> None:
     assert w.resolver.get(high(pid)) is w.named[name]
+
+
+@expects
+def result(w: World, name: str, value: Any) -> None:
+    """What a call gave that is no entry; None where it found nobody."""
+    assert w.results[name] == value
+
+
+@expects
+def error(w: World, kind: type[Exception], cause: type[Exception] | None = None) -> None:
+    """What the last refusal was."""
+    assert type(w.error) is kind
+    assert cause is None or type(w.error.__cause__) is cause
 
 
 @expects
@@ -159,6 +402,20 @@ def file(w: World, name: str, **values: Any) -> None:
 
 
 @expects
+def interpreter(w: World, name: str, **values: Any) -> None:
+    """Fields of its interpreter."""
+    found = w.named[name].interpreter
+    assert {field: getattr(found, field) for field in values} == values
+
+
+@expects
+def credentials(w: World, name: str, **values: Any) -> None:
+    """Fields of its credentials."""
+    found = w.named[name].credentials
+    assert {field: getattr(found, field) for field in values} == values
+
+
+@expects
 def ppid(w: World, name: str, pid: int) -> None:
     assert w.named[name].ppid == high(pid)
 
@@ -166,6 +423,12 @@ def ppid(w: World, name: str, pid: int) -> None:
 @expects
 def count(w: World, counter: str, number: int, tag: str = "") -> None:
     assert w.count(counter, tag) == number
+
+
+@expects
+def uncounted(w: World) -> None:
+    """No counter moved."""
+    assert {key: number for key, number in w.resolver.stats.all().items() if number} == {}
 
 
 @expects
@@ -178,3 +441,87 @@ def told(w: World, *names: str) -> None:
 def procfs_ppids(w: World, *names: str) -> None:
     """Of these and nobody else /proc was asked for the parent."""
     assert set(w.proc.ppid_reads) == {w.named[name].pid for name in names}
+
+
+@expects
+def procfs_reads(w: World, *pids: int) -> None:
+    """/proc was asked for these processes, in this order."""
+    assert w.proc.reads == [high(pid) for pid in pids]
+
+
+@expects
+def children(w: World, name: str, *names: str) -> None:
+    assert w.named[name].children == [w.named[child] for child in names]
+
+
+@expects
+def lineage(w: World, name: str, error: type[Exception] | None) -> None:
+    """HasValidLineage: None for a valid one, or what is wrong with it."""
+    is_valid, found = w.named[name].has_valid_lineage()
+    assert (is_valid, type(found)) == (error is None, error or type(None))
+
+
+@expects
+def args(w: World, name: str, values: list[str] | None) -> None:
+    """All of argv as it is stored."""
+    found = w.named[name].args_entry
+    assert (None if found is None else found.values) == values
+
+
+@expects
+def argv_scrubbed(w: World, name: str, *values: str) -> None:
+    assert w.resolver.get_process_argv_scrubbed(w.named[name]) == (list(values), False)
+
+
+@expects
+def envs(w: World, name: str, values: list[str] | None) -> None:
+    assert w.resolver.get_process_envs(w.named[name]) == (values, False)
+
+
+@expects
+def envp(w: World, name: str, values: list[str] | None) -> None:
+    assert w.resolver.get_process_envp(w.named[name]) == (values, False)
+
+
+@expects
+def shares_scrubbed_argv(w: World, name: str, other: str) -> None:
+    """One list for both, not two equal ones."""
+    one, two = (w.resolver.get_process_argv_scrubbed(w.named[each])[0] for each in (name, other))
+    assert one is not None and one is two
+
+
+@expects
+def stored_nowhere(w: World, text: bytes) -> None:
+    """Not in the tables' arguments, of which other processes have a map."""
+    assert text not in bytes(np.frombuffer(w.tables.args.view(), np.uint8))
+
+
+@expects
+def path_error(w: World, name: str, text: str) -> None:
+    """The last refusal is on the event, whose exec section has its own entry, and on the file."""
+    event = w.events[name]
+    assert event.error is w.error and event.exec_entry is event.entry and event.entry is not None
+    assert text in event.entry.file_event.path_resolution_error
+
+
+@expects
+def ends_at_fork_of(w: World, name: str, other: str) -> None:
+    assert w.named[name].exit_time is not None and w.named[name].exit_time == w.named[other].fork_time
+
+
+@expects
+def has_ended(w: World, name: str) -> None:
+    assert w.named[name].exit_time is not None
+
+
+@expects
+def ends_with_its_event(w: World, name: str) -> None:
+    """The exit section of the event has the entry, which ended when the event was."""
+    event, entry = w.events[name], w.named[name]
+    assert event.exit_entry is entry and entry.exit_time == event.timestamp_ns + w.offset
+
+
+@expects
+def no_entry(w: World, name: str) -> None:
+    """The event has none."""
+    assert w.events[name].entry is None

@@ -1,4 +1,4 @@
-"""The exported methods of EBPFResolver: specification 3.4, its edge cases (3.8), and what is left of 8.4."""
+"""The exported methods of EBPFResolver: specification 3.4 and its edge cases (3.8). Not the scenarios of section 8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 from pipeline.bpf import maps, syscall
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
+from pipeline.resolver.argsenvs import ArgsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
@@ -29,7 +29,6 @@ from pipeline.resolver.model import (
     ContainerContext,
     Credentials,
     Event,
-    FileEvent,
     PathKey,
     PathResolutionError,
     PIDContext,
@@ -99,23 +98,6 @@ def test_a_full_table_is_reported() -> None:
 
 
 # -- kernel maps -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("inode", "is_found"), [(10, True), (11, False), (0, True)])
-def test_d5_kernel_maps_and_the_expected_inode(w: World, inode: int, is_found: bool) -> None:
-    """Inode 0 accepts any (specification 9.3.2)."""
-    r = w.resolver
-    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
-    r.proc_cache = FakeMap({99: image_of(10)})
-    told: list[object] = []
-    entry = r.resolve_from_kernel_maps(high(7), high(7), inode, lambda entry, error: told.append(error))
-    w.check()
-    assert (entry is not None) is is_found
-    if entry is not None:
-        assert told == [None] and entry.source == Source.MAP and entry.cookie == 99
-        assert entry.file_event.pathname == "/bin/x" and entry.file_event.inode == 10
-        assert entry.credentials.uid == 1000 and entry.comm == "x" and not entry.is_exec
-        assert r.get(high(7)) is entry and w.count("added", "kernel_maps") == 1 and w.count("added", "event") == 0
 
 
 def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
@@ -365,17 +347,6 @@ def chunk(*strings: bytes) -> bytes:
     return encode_payload(strings)
 
 
-def test_d6_chunks_of_arguments(w: World) -> None:
-    r = w.resolver
-    r.update_args_envs(ArgsEnvsEvent(5, chunk(b"a", b"b")))
-    r.update_args_envs(ArgsEnvsEvent(5, chunk(b"c" * 252)))
-    event = w.exec(0, 3, 10, args_id=5)
-    entry = entry_of(event)
-    assert entry.args_entry is not None and entry.args_entry.values == ["a", "b", "c" * 252 + "..."]
-    assert entry.args_truncated and w.count("args_truncated") == 1 and w.count("args_size") == 3
-    assert r.args_envs.take(5) is None
-
-
 def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
     """The kernel had no room for more chunks; those that came are whole (specification 1.3, 2.2)."""
     r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
@@ -390,50 +361,6 @@ def test_what_the_exec_event_says_was_cut_stays_cut(w: World) -> None:
         assert r.get_process_envs(entry) == (["A=1"], is_cut)
         assert (entry.args_truncated, entry.envs_truncated) == (is_cut, is_cut)
     assert (w.count("args_truncated"), w.count("envs_truncated")) == (1, 1)
-
-
-def test_d7_the_oldest_arguments_leave(w: World) -> None:
-    for number in range(1, 514):
-        w.resolver.update_args_envs(ArgsEnvsEvent(number, chunk(b"a")))
-    entry = ProcessCacheEntry(args_id=1)
-    w.resolver.set_process_args(entry)
-    assert entry.args_entry is None and w.count("args_size") == 0
-    entry.args_id = 2
-    w.resolver.set_process_args(entry)
-    assert entry.args_entry is not None
-
-
-class Scrub:
-    def scrub(self, args: Any, argv0: str = "") -> tuple[list[str], bool]:
-        return ["***" if "secret" in arg else arg for arg in args], True
-
-
-def test_d8_scrubbed_arguments_are_shared(w: World) -> None:
-    """In a list of their own (specification 9.3.5); what the tables hold was scrubbed before."""
-    parent = ProcessCacheEntry(pid=5, args_entry=ArgsEntry(["x", "--key=secret"]))
-    child = ProcessCacheEntry(pid=6)
-    parent.fork(child)
-    r = w.resolver_with(scrubber=Scrub())
-    assert r.get_process_argv_scrubbed(child) == (["***"], False)
-    assert r.get_process_argv_scrubbed(parent)[0] is r.get_process_argv_scrubbed(child)[0]
-    w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--key=secret"]))
-    stored = r.get(high(3))
-    assert stored is not None and stored.args_entry is not None and stored.args_entry.values == ["x", "***"]
-    assert b"secret" not in bytes(np.frombuffer(w.tables.args.view(), np.uint8))
-
-
-def test_d9_shown_variables(w: World) -> None:
-    r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
-    entry = ProcessCacheEntry(envs_entry=EnvsEntry(["A=1", "B=2", "C"]))
-    assert r.get_process_envs(entry) == (["A=1", "B", "C"], False)
-    assert r.get_process_envp(entry) == (["A=1", "B=2", "C"], False)
-
-
-def test_d10_environments_are_off(w: World) -> None:
-    w.resolver.update_args_envs(ArgsEnvsEvent(6, chunk(b"A=1")))
-    entry = entry_of(w.exec(0, 3, 10, envs_id=6))
-    assert entry.envs_entry is None and w.resolver.get_process_envs(entry) == (None, False)
-    assert w.count("envs_size") == 0
 
 
 def test_environments_of_an_exec(w: World) -> None:
@@ -457,37 +384,21 @@ def test_views_without_arguments() -> None:
 # -- credentials, contexts ---------------------------------------------------------------------------------------------
 
 
-def change(w: World, pid: int, tid: int, **credentials: Any) -> Event:
-    return Event(
-        timestamp_ns=w.clock(), pid_context=PIDContext(pid=pid, tid=tid), credentials=Credentials(**credentials)
-    )
-
-
-def test_d15_threads_do_not_change_their_process(w: World) -> None:
-    entry = entry_of(w.fork(0, 3, 10))
-    before = entry.credentials
-    event = change(w, high(3), high(4), uid=7)
-    for update in (w.resolver.update_uid, w.resolver.update_gid, w.resolver.update_capset, w.resolver.update_login_uid):
-        update(high(3), event)
-    assert entry.credentials == before
-    w.resolver.update_uid(high(99), change(w, high(99), high(99), uid=7))
-
-
 def test_each_change_of_credentials(w: World) -> None:
     entry = entry_of(w.fork(0, 3, 10, credentials=Credentials(uid=1, gid=1, auid=5, cap_effective=3)))
     child = entry_of(w.fork(3, 4, 10))
     pid = high(3)
-    w.resolver.update_uid(pid, change(w, pid, pid, uid=7, euid=8, fsuid=9, user="u", gid=99))
+    w.resolver.update_uid(pid, w.change(pid, pid, uid=7, euid=8, fsuid=9, user="u", gid=99))
     assert (entry.credentials.uid, entry.credentials.euid, entry.credentials.fsuid, entry.credentials.user) == (
         7, 8, 9, "u",
     )  # fmt: skip
     assert entry.credentials.gid == 1 and entry.credentials.cap_effective == 3
-    w.resolver.update_gid(pid, change(w, pid, pid, gid=4, egid=5, fsgid=6, egroup="g"))
+    w.resolver.update_gid(pid, w.change(pid, pid, gid=4, egid=5, fsgid=6, egroup="g"))
     assert (entry.credentials.gid, entry.credentials.egid, entry.credentials.fsgid) == (4, 5, 6)
     assert entry.credentials.egroup == "g" and entry.credentials.uid == 7
-    w.resolver.update_capset(pid, change(w, pid, pid, cap_effective=1 << 40, cap_permitted=2))
+    w.resolver.update_capset(pid, w.change(pid, pid, cap_effective=1 << 40, cap_permitted=2))
     assert (entry.credentials.cap_effective, entry.credentials.cap_permitted) == (1 << 40, 2)
-    w.resolver.update_login_uid(pid, change(w, pid, pid, auid=1000))
+    w.resolver.update_login_uid(pid, w.change(pid, pid, auid=1000))
     assert entry.auid == 1000 and entry.credentials.uid == 7
     w.check()
     assert child.credentials.uid == 1 and child.auid == 5  # a copy, made at the fork
@@ -590,32 +501,6 @@ def test_the_span_of_a_fork(w: World) -> None:
     assert entry_of(w.fork(3, 4, 10)).span_id == 0
 
 
-def test_d16_d17_aws_credentials(w: World) -> None:
-    """A known key is refreshed (specification 9.3.17)."""
-    pid = high(3)
-    w.fork(0, 3, 10)
-    now = w.clock.now + w.offset
-
-    def told(key: str, expiration: int) -> None:
-        event = Event(pid_context=PIDContext(pid=pid, tid=pid), timestamp_ns=w.clock())
-        event.aws = AWSSecurityCredentials("Success", "AWS-HMAC", key, "", expiration, "")
-        w.resolver.update_aws_security_credentials(pid, event)
-
-    told("A", now + 10**12)
-    told("A", now + 2 * 10**12)
-    told("", now)
-    told("B", now - 1)
-    w.check()
-    at = Event(pid_context=PIDContext(pid=pid, tid=pid), timestamp_ns=w.clock())
-    assert [(one.access_key_id, one.expiration) for one in w.resolver.fetch_aws_security_credentials(at)] == [
-        ("A", now + 2 * 10**12)
-    ]
-    at.timestamp_ns = 1
-    assert [one.access_key_id for one in w.resolver.fetch_aws_security_credentials(at)] == ["A"]  # B is gone for good
-    at.pid_context.pid = high(77)
-    assert w.resolver.fetch_aws_security_credentials(at) == []
-
-
 def test_tracer_metadata_is_read_for_real_and_inherited(w: World) -> None:
     import fcntl
 
@@ -640,25 +525,6 @@ def test_tracer_metadata_is_read_for_real_and_inherited(w: World) -> None:
             w.resolver.add_tracer_metadata(os.getpid(), event)
     finally:
         os.close(fd)
-
-
-def test_d21_symlink_names(w: World) -> None:
-    entry = ProcessCacheEntry(file_event=FileEvent(pathname="/bin/busybox"), args_entry=ArgsEntry(["/bin/ls"]))
-    w.resolver.set_process_symlink(entry)
-    assert entry.symlink_paths == ("/bin/ls", "/usr/bin/ls") and entry.symlink_basename == "ls"
-    plain = ProcessCacheEntry(file_event=FileEvent(pathname="/bin/bash"), args_entry=ArgsEntry(["/bin/sh"]))
-    w.resolver.set_process_symlink(plain)
-    assert plain.symlink_paths == ()
-    plain.is_through_symlink = True
-    w.resolver.set_process_symlink(plain)
-    assert plain.symlink_basename == "sh"
-    stored = entry_of(
-        w.exec(
-            0, 3, 10, args_entry=ArgsEntry(["/bin/ls"]), is_through_symlink=True,
-            file_event=FileEvent(inode=10, mount_id=1, pathname="/opt/tool"),
-        )
-    )  # fmt: skip
-    assert stored.symlink_basename == "ls" and stored.is_through_symlink
 
 
 def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:

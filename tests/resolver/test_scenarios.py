@@ -1,49 +1,105 @@
 """The scenarios of specification 8.2 and 8.4, on the real resolver over real tables, with its invariants at each step.
 
-8.2 is a table: each row is a story of steps and what is true after them. Where the specification recommends something
-else than the reference does (section 9), the recommended is expected here; docs/parity.md lists these. 8.3 is in
-test_cache_entry.py, D22 to D25 are in test_ebpfless.py.
+Each row is a story of steps and what is true after them. Where the specification recommends something else than the
+reference does (section 9), the recommended is expected here; docs/parity.md lists these. A letter after a number is
+another story to the same point. 8.3 is in test_cache_entry.py, D22 to D25 are in test_ebpfless.py.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
-from resolver_world import World, high, world
+from resolver_world import high
 from scenario_steps import given, play, then, when
 from scenario_words import (
     OWN,
     PARENT,
+    Stars,
     ancestor,
+    apply_exit,
+    apply_exit_of_unknown,
+    args,
+    args_chunk,
+    args_of_ids,
+    argv_scrubbed,
     cache,
     chain,
+    change,
+    children,
     count,
+    credentials,
     cut,
     delete,
+    delete_at_exit,
+    dequeue_exited,
     ebpf,
     ended,
+    ends_at_fork_of,
+    ends_with_its_event,
+    entry_fork,
+    envp,
+    envs,
+    error,
     exec_,
     exit_,
+    fetch_aws,
     file,
+    flush_tick,
     fork,
+    fork_of_exactly,
+    free,
+    from_cache,
+    from_maps,
     from_procfs,
+    from_procfs_to,
     has,
+    has_ended,
     head,
+    imds,
+    in_procfs,
+    in_procfs_below,
+    interpreter,
+    kernel_maps,
+    lineage,
+    no_entry,
+    path_error,
+    paths_fail,
     ppid,
     procfs_ppids,
+    procfs_reads,
     put,
     real_proc,
+    refused,
     reparent_children,
     reparent_from_kernel,
     reparent_from_procfs,
+    resolve,
+    resolver,
+    result,
     same,
+    scrub,
+    set_args,
+    set_symlink,
+    shares_scrubbed_argv,
+    snapshotted,
+    stored_nowhere,
+    take_args,
+    time_passes,
     told,
+    uncounted,
+    update,
 )
 
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import Event, PIDContext, Source
+from pipeline.resolver.model import (
+    Credentials,
+    FileEvent,
+    InvalidKeyPathError,
+    PathResolutionError,
+    ResolverError,
+    Source,
+)
+from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import DO_EXIT, KERNEL_PPID, SET_PROCESS_CONTEXT
 
 #: Of most stories, by the names that the specification uses.
@@ -54,7 +110,13 @@ AGENT, EXPECTED = fork("P", 0, 3, 123, base="agent"), fork("C", 3, 4, 123, expec
 
 INIT = fork("I", 0, 1, 100)
 
-SCENARIOS = {
+#: Environments are resolved, and A is shown with its value.
+SHOWING_A = ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"])
+
+CREDENTIALS = Credentials(uid=1, gid=1, auid=5, cap_effective=3)
+
+#: Specification 8.2: those of the reference's tests.
+OF_THE_RESOLVER = {
     "R1 Fork1st": ebpf(
         when(P), then(cache(3), head(3, "P")),
         when(C), then(cache(3, 4), head(4, "C"), chain("C", "P")),
@@ -71,8 +133,8 @@ SCENARIOS = {
         when(exit_("C")), then(cache()),
     ),
     "R4 ResolveFromProcfs, sanitize-inode": ebpf(
-        given(real_proc()),
-        when(from_procfs("E", OWN, inode=222, depth=1)),
+        given(real_proc(), kernel_maps()),
+        when(from_procfs_to("E", OWN, inode=222, depth=1)),
         then(
             told("E"), has("E", is_parent_missing=True),
             file("E", inode=222, pathname=os.path.realpath("/proc/self/exe")),
@@ -230,189 +292,209 @@ SCENARIOS = {
 }  # fmt: skip
 
 
+#: Specification 8.4: those that follow from its sections 3 to 5.
+DERIVED = {
+    "D1 only the cache is asked while snapshotting": ebpf(
+        given(in_procfs(9, 0), kernel_maps((9, 99, 10))),
+        when(resolve("E", 9)), then(result("E", None), uncounted(), procfs_reads(), cache()),
+    ),
+    "D2 procfs is asked once in 30 seconds": ebpf(
+        given(snapshotted()),
+        when(resolve("E", 9)), then(result("E", None), count("miss", 1), procfs_reads(9)),
+        when(resolve("E", 9)),
+        then(result("E", None), count("miss", 2), count("limiter_drop", 1), procfs_reads(9)),
+        when(time_passes(31), resolve("E", 9)),
+        then(result("E", None), count("miss", 3), count("limiter_drop", 1), procfs_reads(9, 9)),
+    ),
+    "D3 without procfs the limiter is left alone": ebpf(
+        given(snapshotted()),
+        when(resolve("E", 9, use_procfs=False)),
+        then(result("E", None), count("miss", 1), count("limiter_drop", 0), procfs_reads()),
+        when(resolve("E", 9)), then(result("E", None), count("limiter_drop", 0), procfs_reads(9)),
+    ),
+    "D4 the inode must be the expected one": ebpf(
+        given(fork("P", 0, 3, 10)),
+        when(from_cache("E1", 3, inode=11, tid=78)), then(result("E1", None), has("P", tid=high(3))),
+        when(from_cache("E2", 3, inode=0, tid=77)), then(same("E2", "P"), has("P", tid=77)),
+        when(from_cache("E3", 3, inode=10, tid=79)), then(same("E3", "P"), has("P", tid=79)),
+    ),
+    "D5 kernel maps, the inode is the expected one": ebpf(
+        given(kernel_maps((7, 99, 10))),
+        when(from_maps("E", 7, inode=10)),
+        then(
+            head(7, "E"), told("E"), has("E", source=Source.MAP, cookie=99, comm="x", is_exec=False),
+            file("E", inode=10, pathname="/bin/x"), credentials("E", uid=1000), count("added", 1, "kernel_maps"),
+            count("added", 0, "event"),
+        ),
+    ),
+    "D5b kernel maps, another inode is expected": ebpf(
+        given(kernel_maps((7, 99, 10))),
+        when(from_maps("E", 7, inode=11)), then(result("E", None), told(), cache(), uncounted()),
+    ),
+    # Any is accepted (9.3.2).
+    "D5c kernel maps, no inode is expected": ebpf(
+        given(kernel_maps((7, 99, 10))),
+        when(from_maps("E", 7, inode=0)),
+        then(
+            head(7, "E"), told("E"), has("E", source=Source.MAP, cookie=99, comm="x", is_exec=False),
+            file("E", inode=10, pathname="/bin/x"), credentials("E", uid=1000), count("added", 1, "kernel_maps"),
+            count("added", 0, "event"),
+        ),
+    ),
+    "D6 chunks of arguments": ebpf(
+        given(args_chunk(5, b"a", b"b"), args_chunk(5, b"c" * 252)),
+        when(exec_("X", 0, 3, 10, args_id=5)),
+        then(
+            args("X", ["a", "b", "c" * 252 + "..."]), has("X", args_truncated=True), count("args_truncated", 1),
+            count("args_size", 3),
+        ),
+        when(take_args("left", 5)), then(result("left", None)),
+    ),
+    "D7 the oldest arguments leave": ebpf(
+        given(args_of_ids(1, 513), free("E1", args_id=1), free("E2", args_id=2)),
+        when(set_args("E1")), then(args("E1", None), count("args_size", 0)),
+        when(set_args("E2")), then(args("E2", ["a"]), count("args_size", 1)),
+    ),
+    # In a list of their own (9.3.5).
+    "D8 scrubbed arguments are shared": ebpf(
+        given(resolver(scrubber=Stars()), free("P", 5, args=["x", "--key=secret"]), free("C", 6), entry_fork("P", "C")),
+        when(scrub("C")),
+        then(argv_scrubbed("C", "***"), argv_scrubbed("P", "***"), shares_scrubbed_argv("P", "C")),
+    ),
+    "D8b the tables hold what was scrubbed": ebpf(
+        given(resolver(scrubber=Stars())),
+        when(exec_("X", 0, 3, 10, args=["x", "--key=secret"])),
+        then(head(3, "X"), args("X", ["x", "***"]), stored_nowhere(b"secret")),
+    ),
+    "D9 shown variables": ebpf(
+        given(resolver(opts=SHOWING_A)),
+        when(free("E", envs=["A=1", "B=2", "C"])),
+        then(envs("E", ["A=1", "B", "C"]), envp("E", ["A=1", "B=2", "C"])),
+    ),
+    "D10 environments are off": ebpf(
+        given(args_chunk(6, b"A=1")),
+        when(exec_("X", 0, 3, 10, envs_id=6)),
+        then(has("X", envs_entry=None), envs("X", None), count("envs_size", 0)),
+    ),
+    "D11 kernel threads and pid 0 are refused": ebpf(
+        when(refused(fork_of_exactly("E1", 2, 7))), then(error(ResolverError), cache()),
+        when(refused(fork_of_exactly("E2", 1, 2))), then(error(ResolverError), cache()),
+        when(refused(fork_of_exactly("E3", 1, 0))), then(error(ResolverError), cache(), uncounted()),
+    ),
+    "D12 an exec whose path is unknown is reported and changes nothing": ebpf(
+        given(fork("P", 0, 3, 10), paths_fail(True)),
+        when(refused(exec_("X", 0, 3, 11))),
+        then(error(PathResolutionError), path_error("X", "no path today"), head(3, "P"), count("path_error", 1)),
+        when(paths_fail(False), refused(exec_("X2", 0, 3, 0))),
+        then(
+            error(PathResolutionError, InvalidKeyPathError), path_error("X2", "no inode"), head(3, "P"),
+            count("path_error", 2), count("added", 1, "event"),
+        ),
+    ),
+    "D13 an old process that procfs does not list is flushed": ebpf(
+        given(fork("F", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=30)),
+        when(flush_tick("queued")), then(result("queued", 1), head(3, "X"), has("X", exit_time=None)),
+        when(dequeue_exited()), then(cache(), count("flushed", 1), has_ended("X")),
+    ),
+    "D14 a young one is kept and queued again": ebpf(
+        given(fork("F", 0, 3, 10, ago=31), exec_("X", 0, 3, 11, ago=30)),
+        when(flush_tick("queued"), dequeue_exited()), then(result("queued", 1), head(3, "X"), count("flushed", 0)),
+        # The queue is empty, so age alone deletes nobody.
+        when(dequeue_exited(), time_passes(60), dequeue_exited()), then(head(3, "X"), count("flushed", 0)),
+        when(flush_tick("again"), dequeue_exited()), then(result("again", 1), cache(), count("flushed", 1)),
+    ),
+    # The pid was used again, or the listing raced with the fork (9.3.14).
+    "D14b a queued pid that lives again is kept": ebpf(
+        given(fork("F", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=300)),
+        when(flush_tick("queued"), fork("Y", 0, 3, 10), dequeue_exited()), then(head(3, "Y"), count("flushed", 0)),
+        when(time_passes(90), flush_tick("again"), in_procfs(3, 0, same_as="Y"), dequeue_exited()),
+        then(head(3, "Y"), count("flushed", 0)),
+    ),
+    "D15 a thread does not change its process": ebpf(
+        given(fork("P", 0, 3, 10, credentials=CREDENTIALS)),
+        when(
+            update("uid", 3, tid=4, uid=7), update("gid", 3, tid=4, gid=7), update("capset", 3, tid=4, cap_effective=7),
+            update("login_uid", 3, tid=4, auid=7),
+        ),
+        then(has("P", credentials=CREDENTIALS)),
+        when(update("uid", 99, tid=99, uid=7)), then(cache(3), has("P", credentials=CREDENTIALS)),
+    ),
+    # The known key is refreshed (9.3.17).
+    "D16 a known access key is refreshed": ebpf(
+        given(fork("P", 0, 3, 10)),
+        when(imds(3, "A", 1000), imds(3, "A", 2000), fetch_aws("found", 3)), then(result("found", [("A", 2000)])),
+        when(imds(3, "", 3000), fetch_aws("found", 3)), then(result("found", [("A", 2000)])),
+    ),
+    "D17 expired credentials are gone for good": ebpf(
+        given(fork("P", 0, 3, 10), imds(3, "A", 1000), imds(3, "B", -1)),
+        when(fetch_aws("found", 3)), then(result("found", [("A", 1000)])),
+        when(fetch_aws("found", 3, at_ns=1)), then(result("found", [("A", 1000)])),
+        when(fetch_aws("found", 77)), then(result("found", [])),
+    ),
+    "D18 a reused pid ends its former owner": ebpf(
+        given(fork("A", 0, 3, 10), fork("B", 0, 4, 10), fork("old", 3, 5, 10)), then(children("A", "old")),
+        when(fork("new", 4, 5, 10)),
+        then(
+            ends_at_fork_of("old", "new"), children("A"), children("B", "new"), head(5, "new"), chain("new", "B"),
+            chain("old", "A"),
+        ),
+    ),
+    "D19 an executable that may not be looked at": ebpf(
+        given(
+            in_procfs(1, 0, exe=b"/sbin/init", exe_inode=7),
+            in_procfs(8, 1, exe=b"/secret/tool", exe_inode=0, mount_id=0),
+        ),
+        when(from_procfs("E", 8)),
+        then(head(8, "E"), file("E", pathname="/secret/tool", inode=0, mode=0, mtime=0), lineage("E", None)),
+    ),
+    "D20 the interpreter of a script": ebpf(
+        given(
+            in_procfs(8, 0, exe=b"/usr/bin/python3.13", exe_inode=77, comm=b"x.py", argv=b"/usr/bin/python3\0./x.py\0"),
+            in_procfs(9, 0, exe=b"/usr/bin/x.py", exe_inode=78, comm=b"x.py", argv=b"/usr/bin/x.py\0a\0"),
+        ),
+        when(from_procfs("E", 8)),
+        then(has("E", has_interpreter=True), interpreter("E", inode=77), file("E", inode=77)),
+        when(from_procfs("N", 9)),
+        then(has("N", has_interpreter=False), interpreter("N", is_pathname_resolved=True, pathname="")),
+    ),
+    "D21 names of a symlink": ebpf(
+        given(free("E", file_event=FileEvent(pathname="/bin/busybox"), args=["/bin/ls"])),
+        when(set_symlink("E")), then(has("E", symlink_paths=("/bin/ls", "/usr/bin/ls"), symlink_basename="ls")),
+    ),
+    "D21b names of a symlink only where one was followed": ebpf(
+        given(free("E", file_event=FileEvent(pathname="/bin/bash"), args=["/bin/sh"])),
+        when(set_symlink("E")), then(has("E", symlink_paths=(), symlink_basename="")),
+        when(change("E", is_through_symlink=True), set_symlink("E")), then(has("E", symlink_basename="sh")),
+    ),
+    "D21c names of a symlink in the tables": ebpf(
+        when(
+            exec_(
+                "X", 0, 3, 10, args=["/bin/ls"], is_through_symlink=True,
+                file_event=FileEvent(inode=10, mount_id=1, pathname="/opt/tool"),
+            ),
+        ),
+        then(head(3, "X"), has("X", symlink_basename="ls", is_through_symlink=True)),
+    ),
+    "D26 the exit of an unknown process": ebpf(
+        when(apply_exit_of_unknown("E", 9)), then(result("E", False), no_entry("E"), cache()),
+    ),
+    # It stays cached until it is deleted, so that its exit event can be looked at.
+    "D27 children of an exited process": ebpf(
+        given(
+            INIT, fork("P", 1, 3, 100), fork("C1", 3, 4, 100), fork("C2", 3, 5, 100), in_procfs_below(4, 1),
+        ),
+        when(apply_exit("P")),
+        then(
+            result("P", True), chain("C1", "I"), ppid("C1", 1), chain("C2", "P", "I"), cache(1, 3, 4, 5), head(3, "P"),
+            ends_with_its_event("P"), count("reparent_success", 1, DO_EXIT), count("reparent_failed", 0, DO_EXIT),
+        ),
+        when(delete_at_exit("P")), then(cache(1, 4, 5), chain("C2", "P", "I"), ends_with_its_event("P")),
+    ),
+}  # fmt: skip
+
+SCENARIOS = OF_THE_RESOLVER | DERIVED
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name: str) -> None:
     play(SCENARIOS[name])
-
-
-@pytest.fixture
-def w() -> Iterator[World]:
-    with world(pid_capacity=5_100_000) as made:
-        yield made
-
-
-@pytest.fixture
-def real() -> Iterator[World]:
-    """/proc is the real one."""
-    with world(pid_capacity=5_100_000, real_proc=True) as made:
-        yield made
-
-
-def see(w: World, event: Event) -> ProcessCacheEntry:
-    w.check()
-    assert event.entry is not None
-    return event.entry
-
-
-# -- 8.4 ---------------------------------------------------------------------------------------------------------------
-
-
-def test_d1_snapshotting_resolves_from_the_cache_only(w: World) -> None:
-    before = w.resolver.stats.all()
-    assert w.resolver.resolve(high(9), high(9), 0, True, None) is None
-    assert w.resolver.stats.all() == before and w.proc.reads == []
-
-
-def test_d2_procfs_is_asked_once_in_thirty_seconds(w: World) -> None:
-    w.resolver.set_state(1)
-    for _ in range(2):
-        assert w.resolver.resolve(high(9), high(9), 0, True, None) is None
-    assert (w.count("miss"), w.count("limiter_drop"), w.proc.reads) == (2, 1, [high(9)])
-    w.clock.now += 31_000_000_000
-    w.resolver.resolve(high(9), high(9), 0, True, None)
-    assert (w.count("miss"), w.count("limiter_drop"), len(w.proc.reads)) == (3, 1, 2)
-
-
-def test_d3_without_procfs_the_limiter_is_left_alone(w: World) -> None:
-    w.resolver.set_state(1)
-    assert w.resolver.resolve(high(9), high(9), 0, False, None) is None
-    assert w.count("miss") == 1 and w.count("limiter_drop") == 0 and w.proc.reads == []
-    assert w.resolver.resolve(high(9), high(9), 0, True, None) is None
-    assert w.proc.reads == [high(9)]
-
-
-def test_d4_the_inode_must_be_the_expected_one(w: World) -> None:
-    entry = see(w, w.fork(0, 3, 10))
-    resolver = w.resolver
-    assert resolver.resolve_from_cache(high(3), 78, 11) is None and entry.tid == high(3)
-    assert resolver.resolve_from_cache(high(3), 77, 0) is entry and entry.tid == 77
-    assert resolver.resolve_from_cache(high(3), 79, 10) is entry and entry.tid == 79
-    w.check()
-
-
-def test_d11_kernel_threads_and_pid_0_are_refused(w: World) -> None:
-    from pipeline.resolver.model import ResolverError
-
-    for parent, pid in ((2, 7), (1, 2), (1, 0)):
-        context = PIDContext(pid=pid, tid=pid, ppid=parent)
-        event = Event(pid_context=context, entry=w.resolver.new_process_cache_entry(context))
-        with pytest.raises(ResolverError):
-            w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)
-        assert w.cache == set()
-
-
-def test_d12_an_exec_whose_path_is_unknown_is_reported_and_changes_nothing(w: World) -> None:
-    from pipeline.resolver.model import PathResolutionError
-
-    fork_ = see(w, w.fork(0, 3, 10))
-    w.paths.fails = True
-    event = w.event(0, 3, 11)
-    with pytest.raises(PathResolutionError) as caught:
-        w.resolver.add_exec_entry(event, w.dummy_cgroup())
-    assert event.error is caught.value and event.exec_entry is event.entry
-    assert event.entry is not None and "no path today" in event.entry.file_event.path_resolution_error
-    assert w.resolver.get(high(3)) is fork_ and w.count("path_error") == 1
-    # An inode of 0 names no file.
-    w.paths.fails = False
-    with pytest.raises(PathResolutionError):
-        w.resolver.add_exec_entry(w.event(0, 3, 0), w.dummy_cgroup())
-    assert w.count("path_error") == 2
-
-
-def aged(w: World, pid: int, *, fork_ago: float, exec_ago: float) -> ProcessCacheEntry:
-    w.fork(0, pid, 10, fork_time=w.clock.ago(fork_ago))
-    return see(w, w.exec(0, pid, 11, exec_time=w.clock.ago(exec_ago)))
-
-
-def test_d13_an_old_process_that_procfs_does_not_list_is_flushed(w: World) -> None:
-    entry = aged(w, 3, fork_ago=600, exec_ago=30)
-    w.resolver.flush_tick()
-    w.resolver.dequeue_exited()
-    w.check()
-    assert w.cache == set() and w.count("flushed") == 1
-    assert entry.exit_time is not None
-
-
-def test_d14_a_young_one_is_kept_and_queued_again(w: World) -> None:
-    entry = aged(w, 3, fork_ago=31, exec_ago=30)
-    assert w.resolver.flush_tick() == 1
-    w.resolver.dequeue_exited()
-    assert w.resolver.get(high(3)) is entry and w.count("flushed") == 0
-    w.resolver.dequeue_exited()  # the queue is empty
-    w.clock.now += 60_000_000_000
-    w.resolver.dequeue_exited()
-    assert w.count("flushed") == 0
-    assert w.resolver.flush_tick() == 1
-    w.resolver.dequeue_exited()
-    assert w.count("flushed") == 1 and w.cache == set()
-
-
-def test_a_queued_pid_that_lives_again_is_not_flushed(w: World) -> None:
-    """Specification 9.3.14: the pid was reused, or the listing raced with the fork."""
-    aged(w, 3, fork_ago=600, exec_ago=300)
-    w.resolver.flush_tick()
-    young = see(w, w.fork(0, 3, 10))
-    w.resolver.dequeue_exited()
-    assert w.resolver.get(high(3)) is young and w.count("flushed") == 0
-    w.clock.now += 90_000_000_000
-    w.resolver.flush_tick()
-    w.proc.add(high(3), 0, start_boot_ns=young.start_boot_ns)
-    w.resolver.dequeue_exited()
-    assert w.resolver.get(high(3)) is young and w.count("flushed") == 0
-
-
-def test_d18_a_reused_pid_ends_its_former_owner(w: World) -> None:
-    a, b = see(w, w.fork(0, 3, 10)), see(w, w.fork(0, 4, 10))
-    old = see(w, w.fork(3, 5, 10))
-    assert a.children == [old]
-    new = see(w, w.fork(4, 5, 10))
-    assert old.exit_time == new.fork_time
-    assert a.children == [] and b.children == [new]
-    assert w.resolver.get(high(5)) is new and new.ancestor is b and old.ancestor is a
-
-
-def test_d19_an_executable_that_may_not_be_looked_at(w: World) -> None:
-    w.proc.add(1, 0, exe=b"/sbin/init", exe_inode=7)
-    w.proc.add(high(8), 1, exe=b"/secret/tool", exe_inode=0, mount_id=0)
-    entry = w.resolver.resolve_from_procfs(high(8), 0, None)
-    w.check()
-    assert entry is not None and entry.file_event.pathname == "/secret/tool"
-    assert (entry.file_event.inode, entry.file_event.mode, entry.file_event.mtime) == (0, 0, 0)
-    assert entry.has_valid_lineage() == (True, None)
-
-
-def test_d20_the_interpreter_of_a_script(w: World) -> None:
-    w.proc.add(
-        high(8), 0, exe=b"/usr/bin/python3.13", exe_inode=77, comm=b"x.py", argv=b"/usr/bin/python3\0./x.py\0",
-    )  # fmt: skip
-    entry = w.resolver.resolve_from_procfs(high(8), 0, None)
-    assert entry is not None and entry.has_interpreter
-    assert entry.interpreter.inode == entry.file_event.inode == 77
-    w.proc.add(high(9), 0, exe=b"/usr/bin/x.py", exe_inode=78, comm=b"x.py", argv=b"/usr/bin/x.py\0a\0")
-    other = w.resolver.resolve_from_procfs(high(9), 0, None)
-    assert other is not None and not other.has_interpreter and other.interpreter.is_pathname_resolved
-
-
-def test_d26_the_exit_of_an_unknown_process(w: World) -> None:
-    event = w.event(0, 9, 0)
-    assert not w.resolver.apply_exit_entry(event, None)
-    assert event.entry is None and w.cache == set()
-
-
-def test_d27_children_of_an_exited_process(w: World) -> None:
-    init = see(w, w.fork(0, 1, 100))
-    event = w.fork(1, 3, 100)
-    parent = see(w, event)
-    alive, gone = see(w, w.fork(3, 4, 100)), see(w, w.fork(3, 5, 100))
-    w.proc.ppids[alive.pid] = 1
-    event.timestamp_ns = w.clock()
-    assert w.resolver.apply_exit_entry(event, None)
-    w.check()
-    assert alive.ancestor is init and alive.ppid == 1 and gone.ancestor is parent
-    assert w.count("reparent_success", DO_EXIT) == 1 and w.count("reparent_failed", DO_EXIT) == 0
-    # It stays cached until it is deleted, so that its exit event can be looked at.
-    assert w.resolver.get(high(3)) is parent and event.exit_entry is parent
-    assert parent.exit_time == event.timestamp_ns + w.offset
-    w.resolver.delete_entry(high(3), event.timestamp_ns + w.offset)
-    w.check()
-    assert w.resolver.get(high(3)) is None and gone.ancestor is parent
