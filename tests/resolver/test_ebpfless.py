@@ -1,25 +1,20 @@
-"""The eBPF-less resolver: specification 4 and D22 to D25."""
+"""The eBPF-less resolver: specification 4. Not the scenarios of section 8."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from keyed_world import exec_entry, keyed_tables
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, NotSupportedError, ResolverError, Source
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.shm import layout
 from pipeline.shm._reader import TableReader
 from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
 
 Key = CacheResolverKey
 Make = Callable[..., EBPFLessResolver]
@@ -27,17 +22,8 @@ Make = Callable[..., EBPFLessResolver]
 
 @pytest.fixture
 def tables() -> Iterator[TableWriter]:
-    """Boot-clock zero is Unix time zero, so that times are small numbers."""
-    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    with TableWriter.create(
-        directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
-        names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
-        checked=True,
-    ) as writer:  # fmt: skip
-        writer.set_state(layout.STATE_READY)
-        yield writer
-        validate_tables(writer)
-    shutil.rmtree(directory)
+    with keyed_tables() as made:
+        yield made
 
 
 @pytest.fixture
@@ -50,63 +36,8 @@ def r(make: Make) -> EBPFLessResolver:
     return make()
 
 
-def exec_(r: EBPFLessResolver, pid: int, nsid: int = 1, ppid: int = 0, **more: Any) -> ProcessCacheEntry:
-    facts: dict[str, Any] = {
-        "file": "/bin/sh", "argv": ["sh", "-c"], "args_truncated": False, "envs": ["A=1", "B=2"],
-        "envs_truncated": True, "ctr_id": "abc", "ts": 50, "tty": "pts0",
-    }  # fmt: skip
-    facts.update(more)
-    entry = r.add_exec_entry(Key(pid, nsid), ppid, **facts)
-    assert entry is not None
-    return entry
-
-
-def test_d22_a_pid_is_of_its_namespace(r: EBPFLessResolver) -> None:
-    one, other = r.add_fork_entry(Key(7, 1), 1, 10), r.add_fork_entry(Key(7, 2), 1, 11)
-    assert one is not other and r.resolve(Key(7, 1)) is one and r.resolve(Key(7, 2)) is other and len(r) == 2
-    assert r.resolve(Key(7, 3)) is None and one is not None and one.nsid == 1
-    r.delete_entry(Key(7, 1), 20)
-    assert one.exit_time == 20 and r.resolve(Key(7, 1)) is None and r.resolve(Key(7, 2)) is other
-    r.delete_entry(Key(7, 1), 20)
-
-
-def test_d23_an_exec_keeps_parent_and_credentials(r: EBPFLessResolver) -> None:
-    fork = r.add_fork_entry(Key(7, 1), 3, 10)
-    assert fork is not None
-    fork.credentials = replace(fork.credentials, uid=1000)
-    entry = exec_(r, 7)
-    assert (entry.ppid, entry.credentials.uid, entry.is_exec) == (3, 1000, True)
-    assert entry.ancestor is fork and fork.exit_time == 50
-    # No exec-bomb test: the same again is a new image.
-    again = exec_(r, 7, ts=51)
-    assert again.ancestor is entry and again.is_exec_exec
-    # Without an image before: below its parent, and marked.
-    alone = exec_(r, 8, ppid=7, ts=60)
-    assert alone.ancestor is again and alone.is_exec and alone.is_parent_missing
-
-
-def test_d24_an_id_of_minus_1_is_unchanged(r: EBPFLessResolver) -> None:
-    entry = r.add_fork_entry(Key(7, 1), 3, 10)
-    assert entry is not None
-    entry.credentials = replace(entry.credentials, uid=5, user="five", gid=6)
-    r.update_user(Key(7, 1), -1, 0, "ignored", "root")
-    assert (entry.credentials.uid, entry.credentials.euid, entry.credentials.user) == (5, 0, "five")
-    assert entry.credentials.euser == "root"
-    r.update_group(Key(7, 1), 9, -1, "nine", "ignored")
-    assert (entry.credentials.gid, entry.credentials.group, entry.credentials.egroup) == (9, "nine", "")
-    r.update_user(Key(7, 1), -2, -1, "nobody", "")
-    assert entry.credentials.uid == 0xFFFFFFFE
-    r.update_group(Key(99, 1), 1, 1, "", "")
-
-
-def test_d25_a_memfd_has_no_path(r: EBPFLessResolver) -> None:
-    entry = r.new_entry(Key(7, 1), 0, "memfd:x", [], False, [], False, "", 1, "", Source.EVENT)
-    assert (entry.file_event.pathname, entry.file_event.basename) == ("", "memfd:x") and len(r) == 0
-    assert (entry.comm, entry.view("argv0")) == ("", "")
-
-
 def test_fork_copies_from_a_parent_of_the_same_namespace(r: EBPFLessResolver) -> None:
-    parent = exec_(r, 3)
+    parent = exec_entry(r, 3)
     child, stranger = r.add_fork_entry(Key(4, 1), 3, 60), r.add_fork_entry(Key(4, 2), 3, 60)
     assert child is not None and child.ancestor is parent and child.args_entry is parent.args_entry
     assert child.container.container_id == "abc" and child.fork_time == 60 and child.source == Source.EVENT
@@ -158,7 +89,7 @@ def test_views_and_the_rest(make: Make) -> None:
 
     client = Client()
     r = make(None, client, Scrub(), ResolverOpts().with_envs_value(["A"]).with_raw_values())
-    entry = exec_(r, 7, argv=["a-name-of-twenty-chars", "x"])
+    entry = exec_entry(r, 7, argv=["a-name-of-twenty-chars", "x"])
     assert entry.comm == "a-name-of-twenty" and entry.view("argv0") == "a-name-of-twenty-chars"
     assert r.get_process_argv_scrubbed(entry) == (["***"], False)
     assert r.get_process_envs(entry) == (["A=1", "B"], True)
@@ -184,7 +115,7 @@ def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: Tab
     opts = ResolverOpts().with_envs_value(["LANG"])
     r = make(scrubber=Scrub(), opts=opts.with_raw_values() if is_raw else opts)
     facts: dict[str, Any] = {"argv": ["x", "--key=secret", "y"], "envs": ["TOKEN=secret", "LANG=C"]}
-    init, entry = exec_(r, 1, ts=10, **facts), exec_(r, 7, ppid=1, **facts)
+    init, entry = exec_entry(r, 1, ts=10, **facts), exec_entry(r, 7, ppid=1, **facts)
     more: dict[str, Any] = {"args_truncated": False, "envs_truncated": False, "ctr_id": "", "ts": 5, "tty": ""}
     found = r.add_procfs_entry(Key(8, 1), 0, "/bin/sh", **facts, **more)
     assert found is not None
@@ -200,9 +131,9 @@ def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: Tab
 
 
 def test_its_entries_are_what_readers_see(r: EBPFLessResolver, tables: TableWriter) -> None:
-    exec_(r, 1, ts=10)
+    exec_entry(r, 1, ts=10)
     r.add_fork_entry(Key(7, 1), 1, 20)
-    exec_(r, 7, file="/bin/b", argv=["b", "x"], ts=30, ctr_id="def")
+    exec_entry(r, 7, file="/bin/b", argv=["b", "x"], ts=30, ctr_id="def")
     r.update_user(Key(7, 1), 33, 33, "www", "www")
     r.add_fork_entry(Key(7, 2), 1, 40)
     reader = TableReader(tables.directory)

@@ -2,14 +2,16 @@
 
 Each row is a story of steps and what is true after them. Where the specification recommends something else than the
 reference does (section 9), the recommended is expected here; docs/parity.md lists these. A letter after a number is
-another story to the same point. 8.3 is in test_cache_entry.py, D22 to D25 are in test_ebpfless.py.
+another story to the same point. 8.3 is in test_cache_entry.py.
 """
 
 from __future__ import annotations
 
 import os
 
+import keyed_world as keyed
 import pytest
+from keyed_world import ebpfless
 from resolver_world import high
 from scenario_steps import given, play, then, when
 from scenario_words import (
@@ -474,6 +476,46 @@ DERIVED = {
             ),
         ),
         then(head(3, "X"), has("X", symlink_basename="ls", is_through_symlink=True)),
+    ),
+    "D22 a pid is of its namespace": ebpfless(
+        when(keyed.fork("A", (7, 1), 1, ts=10), keyed.fork("B", (7, 2), 1, ts=11)),
+        then(
+            keyed.cache((7, 1), (7, 2)), keyed.head((7, 1), "A"), keyed.head((7, 2), "B"), keyed.head((7, 3), None),
+            has("A", nsid=1, fork_time=10), has("B", nsid=2, fork_time=11),
+        ),
+        when(keyed.delete((7, 1), ts=20)),
+        then(has("A", exit_time=20), has("B", exit_time=None), keyed.head((7, 1), None), keyed.cache((7, 2))),
+        when(keyed.delete((7, 1), ts=21)), then(has("A", exit_time=20), keyed.head((7, 2), "B"), keyed.cache((7, 2))),
+    ),
+    "D23 an exec keeps parent and credentials": ebpfless(
+        given(keyed.fork("F", (7, 1), 3, ts=10), change("F", credentials=Credentials(uid=1000))),
+        when(keyed.exec_("X", (7, 1), 0, ts=50)),
+        then(
+            keyed.head((7, 1), "X"), has("X", ppid=3, is_exec=True, is_exec_exec=False), credentials("X", uid=1000),
+            chain("X", "F"), has("F", exit_time=50),
+        ),
+        # No exec-bomb test: the same again is a new image.
+        when(keyed.exec_("Y", (7, 1), 0, ts=51)), then(chain("Y", "X", "F"), has("Y", is_exec_exec=True)),
+        # Without an image before: below its parent, and marked.
+        when(keyed.exec_("Z", (8, 1), 7, ts=60)),
+        then(
+            chain("Z", "Y", "X", "F"), has("Z", is_exec=True, is_parent_missing=True), children("Y", "Z"),
+            keyed.cache((7, 1), (8, 1)),
+        ),
+    ),
+    "D24 an id of -1 is unchanged": ebpfless(
+        given(keyed.fork("F", (7, 1), 3, ts=10), change("F", credentials=Credentials(uid=5, user="five", gid=6))),
+        when(keyed.update_user((7, 1), -1, 0, "ignored", "root")),
+        then(credentials("F", uid=5, user="five", euid=0, euser="root", gid=6)),
+        when(keyed.update_group((7, 1), 9, -1, "nine", "ignored")),
+        then(credentials("F", gid=9, group="nine", egid=0, egroup="", uid=5)),
+        when(keyed.update_user((7, 1), -2, -1, "nobody", "")),
+        then(credentials("F", uid=0xFFFFFFFE, user="nobody", euid=0, euser="root", fsuid=0)),
+        when(keyed.update_group((99, 1), 1, 1, "", "")), then(keyed.cache((7, 1)), credentials("F", gid=9)),
+    ),
+    "D25 a memfd has no path": ebpfless(
+        when(keyed.new_entry("E", (7, 1), "memfd:x")),
+        then(file("E", pathname="", basename="memfd:x"), has("E", comm=""), keyed.argv0("E", ""), keyed.cache()),
     ),
     "D26 the exit of an unknown process": ebpf(
         when(apply_exit_of_unknown("E", 9)), then(result("E", False), no_entry("E"), cache()),
