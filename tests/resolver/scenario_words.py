@@ -16,7 +16,7 @@ from scenario_steps import Part, Scenario, Step, expects, happens
 
 from pipeline.resolver import procfs
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
-from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry
 from pipeline.resolver.model import (
     SNAPSHOTTED,
     ArgsEnvsEvent,
@@ -45,6 +45,8 @@ def made(fields: dict[str, Any]) -> dict[str, Any]:
     fields = dict(fields)
     if "args" in fields:
         fields["args_entry"] = ArgsEntry(fields.pop("args"))
+    if "cut_args" in fields:
+        fields["args_entry"] = ArgsEntry(fields.pop("cut_args"), is_truncated=True)
     if "envs" in fields:
         fields["envs_entry"] = EnvsEntry(fields.pop("envs"))
     return fields
@@ -113,11 +115,13 @@ def free(w: World, name: str, pid: int = 0, above: str = "", **fields: Any) -> N
 
 @happens
 def put(
-    w: World, name: str, ppid: int, pid: int, inode: int, above: str = "", source: Source = Source.EVENT,
+    w: World, name: str, ppid: int, pid: int, inode: int = 0, above: str = "", source: Source = Source.EVENT,
+    **fields: Any,
 ) -> None:  # fmt: skip
     """An entry goes into the cache as it is, below the one that is named and no other."""
-    entry = ProcessCacheEntry(pid=high(pid), tid=high(pid), ppid=high(ppid))
-    entry.file_event = FileEvent(inode=inode, mount_id=1)
+    entry = ProcessCacheEntry(pid=high(pid), tid=high(pid), ppid=high(ppid), **made(fields))
+    if inode:
+        entry.file_event = FileEvent(inode=inode, mount_id=1)
     if above:
         entry.set_fork_parent(w.named[above])
     w.named[name] = w.put(entry, source)
@@ -341,9 +345,27 @@ def fetch_aws(w: World, name: str, pid: int, at_ns: int = 0) -> None:
     ]
 
 
+# -- operations of entries (specification 5) --------------------------------------------------------------------------
+
+
 @happens
 def entry_fork(w: World, parent: str, child: str) -> None:
     w.named[parent].fork(w.named[child])
+
+
+@happens
+def entry_exec(w: World, previous: str, name: str) -> None:
+    w.named[previous].exec(w.named[name])
+
+
+@happens
+def set_fork_parent(w: World, name: str, parent: str) -> None:
+    w.named[name].set_fork_parent(w.named[parent])
+
+
+@happens
+def set_exec_parent(w: World, name: str, parent: str) -> None:
+    w.named[name].set_exec_parent(w.named[parent])
 
 
 # -- looks -------------------------------------------------------------------------------------------------------------
@@ -452,6 +474,21 @@ def procfs_reads(w: World, *pids: int) -> None:
 @expects
 def children(w: World, name: str, *names: str) -> None:
     assert w.named[name].children == [w.named[child] for child in names]
+
+
+@expects
+def inherits(w: World, name: str, parent: str) -> None:
+    """All that an entry has from its ancestor where it has none of its own."""
+    fields = ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials")
+    found, wanted = ({field: getattr(w.named[each], field) for field in fields} for each in (name, parent))
+    assert found == wanted and not any(wanted[field] == DEFAULTS[field] for field in fields)
+
+
+@expects
+def equal(w: World, name: str, other: str, is_equal: bool = True) -> None:
+    """Equals, from either side."""
+    one, two = w.named[name], w.named[other]
+    assert (one.equals(two), two.equals(one)) == (is_equal, is_equal)
 
 
 @expects

@@ -1,8 +1,8 @@
-"""Entries: the scenarios of specification 8.3 on entries in no table and on rows, and what fields a row gives back."""
+"""Entries: the operations of specification 5 on entries in no table and on rows, and what fields a row gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -19,9 +19,6 @@ from pipeline.resolver.model import (
     FileEvent,
     K8SSessionContext,
     PathKey,
-    ProcessIncompleteLineageError,
-    ProcessMissingParentNodeError,
-    ProcessWrongParentNodeError,
     ResolverError,
     Source,
     SSHSessionContext,
@@ -34,105 +31,6 @@ from pipeline.resolver.tracer import TracerMetadata
 def w() -> Iterator[World]:
     with world(pid_capacity=5_100_000) as made:
         yield made
-
-
-def chain_of(*pids: int, missing: int = 0) -> ProcessCacheEntry:
-    """Entries in no table, the first the newest."""
-    above = None
-    for pid in reversed(pids):
-        entry = ProcessCacheEntry(pid=pid, is_parent_missing=pid == missing)
-        entry.ancestor = above
-        above = entry
-    assert above is not None
-    return above
-
-
-# -- 8.3 ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("pids", "missing", "error"),
-    [
-        pytest.param((3, 2, 1), 0, None, id="E1"),
-        pytest.param((3, 2), 0, ProcessIncompleteLineageError, id="E2"),
-        pytest.param((3, 1, 1), 0, ProcessWrongParentNodeError, id="E3"),
-        pytest.param((3, 2, 1), 2, ProcessMissingParentNodeError, id="E4"),
-    ],
-)
-def test_lineage(pids: tuple[int, ...], missing: int, error: type[Exception] | None) -> None:
-    is_valid, found = chain_of(*pids, missing=missing).has_valid_lineage()
-    assert is_valid is (error is None)
-    assert type(found) is (error or type(None))
-
-
-def test_e5_equality() -> None:
-    a, b = ProcessCacheEntry(pid=2), ProcessCacheEntry(pid=3)
-    assert a.equals(b)
-    a.file_event, b.file_event = FileEvent(inode=33), FileEvent(inode=44)
-    assert not a.equals(b)
-    b.file_event = FileEvent(inode=33, pathname="/another/name")
-    assert a.equals(b)
-    b.args_entry = ArgsEntry(["aaa"])
-    assert not a.equals(b)
-    a.args_entry = ArgsEntry(["aaa"], is_truncated=True)
-    assert a.equals(b)
-    b.envs_entry = EnvsEntry(["A=1"])
-    assert not a.equals(b)
-    a.envs_entry = b.envs_entry
-    assert a.equals(b)
-    b.credentials = Credentials(cap_effective=1)
-    assert not a.equals(b)
-    a.credentials = Credentials(cap_effective=1, auid=7, user="x")
-    assert a.equals(b)
-
-
-def parent_of_e6() -> ProcessCacheEntry:
-    return ProcessCacheEntry(
-        pid=1, cgroup=CGroupContext("/docker/abc", PathKey(10, 2)), container=ContainerContext("abc"), mnt_ns=1234,
-        net_ns=5678, user_session=UserSessionContext(ssh=SSHSessionContext(9876, "alice")),
-        credentials=Credentials(auid=1234),
-    )  # fmt: skip
-
-
-OPERATIONS: dict[str, Callable[[ProcessCacheEntry, ProcessCacheEntry], None]] = {
-    "E6 Fork": lambda parent, child: parent.fork(child),
-    "E7 Exec": lambda parent, child: parent.exec(child),
-    "E8 SetForkParent": lambda parent, child: child.set_fork_parent(parent),
-    "E9 SetExecParent": lambda parent, child: child.set_exec_parent(parent),
-}
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_inheritance(name: str) -> None:
-    parent, child = parent_of_e6(), ProcessCacheEntry(pid=2)
-    OPERATIONS[name](parent, child)
-    assert child.ancestor is parent
-    for field in ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials"):
-        assert getattr(child, field) == getattr(parent, field), field
-
-
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_inheritance_between_rows(w: World, name: str) -> None:
-    """The same where both are in the tables."""
-    parent = w.put(parent_of_e6())
-    child = w.put(ProcessCacheEntry(pid=high(2), tid=high(2)))
-    OPERATIONS[name](parent, child)
-    assert child.ancestor is parent
-    for field in ("cgroup", "container", "mnt_ns", "net_ns", "user_session", "credentials"):
-        assert getattr(child, field) == getattr(parent, field), field
-    assert parent.children == [child]
-
-
-def test_inheritance_fills_gaps_only() -> None:
-    parent = parent_of_e6()
-    child = ProcessCacheEntry(
-        pid=2, cgroup=CGroupContext("/other", PathKey(11)), mnt_ns=9, credentials=Credentials(auid=0)
-    )
-    child.set_fork_parent(parent)
-    assert (child.cgroup.cgroup_id, child.mnt_ns, child.net_ns) == ("/other", 9, 5678)
-    assert child.auid == 0  # root logged in: that is known
-    # A container is known by its cgroup; in another cgroup it would be a guess.
-    assert child.container.is_null
 
 
 # -- operations --------------------------------------------------------------------------------------------------------

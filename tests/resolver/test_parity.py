@@ -155,17 +155,6 @@ def test_constants_have_the_values_that_are_listed() -> None:
         assert getattr(import_module(f"pipeline.resolver.{module}"), name) == value, name
 
 
-def test_every_scenario_has_a_test() -> None:
-    names = "\n".join(
-        name.lower()
-        for file in ("scenarios", "cache_entry", "ebpf", "ebpfless")
-        for name in names_of_cases(Path(__file__).parent / f"test_{file}.py")
-    )
-    wanted = [f"r{n}" for n in range(1, 24)] + [f"d{n}" for n in range(1, 28)] + [f"e{n}" for n in range(1, 10)]
-    missing = [one for one in wanted if not re.search(rf"(^|_){one}(\b|_)", names, re.MULTILINE)]
-    assert missing == []
-
-
 def names_of_cases(file: Path) -> Iterator[str]:
     """Test functions, ids of parameters, and keys of tables of cases; a comment that names a scenario is no test."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -1,19 +1,20 @@
-"""The scenarios of specification 8.2 and 8.4, on the real resolver over real tables, with its invariants at each step.
+"""The scenarios of specification 8, on the real resolvers over real tables, with the invariants after each step.
 
-Each row is a story of steps and what is true after them. Where the specification recommends something else than the
-reference does (section 9), the recommended is expected here; docs/parity.md lists these. A letter after a number is
-another story to the same point. 8.3 is in test_cache_entry.py.
+Each row is a story of steps and what is true after them, in words of scenario_words.py and keyed_world.py. Where the
+specification recommends something else than the reference does (section 9), the recommended is expected here;
+docs/parity.md lists these. A letter after a number is another story to the same point.
 """
 
 from __future__ import annotations
 
 import os
+import re
 
 import keyed_world as keyed
 import pytest
 from keyed_world import ebpfless
 from resolver_world import high
-from scenario_steps import given, play, then, when
+from scenario_steps import Checked, Part, Scenario, given, happens, play, then, when
 from scenario_words import (
     OWN,
     PARENT,
@@ -39,9 +40,11 @@ from scenario_words import (
     ended,
     ends_at_fork_of,
     ends_with_its_event,
+    entry_exec,
     entry_fork,
     envp,
     envs,
+    equal,
     error,
     exec_,
     exit_,
@@ -61,6 +64,7 @@ from scenario_words import (
     imds,
     in_procfs,
     in_procfs_below,
+    inherits,
     interpreter,
     kernel_maps,
     lineage,
@@ -82,6 +86,8 @@ from scenario_words import (
     same,
     scrub,
     set_args,
+    set_exec_parent,
+    set_fork_parent,
     set_symlink,
     shares_scrubbed_argv,
     snapshotted,
@@ -93,13 +99,23 @@ from scenario_words import (
     update,
 )
 
+from pipeline.errors import InvariantError
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
+    CGroupContext,
+    ContainerContext,
     Credentials,
     FileEvent,
     InvalidKeyPathError,
+    PathKey,
     PathResolutionError,
+    ProcessIncompleteLineageError,
+    ProcessMissingParentNodeError,
+    ProcessWrongParentNodeError,
     ResolverError,
     Source,
+    SSHSessionContext,
+    UserSessionContext,
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import DO_EXIT, KERNEL_PPID, SET_PROCESS_CONTEXT
@@ -293,6 +309,101 @@ OF_THE_RESOLVER = {
     ),
 }  # fmt: skip
 
+#: What descendants have from an ancestor.
+HERITAGE = {
+    "cgroup": CGroupContext("/docker/abc", PathKey(10, 2)), "container": ContainerContext("abc"), "mnt_ns": 1234,
+    "net_ns": 5678, "user_session": UserSessionContext(ssh=SSHSessionContext(9876, "alice")),
+    "credentials": Credentials(auid=1234),
+}  # fmt: skip
+
+#: E5 of two entries without anything.
+EQUALITY = [
+    then(equal("A", "B")),
+    when(change("A", file_event=FileEvent(inode=33)), change("B", file_event=FileEvent(inode=44))),
+    then(equal("A", "B", False)),
+    when(change("B", file_event=FileEvent(inode=33, pathname="/another/name"))), then(equal("A", "B")),
+    when(change("B", args=["aaa"])), then(equal("A", "B", False)),
+    when(change("A", cut_args=["aaa"])), then(equal("A", "B")),
+    when(change("B", envs=["A=1"])), then(equal("A", "B", False)),
+    when(change("A", envs=["A=1"])), then(equal("A", "B")),
+    when(change("B", credentials=Credentials(cap_effective=1))), then(equal("A", "B", False)),
+    when(change("A", credentials=Credentials(cap_effective=1, auid=7, user="x"))), then(equal("A", "B")),
+]  # fmt: skip
+
+#: Specification 8.3: those of the reference's tests of entries. Of entries in no table, and of rows.
+OF_ENTRIES = {
+    "E1 lineage valid": ebpf(
+        when(free("A", 1), free("B", 2, above="A"), free("C", 3, above="B")), then(lineage("C", None)),
+    ),
+    "E1b lineage valid, rows": ebpf(
+        when(put("A", 0, 1), put("B", 1, 2, above="A"), put("C", 2, 3, above="B")), then(lineage("C", None)),
+    ),
+    "E2 pid 1 missing": ebpf(
+        when(free("B", 2), free("C", 3, above="B")), then(lineage("C", ProcessIncompleteLineageError)),
+    ),
+    "E2b pid 1 missing, rows": ebpf(
+        when(put("B", 0, 2), put("C", 2, 3, above="B")), then(lineage("C", ProcessIncompleteLineageError)),
+    ),
+    # Of rows an exec of pid 1, which is valid.
+    "E3 two pid 1": ebpf(
+        when(free("A", 1), free("B", 1, above="A"), free("C", 3, above="B")),
+        then(lineage("C", ProcessWrongParentNodeError)),
+    ),
+    "E4 parent missing": ebpf(
+        when(free("A", 1), free("B", 2, above="A", is_parent_missing=True), free("C", 3, above="B")),
+        then(lineage("C", ProcessMissingParentNodeError)),
+    ),
+    "E4b parent missing, rows": ebpf(
+        when(put("A", 0, 1), put("B", 1, 2, above="A", is_parent_missing=True), put("C", 2, 3, above="B")),
+        then(lineage("C", ProcessMissingParentNodeError)),
+    ),
+    "E5 Equals": ebpf(given(free("A", 2), free("B", 3)), *EQUALITY),
+    "E5b Equals, rows": ebpf(given(put("A", 0, 2), put("B", 0, 3)), *EQUALITY),
+    "E6 inheritance by Fork": ebpf(
+        given(free("P", 1, **HERITAGE), free("C", 2)),
+        when(entry_fork("P", "C")), then(ancestor("C", "P"), inherits("C", "P")),
+    ),
+    "E6b inheritance by Fork, rows": ebpf(
+        given(put("P", 0, 1, **HERITAGE), put("C", 0, 2)),
+        when(entry_fork("P", "C")), then(ancestor("C", "P"), inherits("C", "P"), children("P", "C")),
+    ),
+    "E7 inheritance by Exec": ebpf(
+        given(free("P", 1, **HERITAGE), free("C", 2)),
+        when(entry_exec("P", "C")), then(ancestor("C", "P"), inherits("C", "P")),
+    ),
+    "E7b inheritance by Exec, rows": ebpf(
+        given(put("P", 0, 1, **HERITAGE), put("C", 0, 2)),
+        when(entry_exec("P", "C")), then(ancestor("C", "P"), inherits("C", "P"), children("P", "C")),
+    ),
+    "E8 inheritance by SetForkParent": ebpf(
+        given(free("P", 1, **HERITAGE), free("C", 2)),
+        when(set_fork_parent("C", "P")), then(ancestor("C", "P"), inherits("C", "P")),
+    ),
+    "E8b inheritance by SetForkParent, rows": ebpf(
+        given(put("P", 0, 1, **HERITAGE), put("C", 0, 2)),
+        when(set_fork_parent("C", "P")), then(ancestor("C", "P"), inherits("C", "P"), children("P", "C")),
+    ),
+    # A container is known by its cgroup: in another cgroup it would be a guess. That root logged in is known.
+    "E8c inheritance fills gaps only": ebpf(
+        given(
+            free("P", 1, **HERITAGE),
+            free("C", 2, cgroup=CGroupContext("/other", PathKey(11)), mnt_ns=9, credentials=Credentials(auid=0)),
+        ),
+        when(set_fork_parent("C", "P")),
+        then(
+            has("C", cgroup=CGroupContext("/other", PathKey(11)), container=ContainerContext(), mnt_ns=9, net_ns=5678),
+            credentials("C", auid=0),
+        ),
+    ),
+    "E9 inheritance by SetExecParent": ebpf(
+        given(free("P", 1, **HERITAGE), free("C", 2)),
+        when(set_exec_parent("C", "P")), then(ancestor("C", "P"), inherits("C", "P")),
+    ),
+    "E9b inheritance by SetExecParent, rows": ebpf(
+        given(put("P", 0, 1, **HERITAGE), put("C", 0, 2)),
+        when(set_exec_parent("C", "P")), then(ancestor("C", "P"), inherits("C", "P"), children("P", "C")),
+    ),
+}  # fmt: skip
 
 #: Specification 8.4: those that follow from its sections 3 to 5.
 DERIVED = {
@@ -534,9 +645,107 @@ DERIVED = {
     ),
 }  # fmt: skip
 
-SCENARIOS = OF_THE_RESOLVER | DERIVED
+SCENARIOS = OF_THE_RESOLVER | OF_ENTRIES | DERIVED
+
+#: The specification's.
+IDS = [f"R{n}" for n in range(1, 24)] + [f"E{n}" for n in range(1, 10)] + [f"D{n}" for n in range(1, 28)]
+
+
+def id_of(name: str) -> str:
+    """R20 of "R20b kernel ppid moves the fork root"."""
+    found = re.match(r"[RED]\d+(?=[b-z]? )", name)
+    assert found is not None, name
+    return found[0]
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_scenario(name: str) -> None:
     play(SCENARIOS[name])
+
+
+def test_the_table_holds_every_scenario_of_the_specification() -> None:
+    assert len(SCENARIOS) == len(OF_THE_RESOLVER) + len(OF_ENTRIES) + len(DERIVED)
+    assert sorted({id_of(name) for name in SCENARIOS}) == sorted(IDS)
+    for wanted in IDS:
+        # The first is the specification's own story, others have a letter.
+        (own,) = (row for name, row in SCENARIOS.items() if name.startswith(f"{wanted} "))
+        assert any(step.is_look for step in own.steps), wanted
+
+
+def test_every_row_ends_with_what_is_expected() -> None:
+    for name, row in SCENARIOS.items():
+        assert row.steps[-1].is_look and not row.steps[0].is_look, name
+
+
+# -- the runner --------------------------------------------------------------------------------------------------------
+
+
+@happens
+def unlist(w: Checked, parent: str, child: str) -> None:
+    """The index of children loses one, which keeps its ancestor."""
+    w.named[parent].remove_child(w.named[child])
+
+
+@happens
+def list_again(w: Checked, parent: str, child: str) -> None:
+    slots = [int(w.named[name].store.hot["tgid"]) for name in (child, parent)]
+    w.tables.py_adopt(*slots)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ebpf(given(P, C), when(unlist("P", "C"), list_again("P", "C")), then(children("P", "C"))),
+        ebpfless(
+            given(keyed.fork("P", (7, 1), 0, ts=10), keyed.fork("C", (8, 1), 7, ts=11)),
+            when(unlist("P", "C"), list_again("P", "C")), then(children("P", "C")),
+        ),
+    ],
+    ids=["ebpf", "ebpfless"],
+)  # fmt: skip
+def test_a_step_that_breaks_an_invariant_is_named_even_if_the_next_one_mends_it(row: Scenario) -> None:
+    with row.world() as w:
+        for step in row.steps:
+            step.run(w)
+        w.check()
+    with pytest.raises(AssertionError, match="is not listed below") as caught:
+        play(row)
+    assert caught.value.__notes__ == ["at step 3: unlist('P', 'C')"]
+
+
+@happens
+def scribble(w: Checked, name: str) -> None:
+    """A row changes without its checksum."""
+    w.tables.hot_view()[row_of(w.named[name])]["inode"] += 1
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ebpf(given(P), when(scribble("P")), then(head(3, "P"))),
+        ebpfless(given(keyed.fork("P", (7, 1), 0, ts=10)), when(scribble("P")), then(keyed.head((7, 1), "P"))),
+    ],
+    ids=["ebpf", "ebpfless"],
+)
+def test_a_step_that_breaks_the_tables_is_named(row: Scenario) -> None:
+    with pytest.raises(InvariantError, match="checksum") as caught:
+        play(row)
+    assert caught.value.__notes__ == ["at step 2: scribble('P')"]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [given(P)], [given(P), then(cache(3))], [when(P)], [then(cache()), when(P), then(cache(3))],
+        [when(P), given(C), then(cache(3, 4))], [when(P), when(C), then(cache(3, 4))], [when(P), then()],
+        [when(P, cache(3)), then(cache(3))], [when(P), then(C)],
+    ],
+)  # fmt: skip
+def test_a_row_without_given_when_then_is_refused(parts: list[Part]) -> None:
+    with pytest.raises(ValueError):
+        ebpf(*parts)
+
+
+def test_a_step_with_other_arguments_than_its_word_has_is_refused() -> None:
+    with pytest.raises(TypeError):
+        fork("P", 0)  # type: ignore[call-arg]
