@@ -2,4 +2,4 @@
 
 import pytest
 
-pytest.register_assert_rewrite("scenario_words", "keyed_world")
+pytest.register_assert_rewrite("scenario_happens", "scenario_looks", "keyed_world")

@@ -1,7 +1,7 @@
 """An EBPFLessResolver over real tables, and the words for it in the table of scenarios. Times are small numbers of ns.
 
 Processes are keyed by pid and pid namespace, so a pid is the number that the table has. Words about an entry alone are
-those of scenario_words.py.
+those of scenario_happens.py and scenario_looks.py.
 """
 
 from __future__ import annotations

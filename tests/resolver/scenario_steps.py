@@ -1,14 +1,14 @@
-"""What a row of the table of scenarios is made of, and how it is played. The words are in scenario_words.py.
+"""What a row of the table of scenarios is made of, and how it is played.
 
     "R2 Fork2nd": ebpf(
         when(fork("P", 0, 3, 123), fork("C", 3, 4, 123), delete("P")), then(cache(4), chain("C", "P")),
         when(exit_("C")), then(cache()),
     )
 
-A step is a word with its arguments: something that happens to the real resolver, or a look at what is there. Steps come
-in parts, `given` first, then `when` and `then` as often as the story needs; only `then` looks, and a row ends with it.
-What always holds, the world's invariants, is checked after every step: the step that breaks them is the one that is
-named.
+A step is a word with its arguments: something that happens to the real resolver (scenario_happens.py), or a look at
+what is there (scenario_looks.py); keyed_world.py has those of the EBPFLessResolver. Steps come in parts, `given` first,
+then `when` and `then` as often as the story needs; only `then` looks, and a row ends with it. What always holds, the
+world's invariants, is checked after every step: the step that breaks them is the one that is named.
 """
 
 from __future__ import annotations

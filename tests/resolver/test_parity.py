@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+from test_scenarios import SCENARIOS
 
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.ebpfless import EBPFLessResolver
@@ -86,12 +86,11 @@ def test_names_exist(row: dict[str, str]) -> None:
 
 
 def is_test(directory: Path, name: str) -> bool:
-    """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, also whether its file has that scenario."""
+    """Whether `FILE::FUNCTION` below a directory is a test; with `[R1]`, and the table has that scenario."""
     file, function, scenario = re.fullmatch(r"([\w/]+)::(\w+)(?:\[(\w+)\])?", name).groups()  # type: ignore[union-attr]
-    path = directory / f"{file}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse((directory / f"{file}.py").read_text(encoding="utf-8"))
     is_there = function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    return is_there and (scenario is None or scenario in {case.split()[0] for case in names_of_cases(path)})
+    return is_there and (scenario is None or any(row.startswith(f"{scenario} ") for row in SCENARIOS))
 
 
 @pytest.mark.parametrize("row", FAULTS, ids=lambda row: row["fault"][:60])
@@ -153,14 +152,3 @@ def test_constants_have_the_values_that_are_listed() -> None:
     }  # fmt: skip
     for (module, name), value in values.items():
         assert getattr(import_module(f"pipeline.resolver.{module}"), name) == value, name
-
-
-def names_of_cases(file: Path) -> Iterator[str]:
-    """Test functions, ids of parameters, and keys of tables of cases; a comment that names a scenario is no test."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-            yield node.name
-        elif isinstance(node, ast.Dict):
-            yield from (key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
-        elif isinstance(node, ast.keyword) and node.arg == "id" and isinstance(node.value, ast.Constant):
-            yield str(node.value.value)
