@@ -35,10 +35,6 @@ cdef class ProducerPositions:
         OSError: a descriptor cannot be mapped.
     """
 
-    cdef uint64_t *pages[1024]
-    cdef readonly int ring_count
-    cdef long page_bytes
-
     def __cinit__(self, dict fds, int ring_count):
         cdef int ring
         cdef void *at
@@ -60,10 +56,14 @@ cdef class ProducerPositions:
 
     def sample(self, uint64_t[::1] positions):
         """Fill `positions` (shape (ring_count,), bytes) and return the boot-clock time in ns that they are valid for."""
-        cdef timespec now
-        cdef int ring
         if positions.shape[0] < self.ring_count:
             raise ValueError("positions is shorter than ring_count")
+        return self.read(&positions[0])
+
+    cdef uint64_t read(self, uint64_t *positions) noexcept nogil:
+        """As `sample`, into ring_count numbers."""
+        cdef timespec now
+        cdef int ring
         clock_gettime(CLOCK_BOOTTIME, &now)
         # Keeps the loads behind the clock; pairs with the barrier between reservation and timestamp in the BPF programs.
         pl_full_fence()

@@ -2,10 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-
-cdef struct column:
-    const unsigned char *at  # any alignment
-    uint64_t bytes
+from pipeline.bus._column cimport column
 
 
 cdef class Frame:
@@ -26,3 +23,6 @@ cdef class Frame:
     cdef int hold(self, object message) except -1
     cdef object view(self, uint32_t number, const column *where)
     cdef Frame copy(self)
+
+
+cpdef list decode_all(object message)

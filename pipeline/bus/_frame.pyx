@@ -244,7 +244,7 @@ def decode(message) -> Frame:
     return frames[0]
 
 
-def decode_all(message) -> list:
+cpdef list decode_all(object message):
     """Read a message that holds frames, one map after the other; at least one. Errors as `decode`."""
     cdef Reader reader = Reader.__new__(Reader)
     cdef Py_buffer buffer

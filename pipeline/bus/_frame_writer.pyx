@@ -14,6 +14,8 @@ from libc.string cimport memcpy
 
 import msgpack
 
+from pipeline.bus._column cimport column
+
 FRAME_VERSION = 1
 
 
@@ -46,12 +48,6 @@ cdef class FrameEncoder:
         ValueError: `boot_id` is not the 16 raw bytes of the boot's UUID, or `source` is longer than 255 bytes.
     """
 
-    cdef bytes boot_id, source
-    cdef object lost  # the map that `lost_packed` is of
-    cdef bytes lost_packed
-    cdef char *data
-    cdef uint64_t used, room
-
     def __init__(self, *, boot_id, source):
         if len(boot_id) != 16:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
@@ -81,68 +77,79 @@ cdef class FrameEncoder:
 
         `lost` is a map of counts by name that the caller does not change but replaces.
         """
-        cdef Py_buffer[6] columns
-        cdef uint64_t need = FIXED_BYTES, begin = self.used
+        cdef Py_buffer[6] buffers
+        cdef column[6] columns
         cdef int held = 0, i
-        cdef uint32_t keys = 15
-        cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
-        if lost is not self.lost:
-            self.lost_packed, self.lost = self._counts(lost), lost
         try:
             for part in (head, task, fork, exec, exit, blob):
-                PyObject_GetBuffer(part, &columns[held], PyBUF_SIMPLE)
+                PyObject_GetBuffer(part, &buffers[held], PyBUF_SIMPLE)
+                columns[held].at, columns[held].bytes = <const unsigned char *>buffers[held].buf, buffers[held].len
                 held += 1
-                if <uint64_t>columns[held - 1].len > UINT32_MAX:
-                    raise ValueError("a column is longer than msgpack allows")
-                need += <uint64_t>columns[held - 1].len
-            self._make_room(need + len(self.boot_id) + len(self.source) + len(self.lost_packed))
-            keys += (malformed != 0) + (watermark_boot_ns is not None)
-            if keys < 16:
-                self._byte(0x80 | keys)
-            else:
-                self._byte(0xDE)
-                pl_put16(self.data + self.used, keys)
-                self.used += 2
-            self._key("v", 1)
-            self._uint(FRAME_VERSION)
-            self._key("boot", 4)
-            self._byte(0xC4)
-            self._byte(16)
-            self._bytes(<const char *>self.boot_id, 16)
-            self._key("src", 3)
-            if len(self.source) < 32:
-                self._byte(0xA0 | len(self.source))
-            else:
-                self._byte(0xD9)
-                self._byte(len(self.source))
-            self._bytes(<const char *>self.source, len(self.source))
-            self._key("ring", 4)
-            self._uint(ring)
-            self._key("seq", 3)
-            self._uint(seq)
-            self._key("from", 4)
-            self._uint(from_pos)
-            self._key("to", 2)
-            self._uint(to_pos)
-            self._key("n", 1)
-            self._uint(count)
-            self._key("lost", 4)
-            self._bytes(<const char *>self.lost_packed, len(self.lost_packed))
-            if malformed:
-                self._key("bad", 3)
-                self._uint(malformed)
-            if watermark_boot_ns is not None:
-                self._key("wm", 2)
-                self._uint(watermark_boot_ns)
-            for i in range(6):
-                self._key(names[i], 4)
-                self._bin(<const char *>columns[i].buf, <uint32_t>columns[i].len)
-        except BaseException:
-            self.used = begin
-            raise
+            self.put(
+                ring, seq, from_pos, to_pos, count, lost, columns, malformed, watermark_boot_ns is not None,
+                0 if watermark_boot_ns is None else watermark_boot_ns,
+            )
         finally:
             for i in range(held):
-                PyBuffer_Release(&columns[i])
+                PyBuffer_Release(&buffers[i])
+
+    cdef int put(
+        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, object lost,
+        const column *columns, uint64_t malformed, bint has_watermark, uint64_t watermark_boot_ns,
+    ) except -1:
+        """As `add`; `columns` are head, task, fork, exec, exit and blob."""
+        cdef uint64_t need = FIXED_BYTES
+        cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
+        cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
+        cdef int i
+        if lost is not self.lost:
+            self.lost_packed, self.lost = self._counts(lost), lost
+        for i in range(6):
+            if columns[i].bytes > UINT32_MAX:
+                raise ValueError("a column is longer than msgpack allows")
+            need += columns[i].bytes
+        self._make_room(need + len(self.boot_id) + len(self.source) + len(self.lost_packed))
+        if keys < 16:
+            self._byte(0x80 | keys)
+        else:
+            self._byte(0xDE)
+            pl_put16(self.data + self.used, keys)
+            self.used += 2
+        self._key("v", 1)
+        self._uint(FRAME_VERSION)
+        self._key("boot", 4)
+        self._byte(0xC4)
+        self._byte(16)
+        self._bytes(<const char *>self.boot_id, 16)
+        self._key("src", 3)
+        if len(self.source) < 32:
+            self._byte(0xA0 | len(self.source))
+        else:
+            self._byte(0xD9)
+            self._byte(len(self.source))
+        self._bytes(<const char *>self.source, len(self.source))
+        self._key("ring", 4)
+        self._uint(ring)
+        self._key("seq", 3)
+        self._uint(seq)
+        self._key("from", 4)
+        self._uint(from_pos)
+        self._key("to", 2)
+        self._uint(to_pos)
+        self._key("n", 1)
+        self._uint(count)
+        self._key("lost", 4)
+        self._bytes(<const char *>self.lost_packed, len(self.lost_packed))
+        if malformed:
+            self._key("bad", 3)
+            self._uint(malformed)
+        if has_watermark:
+            self._key("wm", 2)
+            self._uint(watermark_boot_ns)
+        for i in range(6):
+            self._key(names[i], 4)
+            self._bin(<const char *>columns[i].at, <uint32_t>columns[i].bytes)
+        return 0
 
     cdef bytes _counts(self, lost):
         return msgpack.packb(lost)

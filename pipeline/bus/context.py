@@ -62,7 +62,8 @@ PID_MAX = 1 << 22
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 _I32 = (-(1 << 31), (1 << 31) - 1)
-_MARK = b"\xa7context"
+#: What a message of context events, of any version, has from its second byte on; a frame has something else there.
+CONTEXT_MARK = b"\xa7context"
 
 CAPABILITIES = "capabilities"
 IMDS = "imds"
@@ -122,11 +123,6 @@ class ContextMessage:
     boot_id: bytes
     source: str
     events: tuple[ContextEvent, ...]
-
-
-def is_context(message: Buffer) -> bool:
-    """Whether a message on the frames' socket is one of context events (of any version)."""
-    return bytes(memoryview(message)[1:9]) == _MARK
 
 
 def parse_time_ns(text: str) -> int:

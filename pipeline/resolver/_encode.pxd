@@ -44,6 +44,10 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil
 
+    # What a commit stores (16 numbers), and whether there is something to send.
+    cdef const uint64_t *numbers(self) noexcept nogil
+    cdef bint has_messages(self) noexcept nogil
+
     # -- private --
     cdef open_part parts[16]
     cdef closed_part *closed

@@ -328,11 +328,23 @@ cdef class Encoder:
         """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
         out = np.empty(16, np.uint64)
         cdef uint64_t[::1] view = out
-        cdef int i
-        self.topic_seq[MASK] = self.topics_mask
-        for i in range(16):
-            view[i] = self.topic_seq[i]
+        memcpy(&view[0], self.numbers(), 16 * sizeof(uint64_t))
         return out
+
+    cdef const uint64_t *numbers(self) noexcept nogil:
+        """What `sequences` returns, without a copy; valid until the next call of any method."""
+        self.topic_seq[MASK] = self.topics_mask
+        return self.topic_seq
+
+    cdef bint has_messages(self) noexcept nogil:
+        """Whether `take` would return any."""
+        cdef uint32_t i
+        if self.closed_count:
+            return True
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                return True
+        return False
 
     def restore(self, sequences) -> None:
         """Go on from what the predecessor committed (uint64[16]). All zero: nothing was, so begin a new stream."""

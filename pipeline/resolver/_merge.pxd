@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from pipeline.bus._frame cimport Frame
+
 
 cdef struct pending_event:
     uint64_t time
@@ -21,6 +23,9 @@ cdef struct columns:
     const char *blob
 
 
+cdef class Batch
+
+
 cdef class Sorter:
     cdef columns *columns  # by slot
     cdef readonly list frames  # by slot; None where a slot is free
@@ -35,6 +40,10 @@ cdef class Sorter:
     cdef uint32_t *heap
     cdef bint outstanding
 
+    cpdef add(self, Frame frame, uint64_t from_pos)
+    cpdef Batch take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=*)
+    cpdef done(self, Batch batch)
+    cdef uint64_t applied(self, uint32_t ring) noexcept nogil
     cdef int _grow_slots(self) except -1
     cdef void _release(self, uint32_t slot)
     cdef void _settle(self, uint32_t ring)

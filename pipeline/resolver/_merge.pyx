@@ -37,6 +37,7 @@ cdef struct ring_queue:
     uint32_t oldest, youngest  # frames with events that are not done, NO_SLOT for none
     uint64_t skip_time  # events not younger were applied by a predecessor
     uint64_t applied_pos
+    bint is_touched  # by the batch that is being done
 
 
 cdef inline bint _later(const pending_event *a, const pending_event *b) noexcept nogil:
@@ -178,9 +179,12 @@ cdef class Sorter:
         """Position in bytes before which all records of the ring are done."""
         if ring >= self.ring_count:
             raise IndexError(ring)
+        return self.applied(ring)
+
+    cdef uint64_t applied(self, uint32_t ring) noexcept nogil:
         return (<ring_queue *>self.rings)[ring].applied_pos
 
-    def add(self, Frame frame not None, uint64_t from_pos):
+    cpdef add(self, Frame frame, uint64_t from_pos):
         """Take the events of a frame whose records begin at `from_pos` or later; earlier ones were seen before.
 
         The frame is kept until the last of its events is done; that its columns agree was checked when it was decoded.
@@ -342,7 +346,7 @@ cdef class Sorter:
                 found = rings[i].items[rings[i].first].time
         return found
 
-    def take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=True):
+    cpdef Batch take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=True):
         """Return the next events with a time before `limit_boot_ns`, at most `max_events`, or None.
 
         Args:
@@ -377,24 +381,21 @@ cdef class Sorter:
         self.outstanding = True
         return batch
 
-    def done(self, Batch batch not None):
-        """The events of `batch` are applied. Returns the numbers of the rings whose applied position may have moved."""
+    cpdef done(self, Batch batch):
+        """The events of `batch` are applied: rings' applied positions move."""
         cdef uint32_t i, ring
         cdef frame_slot *slots = <frame_slot *>self.slots
-        cdef set rings = set()
-        cdef int64_t last = -1
+        cdef ring_queue *rings = <ring_queue *>self.rings
         if batch.sorter is not self or not self.outstanding:
             raise RuntimeError("not the batch that is out")
         self.outstanding = False
         for i in range(batch.count):
             slots[batch.items[i].slot].done[batch.items[i].event] = 1
-            ring = slots[batch.items[i].slot].ring
-            if ring != last:
-                rings.add(ring)
-                last = ring
-        for ring in rings:
-            self._settle(ring)
-        return rings
+            rings[slots[batch.items[i].slot].ring].is_touched = True
+        for ring in range(self.ring_count):
+            if rings[ring].is_touched:
+                rings[ring].is_touched = False
+                self._settle(ring)
 
 
 cdef uint32_t _enqueue(

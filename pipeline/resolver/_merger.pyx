@@ -54,22 +54,6 @@ cdef class Merger:
         pending: events received and not yet in a batch.
     """
 
-    cdef readonly uint32_t ring_count
-    cdef readonly object received_pos, applied_pos, ring_watermark, stalled
-    cdef readonly uint64_t watermark
-    cdef uint64_t stall_ns, hold_ns, slack_ns, max_pending
-    cdef readonly bint timed_by_sender
-    cdef RingClock _clock
-    cdef Sorter _sorter
-    cdef uint64_t[::1] _received, _applied, _marks, _seen, _limits, _spoke_ns, _malformed
-    cdef uint8_t[::1] _speaking
-    cdef uint64_t _limit, _now
-    cdef bint _is_complete
-    cdef dict _rewind_asked
-    cdef list _rewinds
-    # Counted since the last `take_counters`, and what of others it told.
-    cdef uint64_t malformed, frames_gap, frames_duplicate, _told_stalls, _told_late, _told_replayed
-
     def __init__(
         self,
         uint32_t ring_count,
@@ -126,7 +110,7 @@ cdef class Merger:
         self.watermark = int(ring_watermark.min()) + 1 if watermark is None else watermark
         self._sorter.raise_frontier(self.watermark)
 
-    def add(self, Frame frame not None) -> None:
+    cpdef add(self, Frame frame):
         """Take a frame. What it repeats is dropped; behind a hole all of it is, and a rewind is asked for.
 
         Raises:
@@ -155,7 +139,7 @@ cdef class Merger:
             self._rewind_asked.pop(ring, None)
             self._sorter.add(frame, received)
             self._received[ring] = frame.to_pos
-            self._applied[ring] = self._sorter.applied_pos(ring)
+            self._applied[ring] = self._sorter.applied(ring)
         if frame.has_watermark:
             if self.timed_by_sender:
                 self._speaking[ring] = True
@@ -190,6 +174,14 @@ cdef class Merger:
         Returns:
             Boot time in ns before which events may go out now. It falls back when a stalled ring moves again.
         """
+        if self.timed_by_sender:
+            return self.take_note(now_boot_ns, NULL)
+        if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
+            raise ValueError("a position of each ring is needed: senders do not say their watermark")
+        return self.take_note(now_boot_ns, &producer_pos[0])
+
+    cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil:
+        """As `advance`; `producer_pos` has ring_count numbers and is not read when senders say their watermark."""
         cdef uint32_t ring
         if not self._now:
             for ring in range(self.ring_count):
@@ -199,9 +191,7 @@ cdef class Merger:
         if self.timed_by_sender:
             self._limit = self._advance_by_sender(now_boot_ns)
             return self._limit
-        if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
-            raise ValueError("a position of each ring is needed: senders do not say their watermark")
-        self._limit = self._clock.take_note(now_boot_ns, &producer_pos[0], self._sorter.pending > self.max_pending)
+        self._limit = self._clock.take_note(now_boot_ns, producer_pos, self._sorter.pending > self.max_pending)
         self._is_complete = self._clock.complete
         return self._limit
 
@@ -223,16 +213,22 @@ cdef class Merger:
     @property
     def is_behind(self) -> bool:
         """Whether a ring held more than had been received when `advance` looked."""
+        return self.lags()
+
+    cdef bint lags(self) noexcept nogil:
         return not self.timed_by_sender and self._clock.is_behind()
 
     @property
     def due_boot_ns(self) -> int:
         """When the oldest pending event may go out if its ring is received up to then; 0: nothing is pending."""
+        return self.due()
+
+    cdef uint64_t due(self) noexcept nogil:
         return self._sorter.oldest() + self.slack_ns + 1 if self._sorter.pending else 0
 
     # -- batches out ---------------------------------------------------------------------------------------------------
 
-    def take(self, uint32_t max_events):
+    cpdef Batch take(self, uint32_t max_events):
         """Return the next events that may go out, at most `max_events`, in the order in which to apply them; or None.
 
         One batch at a time: the one before must be `done`.
@@ -244,10 +240,12 @@ cdef class Merger:
             memcpy(&self._limits[0], &self._seen[0], self.ring_count * sizeof(uint64_t))
         return batch
 
-    def done(self, Batch batch not None) -> None:
+    cpdef done(self, Batch batch):
         """The batch is applied: move `applied_pos`, `ring_watermark` and `watermark`."""
-        for ring in self._sorter.done(batch):
-            self._applied[<uint32_t>ring] = self._sorter.applied_pos(ring)
+        cdef uint32_t ring
+        self._sorter.done(batch)
+        for ring in range(self.ring_count):
+            self._applied[ring] = self._sorter.applied(ring)
         self._applied_until(batch.frontier, &self._limits[0])
 
     cdef void _applied_until(self, uint64_t frontier, const uint64_t *limits) noexcept nogil:
@@ -257,15 +255,22 @@ cdef class Merger:
 
     def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
         """Commit what is applied, with its counters, and let the shards release it."""
+        if topic_seq.shape[0] != 16:
+            raise ValueError("there are not 16 topics")
+        self.commit_to(tables, &topic_seq[0])
+
+    cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1:
+        """As `commit`; `topic_seq` has 16 numbers."""
         cdef uint64_t value
-        if topic_seq.shape[0] != 16 or tables.control == NULL or tables.control.ring_count != self.ring_count:
-            raise ValueError("the tables are closed or have other rings, or there are not 16 topics")
+        if tables.control == NULL or tables.control.ring_count != self.ring_count:
+            raise ValueError("the tables are closed or have other rings")
         if self._has_news():
             for name, value in self.take_counters().items():
                 tables.count(name, value)
         with nogil:
-            tables._commit(self.watermark, &self._applied[0], &self._marks[0], &topic_seq[0], 16)
+            tables._commit(self.watermark, &self._applied[0], &self._marks[0], topic_seq, 16)
             tables._acknowledge(&self._received[0], &self._clock.stalled_view[0])
+        return 0
 
     # -- counters ------------------------------------------------------------------------------------------------------
 

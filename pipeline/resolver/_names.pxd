@@ -62,6 +62,7 @@ cdef class NameCache:
     cdef uint32_t views_used, sweep
     cdef list kept  # the Names that the slots point into
 
+    cdef bint wants(self) noexcept nogil
     # Whose names count for a row; NULL: nobody's are known. `container` is the row's container id, NULL for none.
     cdef const name_table *of(
         self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n

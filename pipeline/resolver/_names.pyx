@@ -145,6 +145,9 @@ cdef class NameCache:
     @property
     def is_wanting(self) -> bool:
         """Whether `take_wanted` has something."""
+        return self.wants()
+
+    cdef bint wants(self) noexcept nogil:
         return self.wanted_views != 0 or self.wanted_ids != 0
 
     def take_wanted(self):

@@ -13,19 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline import boot, paths
-from pipeline.bus.context import USER_SESSION, ContextEvent, is_context
-from pipeline.bus.frames import Frame, decode_frames
+from pipeline.bus.context import CONTEXT_MARK, USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.config import Config
-from pipeline.errors import FrameError
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
+from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader
+from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer
@@ -36,7 +35,7 @@ from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.keyed_frames import KeyedFrames
-from pipeline.resolver.loop import WAIT_FRAMES_MS, LoopSettings, Positions, Resolver
+from pipeline.resolver.loop import LoopSettings, Resolver
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.names import LiveNames
 from pipeline.resolver.opts import ResolverOpts
@@ -46,7 +45,6 @@ from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
 from pipeline.resolver.sessions import SshSessions
 from pipeline.resolver.terminals import TtyFallback
-from pipeline.resolver.waiting import FrameSocket, Waiter
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
@@ -54,6 +52,7 @@ from pipeline.shm.usernames import DIRECTORY
 from pipeline.worker import NO_FD, WorkerSpec
 
 if TYPE_CHECKING:
+    from pipeline.bpf._positions import ProducerPositions
     from pipeline.resolver.scrub import Scrubber
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
@@ -64,13 +63,6 @@ GATHER_SECONDS = 0.0005
 LINGER_MS = 500
 
 _CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
-
-
-class Clock:
-    """Positions of sources that are no kernel rings: only the time."""
-
-    def sample(self, positions: npt.NDArray[np.uint64]) -> int:
-        return boot.now_boot_ns()
 
 
 class NoProc:
@@ -241,22 +233,11 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         namer = CgroupNamer(applier.cgroups, tree, Hierarchies() if is_live else None)
         log = get_logger()
 
-        def decode(data: bytes | memoryview) -> list[Frame]:
-            if loop.contexts is not None and is_context(data):
-                loop.contexts.take(data, boot.now_boot_ns())
-                return []
-            frames = decode_frames(data if keyed is None else keyed.message(data))
-            for frame in frames:
-                if frame.boot_id != boot_id:
-                    raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
-                if frame.ring >= spec.ring_count:
-                    raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
-            return [concealer.frame(frame) for frame in frames]
-
         frames = FrameSocket(pull)
         loop = Resolver(
             tables=tables, merger=merger, applier=applier, encoder=encoder, publisher=publisher,
-            receiver=frames, positions=positions, losses=losses, decode=decode,
+            frames=frames, positions=positions, losses=losses,
+            reader=FrameReader(boot_id, spec.ring_count, concealer.frame, None if keyed is None else keyed.message),
             now_boot_ns=boot.now_boot_ns,
             settings=LoopSettings(
                 repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
@@ -294,7 +275,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 event = ContextEvent(USER_SESSION, entry.pid, body=body)
                 stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
-            loop.contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
+            contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
+            loop.contexts, loop.reader.context_mark = contexts, CONTEXT_MARK
+            loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
         loop.names = _names(spec, is_live, tables, encoder, stack)
         if is_live:
@@ -417,15 +400,15 @@ def _concealer(scrubber: Scrubber | None, config: Config) -> Concealer:
     return Concealer(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
 
 
-def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[Positions, Any, Any]:
-    """Producer positions, loss counters and the task iterator of an eBPF capture."""
+def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
+    """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
     from pipeline.resolver.losses import SharedCounters
 
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
         counts = None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1)
-        return Clock(), counts, None
+        return None, counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 

@@ -1,7 +1,8 @@
 """The resolver's duty cycle: frames in; merge, apply, publish, commit, acknowledge; housekeeping in between.
 
-One `Resolver` is the only writer of an instance. `poll` does bounded work and returns how much; signals, sleeping and
-construction are in main.py. Order within a step, and why a kill at any point loses nothing:
+One `Resolver` is the only writer of an instance. `poll` does bounded work and returns how much; what every wake-up does
+is in _turn.pyx, sleeping in _waiting.pyx, signals in main.py and construction in build.py. Order within a step, and why
+a kill at any point loses nothing:
 
 1. a batch is applied (idempotent, keyed by identity and time),
 2. its events are published, with the sequence numbers that the commit will record,
@@ -22,15 +23,18 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import FrameError
 from pipeline.events import KIND_COUNT
+from pipeline.resolver._turn import Turn
 from pipeline.shm import layout
 
 if TYPE_CHECKING:
-    from pipeline.bus.frames import Frame
+    from pipeline.bpf._positions import ProducerPositions
+    from pipeline.errors import FrameError
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
     from pipeline.resolver._merger import Merger
+    from pipeline.resolver._turn import FrameReader
+    from pipeline.resolver._waiting import FrameSocket
     from pipeline.resolver.context import ContextLoop
     from pipeline.resolver.names import LiveNames
     from pipeline.resolver.publish import Publisher
@@ -42,8 +46,6 @@ if TYPE_CHECKING:
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192
-#: Frames taken from the socket before the tables are brought up to date.
-FRAMES_PER_POLL = 32
 HEARTBEAT_NS = 100_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
 #: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
@@ -54,23 +56,8 @@ STATS_NS = 1_000_000_000
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
-#: Less than this is not worth a sleep of its own.
-WAIT_LEAST_MS = 0.01
-WAIT_FRAMES_MS = 10
 #: With a reader that waits for its answer: what it asks about is on its way, or the watermark is.
 WAIT_REQUEST_MS = 1
-
-
-class Receiver(Protocol):
-    """Where frames come from; returns None when there is none now."""
-
-    def receive(self) -> bytes | memoryview | None: ...
-
-
-class Positions(Protocol):
-    """Producer positions of all rings with the time that they are valid for (see bpf/_positions.pyx)."""
-
-    def sample(self, positions: npt.NDArray[np.uint64]) -> int: ...
 
 
 class Losses(Protocol):
@@ -100,10 +87,13 @@ class Resolver:
         tables: held by this process.
         merger, applier, publisher: the stages; `applier` writes `tables`.
         encoder: the one that `applier` calls.
-        receiver, positions, losses: see the protocols.
-        decode: a message -> its frames, raises FrameError.
+        frames, reader, positions: see _turn.pyx.
+        losses: see the protocol.
         now_boot_ns: the boot clock.
         log_refused: called once for each peer whose frame was refused.
+
+    Attributes:
+        reader: of messages.
     """
 
     def __init__(
@@ -114,10 +104,10 @@ class Resolver:
         applier: Applier,
         encoder: Encoder,
         publisher: Publisher,
-        receiver: Receiver,
-        positions: Positions,
+        frames: FrameSocket,
+        reader: FrameReader,
+        positions: ProducerPositions | None,
         losses: Losses | None,
-        decode: Callable[[bytes | memoryview], list[Frame]],
         now_boot_ns: Callable[[], int],
         settings: LoopSettings | None = None,
         log_refused: Callable[[FrameError], None] = lambda error: None,
@@ -127,10 +117,8 @@ class Resolver:
         self.applier = applier
         self.encoder = encoder
         self.publisher = publisher
-        self.receiver = receiver
-        self.positions = positions
+        self.reader = reader
         self.losses = losses
-        self.decode = decode
         self.now_boot_ns = now_boot_ns
         self.settings = settings or LoopSettings()
         self.log_refused = log_refused
@@ -145,7 +133,11 @@ class Resolver:
         #: Gives the processes of a batch what no record carries; called only when one of them inherits something.
         self.complete: Callable[[], object] | None = None
         self.contexts: ContextLoop | None = None
-        self._producer = np.zeros(merger.ring_count, np.uint64)
+        self._turn = Turn(
+            tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
+            positions=positions, batch_events=self.settings.batch_events, publish=publisher.send, refused=self._refused,
+            look_closer=self._look_closer,
+        )  # fmt: skip
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
         self._lost = np.zeros(KIND_COUNT, np.uint64)
@@ -167,17 +159,17 @@ class Resolver:
 
     def poll(self) -> int:
         """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
-        work = self._take_frames()
-        work += self._bring_up_to_date()
-        now = self.now_boot_ns()
+        work = self._turn.run()
+        now = self._turn.ended_boot_ns
+        is_due = now - self._heartbeat_ns >= HEARTBEAT_NS
         if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
-        if self.names is not None:
+        if self.names is not None and (is_due or self._turn.wants_names):
             self.names.poll(now)
-        if self.contexts is not None:
+        if self.contexts is not None and (is_due or self.contexts.waiting):
             work += self.contexts.poll(now)
         self._worked |= work > 0
-        if now - self._heartbeat_ns >= HEARTBEAT_NS:
+        if is_due:
             self._heartbeat_ns = now
             self.tables.heartbeat(now)
             is_repairing = self.repairer is not None and self.repairer.active
@@ -198,9 +190,7 @@ class Resolver:
         if self.names is not None and self.names.has_answers:
             return False
         self._heartbeat_ns = now
-        self._bring_up_to_date()
-        self.tables.heartbeat(now)
-        self.commit()
+        self._turn.rest(now)
         return True
 
     def beat(self) -> None:
@@ -211,11 +201,9 @@ class Resolver:
 
     def idle_ms(self) -> float:
         """How long the owner may sleep on its sockets before the next poll, if no message is there."""
-        if self.merger.pending:
-            # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
-            if self.merger.is_behind or self.merger.timed_by_sender:
-                return WAIT_FRAMES_MS
-            return max(WAIT_LEAST_MS, (self.merger.due_boot_ns - self.now_boot_ns()) / 1e6)
+        ms = self._turn.wait_ms()
+        if ms >= 0:
+            return ms
         if (self.requests is not None and self.requests.waiting) or (
             self.contexts is not None and self.contexts.waiting
         ):
@@ -224,54 +212,23 @@ class Resolver:
             return 2
         return IDLE_MS
 
-    def _take_frames(self) -> int:
-        taken = messages = 0
-        while taken < FRAMES_PER_POLL and messages < FRAMES_PER_POLL:  # a message may hold several frames, or none
-            data = self.receiver.receive()
-            if data is None:
-                break
-            messages += 1
-            try:
-                frames = self.decode(data)
-                taken += len(frames)
-                for frame in frames:
-                    self.merger.add(frame)
-            except FrameError as error:
-                taken += 1
-                self.tables.count("frames_refused", 1)
-                if error.peer not in self._refused_peers:
-                    self._refused_peers.add(error.peer)
-                    self.log_refused(error)
-        if taken:
-            self.tables.count("frames", taken)
-            for ring, position in self.merger.take_rewinds():
-                self.tables.count("rewinds", 1)
-                self.tables.request_rewind(ring, position)
-        return taken
+    def _refused(self, error: FrameError) -> None:
+        if error.peer not in self._refused_peers:
+            self._refused_peers.add(error.peer)
+            self.log_refused(error)
 
-    def _bring_up_to_date(self) -> int:
-        self._sample()
-        applied = 0
-        while (batch := self.merger.take(self.settings.batch_events)) is not None:
-            applied += self.applier.apply(batch)
-            if self.sessions is not None:
-                self.sessions.poll()
-            if self.terminals is not None:
-                self.terminals.poll()
-            if self.complete is not None and self.applier.has_heirs:
-                self.complete()
-            self.publisher.send(self.encoder.take())
-            self.merger.done(batch)
-            self.commit()
-        return applied
-
-    def _sample(self) -> None:
-        time_ns = self.positions.sample(self._producer)
-        self.merger.advance(time_ns, self._producer)
+    def _look_closer(self) -> None:
+        """At what a batch has left to be completed."""
+        if self.sessions is not None:
+            self.sessions.poll()
+        if self.terminals is not None:
+            self.terminals.poll()
+        if self.complete is not None and self.applier.has_heirs:
+            self.complete()
 
     def commit(self) -> None:
         """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
-        self.merger.commit(self.tables, self.encoder.sequences())
+        self._turn.commit()
 
     # -- housekeeping --------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from libc.string cimport memcpy, memset
 
 import mmap
 
+from pipeline.bus._column cimport column
 from pipeline.sources._shared cimport RingMap, pls_acquire32, pls_acquire64
 
 
@@ -67,12 +68,6 @@ cdef enum:
     RECORD_HEADER = 8
 
 
-cdef enum:
-    STOP_CAUGHT_UP
-    STOP_BUSY
-    STOP_FULL
-    STOP_CORRUPT
-
 #: Why `drain` stopped.
 CAUGHT_UP = STOP_CAUGHT_UP  #: everything up to the producer's position is read
 BUSY = STOP_BUSY  #: the next record is still being written
@@ -101,20 +96,6 @@ cdef class Columns:
         malformed: records that were left out, in this frame's range.
         stop: why the last `drain` stopped.
     """
-
-    cdef object head_view, task_view, fork_view, exec_view, exit_view, blob_view
-    cdef Py_buffer held[6]
-    cdef int held_count
-    cdef char *heads
-    cdef char *tasks
-    cdef char *forks
-    cdef char *execs
-    cdef char *exits
-    cdef char *blobs
-    cdef uint64_t max_bytes, max_records, max_var
-    cdef readonly uint64_t count, var_bytes, discarded, malformed
-    cdef uint64_t fork_count, exec_count, exit_count
-    cdef readonly int stop
 
     def __cinit__(self, uint64_t max_bytes):
         if not 0 < max_bytes <= <uint64_t>1 << 30:
@@ -146,6 +127,15 @@ cdef class Columns:
         for i in range(self.held_count):
             PyBuffer_Release(&self.held[i])
 
+    cdef void parts(self, column *columns) noexcept nogil:
+        """The columns in the order of a frame's keys."""
+        columns[0].at, columns[0].bytes = <unsigned char *>self.heads, self.count * sizeof(pl_head)
+        columns[1].at, columns[1].bytes = <unsigned char *>self.tasks, self.count * sizeof(pl_task)
+        columns[2].at, columns[2].bytes = <unsigned char *>self.forks, self.fork_count * sizeof(pl_fork)
+        columns[3].at, columns[3].bytes = <unsigned char *>self.execs, self.exec_count * sizeof(pl_exec)
+        columns[4].at, columns[4].bytes = <unsigned char *>self.exits, self.exit_count * sizeof(pl_exit)
+        columns[5].at, columns[5].bytes = <unsigned char *>self.blobs, self.var_bytes
+
     def views(self) -> dict:
         """Return the columns by their names in a frame; they are overwritten by the next `drain`."""
         return {
@@ -168,6 +158,9 @@ cdef class Columns:
         Returns:
             The position behind the last record that was read; `stop` says why it was the last.
         """
+        return self.read(ring, cursor, max_records)
+
+    cdef uint64_t read(self, RingMap ring, uint64_t cursor, uint64_t max_records) except? 0:
         cdef uint64_t position
         ring._check()
         with nogil:

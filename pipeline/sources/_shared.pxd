@@ -30,3 +30,25 @@ cdef class RingMap:
 
     cdef int _place(self, int fd, unsigned char *where, size_t length, size_t offset) except -1
     cdef int _check(self) except -1
+
+
+cdef extern from *:
+    """
+    #include <linux/types.h>
+    #include "shared.h"
+    """
+    struct pl_cpu:
+        uint32_t sleeping
+        uint32_t ring
+        uint64_t lost_samples[8]
+
+
+cdef class CpuStates:
+    cdef Py_buffer view
+    cdef bint held
+    cdef pl_cpu *cpus
+    cdef readonly int count
+
+    cdef pl_cpu *_cpu(self, int cpu) except NULL
+    cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1
+    cpdef set_sleeping(self, int ring, bint sleeping)

@@ -27,17 +27,6 @@ from pipeline.shm._layout cimport (
 )
 
 
-cdef extern from *:
-    """
-    #include <linux/types.h>
-    #include "shared.h"
-    """
-    struct pl_cpu:
-        uint32_t sleeping
-        uint32_t ring
-        uint64_t lost_samples[8]
-
-
 cdef class RingMap:
     """The mapping of one ring. Whoever holds it is the ring's one consumer.
 
@@ -244,11 +233,6 @@ cdef class CpuStates:
         buffer: the mapped map, writable; or any buffer of the same form. Kept as long as this exists.
     """
 
-    cdef Py_buffer view
-    cdef bint held
-    cdef pl_cpu *cpus
-    cdef readonly int count
-
     def __cinit__(self, buffer):
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE | PyBUF_WRITABLE)
         self.held = True
@@ -278,16 +262,20 @@ cdef class CpuStates:
     def lost(self, cpus) -> tuple:
         """Return the records that could not be written on these CPUs so far, by kind, as 8 numbers."""
         cdef uint64_t sums[8]
+        self.sum_lost(tuple(cpus), sums)
+        return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
+
+    cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1:
         cdef pl_cpu *state
         cdef int kind
-        memset(sums, 0, sizeof(sums))
+        memset(sums, 0, 8 * sizeof(uint64_t))
         for cpu in cpus:
             state = self._cpu(cpu)
             for kind in range(8):
                 sums[kind] += pls_acquire64(&state.lost_samples[kind])
-        return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7]
+        return 0
 
-    def set_sleeping(self, int ring, bint sleeping) -> None:
+    cpdef set_sleeping(self, int ring, bint sleeping):
         """Say whether the next record in a ring must wake its shard; the word is that of the CPU with its number.
 
         Before it goes to sleep the shard says so, fences, and looks for records once more. A CPU makes its record

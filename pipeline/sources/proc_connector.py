@@ -33,13 +33,13 @@ from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records
 from pipeline.sources._drain import CAUGHT_UP
+from pipeline.sources._ring import Ring
+from pipeline.sources._shard import Shard
 from pipeline.sources._shared import Words
 from pipeline.sources.handring import RingWriter
 from pipeline.sources.living import PF_KTHREAD, TICK_NS, Living
 from pipeline.sources.proc_records import About
-from pipeline.sources.ring import Ring
 from pipeline.sources.second_look import WANT_LOOK, Facts, Looks
-from pipeline.sources.shard import Shard
 
 SOURCE = "proc-connector"
 

@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
     from pipeline.resolver.procfs import ProcReader
+    from pipeline.sources._ring import Ring
     from pipeline.sources.handring import RingWriter
     from pipeline.sources.living import Living
     from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
-    from pipeline.sources.ring import Ring
 
     ((number, ring_fd),) = spec.by_ring("rings").items()
     states = map_cpu_states(spec["shared_fd"])

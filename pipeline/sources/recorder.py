@@ -16,10 +16,10 @@ from pipeline import events
 from pipeline.bus.frames import RECORD_HEADER_BYTES, FrameEncoder, record_ends
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.procinfo import to_records
+from pipeline.sources._ring import Ring
+from pipeline.sources._shard import Shard
 from pipeline.sources.pacing import Wait, Waiter
 from pipeline.sources.proc_records import told_by
-from pipeline.sources.ring import Ring
-from pipeline.sources.shard import Shard
 
 BUDGET_RECORDS = 16_384
 _BUSY_S = 0.002

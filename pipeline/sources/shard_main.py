@@ -19,11 +19,11 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
+from pipeline.sources._ring import PAGE_BYTES, Ring
+from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.acks import ControlAcks
 from pipeline.sources.pacing import Pacer, Waiter
-from pipeline.sources.ring import PAGE_BYTES, Ring
-from pipeline.sources.shard import Shard
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
@@ -81,9 +81,12 @@ def _run(spec: Specification, log: Logger) -> int:
     with Bus() as bus:
         push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
 
-        def send(frame: bytes) -> bool:
+        # pyzmq's lower half, and a plain number: what is around it costs as much again.
+        put, dontwait = zmq.backend.Socket.send.__get__(push), int(zmq.DONTWAIT)
+
+        def send(message: bytes) -> bool:
             try:
-                push.send(frame, zmq.DONTWAIT)
+                put(message, dontwait)
             except zmq.Again:
                 return False
             return True
@@ -127,7 +130,8 @@ def run(shard: Shard, pacer: Pacer, waiter: Waiter, watch: _Watch) -> None:
             is_applied=shard.is_applied,
         )
         before = now
-        watch.look()
+        if shard.has_faults:
+            watch.look()
         if not wait.asleep:
             waiter.wait(wait)
         elif shard.fall_asleep():

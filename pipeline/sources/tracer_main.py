@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
+    from pipeline.sources._ring import Ring
     from pipeline.sources.handring import RingWriter
     from pipeline.sources.proc_connector import Counts, boot_now_ns
-    from pipeline.sources.ring import Ring
     from pipeline.sources.tracer_source import TracerFrames, TracerShard
 
     ((number, ring_fd),) = spec.by_ring("rings").items()

@@ -21,9 +21,9 @@ from pipeline import events
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.errors import FrameError
 from pipeline.sources._drain import CAUGHT_UP
+from pipeline.sources._ring import Ring
+from pipeline.sources._shard import Shard
 from pipeline.sources.handring import RingWriter
-from pipeline.sources.ring import Ring
-from pipeline.sources.shard import Shard
 
 SOURCE = "tracer"
 #: What comes behind younger records is applied all the same; it is counted as late.

@@ -19,8 +19,8 @@ from pipeline.boot import boot_id
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames import decode_frames
 from pipeline.resolver._merger import SLACK_NS, Merger
-from pipeline.sources.ring import Ring
-from pipeline.sources.shard import Shard
+from pipeline.sources._ring import Ring
+from pipeline.sources._shard import Shard
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -224,7 +225,7 @@ def head_only(event: Event) -> Event:
     return Event(head, np.zeros(1, events.TASK), None)
 
 
-def frame_of(
+def message_of(
     part: Iterable[Event],
     *,
     ring: int,
@@ -233,8 +234,8 @@ def frame_of(
     malformed: int = 0,
     to_pos: int | None = None,
     watermark_boot_ns: int | None = None,
-) -> Frame:
-    """A frame of one ring, sent and read; its records lie without gaps from `from_pos` on."""
+) -> bytes:
+    """A message with one frame of one ring; its records lie without gaps from `from_pos` on."""
     part = list(part)
     position = from_pos
     head = np.zeros(len(part), events.HEAD)
@@ -250,13 +251,18 @@ def frame_of(
         name: b"".join(body.tobytes() for body in bodies[kind])
         for name, kind in (("fork", 1), ("exec", 2), ("exit", 3))
     }
-    message = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
+    message: bytes = FrameEncoder(boot_id=BOOT_ID, source="story").encode(
         ring=ring, seq=seq, from_pos=from_pos, to_pos=position if to_pos is None else to_pos, count=len(part),
         lost={}, malformed=malformed,
         watermark_boot_ns=watermark_boot_ns, head=head.tobytes(), task=task.tobytes(), **columns,
         blob=b"".join(event.strings for event in part),
     )  # fmt: skip
-    return decode_frame(message)
+    return message
+
+
+def frame_of(part: Iterable[Event], **where: Any) -> Frame:
+    """The same, sent and read."""
+    return decode_frame(message_of(part, **where))
 
 
 # -- tables ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
 from pipeline.sources._drain import Columns
-from pipeline.sources.ring import Ring
+from pipeline.sources._ring import Ring
 
 BOOT_ID = bytes(range(16))
 CPU_STATE_BYTES = 256

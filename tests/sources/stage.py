@@ -19,7 +19,7 @@ from pipeline import paths
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config import Config
-from pipeline.sources.ring import PAGE_BYTES
+from pipeline.sources._ring import PAGE_BYTES
 from pipeline.worker import WorkerSpec
 
 DEADLINE_S = 30.0

@@ -16,9 +16,9 @@ from pipeline import events
 from pipeline.errors import FrameError, UnsupportedError
 from pipeline.sources import _drain
 from pipeline.sources._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
+from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources._shared import RingMap, Words
 from pipeline.sources.handring import RingWriter, make_ring_file
-from pipeline.sources.ring import PAGE_BYTES, Ring, ring_data_bytes
 
 KINDS = range(1, events.KIND_COUNT)
 

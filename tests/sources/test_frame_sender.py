@@ -26,9 +26,9 @@ from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
 from pipeline.sources import proc_records
 from pipeline.sources._drain import Columns
+from pipeline.sources._ring import Ring
 from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.proc_records import About
-from pipeline.sources.ring import Ring
 from pipeline.sources.tracer import FrameSender
 from pipeline.sources.tracer_source import TracerFrames
 

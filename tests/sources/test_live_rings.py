@@ -15,7 +15,7 @@ from stage import KILL, TERM, Stage, eventually
 
 from pipeline import boot, events
 from pipeline.bus.frames import Frame
-from pipeline.sources.ring import PAGE_BYTES, Ring, ring_data_bytes
+from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard_main import map_cpu_states
 
 pytestmark = pytest.mark.live

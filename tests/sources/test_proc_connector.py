@@ -23,6 +23,7 @@ from pipeline.resolver.procfs import ProcReader, read_process
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records, second_look
+from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.living import Living
@@ -34,7 +35,6 @@ from pipeline.sources.proc_connector import (
     ProcConnector,
     measure_offset_ns,
 )
-from pipeline.sources.ring import PAGE_BYTES, Ring
 from pipeline.sources.second_look import Facts, Looks
 
 CPUS = 4

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from pipeline import events
 from pipeline.bus.frames import Frame, decode_frames
+from pipeline.sources._ring import PAGE_BYTES, Ring
+from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
-from pipeline.sources.ring import PAGE_BYTES, Ring
-from pipeline.sources.shard import Shard
 
 
 class Bench:

@@ -22,8 +22,8 @@ from stage import DEADLINE_S, KILL, TERM, Stage, eventually, make_states_file
 from pipeline import events
 from pipeline.bus.frames import Frame
 from pipeline.config import Config, Supervision
+from pipeline.sources._ring import PAGE_BYTES
 from pipeline.sources.handring import RingWriter, make_ring_file
-from pipeline.sources.ring import PAGE_BYTES
 
 RING_BYTES = 16 * PAGE_BYTES
 

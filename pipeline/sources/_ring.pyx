@@ -5,22 +5,23 @@ far it has given space back. Between them lie records that were handed on but th
 the ring, and a rewind reads them again. So: consumer position <= cursor <= producer position.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy
 
 from pipeline.errors import UnsupportedError
-from pipeline.sources._drain import CAUGHT_UP, CORRUPT, Columns
-from pipeline.sources._shared import RingMap
+from pipeline.sources._drain import KIND_NAMES
+
+from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
+from pipeline.sources._shared cimport CpuStates, RingMap
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def ring_data_bytes(fd: int) -> int:
+def ring_data_bytes(int fd) -> int:
     """Return the length of the data area behind a descriptor: a ring buffer map, or a file laid out like one.
 
     Raises:
@@ -37,7 +38,7 @@ def ring_data_bytes(fd: int) -> int:
     raise UnsupportedError(f"descriptor {fd} is no ring buffer", feature="ring", needs="a BPF_MAP_TYPE_RINGBUF map")
 
 
-class Ring:
+cdef class Ring:
     """A ring and the one cursor that reads it.
 
     Attributes:
@@ -45,20 +46,13 @@ class Ring:
         cpus: the CPUs that write to it.
         cursor: position of the next record to read.
         stop: why the last `drain` stopped (`_drain.CAUGHT_UP` ...).
+        consumer_pos: position before which space was given back.
         records_total, discarded_total, malformed_total: what was read so far; a rewind counts again.
         corrupt_total: headers that no kernel wrote; what followed up to the producer's position was given up.
         refused_total: acknowledged or wanted positions that cannot be, and were not followed.
     """
 
-    def __init__(
-        self,
-        fd: int,
-        *,
-        number: int,
-        cpus: tuple[int, ...] = (),
-        data_bytes: int | None = None,
-        wake_fd: int | None = None,
-    ) -> None:
+    def __init__(self, int fd, *, number: int, cpus=(), data_bytes: int | None = None, wake_fd: int | None = None):
         """Map the ring, and begin where its last consumer released.
 
         Args:
@@ -76,15 +70,11 @@ class Ring:
         self._map = RingMap(fd, ring_data_bytes(fd) if data_bytes is None else data_bytes, is_file)
         self._wake_fd = fd if wake_fd is None else wake_fd
         self.number = number
-        self.cpus = cpus
+        self.cpus = tuple(cpus)
         self.data_bytes = self._map.data_bytes
-        self.cursor = self._released = self._map.consumer_pos()
-        self.stop = CAUGHT_UP
-        self.records_total = 0
-        self.discarded_total = 0
-        self.malformed_total = 0
-        self.corrupt_total = 0
-        self.refused_total = 0
+        self.cursor = self.consumer_pos = self._map.consumer_pos()
+        self.stop = STOP_CAUGHT_UP
+        self.lost = dict.fromkeys(KIND_NAMES[1:], 0)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on. Wait edge-triggered: released space lags, so it is nearly always ready."""
@@ -96,63 +86,73 @@ class Ring:
         return self._map.producer_pos()
 
     @property
-    def consumer_pos(self) -> int:
-        """Position before which space was given back."""
-        return self._released
-
-    @property
     def has_more(self) -> bool:
         """Whether there is a record behind the cursor, finished or not."""
         return self._map.producer_pos() > self.cursor
 
-    def drain(self, columns: Columns, max_records: int) -> int:
+    def drain(self, Columns columns not None, uint64_t max_records) -> int:
         """Read records from the cursor on into `columns`, whose former content is overwritten.
 
         Returns:
             Records read: those in the columns, the discarded and the malformed.
         """
-        self.cursor = columns.drain(self._map, self.cursor, max_records)
+        return self.read(columns, max_records)
+
+    cdef int64_t read(self, Columns columns, uint64_t max_records) except -1:
+        self.cursor = columns.read(self._map, self.cursor, max_records)
         self.stop = columns.stop
         self.records_total += columns.count
         self.discarded_total += columns.discarded
         self.malformed_total += columns.malformed
-        if columns.stop == CORRUPT:
+        if columns.stop == STOP_CORRUPT:
             self.corrupt_total += 1
         return columns.count + columns.discarded + columns.malformed
 
-    def release(self, applied_pos: int) -> None:
+    cpdef release(self, uint64_t applied_pos):
         """Give back the space of what was applied, and no more.
 
         What lies before `applied_pos` need not be read any more, so the cursor follows it if it is behind. A position
         that this ring has not reached is not followed: it belongs to another ring.
         """
-        if applied_pos <= self._released:
+        if applied_pos <= self.consumer_pos:
             return
-        if applied_pos & 7 or (applied_pos > self.cursor and applied_pos > self._map.producer_pos()):
+        if applied_pos & 7 or (applied_pos > self.cursor and applied_pos > <uint64_t>self._map.producer_pos()):
             self.refused_total += 1
             return
         self.cursor = max(self.cursor, applied_pos)
         self._map.set_consumer_pos(applied_pos)
-        self._released = applied_pos
+        self.consumer_pos = applied_pos
 
-    def rewind(self, wanted_pos: int) -> bool:
+    cpdef bint rewind(self, uint64_t wanted_pos) except -1:
         """Read again from `wanted_pos`, or from the oldest record that is still there.
 
         Returns:
             Whether the cursor was moved; a position that this ring has not reached is not followed.
         """
-        if wanted_pos & 7 or (wanted_pos > self.cursor and wanted_pos > self._map.producer_pos()):
+        if wanted_pos & 7 or (wanted_pos > self.cursor and wanted_pos > <uint64_t>self._map.producer_pos()):
             self.refused_total += 1
             return False
-        self.cursor = max(wanted_pos, self._released)
+        self.cursor = max(wanted_pos, self.consumer_pos)
+        return True
+
+    cdef bint has_new_losses(self, CpuStates states) except -1:
+        """Look at what the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
+        cdef uint64_t sums[8]
+        cdef int kind
+        states.sum_lost(self.cpus, sums)
+        if memcmp(sums, self._sums, sizeof(sums)) == 0:
+            return False
+        memcpy(self._sums, sums, sizeof(sums))
+        # Replaced, not changed: an encoder tells by its identity whether it has to be packed anew.
+        self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, 8)}
         return True
 
     def close(self) -> None:
         """Unmap; the descriptors stay the caller's."""
         self._map.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, kind, error, at) -> None:
         self.close()

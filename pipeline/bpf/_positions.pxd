@@ -1,0 +1,11 @@
+"""Producer positions for the resolver's turn."""
+
+from libc.stdint cimport uint64_t
+
+
+cdef class ProducerPositions:
+    cdef uint64_t *pages[1024]
+    cdef readonly int ring_count
+    cdef long page_bytes
+
+    cdef uint64_t read(self, uint64_t *positions) noexcept nogil

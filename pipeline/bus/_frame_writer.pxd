@@ -1,0 +1,27 @@
+"""Encoding frames, for compiled senders."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pipeline.bus._column cimport column
+
+
+cdef class FrameEncoder:
+    cdef bytes boot_id, source
+    cdef object lost  # the map that `lost_packed` is of
+    cdef bytes lost_packed
+    cdef char *data
+    cdef uint64_t used, room
+
+    cdef int put(
+        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, object lost,
+        const column *columns, uint64_t malformed, bint has_watermark, uint64_t watermark_boot_ns,
+    ) except -1
+
+    # -- private --
+    cdef bytes _counts(self, lost)
+    cdef int _make_room(self, uint64_t need) except -1
+    cdef void _byte(self, uint8_t value) noexcept nogil
+    cdef void _bytes(self, const char *data, uint64_t n) noexcept nogil
+    cdef void _key(self, const char *name, uint8_t n) noexcept nogil
+    cdef void _uint(self, uint64_t value) noexcept nogil
+    cdef void _bin(self, const char *data, uint32_t n) noexcept nogil

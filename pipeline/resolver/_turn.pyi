@@ -1,0 +1,49 @@
+from collections.abc import Callable, Iterable
+
+from pipeline.bpf._positions import ProducerPositions
+from pipeline.bus._frame import Frame
+from pipeline.bus.stream import Message
+from pipeline.errors import FrameError
+from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver._merger import Merger
+from pipeline.resolver._waiting import FrameSocket
+from pipeline.shm._writer import TableWriter
+
+WAIT_FRAMES_MS: int
+
+class FrameReader:
+    context_mark: bytes
+    take_context: Callable[[bytes | memoryview], object] | None
+    def __init__(
+        self,
+        boot_id: bytes,
+        ring_count: int,
+        conceal: Callable[[Frame], Frame],
+        translate: Callable[[bytes | memoryview], bytes] | None = None,
+    ) -> None: ...
+    def read(self, message: bytes | memoryview) -> list[Frame]: ...
+
+class Turn:
+    ended_boot_ns: int
+    def __init__(
+        self,
+        *,
+        tables: TableWriter,
+        merger: Merger,
+        applier: Applier,
+        encoder: Encoder,
+        frames: FrameSocket,
+        reader: FrameReader,
+        positions: ProducerPositions | None,
+        batch_events: int,
+        publish: Callable[[Iterable[Message]], object],
+        refused: Callable[[FrameError], object],
+        look_closer: Callable[[], object],
+    ) -> None: ...
+    def run(self) -> int: ...
+    def rest(self, now_boot_ns: int) -> None: ...
+    def commit(self) -> None: ...
+    @property
+    def wants_names(self) -> bool: ...
+    def wait_ms(self) -> float: ...

@@ -1,0 +1,221 @@
+"""One turn of the resolver: frames in, batches applied, told, committed. What else a duty cycle does is in loop.py.
+
+Compiled, and without a Python object for what did not happen, because a turn finds cold caches: the host's processes have
+had them since the last one. In a storm a turn applies two hundred events and had spent half of its time on fifty lines of
+Python that cost a few microseconds when they are run in a loop.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp
+
+from pipeline.errors import FrameError
+
+from pipeline.bpf._positions cimport ProducerPositions
+from pipeline.bus._frame cimport Frame, decode_all
+from pipeline.resolver._apply cimport Applier
+from pipeline.resolver._encode cimport Encoder
+from pipeline.resolver._merge cimport Batch
+from pipeline.resolver._merger cimport Merger
+from pipeline.resolver._waiting cimport FrameSocket
+from pipeline.shm._control cimport boot_ns
+from pipeline.shm._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
+from pipeline.shm._writer cimport TableWriter
+
+cdef enum:
+    #: Frames taken from the socket before the tables are brought up to date.
+    FRAMES_PER_TURN = 32
+
+#: Less than this is not worth a sleep of its own.
+cdef double WAIT_LEAST_MS = 0.01
+
+#: A frame is on its way, and its arrival ends the sleep.
+WAIT_FRAMES_MS = 10
+
+
+cdef class FrameReader:
+    """Messages of the frames' socket -> frames of this boot, with what is to be hidden hidden.
+
+    Args:
+        boot_id: 16 bytes; frames of another boot are refused.
+        ring_count: frames of rings beyond are refused.
+        conceal: a frame that has execs -> the frame to keep.
+        translate: a message -> the message to read (see keyed_frames.py), or None.
+
+    Attributes:
+        context_mark: what a message of context events has from its second byte on.
+        take_context: takes such a message; None: there are none, and it is refused as a frame.
+    """
+
+    cdef bytes boot_id
+    cdef uint32_t ring_count
+    cdef object conceal, translate
+    cdef public bytes context_mark
+    cdef public object take_context
+
+    def __init__(self, bytes boot_id not None, uint32_t ring_count, conceal, translate=None):
+        if len(boot_id) != 16:
+            raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
+        self.boot_id, self.ring_count, self.conceal, self.translate = boot_id, ring_count, conceal, translate
+
+    cpdef list read(self, object message):
+        """Return the frames of a message; none of one with context events, which is taken instead.
+
+        Raises:
+            FrameError: it is refused, all of it.
+        """
+        cdef Frame frame
+        cdef list frames
+        cdef uint32_t i
+        if self.take_context is not None and self._is_context(message):
+            self.take_context(message)
+            return []
+        frames = decode_all(message if self.translate is None else self.translate(message))
+        for i in range(<uint32_t>len(frames)):
+            frame = <Frame>frames[i]
+            if memcmp(frame.boot, <const char *>self.boot_id, 16) != 0:
+                raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
+            if frame.ring >= self.ring_count:
+                raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
+            if frame.execs.bytes:
+                frames[i] = self.conceal(frame)
+        return frames
+
+    cdef bint _is_context(self, object message) except -1:
+        cdef Py_buffer buffer
+        cdef Py_ssize_t n = len(self.context_mark)
+        PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
+        cdef bint is_one = buffer.len > n and memcmp(<char *>buffer.buf + 1, <const char *>self.context_mark, n) == 0
+        PyBuffer_Release(&buffer)
+        return is_one
+
+
+cdef class Turn:
+    """The stages that a turn goes through, and the order of its steps, which loop.py gives the reasons for.
+
+    Args:
+        tables: held by this process.
+        merger, applier, encoder: `applier` writes `tables` and calls `encoder`.
+        frames: where messages come from.
+        reader: what becomes of them.
+        positions: of the kernel's rings; None where senders say up to when they are complete.
+        batch_events: applied between two commits.
+        publish: messages of the encoder -> subscribers.
+        refused: called with each FrameError.
+        look_closer: called when a batch has left something that only Python knows how to complete.
+
+    Attributes:
+        ended_boot_ns: when the last `run` ended.
+    """
+
+    cdef TableWriter tables
+    cdef Merger merger
+    cdef Applier applier
+    cdef Encoder encoder
+    cdef FrameSocket frames
+    cdef FrameReader reader
+    cdef ProducerPositions positions
+    cdef uint32_t batch_events
+    cdef object publish, refused, look_closer
+    cdef uint64_t *producer  # by ring
+    cdef readonly uint64_t ended_boot_ns
+
+    def __init__(
+        self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
+        Encoder encoder not None, FrameSocket frames not None, FrameReader reader not None,
+        ProducerPositions positions, uint32_t batch_events, publish, refused, look_closer,
+    ):
+        if positions is None and not merger.timed_by_sender:
+            raise ValueError("without positions, senders must say up to when they are complete")
+        if positions is not None and <uint32_t>positions.ring_count != merger.ring_count:
+            raise ValueError(f"positions of {positions.ring_count} rings, not of {merger.ring_count}")
+        self.tables, self.merger, self.applier, self.encoder = tables, merger, applier, encoder
+        self.frames, self.reader, self.positions, self.batch_events = frames, reader, positions, batch_events
+        self.publish, self.refused, self.look_closer = publish, refused, look_closer
+        self.producer = <uint64_t *>calloc(merger.ring_count, sizeof(uint64_t))
+        if self.producer == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.producer)
+
+    def run(self) -> int:
+        """Take what frames there are, bounded, and bring the tables up to date; returns frames and events together."""
+        cdef int work = self._take_frames()
+        work += self._bring_up_to_date()
+        self.ended_boot_ns = boot_ns()
+        return work
+
+    def rest(self, uint64_t now_boot_ns) -> None:
+        """A turn in which nothing came: the watermark follows the clock, and a sign of life is given."""
+        self._bring_up_to_date()
+        self.tables.heartbeat(now_boot_ns)
+        self._commit()
+
+    def commit(self) -> None:
+        """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
+        self._commit()
+
+    @property
+    def wants_names(self) -> bool:
+        """Whether the encoder met somebody whose name it does not know."""
+        return self.encoder.names is not None and self.encoder.names.wants()
+
+    def wait_ms(self) -> float:
+        """How long to sleep for what the merger holds back, if no message comes; negative: it holds nothing back."""
+        if self.merger._sorter.pending == 0:
+            return -1.0
+        # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
+        if self.merger.timed_by_sender or self.merger.lags():
+            return WAIT_FRAMES_MS
+        return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
+
+    cdef int _take_frames(self) except -1:
+        cdef int taken = 0, messages = 0
+        cdef Frame frame
+        cdef list frames
+        while taken < FRAMES_PER_TURN and messages < FRAMES_PER_TURN:  # a message may hold several frames, or none
+            message = self.frames.receive()
+            if message is None:
+                break
+            messages += 1
+            try:
+                frames = self.reader.read(message)
+            except FrameError as error:
+                taken += 1
+                self.tables.counters[PL_C_FRAMES_REFUSED] += 1
+                self.refused(error)
+                continue
+            taken += <int>len(frames)
+            for frame in frames:
+                self.merger.add(frame)
+        if taken:
+            self.tables.counters[PL_C_FRAMES] += taken
+            if self.merger._rewinds:
+                for ring, position in self.merger.take_rewinds():
+                    self.tables.counters[PL_C_REWINDS] += 1
+                    self.tables.request_rewind(ring, position)
+        return taken
+
+    cdef int _bring_up_to_date(self) except -1:
+        cdef int applied = 0
+        cdef Batch batch
+        cdef uint64_t now = boot_ns() if self.positions is None else self.positions.read(self.producer)
+        self.merger.take_note(now, self.producer)
+        while True:
+            batch = self.merger.take(self.batch_events)
+            if batch is None:
+                return applied
+            with nogil:
+                self.applier.apply_batch(batch)
+            applied += batch.count
+            if self.encoder.logins_count or self.encoder.ttyless_count or self.applier.heirs_count:
+                self.look_closer()
+            if self.encoder.has_messages():
+                self.publish(self.encoder.take())
+            self.merger.done(batch)
+            self._commit()
+
+    cdef int _commit(self) except -1:
+        return self.merger.commit_to(self.tables, self.encoder.numbers())

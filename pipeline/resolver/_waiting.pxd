@@ -1,0 +1,19 @@
+"""Sleeping on the resolver's sockets; what it does is in _waiting.pyx."""
+
+
+cdef class FrameSocket:
+    cdef object _options, _receive
+    cdef bint is_drained  # nothing was there at the last look: the descriptor tells of what comes
+
+    cpdef object receive(self)
+    cdef bint look(self) except -1
+
+
+cdef class Waiter:
+    cdef FrameSocket _frames
+    cdef object _stream_options
+    cdef int _epoll, _stream_fd, _questions
+    cdef bint _heeds_questions
+    cdef readonly bint may_be_asked, slept_through
+
+    cdef int _watch(self, int operation, int fd, bint is_heeded) except -1

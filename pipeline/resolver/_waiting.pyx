@@ -1,0 +1,168 @@
+"""How the resolver's duty cycle sleeps: until a frame, a subscription or a question comes, or the time is over.
+
+A ZeroMQ socket's descriptor says only that something happened to the socket; whether there is a message is in
+ZMQ_EVENTS, which must be read until it says no before the descriptor can be waited for again (zmq_getsockopt(3)).
+zmq.Poller does the same for every socket at every call and costs several times as much.
+
+Compiled because it runs at every wake-up, with the host's caches in other hands meanwhile: see _turn.pyx.
+"""
+
+import contextlib
+from pathlib import Path
+
+import zmq
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint32_t
+from posix.time cimport nanosleep, timespec
+from posix.unistd cimport close
+
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN
+
+#: ns.
+_TIMER_SLACK_NS = 5_000
+
+cdef enum:
+    WATCHED = 3  # descriptors
+    _FD = 14  # ZMQ_FD
+    _EVENTS = 15  # ZMQ_EVENTS
+    _POLLIN = 1  # ZMQ_POLLIN
+    _DONTWAIT = 1  # ZMQ_DONTWAIT
+
+#: Shorter sleeps than epoll can count.
+cdef double _SLEEP_BELOW_MS = 1.0
+
+assert (_FD, _EVENTS, _POLLIN, _DONTWAIT) == (zmq.FD, zmq.EVENTS, zmq.POLLIN, zmq.DONTWAIT)
+
+
+cdef object _lower(socket, str method):
+    # pyzmq's lower half, and plain numbers: with its enumerations a call costs twice as much.
+    return getattr(zmq.backend.Socket, method).__get__(socket)
+
+
+cdef class FrameSocket:
+    """Frames from the PULL socket, without waiting."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self._options = _lower(socket, "get")
+        self._receive = _lower(socket, "recv")
+
+    cdef bint look(self) except -1:
+        """Whether there is a message."""
+        cdef bint is_there = (<int>self._options(_EVENTS) & _POLLIN) != 0
+        self.is_drained = not is_there
+        return is_there
+
+    cpdef object receive(self):
+        """The next message (a memoryview) where ZeroMQ has put it, None if there is none now. The view keeps it alive."""
+        return self._receive(_DONTWAIT, False).buffer if self.look() else None
+
+
+cdef class Waiter:
+    """Waits on the sockets of the resolver.
+
+    Args:
+        frames: where frames come from.
+        pull: its socket.
+        stream: the XPUB socket; subscriptions come in there.
+
+    Attributes:
+        may_be_asked: a question may be there; unless the last sleep saw that none was.
+        slept_through: nothing ended the last sleep.
+    """
+
+    def __cinit__(self):
+        self._epoll = -1
+
+    def __init__(self, FrameSocket frames not None, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
+        self._frames = frames
+        self._stream_options = _lower(stream, "get")
+        # Sleeps for the merge's slack are a fraction of a millisecond; the kernel may make any sleep 50 us longer
+        # (proc_pid_timerslack_ns(5)). Where it may not be said, events are that much later.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/timerslack_ns").write_text(str(_TIMER_SLACK_NS))
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise OSError(errno, "cannot wait on the sockets")
+        self._stream_fd = self._stream_options(_FD)
+        self._watch(EPOLL_CTL_ADD, frames._options(_FD), True)
+        self._watch(EPOLL_CTL_ADD, self._stream_fd, True)
+        self._questions = -1
+        self._heeds_questions = self.may_be_asked = True
+
+    cdef int _watch(self, int operation, int fd, bint is_heeded) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN if is_heeded else 0
+        event.data.fd = fd
+        if epoll_ctl(self._epoll, operation, fd, &event) != 0:
+            raise OSError(errno, f"cannot wait on descriptor {fd}")
+        return 0
+
+    def listen(self, fd: int) -> None:
+        """Wake up when `fd`, where questions of readers come in, is readable."""
+        self._questions = fd
+        self._watch(EPOLL_CTL_ADD, fd, True)
+
+    def heed_questions(self, bint may_take) -> None:
+        """A flood of questions beyond what is answered must not keep the resolver awake."""
+        if self._questions >= 0 and may_take != self._heeds_questions:
+            self._heeds_questions = may_take
+            self._watch(EPOLL_CTL_MOD, self._questions, may_take)
+
+    def wait(self, double ms) -> bool:
+        """Sleep until a message is there, or what a subscriber or a reader wants, or a signal; at most `ms`.
+
+        Returns:
+            Whether the stream's socket is to be looked at.
+        """
+        cdef epoll_event ready[WATCHED]
+        cdef timespec pause
+        cdef int count, i, error = 0
+        cdef bint is_wanted = False
+        self.may_be_asked, self.slept_through = True, False
+        if not self._frames.is_drained and self._frames.look():
+            return False
+        if ms < _SLEEP_BELOW_MS:
+            pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
+            with nogil:
+                nanosleep(&pause, NULL)
+            PyErr_CheckSignals()
+            return False
+        with nogil:
+            count = epoll_wait(self._epoll, ready, WATCHED, <int>(ms + 0.999))
+            if count < 0:
+                error = errno
+        if count < 0:
+            if error != EINTR:
+                raise OSError(error, "cannot wait on the sockets")
+            PyErr_CheckSignals()
+            return False
+        self.may_be_asked, self.slept_through = False, count == 0
+        for i in range(count):
+            if ready[i].data.fd == self._questions:
+                self.may_be_asked = True
+            elif ready[i].data.fd == self._stream_fd:
+                is_wanted = True
+            else:
+                self._frames.is_drained = False  # until it is looked at, the descriptor stays readable
+        return is_wanted and (<int>self._stream_options(_EVENTS) & _POLLIN) != 0
+
+    def close(self) -> None:
+        """Close what was opened; the sockets stay the caller's."""
+        if self._epoll >= 0:
+            close(self._epoll)
+            self._epoll = -1
+
+    def __dealloc__(self):
+        if self._epoll >= 0:
+            close(self._epoll)

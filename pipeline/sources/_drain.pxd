@@ -1,0 +1,38 @@
+"""Draining rings, for the compiled shard."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from pipeline.bus._column cimport column
+from pipeline.sources._shared cimport RingMap
+
+
+cdef enum:
+    STOP_CAUGHT_UP
+    STOP_BUSY
+    STOP_FULL
+    STOP_CORRUPT
+
+
+cdef class Columns:
+    cdef object head_view, task_view, fork_view, exec_view, exit_view, blob_view
+    cdef Py_buffer held[6]
+    cdef int held_count
+    cdef char *heads
+    cdef char *tasks
+    cdef char *forks
+    cdef char *execs
+    cdef char *exits
+    cdef char *blobs
+    cdef uint64_t max_bytes, max_records, max_var
+    cdef readonly uint64_t count, var_bytes, discarded, malformed
+    cdef uint64_t fork_count, exec_count, exit_count
+    cdef readonly int stop
+
+    cdef uint64_t read(self, RingMap ring, uint64_t cursor, uint64_t max_records) except? 0
+    cdef void parts(self, column *columns) noexcept nogil
+
+    # -- private --
+    cdef object _room(self, uint64_t length)
+    cdef char *_last(self)
+    cdef uint64_t _drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) noexcept nogil
+    cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil

@@ -1,0 +1,22 @@
+"""A ring and its cursor, for the compiled shard."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from pipeline.sources._drain cimport Columns
+from pipeline.sources._shared cimport CpuStates, RingMap
+
+
+cdef class Ring:
+    cdef RingMap _map
+    cdef int _wake_fd
+    cdef uint64_t _sums[8]  # what `lost` tells, by kind
+    cdef readonly dict lost  # by name
+    cdef readonly int number, stop
+    cdef readonly tuple cpus
+    cdef readonly uint64_t data_bytes, cursor, consumer_pos
+    cdef readonly uint64_t records_total, discarded_total, malformed_total, corrupt_total, refused_total
+
+    cdef int64_t read(self, Columns columns, uint64_t max_records) except -1
+    cpdef release(self, uint64_t applied_pos)
+    cpdef bint rewind(self, uint64_t wanted_pos) except -1
+    cdef bint has_new_losses(self, CpuStates states) except -1

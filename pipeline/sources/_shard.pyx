@@ -1,0 +1,266 @@
+"""The duty cycle of a shard: acknowledge, drain, encode, hand over. Waiting and signals are in `pacing` and
+`shard_main`.
+
+ZeroMQ loses what it holds when one of its ends is killed, so the ring is the queue. A shard reads ahead of what it has
+given back, and gives back only what the resolver says it has applied. When the resolver finds a hole or starts anew it
+asks for a position, and the shard reads from there again; the resolver drops what it has seen by byte range. So it does
+not matter which frames were lost, and a shard has nothing to remember: a new one begins at the consumer position.
+
+What all rings have at one time goes out as one message: a message costs more than a thousand small records.
+
+A shard imports neither numpy nor the record dtypes, which makes each 9 MB smaller. Compiled because a cycle finds cold
+caches (see the resolver's _turn.pyx).
+"""
+
+from libc.stdint cimport int64_t, uint64_t
+from posix.time cimport clock_gettime, timespec
+
+from pipeline.bus._column cimport column
+from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
+from pipeline.sources._ring cimport Ring
+from pipeline.sources._shared cimport CpuStates
+
+
+cdef extern from "time.h" nogil:
+    int CLOCK_BOOTTIME
+
+cdef enum:
+    #: The clock of the BPF programs is the kernel's fast one and may be behind by so much.
+    SLACK_NS = 100_000
+
+
+cdef class Shard:
+    """Owns rings: the one consumer of each.
+
+    Attributes:
+        rings: in the order in which they were given.
+        frames_total: frames handed over.
+        blocked_total: times that the resolver's side took no frame.
+        rewinds_total: times that a ring was read again.
+    """
+
+    cdef readonly list rings
+    cdef object _acks, _send
+    cdef CpuStates _cpus
+    cdef FrameEncoder _encoder
+    cdef Columns _columns
+    cdef uint64_t _max_bytes
+    # Frames that are encoded and not yet in a message: their rings, and where in these they begin.
+    cdef list _gathered
+    cdef uint64_t _gathered_bytes
+    # A message that was not taken yet, and the same of its frames.
+    cdef bytes _message
+    cdef list _waiting
+    # By ring: the last acknowledgement's mark.
+    cdef list _marks
+    cdef Py_ssize_t _first
+    cdef readonly uint64_t frames_total, blocked_total, rewinds_total
+
+    def __init__(
+        self, rings, *, acks, send, CpuStates cpus not None, bytes boot_id not None, str source="ebpf",
+        uint64_t frame_max_bytes=1 << 20,
+    ):
+        """Take over the rings.
+
+        Args:
+            rings: at least one.
+            acks: what is applied (see acks.AckSource).
+            send: hands a frame on; False if it would block, then the frame is offered again later.
+            cpus: `pl_shared`.
+            boot_id, source: of the frames.
+            frame_max_bytes: a frame is closed when it holds so many bytes of records, and a message when its frames do.
+        """
+        cdef Ring ring
+        self.rings = list(rings)
+        for ring in self.rings:
+            if ring is None:
+                raise TypeError("a ring is None")
+        self._acks, self._send, self._cpus = acks, send, cpus
+        self._encoder = FrameEncoder(boot_id=boot_id, source=source)
+        self._columns = Columns(frame_max_bytes)
+        self._max_bytes = frame_max_bytes
+        self._gathered = []
+        self._marks = [None] * len(self.rings)
+        # The shard before may have been killed in its sleep.
+        self.wake_up()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a message waits to be taken."""
+        return self._message is not None
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether the last cycle left nothing: no frame, and no record that could be read or is being written."""
+        cdef Ring ring
+        if self._message is not None:
+            return False
+        for ring in self.rings:
+            if ring.stop != STOP_CAUGHT_UP:
+                return False
+        return True
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether everything that was read has been given back."""
+        cdef Ring ring
+        for ring in self.rings:
+            if ring.consumer_pos != ring.cursor:
+                return False
+        return True
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether a ring has held what it should not, or was told what cannot be: its counters say what."""
+        cdef Ring ring
+        for ring in self.rings:
+            if ring.malformed_total or ring.refused_total:
+                return True
+        return False
+
+    def poll(self, int64_t budget) -> int:
+        """Do bounded work: give back what is applied, and hand over at most about `budget` records.
+
+        Returns:
+            Records read, the discarded and malformed included.
+        """
+        cdef Py_ssize_t i, n = len(self.rings)
+        cdef int64_t work = 0
+        cdef Ring ring
+        self._acks.refresh()
+        for i in range(n):
+            self._acknowledge(i)
+        if not self._flush():
+            return 0
+        # Not always the same ring first: with a busy first ring and a slow receiver the last one would starve.
+        self._first = (self._first + 1) % n
+        for i in range(n):
+            ring = <Ring>self.rings[(self._first + i) % n]
+            while work < budget:
+                work += self._gather(ring, budget - work)
+                if self._gathered_bytes >= self._max_bytes and not self._hand_over():
+                    return work
+                if ring.stop != STOP_FULL and ring.stop != STOP_CORRUPT:
+                    break
+        self._hand_over()
+        return work
+
+    cdef int _acknowledge(self, Py_ssize_t number) except -1:
+        cdef Ring ring = <Ring>self.rings[number], one
+        cdef uint64_t wanted_pos, before
+        ack = self._acks.ring(ring.number)
+        if ack is None:
+            return 0
+        applied_pos, wanted, mark = ack
+        ring.release(applied_pos)
+        seen = self._marks[number]
+        if seen == mark:
+            return 0
+        self._marks[number] = mark
+        wanted_pos = wanted
+        if seen is None:
+            # Whoever wrote this may have come after frames were handed over: read those again. Nothing is skipped: the
+            # position may have been asked for by a resolver that is dead by now.
+            wanted_pos = min(wanted_pos, ring.cursor)
+        before = ring.cursor
+        if not ring.rewind(wanted_pos) or ring.cursor == before:
+            return 0
+        self.rewinds_total += 1
+        if self._message is not None:
+            for one, _ in self._waiting:
+                if one is ring:
+                    self._take_back()
+                    break
+        return 0
+
+    cdef int _take_back(self) except -1:
+        """Give up the message that waits: behind a hole it would only be dropped. Its rings are read again."""
+        cdef Ring ring
+        cdef uint64_t from_pos
+        self._message = None
+        for ring, from_pos in self._waiting:
+            if ring.cursor > from_pos:
+                ring.rewind(from_pos)
+        return 0
+
+    cdef int64_t _gather(self, Ring ring, int64_t max_records) except -1:
+        """Make one frame of what comes next in the ring, if there is anything; returns the records read."""
+        cdef uint64_t from_pos = ring.cursor
+        cdef column[6] columns
+        # Before the producer position is read: see the resolver's merge for why this makes a watermark.
+        cdef uint64_t looked_ns = _boot_ns()
+        cdef int64_t read = ring.read(self._columns, max_records)
+        if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
+            return read
+        watermark = self._watermark(ring, looked_ns)
+        self._columns.parts(columns)
+        self._encoder.put(
+            ring.number, self.frames_total + len(self._gathered), from_pos, ring.cursor, self._columns.count, ring.lost,
+            columns, ring.malformed_total, watermark is not None, 0 if watermark is None else watermark,
+        )
+        self._gathered.append((ring, from_pos))
+        self._gathered_bytes += ring.cursor - from_pos
+        return read
+
+    cpdef bint _has_news(self, Ring ring) except -1:
+        """Whether a frame is to be sent although the ring gave nothing. The kernel's rings speak for themselves."""
+        return False
+
+    cpdef object _watermark(self, Ring ring, uint64_t looked_ns):
+        """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or None."""
+        return looked_ns - SLACK_NS if ring.stop == STOP_CAUGHT_UP else None
+
+    cdef bint _hand_over(self) except -1:
+        """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""
+        if self._gathered:
+            self._message, self._waiting = self._encoder.take(), self._gathered
+            self._gathered = []
+            self._gathered_bytes = 0
+        return self._flush()
+
+    cdef bint _flush(self) except -1:
+        """Offer the message that waits; returns whether none is left."""
+        if self._message is None:
+            return True
+        if not self._send(self._message):
+            self.blocked_total += 1
+            return False
+        self.frames_total += len(self._waiting)
+        self._message = None
+        return True
+
+    def fall_asleep(self) -> bool:
+        """Ask the kernel's side to wake this shard with the next record.
+
+        Returns:
+            Whether it may sleep. If not, a record came in between and has perhaps not seen the request: poll again.
+        """
+        cdef Ring ring
+        for ring in self.rings:
+            self._cpus.set_sleeping(ring.number, True)
+        # set_sleeping fenced: a record that did not see the request is visible now (see there).
+        for ring in self.rings:
+            if ring.has_more:
+                self.wake_up()
+                return False
+        return True
+
+    cpdef wake_up(self):
+        """Take the request back: from now on this side looks by itself."""
+        cdef Ring ring
+        for ring in self.rings:
+            self._cpus.set_sleeping(ring.number, False)
+
+    def close(self) -> None:
+        """Unmap the rings. What was read and is not applied stays in them for the next shard."""
+        cdef Ring ring
+        self.wake_up()
+        for ring in self.rings:
+            ring.close()
+
+
+cdef uint64_t _boot_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec

@@ -1,0 +1,192 @@
+"""What becomes of a message, and what a turn does with it; the stages that it goes through have tests of their own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from story import BOOT_ID, Event, Story, instance, make_tables, message_of
+
+from pipeline.bus.context import CONTEXT_MARK, ContextEvent, encode_context
+from pipeline.bus.frames import Frame
+from pipeline.errors import FrameError
+from pipeline.resolver._apply import Applier
+from pipeline.resolver._encode import Encoder
+from pipeline.resolver._merger import Merger
+from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
+from pipeline.resolver._waiting import FrameSocket
+from pipeline.shm._writer import TableWriter
+
+RINGS = 2
+
+
+def forks_and_execs() -> list[Event]:
+    story = Story()
+    story.begin(1)
+    return [story.fork(1, 10), story.exec(10, b"/bin/a"), story.fork(1, 11), story.exit(11)]
+
+
+def message(part: list[Event] | None = None, **where: Any) -> bytes:
+    return message_of(forks_and_execs() if part is None else part, **{"ring": 0, "from_pos": 0, **where})
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_frames_that_have_execs_are_concealed_and_no_others() -> None:
+    seen: list[Frame] = []
+    replaced = FrameReader(BOOT_ID, RINGS, lambda frame: frame).read(message())[0]
+
+    def conceal(frame: Frame) -> Frame:
+        seen.append(frame)
+        return replaced
+
+    reader = FrameReader(BOOT_ID, RINGS, conceal)
+    events = forks_and_execs()
+    found = reader.read(message(events) + message([events[0]], ring=1))
+    assert [frame.ring for frame in found] == [0, 1] and found[0] is replaced
+    assert [frame.ring for frame in seen] == [0]
+
+
+@pytest.mark.parametrize(
+    ("boot", "rings", "reason"),
+    [(bytes(16), RINGS, "boot"), (BOOT_ID, 1, "ring")],
+    ids=["another boot", "no such ring"],
+)
+def test_what_is_not_from_here_is_refused_whole(boot: bytes, rings: int, reason: str) -> None:
+    with pytest.raises(FrameError) as refused:
+        FrameReader(boot, rings, lambda frame: frame).read(message(ring=1))
+    assert refused.value.reason == reason and refused.value.peer == "story"
+
+
+def test_a_message_is_translated_before_it_is_read() -> None:
+    reader = FrameReader(BOOT_ID, RINGS, lambda frame: frame, lambda data: message(ring=len(data)))
+    assert [frame.ring for frame in reader.read(b"x")] == [1]
+
+
+def test_context_events_are_taken_and_are_no_frames() -> None:
+    packed = encode_context([ContextEvent("signal", 5, body={"target": 42, "signal": 15})], boot_id=BOOT_ID, source="x")
+    reader = FrameReader(BOOT_ID, RINGS, lambda frame: frame)
+    with pytest.raises(FrameError):
+        reader.read(packed)
+    taken: list[Any] = []
+    reader.context_mark, reader.take_context = CONTEXT_MARK, taken.append
+    assert reader.read(packed) == [] and taken == [packed]
+    assert reader.read(memoryview(packed)) == [] and len(taken) == 2
+    assert len(reader.read(message())) == 1
+    for short in (b"", b"\x84", packed[:8]):
+        with pytest.raises(FrameError):
+            reader.read(short)
+    assert len(taken) == 2
+
+
+def test_a_boot_id_has_16_bytes() -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        FrameReader(b"short", RINGS, lambda frame: frame)
+
+
+# -- a turn ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Desk:
+    """A turn over real tables and a real socket; senders say up to when they are complete."""
+
+    tables: TableWriter
+    push: zmq.Socket[bytes]
+    frames: FrameSocket
+    turn: Turn = field(init=False)
+    published: list[Any] = field(default_factory=list)
+    refused: list[FrameError] = field(default_factory=list)
+    looks: int = 0
+
+    def __post_init__(self) -> None:
+        self.encoder = Encoder(BOOT_ID)
+        self.merger = Merger(RINGS, timed_by_sender=True)
+        self.turn = Turn(
+            tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
+            frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
+            publish=self.published.extend, refused=self.refused.append, look_closer=self._look,
+        )  # fmt: skip
+
+    def _look(self) -> None:
+        self.looks += 1
+
+    def send(self, *messages: bytes) -> int:
+        """Send, and run turns until something was done; returns how much."""
+        for one in messages:
+            self.push.send(one)
+        deadline = time.monotonic() + 10
+        while not (work := self.turn.run()):
+            assert time.monotonic() < deadline
+        return work
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    context = zmq.Context()
+    pull = context.socket(zmq.PULL)
+    pull.bind(f"ipc://{tmp_path}/frames")
+    push = context.socket(zmq.PUSH)
+    push.connect(f"ipc://{tmp_path}/frames")
+    with instance() as directory:
+        tables = make_tables(directory / "tables", ring_count=RINGS)
+        yield Desk(tables, push, FrameSocket(pull))
+        tables.close()
+    context.destroy(linger=0)
+
+
+def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
+    desk.encoder.topics_mask = 0xFF
+    assert desk.turn.run() == 0 and desk.turn.wait_ms() < 0
+    events = forks_and_execs()
+    work = desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    assert work == 1 + len(events)
+    assert {10, 11} <= {int(tgid) for tgid in desk.tables.hot_view()["tgid"]}
+    # Two events a batch; each batch is published before it is committed, and all of them are committed.
+    assert sum(one.count for one in desk.published) == len(events)
+    assert int(desk.tables.committed().rings["applied_pos"][0]) == int(desk.merger.applied_pos[0]) > 0
+    assert desk.tables.counter("frames") == 1
+    assert desk.turn.ended_boot_ns > events[-1].time and desk.turn.wait_ms() < 0
+
+
+def test_what_is_held_back_is_waited_for(desk: Desk) -> None:
+    events = forks_and_execs()
+    assert desk.send(message(events, watermark_boot_ns=events[1].time + 1)) == 1 + 2
+    assert desk.merger.pending == 2 and desk.turn.wait_ms() == WAIT_FRAMES_MS
+
+
+def test_a_refused_message_costs_nothing_but_a_count(desk: Desk) -> None:
+    events = forks_and_execs()
+    work = desk.send(b"nonsense", message(ring=5), message(events, watermark_boot_ns=events[-1].time + 1))
+    while desk.tables.counter("frames") < 3:  # they need not come in one turn
+        work += desk.turn.run()
+    assert work == 3 + len(events)
+    assert desk.tables.counter("frames_refused") == 2 and [error.reason for error in desk.refused][1:] == ["ring"]
+
+
+def test_a_hole_is_asked_for_again(desk: Desk) -> None:
+    assert desk.send(message(from_pos=800)) == 1
+    assert desk.tables.counter("rewinds") == 1 and desk.tables.counter("frames_gap") == 0
+    desk.turn.commit()
+    assert desk.tables.counter("frames_gap") == 1
+
+
+def test_a_rest_gives_a_sign_of_life_and_lets_the_watermark_go_on(desk: Desk) -> None:
+    before = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
+    desk.turn.rest(before + 5)
+    assert int(desk.tables.control_view()[0]["heartbeat_boot_ns"]) == before + 5
+
+
+def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk) -> None:
+    with pytest.raises(ValueError, match="without positions"):
+        Turn(
+            tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,
+            frames=desk.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
+            publish=list, refused=list, look_closer=list,
+        )  # fmt: skip
