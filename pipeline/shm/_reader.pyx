@@ -58,6 +58,10 @@ cdef uint64_t _CHECK_NS = 250_000_000
 cdef enum:
     _AHEAD = 12
 
+# Chains that are walked together: as many misses under way. Their rows (of chains of 8, 16 KB) stay in the first cache.
+cdef enum:
+    _ABREAST = 16
+
 _STATES = ("down", "filling", "ready", "stopped", "superseded")
 
 cdef object _numpy = None
@@ -782,40 +786,47 @@ cdef class TableReader:
             has shape (n + 1,), int64. A process that is not there has an empty chain.
         """
         cdef int which = ("ancestor", "creator", "parent").index(by)
-        cdef Py_buffer source, ends
-        cdef Py_ssize_t n, done
+        cdef Py_buffer source, ends, target
+        cdef Py_ssize_t n, done, room
         cdef Py_ssize_t absent = 0
-        cdef pl_hot *rows = NULL
         cdef View view
         _import_numpy()
         pids = _numpy.ascontiguousarray(pids, dtype=_numpy.uint32)
         n = pids.shape[0]
         offsets = _numpy.zeros(n + 1, _numpy.int64)
+        room = 0
+        result = None
         while True:
             view = self._current()
-            absent = 0
+            absent = done = 0
             PyObject_GetBuffer(pids, &source, PyBUF_SIMPLE)
             PyObject_GetBuffer(offsets, &ends, PyBUF_SIMPLE | PyBUF_WRITABLE)
             try:
-                with nogil:
-                    done = _chains(view, <const uint32_t *>source.buf, n, which, &rows, <int64_t *>ends.buf, &absent)
-                if done == -1:
-                    raise MemoryError
-                if done < n:
-                    raise_busy(view, f"pid {pids[done]} or an ancestor")
-                total = int(offsets[n])
-                result = _numpy.empty(total, _hot_dtype)
-                if total:
-                    PyBuffer_Release(&source)
-                    PyObject_GetBuffer(result.view(_numpy.uint8), &source, PyBUF_SIMPLE | PyBUF_WRITABLE)
-                    pl_copy_words(source.buf, rows, <size_t>total * (sizeof(pl_hot) // 8))
+                while done < n:
+                    # As long as the chains are now, and as one more may be; once more only if they grow meanwhile.
+                    with nogil:
+                        room = (<int64_t *>ends.buf)[done] + _CHAIN_MAX + _count_chains(
+                            view, <const uint32_t *>source.buf + done, n - done, which
+                        )
+                    former, result = result, _numpy.empty(room, _hot_dtype)
+                    if done:
+                        result[: offsets[done]] = former[: offsets[done]]
+                    PyObject_GetBuffer(result.view(_numpy.uint8), &target, PyBUF_SIMPLE | PyBUF_WRITABLE)
+                    try:
+                        with nogil:
+                            done = _chains(
+                                view, <const uint32_t *>source.buf, done, n, which, <pl_hot *>target.buf, room,
+                                <int64_t *>ends.buf, &absent,
+                            )
+                    finally:
+                        PyBuffer_Release(&target)
+                    if done < 0:
+                        raise_busy(view, f"pid {pids[-1 - done]} or an ancestor")
             finally:
-                free(rows)
-                rows = NULL
                 PyBuffer_Release(&source)
                 PyBuffer_Release(&ends)
             if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
-                return result, offsets
+                return result[: offsets[n]], offsets
 
     # -- the control segment -----------------------------------------------------------------------------------------
 
@@ -875,34 +886,78 @@ cdef uint64_t _watermark(View view) noexcept nogil:
     return 0
 
 
+cdef Py_ssize_t _count_chains(View view, const uint32_t *pids, Py_ssize_t n, int which) noexcept nogil:
+    """How long the chains of these pids are together, as far as it can be told without reading a row as a whole."""
+    cdef Py_ssize_t i = 0, count = 0
+    while i < n:
+        count += _fetch_chains(view, &pids[i], min(n - i, _ABREAST), which)
+        i += _ABREAST
+    return count
+
+
+cdef Py_ssize_t _fetch_chains(View view, const uint32_t *pids, Py_ssize_t n, int which) noexcept nogil:
+    """Bring the chains of n <= _ABREAST pids near, all of them one step at a time; returns how many rows they have.
+
+    One chain's next row is known only when the row before it is here; those of several are waited for together. What is
+    read here may be torn and is only a hint: which rows are on the way.
+    """
+    cdef const pl_view *v = &view.view
+    cdef uint32_t rows = pl_load_acquire32(&v.control.rows_allocated)
+    cdef uint32_t at[_ABREAST]
+    cdef uint32_t row, step
+    cdef Py_ssize_t i, walking, count = 0
+    for i in range(n):
+        row = pl_load_relaxed32(&v.index[pids[i]]) if pids[i] < v.pid_capacity else 0
+        at[i] = row if row < rows else 0
+        pl_prefetch(&v.hot[at[i]])
+        pl_prefetch(<const char *>&v.hot[at[i]] + 64)
+    for step in range(<uint32_t>_CHAIN_MAX):
+        walking = 0
+        for i in range(n):
+            if at[i] == 0:
+                continue
+            row = <uint32_t>pl_load_relaxed64(_link_word(&v.hot[at[i]], which))
+            at[i] = row if row < rows else 0
+            if at[i] != 0:
+                walking += 1
+                pl_prefetch(&v.hot[at[i]])
+                pl_prefetch(<const char *>&v.hot[at[i]] + 64)
+        if walking == 0:
+            break
+        count += walking
+    return count
+
+
+cdef inline const uint64_t *_link_word(const pl_hot *hot, int which) noexcept nogil:
+    return &hot.ancestor if which == 0 else (&hot.creator if which == 1 else &hot.parent)
+
+
 cdef Py_ssize_t _chains(
-    View view, const uint32_t *pids, Py_ssize_t n, int which, pl_hot **rows, int64_t *offsets, Py_ssize_t *absent
+    View view, const uint32_t *pids, Py_ssize_t begin, Py_ssize_t n, int which, pl_hot *rows, Py_ssize_t room,
+    int64_t *offsets, Py_ssize_t *absent
 ) noexcept nogil:
-    """Return n, the position of a pid with a busy row, or -1 without memory. `rows` is the caller's to free."""
+    """Walk from pids[begin] on; return how many are done, fewer than n when `room` rows are not enough for the next, or
+    -1 - the position of a pid with a row that stayed busy."""
     cdef pl_hot head
     cdef uint32_t row
     cdef Py_ssize_t i
     cdef Py_ssize_t length
-    cdef Py_ssize_t used = 0
-    cdef Py_ssize_t capacity = 0
-    cdef void *grown
+    cdef Py_ssize_t used = offsets[begin]
     cdef int result
-    for i in range(n):
-        if used + _CHAIN_MAX > capacity:
-            capacity = 2 * capacity + 2 * _CHAIN_MAX
-            grown = realloc(rows[0], capacity * sizeof(pl_hot))
-            if grown == NULL:
-                return -1
-            rows[0] = <pl_hot *>grown
+    for i in range(begin, n):
+        if room - used < _CHAIN_MAX:
+            return i
+        if (i - begin) % _ABREAST == 0 and n - i > 1:
+            _fetch_chains(view, &pids[i], min(n - i, _ABREAST), which)
         result = view.lookup(pids[i], &head, &row)
         if result == PL_READ_ABSENT:
             absent[0] += 1
         elif result != PL_READ_FOUND:
-            return i
+            return -1 - i
         else:
-            length = _chain(view, _link_of(&head, which), which, rows[0] + used)
+            length = _chain(view, _link_of(&head, which), which, rows + used)
             if length < 0:
-                return i
+                return -1 - i
             used += length
         offsets[i + 1] = used
     return n
