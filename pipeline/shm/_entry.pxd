@@ -31,6 +31,7 @@ cdef class Entry:
     cdef void _forget(self) noexcept
     cdef pl_cold *_cold(self) except NULL
     cdef int _reload(self) except -1
+    cdef uint32_t _ref(self, int kind) except? 0
     cdef bytes _string(self, int kind)
     cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved)
     cdef bytes _file(self)

@@ -61,8 +61,99 @@ cdef extern from *:
             memcpy(PyUnicode_1BYTE_DATA(text), data, n);
         return text;
     }
+
+    /* NUL-terminated strings one after the other; the last may lack its NUL. Counted first: what
+     * grows costs as much again as an argument. */
+    static PyObject *pl_texts(const char *at, const char *end)  /* a tuple */
+    {
+        Py_ssize_t count = 0;
+        const char *next;
+        PyObject *texts;
+
+        for (next = at; next < end; next++, count++) {
+            next = memchr(next, 0, end - next);
+            if (next == NULL)
+                next = end;
+        }
+        texts = PyTuple_New(count);
+        for (Py_ssize_t i = 0; texts != NULL && i < count; i++) {
+            PyObject *text;
+
+            next = memchr(at, 0, end - at);
+            if (next == NULL)
+                next = end;
+            text = pl_text(at, next - at);
+            if (text == NULL)
+                Py_CLEAR(texts);
+            else
+                PyTuple_SET_ITEM(texts, i, text);
+            at = next + 1;
+        }
+        return texts;
+    }
+
+    /* Whether shared bytes, which may change meanwhile, were `n` given ones. */
+    static int pl_same_bytes(const char *shared, const char *data, size_t n)
+    {
+        uint64_t other = 0, differs = 0;
+        size_t i = 0;
+
+        for (; i + 8 <= n; i += 8) {
+            memcpy(&other, data + i, 8);
+            differs |= other ^ __atomic_load_n((const uint64_t *)(const void *)(shared + i), __ATOMIC_RELAXED);
+        }
+        for (; i < n; i++)
+            differs |= (unsigned char)data[i] ^ (unsigned char)__atomic_load_n(shared + i, __ATOMIC_RELAXED);
+        return differs == 0;
+    }
     """
     object _decode "pl_text"(const char *data, Py_ssize_t n)
+    tuple _decode_all "pl_texts"(const char *at, const char *end)
+    bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
+
+# Strings of the arenas that were read last, for all entries of this process: whoever looks at the same processes again,
+# or at many that run the same program, makes no new objects. What is kept is found by where it was and counts only if the
+# same bytes are there now, so it does not matter who wrote there meanwhile, or that two tables have the same reference.
+cdef enum:
+    KEPT = 2048
+    KEPT_MAX_BYTES = 512
+
+cdef struct kept_string:
+    PyObject *data  # bytes, owned; NULL: none yet
+    PyObject *value  # what was made of it: str, or tuple of str; owned, NULL until it was asked for
+
+cdef kept_string[KEPT] _kept
+
+
+cdef enum:
+    TEXT  # a str
+    TEXTS  # a tuple of str, behind a u32
+    PATH  # a str, behind a FILE record
+
+
+cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
+    """What `data`, the string of reference `ref`, says."""
+    cdef kept_string *kept = _kept_at(ref, in_names)
+    cdef const char *at = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
+    cdef bint is_kept = kept.data == <PyObject *>data
+    cdef object value
+    if is_kept and kept.value != NULL:
+        return <object>kept.value
+    if form == TEXTS:
+        value = _decode_all(at + 4, at + n)
+    elif form == PATH:
+        value = _decode(at + sizeof(pl_file), n - <Py_ssize_t>sizeof(pl_file))
+    else:
+        value = _decode(at, n)
+    if is_kept:
+        Py_INCREF(value)
+        kept.value = <PyObject *>value
+    return value
+
+
+cdef inline kept_string *_kept_at(uint32_t ref, bint in_names) noexcept:
+    return &_kept[(ref + (0 if in_names else KEPT // 2)) % KEPT]
 
 cdef uint32_t _UNSET = 4294967295
 
@@ -230,6 +321,7 @@ cdef class Entry:
     cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved):
         """Copy what `ref` names. None with `moved` set: the row has changed since it was copied."""
         cdef const pl_hot *row = &self.view.view.hot[self.row_number]
+        cdef kept_string *kept = _kept_at(ref, base == self.view.view.names)
         cdef const char *data
         cdef uint32_t n = 0
         cdef bytes result
@@ -238,10 +330,36 @@ cdef class Entry:
         moved[0] = not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
         if moved[0]:
             return None
+        if (
+            kept.data != NULL and PyBytes_GET_SIZE(<object>kept.data) == n
+            and _same_bytes(data, PyBytes_AS_STRING(<object>kept.data), n)
+        ):
+            moved[0] = not pl_read_valid(row, self.hot.row_seq)
+            return <bytes>kept.data
         result = PyBytes_FromStringAndSize(NULL, n)
         pl_copy_bytes(PyBytes_AS_STRING(result), data, n)
         moved[0] = not pl_read_valid(row, self.hot.row_seq)
+        if not moved[0] and n <= KEPT_MAX_BYTES:
+            Py_XDECREF(kept.data)
+            Py_XDECREF(kept.value)
+            Py_INCREF(result)
+            kept.data, kept.value = <PyObject *>result, NULL
         return result
+
+    cdef uint32_t _ref(self, int kind) except? 0:
+        """The row's reference to one of its strings; 0: it has none."""
+        if kind == FILE_STRING:
+            return self.hot.file_ref
+        if kind == ARGS_STRING:
+            return self.hot.args_ref
+        self._cold()
+        if kind == EXTRA_STRING:
+            return self.cold.extra_ref
+        if kind == ENVS_STRING:
+            return self.cold.envs_ref
+        if kind == NAME_STRING:
+            return self.cold.name_ref
+        return self.cold.cgroup_ref if kind == CGROUP_STRING else self.cold.container_ref
 
     cdef bytes _string(self, int kind):
         """The bytes of one arena reference of the row; None: there is none, or this reader may not see it."""
@@ -257,22 +375,13 @@ cdef class Entry:
         for tries in range(1000):
             base = self.view.view.names
             allocated = &self.view.view.control.names_allocated_bytes
-            if kind == FILE_STRING:
-                ref = self.hot.file_ref
-            elif kind == ARGS_STRING or kind == EXTRA_STRING:
+            if kind == ARGS_STRING or kind == EXTRA_STRING:
                 base = self.view.view.args
                 allocated = &self.view.view.control.args_allocated_bytes
-                ref = self.hot.args_ref if kind == ARGS_STRING else self._cold().extra_ref
             elif kind == ENVS_STRING:
                 base = self.view.view.envs
                 allocated = &self.view.view.control.envs_allocated_bytes
-                ref = self._cold().envs_ref
-            elif kind == NAME_STRING:
-                ref = self._cold().name_ref
-            elif kind == CGROUP_STRING:
-                ref = self._cold().cgroup_ref
-            else:
-                ref = self._cold().container_ref
+            ref = self._ref(kind)
             if ref == 0 or base == NULL:
                 return None
             result = self._fetch(base, allocated, ref, &moved)
@@ -315,7 +424,7 @@ cdef class Entry:
 
     cdef object _text(self, int kind):
         cdef bytes data = self._string(kind)
-        return None if data is None else _decode(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+        return None if data is None else _value(data, self._ref(kind), True, TEXT)
 
     cdef bytes _file(self):
         """The FILE record, which `_facts` reads, and the path behind it; None: unknown."""
@@ -331,19 +440,9 @@ cdef class Entry:
     cdef object _list(self, int kind):
         """Split NUL-terminated strings after their u32 full length; a cut one has no NUL."""
         cdef bytes data = self._string(kind)
-        cdef const char *at
-        cdef const char *end
-        cdef Py_ssize_t n
         if data is None or PyBytes_GET_SIZE(data) < 4:
             return None
-        at = PyBytes_AS_STRING(data) + 4
-        end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
-        result = []
-        while at < end:
-            n = strnlen(at, end - at)
-            result.append(_decode(at, n))
-            at += n + 1
-        return result
+        return list(<tuple>_value(data, self._ref(kind), False, TEXTS))
 
     cdef object _linked_entity_id(self, uint64_t link):
         cdef pl_hot hot
@@ -505,7 +604,7 @@ cdef class Entry:
         cdef bytes data = self._file()
         if data is None:
             return None
-        return _decode(PyBytes_AS_STRING(data) + sizeof(pl_file), PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file))
+        return _value(data, self.hot.file_ref, True, PATH)
 
     @property
     def path_in_root(self):

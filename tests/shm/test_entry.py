@@ -318,3 +318,49 @@ def test_the_stub_names_what_there_is() -> None:
     public = {name for name in dir(Entry) if not name.startswith("_")}
     assert public == {name for name in listed if not name.startswith("_")}
     assert set(FIELDS) <= public
+
+
+# -- strings that are kept ---------------------------------------------------------------------------------------------
+
+
+def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tables: Tables) -> None:
+    shared = {
+        "known": ALL_KNOWN, "flags": layout.ROW_HEAD, "file_ref": tables.file(b"/usr/bin/shared"),
+        "args_ref": tables.strings("args", b"shared", b"-x"), "cgroup_ref": tables.intern("names", b"/shared.slice"),
+    }  # fmt: skip
+    tables.row(7, **shared)
+    tables.row(8, **shared)
+    one, other = resolve(tables, 7), resolve(tables, 8)
+    assert one.path == "/usr/bin/shared" and one.path is other.path and one.cgroup is other.cgroup
+    assert one.argv is not None and one.argv == other.argv == ["shared", "-x"]
+    one.argv.append("no")
+    one.argv.clear()
+    assert one.argv == other.argv == ["shared", "-x"] == resolve(tables, 7).argv
+
+
+def test_what_is_kept_counts_only_while_the_same_bytes_are_there(tables: Tables, shm_dir: Path) -> None:
+    """The same reference means something else in another table, and in the same one later."""
+    for number in range(3):
+        directory = shm_dir / f"other-{number}"
+        directory.mkdir()
+        there = Tables(directory)
+        path, args = b"/bin/number-%d" % number, (b"x" * (1 + 300 * number), b"y")
+        there.row(
+            7, known=ALL_KNOWN, flags=layout.ROW_HEAD, file_ref=there.file(path), args_ref=there.strings("args", *args)
+        )
+        entry = resolve(there, 7)
+        assert (entry.path, entry.argv) == (path.decode(), [one.decode() for one in args])
+        assert entry.path_in_root == path.decode()
+
+
+def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
+    """References of both arenas that share places, more of them than are kept."""
+    for number in range(5000):
+        text = b"t-%d" % number
+        refs = {"cgroup_ref": tables.intern("names", text), "args_ref": tables.strings("args", text, b"")}
+        if number % 25:
+            continue
+        tables.row(9 + number % 4000, known=ALL_KNOWN, flags=layout.ROW_HEAD, **refs)
+        for _ in range(2):
+            entry = resolve(tables, 9 + number % 4000)
+            assert (entry.cgroup, entry.argv) == (text.decode(), [text.decode(), ""])
