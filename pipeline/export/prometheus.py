@@ -97,6 +97,8 @@ HELP = {
     "reparent_procfs_fail": "Parents not found in /proc.",
     "context_events": "Context events of agents on the host.",
     "context_dropped": "Of these, those beyond what may wait.",
+    "maps_filled": "Processes that only /proc told of, entered into the kernel's maps.",
+    "maps_refused": "Processes that the kernel's maps did not take.",
     "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
     "requests": "Questions of readers.",
     "requests_refused": "Questions that were malformed, or too many.",

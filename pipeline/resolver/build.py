@@ -284,6 +284,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 learn_cgroup=namer.learn,
                 capture_boot_ns=capture_boot_ns,
                 close=resolver.flush,
+                fill_maps=resolver.fill_maps,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer

@@ -62,6 +62,8 @@ class Repairer:
         learn_cgroup: told (cgroup id, path) of every cgroup that a look finds.
         capture_boot_ns: when the capture began; what is older is marked as from before it.
         close: closes a process (pid, start, time of the look) whose end was lost; returns whether it did.
+        fill_maps: tells the kernel's maps of a process (HEAD, TASK, EXEC, path) that they may not know; returns the
+            cookie that it got there, 0 if none.
         with_envs: whether environments are captured.
 
     Attributes:
@@ -81,6 +83,7 @@ class Repairer:
         learn_cgroup: Callable[[int, bytes], None],
         capture_boot_ns: int,
         close: Callable[[int, int, int], bool],
+        fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
         with_envs: bool = False,
     ) -> None:
         self._tables = tables
@@ -93,6 +96,7 @@ class Repairer:
         self._learn_cgroup = learn_cgroup
         self._capture_boot_ns = capture_boot_ns
         self._close = close
+        self._fill_maps = fill_maps
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._survey: Survey | None = None
         self._after_loss = False
@@ -167,6 +171,10 @@ class Repairer:
         self._concealer.survey(look)
         for cgroup_id, path in look.cgroup_paths.items():
             self._learn_cgroup(cgroup_id, path)
+        # The iterator does so by itself.
+        for i in np.flatnonzero(look.head["flags"] & FLAG_PARTIAL).tolist():
+            path = look.strings[i][: int(look.exec["path_bytes"][i])]
+            look.task["cookie"][i] = self._fill_maps(look.head[i], look.task[i], look.exec[i], path)
         return look
 
     def _insert(self, look: Survey, i: int, source: int, flags: int, after_loss: bool = False) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -22,29 +20,13 @@ CONFIG = f"""
 [repair]
 check_interval_s = {INTERVAL_S}
 """
-_PIDFD_GETFD = 438
-
-
-def settings_fd(pid: int) -> int:
-    """The supervisor's map of settings, by which the kernel's programs are told to record: a descriptor of our own."""
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        if fields.get("value_size", "").strip() == "64" and fields.get("max_entries", "").strip() == "1":
-            pidfd = os.pidfd_open(pid)
-            try:
-                fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(info.name), 0)
-            finally:
-                os.close(pidfd)
-            assert fd >= 0, os.strerror(ctypes.get_errno())
-            return int(fd)
-    raise AssertionError("the supervisor has no map of settings")
 
 
 @contextmanager
 def nothing_is_recorded(daemon: Daemon) -> Iterator[None]:
     """What happens here is neither in a ring nor counted as lost."""
-    (supervisor,) = daemon.pids("supervisor")
-    fd = settings_fd(supervisor)
+    # By these the kernel's programs are told to record.
+    fd = daemon.map_fd(value_size=64, max_entries=1)
     try:
         (settings,) = maps.settings(fd, writable=True)
         settings["flags"] &= ~maps.CAPTURE_ON & 0xFFFFFFFF

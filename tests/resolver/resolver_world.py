@@ -115,6 +115,9 @@ class FakeMap(dict[int, Any]):
             raise FileExistsError(key)
         self[key] = entry
 
+    def delete(self, key: int) -> bool:
+        return self.pop(key, None) is not None
+
 
 class World:
     def __init__(
