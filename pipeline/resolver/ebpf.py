@@ -54,7 +54,7 @@ from pipeline.resolver.model import (
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procinfo import ProcInfo, to_record
-from pipeline.resolver.stats import DO_EXIT, StatsdClient
+from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
 from pipeline.shm._writer import TableWriter
 
@@ -393,7 +393,8 @@ class EBPFResolver(Updates):
         """Close a process that was gone at that time and whose end no event told; counted as flushed.
 
         Both who compares the tables with the live processes come here: `dequeue_exited`, and the repair of a daemon,
-        which needs no minimum age, since it knows that every event from before its look has been applied.
+        which needs no minimum age, since it knows that every event from before its look has been applied. Children that
+        nobody has moved yet go to whom procfs names (callpath dequeue_exited).
 
         Returns:
             False: it is not cached, or something younger is known of it.
@@ -405,6 +406,7 @@ class EBPFResolver(Updates):
             link = self.tables.py_link(self.tables.py_head(pid))
             if not self.applier.close_missing(pid, start_boot_ns, time_boot_ns) and entry.exit_time is None:
                 return False
+            self._reparent_children(entry, DEQUEUE_EXITED, None)
             if self.cgroup_resolver is not None:
                 self.cgroup_resolver.del_pid(pid)
             self.book.delete(pid, link)

@@ -17,6 +17,7 @@ from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.survey import Survey, TaskIterator, survey
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -133,7 +134,8 @@ class Repairer:
             done += self._compare(look)
         if self._wanted is not None and self._watermark() > self._wanted.end_boot_ns:
             look, self._wanted = self._wanted, None
-            done += self._enter(look, 0, layout.SOURCE_PROCFS)
+            # Asked about are children whose parent's exit did not say who adopts them, and who is waited for.
+            done += self._enter(look, 0, layout.SOURCE_PROCFS, DO_EXIT)
         if self._wanted is None:
             self._ask(now)
         return done
@@ -195,15 +197,23 @@ class Repairer:
         )
         return result
 
-    def _enter(self, look: Survey, flags: int, source: int) -> int:
+    def _enter(self, look: Survey, flags: int, source: int, callpath: str) -> int:
+        """Enter and correct what was looked at; processes that get another parent by it count under `callpath`."""
+        moved = self._moved()
         results = [self._insert(look, i, source, flags, after_loss=self._after_loss) for i in range(len(look))]
+        self._tables.count(layout.counter_of("reparent_success", callpath), self._moved() - moved)
         self._tables.count("repair_added", results.count(ADDED))
         self._tables.count("repair_changed", results.count(CHANGED))
         return len(results) - results.count(SAME)
 
+    def _moved(self) -> int:
+        """Moves so far that the applier did not count under a callpath: those that no event told."""
+        counted = (layout.counter_of("reparent_success", callpath) for callpath in (DO_EXIT, KERNEL_PPID))
+        return int(self._tables.counter("reparents")) - sum(int(self._tables.counter(name)) for name in counted)
+
     def _compare(self, look: Survey) -> int:
         self._tables.count("repairs")
-        done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS)
+        done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS, DEQUEUE_EXITED)
         seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
         hot = self._tables.hot_view()
         # A tracer's processes are not among those that were looked at.

@@ -384,6 +384,21 @@ def test_d13_an_old_process_that_procfs_does_not_list_is_flushed(w: World) -> No
     assert entry.exit_time is not None
 
 
+def test_children_of_a_flushed_process_go_to_whom_procfs_names(w: World) -> None:
+    init = see(w, w.fork(0, 1, 10, fork_time=w.clock.ago(900)))
+    gone = aged(w, 3, fork_ago=600, exec_ago=300)
+    moved, stays, ended = (see(w, w.fork(3, pid, 11, fork_time=w.clock.ago(200))) for pid in (4, 5, 6))
+    w.proc.listed = [high(1), high(4), high(5)]
+    w.proc.ppids = {high(4): high(1), high(5): high(3)}  # the kernel has not relinked the second one yet
+    w.resolver.flush_tick()
+    w.resolver.dequeue_exited()
+    w.check()
+    assert gone.exit_time is not None and ended.exit_time is not None and w.count("flushed") == 2
+    assert (moved.ppid, moved.ancestor) == (high(1), init)
+    assert (stays.ppid, stays.ancestor) == (high(3), gone)
+    assert w.count("reparent_success", "dequeue_exited") == w.count("reparent_failed", "dequeue_exited") == 1
+
+
 def test_d14_a_young_one_is_kept_and_queued_again(w: World) -> None:
     entry = aged(w, 3, fork_ago=31, exec_ago=30)
     assert w.resolver.flush_tick() == 1
