@@ -174,6 +174,8 @@ class Resolver:
             work += self.requests.poll(now)
         if self.names is not None:
             self.names.poll(now)
+        if self.sessions is not None and self.sessions.is_waiting:
+            self.sessions.poll()
         if self.contexts is not None:
             work += self.contexts.poll(now)
         self._worked |= work > 0
