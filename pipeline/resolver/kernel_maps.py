@@ -37,10 +37,11 @@ PROC_CACHE = "proc_cache"
 
 _NOEXIST = 1
 
-#: What a TASK and an EXEC have under the same names.
+#: What a TASK and an EXEC have under the same names. Not `cgroups_v1`: the programs believe what is stored of it, and a
+#: move between the look at /proc and the entry is not in it. Where it is 0 they look, and store what they see.
 _OF_TASK = (
-    "cap_effective", "cap_permitted", "cgroup_id", "cgroups_v1", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
-    "fsgid", "auid", "audit_session", "user_ns", "sid", "pgid", "mnt_ns", "net_ns", "tty",
+    "cap_effective", "cap_permitted", "cgroup_id", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid",
+    "auid", "audit_session", "user_ns", "sid", "pgid", "mnt_ns", "net_ns", "tty",
 )  # fmt: skip
 _OF_EXEC = (
     "inode", "ctime_ns", "mtime_ns", "device", "mount_id", "file_uid", "file_gid", "nlink", "mode", "fs_magic",
