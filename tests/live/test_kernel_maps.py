@@ -138,6 +138,23 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
         steps.wait()
 
 
+def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
+    """There is no snapshot then: the comparison that follows a take-over tells the maps."""
+    with ProcReader() as reader:
+        before = older(reader)
+        with Daemon('[capture]\ntask_iterator = "off"\n', name="remapped") as daemon:
+            assert daemon.process is not None
+            daemon.process.kill()
+            daemon.process.wait()
+            daemon.start()
+            assert daemon.stat()["takeovers"] == 1
+            with maps_of(daemon) as held:
+                assert eventually(lambda: assert_held(held, before, reader), 20) > 3
+                with daemon.attach() as table:
+                    mine = os.getpid()
+                    eventually(lambda: table.resolve(mine).cookie == held.of(mine)[0]["cookie"])
+
+
 def test_whom_the_iterator_does_not_show_is_in_the_maps(daemon: Daemon) -> None:
     """Pid 1, on some kernels. Its children tell its start to the ns."""
     with ProcReader() as reader, maps_of(daemon) as held:
