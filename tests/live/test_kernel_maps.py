@@ -106,9 +106,9 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
                 daemon.attach() as table,
                 maps_of(daemon) as held,
             ):
-                assert assert_held(held, before, reader) > 3
+                assert assert_held(held, before, reader) >= 2
                 counters = daemon.stat()["counters"]
-                assert counters["maps_filled"] > 3 and counters["maps_refused"] == 0
+                assert counters["maps_filled"] >= 2 and counters["maps_refused"] == 0
                 owner, image = held.of(steps.pid)
                 assert is_rounded(owner) and image["tgid"] == steps.pid
                 assert table.resolve(steps.pid).cookie == owner["cookie"]
@@ -149,7 +149,7 @@ def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
             daemon.start()
             assert daemon.stat()["takeovers"] == 1
             with maps_of(daemon) as held:
-                assert eventually(lambda: assert_held(held, before, reader), 20) > 3
+                assert eventually(lambda: assert_held(held, before, reader), 20) >= 2
                 with daemon.attach() as table:
                     mine = os.getpid()
                     eventually(lambda: table.resolve(mine).cookie == held.of(mine)[0]["cookie"])
