@@ -122,6 +122,13 @@ class Capture(Section, frozen=True):
             '"off": they are seen at the process\'s next fork, exec, exit, change of name or of cgroup.',
         ),
     ] = "auto"
+    task_iterator: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="Whether snapshot and repair look at the processes by a BPF task iterator, where the kernel "
+            'has one. "off": by /proc alone, where a start time is known to 10 ms until the process\'s next event.',
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if self.ring_bytes & (self.ring_bytes - 1) or self.ring_bytes % mmap.PAGESIZE:

@@ -110,6 +110,7 @@ class Capture:
         envs_bytes: int = 0,
         wakeup_fill_bytes: int = 0,
         credentials: str = "auto",
+        task_iterator: str = "auto",
     ) -> None:
         """Load, attach and begin to record.
 
@@ -118,6 +119,7 @@ class Capture:
             args_bytes, envs_bytes: kept of each exec at most, up to 32768.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
             credentials: a key of CREDENTIALS, "auto" for the first that the kernel takes, or "off".
+            task_iterator: "auto" for where the kernel takes it, or "off".
 
         Raises:
             UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that refuses
@@ -150,7 +152,12 @@ class Capture:
             self._core.attach()
             self.tiers = (
                 Tier("core", "tp_btf", True, "fork, exec and exit"),
-                *(self._load_tier(kind) for kind in TIERS),
+                *(
+                    Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
+                    if kind.attach_kind == "iter" and task_iterator == "off"
+                    else self._load_tier(kind)
+                    for kind in TIERS
+                ),
                 *self._load_credentials(credentials),
             )
             self._program_fds = sorted(_program_fds() - known)

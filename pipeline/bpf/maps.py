@@ -39,7 +39,8 @@ PID_ENTRY, 144 bytes, map `pid_cache`, key u4 tgid:
     offset  size  field                 type  unit       meaning
     0       8     cookie                u8    -          names the image, key of `proc_cache`; shared with the forked
                                                          children that have not called exec
-    8       8     start_boot_ns         u8    ns (boot)  which owner of the pid this is
+    8       8     start_boot_ns         u8    ns (boot)  which owner of the pid this is; rounded down to a tick where
+                                                         /proc alone told of it (fork_boot_ns is 0 then)
     16      8     fork_boot_ns          u8    ns (boot)  when the fork was seen; 0: older than the capture
     24      8     exit_boot_ns          u8    ns (boot)  0: alive
     32      8     cap_effective         u8    mask       credentials as in TASK, as of the last event of the process

@@ -9,6 +9,8 @@
 /* Lengths of the LRU maps. They are a fall-back for lost events, not the table; both are allocated in full at load
  * (about 6 and 5 MB). */
 #define PL_PID_CACHE_ENTRIES 32768
+/* Unit of times in /proc: USER_HZ is 100 wherever there is BPF. */
+#define PL_TICK_NS 10000000ULL
 #define PL_PROC_CACHE_ENTRIES 16384
 
 #define PL_STRING_MAX 32768

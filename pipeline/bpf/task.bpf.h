@@ -156,12 +156,21 @@ static __always_inline u64 pl_new_cookie(void)
 	return ((u64)bpf_get_prandom_u32() << 32 | bpf_get_prandom_u32()) | 1;
 }
 
-/* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid. */
+/* The process's entry, or nothing when it is unknown or belongs to an earlier owner of the pid.
+ *
+ * One that user space made of /proc alone (fork_boot_ns is 0, as of all that are older than the capture) has its start
+ * rounded down to a tick. That is no other process: whoever took the pid since then was forked under the capture, which
+ * replaced the entry. */
 static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 {
 	struct pl_pid *entry = bpf_map_lookup_elem(&pid_cache, &tgid);
 
-	return entry && entry->start_boot_ns == start_boot_ns ? entry : NULL;
+	if (!entry || entry->start_boot_ns == start_boot_ns)
+		return entry;
+	if (entry->fork_boot_ns || entry->start_boot_ns != start_boot_ns - start_boot_ns % PL_TICK_NS)
+		return NULL;
+	entry->start_boot_ns = start_boot_ns;
+	return entry;
 }
 
 /* Write the facts that change during a life; times and cookie stay. */

@@ -1,8 +1,9 @@
 """The figures of an instance for Prometheus: a collector that reads them at the scrape, and a small HTTP server for it.
 
-Hot loops keep plain counters in the control segment; nothing is counted twice here. All names begin with ``procline_``,
-units are base units, and no label names a pid, a command or a user. The server answers ``GET /metrics`` to a few
-clients at a time. Which process it runs in is the supervisor's business.
+Hot loops keep plain counters in the control segment; nothing is counted twice here. All names begin with ``procline_``;
+what specification 6 names has its name and tags behind that. Units are base units, and no label names a pid, a command
+or a user. The server answers ``GET /metrics`` to a few clients at a time. Which process it runs in is the supervisor's
+business.
 """
 
 from __future__ import annotations
@@ -22,16 +23,15 @@ from prometheus_client.exposition import choose_encoder
 from pipeline import processes
 from pipeline.events import KIND_NAMES
 from pipeline.export.figures import Figures, read_figures
+from pipeline.export.statsd import CACHE_SIZE, MetricTable
 from pipeline.shm import layout
+from pipeline.shm.layout import counter_of
 
 #: Heartbeats come every 50 ms; an older one than this means that the resolver is gone.
 UP_WITHIN_NS = 1_000_000_000
 
 CLIENTS_MAX = 8
 CLIENT_TIMEOUT_S = 5
-
-#: Who asked for a reparenting; specification 6.
-_CALLPATHS = ("set_process_context", "do_exit", "dequeue_exited", "event_serialization", "kernel_ppid")
 
 #: Counters of the tables that are one metric with a label: metric -> (help, label, {counter: value of the label}).
 LABELLED = {
@@ -43,30 +43,16 @@ LABELLED = {
         "Records that the kernel could not write because a ring was full.", "kind",
         {f"lost_{kind}": "unknown" if kind == "none" else kind for kind in KIND_NAMES},
     ),
-    "lookup_hits": (
-        "Look-ups that found a process, for readers and context events, by where it was found.", "source",
-        {f"hits_{source}": source for source in ("cache", "kernel_maps", "procfs")},
-    ),
-    "added": (
-        "Processes entered into the tables, by where they came from.", "source",
-        {f"added_{source}": source for source in ("event", "kernel_maps", "procfs")},
-    ),
-    "reparent_success": (
-        "Processes moved below another parent, by what told of it.", "callpath",
-        {f"reparent_success_{path}": path for path in _CALLPATHS},
-    ),
-    "reparent_failed": (
-        "Processes that could not be moved, as their new parent was not known.", "callpath",
-        {f"reparent_failed_{path}": path for path in _CALLPATHS},
-    ),
-    "inode_error": (
-        "Executables that were not the expected ones: an exec before was lost.", "type",
-        {f"inode_error_{kind}": kind for kind in ("fork_parent_missing", "exec_parent_missing", "procfs_mismatch")},
-    ),
 }  # fmt: skip
 
-#: Help of the counters that stand alone; the name is procline_COUNTER_total. Those not named get their own name.
+#: Help of the others: of the resolver's counters, whose names, labels and values are those of the table of `metrics`
+#: that a collector is given, and of the rest, each called procline_COUNTER_total. Those not named get their own name.
 HELP = {
+    "hits": "Look-ups that found a process, for readers and context events, by where it was found.",
+    "added": "Processes entered into the tables, by where they came from.",
+    "reparent_success": "Processes moved below another parent, by what told of it.",
+    "reparent_failed": "Processes that could not be moved, as their new parent was not known.",
+    "inode_error": "Executables that were not the expected ones: an exec before was lost.",
     "frames": "Frames that reached the resolver.",
     "frames_refused": "Frames that could not be read.",
     "frames_duplicate": "Frames that were received before.",
@@ -97,11 +83,18 @@ HELP = {
     "reparent_procfs_fail": "Parents not found in /proc.",
     "context_events": "Context events of agents on the host.",
     "context_dropped": "Of these, those beyond what may wait.",
+    "maps_filled": "Processes that only /proc told of, entered into the kernel's maps.",
+    "maps_refused": "Processes that the kernel's maps did not take.",
     "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
     "requests": "Questions of readers.",
     "requests_refused": "Questions that were malformed, or too many.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}
+
+
+def name_of(metric: str) -> str:
+    """The name here of a metric of specification 6, without the suffix of counters."""
+    return "procline_" + metric.removeprefix(".process_resolver.").replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +118,7 @@ class InstanceCollector:
     Args:
         directory: the instance's runtime directory.
         version: of Procline, for ``procline_build_info``.
+        metrics: names and tags of the resolver's counters, as statsd is told them too.
         kernel: reads what the control segment does not have.
     """
 
@@ -132,10 +126,12 @@ class InstanceCollector:
         self,
         directory: Path,
         version: str,
+        metrics: MetricTable,
         kernel: Callable[[Figures], KernelFigures] = lambda figures: KernelFigures(),
     ) -> None:
         self._directory = directory
         self._version = version
+        self._metrics = metrics
         self._kernel = kernel
 
     def describe(self) -> Iterable[Metric]:
@@ -153,7 +149,8 @@ class InstanceCollector:
         if figures is not None:
             yield _gauge("heartbeat_age_seconds", "Time since the resolver's last sign of life.", max(0, age_ns) / 1e9)
             yield from _state(figures)
-            yield from _counters(figures)
+            yield from _resolver(figures, self._metrics)
+            yield from _counters(figures, self._metrics)
             yield from self._rings(figures)
 
     def _rings(self, figures: Figures) -> Iterator[Metric]:
@@ -225,14 +222,27 @@ def _state(figures: Figures) -> Iterator[Metric]:
     yield stream
 
 
-def _counters(figures: Figures) -> Iterator[Metric]:
+def _resolver(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
+    """What specification 6 names; no order of tags matters, as each is one label."""
+    size = int(figures.commit["heads_live"])
+    yield GaugeMetricFamily(name_of(CACHE_SIZE), "Live processes in the tables.", value=size)
+    for name, (metric, key, tags) in metrics.items():
+        family = CounterMetricFamily(name_of(metric), HELP[name], labels=[key] if key else [])
+        for tag in tags:
+            family.add_metric([tag] if key else [], figures.counters[counter_of(name, tag)])
+        yield family
+
+
+def _counters(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
+    """All others."""
     for name, (text, label, values) in LABELLED.items():
         metric = CounterMetricFamily(f"procline_{name}", text, labels=[label])
         for counter, value in values.items():
             metric.add_metric([value], figures.counters[counter])
         yield metric
+    told = {counter_of(name, tag) for name, (_, _, tags) in metrics.items() for tag in tags}
     for counter, number in figures.counters.items():
-        if counter not in _IN_LABELLED:
+        if counter not in _IN_LABELLED and counter not in told:
             text = HELP.get(counter, f"Counter {counter} of the resolver.")
             yield CounterMetricFamily(f"procline_{counter}", text, value=number)
 

@@ -313,6 +313,11 @@ cdef class Applier(Events):
             if result == RESULT_SAME:
                 result = RESULT_COMPLETED
         if younger:
+            if task.cookie and self.cold[row].cookie != task.cookie:
+                # The maps are others than those of which an event told: a new supervisor's, or they had forgotten it.
+                self.tables.begin(row)
+                self.cold[row].cookie = task.cookie
+                self.tables.end(row)
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.follow_kernel(row, head, 0)
             if hot.ppid != ppid or (parent and self.tables.follow(hot.parent) != parent):

@@ -32,6 +32,7 @@ from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
+from pipeline.resolver.foreign import ForeignPids
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.keyed_frames import KeyedFrames
@@ -256,6 +257,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         resolver.bind_maps()
         loop.complete = resolver.complete_batch
         repairer = None
+        stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
         if is_live:
             repairer = Repairer(
                 tables, applier, reader, iterate,
@@ -265,26 +267,27 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 learn_cgroup=namer.learn,
                 capture_boot_ns=capture_boot_ns,
                 close=resolver.flush,
+                fill_maps=resolver.fill_maps,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer
-            stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
+            contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
+            loop.contexts, loop.reader.context_mark = contexts, CONTEXT_MARK
+            loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
+            loop.name_cgroups = namer
+            loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
+        if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:
                 entry = resolver.book.entry(row)
                 event = ContextEvent(USER_SESSION, entry.pid, body=body)
                 stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
-            contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
-            loop.contexts, loop.reader.context_mark = contexts, CONTEXT_MARK
-            loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
-            loop.name_cgroups = namer
-        loop.names = _names(spec, is_live, tables, encoder, stack)
-        if is_live:
             loop.sessions = SshSessions(
-                tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session
-            )
-            loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
+                tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
+                pids=ForeignPids() if is_tracer else None,
+            )  # fmt: skip
+        loop.names = _names(spec, tables, encoder, stack)
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)
@@ -353,15 +356,15 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
 
 
 def _names(
-    spec: WorkerSpec, is_live: bool, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+    spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
 ) -> LiveNames | None:
     show = spec.config.contexts.user_names
-    if show == "off" or not is_live:
+    if show == "off" or spec.source.startswith("replay:"):
         shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
         return None
     names = LiveNames(
         tables, encoder, spec.directory,
-        mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all",
+        mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all", is_traced=spec.source == "tracer",
     )  # fmt: skip
     stack.callback(names.close)
     return names

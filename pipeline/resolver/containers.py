@@ -138,8 +138,8 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
         runtime = _RUNTIMES.get(prefix) or _RUNTIMES.get(before, "")
         # An id in the middle of a path counts only where something says that it is one: below it may be anything.
         if runtime or is_last or _POD.fullmatch(before):
-            if not prefix and before == "ecs":
-                return None  # a task, not a container
+            if not prefix and before in ("ecs", "libpod_parent"):
+                return None  # a task, a pod: not a container (podman's are libpod-ID), and conmon is below a pod too
             return Container(own["id"], "docker" if runtime == "ecs" else runtime or _by_ecs(segments))
         return None
     if _FARGATE_ID.fullmatch(segment) and "ecs" in segments[:index]:

@@ -18,8 +18,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from pipeline import boot, events
 from pipeline.resolver import args_views, dump, kernel_maps
@@ -52,8 +53,8 @@ from pipeline.resolver.model import (
     Source,
 )
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.procinfo import ProcInfo
-from pipeline.resolver.stats import DO_EXIT, StatsdClient
+from pipeline.resolver.procinfo import ProcInfo, to_record
+from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
 from pipeline.shm._writer import TableWriter
 
@@ -392,7 +393,8 @@ class EBPFResolver(Updates):
         """Close a process that was gone at that time and whose end no event told; counted as flushed.
 
         Both who compares the tables with the live processes come here: `dequeue_exited`, and the repair of a daemon,
-        which needs no minimum age, since it knows that every event from before its look has been applied.
+        which needs no minimum age, since it knows that every event from before its look has been applied. Children that
+        nobody has moved yet go to whom procfs names (callpath dequeue_exited).
 
         Returns:
             False: it is not cached, or something younger is known of it.
@@ -404,6 +406,7 @@ class EBPFResolver(Updates):
             link = self.tables.py_link(self.tables.py_head(pid))
             if not self.applier.close_missing(pid, start_boot_ns, time_boot_ns) and entry.exit_time is None:
                 return False
+            self._reparent_children(entry, DEQUEUE_EXITED, None)
             if self.cgroup_resolver is not None:
                 self.cgroup_resolver.del_pid(pid)
             self.book.delete(pid, link)
@@ -421,12 +424,39 @@ class EBPFResolver(Updates):
             if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid):
                 return
             entry = self._new_from_procfs(info, 0, Source.PROCFS_SNAPSHOT, None)
-            if entry is None or self.pid_cache is None or self.proc_cache is None:
+            if entry is None:
                 return
-            if not entry.cookie:
-                entry.cookie = self.new_process_cache_entry(entry.pid_context).cookie
-            with suppress(OSError):
-                kernel_maps.push(self.pid_cache, self.proc_cache, entry, self.book.to_boot)
+            told = to_record(info)
+            head = told.head[0].copy()
+            head["start_boot_ns"] = entry.start_boot_ns
+            cookie = self.fill_maps(head, told.task[0], told.exec[0], info.exe or b"", entry.cookie)
+            if cookie:
+                entry.cookie = cookie
+
+    def fill_maps(self, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
+        """Tell the kernel's maps of a process that ``/proc`` alone told of, unless they know something of its pid.
+
+        Args:
+            head, task, exec_: one HEAD, TASK and EXEC.
+            path: of the executable.
+            cookie: of its image; 0: it gets a new one.
+
+        Returns:
+            The cookie under which it was entered; 0: there are no maps, they know the pid, or they refused, which is
+            counted.
+        """
+        if self.pid_cache is None or self.proc_cache is None:
+            return 0
+        cookie = cookie or kernel_maps.new_cookie()
+        try:
+            is_new = kernel_maps.fill(self.pid_cache, self.proc_cache, head, task, exec_, path, cookie)
+        except OSError:
+            self.tables.count("maps_refused")
+            return 0
+        if not is_new:
+            return 0
+        self.tables.count("maps_filled")
+        return cookie
 
     # -- statistics, dumps ---------------------------------------------------------------------------------------------
 

@@ -251,9 +251,12 @@ class Insertion(Fields):
 
     def _marks(self, source: Source, start_boot_ns: int) -> int:
         """What is not certain of an entry that no event told: the capture ran and has not got it."""
-        if source not in (Source.MAP, Source.PROCFS_FALLBACK) or not self.capture_boot_ns:
-            return 0
-        return layout.ROW_GAP | (layout.ROW_BEFORE_CAPTURE if start_boot_ns < self.capture_boot_ns else 0)
+        marks = 0
+        if source == Source.MAP and start_boot_ns % boot.TICK_NS == 0:
+            marks |= layout.ROW_START_TICKS  # the map may have it from /proc; of an exact one it changes nothing
+        if source in (Source.MAP, Source.PROCFS_FALLBACK) and self.capture_boot_ns:
+            marks |= layout.ROW_GAP | (layout.ROW_BEFORE_CAPTURE if start_boot_ns < self.capture_boot_ns else 0)
+        return marks
 
     def _is_same_process(self, entry: ProcessCacheEntry, start_boot_ns: int) -> bool:
         """Whether a cached entry is of the process that began then; 0 is unknown, and believed to be the same."""

@@ -1,7 +1,7 @@
-"""The kernel's own process caches as entries, and entries pushed into them (specification 2.2, 3.3.5, SyncCache).
+"""The kernel's own process caches as entries, and processes entered into them (specification 2.2, 3.3.5, SyncCache).
 
 `pid_cache` names an image by a cookie, `proc_cache` has the image's facts; layouts are in `bpf/maps.py`. The maps are
-given as objects with `get(key)` and `put(key, entry)`: a HashMap of that module, or a dictionary's stand-in in tests.
+given as objects with `get`, `put` and `delete`: a HashMap of that module, or a dictionary's stand-in in tests.
 
 The reference uses three maps more. Here `inode_file` is statx, `pid_path_keys` is part of `proc_cache`, and kernel
 threads are told by their task flags, so `kernel_thread_pids` is not needed.
@@ -9,14 +9,16 @@ threads are told by their task flags, so `kernel_thread_pids` is not needed.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
-from os import fsdecode, fsencode
+from os import fsdecode
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
-from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.events import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
@@ -35,6 +37,19 @@ PROC_CACHE = "proc_cache"
 
 _NOEXIST = 1
 
+#: What a TASK and an EXEC have under the same names. Not `cgroups_v1`: the programs believe what is stored of it, and a
+#: move between the look at /proc and the entry is not in it. Where it is 0 they look, and store what they see.
+_OF_TASK = (
+    "cap_effective", "cap_permitted", "cgroup_id", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid",
+    "auid", "audit_session", "user_ns", "sid", "pgid", "mnt_ns", "net_ns", "tty",
+)  # fmt: skip
+_OF_EXEC = (
+    "inode", "ctime_ns", "mtime_ns", "device", "mount_id", "file_uid", "file_gid", "nlink", "mode", "fs_magic",
+    "root_offset",
+)  # fmt: skip
+#: Of `exec_flags` what an image has by its file.
+_FILE_FLAGS = EXEC_DELETED | EXEC_MEMFD | EXEC_UPPER_LAYER
+
 _CREDENTIALS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted")
 
 
@@ -44,6 +59,8 @@ class KernelMap(Protocol):
     def get(self, key: int) -> Any: ...
 
     def put(self, key: int, entry: Any, flags: int = 0) -> None: ...
+
+    def delete(self, key: int) -> object: ...
 
 
 def entry_of(
@@ -96,43 +113,71 @@ def entry_of(
     return entry, is_whole
 
 
-def records_of(entry: ProcessCacheEntry, boot_ns_of: Any) -> tuple[np.void, np.void]:
-    """The two records of an entry. A time that is unset is 0 (specification 9.3.20)."""
-    owner, image = np.zeros(1, PID_ENTRY), np.zeros(1, IMAGE_ENTRY)
-    owner["cookie"], owner["start_boot_ns"] = entry.cookie, entry.start_boot_ns
-    owner["fork_boot_ns"], owner["exit_boot_ns"] = boot_ns_of(entry.fork_time), boot_ns_of(entry.exit_time)
-    owner["cgroup_id"] = image["cgroup_id"] = entry.cgroup.path_key.inode
-    for name in ("ppid", "sid", "mnt_ns", "net_ns"):
-        owner[name] = getattr(entry, name)
-    owner["tty"] = fsencode(entry.tty_name)[:15]
-    credentials = entry.credentials
-    for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
-        owner[name] = getattr(credentials, name)
-    file = entry.file_event
-    image["exec_boot_ns"] = boot_ns_of(entry.exec_time)
-    image["inode"], image["mount_id"], image["device"] = file.inode, file.mount_id, file.device
-    image["file_uid"], image["file_gid"], image["nlink"], image["mode"] = file.uid, file.gid, file.nlink, file.mode
-    image["ctime_ns"], image["mtime_ns"], image["tgid"] = file.ctime, file.mtime, entry.pid
-    image["comm"], image["tty"] = fsencode(entry.comm)[:15], fsencode(entry.tty_name)[:15]
-    path = fsencode(file.pathname)
-    image["path_bytes"] = min(len(path), 0xFFFF)
+def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int) -> tuple[np.void, np.void]:
+    """A process as the two records that the task iterator would have made of it.
+
+    Args:
+        head, task, exec_: one HEAD, TASK and EXEC.
+        path: of the executable; where ``/proc`` did not show that, the image has name, terminal and cgroup alone.
+        cookie: names the image.
+    """
+    owner, image = np.zeros(1, PID_ENTRY)[0], np.zeros(1, IMAGE_ENTRY)[0]
+    for name in _OF_TASK:
+        owner[name] = task[name]
+    owner["start_boot_ns"], owner["ppid"] = head["start_boot_ns"], head["ppid"]
+    owner["cookie"] = cookie
+    for name in _OF_EXEC:
+        image[name] = exec_[name]
+    image["exec_flags"] = int(exec_["exec_flags"]) & _FILE_FLAGS
+    for name in ("cgroup_id", "comm", "tty"):
+        image[name] = task[name]
+    image["tgid"], image["path_bytes"] = head["tgid"], len(path)
     image["path"] = np.void(path[:128].ljust(128, b"\0"))
-    return owner[0], image[0]
+    return owner, image
 
 
-def push(pid_cache: KernelMap, proc_cache: KernelMap, entry: ProcessCacheEntry, boot_ns_of: Any) -> bool:
-    """Store an entry where the kernel has none of its pid yet: what the kernel wrote by itself is newer.
+def fill(
+    pid_cache: KernelMap, proc_cache: KernelMap, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
+) -> bool:
+    """Enter a process where the kernel has nothing of its pid: what the kernel wrote by itself is newer.
+
+    The image first, so that who finds the cookie finds the image. A program that comes in between finds no entry and
+    stores its own over this one, or before it; then this one is not stored.
+
+    Args:
+        head, task, exec_, path, cookie: as in `records_of`.
 
     Returns:
-        Whether it was stored.
+        Whether it was entered.
 
     Raises:
         OSError: a map refused.
     """
-    owner, image = records_of(entry, boot_ns_of)
-    proc_cache.put(entry.cookie, image)
+    tgid = int(head["tgid"])
+    if pid_cache.get(tgid) is not None:
+        return False
+    owner, image = records_of(head, task, exec_, path, cookie)
+    has_made_image = _put_new(proc_cache, cookie, image)
+    if _put_new(pid_cache, tgid, owner):
+        return True
+    if has_made_image:
+        proc_cache.delete(cookie)
+    return False
+
+
+def is_rounded(owner: np.void) -> bool:
+    """Whether the start in a PID_ENTRY is one of ``/proc``: see pl_find_pid in bpf/task.bpf.h."""
+    return int(owner["fork_boot_ns"]) == 0 and int(owner["start_boot_ns"]) % TICK_NS == 0
+
+
+def new_cookie() -> int:
+    """A name for an image that none has yet; never 0."""
+    return int.from_bytes(os.urandom(8), "little") | 1
+
+
+def _put_new(to: KernelMap, key: int, entry: np.void) -> bool:
     try:
-        pid_cache.put(entry.pid, owner, _NOEXIST)
+        to.put(key, entry, _NOEXIST)
     except FileExistsError:
         return False
     return True

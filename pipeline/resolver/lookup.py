@@ -123,6 +123,13 @@ class Lookups(Insertion):
             return None
         if self._has_left(pid, entry.start_boot_ns):
             return None
+        cached = self.book.head(pid)
+        if (
+            cached is not None
+            and kernel_maps.is_rounded(owner)
+            and boot.ticks_of(cached.start_boot_ns) == boot.ticks_of(entry.start_boot_ns)
+        ):
+            entry.start_boot_ns = cached.start_boot_ns
         try:
             self._complete(entry, is_whole)
         except ResolverError as error:

@@ -166,6 +166,8 @@ class Resolver:
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
             self.names.poll(now)
+        if self.sessions is not None and self.sessions.is_waiting:
+            self.sessions.poll()
         if self.contexts is not None and (is_due or self.contexts.waiting):
             work += self.contexts.poll(now)
         self._worked |= work > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.resolver._names import GROUP, USER
+from pipeline.resolver.foreign import ForeignPids, Key
 from pipeline.resolver.users import Kind, read_names, root_identity
 
 _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
@@ -28,6 +29,7 @@ class NameReader:
         self._seen: list[tuple[int, int, int] | None] = []
         self._root: tuple[int, int] | None = None
         self._is_own = True
+        self._foreign = ForeignPids(proc)
 
     def host(self) -> tuple[Any, ...] | None:
         """The host's names, from its own files; None: nothing has changed."""
@@ -53,6 +55,18 @@ class NameReader:
             names = read_names(tgid, self._proc)
             if names is not None and not (is_container and names.root == self._root):
                 return names.outside()
+        return None
+
+    def foreign_view(
+        self, key: Key, mnt_ns: int, is_container: bool
+    ) -> tuple[dict[int, str], dict[int, str]] | None:
+        """The same of a process that a tracer named; None also: it is in another mount namespace, or not to be seen."""
+        with contextlib.suppress(OSError):
+            pid = self._foreign.find(key)
+            if not pid and self._foreign.refresh():
+                pid = self._foreign.find(key)
+            if pid and Path(f"{self._proc}/{pid}/ns/mnt").stat().st_ino == mnt_ns:
+                return self.view(pid, is_container)
         return None
 
     def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:

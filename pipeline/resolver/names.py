@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader
 from pipeline.resolver.users import Kind, host_name
 from pipeline.shm import layout
@@ -79,6 +80,7 @@ class LiveNames:
         proc: where procfs is mounted.
         look_up: asks the host's name service; raises KeyError for an id without a name.
         now: the boot clock, in ns.
+        is_traced: processes are those of tracers, which are found in ``/proc`` by their keys.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class LiveNames:
         proc: str = "/proc",
         look_up: Callable[[Kind, int], str] = host_name,
         now: Callable[[], int] = now_boot_ns,
+        is_traced: bool = False,
     ) -> None:
         self._tables = tables
         self._encoder = encoder
@@ -100,6 +103,7 @@ class LiveNames:
         self._with_containers = with_containers
         self._look_up = look_up
         self._now = now
+        self._is_traced = is_traced
         self._views: OrderedDict[View, _Known] = OrderedDict()
         self._users: dict[int, str] = {}
         self._groups: dict[int, str] = {}
@@ -197,13 +201,20 @@ class LiveNames:
         """Read a view through one of its processes, unless it was read or asked for a short time ago."""
         if not self._with_containers:
             return
+        cache = self._encoder.names
+        if self._is_traced and cache is not None and view[2] != cache.host_user_ns:
+            return  # a tracer's ids are those of its own user namespace: here they are somebody else's
         known = self._views.get(view)
         if known is None:
             known = self._views[view] = _Known(first_ns=now)
         self._views.move_to_end(view)
         if known.is_asked or now < known.due_ns:
             return
-        known.is_asked = self._ask(lambda: ("view", view, self._reader.view(tgid, bool(view[0]))))
+        key = key_of(self._tables, tgid) if self._is_traced else None
+        if key is not None:
+            known.is_asked = self._ask(lambda: ("view", view, self._reader.foreign_view(key, view[1], bool(view[0]))))
+        else:
+            known.is_asked = self._ask(lambda: ("view", view, self._reader.view(tgid, bool(view[0]))))
         while len(self._views) > VIEWS_MAX:
             left, _ = self._views.popitem(last=False)
             (self._directory / _file_of(left)).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.survey import Survey, TaskIterator, survey
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -62,6 +63,8 @@ class Repairer:
         learn_cgroup: told (cgroup id, path) of every cgroup that a look finds.
         capture_boot_ns: when the capture began; what is older is marked as from before it.
         close: closes a process (pid, start, time of the look) whose end was lost; returns whether it did.
+        fill_maps: tells the kernel's maps of a process (HEAD, TASK, EXEC, path) that they may not know; returns the
+            cookie that it got there, 0 if none.
         with_envs: whether environments are captured.
 
     Attributes:
@@ -81,6 +84,7 @@ class Repairer:
         learn_cgroup: Callable[[int, bytes], None],
         capture_boot_ns: int,
         close: Callable[[int, int, int], bool],
+        fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
         with_envs: bool = False,
     ) -> None:
         self._tables = tables
@@ -93,6 +97,7 @@ class Repairer:
         self._learn_cgroup = learn_cgroup
         self._capture_boot_ns = capture_boot_ns
         self._close = close
+        self._fill_maps = fill_maps
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._survey: Survey | None = None
         self._after_loss = False
@@ -129,7 +134,8 @@ class Repairer:
             done += self._compare(look)
         if self._wanted is not None and self._watermark() > self._wanted.end_boot_ns:
             look, self._wanted = self._wanted, None
-            done += self._enter(look, 0, layout.SOURCE_PROCFS)
+            # Asked about are children whose parent's exit did not say who adopts them, and who is waited for.
+            done += self._enter(look, 0, layout.SOURCE_PROCFS, DO_EXIT)
         if self._wanted is None:
             self._ask(now)
         return done
@@ -167,6 +173,10 @@ class Repairer:
         self._concealer.survey(look)
         for cgroup_id, path in look.cgroup_paths.items():
             self._learn_cgroup(cgroup_id, path)
+        # The iterator does so by itself.
+        for i in np.flatnonzero(look.head["flags"] & FLAG_PARTIAL).tolist():
+            path = look.strings[i][: int(look.exec["path_bytes"][i])]
+            look.task["cookie"][i] = self._fill_maps(look.head[i], look.task[i], look.exec[i], path)
         return look
 
     def _insert(self, look: Survey, i: int, source: int, flags: int, after_loss: bool = False) -> int:
@@ -187,15 +197,23 @@ class Repairer:
         )
         return result
 
-    def _enter(self, look: Survey, flags: int, source: int) -> int:
+    def _enter(self, look: Survey, flags: int, source: int, callpath: str) -> int:
+        """Enter and correct what was looked at; processes that get another parent by it count under `callpath`."""
+        moved = self._moved()
         results = [self._insert(look, i, source, flags, after_loss=self._after_loss) for i in range(len(look))]
+        self._tables.count(layout.counter_of("reparent_success", callpath), self._moved() - moved)
         self._tables.count("repair_added", results.count(ADDED))
         self._tables.count("repair_changed", results.count(CHANGED))
         return len(results) - results.count(SAME)
 
+    def _moved(self) -> int:
+        """Moves so far that the applier did not count under a callpath: those that no event told."""
+        counted = (layout.counter_of("reparent_success", callpath) for callpath in (DO_EXIT, KERNEL_PPID))
+        return int(self._tables.counter("reparents")) - sum(int(self._tables.counter(name)) for name in counted)
+
     def _compare(self, look: Survey) -> int:
         self._tables.count("repairs")
-        done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS)
+        done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS, DEQUEUE_EXITED)
         seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
         hot = self._tables.hot_view()
         # A tracer's processes are not among those that were looked at.

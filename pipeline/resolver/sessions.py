@@ -23,6 +23,7 @@ import numpy as np
 
 from pipeline.boot import TICK_NS
 from pipeline.digest import blake2b
+from pipeline.resolver.foreign import ForeignPids, key_of
 from pipeline.resolver.procfs import read_start
 from pipeline.shm import layout
 from pipeline.shm.ssh import FILE
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 #: Sessions that are told of; of more, the oldest are forgotten.
 SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
+#: Execs that wait to be looked at; of more, the last ones are not.
+ROWS_MAX = 1024
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 _NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
 
@@ -51,11 +54,15 @@ class SshSessions:
         mode: of the file.
         proc: where procfs is mounted.
         tell: told (row, body of a `user_session` event) when a session begins.
+        pids: where processes that tracers name are looked for; None: there are none.
+
+    Attributes:
+        is_waiting: there are execs that `poll` has not looked at yet.
     """
 
     def __init__(
         self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
-        tell: Callable[[int, dict[str, Any]], None] = _tell_nobody,
+        tell: Callable[[int, dict[str, Any]], None] = _tell_nobody, pids: ForeignPids | None = None,
     ) -> None:  # fmt: skip
         self._tables = tables
         self._encoder = encoder
@@ -63,6 +70,9 @@ class SshSessions:
         self._mode = mode
         self._proc = proc
         self._tell = tell
+        self._pids = pids
+        self._rows: list[int] = []
+        self.is_waiting = False
         self._known: dict[str, dict[str, Any]] = {}
 
     def begin(self) -> None:
@@ -73,13 +83,23 @@ class SshSessions:
         self._write()
         frontier = self._tables.rows_frontier
         hot = self._tables.hot_view()[:frontier]
+        if self._pids is not None:
+            self._pids.refresh()
         self._look(np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)))
 
     def poll(self) -> None:
         """Look at the execs below sshd that have been applied since the last call."""
-        if self._encoder.has_logins:
-            for row in self._look(np.array(self._encoder.take_logins(), np.uint32)):
-                self._tell(row, self._body(row))
+        if not self._encoder.has_logins and not self.is_waiting:
+            return
+        self._rows += self._encoder.take_logins()
+        if self._pids is not None and not self._pids.refresh():
+            # A little later: tracers may tell of more logins than there is time to look for.
+            del self._rows[ROWS_MAX:]
+            self.is_waiting = True
+            return
+        rows, self._rows, self.is_waiting = self._rows, [], False
+        for row in self._look(np.array(rows, np.uint32)):
+            self._tell(row, self._body(row))
 
     def _look(self, rows: np.ndarray[Any, Any]) -> list[int]:
         """Number each session that begins with one of these rows; returns the newest rows of those processes."""
@@ -122,8 +142,10 @@ class SshSessions:
     def _begin(self, row: int) -> None:
         hot = self._tables.hot_view()[row]
         tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
-        session = read_session(tgid, self._proc)
-        if session is None or self._start(tgid) != start // TICK_NS:
+        key = key_of(self._tables, tgid) if self._pids is not None else None
+        pid = self._pids.find(key) if self._pids is not None and key is not None else tgid
+        session = read_session(pid, self._proc)
+        if session is None or self._start(pid) != start // TICK_NS:
             return
         digest = blake2b(b"%d %d" % (tgid, start), digest_size=8, key=self._boot_id()).digest()
         number = int.from_bytes(digest, "little") | 1

@@ -294,6 +294,8 @@ cdef extern from "layout.h" nogil:
         PL_C_INODE_ERROR_PROCFS_MISMATCH
         PL_C_CONTEXT_EVENTS
         PL_C_CONTEXT_DROPPED
+        PL_C_MAPS_FILLED
+        PL_C_MAPS_REFUSED
 
     uint32_t pl_load_acquire32(const void *p)
     uint64_t pl_load_acquire64(const void *p)

@@ -320,6 +320,8 @@ enum {
 	PL_C_INODE_ERROR_PROCFS_MISMATCH = 83,
 	PL_C_CONTEXT_EVENTS = 84,
 	PL_C_CONTEXT_DROPPED = 85,
+	PL_C_MAPS_FILLED = 86,
+	PL_C_MAPS_REFUSED = 87,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

@@ -102,6 +102,7 @@ def _open_ebpf(config: Config) -> Feed:
                 envs_bytes=settings.envs_bytes,
                 wakeup_fill_bytes=settings.wakeup_level_bytes,
                 credentials=settings.credentials,
+                task_iterator=settings.task_iterator,
             )
         )
         memory.give_back()  # 4 MB: the kernel's types, which libbpf read for each object

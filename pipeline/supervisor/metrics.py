@@ -47,10 +47,11 @@ def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterat
 def _serve(settings: Metrics, directory: Path, kernel: Callable[[Figures], KernelFigures], log: Any) -> Any:
     import pipeline
     from pipeline.export.prometheus import InstanceCollector, MetricsServer
+    from pipeline.resolver.stats import COUNTERS
 
     host, port = split_address(settings.listen)
     try:
-        server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, kernel))
+        server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, COUNTERS, kernel))
     except OSError as error:
         raise ConfigError(
             f"metrics.listen: cannot listen on {settings.listen}: {error.strerror or error}",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import events
+from pipeline.boot import TICK_NS
 from pipeline.bpf import iterator, maps, syscall
 from pipeline.bpf.loader import Capture
 from tests.bpf.ring_reader import Reader
@@ -100,6 +101,36 @@ def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.HashMap) ->
     assert before["cookie"] == after["cookie"]
     mine = tasks.task[tasks.head["tgid"] == os.getpid()]
     assert mine["cookie"] == [before["cookie"]]
+
+
+def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
+    reader: Reader, pids: maps.HashMap, images: maps.HashMap, actions: Path
+) -> None:
+    """Its start is rounded down, but its children are not those of a stranger: they share its image."""
+    exact = pids.get(os.getpid())
+    assert exact is not None
+    rounded, image = exact.copy(), images.get(int(exact["cookie"]))
+    assert image is not None
+    rounded["start_boot_ns"] = int(exact["start_boot_ns"]) // TICK_NS * TICK_NS
+    rounded["cookie"] = cookie = 4711
+    images.put(cookie, image)
+    try:
+        pids.put(os.getpid(), rounded)
+        pid, _ = act(actions, "nothing")
+        assert reader.one(pid, events.KIND_FORK).task["cookie"] == cookie
+        after = pids.get(os.getpid())
+        assert after is not None
+        assert (after["cookie"], after["start_boot_ns"]) == (cookie, exact["start_boot_ns"])
+        # Another tick is another process, and so is one that was forked under the capture.
+        for start, fork in ((rounded["start_boot_ns"] - TICK_NS, 0), (rounded["start_boot_ns"], 1)):
+            other = rounded.copy()
+            other["start_boot_ns"], other["fork_boot_ns"] = start, fork
+            pids.put(os.getpid(), other)
+            pid, _ = act(actions, "nothing")
+            assert reader.one(pid, events.KIND_FORK).task["cookie"] == 0
+    finally:
+        pids.put(os.getpid(), exact)
+        images.delete(cookie)
 
 
 def test_all_entries_at_once(pids: maps.HashMap, images: maps.HashMap) -> None:

@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.export import prometheus
 from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
-from pipeline.resolver.stats import COUNTERS
+from pipeline.export.statsd import StatsdPush
+from pipeline.resolver.stats import COUNTERS, PREFIX
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.layout import counter_of
@@ -67,7 +68,7 @@ def samples(text: str) -> Samples:
 
 
 def test_an_instance_without_tables_is_down(directory: Path) -> None:
-    found = samples(text_of(InstanceCollector(directory, "1.2")))
+    found = samples(text_of(InstanceCollector(directory, "1.2", COUNTERS)))
     assert found == {("procline_build_info", ("1.2",)): 1, ("procline_up", ()): 0}
 
 
@@ -76,41 +77,95 @@ def test_each_counter_of_the_tables_is_there_once_with_its_own_value(directory: 
     for name, value in values.items():
         tables.set_counter(name, value)
     commit(tables)
-    found = samples(text_of(InstanceCollector(directory, "1")))
+    found = samples(text_of(InstanceCollector(directory, "1", COUNTERS)))
     mine = sorted(value for (name, _), value in found.items() if name.endswith("_total") and value >= 1000)
     assert mine == sorted(values.values())
     assert found["procline_events_total", ("fork",)] == values["events_fork"]
     assert found["procline_lost_samples_total", ("exec",)] == values["lost_exec"]
     assert found["procline_lost_samples_total", ("unknown",)] == values["lost_none"]
-    assert found["procline_lookup_hits_total", ("kernel_maps",)] == values["hits_kernel_maps"]
-    assert found["procline_reparent_success_total", ("do_exit",)] == values["reparent_success_do_exit"]
-    assert found["procline_inode_error_total", ("procfs_mismatch",)] == values["inode_error_procfs_mismatch"]
     assert found["procline_publish_unsent_total", ()] == values["publish_unsent"]
     assert found["procline_stream_events_total", ("proc.exec",)] == 2
 
 
-def test_the_resolvers_counters_are_shown_with_their_tags() -> None:
-    """One set of numbers: what is pushed to statsd by a tag is here by a label of the same name and values."""
-    for name in ("reparent_success", "reparent_failed", "inode_error"):
-        _, key, tags = COUNTERS[name]
-        assert prometheus.LABELLED[name][1:] == (key, {counter_of(name, tag): tag for tag in tags})
+#: Specification 6, row by row: counter here, metric there, its tags ("" is none); and its name and label here.
+CALLPATHS = ("set_process_context", "do_exit", "dequeue_exited", "event_serialization", "kernel_ppid")
+SECTION_6 = [
+    ("hits", "hits", "type", ("cache", "kernel_maps", "procfs"), "procline_hits_total"),
+    ("miss", "miss", "", ("",), "procline_miss_total"),
+    ("added", "added", "type", ("event", "kernel_maps", "procfs"), "procline_added_total"),
+    ("flushed", "flushed", "", ("",), "procline_flushed_total"),
+    ("path_error", "path_error", "", ("",), "procline_path_error_total"),
+    ("args_truncated", "args.truncated", "", ("",), "procline_args_truncated_total"),
+    ("args_size", "args.size", "", ("",), "procline_args_size_total"),
+    ("envs_truncated", "envs.truncated", "", ("",), "procline_envs_truncated_total"),
+    ("envs_size", "envs.size", "", ("",), "procline_envs_size_total"),
+    ("broken_lineage", "event_broken_lineage", "", ("",), "procline_event_broken_lineage_total"),
+    ("reparent_success", "reparent.success", "callpath", CALLPATHS, "procline_reparent_success_total"),
+    ("reparent_failed", "reparent.failed", "callpath", CALLPATHS, "procline_reparent_failed_total"),
+    ("reparent_procfs_ok", "reparent.procfs.success", "", ("",), "procline_reparent_procfs_success_total"),
+    ("reparent_procfs_fail", "reparent.procfs.failed", "", ("",), "procline_reparent_procfs_failed_total"),
+    ("limiter_drop", "proc_fallback_limiter.drop", "", ("",), "procline_proc_fallback_limiter_drop_total"),
+    (
+        "inode_error", "inode_error", "type",
+        ("fork_parent_missing", "exec_parent_missing", "procfs_mismatch"), "procline_inode_error_total",
+    ),
+]  # fmt: skip
+
+
+def test_every_counter_and_tag_of_section_6_is_told_by_statsd_and_prometheus(
+    directory: Path, tables: TableWriter
+) -> None:
+    """One set of numbers: what is pushed by a tag is scraped by a label of that name and value, and nothing else is."""
+    values = {counter: 1000 + number for number, counter in enumerate(_counters_of_section_6())}
+    for counter, value in values.items():
+        tables.set_counter(counter, value)
+    commit(tables)
+    pushed: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    class Client:
+        def gauge(self, metric: str, value: float, tags: list[str]) -> None:
+            pushed[metric, tuple(tags)] = value
+
+        count = gauge
+
+    figures = read_figures(directory)
+    assert figures is not None
+    StatsdPush(Client(), COUNTERS, PREFIX).push(figures)
+    scraped = {
+        (sample.name, tuple(f"{key}:{value}" for key, value in sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text_of(InstanceCollector(directory, "1", COUNTERS)))
+        for sample in family.samples
+    }
+    before = f"{PREFIX}.process_resolver."
+    assert pushed.pop((before + "cache_size", ())) == scraped["procline_cache_size", ()] == 0
+    for name, metric, key, tags, here in SECTION_6:
+        told = {tag: values[counter_of(name, tag)] for tag in tags}
+        for tag, value in told.items():
+            label = (f"{key}:{tag}",) if key else ()
+            assert pushed.pop((before + metric, label)) == scraped[here, label] == value
+        assert sum(name == here for name, _ in scraped) == len(told)
+    assert not pushed
+
+
+def _counters_of_section_6() -> list[str]:
+    return [counter_of(name, tag) for name, _, _, tags, _ in SECTION_6 for tag in tags]
 
 
 def test_names_and_labels_are_as_prometheus_wants_them(directory: Path, tables: TableWriter) -> None:
     commit(tables)
-    text = text_of(InstanceCollector(directory, "1"))
+    text = text_of(InstanceCollector(directory, "1", COUNTERS))
     for family in text_string_to_metric_families(text):
         assert family.name.startswith("procline_") and family.documentation
         assert not family.name.endswith(("_ms", "_ns", "_kb"))
         for sample in family.samples:
             assert not set(sample.labels) & {"pid", "tgid", "comm", "user", "uid", "path"}
             assert (family.type == "counter") == sample.name.endswith("_total")
-    assert set(prometheus.HELP) <= set(layout.COUNTERS)
+    assert set(prometheus.HELP) <= {*layout.COUNTERS, *COUNTERS}
 
 
 def test_up_needs_complete_tables_and_a_resolver_that_lives(directory: Path, tables: TableWriter) -> None:
     def up() -> float:
-        return samples(text_of(InstanceCollector(directory, "1")))["procline_up", ()]
+        return samples(text_of(InstanceCollector(directory, "1", COUNTERS)))["procline_up", ()]
 
     commit(tables)
     assert up() == 0
@@ -122,14 +177,14 @@ def test_up_needs_complete_tables_and_a_resolver_that_lives(directory: Path, tab
 
 def test_lag_is_in_seconds(directory: Path, tables: TableWriter) -> None:
     commit(tables, lag_ns=2_500_000_000)
-    found = samples(text_of(InstanceCollector(directory, "1")))
+    found = samples(text_of(InstanceCollector(directory, "1", COUNTERS)))
     assert 2.5 <= found["procline_lag_seconds", ()] < 4
 
 
 def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, tables: TableWriter) -> None:
     commit(tables)
     kernel = KernelFigures(lost_by_cpu={0: 3, 1: 0}, fill_bytes={0: 10, 1: 0}, size_bytes={0: 4096, 1: 4096})
-    found = samples(text_of(InstanceCollector(directory, "1", lambda figures: kernel)))
+    found = samples(text_of(InstanceCollector(directory, "1", COUNTERS, lambda figures: kernel)))
     assert found["procline_cpu_lost_samples_total", ("0",)] == 3
     assert found["procline_ring_fill_bytes", ("0",)] == 10
     assert found["procline_ring_size_bytes", ("1",)] == 4096
@@ -162,7 +217,7 @@ def test_a_commit_under_way_is_not_read_by_halves(directory: Path, tables: Table
 @pytest.fixture
 def server(directory: Path, tables: TableWriter) -> Iterator[MetricsServer]:
     commit(tables)
-    made = MetricsServer("127.0.0.1", 0, InstanceCollector(directory, "1"))
+    made = MetricsServer("127.0.0.1", 0, InstanceCollector(directory, "1", COUNTERS))
     yield made
     made.close()
 
@@ -203,4 +258,4 @@ def test_an_address_that_is_taken_is_an_error(server: MetricsServer, directory: 
     with socket.socket() as other, pytest.raises(OSError):
         other.bind(("127.0.0.1", 0))
         other.listen()
-        MetricsServer("127.0.0.1", other.getsockname()[1], InstanceCollector(directory, "1"))
+        MetricsServer("127.0.0.1", other.getsockname()[1], InstanceCollector(directory, "1", COUNTERS))

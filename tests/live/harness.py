@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 SOURCE = Path(__file__).with_name("workload.c")
 READY_SECONDS = 60
 STOP_SECONDS = 20
+_PIDFD_GETFD = 438
 
 
 class Daemon:
@@ -69,6 +71,21 @@ class Daemon:
     def pids(self, role: str) -> list[int]:
         """Pids of the daemon's processes whose role begins with `role`."""
         return [p["pid"] for p in self.stat()["processes"] if p["role"].startswith(role)]
+
+    def map_fd(self, **fields: int) -> int:
+        """A descriptor of our own of the supervisor's BPF map that has these numbers in its fdinfo; close it."""
+        (supervisor,) = self.pids("supervisor")
+        for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
+            shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+            if all(shown.get(name, "").strip() == str(number) for name, number in fields.items()):
+                pidfd = os.pidfd_open(supervisor)
+                try:
+                    fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(info.name), 0)
+                finally:
+                    os.close(pidfd)
+                assert fd >= 0, os.strerror(ctypes.get_errno())
+                return int(fd)
+        raise AssertionError(f"the supervisor has no map with {fields}")
 
     def attach(self):
         """A ProcessTable on this instance."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,29 +23,13 @@ CONFIG = f"""
 [repair]
 check_interval_s = {INTERVAL_S}
 """
-_PIDFD_GETFD = 438
-
-
-def settings_fd(pid: int) -> int:
-    """The supervisor's map of settings, by which the kernel's programs are told to record: a descriptor of our own."""
-    for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-        fields = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
-        if fields.get("value_size", "").strip() == "64" and fields.get("max_entries", "").strip() == "1":
-            pidfd = os.pidfd_open(pid)
-            try:
-                fd = ctypes.CDLL(None, use_errno=True).syscall(_PIDFD_GETFD, pidfd, int(info.name), 0)
-            finally:
-                os.close(pidfd)
-            assert fd >= 0, os.strerror(ctypes.get_errno())
-            return int(fd)
-    raise AssertionError("the supervisor has no map of settings")
 
 
 @contextmanager
 def nothing_is_recorded(daemon: Daemon) -> Iterator[None]:
     """What happens here is neither in a ring nor counted as lost."""
-    (supervisor,) = daemon.pids("supervisor")
-    fd = settings_fd(supervisor)
+    # By these the kernel's programs are told to record.
+    fd = daemon.map_fd(value_size=64, max_entries=1)
     try:
         (settings,) = maps.settings(fd, writable=True)
         settings["flags"] &= ~maps.CAPTURE_ON & 0xFFFFFFFF
@@ -81,6 +66,37 @@ def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
             for one in (kept, gone):
                 one.kill()
                 one.wait()
+
+
+#: Forks a child, says its pid, and waits.
+PARENT = "import os, time; pid = os.fork(); pid and print(pid, flush=True); time.sleep(300)"
+
+
+def test_a_child_of_a_process_whose_exit_was_lost_moves_with_the_flush() -> None:
+    """To whom the kernel gave it, counted under the callpath of the flush."""
+    with Daemon(CONFIG, name="orphaned") as daemon, daemon.attach() as table:
+        parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        try:
+            eventually(lambda: table.resolve(child) is not None and table.resolve(child).ppid == parent.pid)
+            before = daemon.stat()["counters"]
+            with nothing_is_recorded(daemon):
+                parent.kill()
+                parent.wait()
+            adopter = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+            assert adopter not in (0, parent.pid)
+            eventually(lambda: table.resolve(child).ppid == adopter, INTERVAL_S + 3)
+            eventually(lambda: daemon.stat()["counters"]["flushed"] > before["flushed"])
+            after = daemon.stat()["counters"]
+            name = "reparent_success_dequeue_exited"
+            assert after[name] > before[name] == 0
+            assert after["reparent_success_do_exit"] == before["reparent_success_do_exit"]
+        finally:
+            os.kill(child, signal.SIGKILL)
+            parent.kill()
+            parent.wait()
+            parent.stdout.close()
 
 
 def _comm(table, pid: int) -> str | None:

@@ -120,6 +120,9 @@ class FakeMap(dict[int, Any]):
             raise FileExistsError(key)
         self[key] = entry
 
+    def delete(self, key: int) -> bool:
+        return self.pop(key, None) is not None
+
 
 def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
     """What the kernel's `pid_cache` has of a process that starts now."""

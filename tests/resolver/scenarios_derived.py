@@ -42,6 +42,7 @@ from scenario_happens import (
     update,
 )
 from scenario_looks import (
+    ancestor,
     args,
     argv_scrubbed,
     cache,
@@ -193,6 +194,20 @@ DERIVED = {
         given(fork("F", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=30)),
         when(flush_tick("queued")), then(result("queued", 1), head(3, "X"), has("X", exit_time=None)),
         when(dequeue_exited()), then(cache(), count("flushed", 1), has_ended("X")),
+    ),
+    # The kernel has not relinked the second child yet.
+    "D13b children of a flushed process go to whom procfs names": ebpf(
+        given(
+            fork("I", 0, 1, 10, ago=900), fork("G", 0, 3, 10, ago=600), exec_("X", 0, 3, 11, ago=300),
+            fork("M", 3, 4, 11, ago=200), fork("S", 3, 5, 11, ago=200), fork("E", 3, 6, 11, ago=200),
+            in_procfs_below(1, 0), in_procfs_below(4, 1), in_procfs_below(5, 3),
+        ),
+        when(flush_tick("queued"), dequeue_exited()),
+        then(
+            has_ended("X"), has_ended("E"), count("flushed", 2), ppid("M", 1), ancestor("M", "I"),
+            ppid("S", 3), ancestor("S", "X"),
+            count("reparent_success", 1, "dequeue_exited"), count("reparent_failed", 1, "dequeue_exited"),
+        ),
     ),
     "D14 a young one is kept and queued again": ebpf(
         given(fork("F", 0, 3, 10, ago=31), exec_("X", 0, 3, 11, ago=30)),

@@ -734,6 +734,19 @@ def test_proc_tells_what_changed_unseen(w):
     assert row.path == b"/bin/lost" and row.images == 3 and flag(row, "GAP") and flag(row, "IS_EXEC_EXEC")
 
 
+def test_an_image_has_the_name_that_the_maps_have_now(w):
+    """They are new with each supervisor, and forget."""
+    w.fork(1, 3)
+    w.exec(3, b"/bin/a", inode=5, args=[b"a"])
+    process = w.story.processes[3]
+    told, process.cookie = process.cookie, 4711
+    assert told and w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.proc(3).cookie == 4711
+    process.cookie = 0
+    assert w.snapshot(3, b"/bin/a", args=[b"a"]) == _apply.SAME
+    assert w.proc(3).cookie == 4711, "0 is unknown"
+
+
 def test_arguments_that_a_process_wrote_over_are_no_exec(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/nginx", inode=5, args=[b"nginx"])

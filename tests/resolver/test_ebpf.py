@@ -17,6 +17,7 @@ import pytest
 from resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 from pipeline.bpf import maps, syscall
+from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.argsenvs import ArgsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
@@ -39,6 +40,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.procinfo import to_record
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.shm import layout
 
@@ -189,6 +191,70 @@ def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
     assert pids[high(8)] is owner
     again = r.resolve_from_kernel_maps(high(8), high(8), 9, None)
     assert again is entry
+    assert w.tables.counter("maps_filled") == 2 and w.tables.counter("maps_refused") == 0
+
+
+def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
+    """Also where its program comes between the question and the answer: no image is left that nobody points to."""
+
+    class Late(FakeMap):
+        def get(self, key: int) -> Any:  # type: ignore[override]
+            return None
+
+    w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
+    r = w.resolver
+    theirs = owner_of(w, high(8), 77)
+    for pids in (FakeMap({high(8): theirs}), Late({high(8): theirs})):
+        r.pid_cache, r.proc_cache = pids, FakeMap({77: image_of(12)})
+        r.sync_cache(high(8))
+        assert dict(pids) == {high(8): theirs} and list(r.proc_cache) == [77]
+    assert w.tables.counter("maps_filled") == w.tables.counter("maps_refused") == 0
+    entry = r.get(high(8))
+    assert entry is not None and entry.cookie == 0
+
+
+def test_maps_that_refuse_are_counted(w: World) -> None:
+    class Refusing(FakeMap):
+        def put(self, key: int, entry: Any, flags: int = 0) -> None:
+            raise PermissionError
+
+    w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
+    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap(), Refusing()
+    w.resolver.sync_cache(high(8))
+    assert w.resolver.get(high(8)) is not None
+    assert w.tables.counter("maps_refused") == 1 and w.tables.counter("maps_filled") == 0
+
+
+def test_a_process_whose_executable_is_hidden_has_an_image_all_the_same(w: World) -> None:
+    facts = {"uids": (1, 2, 3, 4), "gids": (5, 6, 7, 8), "cap_effective": 9, "auid": 10, "mnt_ns": 11}
+    told = to_record(w.proc.add(high(8), 3, exe=None, exe_inode=0, **facts))
+    w.resolver.pid_cache, w.resolver.proc_cache = pids, images = FakeMap(), FakeMap()
+    assert w.resolver.fill_maps(told.head[0], told.task[0], told.exec[0], b"", 5) == 5
+    owner = pids[high(8)]
+    assert kernel_maps.is_rounded(owner) and w.tables.counter("maps_filled") == 1
+    assert (int(images[5]["inode"]), int(images[5]["tgid"]), images[5]["comm"]) == (0, high(8), b"x")
+    assert [int(owner[name]) for name in ("cookie", "ppid", "uid", "euid", "suid", "fsuid")] == [5, 3, 1, 2, 3, 4]
+    assert [int(owner[name]) for name in ("gid", "fsgid", "cap_effective", "auid", "mnt_ns")] == [5, 8, 9, 10, 11]
+
+
+def test_a_rounded_start_in_the_maps_is_the_exact_one_of_the_tables(w: World) -> None:
+    """Or is marked as rounded, so that the next event of the process finds its entry."""
+    exact = w.clock() // 10_000_000 * 10_000_000 + 1234
+    for pid in (high(8), high(9)):
+        w.proc.add(pid, 0, exe=b"/bin/tool", exe_inode=9, start_boot_ns=exact)
+    owners = {pid: owner_of(w, pid, 77, start_boot_ns=exact - 1234, fork_boot_ns=0) for pid in (high(8), high(9))}
+    r = w.resolver
+    r.pid_cache, r.proc_cache = FakeMap(owners), FakeMap({77: image_of(12)})
+    event = w.event(0, 8, 10)
+    entry_of(event).set(start_boot_ns=exact, fork_time=exact + w.offset)
+    r.add_fork_entry(event, w.dummy_cgroup())
+    found = r.resolve_from_kernel_maps(high(8), high(8), 12, None)
+    assert found is not None and found.start_boot_ns == exact
+    found = r.resolve_from_kernel_maps(high(9), high(9), 12, None)
+    assert found is not None and found.start_boot_ns == exact - 1234
+    flags = int(w.tables.hot_view()[w.tables.py_head(high(9))]["flags"])
+    assert flags & layout.ROW_START_TICKS
+    w.check()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="kernel maps need root")

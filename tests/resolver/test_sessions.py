@@ -174,3 +174,24 @@ def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: p
     assert ssh.session(str(w.directory), w.proc(8).user_session) is not None
     assert ssh.session(str(w.directory), w.proc(4).user_session) is None
     assert not list(Path(w.directory).glob(".*.new"))
+
+
+def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(w: World) -> None:
+    """Passes over /proc are apart: what came too early is looked at with the next one."""
+
+    class Pids:
+        is_due = False
+
+        def refresh(self) -> bool:
+            return self.is_due
+
+    w.sessions._pids = pids = Pids()
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
+    w.sessions.poll()
+    assert w.sessions.is_waiting and not w.proc(4).user_session
+    pids.is_due = True
+    w.sessions.poll()
+    assert not w.sessions.is_waiting and w.proc(4).user_session

@@ -1,0 +1,142 @@
+"""Names of users and ssh sessions of processes that a tracer names, where the daemon can see them too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import boot
+from pipeline.bus.sockets import Bus
+from pipeline.resolver.procfs import WANT_ALL, ProcInfo, read_process
+from pipeline.sources import proc_records
+from pipeline.sources.proc_records import About
+from pipeline.sources.tracer import FrameSender
+from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.test_contexts import SSHD, compile_c
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are made by root"),
+]
+
+
+@pytest.fixture(scope="module")
+def traced() -> Iterator[Daemon]:
+    with Daemon("", "--source", "tracer", name="traced") as daemon:
+        yield daemon
+
+
+@contextmanager
+def inside(*command: str | Path, mounts: str = "") -> Iterator[int]:
+    """Run a command as pid 1 of a pid namespace, and with `mounts` in a mount namespace of its own; its pid here."""
+    own = ["--mount"] if mounts else []
+    unshare = ["unshare", "--pid", *own, "--fork", "--kill-child", "sh", "-c", f'{mounts}\nexec "$@"', "sh"]
+    started = subprocess.Popen([*unshare, *command], stdout=subprocess.DEVNULL)
+    try:
+
+        def child() -> int:
+            (one,) = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split() or ("",)
+            assert one and Path(f"/proc/{one}/exe").resolve() == Path(command[0]).resolve()
+            return int(one)
+
+        yield eventually(child)
+    finally:
+        started.kill()
+        started.wait()
+
+
+def told(pid: int) -> ProcInfo:
+    """What a tracer in the namespace of a process would read of it."""
+    info = read_process(pid, WANT_ALL)
+    assert info is not None
+    above = read_process(info.ppid, WANT_ALL)
+    ppid = above.ns_pid if above is not None and above.pid_ns == info.pid_ns else 0
+    return replace(info, tgid=info.ns_pid, ppid=ppid)
+
+
+def tell(daemon: Daemon, *infos: ProcInfo, container_id: str = "") -> None:
+    """Processes as a tracer finds them when it begins, the last one with its exec."""
+    with Bus() as bus:
+        push = bus.push(daemon.directory / "tracers" / "tracers.ipc")
+        sender = FrameSender(
+            push.send, boot_id=boot.boot_id(), name="contexts", ring=infos[0].pid_ns, container_id=container_id
+        )
+        for info in infos:
+            is_last = info is infos[-1]
+            time_ns = boot.now_boot_ns() if is_last else info.start_boot_ns
+            about = About(time_ns, info.tgid, info.tgid, info.start_boot_ns, ppid=info.ppid)
+            sender.send([*([proc_records.fork(about, info)] if is_last else []), proc_records.exec_(about, info)])
+        bus.close(linger_ms=1000)
+
+
+@pytest.fixture
+def mounts(tmp_path: Path) -> str:
+    """Puts other users and groups in the place of the host's."""
+    (tmp_path / "passwd").write_text("boss:x:0:0::/:/bin/sh\n")
+    (tmp_path / "group").write_text("bosses:x:0:\n")
+    return f"mount --bind {tmp_path}/passwd /etc/passwd && mount --bind {tmp_path}/group /etc/group"
+
+
+def test_names_are_those_in_its_own_root(traced: Daemon, mounts: str) -> None:
+    with inside("/bin/sleep", "300", mounts=mounts) as own, inside("/bin/sleep", "301") as hosts:
+        for pid, names in ((own, ("boss", "bosses")), (hosts, ("root", "root"))):
+            info = told(pid)
+            tell(traced, info)
+            eventually(lambda info=info, names=names: names_of(traced, info) == names, 15)
+
+
+def test_a_tracers_ids_of_another_user_namespace_have_no_names(traced: Daemon, mounts: str) -> None:
+    """They are other ids than the kernel's, which names are kept by."""
+    with inside("/bin/sleep", "302", mounts=mounts) as pid, inside("/bin/sleep", "303", mounts=mounts) as other:
+        info, known = replace(told(pid), user_ns=4_026_599_999), told(other)
+        tell(traced, info)
+        tell(traced, known)  # asked for after the first one
+        eventually(lambda: names_of(traced, known) == ("boss", "bosses"), 15)
+        assert names_of(traced, info) == (None, None)
+
+
+def names_of(daemon: Daemon, info: ProcInfo) -> tuple[Any, Any]:
+    with daemon.attach() as table:
+        entry = table.resolve(info.tgid, pid_ns=info.pid_ns)
+        assert entry is not None and "foreign" in entry.marks
+        return entry.user, entry.group
+
+
+def test_an_ssh_session(traced: Daemon, tmp_path: Path) -> None:
+    sshd = compile_c(SSHD, tmp_path / "sshd")
+    with inside(sshd) as server, traced.attach() as table, Recorder(traced, "proc.context", "proc.exec") as recorder:
+
+        def shell_pid() -> int:
+            (one,) = Path(f"/proc/{server}/task/{server}/children").read_text().split() or ("",)
+            assert one and b"SSH_CONNECTION" in Path(f"/proc/{one}/environ").read_bytes()
+            return int(one)
+
+        shell = told(eventually(shell_pid))
+        eventually(lambda: _is_heard(traced, recorder), 30, 0.1)
+        tell(traced, told(server), shell)
+        found = lambda: table.resolve(shell.tgid, pid_ns=shell.pid_ns)  # noqa: E731
+        eventually(lambda: found() is not None and found().ssh_session is not None, 15)
+        session = found().ssh_session
+        assert (session["username"], session["client_ip"], session["client_port"]) == ("alice", "192.0.2.7", 50022)
+        assert table.resolve(1, pid_ns=shell.pid_ns).ssh_session is None
+        recorder.wait_for(lambda events: any(e["event"] == "user_session" for e in events))
+        (event,) = [e for e in recorder.stop() if e["event"] == "user_session"]
+        assert (event["pid"], event["pid_ns"]) == (shell.tgid, shell.pid_ns)
+        assert event["context"]["ssh_username"] == "alice"
+
+
+def _is_heard(daemon: Daemon, recorder: Recorder) -> bool:
+    """Tell of somebody, until the recorder has heard of one."""
+    info = read_process(os.getpid(), WANT_ALL)
+    assert info is not None
+    now = boot.now_boot_ns()
+    pid = 1 + now // 1_000_000 % 30_000
+    tell(daemon, replace(info, tgid=pid, ppid=0, pid_ns=4_026_588_888, start_boot_ns=now, mnt_ns=1, user_ns=1))
+    return bool(recorder.events)

@@ -1,0 +1,79 @@
+"""Processes of other pid namespaces, found by their numbers there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.resolver.foreign import PASS_NS, ForeignPids, key_of
+from pipeline.shm import layout
+from tests.live.harness import eventually
+
+
+def process(proc: Path, pid: int, numbers: str, namespace: int) -> None:
+    """A process as it looks in /proc; a namespace is a file here, and its number the inode."""
+    directory = proc / str(pid)
+    (directory / "ns").mkdir(parents=True)
+    (directory / "status").write_text(f"Name:\tx\nNSpid:\t{numbers}\nNSpgid:\t{numbers}\n")
+    inode = proc / f"namespace{namespace}"
+    inode.touch()
+    (directory / "ns/pid").symlink_to(inode)
+
+
+def test_a_process_is_found_by_its_innermost_number(tmp_path: Path) -> None:
+    process(tmp_path, 10, "10", 1)
+    process(tmp_path, 11, "11\t3", 2)
+    process(tmp_path, 12, "12\t7\t3", 3)
+    inner, innermost = ((tmp_path / f"namespace{number}").stat().st_ino for number in (2, 3))
+    now = [0]
+    pids = ForeignPids(str(tmp_path), lambda: now[0])
+    assert pids.find((3, inner)) == 0, "nobody has looked yet"
+    assert pids.refresh()
+    assert [pids.find(key) for key in ((3, inner), (3, innermost), (7, innermost), (11, inner))] == [11, 12, 0, 0]
+    # The pid has another owner by now.
+    (tmp_path / "11/status").write_text("NSpid:\t11\t4\n")
+    assert pids.find((3, inner)) == 0
+    assert not pids.refresh(), "a moment ago"
+    now[0] += PASS_NS
+    assert pids.refresh() and pids.find((4, inner)) == 11
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are made by root")
+def test_a_real_one() -> None:
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "300"]) as outer:
+        try:
+
+            def child() -> int:
+                (one,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split() or ("0",)
+                assert int(one)
+                return int(one)
+
+            pid = eventually(child)
+            pids = ForeignPids()
+            assert pids.refresh() and pids.find((1, Path(f"/proc/{pid}/ns/pid").stat().st_ino)) == pid
+        finally:
+            outer.kill()
+
+
+def test_only_what_a_tracer_named_has_a_key() -> None:
+    class Tables:
+        hot = np.zeros(3, layout.HOT)
+        cold = np.zeros(3, layout.COLD)
+
+        def py_head(self, tgid: int) -> int:
+            return {5: 1, 6: 2}.get(tgid, 0)
+
+        def hot_view(self) -> np.ndarray:
+            return self.hot
+
+        def cold_view(self) -> np.ndarray:
+            return self.cold
+
+    tables = Tables()
+    tables.hot["flags"][1:] = layout.ROW_HEAD, layout.ROW_HEAD | layout.ROW_FOREIGN
+    tables.cold["ns_pid"][1:], tables.cold["pid_ns"][1:] = 7, 99
+    assert [key_of(tables, tgid) for tgid in (4, 5, 6)] == [None, None, (7, 99)]
