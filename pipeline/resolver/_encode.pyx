@@ -10,7 +10,7 @@ table with types is in docs/wire-schema.md. What is particular to events:
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
 - `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
 - `file` is filled in for exec only; for the others the entry in the table has it.
-- `user`, `group` and so on are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
+- `user`, `group` and so on, those of `file` too, are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
 - `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
 - Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
 """
@@ -221,15 +221,21 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     return p
 
 
-cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
+cdef char *put_file(char *p, const pl_file *file, NameCache cache, const name_table *names) noexcept nogil:
+    """`names` are those that count for the process; NULL: not known, and then `cache` is not looked at."""
     cdef const char *filesystem = pl_filesystem(file.fs_magic)
-    p = pl_map(p, 12)
+    p = pl_map(p, 14)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
     p = pl_uint(pl_key(p, "mode"), file.mode)
     p = pl_uint(pl_key(p, "uid"), file.file_uid)
     p = pl_uint(pl_key(p, "gid"), file.file_gid)
+    if names == NULL or file.file_inode == 0:  # no inode: nobody could look at the file, and 0 is not root
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group"))
+    else:
+        p = cache.put(pl_key(p, "user"), names, PL_USER, file.file_uid)
+        p = cache.put(pl_key(p, "group"), names, PL_GROUP, file.file_gid)
     p = pl_uint(pl_key(p, "nlink"), file.nlink)
     p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
     p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
@@ -511,6 +517,7 @@ cdef class Encoder:
         cdef bint caps = (known & PL_KNOWN_CAPS) != 0
         cdef bint sids = (known & PL_KNOWN_SID) != 0
         cdef bint spaces = (known & PL_KNOWN_NS) != 0
+        cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
         p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
         p = pl_key(p, "event")
@@ -561,7 +568,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
         p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
         p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
-        p = self._put_names(p, self._names_of(tables, row) if creds and self.names is not None else NULL, hot, cold)
+        p = self._put_names(p, names if creds else NULL, hot, cold)
         p = put_known(pl_key(p, "auid"), cold.auid, audit)
         p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
@@ -574,7 +581,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
         p = pl_key(p, "file")
-        p = put_file(p, <const pl_file *>file) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        p = put_file(p, <const pl_file *>file, self.names, names) if kind == KIND_EXEC and file != NULL else pl_nil(p)
         p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)

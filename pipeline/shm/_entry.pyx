@@ -131,11 +131,11 @@ cdef object _symlink_names(Entry entry):
     return symlink_names(entry.path_in_root or "", argv[0], bool(entry.hot.flags & PL_ROW_THROUGH_SYMLINK))
 
 
-cdef object _name_of(Entry entry, str kind, uint32_t number):
+cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_KNOWN_CREDS):
     """The name of an id, as the resolver has left it in a file (pipeline.shm.usernames)."""
     from pipeline.shm.usernames import names_of
     cdef pl_cold *cold = entry._cold()
-    if not entry.hot.known & PL_KNOWN_CREDS or not entry.hot.known & PL_KNOWN_NS:
+    if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
         return None
     return names_of(entry.view.directory).name(kind, number, entry.container_id, cold.mnt_ns, cold.user_ns)
 
@@ -519,9 +519,10 @@ cdef class Entry:
 
     @property
     def file(self):
-        """Facts about the executable: inode, device, mount_id, mode, uid, gid, nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
-        pipeline.events); None: unknown."""
+        """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
+        the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
+        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events); None: unknown.
+        """
         cdef bytes data = self._file()
         cdef const pl_file *file
         cdef const char *filesystem
@@ -529,10 +530,14 @@ cdef class Entry:
             return None
         file = _facts(data)
         filesystem = pl_filesystem(file.fs_magic)
+        user = group = None
+        if file.file_inode:  # else nobody could look at the file, and 0 is not root
+            user = _name_of(self, "user", file.file_uid, PL_KNOWN_FILE)
+            group = _name_of(self, "group", file.file_gid, PL_KNOWN_FILE)
         return {
             "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
-            "uid": file.file_uid, "gid": file.file_gid, "nlink": file.nlink, "mtime_ns": file.mtime_ns or None,
-            "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
+            "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
+            "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
             "filesystem": None if filesystem == NULL else (<bytes>filesystem).decode(), "flags": file.file_flags,
         }
 

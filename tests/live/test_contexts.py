@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pty
 import pwd
@@ -124,9 +125,37 @@ def test_events_have_names_and_an_id_without_one_has_none(daemon: Daemon) -> Non
         recorder.stop()
 
 
-def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> None:
-    import json
+def test_the_owner_of_an_executable_has_names(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    owned = tmp_path / "owned"
+    shutil.copy(sleep, owned)
+    os.chown(owned, pwd.getpwnam("daemon").pw_uid, grp.getgrnam("nogroup").gr_gid)
+    owners = {}
+    with (
+        Recorder(daemon, "proc.exec").started() as recorder,
+        process(sleep, "60") as usual,
+        process(owned, "60") as other,
+    ):
+        for pid, path in ((usual.pid, sleep), (other.pid, str(owned))):
+            eventually(lambda pid=pid, path=path: resolve(table, pid).argv == [path, "60"])
+            facts = Path(f"/proc/{pid}/exe").stat()
+            file = resolve(table, pid).file
+            assert (file["uid"], file["gid"]) == (facts.st_uid, facts.st_gid)
+            owners[pid] = pwd.getpwuid(facts.st_uid).pw_name, grp.getgrgid(facts.st_gid).gr_name
+            assert (file["user"], file["group"]) == owners[pid]
+        assert owners[other.pid] == ("daemon", "nogroup")
+        recorder.wait_for(
+            lambda events: owners == {
+                e["pid"]: (e["file"]["user"], e["file"]["group"]) for e in events if e["pid"] in owners
+            }
+        )  # fmt: skip
+        shown = json.loads(daemon.cli("resolve", str(other.pid), "--json").stdout)
+        assert (shown["file"]["user"], shown["file"]["group"]) == ("daemon", "nogroup")
+        recorder.stop()
 
+
+def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> None:
     done = daemon.cli("resolve", str(os.getpid()), "--json")
     shown = json.loads(done.stdout)
     names = {"user", "group", "euser", "egroup", "fsuser", "fsgroup"}
@@ -180,7 +209,7 @@ def test_names_in_a_container_are_its_own(
 ) -> None:
     """uid 1000 is somebody else there, or nobody; and never what the host calls it."""
     root = tmp_path / "root"
-    compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap")
+    os.chown(compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap"), 1000, 0)
     (root / "etc").mkdir()
     (root / "etc/passwd").write_text("inside:x:1000:1000::/:/bin/sh\n")
     (root / "etc/group").write_text("insiders:x:1000:\n")
@@ -196,6 +225,7 @@ def test_names_in_a_container_are_its_own(
                 "insiders",
                 "insiders",
             )
+            assert (entry.file["uid"], entry.file["user"], entry.file["group"]) == (1000, "inside", None)
             assert (entry.uid, entry.container_id) == (status(child.pid)["Uid"][0], CONTAINER)
             assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace(os.getpid(), "mnt")
             pid = child.pid

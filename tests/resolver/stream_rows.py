@@ -154,7 +154,7 @@ def expected(
         facts = {
             "inode": record["file_inode"].item(), "device": record["device"].item(),
             "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
-            "gid": record["file_gid"].item(), "nlink": record["nlink"].item(),
+            "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
             "flags": record["file_flags"].item(),
@@ -212,6 +212,13 @@ def expected(
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
     }  # fmt: skip
     return event
+
+
+def owner(record: np.void, names: dict[str, dict[int, str]] | None) -> dict[str, str | None]:
+    """Names of whose the file is; nobody's where nobody looked at it."""
+    if names is None or not record["file_inode"]:
+        return {"user": None, "group": None}
+    return {kind: names[kind].get(record[f"file_{kind[0]}id"].item()) for kind in ("user", "group")}
 
 
 def symlink(file: bytes | None, args: bytes | None, flags: int) -> dict[str, Any]:
@@ -280,6 +287,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     if random.random() < 0.7:
         record = np.frombuffer(random.randbytes(64), layout.FILE).copy()
         record["fs_magic"] = random.choice((0, *FILESYSTEMS))
+        record["file_inode"], record["file_uid"], record["file_gid"] = number(64), number(32), number(32)
         fields["file"] = record.tobytes() + random.choice((b"", *WORDS))
     for name in ("args", "envs"):
         if random.random() < 0.7:

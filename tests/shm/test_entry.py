@@ -84,8 +84,9 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "name": "./run.py", "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
         "file": {
-            "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "nlink": 1, "mtime_ns": 12,
-            "ctime_ns": 13, "fs_magic": 0x9123683E, "filesystem": "btrfs", "flags": 1,
+            "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "user": None,
+            "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
+            "filesystem": "btrfs", "flags": 1,
         },
         "cgroup": "/system.slice", "cgroup_version": 2, "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
