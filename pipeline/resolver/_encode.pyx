@@ -53,7 +53,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 85
+    EVENT_FIELDS = 86
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -70,9 +70,9 @@ FIELDS = (
     "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
     "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
     "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "container_id", "entity_id",
-    "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "source",
-    "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source", "container_id",
+    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
+    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
     "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
@@ -592,6 +592,13 @@ cdef class Encoder:
         p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
         p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
+        p = pl_key(p, "cgroup_source")
+        if known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_EVENT:
+            p = pl_key(p, "event")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
+            p = pl_key(p, "procfs")
+        else:
+            p = pl_nil(p)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
         p = self._entity(pl_key(p, "entity_id"), tables, row)

@@ -65,6 +65,7 @@ cdef class Rows:
     cdef readonly uint64_t heirs_dropped
     cdef const char *container  # container id that the record being applied tells, or NULL ...
     cdef uint32_t container_bytes  # ... 0
+    cdef uint8_t told_by  # CGROUP_SOURCE_* of what the record being applied tells
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------

@@ -362,6 +362,7 @@ cdef class Rows:
                 if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
+                    hot.cgroup_source = self.told_by
                 self.tables.set_container_ref(row, 0)
                 if task.cgroups_v1:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
@@ -430,6 +431,7 @@ cdef class Rows:
             memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
         if groups & PL_KNOWN_CGROUP:
             hot.cgroup_id = from_hot.cgroup_id
+            hot.cgroup_source = from_hot.cgroup_source
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, from_hot.comm, 16)
         if groups & PL_KNOWN_TTY:

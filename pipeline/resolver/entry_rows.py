@@ -282,7 +282,8 @@ class RowStore:
 
     def _cgroup(self, row: int) -> CGroupContext:
         inode = int(self.hot["cgroup_id"])
-        context = CGroupContext(cgroup_id=self._text("cgroup_ref"), path_key=PathKey(inode))
+        source = int(self.hot["cgroup_source"])
+        context = CGroupContext(cgroup_id=self._text("cgroup_ref"), path_key=PathKey(inode), source=source)
         return entry_extra.with_extra(context, self.extra().get("cgroup"))
 
     def _container(self, row: int) -> ContainerContext:
@@ -394,11 +395,15 @@ class RowStore:
         return {"interpreter": entry_extra.extra_of(file, NO_FILE)}
 
     def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
+        if cgroup.source or int(self.hot["cgroup_id"]) != cgroup.path_key.inode:
+            self.hot["cgroup_source"] = cgroup.source
         self.hot["cgroup_id"] = cgroup.path_key.inode
         if cgroup.path_key.inode:
             self._know(layout.KNOWN_CGROUP)
         self._put_name("cgroup", row, cgroup.cgroup_id)
-        stored = CGroupContext(cgroup_id=cgroup.cgroup_id, path_key=PathKey(cgroup.path_key.inode))
+        stored = CGroupContext(
+            cgroup_id=cgroup.cgroup_id, path_key=PathKey(cgroup.path_key.inode), source=cgroup.source
+        )
         return {"cgroup": entry_extra.extra_of(cgroup, stored)}
 
     def _put_container(self, row: int, container: ContainerContext) -> dict[str, Any]:

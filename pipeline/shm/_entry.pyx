@@ -72,6 +72,7 @@ cdef enum:
     EXEC_MEMFD = 4
 
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+_CGROUP_SOURCES = (None, "event", "procfs")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
@@ -81,7 +82,7 @@ FIELDS = (
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
     "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "cgroup_source", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
     "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
     "extra",
@@ -748,6 +749,14 @@ cdef class Entry:
         """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
         None where these are."""
         return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
+
+    @property
+    def cgroup_source(self):
+        """Who told of that cgroup first: event (a record of the kernel's: an event or its process maps), procfs (a look
+        at the live process, as at the start, in a repair, or by a source without BPF); None: nobody said."""
+        if not self.hot.known & PL_KNOWN_CGROUP or not self.hot.cgroup_id:
+            return None
+        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
 
     @property
     def container_id(self):

@@ -88,7 +88,7 @@ cdef extern from "layout.h" nogil:
         uint32_t known
         char comm[16]
         uint8_t source
-        uint8_t hot_pad
+        uint8_t cgroup_source
         uint16_t images
         uint32_t check
 
@@ -168,6 +168,9 @@ cdef extern from "layout.h" nogil:
         PL_SOURCE_MAP
         PL_SOURCE_PROCFS
         PL_SOURCE_SNAPSHOT
+        PL_CGROUP_SOURCE_UNKNOWN
+        PL_CGROUP_SOURCE_EVENT
+        PL_CGROUP_SOURCE_PROCFS
         PL_ROW_HEAD
         PL_ROW_REPLACED
         PL_ROW_IS_EXEC

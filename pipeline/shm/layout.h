@@ -100,7 +100,7 @@ struct pl_hot {
 	uint32_t known;
 	char comm[16];
 	uint8_t source;
-	uint8_t hot_pad;
+	uint8_t cgroup_source;
 	uint16_t images;
 	uint32_t check;
 };
@@ -190,6 +190,9 @@ enum {
 	PL_SOURCE_MAP = 3,
 	PL_SOURCE_PROCFS = 4,
 	PL_SOURCE_SNAPSHOT = 5,
+	PL_CGROUP_SOURCE_UNKNOWN = 0,
+	PL_CGROUP_SOURCE_EVENT = 1,
+	PL_CGROUP_SOURCE_PROCFS = 2,
 	PL_ROW_HEAD = 1,
 	PL_ROW_REPLACED = 2,
 	PL_ROW_IS_EXEC = 4,

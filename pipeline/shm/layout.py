@@ -102,7 +102,7 @@ HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one p
     100     4     known                   u4    mask       KNOWN_*: which fields hold a value
     104     16    comm                    S16   -          with its NUL
     120     1     source                  u1    -          SOURCE_*
-    121     1     hot_pad                 u1    -
+    121     1     cgroup_source           u1    -          who told cgroup_id: CGROUP_SOURCE_*
     122     2     images                  u2    -          images of this process up to this one, from 1
     124     4     check                   u4    -          checksum of the row; only where `checked` is set
 
@@ -200,6 +200,9 @@ STATE_NAMES = ("down", "filling", "ready", "stopped", "superseded")
 
 SOURCE_UNKNOWN, SOURCE_PLACEHOLDER, SOURCE_EVENT, SOURCE_MAP, SOURCE_PROCFS, SOURCE_SNAPSHOT = range(6)
 SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+
+#: Of the cgroup: nobody said, a record of the kernel's, a look at the live process.
+CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS = range(3)
 
 ROW_HEAD = 1  #: newest image of its process
 ROW_REPLACED = 2  #: exit_boot_ns is the exec of the next image, not the end of the process
@@ -311,7 +314,7 @@ HOT = np.dtype(
         ("exec_boot_ns", "<u8"), ("exit_boot_ns", "<u8"), ("ancestor", "<u8"), ("parent", "<u8"),
         ("creator", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("flags", "<u4"), ("uid", "<u4"),
         ("gid", "<u4"), ("file_ref", "<u4"), ("args_ref", "<u4"), ("known", "<u4"), ("comm", "S16"),
-        ("source", "u1"), ("hot_pad", "u1"), ("images", "<u2"), ("check", "<u4"),
+        ("source", "u1"), ("cgroup_source", "u1"), ("images", "<u2"), ("check", "<u4"),
     ]
 )  # fmt: skip
 COLD = np.dtype(

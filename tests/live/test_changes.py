@@ -250,7 +250,9 @@ def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
     # The first event of a new group has its path already.
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
-    assert event["cgroup_version"] == 2
+    assert (event["cgroup_version"], event["cgroup_source"]) == (2, "event")
+    assert watch.table.resolve(actor.pid).cgroup_source == "event"
+    assert watch.table.resolve(1).cgroup_source == "procfs", "it was there before the capture"
 
 
 def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:

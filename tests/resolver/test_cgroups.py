@@ -14,6 +14,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.hierarchies import Hierarchies
+from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
 
@@ -152,6 +153,37 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     assert applier.cgroups.take_wanted() == []
     applier.cgroups.forget()
     validate_tables(tables)
+
+
+def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    sources = tables.hot_view()["cgroup_source"]
+
+    def look(tgid: int, cgroup_id: int, source: int = layout.SOURCE_SNAPSHOT) -> int:
+        head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
+        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, tgid * 1000, 500_000
+        task["cgroup_id"], task["comm"], task["pid_ns"] = cgroup_id, b"x", 1
+        applier.insert_snapshot(head, task, source=source)
+        return tables.py_head(tgid)
+
+    event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS
+    forked, found = put(applier, events.KIND_FORK, 10, 7, 0, 10_000), look(20, 7)
+    assert (sources[forked], sources[found]) == (event, procfs)
+    assert sources[look(21, 7, layout.SOURCE_MAP)] == event, "the kernel's maps hold what an event told"
+    # What a move tells is another cgroup; what only says the same again is not.
+    put(applier, events.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
+    assert sources[found] == procfs
+    put(applier, events.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
+    assert sources[found] == event
+    # A child's record tells it of the child; where it does not, the child has its parent's.
+    found = look(30, 7)
+    child = put(applier, events.KIND_FORK, 31, 7, 0, 31_000, creator=30)
+    heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
+    assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, procfs, 7)
+    # Who has no BPF reads /proc at the event; a lost move that a look finds is the look's.
+    partial = put(applier, events.KIND_FORK, 40, 7, 0, 40_000, flags=events.FLAG_PARTIAL)
+    assert sources[partial] == procfs
+    assert sources[look(10, 9)] == procfs
 
 
 def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:

@@ -41,10 +41,11 @@ def full_row(tables: Tables) -> int:
     fields: dict[str, object] = {
         name: next(number)
         for name in layout.HOT.names + layout.COLD.names
-        if name not in ("row_seq", "generation", "tgid", "flags", "known", "source", "hot_pad", "images", "check")
+        if name not in ("row_seq", "generation", "tgid", "flags", "known", "source", "cgroup_source", "images", "check")
         and not name.endswith("_ref")
     }
     fields |= {"comm": b"tool\xff", "tty": b"pts3", "images": 2, "source": layout.SOURCE_EVENT, "known": ALL_KNOWN}
+    fields["cgroup_source"] = layout.CGROUP_SOURCE_PROCFS
     fields |= {"exit_code": 3 << 8, "argc": 3, "envc": 1, "ppid": 3, "creator_tgid": 4}
     fields |= {"parent": tables.link(parent), "creator": tables.link(creator), "ancestor": 0, "previous_owner": 0}
     fields |= {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN}
@@ -88,7 +89,7 @@ def test_every_field_is_shown(tables: Tables) -> None:
             "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
             "filesystem": "btrfs", "flags": 1,
         },
-        "cgroup": "/system.slice", "cgroup_version": 2, "container_id": "c0ffee",
+        "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs", "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,
@@ -114,15 +115,19 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "number", "version"), [(layout.KNOWN_CGROUP, 1, 2), (layout.KNOWN_CGROUP, 0, None), (0, 1, None)]
+    ("known", "number", "version", "source"),
+    [(layout.KNOWN_CGROUP, 1, 2, "event"), (layout.KNOWN_CGROUP, 0, None, None), (0, 1, None, None)],
 )
-def test_a_cgroup_that_is_not_known_has_no_version(
-    tables: Tables, known: int, number: int, version: int | None
+def test_a_cgroup_that_is_not_known_has_no_version_and_no_source(
+    tables: Tables, known: int, number: int, version: int | None, source: str | None
 ) -> None:
     # Where only version 1 is mounted, a container may be known and no cgroup.
-    tables.row(7, known=known, cgroup_id=number, container_ref=tables.intern("names", b"c0ffee"))
+    told = layout.CGROUP_SOURCE_EVENT
+    tables.row(
+        7, known=known, cgroup_id=number, cgroup_source=told, container_ref=tables.intern("names", b"c0ffee")
+    )  # fmt: skip
     entry = resolve(tables, 7)
-    assert (entry.cgroup_version, entry.container_id) == (version, "c0ffee")
+    assert (entry.cgroup_version, entry.cgroup_source, entry.container_id) == (version, source, "c0ffee")
 
 
 def filesystems(tables: Tables, *magics: int) -> list[str | None]:
