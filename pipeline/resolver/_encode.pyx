@@ -27,6 +27,7 @@ from pipeline.resolver._wire cimport (
 )
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._layout cimport *
+from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm._writer cimport TableWriter
 
 import os
@@ -221,10 +222,21 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     return p
 
 
-cdef char *put_file(char *p, const pl_file *file, NameCache cache, const name_table *names) noexcept nogil:
-    """`names` are those that count for the process; NULL: not known, and then `cache` is not looked at."""
-    cdef const char *filesystem = pl_filesystem(file.fs_magic)
-    p = pl_map(p, 14)
+cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
+    return pl_nil(p) if name == NULL else pl_name(p, name)
+
+
+cdef char *put_file(
+    char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
+) noexcept nogil:
+    """`n` bytes with the path. `names` are those that count for the process; NULL: not known, and then `cache` is not
+    looked at."""
+    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef uint32_t mount_n = 0
+    cdef const char *mount = pl_mount_path(
+        file, <const char *>file + sizeof(pl_file), n - <uint32_t>sizeof(pl_file), &mount_n
+    )
+    p = pl_map(p, 19)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
@@ -240,9 +252,16 @@ cdef char *put_file(char *p, const pl_file *file, NameCache cache, const name_ta
     p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
     p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
     p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
-    p = pl_key(p, "filesystem")
-    p = pl_nil(p) if filesystem == NULL else pl_name(p, filesystem)
-    return pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
+    p = pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = pl_key(p, "mount_path")
+    p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
+    p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
+    p = put_constant(pl_key(p, "mount_origin"), pl_mount_origin(file))
+    p = pl_key(p, "mount_visible")
+    p = pl_bool(p, file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else pl_nil(p)
+    p = pl_key(p, "mount_detached")
+    return pl_bool(p, file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else pl_nil(p)
 
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
@@ -504,10 +523,10 @@ cdef class Encoder:
             extra = tables.args.bytes(cold.extra_ref, &extra_n)
 
         # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
-        # be written twice.
+        # be written twice, and the path for where its mount is.
         cdef char *p = self._room(
             part, NULL,
-            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n) + file_n + cgroup_n + container_n + extra_n,
+            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + file_n) + cgroup_n + container_n + extra_n,
         )
         if p == NULL:
             self.dropped += 1
@@ -581,7 +600,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
         p = pl_key(p, "file")
-        p = put_file(p, <const pl_file *>file, self.names, names) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        p = put_file(p, <const pl_file *>file, file_n, self.names, names) if kind == KIND_EXEC and file != NULL else pl_nil(p)
         p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.resolver import mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
@@ -70,6 +71,7 @@ def entry_of(
         gid=int(image["file_gid"]), mode=int(image["mode"]), ctime=int(image["ctime_ns"]),
         mtime=int(image["mtime_ns"]), device=int(image["device"]), nlink=int(image["nlink"]),
         flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        **mounts.walked(raw[:length], int(image["mount_end"]), flags),
     )  # fmt: skip
     if is_whole and path:
         if flags & EXEC_MEMFD:
@@ -115,6 +117,7 @@ def records_of(entry: ProcessCacheEntry, boot_ns_of: Any) -> tuple[np.void, np.v
     image["ctime_ns"], image["mtime_ns"], image["tgid"] = file.ctime, file.mtime, entry.pid
     image["comm"], image["tty"] = fsencode(entry.comm)[:15], fsencode(entry.tty_name)[:15]
     path = fsencode(file.pathname)
+    image["mount_end"] = mounts.end_of(path, file.mount_path)
     image["path_bytes"] = min(len(path), 0xFFFF)
     image["path"] = np.void(path[:128].ljust(128, b"\0"))
     return owner[0], image[0]

@@ -23,6 +23,7 @@ from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
+    PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
     PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
@@ -30,6 +31,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
     PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
 )
+from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm._view cimport (
     PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_number_of, pl_read_valid,
 )
@@ -100,6 +102,10 @@ _MARKS = (
 
 cdef inline const pl_file *_facts(bytes record) noexcept:
     return <const pl_file *>PyBytes_AS_STRING(record)
+
+
+cdef object _name(const char *text):
+    return None if text == NULL else (<bytes>text).decode()
 
 
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
@@ -523,14 +529,23 @@ cdef class Entry:
         """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
         the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
         that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events); None: unknown.
+
+        And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
+        part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
+        procfs, unshare), mount_visible (the file could be reached below the root directory of the process),
+        mount_detached (the mount was in no mount namespace).
         """
         cdef bytes data = self._file()
         cdef const pl_file *file
-        cdef const char *filesystem
+        cdef const char *mount
+        cdef uint32_t n = 0
         if data is None:
             return None
         file = _facts(data)
-        filesystem = pl_filesystem(file.fs_magic)
+        mount = pl_mount_path(
+            file, PyBytes_AS_STRING(data) + sizeof(pl_file), <uint32_t>(len(data) - sizeof(pl_file)), &n
+        )
+        is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
         user = group = None
         if file.file_inode:  # else nobody could look at the file, and 0 is not root
             user = _name_of(self, "user", file.file_uid, PL_KNOWN_FILE)
@@ -539,7 +554,11 @@ cdef class Entry:
             "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
             "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
             "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
-            "filesystem": None if filesystem == NULL else (<bytes>filesystem).decode(), "flags": file.file_flags,
+            "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
+            "mount_path": None if mount == NULL else _decode(mount, n),
+            "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
+            "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
+            "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else None,
         }
 
     @property

@@ -159,7 +159,11 @@ struct pl_file {
 	uint16_t file_flags;
 	uint32_t fs_magic;
 	uint32_t root_offset;
-	uint64_t file_reserved;
+	uint32_t mount_end;
+	uint8_t mount_source;
+	uint8_t mount_origin;
+	uint8_t mount_flags;
+	uint8_t file_reserved;
 };
 _Static_assert(sizeof(struct pl_file) == 64, "pl_file");
 
@@ -193,6 +197,17 @@ enum {
 	PL_CGROUP_SOURCE_UNKNOWN = 0,
 	PL_CGROUP_SOURCE_EVENT = 1,
 	PL_CGROUP_SOURCE_PROCFS = 2,
+	PL_MOUNT_SOURCE_UNKNOWN = 0,
+	PL_MOUNT_SOURCE_ID = 1,
+	PL_MOUNT_SOURCE_DEVICE = 2,
+	PL_MOUNT_SOURCE_SNAPSHOT = 3,
+	PL_MOUNT_ORIGIN_UNKNOWN = 0,
+	PL_MOUNT_ORIGIN_PROCFS = 1,
+	PL_MOUNT_ORIGIN_EVENT = 2,
+	PL_MOUNT_ORIGIN_UNSHARE = 3,
+	PL_MOUNT_VISIBLE = 1,
+	PL_MOUNT_DETACHED = 2,
+	PL_MOUNT_RESOLVED = 4,
 	PL_ROW_HEAD = 1,
 	PL_ROW_REPLACED = 2,
 	PL_ROW_IS_EXEC = 4,

@@ -162,7 +162,12 @@ processes of one executable share it:
     46      2     file_flags              u2    mask       EXEC_* of pipeline.events
     48      4     fs_magic                u4    -
     52      4     root_offset             u4    bytes      where in the path the part below the task's root begins
-    56      8     file_reserved           u8    -
+    56      4     mount_end               u4    bytes      1 + how much of the path leads to where the file's mount is
+                                                           (0: that is its root, "/"); 0 unknown
+    60      1     mount_source            u1    -          how that was found: MOUNT_SOURCE_*
+    61      1     mount_origin            u1    -          who told of it: MOUNT_ORIGIN_*
+    62      1     mount_flags             u1    mask       MOUNT_VISIBLE, MOUNT_DETACHED, MOUNT_RESOLVED
+    63      1     file_reserved           u1    -
 
 ARENA record header, 16 bytes before each stored byte string:
 
@@ -203,6 +208,14 @@ SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "pr
 
 #: Of the cgroup: nobody said, a record of the kernel's, a look at the live process.
 CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS = range(3)
+
+#: How the mount of a file was found: by the mount itself, by its device, when the process was looked at.
+MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)
+#: What told of it: a look at the process, an event of the kernel's.
+MOUNT_ORIGIN_UNKNOWN, MOUNT_ORIGIN_PROCFS, MOUNT_ORIGIN_EVENT, MOUNT_ORIGIN_UNSHARE = range(4)
+MOUNT_VISIBLE = 1  #: the file can be reached below the root directory of the process
+MOUNT_DETACHED = 2  #: the mount is in no mount namespace
+MOUNT_RESOLVED = 4  #: these two are known
 
 ROW_HEAD = 1  #: newest image of its process
 ROW_REPLACED = 2  #: exit_boot_ns is the exec of the next image, not the end of the process
@@ -333,7 +346,8 @@ FILE = np.dtype(
     [
         ("file_inode", "<u8"), ("mtime_ns", "<u8"), ("ctime_ns", "<u8"), ("device", "<u4"), ("mount_id", "<u4"),
         ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"), ("mode", "<u2"), ("file_flags", "<u2"),
-        ("fs_magic", "<u4"), ("root_offset", "<u4"), ("file_reserved", "<u8"),
+        ("fs_magic", "<u4"), ("root_offset", "<u4"), ("mount_end", "<u4"), ("mount_source", "u1"),
+        ("mount_origin", "u1"), ("mount_flags", "u1"), ("file_reserved", "u1"),
     ]
 )  # fmt: skip
 ARENA = np.dtype([("refcount", "<u4"), ("length", "<u4"), ("hash", "<u4"), ("next", "<u4")])

@@ -277,6 +277,78 @@ def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, 
         other.unlink()
 
 
+# -- mounts ------------------------------------------------------------------------------------------------------------
+
+
+def mount_point(pid: int, mount_id: int) -> str:
+    """Where a mount is, as a process sees it. (Made-up places here have no characters that are escaped.)"""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        if int(line.split()[0]) == mount_id:
+            return line.split()[4]
+    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
+
+
+def mount_facts(file: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("mount_"): value for name, value in file.items() if name.startswith("mount_")}
+
+
+def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    """Mounts of its own namespace; the number of a mount that is gone is the next one's, the path is not."""
+    sleep, place, other = shutil.which("sleep"), tmp_path / "place", tmp_path / "other"
+    assert sleep is not None
+    place.mkdir()
+    other.mkdir()
+    mounts = f"mount -t tmpfs none {place} && cp {sleep} {place}/first && {{ {place}/first 60 & }}"
+    again = (
+        f"read line; umount -l {place}; mount -t tmpfs none {other} && cp {sleep} {other}/second && "
+        f"{{ {other}/second 60 & }}; cd {other}; umount -l {other}; exec ./second 61"
+    )
+    with (
+        Recorder(daemon, "proc.exec").started() as recorder,
+        process("unshare", "-m", "sh", "-c", f"{mounts}; {again}", stdin=subprocess.PIPE) as shell,
+    ):
+        entries: dict[str, Any] = {}
+
+        def runs(name: str, seconds: str) -> bool:
+            found = [e for e in table.walk() if e.argv and e.argv[0].endswith(name) and e.argv[1:] == [seconds]]
+            entries[name + seconds] = found[0] if len(found) == 1 else None
+            return len(found) == 1
+
+        eventually(lambda: runs("/first", "60"))
+        usual = {"source": "mount_id", "origin": "event", "visible": True, "detached": False}
+        first = entries["/first60"].load()
+        assert mount_facts(first.file) == usual | {"id": first.file["mount_id"], "path": str(place)}
+        assert mount_point(first.pid, first.file["mount_id"]) == str(place)
+        assert shell.stdin is not None
+        shell.stdin.write("\n")
+        shell.stdin.close()
+        eventually(lambda: runs("/second", "60") and runs("/second", "61"))
+        second, gone = entries["/second60"].load(), entries["/second61"].load()
+        assert mount_facts(second.file) == usual | {"id": second.file["mount_id"], "path": str(other)}
+        assert mount_facts(gone.file) == usual | {
+            "id": second.file["mount_id"], "path": None, "visible": False, "detached": True
+        }  # fmt: skip
+        assert resolve(table, first.pid).file["mount_path"] == str(place), "as it was when it was executed"
+        pids = {first.pid: str(place), second.pid: str(other), gone.pid: None}
+        recorder.wait_for(
+            lambda events: pids == {
+                e["pid"]: e["file"]["mount_path"] for e in events if e["comm"] in {"first", "second"}
+            }
+        )  # fmt: skip
+        recorder.stop()
+        shown = json.loads(daemon.cli("resolve", str(second.pid), "--json").stdout)
+        assert shown["file"] == resolve(table, second.pid).file
+
+
+def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> None:
+    """The task iterator walks as the exec program does."""
+    file = resolve(table, os.getpid()).file
+    assert mount_facts(file) == {
+        "id": file["mount_id"], "path": mount_point(os.getpid(), file["mount_id"]), "source": "snapshot",
+        "origin": "procfs", "visible": True, "detached": False,
+    }  # fmt: skip
+
+
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 

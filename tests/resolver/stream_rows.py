@@ -157,7 +157,7 @@ def expected(
             "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
-            "flags": record["file_flags"].item(),
+            "flags": record["file_flags"].item(), **mount(record, file[64:]),
         }  # fmt: skip
     start = row["start_boot_ns"]
     spaces = known & layout.KNOWN_NS
@@ -214,6 +214,20 @@ def expected(
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
     }  # fmt: skip
     return event
+
+
+def mount(record: np.void, path: bytes) -> dict[str, Any]:
+    """What is shown of the mount that a file is on."""
+    end, flags = record["mount_end"].item(), record["mount_flags"].item()
+    is_known = 0 < end <= len(path) + 1 and not flags & layout.MOUNT_DETACHED
+    resolved = bool(flags & layout.MOUNT_RESOLVED)
+    return {
+        "mount_path": text(path[: end - 1]) or "/" if is_known else None,
+        "mount_source": {1: "mount_id", 2: "device", 3: "snapshot"}.get(record["mount_source"].item()),
+        "mount_origin": {1: "procfs", 2: "event", 3: "unshare"}.get(record["mount_origin"].item()),
+        "mount_visible": bool(flags & layout.MOUNT_VISIBLE) if resolved else None,
+        "mount_detached": bool(flags & layout.MOUNT_DETACHED) if resolved else None,
+    }
 
 
 def owner(record: np.void, names: dict[str, dict[int, str]] | None) -> dict[str, str | None]:
@@ -291,6 +305,8 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     if random.random() < 0.7:
         record = np.frombuffer(random.randbytes(64), layout.FILE).copy()
         record["fs_magic"] = random.choice((0, *FILESYSTEMS))
+        record["mount_end"] = random.choice((0, 1, 2, 3, 32, number(32)))
+        record["mount_source"], record["mount_origin"] = random.choice((0, 1, 2, 3, 4, 255)), random.randrange(6)
         record["file_inode"], record["file_uid"], record["file_gid"] = number(64), number(32), number(32)
         fields["file"] = record.tobytes() + random.choice((b"", *WORDS))
     for name in ("args", "envs"):

@@ -52,6 +52,8 @@ def full_row(tables: Tables) -> int:
     fields["file_ref"] = tables.file(
         b"/chroot/usr/bin/python3", file_inode=7, device=8, mount_id=9, mode=0o100755, file_uid=10, file_gid=11,
         nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=0x9123683E, file_flags=1, root_offset=7,
+        mount_end=8, mount_source=layout.MOUNT_SOURCE_ID, mount_origin=layout.MOUNT_ORIGIN_EVENT,
+        mount_flags=layout.MOUNT_RESOLVED | layout.MOUNT_VISIBLE,
     )  # fmt: skip
     fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
     fields["envs_ref"] = tables.strings("envs", b"A=1")
@@ -87,7 +89,8 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "file": {
             "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "user": None,
             "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
-            "filesystem": "btrfs", "flags": 1,
+            "filesystem": "btrfs", "flags": 1, "mount_path": "/chroot", "mount_source": "mount_id",
+            "mount_origin": "event", "mount_visible": True, "mount_detached": False,
         },
         "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs", "container_id": "c0ffee",
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",

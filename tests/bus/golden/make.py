@@ -55,6 +55,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         for number, name in enumerate(file.names or ()):
             facts[name] = 10 + number
         facts["fs_magic"] = 0xEF53
+        facts["mount_end"], facts["mount_source"], facts["mount_origin"], facts["mount_flags"] = 5, 1, 2, 5
         known = 0x7FFF
         init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
         shell = Row(
