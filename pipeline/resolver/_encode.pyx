@@ -54,7 +54,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 86
+    EVENT_FIELDS = 88
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -71,8 +71,8 @@ FIELDS = (
     "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
     "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
     "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source", "container_id",
-    "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source",
+    "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
     "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
     "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
 )  # fmt: skip
@@ -517,6 +517,9 @@ cdef class Encoder:
             name = tables.names.bytes(cold.name_ref, &name_n)
         if cold.cgroup_ref != 0:
             cgroup = tables.names.bytes(cold.cgroup_ref, &cgroup_n)
+            if cgroup_n < sizeof(pl_cgroup):
+                cgroup = NULL
+                cgroup_n = 0
         if cold.container_ref != 0:
             container = tables.names.bytes(cold.container_ref, &container_n)
         if cold.extra_ref != 0:
@@ -608,7 +611,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
         p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
         p = pl_key(p, "cgroup")
-        p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
+        p = pl_text(p, cgroup + sizeof(pl_cgroup), cgroup_n - <uint32_t>sizeof(pl_cgroup)) if cgroup != NULL else pl_nil(p)
         p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = pl_key(p, "cgroup_source")
@@ -618,8 +621,15 @@ cdef class Encoder:
             p = pl_key(p, "procfs")
         else:
             p = pl_nil(p)
+        p = pl_key(p, "cgroup_created_at_ns")
+        p = put_time(p, (<const pl_cgroup *>cgroup).cgroup_made_boot_ns, boot_unix_ns) if cgroup != NULL else pl_nil(p)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
+        p = pl_key(p, "container_created_at_ns")
+        if cgroup != NULL and container != NULL:
+            p = put_time(p, (<const pl_cgroup *>cgroup).container_made_boot_ns, boot_unix_ns)
+        else:
+            p = pl_nil(p)
         p = self._entity(pl_key(p, "entity_id"), tables, row)
         p = pl_key(p, "cpid")
         p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)

@@ -243,7 +243,9 @@ cdef class Events(Rows):
             and not head.flags & PL_FLAG_KEYED
         ):
             # The name before the event, which is told with it.
-            self.cgroups.hear(strings, head.var_bytes, task, head.flags & PL_FLAG_CGROUP_MADE)
+            self.cgroups.hear(
+                strings, head.var_bytes, task, head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0
+            )
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if task == NULL:

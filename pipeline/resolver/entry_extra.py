@@ -106,6 +106,19 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
     return record.tobytes() + fsencode(path)
 
 
+def cgroup_of_record(data: bytes) -> tuple[int, str]:
+    """When a cgroup was made (boot clock, 0 unknown), and its path, of a CGROUP record; of none 0 and ""."""
+    if len(data) < layout.CGROUP.itemsize:
+        return 0, ""
+    made = int(np.frombuffer(data, layout.CGROUP, 1)["cgroup_made_boot_ns"][0])
+    return made, fsdecode(data[layout.CGROUP.itemsize :])
+
+
+def cgroup_record(path: str, old: bytes = b"") -> bytes:
+    """A CGROUP record with times as in `old`, if that is of the same cgroup; b"" for no path."""
+    return (old or bytes(layout.CGROUP.itemsize))[: layout.CGROUP.itemsize] + fsencode(path) if path else b""
+
+
 def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:
     """The fields of a value that its columns do not hold; None: they hold all."""
     changed = {}

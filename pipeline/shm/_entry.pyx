@@ -29,7 +29,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
     PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
-    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
+    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cgroup, pl_cold, pl_file, pl_hot,
 )
 from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm._view cimport (
@@ -84,7 +84,7 @@ FIELDS = (
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
     "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "cgroup_source", "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
     "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
     "extra",
@@ -331,6 +331,11 @@ cdef class Entry:
             return None
         data = self._string(FILE_STRING)
         return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file) else data
+
+    cdef bytes _cgroup(self):
+        """The CGROUP record and the path behind it; None: unknown."""
+        cdef bytes data = self._string(CGROUP_STRING)
+        return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_cgroup) else data
 
     cdef object _unix(self, uint64_t boot_ns):
         return None if boot_ns == 0 else <object>(<long long>boot_ns + self.view.view.control.boot_unix_ns)
@@ -756,7 +761,26 @@ cdef class Entry:
     @property
     def cgroup(self):
         """Path of the cgroup."""
-        return self._text(CGROUP_STRING)
+        cdef bytes data = self._cgroup()
+        if data is None:
+            return None
+        return _decode(
+            PyBytes_AS_STRING(data) + sizeof(pl_cgroup), PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_cgroup)
+        )
+
+    @property
+    def cgroup_created_at_ns(self):
+        """When that cgroup was made, as far as the kernel told; None: before the capture, or unknown."""
+        cdef bytes data = self._cgroup()
+        return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
+
+    @property
+    def container_created_at_ns(self):
+        """When the container's own cgroup (version 2) was made; None: as for the cgroup."""
+        cdef bytes data = self._cgroup()
+        if data is None or self._string(CONTAINER_STRING) is None:
+            return None
+        return self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).container_made_boot_ns)
 
     @property
     def cgroup_id(self):

@@ -149,6 +149,10 @@ cdef extern from "layout.h" nogil:
         uint8_t mount_flags
         uint8_t file_reserved
 
+    struct pl_cgroup:
+        uint64_t cgroup_made_boot_ns
+        uint64_t container_made_boot_ns
+
     struct pl_arena:
         uint32_t refcount
         uint32_t length

@@ -167,6 +167,12 @@ struct pl_file {
 };
 _Static_assert(sizeof(struct pl_file) == 64, "pl_file");
 
+struct pl_cgroup {
+	uint64_t cgroup_made_boot_ns;
+	uint64_t container_made_boot_ns;
+};
+_Static_assert(sizeof(struct pl_cgroup) == 16, "pl_cgroup");
+
 struct pl_arena {
 	uint32_t refcount;
 	uint32_t length;
@@ -247,7 +253,7 @@ enum {
 	PL_KNOWN_FORK_TIME = 16384,
 	PL_COUNTER_CAPACITY = 96,
 	PL_ARENA_UNIT_BYTES = 16,
-	PL_LAYOUT_VERSION = 2,
+	PL_LAYOUT_VERSION = 3,
 };
 
 /* Positions in pl_commit.counters. */

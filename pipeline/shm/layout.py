@@ -137,7 +137,7 @@ COLD, 192 bytes a row in `cold`, under the same row_seq:
     140     4     user_ns                 u4    inode
     144     4     envs_ref                u4    envs ref   u4 full length, then the strings, NUL after each
     148     4     name_ref                u4    names ref  what was invoked (for a script: the script)
-    152     4     cgroup_ref              u4    names ref  cgroup path
+    152     4     cgroup_ref              u4    names ref  CGROUP record
     156     4     container_ref           u4    names ref  container id
     160     4     extra_ref               u4    args ref   msgpack map of what few processes have
     164     4     exit_code               i4    -          wait status
@@ -168,6 +168,12 @@ processes of one executable share it:
     61      1     mount_origin            u1    -          who told of it: MOUNT_ORIGIN_*
     62      1     mount_flags             u1    mask       MOUNT_VISIBLE, MOUNT_DETACHED, MOUNT_RESOLVED
     63      1     file_reserved           u1    -
+
+CGROUP, 16 bytes in the names arena, then the path of a cgroup (version 2); interned:
+
+    offset  size  field                   type  unit       meaning
+    0       8     cgroup_made_boot_ns     u8    ns (boot)  when it was made; 0: before the capture, or not seen
+    8       8     container_made_boot_ns  u8    ns (boot)  the same of the outermost cgroup of its container
 
 ARENA record header, 16 bytes before each stored byte string:
 
@@ -350,13 +356,14 @@ FILE = np.dtype(
         ("mount_origin", "u1"), ("mount_flags", "u1"), ("file_reserved", "u1"),
     ]
 )  # fmt: skip
+CGROUP = np.dtype([("cgroup_made_boot_ns", "<u8"), ("container_made_boot_ns", "<u8")])
 ARENA = np.dtype([("refcount", "<u4"), ("length", "<u4"), ("hash", "<u4"), ("next", "<u4")])
 KEYS = np.dtype([("rebuild_seq", "<u4"), ("keys_pad", "<u4"), ("keys_reserved", "V56")])
 
 #: Layouts that must match ``struct pl_NAME`` in layout.h.
 SEGMENT_LAYOUTS = {
     "control": CONTROL, "ring_ack": RING_ACK, "commit": COMMIT, "commit_ring": COMMIT_RING, "hot": HOT,
-    "cold": COLD, "file": FILE, "arena": ARENA, "keys": KEYS,
+    "cold": COLD, "file": FILE, "cgroup": CGROUP, "arena": ARENA, "keys": KEYS,
 }  # fmt: skip
 
 CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned

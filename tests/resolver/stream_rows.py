@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -159,6 +160,8 @@ def expected(
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
             "flags": record["file_flags"].item(), **mount(record, file[64:]),
         }  # fmt: skip
+    cgroup = row.strings.get("cgroup")
+    made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
     start = row["start_boot_ns"]
     spaces = known & layout.KNOWN_NS
     event = {
@@ -192,7 +195,8 @@ def expected(
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
         "exec_inode": row["exec_inode"] or None,
-        "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
+        "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
+        "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
         "cgroup_source": {1: "event", 2: "procfs"}.get(row["cgroup_source"])
@@ -302,6 +306,9 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     for name in ("name", "cgroup", "container"):
         if random.random() < 0.5:
             fields[name] = random.choice(WORDS)
+    if "cgroup" in fields:
+        times = [random.choice((0, 1, random.getrandbits(50))) for _ in range(2)]
+        fields["cgroup"] = struct.pack("<QQ", *times) + fields["cgroup"]
     if random.random() < 0.7:
         record = np.frombuffer(random.randbytes(64), layout.FILE).copy()
         record["fs_magic"] = random.choice((0, *FILESYSTEMS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,14 @@ def fork(applier: Applier, tgid: int, cgroup_id: int, time: int) -> int:
 
 def names_of(tables: TableWriter, row: int) -> tuple[bytes, bytes]:
     cold = tables.cold_view()[row]
-    return tables.names.py_bytes(int(cold["cgroup_ref"])), tables.names.py_bytes(int(cold["container_ref"]))
+    record = tables.names.py_bytes(int(cold["cgroup_ref"]))
+    return record[layout.CGROUP.itemsize :], tables.names.py_bytes(int(cold["container_ref"]))
+
+
+def made_of(tables: TableWriter, row: int) -> tuple[int, int]:
+    """When the cgroup of a row was made, and its container."""
+    times = struct.unpack_from("<QQ", tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"])))
+    return times[0], times[1]
 
 
 def test_rows_before_and_after_the_name_is_found_have_it(tables: TableWriter) -> None:
@@ -226,6 +234,62 @@ def test_a_cgroup_that_was_made_is_known_before_anybody_is_in_it(tables: TableWr
     assert names_of(tables, row) == (b"/new.scope", b"")
     assert [number for number, _ in applier.cgroups.take_wanted()] == [7]
     assert namer._hierarchies is not None and namer._hierarchies.container_of([(5, 30)])[1]
+
+
+def made(applier: Applier, number: int, path: str, time: int, hierarchy: int = 0) -> None:
+    strings = strings_of((hierarchy, number), path.encode(), [])
+    put(applier, events.KIND_CGROUP, 1, 7, 0, time, strings, events.FLAG_CGROUP_MADE, start=1)
+
+
+def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    namer = CgroupNamer(applier.cgroups, Paths({9: "/old"}), Members())
+    for number, path, time in (
+        (20, "/plain", 1000), (21, f"/docker/{CONTAINER}", 2000), (22, f"/docker/{CONTAINER}/init", 3000),
+        (23, f"/docker/{'b' * 64}/init", 4000),
+    ):  # fmt: skip
+        made(applier, number, path, time)
+    rows = {number: put(applier, events.KIND_FORK, number, number, ROOTS, 10_000 + number) for number in range(20, 24)}
+    assert {number: made_of(tables, row) for number, row in rows.items()} == {
+        20: (1000, 0), 21: (2000, 2000), 22: (3000, 2000),
+        23: (4000, 0),  # the container is older than what is in it
+    }  # fmt: skip
+    old = put(applier, events.KIND_FORK, 9, 9, ROOTS, 10_000)
+    namer()
+    assert (names_of(tables, old)[0], made_of(tables, old)) == (b"/old", (0, 0)), "it was there before"
+    # Made again with the same name: another cgroup.
+    made(applier, 31, f"/docker/{CONTAINER}", 20_000)
+    assert made_of(tables, put(applier, events.KIND_FORK, 31, 31, ROOTS, 21_000)) == (20_000, 20_000)
+    assert made_of(tables, rows[21]) == (2000, 2000)
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
+def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    made(applier, 21, f"/docker/{CONTAINER}", 2000)
+    first = put(applier, events.KIND_FORK, 10, 21, ROOTS, 10_000)
+    applier.cgroups.forget()  # as a successor begins
+    successor = CgroupNamer(applier.cgroups, Paths({21: f"/docker/{CONTAINER}"}), Members())
+    row = put(applier, events.KIND_FORK, 11, 21, ROOTS, 11_000)
+    successor()
+    assert made_of(tables, row) == made_of(tables, first) == (2000, 2000)
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
+def test_a_look_that_found_a_cgroup_before_the_record_of_its_making_was_applied(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    namer = CgroupNamer(applier.cgroups, Paths({}), Members())
+    namer.learn(20, b"/plain")
+    row = put(applier, events.KIND_FORK, 10, 20, ROOTS, 10_000)
+    assert made_of(tables, row) == (0, 0)
+    made(applier, 20, "/plain", 9000)
+    later = put(applier, events.KIND_FORK, 11, 20, ROOTS, 11_000)
+    assert made_of(tables, row) == made_of(tables, later) == (9000, 0)
+    applier.cgroups.forget()
+    validate_tables(tables)
 
 
 def test_a_set_that_no_record_named_is_found_by_a_process_that_is_still_in_it(

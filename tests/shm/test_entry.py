@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 from pathlib import Path
 
 import msgpack
@@ -58,7 +59,7 @@ def full_row(tables: Tables) -> int:
     fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
     fields["envs_ref"] = tables.strings("envs", b"A=1")
     fields["name_ref"] = tables.intern("names", b"./run.py")
-    fields["cgroup_ref"] = tables.intern("names", b"/system.slice")
+    fields["cgroup_ref"] = tables.intern("names", struct.pack("<QQ", 7000, 6000) + b"/system.slice")
     fields["container_ref"] = tables.intern("names", b"c0ffee")
     fields["extra_ref"] = tables.intern("args", msgpack.packb({"user": "root"}))
     return tables.row(7, **fields)
@@ -92,7 +93,9 @@ def test_every_field_is_shown(tables: Tables) -> None:
             "filesystem": "btrfs", "flags": 1, "mount_path": "/chroot", "mount_source": "mount_id",
             "mount_origin": "event", "mount_visible": True, "mount_detached": False,
         },
-        "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs", "container_id": "c0ffee",
+        "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",
+        "cgroup_created_at_ns": BOOT_UNIX_NS + 7000, "container_id": "c0ffee",
+        "container_created_at_ns": BOOT_UNIX_NS + 6000,
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,

@@ -7,6 +7,7 @@ message that changes is another version. Files of earlier minor versions stay fo
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,8 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
             cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77,
             argc=4, envc=1, exec_inode=13,
-            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py", cgroup=b"/system.slice/x.service",
+            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py",
+            cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/x.service",
             container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
             extra=EXTRA, tty=b"",
             flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_GAP
