@@ -56,6 +56,7 @@ from pipeline.resolver._rows cimport (
 from pipeline.shm._layout cimport (
     PL_CGROUP_SOURCE_EVENT,
     PL_CGROUP_SOURCE_PROCFS,
+    PL_CGROUP_SOURCE_UNKNOWN,
     PL_C_ADDED_EVENT,
     PL_C_ADDED_KERNEL_MAPS,
     PL_C_ADDED_PROCFS,
@@ -217,12 +218,14 @@ cdef class Events(Rows):
     ) noexcept nogil:
         cdef const pl_exec_any *exec_body
         cdef pl_head_any orphan
-        # Sources without BPF, but for tracers, look at /proc when they learn of an event.
-        self.told_by = (
-            PL_CGROUP_SOURCE_PROCFS
-            if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or self.told_source >= PL_SOURCE_PROCFS
-            else PL_CGROUP_SOURCE_EVENT
-        )
+        # Sources without BPF, but for tracers, look at /proc when they learn of an event. What filled the kernel's maps
+        # they do not say.
+        if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or self.told_source >= PL_SOURCE_PROCFS:
+            self.told_by = PL_CGROUP_SOURCE_PROCFS
+        elif self.told_source == PL_SOURCE_MAP:
+            self.told_by = PL_CGROUP_SOURCE_UNKNOWN
+        else:
+            self.told_by = PL_CGROUP_SOURCE_EVENT
         if head.flags & PL_FLAG_KEYED and self.container == NULL:
             self.apply_keyed(head, task, body, strings, groups)
             return

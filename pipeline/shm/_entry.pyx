@@ -795,8 +795,8 @@ cdef class Entry:
 
     @property
     def cgroup_source(self):
-        """Who told of that cgroup first: event (a record of the kernel's: an event or its process maps), procfs (a look
-        at the live process, as at the start, in a repair, or by a source without BPF); None: nobody said."""
+        """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
+        a source without BPF); None: not known, as of what the kernel's process maps told."""
         if not self.hot.known & PL_KNOWN_CGROUP or not self.hot.cgroup_id:
             return None
         return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
