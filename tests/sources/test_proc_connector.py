@@ -251,7 +251,7 @@ def test_a_process_that_is_there_is_completed_from_proc(bench: Bench) -> None:
     assert blob.startswith(os.fsencode(Path("/proc/self/exe").resolve()))
     assert int(frame.task["told"][0]) & layout.KNOWN_CREDS, "root's ids are zero and known all the same"
     assert frame.task["uid"].tolist() == [os.getuid()] * 2
-    # A session that began outside of this pid namespace is 0 here, as every test's is where somebody entered a container.
+    # A session that began outside of this pid namespace is 0 here: so every test's, where somebody entered a container.
     told_sid = bool(int(frame.task["told"][1]) & layout.KNOWN_SID)
     assert told_sid is (os.getsid(0) != 0), "a change of ids tells all that was read"
     assert frame.head["start_boot_ns"][0] // TICK_NS == read_start_ticks(me)
