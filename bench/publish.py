@@ -78,7 +78,8 @@ def make_rows(tables: Any, processes: int, depth: int) -> np.ndarray:
         tables.py_set_ref("file", row, tables.py_intern_names(file.tobytes() + path))
         tables.py_set_ref("args", row, tables.py_intern_args(len(args).to_bytes(4, "little") + args))
         tables.py_set_ref("name", row, tables.py_intern_names(path))
-        tables.py_set_ref("cgroup", row, tables.py_intern_names(b"/user.slice/user-1000.slice/session-3.scope"))
+        cgroup = bytes(16) + b"/user.slice/user-1000.slice/session-3.scope"
+        tables.py_set_ref("cgroup", row, tables.py_intern_names(cgroup))
         if parent:
             for link in ("ancestor", "parent", "creator"):
                 tables.py_set_link(link, row, parent)

@@ -94,6 +94,7 @@ cdef extern from *:
         uint64_t prev_inode
         uint64_t interp_inode
         uint64_t prev_cookie
+        uint32_t mount_end
 
     ctypedef struct pl_exit_any:
         uint64_t reaper_start_boot_ns
@@ -119,6 +120,11 @@ cdef extern from *:
         PL_FLAG_LEADER_DEAD
         PL_FLAG_PARTIAL
         PL_EXEC_SCRIPT
+        PL_EXEC_DETACHED
+        PL_EXEC_ESCAPED
+        PL_EXEC_MEMFD
+        PL_EXEC_NO_ROOT
+        PL_EXEC_PATH_TRUNCATED
         PL_EXEC_THROUGH_SYMLINK
         PL_EXEC_ARGS_TRUNCATED
         PL_EXEC_ENVS_TRUNCATED

@@ -92,7 +92,9 @@ EXEC, 128 bytes; strings in the order path, name, args, envs, without separators
     96      8     prev_inode            u8    -          executable before this exec; 0 unknown
     104     8     interp_inode          u8    -          reserved for a loader that reports it; 0
     112     8     prev_cookie           u8    -          cookie of the image before
-    120     8     exec_reserved         u8    -
+    120     4     mount_end             u4    bytes      1 + how much of the path leads to where the executable's
+                                                         mount is (0: that is its root, "/"); 0 unknown
+    124     4     exec_reserved         u4    -
 
 EXIT, 32 bytes:
 
@@ -210,7 +212,7 @@ EXEC = np.dtype(
         ("exec_tid", "<u4"), ("fs_magic", "<u4"), ("path_bytes", "<u4"), ("root_offset", "<u4"),
         ("name_bytes", "<u4"), ("args_bytes", "<u4"), ("args_full_bytes", "<u4"), ("envs_bytes", "<u4"),
         ("envs_full_bytes", "<u4"), ("argc", "<u4"), ("envc", "<u4"), ("prev_tid", "<u4"), ("prev_inode", "<u8"),
-        ("interp_inode", "<u8"), ("prev_cookie", "<u8"), ("exec_reserved", "<u8"),
+        ("interp_inode", "<u8"), ("prev_cookie", "<u8"), ("mount_end", "<u4"), ("exec_reserved", "<u4"),
     ]
 )  # fmt: skip
 EXIT = np.dtype(

@@ -84,7 +84,7 @@ IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
     68      4     tgid                  u4    -          who called exec
     72      2     path_bytes            u2    bytes      whole length
     74      2     root_offset           u2    bytes
-    76      4     pad                   u4    -
+    76      4     mount_end             u4    bytes      as in EXEC
     80      16    comm                  S16   -
     96      16    tty                   S16   -
     112     128   path                  V128  -          the first 128 bytes; bytes after path_bytes mean nothing
@@ -130,7 +130,7 @@ IMAGE_ENTRY = np.dtype(
         ("exec_boot_ns", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("ctime_ns", "<u8"), ("mtime_ns", "<u8"),
         ("device", "<u4"), ("mount_id", "<u4"), ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"),
         ("mode", "<u2"), ("exec_flags", "<u2"), ("fs_magic", "<u4"), ("tgid", "<u4"), ("path_bytes", "<u2"),
-        ("root_offset", "<u2"), ("pad", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
+        ("root_offset", "<u2"), ("mount_end", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
     ]
 )  # fmt: skip
 

@@ -11,6 +11,10 @@
  * to it stays inside for the verifier, which does not know that their sum is PL_PATH_MAX. */
 struct pl_path {
 	char text[2 * PL_PATH_MAX];
+	/* Where the path below the root of the file's mount begins; 0: not met yet. Not in pl_walk, whose fields multiply what
+	 * the verifier has to look at. */
+	u32 mount_start;
+	u32 pad;
 };
 
 struct pl_walk {
@@ -42,6 +46,8 @@ static long pl_walk_step(u64 i, struct pl_walk *walk)
 	if (walk->dentry == mount->mnt.mnt_root) {
 		const void *up = mount->mnt_parent;
 
+		if (!walk->out->mount_start)
+			walk->out->mount_start = start;
 		if (up == walk->mount) { /* the top of a mount tree */
 			if (!mount->mnt_ns)
 				walk->flags |= PL_EXEC_DETACHED;
@@ -91,6 +97,7 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	};
 	const struct mount *mount = bpf_rdonly_cast(walk.mount, bpf_core_type_id_kernel(struct mount));
 
+	out->mount_start = 0;
 	exec->mount_id = mount->mnt_id;
 	if (dentry == dentry->d_parent && dentry != dentry->d_sb->s_root) {
 		/* A file of no directory. Its name is "memfd:..." for a memfd; it has no mount tree to walk. */
@@ -119,6 +126,10 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 		walk.flags |= PL_EXEC_NO_ROOT;
 		walk.root_start = walk.start;
 	}
+	exec->mount_end = 0;
+	if (!(walk.flags & (PL_EXEC_MEMFD | PL_EXEC_ESCAPED | PL_EXEC_PATH_TRUNCATED)))
+		/* Where the walk ended without leaving the mount, that is where the path begins. */
+		exec->mount_end = 1 + (out->mount_start ? out->mount_start - walk.start : 0);
 	exec->path_bytes = PL_PATH_MAX - walk.start;
 	exec->root_offset = walk.root_start > walk.start ? walk.root_start - walk.start : 0;
 	exec->exec_flags = walk.flags;
@@ -195,7 +206,7 @@ static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_
 	out->tgid = head->tgid;
 	out->path_bytes = exec->path_bytes;
 	out->root_offset = exec->root_offset;
-	out->pad = 0;
+	out->mount_end = exec->mount_end;
 	__builtin_memcpy(out->comm, task->comm, sizeof(out->comm));
 	__builtin_memcpy(out->tty, task->tty, sizeof(out->tty));
 	/* The bytes after the path are of no meaning; path_bytes > PL_IMAGE_PATH_BYTES: the front of it. */

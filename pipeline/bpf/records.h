@@ -88,7 +88,8 @@ struct pl_exec {
 	__u64 prev_inode;
 	__u64 interp_inode;
 	__u64 prev_cookie;
-	__u64 exec_reserved;
+	__u32 mount_end;
+	__u32 exec_reserved;
 };
 _Static_assert(sizeof(struct pl_exec) == 128, "pl_exec");
 

@@ -94,7 +94,7 @@ struct pl_image {
 	__u32 tgid;
 	__u16 path_bytes;
 	__u16 root_offset;
-	__u32 pad;
+	__u32 mount_end;
 	char comm[16];
 	char tty[16];
 	char path[PL_IMAGE_PATH_BYTES];

@@ -36,6 +36,8 @@ from pipeline._records cimport (
 )
 from pipeline.resolver._rows cimport TOPIC_EXIT
 from pipeline.shm._layout cimport (
+    PL_CGROUP_SOURCE_PROCFS,
+    PL_CGROUP_SOURCE_UNKNOWN,
     PL_C_ADDED_KERNEL_MAPS,
     PL_C_ADDED_PROCFS,
     PL_C_EXITS_UNSEEN,
@@ -188,6 +190,7 @@ cdef class Applier(Events):
     ) noexcept nogil:
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent
         cdef pl_hot *hot
+        self.told_by = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
         if row:
             return self.merge_facts(row, head, task, body, strings, source, groups, ticks, flags, after_loss)
         row = self.tables.head(head.tgid)

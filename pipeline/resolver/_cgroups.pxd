@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline._records cimport pl_task_any
+from pipeline.shm._layout cimport pl_cgroup
 from pipeline.shm._writer cimport TableWriter
 
 
@@ -30,7 +31,11 @@ cdef class CgroupNames:
     # Between begin and end of `row`: give it path and container of its cgroups, or ask for them.
     cdef void put(self, uint32_t row) noexcept nogil
     # What a CGROUP record tells, before it is applied.
-    cdef void hear(self, const char *strings, uint32_t length, const pl_task_any *task, bint is_made) noexcept nogil
+    # `made_boot_ns`: when the cgroup was made that the record is about; 0: it is about a move.
+    cdef void hear(
+        self, const char *strings, uint32_t length, const pl_task_any *task, uint64_t made_boot_ns
+    ) noexcept nogil
+    cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil
     cdef void _want(self, uint64_t cgroup_id, uint32_t tgid) noexcept nogil
     cdef _grow(self)

@@ -13,7 +13,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from pipeline._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
-from pipeline.shm._layout cimport PL_ROW_HEAD, pl_hot
+from pipeline.shm._layout cimport PL_ROW_HEAD, pl_cgroup, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
 cdef enum:
@@ -31,7 +31,8 @@ cdef class CgroupNames:
         tables: whose arena holds the names.
 
     Attributes:
-        told: called with (strings, cgroups_v1, is_made) of a CGROUP record that names what is not known; None: nobody.
+        told: called with (strings, cgroups_v1, made_boot_ns) of a CGROUP record that names what is not known, or tells
+            when a cgroup was made (else 0); None: nobody.
     """
 
     def __cinit__(self, TableWriter tables not None):
@@ -91,14 +92,16 @@ cdef class CgroupNames:
             self.wanted[self.wanted_count].tgid = tgid
             self.wanted_count += 1
 
-    cdef void hear(self, const char *strings, uint32_t length, const pl_task_any *task, bint is_made) noexcept nogil:
-        if not is_made and self._find(task.cgroup_id).cgroup_id != 0 and (
+    cdef void hear(
+        self, const char *strings, uint32_t length, const pl_task_any *task, uint64_t made_boot_ns
+    ) noexcept nogil:
+        if made_boot_ns == 0 and self._find(task.cgroup_id).cgroup_id != 0 and (
             task.cgroups_v1 <= PL_CGROUPS_V1_ROOTS or self._find(task.cgroups_v1).cgroup_id != 0
         ):
             return  # moves between known ones are most
         with gil:
             if self.told is not None:
-                self.told(strings[:length], 0 if is_made else task.cgroups_v1, is_made)
+                self.told(strings[:length], 0 if made_boot_ns else task.cgroups_v1, made_boot_ns)
 
     def take_wanted(self) -> list[tuple[int, int]]:
         """Return the ids that rows have and nobody named, each with a process that had it, and forget them."""
@@ -106,7 +109,25 @@ cdef class CgroupNames:
         self.wanted_count = 0
         return wanted
 
-    def name(self, uint64_t cgroup_id, bytes path not None, bytes container=b"", *, bint is_new=False) -> int:
+    cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil:
+        """When a cgroup and its container were made, as rows have it whose name a predecessor, or this one, forgot."""
+        cdef uint32_t row, n = 0
+        cdef const char *record
+        for row in range(1, self.tables.rows_fresh):
+            if self.tables.hot[row].cgroup_id != cgroup_id or self.tables.hot[row].flags == 0:
+                continue
+            if self.tables.cold[row].cgroup_ref == 0:
+                continue
+            record = self.tables.names.bytes(self.tables.cold[row].cgroup_ref, &n)
+            if n >= sizeof(pl_cgroup):
+                times[0] = (<const pl_cgroup *>record)[0]
+                return True
+        return False
+
+    def name(
+        self, uint64_t cgroup_id, bytes path not None, bytes container=b"", *, bint is_new=False,
+        uint64_t made_boot_ns=0, uint64_t container_made_boot_ns=0,
+    ) -> int:
         """Name a cgroup, and write the name into the rows that have its id; returns how many.
 
         Args:
@@ -114,11 +135,15 @@ cdef class CgroupNames:
             path: below the root of the hierarchy.
             container: container id; empty: none.
             is_new: no row can have it yet.
+            made_boot_ns: when it was made; 0: unknown, or what rows of it say.
+            container_made_boot_ns: the same of its container.
         """
         cdef cgroup_name *slot
         cdef pl_hot *hot = self.tables.hot
-        cdef uint32_t row, rows = 0
+        cdef uint32_t row, rows = 0, stale = 0
         cdef bint is_set = (cgroup_id >> 63) != 0, is_meant
+        cdef pl_cgroup times
+        cdef const char *given = path
         if cgroup_id == 0:
             raise ValueError("0 is no cgroup id")
         if self.used >= LIMIT:
@@ -127,10 +152,26 @@ cdef class CgroupNames:
             self._grow()
         slot = self._find(cgroup_id)
         if slot.cgroup_id == 0:
-            slot.path_ref = self.tables.names.intern(path, <uint32_t>len(path))
+            if path:
+                times.cgroup_made_boot_ns = made_boot_ns
+                times.container_made_boot_ns = container_made_boot_ns
+                if not is_new and made_boot_ns == 0:
+                    self._times_of(cgroup_id, &times)
+                slot.path_ref = self.tables.names.intern2(
+                    <const char *>&times, sizeof(times), given, <uint32_t>len(path)
+                )
+            else:
+                slot.path_ref = 0
             slot.container_ref = self.tables.names.intern(container, <uint32_t>len(container))
             slot.cgroup_id = cgroup_id
             self.used += 1
+        elif made_boot_ns != 0 and slot.path_ref != 0:
+            # A look found it before the record of its making was applied.
+            stale = slot.path_ref
+            times.cgroup_made_boot_ns = made_boot_ns
+            times.container_made_boot_ns = container_made_boot_ns
+            slot.path_ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
+            is_new = False
         for row in range(1, 1 if is_new else self.tables.rows_fresh):
             if is_set:
                 is_meant = (
@@ -139,13 +180,15 @@ cdef class CgroupNames:
                 )
             else:
                 is_meant = (
-                    hot[row].cgroup_id == cgroup_id and hot[row].flags != 0 and self.tables.cold[row].cgroup_ref == 0
+                    hot[row].cgroup_id == cgroup_id and hot[row].flags != 0
+                    and (self.tables.cold[row].cgroup_ref == 0 or self.tables.cold[row].cgroup_ref == stale)
                 )
             if is_meant:
                 self.tables.begin(row)
                 self.put(row)
                 self.tables.end(row)
                 rows += 1
+        self.tables.names.release(stale)
         return rows
 
     def forget(self) -> None:

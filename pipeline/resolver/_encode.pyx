@@ -10,7 +10,7 @@ table with types is in docs/wire-schema.md. What is particular to events:
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
 - `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
 - `file` is filled in for exec only; for the others the entry in the table has it.
-- `user`, `group` and so on are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
+- `user`, `group` and so on, those of `file` too, are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
 - `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
 - Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
 """
@@ -27,6 +27,7 @@ from pipeline.resolver._wire cimport (
 )
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._layout cimport *
+from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm._writer cimport TableWriter
 
 import os
@@ -53,7 +54,7 @@ cdef enum:
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 85
+    EVENT_FIELDS = 88
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -70,9 +71,9 @@ FIELDS = (
     "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
     "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
     "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "container_id", "entity_id",
-    "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "source",
-    "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source",
+    "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
+    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
     "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
@@ -221,22 +222,46 @@ cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
     return p
 
 
-cdef char *put_file(char *p, const pl_file *file) noexcept nogil:
-    cdef const char *filesystem = pl_filesystem(file.fs_magic)
-    p = pl_map(p, 12)
+cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
+    return pl_nil(p) if name == NULL else pl_name(p, name)
+
+
+cdef char *put_file(
+    char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
+) noexcept nogil:
+    """`n` bytes with the path. `names` are those that count for the process; NULL: not known, and then `cache` is not
+    looked at."""
+    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef uint32_t mount_n = 0
+    cdef const char *mount = pl_mount_path(
+        file, <const char *>file + sizeof(pl_file), n - <uint32_t>sizeof(pl_file), &mount_n
+    )
+    p = pl_map(p, 19)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
     p = pl_uint(pl_key(p, "mode"), file.mode)
     p = pl_uint(pl_key(p, "uid"), file.file_uid)
     p = pl_uint(pl_key(p, "gid"), file.file_gid)
+    if names == NULL or file.file_inode == 0:  # no inode: nobody could look at the file, and 0 is not root
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group"))
+    else:
+        p = cache.put(pl_key(p, "user"), names, PL_USER, file.file_uid)
+        p = cache.put(pl_key(p, "group"), names, PL_GROUP, file.file_gid)
     p = pl_uint(pl_key(p, "nlink"), file.nlink)
     p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
     p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
     p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
-    p = pl_key(p, "filesystem")
-    p = pl_nil(p) if filesystem == NULL else pl_name(p, filesystem)
-    return pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
+    p = pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = pl_key(p, "mount_path")
+    p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
+    p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
+    p = put_constant(pl_key(p, "mount_origin"), pl_mount_origin(file))
+    p = pl_key(p, "mount_visible")
+    p = pl_bool(p, file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else pl_nil(p)
+    p = pl_key(p, "mount_detached")
+    return pl_bool(p, file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else pl_nil(p)
 
 
 cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
@@ -504,16 +529,19 @@ cdef class Encoder:
             name = tables.names.bytes(cold.name_ref, &name_n)
         if cold.cgroup_ref != 0:
             cgroup = tables.names.bytes(cold.cgroup_ref, &cgroup_n)
+            if cgroup_n < sizeof(pl_cgroup):
+                cgroup = NULL
+                cgroup_n = 0
         if cold.container_ref != 0:
             container = tables.names.bytes(cold.container_ref, &container_n)
         if cold.extra_ref != 0:
             extra = tables.args.bytes(cold.extra_ref, &extra_n)
 
         # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
-        # be written twice.
+        # be written twice, and the path for where its mount is.
         cdef char *p = self._room(
             part, NULL,
-            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n) + file_n + cgroup_n + container_n + extra_n,
+            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + file_n) + cgroup_n + container_n + extra_n,
         )
         if p == NULL:
             self.dropped += 1
@@ -523,6 +551,7 @@ cdef class Encoder:
         cdef bint caps = (known & PL_KNOWN_CAPS) != 0
         cdef bint sids = (known & PL_KNOWN_SID) != 0
         cdef bint spaces = (known & PL_KNOWN_NS) != 0
+        cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
         p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
         p = pl_key(p, "event")
@@ -573,7 +602,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
         p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
         p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
-        p = self._put_names(p, self._names_of(tables, row) if creds and self.names is not None else NULL, hot, cold)
+        p = self._put_names(p, names if creds else NULL, hot, cold)
         p = put_known(pl_key(p, "auid"), cold.auid, audit)
         p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
@@ -586,7 +615,7 @@ cdef class Encoder:
         p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
         p = pl_key(p, "file")
-        p = put_file(p, <const pl_file *>file) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        p = put_file(p, <const pl_file *>file, file_n, self.names, names) if kind == KIND_EXEC and file != NULL else pl_nil(p)
         p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
@@ -594,11 +623,25 @@ cdef class Encoder:
         p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
         p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
         p = pl_key(p, "cgroup")
-        p = pl_text(p, cgroup, cgroup_n) if cgroup != NULL else pl_nil(p)
+        p = pl_text(p, cgroup + sizeof(pl_cgroup), cgroup_n - <uint32_t>sizeof(pl_cgroup)) if cgroup != NULL else pl_nil(p)
         p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
         p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
+        p = pl_key(p, "cgroup_source")
+        if known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_EVENT:
+            p = pl_key(p, "event")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
+            p = pl_key(p, "procfs")
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "cgroup_created_at_ns")
+        p = put_time(p, (<const pl_cgroup *>cgroup).cgroup_made_boot_ns, boot_unix_ns) if cgroup != NULL else pl_nil(p)
         p = pl_key(p, "container_id")
         p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
+        p = pl_key(p, "container_created_at_ns")
+        if cgroup != NULL and container != NULL:
+            p = put_time(p, (<const pl_cgroup *>cgroup).container_made_boot_ns, boot_unix_ns)
+        else:
+            p = pl_nil(p)
         p = self._entity(pl_key(p, "entity_id"), tables, row)
         p = pl_key(p, "cpid")
         p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)

@@ -54,6 +54,9 @@ from pipeline.resolver._rows cimport (
     ended_process,
 )
 from pipeline.shm._layout cimport (
+    PL_CGROUP_SOURCE_EVENT,
+    PL_CGROUP_SOURCE_PROCFS,
+    PL_CGROUP_SOURCE_UNKNOWN,
     PL_C_ADDED_EVENT,
     PL_C_ADDED_KERNEL_MAPS,
     PL_C_ADDED_PROCFS,
@@ -215,6 +218,14 @@ cdef class Events(Rows):
     ) noexcept nogil:
         cdef const pl_exec_any *exec_body
         cdef pl_head_any orphan
+        # Sources without BPF, but for tracers, look at /proc when they learn of an event. What filled the kernel's maps
+        # they do not say.
+        if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or self.told_source >= PL_SOURCE_PROCFS:
+            self.told_by = PL_CGROUP_SOURCE_PROCFS
+        elif self.told_source == PL_SOURCE_MAP:
+            self.told_by = PL_CGROUP_SOURCE_UNKNOWN
+        else:
+            self.told_by = PL_CGROUP_SOURCE_EVENT
         if head.flags & PL_FLAG_KEYED and self.container == NULL:
             self.apply_keyed(head, task, body, strings, groups)
             return
@@ -235,7 +246,9 @@ cdef class Events(Rows):
             and not head.flags & PL_FLAG_KEYED
         ):
             # The name before the event, which is told with it.
-            self.cgroups.hear(strings, head.var_bytes, task, head.flags & PL_FLAG_CGROUP_MADE)
+            self.cgroups.hear(
+                strings, head.var_bytes, task, head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0
+            )
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
         if task == NULL:
@@ -478,6 +491,7 @@ cdef class Events(Rows):
         ):
             # The same cgroups have the same path and container; others have not.
             hot.cgroup_id = self.hot[image].cgroup_id
+            hot.cgroup_source = self.hot[image].cgroup_source if inherited & PL_KNOWN_CGROUP else self.told_by
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
             others = self.cgroups.sets[self.hot[image].tgid]

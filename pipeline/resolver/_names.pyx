@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
 from pipeline.resolver._wire cimport pl_nil, pl_text
-from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_HEAD, pl_cold, pl_hot
+from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_HEAD, pl_cold, pl_file, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
 USER = PL_USER
@@ -172,12 +172,12 @@ cdef class NameCache:
         """
         cdef list views = []
         cdef set ids = set()
-        cdef uint32_t row, n, i
+        cdef uint32_t row, n
         cdef const pl_hot *hot
         cdef const pl_cold *cold
         cdef const char *container
         cdef view_slot *slot
-        cdef uint32_t numbers[4]
+        cdef const pl_file *file
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
             hot = &tables.hot[row]
@@ -189,9 +189,14 @@ cdef class NameCache:
             n = 0
             container = tables.names.bytes(cold.container_ref, &n) if cold.container_ref != 0 else NULL
             if self._is_host(cold, container):
-                numbers[0], numbers[1], numbers[2], numbers[3] = hot.uid, cold.euid, hot.gid, cold.egid
-                for i in range(4):
-                    self._unnamed(ids, PL_USER if i < 2 else PL_GROUP, numbers[i])
+                self._unnamed(ids, PL_USER, hot.uid)
+                self._unnamed(ids, PL_USER, cold.euid)
+                self._unnamed(ids, PL_GROUP, hot.gid)
+                self._unnamed(ids, PL_GROUP, cold.egid)
+                file = <const pl_file *>tables.names.bytes(hot.file_ref, &n) if hot.file_ref != 0 else NULL
+                if file != NULL and n >= sizeof(pl_file) and file.file_inode != 0:
+                    self._unnamed(ids, PL_USER, file.file_uid)
+                    self._unnamed(ids, PL_GROUP, file.file_gid)
                 continue
             slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
             if slot != NULL and slot.sweep != self.sweep:

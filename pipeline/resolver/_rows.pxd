@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
 from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
-from pipeline.shm._layout cimport pl_cold, pl_hot
+from pipeline.shm._layout cimport pl_cold, pl_hot, pl_file
 from pipeline.shm._writer cimport TableWriter
 
 
@@ -65,6 +65,7 @@ cdef class Rows:
     cdef readonly uint64_t heirs_dropped
     cdef const char *container  # container id that the record being applied tells, or NULL ...
     cdef uint32_t container_bytes  # ... 0
+    cdef uint8_t told_by  # CGROUP_SOURCE_* of what the record being applied tells
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------
@@ -83,6 +84,7 @@ cdef class Rows:
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil
     cdef void clear_image(self, uint32_t row) noexcept nogil
+    cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil
     cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 

@@ -23,8 +23,13 @@ from pipeline.resolver._encode cimport Encoder
 from pipeline._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
+    PL_EXEC_DETACHED,
     PL_EXEC_ENVS_TRUNCATED,
     PL_EXEC_ENVS_UNREADABLE,
+    PL_EXEC_ESCAPED,
+    PL_EXEC_MEMFD,
+    PL_EXEC_NO_ROOT,
+    PL_EXEC_PATH_TRUNCATED,
     PL_EXEC_SCRIPT,
     PL_EXEC_THROUGH_SYMLINK,
     PL_FLAG_PARTIAL,
@@ -35,6 +40,7 @@ from pipeline._records cimport (
 )
 from pipeline.resolver._skip cimport pl_skip
 from pipeline.shm._layout cimport (
+    PL_CGROUP_SOURCE_PROCFS,
     PL_C_EXITS_UNSEEN,
     PL_C_REPARENT_FAILED_DO_EXIT,
     PL_C_REPARENT_FAILED_KERNEL_PPID,
@@ -57,6 +63,13 @@ from pipeline.shm._layout cimport (
     PL_KNOWN_SID,
     PL_KNOWN_START,
     PL_KNOWN_TTY,
+    PL_MOUNT_DETACHED,
+    PL_MOUNT_ORIGIN_EVENT,
+    PL_MOUNT_ORIGIN_PROCFS,
+    PL_MOUNT_RESOLVED,
+    PL_MOUNT_SOURCE_ID,
+    PL_MOUNT_SOURCE_SNAPSHOT,
+    PL_MOUNT_VISIBLE,
     PL_ROW_ADOPTED,
     PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED,
@@ -362,6 +375,7 @@ cdef class Rows:
                 if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
+                    hot.cgroup_source = self.told_by
                 self.tables.set_container_ref(row, 0)
                 if task.cgroups_v1:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
@@ -430,6 +444,7 @@ cdef class Rows:
             memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
         if groups & PL_KNOWN_CGROUP:
             hot.cgroup_id = from_hot.cgroup_id
+            hot.cgroup_source = from_hot.cgroup_source
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, from_hot.comm, 16)
         if groups & PL_KNOWN_TTY:
@@ -493,6 +508,8 @@ cdef class Rows:
         file.file_flags = body.exec_flags & FILE_FLAGS
         file.fs_magic = body.fs_magic
         file.root_offset = body.root_offset
+        file.mount_end = body.mount_end
+        self.put_mount(&file, body)
         hot.inode = body.inode
         hot.flags &= ~IMAGE_FLAGS
         hot.known &= ~IMAGE_KNOWN
@@ -533,6 +550,29 @@ cdef class Rows:
                 hot.flags |= PL_ROW_ENVS_TRUNCATED
         cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
         cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+
+    cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil:
+        """What the walk of the path, across the mounts as they were then, says of the mount that the file is on."""
+        cdef uint32_t flags = body.exec_flags
+        if self.told_by == PL_CGROUP_SOURCE_PROCFS:
+            if body.mount_id == 0 and not flags & PL_EXEC_MEMFD:
+                return
+            file.mount_source = PL_MOUNT_SOURCE_SNAPSHOT
+            file.mount_origin = PL_MOUNT_ORIGIN_PROCFS
+        elif body.mount_end or flags & (PL_EXEC_MEMFD | PL_EXEC_ESCAPED | PL_EXEC_PATH_TRUNCATED):
+            file.mount_source = PL_MOUNT_SOURCE_ID
+            file.mount_origin = PL_MOUNT_ORIGIN_EVENT
+        else:
+            return  # nobody walked it: a recording of before, or a source that has its paths from elsewhere
+        if flags & PL_EXEC_MEMFD:
+            file.mount_flags = PL_MOUNT_RESOLVED | PL_MOUNT_DETACHED
+        elif body.mount_end:
+            # A walk that met the root of the task on its way.
+            file.mount_flags = PL_MOUNT_RESOLVED
+            if flags & PL_EXEC_DETACHED:
+                file.mount_flags |= PL_MOUNT_DETACHED
+            elif not flags & PL_EXEC_NO_ROOT:
+                file.mount_flags |= PL_MOUNT_VISIBLE
 
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil:
         """A record told the start in ns of a process known to the tick only: correct all of its images."""

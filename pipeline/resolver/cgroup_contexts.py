@@ -36,7 +36,7 @@ class CgroupContexts:
         self._learn(inode, os.fsencode(path))
         found = container_of_path(path)
         container = ContainerContext(container_id=found.container_id) if found is not None else ContainerContext()
-        return CGroupContext(cgroup_id=path, path_key=PathKey(inode)), container
+        return CGroupContext(cgroup_id=path, path_key=PathKey(inode), source=cgroup.source), container
 
     def del_pid(self, pid: int) -> None:
         """Nothing is kept by pid."""

@@ -17,6 +17,8 @@ from pipeline.resolver.hierarchies import Hierarchies
 
 #: A cgroup that is gone before anybody looked is looked for so often: longer than walks are apart.
 TRIES = 25
+#: Containers of which is remembered when they were made.
+MADE_MAX = 16384
 
 _PLACE = struct.Struct("<QIHH")
 _MEMBER = struct.Struct("<QII")
@@ -37,6 +39,7 @@ class CgroupNamer:
         self._tree = tree
         self._hierarchies = hierarchies
         self._tries: dict[int, tuple[int, int]] = {}
+        self._made: dict[str, int] = {}
         names.told = self.told
 
     def __call__(self) -> None:
@@ -78,8 +81,11 @@ class CgroupNamer:
         self._tree.learn(cgroup_id, text)
         self._name(cgroup_id, path, container_of_path(text))
 
-    def told(self, strings: bytes, cgroups_v1: int, is_made: bool) -> None:
-        """Take what a CGROUP record tells: `strings` as pipeline.events has them, of a process with `cgroups_v1`."""
+    def told(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
+        """Take what a CGROUP record tells: `strings` as pipeline.events has them, of a process with `cgroups_v1`.
+
+        `made_boot_ns` is when the cgroup was made, if that is what the record is about, else 0.
+        """
         if len(strings) < _PLACE.size:
             return
         place_id, hierarchy, path_bytes, count = _PLACE.unpack_from(strings)
@@ -89,8 +95,7 @@ class CgroupNamer:
         path = strings[path_at : path_at + path_bytes]
         if path and hierarchy == 0:
             self._tree.learn(place_id, os.fsdecode(path))
-            # Nobody can be in a cgroup that is only just made, so there is no row to look for.
-            self._name(place_id, path, container_of_path(os.fsdecode(path)), is_new=is_made)
+            self._name(place_id, path, container_of_path(os.fsdecode(path)), made_boot_ns)
         elif path and self._hierarchies is not None:
             self._hierarchies.learn(hierarchy, place_id, os.fsdecode(path))
         if not is_set(cgroups_v1):
@@ -109,8 +114,24 @@ class CgroupNamer:
         if container is not None or is_complete:
             self._name(cgroups_v1, b"", container)
 
-    def _name(self, cgroup_id: int, path: bytes, container: Container | None, *, is_new: bool = False) -> None:
-        self._names.name(cgroup_id, path, container.container_id.encode() if container else b"", is_new=is_new)
+    def _name(self, cgroup_id: int, path: bytes, container: Container | None, made_boot_ns: int = 0) -> None:
+        number = container.container_id if container else ""
+        self._names.name(
+            cgroup_id, path, number.encode(),
+            # Nobody can be in a cgroup that is only just made, so there is no row to look for.
+            is_new=made_boot_ns != 0,
+            made_boot_ns=made_boot_ns,
+            container_made_boot_ns=self._container_made(number, path, made_boot_ns) if path and number else 0,
+        )  # fmt: skip
+
+    def _container_made(self, number: str, path: bytes, made_boot_ns: int) -> int:
+        """When a container was made: when its outermost cgroup was, those in it come later; 0: unknown."""
+        above = container_of_path(os.fsdecode(path.rpartition(b"/")[0]))
+        if made_boot_ns and (above is None or above.container_id != number):
+            self._made[number] = made_boot_ns
+            if len(self._made) > MADE_MAX:
+                del self._made[next(iter(self._made))]
+        return self._made.get(number, 0)
 
 
 def is_set(cgroup_id: int) -> bool:

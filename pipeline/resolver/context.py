@@ -23,6 +23,7 @@ from pipeline.resolver.args_views import is_kworker
 from pipeline.resolver.cache_entry import ProcessCacheEntry, placeholder
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.model import (
+    CGROUP_SOURCE_EVENT,
     AWSSecurityCredentials,
     CGroupContext,
     Event,
@@ -256,7 +257,7 @@ class ContextLoop:
         cgroup_id, path = int(event.body["cgroup_id"]), str(event.body.get("path", ""))
         if path:
             self._resolver.learn_cgroup(cgroup_id, path.encode("utf-8", "surrogateescape"))
-        self._resolver.move_to_cgroup(entry, CGroupContext(path_key=PathKey(cgroup_id)))
+        self._resolver.move_to_cgroup(entry, CGroupContext(path_key=PathKey(cgroup_id), source=CGROUP_SOURCE_EVENT))
 
     def _imds(self, event: ContextEvent, told: Event, entry: ProcessCacheEntry) -> None:
         body: Mapping[str, Any] = event.body

@@ -19,6 +19,7 @@ import msgpack
 import numpy as np
 
 from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.resolver import mounts
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     UPPER_LAYER,
@@ -40,6 +41,7 @@ _UINT64_MAX = (1 << 64) - 1
 _RECORD_FIELDS = {
     "inode": "file_inode", "mount_id": "mount_id", "uid": "file_uid", "gid": "file_gid", "mode": "mode",
     "ctime": "ctime_ns", "mtime": "mtime_ns", "device": "device", "nlink": "nlink",
+    "mount_source": "mount_source", "mount_origin": "mount_origin",
 }  # fmt: skip
 
 
@@ -69,10 +71,15 @@ def blob(strings: bytes) -> bytes:
 def file_of_record(data: bytes) -> FileEvent:
     """What a FILE record and its path say."""
     record = np.frombuffer(data, layout.FILE, 1)[0]
-    path = fsdecode(data[layout.FILE.itemsize :])
+    raw = data[layout.FILE.itemsize :]
+    path = fsdecode(raw)
     values: dict[str, Any] = {name: int(record[column]) for name, column in _RECORD_FIELDS.items()}
+    values |= mounts.marks(int(record["mount_flags"]))
     flags = int(record["file_flags"])
-    file = FileEvent(**values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0)
+    file = FileEvent(
+        **values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        mount_path=mounts.path_of(raw, int(record["mount_end"]), int(record["mount_flags"])),
+    )  # fmt: skip
     if flags & EXEC_MEMFD:
         return file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
     return file.with_names(path, path.rpartition("/")[2]) if path else file
@@ -94,7 +101,22 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
     if not path and file.basename.startswith(FILELESS_PREFIX):
         path, flags = "/" + file.basename, flags | EXEC_MEMFD
     record["file_flags"] = flags | (EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+    record["mount_flags"] = mounts.flags_of(file)
+    record["mount_end"] = 0 if file.mount_detached else mounts.end_of(fsencode(path), file.mount_path)
     return record.tobytes() + fsencode(path)
+
+
+def cgroup_of_record(data: bytes) -> tuple[int, str]:
+    """When a cgroup was made (boot clock, 0 unknown), and its path, of a CGROUP record; of none 0 and ""."""
+    if len(data) < layout.CGROUP.itemsize:
+        return 0, ""
+    made = int(np.frombuffer(data, layout.CGROUP, 1)["cgroup_made_boot_ns"][0])
+    return made, fsdecode(data[layout.CGROUP.itemsize :])
+
+
+def cgroup_record(path: str, old: bytes = b"") -> bytes:
+    """A CGROUP record with times as in `old`, if that is of the same cgroup; b"" for no path."""
+    return (old or bytes(layout.CGROUP.itemsize))[: layout.CGROUP.itemsize] + fsencode(path) if path else b""
 
 
 def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:

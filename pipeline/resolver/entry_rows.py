@@ -263,9 +263,12 @@ class RowStore:
         ref = int(self.cold["extra_ref"])
         return entry_extra.unpack(self.book.tables.args.py_bytes(ref)) if ref else {}
 
-    def _text(self, column: str) -> str:
+    def _bytes(self, column: str) -> bytes:
         ref = int(self.cold[column])
-        return fsdecode(self.book.tables.names.py_bytes(ref)) if ref else ""
+        return self.book.tables.names.py_bytes(ref) if ref else b""
+
+    def _text(self, column: str) -> str:
+        return fsdecode(self._bytes(column))
 
     def _file(self, row: int) -> FileEvent:
         hot = self.hot
@@ -282,7 +285,11 @@ class RowStore:
 
     def _cgroup(self, row: int) -> CGroupContext:
         inode = int(self.hot["cgroup_id"])
-        context = CGroupContext(cgroup_id=self._text("cgroup_ref"), path_key=PathKey(inode))
+        source = int(self.hot["cgroup_source"])
+        made, path = entry_extra.cgroup_of_record(self._bytes("cgroup_ref"))
+        context = CGroupContext(
+            cgroup_id=path, path_key=PathKey(inode), source=source, created_at=self.book.to_unix(made) or 0
+        )
         return entry_extra.with_extra(context, self.extra().get("cgroup"))
 
     def _container(self, row: int) -> ContainerContext:
@@ -394,11 +401,20 @@ class RowStore:
         return {"interpreter": entry_extra.extra_of(file, NO_FILE)}
 
     def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
+        is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode
+        if cgroup.source or not is_same:
+            self.hot["cgroup_source"] = cgroup.source
         self.hot["cgroup_id"] = cgroup.path_key.inode
         if cgroup.path_key.inode:
             self._know(layout.KNOWN_CGROUP)
-        self._put_name("cgroup", row, cgroup.cgroup_id)
-        stored = CGroupContext(cgroup_id=cgroup.cgroup_id, path_key=PathKey(cgroup.path_key.inode))
+        # When it was made the kernel told, and stays, as does what told of it.
+        record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
+        self.book.tables.py_set_ref("cgroup", row, self.book.tables.py_intern_names(record) if record else 0)
+        made = self.book.to_unix(entry_extra.cgroup_of_record(record)[0]) or 0
+        stored = CGroupContext(
+            cgroup_id=cgroup.cgroup_id, path_key=PathKey(cgroup.path_key.inode), source=cgroup.source,
+            created_at=made if cgroup.created_at else 0,
+        )  # fmt: skip
         return {"cgroup": entry_extra.extra_of(cgroup, stored)}
 
     def _put_container(self, row: int, container: ContainerContext) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.events import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.resolver import mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
@@ -45,7 +46,7 @@ _OF_TASK = (
 )  # fmt: skip
 _OF_EXEC = (
     "inode", "ctime_ns", "mtime_ns", "device", "mount_id", "file_uid", "file_gid", "nlink", "mode", "fs_magic",
-    "root_offset",
+    "root_offset", "mount_end",
 )  # fmt: skip
 #: Of `exec_flags` what an image has by its file.
 _FILE_FLAGS = EXEC_DELETED | EXEC_MEMFD | EXEC_UPPER_LAYER
@@ -87,6 +88,7 @@ def entry_of(
         gid=int(image["file_gid"]), mode=int(image["mode"]), ctime=int(image["ctime_ns"]),
         mtime=int(image["mtime_ns"]), device=int(image["device"]), nlink=int(image["nlink"]),
         flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        **mounts.walked(raw[:length], int(image["mount_end"]), flags),
     )  # fmt: skip
     if is_whole and path:
         if flags & EXEC_MEMFD:

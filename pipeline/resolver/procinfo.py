@@ -198,7 +198,7 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
                 info.exe_inode, info.exe_ctime_ns, info.exe_mtime_ns, info.exe_device, info.mount_id, info.exe_uid,
                 info.exe_gid, info.exe_nlink, info.exe_mode, _exec_flags(info), info.tgid, 0, len(path),
                 _root_offset(info), len(name), len(args), info.args_full_bytes, len(envs), info.envs_full_bytes,
-                args.count(0), envs.count(0), info.tgid, 0, 0, 0, 0,
+                args.count(0), envs.count(0), info.tgid, 0, 0, 0, 0, 0,
             )
         )  # fmt: skip
         blob += (path, name, args, envs)

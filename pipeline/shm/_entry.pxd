@@ -35,6 +35,7 @@ cdef class Entry:
     cdef bytes _string(self, int kind)
     cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved)
     cdef bytes _file(self)
+    cdef bytes _cgroup(self)
     cdef object _text(self, int kind)
     cdef object _unix(self, uint64_t boot_ns)
     cdef object _list(self, int kind)

@@ -23,13 +23,15 @@ from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
+    PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
     PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
     PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
-    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cold, pl_file, pl_hot,
+    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cgroup, pl_cold, pl_file, pl_hot,
 )
+from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm._view cimport (
     PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_number_of, pl_read_valid,
 )
@@ -129,6 +131,7 @@ cdef enum:
     TEXT  # a str
     TEXTS  # a tuple of str, behind a u32
     PATH  # a str, behind a FILE record
+    CGROUP  # a str, behind a CGROUP record
 
 
 cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
@@ -144,6 +147,8 @@ cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
         value = _decode_all(at + 4, at + n)
     elif form == PATH:
         value = _decode(at + sizeof(pl_file), n - <Py_ssize_t>sizeof(pl_file))
+    elif form == CGROUP:
+        value = _decode(at + sizeof(pl_cgroup), n - <Py_ssize_t>sizeof(pl_cgroup))
     else:
         value = _decode(at, n)
     if is_kept:
@@ -163,6 +168,7 @@ cdef enum:
     EXEC_MEMFD = 4
 
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+_CGROUP_SOURCES = (None, "event", "procfs")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
@@ -172,7 +178,7 @@ FIELDS = (
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
     "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "container_id", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
+    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
     "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
     "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
     "extra",
@@ -190,6 +196,10 @@ _MARKS = (
 
 cdef inline const pl_file *_facts(bytes record) noexcept:
     return <const pl_file *>PyBytes_AS_STRING(record)
+
+
+cdef object _name(const char *text):
+    return None if text == NULL else (<bytes>text).decode()
 
 
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
@@ -222,11 +232,11 @@ cdef object _symlink_names(Entry entry):
     return symlink_names(entry.path_in_root or "", argv[0], bool(entry.hot.flags & PL_ROW_THROUGH_SYMLINK))
 
 
-cdef object _name_of(Entry entry, str kind, uint32_t number):
+cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_KNOWN_CREDS):
     """The name of an id, as the resolver has left it in a file (pipeline.shm.usernames)."""
     from pipeline.shm.usernames import names_of
     cdef pl_cold *cold = entry._cold()
-    if not entry.hot.known & PL_KNOWN_CREDS or not entry.hot.known & PL_KNOWN_NS:
+    if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
         return None
     return names_of(entry.view.directory).name(kind, number, entry.container_id, cold.mnt_ns, cold.user_ns)
 
@@ -434,6 +444,11 @@ cdef class Entry:
         data = self._string(FILE_STRING)
         return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file) else data
 
+    cdef bytes _cgroup(self):
+        """The CGROUP record and the path behind it; None: unknown."""
+        cdef bytes data = self._string(CGROUP_STRING)
+        return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_cgroup) else data
+
     cdef object _unix(self, uint64_t boot_ns):
         return None if boot_ns == 0 else <object>(<long long>boot_ns + self.view.view.control.boot_unix_ns)
 
@@ -618,21 +633,39 @@ cdef class Entry:
 
     @property
     def file(self):
-        """Facts about the executable: inode, device, mount_id, mode, uid, gid, nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
-        pipeline.events); None: unknown."""
+        """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
+        the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
+        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events); None: unknown.
+
+        And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
+        part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
+        procfs, unshare), mount_visible (the file could be reached below the root directory of the process),
+        mount_detached (the mount was in no mount namespace).
+        """
         cdef bytes data = self._file()
         cdef const pl_file *file
-        cdef const char *filesystem
+        cdef const char *mount
+        cdef uint32_t n = 0
         if data is None:
             return None
         file = _facts(data)
-        filesystem = pl_filesystem(file.fs_magic)
+        mount = pl_mount_path(
+            file, PyBytes_AS_STRING(data) + sizeof(pl_file), <uint32_t>(len(data) - sizeof(pl_file)), &n
+        )
+        is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+        user = group = None
+        if file.file_inode:  # else nobody could look at the file, and 0 is not root
+            user = _name_of(self, "user", file.file_uid, PL_KNOWN_FILE)
+            group = _name_of(self, "group", file.file_gid, PL_KNOWN_FILE)
         return {
             "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
-            "uid": file.file_uid, "gid": file.file_gid, "nlink": file.nlink, "mtime_ns": file.mtime_ns or None,
-            "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
-            "filesystem": None if filesystem == NULL else (<bytes>filesystem).decode(), "flags": file.file_flags,
+            "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
+            "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
+            "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
+            "mount_path": None if mount == NULL else _decode(mount, n),
+            "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
+            "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
+            "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else None,
         }
 
     @property
@@ -830,7 +863,24 @@ cdef class Entry:
     @property
     def cgroup(self):
         """Path of the cgroup."""
-        return self._text(CGROUP_STRING)
+        cdef bytes data = self._cgroup()
+        if data is None:
+            return None
+        return _value(data, self.cold.cgroup_ref, True, CGROUP)
+
+    @property
+    def cgroup_created_at_ns(self):
+        """When that cgroup was made, as far as the kernel told; None: before the capture, or unknown."""
+        cdef bytes data = self._cgroup()
+        return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
+
+    @property
+    def container_created_at_ns(self):
+        """When the container's own cgroup (version 2) was made; None: as for the cgroup."""
+        cdef bytes data = self._cgroup()
+        if data is None or self._string(CONTAINER_STRING) is None:
+            return None
+        return self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).container_made_boot_ns)
 
     @property
     def cgroup_id(self):
@@ -842,6 +892,14 @@ cdef class Entry:
         """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
         None where these are."""
         return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
+
+    @property
+    def cgroup_source(self):
+        """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
+        a source without BPF); None: not known, as of what the kernel's process maps told."""
+        if not self.hot.known & PL_KNOWN_CGROUP or not self.hot.cgroup_id:
+            return None
+        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
 
     @property
     def container_id(self):

@@ -88,7 +88,7 @@ cdef extern from "layout.h" nogil:
         uint32_t known
         char comm[16]
         uint8_t source
-        uint8_t hot_pad
+        uint8_t cgroup_source
         uint16_t images
         uint32_t check
 
@@ -143,7 +143,15 @@ cdef extern from "layout.h" nogil:
         uint16_t file_flags
         uint32_t fs_magic
         uint32_t root_offset
-        uint64_t file_reserved
+        uint32_t mount_end
+        uint8_t mount_source
+        uint8_t mount_origin
+        uint8_t mount_flags
+        uint8_t file_reserved
+
+    struct pl_cgroup:
+        uint64_t cgroup_made_boot_ns
+        uint64_t container_made_boot_ns
 
     struct pl_arena:
         uint32_t refcount
@@ -168,6 +176,20 @@ cdef extern from "layout.h" nogil:
         PL_SOURCE_MAP
         PL_SOURCE_PROCFS
         PL_SOURCE_SNAPSHOT
+        PL_CGROUP_SOURCE_UNKNOWN
+        PL_CGROUP_SOURCE_EVENT
+        PL_CGROUP_SOURCE_PROCFS
+        PL_MOUNT_SOURCE_UNKNOWN
+        PL_MOUNT_SOURCE_ID
+        PL_MOUNT_SOURCE_DEVICE
+        PL_MOUNT_SOURCE_SNAPSHOT
+        PL_MOUNT_ORIGIN_UNKNOWN
+        PL_MOUNT_ORIGIN_PROCFS
+        PL_MOUNT_ORIGIN_EVENT
+        PL_MOUNT_ORIGIN_UNSHARE
+        PL_MOUNT_VISIBLE
+        PL_MOUNT_DETACHED
+        PL_MOUNT_RESOLVED
         PL_ROW_HEAD
         PL_ROW_REPLACED
         PL_ROW_IS_EXEC

@@ -31,9 +31,9 @@ from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._keys cimport NamespaceKeys
 from pipeline.shm._layout cimport (
     PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
-    PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cold, pl_commit, pl_commit_ring, pl_control,
-    pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_begin, pl_row_end, pl_store_relaxed32,
-    pl_store_release32, pl_store_release64,
+    PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cgroup, pl_cold, pl_commit,
+    pl_commit_ring, pl_control, pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_begin,
+    pl_row_end, pl_store_relaxed32, pl_store_release32, pl_store_release64,
 )
 from pipeline.shm._segment cimport Segment
 
@@ -1004,7 +1004,7 @@ def c_struct(str name, bytes data) -> tuple:
     size = {
         "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
         "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
-        "file": sizeof(pl_file), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
+        "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
     }[name]
     if <size_t>len(data) < size:
         raise ValueError(f"struct pl_{name} has {size} bytes")
@@ -1022,6 +1022,8 @@ def c_struct(str name, bytes data) -> tuple:
         return size, (<pl_cold *>p)[0]
     if name == "file":
         return size, (<pl_file *>p)[0]
+    if name == "cgroup":
+        return size, (<pl_cgroup *>p)[0]
     if name == "keys":
         return size, (<pl_keys *>p)[0]
     return size, (<pl_arena *>p)[0]

@@ -100,7 +100,7 @@ struct pl_hot {
 	uint32_t known;
 	char comm[16];
 	uint8_t source;
-	uint8_t hot_pad;
+	uint8_t cgroup_source;
 	uint16_t images;
 	uint32_t check;
 };
@@ -159,9 +159,19 @@ struct pl_file {
 	uint16_t file_flags;
 	uint32_t fs_magic;
 	uint32_t root_offset;
-	uint64_t file_reserved;
+	uint32_t mount_end;
+	uint8_t mount_source;
+	uint8_t mount_origin;
+	uint8_t mount_flags;
+	uint8_t file_reserved;
 };
 _Static_assert(sizeof(struct pl_file) == 64, "pl_file");
+
+struct pl_cgroup {
+	uint64_t cgroup_made_boot_ns;
+	uint64_t container_made_boot_ns;
+};
+_Static_assert(sizeof(struct pl_cgroup) == 16, "pl_cgroup");
 
 struct pl_arena {
 	uint32_t refcount;
@@ -190,6 +200,20 @@ enum {
 	PL_SOURCE_MAP = 3,
 	PL_SOURCE_PROCFS = 4,
 	PL_SOURCE_SNAPSHOT = 5,
+	PL_CGROUP_SOURCE_UNKNOWN = 0,
+	PL_CGROUP_SOURCE_EVENT = 1,
+	PL_CGROUP_SOURCE_PROCFS = 2,
+	PL_MOUNT_SOURCE_UNKNOWN = 0,
+	PL_MOUNT_SOURCE_ID = 1,
+	PL_MOUNT_SOURCE_DEVICE = 2,
+	PL_MOUNT_SOURCE_SNAPSHOT = 3,
+	PL_MOUNT_ORIGIN_UNKNOWN = 0,
+	PL_MOUNT_ORIGIN_PROCFS = 1,
+	PL_MOUNT_ORIGIN_EVENT = 2,
+	PL_MOUNT_ORIGIN_UNSHARE = 3,
+	PL_MOUNT_VISIBLE = 1,
+	PL_MOUNT_DETACHED = 2,
+	PL_MOUNT_RESOLVED = 4,
 	PL_ROW_HEAD = 1,
 	PL_ROW_REPLACED = 2,
 	PL_ROW_IS_EXEC = 4,
@@ -229,7 +253,7 @@ enum {
 	PL_KNOWN_FORK_TIME = 16384,
 	PL_COUNTER_CAPACITY = 96,
 	PL_ARENA_UNIT_BYTES = 16,
-	PL_LAYOUT_VERSION = 2,
+	PL_LAYOUT_VERSION = 3,
 };
 
 /* Positions in pl_commit.counters. */

@@ -102,7 +102,7 @@ HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one p
     100     4     known                   u4    mask       KNOWN_*: which fields hold a value
     104     16    comm                    S16   -          with its NUL
     120     1     source                  u1    -          SOURCE_*
-    121     1     hot_pad                 u1    -
+    121     1     cgroup_source           u1    -          who told cgroup_id: CGROUP_SOURCE_*
     122     2     images                  u2    -          images of this process up to this one, from 1
     124     4     check                   u4    -          checksum of the row; only where `checked` is set
 
@@ -137,7 +137,7 @@ COLD, 192 bytes a row in `cold`, under the same row_seq:
     140     4     user_ns                 u4    inode
     144     4     envs_ref                u4    envs ref   u4 full length, then the strings, NUL after each
     148     4     name_ref                u4    names ref  what was invoked (for a script: the script)
-    152     4     cgroup_ref              u4    names ref  cgroup path
+    152     4     cgroup_ref              u4    names ref  CGROUP record
     156     4     container_ref           u4    names ref  container id
     160     4     extra_ref               u4    args ref   msgpack map of what few processes have
     164     4     exit_code               i4    -          wait status
@@ -162,7 +162,18 @@ processes of one executable share it:
     46      2     file_flags              u2    mask       EXEC_* of pipeline.events
     48      4     fs_magic                u4    -
     52      4     root_offset             u4    bytes      where in the path the part below the task's root begins
-    56      8     file_reserved           u8    -
+    56      4     mount_end               u4    bytes      1 + how much of the path leads to where the file's mount is
+                                                           (0: that is its root, "/"); 0 unknown
+    60      1     mount_source            u1    -          how that was found: MOUNT_SOURCE_*
+    61      1     mount_origin            u1    -          who told of it: MOUNT_ORIGIN_*
+    62      1     mount_flags             u1    mask       MOUNT_VISIBLE, MOUNT_DETACHED, MOUNT_RESOLVED
+    63      1     file_reserved           u1    -
+
+CGROUP, 16 bytes in the names arena, then the path of a cgroup (version 2); interned:
+
+    offset  size  field                   type  unit       meaning
+    0       8     cgroup_made_boot_ns     u8    ns (boot)  when it was made; 0: before the capture, or not seen
+    8       8     container_made_boot_ns  u8    ns (boot)  the same of the outermost cgroup of its container
 
 ARENA record header, 16 bytes before each stored byte string:
 
@@ -200,6 +211,17 @@ STATE_NAMES = ("down", "filling", "ready", "stopped", "superseded")
 
 SOURCE_UNKNOWN, SOURCE_PLACEHOLDER, SOURCE_EVENT, SOURCE_MAP, SOURCE_PROCFS, SOURCE_SNAPSHOT = range(6)
 SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
+
+#: Of the cgroup: nobody said, a record of the kernel's, a look at the live process.
+CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS = range(3)
+
+#: How the mount of a file was found: by the mount itself, by its device, when the process was looked at.
+MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)
+#: What told of it: a look at the process, an event of the kernel's.
+MOUNT_ORIGIN_UNKNOWN, MOUNT_ORIGIN_PROCFS, MOUNT_ORIGIN_EVENT, MOUNT_ORIGIN_UNSHARE = range(4)
+MOUNT_VISIBLE = 1  #: the file can be reached below the root directory of the process
+MOUNT_DETACHED = 2  #: the mount is in no mount namespace
+MOUNT_RESOLVED = 4  #: these two are known
 
 ROW_HEAD = 1  #: newest image of its process
 ROW_REPLACED = 2  #: exit_boot_ns is the exec of the next image, not the end of the process
@@ -312,7 +334,7 @@ HOT = np.dtype(
         ("exec_boot_ns", "<u8"), ("exit_boot_ns", "<u8"), ("ancestor", "<u8"), ("parent", "<u8"),
         ("creator", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("flags", "<u4"), ("uid", "<u4"),
         ("gid", "<u4"), ("file_ref", "<u4"), ("args_ref", "<u4"), ("known", "<u4"), ("comm", "S16"),
-        ("source", "u1"), ("hot_pad", "u1"), ("images", "<u2"), ("check", "<u4"),
+        ("source", "u1"), ("cgroup_source", "u1"), ("images", "<u2"), ("check", "<u4"),
     ]
 )  # fmt: skip
 COLD = np.dtype(
@@ -331,16 +353,18 @@ FILE = np.dtype(
     [
         ("file_inode", "<u8"), ("mtime_ns", "<u8"), ("ctime_ns", "<u8"), ("device", "<u4"), ("mount_id", "<u4"),
         ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"), ("mode", "<u2"), ("file_flags", "<u2"),
-        ("fs_magic", "<u4"), ("root_offset", "<u4"), ("file_reserved", "<u8"),
+        ("fs_magic", "<u4"), ("root_offset", "<u4"), ("mount_end", "<u4"), ("mount_source", "u1"),
+        ("mount_origin", "u1"), ("mount_flags", "u1"), ("file_reserved", "u1"),
     ]
 )  # fmt: skip
+CGROUP = np.dtype([("cgroup_made_boot_ns", "<u8"), ("container_made_boot_ns", "<u8")])
 ARENA = np.dtype([("refcount", "<u4"), ("length", "<u4"), ("hash", "<u4"), ("next", "<u4")])
 KEYS = np.dtype([("rebuild_seq", "<u4"), ("keys_pad", "<u4"), ("keys_reserved", "V56")])
 
 #: Layouts that must match ``struct pl_NAME`` in layout.h.
 SEGMENT_LAYOUTS = {
     "control": CONTROL, "ring_ack": RING_ACK, "commit": COMMIT, "commit_ring": COMMIT_RING, "hot": HOT,
-    "cold": COLD, "file": FILE, "arena": ARENA, "keys": KEYS,
+    "cold": COLD, "file": FILE, "cgroup": CGROUP, "arena": ARENA, "keys": KEYS,
 }  # fmt: skip
 
 CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned

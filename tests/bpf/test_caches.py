@@ -45,7 +45,8 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
         assert entry["ppid"] == os.getpid()
         image = images.get(int(entry["cookie"]))
         assert image is not None
-        for field in ("inode", "device", "mount_id", "ctime_ns", "mtime_ns", "file_uid", "file_gid", "nlink", "mode"):
+        facts = ("inode", "device", "mount_id", "ctime_ns", "mtime_ns", "file_uid", "file_gid", "nlink", "mode")
+        for field in (*facts, "mount_end"):
             assert image[field] == record.body[field], field
         assert image["tgid"] == pid
         assert image["comm"] == b"actions"

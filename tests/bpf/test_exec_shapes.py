@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,21 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 def exe(pid: int) -> bytes:
     return os.readlink(os.fsencode(f"/proc/{pid}/exe"))  # noqa: PTH115 - bytes, as they are
+
+
+def mounted(pid: int | str, mount_id: int) -> bytes:
+    """Where a mount is, as a process sees it."""
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+        fields = line.split()
+        if int(fields[0]) == mount_id:
+            return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
+
+
+def mount_path(record: Record) -> bytes | None:
+    """Where the executable's mount is, as the record has it."""
+    end = int(record.body["mount_end"])
+    return (record.path[: end - 1] or b"/") if end else None
 
 
 @contextmanager
@@ -148,6 +164,7 @@ def test_memfd(reader: Reader, actions: Path) -> None:
     record = last_exec(reader, pid)
     assert record.path == b"/memfd:action"
     assert record.body["exec_flags"] == events.EXEC_MEMFD
+    assert record.body["mount_end"] == 0
     assert record.argv() == [b"action", b"nothing"]
     assert record.body["nlink"] == 0
 
@@ -176,6 +193,7 @@ def test_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
         assert record.path[record.body["root_offset"] :] == b"/bin/inner"
         assert record.name == b"/bin/inner"
         assert record.body["exec_flags"] == 0
+        assert mount_path(record) == mounted("self", record.body["mount_id"]), "that of the directory, not the jail"
 
 
 def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: Path) -> None:
@@ -191,6 +209,7 @@ def test_executable_outside_the_chroot(reader: Reader, actions: Path, tmp_path: 
     assert record.path == os.fsencode(actions)
     assert record.body["root_offset"] == 0
     assert record.body["exec_flags"] == events.EXEC_NO_ROOT
+    assert mount_path(record) == mounted("self", record.body["mount_id"])
 
 
 def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_path: Path) -> None:
@@ -207,6 +226,9 @@ def test_mount_that_only_its_namespace_has(reader: Reader, actions: Path, tmp_pa
         assert record.body["fs_magic"] == 0x01021994  # tmpfs
         assert record.body["exec_flags"] == 0
         assert record.task["mnt_ns"] == Path(f"/proc/{pid}/ns/mnt").stat().st_ino
+        where = mount_path(record)
+        assert where is not None
+        assert where[record.body["root_offset"] :] == os.fsencode(place) == mounted(pid, record.body["mount_id"])
         assert not (place / "inner").exists()
 
 
@@ -222,6 +244,39 @@ def test_lazily_unmounted(reader: Reader, actions: Path, tmp_path: Path) -> None
         record = reader.of(pid, events.KIND_EXEC)[-1]
         assert record.path == exe(pid) == b"/q/inner"
         assert record.body["exec_flags"] == events.EXEC_DETACHED | events.EXEC_NO_ROOT
+        assert mount_path(record) == b"/", "the top of what is left, which is nowhere"
+
+
+#: What is mounted in a folder `top`, what is executed, and where the mount of that is; all below `top`.
+MOUNTS = (
+    ("mount -t tmpfs none a", "a/tool", "a"),
+    ("mount -t tmpfs none 'a b\\'; mkdir 'a b\\/c'", "a b\\/c/tool", "a b\\"),
+    ("mount -t tmpfs none a; mkdir a/b; mount -t tmpfs none a/b; mkdir a/b/c", "a/b/c/tool", "a/b"),
+    ("mount -t tmpfs none a; mount -t tmpfs none a", "a/tool", "a"),  # the upper one of two
+    ("mkdir -p real/sub; mount --bind real a; mkdir -p a/sub", "a/sub/tool", "a"),
+    ("touch file; cp $TOOL real/file; mount --bind real/file file", "file", "file"),  # a file on a file
+    ("mount -t tmpfs none a; mkdir b; mount --move a b", "b/tool", "b"),
+)
+
+
+@pytest.mark.parametrize(("commands", "program", "where"), MOUNTS)
+def test_where_the_mount_of_an_executable_is(
+    reader: Reader, actions: Path, tmp_path: Path, commands: str, program: str, where: str
+) -> None:
+    top = tmp_path.resolve() / "top"
+    for name in ("a", "a b\\", "real"):
+        (top / name).mkdir(parents=True)
+    shell = f"cd {top}; {commands}; [ -s '{program}' ] || cp $TOOL '{program}'; exec '{top}/{program}' wait"
+    environment = os.environ | {"TOOL": os.fspath(actions)}
+    with waiting("unshare", "-m", "sh", "-ec", shell, env=environment) as pid:
+        name = os.fsencode(top / program)
+        reader.until(lambda: [r for r in reader.of(pid, events.KIND_EXEC) if r.name == name])
+        record = reader.of(pid, events.KIND_EXEC)[-1]
+        assert record.path[record.body["root_offset"] :] == name
+        assert mounted(pid, record.body["mount_id"]) == os.fsencode(top / where)
+        found = mount_path(record)
+        assert found is not None
+        assert found[record.body["root_offset"] :] == os.fsencode(top / where)
 
 
 def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Path, tmp_path: Path) -> None:

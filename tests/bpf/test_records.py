@@ -159,8 +159,9 @@ def test_exec_says_what_proc_says(reader: Reader, actions: Path) -> None:
         assert body["device"] == kernel_dev(file.st_dev)
         assert body["exec_tid"] == pid
         assert body["prev_tid"] == pid
-        mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
-        assert str(body["mount_id"]) in [m[0] for m in mounts]
+        mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines()]
+        (where,) = [m[4] for m in mounts if int(m[0]) == body["mount_id"]]
+        assert (record.path[: body["mount_end"] - 1] or b"/") == where
 
 
 def test_fork_and_exit_say_what_proc_says(reader: Reader, actions: Path) -> None:

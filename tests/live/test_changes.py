@@ -224,7 +224,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     path = CGROUPS / f"procline-test-{os.getpid()}"
     path.mkdir()
     yield path
-    for group in (*path.glob("*/"), path):
+    for group in (*path.glob("*/*/"), *path.glob("*/"), path):
         for pid in (group / "cgroup.procs").read_text().split():
             (CGROUPS / "cgroup.procs").write_text(pid)
         eventually(lambda group=group: remove(group))
@@ -250,12 +250,16 @@ def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
     # The first event of a new group has its path already.
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
-    assert event["cgroup_version"] == 2
+    assert (event["cgroup_version"], event["cgroup_source"]) == (2, "event")
+    assert watch.table.resolve(actor.pid).cgroup_source == "event"
+    assert watch.table.resolve(1).cgroup_source == "procfs", "it was there before the capture"
 
 
 def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:
     scope = cgroup / f"docker-{CONTAINER}.scope"
+    began = time.time_ns()
     scope.mkdir()
+    made = time.time_ns()
     took = watch.see(
         actor.pid, lambda: (scope / "cgroup.procs").write_text(str(actor.pid)), container_id=CONTAINER,
         cgroup=f"/{cgroup.name}/{scope.name}",
@@ -263,6 +267,18 @@ def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> 
     assert took < VISIBLE_SECONDS
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["container_id"], event["cgroup"]) == (CONTAINER, f"/{cgroup.name}/{scope.name}")
+    # The clock may have been adjusted since the daemon read the offset of the boot clock.
+    assert began - 100_000_000 <= event["cgroup_created_at_ns"] <= made + 100_000_000
+    assert event["container_created_at_ns"] == event["cgroup_created_at_ns"]
+    entry = watch.table.resolve(actor.pid)
+    assert (entry.cgroup_created_at_ns, entry.container_created_at_ns) == (event["cgroup_created_at_ns"],) * 2
+    assert watch.table.resolve(1).cgroup_created_at_ns is None, "older than the capture"
+    inside = scope / "inside"
+    inside.mkdir()
+    watch.see(actor.pid, lambda: (inside / "cgroup.procs").write_text(str(actor.pid)), container_id=CONTAINER,
+              cgroup=f"/{cgroup.name}/{scope.name}/inside")  # fmt: skip
+    entry = watch.table.resolve(actor.pid)
+    assert entry.cgroup_created_at_ns > entry.container_created_at_ns == event["cgroup_created_at_ns"]
     assert watch.see(
         actor.pid, lambda: (cgroup / "cgroup.procs").write_text(str(actor.pid)), container_id=None
     ) < VISIBLE_SECONDS  # fmt: skip

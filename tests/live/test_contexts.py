@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pty
 import pwd
@@ -124,9 +125,37 @@ def test_events_have_names_and_an_id_without_one_has_none(daemon: Daemon) -> Non
         recorder.stop()
 
 
-def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> None:
-    import json
+def test_the_owner_of_an_executable_has_names(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    sleep = shutil.which("sleep")
+    assert sleep is not None
+    owned = tmp_path / "owned"
+    shutil.copy(sleep, owned)
+    os.chown(owned, pwd.getpwnam("daemon").pw_uid, grp.getgrnam("nogroup").gr_gid)
+    owners = {}
+    with (
+        Recorder(daemon, "proc.exec").started() as recorder,
+        process(sleep, "60") as usual,
+        process(owned, "60") as other,
+    ):
+        for pid, path in ((usual.pid, sleep), (other.pid, str(owned))):
+            eventually(lambda pid=pid, path=path: resolve(table, pid).argv == [path, "60"])
+            facts = Path(f"/proc/{pid}/exe").stat()
+            file = resolve(table, pid).file
+            assert (file["uid"], file["gid"]) == (facts.st_uid, facts.st_gid)
+            owners[pid] = pwd.getpwuid(facts.st_uid).pw_name, grp.getgrgid(facts.st_gid).gr_name
+            assert (file["user"], file["group"]) == owners[pid]
+        assert owners[other.pid] == ("daemon", "nogroup")
+        recorder.wait_for(
+            lambda events: owners == {
+                e["pid"]: (e["file"]["user"], e["file"]["group"]) for e in events if e["pid"] in owners
+            }
+        )  # fmt: skip
+        shown = json.loads(daemon.cli("resolve", str(other.pid), "--json").stdout)
+        assert (shown["file"]["user"], shown["file"]["group"]) == ("daemon", "nogroup")
+        recorder.stop()
 
+
+def test_dump_and_resolve_have_names(daemon: Daemon, table: ProcessTable) -> None:
     done = daemon.cli("resolve", str(os.getpid()), "--json")
     shown = json.loads(done.stdout)
     names = {"user", "group", "euser", "egroup", "fsuser", "fsgroup"}
@@ -180,7 +209,7 @@ def test_names_in_a_container_are_its_own(
 ) -> None:
     """uid 1000 is somebody else there, or nobody; and never what the host calls it."""
     root = tmp_path / "root"
-    compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap")
+    os.chown(compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap"), 1000, 0)
     (root / "etc").mkdir()
     (root / "etc/passwd").write_text("inside:x:1000:1000::/:/bin/sh\n")
     (root / "etc/group").write_text("insiders:x:1000:\n")
@@ -196,6 +225,7 @@ def test_names_in_a_container_are_its_own(
                 "insiders",
                 "insiders",
             )
+            assert (entry.file["uid"], entry.file["user"], entry.file["group"]) == (1000, "inside", None)
             assert (entry.uid, entry.container_id) == (status(child.pid)["Uid"][0], CONTAINER)
             assert entry.mnt_ns == namespace(child.pid, "mnt") != namespace(os.getpid(), "mnt")
             pid = child.pid
@@ -245,6 +275,78 @@ def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, 
             recorder.stop()
     finally:
         other.unlink()
+
+
+# -- mounts ------------------------------------------------------------------------------------------------------------
+
+
+def mount_point(pid: int, mount_id: int) -> str:
+    """Where a mount is, as a process sees it. (Made-up places here have no characters that are escaped.)"""
+    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
+        if int(line.split()[0]) == mount_id:
+            return line.split()[4]
+    raise AssertionError(f"pid {pid} does not see mount {mount_id}")
+
+
+def mount_facts(file: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("mount_"): value for name, value in file.items() if name.startswith("mount_")}
+
+
+def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+    """Mounts of its own namespace; the number of a mount that is gone is the next one's, the path is not."""
+    sleep, place, other = shutil.which("sleep"), tmp_path / "place", tmp_path / "other"
+    assert sleep is not None
+    place.mkdir()
+    other.mkdir()
+    mounts = f"mount -t tmpfs none {place} && cp {sleep} {place}/first && {{ {place}/first 60 & }}"
+    again = (
+        f"read line; umount -l {place}; mount -t tmpfs none {other} && cp {sleep} {other}/second && "
+        f"{{ {other}/second 60 & }}; cd {other}; umount -l {other}; exec ./second 61"
+    )
+    with (
+        Recorder(daemon, "proc.exec").started() as recorder,
+        process("unshare", "-m", "sh", "-c", f"{mounts}; {again}", stdin=subprocess.PIPE) as shell,
+    ):
+        entries: dict[str, Any] = {}
+
+        def runs(name: str, seconds: str) -> bool:
+            found = [e for e in table.walk() if e.argv and e.argv[0].endswith(name) and e.argv[1:] == [seconds]]
+            entries[name + seconds] = found[0] if len(found) == 1 else None
+            return len(found) == 1
+
+        eventually(lambda: runs("/first", "60"))
+        usual = {"source": "mount_id", "origin": "event", "visible": True, "detached": False}
+        first = entries["/first60"].load()
+        assert mount_facts(first.file) == usual | {"id": first.file["mount_id"], "path": str(place)}
+        assert mount_point(first.pid, first.file["mount_id"]) == str(place)
+        assert shell.stdin is not None
+        shell.stdin.write("\n")
+        shell.stdin.close()
+        eventually(lambda: runs("/second", "60") and runs("/second", "61"))
+        second, gone = entries["/second60"].load(), entries["/second61"].load()
+        assert mount_facts(second.file) == usual | {"id": second.file["mount_id"], "path": str(other)}
+        assert mount_facts(gone.file) == usual | {
+            "id": second.file["mount_id"], "path": None, "visible": False, "detached": True
+        }  # fmt: skip
+        assert resolve(table, first.pid).file["mount_path"] == str(place), "as it was when it was executed"
+        pids = {first.pid: str(place), second.pid: str(other), gone.pid: None}
+        recorder.wait_for(
+            lambda events: pids == {
+                e["pid"]: e["file"]["mount_path"] for e in events if e["comm"] in {"first", "second"}
+            }
+        )  # fmt: skip
+        recorder.stop()
+        shown = json.loads(daemon.cli("resolve", str(second.pid), "--json").stdout)
+        assert shown["file"] == resolve(table, second.pid).file
+
+
+def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> None:
+    """The task iterator walks as the exec program does."""
+    file = resolve(table, os.getpid()).file
+    assert mount_facts(file) == {
+        "id": file["mount_id"], "path": mount_point(os.getpid(), file["mount_id"]), "source": "snapshot",
+        "origin": "procfs", "visible": True, "detached": False,
+    }  # fmt: skip
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

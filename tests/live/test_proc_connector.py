@@ -255,6 +255,7 @@ def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[st
         entry = json.loads(running.cli("resolve", str(inside.pid), "--json").stdout)
         assert entry["container_id"] == CONTAINER
         assert (entry["cgroup"] == f"/{group.name}") is (version == 2)
+        assert entry["cgroup_source"] == (None if entry["cgroup_id"] is None else "procfs")
         (root / "cgroup.procs").write_text(str(moved.pid))
 
 

@@ -83,6 +83,10 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         assert (entry.pid, entry.ppid, entry.comm) == (pid, os.getpid(), "sleep")
         assert entry.path == str(Path("/bin/sleep").resolve())
         assert entry.to_dict()["source"] == "map"
+        assert (entry.file["mount_source"], entry.file["mount_origin"]) == ("mount_id", "event"), "an exec filled it in"
+        assert (entry.file["mount_visible"], entry.file["mount_detached"]) == (True, False)
+        mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
+        assert [m[4] for m in mounts if int(m[0]) == entry.file["mount_id"]] == [entry.file["mount_path"]]
         # Its fork too, so that the lineage is what the events would have made.
         assert (entry.images, entry.is_exec, entry.is_parent_missing) == (2, True, False)
         fork = table.ancestors(pid)[0]

@@ -336,7 +336,7 @@ class Reading:
 
 #: Fields that differ between two tables with the same history, or that `dump` shows another way.
 _PRIVATE = {
-    "row_seq", "generation", "check", "hot_pad", "ancestor", "parent", "creator", "previous_owner", "file_ref",
+    "row_seq", "generation", "check", "ancestor", "parent", "creator", "previous_owner", "file_ref",
     "args_ref", "envs_ref", "name_ref", "cgroup_ref", "container_ref", "extra_ref",
 }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,11 +155,13 @@ def expected(
         facts = {
             "inode": record["file_inode"].item(), "device": record["device"].item(),
             "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
-            "gid": record["file_gid"].item(), "nlink": record["nlink"].item(),
+            "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
-            "flags": record["file_flags"].item(),
+            "flags": record["file_flags"].item(), **mount(record, file[64:]),
         }  # fmt: skip
+    cgroup = row.strings.get("cgroup")
+    made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
     start = row["start_boot_ns"]
     spaces = known & layout.KNOWN_NS
     event = {
@@ -192,9 +195,12 @@ def expected(
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
         "exec_inode": row["exec_inode"] or None,
-        "cgroup": text(row.strings["cgroup"]) if "cgroup" in row.strings else None,
+        "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
+        "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
+        "cgroup_source": {1: "event", 2: "procfs"}.get(row["cgroup_source"])
+        if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
         **when(layout.KNOWN_NS, "ns_pid"),
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
@@ -212,6 +218,27 @@ def expected(
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
     }  # fmt: skip
     return event
+
+
+def mount(record: np.void, path: bytes) -> dict[str, Any]:
+    """What is shown of the mount that a file is on."""
+    end, flags = record["mount_end"].item(), record["mount_flags"].item()
+    is_known = 0 < end <= len(path) + 1 and not flags & layout.MOUNT_DETACHED
+    resolved = bool(flags & layout.MOUNT_RESOLVED)
+    return {
+        "mount_path": text(path[: end - 1]) or "/" if is_known else None,
+        "mount_source": {1: "mount_id", 2: "device", 3: "snapshot"}.get(record["mount_source"].item()),
+        "mount_origin": {1: "procfs", 2: "event", 3: "unshare"}.get(record["mount_origin"].item()),
+        "mount_visible": bool(flags & layout.MOUNT_VISIBLE) if resolved else None,
+        "mount_detached": bool(flags & layout.MOUNT_DETACHED) if resolved else None,
+    }
+
+
+def owner(record: np.void, names: dict[str, dict[int, str]] | None) -> dict[str, str | None]:
+    """Names of whose the file is; nobody's where nobody looked at it."""
+    if names is None or not record["file_inode"]:
+        return {"user": None, "group": None}
+    return {kind: names[kind].get(record[f"file_{kind[0]}id"].item()) for kind in ("user", "group")}
 
 
 def symlink(file: bytes | None, args: bytes | None, flags: int) -> dict[str, Any]:
@@ -257,7 +284,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     for dtype in (layout.HOT, layout.COLD):
         for name in dtype.names or ():
             kind = dtype[name]
-            if name in ("row_seq", "generation", "tgid", "check", "hot_pad") or name.endswith("_ref"):
+            if name in ("row_seq", "generation", "tgid", "check") or name.endswith("_ref"):
                 continue
             if name in ("ancestor", "parent", "creator", "previous_owner"):
                 continue
@@ -265,6 +292,8 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
                 fields[name] = random.choice(WORDS)[: random.choice((15, 16))]
             elif name == "source":
                 fields[name] = random.randrange(6)
+            elif name == "cgroup_source":
+                fields[name] = random.choice((0, 1, 2, 3, 255))
             elif name in ("start_boot_ns", "exec_boot_ns", "exit_boot_ns", "fork_boot_ns"):
                 fields[name] = random.choice((0, 1, random.getrandbits(50)))
             elif name == "exit_code":
@@ -277,9 +306,15 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
     for name in ("name", "cgroup", "container"):
         if random.random() < 0.5:
             fields[name] = random.choice(WORDS)
+    if "cgroup" in fields:
+        times = [random.choice((0, 1, random.getrandbits(50))) for _ in range(2)]
+        fields["cgroup"] = struct.pack("<QQ", *times) + fields["cgroup"]
     if random.random() < 0.7:
         record = np.frombuffer(random.randbytes(64), layout.FILE).copy()
         record["fs_magic"] = random.choice((0, *FILESYSTEMS))
+        record["mount_end"] = random.choice((0, 1, 2, 3, 32, number(32)))
+        record["mount_source"], record["mount_origin"] = random.choice((0, 1, 2, 3, 4, 255)), random.randrange(6)
+        record["file_inode"], record["file_uid"], record["file_gid"] = number(64), number(32), number(32)
         fields["file"] = record.tobytes() + random.choice((b"", *WORDS))
     for name in ("args", "envs"):
         if random.random() < 0.7:

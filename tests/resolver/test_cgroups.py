@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.hierarchies import Hierarchies
+from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
 
@@ -52,7 +54,14 @@ def fork(applier: Applier, tgid: int, cgroup_id: int, time: int) -> int:
 
 def names_of(tables: TableWriter, row: int) -> tuple[bytes, bytes]:
     cold = tables.cold_view()[row]
-    return tables.names.py_bytes(int(cold["cgroup_ref"])), tables.names.py_bytes(int(cold["container_ref"]))
+    record = tables.names.py_bytes(int(cold["cgroup_ref"]))
+    return record[layout.CGROUP.itemsize :], tables.names.py_bytes(int(cold["container_ref"]))
+
+
+def made_of(tables: TableWriter, row: int) -> tuple[int, int]:
+    """When the cgroup of a row was made, and its container."""
+    times = struct.unpack_from("<QQ", tables.names.py_bytes(int(tables.cold_view()[row]["cgroup_ref"])))
+    return times[0], times[1]
 
 
 def test_rows_before_and_after_the_name_is_found_have_it(tables: TableWriter) -> None:
@@ -154,6 +163,38 @@ def test_a_move_names_its_cgroups_and_children_inherit_them(tables: TableWriter)
     validate_tables(tables)
 
 
+def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    sources = tables.hot_view()["cgroup_source"]
+
+    def look(tgid: int, cgroup_id: int, source: int = layout.SOURCE_SNAPSHOT) -> int:
+        head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
+        head["tgid"], head["start_boot_ns"], head["time_boot_ns"] = tgid, tgid * 1000, 500_000
+        task["cgroup_id"], task["comm"], task["pid_ns"] = cgroup_id, b"x", 1
+        applier.insert_snapshot(head, task, source=source)
+        return tables.py_head(tgid)
+
+    event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS
+    forked, found = put(applier, events.KIND_FORK, 10, 7, 0, 10_000), look(20, 7)
+    assert (sources[forked], sources[found]) == (event, procfs)
+    unknown = layout.CGROUP_SOURCE_UNKNOWN
+    assert sources[look(21, 7, layout.SOURCE_MAP)] == unknown, "the kernel's maps do not say what filled them"
+    # What a move tells is another cgroup; what only says the same again is not.
+    put(applier, events.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
+    assert sources[found] == procfs
+    put(applier, events.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
+    assert sources[found] == event
+    # A child's record tells it of the child; where it does not, the child has its parent's.
+    found = look(30, 7)
+    child = put(applier, events.KIND_FORK, 31, 7, 0, 31_000, creator=30)
+    heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
+    assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, procfs, 7)
+    # Who has no BPF reads /proc at the event; a lost move that a look finds is the look's.
+    partial = put(applier, events.KIND_FORK, 40, 7, 0, 40_000, flags=events.FLAG_PARTIAL)
+    assert sources[partial] == procfs
+    assert sources[look(10, 9)] == procfs
+
+
 def test_a_pid_that_is_used_again_inherits_nothing(tables: TableWriter) -> None:
     applier = Applier(tables)
     CgroupNamer(applier.cgroups, Paths({}), Members())
@@ -194,6 +235,62 @@ def test_a_cgroup_that_was_made_is_known_before_anybody_is_in_it(tables: TableWr
     assert names_of(tables, row) == (b"/new.scope", b"")
     assert [number for number, _ in applier.cgroups.take_wanted()] == [7]
     assert namer._hierarchies is not None and namer._hierarchies.container_of([(5, 30)])[1]
+
+
+def made(applier: Applier, number: int, path: str, time: int, hierarchy: int = 0) -> None:
+    strings = strings_of((hierarchy, number), path.encode(), [])
+    put(applier, events.KIND_CGROUP, 1, 7, 0, time, strings, events.FLAG_CGROUP_MADE, start=1)
+
+
+def test_when_cgroup_and_container_were_made_is_kept_with_the_path(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    namer = CgroupNamer(applier.cgroups, Paths({9: "/old"}), Members())
+    for number, path, time in (
+        (20, "/plain", 1000), (21, f"/docker/{CONTAINER}", 2000), (22, f"/docker/{CONTAINER}/init", 3000),
+        (23, f"/docker/{'b' * 64}/init", 4000),
+    ):  # fmt: skip
+        made(applier, number, path, time)
+    rows = {number: put(applier, events.KIND_FORK, number, number, ROOTS, 10_000 + number) for number in range(20, 24)}
+    assert {number: made_of(tables, row) for number, row in rows.items()} == {
+        20: (1000, 0), 21: (2000, 2000), 22: (3000, 2000),
+        23: (4000, 0),  # the container is older than what is in it
+    }  # fmt: skip
+    old = put(applier, events.KIND_FORK, 9, 9, ROOTS, 10_000)
+    namer()
+    assert (names_of(tables, old)[0], made_of(tables, old)) == (b"/old", (0, 0)), "it was there before"
+    # Made again with the same name: another cgroup.
+    made(applier, 31, f"/docker/{CONTAINER}", 20_000)
+    assert made_of(tables, put(applier, events.KIND_FORK, 31, 31, ROOTS, 21_000)) == (20_000, 20_000)
+    assert made_of(tables, rows[21]) == (2000, 2000)
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
+def test_who_forgot_a_cgroup_finds_in_its_rows_when_it_was_made(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    CgroupNamer(applier.cgroups, Paths({}), Members())
+    made(applier, 21, f"/docker/{CONTAINER}", 2000)
+    first = put(applier, events.KIND_FORK, 10, 21, ROOTS, 10_000)
+    applier.cgroups.forget()  # as a successor begins
+    successor = CgroupNamer(applier.cgroups, Paths({21: f"/docker/{CONTAINER}"}), Members())
+    row = put(applier, events.KIND_FORK, 11, 21, ROOTS, 11_000)
+    successor()
+    assert made_of(tables, row) == made_of(tables, first) == (2000, 2000)
+    applier.cgroups.forget()
+    validate_tables(tables)
+
+
+def test_a_look_that_found_a_cgroup_before_the_record_of_its_making_was_applied(tables: TableWriter) -> None:
+    applier = Applier(tables)
+    namer = CgroupNamer(applier.cgroups, Paths({}), Members())
+    namer.learn(20, b"/plain")
+    row = put(applier, events.KIND_FORK, 10, 20, ROOTS, 10_000)
+    assert made_of(tables, row) == (0, 0)
+    made(applier, 20, "/plain", 9000)
+    later = put(applier, events.KIND_FORK, 11, 20, ROOTS, 11_000)
+    assert made_of(tables, row) == made_of(tables, later) == (9000, 0)
+    applier.cgroups.forget()
+    validate_tables(tables)
 
 
 def test_a_set_that_no_record_named_is_found_by_a_process_that_is_still_in_it(

@@ -407,6 +407,19 @@ def test_names_of_what_was_reached_through_a_link(path, offset, argv, is_link, n
         assert event["symlink_paths"] == (None if names is None else [f"/bin/{names}", f"/usr/bin/{names}"])
 
 
+def test_a_file_that_nobody_looked_at_has_no_owner() -> None:
+    with tables() as writer:
+        record = np.zeros(1, layout.FILE)
+        made = encoder()
+        made.names = NameCache(Names({0: "root"}, {0: "root"}), 0, 0)
+        for inode, name in ((0, None), (5, "root")):
+            record["file_inode"] = inode
+            row = Row(writer, tgid=7, start_boot_ns=5, known=0x7FFF, file=record.tobytes() + b"/bin/true")
+            made.add(writer, EXEC, 2, row.number, 5)
+            (event,) = take(made)
+            assert (event["user"], event["file"]["user"], event["file"]["group"]) == ("root", name, name)
+
+
 @pytest.mark.parametrize(
     ("magic", "name"),
     [*FILESYSTEMS.items(), (0xFE534D42, "cifs"), (0, None), (14, None), (0xFFFFFFFF, None)],

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from stream_rows import BOOT, CRED, FORK, Row, tables
 from test_encode import take
@@ -119,6 +120,21 @@ def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
         row = made.row(7, uid=4_000_000)
         made.now += names_module.SWEEP_NS
         made.until(lambda: made.user(row) == "ldap")
+
+
+def test_owners_of_executables_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        made.encoder.topics_mask = 0
+        record = np.zeros(1, layout.FILE)
+        record["file_inode"], record["file_uid"], record["file_gid"] = 5, 4_000_000, 4_000_000
+        made.row(7, file=record.tobytes() + b"/opt/tool")
+        record["file_inode"], record["file_uid"] = 0, 4_000_001
+        made.row(8, file=record.tobytes() + b"/opt/hidden")
+        made.now += names_module.SWEEP_NS
+        host = {"container": None, "mnt_ns": made.here["mnt_ns"], "user_ns": made.here["user_ns"]}
+        made.until(lambda: UserNames(str(tmp_path)).name("user", 4_000_000, **host) == "ldap")
+        made.until(lambda: UserNames(str(tmp_path)).name("group", 4_000_000, **host) == "ldaps")
+        assert sorted(made.asked) == [("group", 4_000_000), ("user", 4_000_000)]
 
 
 @needs_root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import struct
 from pathlib import Path
 
 import msgpack
@@ -41,21 +42,24 @@ def full_row(tables: Tables) -> int:
     fields: dict[str, object] = {
         name: next(number)
         for name in layout.HOT.names + layout.COLD.names
-        if name not in ("row_seq", "generation", "tgid", "flags", "known", "source", "hot_pad", "images", "check")
+        if name not in ("row_seq", "generation", "tgid", "flags", "known", "source", "cgroup_source", "images", "check")
         and not name.endswith("_ref")
     }
     fields |= {"comm": b"tool\xff", "tty": b"pts3", "images": 2, "source": layout.SOURCE_EVENT, "known": ALL_KNOWN}
+    fields["cgroup_source"] = layout.CGROUP_SOURCE_PROCFS
     fields |= {"exit_code": 3 << 8, "argc": 3, "envc": 1, "ppid": 3, "creator_tgid": 4}
     fields |= {"parent": tables.link(parent), "creator": tables.link(creator), "ancestor": 0, "previous_owner": 0}
     fields |= {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN}
     fields["file_ref"] = tables.file(
         b"/chroot/usr/bin/python3", file_inode=7, device=8, mount_id=9, mode=0o100755, file_uid=10, file_gid=11,
         nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=0x9123683E, file_flags=1, root_offset=7,
+        mount_end=8, mount_source=layout.MOUNT_SOURCE_ID, mount_origin=layout.MOUNT_ORIGIN_EVENT,
+        mount_flags=layout.MOUNT_RESOLVED | layout.MOUNT_VISIBLE,
     )  # fmt: skip
     fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
     fields["envs_ref"] = tables.strings("envs", b"A=1")
     fields["name_ref"] = tables.intern("names", b"./run.py")
-    fields["cgroup_ref"] = tables.intern("names", b"/system.slice")
+    fields["cgroup_ref"] = tables.intern("names", struct.pack("<QQ", 7000, 6000) + b"/system.slice")
     fields["container_ref"] = tables.intern("names", b"c0ffee")
     fields["extra_ref"] = tables.intern("args", msgpack.packb({"user": "root"}))
     return tables.row(7, **fields)
@@ -84,10 +88,14 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "name": "./run.py", "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
         "file": {
-            "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "nlink": 1, "mtime_ns": 12,
-            "ctime_ns": 13, "fs_magic": 0x9123683E, "filesystem": "btrfs", "flags": 1,
+            "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "user": None,
+            "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
+            "filesystem": "btrfs", "flags": 1, "mount_path": "/chroot", "mount_source": "mount_id",
+            "mount_origin": "event", "mount_visible": True, "mount_detached": False,
         },
-        "cgroup": "/system.slice", "cgroup_version": 2, "container_id": "c0ffee",
+        "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",
+        "cgroup_created_at_ns": BOOT_UNIX_NS + 7000, "container_id": "c0ffee",
+        "container_created_at_ns": BOOT_UNIX_NS + 6000,
         "entity_id": boot.entity_id(BOOT_ID, 7, int(hot["start_boot_ns"])), "parent_entity_id": f"{boot_hex}-3-1f4",
         "creator_pid": 4, "creator_entity_id": f"{boot_hex}-4-258", "source": "event", "is_exec": True,
         "created_at_ns": BOOT_UNIX_NS + int(max(hot["exec_boot_ns"], cold["fork_boot_ns"])), "is_thread": False,
@@ -113,15 +121,19 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
 
 
 @pytest.mark.parametrize(
-    ("known", "number", "version"), [(layout.KNOWN_CGROUP, 1, 2), (layout.KNOWN_CGROUP, 0, None), (0, 1, None)]
+    ("known", "number", "version", "source"),
+    [(layout.KNOWN_CGROUP, 1, 2, "event"), (layout.KNOWN_CGROUP, 0, None, None), (0, 1, None, None)],
 )
-def test_a_cgroup_that_is_not_known_has_no_version(
-    tables: Tables, known: int, number: int, version: int | None
+def test_a_cgroup_that_is_not_known_has_no_version_and_no_source(
+    tables: Tables, known: int, number: int, version: int | None, source: str | None
 ) -> None:
     # Where only version 1 is mounted, a container may be known and no cgroup.
-    tables.row(7, known=known, cgroup_id=number, container_ref=tables.intern("names", b"c0ffee"))
+    told = layout.CGROUP_SOURCE_EVENT
+    tables.row(
+        7, known=known, cgroup_id=number, cgroup_source=told, container_ref=tables.intern("names", b"c0ffee")
+    )  # fmt: skip
     entry = resolve(tables, 7)
-    assert (entry.cgroup_version, entry.container_id) == (version, "c0ffee")
+    assert (entry.cgroup_version, entry.cgroup_source, entry.container_id) == (version, source, "c0ffee")
 
 
 def filesystems(tables: Tables, *magics: int) -> list[str | None]:
@@ -326,12 +338,14 @@ def test_the_stub_names_what_there_is() -> None:
 def test_a_string_that_many_share_is_one_object_and_lists_are_everybodys_own(tables: Tables) -> None:
     shared = {
         "known": ALL_KNOWN, "flags": layout.ROW_HEAD, "file_ref": tables.file(b"/usr/bin/shared"),
-        "args_ref": tables.strings("args", b"shared", b"-x"), "cgroup_ref": tables.intern("names", b"/shared.slice"),
+        "args_ref": tables.strings("args", b"shared", b"-x"),
+        "cgroup_ref": tables.intern("names", bytes(16) + b"/shared.slice"),
     }  # fmt: skip
     tables.row(7, **shared)
     tables.row(8, **shared)
     one, other = resolve(tables, 7), resolve(tables, 8)
-    assert one.path == "/usr/bin/shared" and one.path is other.path and one.cgroup is other.cgroup
+    assert one.path == "/usr/bin/shared" and one.path is other.path
+    assert one.cgroup == "/shared.slice" and one.cgroup is other.cgroup
     assert one.argv is not None and one.argv == other.argv == ["shared", "-x"]
     one.argv.append("no")
     one.argv.clear()
@@ -357,10 +371,10 @@ def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
     """References of both arenas that share places, more of them than are kept."""
     for number in range(5000):
         text = b"t-%d" % number
-        refs = {"cgroup_ref": tables.intern("names", text), "args_ref": tables.strings("args", text, b"")}
+        refs = {"name_ref": tables.intern("names", text), "args_ref": tables.strings("args", text, b"")}
         if number % 25:
             continue
         tables.row(9 + number % 4000, known=ALL_KNOWN, flags=layout.ROW_HEAD, **refs)
         for _ in range(2):
             entry = resolve(tables, 9 + number % 4000)
-            assert (entry.cgroup, entry.argv) == (text.decode(), [text.decode(), ""])
+            assert (entry.name, entry.argv) == (text.decode(), [text.decode(), ""])

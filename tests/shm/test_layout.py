@@ -79,7 +79,7 @@ def numbers(prefix: str) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(rf"\b{prefix}(\w+) = (\d+)", HEADER)}
 
 
-@pytest.mark.parametrize("prefix", ["STATE_", "SOURCE_", "ROW_", "KNOWN_"])
+@pytest.mark.parametrize("prefix", ["STATE_", "SOURCE_", "CGROUP_SOURCE_", "MOUNT_", "ROW_", "KNOWN_"])
 def test_numbers_of_c_and_python_are_the_same(prefix: str) -> None:
     python = {
         name.removeprefix(prefix): value

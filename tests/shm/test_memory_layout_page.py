@@ -14,7 +14,11 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "memory-layout.md").read_
 
 
 @pytest.mark.parametrize(
-    ("heading", "dtype"), [("## Hot row", layout.HOT), ("## Cold row", layout.COLD), ("## FILE record", layout.FILE)]
+    ("heading", "dtype"),
+    [
+        ("## Hot row", layout.HOT), ("## Cold row", layout.COLD), ("## FILE record", layout.FILE),
+        ("## CGROUP record", layout.CGROUP),
+    ],
 )
 def test_columns_and_sizes(heading: str, dtype: np.dtype) -> None:
     section = PAGE.split(heading)[1].split("\n## ")[0]
@@ -30,7 +34,9 @@ def test_places_are_columns_of_their_size() -> None:
     """In the table of the specification's fields, each place is a column with the size that it has."""
     section = PAGE.split("## Every field")[1].split("\n## ")[0]
     sizes = {
-        name: dtype[name].itemsize for dtype in (layout.HOT, layout.COLD, layout.FILE) for name in dtype.names or ()
+        name: dtype[name].itemsize
+        for dtype in (layout.HOT, layout.COLD, layout.FILE, layout.CGROUP)
+        for name in dtype.names or ()
     }
     places = re.findall(r"`(\w+)` (\d+)", section)
     assert len(places) > 50

@@ -96,3 +96,25 @@ def test_an_entry_shows_the_names_of_its_ids(shm_dir: Path) -> None:
     assert resolve(tables, 8).user is None
     tables.row(9, known=layout.KNOWN_NS, **facts)
     assert resolve(tables, 9).user is None
+
+
+def test_the_file_of_an_entry_has_the_names_of_its_owner(shm_dir: Path) -> None:
+    tables = Tables(shm_dir)
+    (Path(tables.directory) / DIRECTORY).mkdir()
+    (Path(tables.directory) / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
+    (Path(tables.directory) / DIRECTORY / file_name("c0ffee", 3, 2)).write_text(json.dumps(INSIDE))
+    known = layout.KNOWN_FILE | layout.KNOWN_NS  # the process' own ids do not matter
+    container = tables.intern("names", b"c0ffee")
+
+    def owner(pid: int, **facts: int) -> tuple[str | None, str | None]:
+        facts = {"known": known, "mnt_ns": 1, "user_ns": 2} | facts
+        inode = facts.pop("file_inode", 5)
+        tables.row(pid, file_ref=tables.file(b"/bin/tool", file_inode=inode, file_uid=7), **facts)
+        file = resolve(tables, pid).file
+        return file["user"], file["group"]
+
+    assert owner(7) == ("gr\u00fc\u00df\udcff", "wheel")
+    assert owner(8, container_ref=container, mnt_ns=3) == ("app", None)
+    assert owner(9, container_ref=container) == (None, None)
+    assert owner(10, known=layout.KNOWN_FILE) == (None, None)
+    assert owner(11, file_inode=0) == (None, None)

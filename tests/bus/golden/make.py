@@ -7,6 +7,7 @@ message that changes is another version. Files of earlier minor versions stay fo
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         for number, name in enumerate(file.names or ()):
             facts[name] = 10 + number
         facts["fs_magic"] = 0xEF53
+        facts["mount_end"], facts["mount_source"], facts["mount_origin"], facts["mount_flags"] = 5, 1, 2, 5
         known = 0x7FFF
         init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
         shell = Row(
@@ -70,7 +72,8 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
             cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77,
             argc=4, envc=1, exec_inode=13,
-            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py", cgroup=b"/system.slice/x.service",
+            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py",
+            cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/x.service",
             container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
             extra=EXTRA, tty=b"",
             flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_GAP
