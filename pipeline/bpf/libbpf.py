@@ -11,6 +11,8 @@ import ctypes
 import errno
 import os
 import re
+import sys
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -66,6 +68,8 @@ class _Library:
             function = getattr(self._dll, name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
+        # For good: libbpf has one for all threads.
+        self.libbpf_set_print(ctypes.cast(_keep, pointer))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"libbpf function {name} is not declared in {__name__}")
@@ -86,29 +90,43 @@ def library() -> Any:
     return _library
 
 
+class _Collected(threading.local):
+    """Where a thread's messages of libbpf go; None: to stderr."""
+
+    lines: list[str] | None = None
+
+
+_collected = _Collected()
+
+
+@_PRINT
+def _keep(level: int, form: bytes, arguments: int) -> int:
+    if level > 0:  # LIBBPF_INFO, LIBBPF_DEBUG
+        return 0
+    # The verifier's log is one argument and can be megabytes, its end matters: measure first. A va_list is used up
+    # by printing; a copy of its bytes (24 on x86-64, 32 on aarch64) is as good as va_copy().
+    spare = ctypes.create_string_buffer(ctypes.string_at(arguments, 32), 32)
+    length = _libc.vsnprintf(None, ctypes.c_size_t(0), ctypes.c_char_p(form), spare)
+    buffer = ctypes.create_string_buffer(max(0, length) + 1)
+    _libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(form), ctypes.c_void_p(arguments))
+    text = buffer.value.decode(errors="replace")
+    if _collected.lines is None:
+        sys.stderr.write(text)
+    else:
+        _collected.lines.extend(text.rstrip("\n").split("\n"))
+    return 0
+
+
 @contextmanager
 def messages() -> Iterator[list[str]]:
-    """Collect libbpf's warnings, which hold the verifier's log, instead of letting them out to stderr."""
+    """Collect libbpf's warnings in this thread, which hold the verifier's log; otherwise they go to stderr."""
+    library()
     lines: list[str] = []
-
-    @_PRINT
-    def keep(level: int, form: bytes, arguments: int) -> int:
-        if level > 0:  # LIBBPF_INFO, LIBBPF_DEBUG
-            return 0
-        # The verifier's log is one argument and can be megabytes, its end matters: measure first. A va_list is used up
-        # by printing; a copy of its bytes (24 on x86-64, 32 on aarch64) is as good as va_copy().
-        spare = ctypes.create_string_buffer(ctypes.string_at(arguments, 32), 32)
-        length = _libc.vsnprintf(None, ctypes.c_size_t(0), ctypes.c_char_p(form), spare)
-        buffer = ctypes.create_string_buffer(max(0, length) + 1)
-        _libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(form), ctypes.c_void_p(arguments))
-        lines.extend(buffer.value.decode(errors="replace").rstrip("\n").split("\n"))
-        return 0
-
-    before = library().libbpf_set_print(ctypes.cast(keep, ctypes.c_void_p))
+    before, _collected.lines = _collected.lines, lines
     try:
         yield lines
     finally:
-        library().libbpf_set_print(before)
+        _collected.lines = before
 
 
 class CoreObject:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,15 @@ class TierKind:
         gives: what is known with it.
         core: the program that it is for; the others are left out one by one if the kernel has not got what they attach
             to. Empty: all of them are needed.
+        trial: an empty program of probe.bpf.o with the same place; where it is refused, so is this, and the kernel need
+            not verify the tier's own programs (0.2 s) to find that out. Empty: a refusal costs nothing.
     """
 
     name: str
     attach_kind: str
     gives: str
     core: str = ""
+    trial: str = ""
 
 
 TIERS = (
@@ -52,7 +56,9 @@ _CHANGES = "changes of credentials, session, terminal and namespaces"
 #: Several ways to the same, best first; at most one of them is in force. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
     "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
-    "kprobe": TierKind("cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
+    "kprobe": TierKind(
+        "cred_kprobe", "kretprobe", f"{_CHANGES}, at no cost to others", "pl_commit_creds", "pl_try_kprobe"
+    ),
     "syscalls": TierKind(
         "cred_syscalls",
         "tp/syscalls",
@@ -150,16 +156,16 @@ class Capture:
             settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             self._core.attach()
-            self.tiers = (
-                Tier("core", "tp_btf", True, "fork, exec and exit"),
-                *(
+            # Most of a start is the kernel's verifier, which works on one program for each thread that asks.
+            with ThreadPoolExecutor(1) as beside:
+                changes = beside.submit(self._load_credentials, credentials)
+                tiers = [
                     Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
                     if kind.attach_kind == "iter" and task_iterator == "off"
                     else self._load_tier(kind)
                     for kind in TIERS
-                ),
-                *self._load_credentials(credentials),
-            )
+                ]
+                self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
             settings[words.FLAGS] = words.CAPTURE_ON
@@ -191,6 +197,11 @@ class Capture:
 
     def _load_tier(self, kind: TierKind) -> Tier:
         left_out: list[str] = []
+        if kind.trial:
+            try:
+                self._try(kind.trial)
+            except LoadError as error:
+                return Tier(kind.name, kind.attach_kind, False, str(error))
         while True:
             one: libbpf.TierObject | None = None
             try:
@@ -208,6 +219,19 @@ class Capture:
             (self.iter_link_fd,) = one.link_fds
         missing = f"; this kernel has no place for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
+
+    @staticmethod
+    def _try(program: str) -> None:
+        """Attach a program of probe.bpf.o for a moment.
+
+        Raises:
+            LoadError: the kernel refused.
+        """
+        one = libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=program)
+        try:
+            one.attach()
+        finally:
+            one.close()
 
     def _load_credentials(self, choice: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel takes, or the one chosen; say of the others why not."""

@@ -27,6 +27,7 @@ import ctypes
 import os
 import struct
 from contextlib import suppress
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +39,7 @@ from pipeline.resolver.tty import TtyNames
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
-    "WANT_EXE", "WANT_IDS", "WANT_NS", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid",
+    "WANT_EXE", "WANT_IDS", "WANT_NS", "Area", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid",
     "read_process", "read_start", "to_record", "to_records",
 ]  # fmt: skip
 
@@ -67,6 +68,13 @@ _STATX_MASK = 0x7FF | 0x1000  # STATX_BASIC_STATS | STATX_MNT_ID (since 5.8; the
 _statx = ctypes.CDLL(None).statx
 _statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
 _statx.restype = ctypes.c_int
+
+
+class Area(NamedTuple):
+    """Arguments or environment of a process."""
+
+    text: bytes  #: NUL after each
+    is_truncated: bool
 
 
 class ProcReader:
@@ -126,6 +134,17 @@ class ProcReader:
         """Start time in clock ticks since boot, or None: no such process."""
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
+
+    def read_args(self, tgid: int) -> Area | None:
+        """The arguments that are there now, b"" in the middle of an exec; None: unreadable, or no such process.
+
+        One file is read, nothing is compared: who asks sees to it that owner and image were the same before and after.
+        """
+        return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
+
+    def read_envs(self, tgid: int) -> Area | None:
+        """The environment, as `read_args`."""
+        return _read_area(b"%d/environ" % tgid, self._proc, self.envs_limit)
 
     def _read_stat(self, tgid: int) -> list[bytes] | None:
         try:
@@ -309,8 +328,8 @@ def _read_small(name: bytes, dir_fd: int) -> bytes:
         os.close(fd)
 
 
-def _read_area(name: bytes, dir_fd: int, limit: int) -> tuple[bytes, bool] | None:
-    """Arguments or environment, NUL after each, and whether they were cut; None: unreadable."""
+def _read_area(name: bytes, dir_fd: int, limit: int) -> Area | None:
+    """Arguments or environment; None: unreadable."""
     try:
         fd = os.open(name, _OPEN, dir_fd=dir_fd)
     except OSError:
@@ -331,10 +350,10 @@ def _read_area(name: bytes, dir_fd: int, limit: int) -> tuple[bytes, bool] | Non
         text = text.rstrip(b"\0") + b"\0"
     if text and not text.endswith(b"\0"):
         text = text[:-1] + b"\0" if is_truncated else text + b"\0"
-    return text, is_truncated
+    return Area(text, is_truncated)
 
 
-def _full_bytes(read: tuple[bytes, bool], start: bytes, end: bytes) -> int:
+def _full_bytes(read: Area, start: bytes, end: bytes) -> int:
     """Length of the whole area. The kernel shows its addresses only to who may trace the process, else 0."""
     text, is_truncated = read
     return max(len(text) + 1, int(end) - int(start)) if is_truncated else len(text)

@@ -112,18 +112,23 @@ class ProcInfo:
 
     @property
     def script_path(self) -> bytes | None:
-        """The script that was invoked, when the image looks like a script's interpreter; else None.
+        """The script that was invoked, when the image looks like a script's interpreter; else None."""
+        return script_of(self.exe, self.comm, self.argv)
 
-        The kernel names the task after the script and puts its path behind the interpreter and the interpreter's
-        option. Guessed so: the name is not the executable's, and is that of an argument after the first, which is an
-        absolute path. (Specification 3.3.8 step 7 looks at the last argument only, so misses scripts with arguments.)
-        """
-        if not self.exe or not self.argv or self.exe.rpartition(b"/")[2][:15] == self.comm:
-            return None
-        args = self.args
-        if not args[0].startswith(b"/"):
-            return None
-        return next((arg for arg in args[1:3] if arg.rpartition(b"/")[2][:15] == self.comm), None)
+
+def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | None:
+    """The script that was invoked, when an image looks like a script's interpreter; else None.
+
+    The kernel names the task after the script and puts its path behind the interpreter and the interpreter's option.
+    Guessed so: the name is not the executable's, and is that of an argument after the first, which is an absolute path.
+    (Specification 3.3.8 step 7 looks at the last argument only, so misses scripts with arguments.)
+    """
+    if not exe or not argv or exe.rpartition(b"/")[2][:15] == comm:
+        return None
+    args = argv[:-1].split(b"\0", 3)
+    if not args[0].startswith(b"/"):
+        return None
+    return next((arg for arg in args[1:3] if arg.rpartition(b"/")[2][:15] == comm), None)
 
 
 class ProcRecords(NamedTuple):

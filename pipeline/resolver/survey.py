@@ -3,7 +3,11 @@
 Two views are joined. The task iterator, where there is one, gives the kernel's own facts in one pass, with start times
 in ns; ``/proc`` gives what only it has (arguments, environment, cgroup path) and the processes that some kernels hide
 from the iterator (pid 1 on the vendor kernel this was built on). Without an iterator ``/proc`` gives everything, with
-start times in ticks. Inserting and comparing are in snapshot.py and repair.py.
+start times in ticks. Inserting and comparing are in repair.py.
+
+A pass of the iterator costs 2 us a process; comparing in ``/proc`` whose arguments were read costs tens. So a second
+pass tells whether they are those of the image that the first saw: what both tell alike was there in between. What
+changed meanwhile is read once more, with the care of procfs.py.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import numpy.typing as npt
 from pipeline import events
 from pipeline.boot import TICK_NS
 from pipeline.resolver import procfs
+from pipeline.resolver.procinfo import script_of
 
 
 class Tasks(Protocol):
@@ -30,6 +35,9 @@ class Tasks(Protocol):
 
 
 TaskIterator = Callable[[], Tasks]
+
+#: Processes that are asked for the names of their cgroups, until one gives those that the iterator saw.
+_CGROUP_TRIES = 3
 
 
 @dataclass(slots=True)
@@ -85,10 +93,10 @@ def survey(
         rows = np.flatnonzero(keep)
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
         exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
-        strings = [
-            _complete(reader, want, head, task, exec_, i, bytes(paths[row]), cgroup_paths)
-            for i, row in enumerate(rows.tolist())
-        ]
+        texts = [bytes(paths[row]) for row in rows.tolist()]
+        strings = _complete(reader, want, iterate, head, task, exec_, texts)
+        if want & procfs.WANT_CGROUP:
+            _name_cgroups(reader, head, task, cgroup_paths)
         parts.append((head, task, exec_, strings, True))
         seen.update(head["tgid"].tolist())
     wanted = [tgid for tgid in reader.list_pids().tolist() if only is None or tgid in only]
@@ -116,46 +124,99 @@ def survey(
 def _complete(
     reader: procfs.ProcReader,
     want: int,
+    iterate: TaskIterator,
     head: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     exec_: npt.NDArray[np.void],
-    i: int,
-    path: bytes,
+    paths: list[bytes],
+) -> list[bytes]:
+    """Add to the iterator's rows what only ``/proc`` has; returns each row's strings."""
+    tgids: list[int] = head["tgid"].tolist()
+    starts: list[int] = head["start_boot_ns"].tolist()
+    args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in tgids]
+    envs: list[procfs.Area | None] = [None] * len(tgids)
+    if want & procfs.WANT_ENVS:
+        envs = [reader.read_envs(tgid) for tgid in tgids]
+    is_same = _same_images(head, task, exec_, iterate()).tolist()
+    scripts: list[bytes] = []
+    for i, (path, comm, area) in enumerate(zip(paths, task["comm"].tolist(), args, strict=True)):
+        if is_same[i] and path and area is not None and area.text:
+            script = script_of(path, comm, area.text)
+        else:
+            # An exec meanwhile or in its middle, an end, or a pid that has another owner by now.
+            info = reader.read(tgids[i], want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_EXE))
+            if info is not None and info.start_ticks != starts[i] // TICK_NS:
+                info = None
+            args[i] = envs[i] = script = None
+            if info is not None and info.argv is not None:
+                args[i], script = procfs.Area(info.argv, info.is_args_truncated), info.script_path
+                exec_["args_full_bytes"][i] = info.args_full_bytes
+            if info is not None and info.envs is not None:
+                envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
+                exec_["envs_full_bytes"][i] = info.envs_full_bytes
+        scripts.append(script or b"")
+    exec_["path_bytes"] = [len(path) for path in paths]
+    exec_["name_bytes"] = [len(script) for script in scripts]
+    exec_["exec_flags"] |= np.array([events.EXEC_SCRIPT if script else 0 for script in scripts], np.uint16)
+    arg_texts = _put_areas(exec_, "args", "argc", args, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE)
+    env_texts = _put_areas(exec_, "envs", "envc", envs, events.EXEC_ENVS_TRUNCATED, events.EXEC_ENVS_UNREADABLE)
+    return [b"".join(pieces) for pieces in zip(paths, scripts, arg_texts, env_texts, strict=True)]
+
+
+def _same_images(
+    head: npt.NDArray[np.void], task: npt.NDArray[np.void], exec_: npt.NDArray[np.void], after: Tasks
+) -> npt.NDArray[np.bool_]:
+    """Which rows a later pass shows with the same image of the same process."""
+    if not len(after.head):
+        return np.zeros(len(head), np.bool_)
+    rows = np.minimum(np.searchsorted(after.head["tgid"], head["tgid"]), len(after.head) - 1)
+    later = after.head[rows]
+    is_same: npt.NDArray[np.bool_] = later["tgid"] == head["tgid"]
+    is_same &= later["start_boot_ns"] == head["start_boot_ns"]
+    is_same &= after.task["comm"][rows] == task["comm"]
+    is_same &= after.exec[rows] == exec_
+    return is_same
+
+
+def _put_areas(
+    exec_: npt.NDArray[np.void], what: str, count: str, areas: list[procfs.Area | None], truncated: int, unreadable: int
+) -> list[bytes]:
+    """Write the columns of arguments or environments; returns the texts."""
+    texts = [area.text if area is not None else b"" for area in areas]
+    flags = [unreadable if area is None else truncated if area.is_truncated else 0 for area in areas]
+    lengths = np.array([len(text) for text in texts], np.uint32)
+    exec_["exec_flags"] |= np.array(flags, np.uint16)
+    exec_[f"{what}_bytes"] = lengths
+    exec_[count] = [text.count(0) for text in texts]
+    # Of what was cut, and of what cannot be read, the kernel tells the length; the others may have been padded.
+    full = exec_[f"{what}_full_bytes"]
+    is_cut = np.array([area is not None and area.is_truncated for area in areas], np.bool_)
+    is_read = np.array([area is not None for area in areas], np.bool_)
+    full[is_read & ~is_cut] = lengths[is_read & ~is_cut]
+    full[is_cut] = np.maximum(lengths + 1, full)[is_cut]
+    return texts
+
+
+def _name_cgroups(
+    reader: procfs.ProcReader,
+    head: npt.NDArray[np.void],
+    task: npt.NDArray[np.void],
     cgroup_paths: dict[int, bytes],
-) -> bytes:
-    """Add to an iterator's row what only ``/proc`` has; returns the row's strings."""
-    row = exec_[i]
-    info = reader.read(
-        int(head["tgid"][i]), want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_CGROUP | procfs.WANT_EXE)
-    )
-    if info is not None and info.start_ticks != int(head["start_boot_ns"][i]) // TICK_NS:
-        info = None  # the pid has another owner by now
-    name = args = envs = b""
-    flags = int(row["exec_flags"])
-    row["path_bytes"] = len(path)
-    if info is None or info.argv is None:
-        flags |= events.EXEC_ARGS_UNREADABLE
-    else:
-        args = info.argv
-        row["args_bytes"], row["args_full_bytes"], row["argc"] = len(args), info.args_full_bytes, args.count(0)
-        if info.is_args_truncated:
-            flags |= events.EXEC_ARGS_TRUNCATED
-    if info is None or info.envs is None:
-        flags |= events.EXEC_ENVS_UNREADABLE
-    else:
-        envs = info.envs
-        row["envs_bytes"], row["envs_full_bytes"], row["envc"] = len(envs), info.envs_full_bytes, envs.count(0)
-        if info.is_envs_truncated:
-            flags |= events.EXEC_ENVS_TRUNCATED
-    if info is not None:
-        script = info.script_path
-        if script is not None:
-            name, flags = script, flags | events.EXEC_SCRIPT
-        _learn_cgroups(info, cgroup_paths)
-    row["name_bytes"], row["exec_flags"] = len(name), flags
-    return path + name + args + envs
-
-
+) -> None:
+    """Ask one process of each cgroup for its paths; what all of them have moved away from, others will name."""
+    tries: dict[tuple[int, int], int] = {}
+    for tgid, cgroup_id, cgroups_v1 in zip(
+        head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True
+    ):
+        is_v1_named = cgroups_v1 <= events.CGROUPS_V1_ROOTS or cgroups_v1 in cgroup_paths
+        if is_v1_named and (not cgroup_id or cgroup_id in cgroup_paths):
+            continue
+        place = (cgroup_id, cgroups_v1)
+        tries[place] = tries.get(place, 0) + 1
+        if tries[place] <= _CGROUP_TRIES:
+            info = reader.read(tgid, procfs.WANT_CGROUP)
+            if info is not None:
+                _learn_cgroups(info, cgroup_paths)
 def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
     """Under the ids of what was read itself: the process may have moved since the iterator saw it."""
     if info.cgroup_path is not None and info.cgroup_id:

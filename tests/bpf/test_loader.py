@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -145,6 +147,43 @@ def test_the_verifiers_words_are_in_the_error(bad_object: Path, capfd: pytest.Ca
         assert "prohibited" in caught.value.log_tail or "invalid mem access" in caught.value.log_tail
         assert isinstance(caught.value.__cause__, OSError)
     assert capfd.readouterr() == ("", "")
+
+
+@live_test
+def test_each_thread_gets_the_words_about_its_own_object(bad_object: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    absent = bad_object.with_name("absent.bpf.o")
+
+    def words(path: Path) -> str:
+        with pytest.raises(LoadError) as caught:
+            libbpf.TierObject(path, {})
+        return caught.value.log_tail
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(words, [bad_object, absent] * 5))
+    assert all("pl_bad" in tail and "absent" not in tail for tail in found[::2])
+    assert all("pl_bad" not in tail and "absent" in tail for tail in found[1::2])
+    assert capfd.readouterr() == ("", "")
+
+
+@live_test
+def test_a_tier_whose_trial_is_refused_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = dataclasses.replace(loader.CREDENTIALS["syscalls"], trial="pl_try_tp_btf")
+    loaded = []
+    whole = libbpf.TierObject
+
+    class Refused(whole):  # type: ignore[misc,valid-type]
+        def __init__(self, path: Path, *args: Any, **options: Any) -> None:
+            loaded.append(path.name)
+            super().__init__(path, *args, **options)
+
+        def attach(self) -> None:
+            raise LoadError("the kernel says no", program="pl_try_tp_btf", log_tail="")
+
+    with loader.Capture(ring_bytes=4096, credentials="off") as capture, monkeypatch.context() as patch:
+        patch.setattr(libbpf, "TierObject", Refused)
+        tier = capture._load_tier(kind)
+    assert (tier.is_on, tier.detail) == (False, "the kernel says no")
+    assert loaded == ["probe.bpf.o"]
 
 
 @live_test

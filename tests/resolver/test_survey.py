@@ -1,0 +1,179 @@
+"""One look at the processes: what the iterator tells twice alike needs one file of /proc, what changed needs care."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pipeline import events
+from pipeline.boot import TICK_NS
+from pipeline.resolver.procfs import WANT_ALL, WANT_DEFAULT, Area
+from pipeline.resolver.procinfo import ProcInfo
+from pipeline.resolver.survey import Survey, survey
+
+SET = 1 << 63 | 5  # number of a set of cgroups of version 1
+
+
+@dataclass
+class Host:
+    """Processes by pid, as `/proc` (this object is the reader) and a task iterator show them."""
+
+    passes: list[list[dict]]  #: for each pass of the iterator, what it shows; the last one goes on
+    args: dict[int, bytes] = field(default_factory=dict)
+    envs: dict[int, bytes] = field(default_factory=dict)
+    infos: dict[int, ProcInfo] = field(default_factory=dict)
+    limit: int = 100
+    asked: list[int] = field(default_factory=list)  #: who was read closely
+
+    def iterate(self) -> Tasks:
+        return Tasks(self.passes[0] if len(self.passes) == 1 else self.passes.pop(0))
+
+    def read_args(self, tgid: int) -> Area | None:
+        return self._area(self.args.get(tgid))
+
+    def read_envs(self, tgid: int) -> Area | None:
+        return self._area(self.envs.get(tgid))
+
+    def _area(self, text: bytes | None) -> Area | None:
+        return None if text is None else Area(text[: self.limit], len(text) > self.limit)
+
+    def read(self, tgid: int, want: int) -> ProcInfo | None:
+        self.asked.append(tgid)
+        return self.infos.get(tgid)
+
+    def list_pids(self) -> np.ndarray:
+        return np.array(sorted({row["tgid"] for row in self.passes[-1]} | set(self.infos)), np.uint32)
+
+    def look(self, want: int = WANT_DEFAULT) -> Survey:
+        return survey(self, self.iterate, lambda: 1, want)  # type: ignore[arg-type]
+
+
+class Tasks:
+    def __init__(self, rows: list[dict]) -> None:
+        columns = [np.zeros(len(rows), dtype) for dtype in (events.HEAD, events.TASK, events.EXEC)]
+        self.paths = [row.get("path", b"/bin/a") for row in rows]
+        for i, row in enumerate(rows):
+            for column in columns:
+                for name in set(row) & set(column.dtype.names or ()):
+                    column[name][i] = row[name]
+        self.head, self.task, self.exec = columns
+
+
+def process(tgid: int, **facts: object) -> dict:
+    return {"tgid": tgid, "start_boot_ns": tgid * TICK_NS + 1, "comm": b"a", "inode": 7, "args_full_bytes": 300} | facts
+
+
+def info(tgid: int, **facts: object) -> ProcInfo:
+    known = {
+        "tgid": tgid, "ppid": 1, "start_ticks": tgid, "start_boot_ns": tgid * TICK_NS, "comm": b"a", "state": "S",
+        "task_flags": 0, "thread_count": 1, "pgid": 0, "sid": 0, "tty": b"",
+    }  # fmt: skip
+    return ProcInfo(**(known | facts))  # type: ignore[arg-type]
+
+
+def pieces(look: Survey, i: int = 0) -> list[bytes]:
+    """Path, name, args and envs."""
+    found, at = [], 0
+    for name in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):
+        found.append(look.strings[i][at : at + int(look.exec[name][i])])
+        at += int(look.exec[name][i])
+    assert at == len(look.strings[i]) == look.head["var_bytes"][i]
+    return found
+
+
+def test_what_two_passes_tell_alike_is_not_read_closely() -> None:
+    host = Host([[process(5), process(6)]], args={5: b"a\0b\0", 6: b"a\0"})
+    look = host.look()
+    assert host.asked == []
+    assert pieces(look) == [b"/bin/a", b"", b"a\0b\0", b""]
+    assert (look.exec["argc"].tolist(), look.exec["args_full_bytes"].tolist()) == ([2, 1], [4, 2])
+    assert look.exec["exec_flags"].tolist() == [events.EXEC_ENVS_UNREADABLE] * 2
+    assert look.is_exact.all()
+
+
+def test_of_cut_arguments_the_kernel_tells_the_length() -> None:
+    host = Host([[process(5)]], args={5: b"x" * 299 + b"\0"})
+    look = host.look()
+    assert (look.exec["args_bytes"][0], look.exec["args_full_bytes"][0]) == (100, 300)
+    assert look.exec["exec_flags"][0] & events.EXEC_ARGS_TRUNCATED
+
+
+def test_environments_are_read_where_they_are_wanted() -> None:
+    host = Host([[process(5)]], args={5: b"a\0"}, envs={5: b"A=1\0B=2\0"})
+    look = host.look(WANT_ALL)
+    assert pieces(look)[3] == b"A=1\0B=2\0"
+    assert (look.exec["envc"][0], look.exec["exec_flags"][0]) == (2, 0)
+
+
+def test_an_image_that_is_another_one_in_the_later_pass_is_read_closely() -> None:
+    """An exec between the passes: whose arguments were read is not known."""
+    before = [process(pid) for pid in range(5, 9)]
+    after = [process(5, inode=8), process(6, comm=b"b"), process(7, start_boot_ns=9 * TICK_NS), process(8)]
+    host = Host([before, after], args=dict.fromkeys(range(5, 9), b"?\0"))
+    host.infos = {5: info(5, argv=b"new\0", args_full_bytes=4), 6: info(6), 7: info(7, start_ticks=9, argv=b"other\0")}
+    look = host.look()
+    assert host.asked == [5, 6, 7]
+    assert [pieces(look, i)[2] for i in range(4)] == [b"new\0", b"", b"", b"?\0"]
+    unreadable = (look.exec["exec_flags"] & events.EXEC_ARGS_UNREADABLE) != 0
+    assert unreadable.tolist() == [False, True, True, False]
+
+
+def test_who_is_gone_in_the_later_pass_stays_in_the_look() -> None:
+    """Its exit is told by an event, or found by the next comparison."""
+    for left in ([], [process(9)]):
+        host = Host([[process(5)], left], args={5: b"a\0"})
+        look = host.look()
+        assert look.head["tgid"].tolist()[0] == 5
+        assert look.exec["exec_flags"][0] & events.EXEC_ARGS_UNREADABLE
+
+
+def test_no_arguments_or_no_path_are_looked_at_again() -> None:
+    """The first is what an exec in its middle looks like."""
+    host = Host([[process(5), process(6, path=b""), process(7)]], args={5: b"", 6: b"a\0"})
+    host.infos = {5: info(5, argv=b"late\0", args_full_bytes=4)}
+    look = host.look()
+    assert host.asked == [5, 6, 7]
+    assert pieces(look)[2] == b"late\0"
+
+
+def test_a_script_is_told_by_its_name() -> None:
+    host = Host(
+        [[process(5, path=b"/bin/sh", comm=b"run.sh"), process(6, path=b"/bin/sh", comm=b"sh")]],
+        args=dict.fromkeys((5, 6), b"/bin/sh\0-e\0/opt/run.sh\0x\0"),
+    )
+    look = host.look()
+    assert [pieces(look, i)[1] for i in (0, 1)] == [b"/opt/run.sh", b""]
+    assert ((look.exec["exec_flags"] & events.EXEC_SCRIPT) != 0).tolist() == [True, False]
+    assert host.asked == []
+
+
+def test_one_process_of_each_cgroup_is_asked_for_its_name() -> None:
+    rows = [process(pid, cgroup_id=40 + pid % 2, cgroups_v1=SET) for pid in range(10, 20)]
+    host = Host([rows], args=dict.fromkeys(range(10, 20), b"a\0"))
+    host.infos = {
+        pid: info(pid, cgroup_id=40 + pid % 2, cgroup_path=b"/%d" % (pid % 2), cgroups_v1=SET, cgroup=b"1:cpu:/x\n")
+        for pid in range(10, 20)
+    }
+    assert host.look().cgroup_paths == {40: b"/0", 41: b"/1", SET: b"1:cpu:/x\n"}
+    assert host.asked == [10, 11]
+
+
+def test_who_has_moved_meanwhile_names_its_new_cgroup_and_another_is_asked() -> None:
+    host = Host([[process(pid, cgroup_id=40) for pid in range(10, 20)]], args=dict.fromkeys(range(10, 20), b"a\0"))
+    host.infos = {pid: info(pid, cgroup_id=41, cgroup_path=b"/new") for pid in range(10, 20)}
+    host.infos[11] = info(11, cgroup_id=40, cgroup_path=b"/old")
+    assert host.look().cgroup_paths == {41: b"/new", 40: b"/old"}
+    assert host.asked == [10, 11]
+    del host.infos[11]
+    host.asked.clear()
+    host.look()
+    assert host.asked == [10, 11, 12]  # nobody knows: no more than these are asked
+
+
+def test_a_process_that_the_iterator_hides_comes_from_proc() -> None:
+    host = Host([[process(5)]], args={5: b"a\0"}, infos={1: info(1, exe=b"/sbin/init", argv=b"init\0")})
+    look = host.look()
+    assert look.head["tgid"].tolist() == [1, 5]
+    assert look.is_exact.tolist() == [False, True]
+    assert pieces(look)[:3] == [b"/sbin/init", b"", b"init\0"]
