@@ -1,10 +1,14 @@
 """Make dicts of the events in a message's body: msgpack for what the stream has, compiled for its shape.
 
-Events repeat themselves: the same 70 keys in the same order, the same paths, names and identities. So the keys of a map
-are compared with those of the last map of that size, which becomes one copy of a ready dict of Nones and a store for
-each value that is not nil; and short ASCII strings come from a cache, so that a thousand events of one build hold one
-copy of its path. That takes a third of the time and of the memory of the general unpacker, which is what a subscriber
-in Python is bound by. Measured by bench/publish.py.
+An event is much like the one before it: the same 85 keys in the same order, and of their values most are equal too
+(ids, namespaces, cgroup, the ancestors, all that is nil). So a decoder remembers, for each place where a map was, its
+keys, and of each field the bytes that it came as; a field that comes as the same bytes is not read again, and a map is
+one copy of the dict that was made of the last one, in which what differs has been replaced. Only what nobody can change
+is taken over so: text, numbers, booleans, nil. Lists and maps are made anew for each event. Ancestors are compared with
+those that stood as far from the end of their list, as it is the distant ones that events have in common.
+
+Short ASCII strings come from a cache, so that a thousand events of one build hold one copy of its path. Measured by
+bench/publish.py.
 
 What differs from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
 UTF-8), extension types are refused, keys have to be str. Bytes are not trusted: every length is checked against what is
@@ -19,7 +23,7 @@ from cpython.long cimport PyLong_FromLong, PyLong_FromLongLong, PyLong_FromUnsig
 from cpython.ref cimport Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 import sys
@@ -61,34 +65,49 @@ cdef extern from "Python.h":
 
 cdef enum:
     NESTING_MAX = 16
-    SHAPES = 128
     STRINGS = 4096
     CACHED_STRING_MAX = 96
+    # What is remembered has a bound, whatever a peer sends: the last event of each size, and maps in an event by their
+    # place, with so many fields at most, of so many bytes.
+    EVENT_SHAPES = 128
+    EVENT_FIELDS_MAX = 255
+    INNER_SHAPES = 1024
+    INNER_FIELDS_MAX = 16
+    INNER_PLACES = 8  # of a field that is a list: one for each of its last items; the others share the first of these
+    FIELD_MAX_BYTES = 142
+    NO_PLACE = -1
+
+
+cdef struct Field:
+    uint8_t key_bytes
+    uint8_t known_bytes  # key and value, where the value is to be compared; else 0
+    unsigned char wire[FIELD_MAX_BYTES]  # the key, and behind it the value that came last
 
 
 cdef class Shape:
-    """The keys of a map, as they are on the wire and as a dict that is ready but for its values."""
+    """The last map at its place: its fields as they are on the wire, and the dict that was made of them."""
 
     cdef uint32_t n
     cdef tuple keys
-    cdef bytes wire
-    cdef uint32_t *ends  # of each key, in `wire`
-    cdef dict ready
+    cdef Field *fields
+    cdef dict last
 
     def __dealloc__(self):
-        free(self.ends)
+        free(self.fields)
 
 
 cdef class Decoder:
-    """Reads the bodies of one stream; remembers shapes and strings. Not for several threads at once."""
+    """Reads the bodies of one stream; remembers the last maps, and strings. Not for several threads at once."""
 
     cdef const unsigned char *p
     cdef const unsigned char *end
-    cdef list shapes
+    cdef list events
+    cdef list inner
     cdef list strings
 
     def __init__(self):
-        self.shapes = [None] * SHAPES
+        self.events = [None] * EVENT_SHAPES
+        self.inner = [None] * INNER_SHAPES
         self.strings = [None] * STRINGS
 
     def decode(self, body, Py_ssize_t count) -> list:
@@ -134,7 +153,7 @@ cdef class Decoder:
             n = self._u32()
         else:
             raise ValueError("an event is not a map")
-        return self._map(n, 0)
+        return self._map(n, 0, NO_PLACE)
 
     # -- lengths -------------------------------------------------------------------------------------------------------
 
@@ -160,7 +179,8 @@ cdef class Decoder:
 
     # -- values --------------------------------------------------------------------------------------------------------
 
-    cdef object _value(self, int depth):
+    cdef object _value(self, int depth, int place):
+        """Read a value. `place` (NO_PLACE: none) is where a map is remembered, or the items of a list."""
         cdef unsigned char first
         cdef uint64_t bits
         cdef uint32_t bits32
@@ -176,9 +196,9 @@ cdef class Decoder:
         if first & 0xE0 == 0xA0:
             return self._str(first & 0x1F)
         if first & 0xF0 == 0x80:
-            return self._map(first & 0x0F, depth)
+            return self._map(first & 0x0F, depth, place)
         if first & 0xF0 == 0x90:
-            return self._array(first & 0x0F, depth)
+            return self._array(first & 0x0F, depth, place)
         if first == 0xC0:
             return None
         if first == 0xC2:
@@ -214,13 +234,13 @@ cdef class Decoder:
         if first == 0xC6:
             return self._bin(self._u32())
         if first == 0xDC:
-            return self._array(self._u16(), depth)
+            return self._array(self._u16(), depth, place)
         if first == 0xDD:
-            return self._array(self._u32(), depth)
+            return self._array(self._u32(), depth, place)
         if first == 0xDE:
-            return self._map(self._u16(), depth)
+            return self._map(self._u16(), depth, place)
         if first == 0xDF:
-            return self._map(self._u32(), depth)
+            return self._map(self._u32(), depth, place)
         if first == 0xD0:
             return PyLong_FromLong(<int8_t>self._u8())
         if first == 0xD1:
@@ -256,8 +276,9 @@ cdef class Decoder:
         self.p += n
         return PyUnicode_DecodeUTF8(<const char *>self.p - n, n, b"surrogateescape")
 
-    cdef list _array(self, uint32_t n, int depth):
+    cdef list _array(self, uint32_t n, int depth, int place):
         cdef uint32_t i
+        cdef bint is_placed = depth == 1 and place >= 0
         cdef list result
         cdef object item
         if depth == NESTING_MAX:
@@ -266,70 +287,95 @@ cdef class Decoder:
         result = PyList_New(n)
         for i in range(n):
             # Slots that are not filled yet are NULL, which the list's deallocation allows for.
-            item = self._value(depth + 1)
+            item = self._value(depth + 1, place + <int>min(n - 1 - i, <uint32_t>INNER_PLACES - 1) if is_placed else NO_PLACE)
             Py_INCREF(item)
             PyList_SET_ITEM(result, i, item)
         return result
 
-    cdef dict _map(self, uint32_t n, int depth):
+    cdef dict _map(self, uint32_t n, int depth, int place):
         cdef Shape shape
-        cdef dict result
-        cdef const unsigned char *wire
+        cdef Field *field
         cdef const unsigned char *start = self.p
-        cdef uint32_t i, at = 0, length
+        cdef uint32_t i
+        cdef Py_ssize_t length
         cdef object value
         if depth == NESTING_MAX:
             raise ValueError("nested too deeply")
         self._need(2 * <uint64_t>n)
-        shape = <Shape>self.shapes[n & (SHAPES - 1)]
+        if depth == 0:
+            shape = <Shape>self.events[n & (EVENT_SHAPES - 1)]
+        elif place >= 0:
+            shape = <Shape>self.inner[place]
+        else:
+            shape = None
         if shape is None or shape.n != n:
-            return self._new_map(n, depth)
-        wire = <const unsigned char *><const char *>shape.wire
-        result = <dict>PyDict_Copy(shape.ready)
+            return self._new_map(n, depth, place)
         for i in range(n):
-            length = shape.ends[i] - at
-            if self.end - self.p < <Py_ssize_t>length or memcmp(self.p, wire + at, length):
-                self.p = start
-                return self._new_map(n, depth)
-            self.p += length
-            at += length
-            if self.p < self.end and self.p[0] == 0xC0:
-                self.p += 1
+            field = &shape.fields[i]
+            length = field.known_bytes
+            if length != 0 and self.end - self.p >= length and not memcmp(self.p, field.wire, length):
+                self.p += length
                 continue
-            value = self._value(depth + 1)
-            PyDict_SetItem(result, shape.keys[i], value)
-        return result
+            length = field.key_bytes
+            if self.end - self.p < length or memcmp(self.p, field.wire, length):
+                self.p = start
+                return self._new_map(n, depth, place)
+            self.p += length
+            value = self._field(field, i, depth)
+            PyDict_SetItem(shape.last, shape.keys[i], value)
+        # A copy of `last` has no list and no map of an earlier event: their fields are read each time.
+        return <dict>PyDict_Copy(shape.last)
 
-    cdef dict _new_map(self, uint32_t n, int depth):
-        """Read a map of another shape than the last one of its size, and remember its shape."""
+    cdef object _field(self, Field *field, uint32_t i, int depth):
+        """Read the value of field number i, and remember it if it is of those that may be taken over."""
+        cdef const unsigned char *start = self.p
+        cdef object value
+        cdef Py_ssize_t length
+        # First: if this is refused, or a list, the value in `last` is not what the next bytes may be compared with.
+        field.known_bytes = 0
+        value = self._value(depth + 1, (i * INNER_PLACES) & (INNER_SHAPES - 1) if depth == 0 else NO_PLACE)
+        length = field.key_bytes + (self.p - start)
+        if length <= FIELD_MAX_BYTES and type(value) is not list and type(value) is not dict:
+            memcpy(field.wire + field.key_bytes, start, self.p - start)
+            field.known_bytes = <uint8_t>length
+        return value
+
+    cdef dict _new_map(self, uint32_t n, int depth, int place):
+        """Read a map with other keys than the last one at its place, and remember it instead."""
         cdef dict result = {}
-        cdef list keys = []
-        cdef list wires = []
         cdef const unsigned char *start
         cdef unsigned char first
-        cdef uint32_t i, at = 0
-        cdef Shape shape
+        cdef uint32_t i
+        cdef Py_ssize_t length
+        cdef Shape shape = None
+        cdef bint is_kept
+        if 0 < n <= <uint32_t>(EVENT_FIELDS_MAX if depth == 0 else INNER_FIELDS_MAX) and (depth == 0 or place >= 0):
+            shape = Shape.__new__(Shape)
+            shape.n = n
+            shape.fields = <Field *>calloc(n, sizeof(Field))
+            if shape.fields == NULL:
+                raise MemoryError
+        is_kept = shape is not None
         for i in range(n):
             start = self.p
             self._need(1)
             first = self.p[0]
             if first & 0xE0 != 0xA0 and not 0xD9 <= first <= 0xDB:
                 raise ValueError("a key is not a string")
-            key = sys.intern(self._value(depth + 1))
-            keys.append(key)
-            wires.append((<const char *>start)[: self.p - start])
-            result[key] = self._value(depth + 1)
-        if len(result) == n and 0 < n < 256:
-            shape = Shape.__new__(Shape)
-            shape.ends = <uint32_t *>malloc(n * sizeof(uint32_t))
-            if shape.ends == NULL:
-                raise MemoryError
-            for i in range(n):
-                at += len(<bytes>wires[i])
-                shape.ends[i] = at
-            shape.n = n
-            shape.keys = tuple(keys)
-            shape.wire = b"".join(wires)
-            shape.ready = dict.fromkeys(keys)
-            self.shapes[n & (SHAPES - 1)] = shape
+            key = sys.intern(self._value(depth + 1, NO_PLACE))
+            length = self.p - start
+            is_kept = is_kept and length <= FIELD_MAX_BYTES
+            if is_kept:
+                shape.fields[i].key_bytes = <uint8_t>length
+                memcpy(shape.fields[i].wire, start, length)
+                result[key] = self._field(&shape.fields[i], i, depth)
+            else:
+                result[key] = self._value(depth + 1, NO_PLACE)
+        if is_kept and len(result) == n:
+            shape.keys = tuple(result)
+            shape.last = PyDict_Copy(result)
+            if depth == 0:
+                self.events[n & (EVENT_SHAPES - 1)] = shape
+            else:
+                self.inner[place] = shape
         return result

@@ -35,9 +35,10 @@ RECEIVE_HWM_MESSAGES = 8192
 #: Enough for the supervisor to replace a resolver that was killed a moment ago.
 CONNECT_TIMEOUT_S = 5.0
 
-#: One read stops receiving at about this many events: an event takes some 7 KB as a dict, and memory that is used again
-#: at once is warm.
-_BATCH_EVENTS = 128
+#: One read stops receiving at this many events, or a group more: an event takes some 7 KB as a dict, and memory that is
+#: used again at once is warm. A whole group is some hundred events in a storm; with twice as many, reading them takes a
+#: sixth longer (bench/publish.py).
+_BATCH_EVENTS = 32
 #: A killed publisher is found again within this time; short, as what it sends meanwhile is missed.
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200

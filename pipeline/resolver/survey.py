@@ -217,6 +217,8 @@ def _name_cgroups(
             info = reader.read(tgid, procfs.WANT_CGROUP)
             if info is not None:
                 _learn_cgroups(info, cgroup_paths)
+
+
 def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
     """Under the ids of what was read itself: the process may have moved since the iterator saw it."""
     if info.cgroup_path is not None and info.cgroup_id:

@@ -265,6 +265,87 @@ def test_events_do_not_share_what_can_be_changed() -> None:
     assert second == event
 
 
+#: Few values, so that neighbouring events agree in some fields and differ in others; some are equal but not the same.
+TEXTS = ("", "1", "bash", "b\xe4h", "caf\udce9", "x" * 96, "x" * 97, "x" * 300)
+LEAVES = st.sampled_from([None, True, False, 0, 1, 1.0, 7, 300, -1, 2**40, *TEXTS])
+ANCESTORS = st.lists(st.fixed_dictionaries({"pid": LEAVES, "comm": LEAVES, "path": LEAVES}), max_size=11)
+INNER = st.one_of(
+    LEAVES,
+    st.lists(LEAVES, max_size=3),
+    st.dictionaries(st.sampled_from("abc"), st.one_of(LEAVES, st.lists(LEAVES, max_size=2)), max_size=3),
+    st.recursive(LEAVES, lambda inner: st.lists(st.one_of(inner, st.fixed_dictionaries({"k": inner})), max_size=3)),
+)
+SIMILAR = st.fixed_dictionaries(
+    {"event": LEAVES, "seq": st.integers(0, 300), "order": st.integers(0, 2**40), "uid": LEAVES, "comm": LEAVES,
+     "argv": INNER, "file": INNER, "marks": INNER, "lineage": ANCESTORS},
+    optional={"new_parent": INNER, "context": INNER},
+)  # fmt: skip
+
+
+def said(events) -> str:
+    """Tells 1 from True and from 1.0, and one order of keys from another."""
+    return json.dumps(events)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(SIMILAR, min_size=1, max_size=8), st.data())
+def test_what_is_taken_over_from_the_event_before_is_what_a_decoder_without_a_past_reads(events, data) -> None:
+    """Also after messages that were refused somewhere in the middle, and after a reader has changed what it got."""
+    decoder = Decoder()
+    for event in events:
+        body = pack_events([event])
+        damaged = data.draw(st.sampled_from(["not", "not", "cut", "changed"]))
+        if damaged == "cut":
+            with pytest.raises(FrameError):
+                unpack_events(decoder, body[: data.draw(st.integers(0, len(body) - 1))], 1)
+        elif damaged == "changed":
+            at = data.draw(st.integers(0, len(body) - 1))
+            changed = body[:at] + bytes([data.draw(st.integers(0, 255))]) + body[at + 1 :]
+            assert outcome(decoder, changed) == outcome(Decoder(), changed)
+        (got,) = unpack_events(decoder, body, 1)
+        assert said(got) == said(event)
+        spoil(got)
+
+
+def outcome(decoder: Decoder, body: bytes) -> str | None:
+    try:
+        return said(unpack_events(decoder, body, 1))
+    except FrameError:
+        return None
+
+
+def spoil(value) -> None:
+    """Change everything in an event that can be changed."""
+    for inner in value.values() if isinstance(value, dict) else value:
+        if isinstance(inner, dict | list):
+            spoil(inner)
+    value.clear()
+
+
+def test_an_event_that_is_cut_anywhere_leaves_no_trace() -> None:
+    """Fields that came before the cut are remembered, and are those of no event."""
+    golden = json.loads((GOLDEN / f"{MAJOR}.0.json").read_text())
+    each = next(message for message in golden if message["count"] > 1)
+    body, count = bytes.fromhex(each["body"]), each["count"]
+    decoder = Decoder()
+    for end in range(len(body)):
+        with pytest.raises(FrameError):
+            unpack_events(decoder, body[:end], count)
+        if end % 7 == 0:
+            assert said(unpack_events(decoder, body, count)) == said(each["events"])
+
+
+def test_maps_at_the_last_places_that_are_remembered() -> None:
+    """As many fields as are remembered, with more items than places, and lists in lists."""
+    for fields in (127, 128, 129, 255, 256, 300):
+        names = [f"field {n}" for n in range(fields - 2)]
+        decoder = Decoder()
+        for turn in range(2):
+            items = [[[{"k": turn}] * 9] * 9, *[{"k": turn, "l": [{"k": 1}] * 9}] * 9]
+            event = {"seq": turn, "order": 1, **dict.fromkeys(names, items)}
+            assert unpack_events(decoder, msgpack.packb(event) * 2, 2) == [event, event]
+
+
 @pytest.mark.parametrize(
     "body",
     [
