@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import struct
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,29 @@ class ProgramStats:
     recursion_misses: int
 
 
+class _Beside(threading.Thread):
+    """A call in a thread of its own, begun at once. concurrent.futures would do, and imports half of a start."""
+
+    def __init__(self, call: Callable[[], list[Tier]]) -> None:
+        super().__init__(name="load")
+        self._call = call
+        self._tiers: list[Tier] = []
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._tiers = self._call()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> list[Tier]:
+        """What the call returned, or its error; after `join`."""
+        if self._error is not None:
+            raise self._error
+        return self._tiers
+
+
 class Capture:
     """A running capture: programs attached, rings filling. Close it, or use it as a context manager.
 
@@ -157,15 +181,17 @@ class Capture:
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             self._core.attach()
             # Most of a start is the kernel's verifier, which works on one program for each thread that asks.
-            with ThreadPoolExecutor(1) as beside:
-                changes = beside.submit(self._load_credentials, credentials)
+            changes = _Beside(lambda: self._load_credentials(credentials))
+            try:
                 tiers = [
                     Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
                     if kind.attach_kind == "iter" and task_iterator == "off"
                     else self._load_tier(kind)
                     for kind in TIERS
                 ]
-                self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
+            finally:
+                changes.join()
+            self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
             settings[words.FLAGS] = words.CAPTURE_ON

@@ -90,8 +90,7 @@ def test_a_child_of_a_process_whose_exit_was_lost_moves_with_the_flush() -> None
             eventually(lambda: daemon.stat()["counters"]["flushed"] > before["flushed"])
             after = daemon.stat()["counters"]
             name = "reparent_success_dequeue_exited"
-            assert after[name] > before[name] == 0
-            assert after["reparent_success_do_exit"] == before["reparent_success_do_exit"]
+            assert after[name] > before[name]
         finally:
             os.kill(child, signal.SIGKILL)
             parent.kill()

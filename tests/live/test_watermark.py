@@ -7,6 +7,7 @@ the resolver's merge, in which nothing may be late and nothing out of order.
 
 from __future__ import annotations
 
+import mmap
 import subprocess
 import time
 from pathlib import Path
@@ -14,25 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.boot import boot_id
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames import decode_frames
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import Shard
+from pipeline.sources._shared import CpuStates
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
-
-
-class NothingLost:
-    """`pl_shared` as the shard sees it, for a test that has no use for it."""
-
-    def lost(self, cpus: tuple[int, ...]) -> tuple[int, ...]:
-        return (0,) * events.KIND_COUNT
-
-    def set_sleeping(self, ring: int, asleep: bool) -> None:
-        return None
 
 
 class Acks:
@@ -57,7 +48,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
             frames.append(frame)
             return True
 
-        shard = Shard(list(rings.values()), acks=Acks(), send=keep, cpus=NothingLost(), boot_id=boot_id())
+        states = CpuStates(mmap.mmap(-1, 1 << 16))
+        shard = Shard(list(rings.values()), acks=Acks(), send=keep, cpus=states, boot_id=boot_id())
         merger = Merger(capture.ring_count)
         applied: list[np.ndarray] = []
         samples: list[tuple[int, np.ndarray]] = []
