@@ -64,32 +64,31 @@ cdef extern from *:
         return text;
     }
 
-    /* NUL-terminated strings one after the other; the last may lack its NUL. Counted first: what
-     * grows costs as much again as an argument. */
-    static PyObject *pl_texts(const char *at, const char *end)  /* a tuple */
+    /* NUL-terminated strings one after the other; the last may lack its NUL. */
+    static PyObject *pl_next_text(const char **at, const char *end)
     {
-        Py_ssize_t count = 0;
-        const char *next;
-        PyObject *texts;
+        size_t n = strnlen(*at, end - *at);
+        PyObject *text = pl_text(*at, n);
 
-        for (next = at; next < end; next++, count++) {
-            next = memchr(next, 0, end - next);
-            if (next == NULL)
-                next = end;
-        }
+        *at += n + 1;
+        return text;
+    }
+
+    /* A few of them as a tuple: counted first, as what grows costs as much again as an argument. */
+    static PyObject *pl_texts(const char *at, const char *end)
+    {
+        Py_ssize_t count = end > at && end[-1] != 0;
+        PyObject *texts, *text;
+
+        for (const char *p = at; p < end; p++)
+            count += *p == 0;
         texts = PyTuple_New(count);
         for (Py_ssize_t i = 0; texts != NULL && i < count; i++) {
-            PyObject *text;
-
-            next = memchr(at, 0, end - at);
-            if (next == NULL)
-                next = end;
-            text = pl_text(at, next - at);
+            text = pl_next_text(&at, end);
             if (text == NULL)
                 Py_CLEAR(texts);
             else
                 PyTuple_SET_ITEM(texts, i, text);
-            at = next + 1;
         }
         return texts;
     }
@@ -110,7 +109,8 @@ cdef extern from *:
     }
     """
     object _decode "pl_text"(const char *data, Py_ssize_t n)
-    tuple _decode_all "pl_texts"(const char *at, const char *end)
+    object _next_text "pl_next_text"(const char **at, const char *end)
+    tuple _decode_few "pl_texts"(const char *at, const char *end)
     bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
 
 # Strings of the arenas that were read last, for all entries of this process: whoever looks at the same processes again,
@@ -144,7 +144,7 @@ cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
     if is_kept and kept.value != NULL:
         return <object>kept.value
     if form == TEXTS:
-        value = _decode_all(at + 4, at + n)
+        value = _decode_few(at + 4, at + n)
     elif form == PATH:
         value = _decode(at + sizeof(pl_file), n - <Py_ssize_t>sizeof(pl_file))
     elif form == CGROUP:
@@ -455,9 +455,18 @@ cdef class Entry:
     cdef object _list(self, int kind):
         """Split NUL-terminated strings after their u32 full length; a cut one has no NUL."""
         cdef bytes data = self._string(kind)
+        cdef const char *at
+        cdef const char *end
         if data is None or PyBytes_GET_SIZE(data) < 4:
             return None
-        return list(<tuple>_value(data, self._ref(kind), False, TEXTS))
+        if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
+            return list(<tuple>_value(data, self._ref(kind), False, TEXTS))
+        at = PyBytes_AS_STRING(data) + 4
+        end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
+        result = []
+        while at < end:
+            result.append(_next_text(&at, end))
+        return result
 
     cdef object _linked_entity_id(self, uint64_t link):
         cdef pl_hot hot
