@@ -367,14 +367,16 @@ cdef class Sorter:
                 raise MemoryError
             with nogil:
                 batch.count = self._merge(limit_boot_ns, batch.items, batch.late_flags, room)
+        self.pending -= batch.count
         if batch.count < max_events and complete:
             self.raise_frontier(limit_boot_ns)
         elif batch.count:
-            # Sorted, so the last is the newest; late ones do not move the frontier back.
-            self.raise_frontier(batch.items[batch.count - 1].time)
+            # Sorted, so the last is the newest; late ones do not move the frontier back. Beyond its very time unless
+            # another event has that too: a successor skips what is before the frontier, and would apply it once more.
+            newest = batch.items[batch.count - 1].time
+            self.raise_frontier(newest if self.pending and self.oldest() == newest else newest + 1)
         if batch.count == 0:
             return None
-        self.pending -= batch.count
         for i in range(batch.count):
             self.late_total += batch.late_flags[i]
         batch.frontier = self.frontier

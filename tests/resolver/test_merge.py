@@ -160,9 +160,14 @@ def test_the_applied_position_stays_before_the_first_record_that_is_not_applied(
     batch = merger.take(2)
     assert batch.time_boot_ns.tolist() == [10, 20] and merger.applied_pos[0] == 0
     merger.done(batch)
-    assert merger.applied_pos[0] == 0 and merger.ring_watermark[0] == 19
+    assert merger.applied_pos[0] == 0 and merger.ring_watermark[0] == 20
+    successor = Merger(1)
+    successor.resume(merger.applied_pos.copy(), merger.ring_watermark.copy(), merger.watermark)
+    successor.add(frame(0, [30, 10, 20]))
+    successor.advance(MS, positions(3))
+    assert take_all(successor) == [30], "what was applied, and not given back, is not applied again"
     merger.done(merger.take(1))
-    assert merger.applied_pos[0] == 3 * RECORD and merger.ring_watermark[0] == 29
+    assert merger.applied_pos[0] == 3 * RECORD and merger.ring_watermark[0] == 30
     assert take_all(merger) == [40] and merger.applied_pos[0] == 4 * RECORD
 
 
