@@ -175,13 +175,8 @@ cdef class Sorter:
         if time_boot_ns > self.frontier:
             self.frontier = time_boot_ns
 
-    def applied_pos(self, uint32_t ring):
-        """Position in bytes before which all records of the ring are done."""
-        if ring >= self.ring_count:
-            raise IndexError(ring)
-        return self.applied(ring)
-
     cdef uint64_t applied(self, uint32_t ring) noexcept nogil:
+        """Position in bytes before which all records of the ring are done."""
         return (<ring_queue *>self.rings)[ring].applied_pos
 
     cpdef add(self, Frame frame, uint64_t from_pos):
@@ -192,8 +187,11 @@ cdef class Sorter:
         cdef ring_queue *queue
         cdef frame_slot *slot
         cdef columns *col
-        cdef uint32_t ring = frame.ring, count = frame.count, number, taken = 0
+        cdef uint32_t ring, count, number, taken = 0
         cdef uint32_t added
+        if frame is None:
+            raise TypeError("a frame is None")
+        ring, count = frame.ring, frame.count
         if ring >= self.ring_count:
             raise IndexError(ring)
         queue = &(<ring_queue *>self.rings)[ring]
@@ -388,6 +386,8 @@ cdef class Sorter:
         cdef uint32_t i, ring
         cdef frame_slot *slots = <frame_slot *>self.slots
         cdef ring_queue *rings = <ring_queue *>self.rings
+        if batch is None:
+            raise TypeError("a batch is None")
         if batch.sorter is not self or not self.outstanding:
             raise RuntimeError("not the batch that is out")
         self.outstanding = False

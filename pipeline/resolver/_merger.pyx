@@ -116,8 +116,11 @@ cdef class Merger:
         Raises:
             IndexError: the frame names a ring that does not exist.
         """
-        cdef uint32_t ring = frame.ring
+        cdef uint32_t ring
         cdef uint64_t received
+        if frame is None:
+            raise TypeError("a frame is None")
+        ring = frame.ring
         if ring >= self.ring_count:
             raise IndexError(f"ring {ring} is outside 0..{self.ring_count - 1}")
         received = self._received[ring]
@@ -210,12 +213,8 @@ cdef class Merger:
                 limit, has_limit = self._seen[ring], True
         return limit
 
-    @property
-    def is_behind(self) -> bool:
-        """Whether a ring held more than had been received when `advance` looked."""
-        return self.lags()
-
     cdef bint lags(self) noexcept nogil:
+        """Whether a ring held more than had been received when `advance` looked."""
         return not self.timed_by_sender and self._clock.is_behind()
 
     @property
@@ -243,6 +242,8 @@ cdef class Merger:
     cpdef done(self, Batch batch):
         """The batch is applied: move `applied_pos`, `ring_watermark` and `watermark`."""
         cdef uint32_t ring
+        if batch is None:
+            raise TypeError("a batch is None")
         self._sorter.done(batch)
         for ring in range(self.ring_count):
             self._applied[ring] = self._sorter.applied(ring)

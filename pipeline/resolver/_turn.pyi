@@ -13,7 +13,6 @@ from pipeline.shm._writer import TableWriter
 WAIT_FRAMES_MS: int
 
 class FrameReader:
-    context_mark: bytes
     take_context: Callable[[bytes | memoryview], object] | None
     def __init__(
         self,

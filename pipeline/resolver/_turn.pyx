@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
+from pipeline.bus.context import CONTEXT_MARK
 from pipeline.errors import FrameError
 
 from pipeline.bpf._positions cimport ProducerPositions
@@ -26,6 +27,8 @@ from pipeline.shm._writer cimport TableWriter
 cdef enum:
     #: Frames taken from the socket before the tables are brought up to date.
     FRAMES_PER_TURN = 32
+
+cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 
 #: Less than this is not worth a sleep of its own.
 cdef double WAIT_LEAST_MS = 0.01
@@ -44,14 +47,12 @@ cdef class FrameReader:
         translate: a message -> the message to read (see keyed_frames.py), or None.
 
     Attributes:
-        context_mark: what a message of context events has from its second byte on.
-        take_context: takes such a message; None: there are none, and it is refused as a frame.
+        take_context: takes a message of context events; None: there are none, and it is refused as a frame.
     """
 
     cdef bytes boot_id
     cdef uint32_t ring_count
     cdef object conceal, translate
-    cdef public bytes context_mark
     cdef public object take_context
 
     def __init__(self, bytes boot_id not None, uint32_t ring_count, conceal, translate=None):
@@ -84,9 +85,9 @@ cdef class FrameReader:
 
     cdef bint _is_context(self, object message) except -1:
         cdef Py_buffer buffer
-        cdef Py_ssize_t n = len(self.context_mark)
+        cdef Py_ssize_t n = len(_CONTEXT_MARK)
         PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
-        cdef bint is_one = buffer.len > n and memcmp(<char *>buffer.buf + 1, <const char *>self.context_mark, n) == 0
+        cdef bint is_one = buffer.len > n and memcmp(<char *>buffer.buf + 1, <const char *>_CONTEXT_MARK, n) == 0
         PyBuffer_Release(&buffer)
         return is_one
 

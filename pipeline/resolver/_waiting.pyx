@@ -17,6 +17,8 @@ from libc.stdint cimport uint32_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport close
 
+from pipeline.bus.sockets import lower_half
+
 
 cdef extern from "sys/epoll.h" nogil:
     ctypedef union epoll_data_t:
@@ -45,17 +47,12 @@ cdef double _SLEEP_BELOW_MS = 1.0
 assert (_FD, _EVENTS, _POLLIN, _DONTWAIT) == (zmq.FD, zmq.EVENTS, zmq.POLLIN, zmq.DONTWAIT)
 
 
-cdef object _lower(socket, str method):
-    # pyzmq's lower half, and plain numbers: with its enumerations a call costs twice as much.
-    return getattr(zmq.backend.Socket, method).__get__(socket)
-
-
 cdef class FrameSocket:
     """Frames from the PULL socket, without waiting."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._options = _lower(socket, "get")
-        self._receive = _lower(socket, "recv")
+        self._options = lower_half(socket, "get")
+        self._receive = lower_half(socket, "recv")
 
     cdef bint look(self) except -1:
         """Whether there is a message."""
@@ -86,7 +83,7 @@ cdef class Waiter:
 
     def __init__(self, FrameSocket frames not None, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
         self._frames = frames
-        self._stream_options = _lower(stream, "get")
+        self._stream_options = lower_half(stream, "get")
         # Sleeps for the merge's slack are a fraction of a millisecond; the kernel may make any sleep 50 us longer
         # (proc_pid_timerslack_ns(5)). Where it may not be said, events are that much later.
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline import boot, paths
-from pipeline.bus.context import CONTEXT_MARK, USER_SESSION, ContextEvent
+from pipeline.bus.context import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.config import Config
@@ -272,7 +272,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             )  # fmt: skip
             loop.repairer = repairer
             contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
-            loop.contexts, loop.reader.context_mark = contexts, CONTEXT_MARK
+            loop.contexts = contexts
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
             loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None

@@ -178,10 +178,10 @@ FIELDS = (
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
     "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie",
-    "user_session", "ssh_session", "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing",
-    "is_adopted", "is_kworker", "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation",
-    "extra",
+    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid",
+    "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session",
+    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
+    "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation", "extra",
 )  # fmt: skip
 
 #: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in

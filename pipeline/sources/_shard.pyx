@@ -13,7 +13,6 @@ caches (see the resolver's _turn.pyx).
 """
 
 from libc.stdint cimport int64_t, uint64_t
-from posix.time cimport clock_gettime, timespec
 
 from pipeline.bus._column cimport column
 from pipeline.bus._frame_writer cimport FrameEncoder
@@ -22,8 +21,8 @@ from pipeline.sources._ring cimport Ring
 from pipeline.sources._shared cimport CpuStates
 
 
-cdef extern from "time.h" nogil:
-    int CLOCK_BOOTTIME
+cdef extern from "reader.h" nogil:
+    uint64_t pl_now_boot_ns()
 
 cdef enum:
     #: The clock of the BPF programs is the kernel's fast one and may be behind by so much.
@@ -189,7 +188,7 @@ cdef class Shard:
         cdef uint64_t from_pos = ring.cursor
         cdef column[6] columns
         # Before the producer position is read: see the resolver's merge for why this makes a watermark.
-        cdef uint64_t looked_ns = _boot_ns()
+        cdef uint64_t looked_ns = pl_now_boot_ns()
         cdef int64_t read = ring.read(self._columns, max_records)
         if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
             return read
@@ -258,9 +257,3 @@ cdef class Shard:
         self.wake_up()
         for ring in self.rings:
             ring.close()
-
-
-cdef uint64_t _boot_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_BOOTTIME, &now)
-    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec

@@ -16,7 +16,7 @@ import time
 import zmq
 
 from pipeline import paths
-from pipeline.bus.sockets import Bus
+from pipeline.bus.sockets import Bus, lower_half
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
 from pipeline.sources._ring import PAGE_BYTES, Ring
@@ -81,8 +81,7 @@ def _run(spec: Specification, log: Logger) -> int:
     with Bus() as bus:
         push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
 
-        # pyzmq's lower half, and a plain number: what is around it costs as much again.
-        put, dontwait = zmq.backend.Socket.send.__get__(push), int(zmq.DONTWAIT)
+        put, dontwait = lower_half(push, "send"), int(zmq.DONTWAIT)
 
         def send(message: bytes) -> bool:
             try:
@@ -171,8 +170,7 @@ class _Watch:
     def look(self) -> None:
         """Look at the rings' counters."""
         for ring in self._shard.rings:
-            if ring.malformed_total or ring.refused_total:
-                self._tell(ring)
+            self._tell(ring)
 
     def _tell(self, ring: Ring) -> None:
         for name, count, event in (

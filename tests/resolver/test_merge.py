@@ -382,3 +382,11 @@ def test_when_the_oldest_event_may_go_out_is_known():
     merger.advance(merger.due_boot_ns, positions(1, 2))
     assert take_all(merger) == [4 * MS]
     assert merger.due_boot_ns == 5 * MS + SLACK_NS + 1
+
+
+def test_what_is_no_frame_and_no_batch_is_refused():
+    merger = Merger(1)
+    with pytest.raises(TypeError):
+        merger.add(None)
+    with pytest.raises(TypeError):
+        merger.done(None)

@@ -12,7 +12,7 @@ import pytest
 import zmq
 from story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
-from pipeline.bus.context import CONTEXT_MARK, ContextEvent, encode_context
+from pipeline.bus.context import ContextEvent, encode_context
 from pipeline.bus.frames import Frame
 from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
@@ -75,7 +75,7 @@ def test_context_events_are_taken_and_are_no_frames() -> None:
     with pytest.raises(FrameError):
         reader.read(packed)
     taken: list[Any] = []
-    reader.context_mark, reader.take_context = CONTEXT_MARK, taken.append
+    reader.take_context = taken.append
     assert reader.read(packed) == [] and taken == [packed]
     assert reader.read(memoryview(packed)) == [] and len(taken) == 2
     assert len(reader.read(message())) == 1
