@@ -60,6 +60,15 @@ class Run:
         self.process.send_signal(number)
         return self.process.wait(TIMEOUT_S)
 
+    def kill(self) -> None:
+        """End it, and wait for its workers: orphans say in the journal that they are, and must not do so later."""
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        deadline = time.monotonic() + TIMEOUT_S
+        while self.pids():
+            assert time.monotonic() < deadline, f"still there: {self.pids()}"
+            time.sleep(0.01)
+
 
 @pytest.fixture
 def root() -> Iterator[Path]:
@@ -78,9 +87,7 @@ def start(root: Path) -> Iterator[Callable[..., Run]]:
 
     yield begin
     for run in runs:
-        if run.process.poll() is None:
-            run.process.kill()
-            run.process.wait(TIMEOUT_S)
+        run.kill()
 
 
 def alive(pid: int) -> bool:
