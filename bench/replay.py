@@ -158,7 +158,7 @@ def _push(address: str, messages: Messages, core: int, is_done: synchronize.Even
 
 
 def through_ipc(messages: Messages, core: int) -> Iterator[memoryview]:
-    """The same messages, sent over ipc by a second process on core `core`; as many are under way as the daemon allows."""
+    """The same messages, sent over ipc by a second process on core `core`, with the daemon's queues."""
     import zmq
 
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:

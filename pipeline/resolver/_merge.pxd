@@ -39,7 +39,7 @@ cdef class Sorter:
     cdef void *rings
     cdef void *slots
     cdef uint32_t slot_capacity, free_slot
-    cdef uint32_t *heap
+    cdef void *heap  # of the rings that have events to give, while a batch is made
     cdef bint outstanding
 
     cpdef add(self, Frame frame, uint64_t from_pos)
@@ -51,8 +51,6 @@ cdef class Sorter:
     cdef void _settle(self, uint32_t ring)
     cdef int _make_room(self, void *queue, uint32_t count) except -1
     cdef uint64_t oldest(self) noexcept nogil
-    cdef bint _before(self, uint32_t a, uint32_t b) noexcept nogil
-    cdef void _sift(self, uint32_t at, uint32_t n) noexcept nogil
     cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil
 
 

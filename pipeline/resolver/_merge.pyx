@@ -40,6 +40,32 @@ cdef struct ring_queue:
     bint is_touched  # by the batch that is being done
 
 
+cdef struct waiting_ring:
+    uint64_t time  # of its oldest pending event
+    uint32_t ring
+
+
+cdef inline bint _is_before(const waiting_ring *a, const waiting_ring *b) noexcept nogil:
+    return a.time < b.time or (a.time == b.time and a.ring < b.ring)
+
+
+cdef inline void _sift(waiting_ring *heap, uint32_t at, uint32_t n) noexcept nogil:
+    """Let the ring at `at` of a heap sink to where it belongs."""
+    cdef waiting_ring moved = heap[at]
+    cdef uint32_t child
+    while True:
+        child = 2 * at + 1
+        if child >= n:
+            break
+        if child + 1 < n and _is_before(&heap[child + 1], &heap[child]):
+            child += 1
+        if not _is_before(&heap[child], &moved):
+            break
+        heap[at] = heap[child]
+        at = child
+    heap[at] = moved
+
+
 cdef inline bint _later(const pending_event *a, const pending_event *b) noexcept nogil:
     return a.time > b.time or (a.time == b.time and a.seq > b.seq)
 
@@ -115,7 +141,7 @@ cdef class Sorter:
         self.frames = []
         self.free_slot = NO_SLOT
         self.rings = calloc(max(ring_count, 1), sizeof(ring_queue))
-        self.heap = <uint32_t *>malloc(max(ring_count, 1) * sizeof(uint32_t))
+        self.heap = malloc(max(ring_count, 1) * sizeof(waiting_ring))
         if self.rings == NULL or self.heap == NULL:
             raise MemoryError
         rings = <ring_queue *>self.rings
@@ -275,65 +301,49 @@ cdef class Sorter:
                 queue.youngest = NO_SLOT
             self._release(number)
 
-    cdef bint _before(self, uint32_t a, uint32_t b) noexcept nogil:
-        cdef ring_queue *rings = <ring_queue *>self.rings
-        cdef uint64_t x = rings[a].items[rings[a].first].time, y = rings[b].items[rings[b].first].time
-        return x < y or (x == y and a < b)
-
-    cdef void _sift(self, uint32_t at, uint32_t n) noexcept nogil:
-        cdef uint32_t child, ring = self.heap[at]
-        while True:
-            child = 2 * at + 1
-            if child >= n:
-                break
-            if child + 1 < n and self._before(self.heap[child + 1], self.heap[child]):
-                child += 1
-            if not self._before(self.heap[child], ring):
-                break
-            self.heap[at] = self.heap[child]
-            at = child
-        self.heap[at] = ring
-
     cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil:
         """Move events with a time before `limit` to `out`, at most `room`; returns how many."""
         cdef ring_queue *rings = <ring_queue *>self.rings
         cdef ring_queue *queue
-        cdef uint32_t *heap = self.heap
-        cdef uint32_t n = 0, i, taken = 0, rival
+        cdef waiting_ring *heap = <waiting_ring *>self.heap
+        cdef waiting_ring *rival
+        cdef uint32_t n = 0, i, taken = 0
         cdef uint64_t until, frontier = self.frontier
         cdef const pending_event *item
+        cdef const pending_event *end
         for i in range(self.ring_count):
             if rings[i].first < rings[i].last and rings[i].items[rings[i].first].time < limit:
-                heap[n] = i
+                heap[n].ring, heap[n].time = i, rings[i].items[rings[i].first].time
                 n += 1
         for i in range(n // 2):
-            self._sift(n // 2 - 1 - i, n)
+            _sift(heap, n // 2 - 1 - i, n)
         while n and taken < room:
-            queue = &rings[heap[0]]
+            queue = &rings[heap[0].ring]
             # Events of this ring go out until one of the runner-up comes first; it is one of the root's children.
             until = limit
             if n > 1:
-                rival = heap[1]
-                if n > 2 and self._before(heap[2], heap[1]):
-                    rival = heap[2]
-                until = rings[rival].items[rings[rival].first].time
-                if heap[0] < rival and until < limit:
+                rival = &heap[1]
+                if n > 2 and _is_before(&heap[2], rival):
+                    rival = &heap[2]
+                until = rival.time
+                if heap[0].ring < rival.ring and until < limit:
                     until += 1
-            while taken < room and queue.first < queue.last:
-                item = &queue.items[queue.first]
-                if item.time >= until:
-                    break
+            item, end = &queue.items[queue.first], &queue.items[queue.last]
+            while taken < room and item < end and item.time < until:
                 out[taken] = item[0]
                 late[taken] = item.time < frontier
-                queue.first += 1
+                item += 1
                 taken += 1
-            if queue.first == queue.last:
+            queue.first = item - queue.items
+            if item == end:
                 queue.first = queue.last = 0
-            if queue.first == queue.last or queue.items[queue.first].time >= limit:
+            if item == end or item.time >= limit:
                 n -= 1
                 heap[0] = heap[n]
+            else:
+                heap[0].time = item.time
             if n > 1:
-                self._sift(0, n)
+                _sift(heap, 0, n)
         return taken
 
     cdef uint64_t oldest(self) noexcept nogil:

@@ -1,11 +1,14 @@
-"""Operations on processes in the tables that several kinds of events share. All nogil, none can raise."""
+"""Operations on processes in the tables that several kinds of events share. All nogil, none can raise.
+
+What is short and needed for each event has its body here: a call into another module takes longer than what it does.
+"""
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
 from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
-from pipeline.shm._layout cimport pl_cold, pl_hot, pl_file
+from pipeline.shm._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
 
@@ -69,12 +72,47 @@ cdef class Rows:
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------
-    cdef bint same_start(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil
-    cdef uint32_t find(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil
-    cdef uint32_t previous_image(self, uint32_t row) noexcept nogil
+    # Whether the row's process began at `start`; to the tick where one of the two comes from /proc.
+    cdef inline bint same_start(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil:
+        cdef const pl_hot *hot = &self.hot[row]
+        if hot.start_boot_ns == start:
+            return True
+        if not ticks and not hot.flags & PL_ROW_START_TICKS:
+            return False
+        return hot.start_boot_ns // self.tick_ns == start // self.tick_ns
+
+    # The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables.
+    cdef inline uint32_t find(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
+        cdef uint32_t row = self.tables.head(tgid) if tgid else 0
+        if row == 0 or self.hot[row].start_boot_ns == start:
+            return row
+        return self.find_owner(row, start, ticks)
+
+    # The image that this one replaced, 0 when it is the root.
+    cdef inline uint32_t previous_image(self, uint32_t row) noexcept nogil:
+        cdef uint32_t previous = self.tables.follow(self.hot[row].ancestor)
+        if (
+            previous
+            and self.hot[previous].tgid == self.hot[row].tgid
+            and self.hot[previous].start_boot_ns == self.hot[row].start_boot_ns
+        ):
+            return previous
+        return 0
+
+    # The image that ran at `time`, given the head.
+    cdef inline uint32_t image_at(self, uint32_t row, uint64_t time) noexcept nogil:
+        return row if self.hot[row].exec_boot_ns <= time else self.earlier_image(row, time)
+
+    # Whether `parent` began before `child` did. Rules out loops, and parents that only share a pid.
+    cdef inline bint can_descend(self, uint32_t child, uint32_t parent) noexcept nogil:
+        return (
+            self.hot[parent].start_boot_ns < self.hot[child].start_boot_ns or self.can_descend_in_tick(child, parent)
+        )
+
+    cdef uint32_t find_owner(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil
+    cdef uint32_t earlier_image(self, uint32_t row, uint64_t time) noexcept nogil
+    cdef bint can_descend_in_tick(self, uint32_t child, uint32_t parent) noexcept nogil
     cdef uint32_t root(self, uint32_t row) noexcept nogil
-    cdef uint32_t image_at(self, uint32_t row, uint64_t time) noexcept nogil
-    cdef bint can_descend(self, uint32_t child, uint32_t parent) noexcept nogil
 
     # -- facts ------------------------------------------------------------------------------------------------------
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil
@@ -110,8 +148,16 @@ cdef class Rows:
     ) noexcept nogil
 
     # -- remembering ------------------------------------------------------------------------------------------------
-    cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil
+    # Where a process is remembered if it is: one place each, so younger ones push older ones out.
+    cdef inline ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil:
+        cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
+        return &table[mixed >> 54]
+
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void inherit_extra(self, uint32_t row, uint32_t image, bint is_fork) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
-    cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil
+    cdef inline void emit(
+        self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail
+    ) noexcept nogil:
+        if self.encodes and row:
+            self.encoder.event(self.tables, topic, kind, row, time, detail)

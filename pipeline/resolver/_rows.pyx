@@ -232,25 +232,12 @@ cdef class Rows:
 
     # -- finding -------------------------------------------------------------------------------------------------------
 
-    cdef bint same_start(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil:
-        """Whether the row's process began at `start`; to the tick where one of the two comes from /proc."""
-        cdef const pl_hot *hot = &self.hot[row]
-        if hot.start_boot_ns == start:
-            return True
-        if not ticks and not hot.flags & PL_ROW_START_TICKS:
-            return False
-        return hot.start_boot_ns // self.tick_ns == start // self.tick_ns
-
-    cdef uint32_t find(self, uint32_t tgid, uint64_t start, bint ticks) noexcept nogil:
-        """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
-        cdef uint32_t row, n, near = 0
-        if tgid == 0 or tgid >= self.tables.pid_capacity:
-            return 0
-        row = self.tables.head(tgid)
+    cdef uint32_t find_owner(self, uint32_t row, uint64_t start, bint ticks) noexcept nogil:
+        """`find` among the owners of a pid from `row` on, which are linked from young to old."""
+        cdef uint32_t n, near = 0
         for n in range(OWNERS_LIMIT):
             if row == 0 or self.hot[row].start_boot_ns == start:
                 return row if row else near
-            # Owners of a pid are linked from young to old.
             if self.same_start(row, start, ticks):
                 # To the tick: two of them may have had the pid within one, so an exact one goes before.
                 if near == 0:
@@ -259,17 +246,6 @@ cdef class Rows:
                 return near
             row = self.tables.follow(self.cold[row].previous_owner)
         return near
-
-    cdef uint32_t previous_image(self, uint32_t row) noexcept nogil:
-        """The image that this one replaced, 0 when it is the root."""
-        cdef uint32_t previous = self.tables.follow(self.hot[row].ancestor)
-        if (
-            previous
-            and self.hot[previous].tgid == self.hot[row].tgid
-            and self.hot[previous].start_boot_ns == self.hot[row].start_boot_ns
-        ):
-            return previous
-        return 0
 
     cdef uint32_t root(self, uint32_t row) noexcept nogil:
         cdef uint32_t previous, n
@@ -282,8 +258,8 @@ cdef class Rows:
             row = previous
         return row
 
-    cdef uint32_t image_at(self, uint32_t row, uint64_t time) noexcept nogil:
-        """The image that ran at `time`, given the head."""
+    cdef uint32_t earlier_image(self, uint32_t row, uint64_t time) noexcept nogil:
+        """`image_at`, where the head began to run later than `time`."""
         cdef uint32_t previous, n
         cdef const pl_hot *hot
         for n in range(CHAIN_LIMIT):
@@ -296,12 +272,10 @@ cdef class Rows:
             row = previous
         return row
 
-    cdef bint can_descend(self, uint32_t child, uint32_t parent) noexcept nogil:
-        """Whether `parent` began before `child` did. Rules out loops, and parents that only share a pid."""
+    cdef bint can_descend_in_tick(self, uint32_t child, uint32_t parent) noexcept nogil:
+        """`can_descend`, where the parent did not begin before the child, by their times as they are."""
         cdef uint64_t begin = self.hot[child].start_boot_ns, other = self.hot[parent].start_boot_ns
         cdef uint32_t row = parent, n
-        if other < begin:
-            return True
         if self.hot[child].flags & PL_ROW_START_TICKS:
             begin += self.tick_ns - 1
         if other > begin:
@@ -913,11 +887,6 @@ cdef class Rows:
 
     # -- remembering ---------------------------------------------------------------------------------------------------
 
-    cdef ended_process *ended_slot(self, ended_process *table, uint32_t tgid, uint64_t start) noexcept nogil:
-        """Where a process is remembered if it is: one place each, so younger ones push older ones out."""
-        cdef uint64_t mixed = (start ^ <uint64_t>tgid << 32) * <uint64_t>0x9E3779B97F4A7C15
-        return &table[mixed >> 54]
-
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil:
         cdef uint32_t i
         if tgid == 0 or tgid >= self.tables.root_pids:
@@ -973,7 +942,3 @@ cdef class Rows:
             return
         self.heirs[self.heirs_count] = self.tables.link(row)
         self.heirs_count += 1
-
-    cdef void emit(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail) noexcept nogil:
-        if self.encodes and row:
-            self.encoder.event(self.tables, topic, kind, row, time, detail)

@@ -19,6 +19,10 @@ cdef extern from "arena.h" nogil:
     void pl_order()
 
 
+cdef enum:
+    UNIT = 16  # bytes; references count in it
+
+
 cdef class Arena:
     """Interned, reference-counted byte strings in one segment. A reference is an offset in units of 16 bytes."""
 
@@ -26,9 +30,28 @@ cdef class Arena:
     cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil
     # The same for the concatenation of two pieces (a FILE record and its path, a length and the bytes).
     cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
-    cdef void hold(self, uint32_t ref) noexcept nogil
-    cdef void release(self, uint32_t ref) noexcept nogil
-    cdef const char *bytes(self, uint32_t ref, uint32_t *n) noexcept nogil
+
+    cdef inline void hold(self, uint32_t ref) noexcept nogil:
+        if ref != 0:
+            (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount += 1
+
+    cdef inline void release(self, uint32_t ref) noexcept nogil:
+        cdef pl_arena *record
+        if ref == 0:
+            return
+        record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
+        record.refcount -= 1
+        if record.refcount == 0:
+            self._unused(ref)
+
+    cdef inline const char *bytes(self, uint32_t ref, uint32_t *n) noexcept nogil:
+        cdef pl_arena *record
+        if ref == 0:
+            n[0] = 0
+            return self.base
+        record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
+        n[0] = record.length
+        return <const char *>record + UNIT
 
     # -- private state (see _arena.pyx) -----------------------------------------------------------------------------
     cdef Segment segment, bucket_memory, scratch_memory
@@ -48,6 +71,7 @@ cdef class Arena:
     cdef uint8_t *starts  # take-over only: one bit for each unit at which a block begins
 
     cdef void attach(self, uint64_t *allocated_field, uint64_t *full_counter) noexcept
+    cdef void _unused(self, uint32_t ref) noexcept nogil
     cdef uint32_t _find(self, uint32_t hash_value, const char *data, uint32_t n) noexcept nogil
     cdef uint32_t _allocate(self, uint32_t n) noexcept nogil
     cdef bint _extend(self, uint32_t units) noexcept nogil

@@ -31,7 +31,6 @@ import os
 
 from pipeline.errors import InvariantError
 
-cdef uint32_t UNIT = 16
 cdef uint32_t GROWTH_UNITS = (256 << 10) // 16  # least growth of the file
 cdef uint32_t GROWTH_MAX_UNITS = (4 << 20) // 16
 cdef uint32_t FREE_UNIT = 0xFFFFFFFF  # "length" of a free block that is nothing but its header
@@ -118,32 +117,14 @@ cdef class Arena:
         memcpy(self.scratch + head_n, data, n)
         return self.intern(self.scratch, head_n + n)
 
-    cdef void hold(self, uint32_t ref) noexcept nogil:
-        if ref != 0:
-            (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount += 1
-
-    cdef void release(self, uint32_t ref) noexcept nogil:
-        cdef pl_arena *record
-        cdef uint32_t class_index
-        if ref == 0:
-            return
-        record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
-        record.refcount -= 1
-        if record.refcount == 0:
-            self._remove(ref)
-            class_index = pl_arena_class_up(pl_arena_units(record.length))
-            self.used_bytes -= <uint64_t>pl_arena_class_units(class_index) * UNIT
-            self.freed_units += pl_arena_class_units(class_index)
-            self._give(ref, class_index)
-
-    cdef const char *bytes(self, uint32_t ref, uint32_t *n) noexcept nogil:
-        cdef pl_arena *record
-        if ref == 0:
-            n[0] = 0
-            return self.base
-        record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
-        n[0] = record.length
-        return <const char *>record + UNIT
+    cdef void _unused(self, uint32_t ref) noexcept nogil:
+        """Nobody holds the record any more: its bytes are given back."""
+        cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
+        cdef uint32_t class_index = pl_arena_class_up(pl_arena_units(record.length))
+        self._remove(ref)
+        self.used_bytes -= <uint64_t>pl_arena_class_units(class_index) * UNIT
+        self.freed_units += pl_arena_class_units(class_index)
+        self._give(ref, class_index)
 
     # -- finding ----------------------------------------------------------------------------------------------------
 

@@ -1,12 +1,23 @@
-"""What apply and the resolver may do with the tables. One writer; every cdef method here is nogil and cannot raise."""
+"""What apply and the resolver may do with the tables. One writer; every cdef method here is nogil and cannot raise.
+
+What is short and needed for each event has its body here: a call into another module takes longer than what it does.
+"""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from pipeline.shm._arena cimport Arena
+from pipeline.shm._arena cimport Arena, pl_order
 from pipeline.shm._control cimport ControlWriter
 from pipeline.shm._keys cimport NamespaceKeys
-from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot
+from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_row_begin, pl_row_end
 from pipeline.shm._segment cimport Segment
+
+
+cdef enum:
+    MARK_USED = 1  # handed out by new_row and not freed
+    MARK_LIVE = 2  # newest image of a process that lives, and in the index: counted in heads_live
+    MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
+    MARK_QUEUED = 8  # in the retention queue
+    MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
 
 
 # `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
@@ -28,34 +39,110 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t new_row(self) noexcept nogil
     # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
-    cdef void begin(self, uint32_t row) noexcept nogil  # open a published row for change
-    cdef void end(self, uint32_t row) noexcept nogil  # make the row (or its change) visible; checksum where `checked`
+    # Open a published row for change.
+    cdef inline void begin(self, uint32_t row) noexcept nogil:
+        pl_row_begin(&self.hot[row])
+
+    # Make the row (or its change) visible; checksum where `checked`.
+    cdef inline void end(self, uint32_t row) noexcept nogil:
+        if self.checked:
+            self._sign(row)
+        pl_row_end(&self.hot[row])
+
     cdef void discard(self, uint32_t row) noexcept nogil  # give back a row that was never published
-    cdef uint64_t link(self, uint32_t row) noexcept nogil
-    cdef uint32_t follow(self, uint64_t link) noexcept nogil  # its row, 0 when none or reused
+
+    cdef inline uint64_t link(self, uint32_t row) noexcept nogil:
+        return pl_link(row, self.hot[row].generation) if row != 0 else 0
+
+    # Its row, 0 when none or reused.
+    cdef inline uint32_t follow(self, uint64_t link) noexcept nogil:
+        cdef uint32_t row = <uint32_t>link
+        if row == 0 or row >= self.rows_fresh or self.hot[row].generation != <uint32_t>(link >> 32):
+            return 0
+        return row
 
     # -- fields that own something; call between begin/end (or before the first end) --------------------------------
-    cdef void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil
-    cdef void set_parent(self, uint32_t row, uint32_t target) noexcept nogil
-    cdef void set_creator(self, uint32_t row, uint32_t target) noexcept nogil
-    cdef void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil  # does not keep its target
+    cdef inline void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].ancestor, row, target)
+
+    cdef inline void set_parent(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].parent, row, target)
+
+    cdef inline void set_creator(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].creator, row, target)
+
+    # Does not keep its target.
+    cdef inline void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
+        if target == row or not self.marks[target] & MARK_USED:
+            target = 0
+        self.cold[row].previous_owner = self.link(target)
+
+    cdef inline void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
+        cdef uint64_t old = field[0]
+        # A caller may hold the number of an ended row over a new_row that evicted it, or even got it: then no link.
+        if target == row or not self.marks[target] & MARK_USED:
+            target = 0
+        if target != 0:
+            self.refs[target] += 1
+        field[0] = self.link(target)
+        if old != 0:
+            self._drop(old)
+
+    # One link less to the row that `link` names, if it still names one.
+    cdef inline void _drop(self, uint64_t link) noexcept nogil:
+        cdef uint32_t row = self.follow(link)
+        if row == 0:
+            return
+        if self.refs[row] > 1:
+            self.refs[row] -= 1
+            return
+        self.refs[row] = 0
+        self._unlinked(row)
+
     # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
-    cdef void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_envs_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_name_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_cgroup_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_container_ref(self, uint32_t row, uint32_t ref) noexcept nogil
-    cdef void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil
+    cdef inline void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.names, &self.hot[row].file_ref, ref)
+
+    cdef inline void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.args, &self.hot[row].args_ref, ref)
+
+    cdef inline void set_envs_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.envs, &self.cold[row].envs_ref, ref)
+
+    cdef inline void set_name_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.names, &self.cold[row].name_ref, ref)
+
+    cdef inline void set_cgroup_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.names, &self.cold[row].cgroup_ref, ref)
+
+    cdef inline void set_container_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.names, &self.cold[row].container_ref, ref)
+
+    cdef inline void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self._set_ref(self.args, &self.cold[row].extra_ref, ref)
+
+    cdef inline void _set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
+        cdef uint32_t old = field[0]
+        # The new one is in the row before the old one is released: a kill leaves no reference to freed bytes.
+        field[0] = ref
+        pl_order()
+        arena.release(old)
 
     # -- pid slots --------------------------------------------------------------------------------------------------
-    cdef uint32_t head(self, uint32_t tgid) noexcept nogil  # newest image of the pid's latest owner, 0 none
+    # Newest image of the pid's latest owner, 0 none.
+    cdef inline uint32_t head(self, uint32_t tgid) noexcept nogil:
+        return self.index[tgid] if tgid < self.pid_capacity else 0
+
     cdef void set_head(self, uint32_t tgid, uint32_t row) noexcept nogil  # index store (release); the row must be ended
     # Children of a live process, by pid slot: an intrusive list private to the writer; an exec does not touch it.
     cdef void adopt(self, uint32_t child_tgid, uint32_t parent_tgid) noexcept nogil  # leaves its old list first
     cdef void orphan(self, uint32_t child_tgid) noexcept nogil
-    cdef uint32_t first_child(self, uint32_t tgid) noexcept nogil
-    cdef uint32_t next_sibling(self, uint32_t tgid) noexcept nogil
+
+    cdef inline uint32_t first_child(self, uint32_t tgid) noexcept nogil:
+        return self.child_first[tgid] if tgid < self.pid_capacity else 0
+
+    cdef inline uint32_t next_sibling(self, uint32_t tgid) noexcept nogil:
+        return self.child_next[tgid] if tgid < self.pid_capacity else 0
 
     # -- end of a process -------------------------------------------------------------------------------------------
     # The image (head or replaced) has ended: queued for retention, and a head counted as exited. For a head when its
@@ -102,18 +189,10 @@ cdef class TableWriter(ControlWriter):
     cdef void _release_refs(self, uint32_t row) noexcept nogil
     cdef void _count_link(self, uint64_t link) noexcept nogil
     cdef void _evict_row(self, uint32_t row) noexcept nogil
-    cdef void _drop(self, uint64_t link) noexcept nogil
-    cdef void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil
+    cdef void _unlinked(self, uint32_t row) noexcept nogil
+    cdef void _sign(self, uint32_t row) noexcept nogil
     cdef void _enqueue(self, uint32_t row) noexcept nogil
     cdef void _requeue(self, uint32_t row) noexcept nogil
     cdef void _park(self, uint32_t row) noexcept nogil
     cdef void _unlist(self, uint32_t row) noexcept nogil
     cdef uint32_t _elide(self, uint32_t row) noexcept nogil
-
-
-cdef enum:
-    MARK_USED = 1  # handed out by new_row and not freed
-    MARK_LIVE = 2  # newest image of a process that lives, and in the index: counted in heads_live
-    MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
-    MARK_QUEUED = 8  # in the retention queue
-    MARK_PARKED = 16  # past the queue but referred to: in the ancestor list

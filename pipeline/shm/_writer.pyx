@@ -406,25 +406,11 @@ cdef class TableWriter(ControlWriter):
         if target != 0:
             self.refs[target] += 1
 
-    cdef void begin(self, uint32_t row) noexcept nogil:
-        pl_row_begin(&self.hot[row])
-
-    cdef void end(self, uint32_t row) noexcept nogil:
-        if self.checked:
-            self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row])
-        pl_row_end(&self.hot[row])
+    cdef void _sign(self, uint32_t row) noexcept nogil:
+        self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row])
 
     cdef void discard(self, uint32_t row) noexcept nogil:
         self._free(row)
-
-    cdef uint64_t link(self, uint32_t row) noexcept nogil:
-        return pl_link(row, self.hot[row].generation) if row != 0 else 0
-
-    cdef uint32_t follow(self, uint64_t link) noexcept nogil:
-        cdef uint32_t row = <uint32_t>link
-        if row == 0 or row >= self.rows_fresh or self.hot[row].generation != <uint32_t>(link >> 32):
-            return 0
-        return row
 
     cdef void _free(self, uint32_t row) noexcept nogil:
         """Free a row: what is seen, and what a kill leaves, after each step:
@@ -482,95 +468,16 @@ cdef class TableWriter(ControlWriter):
 
     # -- links ------------------------------------------------------------------------------------------------------
 
-    cdef void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:
-        self._set_link(&self.hot[row].ancestor, row, target)
-
-    cdef void set_parent(self, uint32_t row, uint32_t target) noexcept nogil:
-        self._set_link(&self.hot[row].parent, row, target)
-
-    cdef void set_creator(self, uint32_t row, uint32_t target) noexcept nogil:
-        self._set_link(&self.hot[row].creator, row, target)
-
-    cdef void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
-        if target == row or not self.marks[target] & MARK_USED:
-            target = 0
-        self.cold[row].previous_owner = self.link(target)
-
-    cdef void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
-        cdef uint64_t old = field[0]
-        # A caller may hold the number of an ended row over a new_row that evicted it, or even got it: then no link.
-        if target == row or not self.marks[target] & MARK_USED:
-            target = 0
-        if target != 0:
-            self.refs[target] += 1
-        field[0] = self.link(target)
-        self._drop(old)
-
-    cdef void _drop(self, uint64_t link) noexcept nogil:
-        """One link less to the row that `link` names, if it still names one."""
-        cdef uint32_t row = self.follow(link)
-        cdef uint8_t marks
-        if row == 0:
-            return
-        if self.refs[row] != 0:
-            self.refs[row] -= 1
-        if self.refs[row] == 0:
-            marks = self.marks[row]
-            if marks & MARK_PARKED:
-                self._unlist(row)
-                self._requeue(row)
-            elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
-                self._requeue(row)
-
-    # -- strings ----------------------------------------------------------------------------------------------------
-    # The new reference is in the row before the old one is released, so that a kill leaves no reference to freed bytes.
-
-    cdef void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.hot[row].file_ref
-        self.hot[row].file_ref = ref
-        pl_order()
-        self.names.release(old)
-
-    cdef void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.hot[row].args_ref
-        self.hot[row].args_ref = ref
-        pl_order()
-        self.args.release(old)
-
-    cdef void set_envs_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.cold[row].envs_ref
-        self.cold[row].envs_ref = ref
-        pl_order()
-        self.envs.release(old)
-
-    cdef void set_name_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.cold[row].name_ref
-        self.cold[row].name_ref = ref
-        pl_order()
-        self.names.release(old)
-
-    cdef void set_cgroup_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.cold[row].cgroup_ref
-        self.cold[row].cgroup_ref = ref
-        pl_order()
-        self.names.release(old)
-
-    cdef void set_container_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.cold[row].container_ref
-        self.cold[row].container_ref = ref
-        pl_order()
-        self.names.release(old)
-
-    cdef void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        cdef uint32_t old = self.cold[row].extra_ref
-        self.cold[row].extra_ref = ref
-        pl_order()
-        self.args.release(old)
+    cdef void _unlinked(self, uint32_t row) noexcept nogil:
+        """Nothing links to the row any more: it may go when its retention is over."""
+        cdef uint8_t marks = self.marks[row]
+        if marks & MARK_PARKED:
+            self._unlist(row)
+            self._requeue(row)
+        elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
+            self._requeue(row)
 
     # -- pid slots --------------------------------------------------------------------------------------------------
-
-    cdef uint32_t head(self, uint32_t tgid) noexcept nogil:
-        return self.index[tgid] if tgid < self.pid_capacity else 0
 
     cdef void set_head(self, uint32_t tgid, uint32_t row) noexcept nogil:
         cdef uint32_t old
@@ -631,12 +538,6 @@ cdef class TableWriter(ControlWriter):
         self.child_next[child_tgid] = 0
         self.child_prev[child_tgid] = 0
         self.child_parent[child_tgid] = 0
-
-    cdef uint32_t first_child(self, uint32_t tgid) noexcept nogil:
-        return self.child_first[tgid] if tgid < self.pid_capacity else 0
-
-    cdef uint32_t next_sibling(self, uint32_t tgid) noexcept nogil:
-        return self.child_next[tgid] if tgid < self.pid_capacity else 0
 
     # -- end of an image --------------------------------------------------------------------------------------------
 
