@@ -338,7 +338,7 @@ def _is_local(mounts: bytes, point: bytes) -> bool:
 
 def _mounts(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
     """Lines of mountinfo: the fields before the dash, and the file system's type."""
-    for line in text.splitlines():
+    for line in text.split(b"\n"):  # not splitlines(): a carriage return in a name is not escaped
         fields, _, tail = line.partition(b" - ")
         mounted = fields.split(b" ")
         if len(mounted) > 4:

@@ -351,6 +351,46 @@ def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> No
     }  # fmt: skip
 
 
+def test_the_mount_of_what_only_proc_told_of(live_kernel: None, tmp_path: Path) -> None:
+    """A start without the task iterator: a mount of its own namespace, a file of no directory, a mount that is gone."""
+    sleep = shutil.which("sleep")
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    run = f"mount -t tmpfs none {place} && cp {sleep} {place}/first && exec {place}/first 60"
+    gone = f"mount -t tmpfs none {other} && cp {sleep} {other}/x && cd {other} && umount -l {other} && exec ./x 60"
+    memfd = (
+        "import os; fd = os.memfd_create('run', os.MFD_CLOEXEC); "
+        f"os.write(fd, open({sleep!r}, 'rb').read()); os.execve(fd, ['run', '60'], {{}})"
+    )
+    with (
+        process("unshare", "-m", "sh", "-c", run) as first,
+        process("unshare", "-m", "sh", "-c", gone) as second,
+        process(sys.executable, "-c", memfd) as third,
+    ):
+        for child, name in ((first, "/first"), (second, "/x"), (third, "/memfd:run (deleted)")):
+            eventually(lambda child=child, name=name: exe(child.pid).endswith(name))
+        with Daemon('[capture]\ntask_iterator = "off"\n', name="mounts") as daemon, daemon.attach() as table:
+            here = resolve(table, os.getpid()).file
+            assert mount_facts(here) == {
+                "id": here["mount_id"], "path": mount_point(os.getpid(), here["mount_id"]), "source": "snapshot",
+                "origin": "procfs", "visible": True, "detached": False,
+            }  # fmt: skip
+            assert here["filesystem"] == mounted(os.getpid(), here["mount_id"])
+            usual = {"source": "snapshot", "origin": "procfs"}
+            found = {child.pid: resolve(table, child.pid).file for child in (first, second, third)}
+            for child, kind, where, visible, detached in (
+                (first, "tmpfs", str(place), True, False),
+                (second, None, None, None, None),
+                (third, "tmpfs", None, False, True),
+            ):
+                file = found[child.pid]
+                assert file["filesystem"] == kind
+                assert mount_facts(file) == usual | {
+                    "id": file["mount_id"], "path": where, "visible": visible, "detached": detached
+                }  # fmt: skip
+
+
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
