@@ -118,9 +118,11 @@ class SshSessions:
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
             # It may have changed its image again within the batch: the number belongs to the newest.
             head = self._tables.py_head(int(hot["tgid"][row]))
-            if parent and head and not self._number(head) and self._is_sshd(parent):
-                self._begin(head)
-                if self._number(head):
+            # An sshd that was started from within a session has that one's number, and leaves it to whom it lets in.
+            former = self._number(parent)
+            if parent and head and self._number(head) in {0, former} and self._is_sshd(parent):
+                self._begin(head, former)
+                if self._number(head) not in {0, former}:
                     begun.append(head)
         return begun
 
@@ -143,7 +145,7 @@ class SshSessions:
         name = record[layout.FILE.itemsize :].rpartition(b"/")[2]
         return int(file["file_uid"]) == 0 and name in _NAMES
 
-    def _begin(self, row: int) -> None:
+    def _begin(self, row: int, former: int) -> None:
         hot = self._tables.hot_view()[row]
         tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
         key = key_of(self._tables, tgid) if self._pids is not None else None
@@ -157,15 +159,15 @@ class SshSessions:
         while len(self._known) > SESSIONS_MAX:
             del self._known[next(iter(self._known))]
         self._write()  # before a row names it
-        self._mark(tgid, number)
+        self._mark(tgid, number, former)
 
-    def _mark(self, tgid: int, number: int) -> None:
-        """Put the number into the process' row and into those that it has forked since."""
+    def _mark(self, tgid: int, number: int, former: int) -> None:
+        """Put the number into the process' row and into those that it has forked since, in the place of `former`."""
         todo = [tgid]
         while todo:
             one = todo.pop()
             row = self._tables.py_head(one)
-            if not row or int(self._tables.cold_view()["user_session"][row]):
+            if not row or self._number(row) not in {0, former}:
                 continue
             self._tables.py_begin(row)
             self._tables.cold_view()["user_session"][row] = number
