@@ -36,16 +36,47 @@ class MountPoint(NamedTuple):
     fs_magic: int  #: 0 unknown
 
 
+class _Mount(NamedTuple):
+    """A line of a mountinfo."""
+
+    device: int  #: of its file system, in the kernel's encoding
+    point: bytes  #: where it is, below the root of the mount tree; b"" for that root
+    fs_magic: int
+
+
 class _Table:
-    """One reading of a mountinfo."""
+    """One reading of a mountinfo, of a process with this root directory."""
 
-    __slots__ = ("checked", "lines", "read_at_ns")
+    __slots__ = ("_known", "_lines", "_root", "checked", "read_at_ns")
 
-    def __init__(self, read_at_ns: int, lines: dict[bytes, bytes]) -> None:
+    def __init__(self, read_at_ns: int, root: bytes) -> None:
         self.read_at_ns = read_at_ns
-        self.lines = lines  #: by the number of the mount
+        self._root = b"" if root == b"/" else root
+        self._lines: dict[bytes, bytes] = {}
+        self._known: dict[int, _Mount | None] = {}
         #: (mount, device) that were looked for in a new reading in vain, or that have a device of their own (btrfs).
         self.checked: set[tuple[int, int]] = set()
+
+    def fill(self, lines: dict[bytes, bytes]) -> None:
+        """Take lines by the numbers of their mounts, in the place of former ones."""
+        self._lines, self._known = lines, {}
+
+    def mount(self, mount_id: int) -> _Mount | None:
+        found = self._known.get(mount_id, self)
+        if found is self:
+            line = self._lines.get(b"%d" % mount_id)
+            found = self._known[mount_id] = None if line is None else self._parsed(line)
+        return found  # type: ignore[return-value]
+
+    def _parsed(self, line: bytes) -> _Mount:
+        fields, _, tail = line.partition(b" - ")
+        _, _, device, _, point, *_ = fields.split(b" ")
+        major, _, minor = device.partition(b":")
+        if b"\\" in point:
+            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
+        # "/" is the process' root.
+        point = self._root + (b"" if point == b"/" else point)
+        return _Mount(int(major) << 20 | int(minor), point, magic_of(tail.split(b" ", 1)[0].decode("ascii", "replace")))
 
 
 class MountPoints:
@@ -75,38 +106,34 @@ class MountPoints:
             root: its root directory, below the root of the mount tree.
             mount_id, device, path: of the executable; the device in the kernel's encoding.
         """
-        line = self._line((mnt_ns, root), proc_fd, below, mount_id, device)
-        if line is None and root != b"/" and mnt_ns == self._own_ns:
+        mount = self._mount((mnt_ns, root), proc_fd, below, mount_id, device)
+        if mount is None and root != b"/" and mnt_ns == self._own_ns:
             # A chroot: the directory's mount is not among what the process can reach, but among ours.
-            root = b"/"
-            line = self._line((mnt_ns, root), self._proc, b"self/", mount_id, device)
-        if line is None:
+            mount = self._mount((mnt_ns, b"/"), self._proc, b"self/", mount_id, device)
+        if mount is None:
             return None
-        fields, _, tail = line.partition(b" - ")
-        # "/" is the process' root; below the root of the tree it is `root`.
-        point = _unescaped(fields.split(b" ")[4])
-        point = (b"" if root == b"/" else root) + (b"" if point == b"/" else point)
-        if not path.startswith(point) or path[len(point) : len(point) + 1] not in {b"", b"/"}:
+        end = len(mount.point)
+        if not path.startswith(mount.point) or path[end : end + 1] not in {b"", b"/"}:
             return None
-        return MountPoint(1 + len(point), magic_of(tail.split(b" ", 1)[0].decode("ascii", "replace")))
+        return MountPoint(1 + end, mount.fs_magic)
 
-    def _line(self, key: tuple[int, bytes], proc_fd: int, below: bytes, mount_id: int, device: int) -> bytes | None:
-        """A mount's line of the table `key`, which is read below that directory where it is not there or too old."""
+    def _mount(self, key: tuple[int, bytes], proc_fd: int, below: bytes, mount_id: int, device: int) -> _Mount | None:
+        """A mount of the table `key`, which is read below that directory where it is not there or too old."""
         now = self._now_ns()
         table = self._tables.get(key)
         is_new = table is None or now - table.read_at_ns > MAX_AGE_NS
         if table is None or is_new:
             if len(self._tables) >= TABLES_MAX:
                 self._tables.clear()
-            table = self._tables[key] = _Table(now, _read(proc_fd, below))
-        number = b"%d" % mount_id
-        line = table.lines.get(number)
-        if (line is None or _device(line) != device) and (mount_id, device) not in table.checked:
+            table = self._tables[key] = _Table(now, key[1])
+            table.fill(_read(proc_fd, below))
+        mount = table.mount(mount_id)
+        if (mount is None or mount.device != device) and (mount_id, device) not in table.checked:
             table.checked.add((mount_id, device))
             if not is_new:
-                table.lines = _read(proc_fd, below)
-                line = table.lines.get(number)
-        return line
+                table.fill(_read(proc_fd, below))
+                mount = table.mount(mount_id)
+        return mount
 
 
 def _read(proc_fd: int, below: bytes) -> dict[bytes, bytes]:
@@ -125,13 +152,3 @@ def _read(proc_fd: int, below: bytes) -> dict[bytes, bytes]:
             os.close(fd)
     # Spaces, tabs, newlines and backslashes in names are escaped, other control characters are not.
     return {line[: line.find(b" ")]: line for line in b"".join(pieces).split(b"\n") if line.count(b" ") > 7}
-
-
-def _device(line: bytes) -> int:
-    """Of its file system, in the kernel's encoding."""
-    major, _, minor = line.split(b" ", 3)[2].partition(b":")
-    return int(major) << 20 | int(minor)
-
-
-def _unescaped(raw: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw) if b"\\" in raw else raw
