@@ -151,7 +151,7 @@ class Worker:
             loop.repair_soon(boot.now_boot_ns())
 
     def _begin_contexts(self) -> None:
-        for contexts in (self.loop.sessions, self.loop.terminals):
+        for contexts in (self.loop.sessions, self.loop.session_terminals, self.loop.terminals):
             if contexts is not None:
                 contexts.begin()
 

@@ -26,7 +26,7 @@ MAX_AGE_NS = 1_000_000_000
 #: Readings kept: mount namespaces times root directories. With more, all are forgotten.
 TABLES_MAX = 1024
 #: Of a longer list, about 4 KiB each, the rest is unknown (the kernel's default is at most 100,000 mounts a namespace).
-PIECES_MAX = 4096
+PIECES_MAX = 1024
 
 
 class MountPoint(NamedTuple):

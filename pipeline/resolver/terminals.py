@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.resolver.procinfo import ProcInfo
     from pipeline.shm._writer import TableWriter
 
+#: Of a batch with more leaders than this the encoder notes the first ones.
+LEADERS_MAX = 1024
 #: Processes of other sessions that are looked at, since a leader got a terminal of the same name.
 TAKEN_MAX = 64
 
@@ -52,16 +54,28 @@ class SessionTerminals:
         self._applier = applier
         self._encoder = encoder
         self._reader = reader
+        #: Sessions that have a terminal: most of the leaders that have none never had one (setsid).
+        self._holders: set[int] = set()
+
+    def begin(self) -> None:
+        """Learn which sessions have a terminal; call when the tables are filled."""
+        frontier = self._tables.rows_frontier
+        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
+        leaders = self._with_terminal((hot["tgid"] == cold["sid"]) & (hot["tgid"] != 0))
+        self._holders = set(cold["sid"][leaders].tolist())
 
     def poll(self) -> None:
         """Look at the sessions whose leaders have lost or got a terminal since the last call."""
         lost: dict[int, int] = {}
         got: dict[bytes, tuple[int, int]] = {}
-        for sid, time_boot_ns, tty in self._encoder.take_leaders():
+        taken = self._encoder.take_leaders()
+        for sid, time_boot_ns, tty in taken:
             if tty:
                 got[tty] = sid, time_boot_ns
-            else:
+                self._holders.add(sid)
+            elif sid in self._holders or len(taken) == LEADERS_MAX:  # more may have been
                 lost[sid] = time_boot_ns
+                self._holders.discard(sid)
         if lost:
             sids = self._tables.cold_view()["sid"][: self._tables.rows_frontier]
             for row in self._with_terminal(np.isin(sids, np.fromiter(lost, np.uint32, len(lost)))):

@@ -141,6 +141,24 @@ def test_a_session_loses_its_terminal_with_its_leader(w: World, sessions: Sessio
     assert w.encoder.take_leaders() == []
 
 
+def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    w.encoder.take_leaders()
+    sessions.begin()
+    put(w.story.exit(3), 3).apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 4) == [b""]
+
+
+def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
+    w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w.fork(1, 3)
+    put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    monkeypatch.setattr(sessions, "_with_terminal", None)
+    sessions.poll()
+
+
 def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
@@ -213,5 +231,5 @@ def test_leaders_are_bounded(w: World) -> None:
     w.fork(1, 3)
     for _ in range(1100):
         put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
-    assert len(w.encoder.take_leaders()) == 1024
+    assert len(w.encoder.take_leaders()) == terminals.LEADERS_MAX
     assert np.all(w.encoder.take_leaders() == [])
