@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from multiprocessing import synchronize
 from pathlib import Path
 from typing import Self
 
@@ -21,6 +22,7 @@ from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 
 from pipeline import events
 from pipeline.bus.frames import decode_frames
+from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import SLACK_NS, Merger
@@ -139,34 +141,39 @@ class Resolver:
         assert not odd, odd
 
 
-def _push(address: str, messages: Messages, core: int) -> None:
+def _push(address: str, messages: Messages, core: int, is_done: synchronize.Event) -> None:
     import zmq
 
     os.sched_setaffinity(0, {core})
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)
-    socket.set_hwm(256)
+    socket.set_hwm(PUSH_HWM_FRAMES)
     socket.connect(address)
     for message in messages:
         socket.send(message, copy=False)
+    # A receiver whose queue is full when its peer hangs up does not read what the kernel still has of it.
+    is_done.wait()
     socket.close(linger=-1)
     context.term()
 
 
 def through_ipc(messages: Messages, core: int) -> Iterator[memoryview]:
-    """The same messages, sent over ipc by a second process on core `core`."""
+    """The same messages, sent over ipc by a second process on core `core`; as many are under way as the daemon allows."""
     import zmq
 
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         address = f"ipc://{place}/frames.ipc"
         context = zmq.Context()
         socket = context.socket(zmq.PULL)
-        socket.set_hwm(256)
+        socket.set_hwm(PULL_HWM_FRAMES)
         socket.bind(address)
-        sender = multiprocessing.get_context("fork").Process(target=_push, args=(address, messages, core))
+        forked = multiprocessing.get_context("fork")
+        is_done = forked.Event()
+        sender = forked.Process(target=_push, args=(address, messages, core, is_done))
         sender.start()
         for _ in messages:
             yield socket.recv(copy=False).buffer
+        is_done.set()
         sender.join()
         socket.close()
         context.term()

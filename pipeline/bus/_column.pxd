@@ -1,6 +1,16 @@
 """A column of a frame, for those who write frames and those who read them. In a file of its own: neither needs the other."""
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint16_t pl_get16(const unsigned char *p) { uint16_t v; __builtin_memcpy(&v, p, 2); return v; }
+    static inline uint32_t pl_get32(const unsigned char *p) { uint32_t v; __builtin_memcpy(&v, p, 4); return v; }
+    """
+    uint16_t pl_get16(const unsigned char *p) noexcept nogil
+    uint32_t pl_get32(const unsigned char *p) noexcept nogil
 
 
 cdef struct column:

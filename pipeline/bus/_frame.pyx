@@ -26,6 +26,7 @@ from pipeline._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.bus._column cimport column, pl_get16
 from pipeline.bus._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
 from pipeline.bus.encode import FRAME_MAX_BYTES, FRAME_VERSION
 from pipeline.errors import FrameError
@@ -54,18 +55,20 @@ cdef enum:
     KEY_EXEC
     KEY_EXIT
     KEY_BLOB
+    KEY_TASK_OF
+    KEY_NS_PID
     KEY_COUNT
 
 cdef const char **_KEYS = [
     "v", "boot", "src", "ring", "seq", "from", "to", "n", "lost", "bad", "wm",
-    "head", "task", "fork", "exec", "exit", "blob",
+    "head", "task", "fork", "exec", "exit", "blob", "task_of", "ns_pid",
 ]
-cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 4, 4, 4, 4, 4, 4]
+cdef uint8_t *_LENGTHS = [1, 4, 3, 4, 3, 4, 2, 1, 4, 3, 2, 4, 4, 4, 4, 4, 4, 7, 6]
 cdef uint8_t *_KINDS = [
     VALUE_UINT, VALUE_BIN, VALUE_TEXT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_UINT, VALUE_MAP, VALUE_UINT,
-    VALUE_UINT, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN,
+    VALUE_UINT, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN, VALUE_BIN,
 ]
-cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM
+cdef uint32_t _OPTIONAL = 1 << KEY_BAD | 1 << KEY_WM | 1 << KEY_TASK_OF | 1 << KEY_NS_PID
 
 
 cdef inline int _key_of(const value *name) noexcept nogil:
@@ -83,10 +86,11 @@ cdef enum:
     OWNED_EXEC
     OWNED_EXIT
     OWNED_BLOB
+    OWNED_NONE  # always in the message
 
 
 cdef class Frame:
-    """One decoded frame. Its columns are read-only views of the message, which they keep alive.
+    """One decoded frame. Its columns are read-only views of the message, which they keep alive (but see `task`).
 
     A column may begin at any address. numpy copes with that; C and Cython that read a column through a pointer declare
     packed structs or copy a record out first (`pipeline/_records.pxd`).
@@ -128,8 +132,13 @@ cdef class Frame:
 
     @property
     def task(self):
-        """Shape (count,), dtype `events.TASK`."""
-        return np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
+        """Shape (count,), dtype `events.TASK`: a view, or a copy where the frame has only the distinct ones."""
+        tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
+        if self.task_of.bytes:
+            tasks = tasks[np.frombuffer(self.view(OWNED_NONE, &self.task_of), np.uint16)]
+            tasks["ns_pid"] = np.frombuffer(self.view(OWNED_NONE, &self.ns_pids), np.uint32)
+            tasks.flags.writeable = False
+        return tasks
 
     @property
     def fork(self):
@@ -183,6 +192,7 @@ cdef class Frame:
         part.malformed, part.watermark, part.has_watermark = self.malformed, self.watermark, self.has_watermark
         part.boot, part.owners = self.boot, self.owners
         part.heads, part.tasks, part.strings = self.heads, self.tasks, self.strings
+        part.task_of, part.ns_pids = self.task_of, self.ns_pids
         part.forks, part.execs, part.exits = self.forks, self.execs, self.exits
         return part
 
@@ -213,7 +223,11 @@ cdef class Frame:
                 break
             skipped += 1
             _advance(&part.heads, sizeof(pl_head_any))
-            _advance(&part.tasks, sizeof(pl_task_any))
+            if self.task_of.bytes:
+                _advance(&part.task_of, 2)
+                _advance(&part.ns_pids, 4)
+            else:
+                _advance(&part.tasks, sizeof(pl_task_any))
             _advance(&part.strings, head.var_bytes)
             if not head.flags & PL_FLAG_HEAD_ONLY:
                 if head.kind == PL_KIND_FORK:
@@ -223,6 +237,8 @@ cdef class Frame:
                 elif head.kind == PL_KIND_EXIT:
                     _advance(&part.exits, sizeof(pl_exit_any))
         part.count -= skipped
+        if part.count == 0:
+            part.tasks.bytes = 0
         part.from_pos = min(position, self.to_pos)
         return part
 
@@ -320,6 +336,11 @@ cdef Frame _read(Reader reader, object message):
     _set(&frame.execs, &values[KEY_EXEC])
     _set(&frame.exits, &values[KEY_EXIT])
     _set(&frame.strings, &values[KEY_BLOB])
+    if (seen >> KEY_TASK_OF ^ seen >> KEY_NS_PID) & 1:
+        _bad("of 'task_of' and 'ns_pid' there is one only")
+    if seen >> KEY_TASK_OF & 1:
+        _set(&frame.task_of, &values[KEY_TASK_OF])
+        _set(&frame.ns_pids, &values[KEY_NS_PID])
     _check(frame, values[KEY_N].number)
     return frame
 
@@ -361,6 +382,7 @@ cdef inline uint64_t _body_bytes(uint8_t kind) noexcept nogil:
 cdef enum:
     OK
     WRONG_KIND
+    WRONG_TASK
     WRONG_LENGTH
     WRONG_POSITION
     MISSING_BODY
@@ -370,6 +392,7 @@ cdef enum:
 
 _REASONS = {
     WRONG_KIND: "no such kind of record",
+    WRONG_TASK: "it has a TASK that is not in 'task'",
     WRONG_LENGTH: "the record's length does not follow from its kind and strings",
     WRONG_POSITION: "the record lies outside the frame's range or before its predecessor's end",
     MISSING_BODY: "there are fewer bodies than records of the kind",
@@ -381,7 +404,8 @@ _REASONS = {
 cdef int _check(Frame frame, uint64_t count) except -1:
     """Check that the columns agree, so that whoever walks them need not look at a length again.
 
-    1. `head` and `task` have `count` entries; each body column has one for each record of its kind with a body.
+    1. `head` and `task` have `count` entries, or `head`, `task_of` and `ns_pid` do, and `task` has those that `task_of`
+       names; each body column has one for each record of its kind with a body.
     2. A record's kind exists, and its length is what kind, flags and `var_bytes` make it.
     3. Records lie in the frame's range, in order, without overlap, at multiples of 8.
     4. `var_bytes` of all records add up to the length of `blob`.
@@ -391,11 +415,16 @@ cdef int _check(Frame frame, uint64_t count) except -1:
     cdef const pl_exec_any *e
     cdef const pl_head_any *h
     cdef uint64_t i = 0, span, body, next_pos = frame.from_pos, var = 0
-    cdef uint64_t fork_at = 0, exec_at = 0, exit_at = 0
+    cdef uint64_t fork_at = 0, exec_at = 0, exit_at = 0, tasks = frame.tasks.bytes // sizeof(pl_task_any)
     cdef int wrong = OK
     if count > UINT32_MAX or frame.heads.bytes != count * sizeof(pl_head_any):
         _bad("'head' does not have 'n' entries")
-    if frame.tasks.bytes != count * sizeof(pl_task_any):
+    if frame.task_of.bytes:
+        if frame.task_of.bytes != count * 2 or frame.ns_pids.bytes != count * 4:
+            _bad("'task_of' or 'ns_pid' does not have 'n' entries")
+        if frame.tasks.bytes % sizeof(pl_task_any):
+            _bad("'task' does not have whole entries")
+    elif frame.tasks.bytes != count * sizeof(pl_task_any) or frame.ns_pids.bytes:
         _bad("'task' does not have 'n' entries")
     frame.count = <uint32_t>count
     with nogil:
@@ -403,6 +432,9 @@ cdef int _check(Frame frame, uint64_t count) except -1:
             h = &heads[i]
             if h.kind == 0 or h.kind >= PL_KIND_COUNT:
                 wrong = WRONG_KIND
+                break
+            if frame.task_of.bytes and pl_get16(frame.task_of.at + 2 * i) >= tasks:
+                wrong = WRONG_TASK
                 break
             if h.flags & PL_FLAG_HEAD_ONLY:
                 body = 0

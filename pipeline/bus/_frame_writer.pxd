@@ -1,6 +1,6 @@
 """Encoding frames, for compiled senders."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.bus._column cimport column
 
@@ -11,6 +11,9 @@ cdef class FrameEncoder:
     cdef bytes lost_packed
     cdef char *data
     cdef uint64_t used, room
+    cdef uint32_t *firsts  # of each distinct TASK of the frame: the first record that has it
+    cdef uint16_t *task_of  # of each record: number of its TASK among the distinct ones
+    cdef uint64_t records_room
 
     cdef int put(
         self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, object lost,
@@ -20,8 +23,11 @@ cdef class FrameEncoder:
     # -- private --
     cdef bytes _counts(self, lost)
     cdef int _make_room(self, uint64_t need) except -1
+    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0
+    cdef void _put_tasks(self, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil
     cdef void _byte(self, uint8_t value) noexcept nogil
     cdef void _bytes(self, const char *data, uint64_t n) noexcept nogil
     cdef void _key(self, const char *name, uint8_t n) noexcept nogil
     cdef void _uint(self, uint64_t value) noexcept nogil
+    cdef void _bin_head(self, uint32_t n) noexcept nogil
     cdef void _bin(self, const char *data, uint32_t n) noexcept nogil

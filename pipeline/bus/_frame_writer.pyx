@@ -3,17 +3,23 @@
 Written out by hand because a shard does it between two rounds of a storm, when its caches hold the storm: through a
 dictionary and the library's packer a frame took as long as reading its records did, twice. That both agree is tested.
 
-Source: the MessagePack specification.
+Of a TASK nearly everything is its parent's and stays as it is from fork to exit, so a frame has each one once and says
+which record has which. That is two thirds of the bytes of a storm of forks, which the kernel copies twice on their way
+and the resolver waits for when it reads them. The number in the innermost pid namespace is every process' own, and
+travels apart.
+
+Source: the MessagePack specification; records.h.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport UINT32_MAX, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 import msgpack
 
+from pipeline._records cimport pl_task_any
 from pipeline.bus._column cimport column
 
 FRAME_VERSION = 1
@@ -25,7 +31,32 @@ cdef extern from *:
     static inline void pl_put16(char *p, uint16_t v) { v = __builtin_bswap16(v); __builtin_memcpy(p, &v, 2); }
     static inline void pl_put32(char *p, uint32_t v) { v = __builtin_bswap32(v); __builtin_memcpy(p, &v, 4); }
     static inline void pl_put64(char *p, uint64_t v) { v = __builtin_bswap64(v); __builtin_memcpy(p, &v, 8); }
+
+    enum { PL_NS_PID = offsetof(struct pl_task, ns_pid), PL_NS_PID_END = PL_NS_PID + 4 };
+
+    /* All words, without ns_pid; each has its own odd factor. */
+    static inline uint8_t pl_task_hash(const unsigned char *p)
+    {
+        uint64_t words[sizeof(struct pl_task) / 8], h = 0;
+
+        __builtin_memcpy(words, p, sizeof(words));
+        __builtin_memset((char *)words + PL_NS_PID, 0, 4);
+    #pragma GCC unroll 20
+        for (unsigned i = 0; i < sizeof(words) / 8; i++)
+            h += (words[i] ^ words[i] >> 32) * (0x9E3779B97F4A7C15u * (2 * i + 1));
+        return (uint8_t)((h ^ h >> 32) * 0x9E3779B97F4A7C15u >> 56);
+    }
+
+    static inline int pl_same_task(const unsigned char *a, const unsigned char *b)
+    {
+        return __builtin_memcmp(a, b, PL_NS_PID) == 0 &&
+               __builtin_memcmp(a + PL_NS_PID_END, b + PL_NS_PID_END, sizeof(struct pl_task) - PL_NS_PID_END) == 0;
+    }
     """
+    enum:
+        PL_NS_PID
+    uint8_t pl_task_hash(const unsigned char *p) nogil
+    bint pl_same_task(const unsigned char *a, const unsigned char *b) nogil
     void pl_put16(char *p, uint16_t v) nogil
     void pl_put32(char *p, uint32_t v) nogil
     void pl_put64(char *p, uint64_t v) nogil
@@ -34,6 +65,9 @@ cdef extern from *:
 cdef enum:
     #: More than the keys, the numbers and the headers of all columns of a frame take, but for `boot`, `src` and `lost`.
     FIXED_BYTES = 256
+    #: Bytes for each record of a frame that has its distinct TASKs only: number of the TASK, pid in the namespace.
+    SHARED_BYTES = 2 + 4
+    NONE = 0xFFFF
 
 
 cdef class FrameEncoder:
@@ -57,6 +91,8 @@ cdef class FrameEncoder:
 
     def __dealloc__(self):
         free(self.data)
+        free(self.firsts)
+        free(self.task_of)
 
     def encode(self, **frame) -> bytes:
         """Return the message that holds one frame; arguments as `add`."""
@@ -101,6 +137,7 @@ cdef class FrameEncoder:
         cdef uint64_t need = FIXED_BYTES
         cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
         cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
+        cdef uint32_t distinct
         cdef int i
         if lost is not self.lost:
             self.lost_packed, self.lost = self._counts(lost), lost
@@ -109,6 +146,9 @@ cdef class FrameEncoder:
                 raise ValueError("a column is longer than msgpack allows")
             need += columns[i].bytes
         self._make_room(need + len(self.boot_id) + len(self.source) + len(self.lost_packed))
+        distinct = self._distinct(&columns[1], count)
+        if distinct:
+            keys += 2
         if keys < 16:
             self._byte(0x80 | keys)
         else:
@@ -147,9 +187,69 @@ cdef class FrameEncoder:
             self._key("wm", 2)
             self._uint(watermark_boot_ns)
         for i in range(6):
+            if i == 1 and distinct:
+                self._put_tasks(&columns[1], count, distinct)
+                continue
             self._key(names[i], 4)
             self._bin(<const char *>columns[i].at, <uint32_t>columns[i].bytes)
         return 0
+
+    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0:
+        """Number the TASKs of a frame, equal ones alike; returns how many differ, or 0 where it saves nothing."""
+        cdef uint16_t[256] places  # by hash: the last TASK with it. Who loses its place is written once more.
+        cdef uint32_t found = 0
+        cdef uint64_t i, room
+        cdef const unsigned char *task = tasks.at
+        cdef uint8_t at
+        cdef void *firsts
+        cdef void *task_of
+        if count < 2 or tasks.bytes != count * sizeof(pl_task_any):
+            return 0
+        if count > self.records_room:
+            room = max(count, 2 * self.records_room)
+            firsts = realloc(self.firsts, room * sizeof(uint32_t))
+            if firsts == NULL:
+                raise MemoryError
+            self.firsts = <uint32_t *>firsts
+            task_of = realloc(self.task_of, room * sizeof(uint16_t))
+            if task_of == NULL:
+                raise MemoryError
+            self.task_of, self.records_room = <uint16_t *>task_of, room
+        memset(places, 0xFF, sizeof(places))
+        with nogil:
+            for i in range(count):
+                at = pl_task_hash(task)
+                if places[at] == NONE or not pl_same_task(
+                    tasks.at + self.firsts[places[at]] * <uint64_t>sizeof(pl_task_any), task
+                ):
+                    if found == NONE:
+                        found = 0
+                        break
+                    self.firsts[found] = <uint32_t>i
+                    places[at] = <uint16_t>found
+                    found += 1
+                self.task_of[i] = places[at]
+                task += sizeof(pl_task_any)
+        return found if found * sizeof(pl_task_any) + count * SHARED_BYTES < tasks.bytes else 0
+
+    cdef void _put_tasks(self, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil:
+        cdef const unsigned char *ns_pid = tasks.at + PL_NS_PID
+        cdef char *task
+        cdef uint64_t i
+        self._key("task", 4)
+        self._bin_head(distinct * <uint32_t>sizeof(pl_task_any))
+        for i in range(distinct):
+            task = self.data + self.used
+            self._bytes(<const char *>tasks.at + self.firsts[i] * <uint64_t>sizeof(pl_task_any), sizeof(pl_task_any))
+            memset(task + PL_NS_PID, 0, 4)
+        self._key("task_of", 7)
+        self._bin(<const char *>self.task_of, <uint32_t>count * 2)
+        self._key("ns_pid", 6)
+        self._bin_head(<uint32_t>count * 4)
+        for i in range(count):
+            memcpy(self.data + self.used, ns_pid, 4)
+            self.used += 4
+            ns_pid += sizeof(pl_task_any)
 
     cdef bytes _counts(self, lost):
         return msgpack.packb(lost)
@@ -200,6 +300,10 @@ cdef class FrameEncoder:
             self.used += 8
 
     cdef inline void _bin(self, const char *data, uint32_t n) noexcept nogil:
+        self._bin_head(n)
+        self._bytes(data, n)
+
+    cdef inline void _bin_head(self, uint32_t n) noexcept nogil:
         cdef char *p = self.data + self.used
         if n < 1 << 8:
             self._byte(0xC4)
@@ -212,4 +316,3 @@ cdef class FrameEncoder:
             self._byte(0xC6)
             pl_put32(p + 1, n)
             self.used += 4
-        self._bytes(data, n)

@@ -17,7 +17,10 @@ are ignored, so a key may be added within a version:
     bad   uint         optional: records that the sender found malformed and left out, since it started
     wm    uint         optional: boot time in ns; no record of the ring that is older than this follows
     head  bin n*64     HEAD of each record, in the order of the ring
-    task  bin n*160    TASK of each; zeros where HEAD says FLAG_HEAD_ONLY
+    task  bin n*160    TASK of each; zeros where HEAD says FLAG_HEAD_ONLY. Or, where that is shorter, bin m*160: each
+                       one once, with `ns_pid` 0; then the next two say the rest
+    task_of  bin n*2   optional, with `ns_pid`: number of each record's TASK in `task`, u16
+    ns_pid   bin n*4   optional, with `task_of`: TASK's `ns_pid` of each record, u32
     fork  bin k*32     bodies of the fork records that have one, in the same order
     exec  bin k*128    the same for exec
     exit  bin k*32     the same for exit

@@ -19,6 +19,7 @@ first) completes it. A record of a process that nobody knows enters it, marked, 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memset
 
+from pipeline.bus._column cimport pl_get16, pl_get32
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -132,6 +133,7 @@ cdef class Events(Rows):
         cdef const columns *col
         cdef const pl_head_any *head
         cdef const pl_task_any *task
+        cdef pl_task_any own
         cdef const char *body
         for i in range(count):
             if i + AHEAD_RECORD < count:
@@ -146,7 +148,12 @@ cdef class Events(Rows):
             task = NULL
             body = NULL
             if not head.flags & PL_FLAG_HEAD_ONLY:
-                task = &(<const pl_task_any *>col.task)[item.event]
+                if col.task_of == NULL:
+                    task = &(<const pl_task_any *>col.task)[item.event]
+                else:
+                    own = (<const pl_task_any *>col.task)[pl_get16(col.task_of + 2 * <uint64_t>item.event)]
+                    own.ns_pid = pl_get32(col.ns_pid + 4 * <uint64_t>item.event)
+                    task = &own
                 if head.kind == PL_KIND_FORK:
                     body = <const char *>&(<const pl_fork_any *>col.fork)[item.body]
                 elif head.kind == PL_KIND_EXIT:
@@ -179,9 +186,10 @@ cdef class Events(Rows):
         cdef const columns *col = &all[item.slot]
         cdef const char *task = col.task + item.event * sizeof(pl_task_any)
         pl_prefetch(col.head + item.event * sizeof(pl_head_any))
-        pl_prefetch(task)
-        pl_prefetch(task + 64)
-        pl_prefetch(task + 128)
+        if col.task_of == NULL:  # else they are few and near
+            pl_prefetch(task)
+            pl_prefetch(task + 64)
+            pl_prefetch(task + 128)
         pl_prefetch(col.exit + item.body * sizeof(pl_exit_any))
         pl_prefetch(col.fork + item.body * sizeof(pl_fork_any))
 

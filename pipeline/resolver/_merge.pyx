@@ -211,6 +211,8 @@ cdef class Sorter:
         col = &self.columns[number]
         col.head = <const char *>frame.heads.at
         col.task = <const char *>frame.tasks.at
+        col.task_of = frame.task_of.at if frame.task_of.bytes else NULL
+        col.ns_pid = frame.ns_pids.at if frame.task_of.bytes else NULL
         col.fork = <const char *>frame.forks.at
         col.exec = <const char *>frame.execs.at
         col.exit = <const char *>frame.exits.at

@@ -5,6 +5,9 @@
 #define PROCLINE_READER_H
 
 #include <time.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "keys.h"
 #include "layout.h"
@@ -30,14 +33,21 @@ enum {
 };
 
 /* Words are loaded one by one, relaxed: a copy that overlaps a write is thrown away, but its loads must not be undefined
- * behaviour, and each is one mov or ldr. */
+ * behaviour, and each is one mov or ldr. On x86-64 two words at a time, which halves the instructions of a copy: rows are
+ * aligned, and the halves of a 16-byte load are as whole as two loads of 8 are. */
 static inline void pl_copy_words(void *to, const void *from, size_t words)
 {
 	uint64_t *out = (uint64_t *)to;
 	const uint64_t *in = (const uint64_t *)from;
+	size_t i = 0;
 
+#ifdef __SSE2__
+#pragma GCC unroll 12
+	for (; i + 1 < words; i += 2)
+		_mm_storeu_si128((__m128i *)(out + i), *(const volatile __m128i_u *)(in + i));
+#endif
 #pragma GCC unroll 24
-	for (size_t i = 0; i < words; i++)
+	for (; i < words; i++)
 		out[i] = __atomic_load_n(in + i, __ATOMIC_RELAXED);
 }
 

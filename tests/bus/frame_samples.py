@@ -105,8 +105,10 @@ def samples(draw: st.DrawFn, max_records: int = 12) -> Sample:
             strings=draw(strings),
             head_only=draw(st.booleans()),
             gap=8 * draw(st.integers(0, 3)),
-            fill=draw(st.integers(0, 255)),
+            fill=draw(st.integers(0, 255) | st.integers(1, 3)),
         )
+        if draw(st.booleans()) and not sample.heads[-1]["flags"]:
+            sample.tasks[-1]["ns_pid"] = draw(st.integers(0, (1 << 32) - 1))
     sample.to_pos += 8 * draw(st.integers(0, 3))
     return sample
 
@@ -117,4 +119,14 @@ def example() -> Sample:
     for kind in KINDS:
         sample.add(kind, strings=(b"/usr/bin/true", b"true", b"true\0", b"A=1\0"), fill=kind)
     sample.add(events.KIND_EXEC, head_only=True)
+    return sample
+
+
+def family(children: int = 5) -> Sample:
+    """Forks and exits of one parent's children, whose TASKs are the same but for their pids in the namespace."""
+    sample = Sample(ring=1, seq=1, from_pos=0, to_pos=0)
+    for kind in (events.KIND_FORK, events.KIND_EXIT):
+        for child in range(children):
+            sample.add(kind, fill=9)
+            sample.tasks[-1]["ns_pid"] = 100 + child
     return sample

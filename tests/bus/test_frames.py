@@ -7,13 +7,13 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from frame_samples import BOOT_ID, Sample, example, samples
+from frame_samples import BOOT_ID, Sample, example, family, samples
 from hypothesis import example as with_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import events
-from pipeline.bus.encode import FRAME_MAX_BYTES, FrameEncoder
+from pipeline.bus.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
 
@@ -85,7 +85,7 @@ def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) ->
 @given(st.data())
 def test_damaged_frame_is_refused_or_still_consistent(data: st.DataObject) -> None:
     """A few bytes of a good frame are changed, removed or added: it is refused, or every column still agrees."""
-    message = bytearray(example().message())
+    message = bytearray(data.draw(st.sampled_from([example(), family()])).message())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(message) - 1))
         how = data.draw(st.sampled_from(["change", "remove", "insert", "cut"]))
@@ -168,9 +168,71 @@ def test_decoding_reads_the_columns_in_place() -> None:
     frame = decode_frame(message)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak_bytes < 10_000 < len(message) // 40
+    assert peak_bytes < 10_000 < len(message) // 20
     address = np.frombuffer(message, np.uint8).ctypes.data
-    assert address < frame.task.ctypes.data < address + len(message)
+    assert address < frame.fork.ctypes.data < address + len(message)
+
+
+def test_equal_tasks_are_sent_once() -> None:
+    """Of a family of ten records, and of as many strangers, whose TASKs are all written."""
+    message = msgpack.unpackb(family().message())
+    assert len(message["task"]) == events.TASK.itemsize and np.frombuffer(message["task"], events.TASK)["ns_pid"] == 0
+    assert np.frombuffer(message["task_of"], np.uint16).tolist() == [0] * 10
+    assert np.frombuffer(message["ns_pid"], np.uint32).tolist() == 2 * [100, 101, 102, 103, 104]
+    _same(decode_frame(family().message()), family())
+    strangers = Sample()
+    for i in range(10):
+        strangers.add(events.KIND_FORK, fill=i)
+    assert "task_of" not in msgpack.unpackb(strangers.message())
+
+
+@pytest.mark.parametrize("field", [name for name in events.TASK.names or () if name != "ns_pid"])
+def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
+    sample = family()
+    sample.tasks[3][field] = b"x" if events.TASK[field].kind == "S" else 1
+    assert len(msgpack.unpackb(sample.message())["task"]) == 2 * events.TASK.itemsize
+    _same(decode_frame(sample.message()), sample)
+
+
+def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
+    n = 70_000
+    head = np.zeros(n, events.HEAD)
+    head["kind"], head["record_bytes"] = events.KIND_CRED, 64 + 160
+    head["ring_pos"] = np.arange(n) * record_span(64 + 160)
+    task = np.zeros(n, events.TASK)
+    task["uid"] = np.arange(n)
+    frame = decode_frame(
+        FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, head=head, task=task
+        )
+    )
+    assert (frame.task["uid"] == np.arange(n)).all()
+    task["uid"] = np.arange(n) // 4  # few enough, in more records than there are numbers
+    frame = decode_frame(
+        FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
+            ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, head=head, task=task
+        )
+    )
+    assert (frame.task["uid"] == np.arange(n) // 4).all()
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"task_of": bytes(19)}, "'task_of' or 'ns_pid' does not have 'n' entries"),
+        ({"ns_pid": bytes(44)}, "'task_of' or 'ns_pid' does not have 'n' entries"),
+        ({"task_of": None}, "one only"),
+        ({"ns_pid": None}, "one only"),
+        ({"task_of": bytes(18) + b"\1\0"}, "record 9 of 10: it has a TASK that is not"),
+        ({"task": bytes(161)}, "whole entries"),
+        ({"task": b""}, "record 0 of 10: it has a TASK that is not"),
+        ({"task_of": b"", "ns_pid": b""}, "'task' does not have 'n' entries"),
+    ],
+)
+def test_numbers_of_tasks_that_do_not_fit_are_refused(entries: dict[str, bytes | None], reason: str) -> None:
+    message = msgpack.unpackb(family().message()) | entries
+    with pytest.raises(FrameError, match=reason):
+        decode_frame(msgpack.packb({key: value for key, value in message.items() if value is not None}))
 
 
 def test_frame_outlives_the_names_of_its_message_and_cannot_be_written() -> None:

@@ -306,6 +306,23 @@ def test_chains_of_many(tables: Tables) -> None:
         assert rows["tgid"][offsets[i] : offsets[i + 1]].tolist() == expected
 
 
+def test_chains_that_are_longer_than_guessed(shm_dir: Path) -> None:
+    """Of many pids a sample is counted before room is made; here it meets the shortest chains only."""
+    tables = Tables(shm_dir, rows=1000)
+    chain(tables, 400)
+    reader = TableReader(tables.directory)
+    pids = np.where(np.arange(512) % 8 == 0, 1, 400)
+    rows, offsets = reader.ancestors_many(pids)
+    assert np.diff(offsets).tolist() == np.where(pids == 1, 0, 399).tolist()
+    assert rows["tgid"][: offsets[2]].tolist() == list(range(399, 0, -1)) == rows["tgid"][-399:].tolist()
+
+
+def test_chains_of_nobody(tables: Tables) -> None:
+    tables.row(1)
+    rows, offsets = TableReader(tables.directory).ancestors_many([])
+    assert rows.shape == (0,) and offsets.tolist() == [0]
+
+
 def test_children_are_the_live_ones(tables: Tables) -> None:
     for pid, ppid in ((2, 1), (3, 1), (4, 2), (5, 1)):
         tables.row(pid, ppid=ppid)
