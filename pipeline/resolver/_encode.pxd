@@ -30,6 +30,13 @@ cdef struct made_cpid:
     char text[36]
 
 
+# What has become of the terminal of a session.
+cdef struct noted_leader:
+    uint64_t time_boot_ns
+    uint32_t sid
+    char tty[16]
+
+
 cdef class Encoder:
     # Bit t: topic t (index in pipeline.shm.layout.TOPICS) has a subscriber; nothing is encoded for the others.
     cdef public uint32_t topics_mask
@@ -84,6 +91,11 @@ cdef class Encoder:
     cdef uint32_t ttyless[1024]
     cdef uint32_t ttyless_count
 
+    # Session leaders that got, or lost, a terminal or ended with one (see `terminals`).
+    cdef noted_leader leaders[1024]
+    cdef uint32_t leaders_count
+
+    cdef void _note_leader(self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
     cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(

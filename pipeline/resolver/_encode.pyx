@@ -44,6 +44,8 @@ SLOT_MASK = 13  # topics that had a subscriber
 
 cdef enum:
     TOPIC_CAPACITY = 8
+    TOPIC_EXIT = 2
+    TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
     ORDER = 15
     STREAM = 14
@@ -58,7 +60,9 @@ cdef enum:
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
+    KIND_SID = 7
     LOGINS = 64
+    LEADERS = 1024
     TTYLESS = 1024
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
@@ -406,6 +410,19 @@ cdef class Encoder:
         self.logins_count = 0
         return rows
 
+    def take_leaders(self) -> list[tuple[int, int, bytes]]:
+        """Return (session, time in boot ns, terminal) of leaders since the last call; at most 1024, the first ones.
+
+        The terminal is the one that it got; b"": it has none any more, or has ended with one.
+        """
+        cdef uint32_t i
+        found = [
+            (self.leaders[i].sid, self.leaders[i].time_boot_ns, self.leaders[i].tty[:16].rstrip(b"\0"))
+            for i in range(self.leaders_count)
+        ]
+        self.leaders_count = 0
+        return found
+
     def take_ttyless(self) -> list[int]:
         """Return the rows of what was executed or changed and has no terminal, since the last call; 1024 at most.
 
@@ -487,6 +504,8 @@ cdef class Encoder:
         self.topic_seq[topic] += 1
         if kind == KIND_EXEC:
             self._note_login(tables, row)
+        elif topic == TOPIC_EXIT or (kind == KIND_SID and topic == TOPIC_CONTEXT):
+            self._note_leader(tables, row, time_boot_ns, topic == TOPIC_EXIT)
         if (
             self.notes_ttyless and kind != KIND_FORK and kind != KIND_EXIT and tables.cold[row].tty[0] == 0
             and self.ttyless_count < TTYLESS
@@ -754,6 +773,27 @@ cdef class Encoder:
         ):
             self.logins[self.logins_count] = row
             self.logins_count += 1
+
+    cdef void _note_leader(
+        self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended
+    ) noexcept nogil:
+        """Remember a leader whose session has lost its terminal, or has got one that may have been another's."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef noted_leader *noted
+        if (
+            cold.sid != hot.tgid or hot.flags & PL_ROW_FOREIGN or self.leaders_count == LEADERS
+            or (has_ended and cold.tty[0] == 0)
+        ):
+            return
+        noted = &self.leaders[self.leaders_count]
+        noted.sid = cold.sid
+        noted.time_boot_ns = time_boot_ns
+        if has_ended:
+            memset(noted.tty, 0, sizeof(noted.tty))
+        else:
+            memcpy(noted.tty, cold.tty, sizeof(noted.tty))
+        self.leaders_count += 1
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Whose names count for a row; NULL: not known."""

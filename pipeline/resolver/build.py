@@ -45,7 +45,7 @@ from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
 from pipeline.resolver.sessions import SshSessions
-from pipeline.resolver.terminals import TtyFallback
+from pipeline.resolver.terminals import SessionTerminals, TtyFallback
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
@@ -151,7 +151,7 @@ class Worker:
             loop.repair_soon(boot.now_boot_ns())
 
     def _begin_contexts(self) -> None:
-        for contexts in (self.loop.sessions, self.loop.terminals):
+        for contexts in (self.loop.sessions, self.loop.session_terminals, self.loop.terminals):
             if contexts is not None:
                 contexts.begin()
 
@@ -276,6 +276,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
             loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
+        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader)
         if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:

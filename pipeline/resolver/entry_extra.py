@@ -19,7 +19,7 @@ import msgpack
 import numpy as np
 
 from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
-from pipeline.resolver import mounts
+from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     UPPER_LAYER,
@@ -78,9 +78,12 @@ def file_of_record(data: bytes) -> FileEvent:
     flags = int(record["file_flags"])
     file = FileEvent(
         **values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        filesystem=filesystems.name_of(int(record["fs_magic"])),
         mount_path=mounts.path_of(raw, int(record["mount_end"]), int(record["mount_flags"])),
     )  # fmt: skip
     if flags & EXEC_MEMFD:
+        # The kernel's own mount of them has a number, which is nobody's to see: fileless is what is on no mount.
+        file = replace(file, mount_id=0)
         return file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
     return file.with_names(path, path.rpartition("/")[2]) if path else file
 
@@ -96,6 +99,8 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
             record[:] = before
     for name, column in _RECORD_FIELDS.items():
         record[column] = getattr(file, name)
+    if file.filesystem and file.filesystem != filesystems.name_of(int(record["fs_magic"][0])):
+        record["fs_magic"] = filesystems.magic_of(file.filesystem)
     flags = int(record["file_flags"][0]) & ~(EXEC_MEMFD | EXEC_UPPER_LAYER)
     path = file.pathname
     if not path and file.basename.startswith(FILELESS_PREFIX):

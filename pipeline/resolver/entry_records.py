@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import events
-from pipeline.resolver import mounts
+from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entry_rows import RowStore, area
@@ -151,6 +151,7 @@ def put_file(row: Column, file: FileEvent) -> None:
     row["inode"], row["mount_id"], row["device"] = file.inode, file.mount_id, file.device
     row["file_uid"], row["file_gid"], row["nlink"], row["mode"] = file.uid, file.gid, file.nlink, file.mode
     row["ctime_ns"], row["mtime_ns"] = file.ctime, file.mtime
+    row["fs_magic"] = filesystems.magic_of(file.filesystem)
     row["mount_end"] = mounts.end_of(fsencode(file.pathname), file.mount_path)
 
 

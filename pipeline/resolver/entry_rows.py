@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from os import fsdecode, fsencode
 from typing import Any
 from weakref import WeakValueDictionary
@@ -395,6 +396,11 @@ class RowStore:
         if record:
             self._know(layout.KNOWN_FILE)
         stored = entry_extra.file_of_record(record) if record else NO_FILE
+        # What the caller left out is known all the same: by the kernel's number, and by the name.
+        if not file.filesystem:
+            stored = replace(stored, filesystem="")
+        if not file.extension:
+            stored = replace(stored, extension="")
         return {"file": entry_extra.extra_of(file, stored)}
 
     def _put_interpreter(self, row: int, file: FileEvent) -> dict[str, Any]:

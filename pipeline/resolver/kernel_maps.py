@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.events import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
-from pipeline.resolver import mounts
+from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
@@ -87,12 +87,13 @@ def entry_of(
         inode=int(image["inode"]), mount_id=int(image["mount_id"]), uid=int(image["file_uid"]),
         gid=int(image["file_gid"]), mode=int(image["mode"]), ctime=int(image["ctime_ns"]),
         mtime=int(image["mtime_ns"]), device=int(image["device"]), nlink=int(image["nlink"]),
-        flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0, filesystem=filesystems.name_of(int(image["fs_magic"])),
         **mounts.walked(raw[:length], int(image["mount_end"]), flags),
     )  # fmt: skip
     if is_whole and path:
         if flags & EXEC_MEMFD:
-            file = file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
+            name = FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX)
+            file = replace(file, mount_id=0).with_names("", name)
         else:
             file = replace(file.with_names(path, path.rpartition("/")[2]), is_pathname_resolved=True)
     ids: dict[str, Any] = {name: int(owner[name]) for name in _CREDENTIALS}

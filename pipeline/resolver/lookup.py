@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pipeline import boot, events
 from pipeline.bus.requests import ABSENT, LIMITED
 from pipeline.resolver import entry_records as records
-from pipeline.resolver import kernel_maps, procfs
+from pipeline.resolver import kernel_maps, mounts, procfs
 from pipeline.resolver._apply import ADDED
 from pipeline.resolver.args_views import is_kworker
 from pipeline.resolver.argsenvs import PRIORITY_PREFIXES, ArgsEntry, EnvsEntry, cut_environ
@@ -272,13 +272,14 @@ class Lookups(Insertion):
             ctime=info.exe_ctime_ns, mtime=info.exe_mtime_ns, device=info.exe_device, nlink=info.exe_nlink,
             mount_origin=MOUNT_ORIGIN_PROCFS, mount_source=MOUNT_SOURCE_SNAPSHOT, mount_visibility_resolved=True,
         )  # fmt: skip
-        # A memfd lies on a mount that nobody sees; the kernel's records give it mount id 0.
+        # A memfd lies on a mount that nobody sees; its number is as good as none.
         file = replace(file, mount_id=0) if info.is_memfd else file
         file = file.with_pathname(os.fsdecode(info.exe))
         if file.is_fileless:
             values["file_event"] = replace(file, mount_detached=True, filesystem=FILELESS_FILESYSTEM)
         elif self.mount_resolver is not None and file.mount_id:
-            file = replace(file, mount_visible=True)
+            where = mounts.path_of(info.exe, info.mount_end, 0)
+            file = replace(file, mount_visible=True, mount_path=where)
             try:
                 kind = self.mount_resolver.filesystem(file.mount_id, file.device, info.tgid)
                 file = replace(file, filesystem=kind)

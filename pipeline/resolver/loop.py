@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.repair import Repairer
     from pipeline.resolver.requests import Requests
     from pipeline.resolver.sessions import SshSessions
-    from pipeline.resolver.terminals import TtyFallback
+    from pipeline.resolver.terminals import SessionTerminals, TtyFallback
     from pipeline.shm._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
@@ -130,6 +130,7 @@ class Resolver:
         self.names: LiveNames | None = None
         self.sessions: SshSessions | None = None
         self.terminals: TtyFallback | None = None
+        self.session_terminals: SessionTerminals | None = None
         #: Gives the processes of a batch what no record carries; called only when one of them inherits something.
         self.complete: Callable[[], object] | None = None
         self.contexts: ContextLoop | None = None
@@ -223,6 +224,8 @@ class Resolver:
         """At what a batch has left to be completed."""
         if self.sessions is not None:
             self.sessions.poll()
+        if self.session_terminals is not None:
+            self.session_terminals.poll()
         if self.terminals is not None:
             self.terminals.poll()
         if self.complete is not None and self.applier.has_heirs:

@@ -241,10 +241,12 @@ class FileEvent(FileFields):
         )
 
     def with_names(self, pathname: str, basename: str) -> FileEvent:
-        """With these names, marked as resolved, so "" is an answer too."""
+        """With these names, marked as resolved, so "" is an answer too; the extension follows from the second."""
+        _, dot, extension = basename.rpartition(".")
         return replace(
-            self, pathname=pathname, basename=basename, is_pathname_resolved=True, is_basename_resolved=True
-        )
+            self, pathname=pathname, basename=basename, extension=dot + extension if dot else "",
+            is_pathname_resolved=True, is_basename_resolved=True,
+        )  # fmt: skip
 
     def with_pathname(self, pathname: str) -> FileEvent:
         """With the names that a path gives; a fileless one has no path and a basename with `memfd:` before it.

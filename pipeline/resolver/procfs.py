@@ -1,7 +1,8 @@
 """Read one process from ``/proc``: everything a table entry needs, in one pass of few system calls.
 
 Covers listing processes and reading one (`ProcReader`). What was read, and its form as records, is in `procinfo`.
-Leaves out when to read (`limiter`), the file system walk behind a cgroup id (`containers`) and user names (`users`).
+Leaves out when to read (`limiter`), mounts (`proc_mounts`), the file system walk behind a cgroup id (`containers`) and
+user names (`users`).
 
 What makes a read safe:
 
@@ -33,7 +34,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.boot import TICK_NS
+from pipeline.resolver.filesystems import TMPFS_MAGIC
 from pipeline.resolver.hierarchies import Hierarchies
+from pipeline.resolver.proc_mounts import MountPoints
 from pipeline.resolver.procinfo import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
 from pipeline.resolver.tty import TtyNames
 
@@ -43,7 +46,7 @@ __all__ = [
     "read_process", "read_start", "to_record", "to_records",
 ]  # fmt: skip
 
-WANT_EXE = 1  #: executable, its file facts, root directory
+WANT_EXE = 1  #: executable, its file facts, root directory; with WANT_NS also where its mount is
 WANT_ARGS = 2
 WANT_ENVS = 4
 WANT_NS = 8  #: namespace inodes
@@ -100,6 +103,7 @@ class ProcReader:
         self.envs_limit = envs_limit
         self._ttys = TtyNames()
         self._hierarchies = Hierarchies(proc=proc)
+        self._mounts = MountPoints(self._proc)
         self._statx_buffer = ctypes.create_string_buffer(256)
         if cgroup_root is not None:
             try:
@@ -242,6 +246,8 @@ class ProcReader:
                 info.envs_full_bytes = _full_bytes(read, fields[47], fields[48])
         if want & WANT_NS:
             _read_namespaces(info, fd, below or b"")
+            if want & WANT_EXE and below is not None:
+                self._find_mount(info, fd, below)
         if want & WANT_AUDIT:
             info.auid = _number(b"loginuid", fd)
             # The kernel sets and unsets the two together.
@@ -268,9 +274,18 @@ class ProcReader:
             link = link[: -len(_DELETED)]
             info.is_exe_deleted = True
             info.is_memfd = link.startswith(b"/memfd:") and info.exe_nlink == 0
+            info.fs_magic = TMPFS_MAGIC if info.is_memfd else 0
         info.exe = link
         with suppress(OSError):
             info.root = os.readlink(below + b"root", dir_fd=fd)
+
+    def _find_mount(self, info: ProcInfo, fd: int, below: bytes) -> None:
+        """Where the executable's mount is and of what type; a memfd is on none that anybody sees."""
+        if not info.exe or not info.root or not info.mnt_ns or not info.mount_id or info.is_memfd:
+            return
+        found = self._mounts.find(fd, below, info.mnt_ns, info.root, info.mount_id, info.exe_device, info.exe)
+        if found is not None:
+            info.mount_end, info.fs_magic = found
 
     @staticmethod
     def _is_its_name(info: ProcInfo, fd: int, below: bytes, link: bytes) -> bool:

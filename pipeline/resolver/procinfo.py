@@ -61,6 +61,8 @@ class ProcInfo:
     exe_ctime_ns: int = 0  #: unix
     exe_mtime_ns: int = 0
     mount_id: int = 0
+    mount_end: int = 0  #: 1 + how much of exe leads to where that mount is; 0 unknown
+    fs_magic: int = 0
     root: bytes | None = None  #: the process' root directory, b"/" unless chrooted
     argv: bytes | None = None  #: NUL after each, and at least one
     args_full_bytes: int = 0
@@ -201,9 +203,9 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
         execs.append(
             _EXEC.pack(
                 info.exe_inode, info.exe_ctime_ns, info.exe_mtime_ns, info.exe_device, info.mount_id, info.exe_uid,
-                info.exe_gid, info.exe_nlink, info.exe_mode, _exec_flags(info), info.tgid, 0, len(path),
+                info.exe_gid, info.exe_nlink, info.exe_mode, _exec_flags(info), info.tgid, info.fs_magic, len(path),
                 _root_offset(info), len(name), len(args), info.args_full_bytes, len(envs), info.envs_full_bytes,
-                args.count(0), envs.count(0), info.tgid, 0, 0, 0, 0, 0,
+                args.count(0), envs.count(0), info.tgid, 0, 0, 0, info.mount_end, 0,
             )
         )  # fmt: skip
         blob += (path, name, args, envs)
@@ -228,6 +230,8 @@ def _exec_flags(info: ProcInfo) -> int:
         flags |= events.EXEC_MEMFD
     if info.is_exe_deleted:
         flags |= events.EXEC_DELETED
+    if info.exe and not info.is_memfd and info.root and info.root != b"/" and not info.exe.startswith(info.root + b"/"):
+        flags |= events.EXEC_NO_ROOT
     if info.is_args_truncated:
         flags |= events.EXEC_ARGS_TRUNCATED
     if info.is_envs_truncated:

@@ -6,8 +6,8 @@ address into its environment. Everything below belongs to it: the row of that im
 number stands for is kept once, in the file ``sessions`` of the instance's directory. `pipeline.shm.ssh` reads it.
 Subscribers, who may have no such file, are told when a session begins.
 
-Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process, so that
-stays unknown.
+Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process; where sshd
+is told to leave it in a file, that is read (`ssh_auth`), else it stays unknown.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from pipeline.boot import TICK_NS
 from pipeline.digest import blake2b
 from pipeline.resolver.foreign import ForeignPids, key_of
 from pipeline.resolver.procfs import read_start
+from pipeline.resolver.rooted import read_all
+from pipeline.resolver.ssh_auth import read_auth
 from pipeline.shm import layout
 from pipeline.shm.ssh import FILE
 
@@ -37,6 +40,7 @@ SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
 #: Execs that wait to be looked at; of more, the last ones are not.
 ROWS_MAX = 1024
+_USER_AUTH = b"SSH_USER_AUTH="
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 _NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
 
@@ -114,9 +118,11 @@ class SshSessions:
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
             # It may have changed its image again within the batch: the number belongs to the newest.
             head = self._tables.py_head(int(hot["tgid"][row]))
-            if parent and head and not self._number(head) and self._is_sshd(parent):
-                self._begin(head)
-                if self._number(head):
+            # An sshd that was started from within a session has that one's number, and leaves it to whom it lets in.
+            former = self._number(parent)
+            if parent and head and self._number(head) in {0, former} and self._is_sshd(parent):
+                self._begin(head, former)
+                if self._number(head) not in {0, former}:
                     begun.append(head)
         return begun
 
@@ -139,7 +145,7 @@ class SshSessions:
         name = record[layout.FILE.itemsize :].rpartition(b"/")[2]
         return int(file["file_uid"]) == 0 and name in _NAMES
 
-    def _begin(self, row: int) -> None:
+    def _begin(self, row: int, former: int) -> None:
         hot = self._tables.hot_view()[row]
         tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
         key = key_of(self._tables, tgid) if self._pids is not None else None
@@ -153,15 +159,15 @@ class SshSessions:
         while len(self._known) > SESSIONS_MAX:
             del self._known[next(iter(self._known))]
         self._write()  # before a row names it
-        self._mark(tgid, number)
+        self._mark(tgid, number, former)
 
-    def _mark(self, tgid: int, number: int) -> None:
-        """Put the number into the process' row and into those that it has forked since."""
+    def _mark(self, tgid: int, number: int, former: int) -> None:
+        """Put the number into the process' row and into those that it has forked since, in the place of `former`."""
         todo = [tgid]
         while todo:
             one = todo.pop()
             row = self._tables.py_head(one)
-            if not row or int(self._tables.cold_view()["user_session"][row]):
+            if not row or self._number(row) not in {0, former}:
                 continue
             self._tables.py_begin(row)
             self._tables.cold_view()["user_session"][row] = number
@@ -184,12 +190,23 @@ class SshSessions:
 
 
 def read_session(tgid: int, proc: str = "/proc") -> dict[str, Any] | None:
-    """What sshd has put into a process' environment; None: nothing, or it cannot be read."""
+    """What sshd has put into a process' environment, and what it left beside; None: nothing, or it cannot be read."""
     try:
-        with Path(f"{proc}/{tgid}/environ").open("rb") as file:
-            return session_of(file.read(ENVIRON_BYTES).split(b"\0"))
+        process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        text = read_all(os.open("environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), ENVIRON_BYTES)
+        environment = text.split(b"\0")
+        session = session_of(environment)
+        if session is not None:
+            names = [string for string in environment if string.startswith(_USER_AUTH)]
+            session |= read_auth(process, names[-1][len(_USER_AUTH) :] if names else b"")._asdict()
+        return session
+    except OSError:
+        return None
+    finally:
+        os.close(process)
 
 
 def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:

@@ -19,20 +19,17 @@ Names that can not be had are "", never a guess and never the host's.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import grp
 import os
 import pwd
-import re
 import stat
-import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Literal, NamedTuple
+
+from pipeline.resolver.rooted import is_root_local, open_in_root, read_all
 
 Kind = Literal["user", "group"]
 
@@ -46,18 +43,6 @@ TTL_NS = 300 * 1_000_000_000
 MISS_TTL_NS = 60 * 1_000_000_000
 
 _FILES: dict[Kind, str] = {"user": "etc/passwd", "group": "etc/group"}
-_SYS_OPENAT2 = 437  # the same number on every architecture
-_RESOLVE_NO_XDEV = 0x01
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_IN_ROOT = 0x10
-_OPEN_HOW = struct.Struct("=QQQ")
-_LOCAL_FILE_SYSTEMS = frozenset(
-    b"ext2 ext3 ext4 xfs btrfs zfs f2fs bcachefs overlay aufs tmpfs ramfs squashfs erofs iso9660 vfat rootfs".split()
-)
-
-_syscall = ctypes.CDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
 
 
 class RootNames(NamedTuple):
@@ -181,8 +166,8 @@ def read_names(tgid: int, proc: str = "/proc") -> RootNames | None:
     root = -1
     try:
         root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
-        mounts = _read(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
-        if not _is_root_local(root, mounts):
+        mounts = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
+        if not is_root_local(root, mounts):
             return None
         return RootNames(
             _read_file(root, "user", mounts),
@@ -242,7 +227,7 @@ def _inside(names: RootNames | None, kind: Kind, number: int) -> str:
 def _read_id_map(process: int, name: str) -> list[tuple[int, int, int]]:
     """Lines of uid_map: first id inside, first id outside (in this reader's user namespace), count."""
     try:
-        text = _read(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), FILE_BYTES)
+        text = read_all(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), FILE_BYTES)
     except FileNotFoundError:
         return [(0, 0, 1 << 32)]  # a kernel without user namespaces
     ranges = []
@@ -255,107 +240,12 @@ def _read_id_map(process: int, name: str) -> list[tuple[int, int, int]]:
 def _read_file(root: int, kind: Kind, mounts: bytes) -> dict[int, str]:
     path = _FILES[kind]
     try:
-        handle = _open_in_root(root, path, mounts)
+        handle = open_in_root(root, path, mounts)
     except FileNotFoundError:
         return {}
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             return {}
-        return parse_names(_read(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), FILE_BYTES))
+        return parse_names(read_all(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), FILE_BYTES))
     finally:
         os.close(handle)
-
-
-def _open_in_root(root: int, path: str, mounts: bytes) -> int:
-    """An O_PATH descriptor of a file below `root`: nothing is opened yet, so a pipe or device notices nothing."""
-    inside = _RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
-    try:
-        return _openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | _RESOLVE_NO_XDEV)
-    except OSError as error:
-        if error.errno == errno.ENOSYS:
-            return _open_by_component(root, path)
-        if error.errno != errno.EXDEV:
-            raise
-    # Another mount lies on the way, as `docker run -v /etc/passwd:/etc/passwd:ro` makes one. Without links the way is
-    # known, so the mounts on it are, too.
-    if not all(_is_local(mounts, b"/" + os.fsencode(part)) for part in (path, str(Path(path).parent))):
-        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
-    return _openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | _RESOLVE_NO_SYMLINKS)
-
-
-def _openat2(root: int, path: str, flags: int, resolve: int) -> int:
-    how = _OPEN_HOW.pack(flags, 0, resolve)
-    for _ in range(4):
-        fd = int(_syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))))
-        if fd >= 0:
-            return fd
-        number = ctypes.get_errno()
-        if number != errno.EAGAIN:  # somebody renames something on the way at this moment
-            break
-    raise OSError(number, os.strerror(number), path)
-
-
-def _open_by_component(root: int, path: str) -> int:
-    """For kernels before 5.6: no component may be a symbolic link, so none leads out of the root."""
-    *directories, last = path.split("/")
-    fd = os.dup(root)
-    try:
-        device = os.fstat(root).st_dev
-        for part in (*directories, last):
-            kind = 0 if part == last else os.O_DIRECTORY
-            below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC | kind, dir_fd=fd)
-            os.close(fd)
-            fd = below
-        status = os.fstat(fd)
-        if stat.S_ISLNK(status.st_mode) or status.st_dev != device:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        return fd
-    except OSError:
-        os.close(fd)
-        raise
-
-
-def _is_root_local(root: int, mounts: bytes) -> bool:
-    """Whether a root directory lies on a file system of this kernel alone; not known is no.
-
-    Its mount is named by number, which asks the file system nothing. The mount of a chroot's directory is missing in
-    the process' own list, being outside of what it can reach; then it is in ours, if the two share a mount namespace.
-    """
-    info = Path(f"/proc/self/fdinfo/{root}").read_bytes()
-    number = info.partition(b"mnt_id:")[2].split(None, 1)[0]
-    for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
-        for mounted, kind in _mounts(text):
-            if mounted[0] == number:
-                return kind in _LOCAL_FILE_SYSTEMS
-    return False
-
-
-def _is_local(mounts: bytes, point: bytes) -> bool:
-    """Whether what is mounted there last is a file system of this kernel alone; true where nothing is mounted."""
-    kinds = [kind for mounted, kind in _mounts(mounts) if _unescape(mounted[4]) == point]
-    return not kinds or kinds[-1] in _LOCAL_FILE_SYSTEMS
-
-
-def _mounts(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
-    """Lines of mountinfo: the fields before the dash, and the file system's type."""
-    for line in text.splitlines():
-        fields, _, tail = line.partition(b" - ")
-        mounted = fields.split(b" ")
-        if len(mounted) > 4:
-            yield mounted, tail.split(b" ", 1)[0]
-
-
-def _unescape(raw: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
-
-
-def _read(fd: int, limit: int) -> bytes:
-    """Read at most `limit` bytes and close."""
-    try:
-        pieces = []
-        while limit > 0 and (piece := os.read(fd, min(limit, 1 << 16))):
-            pieces.append(piece)
-            limit -= len(piece)
-        return b"".join(pieces)
-    finally:
-        os.close(fd)

@@ -1,6 +1,6 @@
 """ssh sessions beside the tables: what the number in a row's `user_session` stands for, as the resolver has written it.
 
-    sessions         {"NUMBER": {"username": …, "client_ip": …, "client_port": …}}
+    sessions         {"NUMBER": {"username": …, "client_ip": …, "client_port": …, "auth_method": …, "public_key": …}}
 
 The file is replaced whole at each new session. Leaf module of the standard library: readers import it.
 """
@@ -20,7 +20,8 @@ _read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 def session(directory: str, number: int) -> dict[str, Any] | None:
     """Return what is known of a session, None for 0, and for one that is not known (any more).
 
-    Keys: `id`, `username`, `client_ip`, `client_port`, `auth_method` and `public_key`; what is not known is None.
+    Keys: `id`, `username`, `client_ip`, `client_port`, `auth_method` (as sshd calls it; several by commas) and
+    `public_key` (type and base64); what is not known is None.
     """
     if not number:
         return None
@@ -29,7 +30,8 @@ def session(directory: str, number: int) -> dict[str, Any] | None:
         return None
     return {
         "id": number, "username": known.get("username"), "client_ip": known.get("client_ip"),
-        "client_port": known.get("client_port"), "auth_method": None, "public_key": None,
+        "client_port": known.get("client_port"), "auth_method": known.get("auth_method"),
+        "public_key": known.get("public_key"),
     }  # fmt: skip
 
 

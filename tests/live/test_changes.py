@@ -184,6 +184,60 @@ def test_a_terminal_that_a_session_leader_opens(watch: Watch, actor: Actor) -> N
     eventually(lambda: any((e["tty"] or "").startswith("pts") for e in watch.events(actor.pid, "sid")))
 
 
+def tty_number(pid: int) -> int:
+    """The terminal of a process, 0 for none, as /proc has it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
+
+
+#: A session with a terminal: its leader is the actor's child, and has a child itself, that no hangup ends.
+SESSION = """
+import fcntl, signal, termios
+master, slave = os.openpty()
+r, w = os.pipe()
+leader = os.fork()
+if not leader:
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    os.fork() or time.sleep(60)
+    os.write(w, b"x")
+    signal.pause()
+os.read(r, 1)
+"""
+
+
+def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Actor) -> None:
+    """The kernel takes it from all of them, and tells of none."""
+    actor.do(SESSION)
+    (leader,) = children(actor.pid)
+    (member,) = children(leader)
+    assert tty_number(member)
+    eventually(lambda: (watch.table.resolve(member).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
+    actor.do("os.kill(leader, 9); os.waitpid(leader, 0)")
+    assert tty_number(member) == 0
+    assert watch.see(member, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
+    (event,) = eventually(lambda: watch.events(member, "sid") or False)
+    assert not event["tty"] and event["sid"] == leader
+    os.kill(member, 9)
+
+
+def test_a_terminal_that_another_session_takes(watch: Watch, actor: Actor) -> None:
+    actor.do(SESSION)
+    (leader,) = children(actor.pid)
+    (member,) = children(leader)
+    with Actor() as thief:
+        eventually(lambda: all((watch.table.resolve(p).tty or "").startswith("pts") for p in (leader, member)))
+        (name,) = {str(p.readlink()) for p in Path(f"/proc/{leader}/fd").iterdir() if "/pts/" in str(p.readlink())}
+        thief.do("os.setsid(); import fcntl, termios")
+        thief.do(f"fcntl.ioctl(os.open({name!r}, os.O_RDWR | os.O_NOCTTY), termios.TIOCSCTTY, 1)")
+        assert [bool(tty_number(pid)) for pid in (leader, member, thief.pid)] == [False, False, True]
+        for pid in (leader, member):
+            assert watch.see(pid, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
+        assert watch.see(thief.pid, lambda: None, tty="pts" + name.rpartition("/")[2]) < VISIBLE_SECONDS
+    for pid in (member, leader):
+        os.kill(pid, 9)
+
+
 def test_clone_flags(watch: Watch, actor: Actor) -> None:
     actor.do(
         "child = libc.syscall(56 if os.uname().machine == 'x86_64' else 220, 0x8011, 0, 0, 0, 0) or time.sleep(60)"

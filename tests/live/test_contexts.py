@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import pwd
+import secrets
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ CGROUPS = next(
     (Path(path) for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(path, "cgroup.procs").exists()), None
 )
 CONTAINER = "5e" * 32
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEqOCq+Y3jZ4/8s2WvWs5cM0fnZ2Vn0T2yX1mCb0FaKe"
 
 SSHD = """
 #include <stdlib.h>
@@ -37,6 +39,8 @@ int main(int argc, char **argv)
 	if (!fork()) {
 		setenv("SSH_CONNECTION", "192.0.2.7 50022 198.51.100.1 22", 1);
 		setenv("USER", "alice", 1);
+		if (argc > 1)
+			setenv("SSH_USER_AUTH", argv[1], 1);
 		execl("/bin/sh", "-sh", "-c", "echo $$; sleep 60 & echo $!; exec sh -c 'sleep 60 & echo $!; wait'", NULL);
 	}
 	wait(NULL);
@@ -351,12 +355,64 @@ def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> No
     }  # fmt: skip
 
 
+def test_the_mount_of_what_only_proc_told_of(live_kernel: None, tmp_path: Path) -> None:
+    """A start without the task iterator: a mount of its own namespace, a file of no directory, a mount that is gone."""
+    sleep = shutil.which("sleep")
+    place, other = tmp_path / "place", tmp_path / "other"
+    place.mkdir()
+    other.mkdir()
+    run = f"mount -t tmpfs none {place} && cp {sleep} {place}/first && exec {place}/first 60"
+    gone = f"mount -t tmpfs none {other} && cp {sleep} {other}/x && cd {other} && umount -l {other} && exec ./x 60"
+    memfd = (
+        "import os; fd = os.memfd_create('run', os.MFD_CLOEXEC); "
+        f"os.write(fd, open({sleep!r}, 'rb').read()); os.execve(fd, ['run', '60'], {{}})"
+    )
+    with (
+        process("unshare", "-m", "sh", "-c", run) as first,
+        process("unshare", "-m", "sh", "-c", gone) as second,
+        process(sys.executable, "-c", memfd) as third,
+    ):
+        for child, name in ((first, "/first"), (second, "/x"), (third, "/memfd:run (deleted)")):
+            eventually(lambda child=child, name=name: exe(child.pid).endswith(name))
+        with Daemon('[capture]\ntask_iterator = "off"\n', name="mounts") as daemon, daemon.attach() as table:
+            here = resolve(table, os.getpid()).file
+            assert mount_facts(here) == {
+                "id": here["mount_id"], "path": mount_point(os.getpid(), here["mount_id"]), "source": "snapshot",
+                "origin": "procfs", "visible": True, "detached": False,
+            }  # fmt: skip
+            assert here["filesystem"] == mounted(os.getpid(), here["mount_id"])
+            usual = {"source": "snapshot", "origin": "procfs"}
+            found = {child.pid: resolve(table, child.pid).file for child in (first, second, third)}
+            for child, kind, where, visible, detached in (
+                (first, "tmpfs", str(place), True, False),
+                (second, None, None, None, None),
+                (third, "tmpfs", None, False, True),
+            ):
+                file = found[child.pid]
+                assert file["filesystem"] == kind
+                assert mount_facts(file) == usual | {
+                    "id": file["mount_id"], "path": where, "visible": visible, "detached": detached
+                }  # fmt: skip
+
+
 # -- sessions ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+@pytest.fixture
+def auth_info() -> Iterator[Path]:
+    """The file that sshd makes with `ExposeAuthInfo yes`, in the folder and with the name that it has there."""
+    path = Path(f"/tmp/sshauth.{secrets.token_hex(8)}")
+    path.write_text(f"publickey {KEY}\nkeyboard-interactive/pam\n")
+    path.chmod(0o600)
+    yield path
+    path.unlink()
+
+
+def test_an_ssh_session_and_all_below_it(
+    table: ProcessTable, daemon: Daemon, tmp_path: Path, auth_info: Path
+) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
-    with process(sshd, stdout=subprocess.PIPE) as server:
+    with process(sshd, auth_info, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         shell, first, second = (int(server.stdout.readline()) for _ in range(3))
         for pid in (shell, first, second):
@@ -365,7 +421,7 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
         assert sessions[0] == sessions[1] == sessions[2]
         assert sessions[0] == {
             "id": resolve(table, shell).user_session, "username": "alice", "client_ip": "192.0.2.7",
-            "client_port": 50022, "auth_method": None, "public_key": None,
+            "client_port": 50022, "auth_method": "publickey,keyboard-interactive/pam", "public_key": KEY,
         }  # fmt: skip
         connection = b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22"  # not there in the middle of an exec
         eventually(lambda: connection in Path(f"/proc/{first}/environ").read_bytes().split(b"\0"))
@@ -375,13 +431,17 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
             assert other.stdout is not None
             pid = int(other.stdout.readline())
             eventually(lambda: resolve(table, pid).ssh_session is not None)
-            assert resolve(table, pid).user_session != sessions[0]["id"]
+            session = resolve(table, pid).ssh_session
+            assert session["id"] != sessions[0]["id"]
+            assert (session["auth_method"], session["public_key"]) == (None, None), "this sshd tells nothing of it"
 
 
-def test_subscribers_are_told_who_is_behind_a_session(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
+def test_subscribers_are_told_who_is_behind_a_session(
+    table: ProcessTable, daemon: Daemon, tmp_path: Path, auth_info: Path
+) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
     with Recorder(daemon, "proc.context", "proc.exec").started() as recorder:
-        with process(sshd, stdout=subprocess.PIPE) as server:
+        with process(sshd, auth_info, stdout=subprocess.PIPE) as server:
             assert server.stdout is not None
             shell = int(server.stdout.readline())
             recorder.wait_for(lambda events: any(e["event"] == "user_session" and e["pid"] == shell for e in events))
@@ -390,7 +450,8 @@ def test_subscribers_are_told_who_is_behind_a_session(table: ProcessTable, daemo
     assert event["user_session"] == session["id"] and event["entity_id"] == resolve(table, shell).entity_id
     assert event["context"] == {
         "ssh_session_id": session["id"], "ssh_username": "alice", "ssh_client_ip": "192.0.2.7",
-        "ssh_client_port": 50022, "error": None,
+        "ssh_client_port": 50022, "ssh_auth_method": "publickey,keyboard-interactive/pam", "ssh_public_key": KEY,
+        "error": None,
     }  # fmt: skip
 
 

@@ -365,6 +365,33 @@ def test_a_memfd_and_its_file_system(w: World) -> None:
     assert file.is_fileless and file.mount_detached and not file.mount_visible
 
 
+def test_the_mount_of_a_file_that_procfs_told_of(w: World) -> None:
+    """Specification 3.3.8 step 3, with and without a mount resolver; what is not known is said to be so."""
+    w.proc.add(high(7), 0, exe=b"/srv/x", mount_end=5, fs_magic=0x58465342)
+    w.proc.add(high(8), 0, exe=b"/srv/x")
+    entry = w.resolver.resolve_from_procfs(high(7), 0, None)
+    unknown = w.resolver.resolve_from_procfs(high(8), 0, None)
+    assert entry is not None and unknown is not None
+    file, other = entry.file_event, unknown.file_event
+    assert (file.mount_path, file.filesystem, file.mount_origin, file.mount_source) == ("/srv", "xfs", 1, 3)
+    assert file.mount_visible and not file.mount_detached and file.mount_visibility_resolved
+    assert (other.mount_path, other.filesystem, other.mount_origin, other.mount_source) == ("", "", 1, 3)
+    assert not other.mount_visibility_resolved
+
+    class Mounts:
+        def process_seen(self, pid: int, mnt_ns: int) -> None:
+            pass
+
+        def filesystem(self, mount_id: int, device: int, pid: int) -> str:
+            return "zfs"
+
+    w.proc.add(high(9), 0, exe=b"/srv/x", mount_end=5, fs_magic=0x58465342)
+    asked = w.resolver_with(mount_resolver=Mounts()).resolve_from_procfs(high(9), 0, None)
+    assert asked is not None
+    file = asked.file_event
+    assert (file.mount_path, file.filesystem, file.mount_visible) == ("/srv", "zfs", True)
+
+
 def test_environment_from_procfs(w: World) -> None:
     r = w.resolver_with(opts=ResolverOpts().with_envs_resolution_enabled().with_envs_value(["A"]))
     w.proc.add(high(7), 0, envs=b"B=2\0A=1\0DD_SERVICE=x\0")

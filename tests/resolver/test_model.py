@@ -45,6 +45,8 @@ def test_an_empty_name_can_be_an_answer() -> None:
     file = FileEvent(inode=1, mount_id=2)
     assert not file.is_pathname_resolved
     assert file.unresolved("why").is_pathname_resolved and file.unresolved("why").path_resolution_error == "why"
+    for name, extension in (("a.b.so", ".so"), (".profile", ".profile"), ("python3.13", ".13"), ("true", ""), ("", "")):
+        assert file.with_pathname(f"/x.d/{name}").extension == extension
     with pytest.raises(FrozenInstanceError):
         file.inode = 3  # type: ignore[misc]
 

@@ -113,7 +113,7 @@ def test_what_a_walk_means(end: int, flags: int, where: str, marks: int) -> None
 
 
 def test_who_did_not_walk_tells_nothing() -> None:
-    """A recording of before, a tracer; and /proc, which names the mount but not where it is."""
+    """A recording of before, a tracer; and /proc, where the process cannot reach the mount that it names."""
     with tables() as writer:
         applier = Applier(writer)
         record = stored(writer, applier, 100, end=0, flags=events.EXEC_DELETED)

@@ -76,7 +76,7 @@ def test_exec_has_each_value_in_its_field() -> None:
     info = make(
         exe=b"/jail/bin/x", root=b"/jail", exe_inode=1, exe_ctime_ns=2, exe_mtime_ns=3, exe_device=4, mount_id=5,
         exe_uid=6, exe_gid=7, exe_nlink=8, exe_mode=0o100755, argv=b"x\0\0y\0", args_full_bytes=99, envs=b"A=1\0",
-        envs_full_bytes=4, is_args_truncated=True,
+        envs_full_bytes=4, is_args_truncated=True, mount_end=6, fs_magic=0xEF53,
     )  # fmt: skip
     records = to_record(info)
     row = records.exec[0]
@@ -102,6 +102,8 @@ def test_exec_has_each_value_in_its_field() -> None:
         "envs_full_bytes": 4,
         "argc": 3,
         "envc": 1,
+        "mount_end": 6,
+        "fs_magic": 0xEF53,
     }
     assert {name: row[name] for name in expected} == expected
     assert records.blob == b"/jail/bin/xx\0\0y\0A=1\0"
@@ -120,6 +122,9 @@ def test_unknown_is_marked_not_empty() -> None:
 def test_flags_of_the_executable() -> None:
     memfd = to_record(make(exe=b"/memfd:x", is_memfd=True, is_exe_deleted=True, argv=b"", envs=b""))
     assert memfd.exec[0]["exec_flags"] == events.EXEC_MEMFD | events.EXEC_DELETED
+    for exe, root, flag in ((b"/jail/x", b"/jail", 0), (b"/x", b"/", 0), (b"/x", None, 0), (b"/jailed/x", b"/jail", 1)):
+        row = to_record(make(exe=exe, root=root, argv=b"", envs=b"")).exec[0]
+        assert row["exec_flags"] == flag * events.EXEC_NO_ROOT
 
 
 def test_other_kinds_carry_the_executable_in_task() -> None:

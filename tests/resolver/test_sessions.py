@@ -135,6 +135,34 @@ def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World
     assert told == [w.proc(4).row] and w.proc(4).user_session
 
 
+def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
+    """Whom it lets in is in a session of its own, not in that of who restarted it."""
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    look(w)
+    first = w.proc(4).user_session
+    w.fork(4, 5)
+    w.exec(5, b"/usr/sbin/sshd")
+    assert w.proc(5).user_session == first
+    w.fork(5, 6)
+    w.exec(6, b"/bin/sh")
+    w.fork(6, 7)
+    look(w)
+    second = w.proc(6).user_session
+    assert second not in {0, first} and w.proc(7).user_session == second
+    assert [w.proc(tgid).user_session for tgid in (4, 5)] == [first] * 2
+    w.exec(6, b"/bin/bash")
+    look(w)
+    assert w.proc(6).user_session == second, "it began once"
+    # What it runs without a client, such as AuthorizedKeysCommand, is whose the daemon is.
+    w.fork(5, 8)
+    w.exec(8, b"/bin/keys")
+    sessions.read_session = lambda tgid, proc: None  # type: ignore[assignment]  # the fixture puts it back
+    look(w)
+    assert w.proc(8).user_session == first
+
+
 def test_what_is_no_session(w: World) -> None:
     w.fork(1, 3)  # not sshd
     w.exec(3, b"/bin/sh")

@@ -1,9 +1,14 @@
-"""The fallback for terminals: whom it looks at, whom it leaves alone. Live ones: tests/live/test_contexts.py."""
+"""Terminals: who loses one with the session, and the fallback: whom it looks at, whom it leaves alone.
+
+Live ones: tests/live/test_changes.py, tests/live/test_contexts.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 from story import instance
 from test_apply import World
@@ -12,7 +17,9 @@ from pipeline import events
 from pipeline.resolver import terminals
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
-from pipeline.resolver.terminals import TtyFallback
+from pipeline.resolver.procfs import ProcInfo
+from pipeline.resolver.terminals import SessionTerminals, TtyFallback
+from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 
 
@@ -75,3 +82,154 @@ def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     TtyFallback(w.tables, w.encoder).begin()
     assert w.proc(3).tty == b"pts3"
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------------
+
+
+class Proc:
+    """A ``/proc`` that knows the terminals of some processes."""
+
+    def __init__(self, w: World) -> None:
+        self.ttys: dict[int, bytes] = {}
+        self.asked: list[int] = []
+        self._w = w
+
+    def read(self, tgid: int, want: int = 0) -> ProcInfo | None:
+        self.asked.append(tgid)
+        if tgid not in self.ttys:
+            return None
+        start = self._w.story.processes[tgid].start
+        return ProcInfo(
+            tgid=tgid, ppid=1, start_ticks=start // 10_000_000, start_boot_ns=start, comm=b"", state="S", task_flags=0,
+            thread_count=1, pgid=0, sid=0, tty=self.ttys[tgid],
+        )  # fmt: skip
+
+
+@pytest.fixture
+def sessions(w: World) -> SessionTerminals:
+    w.proc_of = Proc(w)
+    return SessionTerminals(w.tables, w.applier, w.encoder, w.proc_of)
+
+
+def put(event: Any, sid: int, tty: bytes = b"pts1") -> Any:
+    event.task["sid"], event.task["tty"] = sid, tty
+    return event
+
+
+def session(w: World, leader: int, *members: int, tty: bytes = b"pts1") -> None:
+    w.fork(1, leader)
+    put(w.story.change(leader, events.KIND_SID), leader, b"").apply(w.applier)
+    put(w.story.change(leader, events.KIND_SID), leader, tty).apply(w.applier)
+    for member in members:
+        put(w.story.fork(leader, member), leader, tty).apply(w.applier)
+
+
+def ttys(w: World, *tgids: int) -> list[bytes]:
+    return [w.proc(tgid).tty for tgid in tgids]
+
+
+def test_a_session_loses_its_terminal_with_its_leader(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4, 5)
+    session(w, 6, 7, tty=b"pts2")
+    sessions.poll()
+    assert ttys(w, 3, 4, 5, 6, 7) == [b"pts1"] * 3 + [b"pts2"] * 2, "all got it after the leaders had none"
+    put(w.story.exit(3), 3).apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 4, 5, 6, 7) == [b"", b"", b"pts2", b"pts2"]
+    assert w.proc(4).known & layout.KNOWN_TTY, "it is known that there is none"
+    assert w.encoder.take_leaders() == []
+
+
+def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    w.encoder.take_leaders()
+    sessions.begin()
+    put(w.story.exit(3), 3).apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 4) == [b""]
+
+
+def test_a_leader_that_never_had_one_is_not_a_reason_to_look(
+    w: World, sessions: SessionTerminals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    w.fork(1, 3)
+    put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    monkeypatch.setattr(sessions, "_with_terminal", None)
+    sessions.poll()
+
+
+def test_a_leader_that_gives_it_up(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    # One that was forked then, and a new terminal, of which its child alone has part.
+    put(w.story.change(3, events.KIND_SID), 3, b"pts9").apply(w.applier)
+    put(w.story.fork(3, 5), 3, b"pts9").apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 3, 4, 5) == [b"pts9", b"", b"pts9"]
+
+
+def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4, 5, 6)
+    put(w.story.exit(5), 3).apply(w.applier)
+    put(w.story.change(4, events.KIND_SID), 4, b"").apply(w.applier)
+    put(w.story.change(4, events.KIND_SID), 4, b"pts1").apply(w.applier)
+    put(w.story.exit(6), 3).apply(w.applier)
+    put(w.story.exit(3), 3).apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 3, 4, 5, 6) == [b"pts1"] * 4
+
+
+def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(
+    w: World, sessions: SessionTerminals
+) -> None:
+    session(w, 3, 4)
+    put(w.story.exit(3), 3).apply(w.applier)
+    change = w.story.change(4, events.KIND_COMM)
+    change.head["flags"] |= events.FLAG_PARTIAL
+    change.task["told"], change.task["comm"] = layout.KNOWN_COMM, b"later"
+    change.apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 4) == [b""]
+    assert bytes(w.proc(4).comm) == b"later"
+
+
+def test_subscribers_are_told(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    put(w.story.exit(3), 3).apply(w.applier)
+    before = int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
+    sessions.poll()
+    assert int(w.encoder.sequences()[layout.TOPICS.index("proc.context")]) == before + 1
+
+
+def test_a_terminal_that_is_taken_by_another_session(w: World, sessions: SessionTerminals) -> None:
+    """Names count in one devpts: who has one of the same name elsewhere is asked about, and keeps it."""
+    session(w, 3, 4)
+    session(w, 5, 6)
+    w.proc_of.ttys = {3: b"", 4: b"", 5: b"pts1", 6: b"pts1"}
+    sessions.poll()
+    assert ttys(w, 3, 4, 5, 6) == [b"", b"", b"pts1", b"pts1"]
+    session(w, 7)
+    sessions.poll()
+    assert ttys(w, 5, 6, 7) == [b"pts1"] * 3
+    session(w, 8)
+    w.proc_of.ttys = {}
+    sessions.poll()
+    assert ttys(w, 5, 6, 7, 8) == [b"pts1"] * 4, "nobody knows"
+
+
+def test_a_process_whose_start_is_known_to_the_tick_only(w: World, sessions: SessionTerminals) -> None:
+    session(w, 3, 4)
+    row = w.proc(4).row
+    w.tables.hot_view()["flags"][row] |= layout.ROW_START_TICKS
+    put(w.story.exit(3), 3).apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 4) == [b"pts1"], "it may have been forked later"
+
+
+def test_leaders_are_bounded(w: World) -> None:
+    w.fork(1, 3)
+    for _ in range(1100):
+        put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
+    assert len(w.encoder.take_leaders()) == terminals.LEADERS_MAX
+    assert np.all(w.encoder.take_leaders() == [])

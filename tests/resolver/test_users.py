@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver import users
+from pipeline.resolver import rooted, users
 from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
@@ -211,7 +211,7 @@ def test_file_that_is_mounted_over_is_read(root: Path, tmp_path: Path) -> None:
 
 @needs_root
 def test_file_system_that_might_not_answer_is_left_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "_LOCAL_FILE_SYSTEMS", frozenset())
+    monkeypatch.setattr(rooted, "_LOCAL_FILE_SYSTEMS", frozenset())
     with process_in(root) as tgid:
         assert read_names(tgid) is None
 
@@ -223,9 +223,9 @@ def test_file_system_types() -> None:
         b"24 22 0:23 / /with\\040space rw - nfs4 host:/ rw\n"
         b"25 24 0:24 / /with\\040space rw - tmpfs tmpfs rw\n"
     )
-    assert users._is_local(mounts, b"/") and users._is_local(mounts, b"/nothing/mounted")
-    assert not users._is_local(mounts, b"/etc")
-    assert users._is_local(mounts, b"/with space"), "the last mount covers the others"
+    assert rooted.is_local(mounts, b"/") and rooted.is_local(mounts, b"/nothing/mounted")
+    assert not rooted.is_local(mounts, b"/etc")
+    assert rooted.is_local(mounts, b"/with space"), "the last mount covers the others"
 
 
 @needs_root
@@ -293,4 +293,4 @@ def forbid_openat2(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> int:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(users, "_openat2", refused)
+    monkeypatch.setattr(rooted, "openat2", refused)

@@ -13,6 +13,7 @@ from pipeline.shm import ssh
 
 def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
     known = {"7": {"username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022}}
+    told = {"auth_method": "publickey,password", "public_key": "ssh-ed25519 AAAA"}
     (tmp_path / ssh.FILE).write_text(json.dumps(known))
     assert ssh.session(str(tmp_path), 7) == {
         "id": 7, "username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022, "auth_method": None,
@@ -25,6 +26,9 @@ def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
     new.rename(tmp_path / ssh.FILE)
     found = ssh.session(str(tmp_path), 8)
     assert found is not None and found["client_ip"] == "2001:db8::1"
+    new.write_text(json.dumps({"7": known["7"] | told}))
+    new.rename(tmp_path / ssh.FILE)
+    assert ssh.session(str(tmp_path), 7) == {"id": 7, **known["7"], **told}
 
 
 def test_no_file_or_half_of_one_is_no_session(tmp_path: Path) -> None:
