@@ -18,7 +18,6 @@ from pipeline import boot, paths
 from pipeline.bus.context import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.config import Config
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
@@ -50,11 +49,13 @@ from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
 from pipeline.shm.usernames import DIRECTORY
-from pipeline.worker import NO_FD, WorkerSpec
+from pipeline.specification import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
+    from pipeline.config import Config
     from pipeline.resolver.scrub import Scrubber
+    from pipeline.worker import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import memory
 from pipeline.config import Config
 from pipeline.errors import ConfigError, FrameError
-from pipeline.worker import NO_FD
+from pipeline.specification import NO_FD
 
 SHARD_MODULE = "pipeline.sources.shard_main"
 REPLAY_MODULE = "pipeline.sources.replay_main"

@@ -29,13 +29,14 @@ from pipeline.boot import boot_id
 from pipeline.config import Config
 from pipeline.log import get_logger
 from pipeline.shm import head
+from pipeline.specification import NO_FD
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import GivingUpError, RestartPolicy
 from pipeline.supervisor.vitals import Stillness, Vitals, look
-from pipeline.worker import NO_FD, WorkerSpec
+from pipeline.worker import WorkerSpec
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.main"
