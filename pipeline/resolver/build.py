@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 CATCH_UP_SECONDS = 10.0
 #: In a storm, how long a turn waits for further frames when the first is there.
 GATHER_SECONDS = 0.0005
+#: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
+KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
 LINGER_MS = 500
 
@@ -312,7 +314,8 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
         row_capacity=tables.max_entries,
         chunk_rows=tables.chunk_rows,
         pid_capacity=tables.pid_capacity or boot.pid_max(),
-        key_capacity=tables.key_capacity,
+        # Only tracers tell of processes by such keys; the segment is touched as a whole, 1.3 MB with the default.
+        key_capacity=tables.key_capacity if spec.source == "tracer" else KEYS_UNUSED,
         names_bytes=tables.names_bytes,
         args_bytes=tables.args_bytes,
         envs_bytes=tables.envs_bytes,
