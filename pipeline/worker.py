@@ -2,7 +2,8 @@
 
 A worker is started as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd with the specification as JSON, so
 neither settings nor keys appear on a command line. All descriptors named in it are inherited under the same numbers.
-Reading and writing of the specification only; starting is the supervisor's.
+Writing of the specification only: workers read it without this module (`pipeline.specification`,
+`pipeline.sources.worker_side`), and starting them is the supervisor's.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
-
-#: A descriptor that this worker does not get.
-NO_FD = -1
+from pipeline.specification import NO_FD
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,23 +88,3 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         while data:
             data = data[os.write(fd, data) :]
         return fd
-
-
-def read_spec(fd: int) -> WorkerSpec:
-    """Read the specification from an inherited descriptor and close it.
-
-    Raises:
-        ConfigError: there is no specification of this version behind the descriptor.
-    """
-    try:
-        size = os.fstat(fd).st_size
-        # Not read(): the position is shared with the parent, which wrote up to the end.
-        data = os.pread(fd, size, 0)
-        os.close(fd)
-        return msgspec.json.decode(data, type=WorkerSpec)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(
-            f"--spec-fd {fd}: no worker specification ({error}); workers are started by `procline run`",
-            key="--spec-fd",
-            value=fd,
-        ) from None
