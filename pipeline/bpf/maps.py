@@ -242,8 +242,11 @@ class PidMap:
             if place is None:
                 return None
             word = int(self._words[place])
+            # Exchanged for itself: looks at it between two full barriers, so that the copy is of the time in between.
+            if _owner(word) != key or _is_busy(word) or not exchange(self._words, place, word, word):
+                continue
             data = syscall.lookup(self._entries_fd, place.to_bytes(4, "little"), PID_ENTRY.itemsize)
-            if data is not None and int(self._words[place]) == word and _owner(word) == key and not _is_busy(word):
+            if data is not None and exchange(self._words, place, word, word):
                 return np.frombuffer(data, PID_ENTRY)[0]
         return None
 

@@ -139,7 +139,8 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
  *
  * @is_new: not over an entry of the same process, or of a later owner of the pid; then it is -EEXIST.
  *
- * -E2BIG: there is no place, which is counted. The process is a stranger then, until it changes and there is one. */
+ * -E2BIG: there is no place, which is counted. The process is a stranger then, until it changes and there is one.
+ * Unused in objects that enter nobody. */
 static __noinline __attribute__((unused)) long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
 	long error = pl_try_add_pid(tgid, entry, is_new);
