@@ -36,6 +36,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         ring_shards: for the resolver, which shard drains a ring, by ring number.
         shared_fd: map `pl_shared`.
         settings_fd: map `pl_settings`.
+        pid_owners_fd: map `pid_owners`.
         pid_cache_fd: map `pid_cache`.
         proc_cache_fd: map `proc_cache`.
         iter_link_fd: link of the task iterator; NO_FD where the kernel has none.
@@ -58,6 +59,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     ring_shards: dict[int, int] = {}
     shared_fd: int = NO_FD
     settings_fd: int = NO_FD
+    pid_owners_fd: int = NO_FD
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
@@ -77,7 +79,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, without the specification's own."""
         single = (
-            self.shared_fd, self.settings_fd, self.pid_cache_fd, self.proc_cache_fd, self.iter_link_fd, self.socket_fd,
+            self.shared_fd, self.settings_fd, self.pid_owners_fd, self.pid_cache_fd, self.proc_cache_fd,
+            self.iter_link_fd, self.socket_fd,
         )  # fmt: skip
         return tuple(dict.fromkeys(fd for fd in (*self.rings.values(), *single) if fd != NO_FD))
 

@@ -28,6 +28,7 @@ def make(**changes: object) -> WorkerSpec:
         "ring_bytes": {0: 4096, 3: 8192},
         "rings": {0: 10, 3: 11},
         "shared_fd": 12,
+        "pid_owners_fd": 13,
         "pid_cache_fd": 11,
     }
     return WorkerSpec(**(facts | changes))  # type: ignore[arg-type]
@@ -67,8 +68,8 @@ def test_the_resolver_does_without_msgspec() -> None:
 
 
 def test_descriptors_are_named_once_each() -> None:
-    assert make().descriptors() == (10, 11, 12)
-    assert make(rings={}, shared_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
+    assert make().descriptors() == (10, 11, 12, 13)
+    assert make(rings={}, shared_fd=NO_FD, pid_owners_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
 
 
 def test_the_specification_reaches_another_process() -> None:

@@ -36,7 +36,7 @@ _MESSAGE_MAX_BYTES = 1 << 20
 _KEPT = ("anon_inode:bpf", "anon_inode:[perf_event]")
 
 #: The attributes of a Capture that are one descriptor.
-_SINGLE = ("shared_fd", "settings_fd", "pid_cache_fd", "proc_cache_fd", "iter_link_fd")
+_SINGLE = ("shared_fd", "settings_fd", "pid_owners_fd", "pid_cache_fd", "proc_cache_fd", "iter_link_fd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,7 @@ class HeldCapture:
     ring_fds: Mapping[int, int]
     shared_fd: int
     settings_fd: int
+    pid_owners_fd: int
     pid_cache_fd: int
     proc_cache_fd: int
     iter_link_fd: int

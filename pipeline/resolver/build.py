@@ -377,11 +377,14 @@ def _names(
 
 def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
     """The kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.pid_cache_fd, spec.proc_cache_fd}:
+    if NO_FD in {spec.pid_owners_fd, spec.pid_cache_fd, spec.proc_cache_fd}:
         return None
     from pipeline.bpf import maps
 
-    return {PID_CACHE: maps.pid_cache(spec.pid_cache_fd), PROC_CACHE: maps.proc_cache(spec.proc_cache_fd)}
+    return {
+        PID_CACHE: maps.PidMap(spec.pid_owners_fd, spec.pid_cache_fd),
+        PROC_CACHE: maps.proc_cache(spec.proc_cache_fd),
+    }
 
 
 def _opts(config: Config) -> ResolverOpts:

@@ -53,6 +53,7 @@ class Feed:
     shard_count: int = 1
     shared_fd: int = NO_FD
     settings_fd: int = NO_FD
+    pid_owners_fd: int = NO_FD
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
@@ -107,6 +108,7 @@ def _open_ebpf(config: Config) -> Feed:
         shard_count=config.shards.resolve(len(capture.ring_fds)),
         shared_fd=capture.shared_fd,
         settings_fd=capture.settings_fd,
+        pid_owners_fd=capture.pid_owners_fd,
         pid_cache_fd=capture.pid_cache_fd,
         proc_cache_fd=capture.proc_cache_fd,
         iter_link_fd=capture.iter_link_fd,

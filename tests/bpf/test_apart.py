@@ -43,7 +43,8 @@ for _ in range(7):
     subprocess.run(["/bin/true"], check=True)
 assert sum(positions()) > sum(before), "no records: the programs went with the process that loaded them"
 assert capture.tiers["core"] == "fork, exec and exit", capture.tiers
-assert min(capture.shared_fd, capture.settings_fd, capture.pid_cache_fd, capture.proc_cache_fd) >= 0
+assert min(capture.shared_fd, capture.settings_fd, capture.pid_owners_fd) >= 0
+assert min(capture.pid_cache_fd, capture.proc_cache_fd) >= 0
 assert (capture.iter_link_fd >= 0) == (not capture.tiers["iter"].startswith("off"))
 assert capture.ring_count > max(capture.ring_fds)
 capture.close()
@@ -79,7 +80,7 @@ def test_any_number_of_rings_comes_through(live_kernel: None, count: int) -> Non
         fds = maps(count)
         return SimpleNamespace(
             ring_bytes=4096, ring_count=count, ring_fds=dict(enumerate(fds)), tiers=(), shared_fd=fds[0],
-            settings_fd=fds[-1], pid_cache_fd=fds[0], proc_cache_fd=fds[0], iter_link_fd=-1,
+            settings_fd=fds[-1], pid_owners_fd=fds[0], pid_cache_fd=fds[0], proc_cache_fd=fds[0], iter_link_fd=-1,
         )  # fmt: skip
 
     held = apart.hold(make)
