@@ -32,25 +32,39 @@ cdef extern from *:
     static inline void pl_put32(char *p, uint32_t v) { v = __builtin_bswap32(v); __builtin_memcpy(p, &v, 4); }
     static inline void pl_put64(char *p, uint64_t v) { v = __builtin_bswap64(v); __builtin_memcpy(p, &v, 8); }
 
-    enum { PL_NS_PID = offsetof(struct pl_task, ns_pid), PL_NS_PID_END = PL_NS_PID + 4 };
+    /* ns_pid is the lower half of a word of the TASK, for both processors that records are made on. */
+    enum { PL_NS_PID = offsetof(struct pl_task, ns_pid), PL_TASK_WORDS = sizeof(struct pl_task) / 8 };
+    _Static_assert(PL_NS_PID % 8 == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "ns_pid");
+
+    static inline uint64_t pl_task_word(const unsigned char *task, unsigned i)
+    {
+        uint64_t word;
+
+        __builtin_memcpy(&word, task + 8 * i, 8);
+        return i == PL_NS_PID / 8 ? word >> 32 : word;
+    }
 
     /* All words, without ns_pid; each has its own odd factor. */
-    static inline uint8_t pl_task_hash(const unsigned char *p)
+    static inline uint8_t pl_task_hash(const unsigned char *task)
     {
-        uint64_t words[sizeof(struct pl_task) / 8], h = 0;
+        uint64_t h = 0;
 
-        __builtin_memcpy(words, p, sizeof(words));
-        __builtin_memset((char *)words + PL_NS_PID, 0, 4);
     #pragma GCC unroll 20
-        for (unsigned i = 0; i < sizeof(words) / 8; i++)
-            h += (words[i] ^ words[i] >> 32) * (0x9E3779B97F4A7C15u * (2 * i + 1));
+        for (unsigned i = 0; i < PL_TASK_WORDS; i++) {
+            uint64_t word = pl_task_word(task, i);
+            h += (word ^ word >> 32) * (0x9E3779B97F4A7C15u * (2 * i + 1));
+        }
         return (uint8_t)((h ^ h >> 32) * 0x9E3779B97F4A7C15u >> 56);
     }
 
     static inline int pl_same_task(const unsigned char *a, const unsigned char *b)
     {
-        return __builtin_memcmp(a, b, PL_NS_PID) == 0 &&
-               __builtin_memcmp(a + PL_NS_PID_END, b + PL_NS_PID_END, sizeof(struct pl_task) - PL_NS_PID_END) == 0;
+        uint64_t differs = 0;
+
+    #pragma GCC unroll 20
+        for (unsigned i = 0; i < PL_TASK_WORDS; i++)
+            differs |= pl_task_word(a, i) ^ pl_task_word(b, i);
+        return differs == 0;
     }
     """
     enum:
@@ -218,6 +232,10 @@ cdef class FrameEncoder:
         memset(places, 0xFF, sizeof(places))
         with nogil:
             for i in range(count):
+                if i and pl_same_task(task - sizeof(pl_task_any), task):
+                    self.task_of[i] = self.task_of[i - 1]  # a fork's child is told of next, or its sibling
+                    task += sizeof(pl_task_any)
+                    continue
                 at = pl_task_hash(task)
                 if places[at] == NONE or not pl_same_task(
                     tasks.at + self.firsts[places[at]] * <uint64_t>sizeof(pl_task_any), task

@@ -388,7 +388,10 @@ cdef class Events(Rows):
     cdef void close_if_ended(self, uint32_t row) noexcept nogil:
         """The end of the process was seen before its beginning: it does not live."""
         cdef pl_hot *hot = &self.hot[row]
-        cdef ended_process *ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
+        cdef ended_process *ended
+        if not self.has_unknown:
+            return
+        ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
         if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
             return
         ended.tgid = 0
@@ -822,6 +825,7 @@ cdef class Events(Rows):
         ended.exit_code = body.exit_code if body != NULL else 0
         if row == 0:
             # Nothing is made of it, but its fork, should it still come, finds that the process has ended.
+            self.has_unknown = True
             self.counters[PL_C_EXIT_UNKNOWN] += 1
             return
         hot = &self.hot[row]

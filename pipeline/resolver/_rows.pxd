@@ -58,6 +58,7 @@ cdef class Rows:
     cdef pid_slot *slots
     cdef ended_process *ended  # lately, by hash of the identity
     cdef ended_process *unknown  # of these no row was there
+    cdef bint has_unknown  # there was one: on most hosts there never is, and each fork would look
     cdef identity *wanted
     cdef uint32_t *waiting  # pids that wait for a parent, in no order
     cdef uint32_t waiting_count

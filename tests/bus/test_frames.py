@@ -123,7 +123,7 @@ plain = st.recursive(
 
 @settings(max_examples=300)
 @given(
-    st.dictionaries(st.text(max_size=30).filter(lambda key: key not in {"bad", "wm"}), plain, max_size=20),
+    st.dictionaries(st.text(max_size=30).filter(lambda key: key not in {"bad", "wm", "task_of", "ns_pid"}), plain, max_size=20),
     st.booleans(),
 )
 def test_keys_that_this_version_does_not_know_are_stepped_over(more: dict[str, object], single_float: bool) -> None:
@@ -190,7 +190,8 @@ def test_equal_tasks_are_sent_once() -> None:
 def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
     sample = family()
     sample.tasks[3][field] = b"x" if events.TASK[field].kind == "S" else 1
-    assert len(msgpack.unpackb(sample.message())["task"]) == 2 * events.TASK.itemsize
+    # Three where both have the same place in the writer's table, so that the second drives the first out.
+    assert len(msgpack.unpackb(sample.message())["task"]) // events.TASK.itemsize in {2, 3}
     _same(decode_frame(sample.message()), sample)
 
 
