@@ -18,6 +18,7 @@ from pipeline.bus.frames import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
+OPTIONAL = {"bad", "wm", "task_of", "ns_pid"}
 
 
 def _same(frame: Frame, sample: Sample) -> None:
@@ -123,7 +124,7 @@ plain = st.recursive(
 
 @settings(max_examples=300)
 @given(
-    st.dictionaries(st.text(max_size=30).filter(lambda key: key not in {"bad", "wm", "task_of", "ns_pid"}), plain, max_size=20),
+    st.dictionaries(st.text(max_size=30).filter(lambda key: key not in OPTIONAL), plain, max_size=20),
     st.booleans(),
 )
 def test_keys_that_this_version_does_not_know_are_stepped_over(more: dict[str, object], single_float: bool) -> None:
