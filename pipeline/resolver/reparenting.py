@@ -84,9 +84,9 @@ class Reparenting(Lookups):
         if parent is None:
             if self._parent_limiter.allow(ppid):
                 parent = self._from_procfs(ppid, 0, PROCFS_DEPTH, new_entry_cb)
+                self.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
             else:
                 self.stats.add("limiter_drop")
-            self.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
         if parent is None or not self._move(entry, parent):
             self.stats.add("reparent_failed", callpath)
             return False
