@@ -16,8 +16,9 @@ How to read it
     ns a call, a pid or a hop: median, best and spread of the rounds. A Python call is compared with a Python call, and
     bulk with bulk. What Procline copies is checked against the writer and comes from another process; the peers' tables
     are in the process that asks, libsinsp's without a lock.
-    A reader keeps the strings that it read last (2,048 places), compared with the table at each use: the crowd's paths
-    and arguments are found there, as those of a host of that size are. With `--sleepers 5000` no arguments are.
+    A reader keeps the names, paths and arguments of the rows that it read last (2,048 places), each for as long as the
+    row does not change: those of the crowd are found there, as those of a host of that size are. With `--sleepers 5000`
+    hardly any are.
 What it does not show
     psutil's cache of Process objects that are kept; a Go or C++ program that has to be asked by another process, which
     is what it takes to use them from outside. With few entries everything lies in the first-level cache.

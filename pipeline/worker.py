@@ -2,7 +2,8 @@
 
 A worker is started as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd with the specification as JSON, so
 neither settings nor keys appear on a command line. All descriptors named in it are inherited under the same numbers.
-Reading and writing of the specification only; starting is the supervisor's.
+Writing of the specification only: workers read it without this module (`pipeline.specification`,
+`pipeline.sources.worker_side`), and starting them is the supervisor's.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pipeline.config import Config
-from pipeline.errors import ConfigError
-
-#: A descriptor that this worker does not get.
-NO_FD = -1
+from pipeline.specification import NO_FD
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +36,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         ring_shards: for the resolver, which shard drains a ring, by ring number.
         shared_fd: map `pl_shared`.
         settings_fd: map `pl_settings`.
+        pid_owners_fd: map `pid_owners`.
         pid_cache_fd: map `pid_cache`.
         proc_cache_fd: map `proc_cache`.
         iter_link_fd: link of the task iterator; NO_FD where the kernel has none.
@@ -60,6 +59,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     ring_shards: dict[int, int] = {}
     shared_fd: int = NO_FD
     settings_fd: int = NO_FD
+    pid_owners_fd: int = NO_FD
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
@@ -79,7 +79,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, without the specification's own."""
         single = (
-            self.shared_fd, self.settings_fd, self.pid_cache_fd, self.proc_cache_fd, self.iter_link_fd, self.socket_fd,
+            self.shared_fd, self.settings_fd, self.pid_owners_fd, self.pid_cache_fd, self.proc_cache_fd,
+            self.iter_link_fd, self.socket_fd,
         )  # fmt: skip
         return tuple(dict.fromkeys(fd for fd in (*self.rings.values(), *single) if fd != NO_FD))
 
@@ -90,23 +91,3 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
         while data:
             data = data[os.write(fd, data) :]
         return fd
-
-
-def read_spec(fd: int) -> WorkerSpec:
-    """Read the specification from an inherited descriptor and close it.
-
-    Raises:
-        ConfigError: there is no specification of this version behind the descriptor.
-    """
-    try:
-        size = os.fstat(fd).st_size
-        # Not read(): the position is shared with the parent, which wrote up to the end.
-        data = os.pread(fd, size, 0)
-        os.close(fd)
-        return msgspec.json.decode(data, type=WorkerSpec)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(
-            f"--spec-fd {fd}: no worker specification ({error}); workers are started by `procline run`",
-            key="--spec-fd",
-            value=fd,
-        ) from None

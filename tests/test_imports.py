@@ -27,6 +27,7 @@ BELOW = {
     "processes": set(),
     "memory": set(),
     "log": set(),
+    "specification": set(),
     "worker": set(),
     "bpf": set(),
     "shm": set(),
@@ -55,6 +56,7 @@ LEAVES = (
     "memory",
     "config",
     "log",
+    "specification",
     "worker",
 )
 #: The package itself names public things lazily; those that come from above the layers may go through it.

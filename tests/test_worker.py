@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from pipeline.config import Capture, Config
+from pipeline.config import Capture, Config, settings
 from pipeline.errors import ConfigError
-from pipeline.worker import NO_FD, WorkerSpec, read_spec
+from pipeline.specification import NO_FD, read_spec
+from pipeline.worker import WorkerSpec
 
 
 def make(**changes: object) -> WorkerSpec:
@@ -27,6 +28,7 @@ def make(**changes: object) -> WorkerSpec:
         "ring_bytes": {0: 4096, 3: 8192},
         "rings": {0: 10, 3: 11},
         "shared_fd": 12,
+        "pid_owners_fd": 13,
         "pid_cache_fd": 11,
     }
     return WorkerSpec(**(facts | changes))  # type: ignore[arg-type]
@@ -34,19 +36,46 @@ def make(**changes: object) -> WorkerSpec:
 
 def test_a_worker_reads_what_the_supervisor_wrote() -> None:
     spec = make()
-    assert read_spec(spec.to_memfd()) == spec
-    assert spec.boot_id_bytes == bytes(range(0, 256, 17))
+    read = read_spec(spec.to_memfd())
+    for name in WorkerSpec.__struct_fields__:
+        if name != "config":
+            assert getattr(read, name) == getattr(spec, name), name
+    assert spec.boot_id_bytes == read.boot_id_bytes == bytes(range(0, 256, 17))
+    assert spec.directory == read.directory
+
+
+def test_a_worker_has_every_setting_under_its_name() -> None:
+    config = Config(capture=Capture(ring_bytes=4096))
+    read = read_spec(make(config=config).to_memfd()).config
+    for setting in settings(config):
+        section, _, name = setting.key.rpartition(".")
+        value = getattr(getattr(read, section) if section else read, name)
+        assert value == (list(setting.value) if isinstance(setting.value, tuple) else setting.value), setting.key
+
+
+def test_a_field_that_is_not_there_is_of_another_version() -> None:
+    read = read_spec(make().to_memfd())
+    with pytest.raises(ConfigError, match="another version"):
+        read.wheels  # noqa: B018
+    with pytest.raises(ConfigError, match="another version"):
+        read.config.capture.wheels  # noqa: B018
+
+
+def test_the_resolver_does_without_msgspec() -> None:
+    """With the settings' descriptions it would be 2 MB, for one document."""
+    code = "import sys, pipeline.resolver.main; print(*{'msgspec', 'pipeline.config', 'argparse'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 
 def test_descriptors_are_named_once_each() -> None:
-    assert make().descriptors() == (10, 11, 12)
-    assert make(rings={}, shared_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
+    assert make().descriptors() == (10, 11, 12, 13)
+    assert make(rings={}, shared_fd=NO_FD, pid_owners_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
 
 
 def test_the_specification_reaches_another_process() -> None:
     spec = make()
     fd = spec.to_memfd()
-    code = f"from pipeline.worker import read_spec; print(read_spec({fd}).capture_id)"
+    code = f"from pipeline.specification import read_spec; print(read_spec({fd}).capture_id)"
     child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
     os.close(fd)
     assert int(child.stdout) == spec.capture_id

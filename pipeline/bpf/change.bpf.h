@@ -75,7 +75,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	} else {
 		/* Without a cookie: what it runs is not looked for here. */
 		pl_init_pid(&buf->pid, head, &buf->record.task);
-		bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+		pl_add_pid(tgid, &buf->pid, false);
 	}
 	head->record_bytes = sizeof(buf->record);
 	head->var_bytes = 0;

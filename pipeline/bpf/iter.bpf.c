@@ -71,11 +71,8 @@ static __always_inline void pl_cache_known(struct pl_iter_scratch *buf)
 		return;
 	}
 	pl_init_pid(&buf->pid, head, task);
-	/* The earlier owner of the pid, if its exit was missed. */
-	entry = bpf_map_lookup_elem(&pid_cache, &tgid);
-	if (entry && entry->start_boot_ns < head->start_boot_ns)
-		bpf_map_delete_elem(&pid_cache, &tgid);
-	if (bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_NOEXIST))
+	/* In the place of an earlier owner of the pid, if its exit was missed. */
+	if (pl_add_pid(tgid, &buf->pid, true))
 		task->cookie = 0;
 }
 

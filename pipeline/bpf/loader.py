@@ -23,7 +23,7 @@ from pipeline.errors import LoadError, UnsupportedError
 OBJECTS = Path(__file__).parent
 
 #: Maps that the core object makes and the tiers share.
-SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_cache", "proc_cache")
+SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Capture:
         ring_count: highest possible CPU number + 1; ring numbers are below it.
         ring_fds: descriptor of each ring by its number. The number is that of the CPU whose records it takes.
         spare_ring: number of the ring that all CPUs share that were not online at the start; None if there are none.
-        shared_fd, settings_fd, pid_cache_fd, proc_cache_fd: maps, see maps.py.
+        shared_fd, settings_fd, pid_owners_fd, pid_cache_fd, proc_cache_fd: maps, see maps.py.
         iter_link_fd: for `iterator.read_tasks`; -1 if the kernel refuses it.
         tiers: what is in force and why.
     """
@@ -172,6 +172,7 @@ class Capture:
             self._map_fds = {name: self._core.map_fd(name) for name in SHARED_MAPS}
             self.shared_fd = self._map_fds["pl_shared"]
             self.settings_fd = self._map_fds["pl_settings"]
+            self.pid_owners_fd = self._map_fds["pid_owners"]
             self.pid_cache_fd = self._map_fds["pid_cache"]
             self.proc_cache_fd = self._map_fds["proc_cache"]
             self._make_rings()
@@ -308,7 +309,8 @@ class Capture:
                 os.close(fd)
         self.ring_fds = {}
         self._program_fds = []
-        self.iter_link_fd = self.shared_fd = self.settings_fd = self.pid_cache_fd = self.proc_cache_fd = -1
+        self.iter_link_fd = self.shared_fd = self.settings_fd = -1
+        self.pid_owners_fd = self.pid_cache_fd = self.proc_cache_fd = -1
 
     def __enter__(self) -> Self:
         return self

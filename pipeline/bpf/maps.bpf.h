@@ -38,13 +38,6 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, PL_PID_CACHE_ENTRIES);
-	__type(key, u32);
-	__type(value, struct pl_pid);
-} pid_cache SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, PL_PROC_CACHE_ENTRIES);
 	__type(key, u64);
 	__type(value, struct pl_image);
@@ -70,5 +63,7 @@ static __always_inline void pl_count(u64 *counter)
 	 * tracepoints can be preempted another task can. */
 	__sync_fetch_and_add(counter, 1);
 }
+
+#include "pids.bpf.h"
 
 #endif

@@ -21,7 +21,8 @@ but for the fields marked otherwise:
     176     8     exec_reread           u8    -          argument areas with an absent page, read again in pieces
     184     8     wakeups               u8    -          wake-ups of this ring's shard
     192     8     no_ring               u8    -          records lost because this CPU has no ring (in lost_samples too)
-    200     56    reserved              7u8   -
+    200     8     pids_full             u8    -          processes that `pid_cache` had no place for
+    208     48    reserved              6u8   -
 
 SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the loader; programs read it at every event:
 
@@ -34,7 +35,8 @@ SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the load
     24      8     root_dentry           u8    -          in the kernel, noted by the task iterator; 0: global root
     32      32    reserved              4u8   -
 
-PID_ENTRY, 144 bytes, map `pid_cache`, key u4 tgid:
+PID_ENTRY, 144 bytes, map `pid_cache`, an array of places; which place has which tgid, the words of `pid_owners` say
+(mapped, u8, PID_WAYS of them a set; layout and protocol are in ``pids.bpf.h``):
 
     offset  size  field                 type  unit       meaning
     0       8     cookie                u8    -          names the image, key of `proc_cache`; shared with the forked
@@ -92,21 +94,34 @@ IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.bpf import syscall, words
+from pipeline.bpf._places import exchange
 from pipeline.bpf.words import CAPTURE_ON as CAPTURE_ON
 from pipeline.bpf.words import MAX_CPUS as MAX_CPUS
+
+#: Sets of `pid_cache`, and places in each.
+PID_SETS, PID_WAYS = 4096, 8
+#: High half of the word of a place that is being written.
+PLACE_BUSY = 0x80000000
+_WORD = np.dtype([("word", "<u8")])
+#: A program that comes in between is done within a microsecond.
+_ATTEMPTS = 8
 
 CPU_STATE = np.dtype(
     [
         ("sleeping", "<u4"), ("ring", "<u4"), ("ring_seq", "<u8"), ("lost_samples", "<u8", 8), ("head_only", "<u8", 8),
         ("threads_forked", "<u8"), ("threads_exited", "<u8"), ("kthreads_forked", "<u8"), ("kthreads_exited", "<u8"),
-        ("exec_reread", "<u8"), ("wakeups", "<u8"), ("no_ring", "<u8"), ("reserved", "<u8", 7),
+        ("exec_reread", "<u8"), ("wakeups", "<u8"), ("no_ring", "<u8"), ("pids_full", "<u8"),
+        ("reserved", "<u8", 6),
     ]
 )  # fmt: skip
 SETTINGS = np.dtype(
@@ -167,7 +182,7 @@ def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint
 
 @dataclass(frozen=True, slots=True)
 class HashMap:
-    """A hash map behind a descriptor: `pid_cache` or `proc_cache`. Entries are copies.
+    """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 
     Attributes:
         fd: the map; stays the caller's.
@@ -202,9 +217,122 @@ class HashMap:
         return syscall.delete(self.fd, key.to_bytes(self.key.itemsize, "little"))
 
 
-def pid_cache(fd: int) -> HashMap:
-    """Return the map tgid -> PID_ENTRY behind `fd`."""
-    return HashMap(fd, np.dtype("<u4"), PID_ENTRY)
+class PidMap:
+    """The processes that the programs know, tgid -> PID_ENTRY, with what a HashMap can do. Entries are copies.
+
+    A place is written by who exchanged its word for a busy one, here as in the programs, so each of them may enter
+    processes at any time. A reader looks at the word before and after.
+
+    Args:
+        owners_fd: map `pid_owners`; only used here.
+        entries_fd: map `pid_cache`; stays the caller's.
+
+    Raises:
+        OSError: a descriptor is no such map, or may not be written.
+    """
+
+    def __init__(self, owners_fd: int, entries_fd: int) -> None:
+        self._words = _mapped(owners_fd, _WORD, PID_SETS * PID_WAYS, True).view(np.uint64)
+        self._entries_fd = entries_fd
+
+    def get(self, key: int) -> np.void | None:
+        """Return the entry of the tgid `key`, None if there is none."""
+        for _ in range(_ATTEMPTS):
+            place = self._place(key)
+            if place is None:
+                return None
+            word = int(self._words[place])
+            # Exchanged for itself: looks at it between two full barriers, so that the copy is of the time in between.
+            if _owner(word) != key or _is_busy(word) or not exchange(self._words, place, word, word):
+                continue
+            data = syscall.lookup(self._entries_fd, place.to_bytes(4, "little"), PID_ENTRY.itemsize)
+            if data is not None and exchange(self._words, place, word, word):
+                return np.frombuffer(data, PID_ENTRY)[0]
+        return None
+
+    def items(self) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.void]]:
+        """Return all keys and entries, shapes (n,); what comes or goes meanwhile may be missing."""
+        before = self._words.copy()
+        _, values = syscall.lookup_batch(self._entries_fd, 4, PID_ENTRY.itemsize)
+        is_whole = (before != 0) & (before >> 32 != PLACE_BUSY) & (self._words == before)
+        return before[is_whole].astype(np.uint32), np.frombuffer(values, PID_ENTRY)[is_whole]
+
+    def put(self, key: int, entry: np.void, flags: int = syscall.ANY) -> None:
+        """Store a copy of `entry` (dtype PID_ENTRY), in a free place or that of who ended longest ago.
+
+        Raises:
+            FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written.
+            OSError: E2BIG, all of the set live.
+        """
+        if not 0 < key < 1 << 32:
+            raise ValueError(key)
+        busy = PLACE_BUSY << 32 | key
+        for _ in range(_ATTEMPTS):
+            place, word = self._place_for(key)
+            if _owner(word) == key and (flags == syscall.NOEXIST or _is_busy(word)):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            if not exchange(self._words, place, word, busy):
+                continue
+            # As in pids.bpf.h: of two that enter one process in two places at least one gives up.
+            if np.count_nonzero(self._set(key).astype(np.uint32) == key) > 1:
+                exchange(self._words, place, busy, 0)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            try:
+                syscall.update(self._entries_fd, place.to_bytes(4, "little"), entry.tobytes())
+            except OSError:
+                exchange(self._words, place, busy, 0)
+                raise
+            end = int(entry["exit_boot_ns"])
+            exchange(self._words, place, busy, (end_stamp(end) << 32 if end else 0) | key)
+            return
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+
+    def delete(self, key: int) -> bool:
+        """Free the place of the tgid `key`; False if it has none."""
+        place = self._place(key)
+        return place is not None and exchange(self._words, place, int(self._words[place]), 0)
+
+    def _set(self, key: int) -> npt.NDArray[np.uint64]:
+        first = key % PID_SETS * PID_WAYS
+        return self._words[first : first + PID_WAYS]
+
+    def _place(self, key: int) -> int | None:
+        for way, word in enumerate(self._set(key).tolist()):
+            if _owner(word) == key and not _is_busy(word):
+                return key % PID_SETS * PID_WAYS + way
+        return None
+
+    def _place_for(self, key: int) -> tuple[int, int]:
+        """Return the place to use, and its word."""
+        now = end_stamp(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        best = (0, -1, 0)
+        for way, word in enumerate(self._set(key).tolist()):
+            if _owner(word) == key:
+                age = 1 << 33
+            elif not word:
+                age = 1 << 32
+            elif word >> 32 and not _is_busy(word):
+                age = 1 + ((now - (word >> 32)) & ~PLACE_BUSY & 0xFFFFFFFF)
+            else:
+                continue
+            best = max(best, (age, way, word))
+        age, way, word = best
+        if not age:
+            raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+        return key % PID_SETS * PID_WAYS + way, word
+
+
+def end_stamp(boot_ns: int) -> int:
+    """When a process ended as its word has it; pl_end_stamp of pids.bpf.h."""
+    return (boot_ns >> 20) & 0x7FFFFFFF | 1
+
+
+def _owner(word: int) -> int:
+    return word & 0xFFFFFFFF
+
+
+def _is_busy(word: int) -> bool:
+    return word >> 32 == PLACE_BUSY
 
 
 def proc_cache(fd: int) -> HashMap:

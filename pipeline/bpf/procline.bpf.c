@@ -49,7 +49,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	struct pl_slot slot;
 	enum pl_room room;
 	u64 creator_start;
-	u32 creator_tgid, tgid;
+	u32 creator_tgid;
 
 	/* Threads and kernel threads are no processes. Counted, so that forks can be compared with /proc/stat. */
 	if (child->pid != child->tgid || child->flags & PF_KTHREAD) {
@@ -84,8 +84,7 @@ int BPF_PROG(pl_on_fork, struct task_struct *child, u64 clone_flags)
 	pl_forget();
 	pl_init_pid(&buf->pid, &buf->record.head, &buf->record.task);
 	buf->pid.fork_boot_ns = bpf_ktime_get_boot_ns();
-	tgid = child->tgid;
-	bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+	pl_add_pid(child->tgid, &buf->pid, false);
 
 	buf->record.head.record_bytes = sizeof(buf->record);
 	buf->record.head.var_bytes = 0;
@@ -349,7 +348,7 @@ static __always_inline void pl_cache_exec(struct pl_exec_scratch *buf, struct ta
 		entry->cookie = cookie;
 	} else {
 		pl_init_pid(&buf->pid, head, task);
-		bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_ANY);
+		pl_add_pid(tgid, &buf->pid, false);
 	}
 }
 
@@ -527,6 +526,7 @@ static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf, struct ta
 	struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
 	u64 now = bpf_ktime_get_boot_ns();
 	u32 tgid = head->tgid;
+	long error;
 
 	pl_fill_v1(&buf->record.task, current, entry);
 	pl_forget();
@@ -535,16 +535,17 @@ static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf, struct ta
 		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
 			return false;
 		pl_refresh_pid(entry, head, &buf->record.task);
+		/* Last: from here on the place may be given to another process. */
+		pl_end_pid(tgid, now);
 		return true;
 	}
 	pl_init_pid(&buf->pid, head, &buf->record.task);
 	buf->pid.exit_boot_ns = now;
-	/* An earlier owner of the pid would be in the way. */
-	entry = bpf_map_lookup_elem(&pid_cache, &tgid);
-	if (entry && entry->start_boot_ns < head->start_boot_ns)
-		bpf_map_delete_elem(&pid_cache, &tgid);
-	/* -EEXIST (17): the other thread was quicker. Any other failure is no reason to lose the record. */
-	return bpf_map_update_elem(&pid_cache, &tgid, &buf->pid, BPF_NOEXIST) != -17;
+	error = pl_add_pid(tgid, &buf->pid, true);
+	if (!error)
+		pl_end_pid(tgid, now);
+	/* -EEXIST: the other thread was quicker. Any other failure is no reason to lose the record. */
+	return error != -PL_EEXIST;
 }
 
 SEC("tp_btf/sched_process_exit")

@@ -6,9 +6,12 @@
 
 /* Length of pl_rings and pl_shared: the highest possible CPU number + 1 that can be captured. */
 #define PL_MAX_CPUS 1024
-/* Lengths of the LRU maps. They are a fall-back for lost events, not the table; both are allocated in full at load
- * (about 6 and 5 MB). */
-#define PL_PID_CACHE_ENTRIES 32768
+/* Lengths of the maps of processes and images. They are a fall-back for lost events, not the table; both are allocated in
+ * full at load (about 5 MB each). Processes: sets (a power of two) of places, see pids.bpf.h. */
+#define PL_PID_SETS 4096
+#define PL_PID_WAYS 8
+/* In the high half of a word of pid_owners. */
+#define PL_PLACE_BUSY 0x80000000u
 /* Unit of times in /proc: USER_HZ is 100 wherever there is BPF. */
 #define PL_TICK_NS 10000000ULL
 #define PL_PROC_CACHE_ENTRIES 16384
@@ -33,7 +36,8 @@ struct pl_cpu {
 	__u64 exec_reread;
 	__u64 wakeups;
 	__u64 no_ring;
-	__u64 reserved[7];
+	__u64 pids_full;
+	__u64 reserved[6];
 };
 _Static_assert(sizeof(struct pl_cpu) == 256, "pl_cpu");
 

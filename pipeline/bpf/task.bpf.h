@@ -163,7 +163,8 @@ static __always_inline u64 pl_new_cookie(void)
  * replaced the entry. */
 static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 {
-	struct pl_pid *entry = bpf_map_lookup_elem(&pid_cache, &tgid);
+	u64 *word;
+	struct pl_pid *entry = pl_pid_at(tgid, &word);
 
 	if (!entry || entry->start_boot_ns == start_boot_ns)
 		return entry;

@@ -18,7 +18,6 @@ from pipeline import boot, paths
 from pipeline.bus.context import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.config import Config
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
@@ -50,16 +49,20 @@ from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
 from pipeline.shm.usernames import DIRECTORY
-from pipeline.worker import NO_FD, WorkerSpec
+from pipeline.specification import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
+    from pipeline.config import Config
     from pipeline.resolver.scrub import Scrubber
+    from pipeline.worker import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0
 #: In a storm, how long a turn waits for further frames when the first is there.
 GATHER_SECONDS = 0.0005
+#: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
+KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
 LINGER_MS = 500
 
@@ -312,7 +315,8 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
         row_capacity=tables.max_entries,
         chunk_rows=tables.chunk_rows,
         pid_capacity=tables.pid_capacity or boot.pid_max(),
-        key_capacity=tables.key_capacity,
+        # Only tracers tell of processes by such keys; the segment is touched as a whole, 1.3 MB with the default.
+        key_capacity=tables.key_capacity if spec.source == "tracer" else KEYS_UNUSED,
         names_bytes=tables.names_bytes,
         args_bytes=tables.args_bytes,
         envs_bytes=tables.envs_bytes,
@@ -373,11 +377,14 @@ def _names(
 
 def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
     """The kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.pid_cache_fd, spec.proc_cache_fd}:
+    if NO_FD in {spec.pid_owners_fd, spec.pid_cache_fd, spec.proc_cache_fd}:
         return None
     from pipeline.bpf import maps
 
-    return {PID_CACHE: maps.pid_cache(spec.pid_cache_fd), PROC_CACHE: maps.proc_cache(spec.proc_cache_fd)}
+    return {
+        PID_CACHE: maps.PidMap(spec.pid_owners_fd, spec.pid_cache_fd),
+        PROC_CACHE: maps.proc_cache(spec.proc_cache_fd),
+    }
 
 
 def _opts(config: Config) -> ResolverOpts:

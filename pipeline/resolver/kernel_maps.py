@@ -145,7 +145,8 @@ def fill(
     """Enter a process where the kernel has nothing of its pid: what the kernel wrote by itself is newer.
 
     The image first, so that who finds the cookie finds the image. A program that comes in between finds no entry and
-    stores its own over this one, or before it; then this one is not stored.
+    stores its own over this one, or before it; then this one is not stored. Nor is one of a process that has ended
+    since it was looked at: its exit has left an entry.
 
     Args:
         head, task, exec_, path, cookie: as in `records_of`.

@@ -115,7 +115,7 @@ class Lookups(Insertion):
             if must_live:
                 return None
         elif info.start_ticks != int(owner["start_boot_ns"]) // boot.TICK_NS:
-            return None  # the maps are LRU and keep who ended: the pid has another owner by now
+            return None  # the maps keep who ended: the pid has another owner by now
         elif info.is_kthread or (must_live and info.is_zombie):
             return None
         entry, is_whole = kernel_maps.entry_of(pid, tid, inode, owner, image, info)

@@ -61,11 +61,13 @@ WAIT_REQUEST_MS = 1
 
 
 class Losses(Protocol):
-    """Records that the kernel could not write so far, by kind, and what it filtered; cumulative for this capture."""
+    """Records that the kernel could not write so far, by kind, what it filtered, and processes that its map had no
+    place for; cumulative for this capture."""
 
     lost: npt.NDArray[np.uint64]
     threads_forked: int
     kthreads_forked: int
+    pids_full: int
 
     def read(self) -> bool: ...
 
@@ -145,7 +147,7 @@ class Resolver:
         if losses is not None:
             self._lost[:] = losses.lost
             self._store_lost()
-            self._store_threads(losses)
+            self._store_counts(losses)
         self._loss_first_ns = 0
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
@@ -262,7 +264,7 @@ class Resolver:
                 self.publisher.loss({_LOST_KINDS[kind]: self.tables.counter(f"lost_{kind}") for kind in _LOST}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
-            self._store_threads(self.losses)
+            self._store_counts(self.losses)
         if self.repairer is None or self.repairer.active:
             return
         due = self._loss_last_ns and (
@@ -274,9 +276,10 @@ class Resolver:
             self._repaired_ns = now
             self.repairer.start(after_loss=bool(due))
 
-    def _store_threads(self, losses: Losses) -> None:
+    def _store_counts(self, losses: Losses) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)
         self.tables.set_counter("kthreads_forked", losses.kthreads_forked)
+        self.tables.set_counter("maps_full", losses.pids_full)
 
     def _store_lost(self) -> None:
         for kind, name in enumerate(_LOST):

@@ -18,6 +18,7 @@ class SharedCounters:
     Attributes:
         lost: records lost so far by kind, shape (8,), uint64.
         threads_forked, kthreads_forked: new threads and kernel threads, which are not recorded.
+        pids_full: processes that `pid_cache` had no place for.
     """
 
     def __init__(self, shared_fd: int, cpu_count: int) -> None:
@@ -35,4 +36,5 @@ class SharedCounters:
         self.lost: npt.NDArray[np.uint64] = states["lost_samples"].sum(axis=0, dtype=np.uint64)
         self.threads_forked = int(states["threads_forked"].sum(dtype=np.uint64))
         self.kthreads_forked = int(states["kthreads_forked"].sum(dtype=np.uint64))
+        self.pids_full = int(states["pids_full"].sum(dtype=np.uint64))
         return True

@@ -6,18 +6,21 @@ descriptor) names the instance, its directory, the settings and the inherited de
 
 from __future__ import annotations
 
-import argparse
 import gc
 import signal
 import sys
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from pipeline import memory, privileges
 from pipeline.errors import ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
 from pipeline.resolver.loop import IDLE_MS
-from pipeline.worker import WorkerSpec, read_spec
+from pipeline.specification import read_spec
+
+if TYPE_CHECKING:
+    from pipeline.worker import WorkerSpec
 
 #: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
 CAP_DAC_READ_SEARCH = 2
@@ -29,9 +32,12 @@ DRAIN_SECONDS = 2.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="procline-resolver", description=__doc__)
-    parser.add_argument("--spec-fd", type=int, required=True)
-    spec = read_spec(parser.parse_args(argv).spec_fd)
+    arguments = sys.argv[1:] if argv is None else argv
+    # By hand: argparse would be 1 MB.
+    if len(arguments) != 2 or arguments[0] != "--spec-fd" or not arguments[1].isdigit():
+        sys.stderr.write("the resolver is started by `procline run`, with --spec-fd N\n")
+        return 2
+    spec: WorkerSpec = read_spec(int(arguments[1]))
     set_up(spec.config.log.level, spec.config.log.format, spec.role)
     log = get_logger()
     _, is_parent_there = privileges.confine(

@@ -26,6 +26,7 @@ cdef class Entry:
     cdef uint32_t parent_number, creator_number  # of a foreign row, with `cold`: pids in its namespace
     cdef bint elided  # the walk that made this entry could not go on from it
     cdef bint is_loaded  # nothing more will be read from the table
+    cdef bint has_strings  # some of `strings` is not NULL
     cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until asked for
 
     cdef void _forget(self) noexcept

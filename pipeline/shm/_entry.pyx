@@ -13,11 +13,13 @@ offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surr
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport int32_t
+from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp
 
 cimport cython
+
+from types import GetSetDescriptorType
 
 from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm._filesystems cimport pl_filesystem
@@ -93,6 +95,53 @@ cdef extern from *:
         return texts;
     }
 
+    /* A new list of a tuple's items: about half of what PySequence_List costs for a few. */
+    static PyObject *pl_list_of(PyObject *texts)
+    {
+        Py_ssize_t count = PyTuple_GET_SIZE(texts);
+        PyObject *list = PyList_New(count);
+
+        for (Py_ssize_t i = 0; list != NULL && i < count; i++)
+            PyList_SET_ITEM(list, i, Py_NewRef(PyTuple_GET_ITEM(texts, i)));
+        return list;
+    }
+
+    /* Entry's properties by the names that code has for them, which are interned: a comparison of pointers in the place of
+     * the type's look-up, which costs more than most properties do. Each is what the type has under that name, and nobody
+     * can change the type, so what is found here is what would be found there. A fourth of the places is used at most. */
+    #define PL_PROPERTIES 512
+    static struct {
+        PyObject *name;
+        PyGetSetDef *property;
+    } pl_properties[PL_PROPERTIES];
+
+    static inline size_t pl_property_place(PyObject *name)
+    {
+        size_t place = ((uintptr_t)name >> 4 ^ (uintptr_t)name >> 13) % PL_PROPERTIES;
+
+        while (pl_properties[place].name != name && pl_properties[place].name != NULL)
+            place = (place + 1) % PL_PROPERTIES;
+        return place;
+    }
+
+    static void pl_property_add(PyObject *descriptor)
+    {
+        PyObject *name = PyDescr_NAME(descriptor);
+        size_t place = pl_property_place(name);
+
+        pl_properties[place].name = Py_NewRef(name); /* for good: another string must not get its address */
+        pl_properties[place].property = ((PyGetSetDescrObject *)descriptor)->d_getset;
+    }
+
+    static PyObject *pl_attribute(PyObject *self, PyObject *name)
+    {
+        size_t place = pl_property_place(name);
+
+        if (pl_properties[place].name != NULL)
+            return pl_properties[place].property->get(self, pl_properties[place].property->closure);
+        return PyObject_GenericGetAttr(self, name);
+    }
+
     /* Whether shared bytes, which may change meanwhile, were `n` given ones. */
     static int pl_same_bytes(const char *shared, const char *data, size_t n)
     {
@@ -111,6 +160,9 @@ cdef extern from *:
     object _decode "pl_text"(const char *data, Py_ssize_t n)
     object _next_text "pl_next_text"(const char **at, const char *end)
     tuple _decode_few "pl_texts"(const char *at, const char *end)
+    list _list_of "pl_list_of"(tuple texts)
+    object _attribute "pl_attribute"(object self, object name)
+    void _add_property "pl_property_add"(object descriptor)
     bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
 
 # Strings of the arenas that were read last, for all entries of this process: whoever looks at the same processes again,
@@ -159,6 +211,56 @@ cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
 
 cdef inline kept_string *_kept_at(uint32_t ref, bint in_names) noexcept:
     return &_kept[(ref + (0 if in_names else KEPT // 2)) % KEPT]
+
+
+# What was made of rows that were read last, for all entries of this process. A row's sequence word is another one after
+# every change, so an entry with the same one has the same fields, strings included: nothing of it need be read or
+# compared again, not even after the row has changed (docs/row-protocol.md). The strings above serve what is not here.
+cdef enum:
+    KEPT_ROWS = 2048
+
+cdef struct kept_row:
+    uint64_t view  # View.serial; 0: none yet
+    uint32_t row, generation, row_seq
+    PyObject *comm  # str, owned like all of these; NULL until it was asked for
+    PyObject *path  # str
+    PyObject *argv  # tuple of str
+    PyObject *start  # int ...
+    int64_t start_unix_ns  # ... of this value: what Unix time the boot clock began at is not the row's
+
+cdef kept_row[KEPT_ROWS] _kept_rows
+
+
+cdef inline kept_row *_kept_row(Entry entry) noexcept:
+    """What is kept of the entry's row as the entry has it; NULL: nothing."""
+    cdef kept_row *kept = &_kept_rows[entry.row_number % KEPT_ROWS]
+    if (
+        kept.row_seq == entry.hot.row_seq and kept.row == entry.row_number
+        and kept.generation == entry.hot.generation and kept.view == entry.view.serial
+    ):
+        return kept
+    return NULL
+
+
+cdef kept_row *_keep_row(Entry entry) noexcept:
+    """The same, made if there is none. Its fields are to be of the entry as it is now."""
+    cdef kept_row *kept = _kept_row(entry)
+    if kept != NULL:
+        return kept
+    kept = &_kept_rows[entry.row_number % KEPT_ROWS]
+    Py_XDECREF(kept.comm)
+    Py_XDECREF(kept.path)
+    Py_XDECREF(kept.argv)
+    Py_XDECREF(kept.start)
+    kept.comm = kept.path = kept.argv = kept.start = NULL
+    kept.view, kept.row = entry.view.serial, entry.row_number
+    kept.generation, kept.row_seq = entry.hot.generation, entry.hot.row_seq
+    return kept
+
+
+cdef inline PyObject *_owned(object value) noexcept:
+    Py_INCREF(value)
+    return <PyObject *>value
 
 cdef uint32_t _UNSET = 4294967295
 
@@ -264,8 +366,13 @@ cdef class Entry:
             raise TypeError("entries come from a ProcessTable")
 
     def __dealloc__(self):
-        self._forget()
-        free(self.cold)
+        if self.has_strings:
+            self._forget()
+        if self.cold != NULL:
+            free(self.cold)
+
+    def __getattribute__(self, name):
+        return _attribute(self, name)
 
     def __repr__(self):
         end = "" if self.hot.exit_boot_ns == 0 else (" replaced" if self.hot.flags & PL_ROW_REPLACED else " exited")
@@ -291,7 +398,7 @@ cdef class Entry:
             string = self.strings[kind]
             self.strings[kind] = NULL
             Py_XDECREF(string)
-        self.is_loaded = False
+        self.is_loaded = self.has_strings = False
 
     # -- reading what is not here yet --------------------------------------------------------------------------------
 
@@ -400,6 +507,7 @@ cdef class Entry:
                 former = self.strings[kind]
                 Py_INCREF(result)
                 self.strings[kind] = <PyObject *>result
+                self.has_strings = True
                 Py_XDECREF(former)
                 return result
             self._reload()
@@ -457,10 +565,17 @@ cdef class Entry:
         cdef bytes data = self._string(kind)
         cdef const char *at
         cdef const char *end
+        cdef tuple texts
+        cdef kept_row *kept
         if data is None or PyBytes_GET_SIZE(data) < 4:
             return None
         if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
-            return list(<tuple>_value(data, self._ref(kind), False, TEXTS))
+            texts = <tuple>_value(data, self._ref(kind), False, TEXTS)
+            if kind == ARGS_STRING:
+                kept = _keep_row(self)
+                if kept.argv == NULL:
+                    kept.argv = _owned(texts)
+            return _list_of(texts)
         at = PyBytes_AS_STRING(data) + 4
         end = PyBytes_AS_STRING(data) + PyBytes_GET_SIZE(data)
         result = []
@@ -564,7 +679,17 @@ cdef class Entry:
 
     @property
     def start_time_ns(self):
-        return self._unix(self.hot.start_boot_ns)
+        cdef int64_t unix_ns = <int64_t>self.hot.start_boot_ns + self.view.view.control.boot_unix_ns
+        cdef kept_row *kept = _kept_row(self)
+        if self.hot.start_boot_ns == 0:
+            return None
+        if kept != NULL and kept.start != NULL and kept.start_unix_ns == unix_ns:
+            return <object>kept.start
+        value = <object>unix_ns
+        if kept != NULL:
+            Py_XDECREF(kept.start)
+            kept.start, kept.start_unix_ns = _owned(value), unix_ns
+        return value
 
     @property
     def start_boot_ns(self):
@@ -620,15 +745,27 @@ cdef class Entry:
     def comm(self):
         if not self.hot.known & PL_KNOWN_COMM:
             return None
-        return _decode(self.hot.comm, strnlen(self.hot.comm, sizeof(self.hot.comm)))
+        cdef kept_row *kept = _keep_row(self)
+        if kept.comm == NULL:
+            kept.comm = _owned(_decode(self.hot.comm, strnlen(self.hot.comm, sizeof(self.hot.comm))))
+        return <object>kept.comm
 
     @property
     def path(self):
         """The executable, below the global root of its mount tree; for a script, its interpreter."""
-        cdef bytes data = self._file()
+        cdef kept_row *kept = _kept_row(self)
+        cdef bytes data
+        if kept != NULL and kept.path != NULL:
+            return <object>kept.path
+        data = self._file()
         if data is None:
             return None
-        return _value(data, self.hot.file_ref, True, PATH)
+        value = _value(data, self.hot.file_ref, True, PATH)
+        if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
+            kept = _keep_row(self)  # looked for again: the entry may have moved forward
+            if kept.path == NULL:
+                kept.path = _owned(value)
+        return value
 
     @property
     def path_in_root(self):
@@ -726,6 +863,9 @@ cdef class Entry:
         """Arguments, argv[0] included; None: unknown, or this reader may not see them."""
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
+        cdef kept_row *kept = _kept_row(self)
+        if kept != NULL and kept.argv != NULL:
+            return _list_of(<tuple>kept.argv)
         return [] if self.hot.args_ref == 0 else self._list(ARGS_STRING)
 
     @property
@@ -1090,3 +1230,8 @@ cdef class Entry:
             if before.row_seq == self.hot.row_seq and memcmp(&before, &self.hot, sizeof(pl_hot)) != 0:
                 return False
         return pl_row_check(&self.hot, self.cold) == self.hot.check
+
+
+for _descriptor in vars(Entry).values():
+    if type(_descriptor) is GetSetDescriptorType:
+        _add_property(_descriptor)

@@ -55,6 +55,7 @@ cdef class View:
     cdef readonly str directory, instance
     cdef readonly bytes boot_id
     cdef readonly uint32_t epoch
+    cdef uint64_t serial  # of no other View of this process, from 1
     cdef readonly uint64_t busy_retries  # reads begun again because a write overlapped them
     cdef int control_fd
     cdef uint64_t control_inode, control_device

@@ -51,6 +51,8 @@ cdef uint32_t _SPINS = 64
 cdef uint32_t _YIELDS = 80
 cdef uint64_t _PATIENCE_NS = 50_000_000
 
+cdef uint64_t _serials = 0
+
 _OPEN_TRIES = 100
 _OPEN_PAUSE_S = 0.002
 
@@ -70,7 +72,10 @@ cdef class View:
     """
 
     def __cinit__(self, directory, str instance):
+        global _serials
         cdef int number
+        _serials += 1
+        self.serial = _serials
         self.directory = os.fspath(directory)
         self.instance = instance
         self.control_fd = -1

@@ -346,6 +346,7 @@ enum {
 	PL_C_CONTEXT_DROPPED = 85,
 	PL_C_MAPS_FILLED = 86,
 	PL_C_MAPS_REFUSED = 87,
+	PL_C_MAPS_FULL = 88,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

@@ -288,7 +288,7 @@ COUNTERS = (
     "reparent_failed_do_exit", "reparent_failed_dequeue_exited", "reparent_failed_event_serialization",
     "reparent_failed_kernel_ppid", "reparent_procfs_ok", "reparent_procfs_fail", "inode_error_fork_parent_missing",
     "inode_error_exec_parent_missing", "inode_error_procfs_mismatch", "context_events", "context_dropped",
-    "maps_filled", "maps_refused",
+    "maps_filled", "maps_refused", "maps_full",
 )  # fmt: skip
 COUNTER_CAPACITY = 96
 assert len(COUNTERS) <= COUNTER_CAPACITY

@@ -12,10 +12,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline import memory
+from pipeline.bpf.apart import load_apart
 from pipeline.config import Config
 from pipeline.errors import ConfigError, FrameError
-from pipeline.worker import NO_FD
+from pipeline.specification import NO_FD
 
 SHARD_MODULE = "pipeline.sources.shard_main"
 REPLAY_MODULE = "pipeline.sources.replay_main"
@@ -53,6 +53,7 @@ class Feed:
     shard_count: int = 1
     shared_fd: int = NO_FD
     settings_fd: int = NO_FD
+    pid_owners_fd: int = NO_FD
     pid_cache_fd: int = NO_FD
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
@@ -90,36 +91,30 @@ def open_feed(config: Config) -> Feed:
 
 
 def _open_ebpf(config: Config) -> Feed:
-    # Deferred: pylibbpf is the daemon's heaviest import, and other sources do without.
-    from pipeline.bpf.loader import Capture
-
     settings = config.capture
-    with ExitStack() as stack:
-        capture = stack.enter_context(
-            Capture(
-                ring_bytes=settings.ring_bytes,
-                args_bytes=settings.args_bytes,
-                envs_bytes=settings.envs_bytes,
-                wakeup_fill_bytes=settings.wakeup_level_bytes,
-                credentials=settings.credentials,
-                task_iterator=settings.task_iterator,
-            )
-        )
-        memory.give_back()  # 4 MB: the kernel's types, which libbpf read for each object
-        return Feed(
-            source="ebpf",
-            ring_count=capture.ring_count,
-            rings=dict(capture.ring_fds),
-            ring_bytes=dict.fromkeys(capture.ring_fds, capture.ring_bytes),
-            shard_count=config.shards.resolve(len(capture.ring_fds)),
-            shared_fd=capture.shared_fd,
-            settings_fd=capture.settings_fd,
-            pid_cache_fd=capture.pid_cache_fd,
-            proc_cache_fd=capture.proc_cache_fd,
-            iter_link_fd=capture.iter_link_fd,
-            tiers={tier.name: tier.detail if tier.is_on else f"off: {tier.detail}" for tier in capture.tiers},
-            close=stack.pop_all().close,
-        )
+    capture = load_apart(
+        ring_bytes=settings.ring_bytes,
+        args_bytes=settings.args_bytes,
+        envs_bytes=settings.envs_bytes,
+        wakeup_fill_bytes=settings.wakeup_level_bytes,
+        credentials=settings.credentials,
+        task_iterator=settings.task_iterator,
+    )
+    return Feed(
+        source="ebpf",
+        ring_count=capture.ring_count,
+        rings=capture.ring_fds,
+        ring_bytes=dict.fromkeys(capture.ring_fds, capture.ring_bytes),
+        shard_count=config.shards.resolve(len(capture.ring_fds)),
+        shared_fd=capture.shared_fd,
+        settings_fd=capture.settings_fd,
+        pid_owners_fd=capture.pid_owners_fd,
+        pid_cache_fd=capture.pid_cache_fd,
+        proc_cache_fd=capture.proc_cache_fd,
+        iter_link_fd=capture.iter_link_fd,
+        tiers=capture.tiers,
+        close=capture.close,
+    )
 
 
 def _open_connector(config: Config) -> Feed:

@@ -12,6 +12,7 @@ a worker can be killed at any moment and replaced without a loss.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -24,18 +25,19 @@ from types import FrameType
 
 import msgspec
 
-from pipeline import notify, paths, privileges, processes
+from pipeline import memory, notify, paths, privileges, processes
 from pipeline.boot import boot_id
 from pipeline.config import Config
 from pipeline.log import get_logger
 from pipeline.shm import head
+from pipeline.specification import NO_FD
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import GivingUpError, RestartPolicy
 from pipeline.supervisor.vitals import Stillness, Vitals, look
-from pipeline.worker import NO_FD, WorkerSpec
+from pipeline.worker import WorkerSpec
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.main"
@@ -171,6 +173,7 @@ class Supervisor:
             ring_shards=feed.shard_of(),
             shared_fd=feed.shared_fd,
             settings_fd=feed.settings_fd,
+            pid_owners_fd=feed.pid_owners_fd,
             pid_cache_fd=feed.pid_cache_fd,
             proc_cache_fd=feed.proc_cache_fd,
             iter_link_fd=feed.iter_link_fd,
@@ -187,6 +190,7 @@ class Supervisor:
                     rings={ring: feed.rings[ring] for ring in own},
                     ring_bytes={ring: feed.ring_bytes[ring] for ring in own},
                     ring_shards={},
+                    pid_owners_fd=NO_FD,
                     pid_cache_fd=NO_FD,
                     proc_cache_fd=NO_FD,
                     iter_link_fd=NO_FD,
@@ -275,6 +279,8 @@ class Supervisor:
             is_first = resolver.starts == 1
             self._log.info("ready", instance=self._name, after_s=round(now - resolver.child.started_s, 3),
                            replaced=not is_first)  # fmt: skip
+            gc.collect()
+            memory.give_back()  # what imports and the settings needed
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
         elif resolver.child is not None and now - resolver.child.started_s > self._config.supervision.start_timeout_s:
             limit = f"{self._config.supervision.start_timeout_s:g} s"

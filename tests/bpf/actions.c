@@ -2,6 +2,8 @@
 /* Single acts of processes for the tests of the BPF programs. Prints numbers, one a line; what they are is said below.
  *
  *   forks N               N children one after another, child i exits with i; prints each pid
+ *   ends PID...           children with these pids, one after another, that end at once; prints each pid
+ *   lives PID...          children with these pids that live until stdin ends; prints each pid
  *   threads N             N threads one after another
  *   run FILE [ARG...]     a child runs FILE; prints its pid
  *   wait [ARG...]         until stdin ends
@@ -198,6 +200,26 @@ int main(int argc, char **argv)
 			say(pid);
 			waitpid(pid, NULL, 0);
 		}
+	} else if (!strcmp(act, "ends") || !strcmp(act, "lives")) {
+		for (int i = 2; i < argc; i++) {
+			pid_t wanted = atoi(argv[i]);
+			struct clone_args args = { .exit_signal = SIGCHLD, .set_tid = (uintptr_t)&wanted, .set_tid_size = 1 };
+
+			pid = syscall(SYS_clone3, &args, sizeof(args));
+			if (pid < 0)
+				die("clone3");
+			if (!pid) {
+				if (!strcmp(act, "lives"))
+					until_stdin_ends();
+				_exit(0);
+			}
+			say(pid);
+			if (!strcmp(act, "ends"))
+				waitpid(pid, NULL, 0);
+		}
+		fflush(stdout);
+		while (wait(NULL) > 0)
+			;
 	} else if (!strcmp(act, "threads")) {
 		for (long i = 0; i < n; i++) {
 			pthread_create(&thread, NULL, just_end, NULL);

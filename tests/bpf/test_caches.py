@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 
 @pytest.fixture(scope="module")
-def pids(capture: Capture) -> maps.HashMap:
-    return maps.pid_cache(capture.pid_cache_fd)
+def pids(capture: Capture) -> maps.PidMap:
+    return maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def images(capture: Capture) -> maps.HashMap:
 
 
 def test_exec_makes_an_image_and_points_the_process_to_it(
-    reader: Reader, pids: maps.HashMap, images: maps.HashMap, actions: Path
+    reader: Reader, pids: maps.PidMap, images: maps.HashMap, actions: Path
 ) -> None:
     with waiting(actions, "wait") as pid:
         record = reader.one(pid, events.KIND_EXEC)
@@ -60,7 +60,7 @@ def test_exec_makes_an_image_and_points_the_process_to_it(
     assert entry["cookie"] == exit_.task["cookie"]
 
 
-def test_children_share_the_image_until_they_exec(reader: Reader, pids: maps.HashMap, actions: Path) -> None:
+def test_children_share_the_image_until_they_exec(reader: Reader, pids: maps.PidMap, actions: Path) -> None:
     pid, children = act(actions, "forks", "5")
     reader.ended(pid, *children)
     cookie = reader.one(pid, events.KIND_EXEC).task["cookie"]
@@ -74,7 +74,7 @@ def test_children_share_the_image_until_they_exec(reader: Reader, pids: maps.Has
     assert exec_.task["cookie"] != exec_.body["prev_cookie"]
 
 
-def test_the_forked_child_is_known_before_its_record(reader: Reader, pids: maps.HashMap, actions: Path) -> None:
+def test_the_forked_child_is_known_before_its_record(reader: Reader, pids: maps.PidMap, actions: Path) -> None:
     pid, children = act(actions, "forks", "23")
     reader.ended(pid, *children)
     for child in children:
@@ -83,7 +83,7 @@ def test_the_forked_child_is_known_before_its_record(reader: Reader, pids: maps.
         assert entry["fork_boot_ns"] <= record.head["time_boot_ns"]
 
 
-def test_processes_older_than_the_capture_are_filled_in(pids: maps.HashMap, images: maps.HashMap) -> None:
+def test_processes_older_than_the_capture_are_filled_in(pids: maps.PidMap, images: maps.HashMap) -> None:
     entry = pids.get(os.getpid())
     assert entry is not None and entry["cookie"]
     image = images.get(int(entry["cookie"]))
@@ -94,7 +94,7 @@ def test_processes_older_than_the_capture_are_filled_in(pids: maps.HashMap, imag
     assert bytes(image["path"])[: image["path_bytes"]] == os.fsencode(exe)
 
 
-def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.HashMap) -> None:
+def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.PidMap) -> None:
     before = pids.get(os.getpid())
     tasks = iterator.read_tasks(capture.iter_link_fd)
     after = pids.get(os.getpid())
@@ -105,7 +105,7 @@ def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.HashMap) ->
 
 
 def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
-    reader: Reader, pids: maps.HashMap, images: maps.HashMap, actions: Path
+    reader: Reader, pids: maps.PidMap, images: maps.HashMap, actions: Path
 ) -> None:
     """Its start is rounded down, but its children are not those of a stranger: they share its image."""
     exact = pids.get(os.getpid())
@@ -134,7 +134,7 @@ def test_an_entry_made_of_proc_alone_is_known_by_its_tick(
         images.delete(cookie)
 
 
-def test_all_entries_at_once(pids: maps.HashMap, images: maps.HashMap) -> None:
+def test_all_entries_at_once(pids: maps.PidMap, images: maps.HashMap) -> None:
     keys, entries = pids.items()
     assert len(set(keys.tolist())) == len(keys) == len(entries)
     at = keys.tolist().index(os.getpid())
@@ -143,7 +143,7 @@ def test_all_entries_at_once(pids: maps.HashMap, images: maps.HashMap) -> None:
     assert int(entries[at]["cookie"]) in cookies.tolist()
 
 
-def test_put_and_delete(pids: maps.HashMap) -> None:
+def test_put_and_delete(pids: maps.PidMap) -> None:
     key = 1 << 30  # above pid_max
     entry = pids.get(os.getpid())
     assert entry is not None

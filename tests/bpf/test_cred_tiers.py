@@ -36,7 +36,7 @@ class Tier:
 
     def __init__(self, name: str) -> None:
         self.capture = Capture(ring_bytes=1 << 20, credentials=name)
-        self.pids = maps.pid_cache(self.capture.pid_cache_fd)
+        self.pids = maps.PidMap(self.capture.pid_owners_fd, self.capture.pid_cache_fd)
         self._reader = Reader(self.capture)
         self._marks = 0
 

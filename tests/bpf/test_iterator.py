@@ -97,10 +97,10 @@ ctypes.CDLL(None).pthread_exit(None)
 UNPRIVILEGED = """
 import json, os, sys
 from pipeline.bpf import iterator, maps
-link, shared, settings, pids, images, pid = map(int, sys.argv[1:])
+link, shared, settings, owners, pids, images, pid = map(int, sys.argv[1:])
 status = open("/proc/self/status").read()
 tasks = iterator.read_tasks(link)
-entry = maps.pid_cache(pids).get(pid)
+entry = maps.PidMap(owners, pids).get(pid)
 image = maps.proc_cache(images).get(int(entry["cookie"]))
 print(json.dumps({
     "capabilities": status.split("CapEff:")[1].split()[0],
@@ -108,7 +108,7 @@ print(json.dumps({
     "rings": maps.cpu_states(shared)["ring"][:2].tolist(),
     "args_bytes": int(maps.settings(settings)["args_bytes"][0]),
     "inode": int(image["inode"]),
-    "entries": len(maps.pid_cache(pids).items()[0]) > 0,
+    "entries": len(maps.PidMap(owners, pids).items()[0]) > 0,
     "modules": [name for name in ("pylibbpf", "msgspec", "pythonjsonlogger", "zmq") if name in sys.modules],
 }))
 """
@@ -117,7 +117,9 @@ print(json.dumps({
 def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -> None:
     import json
 
-    fds = [link, capture.shared_fd, capture.settings_fd, capture.pid_cache_fd, capture.proc_cache_fd]
+    fds = [
+        link, capture.shared_fd, capture.settings_fd, capture.pid_owners_fd, capture.pid_cache_fd, capture.proc_cache_fd
+    ]  # fmt: skip
     pid = os.getpid()
     # Its packages may be in a folder that only root can enter, so it starts as root and gives everything up.
     program = (

@@ -49,6 +49,8 @@ def c_answers(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str],
             lines.append(f'P("{name}.{field} size", sizeof(((struct pl_{name} *)0)->{field}));')
     for constant in _constants():
         lines.append(f'P("PL_{constant}", PL_{constant});')
+    for constant in ("PL_PID_SETS", "PL_PID_WAYS", "PL_PLACE_BUSY"):
+        lines.append(f'P("{constant}", {constant});')
     for constant in ("PL_MAX_CPUS", "PL_CAPTURE_ON", "PL_STRING_MAX", "PL_IMAGE_PATH_BYTES"):
         lines.append(f'P("{constant}", {constant});')
     source = tmp_path_factory.mktemp("layouts") / "layouts.c"
@@ -82,5 +84,7 @@ def test_c_constants_have_the_same_values(c_answers: dict[str, int]) -> None:
     for name in _constants():
         assert c_answers[f"PL_{name}"] == getattr(events, name), name
     assert c_answers["PL_MAX_CPUS"] == maps.MAX_CPUS
+    assert (c_answers["PL_PID_SETS"], c_answers["PL_PID_WAYS"]) == (maps.PID_SETS, maps.PID_WAYS)
+    assert c_answers["PL_PLACE_BUSY"] == maps.PLACE_BUSY
     assert c_answers["PL_CAPTURE_ON"] == maps.CAPTURE_ON
     assert c_answers["PL_IMAGE_PATH_BYTES"] == maps.IMAGE_ENTRY["path"].itemsize

@@ -40,7 +40,7 @@ os.execv("/bin/sleep", ["sleep", "300"])
 class Maps:
     """Both maps of a daemon."""
 
-    def __init__(self, pids: maps.HashMap, images: maps.HashMap) -> None:
+    def __init__(self, pids: maps.PidMap, images: maps.HashMap) -> None:
         self.pids = pids
         self.images = images
 
@@ -54,11 +54,12 @@ class Maps:
 @contextmanager
 def maps_of(daemon: Daemon) -> Iterator[Maps]:
     fds = [
+        daemon.map_fd(key_size=4, value_size=8 * maps.PID_WAYS, max_entries=maps.PID_SETS),
         daemon.map_fd(key_size=4, value_size=maps.PID_ENTRY.itemsize),
         daemon.map_fd(key_size=8, value_size=maps.IMAGE_ENTRY.itemsize),
     ]
     try:
-        yield Maps(maps.pid_cache(fds[0]), maps.proc_cache(fds[1]))
+        yield Maps(maps.PidMap(fds[0], fds[1]), maps.proc_cache(fds[2]))
     finally:
         for fd in fds:
             os.close(fd)

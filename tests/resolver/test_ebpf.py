@@ -259,17 +259,20 @@ def test_a_rounded_start_in_the_maps_is_the_exact_one_of_the_tables(w: World) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="kernel maps need root")
 def test_the_kernels_own_maps(w: World) -> None:
-    def create(value: np.dtype[np.void], key_bytes: int) -> int:
-        attributes = struct.pack("=IIII112x", 9, key_bytes, value.itemsize, 64)  # BPF_MAP_TYPE_LRU_HASH
+    def create(kind: int, key_bytes: int, value_bytes: int, entries: int, flags: int = 0) -> int:
+        attributes = struct.pack("=IIIII108x", kind, key_bytes, value_bytes, entries, flags)
         return syscall.bpf(0, ctypes.create_string_buffer(attributes, len(attributes)))
 
     try:
-        pids, images = create(maps.PID_ENTRY, 4), create(maps.IMAGE_ENTRY, 8)
+        # BPF_MAP_TYPE_ARRAY and BPF_F_MMAPABLE, BPF_MAP_TYPE_LRU_HASH
+        owners = create(2, 4, 8 * maps.PID_WAYS, maps.PID_SETS, 1 << 10)
+        pids = create(2, 4, maps.PID_ENTRY.itemsize, maps.PID_SETS * maps.PID_WAYS)
+        images = create(9, 8, maps.IMAGE_ENTRY.itemsize, 64)
     except OSError as error:
         pytest.skip(f"bpf(2) refused: {error}")
     try:
         stop = threading.Event()
-        r = w.resolver_with(manager={"pid_cache": maps.pid_cache(pids), "proc_cache": maps.proc_cache(images)})
+        r = w.resolver_with(manager={"pid_cache": maps.PidMap(owners, pids), "proc_cache": maps.proc_cache(images)})
         r.start(stop)
         w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
         r.sync_cache(high(8))
@@ -283,8 +286,8 @@ def test_the_kernels_own_maps(w: World) -> None:
         assert r.resolve(high(10), high(10), 12, False, None) is None
         stop.set()
     finally:
-        os.close(pids)
-        os.close(images)
+        for fd in (owners, pids, images):
+            os.close(fd)
 
 
 def test_start_needs_the_maps(w: World) -> None:

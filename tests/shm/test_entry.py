@@ -378,3 +378,100 @@ def test_places_are_taken_again_and_nothing_is_mixed_up(tables: Tables) -> None:
         for _ in range(2):
             entry = resolve(tables, 9 + number % 4000)
             assert (entry.name, entry.argv) == (text.decode(), [text.decode(), ""])
+
+
+# -- what is kept of a row ---------------------------------------------------------------------------------------------
+
+EIGHT = ("pid", "ppid", "comm", "path", "argv", "uid", "gid", "start_time_ns")
+
+
+def shown(entry: Entry) -> tuple[object, ...]:
+    return tuple(getattr(entry, name) for name in EIGHT)
+
+
+def look_up(reader: TableReader, pid: int) -> Entry:
+    """With one reader for all, as what is kept of a row is kept for one mapping of the table."""
+    entry = reader.resolve(pid)
+    assert entry is not None
+    return entry
+
+
+def test_an_unchanged_row_makes_no_new_strings(tables: Tables) -> None:
+    full_row(tables)
+    reader = TableReader(tables.directory)
+    one, other = look_up(reader, 7), look_up(reader, 7)
+    for name in ("comm", "path", "start_time_ns"):
+        assert getattr(one, name) is not None and getattr(one, name) == getattr(other, name)
+    assert one.comm is other.comm and one.path is other.path
+    assert one.argv == other.argv and one.argv is not other.argv
+
+
+def test_a_change_of_the_row_is_seen_by_the_next_look_up_and_by_no_earlier_entry(tables: Tables) -> None:
+    """What changes is not always what is kept, and what is kept may change alone."""
+    row = full_row(tables)
+    reader = TableReader(tables.directory)
+    changes: list[dict[str, object]] = [
+        {"comm": b"second"}, {"file_ref": tables.file(b"/bin/second")}, {"uid": 77},
+        {"args_ref": tables.strings("args", b"second")}, {"start_boot_ns": 4711}, {"comm": b"third", "ppid": 4},
+        {"args_ref": 0}, {"args_ref": tables.strings("args", b"fourth", b"")},
+    ]  # fmt: skip
+    for change in changes:
+        entries = [look_up(reader, 7) for _ in range(2)]
+        before = shown(entries[0])
+        tables.change(row, **change)
+        assert shown(entries[0]) == shown(entries[1]) == before  # the second had read nothing: what is kept serves it
+        now = look_up(reader, 7)
+        assert now.comm == bytes(tables.hot["comm"][row]).decode(errors="surrogateescape")
+        assert shown(now) == shown(look_up(reader, 7)) == shown(resolve(tables, 7).load()) != before
+
+
+def test_the_next_owner_of_a_row_has_nothing_of_the_former(tables: Tables) -> None:
+    row = tables.row(7, known=ALL_KNOWN, file_ref=tables.file(b"/bin/a"), args_ref=tables.strings("args", b"a"))
+    reader = TableReader(tables.directory)
+    assert (look_up(reader, 7).path, look_up(reader, 7).argv, look_up(reader, 7).comm) == ("/bin/a", ["a"], "p7")
+    tables.free(row)
+    tables.reuse(row, 8, comm=b"b", args_ref=tables.strings("args", b"b"), file_ref=tables.file(b"/bin/b"))
+    assert (look_up(reader, 8).path, look_up(reader, 8).argv, look_up(reader, 8).comm) == ("/bin/b", ["b"], "b")
+
+
+def test_the_beginning_of_the_boot_clock_is_not_the_rows(tables: Tables) -> None:
+    """A successor may know it better, without a change of the row."""
+    tables.row(7, known=ALL_KNOWN, start_boot_ns=1000)
+    reader = TableReader(tables.directory)
+    entry = look_up(reader, 7)
+    assert (entry.comm, entry.start_time_ns, entry.start_time_ns) == ("p7", BOOT_UNIX_NS + 1000, BOOT_UNIX_NS + 1000)
+    tables.control["boot_unix_ns"] = BOOT_UNIX_NS + 5
+    assert entry.start_time_ns == look_up(reader, 7).start_time_ns == BOOT_UNIX_NS + 1005
+
+
+def test_more_rows_than_are_kept(shm_dir: Path) -> None:
+    """Rows that share a place, in turns."""
+    tables = Tables(shm_dir, rows=2048 * 3, pids=2048 * 4)
+    for number in range(2048 * 2 + 50):
+        tables.row(10 + number, comm=b"c%d" % number, args_ref=0, known=ALL_KNOWN)
+    reader = TableReader(tables.directory)
+    for number in (0, 2048, 4096, 1, 0, 4096, 2048, 0):
+        for _ in range(2):
+            entry = reader.resolve(10 + number)
+            assert (entry.comm, entry.argv, entry.pid) == (f"c{number}", [], 10 + number)
+
+
+# -- attributes --------------------------------------------------------------------------------------------------------
+
+
+def test_an_attribute_is_what_the_class_has_under_that_name(tables: Tables) -> None:
+    full_row(tables)
+    entry = resolve(tables, 7).load()
+    for name in dir(entry):
+        value, descriptor = getattr(entry, name), vars(Entry).get(name)
+        # A name that code has is one object; one that was put together just now is another.
+        assert callable(value) or value == getattr(entry, "".join(list(name))) == object.__getattribute__(entry, name)
+        if type(descriptor).__name__ == "getset_descriptor":
+            assert value == descriptor.__get__(entry), name
+    for name in ("load", "verify", "__class__", "__doc__"):
+        assert getattr(entry, name) is not None
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        entry.nothing_of_the_kind  # noqa: B018
+    with pytest.raises(AttributeError):
+        entry.pid = 8
+    assert not hasattr(entry, "__dict__") and Entry.pid.__get__(entry) == 7

@@ -19,14 +19,17 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from pipeline.shm import layout
-from pipeline.worker import WorkerSpec, read_spec
+from pipeline.worker import WorkerSpec
 
 
 def main() -> int:
-    spec = read_spec(int(sys.argv[sys.argv.index("--spec-fd") + 1]))
+    fd = int(sys.argv[sys.argv.index("--spec-fd") + 1])
+    spec = msgspec.json.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=WorkerSpec)
+    os.close(fd)
     behaviour, _, number = behaviours().get(spec.role, "").partition(":")
     for fd in spec.descriptors():
         os.fstat(fd)

@@ -1,0 +1,130 @@
+"""Loading in a process that ends: what it made is there, what it said is told, and nothing of it stays."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.bpf import apart
+from pipeline.errors import LoadError, ProclineError, UnsupportedError
+
+# Test runners have threads, which the child does not use.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+SCRIPT = """
+import os, subprocess, sys
+from pathlib import Path
+from pipeline.bpf.apart import load_apart
+from pipeline.sources._ring import Ring
+assert not [name for name in sys.modules if "pylibbpf" in name or name == "pipeline.bpf.loader"]
+def links():
+    found = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return sum("bpf" in name or "perf_event" in name for name in found)
+with_none = links()
+capture = load_apart(ring_bytes=1 << 20)
+assert not [name for name in sys.modules if "pylibbpf" in name or name == "pipeline.bpf.loader"]
+assert not any(os.get_inheritable(fd) for fd in capture.fds)
+rings = [Ring(fd, number=number, data_bytes=capture.ring_bytes) for number, fd in capture.ring_fds.items()]
+def positions():
+    return [ring.producer_pos for ring in rings]
+try:
+    os.waitpid(-1, os.WNOHANG)
+    raise AssertionError("the process that loaded was not waited for")
+except ChildProcessError:
+    pass
+before = positions()
+for _ in range(7):
+    subprocess.run(["/bin/true"], check=True)
+assert sum(positions()) > sum(before), "no records: the programs went with the process that loaded them"
+assert capture.tiers["core"] == "fork, exec and exit", capture.tiers
+assert min(capture.shared_fd, capture.settings_fd, capture.pid_owners_fd) >= 0
+assert min(capture.pid_cache_fd, capture.proc_cache_fd) >= 0
+assert (capture.iter_link_fd >= 0) == (not capture.tiers["iter"].startswith("off"))
+assert capture.ring_count > max(capture.ring_fds)
+capture.close()
+capture.close()
+assert links() == with_none
+after = positions()
+for _ in range(7):
+    subprocess.run(["/bin/true"], check=True)
+assert positions() == after, "the programs are still attached"
+print("fine")
+"""
+
+
+@pytest.mark.live
+def test_a_capture_outlives_the_process_that_loaded_it(live_kernel: None) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("fine\n", 0), done.stderr
+
+
+def maps(count: int) -> list[int]:
+    """Descriptors of the form that is kept; a ring is nothing else to the parent."""
+    from pipeline.bpf import libbpf
+
+    return [libbpf.create_ring(f"t{number}", 4096) for number in range(count)]
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("count", [1, 199, 200, 201, 450])
+def test_any_number_of_rings_comes_through(live_kernel: None, count: int) -> None:
+    """More than the kernel lets pass in one message."""
+
+    def make() -> Any:
+        fds = maps(count)
+        return SimpleNamespace(
+            ring_bytes=4096, ring_count=count, ring_fds=dict(enumerate(fds)), tiers=(), shared_fd=fds[0],
+            settings_fd=fds[-1], pid_owners_fd=fds[0], pid_cache_fd=fds[0], proc_cache_fd=fds[0], iter_link_fd=-1,
+        )  # fmt: skip
+
+    held = apart.hold(make)
+    try:
+        assert sorted(held.ring_fds) == list(range(count)) and len(set(held.ring_fds.values())) == count
+        assert held.shared_fd == held.ring_fds[0] and held.settings_fd == held.ring_fds[count - 1]
+        assert held.iter_link_fd == -1
+        for fd in held.ring_fds.values():
+            assert Path(f"/proc/self/fd/{fd}").readlink() == Path("anon_inode:bpf-map")
+    finally:
+        held.close()
+    assert not held.fds
+
+
+def test_a_refusal_is_told_with_its_facts() -> None:
+    def refuse() -> Any:
+        raise LoadError("no such program", program="pl_on_fork", log_tail="R1 !read_ok\n") from OSError(22, "no")
+
+    with pytest.raises(LoadError, match=r"^no such program$") as caught:
+        apart.hold(refuse)
+    assert (caught.value.program, caught.value.log_tail) == ("pl_on_fork", "R1 !read_ok\n")
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.__cause__.errno == 22
+
+    def lack() -> Any:
+        raise UnsupportedError("no BTF", feature="btf", needs="a kernel with it", hint="take another one")
+
+    with pytest.raises(UnsupportedError, match=r"^no BTF; take another one$") as other:
+        apart.hold(lack)
+    assert (other.value.feature, other.value.needs, other.value.hint) == ("btf", "a kernel with it", "take another one")
+    assert other.value.__cause__ is None
+
+
+def test_a_child_that_ends_without_a_word_is_no_capture(capfd: pytest.CaptureFixture[str]) -> None:
+    def fail() -> Any:
+        raise ValueError("nobody expected this")
+
+    with pytest.raises(LoadError, match="exited with code 1"):
+        apart.hold(fail)
+    assert "nobody expected this" in capfd.readouterr().err
+
+    def die() -> Any:
+        os.kill(os.getpid(), 9)
+
+    with pytest.raises(ProclineError, match="killed by signal 9"):
+        apart.hold(die)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)

@@ -1,0 +1,211 @@
+"""Who keeps a place of `pid_cache`, and who gets one: by processes whose pids fall into one set."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import events
+from pipeline.boot import now_boot_ns
+from pipeline.bpf import maps, syscall
+from pipeline.bpf.loader import Capture
+from pipeline.resolver.losses import SharedCounters
+from tests.bpf.ring_reader import Reader
+from tests.bpf.test_records import act
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+#: Above every pid: what user space enters there is no process of this host.
+NOBODY = 1 << 30
+
+
+@pytest.fixture(scope="module")
+def pids(capture: Capture) -> maps.PidMap:
+    return maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+
+
+def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
+    """Pids that nobody has or is about to get, of a set that nobody who lives is in; the set is empty now."""
+    pid_max = int(Path("/proc/sys/kernel/pid_max").read_text())
+    used = {int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()}
+    newest = int(Path("/proc/sys/kernel/ns_last_pid").read_text())
+    for low in range(newest % maps.PID_SETS + maps.PID_SETS // 2, newest % maps.PID_SETS + maps.PID_SETS):
+        low %= maps.PID_SETS
+        found = [maps.PID_SETS * (i + 1) + low for i in range(count)]
+        owners = [word & 0xFFFFFFFF for word in pids._set(low).tolist() if word]
+        if found[-1] < pid_max and used.isdisjoint([*found, *owners]):
+            for owner in owners:
+                pids.delete(owner)
+            return found
+    raise AssertionError("no set is free")
+
+
+@contextmanager
+def places(pids: maps.PidMap, of: int, count: int) -> Iterator[None]:
+    """The set of pid `of` has `count` places left; in the others is who lives for as long as this does."""
+    strangers = [NOBODY + of % maps.PID_SETS + maps.PID_SETS * i for i in range(maps.PID_WAYS - count)]
+    try:
+        for stranger in strangers:
+            pids.put(stranger, np.zeros(1, maps.PID_ENTRY)[0], syscall.NOEXIST)
+        yield
+    finally:
+        for stranger in strangers:
+            assert pids.delete(stranger)
+
+
+@contextmanager
+def living(actions: Path, *numbers: int) -> Iterator[None]:
+    """Processes with these pids."""
+    command = [actions, "lives", *map(str, numbers)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None and parent.stdin is not None
+        try:
+            assert [int(parent.stdout.readline()) for _ in numbers] == list(numbers)
+            yield
+        finally:
+            parent.stdin.close()
+            assert parent.wait(10) == 0
+
+
+def end(actions: Path, *numbers: int) -> None:
+    """Processes with these pids, which end one after another."""
+    assert act(actions, "ends", *map(str, numbers))[1] == list(numbers)
+
+
+def test_who_lives_stays_while_many_times_the_places_are_forked(pids: maps.PidMap, actions: Path) -> None:
+    oldest, *others = numbers_of_one_set(pids)
+    with places(pids, oldest, 3), living(actions, oldest):
+        before = pids.get(oldest)
+        for _ in range(6):
+            end(actions, *others)
+        after = pids.get(oldest)
+        assert before is not None and after == before and after["exit_boot_ns"] == 0
+
+
+def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> None:
+    """Processes of any pids, many more than there are places in a set, whose pids come round on a small host."""
+    with Capture(ring_bytes=1 << 20) as capture:
+        pids = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+        keys, entries = pids.items()
+        mine = {int(key): int(entry["start_boot_ns"]) for key, entry in zip(keys, entries, strict=True)}
+        assert os.getpid() in mine
+        subprocess.run([actions, "storm", "5003", "0"], check=True)
+        for pid, start in mine.items():
+            if Path(f"/proc/{pid}").exists():
+                entry = pids.get(pid)
+                assert entry is not None and entry["start_boot_ns"] == start, pid
+        assert not SharedCounters(capture.shared_fd, capture.ring_count).pids_full
+
+
+def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, actions: Path) -> None:
+    ended = numbers_of_one_set(pids)
+    with places(pids, ended[0], 3):
+        for i, number in enumerate(ended):
+            end(actions, number)
+            for one in ended[max(0, i - 2) : i + 1]:
+                entry = pids.get(one)
+                assert entry is not None and entry["exit_boot_ns"]
+            for one in ended[: max(0, i - 2)]:
+                assert pids.get(one) is None
+            time.sleep(0.003)  # ends of one millisecond have no order
+
+
+def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(
+    pids: maps.PidMap, actions: Path
+) -> None:
+    pid, *others = numbers_of_one_set(pids)
+    end(actions, pid, pid, pid)
+    first = pids.get(pid)
+    assert first is not None and first["exit_boot_ns"]
+    with places(pids, pid, 2), living(actions, pid):
+        end(actions, *others, *others)
+        entry = pids.get(pid)
+        assert entry is not None and entry["exit_boot_ns"] == 0
+        assert entry["start_boot_ns"] > first["exit_boot_ns"]
+        assert np.count_nonzero(pids.items()[0] == pid) == 1
+
+
+def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
+    with Capture(ring_bytes=1 << 20) as capture:
+        reader = Reader(capture)
+        counters = SharedCounters(capture.shared_fd, capture.ring_count)
+        pids = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+        first, second, *_ = numbers_of_one_set(pids)
+        with places(pids, first, 1):
+            with living(actions, first):
+                assert counters.pids_full == 0
+                end(actions, second)
+                assert counters.read()
+                assert counters.pids_full == 2  # its fork and its end
+                assert pids.get(second) is None
+                # What runs in it is its creator's image all the same.
+                fork = reader.one(second, events.KIND_FORK)
+                assert fork.task["cookie"] == reader.one(int(fork.head["ppid"]), events.KIND_EXEC).task["cookie"] != 0
+                assert reader.one(second, events.KIND_EXIT).task["cookie"] == 0
+            # The first has ended: there is a place.
+            end(actions, second)
+            assert pids.get(second) is not None and pids.get(first) is None
+        counters.read()
+        assert counters.pids_full == 2
+
+
+def test_a_stranger_is_entered_when_it_ends(pids: maps.PidMap, actions: Path) -> None:
+    pid = numbers_of_one_set(pids)[0]
+    with living(actions, pid):
+        assert pids.delete(pid) and pids.get(pid) is None
+    entry = pids.get(pid)
+    assert entry is not None and entry["exit_boot_ns"] and entry["cookie"] == 0
+
+
+def test_user_space_takes_free_places_then_those_of_who_ended_first(pids: maps.PidMap) -> None:
+    low = numbers_of_one_set(pids)[0] % maps.PID_SETS
+    keys = [NOBODY + low + maps.PID_SETS * i for i in range(maps.PID_WAYS + 3)]
+    lives, other = np.zeros(2, maps.PID_ENTRY)
+    try:
+        for i, key in enumerate(keys[: maps.PID_WAYS]):
+            entry = lives.copy()
+            if i in (2, 5):
+                entry["exit_boot_ns"] = now_boot_ns() - (i << 30)
+            pids.put(key, entry, syscall.NOEXIST)
+            with pytest.raises(FileExistsError):
+                pids.put(key, entry, syscall.NOEXIST)
+        for key, gone in ((keys[maps.PID_WAYS], keys[5]), (keys[maps.PID_WAYS + 1], keys[2])):
+            assert pids.get(gone) is not None
+            pids.put(key, lives)
+            assert pids.get(gone) is None and pids.get(key) is not None
+        with pytest.raises(OSError, match="too long"):  # E2BIG
+            pids.put(keys[-1], lives)
+        other["cookie"] = 5
+        pids.put(keys[0], other)  # over its own
+        assert pids.get(keys[0]) == other
+    finally:
+        freed = [pids.delete(key) for key in keys]
+    assert sum(freed) == maps.PID_WAYS
+
+
+def test_a_place_that_is_being_written_is_nobodys(pids: maps.PidMap) -> None:
+    """As of a process that was killed in the middle: nobody finds it, nobody takes it."""
+    low = numbers_of_one_set(pids)[0] % maps.PID_SETS
+    key, place = NOBODY + low, low * maps.PID_WAYS
+    pids._words[place] = maps.PLACE_BUSY << 32 | key
+    try:
+        assert pids.get(key) is None and not pids.delete(key)
+        with pytest.raises(FileExistsError):
+            pids.put(key, np.zeros(1, maps.PID_ENTRY)[0])
+        assert key not in pids.items()[0].tolist()
+    finally:
+        pids._words[place] = 0
+
+
+def test_the_order_of_ends_survives_that_their_stamps_begin_anew() -> None:
+    unit, half = 1 << 20, 1 << 31
+    assert maps.end_stamp(0) == 1 and maps.end_stamp(half * unit - 1) < maps.PLACE_BUSY
+    assert maps.end_stamp(half * unit + 5 * unit) == maps.end_stamp(5 * unit)
+    assert all(maps.end_stamp(ns) & 1 for ns in range(0, 8 * unit, unit // 3))
