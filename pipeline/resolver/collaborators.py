@@ -74,7 +74,7 @@ class UserSessionResolver(Protocol):
 
 
 class ProcSource(Protocol):
-    """`procfs.ProcReader`."""
+    """`procfs.ProcReader`. `read` is called by one thread at a time, the others by any; mostly without the lock."""
 
     def read(self, tgid: int, want: int = ...) -> ProcInfo | None: ...
 

@@ -6,8 +6,9 @@
 
 It is the writer's side: it changes the tables through the same applier as the live batches do, and what it enters is
 seen by every reader. Where the reference returns an error, a ResolverError is raised. One reentrant lock stands for the
-reference's read/write lock: every method that touches the tables takes it, but for the `..._locked` ones, which are for
-callbacks. The applier of a running instance belongs to its duty cycle, which must hold `lock` while it applies a batch.
+reference's read/write lock: every method that touches the tables takes it, and puts it down while ``/proc`` is read,
+unless its caller holds it too. The `..._locked` ones are for such callers, and for callbacks. The applier of a running
+instance belongs to its duty cycle, which must hold `lock` while it applies a batch.
 
 What differs from the reference, and why, is in docs/parity.md.
 """
@@ -379,14 +380,15 @@ class EBPFResolver(Updates):
         """
         with self.lock:
             queued, self._exited = self._exited, []
-            now = self.clock.to_unix_ns(self.now_boot_ns())
-            for pid, start in queued:
-                entry = self.book.head(pid)
-                if entry is None or entry.start_boot_ns != start or not _is_old(entry, now - FLUSH_AGE_NS):
-                    continue
-                ticks = self.proc.read_start(pid)
-                if ticks is not None and boot.is_same_start(start, ticks):
-                    continue
+            before = self.clock.to_unix_ns(self.now_boot_ns()) - FLUSH_AGE_NS
+            old = [
+                (pid, start) for pid, start in queued
+                if (entry := self.book.head(pid)) is not None and entry.start_boot_ns == start
+                and _is_old(entry, before)
+            ]  # fmt: skip
+        for pid, start in old:
+            ticks = self.proc.read_start(pid)
+            if ticks is None or not boot.is_same_start(start, ticks):
                 self.flush(pid, start, self.now_boot_ns())
 
     def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
@@ -406,11 +408,12 @@ class EBPFResolver(Updates):
             link = self.tables.py_link(self.tables.py_head(pid))
             if not self.applier.close_missing(pid, start_boot_ns, time_boot_ns) and entry.exit_time is None:
                 return False
-            self._reparent_children(entry, DEQUEUE_EXITED, None)
             if self.cgroup_resolver is not None:
                 self.cgroup_resolver.del_pid(pid)
             self.book.delete(pid, link)
             self.stats.add("flushed")
+            # Puts the lock down: the pid may have another owner afterwards.
+            self._reparent_children(entry, DEQUEUE_EXITED, None)
             return True
 
     def sync_cache(self, proc: int | ProcInfo) -> None:
@@ -420,10 +423,12 @@ class EBPFResolver(Updates):
             proc: a pid, or what was read of it. Callers go from the oldest to the youngest, so parents are there.
         """
         with self.lock:
+            pid = proc if isinstance(proc, int) else proc.tgid
+            link, time_ns = self._link(pid), self.now_boot_ns()
             info = self._read(proc) if isinstance(proc, int) else proc
-            if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid):
+            if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid) or self._link(pid) != link:
                 return
-            entry = self._new_from_procfs(info, 0, Source.PROCFS_SNAPSHOT, None)
+            entry = self._new_from_procfs(info, 0, Source.PROCFS_SNAPSHOT, None, time_ns)
             if entry is None:
                 return
             told = to_record(info)

@@ -30,6 +30,7 @@ from pipeline.resolver.collaborators import (
 )
 from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.limiter import Limiter
+from pipeline.resolver.lock import ResolverLock
 from pipeline.resolver.model import SNAPSHOTTING, Credentials, PIDContext
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import Stats
@@ -91,7 +92,9 @@ class Fields:
         self.limiter: Limiter[int] = Limiter(clock=limiter_clock)
         self.pid_cache: kernel_maps.KernelMap | None = None
         self.proc_cache: kernel_maps.KernelMap | None = None
-        self.lock = threading.RLock()
+        self.lock = ResolverLock()
+        #: Held for one read of a process: a reader serves one thread at a time. Nobody waits for `lock` with it.
+        self._reading = threading.Lock()
         self.state = SNAPSHOTTING
         self.pid_capacity = tables.root_pids
         #: When the capture began, on the boot clock; 0: there is none, so nothing is marked as missed by it.

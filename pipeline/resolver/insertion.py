@@ -2,15 +2,18 @@
 
 Whatever enters the tables does so as records through the applier, as a live batch does; what is here decides which
 record, with which parent, and completes the entry with what records do not carry. Finding processes is in `lookup`,
-reparenting in `reparenting`, the exported methods are in `ebpf`. All of it runs under the resolver's lock.
+reparenting in `reparenting`, the exported methods are in `ebpf`. All of it runs under the resolver's lock, which is put
+down while ``/proc`` is read (specification 9.3.13): `_link` before and after tells whether somebody has told of a pid
+meanwhile, `_place` whether an entry is still what it was. An answer that is about something else by then is dropped.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from pipeline import boot, events
-from pipeline.errors import ProclineError
+from pipeline.errors import ProclineError, TooOldError
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
@@ -29,6 +32,14 @@ from pipeline.resolver.model import (
 )
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.shm import layout
+
+
+class Place(NamedTuple):
+    """Where an entry is in the tree."""
+
+    is_owner: bool  #: its process is the one that has its pid now
+    ppid: int
+    ancestor: ProcessCacheEntry | None  #: of the oldest image of the process
 
 
 class Insertion(Fields):
@@ -59,6 +70,7 @@ class Insertion(Fields):
                 if candidate is not None:
                     parent = candidate
                 else:
+                    parent = self._parent_at(ppid, time_ns)  # again: the lock was put down
                     is_missing = is_other = True
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
@@ -166,16 +178,8 @@ class Insertion(Fields):
         self.book.leaving.pop(pid, None)
         if self.mount_resolver is not None:
             self.mount_resolver.process_seen(pid, entry.mnt_ns)
-        if entry.ppid == 0 and pid != 1:
-            ppid = self.proc.read_ppid(pid)
-            if ppid:
-                parent = self.book.head(ppid)
-                if parent is not None and entry.reparent(parent):
-                    self.stats.add("reparent_success", SET_PROCESS_CONTEXT)
-                else:
-                    if parent is None:
-                        entry.ppid = ppid
-                    self.stats.add("reparent_failed", SET_PROCESS_CONTEXT)
+        if entry.ppid == 0 and pid != 1 and not self._take_parent_of_procfs(entry):
+            return
         if self.cgroup_resolver is None:
             return
         kind = CGROUP_SOURCE_UNKNOWN
@@ -186,6 +190,24 @@ class Insertion(Fields):
         found = self.cgroup_resolver.add_pid(pid, replace(cgroup, created_at=entry.created_at, source=kind))
         if found is not None:
             entry.set(cgroup=found[0], container=found[1])
+
+    def _take_parent_of_procfs(self, entry: ProcessCacheEntry) -> bool:
+        """Step 5; returns whether the pid is still the entry's."""
+        pid, place = entry.pid, self._place(entry)
+        with self.lock.put_down():
+            ppid = self.proc.read_ppid(pid)
+        now = self._place(entry)
+        if now is None or place is None or now.is_owner != place.is_owner:
+            return False
+        if ppid and now == place:
+            parent = self.book.head(ppid)
+            if parent is not None and entry.reparent(parent):
+                self.stats.add("reparent_success", SET_PROCESS_CONTEXT)
+            else:
+                if parent is None:
+                    entry.ppid = ppid
+                self.stats.add("reparent_failed", SET_PROCESS_CONTEXT)
+        return True
 
     # -- 3.3.10 --------------------------------------------------------------------------------------------------------
 
@@ -202,7 +224,8 @@ class Insertion(Fields):
             entry.interpreter = NO_FILE.with_names("", "")
         self.set_process_args(entry)
         self.set_process_envs(entry)
-        self.set_process_tty(entry)
+        with self.lock.put_down():  # it may look at /proc; nobody else has this entry
+            self.set_process_tty(entry)
         self.set_process_users_groups(entry)
         self.apply_boot_time(entry)
         self.set_process_symlink(entry)
@@ -246,6 +269,22 @@ class Insertion(Fields):
             entry.exit(exit_time)
         self.book.delete(pid, link)
         return True
+
+    # -- before and after the lock was put down ------------------------------------------------------------------------
+
+    def _link(self, pid: int) -> int:
+        """The newest image of whoever has the pid now: another number after a fork or an exec; 0: nobody."""
+        row = self.tables.py_head(pid)
+        return self.tables.py_link(row) if row else 0
+
+    def _place(self, entry: ProcessCacheEntry) -> Place | None:
+        """Where an entry is now; None: it is not retained any more."""
+        try:
+            row = self.tables.py_head(entry.pid)
+            is_owner = bool(row) and int(self.tables.hot_view()[row]["start_boot_ns"]) == entry.start_boot_ns
+            return Place(is_owner or entry.is_free, entry.ppid, entry.root.ancestor)
+        except TooOldError:
+            return None
 
     # -- helpers -------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The one order in which a process is looked for: cache, kernel maps, procfs (specification 3.3.1, 3.3.5 to 3.3.9).
 
 For single calls, questions of readers and context events alike. What is found is entered as its events would have left
-it, with its missing ancestors, oldest first. Reading the maps' records is in `kernel_maps`, reading ``/proc`` in
-`procfs`.
+it, with its missing ancestors, oldest first. ``/proc`` is read with the lock put down: what is told of a pid meanwhile
+is newer than what was read. Reading the maps' records is in `kernel_maps`, reading ``/proc`` in `procfs`.
 """
 
 from __future__ import annotations
@@ -102,6 +102,7 @@ class Lookups(Insertion):
     ) -> ProcessCacheEntry | None:
         if pid == 0 or self.pid_cache is None or self.proc_cache is None:
             return None
+        link = self._link(pid)
         try:
             owner = self.pid_cache.get(pid)
             image = self.proc_cache.get(int(owner["cookie"])) if owner is not None else None
@@ -109,7 +110,7 @@ class Lookups(Insertion):
             return None  # a kernel that does not let us ask
         if owner is None or image is None or (must_live and int(owner["exit_boot_ns"])):
             return None
-        info = self.proc.read(pid, 0)
+        info = self._ask(pid, 0)
         if info is None:
             if must_live:
                 return None
@@ -138,6 +139,8 @@ class Lookups(Insertion):
             return None
         if info is not None and entry.ppid and self.book.head(entry.ppid) is None:
             self._from_procfs(entry.ppid, 0, PROCFS_DEPTH - 1, new_entry_cb)
+        if self._link(pid) != link:
+            return self._told_meanwhile(pid, inode)
         exit_time = entry.exit_time
         entry.exit_time = None
         found = self._insert_from_maps(entry, int(image["tgid"]) == pid, new_entry_cb)
@@ -184,26 +187,40 @@ class Lookups(Insertion):
     ) -> ProcessCacheEntry | None:
         if depth < 1 or pid == 0 or pid >= self.pid_capacity:
             return None
+        link, time_ns = self._link(pid), self.now_boot_ns()
         info = self._read(pid)
         if info is None or info.is_zombie or is_kworker(info.ppid, pid):
             return None
         if info.ppid and self.book.head(info.ppid) is None:
             self._from_procfs(info.ppid, 0, depth - 1, new_entry_cb)
-        return self._new_from_procfs(info, inode, Source.PROCFS_FALLBACK, new_entry_cb)
+        if self._link(pid) != link:
+            return self._told_meanwhile(pid, inode)
+        return self._new_from_procfs(info, inode, Source.PROCFS_FALLBACK, new_entry_cb, time_ns)
+
+    def _told_meanwhile(self, pid: int, inode: int) -> ProcessCacheEntry | None:
+        """An event or another look-up has entered somebody, or a newer image, while ``/proc`` was read."""
+        entry = self.book.head(pid)
+        return None if entry is None or (inode and entry.file_event.inode != inode) else entry
+
+    def _ask(self, pid: int, want: int) -> ProcInfo | None:
+        """Read a process, with the lock put down."""
+        with self.lock.put_down(), self._reading:
+            return self.proc.read(pid, want)
 
     def _read(self, pid: int) -> ProcInfo | None:
         want = procfs.WANT_DEFAULT
         if self.opts.envs_resolution_enabled and self.env_vars_resolver is None:
             want |= procfs.WANT_ENVS
         self.tables.count("procfs_reads")
-        info = self.proc.read(pid, want)
+        info = self._ask(pid, want)
         if info is None:
             self.tables.count("procfs_failed")
         return info
 
     def _new_from_procfs(
-        self, info: ProcInfo, inode: int, source: Source, new_entry_cb: NewEntryCallback | None
+        self, info: ProcInfo, inode: int, source: Source, new_entry_cb: NewEntryCallback | None, time_boot_ns: int
     ) -> ProcessCacheEntry | None:
+        """3.3.9. `time_boot_ns`: from before it was read, so that what events have told since is kept."""
         values = self._enrich(info)
         if values is None or self._has_left(info.tgid, info.start_boot_ns):
             return None
@@ -221,7 +238,7 @@ class Lookups(Insertion):
             # The process was replaced since the event; path and the rest describe the newer image.
             info.exe_inode = inode
             self.stats.add("inode_error", "procfs_mismatch")
-        read = to_record(info, time_boot_ns=self.now_boot_ns())
+        read = to_record(info, time_boot_ns=time_boot_ns)
         result = self.applier.insert_snapshot(
             read.head, read.task, read.exec, read.blob,
             source=int(source), known=proc_knows(read.task[0]), start_ticks=info.start_is_ticks,

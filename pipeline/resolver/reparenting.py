@@ -1,14 +1,16 @@
 """Following the kernel when it gives a process another parent (specification 3.3.12 to 3.3.14, 9.2).
 
 The edge that moves is that of a process' first image, so its exec history stays; the applier does the moving. The cheap
-source is the live ppid in every event; procfs is the fallback, and fetching an unknown parent from it is rate-limited
-(9.3.13).
+source is the live ppid in every event; procfs is the fallback. It is asked with the lock put down, and fetching an
+unknown parent from it is rate-limited (9.3.13).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+from pipeline.errors import TooOldError
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
 from pipeline.resolver.limiter import Limiter
@@ -45,13 +47,19 @@ class Reparenting(Lookups):
         Args:
             callpath_tag: of the statistics, one of `stats.CALLPATHS`.
         """
-        with self.lock:
-            self.try_reparent_from_procfs_locked(entry, callpath_tag, new_entry_cb)
+        # Too old: an ancestor that was left behind while the lock was put down.
+        with self.lock, suppress(TooOldError):
+            self._walk_up(entry, callpath_tag, new_entry_cb)
 
     def try_reparent_from_procfs_locked(
         self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None = None
     ) -> None:
-        """The same, for a caller that holds the lock.
+        """The same, for a caller that holds the lock, and keeps it while procfs is asked."""
+        with self.lock:
+            self._walk_up(entry, callpath_tag, new_entry_cb)
+
+    def _walk_up(self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None) -> None:
+        """Examine an entry and its ancestors.
 
         At most four parents are examined; exec edges cost no level. The walk goes on along the exited parent's own
         ancestors even if its child has just been moved elsewhere.
@@ -83,23 +91,28 @@ class Reparenting(Lookups):
         parent = self.book.head(ppid)
         if parent is None:
             if self._parent_limiter.allow(ppid):
+                place = self._place(entry)
                 parent = self._from_procfs(ppid, 0, PROCFS_DEPTH, new_entry_cb)
+                self.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
+                now = self._place(entry)
+                if now is None or (now != place and not (parent is not None and self._is_below(entry, parent))):
+                    return False  # it has got another parent meanwhile, or its pid another owner
             else:
                 self.stats.add("limiter_drop")
-            self.stats.add("reparent_procfs_ok" if parent is not None else "reparent_procfs_fail")
         if parent is None or not self._move(entry, parent):
             self.stats.add("reparent_failed", callpath)
             return False
         self.stats.add("reparent_success", callpath)
         return True
 
-    @staticmethod
-    def _move(entry: ProcessCacheEntry, parent: ProcessCacheEntry) -> bool:
+    def _move(self, entry: ProcessCacheEntry, parent: ProcessCacheEntry) -> bool:
         """Move the process that `entry` is an image of, unless it is there already."""
+        return self._is_below(entry, parent) or entry.reparent(parent)
+
+    @staticmethod
+    def _is_below(entry: ProcessCacheEntry, parent: ProcessCacheEntry) -> bool:
         before = entry.root.ancestor
-        if before is not None and before.root is parent.root and entry.ppid == parent.pid:
-            return True
-        return entry.reparent(parent)
+        return before is not None and before.root is parent.root and entry.ppid == parent.pid
 
     # -- 3.3.13 --------------------------------------------------------------------------------------------------------
 
@@ -118,11 +131,13 @@ class Reparenting(Lookups):
             if head is not None and head not in children and head.root is below.root:
                 children.append(head)
         exited = entry.pid
-        for child in children:
-            if child.pid == exited:
-                continue
-            ppid = self.proc.read_ppid(child.pid)
-            if ppid is None:
+        asked = [(child, child.pid, self._place(child)) for child in children if child.pid != exited]
+        if not asked:
+            return
+        with self.lock.put_down():
+            ppids = [self.proc.read_ppid(pid) for _, pid, _ in asked]
+        for (child, _, place), ppid in zip(asked, ppids, strict=True):
+            if ppid is None or place is None or self._place(child) != place:
                 continue
             if ppid in (0, exited):
                 # The kernel has not relinked it yet.
@@ -135,7 +150,12 @@ class Reparenting(Lookups):
     def _resolve_missing_ancestor(
         self, entry: ProcessCacheEntry, callpath: str, new_entry_cb: NewEntryCallback | None
     ) -> bool:
-        ppid = entry.ppid or self.proc.read_ppid(entry.pid) or 0
+        pid, ppid, place = entry.pid, entry.ppid, self._place(entry)
+        if not ppid and place is not None and place.is_owner:
+            with self.lock.put_down():
+                ppid = self.proc.read_ppid(pid) or 0
+            if self._place(entry) != place:
+                return False
         if ppid <= 0:
             self.stats.add("reparent_failed", callpath)
             return False

@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.resolver import procfs
 from pipeline.resolver.containers import container_of_cgroups
 from pipeline.resolver.procinfo import UNSET
+
+
+class Difference(NamedTuple):
+    """What the table and /proc do not agree about."""
+
+    pid: int
+    fact: str  #: a name, as in `differences`
+    text: str
 
 
 def read_all() -> dict[int, procfs.ProcInfo]:
@@ -31,7 +39,14 @@ def _cgroup_root() -> str | None:
 
 
 def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int:
-    """Fail with every difference; returns how many processes were compared.
+    """Fail with every difference; returns how many processes were compared. Arguments as for `differences`."""
+    found, compared = differences(table, complete, groups)
+    assert not found, "\n".join(one.text for one in found)
+    return compared
+
+
+def differences(table: Any, complete: bool = True, groups: bool = True) -> tuple[list[Difference], int]:
+    """Every difference, and how many processes were compared.
 
     A process whose start time changed between two readings of /proc, or that is in only one of them, began or ended
     meanwhile and is left out. `complete`: every image is known. `groups`: process groups are told.
@@ -45,11 +60,11 @@ def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int
     }
     tick_ns = 10_000_000
     boot_unix_ns = table.boot_unix_ns
-    differences = []
+    found = []
     for tgid, info in stable.items():
         entry = entries.get(tgid)
         if entry is None:
-            differences.append(f"{tgid} ({info.comm!r}): lives, but is not in the table")
+            found.append(Difference(tgid, "life", f"{tgid} ({info.comm!r}): lives, but is not in the table"))
             continue
         facts: list[tuple[str, object, object]] = [
             ("ppid", entry.ppid, info.ppid),
@@ -82,11 +97,14 @@ def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int
             facts.append(("path", entry.path, os.fsdecode(info.exe)))
         if info.argv is not None and not info.is_args_truncated and (complete or entry.argv is not None):
             facts.append(("argv", entry.argv, [os.fsdecode(a) for a in info.args]))
-        differences += [f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}" for name, a, b in facts if a != b]
-    differences += [
-        f"{tgid} ({entry.comm!r}): in the table as live, but gone"
+        found += [
+            Difference(tgid, name, f"{tgid} ({info.comm!r}) {name}: table {a!r}, /proc {b!r}")
+            for name, a, b in facts
+            if a != b
+        ]
+    found += [
+        Difference(tgid, "life", f"{tgid} ({entry.comm!r}): in the table as live, but gone")
         for tgid, entry in entries.items()
         if tgid not in before and tgid not in after and entry.start_time_ns < began_ns - 2 * tick_ns
     ]
-    assert not differences, "\n".join(differences)
-    return len(stable)
+    return found, len(stable)

@@ -741,6 +741,7 @@ def test_a_parent_that_procfs_is_asked_about_is_limited(w: World) -> None:
     for _ in range(3):
         w.resolver.try_reparent_from_kernel_ppid(child, high(50), None)
     assert w.proc.reads == [high(50)] and w.count("reparent_failed", "kernel_ppid") == 3
+    assert w.count("reparent_procfs_fail") == 1 and w.count("limiter_drop") == 2
 
 
 def test_an_unknown_parent_is_fetched_from_procfs(w: World) -> None:

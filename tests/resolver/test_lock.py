@@ -1,0 +1,463 @@
+"""``/proc`` is asked with the resolver's lock put down (specification 9.3.13), and what no longer fits is dropped."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
+
+from pipeline.resolver import procfs
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.ebpf import FLUSH_AGE_NS
+from pipeline.resolver.lock import ResolverLock
+from pipeline.resolver.model import CGroupContext, Event, PathKey, ResolverError
+from pipeline.resolver.procinfo import ProcInfo
+from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+
+#: How long /proc waits to be let answer; only a failing test waits so long.
+PATIENCE_S = 10
+#: Processes of these tests.
+PARENT, CHILD, OTHER, UNKNOWN, NEW = 3, 4, 5, 50, 70
+
+
+class SlowProc(FakeProc):
+    """``/proc`` whose first answer after `hold` waits for `let`. It says what was true when it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.was_asked, self._let = threading.Event(), threading.Event()
+        self.is_waiting = self._holds = False
+
+    def hold(self) -> None:
+        self._holds = True
+
+    def let(self) -> None:
+        self._let.set()
+
+    def _wait(self) -> None:
+        if not self._holds:
+            return
+        self._holds, self.is_waiting = False, True
+        self.was_asked.set()
+        self._let.wait(PATIENCE_S)
+        self.is_waiting = False
+
+    def read(self, tgid: int, want: int = procfs.WANT_DEFAULT) -> ProcInfo | None:
+        answer = super().read(tgid, want)
+        self._wait()
+        return answer
+
+    def read_ppid(self, tgid: int) -> int | None:
+        answer = super().read_ppid(tgid)
+        self._wait()
+        return answer
+
+    def read_start(self, tgid: int) -> int | None:
+        answer = super().read_start(tgid)
+        self._wait()
+        return answer
+
+
+class Slow(World):
+    """A world with a slow ``/proc``."""
+
+    proc: SlowProc
+
+    @contextmanager
+    def during(self, call: Callable[[], Any]) -> Iterator[dict[str, Any]]:
+        """`call` runs in another thread and is waiting for ``/proc``; after the block its result is under "is"."""
+        result: dict[str, Any] = {}
+        thread = threading.Thread(target=lambda: result.update({"is": call()}))
+        self.proc.hold()
+        thread.start()
+        try:
+            assert self.proc.was_asked.wait(PATIENCE_S)
+            yield result
+            assert self.proc.is_waiting, "this thread had to wait for /proc"
+        finally:
+            self.proc.let()
+            thread.join()
+        assert "is" in result, "the call failed"
+
+
+@pytest.fixture
+def w() -> Iterator[Slow]:
+    with world(pid_capacity=5_100_000) as made:
+        made.__class__ = Slow
+        assert isinstance(made, Slow)
+        made.proc = made.resolver.proc = SlowProc()
+        made.resolver.set_state(1)
+        yield made
+
+
+def entry_of(event: Event) -> ProcessCacheEntry:
+    assert event.entry is not None
+    return event.entry
+
+
+# -- the lock itself ---------------------------------------------------------------------------------------------------
+
+
+def can_take(lock: ResolverLock) -> bool:
+    """Whether another thread gets the lock now."""
+    took = threading.Event()
+
+    def take() -> None:
+        with lock:
+            took.set()
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    return took.wait(0.2)
+
+
+def test_a_lock_that_is_held_once_can_be_put_down() -> None:
+    lock = ResolverLock()
+    with lock:
+        assert not can_take(lock)
+        with lock.put_down():
+            assert can_take(lock)
+        assert not can_take(lock)
+    assert can_take(lock)
+
+
+def test_a_lock_that_is_held_twice_is_kept() -> None:
+    lock = ResolverLock()
+    with lock:
+        with lock, lock.put_down():
+            assert not can_take(lock)
+        with lock.put_down():
+            assert can_take(lock)
+
+
+def test_a_failure_while_it_is_down_takes_it_up_again() -> None:
+    lock = ResolverLock()
+    with lock:
+        with pytest.raises(OSError, match="gone"), lock.put_down():
+            raise OSError("gone")
+        assert not can_take(lock)
+    assert can_take(lock)
+
+
+# -- nobody waits ------------------------------------------------------------------------------------------------------
+
+
+def walk_children(w: Slow) -> Callable[[], Any]:
+    child = entry_of(w.fork(PARENT, CHILD, 10))
+    w.delete(PARENT)
+    w.proc.ppids[high(CHILD)] = 1
+    return lambda: w.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
+
+
+def walk_missing(w: Slow) -> Callable[[], Any]:
+    child = entry_of(w.fork(0, CHILD, 10))
+    w.proc.ppids[high(CHILD)] = 1
+    return lambda: w.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
+
+
+def kernel_ppid(w: Slow) -> Callable[[], Any]:
+    w.proc.add(high(UNKNOWN), 1, start_boot_ns=w.clock())
+    child = entry_of(w.fork(0, CHILD, 10))
+    return lambda: w.resolver.try_reparent_from_kernel_ppid(child, high(UNKNOWN), None)
+
+
+def exit_with_children(w: Slow) -> Callable[[], Any]:
+    w.fork(PARENT, CHILD, 10)
+    w.proc.ppids[high(CHILD)] = 1
+    event = w.event(1, PARENT, 0)
+    return lambda: w.apply_exit(event)
+
+
+def fork_without_ppid(w: Slow) -> Callable[[], Any]:
+    w.proc.ppids[high(CHILD)] = 1
+    return lambda: w.fork(0, CHILD, 10)
+
+
+def exec_without_ppid(w: Slow) -> Callable[[], Any]:
+    w.proc.ppids[high(CHILD)] = 1
+    return lambda: w.exec(0, CHILD, 11)
+
+
+def fork_below_unknown(w: Slow) -> Callable[[], Any]:
+    w.proc.add(high(UNKNOWN), 1, exe_inode=10, start_boot_ns=w.clock())
+    return lambda: w.fork(UNKNOWN, CHILD, 10, expected=10)
+
+
+def resolve(w: Slow) -> Callable[[], Any]:
+    w.proc.add(high(CHILD), 1, start_boot_ns=w.clock())
+    return lambda: w.resolver.resolve(high(CHILD), high(CHILD), 0, True, None)
+
+
+def from_procfs(w: Slow) -> Callable[[], Any]:
+    w.proc.add(high(CHILD), 1, start_boot_ns=w.clock())
+    return lambda: w.resolver.resolve_from_procfs(high(CHILD), 0, None)
+
+
+def from_maps(w: Slow) -> Callable[[], Any]:
+    owner = owner_of(w, high(CHILD), 99, ppid=1)
+    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap({high(CHILD): owner}), FakeMap({99: image_of(10)})
+    w.proc.add(high(CHILD), 1, start_boot_ns=int(owner["start_boot_ns"]))
+    return lambda: w.resolver.resolve_from_kernel_maps(high(CHILD), high(CHILD), 0, None)
+
+
+def sync(w: Slow) -> Callable[[], Any]:
+    w.proc.add(high(CHILD), 1, start_boot_ns=w.clock())
+    return lambda: w.resolver.sync_cache(high(CHILD))
+
+
+def dequeue(w: Slow) -> Callable[[], Any]:
+    w.fork(PARENT, CHILD, 10)
+    w.proc.ppids[high(CHILD)] = 1
+    w.proc.listed = [1, high(CHILD), high(OTHER)]
+    w.clock.now += 2 * FLUSH_AGE_NS
+    assert w.resolver.flush_tick() == 1  # the parent
+    return w.resolver.dequeue_exited
+
+
+def flush(w: Slow) -> Callable[[], Any]:
+    w.fork(PARENT, CHILD, 10)
+    w.proc.ppids[high(CHILD)] = 1
+    start = w.resolver.get(high(PARENT)).start_boot_ns  # type: ignore[union-attr]
+    return lambda: w.resolver.flush(high(PARENT), start, w.clock())
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        walk_children, walk_missing, kernel_ppid, exit_with_children, fork_without_ppid, exec_without_ppid,
+        fork_below_unknown, resolve, from_procfs, from_maps, sync, dequeue, flush,
+    ],
+)  # fmt: skip
+def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
+    """The others go on, and what was asked comes to the same as ever."""
+    init = entry_of(w.fork(0, 1, 10))
+    parent, other = entry_of(w.fork(1, PARENT, 10)), entry_of(w.fork(1, OTHER, 10))
+    call = ask(w)
+    with w.during(call):
+        assert w.resolver.get(high(OTHER)) is other
+        assert w.resolver.resolve_from_cache(high(OTHER), high(OTHER), 10) is other
+        new = entry_of(w.fork(OTHER, NEW, 10))
+        assert new.ancestor is other
+        assert w.resolver.try_reparent_from_procfs(new, SET_PROCESS_CONTEXT, None) is None
+    w.check()
+    child = w.resolver.get(high(CHILD))
+    assert child is not None and init in (child.root.ancestor, child.root.ancestor.ancestor)  # type: ignore[union-attr]
+    assert child.root.ancestor is not parent
+
+
+def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
+    w.resolver.opts.tty_fallback_enabled = True
+    monkeypatch.setattr("pipeline.resolver.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")
+    w.fork(0, 1, 10)
+    w.fork(1, CHILD, 10)
+    with w.during(lambda: w.exec(1, CHILD, 11)) as result:
+        assert w.resolver.get(high(CHILD)) is not None
+    w.check()
+    assert entry_of(result["is"]).tty_name == "pts9"
+
+
+def test_who_holds_the_lock_keeps_it(w: Slow) -> None:
+    """`..._locked`, and a public method inside of ``with resolver.lock``."""
+    w.fork(0, 1, 10)
+    w.fork(1, PARENT, 10)
+    walk_children(w)
+    child = w.resolver.get(high(CHILD))
+    assert child is not None
+
+    def holder() -> None:
+        with w.resolver.lock:
+            w.resolver.try_reparent_from_procfs_locked(child, SET_PROCESS_CONTEXT, None)
+
+    with w.during(holder):
+        assert not can_take(w.resolver.lock)
+    assert can_take(w.resolver.lock) and child.ppid == 1
+
+
+def test_a_callback_is_called_under_the_lock(w: Slow) -> None:
+    w.fork(0, 1, 10)
+    w.proc.add(high(UNKNOWN), 1, start_boot_ns=w.clock())
+    taken: list[bool] = []
+
+    def told(entry: ProcessCacheEntry, error: ResolverError | None) -> None:
+        w.resolver.try_reparent_from_procfs_locked(entry, SET_PROCESS_CONTEXT, None)
+        taken.append(can_take(w.resolver.lock))
+
+    assert w.resolver.resolve_from_procfs(high(UNKNOWN), 0, told) is not None
+    assert taken == [False]
+
+
+# -- what was told meanwhile is newer ----------------------------------------------------------------------------------
+
+
+def reuse(w: Slow, pid: int) -> ProcessCacheEntry:
+    """The process ends and leaves, and a child of OTHER gets its pid."""
+    if w.resolver.get(high(pid)) is not None:
+        w.delete(pid)
+    return entry_of(w.fork(OTHER, pid, 20))
+
+
+@pytest.mark.parametrize("ask", [walk_children, walk_missing, kernel_ppid, exit_with_children, flush])
+def test_a_pid_that_is_reused_meanwhile_keeps_its_own_parent(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
+    """procfs told of the process that had the pid before: neither it nor its successor is linked by that."""
+    w.fork(0, 1, 10)
+    w.fork(1, PARENT, 10)
+    other = entry_of(w.fork(1, OTHER, 10))
+    call = ask(w)
+    old = w.resolver.get(high(CHILD))
+    assert old is not None
+    before = old.ancestor
+    with w.during(call):
+        new = reuse(w, CHILD)
+    w.check()
+    assert w.resolver.get(high(CHILD)) is new and new.ancestor is other and new.ppid == high(OTHER)
+    assert old.ancestor is before
+    assert sum(w.count("reparent_success", tag) for tag in ("do_exit", "kernel_ppid", SET_PROCESS_CONTEXT)) == 0
+
+
+@pytest.mark.parametrize("ask", [resolve, from_procfs, from_maps])
+def test_a_look_up_gives_who_was_told_meanwhile(w: Slow, ask: Callable[[Slow], Callable[[], Any]]) -> None:
+    w.fork(0, 1, 10)
+    other = entry_of(w.fork(1, OTHER, 10))
+    call = ask(w)
+    with w.during(call) as result:
+        new = reuse(w, CHILD)
+    w.check()
+    assert result["is"] is new and w.resolver.get(high(CHILD)) is new
+    assert new.ancestor is other and new.file_event.inode == other.file_event.inode and not new.is_exec
+
+
+@pytest.mark.parametrize("ask", [fork_without_ppid, exec_without_ppid])
+def test_an_insertion_whose_pid_is_reused_meanwhile_links_nothing(
+    w: Slow, ask: Callable[[Slow], Callable[[], Any]]
+) -> None:
+    w.fork(0, 1, 10)
+    other = entry_of(w.fork(1, OTHER, 10))
+    call = ask(w)
+    with w.during(call) as result:
+        new = reuse(w, CHILD)
+    w.check()
+    old = entry_of(result["is"])
+    assert old is not new and old.ancestor is None and old.ppid == 0
+    assert w.resolver.get(high(CHILD)) is new and new.ancestor is other
+    assert w.count("reparent_success", SET_PROCESS_CONTEXT) == 0
+
+
+def test_the_cgroup_of_a_pid_that_is_reused_meanwhile_is_its_owners(w: Slow) -> None:
+    """cgroups are registered by pid: the one that was inserted before its successor comes too late."""
+
+    class Groups:
+        def __init__(self) -> None:
+            self.added: list[int] = []
+
+        def add_pid(self, pid: int, cgroup: CGroupContext) -> None:
+            self.added.append(cgroup.path_key.inode)
+
+        def del_pid(self, pid: int) -> None: ...
+
+    groups = w.resolver.cgroup_resolver = Groups()
+    w.fork(0, 1, 10)
+    w.fork(1, OTHER, 10)
+    groups.added.clear()
+    event = w.event(OTHER, CHILD, 20, fork_time=w.clock())
+    with w.during(fork_without_ppid(w)):
+        w.delete(CHILD)
+        entry_of(event).fork_time = w.clock()
+        w.resolver.add_fork_entry(event, CGroupContext(path_key=PathKey(77)), None)
+    assert groups.added == [77]
+
+
+def test_an_insertion_that_is_moved_meanwhile_stays_there(w: Slow) -> None:
+    w.fork(0, 1, 10)
+    other = entry_of(w.fork(1, OTHER, 10))
+    with w.during(fork_without_ppid(w)):
+        child = w.resolver.get(high(CHILD))
+        assert child is not None
+        w.resolver.try_reparent_from_kernel_ppid(child, high(OTHER), None)
+    w.check()
+    assert child.ancestor is other and child.ppid == high(OTHER)
+
+
+def test_a_parent_that_is_told_meanwhile_is_taken(w: Slow) -> None:
+    """procfs had not heard of it, then its own fork event came."""
+    w.fork(0, 1, 10)
+    before = w.clock()
+    with w.during(lambda: w.fork(UNKNOWN, CHILD, 10, expected=10)) as result:
+        parent = entry_of(w.fork(1, UNKNOWN, 20, fork_time=before))
+    w.check()
+    child = entry_of(result["is"])
+    assert child.ancestor is parent and child.is_parent_missing
+
+
+def test_a_parent_that_the_kernel_names_meanwhile_stays(w: Slow) -> None:
+    """procfs is asked for an unknown parent; before it answers, an event says that init has the child."""
+    init = entry_of(w.fork(0, 1, 10))
+    call = kernel_ppid(w)
+    child = w.resolver.get(high(CHILD))
+    assert child is not None
+    with w.during(call):
+        w.resolver.try_reparent_from_kernel_ppid(child, 1, None)
+    w.check()
+    assert child.ancestor is init and child.ppid == 1
+    assert w.count("reparent_success", "kernel_ppid") == 1 and w.count("reparent_failed", "kernel_ppid") == 0
+
+
+def test_a_parent_that_is_waited_for_is_no_surprise(w: Slow) -> None:
+    """Entering it links the child by itself: the place has changed, to where it was to go."""
+    w.fork(0, 1, 10)
+    w.proc.add(high(UNKNOWN), 1, start_boot_ns=w.clock())
+    child = entry_of(w.fork(UNKNOWN, CHILD, 10))
+    assert child.ancestor is None
+    w.resolver.try_reparent_from_procfs(child, SET_PROCESS_CONTEXT, None)
+    w.check()
+    assert child.get_ancestors_pids() == [high(CHILD), high(UNKNOWN), 1]
+    assert w.count("reparent_success", SET_PROCESS_CONTEXT) == w.count("reparent_procfs_ok") == 1
+
+
+@pytest.mark.parametrize("is_snapshot", [False, True])
+def test_an_exec_meanwhile_is_the_newest_image(w: Slow, is_snapshot: bool) -> None:
+    w.fork(0, 1, 10)
+    child = entry_of(w.fork(1, CHILD, 10))
+    # Of a fileless program procfs tells what no record carries: it would be written to the entry as it is.
+    w.proc.add(
+        high(CHILD), 1, exe_inode=20, exe=b"/memfd:x", is_memfd=True, start_boot_ns=child.start_boot_ns
+    )  # fmt: skip
+
+    def ask() -> None:
+        if is_snapshot:
+            w.resolver.sync_cache(high(CHILD))
+        else:
+            assert w.resolver.resolve_from_procfs(high(CHILD), 0, None) is w.resolver.get(high(CHILD))
+
+    with w.during(ask):
+        image = entry_of(w.exec(1, CHILD, 30))
+    w.check()
+    assert w.resolver.get(high(CHILD)) is image and image.ancestor is child
+    assert image.file_event.inode == 30 and image.file_event.pathname == ""
+
+
+def test_credentials_that_change_meanwhile_are_kept(w: Slow) -> None:
+    """What was read is as old as the question."""
+    w.fork(0, 1, 10)
+    child = entry_of(w.fork(1, CHILD, 10))
+    w.proc.add(high(CHILD), 1, exe_inode=10, start_boot_ns=child.start_boot_ns)
+    with w.during(lambda: w.resolver.resolve_from_procfs(high(CHILD), 0, None)):
+        w.resolver.update_uid(high(CHILD), w.change(CHILD, CHILD, uid=77, euid=77, fsuid=77))
+    w.check()
+    head = w.resolver.get(high(CHILD))
+    assert head is not None and head.credentials.uid == 77
+
+
+def test_a_pid_whose_owner_is_known_to_be_another_is_not_asked_about(w: Slow) -> None:
+    """An image of an earlier owner without a parent: procfs would tell of the new one."""
+    old = entry_of(w.fork(0, CHILD, 10))
+    w.fork(0, 1, 10)
+    w.fork(1, OTHER, 10)
+    reuse(w, CHILD)
+    w.proc.ppids[high(CHILD)] = high(OTHER)
+    w.proc.ppid_reads.clear()
+    w.resolver.try_reparent_from_procfs(old, SET_PROCESS_CONTEXT, None)
+    assert w.proc.ppid_reads == [] and old.ancestor is None and w.count("reparent_failed", SET_PROCESS_CONTEXT) == 1
