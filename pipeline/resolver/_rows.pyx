@@ -772,9 +772,11 @@ cdef class Rows:
         if predicted:
             hot.flags |= PL_ROW_ADOPTION_PREDICTED
         self.tables.end(row)
-        self.tables.adopt(hot.tgid, hot.ppid)
-        self.wait_no_more(hot.tgid)
-        self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
+        if self.tables.head(hot.tgid) == row and hot.exit_boot_ns == 0:
+            # What is kept by pid is of who has it now, and only the living are children.
+            self.tables.adopt(hot.tgid, hot.ppid)
+            self.wait_no_more(hot.tgid)
+            self.slots[hot.tgid].parent_start = self.hot[parent].start_boot_ns
         self.counters[PL_C_REPARENTS] += 1
         if kind == PL_KIND_EXIT and predicted:
             self.counters[PL_C_REPARENT_SUCCESS_DO_EXIT] += 1

@@ -517,10 +517,7 @@ class RowStore:
         head, target = tables.py_head(tgid), row_of(parent)
         if not head or int(tables.hot_view()[head]["start_boot_ns"]) != int(self.hot["start_boot_ns"]):
             head = self.row  # of an earlier owner of the pid
-        live = int(tables.hot_view()[head]["exit_boot_ns"]) == 0 and tables.py_head(tgid) == head
         moved = self.book.applier.py_move(head, target, self.book.now_boot_ns())
-        if moved and not live:
-            tables.py_orphan(tgid)
         if moved:
             with self._open():
                 self._put_flag(layout.ROW_PARENT_MISSING, False)

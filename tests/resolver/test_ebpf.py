@@ -771,6 +771,20 @@ def test_the_walk_follows_the_exited_parents_own_ancestors(w: World) -> None:
     assert w.count("reparent_success", SET_PROCESS_CONTEXT) == 1
 
 
+def test_an_earlier_owner_of_a_pid_moves_without_its_successor(w: World) -> None:
+    init = entry_of(w.fork(0, 1, 10))
+    w.fork(1, 3, 10)
+    w.fork(1, 5, 10)
+    old = entry_of(w.fork(3, 4, 10))
+    w.delete(high(4))
+    new = entry_of(w.fork(5, 4, 10))
+    assert old.reparent(init) and old.ppid == 1
+    w.check()
+    assert w.tables.py_children(high(5)) == [high(4)] and new.ppid == high(5)
+    w.delete(high(4))
+    assert new.reparent(init) and w.tables.py_children(1) == [high(5), high(3)], "who has ended is nobody's child"
+
+
 def test_walk_calls_back_with_heads_only(w: World) -> None:
     w.fork(0, 3, 10)
     image = entry_of(w.exec(0, 3, 11))
