@@ -149,6 +149,8 @@ IMAGE_ENTRY = np.dtype(
     ]
 )  # fmt: skip
 
+_COOKIE_WORD = PID_ENTRY.fields["cookie"][1] // 8 if PID_ENTRY.fields else 0
+
 #: Layouts that must match ``struct pl_NAME`` in shared.h.
 MAP_LAYOUTS = {"cpu": CPU_STATE, "settings": SETTINGS, "pid": PID_ENTRY, "image": IMAGE_ENTRY}
 
@@ -234,6 +236,7 @@ class PidMap:
     def __init__(self, owners_fd: int, entries_fd: int) -> None:
         self._words = _mapped(owners_fd, _WORD, PID_SETS * PID_WAYS, True).view(np.uint64)
         self._entries_fd = entries_fd
+        self._entry_words: npt.NDArray[np.uint64] | None = None
 
     def get(self, key: int) -> np.void | None:
         """Return the entry of the tgid `key`, None if there is none."""
@@ -286,6 +289,24 @@ class PidMap:
             exchange(self._words, place, busy, (end_stamp(end) << 32 if end else 0) | key)
             return
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+
+    def name_image(self, key: int, cookie: int) -> bool:
+        """Give the entry of the tgid `key` a cookie, in place, if it has none; return whether it has this one now.
+
+        A program that enters an image writes the whole entry, with a cookie, so it is either before this or over it.
+        """
+        place = self._place(key)
+        if place is None:
+            return False
+        if self._entry_words is None:
+            self._entry_words = _mapped(self._entries_fd, PID_ENTRY, PID_SETS * PID_WAYS, True).view(np.uint64)
+        word, at = int(self._words[place]), place * (PID_ENTRY.itemsize // 8) + _COOKIE_WORD
+        if _owner(word) != key or _is_busy(word) or not exchange(self._entry_words, at, 0, cookie):
+            return False
+        if exchange(self._words, place, word, word):
+            return True
+        exchange(self._entry_words, at, cookie, 0)  # it became another's place
+        return False
 
     def delete(self, key: int) -> bool:
         """Free the place of the tgid `key`; False if it has none."""

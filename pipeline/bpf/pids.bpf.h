@@ -42,6 +42,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PL_PID_SETS *PL_PID_WAYS);
+	__uint(map_flags, BPF_F_MMAPABLE); /* user space gives images a name, in place */
 	__type(key, u32);
 	__type(value, struct pl_pid);
 } pid_cache SEC(".maps");

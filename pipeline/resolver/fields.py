@@ -90,7 +90,7 @@ class Fields:
         self.stats = Stats(tables)
         self.args_envs = ArgsEnvsCache()
         self.limiter: Limiter[int] = Limiter(clock=limiter_clock)
-        self.pid_cache: kernel_maps.KernelMap | None = None
+        self.pid_cache: kernel_maps.PidCache | None = None
         self.proc_cache: kernel_maps.KernelMap | None = None
         self.lock = ResolverLock()
         #: Held for one read of a process: a reader serves one thread at a time. Nobody waits for `lock` with it.

@@ -64,6 +64,12 @@ class KernelMap(Protocol):
     def delete(self, key: int) -> object: ...
 
 
+class PidCache(KernelMap, Protocol):
+    """`pid_cache`: of an entry without an image the cookie can be told later."""
+
+    def name_image(self, key: int, cookie: int) -> bool: ...
+
+
 def entry_of(
     pid: int, tid: int, inode: int, owner: np.void, image: np.void, info: ProcInfo | None = None
 ) -> tuple[ProcessCacheEntry, bool]:
@@ -140,9 +146,11 @@ def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie
 
 
 def fill(
-    pid_cache: KernelMap, proc_cache: KernelMap, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
+    pid_cache: PidCache, proc_cache: KernelMap, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
 ) -> bool:
     """Enter a process where the kernel has nothing of its pid: what the kernel wrote by itself is newer.
+
+    Where that is of the same process and has no image (it changed before anybody told of it), that is entered.
 
     The image first, so that who finds the cookie finds the image. A program that comes in between finds no entry and
     stores its own over this one, or before it; then this one is not stored. Nor is one of a process that has ended
@@ -158,15 +166,24 @@ def fill(
         OSError: a map refused.
     """
     tgid = int(head["tgid"])
-    if pid_cache.get(tgid) is not None:
+    held = pid_cache.get(tgid)
+    if held is not None and not _is_nameless(held, head):
         return False
     owner, image = records_of(head, task, exec_, path, cookie)
     has_made_image = _put_new(proc_cache, cookie, image)
-    if _put_new(pid_cache, tgid, owner):
+    if _put_new(pid_cache, tgid, owner) if held is None else pid_cache.name_image(tgid, cookie):
         return True
     if has_made_image:
         proc_cache.delete(cookie)
     return False
+
+
+def _is_nameless(owner: np.void, head: np.void) -> bool:
+    """Whether an entry is of the process that `head` is of, which lives, and names no image."""
+    return (
+        int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0
+        and int(owner["start_boot_ns"]) // TICK_NS == int(head["start_boot_ns"]) // TICK_NS
+    )
 
 
 def is_rounded(owner: np.void) -> bool:

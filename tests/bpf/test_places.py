@@ -79,6 +79,21 @@ def end(actions: Path, *numbers: int) -> None:
     assert act(actions, "ends", *map(str, numbers))[1] == list(numbers)
 
 
+def test_an_image_is_named_in_place_and_once(pids: maps.PidMap, actions: Path) -> None:
+    pid, *_ = numbers_of_one_set(pids)
+    with living(actions, pid):
+        told = pids.get(pid)
+        assert told is not None and told["cookie"]
+        assert not pids.name_image(pid, 5)
+        nameless = told.copy()
+        nameless["cookie"] = 0
+        pids.put(pid, nameless)
+        assert pids.name_image(pid, 5) and not pids.name_image(pid, 6)
+        named = pids.get(pid)
+        assert named is not None and named["cookie"] == 5 and named["start_boot_ns"] == told["start_boot_ns"]
+    assert pids.delete(pid) and not pids.name_image(pid, 5)
+
+
 def test_who_lives_stays_while_many_times_the_places_are_forked(pids: maps.PidMap, actions: Path) -> None:
     oldest, *others = numbers_of_one_set(pids)
     with places(pids, oldest, 3), living(actions, oldest):

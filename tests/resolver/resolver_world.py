@@ -123,6 +123,12 @@ class FakeMap(dict[int, Any]):
     def delete(self, key: int) -> bool:
         return self.pop(key, None) is not None
 
+    def name_image(self, key: int, cookie: int) -> bool:
+        if key not in self or self[key]["cookie"]:
+            return False
+        self[key]["cookie"] = cookie
+        return True
+
 
 def owner_of(w: World, pid: int, cookie: int, *, ppid: int = 0, **fields: int) -> np.void:
     """What the kernel's `pid_cache` has of a process that starts now."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from resolver_world import FakeMap, World, high, image_of, owner_of, world
 
+from pipeline import boot
 from pipeline.bpf import maps, syscall
 from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
@@ -211,6 +212,18 @@ def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
     assert w.tables.counter("maps_filled") == w.tables.counter("maps_refused") == 0
     entry = r.get(high(8))
     assert entry is not None and entry.cookie == 0
+
+
+@pytest.mark.parametrize(
+    ("later", "ended", "is_named"), [(5, 0, True), (2 * boot.TICK_NS, 0, False), (5, 1, False)]
+)
+def test_who_changed_before_anybody_told_of_it_gets_an_image(w: World, later: int, ended: int, is_named: bool) -> None:
+    start = w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9).start_boot_ns
+    held = owner_of(w, high(8), 0, uid=7, start_boot_ns=start + later, exit_boot_ns=ended)
+    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap({high(8): held}), FakeMap()
+    w.resolver.sync_cache(high(8))
+    assert bool(held["cookie"]) == is_named and held["uid"] == 7
+    assert list(w.resolver.proc_cache) == ([held["cookie"]] if is_named else [])
 
 
 def test_maps_that_refuse_are_counted(w: World) -> None:
