@@ -48,7 +48,7 @@ class TierKind:
 
 
 TIERS = (
-    TierKind("context", "tp_btf", "changes of name and cgroup"),
+    TierKind("context", "tp_btf", "changes of name and cgroup, hangups of terminals"),
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
 
