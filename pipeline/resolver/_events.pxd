@@ -75,8 +75,9 @@ cdef class Events(Rows):
     ) noexcept nogil
     cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
     cdef void context(
-        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+        self, const pl_head_any *head, const pl_task_any *task, const char *strings, uint32_t groups
     ) noexcept nogil
+    cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil
     cdef void apply_keyed(
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
     ) noexcept nogil
