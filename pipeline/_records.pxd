@@ -16,6 +16,7 @@ cdef extern from *:
     typedef struct pl_fork pl_fork_any __attribute__((aligned(1)));
     typedef struct pl_exec pl_exec_any __attribute__((aligned(1)));
     typedef struct pl_exit pl_exit_any __attribute__((aligned(1)));
+    typedef struct pl_caps pl_caps_any __attribute__((aligned(1)));
     """
     ctypedef struct pl_head_any:
         uint64_t time_boot_ns
@@ -103,6 +104,10 @@ cdef extern from *:
         uint32_t exit_flags
         int32_t leader_exit_code
 
+    ctypedef struct pl_caps_any:
+        uint64_t caps_attempted
+        uint64_t caps_used
+
     enum:
         PL_KIND_FORK
         PL_KIND_EXEC
@@ -111,6 +116,7 @@ cdef extern from *:
         PL_KIND_COMM
         PL_KIND_CGROUP
         PL_KIND_SID
+        PL_KIND_CAPS
         PL_KIND_COUNT
         PL_FLAG_CONTAINER
         PL_CGROUPS_V1_ROOTS

@@ -124,6 +124,15 @@ MEMBER, 16 bytes:
     8       4     member_hierarchy      u4    -          cgroup->root->hierarchy_id
     12      4     member_pad            u4    -
 
+The strings of a CAPS record are CAPS: what its process has been asked for since it runs its image. The masks hold all
+of it, not what is new alone: whoever missed a record knows it by the next.
+
+CAPS, 16 bytes:
+
+    offset  size  field                 type  unit       meaning
+    0       8     caps_attempted        u8    mask       bit n: capability n was asked for
+    8       8     caps_used             u8    mask       of these, those that it had
+
 Source of the facts: struct task_struct, struct cred, struct linux_binprm, struct signal_struct of Linux 6.12 and 6.18.
 """
 
@@ -140,10 +149,11 @@ KIND_CRED = 4
 KIND_COMM = 5
 KIND_CGROUP = 6
 KIND_SID = 7
+KIND_CAPS = 8
 
 #: Names of the kinds, by number; also the order of loss counters (slot 0 is unused).
-KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid")
-KIND_COUNT = 8
+KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
+KIND_COUNT = 9
 
 #: The record did not fit and was written without TASK, body and strings.
 FLAG_HEAD_ONLY = 1
@@ -225,6 +235,7 @@ PLACE = np.dtype(
     [("place_id", "<u8"), ("place_hierarchy", "<u4"), ("place_path_bytes", "<u2"), ("place_members", "<u2")]
 )  # fmt: skip
 MEMBER = np.dtype([("member_id", "<u8"), ("member_hierarchy", "<u4"), ("member_pad", "<u4")])
+CAPS = np.dtype([("caps_attempted", "<u8"), ("caps_used", "<u8")])
 
 #: Body dtype by kind; kinds that are not here have none.
 BODIES = {KIND_FORK: FORK, KIND_EXEC: EXEC, KIND_EXIT: EXIT}
@@ -238,6 +249,7 @@ RECORD_LAYOUTS = {
     "exit": EXIT,
     "place": PLACE,
     "member": MEMBER,
+    "caps": CAPS,
 }
 
 assert (HEAD.itemsize, TASK.itemsize, FORK.itemsize, EXEC.itemsize, EXIT.itemsize) == (64, 160, 32, 128, 32)

@@ -19,8 +19,8 @@ HERE = Path(__file__).parent
 
 #: Objects by their source.
 SOURCES = (
-    "procline.bpf.c", "context.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c", "cred_syscalls.bpf.c", "iter.bpf.c",
-    "probe.bpf.c",
+    "procline.bpf.c", "context.bpf.c", "capability.bpf.c", "cred_fentry.bpf.c", "cred_kprobe.bpf.c",
+    "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
 #: The compiler whose output is committed. Another version gives other, equally good bytes.

@@ -89,7 +89,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 
 /* The current thread's credentials may have changed. They are each thread's own, and the process's are its leader's. An
  * exec changes them too, and reports that itself. */
-static __noinline void pl_cred_changed(u32 index)
+static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 

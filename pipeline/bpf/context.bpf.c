@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Changes in a process's life that tracepoints report: its name and its cgroups; and the names of new cgroups. Attach kind:
- * tp_btf. The records have no body; their TASK says what is true now. */
+/* Changes in a process's life that tracepoints report: its name, its cgroups, and the hangup of its terminal; and the names of
+ * new cgroups. Attach kind: tp_btf. The records have no body; their TASK says what is true now. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -11,6 +11,9 @@
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "task.bpf.h"
+/* For pl_on_signal alone. */
+#define PL_CHANGE_BUFFERS 1
+#include "change.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
@@ -69,6 +72,31 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	if (room == PL_ROOM_FULL)
 		bpf_dynptr_write(&slot.data, sizeof(struct pl_head), &record->task, sizeof(record->task), 0);
 	pl_submit(&slot, settings);
+	return 0;
+}
+
+/* ---- a terminal's hangup ---- */
+
+#define SIGHUP 1
+/* include/linux/sched/signal.h: instead of a siginfo, the kernel itself sends it. */
+#define SEND_SIG_PRIV 1
+
+/* Nothing but the signal says that a terminal was hung up (its other end was closed, or vhangup()):
+ * tty_signal_session_leader() has taken it from the leader by then, and takes it from all of the session. The leader speaks
+ * for them. The tracepoint comes also when the leader ignores the signal, and before it can act on it.
+ *
+ * Every signal of the host comes by here, with siglock held. Who gets a hangup for another reason, as an orphaned process
+ * group does, is found unchanged. */
+SEC("tp_btf/signal_generate")
+int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
+{
+	struct signal_struct *signal;
+
+	if (sig != SIGHUP || (u64)info != SEND_SIG_PRIV)
+		return 0;
+	signal = task->signal;
+	if (signal->leader && !signal->tty)
+		pl_session_changed(0, task);
 	return 0;
 }
 

@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,9 +48,14 @@ class TierKind:
 
 
 TIERS = (
-    TierKind("context", "tp_btf", "changes of name and cgroup"),
+    TierKind("context", "tp_btf", "changes of name and cgroup, hangups of terminals"),
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
+
+#: Loaded where `capture.capabilities_usage` says so.
+CAPABILITY = TierKind("capability", "tp_btf", "capabilities that processes are asked for, and whether they have them")
+#: What a kernel must know for it; libbpf says but that something was not found.
+_CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
@@ -141,6 +146,7 @@ class Capture:
         wakeup_fill_bytes: int = 0,
         credentials: str = "auto",
         task_iterator: str = "auto",
+        capabilities_usage: str = "off",
     ) -> None:
         """Load, attach and begin to record.
 
@@ -150,6 +156,7 @@ class Capture:
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
             credentials: a key of CREDENTIALS, "auto" for the first that the kernel takes, or "off".
             task_iterator: "auto" for where the kernel takes it, or "off".
+            capabilities_usage: "on" for where the kernel tells of them, or "off".
 
         Raises:
             UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that refuses
@@ -192,6 +199,7 @@ class Capture:
                 ]
             finally:
                 changes.join()
+            tiers.append(self._load_capability(capabilities_usage))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
@@ -259,6 +267,12 @@ class Capture:
             one.attach()
         finally:
             one.close()
+
+    def _load_capability(self, choice: str) -> Tier:
+        if choice == "off":
+            return Tier(CAPABILITY.name, CAPABILITY.attach_kind, False, 'capture.capabilities_usage is "off"')
+        tier = self._load_tier(CAPABILITY)
+        return tier if tier.is_on else replace(tier, detail=f"needs the {_CAPABLE}: {tier.detail}")
 
     def _load_credentials(self, choice: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel takes, or the one chosen; say of the others why not."""

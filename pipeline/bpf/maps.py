@@ -12,17 +12,17 @@ but for the fields marked otherwise:
     4       4     ring                  u4    -          number of the ring that takes this CPU's records; written by
                                                          the loader
     8       8     ring_seq              u8    -          records of this CPU that got room
-    16      64    lost_samples          8u8   -          records that got none, by kind
-    80      64    head_only             8u8   -          records that got room for their header alone, by kind
-    144     8     threads_forked        u8    -          not recorded: threads
-    152     8     threads_exited        u8    -          not recorded: exits that left other threads alive
-    160     8     kthreads_forked       u8    -          not recorded: kernel threads
-    168     8     kthreads_exited       u8    -
-    176     8     exec_reread           u8    -          argument areas with an absent page, read again in pieces
-    184     8     wakeups               u8    -          wake-ups of this ring's shard
-    192     8     no_ring               u8    -          records lost because this CPU has no ring (in lost_samples too)
-    200     8     pids_full             u8    -          processes that `pid_cache` had no place for
-    208     48    reserved              6u8   -
+    16      72    lost_samples          9u8   -          records that got none, by kind
+    88      72    head_only             9u8   -          records that got room for their header alone, by kind
+    160     8     threads_forked        u8    -          not recorded: threads
+    168     8     threads_exited        u8    -          not recorded: exits that left other threads alive
+    176     8     kthreads_forked       u8    -          not recorded: kernel threads
+    184     8     kthreads_exited       u8    -
+    192     8     exec_reread           u8    -          argument areas with an absent page, read again in pieces
+    200     8     wakeups               u8    -          wake-ups of this ring's shard
+    208     8     no_ring               u8    -          records lost because this CPU has no ring (in lost_samples too)
+    216     8     pids_full             u8    -          processes that `pid_cache` had no place for
+    224     32    reserved              4u8   -
 
 SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the loader; programs read it at every event:
 
@@ -118,10 +118,10 @@ _ATTEMPTS = 8
 
 CPU_STATE = np.dtype(
     [
-        ("sleeping", "<u4"), ("ring", "<u4"), ("ring_seq", "<u8"), ("lost_samples", "<u8", 8), ("head_only", "<u8", 8),
+        ("sleeping", "<u4"), ("ring", "<u4"), ("ring_seq", "<u8"), ("lost_samples", "<u8", 9), ("head_only", "<u8", 9),
         ("threads_forked", "<u8"), ("threads_exited", "<u8"), ("kthreads_forked", "<u8"), ("kthreads_exited", "<u8"),
         ("exec_reread", "<u8"), ("wakeups", "<u8"), ("no_ring", "<u8"), ("pids_full", "<u8"),
-        ("reserved", "<u8", 6),
+        ("reserved", "<u8", 4),
     ]
 )  # fmt: skip
 SETTINGS = np.dtype(
@@ -175,7 +175,7 @@ def settings(fd: int, *, writable: bool = False) -> npt.NDArray[np.void]:
 
 
 def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint64]:
-    """Return the records lost so far by kind, shape (8,), over the CPUs that write to `ring`.
+    """Return the records lost so far by kind, shape (9,), over the CPUs that write to `ring`.
 
     Usually that is the CPU of the same number; the spare ring has several.
     """

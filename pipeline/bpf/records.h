@@ -118,6 +118,11 @@ struct pl_member {
 };
 _Static_assert(sizeof(struct pl_member) == 16, "pl_member");
 
+struct pl_caps {
+	__u64 caps_attempted;
+	__u64 caps_used;
+};
+_Static_assert(sizeof(struct pl_caps) == 16, "pl_caps");
 
 #define PL_EXEC_ARGS_TRUNCATED 16
 #define PL_EXEC_ARGS_UNREADABLE 64
@@ -144,9 +149,10 @@ _Static_assert(sizeof(struct pl_member) == 16, "pl_member");
 #define PL_FLAG_KEYED 8
 #define PL_FLAG_LEADER_DEAD 2
 #define PL_FLAG_PARTIAL 4
+#define PL_KIND_CAPS 8
 #define PL_KIND_CGROUP 6
 #define PL_KIND_COMM 5
-#define PL_KIND_COUNT 8
+#define PL_KIND_COUNT 9
 #define PL_KIND_CRED 4
 #define PL_KIND_EXEC 2
 #define PL_KIND_EXIT 3

@@ -17,6 +17,14 @@ struct pl_slot {
 	u32 taken; /* bytes in the ring, with the kernel's header */
 };
 
+/* The comparison is for the verifier, which forgets the bound of a number that was on the stack in between. */
+static __always_inline void pl_count_kind(u64 *counters, u32 kind)
+{
+	asm volatile("" : "+r"(kind));
+	if (kind < PL_KIND_COUNT)
+		pl_count(&counters[kind]);
+}
+
 /* Reserve head->record_bytes in this CPU's ring; if there is no room, the header alone. On success *head has its number
  * and its time. Whatever the result, the caller touches slot->data with bpf_dynptr_write() and pl_submit() only, and must
  * call pl_submit unless the result is PL_ROOM_NONE. */
@@ -30,7 +38,6 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 		return PL_ROOM_NONE; /* CPU number above PL_MAX_CPUS; the loader refuses such a host */
 	head->kind = kind;
 	head->cpu = index;
-	kind &= PL_KIND_COUNT - 1;
 	slot->owner = cpu;
 	if (cpu->ring != index) {
 		/* A CPU that came after the start shares the spare ring with others of its kind. */
@@ -40,7 +47,7 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	slot->ring = bpf_map_lookup_elem(&pl_rings, &index);
 	if (!slot->ring || !slot->owner) {
 		pl_count(&cpu->no_ring);
-		pl_count(&cpu->lost_samples[kind]);
+		pl_count_kind(cpu->lost_samples, kind);
 		return PL_ROOM_NONE;
 	}
 	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
@@ -51,10 +58,10 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 		head->flags |= PL_FLAG_HEAD_ONLY;
 		if (bpf_ringbuf_reserve_dynptr(slot->ring, sizeof(*head), 0, &slot->data)) {
 			bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
-			pl_count(&cpu->lost_samples[kind]);
+			pl_count_kind(cpu->lost_samples, kind);
 			return PL_ROOM_NONE;
 		}
-		pl_count(&cpu->head_only[kind]);
+		pl_count_kind(cpu->head_only, kind);
 		room = PL_ROOM_HEAD;
 	}
 	slot->taken = ((head->record_bytes + 7) & ~7u) + 8;

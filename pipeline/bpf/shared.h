@@ -27,8 +27,8 @@ struct pl_cpu {
 	__u32 sleeping;
 	__u32 ring;
 	__u64 ring_seq;
-	__u64 lost_samples[8];
-	__u64 head_only[8];
+	__u64 lost_samples[9];
+	__u64 head_only[9];
 	__u64 threads_forked;
 	__u64 threads_exited;
 	__u64 kthreads_forked;
@@ -37,7 +37,7 @@ struct pl_cpu {
 	__u64 wakeups;
 	__u64 no_ring;
 	__u64 pids_full;
-	__u64 reserved[6];
+	__u64 reserved[4];
 };
 _Static_assert(sizeof(struct pl_cpu) == 256, "pl_cpu");
 

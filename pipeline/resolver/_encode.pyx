@@ -61,6 +61,7 @@ cdef enum:
     KIND_EXEC = 2
     KIND_EXIT = 3
     KIND_SID = 7
+    KINDS = 9
     LOGINS = 64
     LEADERS = 1024
     TTYLESS = 1024
@@ -82,7 +83,7 @@ FIELDS = (
 )  # fmt: skip
 assert len(FIELDS) == EVENT_FIELDS
 
-cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid"]
+cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
 
 cdef uint32_t MARKS = (
@@ -456,7 +457,7 @@ cdef class Encoder:
         self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
     ) -> None:
         """Do as apply does for one event; for the resolver's rarer paths and for tests."""
-        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < 8 or row <= 0:
+        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < KINDS or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
         self.event(tables, topic, kind, row, time_boot_ns, detail)
 
@@ -469,7 +470,7 @@ cdef class Encoder:
         if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
             raise ValueError("add_many: the arrays differ in length")
         for i in range(n):
-            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= 8 or rows[i] == 0:
+            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= KINDS or rows[i] == 0:
                 raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
         with nogil:
             for i in range(n):

@@ -97,8 +97,10 @@ cdef class Events(Rows):
     cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil
     @cython.final
     cdef void context(
-        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+        self, const pl_head_any *head, const pl_task_any *task, const char *strings, uint32_t groups
     ) noexcept nogil
+    @cython.final
+    cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil
     @cython.final
     cdef void apply_keyed(
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups

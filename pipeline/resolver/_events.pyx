@@ -9,6 +9,7 @@ from /proc, in _apply.pyx.
     exec     a row for the image, whose ancestor is the image that it replaces
     exit     the end of the process; its children go to the reaper that the record predicts
     cred, comm, cgroup, sid   the head changes, if anything differs
+    caps     the same, and what the image of that time was asked for is added to it
     any      names the process's parent now, which confirms or corrects what the tables say
 
 Events are keyed by identity and time, so an event that is applied again changes nothing, and one that comes late does not
@@ -17,7 +18,7 @@ first) completes it. A record of a process that nobody knows enters it, marked, 
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.bus._column cimport pl_get16, pl_get32
 from pipeline.resolver._merge cimport Batch, columns, pending_event
@@ -31,13 +32,15 @@ from pipeline._records cimport (
     PL_FLAG_HEAD_ONLY,
     PL_FLAG_KEYED,
     PL_FLAG_PARTIAL,
+    PL_KIND_CAPS,
     PL_KIND_CGROUP,
     PL_KIND_COMM,
+    PL_KIND_COUNT,
     PL_KIND_CRED,
     PL_KIND_EXEC,
     PL_KIND_EXIT,
     PL_KIND_FORK,
-    PL_KIND_SID,
+    pl_caps_any,
     pl_exec_any,
     pl_exit_any,
     pl_fork_any,
@@ -67,6 +70,7 @@ from pipeline.shm._layout cimport (
     PL_C_ELIDED,
     PL_C_ENVS_SIZE,
     PL_C_ENVS_TRUNCATED,
+    PL_C_EVENTS_CAPS,
     PL_C_EXEC_BOMB,
     PL_C_EXEC_WITHOUT_FORK,
     PL_C_EXIT_UNKNOWN,
@@ -238,7 +242,7 @@ cdef class Events(Rows):
             self.apply_keyed(head, task, body, strings, groups)
             return
         if (
-            head.tgid == 0 or head.kind == 0 or head.kind > PL_KIND_SID
+            head.tgid == 0 or head.kind == 0 or head.kind >= PL_KIND_COUNT
             or head.tgid >= (self.tables.pid_capacity if head.flags & PL_FLAG_KEYED else self.tables.root_pids)
         ):
             self.counters[PL_C_MALFORMED] += 1
@@ -275,8 +279,8 @@ cdef class Events(Rows):
                 return
             self.exec(head, task, exec_body, strings, groups)
         else:
-            self.context(head, task, groups)
-        self.counters[head.kind] += 1
+            self.context(head, task, strings, groups)
+        self.counters[PL_C_EVENTS_CAPS if head.kind == PL_KIND_CAPS else head.kind] += 1
 
     cdef void apply_keyed(
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
@@ -286,6 +290,8 @@ cdef class Events(Rows):
         cdef uint64_t used = 0
         if exec_body != NULL:
             used = <uint64_t>exec_body.path_bytes + exec_body.name_bytes + exec_body.args_bytes + exec_body.envs_bytes
+        elif head.kind == PL_KIND_CAPS:
+            used = sizeof(pl_caps_any)
         if strings == NULL:
             strings = <const char *>&self.container_bytes  # no string is read from it
         self.container = strings + min(used, <uint64_t>head.var_bytes)
@@ -899,10 +905,10 @@ cdef class Events(Rows):
         ):
             self.emit(TOPIC_REPARENT, PL_KIND_EXIT, head, time, adopter)
 
-    # -- cred, comm, cgroup, sid ---------------------------------------------------------------------------------------
+    # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
     cdef void context(
-        self, const pl_head_any *head, const pl_task_any *task, uint32_t groups
+        self, const pl_head_any *head, const pl_task_any *task, const char *strings, uint32_t groups
     ) noexcept nogil:
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), unknown = 0
         cdef pl_hot *hot
@@ -940,7 +946,7 @@ cdef class Events(Rows):
         else:
             if self.hot[row].flags & PL_ROW_START_TICKS and not head.flags & PL_FLAG_PARTIAL:
                 self.exact_start(row, head.start_boot_ns)
-            if task == NULL and self.is_news(row, head.time_boot_ns):
+            if task == NULL and head.kind != PL_KIND_CAPS and self.is_news(row, head.time_boot_ns):
                 # Something changed, and the record that said what was too large for its ring.
                 hot = &self.hot[row]
                 if head.kind == PL_KIND_CRED:
@@ -957,4 +963,18 @@ cdef class Events(Rows):
                 self.tables.end(row)
                 self.want(head.tgid, head.start_boot_ns)
             self.refresh(row, head, task, groups)
+        if head.kind == PL_KIND_CAPS and task != NULL and strings != NULL and head.var_bytes >= sizeof(pl_caps_any):
+            self.put_caps(self.image_at(row, head.time_boot_ns), strings)
         self.emit(TOPIC_CRED if head.kind == PL_KIND_CRED else TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
+
+    cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil:
+        """Add what an image was asked for (specification 2.1, CapabilitiesUsage); nothing is ever taken from it."""
+        cdef pl_cold *cold = &self.cold[row]
+        cdef pl_caps_any caps
+        memcpy(&caps, strings, sizeof(caps))
+        if not (caps.caps_attempted & ~cold.cap_attempted or caps.caps_used & ~cold.cap_used):
+            return
+        self.tables.begin(row)
+        cold.cap_attempted |= caps.caps_attempted
+        cold.cap_used |= caps.caps_used
+        self.tables.end(row)

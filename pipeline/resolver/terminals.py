@@ -2,11 +2,10 @@
 
 A terminal belongs to one session. When its leader ends or gives it up, the kernel takes it from every process of the
 session at once, and no event tells of the others (`SessionTerminals`); the same when another session takes it by force.
-A hangup, by which a leader that goes on living loses it, is no event either: the next record of a process, or the next
-comparison with the live processes, says so.
+A hangup, by which a leader that goes on living loses it, is told of the leader alone, too.
 
-Source: drivers/tty/tty_jobctrl.c, disassociate_ctty() and session_clear_tty(). `TtyFallback` follows specification 3.4,
-SetProcessTTY, for what a running instance follows. Names are `tty`'s.
+Source: drivers/tty/tty_jobctrl.c, disassociate_ctty(), session_clear_tty() and tty_signal_session_leader().
+`TtyFallback` follows specification 3.4, SetProcessTTY, for what a running instance follows. Names are `tty`'s.
 """
 
 from __future__ import annotations

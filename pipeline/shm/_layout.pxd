@@ -319,6 +319,8 @@ cdef extern from "layout.h" nogil:
         PL_C_MAPS_FILLED
         PL_C_MAPS_REFUSED
         PL_C_MAPS_FULL
+        PL_C_EVENTS_CAPS
+        PL_C_LOST_CAPS
 
     uint32_t pl_load_acquire32(const void *p)
     uint64_t pl_load_acquire64(const void *p)

@@ -269,7 +269,7 @@ TOPICS = (
 
 #: Counters in COMMIT.counters, by position: add at the end only.
 COUNTERS = (
-    # 0..7: events applied, by kind of pipeline.events.KIND_NAMES
+    # 0..7: events applied, by kind of pipeline.events.KIND_NAMES; those of `caps` are at the end
     "events_none", "events_fork", "events_exec", "events_exit", "events_cred", "events_comm", "events_cgroup",
     "events_sid",
     # 8..15: records that the kernel could not write, by kind
@@ -289,6 +289,8 @@ COUNTERS = (
     "reparent_failed_kernel_ppid", "reparent_procfs_ok", "reparent_procfs_fail", "inode_error_fork_parent_missing",
     "inode_error_exec_parent_missing", "inode_error_procfs_mismatch", "context_events", "context_dropped",
     "maps_filled", "maps_refused", "maps_full",
+    # Of a kind that came later.
+    "events_caps", "lost_caps",
 )  # fmt: skip
 COUNTER_CAPACITY = 96
 assert len(COUNTERS) <= COUNTER_CAPACITY

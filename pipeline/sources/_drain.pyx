@@ -56,6 +56,7 @@ cdef extern from *:
         PL_KIND_COMM
         PL_KIND_CGROUP
         PL_KIND_SID
+        PL_KIND_CAPS
         PL_KIND_COUNT
         PL_FLAG_HEAD_ONLY
 
@@ -75,8 +76,8 @@ FULL = STOP_FULL  #: the columns are, or as many records were read as asked for
 CORRUPT = STOP_CORRUPT  #: no kernel wrote this header; everything up to the producer's position was given up
 
 #: Kinds by number, as `pipeline.events.KIND_NAMES`, which a shard does not import (numpy).
-KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid")
-assert len(KIND_NAMES) == PL_KIND_COUNT and KIND_NAMES.index("sid") == PL_KIND_SID
+KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
+assert len(KIND_NAMES) == PL_KIND_COUNT and KIND_NAMES.index("caps") == PL_KIND_CAPS
 assert [KIND_NAMES.index(name) for name in ("fork", "exec", "exit")] == [PL_KIND_FORK, PL_KIND_EXEC, PL_KIND_EXIT]
 
 HEAD_BYTES = sizeof(pl_head)

@@ -9,7 +9,7 @@ from pipeline.sources._shared cimport CpuStates, RingMap
 cdef class Ring:
     cdef RingMap _map
     cdef int _wake_fd
-    cdef uint64_t _sums[8]  # what `lost` tells, by kind
+    cdef uint64_t _sums[9]  # what `lost` tells, by kind
     cdef readonly dict lost  # by name
     cdef readonly int number, stop
     cdef readonly tuple cpus

@@ -137,14 +137,14 @@ cdef class Ring:
 
     cdef bint has_new_losses(self, CpuStates states) except -1:
         """Look at what the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
-        cdef uint64_t sums[8]
+        cdef uint64_t sums[9]
         cdef int kind
         states.sum_lost(self.cpus, sums)
         if memcmp(sums, self._sums, sizeof(sums)) == 0:
             return False
         memcpy(self._sums, sums, sizeof(sums))
         # Replaced, not changed: an encoder tells by its identity whether it has to be packed anew.
-        self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, 8)}
+        self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, 9)}
         return True
 
     def close(self) -> None:

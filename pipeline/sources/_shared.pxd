@@ -40,7 +40,7 @@ cdef extern from *:
     struct pl_cpu:
         uint32_t sleeping
         uint32_t ring
-        uint64_t lost_samples[8]
+        uint64_t lost_samples[9]
 
 
 cdef class CpuStates:

@@ -99,6 +99,7 @@ def _open_ebpf(config: Config) -> Feed:
         wakeup_fill_bytes=settings.wakeup_level_bytes,
         credentials=settings.credentials,
         task_iterator=settings.task_iterator,
+        capabilities_usage=settings.capabilities_usage,
     )
     return Feed(
         source="ebpf",

@@ -31,6 +31,7 @@ class Record:
     envs: bytes = b""
     place: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
+    caps: np.void | None = None
 
     @property
     def is_about_a_cgroup(self) -> bool:
@@ -78,6 +79,9 @@ def parse(ring: int, data: bytes) -> Record:
         assert at + int(place["place_path_bytes"]) == len(data)
         pairs = list(zip(members["member_hierarchy"].tolist(), members["member_id"].tolist(), strict=True))
         return Record(ring, head, task, body, path=data[at:], place=place, members=pairs)
+    if head["kind"] == events.KIND_CAPS:
+        assert head["var_bytes"] == events.CAPS.itemsize
+        return Record(ring, head, task, body, caps=np.frombuffer(data, events.CAPS, 1, at)[0])
     if head["kind"] == events.KIND_EXEC:
         assert body is not None
         for field in ("path_bytes", "name_bytes", "args_bytes", "envs_bytes"):

@@ -176,6 +176,16 @@ def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
     assert record.kind == SID and record.task["tty"] == b""
 
 
+def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:
+    """Also one whose leader ignores the hangup. One that somebody sends by hand takes no terminal away."""
+    actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    actor.do("os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
+    assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
+    (record,) = tier.during(actor, "os.close(master)")
+    assert (record.kind, record.task["sid"], record.task["tty"]) == (SID, actor.pid, b"")
+    assert tier.during(actor, "os.kill(os.getpid(), signal.SIGHUP)") == []
+
+
 def test_namespaces(tier: Tier, actor: Actor) -> None:
     (record,) = tier.during(actor, "os.unshare(os.CLONE_NEWNS)")
     assert (record.kind, record.task["mnt_ns"]) == (SID, namespace(actor.pid, "mnt"))

@@ -60,7 +60,8 @@ def test_what_is_in_force() -> None:
         assert {tier.name for tier in capture.tiers if tier.is_on} == {"core", "context", "iter"}
         names = {program.name for program in capture.programs}
         assert names == {
-            "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir", "pl_each_task",
+            "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir", "pl_on_signal",
+            "pl_each_task",
         }  # fmt: skip
         for fd in (*capture.ring_fds.values(), capture.shared_fd, capture.iter_link_fd):
             assert not os.get_inheritable(fd)

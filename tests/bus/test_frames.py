@@ -276,8 +276,8 @@ def _changed(**entries: object) -> bytes:
         ({"ring": True}, "'ring' has the wrong type"),
         ({"seq": None}, "'seq' is missing"),
         ({"to": 0}, "ends before it begins"),
-        ({"to": 4096}, "record 0 of 8: the record lies outside"),
-        ({"from": 4104}, "record 0 of 8: the record lies outside"),
+        ({"to": 4096}, "record 0 of 9: the record lies outside"),
+        ({"from": 4104}, "record 0 of 9: the record lies outside"),
         ({"n": 7}, "'head' does not have 'n' entries"),
         ({"n": 1 << 60}, "'head' does not have 'n' entries"),
         ({"lost": {"fork": "many"}}, "'lost' holds"),
@@ -317,7 +317,7 @@ def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object]
 def test_disagreeing_head_is_refused(index: int, field: str, value: int, reason: str) -> None:
     sample = example()
     sample.heads[index][field] = value
-    with pytest.raises(FrameError, match=f"record {index} of 8: .*{reason}"):
+    with pytest.raises(FrameError, match=f"record {index} of 9: .*{reason}"):
         decode_frame(sample.message())
 
 

@@ -189,6 +189,12 @@ def tty_number(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
 
 
+def have_terminals(watch: Watch, *pids: int) -> bool:
+    """Whether the table has them, and a terminal for each."""
+    entries = [watch.table.resolve(pid) for pid in pids]
+    return all(entry is not None and (entry.tty or "").startswith("pts") for entry in entries)
+
+
 #: A session with a terminal: its leader is the actor's child, and has a child itself, that no hangup ends.
 SESSION = """
 import fcntl, signal, termios
@@ -196,6 +202,7 @@ master, slave = os.openpty()
 r, w = os.pipe()
 leader = os.fork()
 if not leader:
+    os.close(master)
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
@@ -212,7 +219,7 @@ def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Ac
     (leader,) = children(actor.pid)
     (member,) = children(leader)
     assert tty_number(member)
-    eventually(lambda: (watch.table.resolve(member).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
+    eventually(lambda: have_terminals(watch, member), timeout=VISIBLE_SECONDS)
     actor.do("os.kill(leader, 9); os.waitpid(leader, 0)")
     assert tty_number(member) == 0
     assert watch.see(member, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
@@ -221,12 +228,32 @@ def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Ac
     os.kill(member, 9)
 
 
+def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
+    """The other end is closed, as when an ssh connection breaks; the leader ignores it, and nobody does anything."""
+    actor.do(SESSION)
+    (leader,) = children(actor.pid)
+    (member,) = children(leader)
+    pids = (leader, member)
+    eventually(lambda: have_terminals(watch, *pids))
+    assert all(tty_number(pid) for pid in pids)
+    actor.do("os.close(master)")
+    for pid in pids:
+        assert watch.see(pid, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
+        assert tty_number(pid) == 0
+    # The leader by setsid() and by taking it, too.
+    for pid, shown in ((leader, [False, True, False]), (member, [False])):
+        eventually(lambda pid=pid, shown=shown: len(watch.events(pid, "sid")) >= len(shown))
+        assert [bool(event["tty"]) for event in watch.events(pid, "sid")] == shown
+    for pid in reversed(pids):
+        os.kill(pid, 9)
+
+
 def test_a_terminal_that_another_session_takes(watch: Watch, actor: Actor) -> None:
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
     with Actor() as thief:
-        eventually(lambda: all((watch.table.resolve(p).tty or "").startswith("pts") for p in (leader, member)))
+        eventually(lambda: have_terminals(watch, leader, member))
         (name,) = {str(p.readlink()) for p in Path(f"/proc/{leader}/fd").iterdir() if "/pts/" in str(p.readlink())}
         thief.do("os.setsid(); import fcntl, termios")
         thief.do(f"fcntl.ioctl(os.open({name!r}, os.O_RDWR | os.O_NOCTTY), termios.TIOCSCTTY, 1)")

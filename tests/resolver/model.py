@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from story import Event, dump
 
 from pipeline import events
@@ -21,6 +22,7 @@ FIELDS = (
     "ppid", "exec_boot_ns", "exit_boot_ns", "uid", "euid", "comm", "cgroup_id", "inode", "cookie", "exit_code",
     "creator_tgid", "ancestor", "parent", "creator", "previous_owner", "path", "args", "fork_boot_ns", "tid",
     "is_exec", "is_exec_exec", "is_head", "is_replaced", "is_deleted", "is_adopted", "is_predicted", "indexed",
+    "cap_attempted", "cap_used",
 )  # fmt: skip
 
 
@@ -101,6 +103,10 @@ class Model:
             return
         self._check_parent(process, parent)
         process.head.facts |= now
+        if event.kind == events.KIND_CAPS:
+            (told,) = np.frombuffer(event.strings, events.CAPS)
+            for name, mask in (("cap_attempted", "caps_attempted"), ("cap_used", "caps_used")):
+                process.head.facts[name] = process.head.facts.get(name, 0) | int(told[mask])
         if event.kind == events.KIND_EXIT:
             process.end, process.exit_code = event.time, int(event.body["exit_code"][0])
             reaper = int(event.body["reaper_tgid"][0]), int(event.body["reaper_start_boot_ns"][0])
@@ -156,6 +162,7 @@ class Model:
                     "is_exec": facts.get("is_exec", False), "is_exec_exec": facts.get("is_exec_exec", False),
                     "is_head": is_head, "is_replaced": not is_head, "is_deleted": is_head and process.end != 0,
                     "indexed": is_head and self.owners[process.identity[0]] is process,
+                    "cap_attempted": facts.get("cap_attempted", 0), "cap_used": facts.get("cap_used", 0),
                     **{name: facts[name] for name in ("uid", "euid", "comm", "cgroup_id", "cookie", "tid")},
                 }  # fmt: skip
         return result

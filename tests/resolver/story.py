@@ -181,6 +181,11 @@ class Story:
         process.children = []
         return event
 
+    def caps(self, tgid: int, attempted: int, used: int) -> Event:
+        self.tick()
+        masks = np.array([(attempted, used)], events.CAPS).tobytes()
+        return self._event(events.KIND_CAPS, self.processes[tgid], None, masks)
+
     def change(self, tgid: int, kind: int, **facts: object) -> Event:
         process = self.processes[tgid]
         for name, value in facts.items():

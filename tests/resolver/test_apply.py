@@ -653,6 +653,28 @@ def test_a_change_of_an_unknown_process_enters_it(w):
     assert (3, row.start_boot_ns) in w.applier.take_wanted()
 
 
+def masks(row):
+    return row.cap_attempted, row.cap_used
+
+
+def test_what_a_process_is_asked_for_adds_up_and_an_image_begins_with_nothing(w):
+    w.fork(1, 3)
+    w.story.caps(3, 0b11, 0b01).apply(w.applier)
+    w.story.caps(3, 0b100, 0b100).apply(w.applier)
+    before = w.proc(3)
+    assert masks(before) == (0b111, 0b101) and w.read.counter("events_caps") == 2
+    assert w.read.counter("lost_none") == 0
+    w.story.caps(3, 0b100, 0b001).apply(w.applier)
+    assert w.proc(3).row_seq == before.row_seq
+    late = w.story.caps(3, 0b1000, 0)
+    w.exec(3, b"/bin/sh")
+    assert masks(w.proc(3)) == (0, 0)
+    late.apply(w.applier, late=True)
+    assert [masks(row) for row in w.read.chain(3)[:2]] == [(0, 0), (0b1111, 0b101)], "it is the image's of that time"
+    head_only(w.story.caps(3, 1, 1)).apply(w.applier)
+    assert masks(w.proc(3)) == (0, 0) and w.applier.take_wanted() == []
+
+
 # -- records without a body --------------------------------------------------------------------------------------------
 
 

@@ -29,7 +29,7 @@ from stream_rows import (
     text,
 )  # fmt: skip
 
-from pipeline import boot
+from pipeline import boot, events
 from pipeline.bus.stream import TOPICS
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder
@@ -358,7 +358,7 @@ def test_wrong_options_are_refused(options) -> None:
 def test_what_is_no_event_is_refused() -> None:
     with tables() as writer:
         made = encoder()
-        for topic, kind, row in ((8, 1, 1), (0, 8, 1), (0, 1, 0), (-1, 1, 1)):
+        for topic, kind, row in ((8, 1, 1), (0, events.KIND_COUNT, 1), (0, 1, 0), (-1, 1, 1)):
             with pytest.raises((ValueError, OverflowError)):
                 made.add(writer, topic, kind, row, 5)
         with pytest.raises(ValueError):

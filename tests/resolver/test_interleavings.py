@@ -29,7 +29,7 @@ PIDS = range(2, 14)
 STEP_NS = 40_000
 
 OPS = st.lists(
-    st.tuples(st.sampled_from("fffffeeexxxcmgsr"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
+    st.tuples(st.sampled_from("fffffeeexxxcmgsur"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
 )
 COMMON = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
@@ -63,6 +63,8 @@ def tell(ops: list[tuple[str, int, int]]) -> Story:
             story.change(others[a % len(others)], events.KIND_CGROUP, cgroup=1 + b % 4)
         elif op == "s" and others:
             story.change(others[a % len(others)], events.KIND_SID)
+        elif op == "u" and others:
+            story.caps(others[a % len(others)], 1 << b % 8 | 1 << b % 5, 1 << b % 8)
         elif op == "r" and others:
             process = story.processes[others[a % len(others)]]
             process.is_subreaper = not process.is_subreaper
@@ -314,7 +316,7 @@ def check_history(process: Process, rows: dict) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_long_random_story(seed):
     rng = np.random.default_rng(seed)
-    letters = np.array(list("fffffeeexxxcmgsr"))
+    letters = np.array(list("fffffeeexxxcmgsur"))
     ops = [(str(rng.choice(letters)), int(rng.integers(1 << 16)), int(rng.integers(1 << 16))) for _ in range(2000)]
     story = tell(ops)
     model = Model()
