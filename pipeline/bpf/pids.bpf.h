@@ -54,44 +54,37 @@ static __always_inline u32 pl_end_stamp(u64 boot_ns)
 	return ((u32)(boot_ns >> 20) & ~PL_PLACE_BUSY) | 1;
 }
 
-/* The entry of a tgid, or nothing; *word is its word. */
-static __always_inline struct pl_pid *pl_pid_at(u32 tgid, u64 **word)
+/* Two searches of a set. Global functions: the verifier looks at such a one by itself, and knows of a call only that it gives
+ * a number. In line, or static, it would follow the rest of each program once for every way that a search can end. */
+
+/* Where in its set a tgid is; PL_PID_WAYS: nowhere. */
+__attribute__((noinline)) u32 pl_place_of(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS;
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
 
 	if (!set)
-		return NULL;
+		return PL_PID_WAYS;
 #pragma unroll
 	for (u32 way = 0; way < PL_PID_WAYS; way++)
 		if ((u32)set->owner[way] == tgid && set->owner[way] >> 32 != PL_PLACE_BUSY)
 			place = way;
-	/* Else clang makes eight ways through the rest of it all. */
-	asm volatile("" : "+r"(place));
-	if (place >= PL_PID_WAYS)
-		return NULL;
-	*word = &set->owner[place];
-	place += key * PL_PID_WAYS;
-	return bpf_map_lookup_elem(&pid_cache, &place);
+	return place;
 }
 
-/* One attempt of pl_add_pid; -EAGAIN: another CPU was quicker at the place. */
-static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
+/* Where in its set a tgid may go: to its own place, a free one, or that of who ended longest ago; PL_PID_WAYS: all live. */
+__attribute__((noinline)) u32 pl_place_for(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(bpf_ktime_get_boot_ns());
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
-	u64 oldest = 0, before, word;
-	struct pl_pid *at;
-	bool others = false;
-	u32 index;
+	u64 oldest = 0;
 
 	if (!set)
-		return -PL_E2BIG;
+		return PL_PID_WAYS;
 #pragma unroll
 	for (u32 way = 0; way < PL_PID_WAYS; way++) {
-		u64 age = 0;
+		u64 age = 0, word = set->owner[way];
 
-		word = set->owner[way];
 		if ((u32)word == tgid)
 			age = ~0ull; /* the same process, or one that had the pid before it */
 		else if (!word)
@@ -103,8 +96,33 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
 			place = way;
 		}
 	}
-	asm volatile("" : "+r"(place));
-	if (place >= PL_PID_WAYS)
+	return place;
+}
+
+/* The entry of a tgid, or nothing; *word is its word. */
+static __always_inline struct pl_pid *pl_pid_at(u32 tgid, u64 **word)
+{
+	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_of(tgid);
+	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
+
+	if (!set || place >= PL_PID_WAYS)
+		return NULL;
+	*word = &set->owner[place];
+	place += key * PL_PID_WAYS;
+	return bpf_map_lookup_elem(&pid_cache, &place);
+}
+
+/* One attempt of pl_add_pid; -EAGAIN: another CPU was quicker at the place. */
+static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
+{
+	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_for(tgid);
+	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
+	u64 before, word;
+	struct pl_pid *at;
+	bool others = false;
+	u32 index;
+
+	if (!set || place >= PL_PID_WAYS)
 		return -PL_E2BIG;
 	index = key * PL_PID_WAYS + place;
 	at = bpf_map_lookup_elem(&pid_cache, &index);
@@ -141,11 +159,14 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
  * @is_new: not over an entry of the same process, or of a later owner of the pid; then it is -EEXIST.
  *
  * -E2BIG: there is no place, which is counted. The process is a stranger then, until it changes and there is one.
- * Unused in objects that enter nobody. */
-static __noinline __attribute__((unused)) long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
+ * Global, as the searches above are. */
+__attribute__((noinline)) long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
-	long error = pl_try_add_pid(tgid, entry, is_new);
+	long error;
 
+	if (!entry) /* never; the verifier does not know */
+		return -PL_E2BIG;
+	error = pl_try_add_pid(tgid, entry, is_new);
 	if (error == -PL_EAGAIN)
 		error = pl_try_add_pid(tgid, entry, is_new);
 	if (error && error != -PL_EEXIST) {
