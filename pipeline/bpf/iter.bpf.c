@@ -12,6 +12,7 @@
 #include "records.h"
 #include "shared.h"
 #include "kfuncs.bpf.h"
+#define PL_GLOBAL static __noinline /* preemption is off while a task is looked at */
 #include "maps.bpf.h"
 #include "task.bpf.h"
 #include "path.bpf.h"

@@ -55,10 +55,14 @@ static __always_inline u32 pl_end_stamp(u64 boot_ns)
 }
 
 /* Two searches of a set. Global functions: the verifier looks at such a one by itself, and knows of a call only that it gives
- * a number. In line, or static, it would follow the rest of each program once for every way that a search can end. */
+ * a number. In line, or static, it would follow the rest of each program once for every way that a search can end. An
+ * object whose programs call them with preemption off defines PL_GLOBAL as static: Linux 6.12 refuses the call. */
+#ifndef PL_GLOBAL
+#define PL_GLOBAL __attribute__((noinline))
+#endif
 
 /* Where in its set a tgid is; PL_PID_WAYS: nowhere. */
-__attribute__((noinline)) u32 pl_place_of(u32 tgid)
+PL_GLOBAL u32 pl_place_of(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS;
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
@@ -73,7 +77,7 @@ __attribute__((noinline)) u32 pl_place_of(u32 tgid)
 }
 
 /* Where in its set a tgid may go: to its own place, a free one, or that of who ended longest ago; PL_PID_WAYS: all live. */
-__attribute__((noinline)) u32 pl_place_for(u32 tgid)
+PL_GLOBAL u32 pl_place_for(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(bpf_ktime_get_boot_ns());
 	struct pl_owners *set = bpf_map_lookup_elem(&pid_owners, &key);
@@ -160,7 +164,7 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
  *
  * -E2BIG: there is no place, which is counted. The process is a stranger then, until it changes and there is one.
  * Global, as the searches above are. */
-__attribute__((noinline)) long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
+PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
 	long error;
 
