@@ -2,22 +2,21 @@
 
 A worker is started as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd with the specification as JSON, so
 neither settings nor keys appear on a command line. All descriptors named in it are inherited under the same numbers.
-Writing of the specification only: workers read it without this module (`pipeline.specification`,
-`pipeline.sources.worker_side`), and starting them is the supervisor's.
+Writing of the specification only: workers read it without this module (`pipeline.specification`), and starting them is
+the supervisor's.
 """
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import msgspec
 
 from pipeline.config import Config
-from pipeline.specification import NO_FD
+from pipeline.specification import NO_FD, Derived
 
 
-class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerSpec(msgspec.Struct, Derived, frozen=True, kw_only=True):
     """All that a worker needs to begin.
 
     Attributes:
@@ -65,16 +64,6 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     iter_link_fd: int = NO_FD
     socket_fd: int = NO_FD
     boot_unix_ns: int = 0
-
-    @property
-    def directory(self) -> Path:
-        """The runtime directory of the instance."""
-        return Path(self.dir)
-
-    @property
-    def boot_id_bytes(self) -> bytes:
-        """The boot id as segments and frames hold it: 16 bytes."""
-        return bytes.fromhex(self.boot_id)
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, without the specification's own."""

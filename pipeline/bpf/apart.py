@@ -18,7 +18,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,9 +34,6 @@ _FDS_A_MESSAGE = 200
 _MESSAGE_MAX_BYTES = 1 << 20
 #: What the links of a capture are made of, as /proc/PID/fd names them; on some kernels a link is a perf event.
 _KEPT = ("anon_inode:bpf", "anon_inode:[perf_event]")
-
-#: The attributes of a Capture that are one descriptor.
-_SINGLE = ("shared_fd", "settings_fd", "pid_owners_fd", "pid_cache_fd", "proc_cache_fd", "iter_link_fd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +57,10 @@ class HeldCapture:
         while self.fds:
             with contextlib.suppress(OSError):
                 os.close(self.fds.pop())
+
+
+#: The attributes of a Capture that are one descriptor.
+_SINGLE = tuple(field.name for field in fields(HeldCapture) if field.name.endswith("_fd"))
 
 
 def load_apart(**settings: Any) -> HeldCapture:

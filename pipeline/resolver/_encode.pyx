@@ -22,6 +22,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
+from pipeline._records cimport PL_KIND_COUNT
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
@@ -61,7 +62,6 @@ cdef enum:
     KIND_EXEC = 2
     KIND_EXIT = 3
     KIND_SID = 7
-    KINDS = 9
     LOGINS = 64
     LEADERS = 1024
     TTYLESS = 1024
@@ -457,7 +457,7 @@ cdef class Encoder:
         self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
     ) -> None:
         """Do as apply does for one event; for the resolver's rarer paths and for tests."""
-        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < KINDS or row <= 0:
+        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < PL_KIND_COUNT or row <= 0:
             raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
         self.event(tables, topic, kind, row, time_boot_ns, detail)
 
@@ -470,7 +470,7 @@ cdef class Encoder:
         if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
             raise ValueError("add_many: the arrays differ in length")
         for i in range(n):
-            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= KINDS or rows[i] == 0:
+            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
                 raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
         with nogil:
             for i in range(n):

@@ -211,7 +211,10 @@ cdef class Turn:
             with nogil:
                 self.applier.apply_batch(batch)
             applied += batch.count
-            if self.encoder.logins_count or self.encoder.ttyless_count or self.encoder.leaders_count or self.applier.heirs_count:
+            if (
+                self.encoder.logins_count or self.encoder.ttyless_count or self.encoder.leaders_count
+                or self.applier.heirs_count
+            ):
                 self.look_closer()
             if self.encoder.has_messages():
                 self.publish(self.encoder.take())

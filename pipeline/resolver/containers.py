@@ -21,6 +21,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from pipeline.resolver.mountinfo import mounts_of, unescape
+
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
 _DELETED = b" (deleted)"
@@ -197,17 +199,14 @@ def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | N
     v2: str | None = None
     has_v1 = False
     try:
-        lines = Path(mountinfo).read_bytes().splitlines()
+        text = Path(mountinfo).read_bytes()
     except OSError:
         return None, "none"
-    for line in lines:
-        fields, _, tail = line.partition(b" - ")
+    for mounted, tail in mounts_of(text):
         kind = tail.split(b" ", 1)[0]
         if kind == b"cgroup2":
-            # Octal escapes for space, tab, newline and backslash. The first mount is the host's own; containers that
-            # share this mount namespace may have others.
-            raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields.split(b" ")[4])
-            v2 = v2 or os.fsdecode(raw)
+            # The first mount is the host's own; containers that share this mount namespace may have others.
+            v2 = v2 or os.fsdecode(unescape(mounted[4]))
         elif kind == b"cgroup":
             has_v1 = True
     if v2 is None:

@@ -82,9 +82,7 @@ def file_of_record(data: bytes) -> FileEvent:
         mount_path=mounts.path_of(raw, int(record["mount_end"]), int(record["mount_flags"])),
     )  # fmt: skip
     if flags & EXEC_MEMFD:
-        # The kernel's own mount of them has a number, which is nobody's to see: fileless is what is on no mount.
-        file = replace(file, mount_id=0)
-        return file.with_names("", FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX))
+        return file.as_memfd(path)
     return file.with_names(path, path.rpartition("/")[2]) if path else file
 
 

@@ -11,7 +11,6 @@ An id is the inode of the cgroup's directory and counts for one hierarchy. Sourc
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 from pipeline import events
 from pipeline.resolver.containers import NSPAWN, CgroupTree, Container, container_of_paths
+from pipeline.resolver.mountinfo import mounts_of, unescape
 
 _DELETED = b" (deleted)"
 
@@ -133,19 +133,16 @@ class Hierarchies:
         """Find where each hierarchy is mounted: its number by its controllers, those by the options of the mount."""
         try:
             own = lines_of(Path(self._proc, "self/cgroup").read_bytes())
-            mounts = Path(self._proc, "self/mountinfo").read_bytes().splitlines()
+            mounts = Path(self._proc, "self/mountinfo").read_bytes()
         except OSError:
             return
         places: dict[frozenset[str], str] = {}
-        for mount in mounts:
-            fields, _, tail = mount.partition(b" - ")
+        for mounted, tail in mounts_of(mounts):
             kind, _, rest = tail.partition(b" ")
-            columns = fields.split(b" ")
             # Not a part of a hierarchy, as in a container: paths would begin elsewhere.
-            if kind == b"cgroup" and len(columns) > 4 and columns[3] == b"/":
-                raw = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), columns[4])
+            if kind == b"cgroup" and mounted[3] == b"/":
                 options = frozenset(os.fsdecode(rest.rpartition(b" ")[2]).split(","))
-                places.setdefault(options, os.fsdecode(raw))
+                places.setdefault(options, os.fsdecode(unescape(mounted[4])))
         trees = {}
         for line in own:
             if line.hierarchy == 0:

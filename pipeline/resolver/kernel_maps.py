@@ -16,13 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.boot import TICK_NS, is_same_start
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.events import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
-    FILELESS_PREFIX,
     UPPER_LAYER,
     CGroupContext,
     Credentials,
@@ -98,8 +97,7 @@ def entry_of(
     )  # fmt: skip
     if is_whole and path:
         if flags & EXEC_MEMFD:
-            name = FILELESS_PREFIX + path.removeprefix("/").removeprefix(FILELESS_PREFIX)
-            file = replace(file, mount_id=0).with_names("", name)
+            file = file.as_memfd(path)
         else:
             file = replace(file.with_names(path, path.rpartition("/")[2]), is_pathname_resolved=True)
     ids: dict[str, Any] = {name: int(owner[name]) for name in _CREDENTIALS}
@@ -182,7 +180,7 @@ def _is_nameless(owner: np.void, head: np.void) -> bool:
     """Whether an entry is of the process that `head` is of, which lives, and names no image."""
     return (
         int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0
-        and int(owner["start_boot_ns"]) // TICK_NS == int(head["start_boot_ns"]) // TICK_NS
+        and is_same_start(int(owner["start_boot_ns"]), int(head["start_boot_ns"]) // TICK_NS)
     )
 
 

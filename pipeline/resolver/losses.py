@@ -16,7 +16,7 @@ class SharedCounters:
         cpu_count: possible CPUs.
 
     Attributes:
-        lost: records lost so far by kind, shape (9,), uint64.
+        lost: records lost so far by kind, shape (KIND_COUNT,), uint64.
         threads_forked, kthreads_forked: new threads and kernel threads, which are not recorded.
         pids_full: processes that `pid_cache` had no place for.
     """

@@ -13,11 +13,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from pipeline import memory, privileges
-from pipeline.errors import ProclineError
+from pipeline.errors import ConfigError, ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
 from pipeline.resolver.loop import IDLE_MS
-from pipeline.specification import read_spec
+from pipeline.specification import read_spec, spec_fd
 
 if TYPE_CHECKING:
     from pipeline.worker import WorkerSpec
@@ -32,12 +32,12 @@ DRAIN_SECONDS = 2.0
 
 def main(argv: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
-    # By hand: argparse would be 1 MB.
-    if len(arguments) != 2 or arguments[0] != "--spec-fd" or not arguments[1].isdigit():
-        sys.stderr.write("the resolver is started by `procline run`, with --spec-fd N\n")
+    try:
+        fd = spec_fd(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
-    spec: WorkerSpec = read_spec(int(arguments[1]))
+    spec: WorkerSpec = read_spec(fd)
     set_up(spec.config.log.level, spec.config.log.format, spec.role)
     log = get_logger()
     _, is_parent_there = privileges.confine(

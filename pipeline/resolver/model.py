@@ -260,6 +260,12 @@ class FileEvent(FileFields):
             base = FILELESS_PREFIX + base
         return self.with_names("", base)
 
+    def as_memfd(self, walked: str) -> FileEvent:
+        """A memfd's, by the path that the kernel's walk gave. Its own mount has a number, which is nobody's to see:
+        fileless is what is on no mount."""
+        name = FILELESS_PREFIX + walked.removeprefix("/").removeprefix(FILELESS_PREFIX)
+        return replace(self, mount_id=0).with_names("", name)
+
     def unresolved(self, error: str = "") -> FileEvent:
         """With empty names that are marked as resolved: they will not be asked for again."""
         return replace(self.with_names("", ""), path_resolution_error=error)

@@ -14,13 +14,13 @@ not hidden: its own mounts do not tell which of these it is.
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 from pipeline.resolver.filesystems import magic_of
+from pipeline.resolver.mountinfo import unescape
 
 MAX_AGE_NS = 1_000_000_000
 #: Readings kept: mount namespaces times root directories. With more, all are forgotten.
@@ -72,8 +72,7 @@ class _Table:
         fields, _, tail = line.partition(b" - ")
         _, _, device, _, point, *_ = fields.split(b" ")
         major, _, minor = device.partition(b":")
-        if b"\\" in point:
-            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), point)
+        point = unescape(point) if b"\\" in point else point
         # "/" is the process' root.
         point = self._root + (b"" if point == b"/" else point)
         return _Mount(int(major) << 20 | int(minor), point, magic_of(tail.split(b" ", 1)[0].decode("ascii", "replace")))

@@ -13,11 +13,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import stat
 import struct
-from collections.abc import Iterator
 from pathlib import Path
+
+from pipeline.resolver.mountinfo import mounts_of, unescape
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_XDEV = 0x01
@@ -92,29 +92,20 @@ def is_root_local(root: int, mounts: bytes) -> bool:
     info = Path(f"/proc/self/fdinfo/{root}").read_bytes()
     number = info.partition(b"mnt_id:")[2].split(None, 1)[0]
     for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
-        for mounted, kind in mounts_of(text):
+        for mounted, tail in mounts_of(text):
             if mounted[0] == number:
-                return kind in _LOCAL_FILE_SYSTEMS
+                return _is_of_local_type(tail)
     return False
 
 
 def is_local(mounts: bytes, point: bytes) -> bool:
     """Whether what is mounted there last is a file system of this kernel alone; true where nothing is mounted."""
-    kinds = [kind for mounted, kind in mounts_of(mounts) if _unescape(mounted[4]) == point]
-    return not kinds or kinds[-1] in _LOCAL_FILE_SYSTEMS
+    tails = [tail for mounted, tail in mounts_of(mounts) if unescape(mounted[4]) == point]
+    return not tails or _is_of_local_type(tails[-1])
 
 
-def mounts_of(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
-    """Lines of mountinfo: the fields before the dash, and the file system's type."""
-    for line in text.split(b"\n"):  # not splitlines(): a carriage return in a name is not escaped
-        fields, _, tail = line.partition(b" - ")
-        mounted = fields.split(b" ")
-        if len(mounted) > 4:
-            yield mounted, tail.split(b" ", 1)[0]
-
-
-def _unescape(raw: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), raw)
+def _is_of_local_type(tail: bytes) -> bool:
+    return tail.split(b" ", 1)[0] in _LOCAL_FILE_SYSTEMS
 
 
 def read_all(fd: int, limit: int) -> bytes:

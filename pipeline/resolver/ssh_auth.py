@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from pipeline.resolver import rooted
@@ -83,17 +83,22 @@ def parse_auth(text: bytes) -> SshAuth:
 
 def _read(process: int, name: str) -> bytes:
     flags = os.O_PATH | os.O_CLOEXEC
-    with _Descriptors() as opened:
-        root = opened.add(os.open("root", flags | os.O_DIRECTORY, dir_fd=process))
+    with ExitStack() as opened:
+
+        def held(fd: int) -> int:
+            opened.callback(os.close, fd)
+            return fd
+
+        root = held(os.open("root", flags | os.O_DIRECTORY, dir_fd=process))
         mounts = _mounts(process)
         if not rooted.is_root_local(root, mounts):
             raise OSError(f"root of {name}")
         inside = rooted.RESOLVE_IN_ROOT | rooted.RESOLVE_NO_MAGICLINKS | rooted.RESOLVE_NO_SYMLINKS
-        directory = opened.add(rooted.openat2(root, "tmp", flags | os.O_DIRECTORY, inside))
+        directory = held(rooted.openat2(root, "tmp", flags | os.O_DIRECTORY, inside))
         # Asked again: what has been mounted since is opened by now, and has not been touched.
         if not rooted.is_root_local(directory, _mounts(process)):
             raise OSError(f"directory of {name}")
-        file = opened.add(rooted.openat2(directory, name, flags, inside | rooted.RESOLVE_NO_XDEV))
+        file = held(rooted.openat2(directory, name, flags, inside | rooted.RESOLVE_NO_XDEV))
         status = os.fstat(file)
         owners = {0, _user(process)}
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners or status.st_mode & 0o022:
@@ -113,21 +118,3 @@ def _user(process: int) -> int:
     """The real user id, as this process' user namespace has it."""
     status = rooted.read_all(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 1 << 16)
     return int(status.partition(b"\nUid:\t")[2].split(None, 1)[0])
-
-
-class _Descriptors:
-    """Closes what was opened."""
-
-    def __init__(self) -> None:
-        self._opened: list[int] = []
-
-    def add(self, fd: int) -> int:
-        self._opened.append(fd)
-        return fd
-
-    def __enter__(self) -> _Descriptors:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self._opened:
-            os.close(fd)

@@ -3,13 +3,13 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.sources._drain cimport Columns
-from pipeline.sources._shared cimport CpuStates, RingMap
+from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
 
 cdef class Ring:
     cdef RingMap _map
     cdef int _wake_fd
-    cdef uint64_t _sums[9]  # what `lost` tells, by kind
+    cdef uint64_t _sums[PL_KIND_COUNT]  # what `lost` tells, by kind
     cdef readonly dict lost  # by name
     cdef readonly int number, stop
     cdef readonly tuple cpus

@@ -16,7 +16,7 @@ from pipeline.errors import UnsupportedError
 from pipeline.sources._drain import KIND_NAMES
 
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
-from pipeline.sources._shared cimport CpuStates, RingMap
+from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -137,14 +137,14 @@ cdef class Ring:
 
     cdef bint has_new_losses(self, CpuStates states) except -1:
         """Look at what the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
-        cdef uint64_t sums[9]
+        cdef uint64_t sums[PL_KIND_COUNT]
         cdef int kind
         states.sum_lost(self.cpus, sums)
         if memcmp(sums, self._sums, sizeof(sums)) == 0:
             return False
         memcpy(self._sums, sums, sizeof(sums))
         # Replaced, not changed: an encoder tells by its identity whether it has to be packed anew.
-        self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, 9)}
+        self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, PL_KIND_COUNT)}
         return True
 
     def close(self) -> None:

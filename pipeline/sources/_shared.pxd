@@ -35,12 +35,15 @@ cdef class RingMap:
 cdef extern from *:
     """
     #include <linux/types.h>
+    #include "records.h"
     #include "shared.h"
     """
+    enum:
+        PL_KIND_COUNT
     struct pl_cpu:
         uint32_t sleeping
         uint32_t ring
-        uint64_t lost_samples[9]
+        uint64_t lost_samples[PL_KIND_COUNT]
 
 
 cdef class CpuStates:

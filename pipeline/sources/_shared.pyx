@@ -260,18 +260,19 @@ cdef class CpuStates:
         return pls_acquire32(&self._cpu(cpu).ring)
 
     def lost(self, cpus) -> tuple:
-        """Return the records that could not be written on these CPUs so far, by kind, as 9 numbers."""
-        cdef uint64_t sums[9]
+        """Return the records that could not be written on these CPUs so far, by kind, one number each."""
+        cdef uint64_t sums[PL_KIND_COUNT]
+        cdef int kind
         self.sum_lost(tuple(cpus), sums)
-        return sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6], sums[7], sums[8]
+        return tuple([sums[kind] for kind in range(PL_KIND_COUNT)])
 
     cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1:
         cdef pl_cpu *state
         cdef int kind
-        memset(sums, 0, 9 * sizeof(uint64_t))
+        memset(sums, 0, PL_KIND_COUNT * sizeof(uint64_t))
         for cpu in cpus:
             state = self._cpu(cpu)
-            for kind in range(9):
+            for kind in range(PL_KIND_COUNT):
                 sums[kind] += pls_acquire64(&state.lost_samples[kind])
         return 0
 

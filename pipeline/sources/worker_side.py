@@ -1,19 +1,17 @@
 """What processes of this package do at their start: read their specification, set up their log, confine themselves.
 
-The specification is what `pipeline.worker` writes. That module needs msgspec, 4 MB a process; a shard does with the
-standard library's json and reads the few fields that it needs.
+Of the specification, which `pipeline.worker` describes and writes, a source reads the few fields that it needs.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from pipeline import privileges
 from pipeline.errors import ConfigError, ProclineError
 from pipeline.log import set_up
+from pipeline.specification import read_fields, spec_fd
 
 #: Exit code that tells the supervisor that another start would end the same way.
 EXIT_HOPELESS = 2
@@ -52,27 +50,6 @@ class Specification:
         return {int(ring): value for ring, value in self[name].items()}
 
 
-def read_specification(arguments: list[str]) -> Specification:
-    """Read the specification whose descriptor is given as ``--spec-fd N``, and close the descriptor.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    usage = "workers are started by `procline run`, with --spec-fd N"
-    if len(arguments) != 2 or arguments[0] != "--spec-fd" or not arguments[1].isdigit():
-        raise ConfigError(usage, key="--spec-fd")
-    fd = int(arguments[1])
-    try:
-        # Not read(): the position is shared with the parent, which wrote up to the end.
-        fields = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
-        os.close(fd)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--spec-fd {fd}: no worker specification ({error}); {usage}", key="--spec-fd") from None
-    if not isinstance(fields, dict):
-        raise ConfigError(f"--spec-fd {fd}: no worker specification; {usage}", key="--spec-fd")
-    return Specification(fields)
-
-
 def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> Specification:
     """Read the specification, set up the log, and give up what a source's process does not need (privileges, dumps).
 
@@ -85,7 +62,7 @@ def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> Specification:
         ProclineError: the supervisor has ended already.
     """
     set_up()  # a specification that cannot be read is told too
-    spec = read_specification(arguments)
+    spec = Specification(read_fields(spec_fd(arguments)))
     set_up(spec["config.log.level"], spec["config.log.format"], spec["role"])
     _, is_parent_there = privileges.confine(parent_tgid=spec["supervisor_tgid"], keep=keep)
     if not is_parent_there:

@@ -113,7 +113,19 @@ def test_a_refusal_is_told_with_its_facts() -> None:
     assert other.value.__cause__ is None
 
 
-def test_a_child_that_ends_without_a_word_is_no_capture(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_child_that_ends_without_a_word_is_no_capture(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[int] = []
+    fork = os.fork
+
+    def noted() -> int:
+        pid = fork()
+        children.append(pid)
+        return pid
+
+    monkeypatch.setattr(os, "fork", noted)
+
     def fail() -> Any:
         raise ValueError("nobody expected this")
 
@@ -126,5 +138,7 @@ def test_a_child_that_ends_without_a_word_is_no_capture(capfd: pytest.CaptureFix
 
     with pytest.raises(ProclineError, match="killed by signal 9"):
         apart.hold(die)
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+    assert len(children) == 2
+    for child in children:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strangers import stranger
 
 from pipeline.resolver import rooted, ssh_auth
 from pipeline.resolver.sessions import read_session
@@ -64,19 +65,10 @@ def test_any_bytes_are_a_session_or_refused(text: bytes) -> None:
     assert found.auth_method and found.auth_method.isascii()
 
 
-@contextmanager
-def session(name: str, *before: str, **variables: str) -> Iterator[int]:
+def session(name: str, *before: str, **variables: str) -> AbstractContextManager[int]:
     """A process with the environment that sshd gives; its pid."""
     environment = {"SSH_CONNECTION": "192.0.2.7 50022 198.51.100.1 22", "USER": "alice", "SSH_USER_AUTH": name}
-    with subprocess.Popen(
-        [*before, "/bin/sh", "-c", "echo $$; read line"], env={**os.environ, **environment, **variables},
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as child:  # fmt: skip
-        assert child.stdout is not None and child.stdin is not None
-        try:
-            yield int(child.stdout.readline())
-        finally:
-            child.stdin.close()
+    return stranger([*before, "/bin/sh", "-c", "echo $$; read line"], {**os.environ, **environment, **variables})
 
 
 @pytest.fixture

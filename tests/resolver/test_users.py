@@ -7,13 +7,13 @@ import os
 import pwd
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strangers import stranger
 
 from pipeline.resolver import rooted, users
 from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
@@ -41,18 +41,10 @@ class Host:
         return self.names[number]
 
 
-@contextmanager
-def process_in(root: Path, *before: str) -> Iterator[int]:
+def process_in(root: Path, *before: str) -> AbstractContextManager[int]:
     """A process whose root directory is `root`; `before` are words before its command."""
     code = "import os,sys;os.chroot(sys.argv[1]);os.chdir('/');print(os.getpid(),flush=True);sys.stdin.read()"
-    with subprocess.Popen(
-        [*before, sys.executable, "-c", code, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None and child.stdin is not None
-        try:
-            yield int(child.stdout.readline())
-        finally:
-            child.stdin.close()
+    return stranger([*before, sys.executable, "-c", code, root])
 
 
 @pytest.fixture
