@@ -207,6 +207,14 @@ cdef bint _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *
     return found
 
 
+cdef bint _is_final(int result, const pl_hot *hot, bint passed, uint64_t called, uint32_t wait_ms) noexcept nogil:
+    """Whether a caller who waits for who has a pid need not look again: the table is as new as the call (`passed`), time
+    is up, or it is somebody who lives."""
+    if passed or pl_now_boot_ns() - called > <uint64_t>wait_ms * 1_000_000:
+        return True
+    return result != PL_READ_ABSENT and (result != PL_READ_FOUND or hot.exit_boot_ns == 0)
+
+
 cdef class TableReader:
     """Readers' access to one instance; follows it from epoch to epoch. Use ProcessTable.
 
@@ -367,7 +375,8 @@ cdef class TableReader:
             pid_ns: inode of the pid namespace that `pid` is a number of. What a tracer told is found by a hash; of the
                 daemon's own processes all rows are looked through (some ms), as their number in an inner namespace is
                 a column without an index.
-            wait_ms: on a miss, wait up to this long until the table has everything that happened before this call.
+            wait_ms: where nobody who lives has the pid, wait up to this long until the table has everything that
+                happened before this call: it may have a new owner.
 
         Returns:
             Entry, also of a process that has exited and is retained (exit_time_ns says so); None: no such process.
@@ -387,9 +396,9 @@ cdef class TableReader:
         view = self._current()
         entry = make_entry(view, 0)
         result = pl_lookup_once(&view.view, pid, &entry.hot, &entry.row_number)
-        if result == PL_READ_FOUND:
+        if result == PL_READ_FOUND and (wait_ms == 0 or entry.hot.exit_boot_ns == 0):
             return entry
-        if result != PL_READ_ABSENT:
+        if result != PL_READ_FOUND and result != PL_READ_ABSENT:
             view.busy_retries += 1
         return self._resolve_slowly(pid, wait_ms)
 
@@ -408,7 +417,7 @@ cdef class TableReader:
                     # Before the look-up: what is not there after the watermark has passed the call will not come.
                     passed = wait_ms == 0 or _watermark(view) >= called
                     result = view.lookup(pid, &entry.hot, &entry.row_number)
-                    if result != PL_READ_ABSENT or passed or pl_now_boot_ns() - called > <uint64_t>wait_ms * 1_000_000:
+                    if _is_final(result, &entry.hot, passed, called, wait_ms):
                         break
                     pl_sleep_ns(300_000)
             if result == PL_READ_FOUND:
@@ -469,7 +478,7 @@ cdef class TableReader:
                             entry.hot = other.hot
                             entry.row_number = other.row_number
                             result = PL_READ_FOUND
-                    if result != PL_READ_ABSENT or passed or pl_now_boot_ns() - called > <uint64_t>wait_ms * 1_000_000:
+                    if _is_final(result, &entry.hot, passed, called, wait_ms):
                         break
                     pl_sleep_ns(300_000)
             if result == PL_READ_FOUND:

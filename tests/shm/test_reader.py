@@ -194,6 +194,23 @@ def test_a_miss_can_wait_for_the_table(tables: Tables) -> None:
     assert 0.05 < time.monotonic() - start < 5
 
 
+def test_a_pid_whose_owner_has_ended_can_wait_for_the_next_one(tables: Tables) -> None:
+    tables.row(7, exit_boot_ns=8000, start_boot_ns=7000)
+    tables.commit(1, watermark_boot_ns=now_boot_ns())
+    reader = TableReader(tables.directory)
+    assert reader.resolve(7).is_exited, "who does not wait gets what there is"
+    timer = threading.Timer(0.05, lambda: tables.row(7, start_boot_ns=9000))
+    timer.start()
+    assert reader.resolve(7, wait_ms=5000).start_boot_ns == 9000
+    timer.join()
+    # Nobody came before the call: the one that has ended is the answer, and at once.
+    tables.row(8, exit_boot_ns=8000)
+    tables.commit(2, watermark_boot_ns=now_boot_ns() + 10**9)
+    start = time.monotonic()
+    assert reader.resolve(8, wait_ms=5000).is_exited
+    assert time.monotonic() - start < 1
+
+
 def test_a_pid_beyond_the_index_is_told_apart(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = TableReader(tables.directory)
     monkeypatch.setattr("pipeline.boot.pid_max", lambda: 1 << 22)  # raised after the start
