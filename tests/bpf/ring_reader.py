@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -97,24 +96,27 @@ class RingReader:
     def __init__(self, ring: int, fd: int, ring_bytes: int) -> None:
         page = mmap.PAGESIZE
         self.ring, self.ring_bytes = ring, ring_bytes
-        self.consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self.data = mmap.mmap(fd, page + 2 * ring_bytes, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        # Whole words: `struct.pack_into` clears its bytes before it writes them one by one, and a program that looks
+        # then takes the ring for full.
+        self.consumer, self.words = memoryview(consumer).cast("Q"), memoryview(self.data).cast("I")
+        self.producer = memoryview(self.data).cast("Q")
 
     def read(self) -> list[Record]:
         """Return what is complete, and give its room back."""
         records = []
-        (position,) = struct.unpack_from("<Q", self.consumer)
-        (end,) = struct.unpack_from("<Q", self.data)
+        position, end = self.consumer[0], self.producer[0]
         while position < end:
             at = mmap.PAGESIZE + position % self.ring_bytes
-            (length,) = struct.unpack_from("<I", self.data, at)
+            length = self.words[at // 4]
             if length & BUSY:
                 break
             size = length & ~(BUSY | DISCARDED)
             if not length & DISCARDED:
                 records.append(parse(self.ring, self.data[at + 8 : at + 8 + size]))
             position += 8 + (size + 7) // 8 * 8
-        struct.pack_into("<Q", self.consumer, 0, position)
+        self.consumer[0] = position
         return records
 
 

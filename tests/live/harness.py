@@ -15,6 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from pipeline import ProcessTable
 
 SOURCE = Path(__file__).with_name("workload.c")
 READY_SECONDS = 60
@@ -87,10 +90,8 @@ class Daemon:
                 return int(fd)
         raise AssertionError(f"the supervisor has no map with {fields}")
 
-    def attach(self):
+    def attach(self) -> ProcessTable:
         """A ProcessTable on this instance."""
-        from pipeline import ProcessTable
-
         return ProcessTable.attach(path=self.directory)
 
     def stop(self) -> int:
@@ -201,6 +202,13 @@ def running_workload(
         process.wait()
 
 
+def resolve(table: ProcessTable, pid: int) -> Any:
+    """The process that has this pid now; it may have ended since."""
+    entry = table.resolve(pid, wait_ms=2000)
+    assert entry is not None
+    return entry
+
+
 def kernel_forks() -> int:
     """Every process and thread that was made since boot (proc_stat(5), `processes`)."""
     for line in Path("/proc/stat").read_text().splitlines():
@@ -210,14 +218,18 @@ def kernel_forks() -> int:
 
 
 def eventually(check, timeout: float = 5.0, interval: float = 0.02):
-    """Call `check` until it neither raises AssertionError nor returns False; its last failure after `timeout` s."""
+    """Call `check` until what it returns is true, or it returns (None) without an AssertionError; return that.
+
+    Raises:
+        AssertionError: its last one, or that what it returned was still false, after `timeout` s.
+    """
     deadline = time.monotonic() + timeout
     while True:
         try:
             result = check()
-            if result is not False:
+            if result or result is None:
                 return result
-            error: AssertionError | None = AssertionError("still false")
+            error: AssertionError | None = AssertionError(f"still {result!r}")
         except AssertionError as failure:
             error = failure
         if time.monotonic() > deadline:

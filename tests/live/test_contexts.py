@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pipeline import ProcessTable
-from tests.live.harness import Daemon, Recorder, eventually
+from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = pytest.mark.live
 
@@ -53,12 +53,6 @@ int main(int argc, char **argv)
 def table(daemon: Daemon) -> Iterator[ProcessTable]:
     with daemon.attach() as attached:
         yield attached
-
-
-def resolve(table: ProcessTable, pid: int) -> Any:
-    entry = table.resolve(pid, wait_ms=2000)
-    assert entry is not None
-    return entry
 
 
 @contextmanager

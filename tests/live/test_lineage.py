@@ -15,7 +15,7 @@ import pytest
 from pipeline.errors import TooOldError
 from pipeline.shm._entry import Entry
 from pipeline.shm.layout import HOT
-from tests.live.harness import Daemon, eventually, run_workload, running_workload
+from tests.live.harness import Daemon, eventually, resolve, run_workload, running_workload
 
 pytestmark = pytest.mark.live
 
@@ -34,7 +34,7 @@ def parents_of(pid: int) -> list[int]:
 def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -> None:
     with running_workload(workload, "nest", 64, 30_000, lines=65) as (_, said), daemon.attach() as table:
         leaf = next(pid for kind, pid, _ in said if kind == "leaf")
-        eventually(lambda: table.resolve(leaf) is not None)
+        resolve(table, leaf)
         expected = parents_of(leaf)
         assert len(expected) >= 65
         ancestors = table.ancestors(leaf)
@@ -50,7 +50,7 @@ def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -
 
 def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, workload: Path) -> None:
     with running_workload(workload, "execs", 20, 30_000) as (pid, _), daemon.attach() as table:
-        eventually(lambda: table.resolve(pid).argv[2:3] == ["0"])
+        eventually(lambda: (resolve(table, pid).argv or [])[2:3] == ["0"])
         entry = table.resolve(pid)
         images = [entry, *(a for a in table.ancestors(pid) if a.pid == pid)]
         argvs = [image.argv for image in images if image.is_exec]
@@ -65,9 +65,8 @@ def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, work
 def test_an_orphan_has_its_reaper_as_parent_and_keeps_its_creator(daemon: Daemon, workload: Path) -> None:
     with running_workload(workload, "doublefork", 30_000, lines=2) as (_, said), daemon.attach() as table:
         orphan, creator = next((a, b) for kind, a, b in said if kind == "orphan")
-        entry = table.resolve(orphan, wait_ms=500)
-        assert entry is not None
-        assert entry.ppid == parents_of(orphan)[0]
+        eventually(lambda: resolve(table, orphan).ppid == parents_of(orphan)[0])
+        entry = resolve(table, orphan)
         assert entry.creator_pid == creator
         assert entry.is_adopted
         assert creator not in [a.pid for a in table.ancestors(orphan)]
@@ -117,7 +116,7 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
 def test_children_and_tree(daemon: Daemon) -> None:
     with subprocess.Popen(["sleep", "30"]) as child, daemon.attach() as table:
         try:
-            assert table.resolve(child.pid, wait_ms=500) is not None
+            resolve(table, child.pid)
             assert child.pid in [c.pid for c in table.children(os.getpid())]
             tree = daemon.cli("tree", str(os.getpid()), "--json")
             assert tree.returncode == 0
@@ -129,8 +128,7 @@ def test_children_and_tree(daemon: Daemon) -> None:
 def test_an_image_says_which_executable_was_there_before_it(daemon: Daemon) -> None:
     with subprocess.Popen(["sleep", "30"]) as child, daemon.attach() as table:
         try:
-            assert table.resolve(child.pid, wait_ms=500) is not None
-            eventually(lambda: table.resolve(child.pid).comm == "sleep")
+            eventually(lambda: resolve(table, child.pid).comm == "sleep")
             entry, fork = table.resolve(child.pid), table.ancestors(child.pid)[0]
             mine = Path("/proc/self/exe").stat().st_ino
             assert (entry.exec_inode, entry.is_thread, entry.created_at_ns) == (mine, False, entry.exec_time_ns)

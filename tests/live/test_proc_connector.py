@@ -26,7 +26,7 @@ from pipeline.sources.proc_events import close_socket, open_socket
 from tests.actor import Actor
 from tests.hierarchy import v1_hierarchy
 from tests.live.agreement import Difference, differences
-from tests.live.harness import Daemon, Recorder, eventually, run_workload, running_workload
+from tests.live.harness import Daemon, Recorder, eventually, resolve, run_workload, running_workload
 from tests.live.test_changes import CONTAINER, STORM
 from tests.live.test_kills import Storm, Watcher
 
@@ -95,12 +95,6 @@ def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int
     if late:
         eventually(settle, timeout=REPAIRED_S, interval=0.5)
     return compared
-
-
-def resolve(table, pid: int):
-    entry = table.resolve(pid, wait_ms=1000)
-    assert entry is not None
-    return entry
 
 
 # -- what happened, exactly --------------------------------------------------------------------------------------------

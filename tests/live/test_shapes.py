@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, eventually, running_workload
+from tests.live.harness import Daemon, eventually, resolve, running_workload
 
 pytestmark = pytest.mark.live
 
@@ -21,12 +21,6 @@ pytestmark = pytest.mark.live
 def table(daemon: Daemon):
     with daemon.attach() as attached:
         yield attached
-
-
-def resolve(table, pid: int):
-    entry = table.resolve(pid, wait_ms=1000)
-    assert entry is not None
-    return entry
 
 
 def exe(pid: int) -> str:
