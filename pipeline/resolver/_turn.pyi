@@ -7,10 +7,10 @@ from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
-from pipeline.resolver._waiting import FrameSocket
+from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.shm._writer import TableWriter
 
-WAIT_FRAMES_MS: int
+WAIT_FRAMES_MS: float
 
 class FrameReader:
     take_context: Callable[[bytes | memoryview], object] | None
@@ -25,6 +25,8 @@ class FrameReader:
 
 class Turn:
     ended_boot_ns: int
+    is_idle: bool
+    is_wanted: bool
     def __init__(
         self,
         *,
@@ -41,6 +43,7 @@ class Turn:
         look_closer: Callable[[], object],
     ) -> None: ...
     def run(self) -> int: ...
+    def follow(self, waiter: Waiter, idle_ms: float, gather_ms: float, due_boot_ns: int) -> int: ...
     def rest(self, now_boot_ns: int) -> None: ...
     def commit(self) -> None: ...
     @property

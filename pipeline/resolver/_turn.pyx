@@ -19,7 +19,7 @@ from pipeline.resolver._apply cimport Applier
 from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._merge cimport Batch
 from pipeline.resolver._merger cimport Merger
-from pipeline.resolver._waiting cimport FrameSocket
+from pipeline.resolver._waiting cimport FrameSocket, Waiter
 from pipeline.shm._control cimport boot_ns
 from pipeline.shm._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
 from pipeline.shm._writer cimport TableWriter
@@ -34,7 +34,12 @@ cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 cdef double WAIT_LEAST_MS = 0.01
 
 #: A frame is on its way, and its arrival ends the sleep.
-WAIT_FRAMES_MS = 10
+cdef double _WAIT_FRAMES_MS = 10
+WAIT_FRAMES_MS = _WAIT_FRAMES_MS
+
+cdef enum:
+    #: Sleeps for the merge's slack, which see no question, before questions are asked for.
+    BLIND_SLEEPS = 8
 
 
 cdef class FrameReader:
@@ -107,7 +112,9 @@ cdef class Turn:
         look_closer: called when a batch has left something that only Python knows how to complete.
 
     Attributes:
-        ended_boot_ns: when the last `run` ended.
+        ended_boot_ns: when the last turn ended.
+        is_idle: nothing came for as long as the last `follow` was to wait.
+        is_wanted: what ended the last `follow` is on the stream's socket.
     """
 
     cdef TableWriter tables
@@ -120,7 +127,9 @@ cdef class Turn:
     cdef uint32_t batch_events
     cdef object publish, refused, look_closer
     cdef uint64_t *producer  # by ring
+    cdef bint has_called  # Python may have more to do than it had before this turn
     cdef readonly uint64_t ended_boot_ns
+    cdef readonly bint is_idle, is_wanted
 
     def __init__(
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
@@ -148,6 +157,39 @@ cdef class Turn:
         self.ended_boot_ns = boot_ns()
         return work
 
+    def follow(self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_boot_ns) -> int:
+        """Sleep and take turns, for as long as frames are all that comes; returns frames and events together.
+
+        Args:
+            waiter: on the socket of the frames, among others.
+            idle_ms: the longest sleep while the merger holds nothing back.
+            gather_ms: pause before a frame that was waited for is taken, for those that are right behind it.
+            due_boot_ns: when Python has something to do. It waits until what has begun is applied: of an event on an
+                idle host that is all but the first turn.
+        """
+        cdef double ms
+        cdef int work = 0, blind = 0
+        self.is_idle = self.is_wanted = False
+        while True:
+            ms = self._wait_ms()
+            self.is_wanted = waiter.wait(idle_ms if ms < 0 else ms)
+            if ms < 0 and waiter.slept_through:
+                self.is_idle = True
+                return work
+            if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
+                waiter.pause(gather_ms)
+            self.has_called = False
+            work += self._take_frames()
+            work += self._bring_up_to_date()
+            self.ended_boot_ns = boot_ns()
+            blind += waiter.may_be_asked
+            if waiter.is_asked or blind >= BLIND_SLEEPS:
+                return work
+            if self.has_called or self.is_wanted or self.ended_boot_ns >= due_boot_ns or self._wants_names():
+                ms = self._wait_ms()
+                if ms < 0 or ms == _WAIT_FRAMES_MS:
+                    return work
+
     def rest(self, uint64_t now_boot_ns) -> None:
         """A turn in which nothing came: the watermark follows the clock, and a sign of life is given."""
         self._bring_up_to_date()
@@ -161,15 +203,21 @@ cdef class Turn:
     @property
     def wants_names(self) -> bool:
         """Whether the encoder met somebody whose name it does not know."""
+        return self._wants_names()
+
+    cdef bint _wants_names(self) except -1:
         return self.encoder.names is not None and self.encoder.names.wants()
 
     def wait_ms(self) -> float:
         """How long to sleep for what the merger holds back, if no message comes; negative: it holds nothing back."""
+        return self._wait_ms()
+
+    cdef double _wait_ms(self) except? -2.0:
         if self.merger._sorter.pending == 0:
             return -1.0
         # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
         if self.merger.timed_by_sender or self.merger.lags():
-            return WAIT_FRAMES_MS
+            return _WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
 
     cdef int _take_frames(self) except -1:
@@ -184,10 +232,13 @@ cdef class Turn:
             try:
                 frames = self.reader.read(message)
             except FrameError as error:
+                self.has_called = True
                 taken += 1
                 self.tables.counters[PL_C_FRAMES_REFUSED] += 1
                 self.refused(error)
                 continue
+            if not frames:
+                self.has_called = True  # context events
             taken += <int>len(frames)
             for frame in frames:
                 self.merger.add(frame)
@@ -215,6 +266,7 @@ cdef class Turn:
                 self.encoder.logins_count or self.encoder.ttyless_count or self.encoder.leaders_count
                 or self.applier.heirs_count
             ):
+                self.has_called = True
                 self.look_closer()
             if self.encoder.has_messages():
                 self.publish(self.encoder.take())

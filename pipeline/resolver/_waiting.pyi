@@ -6,6 +6,7 @@ class FrameSocket:
 
 class Waiter:
     may_be_asked: bool
+    is_asked: bool
     slept_through: bool
     def __init__(self, frames: FrameSocket, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None: ...
     def listen(self, fd: int) -> None: ...

@@ -75,6 +75,7 @@ cdef class Waiter:
 
     Attributes:
         may_be_asked: a question may be there; unless the last sleep saw that none was.
+        is_asked: the last sleep saw one.
         slept_through: nothing ended the last sleep.
     """
 
@@ -96,6 +97,7 @@ cdef class Waiter:
         self._watch(EPOLL_CTL_ADD, self._stream_fd, True)
         self._questions = -1
         self._heeds_questions = self.may_be_asked = True
+        self.is_asked = False
 
     cdef int _watch(self, int operation, int fd, bint is_heeded) except -1:
         cdef epoll_event event
@@ -116,24 +118,29 @@ cdef class Waiter:
             self._heeds_questions = may_take
             self._watch(EPOLL_CTL_MOD, self._questions, may_take)
 
-    def wait(self, double ms) -> bool:
+    cdef int pause(self, double ms) except -1:
+        """Sleep, whatever comes but a signal."""
+        cdef timespec pause
+        pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
+        with nogil:
+            nanosleep(&pause, NULL)
+        PyErr_CheckSignals()
+        return 0
+
+    cpdef bint wait(self, double ms) except -1:
         """Sleep until a message is there, or what a subscriber or a reader wants, or a signal; at most `ms`.
 
         Returns:
             Whether the stream's socket is to be looked at.
         """
         cdef epoll_event ready[WATCHED]
-        cdef timespec pause
         cdef int count, i, error = 0
         cdef bint is_wanted = False
-        self.may_be_asked, self.slept_through = True, False
+        self.may_be_asked, self.is_asked, self.slept_through = True, False, False
         if not self._frames.is_drained and self._frames.look():
             return False
         if ms < _SLEEP_BELOW_MS:
-            pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
-            with nogil:
-                nanosleep(&pause, NULL)
-            PyErr_CheckSignals()
+            self.pause(ms)
             return False
         with nogil:
             count = epoll_wait(self._epoll, ready, WATCHED, <int>(ms + 0.999))
@@ -147,7 +154,7 @@ cdef class Waiter:
         self.may_be_asked, self.slept_through = False, count == 0
         for i in range(count):
             if ready[i].data.fd == self._questions:
-                self.may_be_asked = True
+                self.may_be_asked = self.is_asked = True
             elif ready[i].data.fd == self._stream_fd:
                 is_wanted = True
             else:

@@ -22,7 +22,7 @@ from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
-from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader
+from pipeline.resolver._turn import FrameReader
 from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0
 #: In a storm, how long a turn waits for further frames when the first is there.
-GATHER_SECONDS = 0.0005
+GATHER_MS = 0.5
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
 KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
@@ -96,14 +96,17 @@ class Worker:
         self.resolver = resolver
         self.repairer = repairer
         self._waiter = waiter
-        #: Whether frames of one round come in several messages.
-        self._gathers = len(set(spec.ring_shards.values())) > 1
+        # In a storm the frames of other shards are right behind the first one: one turn for all of them.
+        self._gather_ms = GATHER_MS if len(set(spec.ring_shards.values())) > 1 else 0.0
         self._log = get_logger()
 
-    @property
-    def slept_through(self) -> bool:
-        """Whether nothing ended the last sleep before its time."""
-        return self._waiter.slept_through
+    def follow(self) -> bool:
+        """Sleep, and take in frames, until there is something for the loop's `poll`; returns whether nothing came."""
+        if self.loop.attends:
+            self.wait(self.loop.idle_ms())
+            return False
+        self.loop.follow(self._waiter, self._gather_ms)
+        return self.loop.is_idle
 
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""
@@ -115,9 +118,6 @@ class Worker:
         loop.may_be_asked = waiter.may_be_asked
         if is_wanted:
             loop.publisher.poll(boot.now_boot_ns())
-        elif self._gathers and ms == WAIT_FRAMES_MS:
-            # In a storm: the frames of other shards are right behind this one. One turn for all of them.
-            time.sleep(GATHER_SECONDS)
 
     def start(self) -> None:
         """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""

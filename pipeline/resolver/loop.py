@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.resolver._encode import Encoder
     from pipeline.resolver._merger import Merger
     from pipeline.resolver._turn import FrameReader
-    from pipeline.resolver._waiting import FrameSocket
+    from pipeline.resolver._waiting import FrameSocket, Waiter
     from pipeline.resolver.context import ContextLoop
     from pipeline.resolver.names import LiveNames
     from pipeline.resolver.publish import Publisher
@@ -183,6 +183,34 @@ class Resolver:
                 self._housekeeping(now)
             self.commit()
         return work
+
+    def follow(self, waiter: Waiter, gather_ms: float) -> None:
+        """Sleep, and take in what comes, until there is more to do than frames: then it is `poll`'s turn.
+
+        Args:
+            waiter: see _waiting.pyx.
+            gather_ms: see `Turn.follow`.
+        """
+        due_boot_ns = self._heartbeat_ns + HEARTBEAT_NS
+        self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_boot_ns) > 0
+        self.may_be_asked = waiter.may_be_asked
+        if self._turn.is_wanted:
+            self.publisher.poll(self._turn.ended_boot_ns)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing ended the last sleep of `follow`."""
+        return self._turn.is_idle
+
+    @property
+    def attends(self) -> bool:
+        """Whether something is under way that `poll` is to look at again soon."""
+        return (
+            (self.requests is not None and (self.requests.waiting > 0 or self.requests.is_flooded))
+            or (self.contexts is not None and self.contexts.waiting > 0)
+            or (self.sessions is not None and self.sessions.is_waiting)
+            or (self.repairer is not None and self.repairer.active)
+        )
 
     def rest(self) -> bool:
         """Give a sign of life, after a sleep that nothing ended; returns whether that was all that there was to do.

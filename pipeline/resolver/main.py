@@ -16,7 +16,6 @@ from pipeline import memory, privileges
 from pipeline.errors import ConfigError, ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
-from pipeline.resolver.loop import IDLE_MS
 from pipeline.specification import read_spec, spec_fd
 
 if TYPE_CHECKING:
@@ -69,10 +68,8 @@ def _run(spec: WorkerSpec) -> int:
         memory.give_back()  # what the snapshot needed
         while not stopping:
             worker.loop.poll()
-            ms = worker.loop.idle_ms()
-            worker.wait(ms)
-            while worker.slept_through and ms == IDLE_MS and not stopping and worker.loop.rest():
-                worker.wait(ms)
+            while worker.follow() and not stopping and worker.loop.rest():
+                pass
         worker.drain(DRAIN_SECONDS)
     return 0
 

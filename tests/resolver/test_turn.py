@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
-from pipeline.resolver._waiting import FrameSocket
+from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.shm._writer import TableWriter
 
 RINGS = 2
@@ -99,7 +100,9 @@ class Desk:
 
     tables: TableWriter
     push: zmq.Socket[bytes]
+    stream: zmq.Socket[bytes]
     frames: FrameSocket
+    waiter: Waiter
     turn: Turn = field(init=False)
     published: list[Any] = field(default_factory=list)
     refused: list[FrameError] = field(default_factory=list)
@@ -134,10 +137,15 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     pull.bind(f"ipc://{tmp_path}/frames")
     push = context.socket(zmq.PUSH)
     push.connect(f"ipc://{tmp_path}/frames")
+    stream = context.socket(zmq.XPUB)
+    stream.bind(f"ipc://{tmp_path}/stream")
+    frames = FrameSocket(pull)
+    waiter = Waiter(frames, pull, stream)
     with instance() as directory:
         tables = make_tables(directory / "tables", ring_count=RINGS)
-        yield Desk(tables, push, FrameSocket(pull))
+        yield Desk(tables, push, stream, frames, waiter)
         tables.close()
+    waiter.close()
     context.destroy(linger=0)
 
 
@@ -181,6 +189,63 @@ def test_a_rest_gives_a_sign_of_life_and_lets_the_watermark_go_on(desk: Desk) ->
     before = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
     desk.turn.rest(before + 5)
     assert int(desk.tables.control_view()[0]["heartbeat_boot_ns"]) == before + 5
+
+
+# -- turn after turn ---------------------------------------------------------------------------------------------------
+
+LATER = 1 << 62
+
+
+def follow(desk: Desk, *, idle_ms: float = 60, due_boot_ns: int = LATER) -> int:
+    return desk.turn.follow(desk.waiter, idle_ms, 0.0, due_boot_ns)
+
+
+def test_frames_are_followed_until_nothing_comes(desk: Desk) -> None:
+    events = forks_and_execs()
+    parts = [events[:1], events[1:]]
+    at = 0
+    for part in parts:
+        desk.push.send(message(part, from_pos=at, watermark_boot_ns=part[-1].time + 1))
+        at += sum(8 + int(one.head["record_bytes"][0]) + 7 & ~7 for one in part)
+    work = 0
+    while not desk.turn.is_idle:
+        work += follow(desk)
+    assert work == 2 + len(events) and desk.turn.wait_ms() < 0
+    assert follow(desk) == 0 and desk.turn.is_idle and not desk.turn.is_wanted
+
+
+def test_what_is_due_waits_until_what_has_begun_is_applied(desk: Desk) -> None:
+    events = forks_and_execs()
+    desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    work = 0
+    while work < 1 + len(events):
+        work += follow(desk, idle_ms=5000, due_boot_ns=1)
+        assert desk.turn.wait_ms() < 0
+    assert not desk.turn.is_idle
+
+
+def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_path: Path) -> None:
+    there, here = os.pipe()
+    try:
+        desk.waiter.listen(there)
+        while not desk.turn.is_idle:
+            follow(desk)
+        os.write(here, b"?")
+        assert follow(desk, idle_ms=5000) == 0 and desk.waiter.is_asked and not desk.turn.is_idle
+        os.read(there, 1)
+        desk.push.send(b"nonsense")
+        assert follow(desk, idle_ms=5000) == 1 and len(desk.refused) == 1
+        subscriber = desk.stream.context.socket(zmq.SUB)
+        subscriber.connect(f"ipc://{tmp_path}/stream")
+        subscriber.subscribe(b"proc.")
+        deadline = time.monotonic() + 10
+        while not desk.turn.is_wanted:
+            follow(desk)
+            assert time.monotonic() < deadline
+        assert desk.stream.recv(zmq.NOBLOCK) == b"\x01proc."
+    finally:
+        os.close(there)
+        os.close(here)
 
 
 def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk) -> None:

@@ -39,6 +39,15 @@ def sockets(tmp_path: Path) -> Iterator[Sockets]:
     made.close()
 
 
+def settle(sockets: Sockets) -> None:
+    """Until the sockets' own commands, which end a sleep too, are over: the peer has connected."""
+    sockets.push.send(b"")
+    while sockets.frames.receive() is None:
+        sockets.waiter.wait(5000)
+    while not sockets.waiter.slept_through:
+        sockets.waiter.wait(50)
+
+
 def seconds(call: object) -> float:
     begun = time.monotonic()
     call()  # type: ignore[operator]
@@ -58,8 +67,7 @@ def test_a_message_ends_a_sleep_and_is_there(sockets: Sockets) -> None:
 
 
 def test_it_sleeps_as_long_as_it_was_told(sockets: Sockets) -> None:
-    for _ in range(20):  # the sockets' own commands end a sleep too
-        sockets.waiter.wait(5)
+    settle(sockets)
     assert 0.03 <= seconds(lambda: sockets.waiter.wait(40)) < 5
     assert sockets.waiter.slept_through
     assert 0.0005 <= seconds(lambda: sockets.waiter.wait(0.5)) < 5
@@ -78,6 +86,7 @@ def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Pat
 
 def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> None:
     there, here = os.pipe()
+    settle(sockets)
     sockets.waiter.listen(there)
     sockets.waiter.wait(5)
     assert not sockets.waiter.may_be_asked
