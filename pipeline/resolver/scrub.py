@@ -211,7 +211,7 @@ def _is_whole(text: bytes, begin: int, start: int, end: int) -> bool:
     """
     if text[begin:start].rstrip()[-1:] not in (b"=", b":"):
         return False
-    argument = begin if begin == 0 else text.rfind(b"\0", 0, begin + 1) + 1
+    argument = text.rfind(b"\0", 0, begin + 1) + 1
     head = text[argument:begin]
     is_quoted = text.startswith((b'"', b"'", WORD_MASK), start)
     if text[argument : argument + 1] == b"-":
@@ -271,7 +271,8 @@ class _Command:
             return None
         if not self._waiting:
             return None
-        self._active += [program for program in self._waiting if program.after and program.begins(bare)]
+        begun = [program for program in self._waiting if program.after and program.begins(bare)]
+        self._active += [program for program in begun if program not in self._active]
         is_option = bare[:1] == b"-"
         self._positionals += bare not in (b"", b"\\") and not is_option
         for program in self._active:
@@ -299,7 +300,8 @@ class Scrubber:
     Args:
         custom_words: names of settings whose values are hidden, besides the built-in ones; `*` stands for more of it.
         custom_patterns: regular expressions in RE2 syntax; what they match in an argument is hidden.
-        mode: "scrubbed"; "none" drops every argument but argv[0]; "raw" changes nothing.
+        mode: "scrubbed"; "none" drops every argument but argv[0], and of a title all but its first word; "raw" changes
+            nothing.
         cache_entries: command lines remembered (by a keyed digest, so that no secret stays in memory for it).
 
     Raises:

@@ -218,6 +218,7 @@ def test_secret_in_a_script_is_hidden_and_the_rest_is_not(script: str, expected:
         (["--env=DB_PASSWORD=hun ter2x"], [f"--env=DB_PASSWORD={M}"]),
         (["-e", "DB_PASSWORD=hun ter2x"], ["-e", f"DB_PASSWORD={M}"]),
         (["--pass=hun ter2x"], [f"--pass={M}"]),
+        (["", "--password=hun ter2x", ""], ["", f"--password={M}", ""]),
         (["password=x host=h dbname=d"], [f"password={M} host=h dbname=d"]),
         (["password := x"], [f"password := {M}"]),
         (["--token-file", "/x y/z"], ["--token-file", M]),
@@ -445,6 +446,8 @@ ONE_MATCH = {
     "token": "eyJ" + "a" * 10_000 + "." + "b" * 10_000,
     "key": "-----begin " + "a " * 10_000 + "private key-----x",
     "connection string": ";pwd=" + "x" * 20_000 + ";",
+    "sub-commands": "docker" + " login" * 3_500 + " -p x",
+    "options": "htpasswd" + " -n" * 7_000 + " u x",
 }
 
 
