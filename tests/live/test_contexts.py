@@ -48,6 +48,23 @@ int main(int argc, char **argv)
 }
 """
 
+#: As for `ssh HOST true`: the command ends at once.
+SSHD_SHORT = """
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/wait.h>
+int main(void)
+{
+	if (!fork()) {
+		setenv("SSH_CONNECTION", "192.0.2.7 50022 198.51.100.1 22", 1);
+		setenv("USER", "alice", 1);
+		execl("/bin/true", "true", NULL);
+	}
+	wait(NULL);
+	return 0;
+}
+"""
+
 
 @pytest.fixture
 def table(daemon: Daemon) -> Iterator[ProcessTable]:
@@ -463,6 +480,33 @@ def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> No
             os.kill(resolver, 9)
             eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), timeout=20)
             eventually(lambda: resolve(table, pids[0]).ssh_session == before, timeout=10)
+
+
+def test_a_short_command_is_known_by_its_record_or_counted(
+    live_kernel: None, daemon: Daemon, tmp_path: Path
+) -> None:
+    sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
+    settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["SSH_CONNECTION", "USER"]\n'
+    with (
+        Daemon(settings, name="short") as recording,
+        Recorder(recording, "proc.context", "proc.exec").started() as recorder,
+    ):
+        before = daemon.stat()["counters"]["sessions_unread"]
+        for _ in range(20):
+            subprocess.run([sshd], check=True, env={})
+
+        def sessions(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [event for event in events if event["event"] == "user_session" and event["comm"] == "true"]
+
+        eventually(lambda: len(sessions(recorder.events)) == 20, timeout=20)
+        found = sessions(recorder.stop())
+        assert {(e["context"]["ssh_username"], e["context"]["ssh_client_ip"]) for e in found} == {
+            ("alice", "192.0.2.7")
+        }
+        assert len({event["user_session"] for event in found}) == 20
+        assert recording.stat()["counters"]["sessions_unread"] == 0
+    # Without environments one or the other may be read in time.
+    eventually(lambda: daemon.stat()["counters"]["sessions_unread"] > before, timeout=10)
 
 
 def test_a_program_that_calls_itself_sshd_begins_no_session(table: ProcessTable, tmp_path: Path) -> None:
