@@ -14,12 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from pipeline import ProcessTable
+from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = pytest.mark.live
@@ -250,6 +252,34 @@ def test_names_in_a_container_are_its_own(
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 1000} <= {"inside", None}
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 0} <= {None}, "root there is not the host's"
     assert resolve(table, pid).user == "inside", "what has ended keeps its names"
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+
+
+def test_containers_of_every_runtime(table: ProcessTable, missing: Callable[[str], NoReturn]) -> None:
+    """A process is moved from one cgroup to the next, and makes a child in each."""
+    if CGROUPS is None:
+        missing("no cgroup v2 hierarchy is mounted")
+
+    def check(pid: int, path: str, container: str | None) -> None:
+        assert f"0::{path}" in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        entry = resolve(table, pid)
+        assert (entry.cgroup, entry.container_id) == (path, container)
+
+    with (
+        cgroups_of_the_fixture(CGROUPS / f"procline-test-{os.getpid()}") as groups,
+        process(
+            "sh", "-c", "while read line; do sleep 60 & echo $!; done", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as shell,
+    ):
+        assert shell.stdin is not None and shell.stdout is not None
+        for group, container in groups.items():
+            (group / "cgroup.procs").write_text(str(shell.pid))
+            shell.stdin.write("\n")
+            shell.stdin.flush()
+            for pid in (shell.pid, int(shell.stdout.readline())):
+                eventually(partial(check, pid, f"/{group.relative_to(CGROUPS)}", container))
 
 
 # -- file systems ------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ from pipeline.resolver.containers import (
     container_of_path,
     find_cgroup_mounts,
 )
+from tests.cgroup_paths import FIXTURES
 
 ID = "2f8c6b1f3f5a4f7e9d0c1b2a3948576e6f5d4c3b2a190817263544536271809a"
-FIXTURES = tomllib.loads((Path(__file__).parents[1] / "fixtures/cgroup_paths.toml").read_text())
 
 
 def expected(case: dict[str, Any]) -> Container | None:
