@@ -601,6 +601,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             process("sleep", "60", stdin=other) as before,
             Daemon("[contexts]\ntty_fallback = true\n") as daemon,
             daemon.attach() as asked,
+            Recorder(daemon, "proc.context", "proc.exec").started() as recorder,
             process("sleep", "60", stdin=other) as child,
         ):
             wanted = "pts" + name.rpartition("/")[2]
@@ -611,6 +612,10 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             with process("sleep", "60", stdin=subprocess.DEVNULL) as none:
                 eventually(lambda: resolve(asked, none.pid).comm == "sleep")
                 assert not resolve(asked, none.pid).tty
+            # Subscribers are told of it after the exec.
+            recorder.wait_for(lambda events: any(e["event"] == "sid" and e["pid"] == child.pid for e in events))
+            mine = [e for e in recorder.stop() if e["pid"] == child.pid]
+            assert [(e["event"], e["tty"]) for e in mine if e["comm"] == "sleep"] == [("exec", ""), ("sid", wanted)]
     finally:
         os.close(main)
         os.close(other)
