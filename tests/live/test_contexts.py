@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -252,6 +252,29 @@ def test_names_in_a_container_are_its_own(
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 1000} <= {"inside", None}
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 0} <= {None}, "root there is not the host's"
     assert resolve(table, pid).user == "inside", "what has ended keeps its names"
+
+
+def test_names_in_a_user_namespace_are_of_the_ids_inside(table: ProcessTable) -> None:
+    """uid and gid 0 of this host are other ones there, or, where they are not mapped, nobody's: not root."""
+    other = ("daemon", "nogroup")
+    maps = (
+        ((), (None, None)),
+        (("--map-root-user",), ("root", "root")),
+        ((f"--map-user={pwd.getpwnam(other[0]).pw_uid}", f"--map-group={grp.getgrnam(other[1]).gr_gid}"), other),
+    )
+
+    def check(pid: int, names: tuple[str | None, str | None]) -> None:
+        entry = resolve(table, pid)
+        assert (entry.comm, entry.uid, entry.gid) == ("sleep", 0, 0)
+        assert entry.user_ns == namespace(pid, "user") != namespace(os.getpid(), "user")
+        assert (entry.user, entry.euser, entry.fsuser) == (names[0],) * 3
+        assert (entry.group, entry.egroup, entry.fsgroup) == (names[1],) * 3
+
+    with ExitStack() as stack:
+        pids = [stack.enter_context(process("unshare", "--user", *options, "sleep", "60")).pid for options, _ in maps]
+        # Who has no name began first, and still has none when the others have theirs.
+        for pid, (_, names) in reversed(list(zip(pids, maps, strict=True))):
+            eventually(partial(check, pid, names), timeout=15)
 
 
 # -- containers --------------------------------------------------------------------------------------------------------
@@ -585,8 +608,6 @@ def test_namespaces(table: ProcessTable) -> None:
         for kind in ("pid", "mnt", "net", "user"):
             assert getattr(entry, f"{kind}_ns") == namespace(child.pid, kind)
         assert entry.user_ns != namespace(os.getpid(), "user")
-        # Nobody is mapped there, so the host's name of the id is not its name.
-        assert entry.user is None or entry.user_ns == namespace(os.getpid(), "user")
 
 
 # -- terminals ---------------------------------------------------------------------------------------------------------
