@@ -104,6 +104,7 @@ class SshSessions:
         self._rows += self._encoder.take_logins()
         if self._pids is not None and not self._pids.refresh():
             # A little later: tracers may tell of more logins than there is time to look for.
+            self._tables.count("sessions_unread", max(0, len(self._rows) - ROWS_MAX))
             del self._rows[ROWS_MAX:]
             self.is_waiting = True
             return
@@ -230,7 +231,7 @@ def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None
     try:
         text = read_all(os.open("environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), ENVIRON_BYTES)
         if not text:
-            return None  # it has ended, and nobody has waited for it yet
+            return None  # it has ended, or is in the middle of an exec that will be told, too
         environment = text.split(b"\0")
         session = session_of(environment) or {}
         if session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -245,11 +246,16 @@ def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
         assert sessions.read_session(child.pid) is None
     assert sessions.read_session(child.pid) is None
     with subprocess.Popen(["/bin/sleep", "60"], env={"PATH": "/bin"}) as child:
-        assert sessions.read_session(child.pid) == {}  # Popen returns after the exec
+        deadline = time.monotonic() + 10  # Popen returns in the middle of the exec
+        while sessions.read_session(child.pid) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sessions.read_session(child.pid) == {}
         child.kill()
 
 
-def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(w: World) -> None:
+def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Passes over /proc are apart: what came too early is looked at with the next one."""
 
     class Pids:
@@ -265,6 +271,12 @@ def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(w: World
     w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
     w.sessions.poll()
     assert w.sessions.is_waiting and not w.proc(4).user_session
+    monkeypatch.setattr(sessions, "ROWS_MAX", 1)
+    for tgid in (5, 6):
+        w.fork(3, tgid)
+        w.exec(tgid, b"/bin/sh")
+    w.sessions.poll()
+    assert w.tables.counter("sessions_unread") == 2
     pids.is_due = True
     w.sessions.poll()
     assert not w.sessions.is_waiting and w.proc(4).user_session
