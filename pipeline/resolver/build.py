@@ -277,8 +277,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.contexts = contexts
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
-            loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
-        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader)
+            if config.contexts.tty_fallback:
+                loop.terminals = TtyFallback(tables, applier, encoder, lambda: merger.watermark)
+        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader, loop.terminals)
         if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:
