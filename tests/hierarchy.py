@@ -7,9 +7,23 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
+
+
+def remove_cgroups(top: Path, refuge: Path) -> None:
+    """Move every process that is in a cgroup or below it to another one, and remove them all."""
+    deadline = time.monotonic() + 5
+    for group in sorted((Path(path) for path, _, _ in os.walk(top)), reverse=True):
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                (refuge / "cgroup.procs").write_text(pid)
+        while group.exists() and time.monotonic() < deadline:
+            try:
+                group.rmdir()
+            except OSError:  # a process in it is about to be gone
+                time.sleep(0.01)
 
 
 def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
@@ -26,16 +40,9 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        groups = sorted((Path(path) for path, _, _ in os.walk(folder)), reverse=True)[:-1]
+        for group in [path for path in folder.iterdir() if path.is_dir()]:
+            remove_cgroups(group, folder)
         deadline = time.monotonic() + 5
-        for group in groups:
-            for pid in (group / "cgroup.procs").read_text().split():
-                (folder / "cgroup.procs").write_text(pid)
-            while group.exists() and time.monotonic() < deadline:
-                try:
-                    group.rmdir()
-                except OSError:  # a process in it is about to be gone
-                    time.sleep(0.01)
         subprocess.run(["umount", folder], check=True)
         # Cgroups go some time after their directories, and only an unmount without any ends the hierarchy.
         while f"name={folder.name}:" in Path("/proc/self/cgroup").read_text() and time.monotonic() < deadline:

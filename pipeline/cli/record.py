@@ -12,8 +12,9 @@ from pipeline.cli.run import daemon_parts
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pipeline.config import Config
-    from pipeline.sources.recording import RecordingWriter
     from pipeline.supervisor.feed import Feed
 
 _CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
@@ -31,18 +32,25 @@ Examples:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
 @click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
+@click.option(
+    "--raw", is_flag=True,
+    help="Hide nothing: arguments with the secrets in them, and environments (if captured) with all values.",
+)
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
 def command(
-    file: Path, seconds: float | None, source: str | None, config_file: Path | None, changes: tuple[str, ...]
+    file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None, changes: tuple[str, ...]
 ) -> int:
     """Record the processes of this host, and what they do from now on, into FILE.
 
     It is a capture of its own, beside an instance that may be running, and needs the same privileges. FILE must not
-    exist. It holds arguments as they are, unscrubbed, and is readable by its owner only.
+    exist, and is readable by its owner only. Of arguments and environments it holds what the tables of an instance with
+    these settings would (args.show, envs.show_values), unless --raw says otherwise.
     """
     with daemon_parts():
         from pipeline import boot, config
+        from pipeline.resolver.conceal import Concealer, scrubber_of
+        from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
         from pipeline.supervisor.feed import open_feed
 
@@ -52,10 +60,12 @@ def command(
     settings = config.load(config_file, options)
     if settings.source.startswith("replay:"):
         raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
+    concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
     with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=boot.BootClock.read().offset_ns) as writer:
+        write = writer.write if concealer is None else ConcealedFrames(concealer.frame, writer.write).write
         feed = open_feed(settings)
         try:
-            records, lost = _record(feed, settings, writer, seconds)
+            records, lost = _record(feed, settings, write, seconds)
         finally:
             feed.close()
     told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
@@ -64,7 +74,9 @@ def command(
     return 0
 
 
-def _record(feed: Feed, settings: Config, writer: RecordingWriter, seconds: float | None) -> tuple[int, dict[str, int]]:
+def _record(
+    feed: Feed, settings: Config, write: Callable[[bytes], None], seconds: float | None
+) -> tuple[int, dict[str, int]]:
     """Follow the source; returns the records, and what was lost by kind."""
     import socket
 
@@ -84,7 +96,7 @@ def _record(feed: Feed, settings: Config, writer: RecordingWriter, seconds: floa
     with_envs = settings.capture.envs_bytes > 0
 
     def send(frame: bytes) -> bool:
-        writer.write(frame)
+        write(frame)
         return True
 
     with ExitStack() as stack:
@@ -95,7 +107,7 @@ def _record(feed: Feed, settings: Config, writer: RecordingWriter, seconds: floa
                 envs_limit=settings.capture.envs_bytes,
             )
         )
-        writer.write(
+        write(
             snapshot_frame(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
             )

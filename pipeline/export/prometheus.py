@@ -86,6 +86,7 @@ HELP = {
     "maps_filled": "Processes that only /proc told of, entered into the kernel's maps.",
     "maps_refused": "Processes that the kernel's maps did not take.",
     "maps_full": "Processes that a BPF program found no place for in the kernel's map of processes.",
+    "sessions_unread": "Programs that sshd executed and that ended before it was known whether they began a session.",
     "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
     "requests": "Questions of readers.",
     "requests_refused": "Questions that were malformed, or too many.",

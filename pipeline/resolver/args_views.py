@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
+from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry, is_command_line
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.shm.symlinks import is_busybox
@@ -75,11 +75,20 @@ def kept(
     if opts.raw_values:
         return args, envs
     if args is not None and scrubber is not None and args.values:
-        args = ArgsEntry([args.argv0, *args.scrubbed(scrubber)], args.is_truncated)
+        args = ArgsEntry([_kept_argv0(args, scrubber), *args.scrubbed(scrubber)], args.is_truncated)
     if envs is not None:
         shown, is_cut = envs.filter(opts.envs_with_value)
         envs = EnvsEntry(shown or (), is_cut)
     return args, envs
+
+
+def _kept_argv0(args: ArgsEntry, scrubber: ArgScrubber) -> str:
+    """argv[0], scrubbed where it is a command line: a process' title over its arguments."""
+    argv0 = args.argv0
+    if not is_command_line(argv0, not any(args.values[1:])):
+        return argv0
+    hidden, _ = scrubber.scrub([argv0])
+    return hidden[0] if hidden else argv0.split(maxsplit=1)[0]
 
 
 def _args_truncated(pr: Process) -> bool:

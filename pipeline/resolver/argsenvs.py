@@ -118,6 +118,15 @@ class EnvsEntry:
         return other is self or (other is not None and self.values == other.values)
 
 
+def is_command_line(argv0: str | bytes, is_alone: bool) -> bool:
+    """Whether argv[0] may hold more than a program's name: it has several words, or no other argument has any.
+
+    So it is with a process that wrote a title over its arguments.
+    """
+    words = len(argv0.split(None, 1))
+    return words > 1 or (words == 1 and is_alone)
+
+
 def equal_entries(left: ArgsEntry | None, right: ArgsEntry | None) -> bool:
     """Whether two arguments or environments are equal; absent is equal to absent only. Source: specification 1.5."""
     return right is None if left is None else left.equals(right)

@@ -26,7 +26,7 @@ from pipeline.resolver._turn import FrameReader
 from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
-from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.conceal import Concealer, scrubber_of
 from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
@@ -54,7 +54,6 @@ from pipeline.specification import NO_FD
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.config import Config
-    from pipeline.resolver.scrub import Scrubber
     from pipeline.worker import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
@@ -223,8 +222,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         keyed = None
         if is_tracer:
             keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns, is_awaited=applier.py_is_awaited))
-        scrubber = _scrubber(config)
-        concealer = _concealer(scrubber, config)
+        scrubber = scrubber_of(config)
+        concealer = Concealer.of(config, scrubber)
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
             ProcReader(
@@ -278,8 +277,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.contexts = contexts
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
-            loop.terminals = TtyFallback(tables, encoder) if config.contexts.tty_fallback else None
-        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader)
+            if config.contexts.tty_fallback:
+                loop.terminals = TtyFallback(tables, applier, encoder, lambda: merger.watermark)
+        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader, loop.terminals)
         if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:
@@ -392,23 +392,6 @@ def _opts(config: Config) -> ResolverOpts:
     if config.contexts.tty_fallback:
         opts.with_tty_fallback_enabled()
     return opts.with_envs_resolution_enabled() if config.capture.envs_bytes > 0 else opts
-
-
-def _scrubber(config: Config) -> Scrubber | None:
-    """What hides secrets in arguments, in frames and in single entries alike; None: they are kept as they are."""
-    if config.args.show == "raw":
-        return None
-    from pipeline.resolver.scrub import Scrubber
-
-    return Scrubber(config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show)
-
-
-def _concealer(scrubber: Scrubber | None, config: Config) -> Concealer:
-    if scrubber is None:
-        return Concealer(None, show_values=config.envs.show_values)
-    # "none" changes every command line.
-    literals = scrubber.literals if config.args.show == "scrubbed" else None
-    return Concealer(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
 
 
 def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:

@@ -1,7 +1,7 @@
 """Hide what the settings say, before anything is stored: arguments and environments in frames and in surveys.
 
-Everything behind this point (tables, stream, dumps, recordings of the resolver) holds the concealed form only. How a
-secret is told is in scrub.py; here it is applied to the strings of records, which are replaced only where they differ.
+Everything behind this point (tables, stream, dumps, recordings) holds the concealed form only. How a secret is told is
+in scrub.py; here it is applied to the strings of records, which are replaced only where they differ.
 """
 
 from __future__ import annotations
@@ -14,7 +14,18 @@ from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
+    from pipeline.config import Config
+    from pipeline.resolver.scrub import Scrubber
     from pipeline.resolver.survey import Survey
+
+
+def scrubber_of(config: Config) -> Scrubber | None:
+    """What hides secrets in arguments, in frames and in single entries alike; None: they are kept as they are."""
+    if config.args.show == "raw":
+        return None
+    from pipeline.resolver.scrub import Scrubber
+
+    return Scrubber(config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show)
 
 
 class Concealer:
@@ -39,8 +50,20 @@ class Concealer:
         self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
         self._show = frozenset(name.encode() for name in show_values)
 
+    @classmethod
+    def of(cls, config: Config, scrubber: Scrubber | None) -> Concealer:
+        """What the settings say; `scrubber` as `scrubber_of` makes it."""
+        if scrubber is None:
+            return cls(None, show_values=config.envs.show_values)
+        # "none" changes every command line.
+        literals = scrubber.literals if config.args.show == "scrubbed" else None
+        return cls(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
+
     def frame(self, frame: Frame) -> Frame:
-        """Return the frame, or one with its exec strings replaced where something had to be hidden."""
+        """Return the frame, or one with its exec strings replaced where something had to be hidden.
+
+        Records stay where they are in their ring, and as long there (`record_bytes`), whatever became of their strings.
+        """
         if not frame.exec_count:
             return frame
         suspected = suspects(frame, self._literals)

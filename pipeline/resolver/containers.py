@@ -1,13 +1,14 @@
 """Which container a process is in, by its cgroup paths; and cgroup paths by cgroup id.
 
-Covers the path forms of Docker, containerd, CRI-O, podman, systemd-nspawn, LXC, Kubernetes, ECS and Garden, on cgroup
-v1, v2 and both at once, and `CgroupTree`, which finds the path that belongs to a cgroup id. Leaves out asking a
-container runtime: a name, an image or labels are not to be had from the kernel.
+Covers the path forms of Docker, containerd, CRI-O, podman, runc and crun alone, Kata, systemd-nspawn, LXC, Kubernetes,
+ECS and Garden, on cgroup v1, v2 and both at once, and `CgroupTree`, which finds the path that belongs to a cgroup id.
+Leaves out asking a container runtime: a name, an image or labels are not to be had from the kernel.
 
 A container is never invented: a process in no container, a runtime's own helper (conmon, an LXC monitor, the supervisor
-of nspawn), a pod without a container and a virtual machine give None, and so does a path that is not understood. (A
-helper of a runtime that is itself in a container is in that one.) The parent's container is no substitute
-(specification 9.1 item 10).
+of nspawn, what Kata keeps outside of a sandbox), a pod without a container and a virtual machine (other than Kata's,
+which bears a container's id) give None, and so does a path that is not understood: 64 digits alone do not make a
+container of a unit of systemd. (A helper of a runtime that is itself in a container is in that one.) The parent's
+container is no substitute (specification 9.1 item 10).
 """
 
 from __future__ import annotations
@@ -35,14 +36,13 @@ class Container(NamedTuple):
     """A container as a cgroup path names it."""
 
     container_id: str
-    runtime: (
-        str  #: docker, containerd, cri-o, podman, systemd-nspawn, lxc, garden, ecs; "" where the path does not tell
-    )
+    #: docker, containerd, cri-o, podman, runc, crun, kata, systemd-nspawn, lxc, garden, ecs; "": the path does not tell
+    runtime: str
     pod_uid: str = ""  #: of a Kubernetes pod, in its usual form
 
 
 # Python's re is safe here: each is anchored at both ends of one path segment (255 bytes), without nested repetition.
-_ID = re.compile(r"(?:(?P<prefix>[a-z][a-z0-9._-]*?)[-:])?(?P<id>[0-9a-f]{64})(?:\.scope)?")
+_ID = re.compile(r"(?:(?P<prefix>[a-z][a-z0-9._-]*?)[-_:])?(?P<id>[0-9a-f]{64})(?:\.scope)?")
 _FARGATE_ID = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){4}(?:[0-9a-f]{8})?")
 _POD = re.compile(
@@ -66,10 +66,17 @@ _RUNTIMES = {
     "libpod-payload": "podman",
     "libpod_parent": "podman",
     "podman": "podman",
+    "runc": "runc",
+    "crun": "crun",
+    "kata": "kata",
     "ecs": "ecs",
 }
 # Helpers of a runtime that carry the id of the container that they look after.
 _HELPERS = ("conmon", "monitor", "shim", "pod_")
+# What of a sandbox must not count against its limits; the sandbox's own path may follow.
+_KATA_OVERHEAD = "kata_overhead"
+# Systemd names these as it is told to: an id below one is a container only where a runtime says so.
+_UNITS = (".slice", ".scope")
 
 
 def container_of_path(path: str) -> Container | None:
@@ -109,7 +116,9 @@ def place_of_path(path: str) -> Place:
 @lru_cache(maxsize=4096)
 def _place_of_path(path: str) -> Place:
     segments = [segment for segment in path.split("/") if segment not in ("", ".", "..")]
-    is_helper = False
+    is_helper = _KATA_OVERHEAD in segments
+    if is_helper:
+        del segments[segments.index(_KATA_OVERHEAD) :]
     for index in range(len(segments) - 1, -1, -1):
         found = _container_of_segment(segments, index)
         if found == "helper":
@@ -138,8 +147,8 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
         if any(helper in prefix for helper in _HELPERS):
             return "helper"
         runtime = _RUNTIMES.get(prefix) or _RUNTIMES.get(before, "")
-        # An id in the middle of a path counts only where something says that it is one: below it may be anything.
-        if runtime or is_last or _POD.fullmatch(before):
+        # An id counts where a runtime or a pod says that it is one; a bare one also at the end of a path.
+        if runtime or _POD.fullmatch(before) or (is_last and not prefix and not before.endswith(_UNITS)):
             if not prefix and before in ("ecs", "libpod_parent"):
                 return None  # a task, a pod: not a container (podman's are libpod-ID), and conmon is below a pod too
             return Container(own["id"], "docker" if runtime == "ecs" else runtime or _by_ecs(segments))

@@ -10,7 +10,12 @@ What differs from specification 3.6, and why (its own section 9.3 asks for it):
    joined by spaces, so ``["-c", "a b"]`` does not come out as three.
 2. A name is also found at the start of the first argument after argv[0].
 3. The result is a new object. Whoever shares the unscrubbed arguments keeps them whole.
-4. When the next argument is the value, all of it is hidden, spaces included.
+4. When the next argument is the value, all of it is hidden, spaces included; so is all that is left of an argument that
+   is one assignment (``--password=two words``).
+5. argv[0] is looked at where it is a command line and no name: when it is alone, as in a process that wrote a title
+   over its arguments, or has spaces.
+6. What comes out is scrubbed again until it stays as it is. So scrubbing twice is scrubbing once, whoever does it: a
+   recording that holds scrubbed arguments makes the same tables as its capture did.
 
 Command lines are chosen by whoever runs a command, so everything is matched by RE2, whose time grows with the length
 of the text and not with its content. Nothing is decoded: bytes go in and come out.
@@ -31,6 +36,7 @@ import re2  # type: ignore[import-untyped]  # the wheel ships no stubs
 
 from pipeline.digest import blake2b
 from pipeline.errors import ConfigError
+from pipeline.resolver.argsenvs import is_command_line
 
 WORD_MASK = b"*" * 8
 PATTERN_MASK = b"*" * 5
@@ -39,6 +45,8 @@ Mode = Literal["scrubbed", "none", "raw"]
 
 #: A line with more secrets of one kind than this is not worth the time: the rest of it is hidden as a whole.
 _MATCHES_MAX = 500
+#: What still changes after so many rounds was made to: all of it is hidden. Two is what a line with a secret takes.
+_ROUNDS_MAX = 4
 _WORDS = -1
 _PROGRAMS = -2
 _CACHE_BYTES = 4 * 1024 * 1024
@@ -46,7 +54,18 @@ _CACHE_ENTRY_OVERHEAD = 100
 
 # One argument's end and what counts as space inside of one. Patterns are Latin-1, so any byte is a character.
 _SPACE = rb"[ \t\n\r\f\v]"
-_RUN = re.compile(rb"[^\x00 \t\n\r\f\v]+")  # one class, one loop: safe with Python's re
+_SPACES = re.compile(_SPACE)
+# One class, one loop: safe with Python's re.
+_RUN = re.compile(rb"[^\x00 \t\n\r\f\v]+")
+#: The same as far as a shell reads one word, quotes aside.
+_TOKEN = re.compile(rb"[^\x00 \t\n\r\f\v;|&()`]+")
+#: What may be attached to a quoted text and belongs to the value: 'a'bc.
+_ATTACHED = re.compile(rb"[^\x00 \t\n\r\f\v\"',;|&(){}\[\]<>`]+")
+#: Where a command ends and the options of the next one mean something else. (Not a single &: 2>&1.)
+_COMMAND_END = re.compile(rb"[;|]|&&|(?<!\\)\n")
+#: The option behind which a shell's script stands.
+_SCRIPT_OPTION = re.compile(rb"-[A-Za-z]*c|--command")
+_NEXT_KEY = re.compile(rb"[ \t\n\r\f\v]+[\w.-]+=")
 
 
 def _options() -> re2.Options:
@@ -63,13 +82,31 @@ class _Pattern:
     groups: tuple[int, ...]  #: the secret is the first of these that took part in the match; the last is the whole
 
 
+#: The rest of a quoted text, its end included, by what opened it.
+_CLOSING = {
+    b"'": re2.compile(rb"[^\x00']*'", _options()),
+    b'"': re2.compile(rb'(?:[^"\\\x00]|\\[^\x00])*"', _options()),
+    b'\\"': re2.compile(rb'(?:[^"\\\x00]|\\\\(?:\\")?|\\[^"\\\x00])*\\"', _options()),  # JSON within double quotes
+}
+
+
 @dataclass(frozen=True, slots=True)
 class _Program:
     attached: tuple[bytes, ...]
     separate: frozenset[bytes]
+    flags: bytes
     positional: bool
+    shown: int
     after: bytes
     form: bytes
+
+    def begins(self, bare: bytes) -> bool:
+        """Whether the rule holds from this token on."""
+        if bare == self.after:
+            return True
+        if len(self.after) != 2 or self.after[:1] != b"-" or bare[:1] != b"-":
+            return False
+        return self.after[1:] in bare and not bare[1:].strip(self.flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +123,9 @@ def _load_rules() -> _Rules:
         program = _Program(
             tuple(map(str.encode, entry.get("attached", ()))),
             frozenset(map(str.encode, entry.get("separate", ()))),
+            entry.get("flags", "").encode(),
             entry.get("positional", False),
+            entry.get("shown", 0),
             entry.get("after", "").encode(),
             entry.get("form", "").encode(),
         )
@@ -133,23 +172,63 @@ def _words_regexp(words: Iterable[bytes]) -> tuple[Any, Any]:
     which matters for a name of many kB.
     """
     name = rb"-{0,2}(?:" + b"|".join(words) + rb")"
-    assign = rb"[\"']?" + _SPACE + rb"*[=:]" + _SPACE + rb"*"
+    assign = rb"[\"']?" + _SPACE + rb"*(?::=|[=:])" + _SPACE + rb"*"
     start = rb"(?:^|[\x00 \t\n\r\f\v])" + name + rb"(?:" + assign + rb"|" + _SPACE + rb"+|[\"']?" + _SPACE + rb"*\x00)"
     middle = rb"[=,;&?\"'({\[|]" + name + assign
     return re2.compile(start + rb"|" + middle, _options()), re2.compile(name, _options())
 
 
-def _value_span(text: bytes, start: int) -> tuple[int, int]:
-    """Where the value is that is due at `start`, behind a name and a delimiter; empty: nowhere."""
+def _word_end(text: bytes, start: int, end: int, run: re.Pattern[bytes]) -> int:
+    """Where the word at `start` ends, not after `end`: a run, or quoted texts with what is attached to them."""
+    at = start
+    if text.startswith(WORD_MASK, start, end):  # in its place there may have been a quoted text
+        at += len(WORD_MASK)
+        more = _ATTACHED.match(text, at, end)
+        return more.end() if more else at
+    while at < end:
+        opening = text[at : at + 2] if text[at : at + 1] == b"\\" else text[at : at + 1]
+        closing = _CLOSING.get(opening)
+        match = closing.match(text, at + len(opening), end) if closing is not None else None
+        # Another kind of quotes is attached in 'a'"'"'b'. With spaces in it it is none: ('token "a"') % {'x': …
+        if match is not None and (opening == text[start : start + len(opening)] or not _SPACES.search(match[0])):
+            at = match.end()
+        elif at > start and (more := _ATTACHED.match(text, at, end)) is not None:
+            at = more.end()
+        else:
+            break
+    if at > start:
+        return at
+    found = run.match(text, start, end)
+    # A run does not end in a quote: in sh -c "… 'x: token y'" that one closes more than the value.
+    return start + len(found[0].rstrip(b"\"'")) if found else start
+
+
+def _is_whole(text: bytes, begin: int, start: int, end: int) -> bool:
+    """Whether a value at `start`, its name found at `begin`, is all that is left of the argument, spaces included.
+
+    That is so where the argument is one assignment: an option (``--password=two words``, ``--env=PASSWORD=two words``),
+    or a variable, unless it is one for a command that follows (``sh -c "PASSWORD=x command"``) or one of several.
+    """
+    if text[begin:start].rstrip()[-1:] not in (b"=", b":"):
+        return False
+    argument = text.rfind(b"\0", 0, begin + 1) + 1
+    head = text[argument:begin]
+    is_quoted = text.startswith((b'"', b"'", WORD_MASK), start)
+    if text[argument : argument + 1] == b"-":
+        return not head or (text[begin : begin + 1] == b"=" and not is_quoted and _SPACES.search(head) is None)
+    if head or is_quoted or b"=" not in text[begin:start] or not (text[argument : argument + 1].isalnum()):
+        return False
+    before = text[text.rfind(b"\0", 0, max(argument - 1, 0)) + 1 : max(argument - 1, 0)]
+    run = _RUN.match(text, start, end)
+    return _SCRIPT_OPTION.fullmatch(before) is None and (run is None or _NEXT_KEY.match(text, run.end(), end) is None)
+
+
+def _value_span(text: bytes, begin: int, start: int) -> tuple[int, int]:
+    """Where the value is that is due at `start`, behind a delimiter and the name at `begin`; empty: nowhere."""
     if text[start - 1 : start] != b"\0" and text[start : start + 1] not in (b"", b"\0"):
         end = text.find(b"\0", start)
-        argument_end = len(text) if end < 0 else end
-        quote = text[start : start + 1]
-        if quote in (b'"', b"'") and (close := text.find(quote, start + 1, argument_end)) >= 0:
-            return start, close + 1
-        run = _RUN.match(text, start, argument_end)
-        # A run does not end in a quote: in sh -c "… 'x: token y'" that one closes more than the value.
-        return start, start + len(run[0].rstrip(b"\"'")) if run else start
+        end = len(text) if end < 0 else end
+        return start, end if _is_whole(text, begin, start, end) else _word_end(text, start, end, _RUN)
     # The value is the next argument, behind one that is a lone = or :.
     if text[start : start + 1] == b"\0":
         start += 1
@@ -159,13 +238,70 @@ def _value_span(text: bytes, start: int) -> tuple[int, int]:
     return start, len(text) if end < 0 else end
 
 
+class _Command:
+    """Which tokens of a command line are values of known programs.
+
+    A program's rules hold from its name, wherever it stands (sudo, env, ssh), to the next one's.
+    """
+
+    def __init__(self, programs: dict[bytes, list[_Program]], name: bytes = b"") -> None:
+        self._programs = programs
+        self.end()
+        self._run(programs.get(name, []))
+
+    def end(self) -> None:
+        """The command is over."""
+        self._owed: bytes | None = None  # form of the value that the token before announced
+        self._run([])
+
+    def _run(self, rules: list[_Program]) -> None:
+        self._waiting = rules
+        self._active = [program for program in rules if not program.after]
+        self._positionals = 0
+
+    def value(self, token: bytes) -> tuple[int, bytes] | None:
+        """Where in the token a value begins, and its form; None: nothing in it is to be hidden."""
+        if self._owed is not None:
+            form, self._owed = self._owed, None
+            return 0, form
+        bare = token.lstrip(b"\"'(")
+        named = self._programs.get(bare.rpartition(b"/")[2])
+        if named is not None:
+            self._run(named)
+            return None
+        if not self._waiting:
+            return None
+        begun = [program for program in self._waiting if program.after and program.begins(bare)]
+        self._active += [program for program in begun if program not in self._active]
+        is_option = bare[:1] == b"-"
+        self._positionals += bare not in (b"", b"\\") and not is_option
+        for program in self._active:
+            option = bare
+            if program.flags and is_option and bare[:2] != b"--":
+                option = b"-" + bare[1:].lstrip(program.flags)
+            if option in program.separate:
+                self._owed = program.form
+                return None
+            flag = next((f for f in program.attached if option.startswith(f) and len(option) > len(f)), b"")
+            if not flag and option.startswith(b"--"):
+                name, equals, _ = option.partition(b"=")
+                flag = name + equals if equals and name in program.separate else b""
+            if flag:
+                return len(token) - len(option) + len(flag), program.form
+            is_value = program.positional and bare and not is_option and self._positionals > program.shown
+            if is_value and not (program.form and bare[:1] in (b"@", b"/")):
+                return len(token) - len(bare), program.form
+        return None
+
+
 class Scrubber:
     """Hides secrets in argument lists. One user at a time.
 
     Args:
         custom_words: names of settings whose values are hidden, besides the built-in ones; `*` stands for more of it.
         custom_patterns: regular expressions in RE2 syntax; what they match in an argument is hidden.
-        mode: "scrubbed"; "none" drops every argument but argv[0]; "raw" changes nothing.
+        mode: "scrubbed"; "none" drops every argument but argv[0], and of a title all but its first word; "raw" changes
+            nothing.
         cache_entries: command lines remembered (by a keyed digest, so that no secret stays in memory for it).
 
     Raises:
@@ -232,21 +368,25 @@ class Scrubber:
         Returns:
             The same form with as many arguments; the same object when nothing was hidden.
         """
-        if self.mode == "raw":
+        if self.mode == "raw" or not argv:
             return argv
-        first = argv.find(b"\0") + 1
-        if not 0 < first < len(argv):
-            return argv
+        end = argv.find(b"\0")
+        argv0, behind = (argv, b"") if end < 0 else (argv[:end], argv[end:])
+        is_line = is_command_line(argv0, not behind.strip(b"\0"))
         if self.mode == "none":
-            return argv[:first]
+            # Of a title, which has all arguments in it, the first word is the program.
+            return argv0.split(maxsplit=1)[0] + behind[:1] if is_line else argv0 + behind[:1]
+        if len(behind) < 2 and not is_line:
+            return argv
         digest = blake2b(argv, digest_size=16, key=self._cache_key).digest()
         try:
             result = self._cache[digest]
             self._cache.move_to_end(digest)
         except KeyError:
-            rest = argv[first:]
-            scrubbed = self._scrub(rest, argv[: first - 1])
-            result = None if scrubbed == rest else argv[:first] + scrubbed
+            # By itself: "/opt/Token Tool" has no value in the argument behind it.
+            shown = self._scrub(argv0, b"") if is_line else argv0
+            scrubbed = shown + behind[:1] + self._scrub(behind[1:], shown)
+            result = None if scrubbed == argv else scrubbed
             self._remember(digest, result)
         return argv if result is None else result
 
@@ -281,6 +421,14 @@ class Scrubber:
 
     def _scrub(self, text: bytes, argv0: bytes) -> bytes:
         """Arguments after argv[0], NUL after each (the last one may lack it)."""
+        for _ in range(_ROUNDS_MAX):
+            hidden = self._scrub_once(text, argv0)
+            if hidden == text:
+                return text
+            text = hidden
+        return _mask_rest(text)
+
+    def _scrub_once(self, text: bytes, argv0: bytes) -> bytes:
         hits = self._prefilter.Match(argv0 + b"\0" + text)
         calls = {self._calls[hit] for hit in hits} if hits else set()
         # From what knows most of a secret's bounds to what knows least.
@@ -294,7 +442,7 @@ class Scrubber:
         if self._custom:
             arguments = text.split(b"\0")
             for pattern in self._custom:
-                arguments = [pattern.sub(PATTERN_MASK, argument) if argument else argument for argument in arguments]
+                arguments = [pattern.sub(_pattern_mask, argument) if argument else argument for argument in arguments]
             text = b"\0".join(arguments)
         return text
 
@@ -306,7 +454,11 @@ class Scrubber:
         pieces: list[bytes] = []
         end = position = 0
         while (match := self._words.search(text, position)) is not None:
-            start, stop = _value_span(text, match.end())
+            begin, start = match.span()
+            if text[begin:start].strip(b" \t\n\r\f\v\0") in self._programs:  # htpasswd is no name of a setting
+                position = start - 1
+                continue
+            start, stop = _value_span(text, begin, start)
             if stop <= start:
                 position = match.end()
                 continue
@@ -320,47 +472,38 @@ class Scrubber:
 
     def _scrub_programs(self, text: bytes, argv0: bytes) -> bytes:
         arguments = text.split(b"\0")
-        self._scrub_tokens(arguments, argv0)
+        command = _Command(self._programs, argv0.rpartition(b"/")[2])
         for index, argument in enumerate(arguments):
-            if b" " in argument:  # sh -c "mysql -psecret"
-                tokens = argument.split(b" ")
-                self._scrub_tokens(tokens, b"")
-                arguments[index] = b" ".join(tokens)
+            found = command.value(argument)
+            if found is not None and argument:
+                arguments[index] = argument[: found[0]] + _mask_form(argument[found[0] :], found[1])
+            elif _SPACES.search(argument) is not None:
+                arguments[index] = self._scrub_script(argument)
         return b"\0".join(arguments)
 
-    def _scrub_tokens(self, tokens: list[bytes], argv0: bytes) -> None:
-        """Apply the rules of a known program, from its name (wherever it stands: sudo, env, ssh) to the next one's."""
-        programs = self._programs.get(argv0.rpartition(b"/")[2], [])
-        waiting = list(programs)
-        active = [program for program in waiting if not program.after]
-        owed: bytes | None = None  # form of the value that the token before announced
-        for index, token in enumerate(tokens):
-            bare = token.lstrip(b"\"'(")
-            if owed is not None:
-                if token:
-                    tokens[index] = _mask_form(token, owed)
-                    owed = None
+    def _scrub_script(self, script: bytes) -> bytes:
+        """An argument that is a command line, or several: sh -c "cd /; mysql -psecret"."""
+        command = _Command(self._programs)
+        pieces: list[bytes] = []
+        done = position = 0
+        while (token := _TOKEN.search(script, position)) is not None:
+            if _COMMAND_END.search(script, position, token.start()) is not None:
+                command.end()
+            found = command.value(token[0])
+            position = token.end()
+            if found is None:
                 continue
-            named = self._programs.get(bare.rpartition(b"/")[2])
-            if named is not None:
-                waiting = named
-                active = [program for program in waiting if not program.after]
-                continue
-            active += [program for program in waiting if program.after == bare and program.after]
-            for program in active:
-                if bare in program.separate:
-                    owed = program.form
-                    break
-                cut = len(token) - len(bare)
-                flag = next((f for f in program.attached if bare.startswith(f) and len(bare) > len(f)), b"")
-                if not flag and bare.startswith(b"--"):
-                    name, equals, _ = bare.partition(b"=")
-                    flag = name + equals if equals and name in program.separate else b""
-                if not flag and not (program.positional and bare and bare[:1] not in (b"-", b"@", b"/")):
-                    continue
-                cut += len(flag)
-                tokens[index] = token[:cut] + _mask_form(token[cut:], program.form)
-                break
+            start, form = token.start() + found[0], found[1]
+            quoted = _CLOSING.get(token[0][:1]) if found[0] else None
+            if quoted is not None and (closing := quoted.match(script, token.start() + 1)) is not None:
+                stop = max(start, closing.end() - 1)  # "-ptwo words"
+            else:
+                stop = _word_end(script, start, len(script), _TOKEN)
+            if stop > start:
+                pieces += (script[done:start], _mask_form(script[start:stop], form))
+                done = stop
+                position = max(position, stop)
+        return b"".join(pieces) + script[done:] if pieces else script
 
 
 def _mask_form(value: bytes, form: bytes) -> bytes:
@@ -368,7 +511,14 @@ def _mask_form(value: bytes, form: bytes) -> bytes:
     if not form:
         return WORD_MASK
     shown, found, hidden = value.partition(form)
-    return shown + form + WORD_MASK if found and hidden else value
+    quote = hidden[-1:] if len(hidden) > 1 and hidden[-1:] == value[:1] and value[:1] in (b'"', b"'") else b""
+    return shown + form + WORD_MASK + quote if found and hidden else value
+
+
+def _pattern_mask(match: Any) -> bytes:
+    # What is hidden already would grow with each time that it is looked at.
+    hidden: bytes = match[0]
+    return PATTERN_MASK if hidden.strip(b"*") else hidden
 
 
 def _substitute(regexp: Any, text: bytes, groups: tuple[int, ...]) -> bytes:

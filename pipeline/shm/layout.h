@@ -349,6 +349,7 @@ enum {
 	PL_C_MAPS_FULL = 88,
 	PL_C_EVENTS_CAPS = 89,
 	PL_C_LOST_CAPS = 90,
+	PL_C_SESSIONS_UNREAD = 91,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

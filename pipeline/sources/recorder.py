@@ -1,8 +1,8 @@
 """Record a capture: what shards would send goes into a file, behind a frame with the processes that were there before.
 
 A recorder is a shard whose receiver is the file: what is written counts as applied, so ring space is given back at
-once. The file is described in `recording`, how it is handed over again in `replay`; opening the source is
-`supervisor.feed`'s.
+once. What the file may not hold is hidden on the way. The file is described in `recording`, how it is handed over again
+in `replay`; opening the source is `supervisor.feed`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline import events
-from pipeline.bus.frames import RECORD_HEADER_BYTES, FrameEncoder, record_ends
+from pipeline.bus.frames import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.procinfo import to_records
 from pipeline.sources._ring import Ring
@@ -39,6 +39,57 @@ class WrittenAcks:
         """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
         cursor = self._rings[number].cursor
         return cursor, cursor, 0
+
+
+class ConcealedFrames:
+    """Passes messages on with what has to be hidden hidden.
+
+    A record whose strings change has another length and takes another room, so what follows in its ring moves. Nobody
+    reads that ring by these positions: a replay makes up its own. A message in which nothing changes is passed on as
+    it came.
+
+    Args:
+        conceal: a frame -> the same, or one with other strings in its records.
+        write: takes a message.
+    """
+
+    def __init__(self, conceal: Callable[[Frame], Frame], write: Callable[[bytes], None]) -> None:
+        self._conceal = conceal
+        self._write = write
+        self._moved: dict[int, int] = {}  # bytes by which what comes next in a ring is further on than it was
+        self._encoders: dict[str, FrameEncoder] = {}
+
+    def write(self, message: bytes) -> None:
+        """Pass on one message.
+
+        Raises:
+            FrameError: it holds no frames.
+        """
+        frames = decode_frames(message)
+        concealed = [self._conceal(frame) for frame in frames]
+        if all(new is old and not self._moved.get(old.ring) for old, new in zip(frames, concealed, strict=True)):
+            self._write(message)
+        else:
+            self._write(b"".join(map(self._encode, frames, concealed)))
+
+    def _encode(self, old: Frame, new: Frame) -> bytes:
+        moved = self._moved.get(old.ring, 0)
+        head = new.head.copy()
+        length_before = record_ends(head) - head["ring_pos"]
+        # Numbers below zero modulo 2**n, which is what adding them comes to.
+        head["record_bytes"] += head["var_bytes"] - old.head["var_bytes"]
+        ends = (record_ends(head) - head["ring_pos"] - length_before).astype(np.int64).cumsum() + moved
+        starts = np.concatenate([[moved], ends])[: len(head)]
+        head["ring_pos"] += starts.astype(np.uint64)
+        self._moved[old.ring] = int(ends[-1]) if len(head) else moved
+        encoder = self._encoders.get(old.source)
+        if encoder is None:
+            encoder = self._encoders[old.source] = FrameEncoder(boot_id=old.boot_id, source=old.source)
+        return encoder.encode(
+            ring=old.ring, seq=old.frame_seq, from_pos=old.from_pos + moved, to_pos=old.to_pos + self._moved[old.ring],
+            count=old.count, lost=old.lost, malformed=old.malformed, watermark_boot_ns=old.watermark_boot_ns,
+            head=head, task=new.task, fork=new.fork, exec=new.exec, exit=new.exit, blob=new.blob,
+        )  # fmt: skip
 
 
 def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot_ns: int, with_envs: bool) -> bytes:

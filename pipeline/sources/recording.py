@@ -18,7 +18,8 @@ Then entries, one behind the other, until the file ends. ENTRY, 8 bytes, and the
     4       4     crc32                 u4    -          of the frame (zlib)
 
 There is nothing at the end, so a writer may be killed at any moment: the entries that are whole stay readable. The file
-holds arguments and environments and is made for its owner only. What a frame is stands in `pipeline.bus.encode`;
+holds arguments and environments, scrubbed and reduced as in tables unless whoever made it wanted them raw, and is made
+for its owner only. What a frame is stands in `pipeline.bus.encode`;
 sending a recording is in `replay`.
 """
 

@@ -20,6 +20,7 @@ from typing import Any
 from pipeline import ProcessTable
 
 SOURCE = Path(__file__).with_name("workload.c")
+CHECKOUT = Path(__file__).parents[2]
 READY_SECONDS = 60
 STOP_SECONDS = 20
 _PIDFD_GETFD = 438
@@ -32,7 +33,10 @@ class Daemon:
         self.name = name
         self.root = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
         self.root.chmod(0o755)
-        self.environment = dict(os.environ, PROCLINE_RUNTIME_DIR=str(self.root), PYTHONUNBUFFERED="1")
+        # The workers look for the package where it is installed, not in the current directory (python -P).
+        self.environment = dict(
+            os.environ, PROCLINE_RUNTIME_DIR=str(self.root), PYTHONUNBUFFERED="1", PYTHONPATH=str(CHECKOUT)
+        )
         self.environment.pop("PROCLINE_CONFIG", None)
         self.config = self.root / "procline.toml"
         self.config.write_text(config)

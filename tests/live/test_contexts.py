@@ -13,13 +13,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 
 from pipeline import ProcessTable
+from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = pytest.mark.live
@@ -42,6 +44,23 @@ int main(int argc, char **argv)
 		if (argc > 1)
 			setenv("SSH_USER_AUTH", argv[1], 1);
 		execl("/bin/sh", "-sh", "-c", "echo $$; sleep 60 & echo $!; exec sh -c 'sleep 60 & echo $!; wait'", NULL);
+	}
+	wait(NULL);
+	return 0;
+}
+"""
+
+#: As for `ssh HOST true`: the command ends at once.
+SSHD_SHORT = """
+#include <stdlib.h>
+#include <unistd.h>
+#include <sys/wait.h>
+int main(void)
+{
+	if (!fork()) {
+		setenv("SSH_CONNECTION", "192.0.2.7 50022 198.51.100.1 22", 1);
+		setenv("USER", "alice", 1);
+		execl("/bin/true", "true", NULL);
 	}
 	wait(NULL);
 	return 0;
@@ -233,6 +252,57 @@ def test_names_in_a_container_are_its_own(
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 1000} <= {"inside", None}
     assert {e["user"] for e in events if e["container_id"] and e["uid"] == 0} <= {None}, "root there is not the host's"
     assert resolve(table, pid).user == "inside", "what has ended keeps its names"
+
+
+def test_names_in_a_user_namespace_are_of_the_ids_inside(table: ProcessTable) -> None:
+    """uid and gid 0 of this host are other ones there, or, where they are not mapped, nobody's: not root."""
+    other = ("daemon", "nogroup")
+    maps = (
+        ((), (None, None)),
+        (("--map-root-user",), ("root", "root")),
+        ((f"--map-user={pwd.getpwnam(other[0]).pw_uid}", f"--map-group={grp.getgrnam(other[1]).gr_gid}"), other),
+    )
+
+    def check(pid: int, names: tuple[str | None, str | None]) -> None:
+        entry = resolve(table, pid)
+        assert (entry.comm, entry.uid, entry.gid) == ("sleep", 0, 0)
+        assert entry.user_ns == namespace(pid, "user") != namespace(os.getpid(), "user")
+        assert (entry.user, entry.euser, entry.fsuser) == (names[0],) * 3
+        assert (entry.group, entry.egroup, entry.fsgroup) == (names[1],) * 3
+
+    with ExitStack() as stack:
+        pids = [stack.enter_context(process("unshare", "--user", *options, "sleep", "60")).pid for options, _ in maps]
+        # Who has no name began first, and still has none when the others have theirs.
+        for pid, (_, names) in reversed(list(zip(pids, maps, strict=True))):
+            eventually(partial(check, pid, names), timeout=15)
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+
+
+def test_containers_of_every_runtime(table: ProcessTable, missing: Callable[[str], NoReturn]) -> None:
+    """A process is moved from one cgroup to the next, and makes a child in each."""
+    if CGROUPS is None:
+        missing("no cgroup v2 hierarchy is mounted")
+
+    def check(pid: int, path: str, container: str | None) -> None:
+        assert f"0::{path}" in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        entry = resolve(table, pid)
+        assert (entry.cgroup, entry.container_id) == (path, container)
+
+    with (
+        cgroups_of_the_fixture(CGROUPS / f"procline-test-{os.getpid()}") as groups,
+        process(
+            "sh", "-c", "while read line; do sleep 60 & echo $!; done", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as shell,
+    ):
+        assert shell.stdin is not None and shell.stdout is not None
+        for group, container in groups.items():
+            (group / "cgroup.procs").write_text(str(shell.pid))
+            shell.stdin.write("\n")
+            shell.stdin.flush()
+            for pid in (shell.pid, int(shell.stdout.readline())):
+                eventually(partial(check, pid, f"/{group.relative_to(CGROUPS)}", container))
 
 
 # -- file systems ------------------------------------------------------------------------------------------------------
@@ -465,6 +535,33 @@ def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> No
             eventually(lambda: resolve(table, pids[0]).ssh_session == before, timeout=10)
 
 
+def test_a_short_command_is_known_by_its_record_or_counted(
+    live_kernel: None, daemon: Daemon, tmp_path: Path
+) -> None:
+    sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
+    settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["SSH_CONNECTION", "USER"]\n'
+    with (
+        Daemon(settings, name="short") as recording,
+        Recorder(recording, "proc.context", "proc.exec").started() as recorder,
+    ):
+        before = daemon.stat()["counters"]["sessions_unread"]
+        for _ in range(20):
+            subprocess.run([sshd], check=True, env={})
+
+        def sessions(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [event for event in events if event["event"] == "user_session" and event["comm"] == "true"]
+
+        eventually(lambda: len(sessions(recorder.events)) == 20, timeout=20)
+        found = sessions(recorder.stop())
+        assert {(e["context"]["ssh_username"], e["context"]["ssh_client_ip"]) for e in found} == {
+            ("alice", "192.0.2.7")
+        }
+        assert len({event["user_session"] for event in found}) == 20
+        assert recording.stat()["counters"]["sessions_unread"] == 0
+    # Without environments one or the other may be read in time.
+    eventually(lambda: daemon.stat()["counters"]["sessions_unread"] > before, timeout=10)
+
+
 def test_a_program_that_calls_itself_sshd_begins_no_session(table: ProcessTable, tmp_path: Path) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
     os.chown(sshd, 65534, 65534)
@@ -511,8 +608,6 @@ def test_namespaces(table: ProcessTable) -> None:
         for kind in ("pid", "mnt", "net", "user"):
             assert getattr(entry, f"{kind}_ns") == namespace(child.pid, kind)
         assert entry.user_ns != namespace(os.getpid(), "user")
-        # Nobody is mapped there, so the host's name of the id is not its name.
-        assert entry.user is None or entry.user_ns == namespace(os.getpid(), "user")
 
 
 # -- terminals ---------------------------------------------------------------------------------------------------------
@@ -527,6 +622,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             process("sleep", "60", stdin=other) as before,
             Daemon("[contexts]\ntty_fallback = true\n") as daemon,
             daemon.attach() as asked,
+            Recorder(daemon, "proc.context", "proc.exec").started() as recorder,
             process("sleep", "60", stdin=other) as child,
         ):
             wanted = "pts" + name.rpartition("/")[2]
@@ -537,6 +633,10 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             with process("sleep", "60", stdin=subprocess.DEVNULL) as none:
                 eventually(lambda: resolve(asked, none.pid).comm == "sleep")
                 assert not resolve(asked, none.pid).tty
+            # Subscribers are told of it after the exec.
+            recorder.wait_for(lambda events: any(e["event"] == "sid" and e["pid"] == child.pid for e in events))
+            mine = [e for e in recorder.stop() if e["pid"] == child.pid]
+            assert [(e["event"], e["tty"]) for e in mine if e["comm"] == "sleep"] == [("exec", ""), ("sid", wanted)]
     finally:
         os.close(main)
         os.close(other)

@@ -72,6 +72,32 @@ def replayed(recorded: tuple[Path, int]) -> Iterator[tuple[Daemon, int]]:
         yield daemon, parent
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_secrets_are_in_a_recording_only_where_an_option_says_so(
+    live_kernel: None, workload: Path, tmp_path: Path, raw: bool
+) -> None:
+    file = tmp_path / "secret.rec"
+    script = ["sh", "-c", "sleep 0.2; : --password=hun1ter2 mysql -phun1ter2"]
+    environment = {**os.environ, "SOME_VALUE": "hun1ter2"}
+    settings = ("--set", "capture.envs_bytes=4096")
+    with subprocess.Popen(["sh", "-c", "sleep 60; : --token=hun1ter2"], env=environment) as before:
+        process = record(file, *settings, *(("--raw",) if raw else ()))
+        try:
+            for _ in range(3):
+                assert subprocess.run(script, env=environment).returncode == 0
+            made = run_workload(workload, "storm", 23, 7)
+            time.sleep(0.2)
+        finally:
+            before.kill()
+            finish(process)
+    written = file.read_bytes()
+    assert (b"hun1ter2" in written) is raw and b"SOME_VALUE" in written
+    with Daemon('[args]\nshow = "raw"\n', "--source", f"replay:{file}") as daemon, daemon.attach() as table:
+        assert all(table.resolve(pid) is not None for _, pid, _ in made)
+        hidden = [entry.argv for entry in table.walk() if entry.argv and entry.argv[-1].endswith("-p********")]
+        assert len({tuple(argv) for argv in hidden}) == (not raw)
+
+
 def test_a_recording_is_its_owners_only(recorded: tuple[Path, int]) -> None:
     assert recorded[0].stat().st_mode & 0o777 == 0o600
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from pipeline.errors import UnsupportedError
 from pipeline.resolver.containers import find_cgroup_mounts
 from pipeline.sources.proc_events import close_socket, open_socket
 from tests.actor import Actor
+from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import v1_hierarchy
 from tests.live.harness import Daemon, eventually
 
@@ -67,7 +69,17 @@ def test_containers_without_cgroups_of_version_2(
         shown = json.loads(daemon.cli("resolve", str(inside.pid), "--json").stdout)
         assert shown["container_id"] == CONTAINER
         assert source == "ebpf" or (shown["cgroup_id"], shown["cgroup"]) == (None, None)
-        # Out again. The proc connector sees it with the next change that the kernel reports.
-        (v1 / "cgroup.procs").write_text(str(actor.pid))
-        actor.do("os.setresuid(1001, 0, 0)")
-        eventually(lambda: (table.resolve(actor.pid).uid, table.resolve(actor.pid).container_id) == (1001, None))
+
+        def check(uid: int, container: str | None) -> None:
+            entry = table.resolve(actor.pid)
+            assert (entry.uid, entry.container_id) == (uid, container)
+
+        # By all that runtimes call a cgroup, in turn, and out again.
+        groups = stack.enter_context(cgroups_of_the_fixture(v1 / "fixture"))
+        for uid, (to, container) in enumerate([*groups.items(), (v1, None)], 1001):
+            (to / "cgroup.procs").write_text(str(actor.pid))
+            path = str(to).removeprefix(str(v1)) or "/"
+            assert f"name={v1.name}:{path}\n" in Path(f"/proc/{actor.pid}/cgroup").read_text()
+            # The proc connector sees it with the next change that the kernel reports.
+            actor.do(f"os.setresuid({uid}, 0, 0)")
+            eventually(partial(check, uid, container))

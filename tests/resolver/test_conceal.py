@@ -124,8 +124,13 @@ def test_literals_are_found_as_a_search_finds_them(
 
 
 @pytest.mark.parametrize(
-    "argv", [b"p\0--password=x\0", b"mysql\0-px\0", b"sh\0-c\0mysql -px db\0", b"curl\0-u\0a:b\0", b"p\0http://a:b@c\0"]
-)
+    "argv",
+    [
+        b"p\0--password=x\0", b"mysql\0-px\0", b"sh\0-c\0mysql -px db\0", b"curl\0-u\0a:b\0", b"p\0http://a:b@c\0",
+        b"sh\0-c\0a;mysql\t-px\0", b"curl\0-su\0a:b\0", b"[p: -b amqp://u:x@h]\0", b"mysql -px\0", b"p\0--pwd\0x\0",
+        b"p\0pass=x\0", b'p\0{"pass":"x"}\0', b"p\0--private-key\0abcdefgh\0", b"htpasswd\0-b\0f\0u\0x\0",
+    ],
+)  # fmt: skip
 def test_what_the_scrubber_hides_is_never_passed_over(argv: bytes) -> None:
     scrubber = Scrubber()
     assert scrubber.scrub_argv(argv) != argv

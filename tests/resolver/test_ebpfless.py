@@ -119,6 +119,7 @@ def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: Tab
     more: dict[str, Any] = {"args_truncated": False, "envs_truncated": False, "ctr_id": "", "ts": 5, "tty": ""}
     found = r.add_procfs_entry(Key(8, 1), 0, "/bin/sh", **facts, **more)
     assert found is not None
+    exec_entry(r, 9, ppid=1, argv=["[worker: --key=secret]"])
     for one in (init, entry, found):
         assert r.get_process_argv_scrubbed(one)[0] == ["***", "y"]
         assert r.get_process_envs(one)[0] == ["TOKEN", "LANG=C"]
@@ -128,6 +129,8 @@ def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: Tab
     reader = TableReader(tables.directory)
     seen = reader.resolve(7, pid_ns=1)
     assert seen is not None and seen.argv == ["x", "--key=secret" if is_raw else "***", "y"]
+    titled = reader.resolve(9, pid_ns=1)
+    assert titled is not None and titled.argv == ["[worker: --key=secret]" if is_raw else "***"]
 
 
 def test_its_entries_are_what_readers_see(r: EBPFLessResolver, tables: TableWriter) -> None:

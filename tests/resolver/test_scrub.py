@@ -148,10 +148,101 @@ def test_everything_is_matched_by_re2() -> None:
         ("kubectl", ["create", "--from-literal=k=x"], ["create", f"--from-literal=k={M}"]),
         ("ls", ["-pfoo", "-p", "x"], ["-pfoo", "-p", "x"]),
         ("mysql", ["-p", "db"], ["-p", "db"]),
+        # Short options in one token.
+        ("curl", ["-su", "bob:x"], ["-su", f"bob:{M}"]),
+        ("curl", ["-fsSu", "bob:x", "-vubob:x", "-sSLb", "a=x"],
+         ["-fsSu", f"bob:{M}", f"-vubob:{M}", "-sSLb", f"a={M}"]),
+        ("mysql", ["-vpx", "-BNpx"], [f"-vp{M}", f"-BNp{M}"]),
+        ("ldapsearch", ["-xLLLw", "x"], ["-xLLLw", M]),
+        ("mysql", ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"],
+         ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"]),
+        ("curl", ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"], ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"]),
+        # Less known ones.
+        ("redis-cli", ["-h", "h", "-ax", "PING"], ["-h", "h", f"-a{M}", "PING"]),
+        ("useradd", ["-m", "-p", "x", "-G", "a,b", "bob"], ["-m", "-p", M, "-G", "a,b", "bob"]),
+        ("usermod", ["-px", "-lpeter", "bob"], [f"-p{M}", "-lpeter", "bob"]),
+        ("htpasswd", ["-b", "/etc/f", "u", "x"], ["-b", "/etc/f", "u", M]),
+        ("htpasswd", ["-cbB", "f", "u", "x"], ["-cbB", "f", "u", M]),
+        ("htpasswd", ["-nb", "u", "x"], ["-nb", "u", M]),
+        ("htpasswd", ["-c", "/etc/f", "u"], ["-c", "/etc/f", "u"]),
+        ("ldappasswd", ["-xs", "x", "cn=a"], ["-xs", M, "cn=a"]),
     ],
 )  # fmt: skip
 def test_short_options_of_known_programs(argv0: str, args: list[str], expected: list[str]) -> None:
     assert scrub(*args, argv0=argv0) == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("set -e\nmysql -uroot -pSECRET db", f"set -e\nmysql -uroot -p{M} db"),
+        ("cd /x;mysql -pSECRET", f"cd /x;mysql -p{M}"),
+        ("foo|mysql -pSECRET", f"foo|mysql -p{M}"),
+        ("a&&mysql -pSECRET&&b", f"a&&mysql -p{M}&&b"),
+        ("x=$(mysql -pSECRET)", f"x=$(mysql -p{M})"),
+        ("`mysql -pSECRET`", f"`mysql -p{M}`"),
+        ("mysql\t-pSECRET\tdb", f"mysql\t-p{M}\tdb"),
+        ("mysql \\\n  -pSECRET db", f"mysql \\\n  -p{M} db"),
+        ("mysql 2>&1 -pSECRET", f"mysql 2>&1 -p{M}"),
+        ("curl -u 'bob:SECRET' h", f"curl -u 'bob:{M}' h"),
+        ("curl -u 'bob:SEC RET' h", f"curl -u 'bob:{M}' h"),
+        ("curl -fsSu bob:SECRET h", f"curl -fsSu bob:{M} h"),
+        ("mysql -p'SEC RET' db", f"mysql -p{M} db"),
+        ("mysql '-pSEC RET' db", f"mysql '-p{M}' db"),
+        ("ssh h 'mysql -pSECRET' && echo 'it is done'", f"ssh h 'mysql -p{M}' && echo 'it is done'"),
+        ("sshpass -p 'SEC RET' ssh h", f"sshpass -p {M} ssh h"),
+        ("# don't\nmysql -h'x' -pSECRET", f"# don't\nmysql -h'x' -p{M}"),
+        ("htpasswd -b f u SECRET; ls a b c d", f"htpasswd -b f u {M}; ls a b c d"),
+        # What follows a command is not its option.
+        ("sshpass -p SECRET ssh h; mkdir -p /a", f"sshpass -p {M} ssh h; mkdir -p /a"),
+        ("redis-cli -a SECRET ping | grep -a b", f"redis-cli -a {M} ping | grep -a b"),
+        ("PASSWORD=SECRET psql -h db", f"PASSWORD={M} psql -h db"),
+        ("PASSWORD='SEC RET' psql -h db", f"PASSWORD={M} psql -h db"),
+        ("password='a'SECRET b", f"password={M} b"),
+        ("password='SEC'\"'\"'RET RET' b", f"password={M} b"),
+        ("print('token \"HIDDEN\"') % {'a': 'b'}", f"print('token {M}') % {{'a': 'b'}}"),
+        ('curl -d "{\\"password\\":\\"SEC RET\\"}" h', f'curl -d "{{\\"password\\":{M}}}" h'),
+    ],
+)  # fmt: skip
+def test_secret_in_a_script_is_hidden_and_the_rest_is_not(script: str, expected: str) -> None:
+    assert scrub("-c", script, argv0="sh") == ["-c", expected]
+    if not script.startswith(("PASS", "pass")):
+        assert scrub(script, argv0="ssh") == [expected]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--password=hun ter2x"], [f"--password={M}"]),
+        (["--passphrase=correct horse battery", "-d"], [f"--passphrase={M}", "-d"]),
+        (["--env=DB_PASSWORD=hun ter2x"], [f"--env=DB_PASSWORD={M}"]),
+        (["-e", "DB_PASSWORD=hun ter2x"], ["-e", f"DB_PASSWORD={M}"]),
+        (["--pass=hun ter2x"], [f"--pass={M}"]),
+        (["", "--password=hun ter2x", ""], ["", f"--password={M}", ""]),
+        (["password=x host=h dbname=d"], [f"password={M} host=h dbname=d"]),
+        (["password := x"], [f"password := {M}"]),
+        (["--token-file", "/x y/z"], ["--token-file", M]),
+        # To where the value ends, and no further.
+        (['{"password":"hun\\"ter2x","u":"b c"}'], [f'{{"password":{M},"u":"b c"}}']),
+        (['{"u":1,"password": "hun\\\\", "a": "b"}'], [f'{{"u":1,"password": {M}, "a": "b"}}']),
+        (["password='a'hunter2x"], [f"password={M}"]),
+        (["x password='a''b c'd e"], [f"x password={M} e"]),
+        # Names that were not known.
+        (["--pwd", "x", "--pwd=x"], ["--pwd", M, f"--pwd={M}"]),
+        (["--user-pwd", "two words"], ["--user-pwd", M]),
+        (["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"], ["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"]),
+        (["--private-key", "hunter2x", "--private_key=0xabcdef"], ["--private-key", M, f"--private_key={M}"]),
+        (["PRIVATE_KEY=0xabcdef"], [f"PRIVATE_KEY={M}"]),
+        (["--private-key", "~/.ssh/id_rsa", "--private-key=k.pem", "--private-key", "id_ed25519"],) * 2,
+        (["pass=x", "-o", "user=u,pass=x,rw", "h/?user=u&pass=x&c=d"],
+         [f"pass={M}", "-o", f"user=u,pass={M},rw", f"h/?user=u&pass={M}&c=d"]),
+        (["-pass", "1", "pass=2", "--x264-params", "pass=1:stats=f", "bypass=yes"],) * 2,
+        (['{"user":"u","pass":"x y"}'], [f'{{"user":"u","pass":"{M}"}}']),
+        (["-e", "CREATE USER u IDENTIFIED BY 'x y'"], ["-e", f"CREATE USER u IDENTIFIED BY '{M}'"]),
+    ],
+)  # fmt: skip
+def test_value_is_hidden_whole_and_alone(args: list[str], expected: list[str]) -> None:
+    assert scrub(*args) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,10 +257,32 @@ def test_harmless_arguments_are_left_alone(args: list[str]) -> None:
     assert SCRUBBER.scrub(args, "prog") == (args, False)
 
 
-def test_argv0_is_never_touched() -> None:
+def test_argv0_that_names_a_program_is_never_touched() -> None:
     assert SCRUBBER.scrub_argv(b"--password=x\0--password=y\0") == b"--password=x\0--password=" + M.encode() + b"\0"
-    assert SCRUBBER.scrub_argv(b"--password=x\0") == b"--password=x\0"
     assert SCRUBBER.scrub_argv(b"password\0x\0") == b"password\0x\0"
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0", b"\0\0\0", b"\0-x\0"])
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("[celeryd: x -b amqp://u:hunter2@h --password=hunter2]", f"[celeryd: x -b amqp://u:{M}@h --password={M}"),
+        ("/opt/chrome/chrome --type=renderer --token=hunter2", f"/opt/chrome/chrome --type=renderer --token={M}"),
+        ("mysql -uroot -phunter2 db", f"mysql -uroot -p{M} db"),
+    ],
+)  # fmt: skip
+def test_title_over_the_arguments_is_a_command_line(title: str, expected: str, tail: bytes) -> None:
+    assert SCRUBBER.scrub_argv(title.encode() + tail) == expected.encode() + tail
+    assert Scrubber(mode="none").scrub_argv(title.encode() + tail) == title.split()[0].encode() + tail[:1]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [b"nginx: worker process\0", b"sshd: root@pts/0\0", b"postgres: u db [local] idle\0\0\0", b"-bash\0", b"ls\0",
+     b"/opt/My Files/run\0--x\0", b"/opt/my Token\0a\0", b"\0", b"\0\0", b" \0", b" "],
+)  # fmt: skip
+def test_harmless_title_is_left_alone(argv: bytes) -> None:
+    assert SCRUBBER.scrub_argv(argv) is argv
 
 
 def test_raw_area_keeps_its_form() -> None:
@@ -198,6 +311,29 @@ def test_any_bytes_keep_their_count(args: list[bytes]) -> None:
     assert SCRUBBER.scrub_argv(raw).count(0) == raw.count(0)
 
 
+HOSTILE = {
+    "spaces": " ",
+    "names": "password",
+    "pairs": "password=a ",
+    "dashes": "-",
+    "arguments": "token\0",
+    "quotes": "'\"=",
+    "URLs": "a://b:",
+    "programs": "mysql -p",
+    "token starts": "eyJ",
+    "headers": "authorization: ",
+    "URLs with passwords": "a://b:c@",
+    "curl": "curl\0-u\0a:b\0",
+    "open quotes": "password='\\",
+    "escaped quotes": 'password=\\"',
+    "quotes behind backslashes": 'password="\\"\\"',
+    "assignments": "-a;token=",
+    "quoted assignments": 'x;token="a";',
+    "scripts": "mysql -p'a;",
+    "words in quotes": "mysql \"-pa b\" ",
+    "keys": "pass=1 password=x a=",
+}
+
 _pieces = st.sampled_from(
     ["--password", "token", "=", ":", " ", "'", '"', "-p", "mysql", "curl", "-u", "a:b", "://", "@", "bearer ", "\0",
      "authorization:", "x", "--", "secret", "&", "{", "eyJ", "."]
@@ -210,6 +346,30 @@ def test_any_mixture_of_what_rules_look_for_keeps_its_count(text: str) -> None:
     scrubbed = SCRUBBER.scrub_argv(raw)
     assert scrubbed.count(0) == raw.count(0)
     assert [not part for part in scrubbed.split(b"\0")] == [not part for part in raw.split(b"\0")], "empty stays empty"
+
+
+_more_pieces = st.sampled_from(
+    [*HOSTILE.values(), "sh -c ", "********", "{", "}", "\\", "-vp", ";", "pass=", "\n", "htpasswd", "--pwd "]
+)
+
+
+@given(
+    st.lists(_pieces | _more_pieces, max_size=25).map("".join),
+    st.sampled_from(["p", "mysql", "htpasswd -n", "sqlplus"]),
+)  # fmt: skip
+def test_scrubbing_twice_is_scrubbing_once(text: str, argv0: str) -> None:
+    once = SCRUBBER.scrub_argv(f"{argv0}\0{text}\0".encode())
+    assert SCRUBBER.scrub_argv(once) is once
+    title = SCRUBBER.scrub_argv(text.replace("\0", " ").encode() + b"\0")
+    assert SCRUBBER.scrub_argv(title) is title
+
+
+@pytest.mark.parametrize("pattern", [".", "a|b", r"[a*]b?", r"\*b|a", r"\S+"])
+@given(st.text("ab* x=", max_size=12))
+def test_scrubbing_twice_is_scrubbing_once_with_patterns_of_ones_own(pattern: str, text: str) -> None:
+    scrubber = Scrubber(custom_patterns=[pattern])
+    once = scrubber.scrub_argv(f"p\0password={text}\0{text}\0".encode())
+    assert scrubber.scrub_argv(once) is once
 
 
 _secret = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="\"'`&;@/#?"), min_size=6).map(
@@ -279,20 +439,6 @@ def test_cache_gives_the_same_and_is_bounded() -> None:
     assert large._cached_bytes <= 4 * 1024 * 1024
 
 
-HOSTILE = {
-    "spaces": " ",
-    "names": "password",
-    "pairs": "password=a ",
-    "dashes": "-",
-    "arguments": "token\0",
-    "quotes": "'\"=",
-    "URLs": "a://b:",
-    "programs": "mysql -p",
-    "token starts": "eyJ",
-    "headers": "authorization: ",
-    "URLs with passwords": "a://b:c@",
-    "curl": "curl\0-u\0a:b\0",
-}
 ONE_MATCH = {
     "name": "password" * 2500,
     "URL": "a://" + "u" * 10_000 + ":" + "p/" * 5_000 + "@h",
@@ -300,6 +446,8 @@ ONE_MATCH = {
     "token": "eyJ" + "a" * 10_000 + "." + "b" * 10_000,
     "key": "-----begin " + "a " * 10_000 + "private key-----x",
     "connection string": ";pwd=" + "x" * 20_000 + ";",
+    "sub-commands": "docker" + " login" * 3_500 + " -p x",
+    "options": "htpasswd" + " -n" * 7_000 + " u x",
 }
 
 
@@ -344,5 +492,7 @@ def test_rule_file_is_sound() -> None:
     for rule in rules["pattern"]:
         assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
     for program in rules["program"]:
-        assert program.keys() <= {"names", "attached", "separate", "positional", "after", "form"}
+        assert program.keys() <= {"names", "attached", "separate", "flags", "positional", "shown", "after", "form"}
+        options = {option[1] for option in (*program.get("attached", ()), *program.get("separate", ()))}
+        assert not options & set(program.get("flags", "")), "a letter without a value has none"
         assert program.get("attached") or program.get("separate") or program.get("positional"), program["names"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -204,7 +207,55 @@ def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: p
     assert not list(Path(w.directory).glob(".*.new"))
 
 
-def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(w: World) -> None:
+CLIENT = (b"PATH=/bin", b"USER=alice", b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "is_session", "unread"),
+    [
+        (CLIENT, True, 0),
+        ((b"PATH=/bin", b"USER=root"), False, 0),  # a helper of sshd
+        ((b"PATH", b"USER", b"SSH_CONNECTION"), False, 1),  # values are not shown
+        ((), False, 1),  # not captured
+    ],
+)
+@pytest.mark.parametrize("has_left", [False, True])
+def test_a_command_that_ended_before_it_was_looked_at(
+    w: World, recorded: tuple[bytes, ...], is_session: bool, unread: int, has_left: bool
+) -> None:
+    """Its environment in `/proc` is gone, or the pid is somebody else's; the record of the exec may have it."""
+    if not has_left:
+        sessions.read_session = lambda tgid, proc: None  # type: ignore[assignment]  # the fixture puts it back
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh", envs=recorded)
+    w.exec(4, b"/bin/true", envs=recorded)
+    w.exit(4)
+    told: list[dict[str, Any]] = []
+    w.sessions._tell = lambda row, body: told.append(body)
+    w.sessions.poll()
+    assert bool(w.proc(4).user_session) is is_session
+    assert w.tables.counter("sessions_unread") == unread
+    body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "alice", "ssh_client_ip": "192.0.2.7"}
+    assert told == ([body | {"ssh_client_port": 50022}] if is_session else [])
+
+
+def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
+    with subprocess.Popen(["/bin/true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert sessions.read_session(child.pid) is None
+    assert sessions.read_session(child.pid) is None
+    with subprocess.Popen(["/bin/sleep", "60"], env={"PATH": "/bin"}) as child:
+        deadline = time.monotonic() + 10  # Popen returns in the middle of the exec
+        while sessions.read_session(child.pid) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert sessions.read_session(child.pid) == {}
+        child.kill()
+
+
+def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(
+    w: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Passes over /proc are apart: what came too early is looked at with the next one."""
 
     class Pids:
@@ -220,6 +271,12 @@ def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(w: World
     w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
     w.sessions.poll()
     assert w.sessions.is_waiting and not w.proc(4).user_session
+    monkeypatch.setattr(sessions, "ROWS_MAX", 1)
+    for tgid in (5, 6):
+        w.fork(3, tgid)
+        w.exec(tgid, b"/bin/sh")
+    w.sessions.poll()
+    assert w.tables.counter("sessions_unread") == 2
     pids.is_due = True
     w.sessions.poll()
     assert not w.sessions.is_waiting and w.proc(4).user_session

@@ -50,7 +50,7 @@ def test_nothing_is_noted_unless_it_is_asked_for(w: World) -> None:
 
 
 def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> None:
-    fallback = TtyFallback(w.tables, w.encoder)
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
     for tgid in (3, 4, 9):
         w.fork(1, tgid)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -64,7 +64,7 @@ def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> No
 
 
 def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    fallback = TtyFallback(w.tables, w.encoder)
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.exit(3)).apply(w.applier)
@@ -80,8 +80,61 @@ def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, mo
 def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    TtyFallback(w.tables, w.encoder).begin()
+    TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now).begin()
     assert w.proc(3).tty == b"pts3"
+
+
+def context_events(w: World) -> int:
+    return int(w.encoder.sequences()[layout.TOPICS.index("proc.context")])
+
+
+def test_subscribers_are_told_of_the_fallback(w: World) -> None:
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    w.fork(1, 3)
+    ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
+    before = context_events(w)
+    fallback.poll()
+    fallback.poll()
+    assert context_events(w) == before + 1
+
+
+def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> None:
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    w.fork(1, 3)
+    ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
+    for parent, child in ((3, 4), (4, 5), (4, 9)):
+        ttyless(w.story.fork(parent, child)).apply(w.applier)
+    ttyless(w.story.exec(9, b"/bin/ls")).apply(w.applier)
+    fallback.poll()
+    assert ttys(w, 3, 4, 5, 9) == [b"pts3", b"pts3", b"pts3", b""]
+
+
+def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the fallback gives is nobody's controlling terminal: none loses it to another, or with its leader."""
+    monkeypatch.setattr(terminals, "procfs_tty", lambda tgid, proc: "pts1")
+    w.proc_of = Proc(w)
+    w.proc_of.ttys = dict.fromkeys((3, 4, 5, 6), b"")
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    sessions = SessionTerminals(w.tables, w.applier, w.encoder, w.proc_of, fallback)
+    for leader, member in ((3, 4), (5, 6)):
+        session(w, leader, member, tty=b"")
+        for tgid in (leader, member):
+            put(w.story.exec(tgid, b"/bin/sh"), leader, b"").apply(w.applier)
+    for _ in range(3):
+        sessions.poll()
+        fallback.poll()
+    before = context_events(w)
+    put(w.story.exit(3), 3, b"pts1").apply(w.applier)
+    for _ in range(3):
+        sessions.poll()
+        fallback.poll()
+    assert ttys(w, 4, 5, 6) == [b"pts1"] * 3
+    assert context_events(w) == before, "and nobody is told again"
+    # Who then gets a controlling one loses that as any other.
+    session(w, 7, 8, tty=b"pts7")
+    put(w.story.exit(7), 7, b"pts7").apply(w.applier)
+    sessions.poll()
+    assert ttys(w, 8) == [b""]
 
 
 # -- sessions ----------------------------------------------------------------------------------------------------------

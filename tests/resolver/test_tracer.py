@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FrameError
 from pipeline.resolver.tracer import (
-    MEMFD_PREFIX,
     SIZE_MAX,
     TracerMetadata,
     decode_tracer_metadata,
-    find_tracer_memfd,
     read_tracer_metadata,
 )
 
@@ -44,7 +42,7 @@ SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 @contextmanager
-def memfd(data: bytes, seals: int = SEALS, name: str = MEMFD_PREFIX + "-a1b2c3d4") -> Iterator[int]:
+def memfd(data: bytes, seals: int = SEALS, name: str = "datadog-tracer-info-a1b2c3d4") -> Iterator[int]:
     fd = os.memfd_create(name, os.MFD_ALLOW_SEALING)
     try:
         os.write(fd, data)
@@ -64,20 +62,18 @@ def test_sealed_memfd_of_another_process_is_read() -> None:
         "import os,sys,fcntl;d=bytes.fromhex(sys.argv[1]);f=os.memfd_create(sys.argv[2],os.MFD_ALLOW_SEALING)\n"
         "os.write(f,d);fcntl.fcntl(f,fcntl.F_ADD_SEALS,7);print(f,flush=True);sys.stdin.read()"
     )
-    name = MEMFD_PREFIX + "-12345678"
+    name = "datadog-tracer-info-12345678"
     with subprocess.Popen(
         [sys.executable, "-c", code, msgpack.packb(FULL).hex(), name], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None and child.stdin is not None
         fd = int(child.stdout.readline())
-        assert find_tracer_memfd(child.pid) == fd
         metadata = read_tracer_metadata(child.pid, fd)
         child.stdin.close()
     assert metadata == TracerMetadata(**(FULL | {"threadlocal_attribute_keys": ("http.method",)}))
     assert metadata.tags == {"entrypoint.name": "app", "entrypoint.type": "script"}
     with pytest.raises(FrameError):
         read_tracer_metadata(child.pid, fd)
-    assert find_tracer_memfd(child.pid) is None
 
 
 def test_reading_leaves_no_descriptor_behind_and_moves_no_offset() -> None:

@@ -55,10 +55,10 @@ def test_cache_is_bounded() -> None:
     ("raw", "name"),
     [
         (b"pts3\0\0\0", "pts3"), (b"tty1", "tty1"), (b"ttyS0\0junk", "ttyS0"), (b"", ""), (b"\0pts3", ""),
-        (b"hvc0", ""), (b"pts\x01", ""), (b"pts\xff", ""), (b"tty\n", ""),
+        (b"hvc0", "hvc0"), (b"pts\x01", ""), (b"pts\xff", ""), (b"tty\n", ""),
     ],
 )  # fmt: skip
-def test_only_what_looks_like_a_terminal_is_kept(raw: bytes, name: str) -> None:
+def test_only_a_printable_name_is_kept(raw: bytes, name: str) -> None:
     assert clean_tty_name(raw) == name
 
 
