@@ -1,4 +1,4 @@
-"""Drain a mapped ring into the columns of a frame. Mapping is in `_shared`, waiting in `pacing`, encoding in the bus.
+"""Drain a mapped ring into the columns of a frame. Mapping is in `_shared`, waiting in `_pacing`, encoding in the bus.
 
 A record in a ring is an 8-byte header (u32 length with two flag bits, u32 page offset) and `length` bytes, padded to a
 multiple of 8. While BUSY is set the record is still being written; DISCARD means that it was given up. Positions are

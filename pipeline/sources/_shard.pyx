@@ -1,5 +1,4 @@
-"""The duty cycle of a shard: acknowledge, drain, encode, hand over. Waiting and signals are in `pacing` and
-`shard_main`.
+"""The duty cycle of a shard: acknowledge, drain, encode, hand over. Waiting and signals are in `_pacing`.
 
 ZeroMQ loses what it holds when one of its ends is killed, so the ring is the queue. A shard reads ahead of what it has
 given back, and gives back only what the resolver says it has applied. When the resolver finds a hole or starts anew it
@@ -39,23 +38,6 @@ cdef class Shard:
         rewinds_total: times that a ring was read again.
     """
 
-    cdef readonly list rings
-    cdef object _acks, _send
-    cdef CpuStates _cpus
-    cdef FrameEncoder _encoder
-    cdef Columns _columns
-    cdef uint64_t _max_bytes
-    # Frames that are encoded and not yet in a message: their rings, and where in these they begin.
-    cdef list _gathered
-    cdef uint64_t _gathered_bytes
-    # A message that was not taken yet, and the same of its frames.
-    cdef bytes _message
-    cdef list _waiting
-    # By ring: the last acknowledgement's mark.
-    cdef list _marks
-    cdef Py_ssize_t _first
-    cdef readonly uint64_t frames_total, blocked_total, rewinds_total
-
     def __init__(
         self, rings, *, acks, send, CpuStates cpus not None, bytes boot_id not None, str source="ebpf",
         uint64_t frame_max_bytes=1 << 20,
@@ -87,11 +69,17 @@ cdef class Shard:
     @property
     def is_blocked(self) -> bool:
         """Whether a message waits to be taken."""
+        return self.is_blocking()
+
+    cdef bint is_blocking(self) noexcept:
         return self._message is not None
 
     @property
     def is_caught_up(self) -> bool:
         """Whether the last cycle left nothing: no frame, and no record that could be read or is being written."""
+        return self.has_caught_up()
+
+    cdef bint has_caught_up(self) noexcept:
         cdef Ring ring
         if self._message is not None:
             return False
@@ -103,6 +91,9 @@ cdef class Shard:
     @property
     def is_applied(self) -> bool:
         """Whether everything that was read has been given back."""
+        return self.has_applied()
+
+    cdef bint has_applied(self) noexcept:
         cdef Ring ring
         for ring in self.rings:
             if ring.consumer_pos != ring.cursor:
@@ -112,6 +103,9 @@ cdef class Shard:
     @property
     def has_faults(self) -> bool:
         """Whether a ring has held what it should not, or was told what cannot be: its counters say what."""
+        return self.has_seen_faults()
+
+    cdef bint has_seen_faults(self) noexcept:
         cdef Ring ring
         for ring in self.rings:
             if ring.malformed_total or ring.refused_total:
@@ -124,6 +118,9 @@ cdef class Shard:
         Returns:
             Records read, the discarded and malformed included.
         """
+        return self.cycle(budget)
+
+    cdef int64_t cycle(self, int64_t budget) except -1:
         cdef Py_ssize_t i, n = len(self.rings)
         cdef int64_t work = 0
         cdef Ring ring
@@ -235,6 +232,9 @@ cdef class Shard:
         Returns:
             Whether it may sleep. If not, a record came in between and has perhaps not seen the request: poll again.
         """
+        return self.may_sleep()
+
+    cdef bint may_sleep(self) except -1:
         cdef Ring ring
         for ring in self.rings:
             self._cpus.set_sleeping(ring.number, True)

@@ -18,7 +18,7 @@ from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.procinfo import to_records
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import Shard
-from pipeline.sources.pacing import Wait, Waiter
+from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.proc_records import told_by
 
 BUDGET_RECORDS = 16_384

@@ -23,7 +23,7 @@ from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.acks import ControlAcks
-from pipeline.sources.pacing import Pacer, Waiter
+from pipeline.sources._pacing import Pacer, Waiter, run
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
@@ -107,35 +107,12 @@ def _run(spec: Specification, log: Logger) -> int:
         gc.collect()
         gc.freeze()
         watch = _Watch(shard, log)
-        run(shard, pacer, waiter, watch)
+        run(shard, pacer, waiter, watch.look, BUDGET_RECORDS)
         drain_out(shard, time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART, log)
         shard.close()
     acks.close()
     waiter.close()
     return 0
-
-
-def run(shard: Shard, pacer: Pacer, waiter: Waiter, watch: _Watch) -> None:
-    """Cycle until the waiter says that it is time to stop."""
-    before = time.monotonic()
-    while not waiter.stopping:
-        records = shard.poll(BUDGET_RECORDS)
-        now = time.monotonic()
-        wait = pacer.choose(
-            records,
-            now - before,
-            is_exhausted=records >= BUDGET_RECORDS and not shard.is_blocked,
-            is_caught_up=shard.is_caught_up,
-            is_applied=shard.is_applied,
-        )
-        before = now
-        if shard.has_faults:
-            watch.look()
-        if not wait.asleep:
-            waiter.wait(wait)
-        elif shard.fall_asleep():
-            waiter.wait(wait)
-            shard.wake_up()
 
 
 def drain_out(shard: Shard, deadline_s: float, log: Logger) -> bool:

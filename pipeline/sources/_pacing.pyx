@@ -1,0 +1,216 @@
+"""When a shard looks at its rings again: `Pacer` decides, `Waiter` waits, `run` does it until it is time to stop.
+
+A wake-up for each record costs more than the rest of a small record, so under load the kernel gives none, and a shard
+looks every few milliseconds. Where little happens a timer would make every event late and the host's idle CPUs busy:
+then the shard sleeps, and the next record wakes it. Between the two decides the rate of records: below one in the
+shortest interval, a timer would not gather anything.
+
+Compiled because a cycle finds cold caches (see the resolver's _turn.pyx).
+"""
+
+import os
+import signal
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, EPERM, errno
+from libc.math cimport ceil
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport close
+
+from pipeline.sources._shard cimport Shard
+
+
+cdef extern from "reader.h" nogil:
+    uint64_t pl_clock_ns(int clock)
+
+cdef extern from "time.h" nogil:
+    int CLOCK_MONOTONIC
+
+cdef extern from "sys/epoll.h" nogil:
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
+    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN
+    uint32_t EPOLLET
+
+cdef enum:
+    _WOKEN = 8  # descriptors that one look at epoll may tell of; what they say is not asked
+
+#: The rate of records is averaged over this time.
+cdef double _RATE_WINDOW_S = 0.1
+#: At this rate of records the interval is longest.
+cdef double _BUSY_RATE = 10_000.0
+#: A sleeping shard looks after this time whether the resolver wants something.
+cdef double _SLEEP_S = 1.0
+#: The same while records are not applied yet, and space waits to be given back; doubled at each vain look.
+cdef double _UNAPPLIED_S = 0.02
+cdef double _UNAPPLIED_MAX_S = 0.2
+
+
+cdef class Wait:
+    """How to wait. `asleep`: any record may end it; otherwise only a ring that is filling up does."""
+
+    cdef readonly double seconds
+    cdef readonly bint asleep
+
+    def __init__(self, double seconds, bint asleep):
+        self.seconds, self.asleep = seconds, asleep
+
+    def __eq__(self, other):
+        return isinstance(other, Wait) and (self.seconds, self.asleep) == (other.seconds, other.asleep)
+
+    def __repr__(self):
+        return f"Wait({self.seconds}, {bool(self.asleep)})"
+
+
+cdef class Pacer:
+    """Chooses the next wait from what the last duty cycle found. Knows no clock and no descriptor.
+
+    Attributes:
+        rate: of records, a second.
+    """
+
+    cdef double _min_s, _max_s, _unapplied_s, _seconds
+    cdef readonly double rate
+
+    def __init__(self, *, double interval_min_s, double interval_max_s):
+        self._min_s = interval_min_s
+        self._max_s = max(interval_min_s, interval_max_s)
+        self._unapplied_s = _UNAPPLIED_S
+
+    def choose(self, int64_t records, double elapsed_s, *, bint is_exhausted, bint is_caught_up, bint is_applied):
+        """Return how long to wait, and how.
+
+        Args:
+            records: that the cycle read.
+            elapsed_s: since the cycle before.
+            is_exhausted: the cycle ended because it had done enough.
+            is_caught_up: nothing was left: no record being written, no frame waiting to be sent.
+            is_applied: everything that was read is applied.
+        """
+        cdef bint asleep = self._choose(records, elapsed_s, is_exhausted, is_caught_up, is_applied)
+        return Wait(self._seconds, asleep)
+
+    cdef bint _choose(self, int64_t records, double elapsed_s, bint is_exhausted, bint is_caught_up, bint is_applied):
+        """Set `_seconds`; returns whether to be asleep meanwhile."""
+        cdef double elapsed = max(elapsed_s, 1e-6)
+        self.rate += min(1.0, elapsed / _RATE_WINDOW_S) * (<double>records / elapsed - self.rate)
+        if is_exhausted:
+            self._seconds = 0.0
+            return False
+        if is_caught_up and self.rate * self._min_s < 1.0:
+            if is_applied:
+                self._unapplied_s = _UNAPPLIED_S
+                self._seconds = _SLEEP_S
+            else:
+                self._unapplied_s = _UNAPPLIED_S if records else min(self._unapplied_s * 2, _UNAPPLIED_MAX_S)
+                self._seconds = self._unapplied_s
+            return True
+        self._seconds = self._min_s + (self._max_s - self._min_s) * min(1.0, self.rate / _BUSY_RATE)
+        return False
+
+
+cdef class Waiter:
+    """Waits for time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, which it takes over.
+
+    Args:
+        descriptors: of the rings. Belongs to the main thread, which alone may handle signals.
+
+    Attributes:
+        stopping: one of the signals has come.
+    """
+
+    cdef int _epoll
+    cdef int _signalled, _signal
+    cdef object _wakeup_before, _handlers_before
+    cdef readonly bint stopping
+
+    def __cinit__(self):
+        self._epoll = -1
+
+    def __init__(self, descriptors):
+        self._epoll = epoll_create1(EPOLL_CLOEXEC)
+        if self._epoll < 0:
+            raise OSError(errno, "cannot wait on the rings")
+        for fd in descriptors:
+            # Edge-triggered: a ring counts as readable while its consumer position lags, and it does so on purpose.
+            self._watch(fd, EPOLLIN | EPOLLET)
+        # A handler alone would not end a wait that begins right after it.
+        self._signalled, self._signal = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watch(self._signalled, EPOLLIN)
+        self._wakeup_before = signal.set_wakeup_fd(self._signal, warn_on_full_buffer=False)
+        self._handlers_before = {
+            number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    cdef int _watch(self, int fd, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.fd = fd
+        # A ring in an ordinary file cannot be waited on: such a ring is looked at when the time is over.
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) != 0 and errno != EPERM:
+            raise OSError(errno, f"cannot wait on descriptor {fd}")
+        return 0
+
+    def _stop(self, number, frame):
+        self.stopping = True
+
+    def wait(self, Wait wait not None) -> None:
+        """Return when the time is over or something happened."""
+        self._sleep(wait.seconds)
+
+    cdef int _sleep(self, double seconds) except -1:
+        cdef epoll_event woken[_WOKEN]
+        cdef int ms = <int>ceil(seconds * 1000), error = 0
+        PyErr_CheckSignals()
+        if self.stopping or ms <= 0:
+            return 0
+        with nogil:
+            if epoll_wait(self._epoll, woken, _WOKEN, ms) < 0:
+                error = errno
+        if error != 0 and error != EINTR:
+            raise OSError(error, "cannot wait on the rings")
+        PyErr_CheckSignals()
+        return 0
+
+    def close(self) -> None:
+        """Give the signals back and close what was opened."""
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        close(self._epoll)
+        self._epoll = -1
+        os.close(self._signalled)
+        os.close(self._signal)
+
+
+def run(Shard shard not None, Pacer pacer not None, Waiter waiter not None, look, int64_t budget) -> None:
+    """Cycle until the waiter says that it is time to stop.
+
+    Args:
+        look: called after a cycle if a ring has held what it should not.
+        budget: records of one cycle.
+    """
+    cdef uint64_t before = pl_clock_ns(CLOCK_MONOTONIC), now
+    cdef int64_t records
+    cdef bint asleep
+    while not waiter.stopping:
+        records = shard.cycle(budget)
+        now = pl_clock_ns(CLOCK_MONOTONIC)
+        asleep = pacer._choose(
+            records, <double>(now - before) / 1e9, records >= budget and not shard.is_blocking(),
+            shard.has_caught_up(), shard.has_applied(),
+        )
+        before = now
+        if shard.has_seen_faults():
+            look()
+        if not asleep:
+            waiter._sleep(pacer._seconds)
+        elif shard.may_sleep():
+            waiter._sleep(pacer._seconds)
+            shard.wake_up()

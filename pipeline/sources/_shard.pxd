@@ -1,0 +1,42 @@
+"""The duty cycle of a shard; what it does is in _shard.pyx."""
+
+from libc.stdint cimport int64_t, uint64_t
+
+from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.sources._drain cimport Columns
+from pipeline.sources._ring cimport Ring
+from pipeline.sources._shared cimport CpuStates
+
+
+cdef class Shard:
+    cdef readonly list rings
+    cdef object _acks, _send
+    cdef CpuStates _cpus
+    cdef FrameEncoder _encoder
+    cdef Columns _columns
+    cdef uint64_t _max_bytes
+    # Frames that are encoded and not yet in a message: their rings, and where in these they begin.
+    cdef list _gathered
+    cdef uint64_t _gathered_bytes
+    # A message that was not taken yet, and the same of its frames.
+    cdef bytes _message
+    cdef list _waiting
+    # By ring: the last acknowledgement's mark.
+    cdef list _marks
+    cdef Py_ssize_t _first
+    cdef readonly uint64_t frames_total, blocked_total, rewinds_total
+
+    cdef int64_t cycle(self, int64_t budget) except -1
+    cdef bint is_blocking(self) noexcept
+    cdef bint has_caught_up(self) noexcept
+    cdef bint has_applied(self) noexcept
+    cdef bint has_seen_faults(self) noexcept
+    cdef bint may_sleep(self) except -1
+    cdef int _acknowledge(self, Py_ssize_t number) except -1
+    cdef int _take_back(self) except -1
+    cdef int64_t _gather(self, Ring ring, int64_t max_records) except -1
+    cpdef bint _has_news(self, Ring ring) except -1
+    cpdef object _watermark(self, Ring ring, uint64_t looked_ns)
+    cdef bint _hand_over(self) except -1
+    cdef bint _flush(self) except -1
+    cpdef wake_up(self)
