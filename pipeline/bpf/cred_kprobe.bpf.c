@@ -14,6 +14,7 @@
 /* Programs of this kind run with preemption off and never one inside another on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+#include "call.bpf.h"
 #include "group.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

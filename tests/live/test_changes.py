@@ -137,7 +137,8 @@ def test_session_and_terminal(watch: Watch, actor: Actor) -> None:
     actor.do("signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     actor.do("fcntl.ioctl(slave, termios.TIOCSCTTY, 0)")
     eventually(lambda: (watch.table.resolve(actor.pid).tty or "").startswith("pts"), timeout=VISIBLE_SECONDS)
-    watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
+    took = watch.see(actor.pid, lambda: actor.do("fcntl.ioctl(slave, termios.TIOCNOTTY)"), tty=None)
+    assert took < VISIBLE_SECONDS
     eventually(lambda: len(watch.events(actor.pid, "sid")) >= 3)
     assert [bool(e["tty"]) for e in watch.events(actor.pid, "sid")] == [False, True, False]
 
@@ -193,6 +194,19 @@ def have_terminals(watch: Watch, *pids: int) -> bool:
     """Whether the table has them, and a terminal for each."""
     entries = [watch.table.resolve(pid) for pid in pids]
     return all(entry is not None and (entry.tty or "").startswith("pts") for entry in entries)
+
+
+@pytest.mark.parametrize("call", ["fcntl.ioctl(slave, termios.TIOCNOTTY)"])
+def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor, call: str) -> None:
+    """For itself alone: the leader keeps it."""
+    leader = actor.join_session()
+    eventually(lambda: have_terminals(watch, leader, actor.pid), timeout=VISIBLE_SECONDS)
+    sid = actor.pid if "setsid" in call else leader
+    assert watch.see(actor.pid, lambda: actor.do(call), tty=None, sid=sid) < VISIBLE_SECONDS
+    assert (tty_number(actor.pid), os.getsid(actor.pid)) == (0, sid)
+    (event,) = eventually(lambda: watch.events(actor.pid, "sid") or False)
+    assert not event["tty"] and event["sid"] == sid
+    assert tty_number(leader) and have_terminals(watch, leader)
 
 
 #: A session with a terminal: its leader is the actor's child, and has a child itself, that no hangup ends.
