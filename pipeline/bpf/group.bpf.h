@@ -50,7 +50,7 @@ static __noinline void pl_group_changed(u32 index)
 	}
 	if (children.found)
 		pl_session_changed(index, bpf_rdonly_cast(children.found, bpf_core_type_id_kernel(struct task_struct)));
-	pl_session_changed(index, task);
+	pl_pid_changed(index, task);
 }
 
 #endif

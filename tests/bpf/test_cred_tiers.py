@@ -185,6 +185,17 @@ def test_a_terminal_that_a_member_of_a_session_gives_up(tier: Tier, actor: Actor
     assert entry is not None and entry["tty"] == b""
 
 
+@pytest.mark.parametrize("call", ["os.setsid()", "in_thread(os.setsid)"])
+def test_a_new_session_is_without_the_terminal_of_the_old_one(tier: Tier, actor: Actor, call: str) -> None:
+    actor.join_session()
+    assert stat(actor.pid)[4] != "0"
+    (record,) = tier.during(actor, call)
+    assert (record.kind, record.task["tty"], record.task["sid"], record.task["pgid"]) == (SID, b"", *(actor.pid,) * 2)
+    assert stat(actor.pid)[4] == "0"
+    entry = tier.pids.get(actor.pid)
+    assert entry is not None and (entry["tty"], entry["sid"]) == (b"", actor.pid)
+
+
 def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:
     """Also one whose leader ignores the hangup. One that somebody sends by hand takes no terminal away."""
     actor.do("import fcntl, signal, termios; signal.signal(signal.SIGHUP, signal.SIG_IGN)")

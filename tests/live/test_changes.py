@@ -196,7 +196,7 @@ def have_terminals(watch: Watch, *pids: int) -> bool:
     return all(entry is not None and (entry.tty or "").startswith("pts") for entry in entries)
 
 
-@pytest.mark.parametrize("call", ["fcntl.ioctl(slave, termios.TIOCNOTTY)"])
+@pytest.mark.parametrize("call", ["fcntl.ioctl(slave, termios.TIOCNOTTY)", "os.setsid()"])
 def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor, call: str) -> None:
     """For itself alone: the leader keeps it."""
     leader = actor.join_session()
