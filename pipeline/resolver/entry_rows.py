@@ -26,7 +26,7 @@ from pipeline.errors import TooOldError
 from pipeline.resolver import entry_extra
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.cache_entry import CHAIN_LIMIT, ProcessCacheEntry
 from pipeline.resolver.model import (
     NO_FILE,
     CGroupContext,
@@ -130,6 +130,51 @@ class Book:
         """The newest image of a cached process."""
         row = self.tables.py_head(pid)
         return self.entry(row) if row and self.is_cached(row) else None
+
+    def owner_at(self, pid: int, time_boot_ns: int) -> ProcessCacheEntry | None:
+        """Who had a pid then, by its newest image: a cached process, or one that ended later. `pid`: an index entry."""
+        row = self.tables.py_head(pid)
+        while row and int(self.tables.hot_view()[row]["start_boot_ns"]) > time_boot_ns:
+            row = self.tables.py_follow(int(self.tables.cold_view()[row]["previous_owner"]))
+        if not row or not (
+            self.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_boot_ns
+        ):
+            return None
+        return self.entry(row)
+
+    def of_identity(self, pid: int, start_boot_ns: int) -> ProcessCacheEntry | None:
+        """The newest image of this very process, also if it has ended or another one has its pid."""
+        row = self.applier.py_find(pid, start_boot_ns)
+        return self.entry(row) if row else None
+
+    def images(self, row: int) -> Iterator[int]:
+        """The rows of a process' images, the newest first, given the row of that one."""
+        hot = self.tables.hot_view()
+        tgid, start = int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])
+        for _ in range(CHAIN_LIMIT):
+            yield row
+            row = self.tables.py_follow(int(hot[row]["ancestor"]))
+            if not row or (int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])) != (tgid, start):
+                return
+
+    def image_at(self, row: int, time_boot_ns: int) -> int:
+        """The row of the image that ran then, given that of the newest; of the oldest, if none did."""
+        image = row
+        for image in self.images(row):
+            made = self._exec_of(image)
+            if made is None or made <= time_boot_ns:
+                break
+        return image
+
+    def image_of_exec(self, row: int, time_boot_ns: int) -> int:
+        """The row of the image that the exec of this time made, given that of the newest; 0: there is none."""
+        return next((image for image in self.images(row) if self._exec_of(image) == time_boot_ns), 0)
+
+    def _exec_of(self, row: int) -> int | None:
+        """When an exec made this image; None: none did, or nobody knows when."""
+        hot = self.tables.hot_view()[row]
+        is_known = int(hot["flags"]) & layout.ROW_IS_EXEC and int(hot["known"]) & layout.KNOWN_EXEC_TIME
+        return int(hot["exec_boot_ns"]) if is_known else None
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
         """The newest images of all cached processes, as they are when the walk begins, by pid."""

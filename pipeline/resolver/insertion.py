@@ -17,6 +17,7 @@ from pipeline.errors import ProclineError, TooOldError
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.fields import Fields
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
@@ -77,12 +78,17 @@ class Insertion(Fields):
             entry.cgroup = cgroup
         start = entry.start_boot_ns or time_ns
         told = records.task(entry, inode)
+        is_known = self.applier.py_find(pid, start) != 0
         counted = self.stats.get("inode_error", "fork_parent_missing")
         row = self.applier.apply_records(
             records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *self._named_parent(ppid, parent)),
             told.task, records.fork(entry, parent), known=told.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", is_other, counted)
+        self._require_row(pid, row)
+        if is_known:
+            # From before, or the fork was told already: the applier has taken what was not known.
+            return self.book.entry(self.applier.py_root(row))
         if parent is not None and not self.tables.py_follow(int(self.tables.hot_view()[row]["ancestor"])):
             parent = None  # younger than its child: another process, which only has the pid
         return self._complete_row(entry, row, parent, cgroup, source, is_missing, is_fork=True)
@@ -93,14 +99,14 @@ class Insertion(Fields):
         pid = entry.pid
         if pid == 0:
             return None
-        previous = self.book.head(pid)
-        if previous is not None and not self._is_same_process(previous, entry.start_boot_ns):
-            previous = None  # an earlier owner of the pid, whose exit was lost
+        time_ns = self._boot_time(entry.exec_time)
+        known = self._process_of(pid, entry.start_boot_ns, time_ns)
+        images = int(self.tables.hot_view()[known]["images"]) if known else 0
+        previous = self.book.entry(self.book.image_at(known, time_ns - 1)) if known else None
         is_other = previous is not None and bool(inode) and previous.file_event.inode != inode
         is_missing = previous is None or is_other
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        time_ns = self._boot_time(entry.exec_time)
         if previous is not None:
             start, named = previous.start_boot_ns, (entry.ppid or previous.ppid, 0)
         else:
@@ -109,8 +115,6 @@ class Insertion(Fields):
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
         counted = self.stats.get("inode_error", "exec_parent_missing")
-        before = self.tables.py_head(pid)
-        link = self.tables.py_link(before) if before else 0
         folds, self.applier.fold_exec_bombs = self.applier.fold_exec_bombs, True
         try:
             row = self.applier.apply_records(
@@ -120,9 +124,27 @@ class Insertion(Fields):
         finally:
             self.applier.fold_exec_bombs = folds
         self._count_inode_error("exec_parent_missing", is_other, counted)
-        if row and previous is not None and self.tables.py_link(row) == link:
-            return previous  # an exec bomb, or an exec that was applied already
-        return self._complete_row(entry, row, previous, cgroup, source, is_missing, is_fork=False)
+        self._require_row(pid, row)
+        image = self.book.image_of_exec(row, time_ns) or row
+        if int(self.tables.hot_view()[row]["images"]) == images:
+            return self.book.entry(image)  # an exec bomb, or an exec that was applied already
+        return self._complete_row(entry, image, previous, cgroup, source, is_missing, is_fork=False)
+
+    def _process_of(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> int:
+        """The row of the newest image of the process that a record is about; 0: it is not in the tables.
+
+        Args:
+            start_boot_ns: of the process; 0: unknown, then whoever had the pid at `time_boot_ns` is meant.
+        """
+        if start_boot_ns:
+            return self.applier.py_find(pid, start_boot_ns)
+        owner = self.book.owner_at(pid, time_boot_ns)
+        return row_of(owner) if owner is not None else 0
+
+    @staticmethod
+    def _require_row(pid: int, row: int) -> None:
+        if not row:
+            raise ResolverError(f"pid {pid}: the table is full")
 
     def _count_inode_error(self, tag: str, is_other: bool, counted: int) -> None:
         """The applier counts what it sees by itself, which is less: not every row has the inode from the kernel."""
@@ -133,14 +155,11 @@ class Insertion(Fields):
         self, entry: ProcessCacheEntry, row: int, before: ProcessCacheEntry | None, cgroup: CGroupContext,
         source: Source, is_missing: bool, *, is_fork: bool,
     ) -> ProcessCacheEntry:  # fmt: skip
-        """The record is applied: write what it did not carry, and let the entry be the row from now on."""
-        if not row:
-            raise ResolverError(f"pid {entry.pid}: the table is full")
+        """The record made this row: write what it did not carry, and let the entry be the row from now on."""
         values = dict(records.told(entry))
         ppid = entry.ppid
-        attached = self.book.attach(entry, row)
-        if attached is not entry:
-            return attached  # the event was applied before
+        # It has an object where the process had ended: then the row of its head holds the image that came late.
+        entry = self.book.attach(entry, row)
         for name in _IN_RECORDS:
             values.pop(name, None)
         if is_fork and before is not None:

@@ -1,0 +1,144 @@
+"""Events that come late, twice, or of an earlier owner of a pid: as live records and as single calls, with one result.
+
+`Kernel` lets things happen, in order and with times; what it returns is told when a test says so, by either path.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from resolver_world import World, high, world
+from story import Event as Record
+from story import Story
+
+from pipeline import events
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PIDContext
+
+
+class Kernel:
+    """Things that happen below pid 1.
+
+    Args:
+        how: "records": what is told goes to the applier as it is; "calls": it is what a method's event holds.
+    """
+
+    def __init__(self, w: World, how: str) -> None:
+        self.w = w
+        self.how = how
+        init = w.fork(0, 1, 7)
+        assert init.entry is not None
+        self.story = Story(now=w.clock())
+        self.story.begin(1, inode=7, start=init.entry.start_boot_ns)
+
+    def fork(self, ppid: int, pid: int) -> Record:
+        return self.story.fork(high(ppid), high(pid))
+
+    def exec(self, pid: int, path: bytes) -> Record:
+        return self.story.exec(high(pid), path)
+
+    def exit(self, pid: int) -> Record:
+        return self.story.exit(high(pid))
+
+    def set_uid(self, pid: int, uid: int) -> Record:
+        return self.story.change(high(pid), events.KIND_CRED, uid=uid)
+
+    def tell(self, *records: Record) -> ProcessCacheEntry | None:
+        """Tell of what happened, in this order; returns the entry of the last, as far as a call gives one."""
+        self.w.clock.now = max(self.w.clock.now, self.story.now)
+        entry = None
+        for record in records:
+            if self.how == "records":
+                record.apply(self.w.resolver.applier)
+                continue
+            # A row that nobody holds has no object: what a call knows it must have from the tables.
+            entry = None
+            gc.collect()
+            entry = self._call(record)
+        return entry
+
+    def _call(self, record: Record) -> ProcessCacheEntry | None:
+        r, head, task = self.w.resolver, record.head[0], record.task[0]
+        pid = int(head["tgid"])
+        context = PIDContext(
+            pid=pid, tid=pid, ppid=int(head["ppid"]), exec_inode=int(task["exe_inode"]),
+            start_boot_ns=int(head["start_boot_ns"]), parent_start_boot_ns=int(head["parent_start_boot_ns"]),
+        )  # fmt: skip
+        event = Event(timestamp_ns=record.time, pid_context=context)
+        if record.kind == events.KIND_FORK:
+            event.entry = r.new_process_cache_entry(context)
+            event.entry.fork_time = record.time
+            r.add_fork_entry(event, CGroupContext())
+        elif record.kind == events.KIND_EXEC:
+            assert record.body is not None
+            path = record.strings[: int(record.body["path_bytes"][0])].decode()
+            file = FileEvent(inode=int(record.body["inode"][0]), mount_id=1).with_pathname(path)
+            event.entry = r.new_process_cache_entry(context)
+            event.entry.set(exec_time=record.time, file_event=file, credentials=Credentials(uid=int(task["uid"])))
+            r.add_exec_entry(event, CGroupContext())
+        elif record.kind == events.KIND_EXIT:
+            r.apply_exit_entry(event)
+            r.delete_entry(pid, record.time + self.w.offset)
+        else:
+            uid = int(task["uid"])
+            event.credentials = Credentials(uid=uid, euid=uid, fsuid=uid)
+            r.update_uid(pid, event)
+        return event.entry
+
+    def paths(self, pid: int) -> list[str] | None:
+        """Executables of the images of whoever has the pid, the newest first; "" is one that init had."""
+        head = self.w.resolver.get(high(pid))
+        if head is None:
+            return None
+        return [entry.file_event.pathname for entry in head.chain() if entry.pid == high(pid)]
+
+
+@pytest.fixture(params=["records", "calls"])
+def k(request: pytest.FixtureRequest) -> Iterator[Kernel]:
+    with world(pid_capacity=5_100_000) as w:
+        yield Kernel(w, request.param)
+
+
+def test_a_fork_that_is_told_again_leaves_the_image_that_runs(k: Kernel) -> None:
+    fork, exec_ = k.fork(1, 3), k.exec(3, b"/bin/new")
+    k.tell(fork, exec_)
+    first = k.tell(fork)
+    assert k.paths(3) == ["/bin/new", ""]
+    head = k.w.resolver.get(high(3))
+    assert head is not None and head.is_exec and head.file_event.inode == k.story.processes[high(3)].inode
+    if k.how == "calls":
+        assert first is head.root, "the event's entry is the image that its fork made"
+
+
+def test_a_fork_that_comes_after_the_exec_leaves_the_image_that_runs(k: Kernel) -> None:
+    fork, exec_ = k.fork(1, 3), k.exec(3, b"/bin/new")
+    k.tell(exec_, fork)
+    head = k.w.resolver.get(high(3))
+    assert head is not None and head.is_exec and head.file_event.pathname == "/bin/new"
+    assert head.file_event.inode == k.story.processes[high(3)].inode
+
+
+def test_an_exec_that_comes_after_the_next_one_goes_below_it(k: Kernel) -> None:
+    fork, old, new = k.fork(1, 3), k.exec(3, b"/bin/old"), k.exec(3, b"/bin/new")
+    k.tell(fork, new)
+    for _ in range(2):
+        late = k.tell(old)
+        assert k.paths(3) == ["/bin/new", "/bin/old", ""]
+        if k.how == "calls":
+            assert late is not None and late.file_event.pathname == "/bin/old"
+    newest = k.tell(new)
+    assert k.paths(3) == ["/bin/new", "/bin/old", ""]
+    if k.how == "calls":
+        assert newest is k.w.resolver.get(high(3))
+
+
+def test_an_exec_that_comes_after_the_end_is_of_the_process_that_ended(k: Kernel) -> None:
+    fork, exec_, end = k.fork(1, 3), k.exec(3, b"/bin/late"), k.exit(3)
+    k.tell(fork, end, exec_)
+    assert k.w.resolver.get(high(3)) is None
+    if k.how == "calls":
+        late = k.tell(exec_)
+        assert late is not None and late.file_event.pathname == "/bin/late" and not late.is_parent_missing
+        assert late.exit_time is not None and late.ancestor is not None and not late.ancestor.is_exec
