@@ -252,7 +252,7 @@ class EBPFResolver(Updates):
             inode: of the executable that it is expected to run; 0: any.
         """
         with self.lock:
-            entry = self._parent_at(pid, time_boot_ns)
+            entry = self.book.owner_at(pid, time_boot_ns)
             if entry is None or (inode and entry.file_event.inode != inode):
                 return None
             self.stats.add("hits", CACHE)

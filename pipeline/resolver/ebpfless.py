@@ -107,9 +107,10 @@ class EBPFLessResolver:
                 events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *self._named_parent(key, ppid, parent)
             )
             row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), parent))
-            entry = self.book.entry(row)
-            if parent is not None and entry.ancestor is not None:
-                entry.inherit_from(parent)
+            entry = self.book.entry(self.applier.py_root(row))
+            image = entry.ancestor
+            if image is not None:
+                entry.inherit_from(image)
         return entry
 
     def new_entry(
@@ -254,20 +255,15 @@ class EBPFLessResolver:
 
     def _parent_at(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
         """Who had the parent's pid then: a cached process, or one whose exit was told before its child's fork."""
-        row = self._owner(key, ppid) if key.pid != 1 else 0
-        if row and (self.book.is_cached(row) or int(self._tables.hot_view()[row]["exit_boot_ns"]) >= time_ns):
-            return self.book.entry(row)
-        return None
+        slot = self.book.space.find(ppid, key.nsid) if key.pid != 1 else 0
+        return self.book.owner_at(slot, time_ns) if slot else None
 
     def _named_parent(self, key: CacheResolverKey, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record; nobody, where the pid's last owner had ended before."""
         if parent is not None:
             return ppid, parent.start_boot_ns
-        return (0 if key.pid == 1 or self._owner(key, ppid) else ppid), 0
-
-    def _owner(self, key: CacheResolverKey, ppid: int) -> int:
         slot = self.book.space.find(ppid, key.nsid)
-        return self._tables.py_head(slot) if slot else 0
+        return (0 if key.pid == 1 or (slot and self._tables.py_head(slot)) else ppid), 0
 
     # -- look-ups ------------------------------------------------------------------------------------------------------
 

@@ -573,7 +573,15 @@ class RowStore:
         if tables.py_head(tgid) != self.row:
             return []
         heads = (tables.py_head(child) for child in tables.py_children(tgid))
-        return [self.book.entry(head) for head in heads if head]
+        return [self.book.entry(head) for head in heads if head and self._is_parent_of(head)]
+
+    def _is_parent_of(self, child: int) -> bool:
+        """Whether a process that is listed by this pid has this parent, and none of another time, or one to come."""
+        hot = self.book.tables.hot_view()
+        link = int(hot[child]["parent"])
+        known = self.book.tables.py_follow(link)
+        # The image that was linked may have had to go at the ceiling.
+        return int(hot[known]["start_boot_ns"]) == int(self.hot["start_boot_ns"]) if known else link != 0
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
         if child in self.children():

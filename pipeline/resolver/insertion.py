@@ -61,22 +61,24 @@ class Insertion(Fields):
         pid, ppid = entry.pid, entry.ppid
         if pid == 0:
             return None
+        time_ns = self._boot_time(entry.fork_time)
+        start = entry.start_boot_ns or time_ns
+        born = min(time_ns, _latest(start))
         parent: ProcessCacheEntry | None = None
         is_missing = is_other = False
-        time_ns = self._boot_time(entry.fork_time)
         if pid != 1:
-            parent = self._parent_at(ppid, time_ns)
-            if ppid and inode and (parent is None or parent.file_event.inode != inode):
+            parent = self._parent_at(ppid, born)
+            is_expected = not inode or (parent is not None and parent.file_event.inode == inode)
+            if ppid and not is_expected and not self.applier.py_find(pid, start):
                 candidate = self._resolve(ppid, ppid, inode, True, new_entry_cb)
-                if candidate is not None:
+                if candidate is not None and candidate.start_boot_ns <= born:
                     parent = candidate
                 else:
-                    parent = self._parent_at(ppid, time_ns)  # again: the lock was put down
+                    parent = self._parent_at(ppid, born)  # again: the lock was put down
                     is_missing = is_other = True
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        start = entry.start_boot_ns or time_ns
         told = records.task(entry, inode)
         is_known = self.applier.py_find(pid, start) != 0
         counted = self.stats.get("inode_error", "fork_parent_missing")
@@ -89,9 +91,9 @@ class Insertion(Fields):
         if is_known:
             # From before, or the fork was told already: the applier has taken what was not known.
             return self.book.entry(self.applier.py_root(row))
-        if parent is not None and not self.tables.py_follow(int(self.tables.hot_view()[row]["ancestor"])):
-            parent = None  # younger than its child: another process, which only has the pid
-        return self._complete_row(entry, row, parent, cgroup, source, is_missing, is_fork=True)
+        # The image that forked; none where the parent is younger than its child: another process, which has its pid.
+        image = self.book.of_link(int(self.tables.hot_view()[row]["ancestor"]))
+        return self._complete_row(entry, row, image, cgroup, source, is_missing, is_fork=True)
 
     def _insert_exec(
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source
@@ -325,13 +327,9 @@ class Insertion(Fields):
         return bool(flags & layout.ROW_START_TICKS) and own // boot.TICK_NS == start_boot_ns // boot.TICK_NS
 
     def _parent_at(self, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
-        """Who had a parent's pid then: a cached process, or one whose exit was told before its child's fork."""
-        row = self.tables.py_head(ppid) if ppid else 0
-        if not row:
-            return None
-        if self.book.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_ns:
-            return self.book.entry(row)
-        return None
+        """The image that a parent ran then; its exit may have been told before its child's fork."""
+        owner = self.book.owner_at(ppid, time_ns)
+        return self.book.entry(self.book.image_at(row_of(owner), time_ns)) if owner is not None else None
 
     def _named_parent(self, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record.
@@ -344,6 +342,11 @@ class Insertion(Fields):
 
     def _boot_time(self, unix_ns: int | None) -> int:
         return self.book.to_boot(unix_ns) if unix_ns is not None else self.now_boot_ns()
+
+
+def _latest(start_boot_ns: int) -> int:
+    """When a process began at the latest: a start that is known to the tick only is rounded down."""
+    return start_boot_ns + boot.TICK_NS - 1 if start_boot_ns % boot.TICK_NS == 0 else start_boot_ns
 
 
 #: Fields that a record carried, or that are the row's identity.

@@ -52,6 +52,25 @@ def test_a_reused_pid_ends_its_former_owner(r: EBPFLessResolver) -> None:
     assert old is not None and old.exit_time == 70 and r.resolve(Key(4, 1)) is new
 
 
+def test_a_fork_that_is_told_late_is_of_who_had_the_parents_pid_then(r: EBPFLessResolver, tables: TableWriter) -> None:
+    r.add_fork_entry(Key(3, 1), 0, 100)
+    old = exec_entry(r, 3, ts=110, file="/bin/old")
+    r.delete_entry(Key(3, 1), 150)
+    r.add_fork_entry(Key(3, 1), 0, 200)
+    young = exec_entry(r, 3, ts=210, file="/bin/young")
+    child = r.add_fork_entry(Key(4, 1), 3, 140)
+    assert child is not None and child.ancestor is old and child.file_event.pathname == "/bin/old"
+    hot = tables.hot_view()
+    creator = tables.py_follow(int(hot[tables.py_head(r.book.space.find(4, 1))]["creator"]))
+    assert int(hot[creator]["start_boot_ns"]) == 100 and young.children == []
+
+
+def test_a_fork_that_is_told_again_is_the_one_before(r: EBPFLessResolver) -> None:
+    fork = r.add_fork_entry(Key(3, 1), 0, 100)
+    image = exec_entry(r, 3, ts=110)
+    assert r.add_fork_entry(Key(3, 1), 0, 100) is fork and r.resolve(Key(3, 1)) is image
+
+
 def test_what_the_tracer_found_when_it_began(r: EBPFLessResolver) -> None:
     facts: dict[str, Any] = {
         "argv": ["sh"], "args_truncated": False, "envs": [], "envs_truncated": False, "ctr_id": "abc", "ts": 5,

@@ -142,3 +142,19 @@ def test_an_exec_that_comes_after_the_end_is_of_the_process_that_ended(k: Kernel
         late = k.tell(exec_)
         assert late is not None and late.file_event.pathname == "/bin/late" and not late.is_parent_missing
         assert late.exit_time is not None and late.ancestor is not None and not late.ancestor.is_exec
+
+
+def test_a_fork_of_an_earlier_owner_of_the_parents_pid_has_that_creator(k: Kernel) -> None:
+    told = [k.fork(1, 3), k.exec(3, b"/bin/old")]
+    late = k.fork(3, 4)
+    told += [k.exec(3, b"/bin/then"), k.exit(3), k.fork(1, 3), k.exec(3, b"/bin/young")]
+    old, young = int(told[0].head["start_boot_ns"][0]), k.story.processes[high(3)].start
+    k.tell(*told, late)
+    child = k.w.resolver.get(high(4))
+    assert child is not None and child.ancestor is not None
+    assert child.ancestor.start_boot_ns == old and child.file_event.pathname == "/bin/old"
+    hot = k.w.tables.hot_view()
+    creator = k.w.tables.py_follow(int(hot[k.w.tables.py_head(high(4))]["creator"]))
+    assert int(hot[creator]["start_boot_ns"]) == old
+    owner = k.w.resolver.get(high(3))
+    assert owner is not None and owner.start_boot_ns == young and owner.children == []
