@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import boot, events
+from pipeline.boot import ticks_of
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
@@ -245,14 +246,21 @@ class EBPFResolver(Updates):
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
 
-    def find_at(self, pid: int, time_boot_ns: int, inode: int = 0) -> ProcessCacheEntry | None:
+    def find_at(
+        self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0
+    ) -> ProcessCacheEntry | None:
         """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
 
         Args:
             inode: of the executable that it is expected to run; 0: any.
+            start_boot_ns: of the process that is meant, to the tick at least; 0: unknown.
         """
         with self.lock:
-            entry = self.book.owner_at(pid, time_boot_ns)
+            entry = self.book.of_identity(pid, start_boot_ns) if start_boot_ns else None
+            if entry is None:
+                entry = self.book.owner_at(pid, time_boot_ns)
+                if entry is not None and start_boot_ns and ticks_of(entry.start_boot_ns) != ticks_of(start_boot_ns):
+                    return None
             if entry is None or (inode and entry.file_event.inode != inode):
                 return None
             self.stats.add("hits", CACHE)
