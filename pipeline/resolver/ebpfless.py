@@ -197,10 +197,10 @@ class EBPFLessResolver:
                 return
             wanted = replace(entry.credentials, **values)  # type: ignore[arg-type]
             told = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
-            head = records.head(events.KIND_CRED, key.pid, key.pid, self._now_boot_ns(), entry.start_boot_ns)
-            self._apply(key, head, told)
-            if entry.credentials != wanted:
-                entry.credentials = wanted
+            # Nobody tells when: after all that was told of the process, whatever clock its tracer has.
+            time_ns = max(self._now_boot_ns(), entry.start_boot_ns, self.book.to_boot(entry.exec_time))
+            self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, entry.start_boot_ns), told)
+            records.keep_names(entry, wanted)
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:
         """Take a process out of the cache; its children keep it as ancestor."""

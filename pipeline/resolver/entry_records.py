@@ -86,6 +86,13 @@ def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: i
     return TaskRecord(row, only)
 
 
+def keep_names(entry: ProcessCacheEntry, credentials: Credentials) -> None:
+    """After a record told these credentials: keep the names, which it did not carry, if its ids were taken."""
+    now = entry.credentials
+    if now != credentials and now.equals(credentials) and now.auid == credentials.auid:
+        entry.credentials = credentials
+
+
 def cgroup_task(cgroup_id: int) -> TaskRecord:
     """A move to another cgroup."""
     row = np.zeros(1, events.TASK)

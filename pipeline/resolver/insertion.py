@@ -56,8 +56,9 @@ class Insertion(Fields):
 
     def _insert_fork(
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source,
-        new_entry_cb: NewEntryCallback | None,
+        new_entry_cb: NewEntryCallback | None, parent_start: int = 0,
     ) -> ProcessCacheEntry | None:  # fmt: skip
+        """`parent_start`: of the parent, boot ns; 0: unknown, then whoever had its pid at the fork is meant."""
         pid, ppid = entry.pid, entry.ppid
         if pid == 0:
             return None
@@ -67,14 +68,18 @@ class Insertion(Fields):
         parent: ProcessCacheEntry | None = None
         is_missing = is_other = False
         if pid != 1:
-            parent = self._parent_at(ppid, born)
+            parent = self._parent_at(ppid, parent_start, born)
             is_expected = not inode or (parent is not None and parent.file_event.inode == inode)
             if ppid and not is_expected and not self.applier.py_find(pid, start):
                 candidate = self._resolve(ppid, ppid, inode, True, new_entry_cb)
-                if candidate is not None and candidate.start_boot_ns <= born:
+                if (
+                    candidate is not None
+                    and candidate.start_boot_ns <= born
+                    and self._is_same_process(candidate, parent_start)
+                ):
                     parent = candidate
                 else:
-                    parent = self._parent_at(ppid, born)  # again: the lock was put down
+                    parent = self._parent_at(ppid, parent_start, born)  # again: the lock was put down
                     is_missing = is_other = True
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
@@ -82,8 +87,9 @@ class Insertion(Fields):
         told = records.task(entry, inode)
         is_known = self.applier.py_find(pid, start) != 0
         counted = self.stats.get("inode_error", "fork_parent_missing")
+        named = self._named_parent(ppid, parent_start, parent)
         row = self.applier.apply_records(
-            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *self._named_parent(ppid, parent)),
+            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *named),
             told.task, records.fork(entry, parent), known=told.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", is_other, counted)
@@ -96,8 +102,9 @@ class Insertion(Fields):
         return self._complete_row(entry, row, image, cgroup, source, is_missing, is_fork=True)
 
     def _insert_exec(
-        self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source
+        self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source, parent_start: int = 0
     ) -> ProcessCacheEntry | None:
+        """`parent_start` as for `_insert_fork`."""
         pid = entry.pid
         if pid == 0:
             return None
@@ -110,10 +117,12 @@ class Insertion(Fields):
         if not cgroup.is_null:
             entry.cgroup = cgroup
         if previous is not None:
-            start, named = previous.start_boot_ns, (entry.ppid or previous.ppid, 0)
+            start = previous.start_boot_ns
+            named = (entry.ppid, parent_start) if entry.ppid else (previous.ppid, 0)
         else:
             start = entry.start_boot_ns or self._boot_time(entry.fork_time or entry.exec_time)
-            named = self._named_parent(entry.ppid, self._parent_at(entry.ppid, start))
+            parent = self._parent_at(entry.ppid, parent_start, start)
+            named = self._named_parent(entry.ppid, parent_start, parent)
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
         counted = self.stats.get("inode_error", "exec_parent_missing")
@@ -281,6 +290,8 @@ class Insertion(Fields):
         entry = self.book.head(pid)
         if entry is None:
             return False
+        if pid not in self.book.leaving and entry.start_boot_ns > self.book.to_boot(exit_time):
+            return False  # who ended then had the pid before
         if self.cgroup_resolver is not None:
             self.cgroup_resolver.del_pid(pid)
         link = self.tables.py_link(self.tables.py_head(pid))
@@ -326,19 +337,25 @@ class Insertion(Fields):
         flags = int(self.tables.hot_view()[self.tables.py_head(entry.pid)]["flags"])
         return bool(flags & layout.ROW_START_TICKS) and own // boot.TICK_NS == start_boot_ns // boot.TICK_NS
 
-    def _parent_at(self, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
-        """The image that a parent ran then; its exit may have been told before its child's fork."""
-        owner = self.book.owner_at(ppid, time_ns)
-        return self.book.entry(self.book.image_at(row_of(owner), time_ns)) if owner is not None else None
+    def _parent_at(self, ppid: int, start_boot_ns: int, time_ns: int) -> ProcessCacheEntry | None:
+        """The image that a parent ran then; its exit may have been told before its child's fork.
 
-    def _named_parent(self, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
+        Args:
+            start_boot_ns: of the parent; 0: whoever had the pid then.
+        """
+        row = self._process_of(ppid, start_boot_ns, time_ns) if ppid else 0
+        if not row or int(self.tables.hot_view()[row]["start_boot_ns"]) > time_ns:
+            return None
+        return self.book.entry(self.book.image_at(row, time_ns))
+
+    def _named_parent(self, ppid: int, start_boot_ns: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record.
 
-        Nobody, where the pid's last owner had ended before: the parent is a process that was never seen.
+        Nobody, where no start is told and the pid's owner then has not been seen: not who had it before or after.
         """
         if parent is not None:
             return ppid, parent.start_boot_ns
-        return (0 if self.tables.py_head(ppid) else ppid), 0
+        return (0 if not start_boot_ns and self.tables.py_head(ppid) else ppid), start_boot_ns
 
     def _boot_time(self, unix_ns: int | None) -> int:
         return self.book.to_boot(unix_ns) if unix_ns is not None else self.now_boot_ns()

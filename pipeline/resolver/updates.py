@@ -64,7 +64,7 @@ class Updates(Reparenting):
         if e.pid_context.pid != e.pid_context.tid or e.credentials is None:
             return
         with self.lock:
-            entry = self.book.head(pid)
+            entry = self._process_of_event(pid, e)
             if entry is None:
                 return
             wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
@@ -74,8 +74,7 @@ class Updates(Reparenting):
                 records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),
                 told.task, known=told.known,
             )  # fmt: skip
-            if entry.credentials != wanted:
-                entry.credentials = wanted
+            records.keep_names(entry, wanted)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
         """Read what a tracer sealed in the memfd `event.fd` and keep it with the process.

@@ -581,7 +581,7 @@ def test_collaborators_are_told_and_asked(w: World) -> None:
     assert child.user_session.ssh.ssh_session_id == 9
     image = entry_of(w.exec(8, 9, 11))
     assert image.user_session.ssh.ssh_session_id == 9
-    r.delete_entry(high(3), 1)
+    r.delete_entry(high(3), w.clock() + w.offset)
     assert calls[-1] == ("gone", high(3))
     w.check()
 

@@ -158,3 +158,69 @@ def test_a_fork_of_an_earlier_owner_of_the_parents_pid_has_that_creator(k: Kerne
     assert int(hot[creator]["start_boot_ns"]) == old
     owner = k.w.resolver.get(high(3))
     assert owner is not None and owner.start_boot_ns == young and owner.children == []
+
+
+def test_an_exit_that_comes_late_is_of_the_process_that_ended(k: Kernel) -> None:
+    fork, end, again = k.fork(1, 3), k.exit(3), k.fork(1, 3)
+    k.tell(fork, again)
+    first = k.w.resolver.book.of_identity(high(3), int(fork.head["start_boot_ns"][0]))
+    k.tell(end)
+    young = k.w.resolver.get(high(3))
+    assert young is not None and young.exit_time is None
+    assert first is not None and first.exit_time == end.time + k.w.offset
+
+
+def test_an_exit_that_is_told_again_changes_nothing(k: Kernel) -> None:
+    fork, end = k.fork(1, 3), k.exit(3)
+    assert k.tell(fork, end) is not None or k.how == "records"
+    before = k.w.tables.hot_view().tobytes()
+    assert k.tell(end) is None
+    assert k.w.tables.hot_view().tobytes() == before and k.w.cache == {1}
+
+
+def test_an_exit_before_its_fork_leaves_nobody_alive(k: Kernel) -> None:
+    fork, end = k.fork(1, 3), k.exit(3)
+    k.tell(end, fork)
+    assert k.w.resolver.get(high(3)) is None and k.w.cache == {1}
+
+
+def test_credentials_of_an_earlier_owner_are_not_those_of_the_next(k: Kernel) -> None:
+    fork, change, end, again = k.fork(1, 3), k.set_uid(3, 77), k.exit(3), k.fork(1, 3)
+    k.tell(fork, end, again, change)
+    young = k.w.resolver.get(high(3))
+    assert young is not None and young.credentials.uid == 0
+
+
+def test_credentials_from_before_an_exec_are_not_those_of_its_image(k: Kernel) -> None:
+    fork, change = k.fork(1, 3), k.set_uid(3, 77)
+    k.story.processes[high(3)].uid = 0
+    k.tell(fork, k.exec(3, b"/bin/new"), change)
+    head = k.w.resolver.get(high(3))
+    assert head is not None and head.credentials.uid == 0
+
+
+def test_credentials_of_a_process_that_runs_are_taken(k: Kernel) -> None:
+    k.tell(k.fork(1, 3), k.exec(3, b"/bin/new"), k.set_uid(3, 77))
+    head = k.w.resolver.get(high(3))
+    assert head is not None and (head.credentials.uid, head.credentials.fsuid) == (77, 77)
+
+
+@pytest.mark.parametrize("kind", ["fork", "exec"])
+def test_a_parent_that_the_event_names_and_nobody_knows_is_not_who_has_its_pid(k: Kernel, kind: str) -> None:
+    k.tell(k.fork(1, 3))
+    k.exit(3)
+    k.fork(1, 3)  # neither was told
+    fork = k.fork(3, 4)
+    k.tell(fork if kind == "fork" else k.exec(4, b"/bin/new"))
+    child, stale = k.w.resolver.get(high(4)), k.w.resolver.get(high(3))
+    assert child is not None and child.ancestor is None and child.is_parent_missing and child.ppid == high(3)
+    assert stale is not None and stale.children == []
+
+
+def test_the_parent_that_an_exec_names_is_the_new_one(k: Kernel) -> None:
+    k.tell(k.fork(1, 3), k.fork(3, 4))
+    k.exit(3)  # not told
+    k.tell(k.exec(4, b"/bin/new"))
+    child, init = k.w.resolver.get(high(4)), k.w.resolver.get(1)
+    assert child is not None and init is not None
+    assert (child.ppid, child.root.ancestor) == (1, init) and child in init.children
