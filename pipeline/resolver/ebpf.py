@@ -156,19 +156,22 @@ class EBPFResolver(Updates):
         An exec of the same program again (an exec bomb) makes no entry; `event.entry` is the cached one then.
 
         Raises:
-            PathResolutionError: the path of the executable or the interpreter is unknown; the event has the error too,
-                and the image before stays the cached one.
+            PathResolutionError: the path of the executable or the interpreter is unknown; the event and that file have
+                the error too, and the image before stays the cached one.
             ResolverError: no pid, or another fact could not be had.
+
+        Whatever it raises, but for "no pid", `event.exec_entry` is what the event told.
         """
         entry = _entry_of(event)
         with self.lock:
+            event.exec_entry = entry
             try:
                 self._complete(entry)
             except PathResolutionError as error:
                 event.error = error
-                event.exec_entry = entry
                 raise
             if entry.pid == 0:
+                event.exec_entry = None
                 raise ResolverError("no pid in the exec event")
             context = event.pid_context
             found = self._insert_exec(

@@ -247,9 +247,9 @@ class Insertion(Fields):
         Raises:
             PathResolutionError: of the executable or the interpreter; the entry is to be used no further.
         """
-        entry.file_event = self._with_path(entry, entry.file_event, is_path_whole)
+        self._find_path(entry, "file_event", is_path_whole)
         if entry.has_interpreter:
-            entry.interpreter = self._with_path(entry, entry.interpreter, True)
+            self._find_path(entry, "interpreter", True)
         else:
             entry.interpreter = NO_FILE.with_names("", "")
         self.set_process_args(entry)
@@ -267,22 +267,26 @@ class Insertion(Fields):
                 raise ResolverError(f"file system of mount {file.mount_id}: {error}") from error
             entry.file_event = replace(file, filesystem=kind)
 
-    def _with_path(self, entry: ProcessCacheEntry, file: FileEvent, is_whole: bool) -> FileEvent:
+    def _find_path(self, entry: ProcessCacheEntry, field: str, is_whole: bool) -> None:
+        file: FileEvent = getattr(entry, field)
         try:
-            if file.inode == 0:
-                raise InvalidKeyPathError("no inode", inode=0, mount_id=file.mount_id)
-            if is_whole and (file.pathname or file.is_pathname_resolved):
-                # Our own programs resolve the path in the kernel, while the file is still there.
-                return file if file.is_pathname_resolved else file.with_pathname(file.pathname)
-            if self.path_resolver is None:
-                raise InvalidKeyPathError(
-                    "nobody told the path, and there is no path resolver", inode=file.inode, mount_id=file.mount_id
-                )
-            return self.path_resolver.resolve(file, entry.pid_context)
+            entry.set(**{field: self._with_path(entry, file, is_whole)})
         except (ProclineError, LookupError, OSError) as error:
-            entry.file_event = entry.file_event.unresolved(str(error))
+            entry.set(**{field: file.unresolved(str(error))})
             self.stats.add("path_error")
             raise PathResolutionError(f"pid {entry.pid}: path of inode {file.inode}: {error}") from error
+
+    def _with_path(self, entry: ProcessCacheEntry, file: FileEvent, is_whole: bool) -> FileEvent:
+        if file.inode == 0:
+            raise InvalidKeyPathError("no inode", inode=0, mount_id=file.mount_id)
+        if is_whole and (file.pathname or file.is_pathname_resolved):
+            # Our own programs resolve the path in the kernel, while the file is still there.
+            return file if file.is_pathname_resolved else file.with_pathname(file.pathname)
+        if self.path_resolver is None:
+            raise InvalidKeyPathError(
+                "nobody told the path, and there is no path resolver", inode=file.inode, mount_id=file.mount_id
+            )
+        return self.path_resolver.resolve(file, entry.pid_context)
 
     # -- 3.3.11 --------------------------------------------------------------------------------------------------------
 

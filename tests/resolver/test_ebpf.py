@@ -31,6 +31,7 @@ from pipeline.resolver.model import (
     ContainerContext,
     Credentials,
     Event,
+    FileEvent,
     PathKey,
     PathResolutionError,
     PIDContext,
@@ -55,6 +56,36 @@ def w() -> Iterator[World]:
 def entry_of(event: Event) -> ProcessCacheEntry:
     assert event.entry is not None
     return event.entry
+
+
+def test_the_file_whose_path_is_not_found_is_the_one_that_says_so(w: World) -> None:
+    w.paths.fails = True
+    whole = FileEvent(inode=10, mount_id=1).with_pathname("/usr/bin/x")
+    event = w.event(0, 3, 10, file_event=whole, interpreter=FileEvent(inode=77, mount_id=1))
+    with pytest.raises(PathResolutionError, match="inode 77"):
+        w.resolver.add_exec_entry(event, w.dummy_cgroup())
+    told = entry_of(event)
+    assert told.file_event.pathname == "/usr/bin/x" and not told.file_event.path_resolution_error
+    assert told.interpreter.is_pathname_resolved and "no path today" in told.interpreter.path_resolution_error
+
+
+def test_an_exec_that_is_not_completed_is_what_the_event_told_all_the_same(w: World) -> None:
+    class Mounts:
+        def process_seen(self, pid: int, mnt_ns: int) -> None: ...
+
+        def filesystem(self, mount_id: int, device: int, pid: int) -> str:
+            raise LookupError("no such mount")
+
+    r = w.resolver_with(mount_resolver=Mounts())
+    event = w.event(0, 3, 10)
+    with pytest.raises(ResolverError, match="file system of mount 1"):
+        r.add_exec_entry(event, w.dummy_cgroup())
+    assert event.exec_entry is event.entry and event.error is None and r.get(high(3)) is None
+    r.mount_resolver = None
+    event = w.event(0, 0, 10)
+    with pytest.raises(ResolverError, match="no pid"):
+        r.add_exec_entry(event, w.dummy_cgroup())
+    assert event.exec_entry is None
 
 
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
