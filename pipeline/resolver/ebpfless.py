@@ -26,7 +26,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.keyed_frames import KeyedFrames
-from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook
+from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     CacheResolverKey,
@@ -96,10 +96,11 @@ class EBPFLessResolver:
         """Enter a forked process below its parent, if that is known. None for pid 0.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         with self.lock:
             time_ns = self.book.to_boot(ts)
             parent = self._parent_at(key, ppid, time_ns)
@@ -140,10 +141,11 @@ class EBPFLessResolver:
         Without one before it is entered below its parent, if that is known, and marked: something was not told.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.EVENT
         )
@@ -162,10 +164,11 @@ class EBPFLessResolver:
         """Enter a process that the tracer found in procfs when it began. None for pid 0.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.PROCFS_SNAPSHOT
         )
@@ -212,6 +215,11 @@ class EBPFLessResolver:
             # Nobody tells the exit code, so the record has no body.
             head["flags"] = events.FLAG_HEAD_ONLY
             self._apply(key, head)
+
+    def _require_key(self, key: CacheResolverKey) -> None:
+        if not is_key(key):
+            self._tables.count("keys_refused")
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: both are numbers of 32 bits, and not 0")
 
     # -- records -------------------------------------------------------------------------------------------------------
 
