@@ -533,13 +533,23 @@ class RowStore:
         if other == tgid:
             return
         tables.py_set_link("parent", row, target)
-        if tables.py_head(tgid) != row or int(hot["exit_boot_ns"]):
+        head = tables.py_head(tgid)
+        if head != row:
+            # Below the images that have followed: what the process' newest says of its parent goes with it.
+            if not head or int(tables.hot_view()[head]["start_boot_ns"]) != int(hot["start_boot_ns"]):
+                return
+            tables.py_begin(head)
+            tables.py_set_link("parent", head, target)
+            if target:
+                tables.hot_view()[head]["ppid"] = other
+            tables.py_end(head)
+        if int(tables.hot_view()[head]["exit_boot_ns"]):
             return
-        if ancestor is None:
-            tables.py_orphan(tgid)
-        else:
+        if target:
             hot["ppid"] = other
             tables.py_adopt(tgid, other)
+        else:
+            tables.py_orphan(tgid)
 
     def _end(self, time: int | None) -> None:
         """The image has ended. Its row is history from now on, unless somebody refers to it."""
