@@ -25,6 +25,7 @@ import numpy as np
 
 from pipeline import boot, events
 from pipeline.boot import ticks_of
+from pipeline.bus.requests import ABSENT
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
@@ -275,8 +276,11 @@ class EBPFResolver(Updates):
         """Who has the pid now: `resolve` for a question that no event made, so that only a living process is meant.
 
         Returns:
-            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests).
+            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests). Pid 0 is nobody,
+            and counts as nothing.
         """
+        if pid == 0:
+            return LookUp(None, ABSENT)
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
 

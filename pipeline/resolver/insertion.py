@@ -152,8 +152,9 @@ class Insertion(Fields):
         owner = self.book.owner_at(pid, time_boot_ns)
         return row_of(owner) if owner is not None else 0
 
-    @staticmethod
-    def _require_row(pid: int, row: int) -> None:
+    def _require_row(self, pid: int, row: int) -> None:
+        if pid >= self.pid_capacity:
+            raise ResolverError(f"pid {pid} is outside the table's pids, which end at {self.pid_capacity - 1}")
         if not row:
             raise ResolverError(f"pid {pid}: the table is full")
 

@@ -88,14 +88,36 @@ def test_an_exec_that_is_not_completed_is_what_the_event_told_all_the_same(w: Wo
     assert event.exec_entry is None
 
 
+def test_a_thread_that_is_not_known_leaves_the_one_of_before(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10))
+    for tid in (77, 0):
+        assert w.resolver.resolve_from_cache(high(3), tid, 0) is entry and entry.tid == 77
+
+
+def test_a_fork_has_the_symlink_names_of_the_image_that_it_shares(w: World) -> None:
+    args = ArgsEntry(["/bin/ls"])
+    file = FileEvent(inode=10, mount_id=1).with_pathname("/opt/tool")
+    w.exec(0, 3, 10, args_entry=args, is_through_symlink=True, file_event=file)
+    child = entry_of(w.fork(3, 5, 10))
+    assert child.is_through_symlink
+    child_of_other = entry_of(w.exec(3, 5, 11))
+    assert not child_of_other.is_through_symlink
+
+
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
+
+
+def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
+    for enter in (w.fork, w.exec):
+        with pytest.raises(ResolverError, match=r"5150000 is outside the table's pids, which end at 5099999"):
+            enter(0, 5_150_000, 10)
 
 
 def test_pid_0_is_nobody(w: World) -> None:
     r = w.resolver
     r.set_state(1)
     r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
-    assert r.resolve(0, 0, 0, True, None) is None
+    assert r.resolve(0, 0, 0, True, None) is None and r.find(0).entry is None
     assert r.resolve_from_kernel_maps(0, 0, 0, None) is None
     assert r.resolve_from_procfs(0, 0, None) is None
     with pytest.raises(ResolverError):
@@ -125,10 +147,11 @@ def test_a_process_without_executable_is_not_entered(w: World) -> None:
 
 
 def test_a_full_table_is_reported() -> None:
-    with world(pid_capacity=1 << 16) as w:
-        event = w.event(0, 3, 10)  # its pid is beyond the table's
+    with world(pid_capacity=5_100_000, rows=1024) as w:
+        for number in range(3, 1026):
+            w.fork(0, number)
         with pytest.raises(ResolverError, match="full"):
-            w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)
+            w.fork(0, 1026)
 
 
 # -- kernel maps -------------------------------------------------------------------------------------------------------
