@@ -76,8 +76,8 @@ class EBPFResolver(Updates):
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
         scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
-            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see
-            `collaborators`.
+            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see `collaborators`. Without
+            a scrubber arguments get the built-in one, unless raw values are asked for.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
@@ -333,7 +333,8 @@ class EBPFResolver(Updates):
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Arguments after argv[0] with secrets hidden, and whether they were cut."""
-        return args_views.argv_scrubbed(pr, self.scrubber)
+        with self.lock:  # a scrubber serves one at a time
+            return args_views.argv_scrubbed(pr, self.scrubber)
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Names of environment variables, with the value for allowed names, and whether they were cut."""

@@ -52,7 +52,8 @@ class EBPFLessResolver:
     Args:
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
-        scrubber: hides secrets in arguments before they are stored; None: they are stored as they are.
+        scrubber: hides secrets in arguments before they are stored; None: the built-in one, unless raw values are
+            asked for.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
@@ -74,8 +75,8 @@ class EBPFLessResolver:
     ) -> None:
         self.config = config
         self.statsd_client = statsd_client
-        self.scrubber = scrubber
         self.opts = (opts or ResolverOpts()).copy()
+        self.scrubber = args_views.scrubber_of(scrubber, self.opts)
         self.lock = threading.RLock()
         self.applier = applier or Applier(tables)
         self._now_boot_ns = now_boot_ns
@@ -288,7 +289,8 @@ class EBPFLessResolver:
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Arguments after argv[0] with secrets hidden, and whether they were cut."""
-        return args_views.argv_scrubbed(pr, self.scrubber)
+        with self.lock:  # a scrubber serves one at a time
+            return args_views.argv_scrubbed(pr, self.scrubber)
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Names of environment variables, with the value for allowed names, and whether they were cut."""

@@ -104,6 +104,16 @@ def test_a_fork_has_the_symlink_names_of_the_image_that_it_shares(w: World) -> N
     assert not child_of_other.is_through_symlink
 
 
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_secrets_are_hidden_by_who_was_given_no_scrubber(w: World, is_raw: bool) -> None:
+    opts = ResolverOpts()
+    r = w.resolver_with(opts=opts.with_raw_values() if is_raw else opts)
+    entry = entry_of(w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--password=hunter2"])))
+    shown = ["--password=hunter2" if is_raw else "--password=********"]
+    assert r.get_process_argv_scrubbed(entry)[0] == get_process_argv(entry)[0] == shown
+    assert (b"hunter2" in bytes(np.frombuffer(w.tables.args.view(), np.uint8))) is is_raw
+
+
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
 
 

@@ -159,6 +159,11 @@ def test_views_and_the_rest(make: Make) -> None:
     make().send_stats()
 
 
+def test_secrets_are_hidden_by_who_was_given_no_scrubber(r: EBPFLessResolver) -> None:
+    entry = exec_entry(r, 3, argv=["x", "--password=hunter2"])
+    assert entry.args_entry is not None and entry.args_entry.values == ["x", "--password=********"]
+
+
 @pytest.mark.parametrize("is_raw", [False, True])
 def test_secrets_are_stored_only_where_an_option_says_so(make: Make, tables: TableWriter, is_raw: bool) -> None:
     class Scrub:
