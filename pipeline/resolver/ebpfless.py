@@ -105,10 +105,9 @@ class EBPFLessResolver:
         with self.lock:
             time_ns = self.book.to_boot(ts)
             parent = self._parent_at(key, ppid, time_ns)
-            head = records.head(
-                events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *self._named_parent(key, ppid, parent)
-            )
-            row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), parent))
+            named = self._named_parent(key, ppid, parent)
+            head = records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+            row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), *named))
             entry = self.book.entry(self.applier.py_root(row))
             image = entry.ancestor
             if image is not None:

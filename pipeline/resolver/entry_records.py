@@ -110,13 +110,13 @@ def _put_credentials(row: Column, credentials: Credentials) -> int:
     return known | layout.KNOWN_AUID if credentials.auid != UNSET else known
 
 
-def fork(entry: ProcessCacheEntry, parent: ProcessCacheEntry | None) -> Column:
-    """The FORK body; the parent is who forked."""
+def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int = 0) -> Column:
+    """The FORK body; who forked is told by pid and start. 0: unknown."""
     row = np.zeros(1, events.FORK)
     row["clone_flags"] = entry.fork_flags
-    if parent is not None:
-        row["creator_tgid"] = row["creator_tid"] = parent.pid
-        row["creator_start_boot_ns"] = parent.start_boot_ns
+    if creator_start_boot_ns:
+        row["creator_tgid"] = row["creator_tid"] = creator
+        row["creator_start_boot_ns"] = creator_start_boot_ns
     return row
 
 

@@ -90,7 +90,7 @@ class Insertion(Fields):
         named = self._named_parent(ppid, parent_start, parent)
         row = self.applier.apply_records(
             records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *named),
-            told.task, records.fork(entry, parent), known=told.known, source=int(source),
+            told.task, records.fork(entry, *named), known=told.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", is_other, counted)
         self._require_row(pid, row)
@@ -99,7 +99,7 @@ class Insertion(Fields):
             return self.book.entry(self.applier.py_root(row))
         # The image that forked; none where the parent is younger than its child: another process, which has its pid.
         image = self.book.of_link(int(self.tables.hot_view()[row]["ancestor"]))
-        return self._complete_row(entry, row, image, cgroup, source, is_missing, is_fork=True)
+        return self._complete_row(entry, row, image, cgroup, source, is_missing, not named[0], is_fork=True)
 
     def _insert_exec(
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source, parent_start: int = 0
@@ -139,7 +139,7 @@ class Insertion(Fields):
         image = self.book.image_of_exec(row, time_ns) or row
         if int(self.tables.hot_view()[row]["images"]) == images:
             return self.book.entry(image)  # an exec bomb, or an exec that was applied already
-        return self._complete_row(entry, image, previous, cgroup, source, is_missing, is_fork=False)
+        return self._complete_row(entry, image, previous, cgroup, source, is_missing, not named[0], is_fork=False)
 
     def _process_of(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> int:
         """The row of the newest image of the process that a record is about; 0: it is not in the tables.
@@ -165,7 +165,7 @@ class Insertion(Fields):
 
     def _complete_row(
         self, entry: ProcessCacheEntry, row: int, before: ProcessCacheEntry | None, cgroup: CGroupContext,
-        source: Source, is_missing: bool, *, is_fork: bool,
+        source: Source, is_missing: bool, is_parent_unnamed: bool, *, is_fork: bool,
     ) -> ProcessCacheEntry:  # fmt: skip
         """The record made this row: write what it did not carry, and let the entry be the row from now on."""
         values = dict(records.told(entry))
@@ -192,8 +192,8 @@ class Insertion(Fields):
         if is_missing:
             values["is_parent_missing"] = True
         self.book.mark(row, self._marks(source, entry.start_boot_ns))
-        if entry.ppid == 0 and ppid:
-            values["ppid"] = ppid
+        if is_parent_unnamed and ppid:
+            values["ppid"] = ppid  # told, of a process that nobody has seen
         if values:
             entry.set(**values)
         if before is not None:

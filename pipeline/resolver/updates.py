@@ -69,9 +69,12 @@ class Updates(Reparenting):
                 return
             wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
             told = records.credentials_task(entry, wanted, group)
-            time_ns = e.timestamp_ns or self.now_boot_ns()
+            context = e.pid_context
             self.applier.apply_records(
-                records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),
+                records.head(
+                    events.KIND_CRED, pid, context.tid, e.timestamp_ns or self.now_boot_ns(), entry.start_boot_ns,
+                    context.ppid, context.parent_start_boot_ns,
+                ),
                 told.task, known=told.known,
             )  # fmt: skip
             records.keep_names(entry, wanted)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +80,9 @@ class Kernel:
             event.entry.set(exec_time=record.time, file_event=file, credentials=Credentials(uid=int(task["uid"])))
             r.add_exec_entry(event, CGroupContext())
         elif record.kind == events.KIND_EXIT:
+            assert record.body is not None
+            event.reaper_pid = int(record.body["reaper_tgid"][0])
+            event.reaper_start_boot_ns = int(record.body["reaper_start_boot_ns"][0])
             r.apply_exit_entry(event)
             r.delete_entry(pid, record.time + self.w.offset)
         else:
@@ -224,3 +228,54 @@ def test_the_parent_that_an_exec_names_is_the_new_one(k: Kernel) -> None:
     child, init = k.w.resolver.get(high(4)), k.w.resolver.get(1)
     assert child is not None and init is not None
     assert (child.ppid, child.root.ancestor) == (1, init) and child in init.children
+
+
+# -- any order ---------------------------------------------------------------------------------------------------------
+
+
+def happen(k: Kernel, rnd: random.Random) -> list[Record]:
+    """Some forks, execs and exits of four pids, to be told out of order, and one of them twice."""
+    alive, records = {1}, []
+    for number in range(30):
+        what, pid, ppid = rnd.choice(["fork", "fork", "exec", "exit"]), rnd.randrange(3, 7), rnd.choice(sorted(alive))
+        if what == "fork" and pid not in alive:
+            records.append(k.fork(ppid, pid))
+            alive.add(pid)
+        elif what == "exec" and pid in alive:
+            records.append(k.exec(pid, b"/bin/%d" % number))
+        elif what == "exit" and pid in alive:
+            records.append(k.exit(pid))
+            alive.remove(pid)
+    order = sorted((place + rnd.uniform(0, 6), place) for place in range(len(records)))
+    return [records[place] for _, place in [*order, rnd.choice(order)]]
+
+
+def told(k: Kernel, seed: int) -> list[object]:
+    """What the tables say of each pid when all of it is told."""
+    base = k.story.now
+    k.tell(*happen(k, random.Random(seed)))
+    found: list[object] = []
+    book, hot = k.w.resolver.book, k.w.tables.hot_view()
+    for pid in range(high(3), high(7)):
+        row = k.w.tables.py_head(pid)
+        if not row:
+            continue
+        entry, creator = book.entry(row), k.w.tables.py_follow(int(hot[row]["creator"]))
+        chain = [
+            (one.pid, one.start_boot_ns - base if one.pid != 1 else 0, one.file_event.pathname, one.is_exec)
+            for one in entry.chain()
+        ]  # fmt: skip
+        found.append((
+            chain, entry.ppid, entry.is_parent_missing, book.is_cached(row), [child.pid for child in entry.children],
+            creator and (int(hot[creator]["tgid"]), book.entry(creator).file_event.pathname),
+        ))  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_calls_in_any_order_give_what_records_give(seed: int) -> None:
+    results = []
+    for how in ("records", "calls"):
+        with world(pid_capacity=5_000_010) as w:
+            results.append(told(Kernel(w, how), seed))
+    assert results[0] == results[1]
