@@ -206,12 +206,15 @@ class EBPFLessResolver:
             records.keep_names(entry, wanted)
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:
-        """Take a process out of the cache; its children keep it as ancestor."""
+        """Take a process out of the cache; its children keep it as ancestor.
+
+        Nothing happens where who has the key began later than that: another process ended then.
+        """
         with self.lock:
-            entry = self.book.of_key(key)
-            if entry is None:
+            entry, time_ns = self.book.of_key(key), self.book.to_boot(exit_time)
+            if entry is None or entry.start_boot_ns > time_ns:
                 return
-            head = records.head(events.KIND_EXIT, key.pid, key.pid, self.book.to_boot(exit_time), entry.start_boot_ns)
+            head = records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, entry.start_boot_ns)
             # Nobody tells the exit code, so the record has no body.
             head["flags"] = events.FLAG_HEAD_ONLY
             self._apply(key, head)

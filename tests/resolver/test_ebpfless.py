@@ -65,6 +65,13 @@ def test_a_fork_that_is_told_late_is_of_who_had_the_parents_pid_then(r: EBPFLess
     assert int(hot[creator]["start_boot_ns"]) == 100 and young.children == []
 
 
+def test_an_end_that_is_told_late_is_not_that_of_the_next_owner(r: EBPFLessResolver) -> None:
+    r.add_fork_entry(Key(3, 1), 0, 100)
+    young = r.add_fork_entry(Key(3, 1), 0, 200)
+    r.delete_entry(Key(3, 1), 150)
+    assert young is not None and r.resolve(Key(3, 1)) is young and young.exit_time is None
+
+
 def test_a_fork_that_is_told_again_is_the_one_before(r: EBPFLessResolver) -> None:
     fork = r.add_fork_entry(Key(3, 1), 0, 100)
     image = exec_entry(r, 3, ts=110)
