@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -89,6 +90,23 @@ class Actor:
         assert line, f"ended with {self._process.wait(10)}"
         answer: Any = json.loads(line)
         assert answer is None, answer
+
+    def join_session(self) -> int:
+        """Make it a member of a session with a terminal (descriptor `slave`); return the pid of the session's leader.
+
+        The leader is the process so far, which waits for its child to end: the member, which `pid` names from now on.
+        """
+        self.do(
+            "import fcntl, termios\n"
+            "os.setsid(); master, slave = pty.openpty(); fcntl.ioctl(slave, termios.TIOCSCTTY, 0)\n"
+            "child = os.fork()\n"
+            "if child:\n"
+            "    os.waitpid(child, 0)\n"
+            "    os._exit(0)"
+        )
+        leader = self.pid
+        (self.pid,) = (int(pid) for pid in Path(f"/proc/{leader}/task/{leader}/children").read_text().split())
+        return leader
 
     def close(self) -> None:
         """End it."""

@@ -110,4 +110,14 @@ static __noinline void pl_session_changed(u32 index, struct task_struct *task)
 	pl_record_change(index, leader->flags & PF_EXITING ? task : leader, PL_KIND_SID);
 }
 
+/* change_pid() was called for `task`, by setsid() or setpgid(). The latter leaves leaders of sessions where they are, so one
+ * with a terminal is in the middle of setsid(): that calls proc_clear_tty() next, and one record has both. */
+static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, struct task_struct *task)
+{
+	struct signal_struct *signal = task->signal;
+
+	if (!signal->leader || !signal->tty)
+		pl_session_changed(index, task);
+}
+
 #endif

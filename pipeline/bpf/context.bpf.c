@@ -39,6 +39,7 @@ static __always_inline void pl_fill(struct pl_plain_record *record, struct task_
 	pl_forget();
 	if (entry) {
 		record->task.cookie = entry->cookie;
+		pl_keep_namespaces(&record->task, entry);
 		pl_refresh_pid(entry, &record->head, &record->task);
 	}
 }

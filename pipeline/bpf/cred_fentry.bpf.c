@@ -14,7 +14,7 @@
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "task.bpf.h"
-#define PL_CHANGE_BUFFERS 6
+#define PL_CHANGE_BUFFERS 7
 #include "change.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -42,7 +42,15 @@ int pl_change_pid(void *ctx)
 
 	/* Since Linux 6.15 there is an argument in front of the task. */
 	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) == 4, &task);
-	pl_session_changed(2, bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct)));
+	pl_pid_changed(2, bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct)));
+	return 0;
+}
+
+/* The end of setsid(). Of a whole session that loses its terminal, the leader's record tells. */
+SEC("fexit/proc_clear_tty")
+int pl_clear_tty(void *ctx)
+{
+	pl_session_changed(6, (void *)bpf_get_current_task_btf());
 	return 0;
 }
 

@@ -14,6 +14,7 @@
 /* Programs of this kind run with preemption off and never one inside another on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+#include "call.bpf.h"
 #include "group.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -37,6 +38,7 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 PL_AFTER_CRED(pl_commit_creds, commit_creds)
 PL_AFTER_CRED(pl_set_loginuid, audit_set_loginuid)
 PL_AFTER_CRED(pl_switch_ns, switch_task_namespaces)
+PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 

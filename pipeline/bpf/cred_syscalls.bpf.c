@@ -18,6 +18,7 @@
 /* Programs of this kind run with preemption off and never one inside another on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
+#include "call.bpf.h"
 #include "group.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -63,15 +64,22 @@ int pl_setpgid(struct trace_event_raw_sys_exit *ctx)
 	return 0;
 }
 
-/* TIOCSCTTY and TIOCNOTTY. Which call it was is not told at its end; only the leader of a session has a say in what its
- * terminal is, which leaves out nearly everybody. */
+/* include/uapi/asm-generic/ioctls.h */
+#define TIOCSCTTY 0x540E
+#define TIOCNOTTY 0x5422
+
+/* A terminal is taken by the leader of a session, and given up by anybody: by the leader for the whole session, by others for
+ * their own process. */
 SEC("tp/syscalls/sys_exit_ioctl")
 int pl_ioctl(struct trace_event_raw_sys_exit *ctx)
 {
-	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	u32 command;
 
-	if (ctx->ret == 0 && task->signal->leader)
-		pl_session_changed(0, task);
+	if (ctx->ret)
+		return 0;
+	command = pl_argument(1);
+	if (command == TIOCSCTTY || command == TIOCNOTTY)
+		pl_session_changed(0, (void *)bpf_get_current_task_btf());
 	return 0;
 }
 

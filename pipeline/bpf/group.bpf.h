@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* setpgid() for who is not told whose group was changed. Include after change.bpf.h. */
+/* setpgid() for who is not told whose group was changed. Include after change.bpf.h and call.bpf.h. */
 #ifndef PROCLINE_GROUP_BPF_H
 #define PROCLINE_GROUP_BPF_H
 
@@ -32,30 +32,25 @@ static long pl_child_step(u64 i, struct pl_children *children)
 	return 0;
 }
 
-/* The current task's setpgid() changed its own group, or that of a child: the number is the caller's view of it. Its
- * registers, as it came into the kernel, still have it. A child that another thread forked is that thread's. No lock: a child
- * that is taken from the list in between ends the search. */
+/* The current task's setpgid() changed its own group, or that of a child: the first argument is the caller's view of it. A
+ * child that another thread forked is that thread's. No lock: a child that is taken from the list in between ends the
+ * search. */
 static __noinline void pl_group_changed(u32 index)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
-	struct pt_regs *regs = (void *)bpf_task_pt_regs(task);
-	struct pt_regs___arm64 *other = (void *)regs;
 	struct list_head *list = &task->children;
 	struct pl_children children = { .at = list->prev, .end = list };
 
 	if (task->flags & (PF_KTHREAD | PF_EXITING))
 		return;
-	if (bpf_core_field_exists(regs->di))
-		bpf_probe_read_kernel(&children.nr, sizeof(children.nr), (void *)regs + bpf_core_field_offset(regs->di));
-	else if (bpf_core_field_exists(other->orig_x0))
-		bpf_probe_read_kernel(&children.nr, sizeof(children.nr), (void *)regs + bpf_core_field_offset(other->orig_x0));
+	children.nr = pl_argument(0);
 	if (children.nr) {
 		children.level = task->thread_pid->level;
 		bpf_loop(PL_CHILDREN_STEPS, pl_child_step, &children, 0);
 	}
 	if (children.found)
 		pl_session_changed(index, bpf_rdonly_cast(children.found, bpf_core_type_id_kernel(struct task_struct)));
-	pl_session_changed(index, task);
+	pl_pid_changed(index, task);
 }
 
 #endif

@@ -104,6 +104,11 @@ static __always_inline void pl_gather(struct pl_iter_scratch *buf, struct task_s
 		exec->exec_tid = task->pid;
 		exec->prev_tid = task->pid;
 		pl_cache_known(buf);
+	} else {
+		struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
+
+		if (entry)
+			pl_keep_namespaces(&buf->record.task, entry);
 	}
 	head->kind = 0;
 	head->cpu = 0;

@@ -174,6 +174,15 @@ static __always_inline struct pl_pid *pl_find_pid(u32 tgid, u64 start_boot_ns)
 	return entry;
 }
 
+/* A leader that has ended is in no namespaces any more, and its process lives on in those that are known. */
+static __always_inline void pl_keep_namespaces(struct pl_task *task, const struct pl_pid *entry)
+{
+	if (task->mnt_ns)
+		return;
+	task->mnt_ns = entry->mnt_ns;
+	task->net_ns = entry->net_ns;
+}
+
 /* Write the facts that change during a life; times and cookie stay. */
 static __always_inline void pl_refresh_pid(struct pl_pid *entry, const struct pl_head *head, const struct pl_task *task)
 {

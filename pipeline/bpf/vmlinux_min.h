@@ -286,11 +286,13 @@ struct linux_binprm {
 	const char *fdpath;
 };
 
-/* Where the first argument of a system call still stands at its end. */
+/* Where the first two arguments of a system call still stand at its end. */
 struct pt_regs {
+	unsigned long si;
 	unsigned long di;
 };
 struct pt_regs___arm64 {
+	u64 regs[31];
 	u64 orig_x0;
 };
 

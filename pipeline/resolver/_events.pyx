@@ -607,15 +607,15 @@ cdef class Events(Rows):
         previous = row
         for n in range(IMAGE_LIMIT):
             hot = &self.hot[previous]
-            if not hot.flags & PL_ROW_IS_EXEC or not hot.known & PL_KNOWN_EXEC_TIME:
+            if not hot.known & PL_KNOWN_EXEC_TIME:
                 break
-            if hot.exec_boot_ns == head.time_boot_ns:
+            if hot.exec_boot_ns == head.time_boot_ns:  # not of IS_EXEC alone: what a tracer found need not have it
                 # Applied already. If the writer died right then, the image before was not told yet.
                 if previous == row:
                     self.replace(self.previous_image(row), head.time_boot_ns)
                 self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
                 return
-            if hot.exec_boot_ns < head.time_boot_ns:
+            if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
                 break
             newer = previous
             previous = self.previous_image(previous)

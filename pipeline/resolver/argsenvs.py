@@ -35,6 +35,13 @@ class ArgScrubber(Protocol):
         ...
 
 
+class Unscrubbed:
+    """A scrubber that hides nothing: for who wants arguments as they are, and environments as always."""
+
+    def scrub(self, args: Sequence[str], argv0: str = "") -> tuple[list[str], bool]:
+        return list(args), False
+
+
 class ArgsEntry:
     """The arguments of one image, argv[0] included; shared by reference between a process and its forks.
 

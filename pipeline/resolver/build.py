@@ -24,6 +24,7 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import FrameReader
 from pipeline.resolver._waiting import FrameSocket, Waiter
+from pipeline.resolver.argsenvs import Unscrubbed
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer, scrubber_of
@@ -251,7 +252,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         )  # fmt: skip
         capture_boot_ns = boot.now_boot_ns()
         resolver = EBPFResolver(
-            _kernel_maps(spec) if is_live else None, config, scrubber=scrubber,
+            _kernel_maps(spec) if is_live else None, config, scrubber=scrubber or Unscrubbed(),
             cgroup_resolver=CgroupContexts(tree, namer.learn), opts=_opts(config), tables=tables, applier=applier,
             proc=reader if is_live else NoProc(),
             capture_boot_ns=capture_boot_ns, learn_cgroup=namer.learn,

@@ -228,6 +228,15 @@ class ProcessCacheEntry:
         """Login uid; 4294967295 is unset."""
         return self.credentials.auid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process has ended: an image that an exec replaced has an exit time while its process lives."""
+        store = self._store
+        if not getattr(store, "is_replaced", False):
+            return self.exit_time is not None
+        head: ProcessCacheEntry | None = store.head()  # type: ignore[attr-defined]
+        return head is None or head.exit_time is not None
+
     # -- lineage (5.1 to 5.7) ------------------------------------------------------------------------------------------
 
     def set_ancestor(self, parent: ProcessCacheEntry | None) -> None:

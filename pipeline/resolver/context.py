@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.boot import TICK_NS
+from pipeline.boot import ticks_of
 from pipeline.bus import context as wire
 from pipeline.bus.context import ContextEvent, decode_context
 from pipeline.errors import FrameError
@@ -150,11 +150,8 @@ class ContextLoop:
             done += 1
         while self._expiries and self._expiries[0][0] <= now_boot_ns:
             _, pid, start = heapq.heappop(self._expiries)
-            entry = self._resolver.get(pid)
-            if entry is not None and entry.start_boot_ns == start:
-                self._resolver.fetch_aws_security_credentials(
-                    Event(timestamp_ns=now_boot_ns, pid_context=PIDContext(pid=pid, tid=pid))
-                )
+            of_process = PIDContext(pid=pid, tid=pid, start_boot_ns=start)
+            self._resolver.fetch_aws_security_credentials(Event(timestamp_ns=now_boot_ns, pid_context=of_process))
             done += 1
         return done
 
@@ -180,6 +177,9 @@ class ContextLoop:
                 if entry is not None:
                     self._cgroup(event, entry)
                 return
+            if entry is not None:
+                # From here on the event is about this very process: its pid may have another owner by now.
+                context.start_boot_ns = entry.start_boot_ns
             found = entry if entry is not None else placeholder(event.pid, event.tid or event.pid)
             if found.is_kworker or is_kworker(found.ppid, found.pid):
                 return
@@ -206,13 +206,15 @@ class ContextLoop:
         self, event: ContextEvent, time_ns: int, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
     ) -> ProcessCacheEntry | None:
         """Who made the event: whoever had the pid then, or the very process that it names."""
-        entry = self._resolver.find_at(event.pid, time_ns, event.inode)
-        if entry is None:
-            entry = self._resolver.resolve(event.pid, event.tid or event.pid, event.inode, True, made)
         start = event.start_boot_ns
-        if entry is not None and start and entry.start_boot_ns // TICK_NS != start // TICK_NS:
+        entry = self._resolver.find_at(event.pid, time_ns, event.inode, start)
+        if entry is not None:
+            return entry
+        # Others know who has the pid now.
+        entry = self._resolver.resolve(event.pid, event.tid or event.pid, event.inode, True, made)
+        if entry is None or entry.start_boot_ns > time_ns:
             return None
-        return entry
+        return entry if not start or ticks_of(entry.start_boot_ns) == ticks_of(start) else None
 
     def _judge(self, entry: ProcessCacheEntry | None, event: ContextEvent) -> ResolverError | None:
         """Step 7."""
@@ -244,14 +246,14 @@ class ContextLoop:
 
     def _capabilities(self, dispatched: Dispatched, told: Event) -> None:
         body = dispatched.event.body
-        self._resolver.update_capabilities_usage(dispatched.event.pid, int(body["attempted"]), int(body["used"]))
+        self._resolver.update_capabilities_usage(dispatched.entry, int(body["attempted"]), int(body["used"]))
 
     def _tracer(self, dispatched: Dispatched, told: Event) -> None:
         told.fd = int(dispatched.event.body["fd"])
         self._resolver.add_tracer_metadata(dispatched.event.pid, told)
 
     def _user_session(self, dispatched: Dispatched, told: Event) -> None:
-        self._resolver.update_user_session(dispatched.event.pid, _session(dispatched.event.body))
+        self._resolver.update_user_session(dispatched.entry, _session(dispatched.event.body))
 
     def _cgroup(self, event: ContextEvent, entry: ProcessCacheEntry) -> None:
         cgroup_id, path = int(event.body["cgroup_id"]), str(event.body.get("path", ""))

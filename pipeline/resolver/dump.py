@@ -1,7 +1,8 @@
 """Dumps of the cache: JSON in two forms, and a graph for Graphviz (specification 3.4, ToJSON and ToDot).
 
-Differs from the reference as specification 9.3.15 asks: labels are escaped, and an exited entry is one node. The layout
-of `procline dump` is another one (`export/`); this is the interface of the resolver.
+Differs from the reference as specification 9.3.15 asks: labels are escaped, and an exited entry is one node. Brackets
+are of processes: the image before an exec of the same name is the same node. The layout of `procline dump` is another
+one (`export/`); this is the interface of the resolver.
 """
 
 from __future__ import annotations
@@ -101,30 +102,38 @@ def write_dot(
 def dot_of(
     entries: Iterable[ProcessCacheEntry], argv: Callable[[ProcessCacheEntry], list[str] | None] | None = None
 ) -> str:
-    """The directed graph: a node for each pid and name, an edge from each ancestor."""
-    nodes: dict[str, str] = {}
+    """The directed graph: a node for each process and name that it had, an edge from each ancestor."""
+    names: dict[tuple[int, int, str], str] = {}
+    taken: set[str] = set()
+    nodes: list[str] = []
     edges: dict[tuple[str, str], None] = {}
     for entry in entries:
         below: str | None = None
         for one in entry.chain():
-            key = f"{one.pid}:{one.comm}"
-            if key not in nodes:
-                nodes[key] = _node(key, one, argv)
-            if below is not None and below != key:
-                edges[key, below] = None
-            below = key
-    lines = [*nodes.values(), *(f"  {quote(a)} -> {quote(b)};" for a, b in edges)]
+            identity = (one.pid, one.start_boot_ns, one.comm)
+            name = names.get(identity)
+            if name is None:
+                name = f"{one.pid}:{one.comm}"
+                if name in taken:  # an earlier owner of the pid had this name too
+                    name += f":{one.start_boot_ns}"
+                names[identity] = name
+                taken.add(name)
+                nodes.append(_node(name, one, argv))
+            if below is not None and below != name:
+                edges[name, below] = None
+            below = name
+    lines = [*nodes, *(f"  {quote(a)} -> {quote(b)};" for a, b in edges)]
     return "digraph ProcessTree {\n" + "\n".join(lines) + "\n}\n"
 
 
 def _node(
-    key: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry], list[str] | None] | None
+    name: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry], list[str] | None] | None
 ) -> str:
     label = f"{entry.comm}:{entry.pid}"
-    if entry.exit_time is not None:
+    if entry.has_ended:
         label = f"[{label}]"
     comment = f", comment={quote(' '.join(argv(entry) or []))}" if argv is not None else ""
-    return f"  {quote(key)} [label={quote(label)}{comment}];"
+    return f"  {quote(name)} [label={quote(label)}{comment}];"
 
 
 def quote(text: str) -> str:

@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import boot, events
+from pipeline.boot import ticks_of
+from pipeline.bus.requests import ABSENT
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
@@ -41,6 +43,7 @@ from pipeline.resolver.collaborators import (
     UserGroupResolver,
     UserSessionResolver,
 )
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.fields import is_process
 from pipeline.resolver.lookup import CACHE, PROCFS_DEPTH, LookUp
 from pipeline.resolver.model import (
@@ -57,6 +60,7 @@ from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procinfo import ProcInfo, to_record
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
+from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 
 FLUSH_INTERVAL_S = 120.0
@@ -72,8 +76,8 @@ class EBPFResolver(Updates):
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
         scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
-            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see
-            `collaborators`.
+            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see `collaborators`. Without
+            a scrubber arguments get the built-in one, unless raw values are asked for.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
@@ -142,8 +146,10 @@ class EBPFResolver(Updates):
                 raise ResolverError("no pid in the fork event")
             if entry.is_kworker or is_kworker(entry.ppid, entry.pid):
                 raise ResolverError(f"pid {entry.pid} is a kernel thread")
-            found = self._insert_fork(entry, event.pid_context.exec_inode, cgroup_context, Source.EVENT, new_entry_cb)
-            event.entry = found
+            context = event.pid_context
+            event.entry = self._insert_fork(
+                entry, context.exec_inode, cgroup_context, Source.EVENT, new_entry_cb, context.parent_start_boot_ns
+            )
 
     def add_exec_entry(self, event: Event, cgroup_context: CGroupContext) -> None:
         """Enter the image of an exec event (`event.entry`) on top of the one before.
@@ -151,55 +157,85 @@ class EBPFResolver(Updates):
         An exec of the same program again (an exec bomb) makes no entry; `event.entry` is the cached one then.
 
         Raises:
-            PathResolutionError: the path of the executable or the interpreter is unknown; the event has the error too,
-                and the image before stays the cached one.
+            PathResolutionError: the path of the executable or the interpreter is unknown; the event and that file have
+                the error too, and the image before stays the cached one.
             ResolverError: no pid, or another fact could not be had.
+
+        Whatever it raises, but for "no pid", `event.exec_entry` is what the event told.
         """
         entry = _entry_of(event)
         with self.lock:
+            event.exec_entry = entry
             try:
                 self._complete(entry)
             except PathResolutionError as error:
                 event.error = error
-                event.exec_entry = entry
                 raise
             if entry.pid == 0:
+                event.exec_entry = None
                 raise ResolverError("no pid in the exec event")
-            found = self._insert_exec(entry, event.pid_context.exec_inode, cgroup_context, Source.EVENT)
+            context = event.pid_context
+            found = self._insert_exec(
+                entry, context.exec_inode, cgroup_context, Source.EVENT, context.parent_start_boot_ns
+            )
             event.entry = event.exec_entry = found
 
     def apply_exit_entry(self, event: Event, new_entry_cb: NewEntryCallback | None = None) -> bool:
         """Stamp the end of a process and move its children; it stays cached until `delete_entry`.
 
         Returns:
-            False: nobody knows the process, so there is nothing to tell about its end.
+            False: nobody knows the process, or its end was told before, so there is nothing to tell about it.
         """
         context = event.pid_context
         with self.lock:
-            entry = None
-            if context.pid:
-                entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
+            entry = self._exiting(event, new_entry_cb) if context.pid else None
             event.entry = event.exit_entry = entry
             if entry is None:
                 return False
-            time_ns = event.timestamp_ns or self.now_boot_ns()
-            # The index of children is by pid, and the record takes this process out of its own parent's list only.
-            children_of = entry
-            self.applier.apply_records(
-                records.head(
-                    events.KIND_EXIT, entry.pid, context.tid, time_ns, entry.start_boot_ns,
-                    context.ppid, context.parent_start_boot_ns,
-                ),
-                records.task(entry).task, records.exit_body(event), known=0,
-            )  # fmt: skip
+            self._apply_exit(event, entry.start_boot_ns)
             if event.exit_status is None:
                 self.book.forget_exit_code(entry)
-            self.book.leaving[entry.pid] = self.tables.py_link(self.tables.py_head(entry.pid))
-            self._reparent_children(children_of, DO_EXIT, new_entry_cb)
+            link = self._link(entry.pid)
+            if self.tables.py_follow(link) == row_of(entry):
+                self.book.leaving[entry.pid] = link
+            self._reparent_children(entry, DO_EXIT, new_entry_cb)
             return True
+
+    def _exiting(self, event: Event, new_entry_cb: NewEntryCallback | None) -> ProcessCacheEntry | None:
+        """The process whose end an event tells, if that is news."""
+        context = event.pid_context
+        start = context.start_boot_ns
+        entry = self.book.of_identity(context.pid, start) if start else None
+        if entry is not None:
+            row = row_of(entry)
+            is_unseen = int(self.tables.hot_view()[row]["flags"]) & layout.ROW_EXIT_UNSEEN
+            if not self.book.is_cached(row) and not is_unseen:
+                return None
+            self.stats.add("hits", CACHE)
+            return entry
+        if not start or self.book.head(context.pid) is None:
+            entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
+        if entry is not None and self._is_same_process(entry, start):
+            return entry
+        if start:
+            # The applier keeps it for the fork, should that still come: then the process does not live.
+            self._apply_exit(event, start)
+        return None
+
+    def _apply_exit(self, event: Event, start_boot_ns: int) -> None:
+        context = event.pid_context
+        self.applier.apply_records(
+            records.head(
+                events.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self.now_boot_ns(), start_boot_ns,
+                context.ppid, context.parent_start_boot_ns,
+            ),
+            np.zeros(1, events.TASK), records.exit_body(event), known=0,
+        )  # fmt: skip
 
     def delete_entry(self, pid: int, exit_time: int) -> None:
         """Take a process out of the cache; its descendants keep it as ancestor.
+
+        Nothing happens where who has the pid began later than that: another process ended then.
 
         Args:
             exit_time: ns since the Unix epoch.
@@ -240,19 +276,29 @@ class EBPFResolver(Updates):
         """Who has the pid now: `resolve` for a question that no event made, so that only a living process is meant.
 
         Returns:
-            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests).
+            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests). Pid 0 is nobody,
+            and counts as nothing.
         """
+        if pid == 0:
+            return LookUp(None, ABSENT)
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
 
-    def find_at(self, pid: int, time_boot_ns: int, inode: int = 0) -> ProcessCacheEntry | None:
+    def find_at(
+        self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0
+    ) -> ProcessCacheEntry | None:
         """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
 
         Args:
             inode: of the executable that it is expected to run; 0: any.
+            start_boot_ns: of the process that is meant, to the tick at least; 0: unknown.
         """
         with self.lock:
-            entry = self._parent_at(pid, time_boot_ns)
+            entry = self.book.of_identity(pid, start_boot_ns) if start_boot_ns else None
+            if entry is None:
+                entry = self.book.owner_at(pid, time_boot_ns)
+                if entry is not None and start_boot_ns and ticks_of(entry.start_boot_ns) != ticks_of(start_boot_ns):
+                    return None
             if entry is None or (inode and entry.file_event.inode != inode):
                 return None
             self.stats.add("hits", CACHE)
@@ -287,7 +333,8 @@ class EBPFResolver(Updates):
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Arguments after argv[0] with secrets hidden, and whether they were cut."""
-        return args_views.argv_scrubbed(pr, self.scrubber)
+        with self.lock:  # a scrubber serves one at a time
+            return args_views.argv_scrubbed(pr, self.scrubber)
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Names of environment variables, with the value for allowed names, and whether they were cut."""

@@ -26,7 +26,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.keyed_frames import KeyedFrames
-from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook
+from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     CacheResolverKey,
@@ -52,7 +52,8 @@ class EBPFLessResolver:
     Args:
         config: kept for whoever wants it.
         statsd_client: see `send_stats`; None: nothing is sent.
-        scrubber: hides secrets in arguments before they are stored; None: they are stored as they are.
+        scrubber: hides secrets in arguments before they are stored; None: the built-in one, unless raw values are
+            asked for.
         opts: copied.
         tables: of this instance; this process is their writer.
         applier: of these tables, shared with the live batches; None: an own one.
@@ -74,8 +75,8 @@ class EBPFLessResolver:
     ) -> None:
         self.config = config
         self.statsd_client = statsd_client
-        self.scrubber = scrubber
         self.opts = (opts or ResolverOpts()).copy()
+        self.scrubber = args_views.scrubber_of(scrubber, self.opts)
         self.lock = threading.RLock()
         self.applier = applier or Applier(tables)
         self._now_boot_ns = now_boot_ns
@@ -96,20 +97,21 @@ class EBPFLessResolver:
         """Enter a forked process below its parent, if that is known. None for pid 0.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         with self.lock:
             time_ns = self.book.to_boot(ts)
             parent = self._parent_at(key, ppid, time_ns)
-            head = records.head(
-                events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *self._named_parent(key, ppid, parent)
-            )
-            row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), parent))
-            entry = self.book.entry(row)
-            if parent is not None and entry.ancestor is not None:
-                entry.inherit_from(parent)
+            named = self._named_parent(key, ppid, parent)
+            head = records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+            row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), *named))
+            entry = self.book.entry(self.applier.py_root(row))
+            image = entry.ancestor
+            if image is not None:
+                entry.inherit_from(image)
         return entry
 
     def new_entry(
@@ -139,10 +141,11 @@ class EBPFLessResolver:
         Without one before it is entered below its parent, if that is known, and marked: something was not told.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.EVENT
         )
@@ -161,10 +164,11 @@ class EBPFLessResolver:
         """Enter a process that the tracer found in procfs when it began. None for pid 0.
 
         Raises:
-            ResolverError: there is no room for it.
+            ResolverError: there is no room for it, or no process can have the key.
         """
         if key.pid == 0:
             return None
+        self._require_key(key)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.PROCFS_SNAPSHOT
         )
@@ -196,21 +200,29 @@ class EBPFLessResolver:
                 return
             wanted = replace(entry.credentials, **values)  # type: ignore[arg-type]
             told = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
-            head = records.head(events.KIND_CRED, key.pid, key.pid, self._now_boot_ns(), entry.start_boot_ns)
-            self._apply(key, head, told)
-            if entry.credentials != wanted:
-                entry.credentials = wanted
+            # Nobody tells when: after all that was told of the process, whatever clock its tracer has.
+            time_ns = max(self._now_boot_ns(), entry.start_boot_ns, self.book.to_boot(entry.exec_time))
+            self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, entry.start_boot_ns), told)
+            records.keep_names(entry, wanted)
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:
-        """Take a process out of the cache; its children keep it as ancestor."""
+        """Take a process out of the cache; its children keep it as ancestor.
+
+        Nothing happens where who has the key began later than that: another process ended then.
+        """
         with self.lock:
-            entry = self.book.of_key(key)
-            if entry is None:
+            entry, time_ns = self.book.of_key(key), self.book.to_boot(exit_time)
+            if entry is None or entry.start_boot_ns > time_ns:
                 return
-            head = records.head(events.KIND_EXIT, key.pid, key.pid, self.book.to_boot(exit_time), entry.start_boot_ns)
+            head = records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, entry.start_boot_ns)
             # Nobody tells the exit code, so the record has no body.
             head["flags"] = events.FLAG_HEAD_ONLY
             self._apply(key, head)
+
+    def _require_key(self, key: CacheResolverKey) -> None:
+        if not is_key(key):
+            self._tables.count("keys_refused")
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: both are numbers of 32 bits, and not 0")
 
     # -- records -------------------------------------------------------------------------------------------------------
 
@@ -254,20 +266,15 @@ class EBPFLessResolver:
 
     def _parent_at(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
         """Who had the parent's pid then: a cached process, or one whose exit was told before its child's fork."""
-        row = self._owner(key, ppid) if key.pid != 1 else 0
-        if row and (self.book.is_cached(row) or int(self._tables.hot_view()[row]["exit_boot_ns"]) >= time_ns):
-            return self.book.entry(row)
-        return None
+        slot = self.book.space.find(ppid, key.nsid) if key.pid != 1 else 0
+        return self.book.owner_at(slot, time_ns) if slot else None
 
     def _named_parent(self, key: CacheResolverKey, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record; nobody, where the pid's last owner had ended before."""
         if parent is not None:
             return ppid, parent.start_boot_ns
-        return (0 if key.pid == 1 or self._owner(key, ppid) else ppid), 0
-
-    def _owner(self, key: CacheResolverKey, ppid: int) -> int:
         slot = self.book.space.find(ppid, key.nsid)
-        return self._tables.py_head(slot) if slot else 0
+        return (0 if key.pid == 1 or (slot and self._tables.py_head(slot)) else ppid), 0
 
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +291,8 @@ class EBPFLessResolver:
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Arguments after argv[0] with secrets hidden, and whether they were cut."""
-        return args_views.argv_scrubbed(pr, self.scrubber)
+        with self.lock:  # a scrubber serves one at a time
+            return args_views.argv_scrubbed(pr, self.scrubber)
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
         """Names of environment variables, with the value for allowed names, and whether they were cut."""

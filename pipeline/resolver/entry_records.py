@@ -86,6 +86,13 @@ def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: i
     return TaskRecord(row, only)
 
 
+def keep_names(entry: ProcessCacheEntry, credentials: Credentials) -> None:
+    """After a record told these credentials: keep the names, which it did not carry, if its ids were taken."""
+    now = entry.credentials
+    if now != credentials and now.equals(credentials) and now.auid == credentials.auid:
+        entry.credentials = credentials
+
+
 def cgroup_task(cgroup_id: int) -> TaskRecord:
     """A move to another cgroup."""
     row = np.zeros(1, events.TASK)
@@ -103,13 +110,13 @@ def _put_credentials(row: Column, credentials: Credentials) -> int:
     return known | layout.KNOWN_AUID if credentials.auid != UNSET else known
 
 
-def fork(entry: ProcessCacheEntry, parent: ProcessCacheEntry | None) -> Column:
-    """The FORK body; the parent is who forked."""
+def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int = 0) -> Column:
+    """The FORK body; who forked is told by pid and start. 0: unknown."""
     row = np.zeros(1, events.FORK)
     row["clone_flags"] = entry.fork_flags
-    if parent is not None:
-        row["creator_tgid"] = row["creator_tid"] = parent.pid
-        row["creator_start_boot_ns"] = parent.start_boot_ns
+    if creator_start_boot_ns:
+        row["creator_tgid"] = row["creator_tid"] = creator
+        row["creator_start_boot_ns"] = creator_start_boot_ns
     return row
 
 

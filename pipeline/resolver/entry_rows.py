@@ -26,7 +26,7 @@ from pipeline.errors import TooOldError
 from pipeline.resolver import entry_extra
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.cache_entry import CHAIN_LIMIT, ProcessCacheEntry
 from pipeline.resolver.model import (
     NO_FILE,
     CGroupContext,
@@ -130,6 +130,51 @@ class Book:
         """The newest image of a cached process."""
         row = self.tables.py_head(pid)
         return self.entry(row) if row and self.is_cached(row) else None
+
+    def owner_at(self, pid: int, time_boot_ns: int) -> ProcessCacheEntry | None:
+        """Who had a pid then, by its newest image: a cached process, or one that ended later. `pid`: an index entry."""
+        row = self.tables.py_head(pid)
+        while row and int(self.tables.hot_view()[row]["start_boot_ns"]) > time_boot_ns:
+            row = self.tables.py_follow(int(self.tables.cold_view()[row]["previous_owner"]))
+        if not row or not (
+            self.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_boot_ns
+        ):
+            return None
+        return self.entry(row)
+
+    def of_identity(self, pid: int, start_boot_ns: int) -> ProcessCacheEntry | None:
+        """The newest image of this very process, also if it has ended or another one has its pid."""
+        row = self.applier.py_find(pid, start_boot_ns)
+        return self.entry(row) if row else None
+
+    def images(self, row: int) -> Iterator[int]:
+        """The rows of a process' images, the newest first, given the row of that one."""
+        hot = self.tables.hot_view()
+        tgid, start = int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])
+        for _ in range(CHAIN_LIMIT):
+            yield row
+            row = self.tables.py_follow(int(hot[row]["ancestor"]))
+            if not row or (int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])) != (tgid, start):
+                return
+
+    def image_at(self, row: int, time_boot_ns: int) -> int:
+        """The row of the image that ran then, given that of the newest; of the oldest, if none did."""
+        image = row
+        for image in self.images(row):
+            made = self._exec_of(image)
+            if made is None or made <= time_boot_ns:
+                break
+        return image
+
+    def image_of_exec(self, row: int, time_boot_ns: int) -> int:
+        """The row of the image that the exec of this time made, given that of the newest; 0: there is none."""
+        return next((image for image in self.images(row) if self._exec_of(image) == time_boot_ns), 0)
+
+    def _exec_of(self, row: int) -> int | None:
+        """When an exec made this image; None: none did, or nobody knows when."""
+        hot = self.tables.hot_view()[row]
+        is_known = int(hot["flags"]) & layout.ROW_IS_EXEC and int(hot["known"]) & layout.KNOWN_EXEC_TIME
+        return int(hot["exec_boot_ns"]) if is_known else None
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
         """The newest images of all cached processes, as they are when the walk begins, by pid."""
@@ -488,13 +533,23 @@ class RowStore:
         if other == tgid:
             return
         tables.py_set_link("parent", row, target)
-        if tables.py_head(tgid) != row or int(hot["exit_boot_ns"]):
+        head = tables.py_head(tgid)
+        if head != row:
+            # Below the images that have followed: what the process' newest says of its parent goes with it.
+            if not head or int(tables.hot_view()[head]["start_boot_ns"]) != int(hot["start_boot_ns"]):
+                return
+            tables.py_begin(head)
+            tables.py_set_link("parent", head, target)
+            if target:
+                tables.hot_view()[head]["ppid"] = other
+            tables.py_end(head)
+        if int(tables.hot_view()[head]["exit_boot_ns"]):
             return
-        if ancestor is None:
-            tables.py_orphan(tgid)
-        else:
+        if target:
             hot["ppid"] = other
             tables.py_adopt(tgid, other)
+        else:
+            tables.py_orphan(tgid)
 
     def _end(self, time: int | None) -> None:
         """The image has ended. Its row is history from now on, unless somebody refers to it."""
@@ -528,7 +583,15 @@ class RowStore:
         if tables.py_head(tgid) != self.row:
             return []
         heads = (tables.py_head(child) for child in tables.py_children(tgid))
-        return [self.book.entry(head) for head in heads if head]
+        return [self.book.entry(head) for head in heads if head and self._is_parent_of(head)]
+
+    def _is_parent_of(self, child: int) -> bool:
+        """Whether a process that is listed by this pid has this parent, and none of another time, or one to come."""
+        hot = self.book.tables.hot_view()
+        link = int(hot[child]["parent"])
+        known = self.book.tables.py_follow(link)
+        # The image that was linked may have had to go at the ceiling.
+        return int(hot[known]["start_boot_ns"]) == int(self.hot["start_boot_ns"]) if known else link != 0
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
         if child in self.children():

@@ -17,6 +17,7 @@ from pipeline.errors import ProclineError, TooOldError
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.fields import Fields
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
@@ -55,62 +56,76 @@ class Insertion(Fields):
 
     def _insert_fork(
         self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source,
-        new_entry_cb: NewEntryCallback | None,
+        new_entry_cb: NewEntryCallback | None, parent_start: int = 0,
     ) -> ProcessCacheEntry | None:  # fmt: skip
+        """`parent_start`: of the parent, boot ns; 0: unknown, then whoever had its pid at the fork is meant."""
         pid, ppid = entry.pid, entry.ppid
         if pid == 0:
             return None
+        time_ns = self._boot_time(entry.fork_time)
+        start = entry.start_boot_ns or time_ns
+        born = min(time_ns, _latest(start))
         parent: ProcessCacheEntry | None = None
         is_missing = is_other = False
-        time_ns = self._boot_time(entry.fork_time)
         if pid != 1:
-            parent = self._parent_at(ppid, time_ns)
-            if ppid and inode and (parent is None or parent.file_event.inode != inode):
+            parent = self._parent_at(ppid, parent_start, born)
+            is_expected = not inode or (parent is not None and parent.file_event.inode == inode)
+            if ppid and not is_expected and not self.applier.py_find(pid, start):
                 candidate = self._resolve(ppid, ppid, inode, True, new_entry_cb)
-                if candidate is not None:
+                if (
+                    candidate is not None
+                    and candidate.start_boot_ns <= born
+                    and self._is_same_process(candidate, parent_start)
+                ):
                     parent = candidate
                 else:
-                    parent = self._parent_at(ppid, time_ns)  # again: the lock was put down
+                    parent = self._parent_at(ppid, parent_start, born)  # again: the lock was put down
                     is_missing = is_other = True
             is_missing = is_missing or parent is None
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        start = entry.start_boot_ns or time_ns
         told = records.task(entry, inode)
+        is_known = self.applier.py_find(pid, start) != 0
         counted = self.stats.get("inode_error", "fork_parent_missing")
+        named = self._named_parent(ppid, parent_start, parent)
         row = self.applier.apply_records(
-            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *self._named_parent(ppid, parent)),
-            told.task, records.fork(entry, parent), known=told.known, source=int(source),
+            records.head(events.KIND_FORK, pid, entry.tid, time_ns, start, *named),
+            told.task, records.fork(entry, *named), known=told.known, source=int(source),
         )  # fmt: skip
         self._count_inode_error("fork_parent_missing", is_other, counted)
-        if parent is not None and not self.tables.py_follow(int(self.tables.hot_view()[row]["ancestor"])):
-            parent = None  # younger than its child: another process, which only has the pid
-        return self._complete_row(entry, row, parent, cgroup, source, is_missing, is_fork=True)
+        self._require_row(pid, row)
+        if is_known:
+            # From before, or the fork was told already: the applier has taken what was not known.
+            return self.book.entry(self.applier.py_root(row))
+        # The image that forked; none where the parent is younger than its child: another process, which has its pid.
+        image = self.book.of_link(int(self.tables.hot_view()[row]["ancestor"]))
+        return self._complete_row(entry, row, image, cgroup, source, is_missing, not named[0], is_fork=True)
 
     def _insert_exec(
-        self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source
+        self, entry: ProcessCacheEntry, inode: int, cgroup: CGroupContext, source: Source, parent_start: int = 0
     ) -> ProcessCacheEntry | None:
+        """`parent_start` as for `_insert_fork`."""
         pid = entry.pid
         if pid == 0:
             return None
-        previous = self.book.head(pid)
-        if previous is not None and not self._is_same_process(previous, entry.start_boot_ns):
-            previous = None  # an earlier owner of the pid, whose exit was lost
+        time_ns = self._boot_time(entry.exec_time)
+        known = self._process_of(pid, entry.start_boot_ns, time_ns)
+        images = int(self.tables.hot_view()[known]["images"]) if known else 0
+        previous = self.book.entry(self.book.image_at(known, time_ns - 1)) if known else None
         is_other = previous is not None and bool(inode) and previous.file_event.inode != inode
         is_missing = previous is None or is_other
         if not cgroup.is_null:
             entry.cgroup = cgroup
-        time_ns = self._boot_time(entry.exec_time)
         if previous is not None:
-            start, named = previous.start_boot_ns, (entry.ppid or previous.ppid, 0)
+            start = previous.start_boot_ns
+            named = (entry.ppid, parent_start) if entry.ppid else (previous.ppid, 0)
         else:
             start = entry.start_boot_ns or self._boot_time(entry.fork_time or entry.exec_time)
-            named = self._named_parent(entry.ppid, self._parent_at(entry.ppid, start))
+            parent = self._parent_at(entry.ppid, parent_start, start)
+            named = self._named_parent(entry.ppid, parent_start, parent)
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
         counted = self.stats.get("inode_error", "exec_parent_missing")
-        before = self.tables.py_head(pid)
-        link = self.tables.py_link(before) if before else 0
         folds, self.applier.fold_exec_bombs = self.applier.fold_exec_bombs, True
         try:
             row = self.applier.apply_records(
@@ -120,9 +135,28 @@ class Insertion(Fields):
         finally:
             self.applier.fold_exec_bombs = folds
         self._count_inode_error("exec_parent_missing", is_other, counted)
-        if row and previous is not None and self.tables.py_link(row) == link:
-            return previous  # an exec bomb, or an exec that was applied already
-        return self._complete_row(entry, row, previous, cgroup, source, is_missing, is_fork=False)
+        self._require_row(pid, row)
+        image = self.book.image_of_exec(row, time_ns) or row
+        if int(self.tables.hot_view()[row]["images"]) == images:
+            return self.book.entry(image)  # an exec bomb, or an exec that was applied already
+        return self._complete_row(entry, image, previous, cgroup, source, is_missing, not named[0], is_fork=False)
+
+    def _process_of(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> int:
+        """The row of the newest image of the process that a record is about; 0: it is not in the tables.
+
+        Args:
+            start_boot_ns: of the process; 0: unknown, then whoever had the pid at `time_boot_ns` is meant.
+        """
+        if start_boot_ns:
+            return self.applier.py_find(pid, start_boot_ns)
+        owner = self.book.owner_at(pid, time_boot_ns)
+        return row_of(owner) if owner is not None else 0
+
+    def _require_row(self, pid: int, row: int) -> None:
+        if pid >= self.pid_capacity:
+            raise ResolverError(f"pid {pid} is outside the table's pids, which end at {self.pid_capacity - 1}")
+        if not row:
+            raise ResolverError(f"pid {pid}: the table is full")
 
     def _count_inode_error(self, tag: str, is_other: bool, counted: int) -> None:
         """The applier counts what it sees by itself, which is less: not every row has the inode from the kernel."""
@@ -131,16 +165,13 @@ class Insertion(Fields):
 
     def _complete_row(
         self, entry: ProcessCacheEntry, row: int, before: ProcessCacheEntry | None, cgroup: CGroupContext,
-        source: Source, is_missing: bool, *, is_fork: bool,
+        source: Source, is_missing: bool, is_parent_unnamed: bool, *, is_fork: bool,
     ) -> ProcessCacheEntry:  # fmt: skip
-        """The record is applied: write what it did not carry, and let the entry be the row from now on."""
-        if not row:
-            raise ResolverError(f"pid {entry.pid}: the table is full")
+        """The record made this row: write what it did not carry, and let the entry be the row from now on."""
         values = dict(records.told(entry))
         ppid = entry.ppid
-        attached = self.book.attach(entry, row)
-        if attached is not entry:
-            return attached  # the event was applied before
+        # It has an object where the process had ended: then the row of its head holds the image that came late.
+        entry = self.book.attach(entry, row)
         for name in _IN_RECORDS:
             values.pop(name, None)
         if is_fork and before is not None:
@@ -161,8 +192,8 @@ class Insertion(Fields):
         if is_missing:
             values["is_parent_missing"] = True
         self.book.mark(row, self._marks(source, entry.start_boot_ns))
-        if entry.ppid == 0 and ppid:
-            values["ppid"] = ppid
+        if is_parent_unnamed and ppid:
+            values["ppid"] = ppid  # told, of a process that nobody has seen
         if values:
             entry.set(**values)
         if before is not None:
@@ -217,9 +248,9 @@ class Insertion(Fields):
         Raises:
             PathResolutionError: of the executable or the interpreter; the entry is to be used no further.
         """
-        entry.file_event = self._with_path(entry, entry.file_event, is_path_whole)
+        self._find_path(entry, "file_event", is_path_whole)
         if entry.has_interpreter:
-            entry.interpreter = self._with_path(entry, entry.interpreter, True)
+            self._find_path(entry, "interpreter", True)
         else:
             entry.interpreter = NO_FILE.with_names("", "")
         self.set_process_args(entry)
@@ -237,22 +268,26 @@ class Insertion(Fields):
                 raise ResolverError(f"file system of mount {file.mount_id}: {error}") from error
             entry.file_event = replace(file, filesystem=kind)
 
-    def _with_path(self, entry: ProcessCacheEntry, file: FileEvent, is_whole: bool) -> FileEvent:
+    def _find_path(self, entry: ProcessCacheEntry, field: str, is_whole: bool) -> None:
+        file: FileEvent = getattr(entry, field)
         try:
-            if file.inode == 0:
-                raise InvalidKeyPathError("no inode", inode=0, mount_id=file.mount_id)
-            if is_whole and (file.pathname or file.is_pathname_resolved):
-                # Our own programs resolve the path in the kernel, while the file is still there.
-                return file if file.is_pathname_resolved else file.with_pathname(file.pathname)
-            if self.path_resolver is None:
-                raise InvalidKeyPathError(
-                    "nobody told the path, and there is no path resolver", inode=file.inode, mount_id=file.mount_id
-                )
-            return self.path_resolver.resolve(file, entry.pid_context)
+            entry.set(**{field: self._with_path(entry, file, is_whole)})
         except (ProclineError, LookupError, OSError) as error:
-            entry.file_event = entry.file_event.unresolved(str(error))
+            entry.set(**{field: file.unresolved(str(error))})
             self.stats.add("path_error")
             raise PathResolutionError(f"pid {entry.pid}: path of inode {file.inode}: {error}") from error
+
+    def _with_path(self, entry: ProcessCacheEntry, file: FileEvent, is_whole: bool) -> FileEvent:
+        if file.inode == 0:
+            raise InvalidKeyPathError("no inode", inode=0, mount_id=file.mount_id)
+        if is_whole and (file.pathname or file.is_pathname_resolved):
+            # Our own programs resolve the path in the kernel, while the file is still there.
+            return file if file.is_pathname_resolved else file.with_pathname(file.pathname)
+        if self.path_resolver is None:
+            raise InvalidKeyPathError(
+                "nobody told the path, and there is no path resolver", inode=file.inode, mount_id=file.mount_id
+            )
+        return self.path_resolver.resolve(file, entry.pid_context)
 
     # -- 3.3.11 --------------------------------------------------------------------------------------------------------
 
@@ -260,6 +295,8 @@ class Insertion(Fields):
         entry = self.book.head(pid)
         if entry is None:
             return False
+        if pid not in self.book.leaving and entry.start_boot_ns > self.book.to_boot(exit_time):
+            return False  # who ended then had the pid before
         if self.cgroup_resolver is not None:
             self.cgroup_resolver.del_pid(pid)
         link = self.tables.py_link(self.tables.py_head(pid))
@@ -305,26 +342,33 @@ class Insertion(Fields):
         flags = int(self.tables.hot_view()[self.tables.py_head(entry.pid)]["flags"])
         return bool(flags & layout.ROW_START_TICKS) and own // boot.TICK_NS == start_boot_ns // boot.TICK_NS
 
-    def _parent_at(self, ppid: int, time_ns: int) -> ProcessCacheEntry | None:
-        """Who had a parent's pid then: a cached process, or one whose exit was told before its child's fork."""
-        row = self.tables.py_head(ppid) if ppid else 0
-        if not row:
-            return None
-        if self.book.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_ns:
-            return self.book.entry(row)
-        return None
+    def _parent_at(self, ppid: int, start_boot_ns: int, time_ns: int) -> ProcessCacheEntry | None:
+        """The image that a parent ran then; its exit may have been told before its child's fork.
 
-    def _named_parent(self, ppid: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
+        Args:
+            start_boot_ns: of the parent; 0: whoever had the pid then.
+        """
+        row = self._process_of(ppid, start_boot_ns, time_ns) if ppid else 0
+        if not row or int(self.tables.hot_view()[row]["start_boot_ns"]) > time_ns:
+            return None
+        return self.book.entry(self.book.image_at(row, time_ns))
+
+    def _named_parent(self, ppid: int, start_boot_ns: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record.
 
-        Nobody, where the pid's last owner had ended before: the parent is a process that was never seen.
+        Nobody, where no start is told and the pid's owner then has not been seen: not who had it before or after.
         """
         if parent is not None:
             return ppid, parent.start_boot_ns
-        return (0 if self.tables.py_head(ppid) else ppid), 0
+        return (0 if not start_boot_ns and self.tables.py_head(ppid) else ppid), start_boot_ns
 
     def _boot_time(self, unix_ns: int | None) -> int:
         return self.book.to_boot(unix_ns) if unix_ns is not None else self.now_boot_ns()
+
+
+def _latest(start_boot_ns: int) -> int:
+    """When a process began at the latest: a start that is known to the tick only is rounded down."""
+    return start_boot_ns + boot.TICK_NS - 1 if start_boot_ns % boot.TICK_NS == 0 else start_boot_ns
 
 
 #: Fields that a record carried, or that are the row's identity.

@@ -21,6 +21,11 @@ from pipeline.shm.keyspace import KeySpace
 COMM_CHARS = 16
 
 
+def is_key(key: CacheResolverKey) -> bool:
+    """Whether a process can have this key: both are numbers of 32 bits, and there is no pid namespace 0."""
+    return 0 < key.pid <= 0xFFFFFFFF and 0 < key.nsid <= 0xFFFFFFFF
+
+
 class KeyedBook(Book):
     """Entry objects of one writer's keyed processes."""
 
@@ -36,7 +41,7 @@ class KeyedBook(Book):
 
     def of_key(self, key: CacheResolverKey) -> ProcessCacheEntry | None:
         """The newest image of a cached process."""
-        slot = self.space.find(key.pid, key.nsid)
+        slot = self.space.find(key.pid, key.nsid) if is_key(key) else 0
         return self.head(slot) if slot else None
 
 

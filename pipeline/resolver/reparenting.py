@@ -73,7 +73,7 @@ class Reparenting(Lookups):
             ancestor = current.ancestor
             if below is not None and below.pid != current.pid:
                 level += 1
-                if self._has_ended(current):
+                if current.has_ended:
                     self._reparent_children(current, callpath_tag, new_entry_cb, below)
             if ancestor is None:
                 if not self._resolve_missing_ancestor(current, callpath_tag, new_entry_cb):
@@ -160,13 +160,3 @@ class Reparenting(Lookups):
             self.stats.add("reparent_failed", callpath)
             return False
         return self._reparent_to(entry, ppid, callpath, new_entry_cb)
-
-    @staticmethod
-    def _has_ended(entry: ProcessCacheEntry) -> bool:
-        """Whether the process of an image has ended (an image that was replaced by an exec has an exit time too)."""
-        store = entry.store
-        is_replaced = getattr(store, "is_replaced", False)
-        if not is_replaced:
-            return entry.exit_time is not None
-        head = store.head()  # type: ignore[attr-defined]
-        return head is None or head.exit_time is not None

@@ -54,23 +54,30 @@ class Updates(Reparenting):
         """The login uid was set: `e.credentials.auid`."""
         self._update_credentials(pid, e, ("auid",), _AUID)
 
+    def _process_of_event(self, pid: int, e: Event) -> ProcessCacheEntry | None:
+        """The process that an event is about: the one that it names by its start, or whoever has the pid now."""
+        start = e.pid_context.start_boot_ns
+        return self.book.of_identity(pid, start) if start else self.book.head(pid)
+
     def _update_credentials(self, pid: int, e: Event, names: tuple[str, ...], group: int) -> None:
         # The credentials of other threads are not the process'.
         if e.pid_context.pid != e.pid_context.tid or e.credentials is None:
             return
         with self.lock:
-            entry = self.book.head(pid)
+            entry = self._process_of_event(pid, e)
             if entry is None:
                 return
             wanted: Credentials = replace(entry.credentials, **{name: getattr(e.credentials, name) for name in names})
             told = records.credentials_task(entry, wanted, group)
-            time_ns = e.timestamp_ns or self.now_boot_ns()
+            context = e.pid_context
             self.applier.apply_records(
-                records.head(events.KIND_CRED, pid, e.pid_context.tid, time_ns, entry.start_boot_ns),
+                records.head(
+                    events.KIND_CRED, pid, context.tid, e.timestamp_ns or self.now_boot_ns(), entry.start_boot_ns,
+                    context.ppid, context.parent_start_boot_ns,
+                ),
                 told.task, known=told.known,
             )  # fmt: skip
-            if entry.credentials != wanted:
-                entry.credentials = wanted
+            records.keep_names(entry, wanted)
 
     def add_tracer_metadata(self, pid: int, event: Event) -> None:
         """Read what a tracer sealed in the memfd `event.fd` and keep it with the process.
@@ -80,8 +87,9 @@ class Updates(Reparenting):
         """
         metadata = read_tracer_metadata(pid, event.fd)
         with self.lock:
-            entry = self.book.head(pid)
-            if entry is not None:
+            entry = self._process_of_event(pid, event)
+            # The memfd is of who has the pid now.
+            if entry is not None and entry is self.book.head(pid):
                 entry.tracer_metadata = metadata
 
     def update_aws_security_credentials(self, pid: int, e: Event) -> None:
@@ -89,7 +97,7 @@ class Updates(Reparenting):
         if e.aws is None or not e.aws.access_key_id:
             return
         with self.lock:
-            entry = self.book.head(pid)
+            entry = self._process_of_event(pid, e)
             if entry is None:
                 return
             known = list(entry.aws_security_credentials)
@@ -104,7 +112,7 @@ class Updates(Reparenting):
     def fetch_aws_security_credentials(self, e: Event) -> list[AWSSecurityCredentials]:
         """The credentials of the event's process that had not expired at its time; the others are forgotten."""
         with self.lock:
-            entry = self.book.head(e.pid_context.pid)
+            entry = self._process_of_event(e.pid_context.pid, e)
             if entry is None:
                 return []
             at = self.clock.to_unix_ns(e.timestamp_ns or self.now_boot_ns())
@@ -114,24 +122,22 @@ class Updates(Reparenting):
                 entry.aws_security_credentials = valid
             return list(valid)
 
-    def update_capabilities_usage(self, pid: int, attempted: int, used: int) -> None:
+    def update_capabilities_usage(self, pce: ProcessCacheEntry, attempted: int, used: int) -> None:
         """Capability checks were made for a process: masks of those asked for and of those that it had (1.3)."""
         with self.lock:
-            entry = self.book.head(pid)
-            if entry is not None:
-                entry.set(caps_attempted=entry.caps_attempted | attempted, caps_used=entry.caps_used | used)
+            pce.set(caps_attempted=pce.caps_attempted | attempted, caps_used=pce.caps_used | used)
 
-    def update_user_session(self, pid: int, session: UserSessionContext) -> None:
+    def update_user_session(self, pce: ProcessCacheEntry, session: UserSessionContext) -> None:
         """Somebody tells who is behind a process; its ssh part goes to what the process forks and executes (5.2)."""
         with self.lock:
-            entry = self.book.head(pid)
-            if entry is not None:
-                entry.set(user_session=session, user_session_id=session.id)
+            pce.set(user_session=session, user_session_id=session.id)
 
     def move_to_cgroup(self, pce: ProcessCacheEntry, cgroup_context: CGroupContext) -> None:
         """A process was moved to a cgroup, or its cgroup is being traced: resolve it, and take both contexts."""
         with self.lock:
-            found = self.cgroup_resolver.add_pid(pce.pid, cgroup_context) if self.cgroup_resolver is not None else None
+            found = None
+            if self.cgroup_resolver is not None and self.book.head(pce.pid) is pce:
+                found = self.cgroup_resolver.add_pid(pce.pid, cgroup_context)
             self.update_process_contexts(pce, *(found or (cgroup_context, ContainerContext())))
 
     def update_process_contexts(

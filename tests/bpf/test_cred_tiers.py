@@ -17,7 +17,7 @@ from pipeline.bpf.loader import Capture
 from pipeline.errors import LoadError, UnsupportedError
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
-from tests.bpf.test_records import namespace, status
+from tests.bpf.test_records import namespace, stat, status
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -174,6 +174,26 @@ def test_a_terminal_taken_and_given_up(tier: Tier, actor: Actor) -> None:
     actor.do("import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
     assert record.kind == SID and record.task["tty"] == b""
+
+
+def test_a_terminal_that_a_member_of_a_session_gives_up(tier: Tier, actor: Actor) -> None:
+    leader = actor.join_session()
+    (record,) = tier.during(actor, "fcntl.ioctl(slave, termios.TIOCNOTTY)")
+    assert (record.kind, record.task["tty"], record.task["sid"]) == (SID, b"", leader)
+    assert stat(actor.pid)[4] == "0" != stat(leader)[4]
+    entry = tier.pids.get(actor.pid)
+    assert entry is not None and entry["tty"] == b""
+
+
+@pytest.mark.parametrize("call", ["os.setsid()", "in_thread(os.setsid)"])
+def test_a_new_session_is_without_the_terminal_of_the_old_one(tier: Tier, actor: Actor, call: str) -> None:
+    actor.join_session()
+    assert stat(actor.pid)[4] != "0"
+    (record,) = tier.during(actor, call)
+    assert (record.kind, record.task["tty"], record.task["sid"], record.task["pgid"]) == (SID, b"", *(actor.pid,) * 2)
+    assert stat(actor.pid)[4] == "0"
+    entry = tier.pids.get(actor.pid)
+    assert entry is not None and (entry["tty"], entry["sid"]) == (b"", actor.pid)
 
 
 def test_a_terminal_that_is_hung_up(tier: Tier, actor: Actor) -> None:

@@ -13,7 +13,7 @@ from pipeline import events
 from pipeline.bpf import iterator
 from pipeline.bpf.loader import Capture
 from tests.bpf.ring_reader import Record
-from tests.bpf.test_records import check_task, waiting
+from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
@@ -77,22 +77,11 @@ def test_a_process_whose_leader_has_ended(link: int, actions: Path) -> None:
     row = tasks_by_tgid(link)[child.pid]
     assert row.head["flags"] == events.FLAG_LEADER_DEAD
     assert row.task["ns_pid"] == child.pid
+    for name in ("pid", "mnt", "net", "user"):
+        assert row.task[f"{name}_ns"] == namespace(os.getpid(), name), name
     assert row.path == b""
     child.communicate(timeout=10)
 
-
-LEADERLESS = """
-import ctypes, os, sys, threading, time
-def live():
-    stat = "/proc/self/stat"
-    while open(stat).read().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.001)
-    print("ready", flush=True)
-    sys.stdin.read()
-    os._exit(0)
-threading.Thread(target=live).start()
-ctypes.CDLL(None).pthread_exit(None)
-"""
 
 UNPRIVILEGED = """
 import json, os, sys

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -292,32 +293,72 @@ def test_rename_of_the_leader_only(reader: Reader, actions: Path) -> None:
     assert reader.one(pid, events.KIND_EXIT).task["comm"] == b"by-thread"
 
 
-def test_cgroup_move(reader: Reader, actions: Path, missing: Callable[[str], NoReturn]) -> None:
+@pytest.fixture
+def group(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
+    """A new cgroup of version 2; who was put there has ended when the test has."""
     root = cgroup_root()
     if root is None or not os.access(root, os.W_OK):
         missing("no writable cgroup v2 hierarchy")
-    group = root / f"procline-test-{os.getpid()}"
-    group.mkdir()
-    try:
-        with waiting(actions, "wait") as pid:
-            reader.one(pid, events.KIND_EXEC)
-            (group / "cgroup.procs").write_text(str(pid))
-            record = reader.one(pid, events.KIND_CGROUP)
-            assert record.task["cgroup_id"] == group.stat().st_ino
-            check_task(record, pid)
-            assert (record.place["place_id"], record.place["place_hierarchy"]) == (group.stat().st_ino, 0)
-            assert record.path == f"/{group.name}".encode()
-        reader.ended(pid)
-        made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
-        assert made.place["place_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
-        assert (made.tgid, made.members) == (os.getpid(), [])
-    finally:
-        for _ in range(100):  # the directory is busy until the process is gone altogether
-            try:
-                group.rmdir()
-                break
-            except OSError:
-                time.sleep(0.01)
+    path = root / f"procline-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    for _ in range(100):  # the directory is busy until the process is gone altogether
+        try:
+            path.rmdir()
+            break
+        except OSError:
+            time.sleep(0.01)
+
+
+def test_cgroup_move(reader: Reader, actions: Path, group: Path) -> None:
+    with waiting(actions, "wait") as pid:
+        reader.one(pid, events.KIND_EXEC)
+        (group / "cgroup.procs").write_text(str(pid))
+        record = reader.one(pid, events.KIND_CGROUP)
+        assert record.task["cgroup_id"] == group.stat().st_ino
+        check_task(record, pid)
+        assert (record.place["place_id"], record.place["place_hierarchy"]) == (group.stat().st_ino, 0)
+        assert record.path == f"/{group.name}".encode()
+    reader.ended(pid)
+    made = next(r for r in reader.records if r.is_about_a_cgroup and r.path == record.path)
+    assert made.place["place_id"] == group.stat().st_ino and made.head["time_boot_ns"] < record.head["time_boot_ns"]
+    assert (made.tgid, made.members) == (os.getpid(), [])
+
+
+#: The leader ends, and a thread says so; told by a line, it gives the leader a name. It lives until stdin ends.
+LEADERLESS = """
+import ctypes, os, sys, threading, time
+def live():
+    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.001)
+    print("ready", flush=True)
+    if sys.stdin.readline():
+        open("/proc/self/comm", "w").write("leaderless")
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=live).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Capture, group: Path) -> None:
+    """It has no namespaces any more; its process lives on in them."""
+    spaces = {f"{name}_ns": namespace(os.getpid(), name) for name in ("pid", "mnt", "net", "user")}
+    child = subprocess.Popen([sys.executable, "-c", LEADERLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdin is not None and child.stdout is not None
+    child.stdout.readline()
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    renamed = reader.one(child.pid, events.KIND_COMM)
+    assert renamed.task["comm"] == b"leaderless"
+    (group / "cgroup.procs").write_text(str(child.pid))
+    moved = reader.one(child.pid, events.KIND_CGROUP)
+    entry = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd).get(child.pid)
+    assert entry is not None
+    for said, names in ((renamed.task, spaces), (moved.task, spaces), (entry, ("mnt_ns", "net_ns", "user_ns"))):
+        assert {name: int(said[name]) for name in names} == {name: spaces[name] for name in names}
+    child.communicate(timeout=10)
+    reader.ended(child.pid)
 
 
 def test_cgroups_of_version_1(reader: Reader, actions: Path, v1: Path) -> None:

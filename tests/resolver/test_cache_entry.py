@@ -260,6 +260,17 @@ def test_a_row_does_not_move_below_a_younger_process(w: World) -> None:
     w.tables.py_adopt(young.pid, old.pid)
 
 
+def test_the_first_image_that_is_linked_by_hand_takes_its_process_along(w: World) -> None:
+    parent, first, image = w.fork(0, 1).entry, w.fork(55, 3).entry, w.exec(55, 3, 11).entry
+    assert first is not None and image is not None and parent is not None
+    first.ancestor = parent
+    assert parent.children == [image] and image.ppid == 1
+    w.check()
+    first.ancestor = None
+    assert parent.children == [] and image.root.ancestor is None
+    w.check()
+
+
 def test_arguments_are_one_object_for_a_process_and_its_fork(w: World) -> None:
     event = w.fork(0, 3, 10)
     assert event.entry is not None

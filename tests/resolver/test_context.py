@@ -103,8 +103,9 @@ def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch
 
 def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
     s.mark = 0
+    fork = s.story().fork(1, high(3))
     assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
-    s.story().fork(1, high(3)).apply(s.r.applier)
+    fork.apply(s.r.applier)
     s.mark = s.w.clock()
     assert s.loop.poll(s.mark) == 1 and s.loop.waiting == 0
     assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
@@ -251,6 +252,50 @@ def test_another_owner_of_the_pid_is_not_meant(s: Scene) -> None:
     assert seen is not None and seen.entry.is_free and entry.caps_used == 0
     s.send("capabilities", 3, start_boot_ns=entry.start_boot_ns, attempted=1, used=1)
     assert entry.caps_used == 1
+
+
+@pytest.mark.parametrize("names_start", [False, True])
+def test_an_event_of_an_earlier_owner_of_the_pid_changes_nothing_of_the_next(s: Scene, names_start: bool) -> None:
+    event = s.w.fork(1, 3, 10)
+    old, at = s.entry(event), s.w.clock()
+    s.w.exit(event)
+    young = s.entry(s.w.fork(1, 3, 10))
+    start = old.start_boot_ns if names_start else 0
+    for kind, body in (
+        ("capabilities", {"attempted": 6, "used": 2}), ("user_session", {"id": 5, "k8s_username": "kim"}),
+        ("imds", {"access_key_id": "A", "expiration": "2100-01-01T00:00:00Z"}), ("cgroup_tracing", {"cgroup_id": 77}),
+    ):  # fmt: skip
+        seen = s.send(kind, 3, at=at, start_boot_ns=start, **body)
+        assert seen is None or (seen.entry is old and seen.error is None)
+    assert (old.caps_attempted, old.user_session.id, old.cgroup.path_key.inode) == (6, 5, 77)
+    assert (young.caps_attempted, young.user_session.id, young.cgroup.path_key.inode) == (0, 0, 4242)
+    assert [len(one.aws_security_credentials) for one in (old, young)] == [1, 0]
+    s.loop.poll(parse_time_ns("2100-01-01T00:00:00Z") - s.w.offset + 2)
+    assert old.aws_security_credentials == ()
+
+
+def test_an_event_from_before_its_pid_was_given_out_is_nobodys(s: Scene) -> None:
+    at = s.w.clock()
+    young = s.entry(s.w.fork(1, 3, 10))
+    s.w.proc.add(high(3), 1, exe_inode=10, start_boot_ns=young.start_boot_ns)
+    seen = s.send("capabilities", 3, at=at, attempted=1, used=1)
+    assert seen is not None and seen.entry.is_free and type(seen.error).__name__ == "NoProcessContextError"
+    assert young.caps_used == 0
+
+
+def test_a_memfd_of_an_earlier_owner_of_the_pid_is_not_read_from_the_next(s: Scene) -> None:
+    event = s.w.fork(1, os.getpid(), 10)
+    old, at = s.entry(event), s.w.clock()
+    s.w.exit(event)
+    young = s.entry(s.w.fork(1, os.getpid(), 10))
+    fd = os.memfd_create("datadog-tracer-info-x", os.MFD_ALLOW_SEALING)
+    try:
+        os.write(fd, msgpack.packb({"schema_version": 1, "service_name": "shop"}))
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        s.send("tracer_memfd_seal", os.getpid(), at=at, fd=fd)
+    finally:
+        os.close(fd)
+    assert old.tracer_metadata is None and young.tracer_metadata is None
 
 
 def test_what_procfs_knows_is_entered_and_told_before(s: Scene) -> None:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from resolver_world import high, world
 
 from pipeline.resolver import dump
 from pipeline.resolver.argsenvs import ArgsEntry
@@ -67,6 +68,23 @@ def test_graph_has_each_node_and_edge_once() -> None:
     assert text.count('"5:sh" [label="[sh:5]"]') == 1
     assert text.count('"1:init" -> "5:sh";') == 1 and text.count("->") == 2
     assert "comment" not in text
+
+
+def test_graph_shows_a_process_as_ended_when_it_has_ended() -> None:
+    """The image that an exec replaced may come first, as the ancestor of a child with a lower pid."""
+    with world(pid_capacity=5_100_000) as w:
+        w.fork(0, 1, 7)
+        w.fork(1, 9, 10)
+        w.fork(9, 4, 10)
+        w.exec(1, 9, 11)
+        lines = dump.dot_of(w.resolver.book.heads()).splitlines()
+        assert f'  "{high(9)}:" [label=":{high(9)}"];' in lines and len(lines) == 7
+        w.exit(w.event(0, 9, 0))
+        again = w.fork(1, 9, 10)
+        assert again.entry is not None
+        text = dump.dot_of(w.resolver.book.heads())
+        assert f'"{high(9)}:" [label="[:{high(9)}]"]' in text
+        assert f'"{high(9)}::{again.entry.start_boot_ns}" [label=":{high(9)}"]' in text
 
 
 def test_graph_is_escaped() -> None:

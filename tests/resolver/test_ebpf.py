@@ -31,6 +31,7 @@ from pipeline.resolver.model import (
     ContainerContext,
     Credentials,
     Event,
+    FileEvent,
     PathKey,
     PathResolutionError,
     PIDContext,
@@ -57,14 +58,76 @@ def entry_of(event: Event) -> ProcessCacheEntry:
     return event.entry
 
 
+def test_the_file_whose_path_is_not_found_is_the_one_that_says_so(w: World) -> None:
+    w.paths.fails = True
+    whole = FileEvent(inode=10, mount_id=1).with_pathname("/usr/bin/x")
+    event = w.event(0, 3, 10, file_event=whole, interpreter=FileEvent(inode=77, mount_id=1))
+    with pytest.raises(PathResolutionError, match="inode 77"):
+        w.resolver.add_exec_entry(event, w.dummy_cgroup())
+    told = entry_of(event)
+    assert told.file_event.pathname == "/usr/bin/x" and not told.file_event.path_resolution_error
+    assert told.interpreter.is_pathname_resolved and "no path today" in told.interpreter.path_resolution_error
+
+
+def test_an_exec_that_is_not_completed_is_what_the_event_told_all_the_same(w: World) -> None:
+    class Mounts:
+        def process_seen(self, pid: int, mnt_ns: int) -> None: ...
+
+        def filesystem(self, mount_id: int, device: int, pid: int) -> str:
+            raise LookupError("no such mount")
+
+    r = w.resolver_with(mount_resolver=Mounts())
+    event = w.event(0, 3, 10)
+    with pytest.raises(ResolverError, match="file system of mount 1"):
+        r.add_exec_entry(event, w.dummy_cgroup())
+    assert event.exec_entry is event.entry and event.error is None and r.get(high(3)) is None
+    r.mount_resolver = None
+    event = w.event(0, 0, 10)
+    with pytest.raises(ResolverError, match="no pid"):
+        r.add_exec_entry(event, w.dummy_cgroup())
+    assert event.exec_entry is None
+
+
+def test_a_thread_that_is_not_known_leaves_the_one_of_before(w: World) -> None:
+    entry = entry_of(w.fork(0, 3, 10))
+    for tid in (77, 0):
+        assert w.resolver.resolve_from_cache(high(3), tid, 0) is entry and entry.tid == 77
+
+
+def test_a_fork_has_the_symlink_names_of_the_image_that_it_shares(w: World) -> None:
+    args = ArgsEntry(["/bin/ls"])
+    file = FileEvent(inode=10, mount_id=1).with_pathname("/opt/tool")
+    w.exec(0, 3, 10, args_entry=args, is_through_symlink=True, file_event=file)
+    child = entry_of(w.fork(3, 5, 10))
+    assert child.is_through_symlink
+    child_of_other = entry_of(w.exec(3, 5, 11))
+    assert not child_of_other.is_through_symlink
+
+
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_secrets_are_hidden_by_who_was_given_no_scrubber(w: World, is_raw: bool) -> None:
+    opts = ResolverOpts()
+    r = w.resolver_with(opts=opts.with_raw_values() if is_raw else opts)
+    entry = entry_of(w.exec(0, 3, 10, args_entry=ArgsEntry(["x", "--password=hunter2"])))
+    shown = ["--password=hunter2" if is_raw else "--password=********"]
+    assert r.get_process_argv_scrubbed(entry)[0] == get_process_argv(entry)[0] == shown
+    assert (b"hunter2" in bytes(np.frombuffer(w.tables.args.view(), np.uint8))) is is_raw
+
+
 # -- pid 0, kernel threads, table full ---------------------------------------------------------------------------------
+
+
+def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
+    for enter in (w.fork, w.exec):
+        with pytest.raises(ResolverError, match=r"5150000 is outside the table's pids, which end at 5099999"):
+            enter(0, 5_150_000, 10)
 
 
 def test_pid_0_is_nobody(w: World) -> None:
     r = w.resolver
     r.set_state(1)
     r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
-    assert r.resolve(0, 0, 0, True, None) is None
+    assert r.resolve(0, 0, 0, True, None) is None and r.find(0).entry is None
     assert r.resolve_from_kernel_maps(0, 0, 0, None) is None
     assert r.resolve_from_procfs(0, 0, None) is None
     with pytest.raises(ResolverError):
@@ -94,10 +157,11 @@ def test_a_process_without_executable_is_not_entered(w: World) -> None:
 
 
 def test_a_full_table_is_reported() -> None:
-    with world(pid_capacity=1 << 16) as w:
-        event = w.event(0, 3, 10)  # its pid is beyond the table's
+    with world(pid_capacity=5_100_000, rows=1024) as w:
+        for number in range(3, 1026):
+            w.fork(0, number)
         with pytest.raises(ResolverError, match="full"):
-            w.resolver.add_fork_entry(event, w.dummy_cgroup(), None)
+            w.fork(0, 1026)
 
 
 # -- kernel maps -------------------------------------------------------------------------------------------------------
@@ -581,7 +645,7 @@ def test_collaborators_are_told_and_asked(w: World) -> None:
     assert child.user_session.ssh.ssh_session_id == 9
     image = entry_of(w.exec(8, 9, 11))
     assert image.user_session.ssh.ssh_session_id == 9
-    r.delete_entry(high(3), 1)
+    r.delete_entry(high(3), w.clock() + w.offset)
     assert calls[-1] == ("gone", high(3))
     w.check()
 

@@ -52,6 +52,66 @@ def test_a_reused_pid_ends_its_former_owner(r: EBPFLessResolver) -> None:
     assert old is not None and old.exit_time == 70 and r.resolve(Key(4, 1)) is new
 
 
+def test_a_fork_that_is_told_late_is_of_who_had_the_parents_pid_then(r: EBPFLessResolver, tables: TableWriter) -> None:
+    r.add_fork_entry(Key(3, 1), 0, 100)
+    old = exec_entry(r, 3, ts=110, file="/bin/old")
+    r.delete_entry(Key(3, 1), 150)
+    r.add_fork_entry(Key(3, 1), 0, 200)
+    young = exec_entry(r, 3, ts=210, file="/bin/young")
+    child = r.add_fork_entry(Key(4, 1), 3, 140)
+    assert child is not None and child.ancestor is old and child.file_event.pathname == "/bin/old"
+    hot = tables.hot_view()
+    creator = tables.py_follow(int(hot[tables.py_head(r.book.space.find(4, 1))]["creator"]))
+    assert int(hot[creator]["start_boot_ns"]) == 100 and young.children == []
+
+
+def test_an_end_that_is_told_late_is_not_that_of_the_next_owner(r: EBPFLessResolver) -> None:
+    r.add_fork_entry(Key(3, 1), 0, 100)
+    young = r.add_fork_entry(Key(3, 1), 0, 200)
+    r.delete_entry(Key(3, 1), 150)
+    assert young is not None and r.resolve(Key(3, 1)) is young and young.exit_time is None
+
+
+def test_a_fork_that_is_told_again_is_the_one_before(r: EBPFLessResolver) -> None:
+    fork = r.add_fork_entry(Key(3, 1), 0, 100)
+    image = exec_entry(r, 3, ts=110)
+    assert r.add_fork_entry(Key(3, 1), 0, 100) is fork and r.resolve(Key(3, 1)) is image
+
+
+def test_the_parent_that_an_exec_names(r: EBPFLessResolver) -> None:
+    for pid, ts in ((3, 100), (9, 110)):
+        r.add_fork_entry(Key(pid, 1), 0, ts)
+    fork = r.add_fork_entry(Key(4, 1), 3, 200)
+    image = exec_entry(r, 4, ppid=9, ts=300)
+    assert image.ancestor is fork and image.ppid == 9 and image.root.ancestor is r.resolve(Key(9, 1))
+    later = exec_entry(r, 4, ppid=99, ts=400, file="/bin/x")
+    assert later.ancestor is image and later.ppid == 9 and not later.is_parent_missing
+
+
+@pytest.mark.parametrize("key", [Key(5, 0), Key(5, 1 << 40), Key(1 << 40, 1), Key(5, -1)])
+def test_a_key_that_no_process_can_have(r: EBPFLessResolver, tables: TableWriter, key: Key) -> None:
+    for enter in (lambda: r.add_fork_entry(key, 0, 50), lambda: exec_entry(r, *key)):
+        with pytest.raises(ResolverError, match="32 bits"):
+            enter()
+    assert tables.counter("keys_refused") == 2 and r.resolve(key) is None
+    r.delete_entry(key, 60)
+    r.update_user(key, 1, 1, "a", "a")
+    assert len(r) == 0
+
+
+def test_what_the_tracer_found_is_told_again(r: EBPFLessResolver) -> None:
+    def find(ts: int, *argv: str) -> ProcessCacheEntry:
+        found = r.add_procfs_entry(Key(3, 1), 0, "/bin/sh", argv, False, [], False, "", ts, "")
+        assert found is not None and found.args_entry is not None
+        return found
+
+    first = find(5, "sh")
+    assert find(5, "sh", "-c") is first and first.args_entry is not None and first.args_entry.values == ["sh"]
+    second = find(6, "sh", "-c")
+    assert second is not first and second.args_entry is not None and second.args_entry.values == ["sh", "-c"]
+    assert first.exit_time == 6 and r.resolve(Key(3, 1)) is second
+
+
 def test_what_the_tracer_found_when_it_began(r: EBPFLessResolver) -> None:
     facts: dict[str, Any] = {
         "argv": ["sh"], "args_truncated": False, "envs": [], "envs_truncated": False, "ctr_id": "abc", "ts": 5,
@@ -104,6 +164,11 @@ def test_views_and_the_rest(make: Make) -> None:
     with pytest.raises(NotSupportedError):
         r.dump(True)
     make().send_stats()
+
+
+def test_secrets_are_hidden_by_who_was_given_no_scrubber(r: EBPFLessResolver) -> None:
+    entry = exec_entry(r, 3, argv=["x", "--password=hunter2"])
+    assert entry.args_entry is not None and entry.args_entry.values == ["x", "--password=********"]
 
 
 @pytest.mark.parametrize("is_raw", [False, True])

@@ -14,6 +14,7 @@ from test_scenarios import SCENARIOS
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.stats import COUNTERS
+from pipeline.shm.symlinks import BUSYBOX_PATHS, symlink_names
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
@@ -76,9 +77,18 @@ def has(module: object, name: str) -> bool:
     return any(hasattr(one, name) for one in classes if one.__module__ == module.__name__)  # type: ignore[attr-defined]
 
 
+def defined(header: str, name: str) -> int:
+    """The number that a header of C defines a name as."""
+    [number] = re.findall(rf"^#define {name} (\d+)$", (ROOT / "pipeline" / header).read_text("utf-8"), re.MULTILINE)
+    return int(number)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['module']}.{row['here'].strip('`')}")
 def test_names_exist(row: dict[str, str]) -> None:
     name = row["module"]
+    if name.endswith(".h"):
+        assert defined(name, row["here"].strip("`"))
+        return
     module = import_module(f"pipeline.{name}" if "." in name else f"pipeline.resolver.{name}")
     assert has(module, row["here"].strip("`"))
     if row.get("test"):
@@ -141,6 +151,7 @@ def test_every_metric_and_tag_is_listed() -> None:
 
 def test_constants_have_the_values_that_are_listed() -> None:
     values = {
+        ("model", "SNAPSHOTTING"): 0, ("model", "SNAPSHOTTED"): 1, ("argsenvs", "PRIORITY_PREFIXES"): ("DD_SERVICE",),
         ("lookup", "PROCFS_DEPTH"): 16, ("argsenvs", "CACHE_IDS"): 512, ("interner", "CAPACITY"): 8192,
         ("limiter", "CAPACITY"): 128, ("limiter", "ALLOWANCE"): 1, ("limiter", "PERIOD_NS"): 30 * 10**9,
         ("reparenting", "FORK_LEVELS"): 3, ("reparenting", "WALK_STEPS"): 64, ("ebpf", "FLUSH_INTERVAL_S"): 120,
@@ -152,3 +163,10 @@ def test_constants_have_the_values_that_are_listed() -> None:
     }  # fmt: skip
     for (module, name), value in values.items():
         assert getattr(import_module(f"pipeline.resolver.{module}"), name) == value, name
+    for name, number in (
+        ("PL_STRING_MAX", 32_768), ("PL_PID_SETS", 4096), ("PL_PID_WAYS", 8), ("PL_PROC_CACHE_ENTRIES", 16_384),
+    ):  # fmt: skip
+        assert defined("bpf/shared.h", name) == number, name
+    assert frozenset({"/bin/busybox", "/usr/bin/busybox"}) == BUSYBOX_PATHS
+    names = symlink_names("/bin/busybox", "ls")
+    assert names is not None and names.paths == ("/bin/ls", "/usr/bin/ls")

@@ -197,7 +197,7 @@ def main() -> int:
     for flavour in options.flavour or ["cloud"]:
         began = time.monotonic()
         try:
-            code = run(flavour, options.command or tests(), timeout_s=options.timeout, cpus=options.cpus)
+            code = run(flavour, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)
             return NOT_POSSIBLE
@@ -206,20 +206,24 @@ def main() -> int:
     return status
 
 
-def tests() -> list[str]:
-    """Return the command that runs the tests which need another kernel."""
+def tests(cpus: int) -> list[str]:
+    """Return the command that runs the tests which need another kernel: first those that may run beside others."""
     own = ROOT / ".venv" / "bin" / "python"
     python = os.environ.get("PROCLINE_VM_PYTHON") or (str(own) if own.exists() else sys.executable)
     # Emulated, a test takes some fifteen times as long, so these are chosen: the tiers that other kernels refuse, each
     # field of the records, and a whole daemon that uses the best tier, with what that tier tells. What tracepoints tell
     # alike everywhere (cgroups, names, links) is left to the host, and so are long ones.
-    return [
-        python, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-m", "vm or live",
+    chosen = [
         "-k", "fentry or kprobe or test_records or test_exec_shapes or (test_changes and not cgroup and not container"
         " and not names and not clone_flags and not symbolic and not parent and not storm and not programs)",
         "tests/bpf/test_cred_tiers.py", "tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py",
         "tests/live/test_changes.py",
     ]  # fmt: skip
+    pytest = [python, "-m", "pytest", "-p", "no:cacheprovider"]
+    # By file: to load a tier takes 10 s there, so no two processes should load the same.
+    beside = [*pytest, "-n", str(cpus), "--dist", "loadfile", "-m", "(vm or live) and not alone", *chosen]
+    alone = [*pytest, "-n", "0", "-m", "alone", *chosen]
+    return ["sh", "-c", f"{shlex.join(beside)}; status=$?; {shlex.join(alone)} && exit $status"]
 
 
 if __name__ == "__main__":
