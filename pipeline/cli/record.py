@@ -82,11 +82,11 @@ def _record(
 
     from pipeline import boot
     from pipeline.resolver.procfs import ProcReader
+    from pipeline.sources._pacing import Waiter
     from pipeline.sources._ring import Ring
     from pipeline.sources._shard import Shard
     from pipeline.sources.handring import RingWriter
     from pipeline.sources.living import Living
-    from pipeline.sources._pacing import Waiter
     from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
     from pipeline.sources.recorder import WrittenAcks, follow, lost_in, snapshot_frame
     from pipeline.sources.shard_main import map_counts, map_cpu_states, ring_cpus

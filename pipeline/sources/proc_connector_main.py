@@ -21,8 +21,8 @@ from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
 from pipeline.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
+from pipeline.sources.acks import ControlAcks
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 

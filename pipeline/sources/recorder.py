@@ -16,9 +16,9 @@ from pipeline import events
 from pipeline.bus.frames import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.procinfo import to_records
+from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import Shard
-from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.proc_records import told_by
 
 BUDGET_RECORDS = 16_384

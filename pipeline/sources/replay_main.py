@@ -17,8 +17,8 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
+from pipeline.sources.acks import ControlAcks
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Frames handed over between two looks at the acknowledgements.

@@ -19,11 +19,11 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus, lower_half
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
+from pipeline.sources._pacing import Pacer, Waiter, run
 from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.acks import ControlAcks
-from pipeline.sources._pacing import Pacer, Waiter, run
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
