@@ -220,6 +220,12 @@ cdef class Rows:
         """Whether a process waits for one with this index entry to be its parent (`wait_for`)."""
         return tgid < self.tables.pid_capacity and self.slots[tgid].awaited != 0
 
+    def py_is_child_of(self, uint32_t child, uint32_t parent) -> bool:
+        """Whether the process with head `child`, which is in the child list of the pid, has this very parent."""
+        self.tables._require_row(child)
+        self.tables._require_row(parent)
+        return self.is_child_of(child, parent)
+
     def py_move(self, uint32_t row, uint32_t parent, uint64_t time_boot_ns) -> bool:
         """Put the process with head `row` under the process with head `parent`; False if that one is younger."""
         self.tables._require_row(row)

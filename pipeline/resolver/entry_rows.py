@@ -524,11 +524,12 @@ class RowStore:
         return moved
 
     def children(self) -> list[ProcessCacheEntry]:
-        tables, tgid = self.book.tables, int(self.hot["tgid"])
-        if tables.py_head(tgid) != self.row:
+        tables, tgid, row = self.book.tables, int(self.hot["tgid"]), self.row
+        if tables.py_head(tgid) != row:
             return []
+        # The index is by pid: it has children of a later owner too, who is not in the tables yet.
         heads = (tables.py_head(child) for child in tables.py_children(tgid))
-        return [self.book.entry(head) for head in heads if head]
+        return [self.book.entry(head) for head in heads if head and self.book.applier.py_is_child_of(head, row)]
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
         if child in self.children():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from resolver_world import check_children_of
 from story import Event, Reading, Story, dump, head_only, instance, make_tables, task_of
 
 from pipeline import events
@@ -71,6 +72,7 @@ def w() -> Iterator[World]:
         world.init()
         yield world
         validate_tables(world.tables)
+        check_children_of(world.applier)
         world.tables.close()
 
 
