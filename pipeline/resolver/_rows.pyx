@@ -90,7 +90,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm._writer cimport MARK_DIGEST, TableWriter
 
 
 cdef enum:
@@ -215,6 +215,16 @@ cdef class Rows:
     def py_find(self, uint32_t tgid, uint64_t start_boot_ns) -> int:
         """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
         return self.find(tgid, start_boot_ns, False)
+
+    def py_digest(self, uint32_t row) -> int:
+        """A digest of what the image was started with before anything was hidden in it; 0 when it is not known."""
+        self.tables._require_row(row)
+        return self.tables.digests[row] if self.tables.marks[row] & MARK_DIGEST else 0
+
+    def py_forget_digest(self, uint32_t row) -> None:
+        """The image has other arguments or another environment."""
+        self.tables._require_row(row)
+        self.keep_digest(row, 0)
 
     def py_is_awaited(self, uint32_t tgid) -> bool:
         """Whether a process waits for one with this index entry to be its parent (`wait_for`)."""
@@ -453,6 +463,57 @@ cdef class Rows:
         self.tables.set_args_ref(row, from_hot.args_ref)
         self.tables.envs.hold(from_cold.envs_ref)
         self.tables.set_envs_ref(row, from_cold.envs_ref)
+        if self.tables.marks[source] & MARK_DIGEST:
+            self.keep_digest(row, self.tables.digests[source])
+
+    cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil:
+        cdef uint8_t *marks = self.tables.marks
+        if digest:
+            self.tables.digests[row] = digest
+            marks[row] |= MARK_DIGEST
+        else:
+            marks[row] &= ~MARK_DIGEST
+
+    cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil:
+        """Whether two images are of the same file, arguments, environment and credentials (specification 1.4 to 1.6).
+
+        Args:
+            surely: no, where it is not known what was hidden in arguments and environment; else what is there decides.
+        """
+        cdef const pl_hot *a = &self.hot[row]
+        cdef const pl_hot *b = &self.hot[other]
+        cdef const pl_cold *cold = &self.cold[row]
+        cdef const pl_cold *other_cold = &self.cold[other]
+        cdef const pl_file *file
+        cdef const pl_file *other_file
+        cdef pl_file none
+        cdef uint32_t n = 0
+        # The saved ids lie between these and play no part.
+        if (
+            a.inode != b.inode or a.uid != b.uid or a.gid != b.gid
+            or cold.euid != other_cold.euid or cold.egid != other_cold.egid
+            or cold.fsuid != other_cold.fsuid or cold.fsgid != other_cold.fsgid
+            or cold.cap_effective != other_cold.cap_effective or cold.cap_permitted != other_cold.cap_permitted
+        ):
+            return False
+        if a.file_ref != b.file_ref:
+            memset(&none, 0, sizeof(none))
+            file = other_file = &none
+            if a.file_ref:
+                file = <const pl_file *>self.tables.names.bytes(a.file_ref, &n)
+            if b.file_ref:
+                other_file = <const pl_file *>self.tables.names.bytes(b.file_ref, &n)
+            if (
+                file.mount_id != other_file.mount_id or file.mtime_ns != other_file.mtime_ns
+                or file.file_uid != other_file.file_uid or file.file_gid != other_file.file_gid
+                or file.mode != other_file.mode
+            ):
+                return False
+        if self.tables.marks[row] & self.tables.marks[other] & MARK_DIGEST:
+            return self.tables.digests[row] == self.tables.digests[other]
+        if surely and (a.args_ref or cold.envs_ref):
+            return False
+        return a.args_ref == b.args_ref and cold.envs_ref == other_cold.envs_ref
 
     cdef void clear_image(self, uint32_t row) noexcept nogil:
         """The image is unknown."""
@@ -468,6 +529,7 @@ cdef class Rows:
         self.tables.set_name_ref(row, 0)
         self.tables.set_args_ref(row, 0)
         self.tables.set_envs_ref(row, 0)
+        self.keep_digest(row, 0)
 
     cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
         """What an exec record says about the image. The caller has checked that the strings are there."""
@@ -530,6 +592,7 @@ cdef class Rows:
                 hot.flags |= PL_ROW_ENVS_TRUNCATED
         cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
         cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+        self.keep_digest(row, self.digest)
 
     cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil:
         """What the walk of the path, across the mounts as they were then, says of the mount that the file is on."""

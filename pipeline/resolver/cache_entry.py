@@ -354,13 +354,17 @@ class ProcessCacheEntry:
     # -- questions (5.9 to 5.11) ---------------------------------------------------------------------------------------
 
     def equals(self, other: ProcessCacheEntry) -> bool:
-        """Same file, credentials, arguments and environment: what an exec of the same program again looks like."""
-        return (
-            self.file_event.equals(other.file_event)
-            and self.credentials.equals(other.credentials)
-            and equal_entries(self.args_entry, other.args_entry)
-            and equal_envs(self.envs_entry, other.envs_entry)
-        )
+        """Same file, credentials, arguments and environment: what an exec of the same program again looks like.
+
+        The tables have arguments and environment with secrets hidden. Where it is not known any more what they were, as
+        after a restart, two that differ in these only are equal.
+        """
+        if not self.file_event.equals(other.file_event) or not self.credentials.equals(other.credentials):
+            return False
+        digests = getattr(self._store, "digest", 0), getattr(other._store, "digest", 0)
+        if all(digests):
+            return digests[0] == digests[1]
+        return equal_entries(self.args_entry, other.args_entry) and equal_envs(self.envs_entry, other.envs_entry)
 
     def has_valid_lineage(self) -> tuple[bool, LineageError | None]:
         """Whether the chain leads to pid 1 without a gap, and if not, why. Computed each time."""

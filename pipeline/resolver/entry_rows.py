@@ -442,9 +442,15 @@ class RowStore:
     def _put_user_session(self, row: int, session: UserSessionContext) -> dict[str, Any]:
         return entry_extra.plain_session(session)
 
+    @property
+    def digest(self) -> int:
+        """Of arguments and environment before anything was hidden in them; 0: not known."""
+        return self.book.applier.py_digest(self.row)
+
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
         tables = self.book.tables
         data = None if entry is None else entry_extra.blob(area(entry.values))
+        self.book.applier.py_forget_digest(row)
         tables.py_set_ref("args", row, tables.py_intern_args(data) if data is not None else 0)
         self._put_flag(layout.ROW_ARGS_TRUNCATED, entry is not None and entry.is_truncated)
         self.cold["argc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
@@ -454,6 +460,7 @@ class RowStore:
     def _put_envs(self, row: int, entry: EnvsEntry | None) -> None:
         tables = self.book.tables
         data = None if entry is None else entry_extra.blob(area(entry.values))
+        self.book.applier.py_forget_digest(row)
         tables.py_set_ref("envs", row, tables.py_intern_envs(data) if data is not None else 0)
         self._put_flag(layout.ROW_ENVS_TRUNCATED, entry is not None and entry.is_truncated)
         self.cold["envc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
