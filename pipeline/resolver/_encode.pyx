@@ -651,6 +651,8 @@ cdef class Encoder:
             p = pl_key(p, "event")
         elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
             p = pl_key(p, "procfs")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED:
+            p = pl_key(p, "inherited")
         else:
             p = pl_nil(p)
         p = pl_key(p, "cgroup_created_at_ns")

@@ -494,7 +494,8 @@ cdef class Events(Rows):
         ):
             # The same cgroups have the same path and container; others have not.
             hot.cgroup_id = self.hot[image].cgroup_id
-            hot.cgroup_source = self.hot[image].cgroup_source if inherited & PL_KNOWN_CGROUP else self.told_by
+            if not inherited & PL_KNOWN_CGROUP:
+                hot.cgroup_source = self.told_by
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
             others = self.cgroups.sets[self.hot[image].tgid]

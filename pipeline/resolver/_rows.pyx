@@ -40,6 +40,7 @@ from pipeline._records cimport (
 )
 from pipeline.resolver._skip cimport pl_skip
 from pipeline.shm._layout cimport (
+    PL_CGROUP_SOURCE_INHERITED,
     PL_CGROUP_SOURCE_PROCFS,
     PL_C_EXITS_UNSEEN,
     PL_C_REPARENT_FAILED_DO_EXIT,
@@ -370,6 +371,8 @@ cdef class Rows:
                 if task.cgroups_v1:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
                 self.cgroups.put(row)
+            if hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1):
+                hot.cgroup_source = self.told_by
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, 16)
         if groups & PL_KNOWN_TTY:
@@ -406,7 +409,10 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
             return True
-        if groups & PL_KNOWN_CGROUP and self.is_elsewhere(row, task):
+        if groups & PL_KNOWN_CGROUP and (
+            self.is_elsewhere(row, task)
+            or (hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1))
+        ):
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True
@@ -434,7 +440,7 @@ cdef class Rows:
             memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
         if groups & PL_KNOWN_CGROUP:
             hot.cgroup_id = from_hot.cgroup_id
-            hot.cgroup_source = from_hot.cgroup_source
+            hot.cgroup_source = PL_CGROUP_SOURCE_INHERITED  # nobody said so of this one
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, from_hot.comm, 16)
         if groups & PL_KNOWN_TTY:

@@ -25,7 +25,7 @@ from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
-    PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
+    PL_CGROUP_SOURCE_INHERITED, PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
     PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
@@ -270,7 +270,7 @@ cdef enum:
     EXEC_MEMFD = 4
 
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
-_CGROUP_SOURCES = (None, "event", "procfs")
+_CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
@@ -1045,8 +1045,11 @@ cdef class Entry:
     @property
     def cgroup_source(self):
         """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
-        a source without BPF); None: not known, as of what the kernel's process maps told."""
-        if not self.hot.known & PL_KNOWN_CGROUP or not self.hot.cgroup_id:
+        a source without BPF), inherited (nobody: it is the parent's, and so is `container_id`); None: not known, as of
+        what the kernel's process maps told."""
+        if not self.hot.known & PL_KNOWN_CGROUP or (
+            not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
+        ):
             return None
         return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
 

@@ -199,8 +199,8 @@ def expected(
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
-        "cgroup_source": {1: "event", 2: "procfs"}.get(row["cgroup_source"])
-        if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
+        "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])
+        if known & layout.KNOWN_CGROUP and (row["cgroup_id"] or row["cgroup_source"] == 3) else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
         **when(layout.KNOWN_NS, "ns_pid"),
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
@@ -293,7 +293,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
             elif name == "source":
                 fields[name] = random.randrange(6)
             elif name == "cgroup_source":
-                fields[name] = random.choice((0, 1, 2, 3, 255))
+                fields[name] = random.choice((0, 1, 2, 3, 4, 255))
             elif name in ("start_boot_ns", "exec_boot_ns", "exit_boot_ns", "fork_boot_ns"):
                 fields[name] = random.choice((0, 1, random.getrandbits(50)))
             elif name == "exit_code":
