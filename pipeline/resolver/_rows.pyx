@@ -821,13 +821,18 @@ cdef class Rows:
     # -- lineage -------------------------------------------------------------------------------------------------------
 
     cdef void move(self, uint32_t row, uint32_t parent, uint64_t time, uint32_t kind, bint predicted) noexcept nogil:
-        """The process with head `row` has the parent with head `parent` now. Its root moves, so its images stay."""
+        """The process with head `row` has the parent with head `parent` now. Its root moves, so its images stay.
+
+        Root and head say who that is; an image between them says who it was when it ended.
+        """
         cdef uint32_t root = self.root(row), creator
         cdef pl_hot *hot = &self.hot[row]
         cdef bint is_creator
         if root != row:
             self.tables.begin(root)
             self.tables.set_ancestor(root, parent)
+            self.hot[root].ppid = self.hot[parent].tgid
+            self.tables.set_parent(root, parent)
             self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
             self.tables.end(root)
         self.tables.begin(row)

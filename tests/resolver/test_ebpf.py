@@ -764,6 +764,17 @@ def test_a_child_that_runs_its_parents_program_with_another_secret_called_exec(h
     assert [child.is_exec for child in children if child is not None] == [False, True, True]
 
 
+def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
+    """Specification 5.6 and 9.2: it is the one that moves, so asking by it again finds nothing to do."""
+    init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
+    first, last = entry_of(w.fork(3, 4, 10)), entry_of(w.exec(3, 4, 11))
+    for _ in range(2):
+        for entry in (last, first):
+            w.resolver.try_reparent_from_kernel_ppid(entry, high(1), None)
+            assert first.ancestor is init and (first.ppid, last.ppid) == (high(1), high(1))
+    assert w.count("reparent_success", "kernel_ppid") == 1
+
+
 def test_a_parent_that_is_resolved_when_its_exec_was_lost(w: World) -> None:
     """Specification 3.3.3 step 3b: the expected image is found in the kernel's maps."""
     fork = entry_of(w.fork(0, 3, 10))
