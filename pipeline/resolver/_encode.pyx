@@ -86,6 +86,9 @@ assert len(FIELDS) == EVENT_FIELDS
 cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
 
+#: The audit ids of who never logged in.
+cdef uint32_t _UNSET = 4294967295
+
 cdef uint32_t MARKS = (
     PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
     | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN
@@ -343,6 +346,11 @@ cdef class Encoder:
             free(self.spare[i])
 
     # -- numbers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def envs(self) -> str:
+        """As it was made: ``"none"`` or ``"stored"``."""
+        return "stored" if self.envs_form else "none"
 
     @property
     def stream(self) -> int:
@@ -623,8 +631,8 @@ cdef class Encoder:
         p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
         p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
         p = self._put_names(p, names if creds else NULL, hot, cold)
-        p = put_known(pl_key(p, "auid"), cold.auid, audit)
-        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
+        p = put_known(pl_key(p, "auid"), cold.auid, audit and cold.auid != _UNSET)
+        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit and cold.audit_session != _UNSET)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
         p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
         p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)

@@ -189,7 +189,10 @@ def expected(
             name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None
             for name, kind, number in NAMES
         },
-        **when(layout.KNOWN_AUID, "auid", "audit_session"),
+        **{
+            name: None if value == 0xFFFFFFFF else value
+            for name, value in when(layout.KNOWN_AUID, "auid", "audit_session").items()
+        },
         **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
@@ -294,6 +297,8 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
                 fields[name] = random.randrange(6)
             elif name == "cgroup_source":
                 fields[name] = random.choice((0, 1, 2, 3, 4, 255))
+            elif name in ("auid", "audit_session"):
+                fields[name] = random.choice((0, 1000, 0xFFFFFFFF))
             elif name in ("start_boot_ns", "exec_boot_ns", "exit_boot_ns", "fork_boot_ns"):
                 fields[name] = random.choice((0, 1, random.getrandbits(50)))
             elif name == "exit_code":
