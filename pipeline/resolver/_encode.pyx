@@ -22,7 +22,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline._records cimport PL_KIND_COUNT
+from pipeline._records cimport PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
@@ -244,7 +244,7 @@ cdef char *put_file(
     cdef const char *mount = pl_mount_path(
         file, <const char *>file + sizeof(pl_file), n - <uint32_t>sizeof(pl_file), &mount_n
     )
-    p = pl_map(p, 19)
+    p = pl_map(p, 20)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
@@ -262,6 +262,7 @@ cdef char *put_file(
     p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
     p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
     p = pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = pl_bool(pl_key(p, "in_upper_layer"), file.file_flags & PL_EXEC_UPPER_LAYER)
     p = pl_key(p, "mount_path")
     p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
     p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))

@@ -268,6 +268,7 @@ cdef enum:
     # As in pipeline.events, which needs numpy; a test compares them.
     EXEC_DELETED = 2
     EXEC_MEMFD = 4
+    EXEC_UPPER_LAYER = 2048
 
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
@@ -781,7 +782,8 @@ cdef class Entry:
     def file(self):
         """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
         the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
-        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events); None: unknown.
+        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events), in_upper_layer (one of
+        these: of an overlay, where what was written to it is); None: unknown.
 
         And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
         part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
@@ -808,6 +810,7 @@ cdef class Entry:
             "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
             "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
             "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
+            "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
             "mount_path": None if mount == NULL else _decode(mount, n),
             "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
             "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,

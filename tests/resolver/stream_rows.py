@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot
+from pipeline import boot, events
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -158,7 +158,9 @@ def expected(
             "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
-            "flags": record["file_flags"].item(), **mount(record, file[64:]),
+            "flags": record["file_flags"].item(),
+            "in_upper_layer": bool(record["file_flags"] & events.EXEC_UPPER_LAYER),
+            **mount(record, file[64:]),
         }  # fmt: skip
     cgroup = row.strings.get("cgroup")
     made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
