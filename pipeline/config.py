@@ -293,7 +293,10 @@ class Envs(Section, frozen=True):
 
     show_values: Annotated[
         tuple[str, ...],
-        Meta(description="Names of the variables that are kept with their value; of all others only the name is kept."),
+        Meta(
+            description="Names of the variables that are kept with their value; of all others only the name is kept. "
+            "If there are any, events have what is kept, too."
+        ),
     ] = ()
 
 

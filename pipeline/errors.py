@@ -100,3 +100,33 @@ class InvariantError(ProclineError):
         super().__init__(message)
         self.rule = rule
         self.row = row
+
+
+class ResolverError(ProclineError):
+    """A call of the resolver was refused, or what it was asked for cannot be had."""
+
+
+class NoProcessContextError(ResolverError):
+    """The process of an event could not be resolved."""
+
+
+class LineageError(ResolverError):
+    """A process' chain of ancestors is not whole; `pid`, `ppid` and `container_id` are of the entry where it breaks."""
+
+    def __init__(self, message: str, *, pid: int = 0, ppid: int = 0, container_id: str = "") -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.ppid = ppid
+        self.container_id = container_id
+
+
+class ProcessMissingParentNodeError(LineageError):
+    """An entry on the chain has another parent or previous image than the expected one."""
+
+
+class ProcessWrongParentNodeError(LineageError):
+    """Pid 1 has an ancestor; `ppid` is that ancestor's pid."""
+
+
+class ProcessIncompleteLineageError(LineageError):
+    """The chain ended before pid 1."""

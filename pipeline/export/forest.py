@@ -20,17 +20,15 @@ class Node:
 def forest(entries: Iterable[Entry]) -> list[Node]:
     """Return the roots: the processes whose parent is not among `entries`.
 
-    A parent is found by its identity, and by its pid, among those of its namespace, only where the identity is unknown.
-    Entries read at different
-    moments can name each other as parents; such a ring is cut at its lowest pid, so that nobody is missing.
+    A parent is found by its identity. Where that is unknown the parent is not in the table, and who has the pid `ppid`
+    there is somebody else. Entries read at different moments can name each other as parents; such a ring is cut at its
+    lowest pid, so that nobody is missing.
     """
     nodes = [Node(entry) for entry in sorted(entries, key=lambda entry: entry["pid"])]
     by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
-    by_pid = {(_space(node.entry), node.entry["pid"]): node for node in nodes if not node.entry.get("exit_time_ns")}
     roots = []
     for node in nodes:
-        parent_id = node.entry.get("parent_entity_id")
-        parent = by_identity.get(parent_id) if parent_id else by_pid.get((_space(node.entry), node.entry.get("ppid")))
+        parent = by_identity.get(node.entry.get("parent_entity_id"))
         if parent is None or parent is node:
             roots.append(node)
         else:

@@ -93,7 +93,8 @@ cdef class Applier(Events):
     # -- single records ------------------------------------------------------------------------------------------------
 
     def apply_records(
-        self, head, task=None, body=None, strings=b"", *, bint late=False, known=None, int source=PL_SOURCE_EVENT
+        self, head, task=None, body=None, strings=b"", *, bint late=False, known=None, int source=PL_SOURCE_EVENT,
+        uint64_t digest=0,
     ) -> int:
         """Apply one record.
 
@@ -103,6 +104,7 @@ cdef class Applier(Events):
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
             source: SOURCE_* of the images that it makes: where somebody else than the kernel's ring told it.
+            digest: of the arguments and the environment before anything was hidden (_conceal.pyx); 0: not known.
 
         Returns:
             The row of the process's head, 0 when it is not in the tables.
@@ -135,14 +137,16 @@ cdef class Applier(Events):
         if t != NULL:
             groups = self.told(h.flags, t) if known is None else <uint32_t>known
         self.told_source = <uint8_t>source
+        self.digest = digest
         with nogil:
             self.apply_told(h, t, b, string_bytes, groups)
         self.told_source = PL_SOURCE_EVENT
+        self.digest = 0
         return self.find(h.tgid, h.start_boot_ns, h.flags & PL_FLAG_PARTIAL)
 
     def insert_snapshot(
         self, head, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
-        bint start_ticks=False, uint32_t flags=0, bint after_loss=False,
+        bint start_ticks=False, uint32_t flags=0, bint after_loss=False, uint64_t digest=0,
     ) -> int:
         """Enter, complete or correct a live process from what /proc, the task iterator or the kernel maps say of it.
 
@@ -157,6 +161,7 @@ cdef class Applier(Events):
             flags: ROW_* to set on a row that is entered (ROW_BEFORE_CAPTURE, ROW_GAP).
             after_loss: arguments that differ were changed by an exec that was lost; otherwise the process itself may
                 have written over them, and those of the exec are kept.
+            digest: as in `apply_records`.
 
         Returns:
             SAME, ADDED, COMPLETED (what was unknown is known now) or CHANGED (something was different).
@@ -180,8 +185,10 @@ cdef class Applier(Events):
         ):
             raise ValueError("the strings are shorter than the record says")
         groups = self.told(h.flags, t) if known is None else <uint32_t>known
+        self.digest = digest
         with nogil:
             result = self.insert(h, t, b, string_bytes, <uint8_t>source, groups, start_ticks, flags, after_loss)
+        self.digest = 0
         return result
 
     cdef int insert(
@@ -216,7 +223,7 @@ cdef class Applier(Events):
         # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
         if head.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
-        elif parent and hot.known & PL_KNOWN_FILE and not self.is_fork_of(row, parent):
+        elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent, False):
             hot.flags |= PL_ROW_IS_EXEC
         self.publish_entry(row)
         self.slots[head.tgid].facts_at = head.time_boot_ns
@@ -297,6 +304,7 @@ cdef class Applier(Events):
                 if hot.known & PL_KNOWN_ARGS:
                     hot.flags |= PL_ROW_GAP
                 self.tables.set_args_ref(row, ref)
+                self.keep_digest(row, 0)
                 hot.known |= PL_KNOWN_ARGS
                 self.cold[row].argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
                 self.tables.end(row)

@@ -1,5 +1,7 @@
 """Find the exec records of a frame whose strings may hold something to hide. Hiding it is in conceal.py and scrub.py.
 
+And what is left of what was hidden: a digest, by which two images are told apart that are the same as far as one sees.
+
 Nearly no command line holds a secret, so all of them are looked over here, without Python objects: for the literals that
 every rule of the scrubber needs to match, case ignored. What has none of them is not touched again.
 """
@@ -10,6 +12,12 @@ from libc.string cimport memcpy
 
 from pipeline._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
 from pipeline.bus._frame cimport Frame
+from pipeline.shm._hash cimport pl_hash64
+
+import os
+
+#: Of this process: a digest means nothing to anybody else, and is in no memory that anybody else may read.
+cdef uint64_t _KEY = int.from_bytes(os.urandom(8), "little")
 
 
 cdef inline bint in_word(uint8_t c) noexcept nogil:
@@ -116,6 +124,25 @@ cdef class Literals:
     def found_in(self, const uint8_t[::1] text) -> bool:
         """Whether one of the literals is in `text`."""
         return text.shape[0] > 0 and self.in_text(&text[0], text.shape[0])
+
+
+def digest(args, envs) -> int:
+    """A keyed digest of arguments and environment as they are before anything is hidden, never 0.
+
+    Args:
+        args, envs: strings with a NUL behind each; None: absent, which is not the same as empty.
+    """
+    cdef const uint8_t[::1] text
+    cdef uint64_t result = _KEY
+    for strings in (args, envs):
+        if strings is None:
+            result = ~result
+        elif strings:
+            text = strings
+            result = pl_hash64(&text[0], text.shape[0], result)
+        else:
+            result = pl_hash64(NULL, 0, result)
+    return result if result else 1
 
 
 def suspects(Frame frame not None, Literals literals) -> list:

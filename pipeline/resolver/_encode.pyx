@@ -22,7 +22,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline._records cimport PL_KIND_COUNT
+from pipeline._records cimport PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
@@ -85,6 +85,9 @@ assert len(FIELDS) == EVENT_FIELDS
 
 cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
+
+#: The audit ids of who never logged in.
+cdef uint32_t _UNSET = 4294967295
 
 cdef uint32_t MARKS = (
     PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
@@ -241,7 +244,7 @@ cdef char *put_file(
     cdef const char *mount = pl_mount_path(
         file, <const char *>file + sizeof(pl_file), n - <uint32_t>sizeof(pl_file), &mount_n
     )
-    p = pl_map(p, 19)
+    p = pl_map(p, 20)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
@@ -259,6 +262,7 @@ cdef char *put_file(
     p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
     p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
     p = pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = pl_bool(pl_key(p, "in_upper_layer"), file.file_flags & PL_EXEC_UPPER_LAYER)
     p = pl_key(p, "mount_path")
     p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
     p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
@@ -343,6 +347,11 @@ cdef class Encoder:
             free(self.spare[i])
 
     # -- numbers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def envs(self) -> str:
+        """As it was made: ``"none"`` or ``"stored"``."""
+        return "stored" if self.envs_form else "none"
 
     @property
     def stream(self) -> int:
@@ -623,8 +632,8 @@ cdef class Encoder:
         p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
         p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
         p = self._put_names(p, names if creds else NULL, hot, cold)
-        p = put_known(pl_key(p, "auid"), cold.auid, audit)
-        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit)
+        p = put_known(pl_key(p, "auid"), cold.auid, audit and cold.auid != _UNSET)
+        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit and cold.audit_session != _UNSET)
         p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
         p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
         p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
@@ -651,6 +660,8 @@ cdef class Encoder:
             p = pl_key(p, "event")
         elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
             p = pl_key(p, "procfs")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED:
+            p = pl_key(p, "inherited")
         else:
             p = pl_nil(p)
         p = pl_key(p, "cgroup_created_at_ns")

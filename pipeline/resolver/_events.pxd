@@ -106,8 +106,6 @@ cdef class Events(Rows):
         self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
     ) noexcept nogil
     @cython.final
-    cdef bint is_fork_of(self, uint32_t row, uint32_t parent) noexcept nogil
-    @cython.final
     cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil
     @cython.final
     cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil

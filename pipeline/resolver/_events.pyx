@@ -18,7 +18,7 @@ first) completes it. A record of a process that nobody knows enters it, marked, 
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
 from pipeline.bus._column cimport pl_get16, pl_get32
 from pipeline.resolver._merge cimport Batch, columns, pending_event
@@ -303,20 +303,6 @@ cdef class Events(Rows):
 
     # -- shared --------------------------------------------------------------------------------------------------------
 
-    cdef bint is_fork_of(self, uint32_t row, uint32_t parent) noexcept nogil:
-        """Whether the image shows no difference from the parent's: a process that was found so ran no exec since its
-        fork (specification 3.3.9)."""
-        cdef const pl_hot *hot = &self.hot[row]
-        cdef const pl_hot *other = &self.hot[parent]
-        return (
-            hot.inode == other.inode and (hot.inode or hot.file_ref == other.file_ref)
-            and hot.args_ref == other.args_ref
-            and self.cold[row].envs_ref == self.cold[parent].envs_ref
-            and hot.uid == other.uid and hot.gid == other.gid
-            and memcmp(&self.cold[row].euid, &self.cold[parent].euid, 24) == 0
-            and memcmp(&self.cold[row].cap_effective, &self.cold[parent].cap_effective, 16) == 0
-        )
-
     cdef void count_added(self) noexcept nogil:
         if self.told_source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
@@ -508,7 +494,8 @@ cdef class Events(Rows):
         ):
             # The same cgroups have the same path and container; others have not.
             hot.cgroup_id = self.hot[image].cgroup_id
-            hot.cgroup_source = self.hot[image].cgroup_source if inherited & PL_KNOWN_CGROUP else self.told_by
+            if not inherited & PL_KNOWN_CGROUP:
+                hot.cgroup_source = self.told_by
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
             others = self.cgroups.sets[self.hot[image].tgid]
@@ -705,11 +692,7 @@ cdef class Events(Rows):
         self.fill_exec(row, head, task, body, strings, groups)
         if (
             self.fold_exec_bombs and is_head and not ended and previous and body != NULL
-            and hot.args_ref == self.hot[previous].args_ref and cold.envs_ref == self.cold[previous].envs_ref
-            and hot.file_ref == self.hot[previous].file_ref and hot.inode == self.hot[previous].inode
-            and hot.uid == self.hot[previous].uid and hot.gid == self.hot[previous].gid
-            and memcmp(&cold.euid, &self.cold[previous].euid, 24) == 0
-            and memcmp(&cold.cap_effective, &self.cold[previous].cap_effective, 16) == 0
+            and self.same_image(row, previous, True)
         ):
             self.tables.discard(row)
             self.counters[PL_C_EXEC_BOMB] += 1
@@ -781,7 +764,8 @@ cdef class Events(Rows):
             parent = self.tables.follow(hot.parent)
             hot.source = PL_SOURCE_SNAPSHOT
             hot.flags |= PL_ROW_BEFORE_CAPTURE
-            if parent == 0 or self.is_fork_of(row, parent):
+            # It shows no difference from its parent: no exec since its fork (specification 3.3.9).
+            if parent == 0 or self.same_image(row, parent, False):
                 hot.flags &= ~PL_ROW_IS_EXEC
         else:
             # The image before is missing, whether the parent is known or not.

@@ -69,6 +69,7 @@ cdef class Rows:
     cdef readonly uint64_t heirs_dropped
     cdef const char *container  # container id that the record being applied tells, or NULL ...
     cdef uint32_t container_bytes  # ... 0
+    cdef uint64_t digest  # of the record being applied: of arguments and environment before something was hidden; 0 not known
     cdef uint8_t told_by  # CGROUP_SOURCE_* of what the record being applied tells
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
@@ -124,6 +125,8 @@ cdef class Rows:
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil
     cdef void clear_image(self, uint32_t row) noexcept nogil
     cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil
+    cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil
+    cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil
     cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 

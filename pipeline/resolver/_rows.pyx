@@ -40,6 +40,7 @@ from pipeline._records cimport (
 )
 from pipeline.resolver._skip cimport pl_skip
 from pipeline.shm._layout cimport (
+    PL_CGROUP_SOURCE_INHERITED,
     PL_CGROUP_SOURCE_PROCFS,
     PL_C_EXITS_UNSEEN,
     PL_C_REPARENT_FAILED_DO_EXIT,
@@ -90,7 +91,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm._writer cimport MARK_DIGEST, TableWriter
 
 
 cdef enum:
@@ -216,9 +217,25 @@ cdef class Rows:
         """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
         return self.find(tgid, start_boot_ns, False)
 
+    def py_digest(self, uint32_t row) -> int:
+        """A digest of what the image was started with before anything was hidden in it; 0 when it is not known."""
+        self.tables._require_row(row)
+        return self.tables.digests[row] if self.tables.marks[row] & MARK_DIGEST else 0
+
+    def py_forget_digest(self, uint32_t row) -> None:
+        """The image has other arguments or another environment."""
+        self.tables._require_row(row)
+        self.keep_digest(row, 0)
+
     def py_is_awaited(self, uint32_t tgid) -> bool:
         """Whether a process waits for one with this index entry to be its parent (`wait_for`)."""
         return tgid < self.tables.pid_capacity and self.slots[tgid].awaited != 0
+
+    def py_is_child_of(self, uint32_t child, uint32_t parent) -> bool:
+        """Whether the process with head `child`, which is in the child list of the pid, has this very parent."""
+        self.tables._require_row(child)
+        self.tables._require_row(parent)
+        return self.is_child_of(child, parent)
 
     def py_move(self, uint32_t row, uint32_t parent, uint64_t time_boot_ns) -> bool:
         """Put the process with head `row` under the process with head `parent`; False if that one is younger."""
@@ -354,6 +371,8 @@ cdef class Rows:
                 if task.cgroups_v1:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
                 self.cgroups.put(row)
+            if hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1):
+                hot.cgroup_source = self.told_by
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, 16)
         if groups & PL_KNOWN_TTY:
@@ -390,7 +409,10 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
             return True
-        if groups & PL_KNOWN_CGROUP and self.is_elsewhere(row, task):
+        if groups & PL_KNOWN_CGROUP and (
+            self.is_elsewhere(row, task)
+            or (hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1))
+        ):
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True
@@ -418,7 +440,7 @@ cdef class Rows:
             memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
         if groups & PL_KNOWN_CGROUP:
             hot.cgroup_id = from_hot.cgroup_id
-            hot.cgroup_source = from_hot.cgroup_source
+            hot.cgroup_source = PL_CGROUP_SOURCE_INHERITED  # nobody said so of this one
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, from_hot.comm, 16)
         if groups & PL_KNOWN_TTY:
@@ -447,6 +469,57 @@ cdef class Rows:
         self.tables.set_args_ref(row, from_hot.args_ref)
         self.tables.envs.hold(from_cold.envs_ref)
         self.tables.set_envs_ref(row, from_cold.envs_ref)
+        if self.tables.marks[source] & MARK_DIGEST:
+            self.keep_digest(row, self.tables.digests[source])
+
+    cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil:
+        cdef uint8_t *marks = self.tables.marks
+        if digest:
+            self.tables.digests[row] = digest
+            marks[row] |= MARK_DIGEST
+        else:
+            marks[row] &= ~MARK_DIGEST
+
+    cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil:
+        """Whether two images are of the same file, arguments, environment and credentials (specification 1.4 to 1.6).
+
+        Args:
+            surely: no, where it is not known what was hidden in arguments and environment; else what is there decides.
+        """
+        cdef const pl_hot *a = &self.hot[row]
+        cdef const pl_hot *b = &self.hot[other]
+        cdef const pl_cold *cold = &self.cold[row]
+        cdef const pl_cold *other_cold = &self.cold[other]
+        cdef const pl_file *file
+        cdef const pl_file *other_file
+        cdef pl_file none
+        cdef uint32_t n = 0
+        # The saved ids lie between these and play no part.
+        if (
+            a.inode != b.inode or a.uid != b.uid or a.gid != b.gid
+            or cold.euid != other_cold.euid or cold.egid != other_cold.egid
+            or cold.fsuid != other_cold.fsuid or cold.fsgid != other_cold.fsgid
+            or cold.cap_effective != other_cold.cap_effective or cold.cap_permitted != other_cold.cap_permitted
+        ):
+            return False
+        if a.file_ref != b.file_ref:
+            memset(&none, 0, sizeof(none))
+            file = other_file = &none
+            if a.file_ref:
+                file = <const pl_file *>self.tables.names.bytes(a.file_ref, &n)
+            if b.file_ref:
+                other_file = <const pl_file *>self.tables.names.bytes(b.file_ref, &n)
+            if (
+                file.mount_id != other_file.mount_id or file.mtime_ns != other_file.mtime_ns
+                or file.file_uid != other_file.file_uid or file.file_gid != other_file.file_gid
+                or file.mode != other_file.mode
+            ):
+                return False
+        if self.tables.marks[row] & self.tables.marks[other] & MARK_DIGEST:
+            return self.tables.digests[row] == self.tables.digests[other]
+        if surely and (a.args_ref or cold.envs_ref):
+            return False
+        return a.args_ref == b.args_ref and cold.envs_ref == other_cold.envs_ref
 
     cdef void clear_image(self, uint32_t row) noexcept nogil:
         """The image is unknown."""
@@ -462,6 +535,7 @@ cdef class Rows:
         self.tables.set_name_ref(row, 0)
         self.tables.set_args_ref(row, 0)
         self.tables.set_envs_ref(row, 0)
+        self.keep_digest(row, 0)
 
     cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
         """What an exec record says about the image. The caller has checked that the strings are there."""
@@ -524,6 +598,7 @@ cdef class Rows:
                 hot.flags |= PL_ROW_ENVS_TRUNCATED
         cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
         cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+        self.keep_digest(row, self.digest)
 
     cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil:
         """What the walk of the path, across the mounts as they were then, says of the mount that the file is on."""
@@ -746,13 +821,18 @@ cdef class Rows:
     # -- lineage -------------------------------------------------------------------------------------------------------
 
     cdef void move(self, uint32_t row, uint32_t parent, uint64_t time, uint32_t kind, bint predicted) noexcept nogil:
-        """The process with head `row` has the parent with head `parent` now. Its root moves, so its images stay."""
+        """The process with head `row` has the parent with head `parent` now. Its root moves, so its images stay.
+
+        Root and head say who that is; an image between them says who it was when it ended.
+        """
         cdef uint32_t root = self.root(row), creator
         cdef pl_hot *hot = &self.hot[row]
         cdef bint is_creator
         if root != row:
             self.tables.begin(root)
             self.tables.set_ancestor(root, parent)
+            self.hot[root].ppid = self.hot[parent].tgid
+            self.tables.set_parent(root, parent)
             self.hot[root].flags &= ~PL_ROW_PARENT_MISSING
             self.tables.end(root)
         self.tables.begin(row)

@@ -200,7 +200,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         tables = stack.enter_context(_tables(spec, boot_unix_ns))
         boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
         committed = tables.committed()
-        encoder = Encoder(spec.boot_id_bytes)
+        encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config))
         encoder.restore(committed.topic_seq)
         bus = Bus()
         stack.callback(bus.close, linger_ms=LINGER_MS)
@@ -393,6 +393,11 @@ def _opts(config: Config) -> ResolverOpts:
     if config.contexts.tty_fallback:
         opts.with_tty_fallback_enabled()
     return opts.with_envs_resolution_enabled() if config.capture.envs_bytes > 0 else opts
+
+
+def envs_form(config: Config) -> str:
+    """Whether events have environments: who lists variables to see their values is to see them there, too."""
+    return "stored" if config.envs.show_values else "none"
 
 
 def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:

@@ -24,14 +24,12 @@ from pipeline.resolver.model import (
     FileEvent,
     LineageError,
     PIDContext,
-    ProcessIncompleteLineageError,
-    ProcessMissingParentNodeError,
-    ProcessWrongParentNodeError,
     Source,
     UserSessionContext,
 )
 from pipeline.resolver.procinfo import UNSET
 from pipeline.resolver.tracer import TracerMetadata
+from pipeline.shm import lineage
 
 #: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.
 CHAIN_LIMIT = 4096
@@ -363,37 +361,22 @@ class ProcessCacheEntry:
     # -- questions (5.9 to 5.11) ---------------------------------------------------------------------------------------
 
     def equals(self, other: ProcessCacheEntry) -> bool:
-        """Same file, credentials, arguments and environment: what an exec of the same program again looks like."""
-        return (
-            self.file_event.equals(other.file_event)
-            and self.credentials.equals(other.credentials)
-            and equal_entries(self.args_entry, other.args_entry)
-            and equal_envs(self.envs_entry, other.envs_entry)
-        )
+        """Same file, credentials, arguments and environment: what an exec of the same program again looks like.
+
+        The tables have arguments and environment with secrets hidden. Where it is not known any more what they were, as
+        after a restart, two that differ in these only are equal.
+        """
+        if not self.file_event.equals(other.file_event) or not self.credentials.equals(other.credentials):
+            return False
+        digests = getattr(self._store, "digest", 0), getattr(other._store, "digest", 0)
+        if all(digests):
+            return digests[0] == digests[1]
+        return equal_entries(self.args_entry, other.args_entry) and equal_envs(self.envs_entry, other.envs_entry)
 
     def has_valid_lineage(self) -> tuple[bool, LineageError | None]:
         """Whether the chain leads to pid 1 without a gap, and if not, why. Computed each time."""
-        last = self
-        for entry in self.chain():
-            last = entry
-            pid, ppid, container = entry.pid, entry.ppid, entry.container.container_id
-            if entry.is_parent_missing:
-                return False, ProcessMissingParentNodeError(
-                    f"the parent of pid {pid} is missing", pid=pid, ppid=ppid, container_id=container
-                )
-            if pid == 1:
-                before = entry.ancestor
-                # An exec of pid 1 descends from its own earlier image.
-                if before is None:
-                    return True, None
-                if before.pid != 1 or not entry.is_exec:
-                    return False, ProcessWrongParentNodeError(
-                        f"pid 1 has an ancestor, pid {before.pid}", pid=pid, ppid=before.pid, container_id=container
-                    )
-        return False, ProcessIncompleteLineageError(
-            f"the lineage ends at pid {last.pid}",
-            pid=last.pid, ppid=last.ppid, container_id=last.container.container_id,
-        )  # fmt: skip
+        fault = lineage.fault(self.chain(), _container)
+        return fault is None, fault
 
     def has_complete_lineage(self) -> bool:
         """Whether pid 1 is on the chain."""
@@ -401,16 +384,11 @@ class ProcessCacheEntry:
 
     def get_ancestors_pids(self) -> list[int]:
         """Distinct pids of the whole chain, this one first."""
-        return list(dict.fromkeys(entry.pid for entry in self.chain()))
+        return lineage.pids(self.chain())
 
     def get_container_pids(self) -> tuple[list[int], list[str]]:
         """Pids and executables up the chain as far as it is in a container, by the newest image of each."""
-        paths: dict[int, str] = {}
-        for entry in self.chain():
-            if entry.container.is_null:
-                break
-            paths.setdefault(entry.pid, entry.file_event.pathname)
-        return list(paths), list(paths.values())
+        return lineage.in_container(self.chain(), _container, lambda entry: entry.file_event.pathname)
 
     def is_container_root(self) -> bool:
         """In a container, and its ancestor is in none."""
@@ -426,6 +404,10 @@ class ProcessCacheEntry:
     def set_view(self, name: str, value: Any) -> None:
         """Keep a computed view."""
         self._argv[name] = value
+
+
+def _container(entry: ProcessCacheEntry) -> str:
+    return entry.container.container_id
 
 
 #: The specification's name for what an entry is besides its place in the tree.

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
-from pipeline.resolver._conceal import Literals, suspects
+from pipeline.events import EXEC_ARGS_UNREADABLE, EXEC_ENVS_UNREADABLE
+from pipeline.resolver._conceal import Literals, digest, suspects
 from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
@@ -86,12 +87,15 @@ class Concealer:
         return self._scrub_argv(args) if args and self._scrub_argv else args, filter_area(envs, self._show)
 
     def survey(self, survey: Survey) -> None:
-        """Conceal the strings of a survey in place."""
+        """Conceal the strings of a survey in place; its digests are of what they were."""
+        survey.digests = [0] * len(survey.strings)
         for i, text in enumerate(survey.strings):
             row = survey.exec[i]
             kept = int(row["path_bytes"]) + int(row["name_bytes"])
             split = kept + int(row["args_bytes"])
             before = (text[kept:split], text[split:])
+            is_absent = [int(row["exec_flags"]) & flag for flag in (EXEC_ARGS_UNREADABLE, EXEC_ENVS_UNREADABLE)]
+            survey.digests[i] = digest(*(b or None if no else b for b, no in zip(before, is_absent, strict=True)))
             args, envs = self.strings(*before)
             if (args, envs) != before:
                 survey.strings[i] = text[:kept] + args + envs

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from pipeline import events
 from pipeline.resolver import filesystems, mounts
+from pipeline.resolver._conceal import digest
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entry_rows import RowStore, area
@@ -151,6 +152,11 @@ def image(
     row["envs_bytes"] = row["envs_full_bytes"] = len(strings[3])
     row["prev_inode"] = previous_inode
     return row, b"".join(strings)
+
+
+def digest_of(args: ArgsEntry | None, envs: EnvsEntry | None) -> int:
+    """The digest that goes with an image of these, before anything is hidden."""
+    return digest(*(None if entry is None else area(entry.values) for entry in (args, envs)))
 
 
 def put_file(row: Column, file: FileEvent) -> None:

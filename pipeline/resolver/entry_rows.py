@@ -487,9 +487,15 @@ class RowStore:
     def _put_user_session(self, row: int, session: UserSessionContext) -> dict[str, Any]:
         return entry_extra.plain_session(session)
 
+    @property
+    def digest(self) -> int:
+        """Of arguments and environment before anything was hidden in them; 0: not known."""
+        return self.book.applier.py_digest(self.row)
+
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
         tables = self.book.tables
         data = None if entry is None else entry_extra.blob(area(entry.values))
+        self.book.applier.py_forget_digest(row)
         tables.py_set_ref("args", row, tables.py_intern_args(data) if data is not None else 0)
         self._put_flag(layout.ROW_ARGS_TRUNCATED, entry is not None and entry.is_truncated)
         self.cold["argc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
@@ -499,6 +505,7 @@ class RowStore:
     def _put_envs(self, row: int, entry: EnvsEntry | None) -> None:
         tables = self.book.tables
         data = None if entry is None else entry_extra.blob(area(entry.values))
+        self.book.applier.py_forget_digest(row)
         tables.py_set_ref("envs", row, tables.py_intern_envs(data) if data is not None else 0)
         self._put_flag(layout.ROW_ENVS_TRUNCATED, entry is not None and entry.is_truncated)
         self.cold["envc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
@@ -579,19 +586,12 @@ class RowStore:
         return moved
 
     def children(self) -> list[ProcessCacheEntry]:
-        tables, tgid = self.book.tables, int(self.hot["tgid"])
-        if tables.py_head(tgid) != self.row:
+        tables, tgid, row = self.book.tables, int(self.hot["tgid"]), self.row
+        if tables.py_head(tgid) != row:
             return []
+        # The index is by pid: it has children of a later owner too, who is not in the tables yet.
         heads = (tables.py_head(child) for child in tables.py_children(tgid))
-        return [self.book.entry(head) for head in heads if head and self._is_parent_of(head)]
-
-    def _is_parent_of(self, child: int) -> bool:
-        """Whether a process that is listed by this pid has this parent, and none of another time, or one to come."""
-        hot = self.book.tables.hot_view()
-        link = int(hot[child]["parent"])
-        known = self.book.tables.py_follow(link)
-        # The image that was linked may have had to go at the ceiling.
-        return int(hot[known]["start_boot_ns"]) == int(self.hot["start_boot_ns"]) if known else link != 0
+        return [self.book.entry(head) for head in heads if head and self.book.applier.py_is_child_of(head, row)]
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
         if child in self.children():

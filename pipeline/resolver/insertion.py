@@ -131,6 +131,7 @@ class Insertion(Fields):
             row = self.applier.apply_records(
                 records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
                 told.task, body, strings, known=told.known, source=int(source),
+                digest=records.digest_of(entry.args_entry, entry.envs_entry),
             )  # fmt: skip
         finally:
             self.applier.fold_exec_bombs = folds

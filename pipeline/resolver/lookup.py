@@ -228,7 +228,8 @@ class Lookups(Insertion):
             self.learn_cgroup(info.cgroup_id, info.cgroup_path)
         if info.cgroups_v1 > events.CGROUPS_V1_ROOTS and info.cgroup is not None:
             self.learn_cgroup(info.cgroups_v1, info.cgroup)
-        args, envs = self._kept_of(values.pop("args_entry"), values.pop("envs_entry"))
+        raw = values.pop("args_entry"), values.pop("envs_entry")
+        args, envs = self._kept_of(*raw)
         info.argv = records.area(args.values) if args is not None else None
         info.envs = records.area(envs.values) if envs is not None else None
         info.envs_full_bytes = info.envs_full_bytes or len(info.envs or b"")
@@ -242,7 +243,7 @@ class Lookups(Insertion):
         result = self.applier.insert_snapshot(
             read.head, read.task, read.exec, read.blob,
             source=int(source), known=proc_knows(read.task[0]), start_ticks=info.start_is_ticks,
-            flags=self._marks(source, info.start_boot_ns),
+            flags=self._marks(source, info.start_boot_ns), digest=records.digest_of(*raw),
         )  # fmt: skip
         row = self.tables.py_head(info.tgid)
         if not row or int(self.tables.hot_view()[row]["start_boot_ns"]) // boot.TICK_NS != info.start_ticks:

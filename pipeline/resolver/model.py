@@ -14,7 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipeline.errors import ProclineError
+from pipeline.errors import LineageError as LineageError
+from pipeline.errors import NoProcessContextError as NoProcessContextError
+from pipeline.errors import ProcessIncompleteLineageError as ProcessIncompleteLineageError
+from pipeline.errors import ProcessMissingParentNodeError as ProcessMissingParentNodeError
+from pipeline.errors import ProcessWrongParentNodeError as ProcessWrongParentNodeError
+from pipeline.errors import ResolverError as ResolverError
 from pipeline.resolver.procinfo import UNSET
 
 if TYPE_CHECKING:
@@ -34,40 +39,10 @@ LOWER_LAYER = 2
 #: As in shm.layout, which needs numpy.
 MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)
 MOUNT_ORIGIN_UNKNOWN, MOUNT_ORIGIN_PROCFS, MOUNT_ORIGIN_EVENT, MOUNT_ORIGIN_UNSHARE = range(4)
-CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS = range(3)
+CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS, CGROUP_SOURCE_INHERITED = range(4)
 
 
 # -- errors (specification 1.11) ---------------------------------------------------------------------------------------
-
-
-class ResolverError(ProclineError):
-    """A call of the resolver was refused, or what it was asked for cannot be had."""
-
-
-class NoProcessContextError(ResolverError):
-    """The process of an event could not be resolved."""
-
-
-class LineageError(ResolverError):
-    """A process' chain of ancestors is not whole; `pid`, `ppid` and `container_id` are of the entry where it breaks."""
-
-    def __init__(self, message: str, *, pid: int = 0, ppid: int = 0, container_id: str = "") -> None:
-        super().__init__(message)
-        self.pid = pid
-        self.ppid = ppid
-        self.container_id = container_id
-
-
-class ProcessMissingParentNodeError(LineageError):
-    """An entry on the chain has another parent or previous image than the expected one."""
-
-
-class ProcessWrongParentNodeError(LineageError):
-    """Pid 1 has an ancestor; `ppid` is that ancestor's pid."""
-
-
-class ProcessIncompleteLineageError(LineageError):
-    """The chain ended before pid 1."""
 
 
 class ProcessBrokenLineageError(ResolverError):

@@ -194,6 +194,7 @@ class Repairer:
             start_ticks=not look.is_exact[i],
             flags=flags,
             after_loss=after_loss,
+            digest=look.digests[i],
         )
         return result
 

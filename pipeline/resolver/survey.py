@@ -51,6 +51,7 @@ class Survey:
         cgroup_paths: cgroup id -> path, as far as ``/proc`` named them; and set of cgroups of version 1 -> the
             ``/proc/PID/cgroup`` that it was made of.
         begin_boot_ns, end_boot_ns: nothing was looked at before or after.
+        digests: of arguments and environments before something was hidden in them (conceal.py); empty: nobody did.
     """
 
     head: npt.NDArray[np.void]
@@ -61,6 +62,7 @@ class Survey:
     begin_boot_ns: int
     end_boot_ns: int
     cgroup_paths: dict[int, bytes] = field(default_factory=dict)
+    digests: list[int] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.head)

@@ -25,7 +25,7 @@ from pipeline.errors import BusyError, StaleError, TooOldError
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
-    PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
+    PL_CGROUP_SOURCE_INHERITED, PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
     PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
     PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
@@ -268,9 +268,10 @@ cdef enum:
     # As in pipeline.events, which needs numpy; a test compares them.
     EXEC_DELETED = 2
     EXEC_MEMFD = 4
+    EXEC_UPPER_LAYER = 2048
 
 _SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
-_CGROUP_SOURCES = (None, "event", "procfs")
+_CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
 FIELDS = (
@@ -781,7 +782,8 @@ cdef class Entry:
     def file(self):
         """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
         the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
-        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events); None: unknown.
+        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events), in_upper_layer (one of
+        these: of an overlay, where what was written to it is); None: unknown.
 
         And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
         part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
@@ -808,6 +810,7 @@ cdef class Entry:
             "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
             "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
             "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
+            "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
             "mount_path": None if mount == NULL else _decode(mount, n),
             "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
             "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
@@ -1045,8 +1048,11 @@ cdef class Entry:
     @property
     def cgroup_source(self):
         """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
-        a source without BPF); None: not known, as of what the kernel's process maps told."""
-        if not self.hot.known & PL_KNOWN_CGROUP or not self.hot.cgroup_id:
+        a source without BPF), inherited (nobody: it is the parent's, and so is `container_id`); None: not known, as of
+        what the kernel's process maps told."""
+        if not self.hot.known & PL_KNOWN_CGROUP or (
+            not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
+        ):
             return None
         return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
 

@@ -644,23 +644,44 @@ cdef class TableReader:
         return chain
 
     def children(self, process, *, pid_ns=None):
-        """Live processes whose current parent is `process` (a pid, of the namespace `pid_ns`, or an Entry), by pid."""
+        """Live processes whose current parent is `process` (a pid, of the namespace `pid_ns`, or an Entry), by pid.
+
+        An Entry is one process, whoever has its pid now; a pid is who has it now. What has ended has no children: they
+        are told of as others' by then, or their next record will say whose they are.
+        """
+        cdef Entry owner, entry
         cdef uint32_t pid
-        cdef Entry entry
-        if pid_ns is not None:
-            process = self._start(process, pid_ns)
-            if process is None:
-                return []
-        pid = (<Entry>process).hot.tgid if isinstance(process, Entry) else process
         cdef list result
         while True:
+            owner = self._start(process, pid_ns)
+            if owner is None and pid_ns is not None:
+                return []
+            pid = process if owner is None else owner.hot.tgid
+            if owner is not None and owner.hot.exit_boot_ns and not owner.hot.flags & PL_ROW_REPLACED:
+                if isinstance(process, Entry) or pid_ns is not None:
+                    return []
+                owner = None  # whoever has the pid now is not in the table
             result = []
             view = self._current()
             for entry in self._all(view, pid, False):
-                if entry.hot.ppid == pid and entry.hot.exit_boot_ns == 0:
+                if entry.hot.ppid == pid and entry.hot.exit_boot_ns == 0 and self._is_child(view, entry, owner):
                     result.append(entry)
             if self._may_say_absent(view, f"a child of pid {pid}"):
                 return result
+
+    cdef bint _is_child(self, View view, Entry entry, Entry owner) except -1:
+        """Whether an entry whose ppid is that of `owner` is its child; None: of a process that is not in the table."""
+        cdef pl_hot parent
+        cdef int result
+        if entry.hot.parent == 0:
+            return owner is None
+        with nogil:
+            result = view.follow(entry.hot.parent, &parent)
+        if result == PL_READ_ABSENT:
+            return True  # the image that was linked had to go; a new owner of the pid would have taken the ppid away
+        if result != PL_READ_FOUND:
+            raise_busy(view, f"row {<uint32_t>entry.hot.parent}")
+        return owner is not None and parent.start_boot_ns == owner.hot.start_boot_ns
 
     def walk(self, *, bint exited=True):
         """Iterate over the newest image of every process in the table, by pid.

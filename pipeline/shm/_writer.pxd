@@ -18,6 +18,7 @@ cdef enum:
     MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
     MARK_QUEUED = 8  # in the retention queue
     MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
+    MARK_DIGEST = 32  # `digests` has one of it
 
 
 # `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
@@ -164,6 +165,7 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t *list_prev
     cdef uint16_t *chain  # images of this process up to this one that are still linked
     cdef uint8_t *marks  # MARK_*, by row
+    cdef uint64_t *digests  # the applier's: of arguments and environment before something was hidden in them, by row
     cdef uint32_t *child_first  # by tgid
     cdef uint32_t *child_next
     cdef uint32_t *child_prev

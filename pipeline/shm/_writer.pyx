@@ -231,7 +231,7 @@ cdef class TableWriter(ControlWriter):
         # Private memory by row and by pid: untouched pages cost nothing.
         writer.private_segments = [Segment("private", -1, n, 0) for n in (
             rows * 4, rows * 4, rows * 4, rows * 2, rows,
-            *[plan.slots * 4] * 4,
+            *[plan.slots * 4] * 4, rows * 8,
         )]
         writer.torn_rows = []
         writer.attach()
@@ -293,6 +293,7 @@ cdef class TableWriter(ControlWriter):
         self.child_next = <uint32_t *>(<Segment>private[6]).base
         self.child_prev = <uint32_t *>(<Segment>private[7]).base
         self.child_parent = <uint32_t *>(<Segment>private[8]).base
+        self.digests = <uint64_t *>(<Segment>private[9]).base
         self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.envs.attach(&self.control.envs_allocated_bytes, &self.counters[PL_C_ARENA_FULL])

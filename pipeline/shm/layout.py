@@ -213,7 +213,7 @@ SOURCE_UNKNOWN, SOURCE_PLACEHOLDER, SOURCE_EVENT, SOURCE_MAP, SOURCE_PROCFS, SOU
 SOURCE_NAMES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 
 #: Of the cgroup: nobody said, a record of the kernel's, a look at the live process.
-CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS = range(3)
+CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS, CGROUP_SOURCE_INHERITED = range(4)
 
 #: How the mount of a file was found: by the mount itself, by its device, when the process was looked at.
 MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline import paths
-from pipeline.errors import StaleError
+from pipeline.errors import LineageError, NoProcessContextError, StaleError
+from pipeline.shm import lineage
 from pipeline.shm._entry import FIELDS, Entry
 from pipeline.shm._reader import CHAIN_MAX, TableReader
 
@@ -59,6 +60,49 @@ class ProcessTable(TableReader):
     def boot_unix_ns(self) -> int:
         """Unix time of boot-clock zero, in ns, as this instance reads it: every time of an entry is relative to it."""
         return int(self.view.boot_unix_ns)
+
+    # -- lineage (specification 5.10, 5.11), as the resolver's own entries answer --------------------------------------
+
+    def has_valid_lineage(
+        self, process: int | Entry, *, pid_ns: int | None = None
+    ) -> tuple[bool, LineageError | NoProcessContextError | None]:
+        """Whether the chain of a process (or of one image of it) leads to pid 1 without a gap, and if not, why.
+
+        Args:
+            process, pid_ns: as in `ancestors`. Raises as it does; so do the other questions.
+
+        Returns:
+            (True, None); else False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or
+            ProcessIncompleteLineageError, each with the entry's `pid`, `ppid` and `container_id`; or a
+            NoProcessContextError, where there is no such process. Nothing of it is raised.
+        """
+        chain = self._chain(process, pid_ns)
+        if not chain:
+            return False, NoProcessContextError(f"pid {process} is not in the table")
+        fault = lineage.fault(chain, _container)
+        return fault is None, fault
+
+    def has_complete_lineage(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
+        """Whether pid 1 is on the chain, whatever is missing below it."""
+        return any(entry.pid == 1 for entry in self._chain(process, pid_ns))
+
+    def get_ancestors_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> list[int]:
+        """Distinct pids of the chain, the process' own first; empty where there is no such process."""
+        return lineage.pids(self._chain(process, pid_ns))
+
+    def get_container_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> tuple[list[int], list[str]]:
+        """Pids and executables up the chain as far as it is in a container, by the newest image of each."""
+        return lineage.in_container(self._chain(process, pid_ns), _container, lambda entry: entry.path or "")
+
+    def is_container_root(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
+        """In a container, and its ancestor is in none."""
+        chain = self._chain(process, pid_ns)[:2]
+        return len(chain) == 2 and bool(chain[0].container_id) and not chain[1].container_id
+
+    def _chain(self, process: int | Entry, pid_ns: int | None) -> list[Entry]:
+        """A process and all that it descends from, newest first; empty where there is no such process."""
+        entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
+        return [] if entry is None else [entry, *self.ancestors(entry)]
 
     def stats(self) -> dict[str, Any]:
         """What the instance has done and holds, as `procline stat --json` shows it.
@@ -126,3 +170,7 @@ class ProcessTable(TableReader):
             "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
             "counters": counters,
         }
+
+
+def _container(entry: Entry) -> str | None:
+    return entry.container_id

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.shm import layout
 from pipeline.shm.validate import (
+    MARK_DIGEST,
     MARK_EXITED,
     MARK_LIVE,
     MARK_PARKED,
@@ -85,7 +86,7 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
         if ended != listed:
             yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
         wanted = MARK_USED | (MARK_LIVE if is_head and not ended else 0) | (MARK_EXITED if is_head and ended else 0)
-        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED) != wanted:
+        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST) != wanted:
             yield Violation("16 lists", int(row), f"row {row}: marks are {marks[row]}, expected {wanted}")
 
 

@@ -46,14 +46,16 @@ def test_a_chain_of_600_is_shown(procline: Command, table: type[FakeTable], form
     assert "600" in done.out
 
 
-def test_parents_are_found_by_identity_before_pid() -> None:
+def test_parents_are_found_by_identity_never_by_pid() -> None:
+    """Of 8 the parent is not in the table: who is there as pid 5 had the pid before."""
     entries = [
         entry(5, 0, parent_entity_id=None),
         entry(6, 5, parent_entity_id="gone"),
-        entry(7, 5, parent_entity_id=None),
+        entry(7, 5),
+        entry(8, 5, parent_entity_id=None, is_parent_missing=True),
     ]
     roots = forest(each.to_dict() for each in entries)
-    assert [root.entry["pid"] for root in roots] == [5, 6]
+    assert [root.entry["pid"] for root in roots] == [5, 6, 8]
     assert [child.entry["pid"] for child in roots[0].children] == [7]
 
 
@@ -130,7 +132,7 @@ def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) 
     table.entries = (
         entry(1, 0, "systemd"),
         entry(1, 0, "init", entity_id="f1", ns_pid=1, **told),
-        entry(2, 1, "worker", entity_id="f2", ns_pid=2, **told),
+        entry(2, 1, "worker", entity_id="f2", ns_pid=2, **told | {"parent_entity_id": "f1"}),
         entry(40, 1, "inner", pid_ns=88, ns_pid=2),
     )
     whole = json.loads(procline("tree", "--json").out)

@@ -136,6 +136,7 @@ class Model:
     def _move(self, process: Process, to: Process, *, predicted: bool) -> None:
         process.parent, process.parent_image = to.identity, to.head.key
         process.root_ancestor = to.head.key
+        process.images[0].facts |= {"ppid": to.identity[0], "parent": to.head.key}
         process.adopted = process.creator is None or process.creator.process.identity != to.identity
         process.predicted = predicted
 

@@ -20,6 +20,7 @@ from pipeline import boot, events
 from pipeline.bpf import maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import procfs
+from pipeline.resolver._apply import Applier
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.entry_rows import Book
@@ -285,6 +286,11 @@ class World:
         """The tables' invariants, and that of specification 5.12 over the index of children."""
         validate_tables(self.tables)
         check_children(self.resolver.book)
+
+
+def check_children_of(applier: Applier) -> None:
+    """The same of tables that no resolver has."""
+    check_children(Book(applier.tables, applier, 0))
 
 
 def check_children(book: Book) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot
+from pipeline import boot, events
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -158,7 +158,9 @@ def expected(
             "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
             "mtime_ns": record["mtime_ns"].item() or None, "ctime_ns": record["ctime_ns"].item() or None,
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
-            "flags": record["file_flags"].item(), **mount(record, file[64:]),
+            "flags": record["file_flags"].item(),
+            "in_upper_layer": bool(record["file_flags"] & events.EXEC_UPPER_LAYER),
+            **mount(record, file[64:]),
         }  # fmt: skip
     cgroup = row.strings.get("cgroup")
     made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
@@ -189,7 +191,10 @@ def expected(
             name: (names or {}).get(kind, {}).get(row[number]) if known & layout.KNOWN_CREDS else None
             for name, kind, number in NAMES
         },
-        **when(layout.KNOWN_AUID, "auid", "audit_session"),
+        **{
+            name: None if value == 0xFFFFFFFF else value
+            for name, value in when(layout.KNOWN_AUID, "auid", "audit_session").items()
+        },
         **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
@@ -199,8 +204,8 @@ def expected(
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
         "cgroup_id": row["cgroup_id"] or None if known & layout.KNOWN_CGROUP else None,
         "cgroup_version": 2 if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
-        "cgroup_source": {1: "event", 2: "procfs"}.get(row["cgroup_source"])
-        if known & layout.KNOWN_CGROUP and row["cgroup_id"] else None,
+        "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])
+        if known & layout.KNOWN_CGROUP and (row["cgroup_id"] or row["cgroup_source"] == 3) else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
         **when(layout.KNOWN_NS, "ns_pid"),
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
@@ -293,7 +298,9 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
             elif name == "source":
                 fields[name] = random.randrange(6)
             elif name == "cgroup_source":
-                fields[name] = random.choice((0, 1, 2, 3, 255))
+                fields[name] = random.choice((0, 1, 2, 3, 4, 255))
+            elif name in ("auid", "audit_session"):
+                fields[name] = random.choice((0, 1000, 0xFFFFFFFF))
             elif name in ("start_boot_ns", "exec_boot_ns", "exit_boot_ns", "fork_boot_ns"):
                 fields[name] = random.choice((0, 1, random.getrandbits(50)))
             elif name == "exit_code":

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from resolver_world import check_children_of
 from story import Event, Reading, Story, dump, head_only, instance, make_tables, task_of
 
 from pipeline import events
@@ -71,6 +72,7 @@ def w() -> Iterator[World]:
         world.init()
         yield world
         validate_tables(world.tables)
+        check_children_of(world.applier)
         world.tables.close()
 
 
@@ -190,16 +192,26 @@ def test_r8_a_child_keeps_the_image_that_forked_it(w):
 
 
 def test_r9_an_exec_bomb_is_folded_where_that_is_asked_for(w):
+    def again(digest: int) -> Event:
+        event = w.story.exec(4, b"/bin/x", inode=456, args=[b"x"])
+        event.apply(w.applier, digest=digest)
+        return event
+
     w.fork(1, 4)
-    w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    again(7)
     image = w.proc(4)
-    w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    again(7)
     assert w.proc(4).row != image.row and w.proc(4).images == 3
     w.applier.fold_exec_bombs = True
     head = w.proc(4)
-    event = w.exec(4, b"/bin/x", inode=456, args=[b"x"])
+    event = again(7)
     assert w.proc(4).row == head.row and w.proc(4).exec_boot_ns == event.time
     assert w.read.counter("exec_bomb") == 1
+    again(8)
+    assert w.proc(4).images == 4, "something else was hidden in its arguments"
+    again(0)
+    again(0)
+    assert w.proc(4).images == 6, "nobody knows what was"
 
 
 def test_r10_a_fork_from_an_image_whose_exec_was_lost_is_marked(w):

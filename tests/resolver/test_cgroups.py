@@ -177,18 +177,28 @@ def test_who_told_of_a_cgroup_first_is_its_source(tables: TableWriter) -> None:
     event, procfs = layout.CGROUP_SOURCE_EVENT, layout.CGROUP_SOURCE_PROCFS
     forked, found = put(applier, events.KIND_FORK, 10, 7, 0, 10_000), look(20, 7)
     assert (sources[forked], sources[found]) == (event, procfs)
-    unknown = layout.CGROUP_SOURCE_UNKNOWN
+    unknown, inherited = layout.CGROUP_SOURCE_UNKNOWN, layout.CGROUP_SOURCE_INHERITED
     assert sources[look(21, 7, layout.SOURCE_MAP)] == unknown, "the kernel's maps do not say what filled them"
     # What a move tells is another cgroup; what only says the same again is not.
     put(applier, events.KIND_COMM, 20, 7, 0, 600_000, start=20_000)
     assert sources[found] == procfs
     put(applier, events.KIND_CGROUP, 20, 8, 0, 610_000, start=20_000)
     assert sources[found] == event
-    # A child's record tells it of the child; where it does not, the child has its parent's.
+    # A child's record tells it of the child; where it does not, the child has its parent's, and says so.
     found = look(30, 7)
     child = put(applier, events.KIND_FORK, 31, 7, 0, 31_000, creator=30)
     heir = put(applier, events.KIND_FORK, 32, 0, 0, 32_000, creator=30)
-    assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, procfs, 7)
+    assert (sources[child], sources[heir], tables.hot_view()["cgroup_id"][heir]) == (event, inherited, 7)
+    grandchild = put(applier, events.KIND_FORK, 33, 7, 0, 33_000, creator=32)
+    assert sources[grandchild] == event, "its own record told of it"
+    put(applier, events.KIND_COMM, 32, 0, 0, 34_000, start=32_000)
+    assert sources[heir] == inherited
+    assert (look(32, 7), sources[heir]) == (heir, procfs), "the first look at it confirms it"
+    heir = put(applier, events.KIND_FORK, 34, 0, 0, 35_000, creator=30)
+    put(applier, events.KIND_COMM, 34, 7, 0, 36_000, start=35_000)
+    assert sources[heir] == event
+    heir = put(applier, events.KIND_FORK, 35, 0, 0, 35_000, creator=30)
+    assert (look(35, 8), sources[heir], tables.hot_view()["cgroup_id"][heir]) == (heir, procfs, 8), "or corrects it"
     # Who has no BPF reads /proc at the event; a lost move that a look finds is the look's.
     partial = put(applier, events.KIND_FORK, 40, 7, 0, 40_000, flags=events.FLAG_PARTIAL)
     assert sources[partial] == procfs

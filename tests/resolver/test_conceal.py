@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
-from pipeline.resolver._conceal import Literals
+from pipeline.resolver._conceal import Literals, digest
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.scrub import Scrubber
 
@@ -95,6 +95,7 @@ def test_surveys_are_concealed_in_place() -> None:
     assert survey.strings == [b"/pp" + b"p\0--password=********\0" + b"TOKEN\0"]
     assert int(survey.head["var_bytes"][0]) == len(survey.strings[0])
     assert (int(body["args_bytes"][0]), int(body["envs_bytes"][0])) == (22, 6)
+    assert survey.digests == [digest(b"p\0--password=x\0", b"TOKEN=x\0")], "of what it was"
 
 
 @given(
@@ -135,3 +136,13 @@ def test_what_the_scrubber_hides_is_never_passed_over(argv: bytes) -> None:
     scrubber = Scrubber()
     assert scrubber.scrub_argv(argv) != argv
     assert Literals(scrubber.literals, scrubber.program_names).found_in(argv)
+
+
+def test_a_digest_tells_what_was_there() -> None:
+    some = [
+        (b"x\0", b"A=1\0"), (b"x\0", b"A=2\0"), (b"y\0", b"A=1\0"), (b"x\0A=1\0", b""), (b"", b"x\0A=1\0"),
+        (b"x\0", None), (None, b"x\0"), (b"x\0", b""), (b"", b""), (None, None), (b"", None), (None, b""),
+    ]  # fmt: skip
+    digests = [digest(*strings) for strings in some]
+    assert len(set(digests)) == len(some) and 0 not in digests
+    assert digests == [digest(*strings) for strings in some]

@@ -20,8 +20,9 @@ from pipeline import boot
 from pipeline.bpf import maps, syscall
 from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
-from pipeline.resolver.argsenvs import ArgsEntry, encode_payload
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
     CGROUP_SOURCE_PROCFS,
@@ -43,6 +44,7 @@ from pipeline.resolver.model import (
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.procinfo import to_record
+from pipeline.resolver.scrub import Scrubber
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.shm import layout
 
@@ -763,6 +765,77 @@ def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
     event = w.exec(0, 3, 10)
     assert event.entry is fork and fork.is_exec and event.exec_entry is fork
     assert w.count("added", "event") == 1
+
+
+@pytest.fixture
+def hiding() -> Iterator[World]:
+    with world(
+        pid_capacity=5_100_000, scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()
+    ) as made:
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((["x", "--password=a"], []), (["x", "--password=b"], [])), ((["x"], ["A=1"]), (["x"], ["A=2"]))],
+)
+def test_what_was_hidden_tells_images_apart(
+    hiding: World, first: tuple[list[str], list[str]], second: tuple[list[str], list[str]]
+) -> None:
+    """Specification 3.3.4 and 5.9 compare what was there, of which the tables hold the rest."""
+    w = hiding
+
+    def run(pid: int, strings: tuple[list[str], list[str]]) -> ProcessCacheEntry:
+        args, envs = strings
+        return entry_of(w.exec(0, pid, 11, args_entry=ArgsEntry(args), envs_entry=EnvsEntry(envs)))
+
+    w.fork(0, 3, 10)
+    w.fork(0, 4, 10)
+    one, other = run(3, first), run(4, second)
+    assert one.args_entry == other.args_entry and one.envs_entry == other.envs_entry, "as far as one sees"
+    assert not one.equals(other) and not other.equals(one) and one.equals(one)
+    assert run(3, first) is one, "an exec bomb"
+    changed = run(3, second)
+    assert changed is not one and changed.equals(other)
+    child = entry_of(w.fork(3, 5, 11))
+    assert child.equals(changed) and not child.equals(one)
+    # Somebody else writes the tables: what it was before is forgotten, and nothing is folded.
+    for entry in (one, other, changed):
+        w.resolver.applier.py_forget_digest(row_of(entry))
+    assert one.equals(other) and run(4, second) is not other
+
+
+def test_a_file_is_six_facts(w: World) -> None:
+    """Specification 1.4: its path, links and time of change play no part."""
+    w.fork(0, 3, 10)
+    file = FileEvent(inode=456, mount_id=1, mtime=5, uid=6, gid=7, mode=0o755, pathname="/a/x", basename="x")
+    one = entry_of(w.exec(0, 3, 456, file_event=file))
+    same = replace(file, pathname="/b/y", basename="y", nlink=3, ctime=4, device=9)
+    assert entry_of(w.exec(0, 3, 456, file_event=same)) is one
+    for other in ({"mount_id": 2}, {"mtime": 6}, {"uid": 0}, {"gid": 0}, {"mode": 0o700}):
+        entry = entry_of(w.exec(0, 3, 456, file_event=replace(file, **other)))
+        assert entry is not one and not entry.equals(one), other
+        one = entry_of(w.exec(0, 3, 456, file_event=file))
+
+
+def test_a_child_that_runs_its_parents_program_with_another_secret_called_exec(hiding: World) -> None:
+    w = hiding
+    for pid, secret, env in ((3, b"a", b"A=1"), (4, b"a", b"A=1"), (5, b"b", b"A=1"), (6, b"a", b"A=2")):
+        w.proc.add(high(pid), high(3) if pid != 3 else 0, argv=b"x\0--password=" + secret + b"\0", envs=env + b"\0")
+        w.resolver.sync_cache(high(pid))
+    children = [w.resolver.get(high(pid)) for pid in (4, 5, 6)]
+    assert [child.is_exec for child in children if child is not None] == [False, True, True]
+
+
+def test_the_first_image_says_who_the_parent_is_now(w: World) -> None:
+    """Specification 5.6 and 9.2: it is the one that moves, so asking by it again finds nothing to do."""
+    init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
+    first, last = entry_of(w.fork(3, 4, 10)), entry_of(w.exec(3, 4, 11))
+    for _ in range(2):
+        for entry in (last, first):
+            w.resolver.try_reparent_from_kernel_ppid(entry, high(1), None)
+            assert first.ancestor is init and (first.ppid, last.ppid) == (high(1), high(1))
+    assert w.count("reparent_success", "kernel_ppid") == 1
 
 
 def test_a_parent_that_is_resolved_when_its_exec_was_lost(w: World) -> None:

@@ -31,9 +31,11 @@ from stream_rows import (
 
 from pipeline import boot, events
 from pipeline.bus.stream import TOPICS
+from pipeline.config import Config, Envs
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder
 from pipeline.resolver._names import NameCache, Names
+from pipeline.resolver.build import envs_form
 from pipeline.shm import layout
 from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
 
@@ -433,3 +435,8 @@ def test_the_file_system_has_its_name(magic: int, name: str | None) -> None:
         made.add(writer, EXEC, 2, row.number, 5)
         (event,) = take(made)
         assert (event["file"]["fs_magic"], event["file"]["filesystem"]) == (magic, name)
+
+
+def test_whose_values_are_shown_in_the_tables_are_shown_in_events() -> None:
+    shown = Config(envs=Envs(show_values=("PATH",)))
+    assert [Encoder(bytes(16), envs=envs_form(config)).envs for config in (Config(), shown)] == ["none", "stored"]

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from resolver_world import world
+from resolver_world import check_children_of, world
 from story import BOOT_ID, Story, instance, make_tables
 from test_apply import World, flag
 
 from pipeline import boot, events
+from pipeline.export.forest import forest
 from pipeline.resolver._apply import Applier
+from pipeline.resolver.entry_rows import Book
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable
 from pipeline.shm.validate import validate_tables
@@ -28,6 +30,7 @@ def w() -> Iterator[World]:
         made.init()
         yield made
         validate_tables(made.tables)
+        check_children_of(made.applier)
         made.tables.close()
 
 
@@ -60,6 +63,26 @@ def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_ag
     late.apply(w.applier, late=True)
     assert w.read.follow(w.proc(4).creator).row == first.row
     assert w.proc(3).row not in {row.row for row in w.read.chain(4)}
+
+
+def test_a_child_of_a_process_whose_fork_was_lost_is_no_child_of_the_pids_owner_before(w: World) -> None:
+    """Lost: the exit of the first 3, and the fork of the second. The third child is the second 3's."""
+    w.fork(1, 3)
+    w.fork(3, 5)
+    w.story.exit(3)
+    w.story.fork(1, 3)
+    w.fork(3, 4)
+    assert w.read.follow(w.proc(4).parent) is None and w.proc(4).ppid == 3 and flag(w.proc(4), "PARENT_MISSING")
+    book = Book(w.tables, w.applier, 0)
+    stale = book.head(3)
+    assert stale is not None and [child.pid for child in stale.children] == [5]
+    w.tables.commit(1, np.zeros(4, np.uint64), np.zeros(4, np.uint64), np.zeros(16, np.uint64))
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.heartbeat(boot.now_boot_ns())
+    with ProcessTable.attach(path=w.tables.directory) as table:
+        assert [child.pid for child in table.children(3)] == [5]
+        (root, orphan) = forest(entry.to_dict() for entry in table.walk())
+        assert root.entry["pid"] == 1 and orphan.entry["pid"] == 4
 
 
 def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: World) -> None:

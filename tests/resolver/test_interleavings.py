@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import FIELDS, Model, view_of
+from resolver_world import check_children_of
 from story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
 
 from pipeline import events
@@ -86,6 +87,7 @@ def in_order(story: Story) -> dict[tuple[int, int, int], dict[str, object]]:
         enter_init(tables, applier, story)
         for event in story.events:
             event.apply(applier)
+        check_children_of(applier)
         result = dump(tables)
         tables.close()
     return result
@@ -228,6 +230,7 @@ def run(story: Story, data, *, kills: int = 0):
                 for r, shard in enumerate(shards):
                     shard.seek(received[r])
         assert [int(p) for p in merger.applied_pos] == received
+        check_children_of(applier)
         result = dump(tables)
         counted = [tables.counter("events_" + name) for name in events.KIND_NAMES]
         for kept in (tables,):
@@ -287,6 +290,7 @@ def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
             event = story.events[i]
             event.apply(applier, late=event.time < newest)
             newest = max(newest, event.time)
+            check_children_of(applier)
         rows = dump(tables)
         assert read.live() == {p.tgid for p in story.processes.values() if p.alive}
         for process in story.everyone:

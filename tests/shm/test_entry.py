@@ -90,7 +90,8 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "file": {
             "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "user": None,
             "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
-            "filesystem": "btrfs", "flags": 1, "mount_path": "/chroot", "mount_source": "mount_id",
+            "filesystem": "btrfs", "flags": 1, "in_upper_layer": False, "mount_path": "/chroot",
+            "mount_source": "mount_id",
             "mount_origin": "event", "mount_visible": True, "mount_detached": False,
         },
         "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",

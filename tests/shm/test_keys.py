@@ -143,9 +143,9 @@ def test_numbers_of_namespaces_are_never_mixed_with_pids(shm_dir: Path) -> None:
     with make_writer(shm_dir) as w:
         w.set_state(layout.STATE_READY)
         one, other, parent = w.keys.add(7, 9), w.keys.add(7, 10), w.keys.add(3, 9)
-        enter(w, one, (7, 9), ppid=parent)
         enter(w, other, (7, 10))
         enter(w, parent, (3, 9))
+        w.py_set_link("parent", enter(w, one, (7, 9), ppid=parent), w.py_head(parent))
         plain = w.py_new_row()
         w.hot_view()["tgid"][plain], w.hot_view()["flags"][plain] = 7, layout.ROW_HEAD
         w.cold_view()["ns_pid"][plain], w.cold_view()["pid_ns"][plain] = 5, 11

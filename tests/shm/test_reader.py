@@ -16,6 +16,7 @@ from handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 from pipeline.errors import AccessError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.shm import layout
+from pipeline.shm._entry import Entry
 from pipeline.shm._reader import CHAIN_MAX, TableReader
 
 EXEC = layout.ROW_HEAD | layout.ROW_IS_EXEC
@@ -341,15 +342,46 @@ def test_chains_of_nobody(tables: Tables) -> None:
 
 
 def test_children_are_the_live_ones(tables: Tables) -> None:
+    links = {1: tables.link(tables.row(1))}
     for pid, ppid in ((2, 1), (3, 1), (4, 2), (5, 1)):
-        tables.row(pid, ppid=ppid)
-    tables.row(6, ppid=1, exit_boot_ns=1, flags=layout.ROW_HEAD | layout.ROW_DELETED)
-    tables.row(3, ppid=1, flags=EXEC)  # an exec: the old row stays, with the same pid and ppid
+        links[pid] = tables.link(tables.row(pid, ppid=ppid, parent=links[ppid]))
+    tables.row(6, ppid=1, parent=links[1], exit_boot_ns=1, flags=layout.ROW_HEAD | layout.ROW_DELETED)
+    tables.row(3, ppid=1, parent=links[1], flags=EXEC)  # an exec: the old row stays, with the same pid and ppid
     reader = TableReader(tables.directory)
     assert [entry.pid for entry in reader.children(1)] == [2, 3, 5]
     assert [entry.pid for entry in reader.children(reader.resolve(2))] == [4]
     assert reader.children(4) == [] and reader.children(999) == []
     assert next(iter(reader.children(1)[1:])).is_exec
+
+
+def test_children_are_of_one_process_not_of_a_pid(tables: Tables) -> None:
+    """7 had an owner that ended and has another one; 8 has one in the table, whose successor there is not."""
+    former = tables.row(7, start_boot_ns=10, exit_boot_ns=20, flags=layout.ROW_HEAD | layout.ROW_DELETED)
+    image = tables.row(7, start_boot_ns=30, exit_boot_ns=40, flags=layout.ROW_REPLACED)
+    owner = tables.row(7, start_boot_ns=30, ancestor=tables.link(image), flags=EXEC)
+    tables.row(8)
+    ended = tables.row(9, exit_boot_ns=1, flags=layout.ROW_HEAD | layout.ROW_DELETED)
+    tables.row(11, ppid=7, parent=tables.link(image))
+    tables.row(12, ppid=7, parent=tables.link(former))
+    tables.row(13, ppid=7, parent=tables.link(owner) + (1 << 32))  # an image that had to go
+    tables.row(14, ppid=8, flags=layout.ROW_HEAD | layout.ROW_PARENT_MISSING)
+    tables.row(15, ppid=9, parent=tables.link(ended))
+    tables.row(16, ppid=9)  # of whoever has the pid since
+    tables.row(17, ppid=10)
+    reader = TableReader(tables.directory)
+
+    def children(of: int | Entry) -> list[int]:
+        return [child.pid for child in reader.children(of)]
+
+    head = reader.resolve(7)
+    assert head is not None and head.row == owner
+    assert children(7) == children(head) == [11, 13] == children(reader.ancestors(head)[0])
+    tables.index[7] = former
+    gone, other, over = (reader.resolve(pid) for pid in (7, 8, 9))
+    tables.index[7] = owner
+    assert gone is not None and other is not None and over is not None
+    assert (children(gone), children(8), children(other), children(over)) == ([], [], [], [])
+    assert (children(9), children(10)) == ([16], [17]), "of whom is not in the table the pid alone is known"
 
 
 def test_a_walk_shows_each_process_once(tables: Tables) -> None:

@@ -11,7 +11,14 @@ from handmade import Tables, now_boot_ns
 
 import pipeline
 from pipeline import paths, processes
-from pipeline.errors import ConfigError, NotRunningError
+from pipeline.errors import (
+    ConfigError,
+    NoProcessContextError,
+    NotRunningError,
+    ProcessIncompleteLineageError,
+    ProcessMissingParentNodeError,
+    ProcessWrongParentNodeError,
+)
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable
@@ -74,6 +81,51 @@ def test_whose_pids_the_table_has(shm_dir: Path) -> None:
     tables.control["pid_ns"] = 1
     with ProcessTable.attach(path=shm_dir) as table:
         assert not table.view.pids_are_ours
+
+
+def test_whether_a_lineage_is_whole(shm_dir: Path) -> None:
+    """Specification 5.10 and 5.11: what the resolver's entries say (test_cache_entry), of what a reader sees."""
+    tables = Tables(shm_dir)
+    box = tables.intern("names", b"c0ffee")
+    missing = layout.ROW_HEAD | layout.ROW_PARENT_MISSING
+    links = {}
+
+    def below(ppid: int, pid: int, **fields: int) -> None:
+        links[pid] = tables.link(tables.row(pid, ppid=ppid, ancestor=links.get(ppid, 0), **fields))
+
+    below(0, 1)
+    below(1, 1, flags=layout.ROW_HEAD | layout.ROW_IS_EXEC)  # an init that called exec
+    below(1, 2)
+    known = layout.KNOWN_START | layout.KNOWN_FILE
+    below(2, 3, container_ref=box, known=known, file_ref=tables.file(b"/bin/shim"))
+    shell, called = tables.file(b"/bin/sh"), layout.ROW_HEAD | layout.ROW_IS_EXEC
+    below(3, 3, container_ref=box, known=known, file_ref=shell, flags=called)
+    below(3, 4, container_ref=box)
+    below(2, 5, flags=missing)
+    below(5, 6)
+    below(9, 7, container_ref=box)
+    with ProcessTable.attach(path=shm_dir) as table:
+        assert [table.has_valid_lineage(pid) for pid in (1, 2, 4)] == [(True, None)] * 3
+        verdict, error = table.has_valid_lineage(6)
+        assert not verdict and isinstance(error, ProcessMissingParentNodeError)
+        assert str(error) == "the parent of pid 5 is missing"
+        assert (error.pid, error.ppid, error.container_id) == (5, 2, "")
+        verdict, error = table.has_valid_lineage(7)
+        assert not verdict and isinstance(error, ProcessIncompleteLineageError)
+        assert (error.pid, error.ppid, error.container_id) == (7, 9, "c0ffee")
+        assert isinstance(table.has_valid_lineage(99)[1], NoProcessContextError)
+        assert [table.has_complete_lineage(pid) for pid in (1, 4, 6, 7, 99)] == [True, True, True, False, False]
+        assert table.get_ancestors_pids(4) == [4, 3, 2, 1] and table.get_ancestors_pids(99) == []
+        assert table.get_container_pids(4) == ([4, 3], ["", "/bin/sh"]) and table.get_container_pids(2) == ([], [])
+        entry = table.resolve(3)
+        assert entry is not None
+        first = table.ancestors(entry)[0]
+        assert [table.is_container_root(each) for each in (first, entry, 4, 7, 2)] == [True, False, False, False, False]
+        assert table.has_valid_lineage(first) == (True, None)
+    tables.row(1, ancestor=links[2])
+    with ProcessTable.attach(path=shm_dir) as table:
+        error = table.has_valid_lineage(1)[1]
+        assert isinstance(error, ProcessWrongParentNodeError) and str(error) == "pid 1 has an ancestor, pid 2"
 
 
 def test_the_package_gives_out_its_names_when_asked() -> None:

@@ -1,0 +1,73 @@
+"""Whether a chain of images is a whole lineage, and what is on it (specification 5.10, 5.11).
+
+Chains are of entries, newest first, the one that is asked about at their head: those that readers copy (`_entry`), or
+those of the writer (`resolver.cache_entry`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from pipeline.errors import (
+    LineageError,
+    ProcessIncompleteLineageError,
+    ProcessMissingParentNodeError,
+    ProcessWrongParentNodeError,
+)
+
+
+class Image(Protocol):
+    """What is asked of an entry of either kind."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def ppid(self) -> int: ...
+    @property
+    def is_exec(self) -> bool: ...
+    @property
+    def is_parent_missing(self) -> bool: ...
+
+
+def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:
+    """Why a chain, which is not empty, does not lead to pid 1 without a gap; None: it does.
+
+    Args:
+        container_of: the container id of an entry.
+    """
+    last: T | None = None
+    for entry in chain:
+        # An exec of pid 1 descends from its own earlier image.
+        if last is not None and last.pid == 1 and (entry.pid != 1 or not last.is_exec):
+            return ProcessWrongParentNodeError(
+                f"pid 1 has an ancestor, pid {entry.pid}", pid=1, ppid=entry.pid, container_id=container_of(last) or ""
+            )
+        if entry.is_parent_missing:
+            return ProcessMissingParentNodeError(
+                f"the parent of pid {entry.pid} is missing",
+                pid=entry.pid, ppid=entry.ppid, container_id=container_of(entry) or "",
+            )  # fmt: skip
+        last = entry
+    if last is None or last.pid == 1:
+        return None
+    return ProcessIncompleteLineageError(
+        f"the lineage ends at pid {last.pid}", pid=last.pid, ppid=last.ppid, container_id=container_of(last) or ""
+    )
+
+
+def pids(chain: Iterable[Image]) -> list[int]:
+    """Distinct pids of a chain, the newest first."""
+    return list(dict.fromkeys(entry.pid for entry in chain))
+
+
+def in_container[T: Image](
+    chain: Iterable[T], container_of: Callable[[T], str | None], path_of: Callable[[T], str]
+) -> tuple[list[int], list[str]]:
+    """Pids and executables up a chain as far as it is in a container, by the newest image of each."""
+    paths: dict[int, str] = {}
+    for entry in chain:
+        if not container_of(entry):
+            break
+        paths.setdefault(entry.pid, path_of(entry))
+    return list(paths), list(paths.values())
