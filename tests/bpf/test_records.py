@@ -409,6 +409,7 @@ def test_a_child_is_in_its_creators_cgroups_of_version_1(reader: Reader, v1: Pat
                 and two
             )
         )
+        children.sort(key=lambda fork: int(fork.head["time_boot_ns"]))  # rings are read one after the other
         assert children[0].task["cgroups_v1"] == moved.task["cgroups_v1"]
         assert children[1].task["cgroups_v1"] == Hierarchies().set_of_process(os.getpid())[0]
 
