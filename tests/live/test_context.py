@@ -151,7 +151,7 @@ def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None
 def test_what_was_told_outlives_the_resolver_and_still_expires(live_kernel: None) -> None:
     with Daemon(name="killed") as daemon, subprocess.Popen(["/bin/sleep", "300"]) as process:
         try:
-            # What is told of the image before an exec is not of the one after it, and Popen returns before the exec ends.
+            # What is told of the image before an exec is not of the one after it; Popen returns before the exec ends.
             eventually(lambda: resolved(daemon, process.pid)["is_exec"])
             with ContextSender("test", directory=daemon.directory) as sender:
                 sender.send("imds", process.pid, **imds("AKIALONG", 3600))
