@@ -32,7 +32,8 @@ and the fields of its kind (`KINDS`), all optional but those of REQUIRED:
     setrlimit          target: int; resource, soft, hard: uint
     cgroup_tracing     cgroup_id: uint; path: str
     user_session       id, type: uint; ssh_session_id, ssh_client_port: uint; ssh_username, ssh_client_ip,
-                       ssh_auth_method, ssh_public_key: str; k8s_session_id: uint; k8s_username, k8s_uid: str
+                       ssh_auth_method, ssh_public_key: str; k8s_session_id: uint; k8s_username, k8s_uid: str;
+                       k8s_groups: array of at most TEXTS_MAX str; k8s_extra: map of as many str to such arrays
 
 Keys that a reader does not know are ignored; another version, a kind that is not known, or a wrong type refuses the
 whole message, as with frames. Secrets have no field.
@@ -57,6 +58,8 @@ MESSAGE_MAX_BYTES = 256 << 10
 EVENTS_MAX = 256
 #: Characters of any text in an event.
 TEXT_MAX = 4096
+#: Texts of a field that has several.
+TEXTS_MAX = 64
 
 PID_MAX = 1 << 22
 _U32 = (1 << 32) - 1
@@ -74,8 +77,9 @@ SETRLIMIT = "setrlimit"
 CGROUP_TRACING = "cgroup_tracing"
 USER_SESSION = "user_session"
 
-#: Type of a field: the numbers it may be, or `str`.
-type FieldType = tuple[int, int] | type[str]
+#: Type of a field: the numbers it may be, `str`, `list` (of str), or `dict` (of str to lists of str).
+type FieldType = tuple[int, int] | type[str] | type[list[str]] | type[dict[str, list[str]]]
+type FieldValue = int | str | list[str] | dict[str, list[str]]
 
 #: Fields of each kind, those that must be there first.
 REQUIRED: dict[str, tuple[str, ...]] = {
@@ -93,7 +97,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
     USER_SESSION: {
         "id": (0, _U64), "type": (0, _U32), "ssh_session_id": (0, _U64), "ssh_client_port": (0, 0xFFFF),
         "ssh_username": str, "ssh_client_ip": str, "ssh_auth_method": str, "ssh_public_key": str,
-        "k8s_session_id": (0, _U64), "k8s_username": str, "k8s_uid": str,
+        "k8s_session_id": (0, _U64), "k8s_username": str, "k8s_uid": str, "k8s_groups": list, "k8s_extra": dict,
     },
 }  # fmt: skip
 _COMMON: dict[str, FieldType] = {
@@ -113,7 +117,7 @@ class ContextEvent:
     start_boot_ns: int = 0
     ppid: int = 0
     inode: int = 0
-    body: Mapping[str, int | str] = field(default_factory=dict)
+    body: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,17 +230,29 @@ def _event(fields: Any) -> ContextEvent:
     )  # fmt: skip
 
 
-def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> int | str | None:
+def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> Any:
     value = fields.get(name)
     if value is None:
         return None
     if isinstance(allowed, tuple):
         is_good = type(value) is int and allowed[0] <= value <= allowed[1]
+    elif allowed is list:
+        is_good = _are_texts(value)
+    elif allowed is dict:
+        is_good = isinstance(value, dict) and _are_texts(list(value)) and all(map(_are_texts, value.values()))
     else:
-        is_good = isinstance(value, str) and len(value) <= TEXT_MAX
+        is_good = _is_text(value)
     if is_good:
         return value
     raise _refusal(f"{kind}: {name!r} has the wrong type, or is out of its range")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= TEXT_MAX
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= TEXTS_MAX and all(map(_is_text, value))
 
 
 def _refusal(reason: str, peer: str = "") -> FrameError:
@@ -280,7 +296,7 @@ class ContextSender:
         self._socket.setsockopt(zmq.SNDTIMEO, int(timeout_s * 1000))
         self._linger_ms = int(timeout_s * 1000)
 
-    def send(self, kind: str, pid: int, *, start_boot_ns: int = 0, ppid: int = 0, **body: int | str) -> None:
+    def send(self, kind: str, pid: int, *, start_boot_ns: int = 0, ppid: int = 0, **body: FieldValue) -> None:
         """Send one event, stamped with the time now. See the module for the fields of each kind.
 
         Args:

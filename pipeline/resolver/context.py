@@ -278,5 +278,8 @@ class ContextLoop:
 
 def _session(body: Mapping[str, Any]) -> UserSessionContext:
     ssh = SSHSessionContext(**{name: value for name, value in body.items() if name.startswith("ssh_")})
-    k8s = K8SSessionContext(**{name: value for name, value in body.items() if name.startswith("k8s_")})
+    fields = {name: value for name, value in body.items() if name.startswith("k8s_")}
+    fields["k8s_groups"] = tuple(fields.get("k8s_groups", ()))
+    fields["k8s_extra"] = {key: tuple(texts) for key, texts in fields.get("k8s_extra", {}).items()}
+    k8s = K8SSessionContext(**fields)
     return UserSessionContext(body.get("id", 0), body.get("type", 0), k8s, ssh)

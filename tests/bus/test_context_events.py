@@ -17,6 +17,7 @@ from pipeline.bus.context import (
     KINDS,
     REQUIRED,
     TEXT_MAX,
+    TEXTS_MAX,
     ContextEvent,
     decode_context,
     encode_context,
@@ -33,8 +34,10 @@ GOLDEN = (
 
 def event_of(kind: str) -> st.SearchStrategy[ContextEvent]:
     text = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
+    texts = st.lists(text, max_size=3)
+    of_type = {str: text, list: texts, dict: st.dictionaries(text, texts, max_size=3)}
     values: dict[str, st.SearchStrategy[Any]] = {
-        name: text if allowed is str else st.integers(*allowed)  # type: ignore[misc]
+        name: st.integers(*allowed) if isinstance(allowed, tuple) else of_type[allowed]  # type: ignore[index]
         for name, allowed in KINDS[kind].items()
     }
     if kind == context.IMDS:
@@ -118,6 +121,11 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "soon"}}, "no time"),
         ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "2026-01-01T00:00:00"}}, "no time"),
         ({"event": {"kind": "imds", "access_key_id": "A" * (TEXT_MAX + 1), "expiration": "x"}}, "'access_key_id'"),
+        ({"event": {"kind": "user_session", "k8s_groups": "dev"}}, "'k8s_groups'"),
+        ({"event": {"kind": "user_session", "k8s_groups": ["dev", 5]}}, "'k8s_groups'"),
+        ({"event": {"kind": "user_session", "k8s_groups": ["dev"] * (TEXTS_MAX + 1)}}, "'k8s_groups'"),
+        ({"event": {"kind": "user_session", "k8s_extra": ["dev"]}}, "'k8s_extra'"),
+        ({"event": {"kind": "user_session", "k8s_extra": {"a": "dev"}}}, "'k8s_extra'"),
         ({"events": [{"kind": "signal", "pid": 5, "target": 1}] * (EVENTS_MAX + 1)}, "too large"),
     ],
 )

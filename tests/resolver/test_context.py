@@ -144,10 +144,14 @@ def test_capabilities_add_up(s: Scene) -> None:
 
 def test_a_user_session(s: Scene) -> None:
     entry = s.entry(s.w.fork(1, 3, 10))
-    s.send("user_session", 3, id=5, type=1, ssh_session_id=9, ssh_username="ada", k8s_username="kim")
+    s.send(
+        "user_session", 3, id=5, type=1, ssh_session_id=9, ssh_username="ada", k8s_username="kim",
+        k8s_groups=["dev", "ops"], k8s_extra={"reason": ["a", "b"]},
+    )  # fmt: skip
     session = entry.user_session
     assert (session.id, session.session_type, entry.user_session_id) == (5, 1, 5)
     assert (session.ssh.ssh_session_id, session.ssh.ssh_username, session.k8s.k8s_username) == (9, "ada", "kim")
+    assert (session.k8s.k8s_groups, session.k8s.k8s_extra) == (("dev", "ops"), {"reason": ("a", "b")})
     child = s.entry(s.w.fork(3, 4, 10))
     assert child.user_session.ssh == session.ssh and child.user_session.id == 0
 
