@@ -15,6 +15,7 @@ PACKAGE = ROOT / "pipeline"
 
 #: What each layer may import, beside itself and LEAVES. A layer is a package or a module below `pipeline`.
 BELOW = {
+    "_epoll": set(),
     "_records": set(),
     "events": set(),
     "digest": set(),
@@ -44,6 +45,7 @@ BELOW = {
 BESIDE = {("sources", "pipeline.resolver.procfs"), ("sources", "pipeline.resolver.procinfo")}
 #: Modules that all layers may import; among themselves they follow LEAF_ORDER.
 LEAVES = (
+    "_epoll",
     "_records",
     "errors",
     "events",

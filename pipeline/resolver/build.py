@@ -105,8 +105,7 @@ class Worker:
         if self.loop.attends:
             self.wait(self.loop.idle_ms())
             return False
-        self.loop.follow(self._waiter, self._gather_ms)
-        return self.loop.is_idle
+        return self.loop.follow(self._waiter, self._gather_ms)
 
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""

@@ -184,22 +184,21 @@ class Resolver:
             self.commit()
         return work
 
-    def follow(self, waiter: Waiter, gather_ms: float) -> None:
+    def follow(self, waiter: Waiter, gather_ms: float) -> bool:
         """Sleep, and take in what comes, until there is more to do than frames: then it is `poll`'s turn.
 
         Args:
             waiter: see _waiting.pyx.
             gather_ms: see `Turn.follow`.
+
+        Returns:
+            Whether nothing ended the last sleep.
         """
         due_boot_ns = self._heartbeat_ns + HEARTBEAT_NS
         self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_boot_ns) > 0
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.poll(self._turn.ended_boot_ns)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing ended the last sleep of `follow`."""
         return self._turn.is_idle
 
     @property

@@ -17,6 +17,9 @@ from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
+from pipeline._epoll cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
+)
 from pipeline.sources._shard cimport Shard
 
 
@@ -25,18 +28,6 @@ cdef extern from "reader.h" nogil:
 
 cdef extern from "time.h" nogil:
     int CLOCK_MONOTONIC
-
-cdef extern from "sys/epoll.h" nogil:
-    ctypedef union epoll_data_t:
-        int fd
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
-    int epoll_create1(int flags)
-    int epoll_ctl(int epfd, int op, int fd, epoll_event *event)
-    int epoll_wait(int epfd, epoll_event *events, int maxevents, int timeout)
-    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN
-    uint32_t EPOLLET
 
 cdef enum:
     _WOKEN = 8  # descriptors that one look at epoll may tell of; what they say is not asked
