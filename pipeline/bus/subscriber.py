@@ -34,6 +34,8 @@ from pipeline.errors import AccessError, FrameError, NotRunningError
 RECEIVE_HWM_MESSAGES = 8192
 #: Enough for the supervisor to replace a resolver that was killed a moment ago.
 CONNECT_TIMEOUT_S = 5.0
+#: A welcome that has not come by then is asked for again: it may have met a full queue.
+_ASK_AGAIN_S = 0.25
 
 #: One read stops receiving at this many events, or a group more: an event takes some 7 KB as a dict, and memory that is
 #: used again at once is warm. A whole group is some hundred events in a storm; with twice as many, reading them takes a
@@ -124,28 +126,45 @@ class StreamReader:
         """Subscribe, and wait until the publisher says that it knows."""
         for prefix in prefixes:
             self._socket.subscribe(prefix)
-        # Last: the publisher handles the subscriptions of a peer in the order in which they were made.
-        word = WELCOME_PREFIX + os.urandom(8).hex().encode()
-        self._socket.subscribe(word)
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._socket.poll(max(1, int(left * 1000))):
-                raise NotRunningError(
-                    f"instance {self._instance!r} does not answer at {self._endpoint}: is it running, and is its "
-                    "resolver up? See `procline stat`",
-                    instance=self._instance,
-                )
+        words: set[bytes] = set()
+        try:
+            while True:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise NotRunningError(
+                        f"instance {self._instance!r} does not answer at {self._endpoint}: is it running, and is its "
+                        "resolver up? See `procline stat`",
+                        instance=self._instance,
+                    )
+                # After the prefixes: the publisher handles the subscriptions of a peer in the order in which they were
+                # made. Asked again after a while: the prefixes hold by then, and an answer that meets a full queue is
+                # dropped like any other message. The first answer that comes is as good as another.
+                word = WELCOME_PREFIX + os.urandom(8).hex().encode()
+                self._socket.subscribe(word)
+                words.add(word)
+                header = self._await_welcome(words, min(deadline, time.monotonic() + _ASK_AGAIN_S))
+                if header is not None:
+                    return header
+        finally:
+            for word in words:
+                self._socket.unsubscribe(word)
+
+    def _await_welcome(self, words: set[bytes], deadline: float) -> Header | None:
+        """Read until an answer to one of `words` comes; None when `deadline` is over."""
+        while (left := deadline - time.monotonic()) > 0:
+            if not self._socket.poll(max(1, int(left * 1000))):
+                break
             frames = self._socket.recv_multipart()
             # Events that come earlier are at or below the numbers of the welcome.
-            if len(frames) < 2 or frames[0] != word:
+            if len(frames) < 2 or frames[0] not in words:
                 continue
             header = Header.parse(frames[1])
             if header.seqs is None:
                 raise FrameError(
                     "the welcome of the stream has no numbers", peer=self._endpoint, reason="welcome without seqs"
                 )
-            self._socket.unsubscribe(word)
             return header
+        return None
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

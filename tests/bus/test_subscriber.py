@@ -316,6 +316,24 @@ def test_who_does_not_speak_the_protocol_is_told_so(path: Path, reply, error, wo
         thread.join()
 
 
+def test_a_welcome_that_met_a_full_queue_is_asked_for_again(path: Path) -> None:
+    """A queue that is full drops the welcome as it drops an event, and nobody would ever say it again."""
+    asked: list[bytes] = []
+
+    def third(topic: bytes):
+        asked.append(topic)
+        return (topic, header(seqs=(0,) * 8), b"") if len(asked) == 3 else None
+
+    thread, stop = answer(path, third)
+    try:
+        with reader(path, connect_timeout=20) as made:
+            assert made.welcome.seqs == (0,) * 8
+            assert len(set(asked)) == len(asked) == 3
+    finally:
+        stop.set()
+        thread.join()
+
+
 def test_no_instance_is_a_clear_error_at_once() -> None:
     begin = time.monotonic()
     with pytest.raises(NotRunningError, match=r"no instance 'web' is running.*procline run") as caught:
