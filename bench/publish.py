@@ -166,9 +166,9 @@ def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[s
     return results
 
 
-def subscriber_main(socket: Path, case: str, total: int, progress: Any, result: Any) -> None:
-    """Take `total` events and say how long it took."""
-    common.pin(1)
+def subscriber_main(socket: Path, core: int, case: str, total: int, progress: Any, result: Any) -> None:
+    """Take `total` events on core `core` and say how long it took."""
+    os.sched_setaffinity(0, {core})  # not common.pin: what may be used was inherited from the publisher, its own core
     reader = StreamReader(f"ipc://{socket}", ["proc"], receive_hwm=4096)
     if case == "send":
         reader.tracker.feed = _Counter(reader.tracker)  # type: ignore[method-assign]
@@ -203,8 +203,8 @@ class _Counter:
         return range(parsed.count)
 
 
-def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The cases with a subscriber."""
+def measure_socket(case: str, directory: Path, core: int, options: argparse.Namespace) -> dict[str, Any]:
+    """The cases with a subscriber, which runs on `core`."""
     common.pin(0)
     context = multiprocessing.get_context("spawn")
     rates, cpus, lost, size = [], [], 0, 1.0
@@ -218,7 +218,7 @@ def measure_socket(case: str, directory: Path, options: argparse.Namespace) -> d
             publisher = Publisher(
                 load.encoder, bus, socket, boot=BOOT, boot_unix_ns=BOOT_UNIX_NS, epoch=1, send_hwm=4096
             )
-            child = context.Process(target=subscriber_main, args=(socket, case, options.events, progress, sending))
+            child = context.Process(target=subscriber_main, args=(socket, core, case, options.events, progress, sending))
             child.start()
             while not load.encoder.topics_mask:
                 publisher.poll(time.monotonic_ns())
@@ -272,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report.rows += measure_encoder(root / "encoder", options)
         for case, limit in (("send", TARGET_SEND), ("receive", TARGET_RECEIVE), (MIXED, None)):
-            row = measure_socket(case, root / case.replace(", ", "-"), options)
+            row = measure_socket(case, root / case.replace(", ", "-"), max(cores), options)
             report.rows.append(row)
             if limit is not None:
                 report.target(case, row["events/s"], limit, "events/s", is_upper_bound=False)
