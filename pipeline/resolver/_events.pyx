@@ -202,6 +202,7 @@ cdef class Events(Rows):
         if head.tgid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[head.tgid])
             pl_prefetch(&self.slots[head.tgid])
+            pl_prefetch(&self.tables.kin[head.tgid])
             pl_prefetch(&self.cgroups.sets[head.tgid])
         if head.ppid < self.tables.pid_capacity:
             pl_prefetch(&self.tables.index[head.ppid])
@@ -210,11 +211,7 @@ cdef class Events(Rows):
         cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
         cdef uint32_t row = self.tables.head(head.tgid)
         if row:
-            pl_prefetch(&self.hot[row])
-            pl_prefetch(<const char *>&self.hot[row] + 64)
-            pl_prefetch(&self.cold[row])
-            pl_prefetch(<const char *>&self.cold[row] + 64)
-            pl_prefetch(<const char *>&self.cold[row] + 128)
+            self.tables.fetch(row)
         row = self.tables.head(head.ppid)
         if row:
             pl_prefetch(&self.hot[row])
@@ -878,7 +875,7 @@ cdef class Events(Rows):
                 return
             if self.hot[ended].flags & PL_ROW_HEAD:
                 self.tell_if_adopted(ended, row, adopter, time)
-            ended = self.tables.list_prev[ended]
+            ended = self.tables.rows[ended].prev
 
     cdef void tell_if_adopted(self, uint32_t head, uint32_t row, uint32_t adopter, uint64_t time) noexcept nogil:
         cdef uint32_t creator = self.tables.follow(self.hot[head].creator) if head else 0

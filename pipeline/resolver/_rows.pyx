@@ -91,7 +91,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
-from pipeline.shm._writer cimport MARK_DIGEST, TableWriter
+from pipeline.shm._writer cimport MARK_DIGEST, TableWriter, row_state
 
 
 cdef enum:
@@ -220,7 +220,7 @@ cdef class Rows:
     def py_digest(self, uint32_t row) -> int:
         """A digest of what the image was started with before anything was hidden in it; 0 when it is not known."""
         self.tables._require_row(row)
-        return self.tables.digests[row] if self.tables.marks[row] & MARK_DIGEST else 0
+        return self.tables.digests[row] if self.tables.rows[row].marks & MARK_DIGEST else 0
 
     def py_forget_digest(self, uint32_t row) -> None:
         """The image has other arguments or another environment."""
@@ -469,16 +469,16 @@ cdef class Rows:
         self.tables.set_args_ref(row, from_hot.args_ref)
         self.tables.envs.hold(from_cold.envs_ref)
         self.tables.set_envs_ref(row, from_cold.envs_ref)
-        if self.tables.marks[source] & MARK_DIGEST:
+        if self.tables.rows[source].marks & MARK_DIGEST:
             self.keep_digest(row, self.tables.digests[source])
 
     cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil:
-        cdef uint8_t *marks = self.tables.marks
+        cdef row_state *state = &self.tables.rows[row]
         if digest:
             self.tables.digests[row] = digest
-            marks[row] |= MARK_DIGEST
+            state.marks |= MARK_DIGEST
         else:
-            marks[row] &= ~MARK_DIGEST
+            state.marks &= ~MARK_DIGEST
 
     cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil:
         """Whether two images are of the same file, arguments, environment and credentials (specification 1.4 to 1.6).
@@ -515,7 +515,7 @@ cdef class Rows:
                 or file.mode != other_file.mode
             ):
                 return False
-        if self.tables.marks[row] & self.tables.marks[other] & MARK_DIGEST:
+        if self.tables.rows[row].marks & self.tables.rows[other].marks & MARK_DIGEST:
             return self.tables.digests[row] == self.tables.digests[other]
         if surely and (a.args_ref or cold.envs_ref):
             return False

@@ -105,8 +105,8 @@ cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
     # Also for rows that were free: the predecessor may have been killed before it changed the generation.
     pl_store_relaxed32(&hot.generation, generation if generation != 0 else 1)
     pl_fence_release()
-    w.marks[row] = 0
-    w.list_next[row] = w.free_head
+    w.rows[row].marks = 0
+    w.rows[row].next = w.free_head
     w.free_head = row
 
 
@@ -173,9 +173,9 @@ cdef void own(TableWriter w, uint32_t row) noexcept nogil:
     cdef pl_hot *hot = &w.hot[row]
     cdef pl_cold *cold = &w.cold[row]
     cdef bint ok
-    w.marks[row] = MARK_USED
+    w.rows[row].marks = MARK_USED
     w.rows_used += 1
-    w.chain[row] = min(hot.images, <uint32_t>w.chain_max)
+    w.rows[row].chain = min(hot.images, <uint32_t>w.chain_max)
     w._count_link(hot.ancestor)
     w._count_link(hot.parent)
     w._count_link(hot.creator)
@@ -192,11 +192,11 @@ cdef void account(TableWriter w, uint32_t row) noexcept nogil:
     cdef pl_hot *hot = &w.hot[row]
     if hot.exit_boot_ns == 0:
         if is_indexed(w, row):
-            w.marks[row] |= MARK_LIVE
+            w.rows[row].marks |= MARK_LIVE
             w.heads_live += 1
             w.adopt(hot.tgid, hot.ppid)
     elif hot.flags & PL_ROW_HEAD:
-        w.marks[row] |= MARK_EXITED
+        w.rows[row].marks |= MARK_EXITED
         w.heads_exited += 1
 
 

@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pipeline.shm._arena cimport Arena, pl_order
 from pipeline.shm._control cimport ControlWriter
 from pipeline.shm._keys cimport NamespaceKeys
-from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_row_begin, pl_row_end
+from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch, pl_row_begin, pl_row_end
 from pipeline.shm._segment cimport Segment
 
 
@@ -19,6 +19,23 @@ cdef enum:
     MARK_QUEUED = 8  # in the retention queue
     MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
     MARK_DIGEST = 32  # `digests` has one of it
+
+
+#: What the writer has of a row for itself: on one cache line, as an event touches all of it.
+cdef struct row_state:
+    uint32_t refs  # ancestor, parent and creator links to it
+    uint32_t next  # in the free list, the retention queue or the ancestor list: a row is in one at most
+    uint32_t prev
+    uint16_t chain  # images of this process up to this one that are still linked
+    uint8_t marks  # MARK_*
+
+
+#: What it has of a pid.
+cdef struct family:
+    uint32_t first_child
+    uint32_t next_child  # siblings
+    uint32_t prev_child
+    uint32_t parent
 
 
 # `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
@@ -40,6 +57,15 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t new_row(self) noexcept nogil
     # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
+    # Bring a row into the cache that is needed soon.
+    cdef inline void fetch(self, uint32_t row) noexcept nogil:
+        pl_prefetch(&self.rows[row])
+        pl_prefetch(&self.hot[row])
+        pl_prefetch(<const char *>&self.hot[row] + 64)
+        pl_prefetch(&self.cold[row])
+        pl_prefetch(<const char *>&self.cold[row] + 64)
+        pl_prefetch(<const char *>&self.cold[row] + 128)
+
     # Open a published row for change.
     cdef inline void begin(self, uint32_t row) noexcept nogil:
         pl_row_begin(&self.hot[row])
@@ -74,17 +100,17 @@ cdef class TableWriter(ControlWriter):
 
     # Does not keep its target.
     cdef inline void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
-        if target == row or not self.marks[target] & MARK_USED:
+        if target == row or not self.rows[target].marks & MARK_USED:
             target = 0
         self.cold[row].previous_owner = self.link(target)
 
     cdef inline void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
         cdef uint64_t old = field[0]
         # A caller may hold the number of an ended row over a new_row that evicted it, or even got it: then no link.
-        if target == row or not self.marks[target] & MARK_USED:
+        if target == row or not self.rows[target].marks & MARK_USED:
             target = 0
         if target != 0:
-            self.refs[target] += 1
+            self.rows[target].refs += 1
         field[0] = self.link(target)
         if old != 0:
             self._drop(old)
@@ -94,10 +120,10 @@ cdef class TableWriter(ControlWriter):
         cdef uint32_t row = self.follow(link)
         if row == 0:
             return
-        if self.refs[row] > 1:
-            self.refs[row] -= 1
+        if self.rows[row].refs > 1:
+            self.rows[row].refs -= 1
             return
-        self.refs[row] = 0
+        self.rows[row].refs = 0
         self._unlinked(row)
 
     # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
@@ -140,10 +166,10 @@ cdef class TableWriter(ControlWriter):
     cdef void orphan(self, uint32_t child_tgid) noexcept nogil
 
     cdef inline uint32_t first_child(self, uint32_t tgid) noexcept nogil:
-        return self.child_first[tgid] if tgid < self.pid_capacity else 0
+        return self.kin[tgid].first_child if tgid < self.pid_capacity else 0
 
     cdef inline uint32_t next_sibling(self, uint32_t tgid) noexcept nogil:
-        return self.child_next[tgid] if tgid < self.pid_capacity else 0
+        return self.kin[tgid].next_child if tgid < self.pid_capacity else 0
 
     # -- end of a process -------------------------------------------------------------------------------------------
     # The image (head or replaced) has ended: queued for retention, and a head counted as exited. For a head when its
@@ -160,16 +186,9 @@ cdef class TableWriter(ControlWriter):
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
     cdef Segment hot_segment, cold_segment, index_segment
     cdef list private_segments
-    cdef uint32_t *refs  # ancestor, parent and creator links to each row, by row
-    cdef uint32_t *list_next  # free list, retention queue or ancestor list: a row is in one at most
-    cdef uint32_t *list_prev
-    cdef uint16_t *chain  # images of this process up to this one that are still linked
-    cdef uint8_t *marks  # MARK_*, by row
+    cdef row_state *rows  # by row
+    cdef family *kin  # by tgid
     cdef uint64_t *digests  # the applier's: of arguments and environment before something was hidden in them, by row
-    cdef uint32_t *child_first  # by tgid
-    cdef uint32_t *child_next
-    cdef uint32_t *child_prev
-    cdef uint32_t *child_parent
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t free_head, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last

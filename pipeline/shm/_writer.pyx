@@ -23,7 +23,7 @@ and readers say that lineage was elided there. Newest images of live processes a
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from pipeline.shm._arena cimport Arena, pl_order
 from pipeline.shm._control cimport ControlWriter, boot_ns
@@ -32,8 +32,8 @@ from pipeline.shm._keys cimport NamespaceKeys
 from pipeline.shm._layout cimport (
     PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
     PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cgroup, pl_cold, pl_commit,
-    pl_commit_ring, pl_control, pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_begin,
-    pl_row_end, pl_store_relaxed32, pl_store_release32, pl_store_release64,
+    pl_commit_ring, pl_control, pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_clear,
+    pl_row_begin, pl_row_end, pl_store_relaxed32, pl_store_release32, pl_store_release64,
 )
 from pipeline.shm._segment cimport Segment
 
@@ -44,6 +44,10 @@ import numpy as np
 
 from pipeline.errors import InvariantError
 from pipeline.shm import layout, segments
+
+#: As `row_state` and `family` of _writer.pxd.
+ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
+FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
 
 
 def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
@@ -230,8 +234,7 @@ cdef class TableWriter(ControlWriter):
         writer.envs = Arena(mapped["envs"])
         # Private memory by row and by pid: untouched pages cost nothing.
         writer.private_segments = [Segment("private", -1, n, 0) for n in (
-            rows * 4, rows * 4, rows * 4, rows * 2, rows,
-            *[plan.slots * 4] * 4, rows * 8,
+            rows * sizeof(row_state), plan.slots * sizeof(family), rows * 8,
         )]
         writer.torn_rows = []
         writer.attach()
@@ -284,16 +287,9 @@ cdef class TableWriter(ControlWriter):
         self.hot = <pl_hot *>self.hot_segment.base
         self.cold = <pl_cold *>self.cold_segment.base
         self.index = <uint32_t *>self.index_segment.base
-        self.refs = <uint32_t *>(<Segment>private[0]).base
-        self.list_next = <uint32_t *>(<Segment>private[1]).base
-        self.list_prev = <uint32_t *>(<Segment>private[2]).base
-        self.chain = <uint16_t *>(<Segment>private[3]).base
-        self.marks = <uint8_t *>(<Segment>private[4]).base
-        self.child_first = <uint32_t *>(<Segment>private[5]).base
-        self.child_next = <uint32_t *>(<Segment>private[6]).base
-        self.child_prev = <uint32_t *>(<Segment>private[7]).base
-        self.child_parent = <uint32_t *>(<Segment>private[8]).base
-        self.digests = <uint64_t *>(<Segment>private[9]).base
+        self.rows = <row_state *>(<Segment>private[0]).base
+        self.kin = <family *>(<Segment>private[1]).base
+        self.digests = <uint64_t *>(<Segment>private[2]).base
         self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
         self.envs.attach(&self.control.envs_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
@@ -331,7 +327,7 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t new_row(self) noexcept nogil:
         cdef uint32_t row = self.free_head
         if row != 0:
-            self.free_head = self.list_next[row]
+            self.free_head = self.rows[row].next
         else:
             row = self._fresh_row()
             if row == 0:
@@ -339,15 +335,16 @@ cdef class TableWriter(ControlWriter):
                     self.counters[PL_C_TABLE_FULL] += 1
                     return 0
                 row = self.free_head
-                self.free_head = self.list_next[row]
+                self.free_head = self.rows[row].next
         # row_seq is odd since the row was freed (or below): whoever still holds its number sees it being written.
-        memset(<char *>&self.hot[row] + 8, 0, sizeof(pl_hot) - 8)
-        memset(&self.cold[row], 0, sizeof(pl_cold))
-        self.list_next[row] = 0
-        self.refs[row] = 0
-        self.chain[row] = 1
-        self.marks[row] = MARK_USED
+        pl_row_clear(&self.hot[row], &self.cold[row])
+        self.rows[row].next = 0
+        self.rows[row].refs = 0
+        self.rows[row].chain = 1
+        self.rows[row].marks = MARK_USED
         self.rows_used += 1
+        # The one that comes next left the cache long ago.
+        self.fetch(self.free_head)
         return row
 
     cdef uint32_t _fresh_row(self) noexcept nogil:
@@ -380,7 +377,7 @@ cdef class TableWriter(ControlWriter):
         cdef pl_hot *hot
         cdef pl_cold *cold
         # new_row may evict, but not what is being copied.
-        self.refs[source] += 1
+        self.rows[source].refs += 1
         self.pinned = source
         row = self.new_row()
         self.pinned = 0
@@ -405,7 +402,7 @@ cdef class TableWriter(ControlWriter):
     cdef void _count_link(self, uint64_t link) noexcept nogil:
         cdef uint32_t target = self.follow(link)
         if target != 0:
-            self.refs[target] += 1
+            self.rows[target].refs += 1
 
     cdef void _sign(self, uint32_t row) noexcept nogil:
         self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row])
@@ -425,7 +422,7 @@ cdef class TableWriter(ControlWriter):
         5. the fence: 2 and 4 before the stores that reuse what the row owned (see _arena.pyx).
         """
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint8_t marks = self.marks[row]
+        cdef uint8_t marks = self.rows[row].marks
         cdef uint32_t generation
         if marks & (MARK_QUEUED | MARK_PARKED):
             self._unlist(row)
@@ -446,10 +443,10 @@ cdef class TableWriter(ControlWriter):
             generation = 1
         pl_store_relaxed32(&hot.generation, generation)
         pl_fence_release()
-        self.marks[row] = 0
-        self.refs[row] = 0
+        self.rows[row].marks = 0
+        self.rows[row].refs = 0
         self.rows_used -= 1
-        self.list_next[row] = self.free_head
+        self.rows[row].next = self.free_head
         self.free_head = row
         self._release_refs(row)
         self._drop(hot.ancestor)
@@ -471,7 +468,7 @@ cdef class TableWriter(ControlWriter):
 
     cdef void _unlinked(self, uint32_t row) noexcept nogil:
         """Nothing links to the row any more: it may go when its retention is over."""
-        cdef uint8_t marks = self.marks[row]
+        cdef uint8_t marks = self.rows[row].marks
         if marks & MARK_PARKED:
             self._unlist(row)
             self._requeue(row)
@@ -488,17 +485,17 @@ cdef class TableWriter(ControlWriter):
         # Release: the row was ended before, so a reader that loads its number with acquire (or through an address
         # dependency plus its acquire load of row_seq) sees all of it. On aarch64: stlr, paired with ldar.
         pl_store_release32(&self.index[tgid], row)
-        if row != 0 and not self.marks[row] & MARK_LIVE and self.hot[row].exit_boot_ns == 0:
-            self.marks[row] |= MARK_LIVE
+        if row != 0 and not self.rows[row].marks & MARK_LIVE and self.hot[row].exit_boot_ns == 0:
+            self.rows[row].marks |= MARK_LIVE
             self.heads_live += 1
         if old == 0 or old == row:
             return
-        if self.marks[old] & MARK_LIVE:
-            self.marks[old] &= ~MARK_LIVE
+        if self.rows[old].marks & MARK_LIVE:
+            self.rows[old].marks &= ~MARK_LIVE
             self.heads_live -= 1
         if row != 0 and self.hot[row].ancestor == self.link(old):
             # An exec: the image that was replaced has ended now.
-            if not self.marks[old] & (MARK_QUEUED | MARK_PARKED):
+            if not self.rows[old].marks & (MARK_QUEUED | MARK_PARKED):
                 self._enqueue(old)
             self.cap_images(row)
 
@@ -506,18 +503,18 @@ cdef class TableWriter(ControlWriter):
         cdef uint32_t first
         if child_tgid >= self.pid_capacity or parent_tgid >= self.pid_capacity or child_tgid == 0:
             return
-        if self.child_parent[child_tgid] == parent_tgid:
+        if self.kin[child_tgid].parent == parent_tgid:
             return
         self.orphan(child_tgid)
         if parent_tgid == 0 or parent_tgid == child_tgid:
             return
-        first = self.child_first[parent_tgid]
-        self.child_next[child_tgid] = first
-        self.child_prev[child_tgid] = 0
+        first = self.kin[parent_tgid].first_child
+        self.kin[child_tgid].next_child = first
+        self.kin[child_tgid].prev_child = 0
         if first != 0:
-            self.child_prev[first] = child_tgid
-        self.child_first[parent_tgid] = child_tgid
-        self.child_parent[child_tgid] = parent_tgid
+            self.kin[first].prev_child = child_tgid
+        self.kin[parent_tgid].first_child = child_tgid
+        self.kin[child_tgid].parent = parent_tgid
 
     cdef void orphan(self, uint32_t child_tgid) noexcept nogil:
         cdef uint32_t parent
@@ -525,33 +522,33 @@ cdef class TableWriter(ControlWriter):
         cdef uint32_t after
         if child_tgid >= self.pid_capacity:
             return
-        parent = self.child_parent[child_tgid]
+        parent = self.kin[child_tgid].parent
         if parent == 0:
             return
-        before = self.child_prev[child_tgid]
-        after = self.child_next[child_tgid]
+        before = self.kin[child_tgid].prev_child
+        after = self.kin[child_tgid].next_child
         if before != 0:
-            self.child_next[before] = after
+            self.kin[before].next_child = after
         else:
-            self.child_first[parent] = after
+            self.kin[parent].first_child = after
         if after != 0:
-            self.child_prev[after] = before
-        self.child_next[child_tgid] = 0
-        self.child_prev[child_tgid] = 0
-        self.child_parent[child_tgid] = 0
+            self.kin[after].prev_child = before
+        self.kin[child_tgid].next_child = 0
+        self.kin[child_tgid].prev_child = 0
+        self.kin[child_tgid].parent = 0
 
     # -- end of an image --------------------------------------------------------------------------------------------
 
     cdef void retire(self, uint32_t row) noexcept nogil:
-        cdef uint8_t marks = self.marks[row]
+        cdef uint8_t marks = self.rows[row].marks
         if not marks & MARK_USED:
             return
         if marks & MARK_LIVE:
             self.heads_live -= 1
-            self.marks[row] &= ~MARK_LIVE
+            self.rows[row].marks &= ~MARK_LIVE
         if self.hot[row].flags & PL_ROW_HEAD and not marks & MARK_EXITED:
             self.heads_exited += 1
-            self.marks[row] |= MARK_EXITED
+            self.rows[row].marks |= MARK_EXITED
         if not marks & (MARK_QUEUED | MARK_PARKED):
             self._enqueue(row)
 
@@ -564,7 +561,8 @@ cdef class TableWriter(ControlWriter):
             row = self.queue_first
             if self.hot[row].exit_boot_ns + self.retention_ns > now_boot_ns:
                 break
-            if self.refs[row] != 0:
+            self.fetch(self.rows[row].next)
+            if self.rows[row].refs != 0:
                 self._unlist(row)
                 self._park(row)
             else:
@@ -576,7 +574,7 @@ cdef class TableWriter(ControlWriter):
         """Free one row at the ceiling, by law 7; False when only newest images of live processes are left."""
         cdef uint32_t row = self.queue_first
         while row != 0:
-            if self.refs[row] == 0:
+            if self.rows[row].refs == 0:
                 self._evict_row(row)
                 return True
             self._unlist(row)
@@ -584,7 +582,7 @@ cdef class TableWriter(ControlWriter):
             row = self.queue_first
         row = self.ancestors_first
         if row != 0 and row == self.pinned:
-            row = self.list_next[row]
+            row = self.rows[row].next
         if row == 0:
             return False
         self.counters[PL_C_ELIDED] += 1
@@ -600,10 +598,10 @@ cdef class TableWriter(ControlWriter):
         cdef uint32_t before = self.follow(self.hot[row].ancestor)
         cdef uint32_t images = 1
         if before != 0 and self.hot[before].tgid == self.hot[row].tgid:
-            images += self.chain[before]
+            images += self.rows[before].chain
         if images > self.chain_max:
             images = self._elide(row)
-        self.chain[row] = <uint16_t>min(images, <uint32_t>0xFFFF)
+        self.rows[row].chain = <uint16_t>min(images, <uint32_t>0xFFFF)
 
     cdef uint32_t _elide(self, uint32_t row) noexcept nogil:
         """Keep the newest 7/8 of chain_max images and the first; return how many are linked now.
@@ -642,53 +640,53 @@ cdef class TableWriter(ControlWriter):
     # -- lists ------------------------------------------------------------------------------------------------------
 
     cdef void _enqueue(self, uint32_t row) noexcept nogil:
-        self.list_prev[row] = self.queue_last
-        self.list_next[row] = 0
+        self.rows[row].prev = self.queue_last
+        self.rows[row].next = 0
         if self.queue_last != 0:
-            self.list_next[self.queue_last] = row
+            self.rows[self.queue_last].next = row
         else:
             self.queue_first = row
         self.queue_last = row
-        self.marks[row] |= MARK_QUEUED
+        self.rows[row].marks |= MARK_QUEUED
 
     cdef void _requeue(self, uint32_t row) noexcept nogil:
         """Put a row back at the queue's front: it ended before everything that is in the queue."""
-        self.list_prev[row] = 0
-        self.list_next[row] = self.queue_first
+        self.rows[row].prev = 0
+        self.rows[row].next = self.queue_first
         if self.queue_first != 0:
-            self.list_prev[self.queue_first] = row
+            self.rows[self.queue_first].prev = row
         else:
             self.queue_last = row
         self.queue_first = row
-        self.marks[row] |= MARK_QUEUED
+        self.rows[row].marks |= MARK_QUEUED
 
     cdef void _park(self, uint32_t row) noexcept nogil:
-        self.list_prev[row] = self.ancestors_last
-        self.list_next[row] = 0
+        self.rows[row].prev = self.ancestors_last
+        self.rows[row].next = 0
         if self.ancestors_last != 0:
-            self.list_next[self.ancestors_last] = row
+            self.rows[self.ancestors_last].next = row
         else:
             self.ancestors_first = row
         self.ancestors_last = row
-        self.marks[row] |= MARK_PARKED
+        self.rows[row].marks |= MARK_PARKED
 
     cdef void _unlist(self, uint32_t row) noexcept nogil:
-        cdef uint32_t before = self.list_prev[row]
-        cdef uint32_t after = self.list_next[row]
-        cdef bint queued = (self.marks[row] & MARK_QUEUED) != 0
+        cdef uint32_t before = self.rows[row].prev
+        cdef uint32_t after = self.rows[row].next
+        cdef bint queued = (self.rows[row].marks & MARK_QUEUED) != 0
         if before != 0:
-            self.list_next[before] = after
+            self.rows[before].next = after
         elif queued:
             self.queue_first = after
         else:
             self.ancestors_first = after
         if after != 0:
-            self.list_prev[after] = before
+            self.rows[after].prev = before
         elif queued:
             self.queue_last = before
         else:
             self.ancestors_last = before
-        self.marks[row] &= ~(MARK_QUEUED | MARK_PARKED)
+        self.rows[row].marks &= ~(MARK_QUEUED | MARK_PARKED)
 
     cdef void gauges(self, pl_commit *slot) noexcept nogil:
         slot.heads_live = self.heads_live
@@ -841,15 +839,12 @@ cdef class TableWriter(ControlWriter):
         return np.frombuffer(self.index_segment, np.uint32, self.pid_capacity)
 
     def private_view(self, str name):
-        """The writer's own array: refs, chain, marks by row; child_first, child_next, child_prev, child_parent by tgid."""
+        """The writer's own of rows (`ROW_STATE`) or of pids (`FAMILY`), one field: refs, next, prev, chain and marks by
+        row; first_child, next_child, prev_child and parent by tgid. Live, writable."""
         self._require_open()
-        position, dtype, length = {
-            "refs": (0, np.uint32, self.rows_fresh), "chain": (3, np.uint16, self.rows_fresh),
-            "marks": (4, np.uint8, self.rows_fresh), "child_first": (5, np.uint32, self.pid_capacity),
-            "child_next": (6, np.uint32, self.pid_capacity), "child_prev": (7, np.uint32, self.pid_capacity),
-            "child_parent": (8, np.uint32, self.pid_capacity),
-        }[name]
-        return np.frombuffer(self.private_segments[position], dtype, length)
+        if name in ROW_STATE.names:
+            return np.frombuffer(self.private_segments[0], ROW_STATE, self.rows_fresh)[name]
+        return np.frombuffer(self.private_segments[1], FAMILY, self.pid_capacity)[name]
 
     def listed_rows(self, str name) -> list:
         """Rows of a private list, first to last: "free", "queue", "ancestors"."""
@@ -862,7 +857,7 @@ cdef class TableWriter(ControlWriter):
             result.append(row)
             if len(result) > self.rows_fresh:
                 raise InvariantError(f"the {name} list is a ring", rule="lists", row=row)
-            row = self.list_next[row]
+            row = self.rows[row].next
         return result
 
     @property

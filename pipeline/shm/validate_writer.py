@@ -91,8 +91,8 @@ def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
 
 
 def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
-    parents = writer.private_view("child_parent")
-    first, following, before = (writer.private_view(name) for name in ("child_first", "child_next", "child_prev"))
+    parents = writer.private_view("parent")
+    first, following, before = (writer.private_view(name) for name in ("first_child", "next_child", "prev_child"))
     seen = 0
     for parent in np.flatnonzero(first):
         previous, child = 0, int(first[parent])

@@ -92,7 +92,7 @@ BROKEN: list[tuple[str, Callable[[Host], object]]] = [
     ("14 counts", set_hot("flags", 0)),
     ("15 refs", set_private("refs", 40)),
     ("16 lists", set_private("marks", 1)),
-    ("17 children", lambda host: host.writer.private_view("child_parent").__setitem__(6, 1)),
+    ("17 children", lambda host: host.writer.private_view("parent").__setitem__(6, 1)),
     ("17 children", set_hot("ppid", 6)),
 ]
 
