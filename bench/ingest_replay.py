@@ -21,6 +21,7 @@ What it does not show
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import sys
@@ -41,12 +42,12 @@ def measure(
     allowed = sorted(os.sched_getaffinity(0))
     with replay.Resolver(rings, encode=encode) as resolver:
         resolver.enter()
-        source = replay.through_ipc(messages, allowed[-1]) if ipc else None
-        os.sched_setaffinity(0, {allowed[0]})
-        try:
-            seconds = resolver.take_in(messages, source)
-        finally:
-            os.sched_setaffinity(0, allowed)
+        with replay.through_ipc(messages, allowed[-1]) if ipc else contextlib.nullcontext() as source:
+            os.sched_setaffinity(0, {allowed[0]})
+            try:
+                seconds = resolver.take_in(messages, source)
+            finally:
+                os.sched_setaffinity(0, allowed)
         resolver.check()
         assert resolver.applied == load.count, "every event once"
         return load.count / seconds, list(resolver.spent.values())
@@ -55,16 +56,15 @@ def measure(
 def thrown_away(load: loads.Load, messages: loads.Messages) -> float:
     """Receive the messages and look at none of them; returns events/s of the receiver's CPU time."""
     allowed = sorted(os.sched_getaffinity(0))
-    source = replay.through_ipc(messages, allowed[-1])
-    os.sched_setaffinity(0, {allowed[0]})
-    try:
-        next(source)  # the sender is there
-        begin = time.process_time()
-        for _ in source:
-            pass
-        seconds = time.process_time() - begin
-    finally:
-        os.sched_setaffinity(0, allowed)
+    with replay.through_ipc(messages, allowed[-1]) as source:
+        os.sched_setaffinity(0, {allowed[0]})
+        try:
+            begin = time.process_time()
+            for _ in source:
+                pass
+            seconds = time.process_time() - begin
+        finally:
+            os.sched_setaffinity(0, allowed)
     return load.count / seconds
 
 

@@ -218,7 +218,8 @@ def measure_socket(case: str, directory: Path, core: int, options: argparse.Name
             publisher = Publisher(
                 load.encoder, bus, socket, boot=BOOT, boot_unix_ns=BOOT_UNIX_NS, epoch=1, send_hwm=4096
             )
-            child = context.Process(target=subscriber_main, args=(socket, core, case, options.events, progress, sending))
+            arguments = (socket, core, case, options.events, progress, sending)
+            child = context.Process(target=subscriber_main, args=arguments)
             child.start()
             while not load.encoder.topics_mask:
                 publisher.poll(time.monotonic_ns())

@@ -6,6 +6,7 @@ commit, evict. Nothing of the kernel is in it.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -141,14 +142,21 @@ class Resolver:
         assert not odd, odd
 
 
-def _push(address: str, messages: Messages, core: int, is_done: synchronize.Event) -> None:
+def _push(
+    address: str, messages: Messages, core: int, is_there: synchronize.Event, may_begin: synchronize.Event,
+    is_done: synchronize.Event,
+) -> None:  # fmt: skip
     import zmq
 
     os.sched_setaffinity(0, {core})
     context = zmq.Context()
     socket = context.socket(zmq.PUSH)
     socket.set_hwm(PUSH_HWM_FRAMES)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.connect(address)
+    socket.poll(flags=zmq.POLLOUT)
+    is_there.set()
+    may_begin.wait()
     for message in messages:
         socket.send(message, copy=False)
     # A receiver whose queue is full when its peer hangs up does not read what the kernel still has of it.
@@ -157,8 +165,13 @@ def _push(address: str, messages: Messages, core: int, is_done: synchronize.Even
     context.term()
 
 
-def through_ipc(messages: Messages, core: int) -> Iterator[memoryview]:
-    """The same messages, sent over ipc by a second process on core `core`, with the daemon's queues."""
+@contextlib.contextmanager
+def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]:
+    """Give the same messages, sent over ipc by a second process on core `core`, with the daemon's queues.
+
+    The process is connected when the context begins and sends from when the first message is asked for, so that who
+    times the messages times neither its start nor its end.
+    """
     import zmq
 
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
@@ -168,12 +181,21 @@ def through_ipc(messages: Messages, core: int) -> Iterator[memoryview]:
         socket.set_hwm(PULL_HWM_FRAMES)
         socket.bind(address)
         forked = multiprocessing.get_context("fork")
-        is_done = forked.Event()
-        sender = forked.Process(target=_push, args=(address, messages, core, is_done))
+        is_there, may_begin, is_done = forked.Event(), forked.Event(), forked.Event()
+        sender = forked.Process(target=_push, args=(address, messages, core, is_there, may_begin, is_done))
         sender.start()
-        for _ in messages:
-            yield socket.recv(copy=False).buffer
-        is_done.set()
-        sender.join()
-        socket.close()
-        context.term()
+        is_there.wait()
+
+        def received() -> Iterator[memoryview]:
+            may_begin.set()
+            for _ in messages:
+                yield socket.recv(copy=False).buffer
+
+        try:
+            yield received()
+        finally:
+            may_begin.set()
+            is_done.set()
+            sender.join()
+            socket.close()
+            context.term()
