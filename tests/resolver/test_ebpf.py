@@ -1054,6 +1054,9 @@ def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
     from pipeline.resolver.procfs import ProcReader
 
+    def said(info: Any) -> tuple[Any, ...]:
+        return info.start_ticks, info.exe, info.exe_inode, info.ppid, info.mnt_ns, tuple(info.uids)
+
     with world(real_proc=True, pid_capacity=1 << 22, rows=1 << 17) as w, ProcReader() as reader:
         infos = [info for pid in reader.list_pids().tolist() if (info := reader.read(pid)) is not None]
         for info in sorted(infos, key=lambda info: info.start_ticks):
@@ -1063,7 +1066,7 @@ def test_the_processes_of_this_host() -> None:
         for info in infos:
             # One that ended between the list and its snapshot has no entry: so who is still there is asked first.
             now = reader.read(info.tgid)
-            if now is None or now.start_ticks != info.start_ticks or now.exe != info.exe or now.ppid != info.ppid:
+            if now is None or said(now) != said(info):
                 continue
             entry = w.resolver.get(info.tgid)
             if entry is None:

