@@ -427,9 +427,9 @@ def test_100000_rows_are_taken_over_quickly(shm_dir: Path) -> None:
             writer.py_set_ref("args", row, writer.py_intern_args(b"argument %d of many" % pid))
             writer.py_end(row)
             writer.py_set_head(pid, row)
-    began = time.perf_counter()
+    began = time.process_time()
     writer = make_writer(shm_dir, **options)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert writer.heads_live == writer.args.records == 100_000
     writer.close(remove=True)
-    assert took < 0.3
+    assert took < 1, "a look at each row, not at each pair"
