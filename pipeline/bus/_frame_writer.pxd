@@ -7,8 +7,7 @@ from pipeline.bus._column cimport column
 
 cdef class FrameEncoder:
     cdef bytes boot_id, source
-    cdef object lost  # the map that `lost_packed` is of
-    cdef bytes lost_packed
+    cdef dict lost  # by ring: the map of its last frame, and what it was packed to
     cdef char *data
     cdef uint64_t used, room
     cdef uint32_t *firsts  # of each distinct TASK of the frame: the first record that has it
@@ -21,7 +20,7 @@ cdef class FrameEncoder:
     ) except -1
 
     # -- private --
-    cdef bytes _counts(self, lost)
+    cdef bytes _packed(self, uint64_t ring, lost)
     cdef int _make_room(self, uint64_t need) except -1
     cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0
     cdef void _put_tasks(self, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil

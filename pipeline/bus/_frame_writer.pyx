@@ -102,6 +102,7 @@ cdef class FrameEncoder:
         self.boot_id, self.source = bytes(boot_id), source.encode()
         if len(self.source) > 255:
             raise ValueError("a source's name has at most 255 bytes")
+        self.lost = {}
 
     def __dealloc__(self):
         free(self.data)
@@ -152,14 +153,13 @@ cdef class FrameEncoder:
         cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
         cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
         cdef uint32_t distinct
+        cdef bytes lost_packed = self._packed(ring, lost)
         cdef int i
-        if lost is not self.lost:
-            self.lost_packed, self.lost = self._counts(lost), lost
         for i in range(6):
             if columns[i].bytes > UINT32_MAX:
                 raise ValueError("a column is longer than msgpack allows")
             need += columns[i].bytes
-        self._make_room(need + len(self.boot_id) + len(self.source) + len(self.lost_packed))
+        self._make_room(need + len(self.boot_id) + len(self.source) + len(lost_packed))
         distinct = self._distinct(&columns[1], count)
         if distinct:
             keys += 2
@@ -193,7 +193,7 @@ cdef class FrameEncoder:
         self._key("n", 1)
         self._uint(count)
         self._key("lost", 4)
-        self._bytes(<const char *>self.lost_packed, len(self.lost_packed))
+        self._bytes(<const char *>lost_packed, len(lost_packed))
         if malformed:
             self._key("bad", 3)
             self._uint(malformed)
@@ -269,8 +269,12 @@ cdef class FrameEncoder:
             self.used += 4
             ns_pid += sizeof(pl_task_any)
 
-    cdef bytes _counts(self, lost):
-        return msgpack.packb(lost)
+    cdef bytes _packed(self, uint64_t ring, lost):
+        """The counts of a ring as msgpack: packing takes as long as a hundred small records, and they hardly ever change."""
+        known = self.lost.get(ring)
+        if known is None or (<tuple>known)[0] is not lost:
+            known = self.lost[ring] = (lost, msgpack.packb(lost))
+        return (<tuple>known)[1]
 
     cdef int _make_room(self, uint64_t need) except -1:
         cdef uint64_t room = self.room

@@ -38,6 +38,7 @@ class Turn:
         reader: FrameReader,
         positions: ProducerPositions | None,
         batch_events: int,
+        evicts: bool,
         publish: Callable[[Iterable[Message]], object],
         refused: Callable[[FrameError], object],
         look_closer: Callable[[], object],

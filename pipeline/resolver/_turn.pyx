@@ -107,6 +107,7 @@ cdef class Turn:
         reader: what becomes of them.
         positions: of the kernel's rings; None where senders say up to when they are complete.
         batch_events: applied between two commits.
+        evicts: with each batch as many images that have ended go as it has events, where their retention is over.
         publish: messages of the encoder -> subscribers.
         refused: called with each FrameError.
         look_closer: called when a batch has left something that only Python knows how to complete.
@@ -125,6 +126,7 @@ cdef class Turn:
     cdef FrameReader reader
     cdef ProducerPositions positions
     cdef uint32_t batch_events
+    cdef bint evicts
     cdef object publish, refused, look_closer
     cdef uint64_t *producer  # by ring
     cdef bint has_called  # Python may have more to do than it had before this turn
@@ -134,7 +136,7 @@ cdef class Turn:
     def __init__(
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
         Encoder encoder not None, FrameSocket frames not None, FrameReader reader not None,
-        ProducerPositions positions, uint32_t batch_events, publish, refused, look_closer,
+        ProducerPositions positions, uint32_t batch_events, bint evicts, publish, refused, look_closer,
     ):
         if positions is None and not merger.timed_by_sender:
             raise ValueError("without positions, senders must say up to when they are complete")
@@ -142,6 +144,7 @@ cdef class Turn:
             raise ValueError(f"positions of {positions.ring_count} rings, not of {merger.ring_count}")
         self.tables, self.merger, self.applier, self.encoder = tables, merger, applier, encoder
         self.frames, self.reader, self.positions, self.batch_events = frames, reader, positions, batch_events
+        self.evicts = evicts
         self.publish, self.refused, self.look_closer = publish, refused, look_closer
         self.producer = <uint64_t *>calloc(merger.ring_count, sizeof(uint64_t))
         if self.producer == NULL:
@@ -271,6 +274,9 @@ cdef class Turn:
             if self.encoder.has_messages():
                 self.publish(self.encoder.take())
             self.merger.done(batch)
+            if self.evicts:
+                # So much at a time, and no more: a storm leaves as fast as it came.
+                self.tables.evict(now, batch.count)
             self._commit()
 
     cdef int _commit(self) except -1:

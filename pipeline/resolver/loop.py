@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192
-HEARTBEAT_NS = 100_000_000
+#: Housekeeping while something happens: signs of life, losses, names, statistics. In a storm it is the only Python that
+#: runs, with the host's caches in other hands, so it costs several times what it costs elsewhere.
+HEARTBEAT_NS = 250_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
 #: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
 IDLE_MS = 200.0
@@ -138,8 +140,8 @@ class Resolver:
         self.contexts: ContextLoop | None = None
         self._turn = Turn(
             tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
-            positions=positions, batch_events=self.settings.batch_events, publish=publisher.send, refused=self._refused,
-            look_closer=self._look_closer,
+            positions=positions, batch_events=self.settings.batch_events, evicts=self.settings.evicts_by_age,
+            publish=publisher.send, refused=self._refused, look_closer=self._look_closer,
         )  # fmt: skip
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.

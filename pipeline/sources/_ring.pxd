@@ -14,6 +14,8 @@ cdef class Ring:
     cdef readonly int number, stop
     cdef readonly tuple cpus
     cdef readonly uint64_t data_bytes, cursor, consumer_pos
+    cdef bint is_acknowledged  # somebody has said something of it: the last answer's mark
+    cdef uint64_t ack_file, ack_seq
     cdef readonly uint64_t records_total, discarded_total, malformed_total, corrupt_total, refused_total
 
     cdef int64_t read(self, Columns columns, uint64_t max_records) except -1

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport Columns
 from pipeline.sources._ring cimport Ring
 from pipeline.sources._shared cimport CpuStates
@@ -11,6 +12,7 @@ from pipeline.sources._shared cimport CpuStates
 cdef class Shard:
     cdef readonly list rings
     cdef object _acks, _send
+    cdef ControlAcks _control  # the same as _acks where nothing of Python is needed for an answer
     cdef CpuStates _cpus
     cdef FrameEncoder _encoder
     cdef Columns _columns
@@ -21,8 +23,6 @@ cdef class Shard:
     # A message that was not taken yet, and the same of its frames.
     cdef bytes _message
     cdef list _waiting
-    # By ring: the last acknowledgement's mark.
-    cdef list _marks
     cdef Py_ssize_t _first
     cdef readonly uint64_t frames_total, blocked_total, rewinds_total
 
@@ -32,7 +32,8 @@ cdef class Shard:
     cdef bint has_applied(self) noexcept
     cdef bint has_seen_faults(self) noexcept
     cdef bint may_sleep(self) except -1
-    cdef int _acknowledge(self, Py_ssize_t number) except -1
+    cdef bint _is_told(self, Ring ring, ack *answer) except -1
+    cdef int _acknowledge(self, Ring ring) except -1
     cdef int _take_back(self) except -1
     cdef int64_t _gather(self, Ring ring, int64_t max_records) except -1
     cpdef bint _has_news(self, Ring ring) except -1

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.bus._column cimport column
 from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
 from pipeline.sources._ring cimport Ring
 from pipeline.sources._shared cimport CpuStates
@@ -58,11 +59,11 @@ cdef class Shard:
             if ring is None:
                 raise TypeError("a ring is None")
         self._acks, self._send, self._cpus = acks, send, cpus
+        self._control = acks if isinstance(acks, ControlAcks) else None
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
         self._gathered = []
-        self._marks = [None] * len(self.rings)
         # The shard before may have been killed in its sleep.
         self.wake_up()
 
@@ -124,9 +125,12 @@ cdef class Shard:
         cdef Py_ssize_t i, n = len(self.rings)
         cdef int64_t work = 0
         cdef Ring ring
-        self._acks.refresh()
-        for i in range(n):
-            self._acknowledge(i)
+        if self._control is not None:
+            self._control.follow()
+        else:
+            self._acks.refresh()
+        for ring in self.rings:
+            self._acknowledge(ring)
         if not self._flush():
             return 0
         # Not always the same ring first: with a busy first ring and a slow receiver the last one would starve.
@@ -142,20 +146,30 @@ cdef class Shard:
         self._hand_over()
         return work
 
-    cdef int _acknowledge(self, Py_ssize_t number) except -1:
-        cdef Ring ring = <Ring>self.rings[number], one
+    cdef bint _is_told(self, Ring ring, ack *answer) except -1:
+        """Ask what is applied of the ring; returns whether anybody says something."""
+        if self._control is not None:
+            return self._control.look(ring.number, answer)
+        found = self._acks.ring(ring.number)
+        if found is None:
+            return False
+        answer.applied_pos, answer.wanted_pos, mark = found
+        answer.file, answer.rewind_seq = mark >> 64, mark & <uint64_t>-1
+        return True
+
+    cdef int _acknowledge(self, Ring ring) except -1:
+        cdef Ring one
+        cdef ack answer
         cdef uint64_t wanted_pos, before
-        ack = self._acks.ring(ring.number)
-        if ack is None:
+        cdef bint is_first = not ring.is_acknowledged
+        if not self._is_told(ring, &answer):
             return 0
-        applied_pos, wanted, mark = ack
-        ring.release(applied_pos)
-        seen = self._marks[number]
-        if seen == mark:
+        ring.release(answer.applied_pos)
+        if not is_first and answer.file == ring.ack_file and answer.rewind_seq == ring.ack_seq:
             return 0
-        self._marks[number] = mark
-        wanted_pos = wanted
-        if seen is None:
+        ring.is_acknowledged, ring.ack_file, ring.ack_seq = True, answer.file, answer.rewind_seq
+        wanted_pos = answer.wanted_pos
+        if is_first:
             # Whoever wrote this may have come after frames were handed over: read those again. Nothing is skipped: the
             # position may have been asked for by a resolver that is dead by now.
             wanted_pos = min(wanted_pos, ring.cursor)

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.shm._layout cimport pl_control
+
 
 cdef extern from *:
     """
@@ -44,6 +46,17 @@ cdef extern from *:
         uint32_t sleeping
         uint32_t ring
         uint64_t lost_samples[PL_KIND_COUNT]
+
+
+cdef class ControlView:
+    cdef Py_buffer view
+    cdef bint held
+    cdef const pl_control *control
+    cdef const char *acks
+    cdef readonly uint32_t ring_count
+
+    cdef bint has_successor(self) noexcept
+    cdef void read(self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq) noexcept nogil
 
 
 cdef class CpuStates:

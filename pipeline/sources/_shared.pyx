@@ -164,12 +164,6 @@ cdef class ControlView:
         buffer: the mapped file. Kept as long as this exists.
     """
 
-    cdef Py_buffer view
-    cdef bint held
-    cdef const pl_control *control
-    cdef const char *acks
-    cdef readonly uint32_t ring_count
-
     def __cinit__(self, buffer):
         PyObject_GetBuffer(buffer, &self.view, PyBUF_SIMPLE)
         self.held = True
@@ -207,6 +201,9 @@ cdef class ControlView:
     @property
     def is_superseded(self) -> bool:
         """Whether another control file has taken this one's place."""
+        return self.has_successor()
+
+    cdef bint has_successor(self) noexcept:
         return pl_load_relaxed32(&self.control.state) == PL_STATE_SUPERSEDED
 
     def ring(self, uint32_t ring) -> tuple:
@@ -215,15 +212,21 @@ cdef class ControlView:
         Raises:
             IndexError: there is no such ring.
         """
-        cdef const pl_ring_ack *ack
-        cdef uint64_t rewind_seq, wanted_pos
+        cdef uint64_t applied_pos, wanted_pos, rewind_seq
         if not self.held or ring >= self.ring_count:
             raise IndexError(f"no ring {ring}")
-        ack = <const pl_ring_ack *>(self.acks + ring * sizeof(pl_ring_ack))
+        self.read(ring, &applied_pos, &wanted_pos, &rewind_seq)
+        return applied_pos, wanted_pos, rewind_seq
+
+    cdef void read(
+        self, uint32_t ring, uint64_t *applied_pos, uint64_t *wanted_pos, uint64_t *rewind_seq
+    ) noexcept nogil:
+        """As `ring`, which exists."""
+        cdef const pl_ring_ack *ack = <const pl_ring_ack *>(self.acks + ring * sizeof(pl_ring_ack))
         # The writer stores wanted_pos and then, with release, rewind_seq: seeing the new number is seeing the position.
-        rewind_seq = pl_load_acquire64(&ack.rewind_seq)
-        wanted_pos = pl_load_acquire64(&ack.wanted_pos)
-        return pl_load_acquire64(&ack.applied_pos), wanted_pos, rewind_seq
+        rewind_seq[0] = pl_load_acquire64(&ack.rewind_seq)
+        wanted_pos[0] = pl_load_acquire64(&ack.wanted_pos)
+        applied_pos[0] = pl_load_acquire64(&ack.applied_pos)
 
 
 cdef class CpuStates:

@@ -14,15 +14,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import zmq
-
 from pipeline import paths
+from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
 from pipeline.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
+from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
@@ -73,14 +72,7 @@ def _run(spec: Specification, log: Logger) -> int:
         envs_limit=spec["config.capture.envs_bytes"],
     )
     with Bus() as bus, reader, RingWriter(ring_fd) as writer:
-        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
-
-        def send(frame: bytes) -> bool:
-            try:
-                push.send(frame, zmq.DONTWAIT)
-            except zmq.Again:
-                return False
-            return True
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
 
         connector = ProcConnector(
             sock, writer, Counts(map_counts(spec["shared_fd"])), reader, Living(),

@@ -11,14 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import zmq
-
 from pipeline import paths
+from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
+from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Frames handed over between two looks at the acknowledgements.
@@ -49,14 +48,7 @@ def _run(spec: Specification, log: Logger) -> int:
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
     waiter = Waiter(())
     with Bus() as bus:
-        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
-
-        def send(frame: bytes) -> bool:
-            try:
-                push.send(frame, zmq.DONTWAIT)
-            except zmq.Again:
-                return False
-            return True
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
 
         source = ReplaySource(recording, boot_id=recording.boot_id, acks=acks, send=send)
         if source.error is not None:

@@ -13,17 +13,16 @@ import os
 import sys
 import time
 
-import zmq
-
 from pipeline import paths
-from pipeline.bus.sockets import Bus, lower_half
+from pipeline.bus._push import FramePush
+from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
+from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Pacer, Waiter, run
 from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
@@ -79,16 +78,7 @@ def _run(spec: Specification, log: Logger) -> int:
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
     waiter = Waiter(ring.fileno() for ring in rings)
     with Bus() as bus:
-        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"])
-
-        put, dontwait = lower_half(push, "send"), int(zmq.DONTWAIT)
-
-        def send(message: bytes) -> bool:
-            try:
-                put(message, dontwait)
-            except zmq.Again:
-                return False
-            return True
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
 
         shard = Shard(
             rings,

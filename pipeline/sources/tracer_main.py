@@ -13,11 +13,12 @@ import time
 import zmq
 
 from pipeline import paths
+from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
+from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.acks import ControlAcks
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
 
@@ -61,15 +62,8 @@ def _run(spec: Specification, log: Logger) -> int:
             paths.tracers_socket(spec.directory),
             mode=int(spec["config.access.tracers_mode"], 8), group=spec["group_id"], hwm_frames=hwm_frames,
         )  # fmt: skip
-        push = bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames)
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames))
         waiter = Waiter((int(pull.getsockopt(zmq.FD)),))
-
-        def send(frame: bytes) -> bool:
-            try:
-                push.send(frame, zmq.DONTWAIT)
-            except zmq.Again:
-                return False
-            return True
 
         def receive() -> bytes | None:
             try:

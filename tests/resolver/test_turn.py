@@ -111,10 +111,13 @@ class Desk:
     def __post_init__(self) -> None:
         self.encoder = Encoder(BOOT_ID)
         self.merger = Merger(RINGS, timed_by_sender=True)
-        self.turn = Turn(
+        self.turn = self.make_turn(evicts=False)
+
+    def make_turn(self, *, evicts: bool) -> Turn:
+        return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
-            publish=self.published.extend, refused=self.refused.append, look_closer=self._look,
+            evicts=evicts, publish=self.published.extend, refused=self.refused.append, look_closer=self._look,
         )  # fmt: skip
 
     def _look(self) -> None:
@@ -161,6 +164,16 @@ def test_a_message_is_applied_told_and_committed(desk: Desk) -> None:
     assert int(desk.tables.committed().rings["applied_pos"][0]) == int(desk.merger.applied_pos[0]) > 0
     assert desk.tables.counter("frames") == 1
     assert desk.turn.ended_boot_ns > events[-1].time and desk.turn.wait_ms() < 0
+
+
+@pytest.mark.parametrize("evicts", [False, True])
+def test_with_a_batch_goes_what_ended_long_ago(desk: Desk, evicts: bool) -> None:
+    desk.turn = desk.make_turn(evicts=evicts)
+    events = forks_and_execs()  # a few us after the boot: one process ends, and its retention is over
+    desk.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    assert desk.tables.counter("evictions") == evicts
+    index = desk.tables.index_view()
+    assert index[10] and bool(index[11]) is not evicts
 
 
 def test_what_is_held_back_is_waited_for(desk: Desk) -> None:
@@ -253,5 +266,5 @@ def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk
         Turn(
             tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,
             frames=desk.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
-            publish=list, refused=list, look_closer=list,
+            evicts=True, publish=list, refused=list, look_closer=list,
         )  # fmt: skip

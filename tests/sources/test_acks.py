@@ -10,7 +10,7 @@ from hand_control import CAPTURE_ID, RINGS, HandControl
 from hand_records import descriptors
 
 from pipeline.shm import layout
-from pipeline.sources.acks import ControlAcks
+from pipeline.sources._acks import ControlAcks
 
 
 class Clock:

@@ -1,0 +1,27 @@
+"""What the compiled shard asks of the control segment; see _acks.pyx."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from pipeline.sources._shared cimport ControlView
+
+
+cdef struct ack:
+    uint64_t applied_pos
+    uint64_t wanted_pos
+    uint64_t file  # the control files until this one: each counts its rewinds anew
+    uint64_t rewind_seq
+
+
+cdef class ControlAcks:
+    cdef object _path, _clock, _file
+    cdef uint64_t _capture_id, _opened
+    cdef ControlView _view
+    cdef tuple _identity
+    cdef double _due
+    cdef readonly uint64_t reopened_total
+
+    cdef double _now(self) except -1.0
+    cdef int follow(self) except -1
+    cdef int _look_for_file(self) except -1
+    cdef int _open(self, int fd, object status) except -1
+    cdef bint look(self, uint32_t number, ack *found) noexcept
