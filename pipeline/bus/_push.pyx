@@ -1,13 +1,6 @@
 """Hand messages to the resolver without waiting. Compiled because a shard does it in each cycle (sources/_shard.pyx)."""
 
-import zmq
-
-from pipeline.bus.sockets import lower_half
-
-cdef enum:
-    _DONTWAIT = 1  # ZMQ_DONTWAIT
-
-assert _DONTWAIT == zmq.DONTWAIT
+from pipeline.bus._libzmq cimport NativeSocket
 
 
 cdef class FramePush:
@@ -17,14 +10,10 @@ cdef class FramePush:
         socket: of `Bus.push`.
     """
 
-    cdef object _send
+    cdef NativeSocket _socket
 
     def __init__(self, socket):
-        self._send = lower_half(socket, "send")
+        self._socket = NativeSocket(socket)
 
     def __call__(self, bytes message not None) -> bool:
-        try:
-            self._send(message, _DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
+        return bool(self._socket.send(message))

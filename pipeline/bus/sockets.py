@@ -14,16 +14,13 @@ import stat
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Self
 
 import zmq
 
 from pipeline import paths
 from pipeline.bus.encode import FRAME_MAX_BYTES
 from pipeline.errors import ProclineError, WriterExistsError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 #: Frames that may wait on each side before PUSH blocks. The ring is the queue; this only covers the gap of a switch.
 PUSH_HWM_FRAMES = 8
@@ -38,12 +35,6 @@ _RECONNECT_MAX_MS = 200
 
 class SocketError(ProclineError):
     """A socket could not be made as asked; the message says what stands in the way."""
-
-
-def lower_half(socket: zmq.Socket[bytes], method: str) -> Callable[..., Any]:
-    """A method of a socket without what pyzmq puts around it, for hot loops. Give it plain numbers, not enumerations:
-    each of the two costs as much again as the call."""
-    return cast("Callable[..., Any]", getattr(zmq.backend.Socket, method).__get__(socket))
 
 
 class Bus:

@@ -1,8 +1,10 @@
 """Sleeping on the resolver's sockets; what it does is in _waiting.pyx."""
 
+from pipeline.bus._libzmq cimport NativeSocket
+
 
 cdef class FrameSocket:
-    cdef object _options, _receive
+    cdef NativeSocket _socket
     cdef bint is_drained  # nothing was there at the last look: the descriptor tells of what comes
 
     cpdef object receive(self)
@@ -11,7 +13,7 @@ cdef class FrameSocket:
 
 cdef class Waiter:
     cdef FrameSocket _frames
-    cdef object _stream_options
+    cdef NativeSocket _stream
     cdef int _epoll, _stream_fd, _questions
     cdef bint _heeds_questions
     cdef readonly bint may_be_asked, is_asked, slept_through

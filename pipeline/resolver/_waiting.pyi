@@ -1,8 +1,10 @@
+from collections.abc import Buffer
+
 import zmq
 
 class FrameSocket:
     def __init__(self, socket: zmq.Socket[bytes]) -> None: ...
-    def receive(self) -> memoryview | None: ...
+    def receive(self) -> Buffer | None: ...
 
 class Waiter:
     may_be_asked: bool

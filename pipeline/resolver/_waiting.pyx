@@ -16,11 +16,10 @@ from libc.errno cimport EINTR, errno
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport close
 
-from pipeline.bus.sockets import lower_half
-
 from pipeline._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
+from pipeline.bus._libzmq cimport NativeSocket
 
 
 #: ns.
@@ -28,33 +27,31 @@ _TIMER_SLACK_NS = 5_000
 
 cdef enum:
     WATCHED = 3  # descriptors
-    _FD = 14  # ZMQ_FD
-    _EVENTS = 15  # ZMQ_EVENTS
     _POLLIN = 1  # ZMQ_POLLIN
-    _DONTWAIT = 1  # ZMQ_DONTWAIT
 
 #: Shorter sleeps than epoll can count.
 cdef double _SLEEP_BELOW_MS = 1.0
 
-assert (_FD, _EVENTS, _POLLIN, _DONTWAIT) == (zmq.FD, zmq.EVENTS, zmq.POLLIN, zmq.DONTWAIT)
+assert _POLLIN == zmq.POLLIN
 
 
 cdef class FrameSocket:
     """Frames from the PULL socket, without waiting."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
-        self._options = lower_half(socket, "get")
-        self._receive = lower_half(socket, "recv")
+        self._socket = NativeSocket(socket)
 
     cdef bint look(self) except -1:
         """Whether there is a message."""
-        cdef bint is_there = (<int>self._options(_EVENTS) & _POLLIN) != 0
+        cdef bint is_there = (self._socket.events() & _POLLIN) != 0
         self.is_drained = not is_there
         return is_there
 
     cpdef object receive(self):
-        """The next message (a memoryview) where ZeroMQ has put it, None if there is none now. The view keeps it alive."""
-        return self._receive(_DONTWAIT, False).buffer if self.look() else None
+        """The next message (a buffer) where ZeroMQ has put it, None if there is none now."""
+        message = self._socket.receive()
+        self.is_drained = message is None
+        return message
 
 
 cdef class Waiter:
@@ -76,7 +73,7 @@ cdef class Waiter:
 
     def __init__(self, FrameSocket frames not None, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
         self._frames = frames
-        self._stream_options = lower_half(stream, "get")
+        self._stream = NativeSocket(stream)
         # Sleeps for the merge's slack are a fraction of a millisecond; the kernel may make any sleep 50 us longer
         # (proc_pid_timerslack_ns(5)). Where it may not be said, events are that much later.
         with contextlib.suppress(OSError):
@@ -84,8 +81,8 @@ cdef class Waiter:
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
             raise OSError(errno, "cannot wait on the sockets")
-        self._stream_fd = self._stream_options(_FD)
-        self._watch(EPOLL_CTL_ADD, frames._options(_FD), True)
+        self._stream_fd = self._stream.fd()
+        self._watch(EPOLL_CTL_ADD, frames._socket.fd(), True)
         self._watch(EPOLL_CTL_ADD, self._stream_fd, True)
         self._questions = -1
         self._heeds_questions = self.may_be_asked = True
@@ -151,7 +148,7 @@ cdef class Waiter:
                 is_wanted = True
             else:
                 self._frames.is_drained = False  # until it is looked at, the descriptor stays readable
-        return is_wanted and (<int>self._stream_options(_EVENTS) & _POLLIN) != 0
+        return is_wanted and (self._stream.events() & _POLLIN) != 0
 
     def close(self) -> None:
         """Close what was opened; the sockets stay the caller's."""

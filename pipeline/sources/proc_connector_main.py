@@ -72,7 +72,8 @@ def _run(spec: Specification, log: Logger) -> int:
         envs_limit=spec["config.capture.envs_bytes"],
     )
     with Bus() as bus, reader, RingWriter(ring_fd) as writer:
-        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
+        hwm_frames = spec["config.frames.push_hwm_frames"]
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames))
 
         connector = ProcConnector(
             sock, writer, Counts(map_counts(spec["shared_fd"])), reader, Living(),

@@ -48,7 +48,8 @@ def _run(spec: Specification, log: Logger) -> int:
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
     waiter = Waiter(())
     with Bus() as bus:
-        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
+        hwm_frames = spec["config.frames.push_hwm_frames"]
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames))
 
         source = ReplaySource(recording, boot_id=recording.boot_id, acks=acks, send=send)
         if source.error is not None:

@@ -78,7 +78,8 @@ def _run(spec: Specification, log: Logger) -> int:
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
     waiter = Waiter(ring.fileno() for ring in rings)
     with Bus() as bus:
-        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=spec["config.frames.push_hwm_frames"]))
+        hwm_frames = spec["config.frames.push_hwm_frames"]
+        send = FramePush(bus.push(paths.frames_socket(spec.directory), hwm_frames=hwm_frames))
 
         shard = Shard(
             rings,

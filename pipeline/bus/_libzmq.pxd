@@ -1,0 +1,14 @@
+"""libzmq's own calls for the few places that a wake-up goes through; see _libzmq.pyx."""
+
+
+cdef class NativeSocket:
+    cdef object socket  # pyzmq's: it owns the handle
+    cdef void *handle
+
+    cdef int events(self) except -1
+    cdef int fd(self) except -1
+    cdef object receive(self)
+    cdef int send(self, bytes message) except -1
+
+    cdef int _option(self, int option) except -1
+    cdef int _again(self) except -1

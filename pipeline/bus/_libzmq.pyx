@@ -1,0 +1,148 @@
+"""libzmq's own calls, on sockets that pyzmq has made and closes.
+
+pyzmq makes an enumeration of each option that is asked for and several objects of each message that is received; on a
+host whose caches belong to others that is tens of microseconds at every wake-up. The functions are those of the very
+library that pyzmq has loaded, found by their names, which are public and stable (zmq_getsockopt(3), zmq_msg_recv(3),
+zmq_send(3)). As with pyzmq, a socket belongs to one thread at a time.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR
+from libc.stdint cimport uintptr_t
+
+import zmq
+from zmq.backend.cython import _zmq
+
+
+cdef extern from "Python.h":
+    int PyBuffer_FillInfo(Py_buffer *view, object owner, void *data, Py_ssize_t size, int readonly, int flags) except -1
+
+cdef extern from "dlfcn.h" nogil:
+    void *dlopen(const char *path, int flags)
+    void *dlsym(void *handle, const char *name)
+    int RTLD_LAZY
+    int RTLD_NOLOAD
+
+cdef extern from *:
+    """
+    /* zmq.h: opaque, 64 bytes, aligned as a pointer is. */
+    typedef struct pl_zmq_msg { void *align; unsigned char opaque[64 - sizeof(void *)]; } pl_zmq_msg;
+    _Static_assert(sizeof(pl_zmq_msg) == 64, "zmq_msg_t");
+    typedef int (*pl_zmq_getsockopt)(void *socket, int option, void *value, size_t *bytes);
+    typedef int (*pl_zmq_send)(void *socket, const void *data, size_t bytes, int flags);
+    typedef int (*pl_zmq_msg_recv)(pl_zmq_msg *message, void *socket, int flags);
+    typedef int (*pl_zmq_msg_call)(pl_zmq_msg *message);
+    typedef void *(*pl_zmq_msg_data)(pl_zmq_msg *message);
+    typedef size_t (*pl_zmq_msg_size)(const pl_zmq_msg *message);
+    typedef int (*pl_zmq_errno)(void);
+    """
+    ctypedef struct pl_zmq_msg:
+        pass
+    ctypedef int (*pl_zmq_getsockopt)(void *socket, int option, void *value, size_t *bytes) noexcept nogil
+    ctypedef int (*pl_zmq_send)(void *socket, const void *data, size_t bytes, int flags) noexcept nogil
+    ctypedef int (*pl_zmq_msg_recv)(pl_zmq_msg *message, void *socket, int flags) noexcept nogil
+    ctypedef int (*pl_zmq_msg_call)(pl_zmq_msg *message) noexcept nogil
+    ctypedef void *(*pl_zmq_msg_data)(pl_zmq_msg *message) noexcept nogil
+    ctypedef size_t (*pl_zmq_msg_size)(const pl_zmq_msg *message) noexcept nogil
+    ctypedef int (*pl_zmq_errno)() noexcept nogil
+
+cdef enum:
+    _FD = 14  # ZMQ_FD
+    _EVENTS = 15  # ZMQ_EVENTS
+    _DONTWAIT = 1  # ZMQ_DONTWAIT
+
+assert (_FD, _EVENTS, _DONTWAIT) == (zmq.FD, zmq.EVENTS, zmq.DONTWAIT)
+
+cdef void *_library = dlopen(_zmq.__file__.encode(), RTLD_LAZY | RTLD_NOLOAD)
+
+
+cdef void *_function(const char *name) except NULL:
+    cdef void *found = dlsym(_library, name) if _library != NULL else NULL
+    if found == NULL:
+        raise ImportError(
+            f"pyzmq ({_zmq.__file__}) does not let libzmq's {name.decode()} be called: install its wheel, or a build that "
+            "uses a shared libzmq"
+        )
+    return found
+
+
+cdef pl_zmq_getsockopt zmq_getsockopt = <pl_zmq_getsockopt>_function("zmq_getsockopt")
+cdef pl_zmq_send zmq_send = <pl_zmq_send>_function("zmq_send")
+cdef pl_zmq_msg_recv zmq_msg_recv = <pl_zmq_msg_recv>_function("zmq_msg_recv")
+cdef pl_zmq_msg_call zmq_msg_init = <pl_zmq_msg_call>_function("zmq_msg_init")
+cdef pl_zmq_msg_call zmq_msg_close = <pl_zmq_msg_call>_function("zmq_msg_close")
+cdef pl_zmq_msg_data zmq_msg_data = <pl_zmq_msg_data>_function("zmq_msg_data")
+cdef pl_zmq_msg_size zmq_msg_size = <pl_zmq_msg_size>_function("zmq_msg_size")
+cdef pl_zmq_errno zmq_errno = <pl_zmq_errno>_function("zmq_errno")
+
+
+cdef class Message:
+    """A message where ZeroMQ has put it: a read-only buffer."""
+
+    cdef pl_zmq_msg content
+
+    def __cinit__(self):
+        zmq_msg_init(&self.content)
+
+    def __dealloc__(self):
+        zmq_msg_close(&self.content)
+
+    def __len__(self):
+        return zmq_msg_size(&self.content)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, zmq_msg_data(&self.content), zmq_msg_size(&self.content), 1, flags)
+
+
+cdef class NativeSocket:
+    """Asks, receives and sends without waiting.
+
+    Args:
+        socket: pyzmq's, open for as long as this is used.
+    """
+
+    def __init__(self, socket):
+        self.socket, self.handle = socket, <void *><uintptr_t>socket.underlying
+
+    cdef int events(self) except -1:
+        """What can be done now: ZMQ_POLLIN, ZMQ_POLLOUT."""
+        return self._option(_EVENTS)
+
+    cdef int fd(self) except -1:
+        """The descriptor that tells of changes (ZMQ_FD)."""
+        return self._option(_FD)
+
+    cdef int _option(self, int option) except -1:
+        cdef int value = 0
+        cdef size_t size = sizeof(value)
+        while zmq_getsockopt(self.handle, option, &value, &size) != 0:
+            self._again()
+        return value
+
+    cdef object receive(self):
+        """The next message; None if there is none now, and then the descriptor tells of what comes."""
+        cdef Message message = Message.__new__(Message)
+        while zmq_msg_recv(&message.content, self.handle, _DONTWAIT) < 0:
+            if zmq_errno() == EAGAIN:
+                return None
+            self._again()
+        return message
+
+    cdef int send(self, bytes message) except -1:
+        """Offer a message; returns whether it was taken."""
+        while zmq_send(
+            self.handle, PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message), _DONTWAIT
+        ) < 0:
+            if zmq_errno() == EAGAIN:
+                return False
+            self._again()
+        return True
+
+    cdef int _again(self) except -1:
+        """A call failed: return if that was because of a signal."""
+        cdef int error = zmq_errno()
+        if error != EINTR:
+            raise zmq.ZMQError(error)
+        PyErr_CheckSignals()
+        return 0

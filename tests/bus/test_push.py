@@ -1,0 +1,101 @@
+"""Frames through libzmq's own calls: `FramePush` on one side, `FrameSocket` on the other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from pipeline.bus._push import FramePush
+from pipeline.bus.sockets import Bus
+from pipeline.resolver._waiting import FrameSocket
+
+
+@pytest.fixture
+def bus() -> Iterator[Bus]:
+    with Bus() as made:
+        yield made
+
+
+def offered(push: FramePush, message: bytes) -> None:
+    """Offer until it is taken: a connection takes a moment."""
+    deadline = time.monotonic() + 10
+    while not push(message):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def received(frames: FrameSocket) -> bytes:
+    deadline = time.monotonic() + 10
+    while (message := frames.receive()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return bytes(message)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 8191, 65_536, 3 << 20])
+def test_a_message_arrives_as_it_was(bus: Bus, tmp_path: Path, size: int) -> None:
+    frames = FrameSocket(bus.pull(tmp_path / "f.ipc"))
+    push = FramePush(bus.push(tmp_path / "f.ipc"))
+    sent = os.urandom(size)
+    offered(push, sent)
+    assert received(frames) == sent and frames.receive() is None
+
+
+def test_without_a_peer_and_with_a_full_queue_nothing_is_taken(bus: Bus, tmp_path: Path) -> None:
+    push = FramePush(bus.push(tmp_path / "f.ipc", hwm_frames=2))
+    assert not push(b"nobody is there")
+    frames = FrameSocket(bus.pull(tmp_path / "f.ipc", hwm_frames=2))
+    offered(push, b"first")
+    taken, deadline = 1, time.monotonic() + 10
+    filler = bytes(1 << 20)  # more than what the kernel keeps for a socket
+    while push(filler) or time.monotonic() < deadline - 9.5:
+        taken += 1
+        assert taken < 10_000 and time.monotonic() < deadline
+    assert received(frames) == b"first"
+    offered(push, b"there is room again" if received(frames) else b"")
+
+
+def test_a_message_outlives_those_after_it(bus: Bus, tmp_path: Path) -> None:
+    frames = FrameSocket(bus.pull(tmp_path / "f.ipc"))
+    push = FramePush(bus.push(tmp_path / "f.ipc"))
+    views = []
+    for n in range(50):
+        offered(push, b"%d" % n * 100)
+        deadline = time.monotonic() + 10
+        while (message := frames.receive()) is None:
+            assert time.monotonic() < deadline
+        views.append(memoryview(message))
+    del message
+    assert [bytes(view) for view in views] == [b"%d" % n * 100 for n in range(50)]
+    assert views[0].readonly
+
+
+def test_what_is_no_message_is_refused(bus: Bus, tmp_path: Path) -> None:
+    push = FramePush(bus.push(tmp_path / "f.ipc"))
+    with pytest.raises(TypeError):
+        push("text")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        push(None)  # type: ignore[arg-type]
+
+
+def test_a_context_that_ends_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    context = zmq.Context()
+    pull = context.socket(zmq.PULL)
+    pull.bind(f"ipc://{tmp_path}/f.ipc")
+    frames = FrameSocket(pull)
+    ending = threading.Thread(target=context.term)
+    ending.start()
+    try:
+        deadline = time.monotonic() + 10
+        with pytest.raises(zmq.ZMQError):
+            while time.monotonic() < deadline:
+                frames.receive()
+    finally:
+        pull.close(linger=0)
+        ending.join()
