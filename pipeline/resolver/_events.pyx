@@ -378,7 +378,7 @@ cdef class Events(Rows):
         """The end of the process was seen before its beginning: it does not live."""
         cdef pl_hot *hot = &self.hot[row]
         cdef ended_process *ended
-        if not self.has_unknown:
+        if not self.unknown_mask >> (hot.tgid & 63) & 1:
             return
         ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
         if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
@@ -812,7 +812,7 @@ cdef class Events(Rows):
         ended.exit_code = body.exit_code if body != NULL else 0
         if row == 0:
             # Nothing is made of it, but its fork, should it still come, finds that the process has ended.
-            self.has_unknown = True
+            self.unknown_mask |= <uint64_t>1 << (head.tgid & 63)
             self.counters[PL_C_EXIT_UNKNOWN] += 1
             return
         hot = &self.hot[row]

@@ -58,7 +58,8 @@ cdef class Rows:
     cdef pid_slot *slots
     cdef ended_process *ended  # lately, by hash of the identity
     cdef ended_process *unknown  # of these no row was there
-    cdef bint has_unknown  # there was one: on most hosts there never is, and each fork would look
+    # Bit tgid % 64 of each that was put there: there are few, and each fork would look into cold memory.
+    cdef uint64_t unknown_mask
     cdef identity *wanted
     cdef uint32_t *waiting  # pids that wait for a parent, in no order
     cdef uint32_t waiting_count
