@@ -13,6 +13,7 @@ from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
 from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
+    NO_FILE,
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
@@ -287,6 +288,46 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
     assert entry is not None
     assert not entry.has_interpreter and entry.interpreter.is_pathname_resolved and entry.interpreter.pathname == ""
     assert not {"interpreter", "interpreter_more"} & set(entry.store.extra())  # type: ignore[attr-defined]
+
+
+def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
+    from story import Story
+
+    from pipeline import events
+    from pipeline.shm import layout
+    from pipeline.shm.table import ProcessTable
+
+    parent = w.fork(0, 3, 10).entry
+    assert parent is not None
+    story = Story(now=w.clock())
+    story.begin(high(3), inode=10, start=parent.start_boot_ns)
+    story.fork(high(3), high(4)).apply(w.resolver.applier)
+    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=events.EXEC_SCRIPT).apply(w.resolver.applier)
+    script = w.resolver.get(high(4))
+    assert script is not None and script.has_interpreter and script.interpreter == script.file_event
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.heartbeat(w.resolver.book.now_boot_ns())
+    with ProcessTable.attach(path=w.tables.directory) as table:
+
+        def shown() -> tuple[str | None, str | None]:
+            seen = table.resolve(high(4))
+            assert seen is not None
+            return seen.script_path, None if seen.interpreter is None else seen.interpreter["path"]
+
+        assert shown() == ("/opt/x.sh", "/bin/dash")
+        # What /proc says of it by its guess does not count against what the kernel said.
+        w.proc.add(
+            high(4), high(3), exe=b"/bin/dash", exe_inode=script.file_event.inode, comm=b"renamed",
+            start_boot_ns=script.start_boot_ns,
+        )  # fmt: skip
+        assert w.resolver.resolve_from_procfs(high(4), script.file_event.inode, None) is script
+        assert script.has_interpreter and shown() == ("/opt/x.sh", "/bin/dash")
+        other = FileEvent(inode=88, mount_id=5, hashes=("sha256:0",)).with_pathname("/bin/busybox")
+        script.interpreter = other
+        assert script.interpreter == other and shown() == ("/opt/x.sh", "/bin/busybox")
+        script.interpreter = NO_FILE
+        assert not script.has_interpreter and shown() == (None, None)
+    w.check()
 
 
 def test_an_entry_that_was_evicted_says_so(w: World) -> None:
