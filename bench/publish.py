@@ -117,7 +117,7 @@ def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: 
 class Load:
     """Tables, an encoder, and steps of events."""
 
-    def __init__(self, directory: Path, step: int, depth: int, file: str, *, is_mixed: bool = False) -> None:
+    def __init__(self, directory: Path, step: int, depth: int, file: str = "exec", *, is_mixed: bool = False) -> None:
         self.tables = TableWriter.create(
             directory,
             boot_id=BOOT,
