@@ -13,7 +13,7 @@ Method
     subscriber does not read again what is as in the event before: 16 users, each with a cgroup, namespaces and
     capabilities of their own and a chain of ancestors of another length, 97 programs, in random order.
 Command
-    python bench/publish.py [--events N] [--runs N] [--step N] [--depth N] [--window N] [--json]
+    python bench/publish.py [--events N] [--runs N] [--step N] [--depth N] [--window N] [--file exec|all] [--json]
 How to read it
     `events/s` is wall time, the median of the runs; `us CPU/event` is user and system time of that one process,
     ZeroMQ's thread included. For `send`, `lost` says what the subscriber's full queue cost it (the publisher never
@@ -96,6 +96,11 @@ def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: 
     cold["sid"] = cold["pgid"] = 100 + user
     cold["tty"], cold["argc"] = b"pts%d" % (3 + user), args.count(b"\0") + 1
     file = np.zeros(1, layout.FILE)
+    file["file_inode"], file["device"], file["mount_id"], file["mode"] = 123_456, 8 << 20 | 1, 29, 0o100755
+    file["mtime_ns"] = file["ctime_ns"] = BOOT_UNIX_NS - 10**15
+    file["nlink"], file["fs_magic"], file["mount_end"] = 1, 0xEF53, 1
+    file["mount_source"], file["mount_origin"] = layout.MOUNT_SOURCE_ID, layout.MOUNT_ORIGIN_EVENT
+    file["mount_flags"] = layout.MOUNT_RESOLVED | layout.MOUNT_VISIBLE
     tables.py_set_ref("file", row, tables.py_intern_names(file.tobytes() + path))
     tables.py_set_ref("args", row, tables.py_intern_args((len(args) + 1).to_bytes(4, "little") + args + b"\0"))
     tables.py_set_ref("name", row, tables.py_intern_names(path))
@@ -112,7 +117,7 @@ def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: 
 class Load:
     """Tables, an encoder, and steps of events."""
 
-    def __init__(self, directory: Path, step: int, depth: int, *, is_mixed: bool = False) -> None:
+    def __init__(self, directory: Path, step: int, depth: int, file: str = "exec", *, is_mixed: bool = False) -> None:
         self.tables = TableWriter.create(
             directory,
             boot_id=BOOT,
@@ -136,7 +141,7 @@ class Load:
         self.rows = images[process, self.topics.clip(max=1)]
         self.kinds = (order % 3 + 1).astype(np.uint8)
         self.times = 10**12 + order.astype(np.uint64)
-        self.encoder = Encoder(BOOT)
+        self.encoder = Encoder(BOOT, file=file)
 
     def encode(self) -> None:
         self.encoder.add_many(self.tables, self.topics, self.kinds, self.rows, self.times)
@@ -145,7 +150,7 @@ class Load:
 def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """The cases without a socket."""
     common.pin(0)
-    load = Load(directory, options.step, options.depth)
+    load = Load(directory, options.step, options.depth, options.file)
     results = []
     for case, mask in (("nobody", 0), ("encode", 7)):
         load.encoder.topics_mask = mask
@@ -208,7 +213,7 @@ def measure_socket(case: str, directory: Path, core: int, options: argparse.Name
     common.pin(0)
     context = multiprocessing.get_context("spawn")
     rates, cpus, lost, size = [], [], 0, 1.0
-    load = Load(directory, options.step, options.depth, is_mixed=case == MIXED)
+    load = Load(directory, options.step, options.depth, options.file, is_mixed=case == MIXED)
     for run in range(options.runs + 1):
         load.encoder.topics_mask = 0
         progress = context.Value("q", 0, lock=False)
@@ -266,6 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", type=int, default=768, help="events between two commits (4 ms at 200,000/s)")
     parser.add_argument("--depth", type=int, default=5, help="ancestors of an image from an exec")
     parser.add_argument("--window", type=int, default=64, help="messages that the publisher may be ahead (receive)")
+    parser.add_argument("--file", choices=("exec", "all"), default="exec", help="which events tell of the file")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))

@@ -373,6 +373,14 @@ class Stream(Section, frozen=True):
         int,
         Meta(ge=50, le=60_000, description="A quiet topic repeats its last number this often, in ms."),
     ] = 1000
+    file: Annotated[
+        Literal["exec", "all"],
+        Meta(
+            description="Which events of processes tell the facts of the executable (`file`, and `interpreter` of a "
+            'script). "exec": those of an exec; of the others `inode` and `path` name the file. "all": all of them, '
+            "which makes the others a sixth longer."
+        ),
+    ] = "exec"
     tcp_endpoint: Annotated[
         str,
         Meta(

@@ -1,6 +1,6 @@
 """Make dicts of the events in a message's body: msgpack for what the stream has, compiled for its shape.
 
-An event is much like the one before it: the same 85 keys in the same order, and of their values most are equal too
+An event is much like the one before it: the same 89 keys in the same order, and of their values most are equal too
 (ids, namespaces, cgroup, the ancestors, all that is nil). So a decoder remembers, for each place where a map was, its
 keys, and of each field the bytes that it came as; a field that comes as the same bytes is not read again, and a map is
 one copy of the dict that was made of the last one, in which what differs has been replaced. Only what nobody can change
@@ -72,7 +72,7 @@ cdef enum:
     EVENT_SHAPES = 128
     EVENT_FIELDS_MAX = 255
     INNER_SHAPES = 1024
-    INNER_FIELDS_MAX = 16
+    INNER_FIELDS_MAX = 32
     INNER_PLACES = 8  # of a field that is a list: one for each of its last items; the others share the first of these
     FIELD_MAX_BYTES = 142
     NO_PLACE = -1

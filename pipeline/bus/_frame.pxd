@@ -16,6 +16,7 @@ cdef class Frame:
     cdef const unsigned char *boot
     cdef column heads, tasks, forks, execs, exits, strings
     cdef column task_of, ns_pids  # empty where `tasks` has one TASK for each record
+    cdef column digests  # u8 for each of `execs`, of its strings before something was hidden, 0: nothing was; or empty
     cdef object message  # what the columns lie in
     cdef Py_buffer buffer
     cdef bint is_held

@@ -204,7 +204,7 @@ def _unpack(data: bytes) -> Any:
 
 def pack_events(events: Iterable[Event]) -> bytes:
     """Return a body; strings with surrogate escapes become bin. For what is rare: apply's events are compiled."""
-    return b"".join(msgpack.packb(_wire(event)) for event in events)
+    return b"".join(msgpack.packb(wire(event)) for event in events)
 
 
 def unpack_events(decoder: Decoder, body: bytes, count: int) -> list[Event]:
@@ -219,16 +219,17 @@ def unpack_events(decoder: Decoder, body: bytes, count: int) -> list[Event]:
         _refuse(f"the body: {error}")
 
 
-def _wire(value: Any) -> Any:
+def wire(value: Any) -> Any:
+    """Return a value with the stream's form of text: where that is not UTF-8 it is bin, and in keys it is escaped."""
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError:
             return value.encode("utf-8", "surrogateescape")
     if isinstance(value, dict):
-        return {key: _wire(item) for key, item in value.items()}
+        return {key.encode("utf-8", "backslashreplace").decode(): wire(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_wire(item) for item in value]
+        return [wire(item) for item in value]
     return value
 
 

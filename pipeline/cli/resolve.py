@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
 #: For programs only: how the table keeps the entry, and what is shown in another form.
 _HIDDEN = {
-    "pid", "argv", "row", "generation", "flags", "file", "cookie", "fork_flags", "is_head", "images", "caps_attempted",
-    "caps_used", "exit_cause_code",
+    "pid", "argv", "row", "generation", "flags", "file", "interpreter", "cookie", "fork_flags", "is_head", "images",
+    "caps_attempted", "caps_used", "exit_cause_code",
 }  # fmt: skip
 _TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns")
 _CAPABILITIES = ("cap_effective", "cap_permitted")

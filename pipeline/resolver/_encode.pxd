@@ -62,6 +62,7 @@ cdef class Encoder:
     cdef uint64_t held_bytes, message_bytes, limit_bytes
     cdef uint32_t lineage_depth
     cdef uint32_t envs_form
+    cdef uint32_t file_form  # 1: all events have a file
     cdef char boot_hex[32]
     cdef unsigned char boot_raw[16]
     cdef uint64_t tick_ns

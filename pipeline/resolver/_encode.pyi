@@ -22,6 +22,7 @@ class Encoder:
         *,
         lineage_depth: int = 8,
         envs: str = "none",
+        file: str = "exec",
         message_bytes: int = 65536,
         limit_bytes: int = 67108864,
     ) -> None: ...
@@ -37,6 +38,8 @@ class Encoder:
     def take_ttyless(self) -> list[int]: ...
     @property
     def envs(self) -> str: ...
+    @property
+    def file(self) -> str: ...
     @property
     def stream(self) -> int: ...
     @property

@@ -9,7 +9,7 @@ table with types is in docs/wire-schema.md. What is particular to events:
 
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
 - `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
-- `file` is filled in for exec only; for the others the entry in the table has it.
+- `file` and `interpreter` are filled in for exec only, unless configured; for the others the entry in the table has them.
 - `user`, `group` and so on, those of `file` too, are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
 - `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
 - Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
@@ -22,10 +22,12 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline._records cimport PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline.resolver._skip cimport pl_find
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
+from pipeline.shm._files cimport pl_base_at, pl_extension_at
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._layout cimport *
 from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
@@ -45,6 +47,7 @@ SLOT_MASK = 13  # topics that had a subscriber
 
 cdef enum:
     TOPIC_CAPACITY = 8
+    TOPIC_EXEC = 1
     TOPIC_EXIT = 2
     TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
@@ -52,12 +55,13 @@ cdef enum:
     STREAM = 14
     MASK = 13
     # Room for every field but the strings of variable length.
-    FIXED_BYTES = 8192
+    FIXED_BYTES = 12288
     ANCESTOR_BYTES = 512
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 88
+    EVENT_FIELDS = 89
+    FILE_FIELDS = 24
     KIND_FORK = 1
     KIND_EXEC = 2
     KIND_EXIT = 3
@@ -75,7 +79,7 @@ FIELDS = (
     "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv",
     "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
     "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
-    "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "exec_inode", "ns_pid",
+    "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid",
     "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source",
     "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
     "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
@@ -234,17 +238,49 @@ cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
     return pl_nil(p) if name == NULL else pl_name(p, name)
 
 
+cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexcept nogil:
+    """Write path, basename and extension: three fields, which take up to four times the path's length."""
+    cdef uint32_t at
+    cdef char *name
+    if n == 0:
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "path")), "basename"))
+        return pl_nil(pl_key(p, "extension"))
+    p = pl_key(p, "path")
+    if not is_memfd:
+        p = pl_text(p, path, n)
+        at = pl_base_at(path, n)
+        path += at
+        n -= at
+    else:
+        p = pl_key(p, "")
+        if path[0] == b"/":
+            path += 1
+            n -= 1
+        if n < 6 or memcmp(path, b"memfd:", 6) != 0:
+            name = p + 128 + 2 * <uint64_t>n  # beyond what is written of it below
+            memcpy(name, b"memfd:", 6)
+            memcpy(name + 6, path, n)
+            path = name
+            n += 6
+    p = pl_text(pl_key(p, "basename"), path, n)
+    at = pl_extension_at(path, n)
+    return pl_text(pl_key(p, "extension"), path + at, n - at)
+
+
 cdef char *put_file(
     char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
 ) noexcept nogil:
     """`n` bytes with the path. `names` are those that count for the process; NULL: not known, and then `cache` is not
     looked at."""
     cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
     cdef uint32_t mount_n = 0
-    cdef const char *mount = pl_mount_path(
-        file, <const char *>file + sizeof(pl_file), n - <uint32_t>sizeof(pl_file), &mount_n
-    )
-    p = pl_map(p, 20)
+    cdef const char *path = <const char *>file + sizeof(pl_file)
+    cdef const char *mount
+    n -= <uint32_t>sizeof(pl_file)
+    mount = pl_mount_path(file, path, n, &mount_n)
+    p = pl_map(p, FILE_FIELDS)
+    p = put_path(p, path, n, is_memfd)
     p = pl_uint(pl_key(p, "inode"), file.file_inode)
     p = pl_uint(pl_key(p, "device"), file.device)
     p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
@@ -263,6 +299,8 @@ cdef char *put_file(
     p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
     p = pl_uint(pl_key(p, "flags"), file.file_flags)
     p = pl_bool(pl_key(p, "in_upper_layer"), file.file_flags & PL_EXEC_UPPER_LAYER)
+    p = pl_key(p, "is_fileless")
+    p = pl_bool(p, is_memfd) if is_memfd or file.mount_id != 0 else pl_nil(p)
     p = pl_key(p, "mount_path")
     p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
     p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
@@ -295,6 +333,7 @@ cdef class Encoder:
         boot: the kernel's boot id, 16 bytes.
         lineage_depth: ancestors that an event tells of, at most.
         envs: ``"none"``, or ``"stored"``: what the envs segment holds, whose mode may be tighter than the socket's.
+        file: which events have `file` and `interpreter`: ``"exec"``, or ``"all"``.
         message_bytes: a group is closed when a message has reached this size.
         limit_bytes: encoded and not yet taken; events beyond are numbered and dropped, so subscribers see a gap.
 
@@ -316,6 +355,7 @@ cdef class Encoder:
         *,
         lineage_depth: int = 8,
         envs: str = "none",
+        file: str = "exec",
         message_bytes: int = 1 << 16,
         limit_bytes: int = 64 << 20,
     ):
@@ -323,6 +363,8 @@ cdef class Encoder:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot)}")
         if envs not in ("none", "stored"):
             raise ValueError(f"envs is none or stored, not {envs!r}")
+        if file not in ("exec", "all"):
+            raise ValueError(f"file is exec or all, not {file!r}")
         if not 0 <= lineage_depth <= 512:
             raise ValueError(f"lineage_depth is 0 to 512, not {lineage_depth}")
         cdef bytes boot_raw = bytes(boot)
@@ -332,6 +374,7 @@ cdef class Encoder:
         self.tick_ns = TICK_NS
         self.lineage_depth = lineage_depth
         self.envs_form = envs == "stored"
+        self.file_form = file == "all"
         self.message_bytes = message_bytes
         self.limit_bytes = limit_bytes
         self.topic_seq[STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
@@ -352,6 +395,11 @@ cdef class Encoder:
     def envs(self) -> str:
         """As it was made: ``"none"`` or ``"stored"``."""
         return "stored" if self.envs_form else "none"
+
+    @property
+    def file(self) -> str:
+        """As it was made: ``"exec"`` or ``"all"``."""
+        return "all" if self.file_form else "exec"
 
     @property
     def stream(self) -> int:
@@ -567,10 +615,16 @@ cdef class Encoder:
             extra = tables.args.bytes(cold.extra_ref, &extra_n)
 
         # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
-        # be written twice, and the path for where its mount is.
+        # be written twice. Of `file` the path is written up to five times (put_path, and where its mount is), and all
+        # of it once more where it is the interpreter.
+        cdef bint has_file = file != NULL and (topic == TOPIC_EXEC or self.file_form != 0)
+        cdef char *facts
+        cdef const char *given = NULL
+        cdef const char *given_end = NULL
         cdef char *p = self._room(
             part, NULL,
-            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + file_n) + cgroup_n + container_n + extra_n,
+            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + extra_n) + <uint64_t>file_n * (11 if has_file else 1)
+            + cgroup_n + container_n,
         )
         if p == NULL:
             self.dropped += 1
@@ -643,8 +697,17 @@ cdef class Encoder:
         p = put_known(pl_key(p, "sid"), cold.sid, sids)
         p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
         p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
-        p = pl_key(p, "file")
-        p = put_file(p, <const pl_file *>file, file_n, self.names, names) if kind == KIND_EXEC and file != NULL else pl_nil(p)
+        facts = pl_key(p, "file")
+        p = put_file(facts, <const pl_file *>file, file_n, self.names, names) if has_file else pl_nil(facts)
+        # For a script the file is the interpreter's. Where a caller of the resolver's methods told one, it is in `extra`.
+        if extra_n != 0 and (topic == TOPIC_EXEC or self.file_form != 0):
+            given = pl_find(extra, extra + extra_n, "interpreter", 11, &given_end)
+        if given != NULL:
+            p = put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
+        elif has_file and flags & PL_ROW_SCRIPT and hot.inode:
+            p = put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
+        else:
+            p = pl_nil(pl_key(p, "interpreter"))
         p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
         p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
         p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)

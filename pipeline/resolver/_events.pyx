@@ -20,7 +20,7 @@ first) completes it. A record of a process that nobody knows enters it, marked, 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from pipeline.bus._column cimport pl_get16, pl_get32
+from pipeline.bus._column cimport pl_get16, pl_get32, pl_get64
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -164,8 +164,10 @@ cdef class Events(Rows):
                     body = <const char *>&(<const pl_exit_any *>col.exit)[item.body]
                 elif head.kind == PL_KIND_EXEC:
                     body = <const char *>&(<const pl_exec_any *>col.exec)[item.body]
+                    self.digest = 0 if col.digests == NULL else pl_get64(col.digests + 8 * <uint64_t>item.body)
             self.apply_one(head, task, body, col.blob + item.var, batch.late_flags[i])
             self.count_event(head, body)
+        self.digest = 0  # an exec alone has one, so nobody has looked at it after another record
 
     cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
         """What specification 6 counts of events and single calls count in Python (stats.py)."""

@@ -23,6 +23,7 @@ cdef struct columns:
     const char *exec
     const char *exit
     const char *blob
+    const unsigned char *digests  # of each EXEC's strings before something was hidden, 8 bytes; NULL: nothing was
 
 
 cdef class Batch

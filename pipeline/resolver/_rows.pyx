@@ -39,6 +39,7 @@ from pipeline._records cimport (
     pl_task_any,
 )
 from pipeline.resolver._skip cimport pl_skip
+from pipeline.shm._arena cimport Arena
 from pipeline.shm._layout cimport (
     PL_CGROUP_SOURCE_INHERITED,
     PL_CGROUP_SOURCE_PROCFS,
@@ -138,6 +139,15 @@ cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const ch
             if dots == n or name[dots] == b"/":
                 return False
     return True
+
+
+cdef inline bint is_absent(Arena arena, uint32_t ref, bint is_cut) noexcept nogil:
+    """Whether nothing is known of arguments or an environment: of what is not captured there may be the length alone."""
+    cdef uint32_t n = 0
+    if ref == 0:
+        return True
+    arena.bytes(ref, &n)
+    return is_cut and n <= 4
 
 
 cdef class Rows:
@@ -519,7 +529,15 @@ cdef class Rows:
             return self.tables.digests[row] == self.tables.digests[other]
         if surely and (a.args_ref or cold.envs_ref):
             return False
-        return a.args_ref == b.args_ref and cold.envs_ref == other_cold.envs_ref
+        return (
+            a.args_ref == b.args_ref
+            or (is_absent(self.tables.args, a.args_ref, a.flags & PL_ROW_ARGS_TRUNCATED)
+                and is_absent(self.tables.args, b.args_ref, b.flags & PL_ROW_ARGS_TRUNCATED))
+        ) and (
+            cold.envs_ref == other_cold.envs_ref
+            or (is_absent(self.tables.envs, cold.envs_ref, a.flags & PL_ROW_ENVS_TRUNCATED)
+                and is_absent(self.tables.envs, other_cold.envs_ref, b.flags & PL_ROW_ENVS_TRUNCATED))
+        )
 
     cdef void clear_image(self, uint32_t row) noexcept nogil:
         """The image is unknown."""
@@ -993,14 +1011,15 @@ cdef class Rows:
         cdef const char *extra
         cdef const char *at
         cdef const char *end
+        cdef const char *first
         cdef char head
         if ref == 0:
             return
         extra = self.tables.args.bytes(ref, &n)
         end = extra + n
-        if n < 6 or (<uint8_t>extra[0] & 0xF0) != 0x80:
-            return  # more than 15 keys: nothing that is packed has them
-        at = extra + 1
+        if n < 6:
+            return
+        first = at = extra + (3 if <uint8_t>extra[0] == 0xDE else 1)  # of a map with more than 15 keys, or fewer
         if memcmp(at, b"\xa3ssh", 4) == 0:
             at = pl_skip(at + 4, end)
             count = 1
@@ -1016,7 +1035,7 @@ cdef class Rows:
             self.tables.set_extra_ref(row, ref)
         else:
             head = <char>(0x80 | count)
-            self.tables.set_extra_ref(row, self.tables.args.intern2(&head, 1, extra + 1, <uint32_t>(at - extra - 1)))
+            self.tables.set_extra_ref(row, self.tables.args.intern2(&head, 1, first, <uint32_t>(at - first)))
 
     cdef void inherit_later(self, uint32_t row) noexcept nogil:
         if self.heirs_count == HEIRS_SIZE:

@@ -1,6 +1,7 @@
-"""Step over one msgpack value that this process packed by itself: what is malformed is not stepped over."""
+"""Step over one msgpack value, or find one in a map, that this process packed by itself: what is malformed is not stepped over."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp
 
 
 cdef inline uint64_t pl_big(const char *p, uint32_t n) noexcept nogil:
@@ -50,3 +51,34 @@ cdef inline const char *pl_skip(const char *p, const char *end) noexcept nogil:
         if p > end or values > <uint64_t>(end - p) + 1:
             return NULL
     return p
+
+
+cdef inline const char *pl_find(
+    const char *p, const char *end, const char *name, uint32_t name_n, const char **value_end
+) noexcept nogil:
+    """The value of a key (shorter than 32 bytes) of the map at `p`, and where it ends; NULL: it has no such key."""
+    cdef uint64_t left
+    cdef const char *key
+    if p >= end:
+        return NULL
+    if <uint8_t>p[0] >> 4 == 0x8:
+        left = <uint8_t>p[0] & 0x0F
+        p += 1
+    elif <uint8_t>p[0] == 0xDE and end - p > 2:
+        left = pl_big(p + 1, 2)
+        p += 3
+    else:
+        return NULL
+    while left:
+        left -= 1
+        key = p
+        p = pl_skip(key, end)
+        if p == NULL:
+            return NULL
+        value_end[0] = pl_skip(p, end)
+        if value_end[0] == NULL:
+            return NULL
+        if <uint8_t>key[0] == (0xA0 | name_n) and memcmp(key + 1, name, name_n) == 0:
+            return p
+        p = value_end[0]
+    return NULL

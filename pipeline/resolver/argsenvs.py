@@ -134,14 +134,23 @@ def is_command_line(argv0: str | bytes, is_alone: bool) -> bool:
     return words > 1 or (words == 1 and is_alone)
 
 
+def is_absent(entry: ArgsEntry | EnvsEntry | None) -> bool:
+    """Whether nothing is known of arguments or an environment; so it is, too, where they were cut to nothing."""
+    return entry is None or (entry.is_truncated and not entry.values)
+
+
 def equal_entries(left: ArgsEntry | None, right: ArgsEntry | None) -> bool:
     """Whether two arguments or environments are equal; absent is equal to absent only. Source: specification 1.5."""
-    return right is None if left is None else left.equals(right)
+    if is_absent(left) or is_absent(right):
+        return is_absent(left) and is_absent(right)
+    return left is not None and left.equals(right)
 
 
 def equal_envs(left: EnvsEntry | None, right: EnvsEntry | None) -> bool:
     """`equal_entries` of environments."""
-    return right is None if left is None else left.equals(right)
+    if is_absent(left) or is_absent(right):
+        return is_absent(left) and is_absent(right)
+    return left is not None and left.equals(right)
 
 
 def filter_area(area: bytes, allow: frozenset[bytes]) -> bytes:

@@ -199,7 +199,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         tables = stack.enter_context(_tables(spec, boot_unix_ns))
         boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
         committed = tables.committed()
-        encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config))
+        encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
         encoder.restore(committed.topic_seq)
         bus = Bus()
         stack.callback(bus.close, linger_ms=LINGER_MS)

@@ -40,7 +40,7 @@ class ContextStream:
         self._tables = tables
         self._boot_id = boot_id
         self._boot_unix_ns = boot_unix_ns
-        self._scratch = Encoder(boot_id, envs=encoder.envs)
+        self._scratch = Encoder(boot_id, envs=encoder.envs, file=encoder.file)
         self._scratch.topics_mask = 1 << _CONTEXT
         self._decoder = Decoder()
 

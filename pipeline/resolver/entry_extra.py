@@ -2,7 +2,9 @@
 
 The map holds what few processes have or what no column is for, under the names of `cache_entry.DEFAULTS`; a value that
 is partly in columns ("file", "cgroup", "container") holds only the fields that differ from what the columns say.
-Readers find the map as `Entry.extra`. Unknown keys are kept.
+Readers find the map as `Entry.extra`. Unknown keys are kept. An interpreter that a caller told of is there as readers
+and the stream show it, so that both can show it as it is (`interpreter`), and what that form does not hold beside it
+(`interpreter_more`).
 
 What forks and execs inherit comes first, where the applier finds and copies it without Python: `ssh` (both,
 specification 5.2), then `tracer_metadata` (forks, 5.3). A map of these alone is shared with the heirs as it is.
@@ -18,10 +20,12 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from pipeline.bus.stream import wire
 from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
+    NO_FILE,
     UPPER_LAYER,
     AWSSecurityCredentials,
     CGroupContext,
@@ -32,12 +36,12 @@ from pipeline.resolver.model import (
     PathKey,
     SSHSessionContext,
     UserSessionContext,
+    extension_of,
 )
 from pipeline.resolver.tracer import TracerMetadata
 from pipeline.shm import layout
 
 _FULL_BYTES = struct.Struct("<I")
-_UINT64_MAX = (1 << 64) - 1
 _RECORD_FIELDS = {
     "inode": "file_inode", "mount_id": "mount_id", "uid": "file_uid", "gid": "file_gid", "mode": "mode",
     "ctime": "ctime_ns", "mtime": "mtime_ns", "device": "device", "nlink": "nlink",
@@ -50,14 +54,23 @@ INHERITED = ("ssh", "tracer_metadata")
 
 
 def pack(extra: dict[str, Any]) -> bytes:
+    """The map as it is stored: as an event has it, so that the encoder copies it (text that is not UTF-8 is bin)."""
     ordered = {name: extra[name] for name in INHERITED if name in extra} | extra
-    data: bytes = msgpack.packb(ordered, unicode_errors="surrogateescape")
+    data: bytes = msgpack.packb(wire(ordered))
     return data
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    extra: dict[str, Any] = msgpack.unpackb(data, unicode_errors="surrogateescape", use_list=True)
+    extra: dict[str, Any] = _text(msgpack.unpackb(data))
     return extra
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return fsdecode(value)
+    if isinstance(value, dict):
+        return {key: _text(item) for key, item in value.items()}
+    return [_text(item) for item in value] if isinstance(value, list) else value
 
 
 def blob(strings: bytes) -> bytes:
@@ -109,6 +122,65 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
     return record.tobytes() + fsencode(path)
 
 
+#: As in pipeline/shm/_mounts.pxd, by number.
+_MOUNT_SOURCES = (None, "mount_id", "device", "snapshot")
+_MOUNT_ORIGINS = (None, "procfs", "event", "unshare")
+#: Shown under the same name as in the model ...
+_SHOWN_SAME = ("inode", "device", "mount_id", "mode", "uid", "gid", "nlink")
+#: ... and the same, where the model's empty value is shown as nil.
+_SHOWN_OR_NIL = {
+    "user": "user", "group": "group", "mtime_ns": "mtime", "ctime_ns": "ctime", "filesystem": "filesystem",
+    "mount_path": "mount_path",
+}  # fmt: skip
+
+
+def shown_file(file: FileEvent) -> dict[str, Any]:
+    """A file as `Entry.file` shows one."""
+    is_named = file.is_basename_resolved or bool(file.basename)
+    is_memfd = file.is_fileless and file.basename.startswith(FILELESS_PREFIX)
+    return {
+        "path": file.pathname if file.is_pathname_resolved or file.pathname else None,
+        "basename": file.basename if is_named else None,
+        "extension": file.extension or extension_of(file.basename) if is_named else None,
+        **{name: getattr(file, name) for name in _SHOWN_SAME},
+        **{name: getattr(file, own) or None for name, own in _SHOWN_OR_NIL.items()},
+        "fs_magic": filesystems.magic_of(file.filesystem),
+        "flags": (EXEC_MEMFD if is_memfd else 0) | (EXEC_UPPER_LAYER if file.in_upper_layer else 0),
+        "in_upper_layer": file.in_upper_layer,
+        "is_fileless": True if is_memfd else False if file.mount_id else None,
+        "mount_source": _MOUNT_SOURCES[file.mount_source], "mount_origin": _MOUNT_ORIGINS[file.mount_origin],
+        "mount_visible": file.mount_visible if file.mount_visibility_resolved else None,
+        "mount_detached": file.mount_detached if file.mount_visibility_resolved else None,
+    }  # fmt: skip
+
+
+def file_of_shown(shown: dict[str, Any]) -> FileEvent:
+    """The opposite, as far as that form says it."""
+    return FileEvent(
+        **{name: shown[name] for name in _SHOWN_SAME},
+        **{own: shown[name] or getattr(NO_FILE, own) for name, own in _SHOWN_OR_NIL.items()},
+        pathname=shown["path"] or "", is_pathname_resolved=shown["path"] is not None,
+        basename=shown["basename"] or "", is_basename_resolved=shown["basename"] is not None,
+        extension=shown["extension"] or "", flags=UPPER_LAYER if shown["in_upper_layer"] else 0,
+        mount_source=_MOUNT_SOURCES.index(shown["mount_source"]),
+        mount_origin=_MOUNT_ORIGINS.index(shown["mount_origin"]),
+        mount_visible=bool(shown["mount_visible"]), mount_detached=bool(shown["mount_detached"]),
+        mount_visibility_resolved=shown["mount_visible"] is not None,
+    )  # fmt: skip
+
+
+def plain_interpreter(file: FileEvent, stored: FileEvent) -> dict[str, Any]:
+    """An interpreter as msgpack can hold it: two keys of the map. `stored`: what is meant where neither is there."""
+    shown = shown_file(file) if file.inode else None
+    return {"interpreter": shown, "interpreter_more": extra_of(file, stored if shown is None else file_of_shown(shown))}
+
+
+def interpreter(extra: dict[str, Any], stored: FileEvent) -> FileEvent:
+    """The opposite, of the whole map."""
+    shown = extra.get("interpreter")
+    return with_extra(stored if shown is None else file_of_shown(shown), extra.get("interpreter_more"))
+
+
 def cgroup_of_record(data: bytes) -> tuple[int, str]:
     """When a cgroup was made (boot clock, 0 unknown), and its path, of a CGROUP record; of none 0 and ""."""
     if len(data) < layout.CGROUP.itemsize:
@@ -158,8 +230,8 @@ def plain(name: str, value: Any) -> Any:
         return [asdict(one) for one in value]
     if name == "tracer_metadata":
         return asdict(value)
-    if name == "trace_id" and value > _UINT64_MAX:
-        return value.to_bytes(16, "big")
+    if name == "trace_id":
+        return f"{value:032x}"  # as traces are named; no number of msgpack is as wide
     if name == "symlink_paths":
         return list(value)
     return value
@@ -174,8 +246,8 @@ def get(extra: dict[str, Any], name: str) -> Any:
         if value is None:
             return None
         return TracerMetadata(**{**value, "threadlocal_attribute_keys": tuple(value["threadlocal_attribute_keys"])})
-    if name == "trace_id" and isinstance(value, bytes):
-        return int.from_bytes(value, "big")
+    if name == "trace_id" and isinstance(value, str):
+        return int(value, 16)
     if name == "symlink_paths":
         return tuple(value or ())
     if name == "symlink_basename":

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from pipeline import events
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver._conceal import digest
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
+from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, is_absent
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entry_rows import RowStore, area
 from pipeline.resolver.model import FILELESS_PREFIX, Credentials, Event, FileEvent
@@ -156,7 +156,7 @@ def image(
 
 def digest_of(args: ArgsEntry | None, envs: EnvsEntry | None) -> int:
     """The digest that goes with an image of these, before anything is hidden."""
-    return digest(*(None if entry is None else area(entry.values) for entry in (args, envs)))
+    return digest(*(None if entry is None or is_absent(entry) else area(entry.values) for entry in (args, envs)))
 
 
 def put_file(row: Column, file: FileEvent) -> None:

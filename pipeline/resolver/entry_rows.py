@@ -58,6 +58,7 @@ _COLUMNS = {
     "sid": (False, "sid", layout.KNOWN_SID), "source": (True, "source", 0),
 }  # fmt: skip
 _READ_ONLY = ("pid", "start_boot_ns")
+_NO_INTERPRETER = NO_FILE.with_names("", "")
 _EXTRA_FIELDS = (
     "nsid", "aws_security_credentials", "tracer_metadata", "span_id", "trace_id", "args_id", "envs_id",
     "symlink_paths", "symlink_basename",
@@ -136,9 +137,7 @@ class Book:
         row = self.tables.py_head(pid)
         while row and int(self.tables.hot_view()[row]["start_boot_ns"]) > time_boot_ns:
             row = self.tables.py_follow(int(self.tables.cold_view()[row]["previous_owner"]))
-        if not row or not (
-            self.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_boot_ns
-        ):
+        if not row or not (self.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_boot_ns):
             return None
         return self.entry(row)
 
@@ -323,11 +322,15 @@ class RowStore:
         return entry_extra.with_extra(file, self.extra().get("file"), inode=int(hot["inode"]))
 
     def _interpreter(self, row: int) -> FileEvent:
-        stored = self.extra().get("interpreter")
-        if stored is None and int(self.hot["flags"]) & layout.ROW_SCRIPT:
+        extra = self.extra()
+        if "interpreter" not in extra and int(self.hot["flags"]) & layout.ROW_SCRIPT:
             # Of a script the tables hold the program that runs, which is the interpreter.
             return self._file(row)
-        return entry_extra.with_extra(NO_FILE, stored)
+        return entry_extra.interpreter(extra, self._no_interpreter())
+
+    def _no_interpreter(self) -> FileEvent:
+        """What is understood of the interpreter where nobody told one: none, if the image is known (1.3, 3.3.8)."""
+        return _NO_INTERPRETER if int(self.hot["known"]) & layout.KNOWN_FILE else NO_FILE
 
     def _cgroup(self, row: int) -> CGroupContext:
         inode = int(self.hot["cgroup_id"])
@@ -449,7 +452,9 @@ class RowStore:
         return {"file": entry_extra.extra_of(file, stored)}
 
     def _put_interpreter(self, row: int, file: FileEvent) -> dict[str, Any]:
-        return {"interpreter": entry_extra.extra_of(file, NO_FILE)}
+        if not file.inode:
+            self._put_flag(layout.ROW_SCRIPT, False)
+        return entry_extra.plain_interpreter(file, self._no_interpreter())
 
     def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
         is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode

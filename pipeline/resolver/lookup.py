@@ -25,7 +25,6 @@ from pipeline.resolver.model import (
     FILELESS_FILESYSTEM,
     MOUNT_ORIGIN_PROCFS,
     MOUNT_SOURCE_SNAPSHOT,
-    NO_FILE,
     SNAPSHOTTED,
     CGroupContext,
     FileEvent,
@@ -281,10 +280,6 @@ class Lookups(Insertion):
             "args_entry": ArgsEntry([os.fsdecode(arg) for arg in info.args], info.is_args_truncated),
             "envs_entry": self._environ(info),
         }
-        if info.script_path is None:
-            values["interpreter"] = NO_FILE.with_names("", "")
-        elif info.exe_inode == 0:
-            values["interpreter"] = NO_FILE.with_pathname(os.fsdecode(info.exe))
         file = FileEvent(
             inode=info.exe_inode, mount_id=info.mount_id, uid=info.exe_uid, gid=info.exe_gid, mode=info.exe_mode,
             ctime=info.exe_ctime_ns, mtime=info.exe_mtime_ns, device=info.exe_device, nlink=info.exe_nlink,

@@ -217,9 +217,8 @@ class FileEvent(FileFields):
 
     def with_names(self, pathname: str, basename: str) -> FileEvent:
         """With these names, marked as resolved, so "" is an answer too; the extension follows from the second."""
-        _, dot, extension = basename.rpartition(".")
         return replace(
-            self, pathname=pathname, basename=basename, extension=dot + extension if dot else "",
+            self, pathname=pathname, basename=basename, extension=extension_of(basename),
             is_pathname_resolved=True, is_basename_resolved=True,
         )  # fmt: skip
 
@@ -247,6 +246,12 @@ class FileEvent(FileFields):
 
 
 NO_FILE = FileEvent()
+
+
+def extension_of(basename: str) -> str:
+    """From the last dot on; "" where there is none."""
+    _, dot, end = basename.rpartition(".")
+    return dot + end if dot else ""
 
 
 # -- credentials, cgroup, container, sessions --------------------------------------------------------------------------
@@ -470,5 +475,3 @@ class ProcessAncestorsIterator:
         while entry is not None:
             yield entry
             entry = entry.ancestor
-
-

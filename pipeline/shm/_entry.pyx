@@ -22,6 +22,7 @@ cimport cython
 from types import GetSetDescriptorType
 
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm._files cimport pl_base_at, pl_extension_at
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._hash cimport pl_row_check
 from pipeline.shm._layout cimport (
@@ -280,7 +281,7 @@ FIELDS = (
     "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
     "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
     "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
-    "file", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
+    "file", "interpreter", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
     "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid",
     "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session",
     "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
@@ -342,6 +343,55 @@ cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_K
     if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
         return None
     return names_of(entry.view.directory).name(kind, number, entry.container_id, cold.mnt_ns, cold.user_ns)
+
+
+cdef object _plain(object value):
+    """A value of `extra`; its text is bin where it is not UTF-8."""
+    if isinstance(value, bytes):
+        return _decode(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+cdef object _file_of(Entry entry, bytes data):
+    """What `data`, a FILE record with its path, says."""
+    cdef const pl_file *file = _facts(data)
+    cdef const char *path = PyBytes_AS_STRING(data) + sizeof(pl_file)
+    cdef const char *mount
+    cdef uint32_t n = <uint32_t>(PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file)), mount_n = 0, at = 0
+    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef bint is_memfd = (file.file_flags & EXEC_MEMFD) != 0
+    mount = pl_mount_path(file, path, n, &mount_n)
+    whole = base = extension = user = group = None
+    if n and is_memfd:
+        # A file in memory has a name, and no path (specification 1.4).
+        at = 1 if path[0] == b"/" else 0
+        whole, base = "", _decode(path + at, n - at)
+        if not base.startswith("memfd:"):
+            base = "memfd:" + base
+        extension = base[base.rfind("."):] if "." in base else ""
+    elif n:
+        whole, at = _decode(path, n), pl_base_at(path, n)
+        base = _decode(path + at, n - at)
+        at += pl_extension_at(path + at, n - at)
+        extension = _decode(path + at, n - at)
+    if file.file_inode:  # else nobody could look at the file, and 0 is not root
+        user = _name_of(entry, "user", file.file_uid, PL_KNOWN_FILE)
+        group = _name_of(entry, "group", file.file_gid, PL_KNOWN_FILE)
+    return {
+        "path": whole, "basename": base, "extension": extension,
+        "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
+        "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
+        "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
+        "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
+        "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
+        "is_fileless": bool(is_memfd) if is_memfd or file.mount_id else None,
+        "mount_path": None if mount == NULL else _decode(mount, mount_n),
+        "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
+        "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
+        "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else None,
+    }
 
 
 cdef Entry make_entry(View view, uint32_t row):
@@ -780,10 +830,12 @@ cdef class Entry:
 
     @property
     def file(self):
-        """Facts about the executable: inode, device, mount_id, mode, uid, gid, user and group (names of these two, among
-        the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic, filesystem (the name
-        that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of pipeline.events), in_upper_layer (one of
-        these: of an overlay, where what was written to it is); None: unknown.
+        """Facts about the executable: path, basename and extension (with its dot; "": none) of specification 1.4, so of a
+        memfd the path is "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid, user and group (names
+        of these two, among the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic,
+        filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
+        pipeline.events), in_upper_layer (one of these: of an overlay, where what was written to it is), is_fileless (a
+        memfd; None: nobody told of its mount); None: unknown.
 
         And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
         part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
@@ -791,31 +843,21 @@ cdef class Entry:
         mount_detached (the mount was in no mount namespace).
         """
         cdef bytes data = self._file()
-        cdef const pl_file *file
-        cdef const char *mount
-        cdef uint32_t n = 0
-        if data is None:
+        return None if data is None else _file_of(self, data)
+
+    @property
+    def interpreter(self):
+        """What runs a script: the same facts, and the same values as in `file`, as it is what the kernel executes; where
+        a caller of the resolver's methods told of a file of its own, that one's. None: it is no script."""
+        cdef bytes data
+        if self._string(EXTRA_STRING) is not None:
+            told = self.extra.get("interpreter")
+            if told is not None:
+                return told
+        if not self.hot.flags & PL_ROW_SCRIPT or not self.hot.inode:
             return None
-        file = _facts(data)
-        mount = pl_mount_path(
-            file, PyBytes_AS_STRING(data) + sizeof(pl_file), <uint32_t>(len(data) - sizeof(pl_file)), &n
-        )
-        is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
-        user = group = None
-        if file.file_inode:  # else nobody could look at the file, and 0 is not root
-            user = _name_of(self, "user", file.file_uid, PL_KNOWN_FILE)
-            group = _name_of(self, "group", file.file_gid, PL_KNOWN_FILE)
-        return {
-            "inode": file.file_inode, "device": file.device, "mount_id": file.mount_id, "mode": file.mode,
-            "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
-            "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
-            "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
-            "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
-            "mount_path": None if mount == NULL else _decode(mount, n),
-            "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
-            "mount_visible": bool(file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else None,
-            "mount_detached": bool(file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else None,
-        }
+        data = self._file()
+        return None if data is None else _file_of(self, data)
 
     @property
     def is_exe_deleted(self):
@@ -1111,7 +1153,7 @@ cdef class Entry:
         if data is None:
             return None
         import msgpack
-        return msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False)
+        return _plain(msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False))
 
     # -- statements --------------------------------------------------------------------------------------------------
 

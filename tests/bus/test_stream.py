@@ -452,3 +452,10 @@ def test_a_prefix_asks_for_all_topics_that_begin_with_it() -> None:
 
 def test_messages_fit_the_limit() -> None:
     assert stream.MESSAGE_MAX_BYTES > 2 * (1 << 20)
+
+
+def test_text_that_is_not_utf8_is_bin_and_in_keys_escaped() -> None:
+    """What an agent tells may have such keys, as the annotations of a Kubernetes user; keys of maps are str."""
+    event = {"seq": 1, "order": 1, "context": {"k8s_extra": {"a\udcff": ["\udcfe", "b"]}}}
+    (told,) = unpack_events(Decoder(), pack_events([event]), 1)
+    assert told["context"] == {"k8s_extra": {"a\\udcff": ["\udcfe", "b"]}}

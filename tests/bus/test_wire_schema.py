@@ -9,14 +9,16 @@ from pathlib import Path
 from pipeline.bus import context
 from pipeline.bus.encode import FRAME_VERSION
 from pipeline.bus.stream import MAJOR, MINOR, TOPICS, Header
+from pipeline.resolver import entry_extra
 from pipeline.resolver._encode import FIELDS
+from pipeline.resolver.model import NO_FILE
 
 TEXT = (Path(__file__).parents[2] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
 
 
-def rows(title: str) -> list[list[str]]:
-    """Rows of the first table whose head begins with this cell."""
-    lines = TEXT.splitlines()
+def rows(title: str, below: str = "# On the wire") -> list[list[str]]:
+    """Rows of the first table below a heading whose head begins with this cell."""
+    lines = TEXT[TEXT.index(f"{below}\n") :].splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith(f"| {title} |"))
     found = []
     for line in lines[at + 2 :]:
@@ -32,6 +34,10 @@ def names(cells: list[list[str]], column: int = 0) -> list[str]:
 
 def test_the_fields_of_an_event_are_all_there_in_their_order() -> None:
     assert names(rows("field")) == [*FIELDS, "new_parent", "context"]
+
+
+def test_the_keys_of_a_file_are_all_there() -> None:
+    assert sorted(names(rows("key", "#### Files"))) == sorted(entry_extra.shown_file(NO_FILE))
 
 
 def test_context_events_are_those_of_the_code() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.harness import Daemon, eventually, resolve, running_workload
+from tests.live.harness import Daemon, Recorder, eventually, resolve, running_workload
 
 pytestmark = pytest.mark.live
 
@@ -72,7 +72,39 @@ def test_a_script_runs_its_interpreter(table, tmp_path: Path) -> None:
         assert entry.path == exe(child.pid)
         assert entry.argv == argv(child.pid) == ["/bin/sh", "-u", str(script), "x"]
         assert entry.comm == "a script"
+        assert entry.interpreter == entry.file
+        status = Path(entry.path).stat()
+        assert entry.interpreter["path"] == exe(child.pid) and entry.interpreter["inode"] == status.st_ino
+        assert (entry.interpreter["mode"], entry.interpreter["mtime_ns"]) == (status.st_mode, status.st_mtime_ns)
         child.communicate(b"\n")
+
+
+@pytest.mark.parametrize("which", ["exec", "all"])
+def test_events_tell_the_file_and_the_interpreter_of_an_exec_or_always(
+    live_kernel: None, which: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "tool.sh"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    shell = str(Path("/bin/sh").resolve())
+    with Daemon(f'[stream]\nfile = "{which}"\n') as daemon, Recorder(daemon, "proc").started() as recorder:
+        child = subprocess.run([script], check=True)
+        assert child.returncode == 0
+        recorder.wait_for(lambda events: any(e["event"] == "exit" and e["comm"] == "tool.sh" for e in events))
+        recorder.stop()
+        (ended,) = [e for e in recorder.events if e["event"] == "exit" and e["comm"] == "tool.sh"]
+        own = [e for e in recorder.events if e["pid"] == ended["pid"] and e["start_time_ns"] == ended["start_time_ns"]]
+        (image,) = [e for e in own if e["event"] == "exec"]
+        assert (image["script_path"], image["path"]) == (str(script), shell)
+        assert image["interpreter"] == image["file"] and image["interpreter"]["path"] == shell
+        assert image["file"]["basename"] == Path(shell).name and image["file"]["is_fileless"] is False
+        (fork,) = [e for e in own if e["event"] == "fork"]
+        assert fork["interpreter"] is None and (fork["file"] is not None) == (which == "all")
+        if which == "all":
+            assert fork["file"]["path"] == exe(os.getpid())
+            assert ended["file"] == ended["interpreter"] == image["file"]
+        else:
+            assert ended["file"] is ended["interpreter"] is None
 
 
 def test_a_deleted_executable(table, tmp_path: Path) -> None:
@@ -99,6 +131,8 @@ def test_a_memfd_executable(table) -> None:
         eventually(lambda: resolve(table, child.pid).path == "/memfd:payload")
         assert exe(child.pid) == "/memfd:payload (deleted)"
         assert resolve(table, child.pid).is_memfd
+        file = resolve(table, child.pid).file
+        assert (file["path"], file["basename"], file["is_fileless"]) == ("", "memfd:payload", True)
     finally:
         child.kill()
         child.wait()

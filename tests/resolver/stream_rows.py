@@ -126,6 +126,7 @@ def expected(
     depth: int = 8,
     envs: bool = False,
     names: dict[str, dict[int, str]] | None = None,
+    file_form: str = "exec",
 ) -> dict[str, Any]:
     """The twin of Encoder.event. `names` are the users and groups that count for the row."""
     known, flags = row["known"], row["flags"]
@@ -150,9 +151,11 @@ def expected(
     file = row.strings.get("file") if known & layout.KNOWN_FILE else None
     name = row.strings.get("name")
     facts = None
-    if file is not None and kind == 2:
+    has_files = topic == EXEC or file_form == "all"
+    if file is not None and has_files:
         record = np.frombuffer(file[:64], layout.FILE)[0]
         facts = {
+            **path_of(record, file[64:]),
             "inode": record["file_inode"].item(), "device": record["device"].item(),
             "mount_id": record["mount_id"].item(), "mode": record["mode"].item(), "uid": record["file_uid"].item(),
             "gid": record["file_gid"].item(), **owner(record, names), "nlink": record["nlink"].item(),
@@ -160,8 +163,10 @@ def expected(
             "fs_magic": record["fs_magic"].item(), "filesystem": FILESYSTEMS.get(record["fs_magic"].item()),
             "flags": record["file_flags"].item(),
             "in_upper_layer": bool(record["file_flags"] & events.EXEC_UPPER_LAYER),
+            "is_fileless": True if record["file_flags"] & events.EXEC_MEMFD else False if record["mount_id"] else None,
             **mount(record, file[64:]),
         }  # fmt: skip
+    extra = EXTRAS.get(row.strings.get("extra", b"")) or {}
     cgroup = row.strings.get("cgroup")
     made, container_made = struct.unpack_from("<QQ", cgroup) if cgroup else (0, 0)
     start = row["start_boot_ns"]
@@ -199,6 +204,8 @@ def expected(
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
+        "interpreter": extra["interpreter"] if has_files and "interpreter" in extra
+        else facts if flags & layout.ROW_SCRIPT and row["inode"] else None,
         "exec_inode": row["exec_inode"] or None,
         "cgroup": text(cgroup[16:]) if cgroup else None, "cgroup_created_at_ns": unix(made),
         "container_created_at_ns": unix(container_made) if "container" in row.strings else None,
@@ -218,11 +225,23 @@ def expected(
         "is_kworker": bool(flags & layout.ROW_KTHREAD),
         "is_through_symlink": bool(flags & layout.ROW_THROUGH_SYMLINK),
         "is_exited": bool(row["exit_boot_ns"]) and not flags & layout.ROW_REPLACED, "flags": flags,
-        "extra": {"ssh": {"user": text(b"\xff")}} if "extra" in row.strings else None,
+        "extra": EXTRAS.get(row.strings.get("extra", b"")),
         "marks": [mark for mark, flag in MARKS if flags & flag],
         "lineage": [ancestor(each) for each in chain[:depth]], "lineage_truncated": len(chain) > depth,
     }  # fmt: skip
     return event
+
+
+def path_of(record: np.void, path: bytes) -> dict[str, str | None]:
+    """The names of a file (specification 1.4); nil where nobody told them."""
+    if not path:
+        return {"path": None, "basename": None, "extension": None}
+    whole, base = text(path), text(path.rpartition(b"/")[2])
+    if record["file_flags"] & events.EXEC_MEMFD:
+        name = text(path.removeprefix(b"/"))
+        whole, base = "", name if name.startswith("memfd:") else "memfd:" + name
+    _, dot, end = base.rpartition(".")
+    return {"path": whole, "basename": base, "extension": dot + end if dot else ""}
 
 
 def mount(record: np.void, path: bytes) -> dict[str, Any]:
@@ -268,6 +287,15 @@ MARKS = (
     ("elided", layout.ROW_ELIDED), ("foreign", layout.ROW_FOREIGN),
 )  # fmt: skip
 EXTRA = b"\x81\xa3ssh\x81\xa4user\xc4\x01\xff"
+#: What is stored in a row's `extra`, and what is read of it.
+EXTRAS = {
+    EXTRA: {"ssh": {"user": "\udcff"}},
+    b"\x83\xa3ssh\xc0\xabinterpreter\x81\xa4path\xc4\x01\xff\xa7span_id\xcd\x01\x00": {
+        "ssh": None, "interpreter": {"path": "\udcff"}, "span_id": 256,
+    },
+    b"\xde\x00\x02\xb0interpreter_more\x91\xa1x\xabinterpreter\x80": {"interpreter_more": ["x"], "interpreter": {}},
+    b"\x81\xb0interpreter_more\x80": {"interpreter_more": {}},
+}  # fmt: skip
 
 #: Byte strings as the kernel has them: plain, not ASCII, not UTF-8 in each of the ways that there are, long.
 WORDS = (
@@ -275,7 +303,8 @@ WORDS = (
     b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82", b"x" * 31, b"x" * 32, b"y" * 255, b"y" * 256,
     b"\x80" * 255,
     b"\xfe" * 256, b"z" * 4000, b"\x80" * 4000, b"z" * 70_000, b"\xff" * 70_000, "\ufffd\u4e16".encode() * 3,
-    b"-" * 7 + b"\xe9",
+    b"-" * 7 + b"\xe9", b"/memfd:x.tar.gz", b"memfd:", b"/usr/lib/x.d/.so", b"/opt/a/", b".", b"/a.b/" + b"\xff" * 300,
+    b"memfd:/" + b"." * 300,
 )  # fmt: skip
 
 
@@ -329,7 +358,7 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
             data = blob(strings)
             fields[name] = data[:-1] if strings and strings[-1] and random.random() < 0.3 else data
     if random.random() < 0.2:
-        fields["extra"] = EXTRA
+        fields["extra"] = random.choice(list(EXTRAS))
     for link in ("ancestor", "parent", "creator"):
         fields[link] = random.choice([None, *relatives[-12:]])
     return Row(writer, **fields)

@@ -11,7 +11,9 @@ from resolver_world import World, high, world
 from pipeline.errors import TooOldError
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
+from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
+    NO_FILE,
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
@@ -220,10 +222,112 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
         assert (seen.exec_inode, seen.created_at_ns, seen.is_thread) == (1 << 40, entry.created_at, False)
         # What has no column and no property of its own is in `extra`, under its name.
         for name in (
-            "file", "interpreter", "cgroup", "container", "names", "session", "ssh", "aws_security_credentials",
-            "tracer_metadata", "span_id", "trace_id", "args_id", "envs_id", "symlink_paths",
+            "file",
+            "interpreter",
+            "cgroup",
+            "container",
+            "names",
+            "session",
+            "ssh",
+            "aws_security_credentials",
+            "tracer_metadata",
+            "span_id",
+            "trace_id",
+            "args_id",
+            "envs_id",
+            "symlink_paths",
         ):
             assert seen.extra[name], name
+
+
+def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
+    """Whatever of specification 1 is in an entry is in what both are shown: as a field, or in `extra`."""
+    from pipeline.bus.stream import Decoder, unpack_events
+    from pipeline.export.json import dumps
+    from pipeline.resolver._encode import Encoder
+    from pipeline.shm import layout
+    from pipeline.shm.table import ProcessTable
+
+    entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
+    hostile = TracerMetadata(1, "id", "python", service_name="\udcff")  # as it is in the memfd of a container's process
+    session = UserSessionContext(7, 1, K8SSessionContext(8, "\udcfe", "uid", ("\udcfd",), {"\udcfc": ("v",)}))
+    entry.set(**{**VALUES, "tracer_metadata": hostile, "user_session": session})
+    assert (entry.tracer_metadata, entry.trace_id) == (hostile, 1 << 100)
+    encoder = Encoder(bytes(16), file="all", envs="stored")
+    encoder.topics_mask = 0xFF
+    for topic, kind in ((0, 1), (1, 2), (2, 3)):
+        encoder.add(w.tables, topic, kind, row_of(entry), w.clock())
+    told = [unpack_events(Decoder(), bytes(message.body), 1)[0] for message in encoder.take()]
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.heartbeat(w.resolver.book.now_boot_ns())
+    with ProcessTable.attach(path=w.tables.directory) as table:
+        seen = table.resolve(high(5))
+        assert seen is not None
+        shown = seen.to_dict()
+    for each in (shown, *told):
+        dumps(each)
+        assert (each["file"]["basename"], each["file"]["path"]) == ("\udcffx", "/usr/bin/\udcffx")
+        assert (each["interpreter"]["inode"], each["interpreter"]["path"]) == (88, "/bin/sh")
+        assert set(each["interpreter"]) == set(each["file"])
+        extra = each["extra"]
+        assert (extra["file"]["package_name"], extra["file"]["hashes"]) == ("coreutils", ["sha256:00"])
+        assert extra["container"]["tags"] == ["image:x"] and extra["tracer_metadata"]["service_name"] == "\udcff"
+        assert (extra["span_id"], extra["trace_id"]) == (3, f"{1 << 100:032x}")
+        assert (extra["args_id"], extra["envs_id"], extra["nsid"]) == (4, 5, 4026531836)
+        assert extra["aws_security_credentials"][0]["access_key_id"] == "AKIA"
+        k8s = extra["session"]["k8s"]
+        assert (k8s["k8s_username"], k8s["k8s_groups"], k8s["k8s_extra"]) == (
+            "\udcfe", ["\udcfd"], {"\\udcfc": ["v"]},
+        )  # fmt: skip
+
+
+def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
+    """Specification 1.3 and 3.3.8: its names are resolved, and empty. That is not stored."""
+    w.fork(0, 5, 10)
+    entry = w.exec(0, 5, 11).entry
+    assert entry is not None
+    assert not entry.has_interpreter and entry.interpreter.is_pathname_resolved and entry.interpreter.pathname == ""
+    assert not {"interpreter", "interpreter_more"} & set(entry.store.extra())  # type: ignore[attr-defined]
+
+
+def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
+    from story import Story
+
+    from pipeline import events
+    from pipeline.shm import layout
+    from pipeline.shm.table import ProcessTable
+
+    parent = w.fork(0, 3, 10).entry
+    assert parent is not None
+    story = Story(now=w.clock())
+    story.begin(high(3), inode=10, start=parent.start_boot_ns)
+    story.fork(high(3), high(4)).apply(w.resolver.applier)
+    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=events.EXEC_SCRIPT).apply(w.resolver.applier)
+    script = w.resolver.get(high(4))
+    assert script is not None and script.has_interpreter and script.interpreter == script.file_event
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.heartbeat(w.resolver.book.now_boot_ns())
+    with ProcessTable.attach(path=w.tables.directory) as table:
+
+        def shown() -> tuple[str | None, str | None]:
+            seen = table.resolve(high(4))
+            assert seen is not None
+            return seen.script_path, None if seen.interpreter is None else seen.interpreter["path"]
+
+        assert shown() == ("/opt/x.sh", "/bin/dash")
+        # What /proc says of it by its guess does not count against what the kernel said.
+        w.proc.add(
+            high(4), high(3), exe=b"/bin/dash", exe_inode=script.file_event.inode, comm=b"renamed",
+            start_boot_ns=script.start_boot_ns,
+        )  # fmt: skip
+        assert w.resolver.resolve_from_procfs(high(4), script.file_event.inode, None) is script
+        assert script.has_interpreter and shown() == ("/opt/x.sh", "/bin/dash")
+        other = FileEvent(inode=88, mount_id=5, hashes=("sha256:0",)).with_pathname("/bin/busybox")
+        script.interpreter = other
+        assert script.interpreter == other and shown() == ("/opt/x.sh", "/bin/busybox")
+        script.interpreter = NO_FILE
+        assert not script.has_interpreter and shown() == (None, None)
+    w.check()
 
 
 def test_an_entry_that_was_evicted_says_so(w: World) -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from story import Event, Story, instance, make_tables, task_of
+from story import frame_of as frame_of_events
 
 from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.resolver._apply import ADDED, Applier
 from pipeline.resolver._conceal import Literals, digest
+from pipeline.resolver._merger import SLACK_NS, Merger
+from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.scrub import Scrubber
 
 BOOT = bytes(16)
@@ -101,7 +109,9 @@ def test_surveys_are_concealed_in_place() -> None:
 @given(
     st.lists(st.sampled_from([b"password", b"ab", b"abc", b"Token", b"://"]), max_size=4),
     st.lists(st.sampled_from([b"mysql", b"oc", b"curl"]), max_size=3),
-    st.lists(st.sampled_from([b"PassWord", b"abc", b"a", b"b", b"mysql", b"/", b"\0", b"_", b"OC", b" ", b":", b"://"])),
+    st.lists(
+        st.sampled_from([b"PassWord", b"abc", b"a", b"b", b"mysql", b"/", b"\0", b"_", b"OC", b" ", b":", b"://"])
+    ),
 )
 def test_literals_are_found_as_a_search_finds_them(
     anywhere: list[bytes], words: list[bytes], text: list[bytes]
@@ -146,3 +156,143 @@ def test_a_digest_tells_what_was_there() -> None:
     digests = [digest(*strings) for strings in some]
     assert len(set(digests)) == len(some) and 0 not in digests
     assert digests == [digest(*strings) for strings in some]
+
+
+# -- what was hidden tells images apart --------------------------------------------------------------------------------
+
+
+class Live:
+    """Tables that frames are applied to as the daemon does it: concealed, merged, in batches."""
+
+    def __init__(self, directory: Path, **options: object) -> None:
+        self.tables = make_tables(directory, ring_count=1)
+        self.applier = Applier(self.tables)
+        self.book = Book(self.tables, self.applier, 0)
+        self.merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
+        self.concealer = concealer(**options)
+        self.story = Story()
+        self.story.begin(1, inode=10)
+        self.told = 0
+
+    def apply(self, *happened: Event, since: int = 0) -> None:
+        """`since`: events that were seen before, so the merger takes the part of the frame behind them."""
+        position = int(self.merger.received_pos[0])
+        frame = self.concealer.frame(frame_of_events(happened, ring=0, from_pos=position, seq=self.told))
+        self.told += len(happened)
+        if since:
+            self.merger.resume(frame.head["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)
+        self.merger.add(frame)
+        self.merger.advance(self.story.tick() + SLACK_NS + 1, self.merger.received_pos)
+        batch = self.merger.take(8192)
+        assert batch is not None
+        self.applier.apply(batch)
+        self.merger.done(batch)
+
+    def entry(self, tgid: int) -> ProcessCacheEntry:
+        found = self.book.head(tgid)
+        assert found is not None
+        return found
+
+    def find_in_proc(self, tgid: int, args: bytes, *, envs: bytes | None = None) -> ProcessCacheEntry:
+        """A process that no event told of, as a survey finds it."""
+        process = self.story.processes[tgid]
+        path, body = process.paths[-1], np.zeros(1, events.EXEC)
+        body["inode"], body["path_bytes"] = process.inode, len(path)
+        body["args_bytes"] = body["args_full_bytes"] = len(args)
+        body["envs_bytes"] = body["envs_full_bytes"] = len(envs or b"")
+        body["exec_flags"] = events.EXEC_ENVS_UNREADABLE if envs is None else 0
+        head = np.zeros(1, events.HEAD)
+        head["tgid"] = head["tid"] = tgid
+        head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
+        assert process.parent is not None
+        head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+        look = SimpleNamespace(strings=[path + args + (envs or b"")], exec=body, head=head)
+        self.concealer.survey(look)  # type: ignore[arg-type]
+        result = self.applier.insert_snapshot(
+            head,
+            task_of(process),
+            body,
+            look.strings[0],
+            digest=look.digests[0],  # type: ignore[attr-defined]
+        )
+        assert result == ADDED
+        return self.entry(tgid)
+
+
+@pytest.fixture
+def live() -> Iterator[Live]:
+    with instance() as directory:
+        made = Live(directory)
+        yield made
+        made.tables.close()
+
+
+def secret(value: bytes) -> list[bytes]:
+    return [b"p", b"--password=" + value]
+
+
+@pytest.mark.parametrize("since", [0, 3])
+def test_images_of_live_frames_are_told_apart_by_what_was_hidden(live: Live, since: int) -> None:
+    """Also where only a part of a frame is taken, as after a restart."""
+    story = live.story
+    seen = [story.fork(1, 9), story.exec(9, args=secret(b"z")), story.exec(9, args=secret(b"y"))]
+    forks = [story.fork(1, pid) for pid in (2, 3, 4, 5)]
+    execs = [story.exec(pid, args=secret(value)) for pid, value in ((2, b"a"), (3, b"b"), (4, b"a"))]
+    execs.insert(1, story.exec(5, args=[b"p", b"plain"]))
+    live.apply(*seen, *forks, *execs, since=since)
+    one, other, same, plain = (live.entry(pid) for pid in (2, 3, 4, 5))
+    assert one.args_entry is not None and one.args_entry.values == ["p", "--password=********"]
+    assert not one.equals(other) and not other.equals(one) and one.equals(same)
+    # What hides nothing is compared as it is stored.
+    assert live.applier.py_digest(live.tables.py_head(5)) == 0 and not plain.equals(one)
+    # A fork shares its parent's; the next batch begins with none.
+    live.apply(story.fork(2, 6), story.exec(3, args=secret(b"a")), story.exec(5, args=[b"p", b"plain"]))
+    assert live.entry(6).equals(one) and live.entry(3).equals(one)
+    assert live.applier.py_digest(live.tables.py_head(5)) == 0
+
+
+def test_variables_whose_values_are_hidden_tell_images_apart(live: Live) -> None:
+    story = live.story
+    live.apply(*(story.fork(1, pid) for pid in (2, 3, 4)))
+    live.apply(*(story.exec(pid, envs=[b"A=" + value]) for pid, value in ((2, b"1"), (3, b"2"), (4, b"1"))))
+    one, other, same = (live.entry(pid) for pid in (2, 3, 4))
+    assert one.envs_entry is not None and one.envs_entry.values == ["A"]
+    assert not one.equals(other) and one.equals(same)
+
+
+@pytest.mark.parametrize(
+    ("args", "is_exec"), [(secret(b"a"), False), (secret(b"b"), True), ([b"p", b"--password=********"], True)]
+)
+def test_a_process_that_only_proc_shows_is_compared_with_a_parent_that_an_event_told_of(
+    live: Live, args: list[bytes], is_exec: bool
+) -> None:
+    """Specification 3.3.9. Environments are not captured: the event has the length alone, and a survey nothing."""
+    story = live.story
+    live.apply(story.fork(1, 2))
+    told = story.exec(2, args=secret(b"a"))
+    assert told.body is not None
+    told.body["exec_flags"], told.body["envs_full_bytes"] = events.EXEC_ENVS_TRUNCATED, 1234
+    live.apply(told)
+    story.fork(2, 3)  # lost
+    story.processes[3].paths.append(b"/bin/true")
+    assert live.find_in_proc(3, b"".join(arg + b"\0" for arg in args)).is_exec is is_exec
+
+
+def test_an_environment_that_nobody_captured_is_no_difference(live: Live) -> None:
+    story = live.story
+    live.apply(story.fork(1, 2))
+    told = story.exec(2, args=[b"p", b"plain"])
+    assert told.body is not None
+    told.body["exec_flags"], told.body["envs_full_bytes"] = events.EXEC_ENVS_TRUNCATED, 1234
+    live.apply(told)
+    story.fork(2, 3)
+    story.processes[3].paths.append(b"/bin/true")
+    child = live.find_in_proc(3, b"p\0plain\0")
+    assert not child.is_exec
+    # Of entries too, where no digest is left.
+    live.applier.py_forget_digest(live.tables.py_head(3))
+    assert child.equals(live.entry(2)) and live.entry(2).equals(child)
+    # One that is known to be empty is another thing than one that is not known.
+    story.fork(2, 4)
+    story.processes[4].paths.append(b"/bin/true")
+    assert live.find_in_proc(4, b"p\0plain\0", envs=b"").is_exec

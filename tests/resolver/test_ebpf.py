@@ -1000,6 +1000,18 @@ def test_what_a_live_batch_inherits(w: World) -> None:
             {"tracer_metadata": TracerMetadata(1, "id")},
             {"user_session": replace(ssh, id=77, session_type=2), "span_id": 5},
             {"aws_security_credentials": (AWSSecurityCredentials(access_key_id="A", expiration=1),)},
+            {  # more than a map of one byte's head holds
+                "interpreter": FileEvent(inode=5, package_name="p"),
+                "container": ContainerContext("c", 1, ("t",)),
+                "credentials": Credentials(user="u"),
+                "trace_id": 1,
+                "args_id": 2,
+                "envs_id": 3,
+                "nsid": 4,
+                "symlink_paths": ("/bin/x",),
+                "symlink_basename": "x",
+                "file_event": FileEvent(inode=10, package_name="q"),
+            },
         ]
     ):
         parent.set(**fields)
@@ -1012,6 +1024,7 @@ def test_what_a_live_batch_inherits(w: World) -> None:
         image = w.resolver.get(pid)
         assert image is not None and image is not child and image.user_session == ssh and image.tracer_metadata is None
         assert not w.resolver.applier.has_heirs and w.resolver.complete_batch() == 0
+    assert len(parent.store.extra()) > 15  # type: ignore[attr-defined]
     w.check()
 
 

@@ -100,10 +100,10 @@ def take(made):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans())
-def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool) -> None:
+@given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans(), st.sampled_from(("exec", "all")))
+def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool, file: str) -> None:
     with tables() as writer:
-        made = encoder(lineage_depth=depth, envs="stored" if envs else "none")
+        made = encoder(lineage_depth=depth, envs="stored" if envs else "none", file=file)
         made.names = NameCache(Names(HOST["user"], HOST["group"]), 1, 0)
         made.names.set_views({(word, 127, 128): Names(INSIDE["user"], INSIDE["group"]) for word in (b"", b"a", b"sh")})
         rows: list[Row] = []
@@ -119,7 +119,7 @@ def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: 
             seqs[topic] += 1
             event = expected(
                 row, topic=topic, kind=kind, seq=seqs[topic], order=n + 1, time=time, depth=depth, envs=envs,
-                names=names_of(row),
+                names=names_of(row), file_form=file,
             )  # fmt: skip
             if topic == REPARENT:
                 event["new_parent"] = ancestor(detail) if detail else None
@@ -350,7 +350,8 @@ def test_many_at_once_is_one_after_the_other() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"boot": b"short"}, {"envs": "all"}, {"lineage_depth": -1}, {"lineage_depth": 513}]
+    "options",
+    [{"boot": b"short"}, {"envs": "all"}, {"file": "none"}, {"lineage_depth": -1}, {"lineage_depth": 513}],
 )
 def test_wrong_options_are_refused(options) -> None:
     with pytest.raises(ValueError):

@@ -87,13 +87,15 @@ def test_every_field_is_shown(tables: Tables) -> None:
         "exit_cause_code": 3, "comm": "tool\udcff", "path": "/chroot/usr/bin/python3", "script_path": "./run.py",
         "name": "./run.py", "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
-        "file": {
+        "file": (file := {
+            "path": "/chroot/usr/bin/python3", "basename": "python3", "extension": "", "is_fileless": False,
             "inode": 7, "device": 8, "mount_id": 9, "mode": 0o100755, "uid": 10, "gid": 11, "user": None,
             "group": None, "nlink": 1, "mtime_ns": 12, "ctime_ns": 13, "fs_magic": 0x9123683E,
             "filesystem": "btrfs", "flags": 1, "in_upper_layer": False, "mount_path": "/chroot",
             "mount_source": "mount_id",
             "mount_origin": "event", "mount_visible": True, "mount_detached": False,
-        },
+        }),
+        "interpreter": file,  # it is a script
         "cgroup": "/system.slice", "cgroup_version": 2, "cgroup_source": "procfs",
         "cgroup_created_at_ns": BOOT_UNIX_NS + 7000, "container_id": "c0ffee",
         "container_created_at_ns": BOOT_UNIX_NS + 6000,
@@ -195,6 +197,53 @@ def test_how_it_ended(tables: Tables, status: int, cause: str, code: int) -> Non
     tables.row(7, exit_boot_ns=9, flags=layout.ROW_EXIT_KNOWN | layout.ROW_HEAD, exit_code=status)
     entry = resolve(tables, 7)
     assert (entry.exit_code, entry.exit_cause, entry.exit_cause_code) == (status, cause, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "facts", "names"),
+    [
+        (b"/usr/lib/x.d/tool.tar.gz", {"mount_id": 3}, ("/usr/lib/x.d/tool.tar.gz", "tool.tar.gz", ".gz", False)),
+        (b"/bin/sh", {"mount_id": 3}, ("/bin/sh", "sh", "", False)),
+        (b"/home/a.b/.profile", {"mount_id": 3}, ("/home/a.b/.profile", ".profile", ".profile", False)),
+        (b"/memfd:x.so", {"mount_id": 3, "file_flags": events.EXEC_MEMFD}, ("", "memfd:x.so", ".so", True)),
+        (b"x/y", {"file_flags": events.EXEC_MEMFD}, ("", "memfd:x/y", "", True)),
+        (b"/opt/\xff.\xfe", {}, ("/opt/\udcff.\udcfe", "\udcff.\udcfe", ".\udcfe", None)),  # nobody told of its mount
+        (b"", {"mount_id": 3}, (None, None, None, False)),
+    ],
+)
+def test_a_file_has_its_names(tables: Tables, path: bytes, facts: dict[str, int], names: tuple[object, ...]) -> None:
+    """Specification 1.4: basename and extension, and a file in memory, which has no path."""
+    tables.row(7, known=layout.KNOWN_FILE, file_ref=tables.file(path, **facts))
+    file = resolve(tables, 7).file
+    assert file is not None
+    assert tuple(file[name] for name in ("path", "basename", "extension", "is_fileless")) == names
+
+
+def test_an_interpreter_is_what_a_script_has(tables: Tables) -> None:
+    """HasInterpreter of specification 1.3: there is one if its inode is not 0."""
+    ref = tables.file(b"/usr/bin/python3", file_inode=7, mount_id=3)
+    script = layout.ROW_HEAD | layout.ROW_SCRIPT
+    tables.row(7, known=layout.KNOWN_FILE, inode=7, file_ref=ref, flags=script)
+    entry = resolve(tables, 7)
+    assert entry.interpreter == entry.file and entry.interpreter["path"] == "/usr/bin/python3"
+    tables.row(8, known=layout.KNOWN_FILE, inode=7, file_ref=ref, flags=layout.ROW_HEAD)
+    tables.row(9, known=layout.KNOWN_FILE, inode=0, file_ref=ref, flags=script)
+    tables.row(10, known=0, inode=7, flags=script)
+    assert [resolve(tables, pid).interpreter for pid in (8, 9, 10)] == [None] * 3
+    told = {"path": "/bin/sh", "inode": 5}
+    tables.row(
+        11, known=layout.KNOWN_FILE, inode=7, file_ref=ref, flags=script,
+        extra_ref=tables.intern("args", msgpack.packb({"interpreter": told})),
+    )  # fmt: skip
+    assert resolve(tables, 11).interpreter == told
+
+
+def test_text_of_extra_that_is_not_utf8_has_surrogate_escapes(tables: Tables) -> None:
+    extra = {"names": {"user": b"\xff"}, "list": [b"a\xfe", 1], "text": "x"}
+    tables.row(7, extra_ref=tables.intern("args", msgpack.packb(extra)))
+    entry = resolve(tables, 7)
+    assert entry.extra == {"names": {"user": "\udcff"}, "list": ["a\udcfe", 1], "text": "x"}
+    assert json.loads(entry_line(entry))["extra"] == entry.extra
 
 
 def test_unset_login_uid_is_none(tables: Tables) -> None:
