@@ -76,8 +76,8 @@ _HELPERS = ("conmon", "monitor", "shim", "pod_")
 # What of a sandbox must not count against its limits; the sandbox's own path may follow.
 _KATA_OVERHEAD = "kata_overhead"
 # What is below a service or a scope is named as that likes, so an id there is a container only where a runtime says so.
-# Below a slice systemd has units alone, which end in what they are: an id there is one of whoever writes cgroups itself,
-# as Docker and nerdctl do without systemd (`--cgroup-parent=/batch.slice`).
+# Below a slice systemd has units alone, which end in what they are: an id there is of who makes cgroups without it, as
+# Docker and nerdctl can be told to do (`--cgroup-parent=/batch.slice`).
 _DELEGATED = (".service", ".scope")
 _UNITS = (".slice", *_DELEGATED)
 
