@@ -754,6 +754,12 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     row = w.proc(4)
     assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
     assert row.images == 1 and w.read.live() == {1, 3, 4}
+    assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
+    # The other way round: /proc is read of a process that is known exactly.
+    row = w.proc(3)
+    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
+    assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
+    assert w.read.follow(w.proc(3).previous_owner) is None and w.read.counter("exits_unseen") == 0
 
 
 def test_an_exec_between_capture_and_snapshot(w):

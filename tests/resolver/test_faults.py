@@ -170,8 +170,7 @@ def test_65536_live_identities_do_not_collide() -> None:
         )
         applier, story = Applier(tables), Story()
         story.begin(1, inode=10)
-        # All over the kernel's pids, so that 16 bits of them, or a hash of 32, do not tell them apart; and many share the
-        # start's tick.
+        # All over the kernel's pids, so that 16 bits of them do not tell them apart; and many share the start's tick.
         pids = np.arange(LIVE, dtype=np.uint32) * 62 + 64
         for pid in pids.tolist():
             story.fork(1, pid).apply(applier)
