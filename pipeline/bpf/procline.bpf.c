@@ -237,8 +237,10 @@ static long pl_ssh_step(u64 i, struct pl_ssh_search *search)
 	if (ssh->from >= search->end)
 		return 1;
 	length = bpf_probe_read_user_str(ssh->piece, sizeof(ssh->piece), (void *)ssh->from);
-	if (length <= 0)
+	if (length < 0)
 		return 1;
+	if (!length) /* Linux 6.12 counts no NUL of an empty string */
+		length = 1;
 	ssh->is_rest = length == sizeof(ssh->piece);
 	ssh->from += length - ssh->is_rest;
 	if (is_rest || ssh->is_rest ||

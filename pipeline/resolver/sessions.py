@@ -218,10 +218,33 @@ class SshSessions:
             row = self._tables.py_head(one)
             if not row or self._number(row) not in {0, former}:
                 continue
-            self._tables.py_begin(row)
-            self._tables.cold_view()["user_session"][row] = number
-            self._tables.py_end(row)
+            self._put(row, number)
             todo += self._tables.py_children(one)
+        self._mark_adopted(tgid, number, former)
+
+    def _mark_adopted(self, tgid: int, number: int, former: int) -> None:
+        """The same for those whose parent, or the process itself, has ended meanwhile: they are somebody else's now.
+
+        Who forked whom stays. Of what began after the process, in the order in which it began, each is in the session
+        if its creator is.
+        """
+        hot = self._tables.hot_view()[: self._tables.rows_frontier]
+        start = int(hot["start_boot_ns"][self._tables.py_head(tgid)])
+        later = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["start_boot_ns"] > start))
+        members = {(tgid, start)}
+        for row in later[np.argsort(hot["start_boot_ns"][later], kind="stable")].tolist():
+            creator = self._tables.py_follow(int(hot["creator"][row]))
+            if not creator or (int(hot["tgid"][creator]), int(hot["start_boot_ns"][creator])) not in members:
+                continue
+            if self._number(row) in {0, former}:
+                self._put(row, number)
+            if self._number(row) == number:
+                members.add((int(hot["tgid"][row]), int(hot["start_boot_ns"][row])))
+
+    def _put(self, row: int, number: int) -> None:
+        self._tables.py_begin(row)
+        self._tables.cold_view()["user_session"][row] = number
+        self._tables.py_end(row)
 
     def _start(self, tgid: int) -> int | None:
         return read_start(tgid)

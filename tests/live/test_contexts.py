@@ -586,6 +586,23 @@ def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon
         assert other.stat()["counters"]["sessions_unread"] == 0
 
 
+def test_what_a_short_command_leaves_behind_is_in_its_session(
+    table: ProcessTable, tmp_path: Path
+) -> None:
+    """`ssh HOST 'sleep 60 &'`."""
+    source = SSHD_SHORT.replace('execl("/bin/true", "true", NULL)', 'execl("/bin/sh", "sh", "-c", COMMAND, NULL)')
+    sshd = compile_c(f'#define COMMAND "sleep 60 >/dev/null 2>&1 & echo $$ $!"\n{source}', tmp_path / "sshd")
+    for _ in range(5):
+        answer = subprocess.run([sshd], check=True, env={}, stdout=subprocess.PIPE, text=True)
+        shell, left = map(int, answer.stdout.split())
+        try:
+            eventually(lambda left=left: resolve(table, left).ssh_session is not None)
+            session = resolve(table, left).ssh_session
+            assert session["client_ip"] == "192.0.2.7" and session["id"] == resolve(table, shell).user_session
+        finally:
+            os.kill(left, 9)
+
+
 def test_a_program_that_calls_itself_sshd_begins_no_session(table: ProcessTable, tmp_path: Path) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
     os.chown(sshd, 65534, 65534)

@@ -278,6 +278,29 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     assert bool(w.proc(4).user_session) is (session is not None), "nor does its next exec begin one"
 
 
+def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
+    """`ssh HOST 'daemon &'`: when it is looked at, the command has ended and what it left behind is init's."""
+    sshd(w, 3)
+    for command in (4, 14):
+        w.fork(3, command)
+        w.sessions.take(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
+        w.exec(command, b"/bin/sh")
+    w.fork(4, 5)
+    w.exec(5, b"/usr/bin/daemon")
+    w.fork(5, 6)
+    w.fork(6, 7)
+    w.fork(1, 8)
+    w.fork(14, 15)
+    for tgid in (4, 5):
+        w.exit(tgid)
+    assert w.proc(6).ppid == 1
+    w.sessions.poll()
+    numbers = {tgid: w.proc(tgid).user_session for tgid in (3, 4, 5, 6, 7, 8, 14, 15)}
+    first, second = numbers[4], numbers[14]
+    assert numbers == {3: 0, 4: first, 5: first, 6: first, 7: first, 8: 0, 14: second, 15: second}
+    assert len({first, second, 0}) == 3
+
+
 def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "TOLD_MAX", 3)
     for tgid in range(10):
