@@ -94,7 +94,9 @@ EXEC, 128 bytes; strings in the order path, name, args, envs, without separators
     112     8     prev_cookie           u8    -          cookie of the image before
     120     4     mount_end             u4    bytes      1 + how much of the path leads to where the executable's
                                                          mount is (0: that is its root, "/"); 0 unknown
-    124     4     exec_reserved         u4    -
+    124     4     ssh_bytes             u4    bytes      of the environment's bytes the last ones, which are none of it:
+                                                         SSH_CLIENT and SSH_CONNECTION of what sshd executed, then an
+                                                         empty string. Gone before anything is stored (conceal.py)
 
 EXIT, 32 bytes:
 
@@ -222,7 +224,7 @@ EXEC = np.dtype(
         ("exec_tid", "<u4"), ("fs_magic", "<u4"), ("path_bytes", "<u4"), ("root_offset", "<u4"),
         ("name_bytes", "<u4"), ("args_bytes", "<u4"), ("args_full_bytes", "<u4"), ("envs_bytes", "<u4"),
         ("envs_full_bytes", "<u4"), ("argc", "<u4"), ("envc", "<u4"), ("prev_tid", "<u4"), ("prev_inode", "<u8"),
-        ("interp_inode", "<u8"), ("prev_cookie", "<u8"), ("mount_end", "<u4"), ("exec_reserved", "<u4"),
+        ("interp_inode", "<u8"), ("prev_cookie", "<u8"), ("mount_end", "<u4"), ("ssh_bytes", "<u4"),
     ]
 )  # fmt: skip
 EXIT = np.dtype(

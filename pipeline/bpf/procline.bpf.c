@@ -118,6 +118,19 @@ struct pl_names {
 	u32 differs;
 	char name[PL_PATH_MAX];
 };
+/* Strings of an environment that are looked at, and how much of each: an SSH_CONNECTION has 139 bytes at most. */
+#define PL_SSH_STRINGS 512
+#define PL_SSH_STRING_MAX 256
+#define PL_SSH_BYTES_MAX 512
+
+struct pl_ssh {
+	u64 from;
+	u32 kept;
+	u32 is_rest; /* of a string that is longer than what is looked at */
+	char piece[PL_SSH_STRING_MAX];
+	/* An offset below the limit, plus a string, stays inside for the verifier. */
+	char text[PL_SSH_BYTES_MAX + PL_SSH_STRING_MAX];
+};
 struct pl_exec_scratch {
 	struct pl_exec_record record;
 	struct pl_pid pid;
@@ -125,6 +138,7 @@ struct pl_exec_scratch {
 	struct pl_path path;
 	char name[PL_PATH_MAX];
 	struct pl_names names;
+	struct pl_ssh ssh;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -206,6 +220,66 @@ static __always_inline u16 pl_read_strings(u32 index, u64 from, u64 full, u32 li
 			return unreadable;
 	}
 	return bytes < full ? cut : 0;
+}
+
+struct pl_ssh_search {
+	struct pl_ssh *ssh;
+	u64 end;
+};
+
+static long pl_ssh_step(u64 i, struct pl_ssh_search *search)
+{
+	struct pl_ssh *ssh = search->ssh;
+	bool is_rest = ssh->is_rest;
+	u32 at = ssh->kept, bytes;
+	long length;
+
+	if (ssh->from >= search->end)
+		return 1;
+	length = bpf_probe_read_user_str(ssh->piece, sizeof(ssh->piece), (void *)ssh->from);
+	if (length < 0)
+		return 1;
+	if (!length) /* Linux 6.12 counts no NUL of an empty string */
+		length = 1;
+	ssh->is_rest = length == sizeof(ssh->piece);
+	ssh->from += length - ssh->is_rest;
+	if (is_rest || ssh->is_rest ||
+	    (__builtin_memcmp(ssh->piece, "SSH_CONNECTION=", 15) && __builtin_memcmp(ssh->piece, "SSH_CLIENT=", 11)))
+		return 0;
+	bytes = length;
+	asm volatile("" : "+r"(bytes));
+	if (bytes > sizeof(ssh->piece) || at + bytes >= PL_SSH_BYTES_MAX)
+		return 0;
+	bpf_probe_read_kernel(ssh->text + (at & (PL_SSH_BYTES_MAX - 1)), bytes, ssh->piece);
+	ssh->kept = at + bytes;
+	return 0;
+}
+
+/* Whose comm begins with "sshd". The first process of a session keeps the name of sshd until its exec. */
+static __always_inline bool pl_is_sshd(const struct task_struct *task)
+{
+	return task->comm[0] == 's' && task->comm[1] == 's' && task->comm[2] == 'h' && task->comm[3] == 'd';
+}
+
+/* What sshd tells the first program of a session of its client. The program may have ended before anybody can look at its
+ * environment (`ssh HOST true`), so it is taken from there now, whether environments are captured or not: these variables,
+ * and an empty string, which says that the whole environment was looked at. Returns the bytes; 0: not looked at. */
+static __always_inline u32 pl_read_ssh(struct pl_ssh *ssh, struct task_struct *task, u64 from, u64 end)
+{
+	struct pl_ssh_search search = { .ssh = ssh, .end = end };
+	u32 kept;
+
+	if (!pl_is_sshd(task->real_parent->group_leader) || pl_is_sshd(task))
+		return 0;
+	ssh->from = from;
+	ssh->kept = 0;
+	ssh->is_rest = 0;
+	bpf_loop(PL_SSH_STRINGS, pl_ssh_step, &search, 0);
+	kept = ssh->kept;
+	if (!kept && ssh->from < end)
+		return 0;
+	ssh->text[kept & (PL_SSH_BYTES_MAX - 1)] = 0;
+	return kept + 1;
 }
 
 /* Append buffer `index` to the record. */
@@ -298,7 +372,7 @@ static __always_inline bool pl_through_symlink(struct pl_exec_scratch *buf, cons
 static __always_inline void pl_write_exec(struct pl_slot *slot, struct pl_exec_scratch *buf)
 {
 	struct pl_exec *exec = &buf->record.exec;
-	u32 at = sizeof(buf->record), path_bytes, name_bytes;
+	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
 
 	bpf_dynptr_write(&slot->data, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head), 0);
 	path_bytes = exec->path_bytes;
@@ -311,7 +385,15 @@ static __always_inline void pl_write_exec(struct pl_slot *slot, struct pl_exec_s
 	at += name_bytes;
 	pl_write_strings(slot, at, 0, exec->args_bytes);
 	at += exec->args_bytes;
-	pl_write_strings(slot, at, 1, exec->envs_bytes);
+	ssh_bytes = exec->ssh_bytes;
+	envs_bytes = exec->envs_bytes - ssh_bytes;
+	pl_write_strings(slot, at, 1, envs_bytes);
+	at += envs_bytes;
+	if (!ssh_bytes)
+		return;
+	asm volatile("" : "+r"(ssh_bytes));
+	if (ssh_bytes <= PL_SSH_BYTES_MAX)
+		bpf_dynptr_write(&slot->data, at, buf->ssh.text, ssh_bytes, 0);
 }
 
 /* Give the process its new image in the caches, and take from them what is known of the one before. */
@@ -394,7 +476,6 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->envc = bprm->envc;
 	exec->prev_inode = 0;
 	exec->interp_inode = 0;
-	exec->exec_reserved = 0;
 
 	name = bpf_probe_read_kernel_str(buf->name, sizeof(buf->name), bprm->filename);
 	exec->name_bytes = name > 0 ? name - 1 : 0; /* without its NUL */
@@ -411,6 +492,9 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->envs_full_bytes = full;
 	exec->exec_flags |= pl_read_strings(1, mm->env_start, full, settings->envs_bytes, &exec->envs_bytes,
 					    PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE);
+	pl_forget();
+	exec->ssh_bytes = pl_read_ssh(&buf->ssh, task, mm->env_start, mm->env_end);
+	exec->envs_bytes += exec->ssh_bytes;
 	pl_forget();
 	pl_cache_exec(buf, task);
 	pl_forget();

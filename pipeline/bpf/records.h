@@ -89,7 +89,7 @@ struct pl_exec {
 	__u64 interp_inode;
 	__u64 prev_cookie;
 	__u32 mount_end;
-	__u32 exec_reserved;
+	__u32 ssh_bytes;
 };
 _Static_assert(sizeof(struct pl_exec) == 128, "pl_exec");
 

@@ -64,6 +64,7 @@ TEXTS_MAX = 64
 PID_MAX = 1 << 22
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
+_I64 = (-(1 << 63), (1 << 63) - 1)
 _I32 = (-(1 << 31), (1 << 31) - 1)
 #: What a message of context events, of any version, has from its second byte on; a frame has something else there.
 CONTEXT_MARK = b"\xa7context"
@@ -130,7 +131,7 @@ class ContextMessage:
 
 
 def parse_time_ns(text: str) -> int:
-    """Unix time in ns of an RFC 3339 text.
+    """Unix time in ns of an RFC 3339 text; of one that 64 bits of ns do not reach ("never" is year 9999), the nearest.
 
     Raises:
         ValueError: it is none.
@@ -139,7 +140,8 @@ def parse_time_ns(text: str) -> int:
     if at.tzinfo is None:
         raise ValueError(f"{text:.40} has no time zone")
     since = at - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+    time_ns = (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+    return min(max(time_ns, _I64[0]), _I64[1])
 
 
 def encode_context(events: Iterable[ContextEvent], *, boot_id: bytes, source: str) -> bytes:

@@ -85,7 +85,7 @@ cdef class Encoder:
     ) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
     # Rows of execs below sshd (see `sessions`).
-    cdef uint32_t logins[64]
+    cdef uint32_t logins[1024]
     cdef uint32_t logins_count
 
     cdef public bint notes_ttyless

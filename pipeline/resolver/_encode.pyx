@@ -31,7 +31,7 @@ from pipeline.shm._files cimport pl_base_at, pl_extension_at
 from pipeline.shm._filesystems cimport pl_filesystem
 from pipeline.shm._layout cimport *
 from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm._writer cimport MARK_TTY_GIVEN, TableWriter
 
 import os
 
@@ -66,7 +66,7 @@ cdef enum:
     KIND_EXEC = 2
     KIND_EXIT = 3
     KIND_SID = 7
-    LOGINS = 64
+    LOGINS = 1024
     LEADERS = 1024
     TTYLESS = 1024
 
@@ -844,8 +844,11 @@ cdef class Encoder:
         cdef uint32_t parent = tables.follow(tables.hot[row].parent) if tables.hot[row].parent else 0
         if (
             parent != 0 and memcmp(tables.hot[parent].comm, b"sshd", 4) == 0
-            and memcmp(tables.hot[row].comm, b"sshd", 4) != 0 and self.logins_count < LOGINS
+            and memcmp(tables.hot[row].comm, b"sshd", 4) != 0
         ):
+            if self.logins_count == LOGINS:
+                tables.counters[PL_C_SESSIONS_UNREAD] += 1
+                return
             self.logins[self.logins_count] = row
             self.logins_count += 1
 
@@ -858,7 +861,7 @@ cdef class Encoder:
         cdef noted_leader *noted
         if (
             cold.sid != hot.tgid or hot.flags & PL_ROW_FOREIGN or self.leaders_count == LEADERS
-            or (has_ended and cold.tty[0] == 0)
+            or (has_ended and cold.tty[0] == 0) or tables.rows[row].marks & MARK_TTY_GIVEN
         ):
             return
         noted = &self.leaders[self.leaders_count]

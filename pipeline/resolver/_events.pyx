@@ -81,6 +81,7 @@ from pipeline.shm._layout cimport (
     PL_C_PARENT_MISSING,
     PL_C_PATH_ERROR,
     PL_C_REPARENTS_CORRECTED,
+    PL_KNOWN_AUID,
     PL_KNOWN_CAPS,
     PL_KNOWN_CGROUP,
     PL_KNOWN_COMM,
@@ -90,6 +91,7 @@ from pipeline.shm._layout cimport (
     PL_KNOWN_FORK_TIME,
     PL_KNOWN_NS,
     PL_KNOWN_SID,
+    PL_KNOWN_TTY,
     PL_ROW_ADOPTED,
     PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_BEFORE_CAPTURE,
@@ -114,6 +116,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
+from pipeline.shm._writer cimport MARK_TTY_GIVEN
 
 
 cdef enum:
@@ -502,6 +505,10 @@ cdef class Events(Rows):
                 self.cgroups.sets[head.tgid] = others
                 self.tables.names.hold(self.cold[image].container_ref)
                 self.tables.set_container_ref(row, self.cold[image].container_ref)
+        if image and self.tables.rows[image].marks & MARK_TTY_GIVEN and not (groups & PL_KNOWN_TTY and task.tty[0]):
+            # A fork has the descriptors of who forked it.
+            memcpy(cold.tty, self.cold[image].tty, 16)
+            self.mark_tty(row, True)
         self.put_task(row, task, groups)
 
     cdef void complete_fork(
@@ -636,6 +643,8 @@ cdef class Events(Rows):
             cold.exec_inode = 0
             self.want(head.tgid, head.start_boot_ns)
         else:
+            # Its descriptors may be others by now: the terminal is looked for again.
+            self.mark_tty(row, False)
             self.put_task(row, task, groups)
             self.put_image(row, body, strings)
             cold.exec_inode = body.prev_inode
@@ -933,13 +942,13 @@ cdef class Events(Rows):
                 # Something changed, and the record that said what was too large for its ring.
                 hot = &self.hot[row]
                 if head.kind == PL_KIND_CRED:
-                    unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS
+                    unknown = PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_NS
                 elif head.kind == PL_KIND_COMM:
                     unknown = PL_KNOWN_COMM
                 elif head.kind == PL_KIND_CGROUP:
                     unknown = PL_KNOWN_CGROUP
                 else:
-                    unknown = PL_KNOWN_SID
+                    unknown = PL_KNOWN_SID | PL_KNOWN_TTY | PL_KNOWN_NS
                 self.tables.begin(row)
                 hot.known &= ~unknown
                 hot.flags |= PL_ROW_GAP

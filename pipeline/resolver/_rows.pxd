@@ -121,6 +121,8 @@ cdef class Rows:
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil
     cdef void put_task(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil
     cdef bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil
+    cdef void mark_tty(self, uint32_t row, bint is_given) noexcept nogil
+    cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil
     cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil

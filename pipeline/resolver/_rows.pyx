@@ -92,7 +92,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
-from pipeline.shm._writer cimport MARK_DIGEST, TableWriter, row_state
+from pipeline.shm._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
 
 
 cdef enum:
@@ -385,7 +385,8 @@ cdef class Rows:
                 hot.cgroup_source = self.told_by
         if groups & PL_KNOWN_COMM:
             memcpy(hot.comm, task.comm, 16)
-        if groups & PL_KNOWN_TTY:
+        if groups & PL_KNOWN_TTY and not self.keeps_tty(row, task):
+            self.mark_tty(row, False)
             memcpy(cold.tty, task.tty, 16)
         if self.container_bytes:
             self.tables.set_container_ref(row, self.tables.names.intern(self.container, self.container_bytes))
@@ -400,6 +401,18 @@ cdef class Rows:
         return (task.cgroup_id != 0 and task.cgroup_id != self.hot[row].cgroup_id) or (
             task.cgroups_v1 != 0 and task.cgroups_v1 != self.cgroups.sets[self.hot[row].tgid]
         )
+
+    cdef void mark_tty(self, uint32_t row, bint is_given) noexcept nogil:
+        """Note whether the terminal is the one of descriptor 0 (terminals.py) instead of one that the kernel named."""
+        cdef row_state *state = &self.tables.rows[row]
+        if is_given:
+            state.marks |= MARK_TTY_GIVEN
+        else:
+            state.marks &= ~MARK_TTY_GIVEN
+
+    cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil:
+        """Whether the row's terminal is its descriptor's, of which a record that names none says nothing."""
+        return task.tty[0] == 0 and self.tables.rows[row].marks & MARK_TTY_GIVEN
 
     cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
         """Whether `put_task` would change anything that a reader can see."""
@@ -426,7 +439,7 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True
-        return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, 16) != 0
+        return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, 16) != 0 and not self.keeps_tty(row, task)
 
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil:
         """Take groups of TASK facts over from another row, as far as they are known there."""

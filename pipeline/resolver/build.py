@@ -291,6 +291,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
                 pids=ForeignPids() if is_tracer else None,
             )  # fmt: skip
+            if is_ebpf:
+                concealer.take_ssh = loop.sessions.take
         loop.names = _names(spec, tables, encoder, stack)
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)

@@ -1,7 +1,8 @@
 """Hide what the settings say, before anything is stored: arguments and environments in frames and in surveys.
 
 Everything behind this point (tables, stream, dumps, recordings) holds the concealed form only. How a secret is told is
-in scrub.py; here it is applied to the strings of records, which are replaced only where they differ.
+in scrub.py; here it is applied to the strings of records, which are replaced only where they differ. What sshd told of
+a client (`ssh_bytes`) is no part of an environment: it is handed on to who looks for sessions, and dropped.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ class Concealer:
         literals: arguments that hold none of them and none of `words` need no scrubbing; None: all may need it.
         words: the same for whole words.
         show_values: names of environment variables that keep their value; of others only the name is kept.
+
+    Attributes:
+        take_ssh: told (tgid, start in boot ns, strings) of what sshd executed, where the record has it.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class Concealer:
         # A single byte is in nearly every text: then all of them are looked at.
         self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
         self._show = frozenset(name.encode() for name in show_values)
+        self.take_ssh: Callable[[int, int, bytes], None] | None = None
 
     @classmethod
     def of(cls, config: Config, scrubber: Scrubber | None) -> Concealer:
@@ -90,7 +95,14 @@ class Concealer:
             at = begin + int(body["path_bytes"]) + int(body["name_bytes"])
             middle = at + int(body["args_bytes"])
             old = (bytes(blob[at:middle]), bytes(blob[middle : middle + int(body["envs_bytes"])]))
-            new = self.strings(*old)
+            if body["ssh_bytes"]:
+                kept = max(0, len(old[1]) - int(body["ssh_bytes"]))
+                if self.take_ssh is not None:
+                    head = frame.head[record]
+                    self.take_ssh(int(head["tgid"]), int(head["start_boot_ns"]), old[1][kept:])
+                new = self.strings(old[0], old[1][:kept])
+            else:
+                new = self.strings(*old)
             if new != old:
                 changes[number] = (record, at, *new)
                 digests[number] = digest_of(body, *old)
@@ -126,6 +138,7 @@ class Concealer:
             was = int(exec_["args_bytes"][number]) + int(exec_["envs_bytes"][number])
             done = at + was
             exec_["args_bytes"][number], exec_["envs_bytes"][number] = len(args), len(envs)
+            exec_["ssh_bytes"][number] = 0
             head["var_bytes"][record] = int(head["var_bytes"][record]) + len(args) + len(envs) - was
         pieces.append(blob[done:])
         return frame.replaced(head.tobytes(), exec_.tobytes(), b"".join(pieces), digests)

@@ -75,8 +75,11 @@ _RUNTIMES = {
 _HELPERS = ("conmon", "monitor", "shim", "pod_")
 # What of a sandbox must not count against its limits; the sandbox's own path may follow.
 _KATA_OVERHEAD = "kata_overhead"
-# Systemd names these as it is told to: an id below one is a container only where a runtime says so.
-_UNITS = (".slice", ".scope")
+# What is below a service or a scope is named as that likes, so an id there is a container only where a runtime says so.
+# Below a slice systemd has units alone, which end in what they are: an id there is of who makes cgroups without it, as
+# Docker and nerdctl can be told to do (`--cgroup-parent=/batch.slice`).
+_DELEGATED = (".service", ".scope")
+_UNITS = (".slice", *_DELEGATED)
 
 
 def container_of_path(path: str) -> Container | None:
@@ -148,7 +151,8 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
             return "helper"
         runtime = _RUNTIMES.get(prefix) or _RUNTIMES.get(before, "")
         # An id counts where a runtime or a pod says that it is one; a bare one also at the end of a path.
-        if runtime or _POD.fullmatch(before) or (is_last and not prefix and not before.endswith(_UNITS)):
+        strangers = _UNITS if segment.endswith(".scope") else _DELEGATED
+        if runtime or _POD.fullmatch(before) or (is_last and not prefix and not before.endswith(strangers)):
             if not prefix and before in ("ecs", "libpod_parent"):
                 return None  # a task, a pod: not a container (podman's are libpod-ID), and conmon is below a pod too
             return Container(own["id"], "docker" if runtime == "ecs" else runtime or _by_ecs(segments))

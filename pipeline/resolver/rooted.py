@@ -89,13 +89,17 @@ def is_root_local(root: int, mounts: bytes) -> bool:
     Its mount is named by number, which asks the file system nothing. The mount of a chroot's directory is missing in
     the process' own list, being outside of what it can reach; then it is in ours, if the two share a mount namespace.
     """
-    info = Path(f"/proc/self/fdinfo/{root}").read_bytes()
-    number = info.partition(b"mnt_id:")[2].split(None, 1)[0]
+    number = mount_id(root)
     for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
         for mounted, tail in mounts_of(text):
             if mounted[0] == number:
                 return _is_of_local_type(tail)
     return False
+
+
+def mount_id(fd: int) -> bytes:
+    """Number of the mount that a descriptor is on, in digits; the file system is asked nothing. Raises OSError."""
+    return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"mnt_id:")[2].split(None, 1)[0]
 
 
 def is_local(mounts: bytes, point: bytes) -> bool:

@@ -9,8 +9,10 @@ Subscribers, who may have no such file, are told when a session begins.
 Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process; where sshd
 is told to leave it in a file, that is read (`ssh_auth`), else it stays unknown.
 
-A command may have ended before its environment is read (``ssh HOST true``). Then the environment in the exec's record
-tells, where environments are captured and the values are shown; else nobody can, and the process is counted.
+A command may have ended before its environment is read (``ssh HOST true``). So the exec program itself reads from what
+sshd executes who the client is (`take`), which no program can have changed by then; and nothing else, so that the login
+name is known only where the environment is read in time, or captured and shown. Other sources have no such record:
+there nobody can tell, and the process is counted.
 """
 
 from __future__ import annotations
@@ -43,6 +45,8 @@ SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
 #: Execs that wait to be looked at; of more, the last ones are not.
 ROWS_MAX = 1024
+#: Processes of which the record of their first exec below sshd is kept; of more, the oldest are forgotten.
+TOLD_MAX = 4096
 #: Of an environment in the tables, before its strings.
 ENVS_HEAD_BYTES = 4
 _CLIENT = frozenset({b"SSH_CONNECTION", b"SSH_CLIENT"})
@@ -84,6 +88,19 @@ class SshSessions:
         self._rows: list[int] = []
         self.is_waiting = False
         self._known: dict[str, dict[str, Any]] = {}
+        self._told: dict[tuple[int, int], bytes] = {}
+
+    def take(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
+        """Keep what the record of an exec below sshd tells; the exec is applied later.
+
+        Args:
+            tgid, start_boot_ns: the process.
+            strings: SSH_CONNECTION and SSH_CLIENT of its environment, if it has them, with a NUL behind each.
+        """
+        # The first one is of what sshd executed; that may execute something else, and have changed its environment.
+        self._told.setdefault((tgid, start_boot_ns), strings)
+        if len(self._told) > TOLD_MAX:
+            del self._told[next(iter(self._told))]
 
     def begin(self) -> None:
         """Find the sessions that there are; call when the tables are filled. A predecessor's are gone on with."""
@@ -162,9 +179,12 @@ class SshSessions:
         tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
         key = key_of(self._tables, tgid) if self._pids is not None else None
         pid = self._pids.find(key) if self._pids is not None and key is not None else tgid
+        told = self._told.get((tgid, start))
         session = read_session(pid, self._proc)
         if session is None or self._start(pid) != start // TICK_NS:
-            session = self._recorded(row)
+            session = self._recorded(row, told or b"")
+        if told is not None:
+            session = _as_told(session_of(told.split(b"\0")), session)
         if session is None:
             self._tables.count("sessions_unread")
         if not session:
@@ -177,14 +197,14 @@ class SshSessions:
         self._write()  # before a row names it
         self._mark(tgid, number, former)
 
-    def _recorded(self, row: int) -> dict[str, Any] | None:
-        """As `read_session`, by the environment that was recorded with the exec of an image."""
+    def _recorded(self, row: int, told: bytes) -> dict[str, Any] | None:
+        """As `read_session`, by the environment that was recorded with the exec of an image, and by what was told."""
         ref = int(self._tables.cold_view()["envs_ref"][row])
         text = self._tables.envs.py_bytes(ref)[ENVS_HEAD_BYTES:] if ref else b""
         if not text:
             return None
         environment = text.split(b"\0")
-        session = session_of(environment)
+        session = session_of(environment + told.split(b"\0"))
         if session is None and not int(self._tables.hot_view()["flags"][row]) & layout.ROW_ENVS_TRUNCATED:
             # A name alone is one whose value is not shown.
             return None if _CLIENT.intersection(environment) else {}
@@ -198,10 +218,33 @@ class SshSessions:
             row = self._tables.py_head(one)
             if not row or self._number(row) not in {0, former}:
                 continue
-            self._tables.py_begin(row)
-            self._tables.cold_view()["user_session"][row] = number
-            self._tables.py_end(row)
+            self._put(row, number)
             todo += self._tables.py_children(one)
+        self._mark_adopted(tgid, number, former)
+
+    def _mark_adopted(self, tgid: int, number: int, former: int) -> None:
+        """The same for those whose parent, or the process itself, has ended meanwhile: they are somebody else's now.
+
+        Who forked whom stays. Of what began after the process, in the order in which it began, each is in the session
+        if its creator is.
+        """
+        hot = self._tables.hot_view()[: self._tables.rows_frontier]
+        start = int(hot["start_boot_ns"][self._tables.py_head(tgid)])
+        later = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["start_boot_ns"] > start))
+        members = {(tgid, start)}
+        for row in later[np.argsort(hot["start_boot_ns"][later], kind="stable")].tolist():
+            creator = self._tables.py_follow(int(hot["creator"][row]))
+            if not creator or (int(hot["tgid"][creator]), int(hot["start_boot_ns"][creator])) not in members:
+                continue
+            if self._number(row) in {0, former}:
+                self._put(row, number)
+            if self._number(row) == number:
+                members.add((int(hot["tgid"][row]), int(hot["start_boot_ns"][row])))
+
+    def _put(self, row: int, number: int) -> None:
+        self._tables.py_begin(row)
+        self._tables.cold_view()["user_session"][row] = number
+        self._tables.py_end(row)
 
     def _start(self, tgid: int) -> int | None:
         return read_start(tgid)
@@ -259,6 +302,14 @@ def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
         return None
     user = values.get(b"LOGNAME", values.get(b"USER", b""))[:256].decode("utf-8", "surrogateescape")
     return {"username": user or None, "client_ip": str(address), "client_port": port}
+
+
+def _as_told(told: dict[str, Any] | None, found: dict[str, Any] | None) -> dict[str, Any]:
+    """The session that the record of the exec tells of, with what was found besides if it is of the same client."""
+    if told is None:
+        return {}
+    is_same = found and all(found.get(name) == told[name] for name in ("client_ip", "client_port"))
+    return found if found and is_same else told
 
 
 def _word(comm: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

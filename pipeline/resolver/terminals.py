@@ -142,8 +142,6 @@ class TtyFallback:
         self._encoder = encoder
         self._watermark = watermark
         self._proc = proc
-        #: By tgid: link to the row, and the name.
-        self._given: dict[int, tuple[int, bytes]] = {}
         self._told: set[tuple[int, int, bytes]] = set()
         encoder.notes_ttyless = True
 
@@ -153,7 +151,8 @@ class TtyFallback:
         live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
         for row in np.flatnonzero(live).tolist():
             if name := self._find(row):
-                self._give(row, name)
+                _set(self._tables, row, name)
+                self._tables.py_mark_tty_given(row)
 
     def poll(self) -> None:
         """Look at what was executed or changed since the last call; after `SessionTerminals` has."""
@@ -164,8 +163,7 @@ class TtyFallback:
 
     def gave(self, row: int) -> bool:
         """Whether the terminal of a row is from here."""
-        given = self._given.get(int(self._tables.hot_view()["tgid"][row]))
-        return given == (self._tables.py_link(row), bytes(self._tables.cold_view()["tty"][row]))
+        return self._tables.py_is_tty_given(row)
 
     def has_told(self, sid: int, time_boot_ns: int, tty: bytes) -> bool:
         """Whether that a session's leader got a terminal was told from here, since it was last looked."""
@@ -185,19 +183,19 @@ class TtyFallback:
         has_one = hot["exit_boot_ns"] or self._tables.cold_view()["tty"][row]
         return not has_one and self._tables.py_head(int(hot["tgid"])) == row
 
-    def _give(self, row: int, name: bytes) -> None:
-        _set(self._tables, row, name)
-        self._given[int(self._tables.hot_view()["tgid"][row])] = self._tables.py_link(row), name
-
     def _give_all(self, row: int, name: bytes) -> None:
-        """Also to those that it has forked and that have executed nothing since: they have its descriptors."""
+        """Also to those that it has forked and that have executed nothing since: they have its descriptors.
+
+        Who is forked later gets it from the applier, which knows by the mark that no record takes it away again.
+        """
         todo = [row]
         while todo:
             one = todo.pop()
             tgid, time_boot_ns = int(self._tables.hot_view()["tgid"][one]), self._watermark()
-            self._give(one, name)
+            _set(self._tables, one, name)
             self._told.add((tgid, time_boot_ns, name))
             _tell(self._tables, self._applier, one, time_boot_ns)
+            self._tables.py_mark_tty_given(one)  # last: the event tells of it as of a name from the kernel
             for child in map(self._tables.py_head, self._tables.py_children(tgid)):
                 if child and self._lacks(child) and not self._tables.hot_view()["flags"][child] & layout.ROW_IS_EXEC:
                     todo.append(child)

@@ -4,8 +4,9 @@ A tracer library writes one msgpack map into an anonymous file called ``datadog-
 and keeps it open. Covers reading and decoding it. Leaves out when and where: the seal event says, also of a file that
 was sealed before the capture (specification 1.3: nothing is looked up in procfs).
 
-The file belongs to a stranger, so: only a regular memfd is opened (never a device, pipe or file on a disk that might
-block), its size must be sealed, and at most 64 KiB are decoded, with bounds on every container.
+The file belongs to a stranger, so: only a regular memfd is asked for anything (never a device, a pipe, or a file whose
+file system might let us wait, FUSE's, whatever it is called), its size must be sealed, and at most 64 KiB are decoded,
+with bounds on every container.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +24,7 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import FrameError
+from pipeline.resolver.rooted import mount_id
 
 SIZE_MAX = 1 << 16
 #: Newest schema that is understood; newer ones must stay compatible, so their known keys are read too.
@@ -110,9 +113,11 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error
     try:
         own = f"/proc/self/fd/{handle}"
-        link = str(Path(own).readlink())
+        # Name and mount are told without a question to the file system, which may be a stranger's and never answer.
+        if not str(Path(own).readlink()).startswith(_LINK) or mount_id(handle) != _memfd_mount():
+            raise _refused(peer, f"descriptor {fd} is no memfd")
         status = os.fstat(handle)
-        if not link.startswith(_LINK) or not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):
             raise _refused(peer, f"descriptor {fd} is no memfd")
         if status.st_size > SIZE_MAX:
             raise _refused(peer, f"{status.st_size} bytes, more than {SIZE_MAX}")
@@ -131,6 +136,16 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     finally:
         os.close(content)
     return decode_tracer_metadata(data, peer)
+
+
+@cache
+def _memfd_mount() -> bytes:
+    """The mount that all memfds of the kernel are on (but for those of huge pages), and nothing that has a name."""
+    fd = os.memfd_create("procline", os.MFD_CLOEXEC)
+    try:
+        return mount_id(fd)
+    finally:
+        os.close(fd)
 
 
 def _refused(peer: str, reason: str) -> FrameError:

@@ -42,6 +42,7 @@ TTL_NS = 300 * 1_000_000_000
 #: An id without a name is asked for again sooner: `useradd` often runs after the process was started.
 MISS_TTL_NS = 60 * 1_000_000_000
 
+_ID_DIGITS = 10
 _FILES: dict[Kind, str] = {"user": "etc/passwd", "group": "etc/group"}
 
 
@@ -200,8 +201,9 @@ def parse_names(text: bytes) -> dict[int, str]:
         fields = line.split(b":")
         if len(fields) >= 3 and fields[0] and fields[0][:1] not in b"#+-" and fields[2].isdigit():
             name = fields[0].decode("utf-8", "surrogateescape")[:NAME_CHARS]
-            if int(fields[2]) < 1 << 32:
-                names.setdefault(int(fields[2]), name)
+            number = fields[2].lstrip(b"0") or b"0"
+            if len(number) <= _ID_DIGITS and int(number) < 1 << 32:  # thousands of digits int() refuses
+                names.setdefault(int(number), name)
     return names
 
 

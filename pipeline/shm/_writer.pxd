@@ -19,6 +19,7 @@ cdef enum:
     MARK_QUEUED = 8  # in the retention queue
     MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
     MARK_DIGEST = 32  # `digests` has one of it
+    MARK_TTY_GIVEN = 64  # the terminal is the descriptor's, not the kernel's (contexts.tty_fallback)
 
 
 #: What the writer has of a row for itself: on one cache line, as an event touches all of it.

@@ -764,6 +764,16 @@ cdef class TableWriter(ControlWriter):
         else:
             raise KeyError(field)
 
+    def py_mark_tty_given(self, uint32_t row) -> None:
+        """The terminal of the row is not one that the kernel named: that a record names none does not take it away."""
+        self._require_row(row)
+        self.rows[row].marks |= MARK_TTY_GIVEN
+
+    def py_is_tty_given(self, uint32_t row) -> bool:
+        """Whether `py_mark_tty_given` counts for the row."""
+        self._require_row(row)
+        return self.rows[row].marks & MARK_TTY_GIVEN != 0
+
     def py_intern_names(self, data) -> int:
         return self.names.py_intern(data)
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline import events
+from pipeline.bpf.loader import Capture
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import act, waiting
 
@@ -432,3 +433,78 @@ def test_setuid_program_is_secure(reader: Reader, actions: Path, tmp_path: Path)
     assert record.body["mode"] == program.stat().st_mode
     assert (record.task["uid"], record.task["euid"], record.task["suid"]) == (65534, 0, 0)
     assert reader.one(child.pid, events.KIND_FORK).task["uid"] == 0
+
+
+# -- what sshd tells ---------------------------------------------------------------------------------------------------
+
+CONNECTION = b"SSH_CONNECTION=fe80::1234:5678:9abc:def0%a-long-name-0 50022 fe80::1%a-long-name-0 22"
+CLIENT = b"SSH_CLIENT=fe80::1234:5678:9abc:def0%a-long-name-0 50022 22"
+
+LONGEST = b"SSH_CLIENT=" + b"1" * 243  # as long as one may be
+
+
+def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true") -> int:
+    """Fork a process called `comm`, which executes /bin/true with this environment from a child; returns its pid.
+
+    Args:
+        name: of a link to the program, and so the child's comm.
+    """
+    code = (
+        "import os, sys\n"
+        "comm, path, *environ = [os.fsencode(word) for word in sys.argv[1:]]\n"
+        "open('/proc/self/comm', 'wb').write(comm)\n"
+        "pid = os.fork() or os.execve(path, [path], dict(word.split(b'=', 1) for word in environ))\n"
+        "os.waitpid(pid, 0); print(pid)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, comm, name, *environ], stdout=subprocess.PIPE, check=True)
+    return int(answer.stdout)
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Reader]:
+    """A capture with the default settings: of environments nothing."""
+    with Capture(ring_bytes=1 << 20) as running:
+        yield Reader(running)
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ([b"A=1", CONNECTION, b"SECRET=x", CLIENT], [CONNECTION, CLIENT]),
+        ([b"%03d=" % n + b"x" * n + b"SSH_CLIENT=1.2.3.4 1 22" for n in (0, 245, *range(248, 258), 300)], []),
+        ([b"A=" + b"x" * 252, CLIENT, b"B=" + b"x" * 254, CONNECTION], [CLIENT, CONNECTION]),
+        ([b"%d=1" % n for n in range(500)] + [CLIENT], [CLIENT]),
+        ([LONGEST, b"SSH_CONNECTIONS=1", b"XSSH_CLIENT=1", b"SSH_CLIEN=1", b"SSH_TTY=/dev/pts/1"], [LONGEST]),
+        ([LONGEST + b"1"], []),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_what_sshd_executes_tells_of_its_client_and_of_nothing_else(
+    bare: Reader, environ: list[bytes], told: list[bytes]
+) -> None:
+    record = last_exec(bare, run_below(b"sshd-session", environ, b"/bin/true"))
+    assert record.envs == b"".join(word + b"\0" for word in told) + b"\0"
+    assert record.body["ssh_bytes"] == len(record.envs)
+    assert record.body["envs_full_bytes"] == sum(len(word) + 1 for word in environ)
+
+
+def test_an_environment_that_is_captured_stands_before_it(reader: Reader) -> None:
+    environ = [b"A=1", CLIENT, b"SECRET=x"]
+    record = last_exec(reader, run_below(b"sshd", environ, b"/bin/true"))
+    told = CLIENT + b"\0\0"
+    assert record.envs == b"".join(word + b"\0" for word in environ) + told
+    assert record.body["ssh_bytes"] == len(told)
+
+
+def test_an_environment_that_was_not_looked_through_says_nothing(bare: Reader) -> None:
+    environ = [b"%d=1" % n for n in range(600)]
+    assert last_exec(bare, run_below(b"sshd", environ, b"/bin/true")).envs == b""
+
+
+def test_only_what_sshd_executes_is_looked_at(bare: Reader, tmp_path: Path) -> None:
+    (tmp_path / "sshd-session").symlink_to("/bin/true")
+    for comm, path in (
+        (b"ssh", b"/bin/true"), (b"xsshd", b"/bin/true"), (b"sshd", os.fsencode(tmp_path / "sshd-session"))
+    ):  # fmt: skip
+        record = last_exec(bare, run_below(comm, [CLIENT], path))
+        assert (record.envs, int(record.body["ssh_bytes"])) == (b"", 0)

@@ -157,6 +157,8 @@ def test_a_sender_learns_what_a_reader_would_refuse() -> None:
         ("1970-01-01T00:00:01Z", 10**9),
         ("2026-11-25T05:20:00.25+01:00", 1_795_580_400_250_000_000),
         ("1969-12-31T23:59:59Z", -(10**9)),
+        ("9999-12-31T23:59:59Z", (1 << 63) - 1),
+        ("0001-01-01T00:00:00Z", -(1 << 63)),
     ],
 )
 def test_times_as_metadata_services_write_them(text: str, ns: int) -> None:

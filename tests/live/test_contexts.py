@@ -535,31 +535,72 @@ def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> No
             eventually(lambda: resolve(table, pids[0]).ssh_session == before, timeout=10)
 
 
-def test_a_short_command_is_known_by_its_record_or_counted(
-    live_kernel: None, daemon: Daemon, tmp_path: Path
-) -> None:
-    sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
-    settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["SSH_CONNECTION", "USER"]\n'
-    with (
-        Daemon(settings, name="short") as recording,
-        Recorder(recording, "proc.context", "proc.exec").started() as recorder,
-    ):
-        before = daemon.stat()["counters"]["sessions_unread"]
+def short_sessions(daemon: Daemon, sshd: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Let sshd run 20 commands that end at once; return the events of these, when all of their sessions were told."""
+    with Recorder(daemon, "proc.context", "proc.exec").started() as recorder:
         for _ in range(20):
-            subprocess.run([sshd], check=True, env={})
+            subprocess.run([sshd], check=True, env=environment)
 
-        def sessions(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            return [event for event in events if event["event"] == "user_session" and event["comm"] == "true"]
+        def pids(events: list[dict[str, Any]]) -> set[int]:
+            return {event["pid"] for event in events if event["event"] == "user_session" and event["comm"] == "true"}
 
-        eventually(lambda: len(sessions(recorder.events)) == 20, timeout=20)
-        found = sessions(recorder.stop())
-        assert {(e["context"]["ssh_username"], e["context"]["ssh_client_ip"]) for e in found} == {
-            ("alice", "192.0.2.7")
-        }
-        assert len({event["user_session"] for event in found}) == 20
-        assert recording.stat()["counters"]["sessions_unread"] == 0
-    # Without environments one or the other may be read in time.
-    eventually(lambda: daemon.stat()["counters"]["sessions_unread"] > before, timeout=10)
+        eventually(lambda: len(pids(recorder.events)) == 20, timeout=20)
+        told = recorder.stop()
+    found = [event for event in told if event["pid"] in pids(told) and event["comm"] == "true"]
+    assert [event["event"] for event in found].count("exec") == len(found) // 2 == 20
+    assert len({event["user_session"] for event in found if event["event"] == "user_session"}) == 20
+    return found
+
+
+def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Path) -> None:
+    """Environments are not captured: what is read for the session is nowhere but in the session."""
+    sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
+    secret = secrets.token_hex(16)
+    with Daemon(name="short") as daemon:
+        told = short_sessions(daemon, sshd, {"TOKEN": secret})
+        contexts = [event["context"] for event in told if event["event"] == "user_session"]
+        assert {(one["ssh_client_ip"], one["ssh_client_port"]) for one in contexts} == {("192.0.2.7", 50022)}
+        # The login name is there where the environment could be read in time.
+        assert {context.get("ssh_username") for context in contexts} <= {"alice", None}
+        assert daemon.stat()["counters"]["sessions_unread"] == 0
+        assert not any(event["envs"] for event in told)
+        assert all(event["envs_truncated"] and event["envc"] == 3 for event in told), "of one that is not here"
+        for path in daemon.directory.rglob("*"):
+            content = path.read_bytes() if path.is_file() else b""
+            assert secret.encode() not in content and b"TOKEN" not in content and b"SSH_CONNECTION" not in content
+
+
+def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
+    """Names alone, as by default: the client is known. With the value of USER: the login name, too."""
+    sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
+    settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
+    with Daemon(settings, name="short") as other:
+        for one, users, stored in (
+            (daemon, {"alice", None}, ("SSH_CONNECTION", "USER")), (other, {"alice"}, ("SSH_CONNECTION", "USER=alice"))
+        ):  # fmt: skip
+            told = short_sessions(one, sshd, {})
+            contexts = [event["context"] for event in told if event["event"] == "user_session"]
+            assert {context["ssh_client_ip"] for context in contexts} == {"192.0.2.7"}
+            assert {context.get("ssh_username") for context in contexts} <= users
+            assert {tuple(event["envs"] or ()) for event in told} == {stored}
+        assert other.stat()["counters"]["sessions_unread"] == 0
+
+
+def test_what_a_short_command_leaves_behind_is_in_its_session(
+    table: ProcessTable, tmp_path: Path
+) -> None:
+    """`ssh HOST 'sleep 60 &'`."""
+    source = SSHD_SHORT.replace('execl("/bin/true", "true", NULL)', 'execl("/bin/sh", "sh", "-c", COMMAND, NULL)')
+    sshd = compile_c(f'#define COMMAND "sleep 60 >/dev/null 2>&1 & echo $$ $!"\n{source}', tmp_path / "sshd")
+    for _ in range(5):
+        answer = subprocess.run([sshd], check=True, env={}, stdout=subprocess.PIPE, text=True)
+        shell, left = map(int, answer.stdout.split())
+        try:
+            eventually(lambda left=left: resolve(table, left).ssh_session is not None)
+            session = resolve(table, left).ssh_session
+            assert session["client_ip"] == "192.0.2.7" and session["id"] == resolve(table, shell).user_session
+        finally:
+            os.kill(left, 9)
 
 
 def test_a_program_that_calls_itself_sshd_begins_no_session(table: ProcessTable, tmp_path: Path) -> None:
@@ -637,6 +678,42 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             recorder.wait_for(lambda events: any(e["event"] == "sid" and e["pid"] == child.pid for e in events))
             mine = [e for e in recorder.stop() if e["pid"] == child.pid]
             assert [(e["event"], e["tty"]) for e in mine if e["comm"] == "sleep"] == [("exec", ""), ("sid", wanted)]
+    finally:
+        os.close(main)
+        os.close(other)
+
+
+def test_what_the_fallback_found_is_inherited_and_stays(live_kernel: None) -> None:
+    """A fork after the look, without an exec of its own; changes; and the end, whose record names no terminal."""
+    code = (
+        "import os, sys, time\n"
+        "sys.stdin.readline()\n"
+        "child = os.fork()\n"
+        "if not child:\n"
+        "    os.setsid(); open('/proc/self/comm', 'w').write('later'); time.sleep(60)\n"
+        "print(child, flush=True); os.waitpid(child, 0)"
+    )
+    main, other = pty.openpty()
+    try:
+        with (
+            Daemon("[contexts]\ntty_fallback = true\n") as daemon,
+            daemon.attach() as table,
+            Recorder(daemon, "proc").started() as recorder,
+            process(sys.executable, "-c", code, stdin=other, stdout=subprocess.PIPE) as parent,
+        ):
+            wanted = "pts" + os.ttyname(other).rpartition("/")[2]
+            eventually(lambda: resolve(table, parent.pid).tty == wanted)
+            os.write(main, b"\n")
+            assert parent.stdout is not None
+            child = int(parent.stdout.readline())
+            eventually(lambda: resolve(table, child).comm == "later")
+            assert resolve(table, child).tty == wanted
+            os.kill(child, 9)
+            recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == child for e in events))
+            assert resolve(table, child).tty == wanted
+            mine = [event for event in recorder.stop() if event["pid"] == child]
+            assert {event["tty"] for event in mine} == {wanted}
+            assert {"fork", "sid", "comm", "exit"} <= {event["event"] for event in mine}
     finally:
         os.close(main)
         os.close(other)

@@ -708,10 +708,22 @@ def test_head_only_fork_exec_exit(w):
     assert w.read.counter("head_only") == 3
 
 
-def test_head_only_change_makes_the_fact_unknown(w):
+@pytest.mark.parametrize(
+    ("kind", "unknown"),
+    [
+        # What the programs of this kind of record compare: change.bpf.h.
+        (events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID | layout.KNOWN_NS),
+        (events.KIND_SID, layout.KNOWN_SID | layout.KNOWN_TTY | layout.KNOWN_NS),
+        (events.KIND_COMM, layout.KNOWN_COMM),
+        (events.KIND_CGROUP, layout.KNOWN_CGROUP),
+    ],
+)
+def test_head_only_change_makes_the_facts_unknown(w, kind, unknown):
     w.fork(1, 3)
-    head_only(w.story.change(3, events.KIND_CRED, uid=4)).apply(w.applier)
-    assert not w.proc(3).known & layout.KNOWN_CREDS
+    before = w.proc(3).known
+    assert before & unknown == unknown
+    head_only(w.story.change(3, kind, uid=4)).apply(w.applier)
+    assert w.proc(3).known == before & ~unknown
     assert w.proc(3).start_boot_ns in [start for _, start in w.applier.take_wanted()]
 
 
@@ -742,6 +754,12 @@ def test_ticks_and_nanoseconds_are_one_entry(w):
     row = w.proc(4)
     assert row.start_boot_ns == int(fork.head["start_boot_ns"][0]) and not flag(row, "START_TICKS")
     assert row.images == 1 and w.read.live() == {1, 3, 4}
+    assert w.read.follow(row.previous_owner) is None and w.read.counter("exits_unseen") == 0, "one, not two"
+    # The other way round: /proc is read of a process that is known exactly.
+    row = w.proc(3)
+    assert w.snapshot(3, b"/sbin/init", ticks=True, flags=0) != _apply.ADDED
+    assert (w.proc(3).row, w.proc(3).start_boot_ns) == (row.row, row.start_boot_ns)
+    assert w.read.follow(w.proc(3).previous_owner) is None and w.read.counter("exits_unseen") == 0
 
 
 def test_an_exec_between_capture_and_snapshot(w):

@@ -84,6 +84,36 @@ def test_a_frame_without_secrets_is_handed_on_itself() -> None:
     assert concealer().frame(frame) is frame
 
 
+@pytest.mark.parametrize("is_raw", [False, True])
+def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
+    ssh = b"SSH_CLIENT=192.0.2.7 1 22\0\0"
+    plain = (b"/bin/ls", b"ls", b"ls\0", b"")
+    frame = frame_of(
+        [plain, (b"/bin/a", b"a", b"a\0", ssh), (b"/bin/b", b"b", b"b\0", b"A=1\0PATH=/bin\0" + ssh), plain]
+    )
+    frame = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 0, len(ssh), len(ssh), 0), bytes(frame.blob))
+    told: list[tuple[int, int, bytes]] = []
+    hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
+    hides.take_ssh = lambda *what: told.append(what)
+    hidden = hides.frame(frame)
+    assert strings_of(hidden) == [
+        plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
+    ]  # fmt: skip
+    assert hidden.head["var_bytes"].sum() == len(hidden.blob) and not hidden.exec["ssh_bytes"].any()
+    assert told == [(0, 0, ssh), (0, 0, ssh)]
+    # Who does not want it loses it too; and a record that says more than it has is cut, nothing else.
+    hides.take_ssh = None
+    assert strings_of(hides.frame(frame)) == strings_of(hidden)
+    lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob))
+    assert [strings[2] for strings in strings_of(hides.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
+
+
+def with_ssh_bytes(frame: Frame, *ssh_bytes: int) -> bytes:
+    exec_ = frame.exec.copy()
+    exec_["ssh_bytes"] = ssh_bytes
+    return exec_.tobytes()
+
+
 def test_raw_arguments_are_kept_and_environments_are_not() -> None:
     frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0")])
     assert strings_of(Concealer(None).frame(frame)) == [(b"/p", b"p", b"p\0--password=x\0", b"TOKEN\0")]

@@ -177,6 +177,20 @@ def test_credentials_expire_by_themselves_and_of_their_own_process_only(s: Scene
     assert again.aws_security_credentials == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "is_kept"),
+    [("9999-12-31T23:59:59Z", True), ("0001-01-01T00:00:00+23:59", False), ("1969-12-31T00:00:00Z", False)],
+)
+def test_credentials_that_expire_in_no_time_of_ours(s: Scene, text: str, is_kept: bool) -> None:
+    """What is written for "never", and with a clock that was not set: more than 64 bits of ns, and less than 0."""
+    entry = s.entry(s.w.fork(1, 3, 10))
+    assert s.send("imds", 3, access_key_id="A", expiration=text) is not None
+    s.loop.poll(s.w.clock() + 1)
+    known = entry.aws_security_credentials
+    assert [one.expiration_raw for one in known] == ([text] if is_kept else [])
+    assert s.send("capabilities", 3, attempted=1, used=1) is not None, "and the next event is told"
+
+
 def test_a_successor_lets_what_its_predecessor_was_told_expire(s: Scene) -> None:
     entry = s.entry(s.w.fork(1, 3, 10))
     s.entry(s.w.fork(1, 4, 10)).span_id = 5

@@ -433,9 +433,11 @@ def test_procfs_replaces_the_image_of_a_lost_exec(w: World) -> None:
 
 def test_ticks_of_procfs_and_ns_of_the_kernel_are_one_process(w: World) -> None:
     event = w.fork(0, 7, 10)
-    w.proc.add(high(7), 0, exe_inode=10, start_boot_ns=entry_of(event).start_boot_ns)
+    assert entry_of(event).start_boot_ns % boot.TICK_NS, "or there is nothing to tell apart"
+    w.proc.add(high(7), 0, exe_inode=10, start_boot_ns=entry_of(event).start_boot_ns, tty=b"pts9")
     assert w.resolver.resolve_from_procfs(high(7), 10, None) is event.entry
-    assert len(w.cache) == 1
+    assert len(w.cache) == 1 and w.tables.heads_exited == 0, "nor is the other one history"
+    assert entry_of(event).tty_name == "pts9", "what procfs says is of this one"
 
 
 def test_a_memfd_and_its_file_system(w: World) -> None:

@@ -100,14 +100,17 @@ def test_a_change_of_credentials_after_an_exec_is_of_the_image_that_runs(w: Worl
 
 
 def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_time(w: World) -> None:
-    """setuid on CPU 0, exec on CPU 1, ring 1 first: the exec has told the new ids already."""
+    """setuid on CPU 0, exec of a setuid program on CPU 1, ring 1 first: the exec has told newer ids already."""
     w.fork(1, 3)
     late = w.story.change(3, events.KIND_CRED, uid=1000)
+    w.story.processes[3].uid = 7
     w.exec(3, b"/bin/sh")
     before = w.proc(3)
     late.apply(w.applier, late=True)
     after = w.proc(3)
-    assert (after.row, after.uid, after.path) == (before.row, 1000, b"/bin/sh")
+    assert (after.row, after.uid, after.euid, after.path) == (before.row, 7, 7, b"/bin/sh")
+    w.fork(3, 4)
+    assert w.proc(4).uid == 7
 
 
 def segments(directory: Path) -> dict[str, bytes]:
@@ -163,25 +166,25 @@ def test_a_look_up_of_the_resolver_changes_no_row() -> None:
 def test_65536_live_identities_do_not_collide() -> None:
     with instance() as directory:
         tables = make_tables(
-            directory, row_capacity=LIVE + 8, chunk_rows=4096, pid_capacity=1 << 17, names_bytes=1 << 24, checked=False
+            directory, row_capacity=LIVE + 8, chunk_rows=4096, pid_capacity=1 << 22, names_bytes=1 << 24, checked=False
         )
         applier, story = Applier(tables), Story()
         story.begin(1, inode=10)
-        for n in range(LIVE):
-            # Two ticks and all pids: many share the start's tick, so a coarse identity would not tell them apart.
-            event = story.fork(1, 2 + n)
-            event.apply(applier)
+        # All over the kernel's pids, so that 16 bits of them do not tell them apart; and many share the start's tick.
+        pids = np.arange(LIVE, dtype=np.uint32) * 62 + 64
+        for pid in pids.tolist():
+            story.fork(1, pid).apply(applier)
         assert tables.heads_live == LIVE
         tables.commit(story.now, np.zeros(4, np.uint64), np.zeros(4, np.uint64), np.zeros(16, np.uint64))
         tables.set_state(layout.STATE_READY)
         tables.heartbeat(boot.now_boot_ns())
         with ProcessTable.attach(path=directory) as table:
-            pids = np.arange(2, LIVE + 2, dtype=np.uint32)
             rows = table.resolve_many(pids)
             assert (rows["tgid"] == pids).all()
             starts = np.array([story.processes[int(pid)].start for pid in pids], np.uint64)
             assert (rows["start_boot_ns"] == starts).all()
             assert len(np.unique(rows["start_boot_ns"] // boot.TICK_NS)) < LIVE // 1000
+            assert len(np.unique(pids & 0xFFFF)) < LIVE
             names = {entry.entity_id for entry in table.walk()}
             assert len(names) == LIVE
             assert names == {

@@ -123,7 +123,10 @@ def test_an_exec_below_sshd_is_noted_by_the_encoder_and_looked_at_then(w: World)
     assert len(told) == 1
     for _ in range(100):
         w.exec(4, b"/bin/sh")
-    assert len(w.encoder.take_logins()) == 64
+    assert len(w.encoder.take_logins()) == 100
+    for _ in range(1030):
+        w.exec(4, b"/bin/sh")
+    assert len(w.encoder.take_logins()) == 1024 and w.tables.counter("sessions_unread") == 6, "bounded, and counted"
 
 
 def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
@@ -238,6 +241,71 @@ def test_a_command_that_ended_before_it_was_looked_at(
     assert w.tables.counter("sessions_unread") == unread
     body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "alice", "ssh_client_ip": "192.0.2.7"}
     assert told == ([body | {"ssh_client_port": 50022}] if is_session else [])
+
+
+@pytest.mark.parametrize(
+    ("strings", "read", "session"),
+    [
+        # Gone: what the record tells. Of another client: what the program has put there meanwhile.
+        (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0\0", None, (None, "192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", {}, (None, "192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("alice", "192.0.2.7", 50022), ("alice", "192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("bob", "192.0.2.8", 50022), (None, "192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("bob", "192.0.2.7", 50023), (None, "192.0.2.7", 50022)),
+        # A helper of sshd, whatever it says of itself later.
+        (b"\0", None, None),
+        (b"\0", ("bob", "192.0.2.8", 50022), None),
+        (b"SSH_CLIENT=x\0\0", None, None),
+    ],
+)
+def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: Any, session: Any) -> None:
+    names = ("username", "client_ip", "client_port")
+    found = dict(zip(names, read, strict=True)) if read else read
+    sessions.read_session = lambda tgid, proc: found  # type: ignore[assignment]  # the fixture puts it back
+    sshd(w, 3)
+    w.fork(3, 4)
+    start = w.story.processes[4].start
+    w.sessions.starts = {4: start // 10_000_000}
+    w.sessions.take(4, start, strings)
+    w.sessions.take(4, start, b"SSH_CLIENT=192.0.2.99 1 22\0\0")  # what that one executed
+    w.exec(4, b"/bin/sh")
+    w.sessions.poll()
+    known = ssh.session(str(w.directory), w.proc(4).user_session)
+    assert (None if known is None else tuple(known[name] for name in names)) == session
+    assert w.tables.counter("sessions_unread") == 0
+    w.exec(4, b"/bin/bash")
+    w.sessions.poll()
+    assert bool(w.proc(4).user_session) is (session is not None), "nor does its next exec begin one"
+
+
+def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
+    """`ssh HOST 'daemon &'`: when it is looked at, the command has ended and what it left behind is init's."""
+    sshd(w, 3)
+    for command in (4, 14):
+        w.fork(3, command)
+        w.sessions.take(command, w.story.processes[command].start, b"SSH_CLIENT=192.0.2.7 50022 22\0\0")
+        w.exec(command, b"/bin/sh")
+    w.fork(4, 5)
+    w.exec(5, b"/usr/bin/daemon")
+    w.fork(5, 6)
+    w.fork(6, 7)
+    w.fork(1, 8)
+    w.fork(14, 15)
+    for tgid in (4, 5):
+        w.exit(tgid)
+    assert w.proc(6).ppid == 1
+    w.sessions.poll()
+    numbers = {tgid: w.proc(tgid).user_session for tgid in (3, 4, 5, 6, 7, 8, 14, 15)}
+    first, second = numbers[4], numbers[14]
+    assert numbers == {3: 0, 4: first, 5: first, 6: first, 7: first, 8: 0, 14: second, 15: second}
+    assert len({first, second, 0}) == 3
+
+
+def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "TOLD_MAX", 3)
+    for tgid in range(10):
+        w.sessions.take(tgid, 5, b"\0")
+    assert list(w.sessions._told) == [(7, 5), (8, 5), (9, 5)]
 
 
 def test_the_environment_of_who_has_ended_cannot_be_read() -> None:

@@ -109,6 +109,52 @@ def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> N
     assert ttys(w, 3, 4, 5, 9) == [b"pts3", b"pts3", b"pts3", b""]
 
 
+def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records that name no terminal say nothing of a descriptor: not of a change, not of a fork, not of the end."""
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    w.fork(1, 3)
+    ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
+    fallback.poll()
+    for tgid in (4, 5):
+        ttyless(w.story.fork(tgid - 1, tgid)).apply(w.applier)
+    for kind in (events.KIND_CRED, events.KIND_SID, events.KIND_COMM, events.KIND_CGROUP):
+        ttyless(w.story.change(4, kind, uid=int(kind))).apply(w.applier)
+    assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
+    assert w.encoder.take_ttyless() == [], "nobody is looked at again"
+    before = context_events(w)
+    fallback.poll()
+    assert context_events(w) == before
+    ttyless(w.story.exit(4)).apply(w.applier)
+    assert ttys(w, 4) == [b"pts3"]
+    ttyless(w.story.exec(5, b"/bin/ls")).apply(w.applier)
+    assert ttys(w, 5) == [b""], "the image may have been given other descriptors"
+    assert w.read.chain(5)[1].tty == b"pts3"
+    fallback.poll()
+    assert ttys(w, 5) == [b"pts5"]
+    # Who was found when it all began is like them.
+    w.fork(1, 6)
+    ttyless(w.story.exec(6, b"/bin/sh")).apply(w.applier)
+    w.encoder.take_ttyless()
+    fallback.begin()
+    ttyless(w.story.fork(6, 7)).apply(w.applier)
+    for tgid in (6, 7):
+        ttyless(w.story.exit(tgid)).apply(w.applier)
+    assert ttys(w, 6, 7) == [b"pts6"] * 2
+
+
+def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
+    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    w.fork(1, 3)
+    ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
+    fallback.poll()
+    put(w.story.fork(3, 4), 3, b"pts8").apply(w.applier)
+    put(w.story.change(3, events.KIND_SID), 3, b"pts3").apply(w.applier)  # the same one, and now controlling
+    assert ttys(w, 3, 4) == [b"pts3", b"pts8"]
+    for tgid in (3, 4):
+        ttyless(w.story.exit(tgid)).apply(w.applier)
+    assert ttys(w, 3, 4) == [b"", b""]
+
+
 def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the fallback gives is nobody's controlling terminal: none loses it to another, or with its leader."""
     monkeypatch.setattr(terminals, "procfs_tty", lambda tgid, proc: "pts1")

@@ -114,6 +114,23 @@ def test_what_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
         read_tracer_metadata(os.getpid(), 9999)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_a_file_that_is_called_as_a_memfd_is_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a mount that is taken out of the tree only the path below it is shown; it could be one of FUSE."""
+    name = "memfd:datadog-tracer-info-1 (deleted)"
+    script = f"mount -t tmpfs none {tmp_path} && exec 5<>'{tmp_path}/{name}' && umount -l {tmp_path} && echo && cat"
+    command = ["unshare", "-m", "sh", "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdin is not None
+        child.stdout.readline()
+        assert str(Path(f"/proc/{child.pid}/fd/5").readlink()) == f"/{name}"
+        monkeypatch.setattr(os, "fstat", None)
+        with pytest.raises(FrameError, match="no memfd"):
+            read_tracer_metadata(child.pid, 5)
+        monkeypatch.undo()
+        child.stdin.close()
+
+
 def test_only_the_version_is_obligatory() -> None:
     assert decode_tracer_metadata(msgpack.packb({"schema_version": 1})) == TracerMetadata(1)
 

@@ -248,6 +248,7 @@ def test_user_namespace_turns_ids_round(root: Path) -> None:
         (b"# comment:x:1\n+nis:x:2\n-no:x:3\nshort:x\n:x:4\nneg:x:-5\nbig:x:4294967296\nok:x:4294967295", {
             4294967295: "ok"}),
         (b"\xff:x:1\n", {1: "\udcff"}),
+        (b"long:x:" + b"1" * 5000 + b"\nzeros:x:" + b"0" * 5000 + b"7\nok:x:5\n", {5: "ok", 7: "zeros"}),
         (b"n" * 1000 + b":x:1\n", {1: "n" * 256}),
     ],
 )  # fmt: skip
