@@ -524,7 +524,10 @@ cdef class TableReader:
             view = self._current()
             time = at - <int64_t>view.view.control.boot_unix_ns
             if time < 0:
-                raise TooOldError(f"{at} lies before this boot", horizon_unix_ns=view.view.control.boot_unix_ns)
+                raise TooOldError(
+                    f"{at} ns since the Unix epoch lies before this boot",
+                    horizon_unix_ns=view.view.control.boot_unix_ns,
+                )
             owner = make_entry(view, 0)
             with nogil:
                 result = view.lookup_slot(pid, &owner.hot, &owner.row_number)
