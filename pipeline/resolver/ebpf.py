@@ -188,7 +188,7 @@ class EBPFResolver(Updates):
         """
         context = event.pid_context
         with self.lock:
-            entry = self._exiting(event, new_entry_cb) if context.pid else None
+            entry = self._exiting(event, new_entry_cb) if 0 < context.pid < self.pid_capacity else None
             event.entry = event.exit_entry = entry
             if entry is None:
                 return False
@@ -284,9 +284,7 @@ class EBPFResolver(Updates):
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
 
-    def find_at(
-        self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0
-    ) -> ProcessCacheEntry | None:
+    def find_at(self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0) -> ProcessCacheEntry | None:
         """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
 
         Args:
@@ -471,6 +469,8 @@ class EBPFResolver(Updates):
         """
         with self.lock:
             pid = proc if isinstance(proc, int) else proc.tgid
+            if not 0 < pid < self.pid_capacity:
+                return
             link, time_ns = self._link(pid), self.now_boot_ns()
             info = self._read(proc) if isinstance(proc, int) else proc
             if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid) or self._link(pid) != link:
