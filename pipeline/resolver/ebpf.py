@@ -189,6 +189,8 @@ class EBPFResolver(Updates):
         context = event.pid_context
         with self.lock:
             entry = self._exiting(event, new_entry_cb) if 0 < context.pid < self.pid_capacity else None
+            if entry is not None and self._is_leaving(entry):
+                entry = None
             event.entry = event.exit_entry = entry
             if entry is None:
                 return False
@@ -200,6 +202,11 @@ class EBPFResolver(Updates):
                 self.book.leaving[entry.pid] = link
             self._reparent_children(entry, DO_EXIT, new_entry_cb)
             return True
+
+    def _is_leaving(self, entry: ProcessCacheEntry) -> bool:
+        """Whether the end of this process was told, and it waits for its deletion."""
+        link = self._link(entry.pid)
+        return self.book.leaving.get(entry.pid) == link and self.tables.py_follow(link) == row_of(entry)
 
     def _exiting(self, event: Event, new_entry_cb: NewEntryCallback | None) -> ProcessCacheEntry | None:
         """The process whose end an event tells, if that is news."""
@@ -215,6 +222,8 @@ class EBPFResolver(Updates):
             return entry
         if not start or self.book.head(context.pid) is None:
             entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
+        elif self.state == SNAPSHOTTED:
+            self.stats.add("miss")  # the cache has another process of this pid
         if entry is not None and self._is_same_process(entry, start):
             return entry
         if start:

@@ -756,6 +756,35 @@ def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_end_is_news_once(w: World) -> None:
+    w.fork(0, 1, 10)
+    w.fork(1, 3, 10)
+    event = w.event(1, 3, 10)
+    assert w.apply_exit(event) and not w.apply_exit(event) and event.entry is event.exit_entry is None
+    assert w.resolver.get(high(3)) is not None  # until it is deleted
+    w.fork(1, 3, 10)  # the next owner of the pid
+    assert w.apply_exit(event)
+
+
+def test_an_end_of_somebody_whose_pid_another_has_is_a_miss(w: World) -> None:
+    w.resolver.set_state(1)
+    alive = entry_of(w.fork(0, 3, 10))
+    context = PIDContext(pid=high(3), tid=high(3), start_boot_ns=w.clock())
+    assert not w.resolver.apply_exit_entry(Event(timestamp_ns=w.clock(), pid_context=context))
+    assert alive.exit_time is None and (w.count("hits", "cache"), w.count("miss")) == (0, 1)
+
+
+def test_an_unknown_callpath_moves_nobody(w: World) -> None:
+    w.fork(0, 1, 10)
+    lost = entry_of(w.fork(500, 55, 10))
+    w.proc.add(high(500), 1)
+    with pytest.raises(ResolverError, match="nonsense"):
+        w.resolver.try_reparent_from_procfs(lost, "nonsense", None)
+    with pytest.raises(ResolverError, match="do_exit"), w.resolver.lock:
+        w.resolver.try_reparent_from_procfs_locked(lost, "nonsense", None)
+    assert lost.ancestor is None
+
+
 def test_a_time_of_0_is_unset(w: World) -> None:
     entry = w.resolver.new_process_cache_entry(PIDContext(pid=high(3)))
     entry.set(fork_time=0, exec_time=5, exit_time=0)

@@ -121,6 +121,11 @@ def test_small_questions() -> None:
     assert not is_through_sym_link(ProcessCacheEntry())
 
 
+def test_one_text_is_no_list_of_names() -> None:
+    with pytest.raises(TypeError, match="PATH"):
+        ResolverOpts().with_envs_value("PATH")
+
+
 def test_options_chain_and_accumulate() -> None:
     opts = ResolverOpts()
     assert (opts.envs_resolution_enabled, opts.envs_with_value, opts.tty_fallback_enabled) == (False, set(), False)
