@@ -17,6 +17,7 @@ import click
 
 from pipeline import paths
 from pipeline.cli import common
+from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError
 
 #: Without these an instance does not start; of everything else there is a second way.
@@ -25,7 +26,7 @@ NEEDED = frozenset({"packages", "runtime directory", "kernel", "BTF", "capabilit
 #: Of these, what a source without eBPF does not need.
 _OF_EBPF = frozenset({"kernel", "BTF", "attach tp_btf"})
 
-_PACKAGES = ("pylibbpf", "msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
+_PACKAGES = ("pylibbpf", *PACKAGES, "prometheus_client")
 _INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.
@@ -150,8 +151,6 @@ def _least_bytes() -> int:
 
 
 def _memory() -> Check:
-    from pipeline.cli.run import daemon_parts
-
     try:
         with daemon_parts():
             from pipeline.config import load

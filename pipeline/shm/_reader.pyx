@@ -687,9 +687,9 @@ cdef class TableReader:
         return owner is not None and parent.start_boot_ns == owner.hot.start_boot_ns
 
     def walk(self, *, bint exited=True):
-        """Iterate over the newest image of every process in the table, by pid.
+        """Iterate over the newest image of every pid's latest process in the table, by pid.
 
-        A process that lives throughout the walk is in it exactly once.
+        Who had a pid before that one is found with `resolve(pid, at)`. A process that lives throughout the walk is in it exactly once.
 
         Args:
             exited: include processes that have exited and are retained.
