@@ -497,3 +497,7 @@ def test_rule_file_is_sound() -> None:
         options = {option[1] for option in (*program.get("attached", ()), *program.get("separate", ()))}
         assert not options & set(program.get("flags", "")), "a letter without a value has none"
         assert program.get("attached") or program.get("separate") or program.get("positional"), program["names"]
+
+
+def test_a_nul_makes_no_more_arguments() -> None:
+    assert SCRUBBER.scrub(["a\0b", "--password=x"], "p") == (["a", "--password=********"], True)
