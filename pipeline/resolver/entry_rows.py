@@ -412,9 +412,18 @@ class RowStore:
             if value != self.get(name):
                 raise ResolverError(f"{name} of an entry in the tables is its identity")
             return
+        if name == "ppid":
+            self._relist(value)
         (self.hot if is_hot else self.cold)[column] = value
         if known:
             self._know(known)
+
+    def _relist(self, ppid: int) -> None:
+        """Who is listed as a child of the pid that it names as its parent's goes to the list of the next one."""
+        tables, hot = self.book.tables, self.hot
+        tgid, before = int(hot["tgid"]), int(hot["ppid"])
+        if before not in (0, ppid) and tables.py_head(tgid) == self.row and tgid in tables.py_children(before):
+            tables.py_adopt(tgid, ppid)
 
     def _put_flag(self, flag: int, value: object) -> None:
         hot = self.hot

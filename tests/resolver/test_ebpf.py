@@ -1139,6 +1139,8 @@ def test_the_processes_of_this_host() -> None:
             now = reader.read(info.tgid)
             if now is None or now.start_ticks != info.start_ticks or now.exe != info.exe or now.ppid != info.ppid:
                 continue
+            if now.uids != info.uids or now.mnt_ns != info.mnt_ns:
+                continue
             entry = w.resolver.get(info.tgid)
             if entry is None:
                 assert info.is_kthread or info.exe is None or info.ppid == 2 or info.tgid == 2
