@@ -7,8 +7,8 @@ its events from ptrace, seccomp or a runtime's hooks; the frames would be the sa
 
     procline run --source tracer --name traced &
     unshare --pid --fork --mount-proc python examples/tracer.py traced -- sleep 60 &
-    procline tree --name traced
-    procline resolve 2 --pid-ns INODE --name traced     INODE as `lsns -t pid` shows it
+    procline tree --name traced                         1 is the tracer, below it is its command
+    procline children 1 --pid-ns INODE --name traced    INODE as `lsns -t pid` shows it
 
 Who may connect to the socket may say anything: `access.tracers_mode` and the instance's group say who that is. In a
 container the socket is a file that is mounted into it: give its path instead of the instance's name.

@@ -272,7 +272,8 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
             return
         if not path.parent.is_dir() or time.monotonic() >= deadline:
             raise NotRunningError(
-                f"no instance {instance!r} is running ({path}: {reason}): start one with `procline run`",
+                f"no instance {instance!r} is running ({path}: {reason}): start it with "
+                f"`procline run --name {instance}`",
                 instance=instance,
             )
         time.sleep(_PROBE_PAUSE_S)

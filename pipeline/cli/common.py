@@ -5,8 +5,11 @@ Names, paths and arguments come from strangers: `printable` keeps what they hold
 
 from __future__ import annotations
 
+import json
+import math
 import shlex
 import shutil
+import signal
 import struct
 import sys
 import time
@@ -60,6 +63,25 @@ class Namespace(click.ParamType[int]):
         if not digits.isdigit() or not 0 < int(digits) < 1 << 32:
             self.fail(f"{value!r} is not a pid namespace: give its inode, as `lsns -t pid` shows it", param, ctx)
         return int(digits)
+
+
+class Seconds(click.ParamType[float]):
+    """A length of time; infinity is for ever."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not number >= 0:  # nor is nan, with which no time is ever up
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return number
+
+
+#: A time in ns since the Unix epoch.
+TIME_NS = click.IntRange(0, (1 << 63) - 1)
 
 
 def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,9 +169,21 @@ def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
 
 def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
     """Say that nothing is known of a pid; return the exit code."""
-    where = "" if pid_ns is None else f" in pid namespace {pid_ns}"
-    click.echo(f"procline: instance {instance!r} knows no process {pid}{where}", err=True)
+    text = f"procline: instance {instance!r} knows no process {pid}"
+    if pid_ns is not None:
+        text += f" in pid namespace {pid_ns}"
+    elif _is_traced(instance):
+        text += ": its tracers tell of processes by pid and pid namespace, so give --pid-ns too"
+    click.echo(text, err=True)
     return 1
+
+
+def _is_traced(instance: str) -> bool:
+    """Whether it is tracers that tell an instance of processes."""
+    try:
+        return "tracer" in json.loads((paths.instance_dir(instance) / paths.TIERS).read_bytes())
+    except (OSError, ValueError):
+        return False
 
 
 def printable(text: object) -> str:
@@ -190,6 +224,20 @@ def duration(ns: int) -> str:
         if ns >= size:
             return f"{ns / size:.3g} {unit}" if ns < 1000 * size else f"{ns / size:.0f} {unit}"
     return f"{ns} ns"
+
+
+def ending(entry: Mapping[str, Any]) -> str:
+    """Return in words how a process ended; empty where that is not known."""
+    cause, number = entry.get("exit_cause"), entry.get("exit_cause_code")
+    if cause is None or number is None:
+        return ""
+    if cause == "exited":
+        return f"code {number}"
+    try:
+        name = f" ({signal.Signals(number).name})"
+    except ValueError:  # one of the real-time signals
+        name = ""
+    return f"signal {number}{name}" + (", core dumped" if cause == "coredumped" else "")
 
 
 def echo_lines(lines: Iterable[str]) -> None:

@@ -17,12 +17,16 @@ import click
 
 from pipeline import paths
 from pipeline.cli import common
+from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError
 
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({"packages", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus"})
 
-_PACKAGES = ("pylibbpf", "msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
+#: Of these, what a source without eBPF does not need.
+_OF_EBPF = frozenset({"kernel", "BTF", "attach tp_btf"})
+
+_PACKAGES = ("pylibbpf", *PACKAGES, "prometheus_client")
 _INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.
@@ -56,18 +60,25 @@ def command(name: str, as_json: bool) -> int:
     Ends with 0 if an instance can run here, with 1 if something that it needs is missing.
     """
     checks = list(examine(name))
-    can_run = not any(check.needed and check.ok is False for check in checks)
+    missing = {check.name for check in checks if check.needed and check.ok is False}
+    can_run = not missing
     if as_json:
         import json
 
         click.echo(json.dumps({"can_run": can_run, "checks": [asdict(check) for check in checks]}))
         return 0 if can_run else 1
+    width = max(len(check.name) for check in checks)
     for check in checks:
         mark = _SIGNS[check.ok] if check.ok is not False or check.needed else "without"
-        click.echo(f"{mark:8} {check.name:18} {common.printable(check.detail)}")
+        click.echo(f"{mark:8} {check.name:{width}} {common.printable(check.detail)}")
         if check.hint and check.ok is not True:
-            click.echo(f"{'':27} -> {common.printable(check.hint)}")
-    click.echo("An instance can run here." if can_run else "An instance cannot run here: see what is missing above.")
+            click.echo(f"{'':{9 + width}} -> {common.printable(check.hint)}")
+    if missing and missing <= _OF_EBPF:
+        click.echo("An instance cannot run here by eBPF: see what is missing above. Try --source proc-connector.")
+    else:
+        click.echo(
+            "An instance can run here." if can_run else "An instance cannot run here: see what is missing above."
+        )
     return 0 if can_run else 1
 
 
@@ -140,8 +151,6 @@ def _least_bytes() -> int:
 
 
 def _memory() -> Check:
-    from pipeline.cli.run import daemon_parts
-
     try:
         with daemon_parts():
             from pipeline.config import load

@@ -21,7 +21,10 @@ Examples:
 @common.name_option
 @common.json_option
 def command(name: str, as_json: bool, as_dot: bool) -> int:
-    """Print the newest entry of each process, live and exited, one a line with --json."""
+    """Print the newest entry of each pid, of a live or an exited process, one a line with --json.
+
+    Who had a pid before is found with `procline resolve PID --at TIME_NS`.
+    """
     if as_json == as_dot:
         raise click.UsageError("choose one of --json and --dot", click.get_current_context())
     with common.attached(name) as table:

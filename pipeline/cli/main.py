@@ -31,7 +31,7 @@ COMMANDS = {
     "ancestors": "Parents of a process and its earlier images, nearest first.",
     "children": "Live children of a process.",
     "tree": "The tree of processes, as text, JSON, DOT or SVG.",
-    "dump": "The whole table.",
+    "dump": "What the table has of all pids, as JSON or DOT.",
     "subscribe": "Follow events as they happen.",
     "stat": "Counters, sizes and costs of an instance.",
     "record": "Record the events of this host into a file.",

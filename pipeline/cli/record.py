@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pipeline.cli import common
 from pipeline.cli.run import daemon_parts
 from pipeline.errors import ConfigError
 
@@ -30,10 +31,11 @@ Examples:
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
+@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
 @click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
 @click.option(
-    "--raw", is_flag=True,
+    "--raw",
+    is_flag=True,
     help="Hide nothing: arguments with the secrets in them, and environments (if captured) with all values.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 #: What is shown first, in this order; the rest of the entry follows in its own.
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
-#: For programs only: how the table keeps the entry, and what is shown in another form.
+#: For programs only: how the table keeps the entry, what is shown in another form, and the reference's name for what
+#: has called no exec, which is no thread.
 _HIDDEN = {
     "pid", "argv", "row", "generation", "flags", "file", "interpreter", "cookie", "fork_flags", "is_head", "images",
-    "caps_attempted", "caps_used", "exit_cause_code",
+    "caps_attempted", "caps_used", "exit_cause", "exit_cause_code", "is_thread",
 }  # fmt: skip
-_TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns")
+_TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns")
 _CAPABILITIES = ("cap_effective", "cap_permitted")
 #: Why the daemon did not look, where asking again later may help.
 _NOT_NOW = {
@@ -42,7 +43,9 @@ Examples:
 """
 )
 @click.argument("pid", type=common.Pid())
-@click.option("--at", type=int, metavar="TIME_NS", help="Who had the pid at this time (ns since the Unix epoch)?")
+@click.option(
+    "--at", type=common.TIME_NS, metavar="TIME_NS", help="Who had the pid at this time (ns since the Unix epoch)?"
+)
 @click.option(
     "--ask", "is_asked", is_flag=True,
     help="If it is not in the table, let the daemon look in the kernel's maps and in /proc.",
@@ -100,6 +103,8 @@ def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> 
             continue
         if key in _TIMES:
             key, value = key.removesuffix("_ns"), common.moment(value)
+        elif key == "exit_code":  # the wait status
+            key, value = "exit", common.ending(entry) or value
         elif key in _CAPABILITIES:
             value = f"{value:#x}"
         elif isinstance(value, list):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,9 @@ import click
 
 from pipeline import paths
 from pipeline.errors import UnsupportedError
+
+#: What the processes of a daemon import, whatever its source; its own check names pylibbpf.
+PACKAGES = ("msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
 
 
 @contextmanager
@@ -20,12 +24,27 @@ def daemon_parts() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("pipeline"):
             raise
-        raise UnsupportedError(
-            f"the daemon's package {error.name!r} is not installed here",
-            feature="daemon",
-            needs=error.name or "",
-            hint="pip install 'procline[daemon]'",
-        ) from None
+        raise _not_installed(error.name or "") from None
+
+
+def require_packages() -> None:
+    """Look for all that the processes of a daemon import: one that lacked something would be started again and again.
+
+    Raises:
+        UnsupportedError: one is not installed.
+    """
+    for name in PACKAGES:
+        if importlib.util.find_spec(name) is None:
+            raise _not_installed(name)
+
+
+def _not_installed(name: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"the daemon's package {name!r} is not installed here",
+        feature="daemon",
+        needs=name,
+        hint="pip install 'procline[daemon]'",
+    )
 
 
 @click.command(
@@ -49,6 +68,7 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     with daemon_parts():
         from pipeline import config, log
         from pipeline.supervisor import Supervisor
+    require_packages()
 
     options: dict[str, object] = dict(config.parse_option(change) for change in changes)
     if source is not None:

@@ -41,8 +41,8 @@ Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.l
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
 @click.option("--snapshot", is_flag=True, help="Begin with an event for each process that lives already.")
 @click.option("--follow", is_flag=True, help="When the instance ends, wait for the next one.")
-@click.option("--count", type=click.IntRange(min=1), help="End after this many events.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="End after this many seconds.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after this many events.")
+@click.option("--timeout", type=common.Seconds(), metavar="S", help="End after this many seconds.")
 @common.name_option
 @common.json_option
 def command(

@@ -22,7 +22,7 @@ Examples:
   procline wait --timeout 10 && procline tree
 """
 )
-@click.option("--timeout", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds to wait.")
+@click.option("--timeout", type=common.Seconds(), metavar="S", default=30.0, show_default=True, help="Seconds to wait.")
 @common.name_option
 def command(timeout: float, name: str) -> int:
     """Wait until an instance knows all processes and can be asked.

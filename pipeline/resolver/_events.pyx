@@ -24,7 +24,9 @@ from pipeline.bus._column cimport pl_get16, pl_get32, pl_get64
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
+    PL_EXEC_ARGS_UNREADABLE,
     PL_EXEC_ENVS_TRUNCATED,
+    PL_EXEC_ENVS_UNREADABLE,
     PL_EXIT_NO_REAPER,
     PL_EXIT_NS_DIES,
     PL_FLAG_CONTAINER,
@@ -56,6 +58,7 @@ from pipeline.resolver._rows cimport (
     TOPIC_REPARENT,
     Rows,
     ended_process,
+    pl_is_told,
 )
 from pipeline.shm._layout cimport (
     PL_CGROUP_SOURCE_EVENT,
@@ -175,6 +178,7 @@ cdef class Events(Rows):
     cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
         """What specification 6 counts of events and single calls count in Python (stats.py)."""
         cdef const pl_exec_any *exec_body
+        cdef uint16_t flags
         cdef uint32_t row = self.tables.head(head.tgid)
         if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
             # Of the process at which the lineage is broken; not of those below it, whose chains nobody walks here.
@@ -182,12 +186,17 @@ cdef class Events(Rows):
         if head.kind != PL_KIND_EXEC or body == NULL:
             return
         exec_body = <const pl_exec_any *>body
-        self.counters[PL_C_ARGS_SIZE] += exec_body.argc
-        self.counters[PL_C_ENVS_SIZE] += exec_body.envc
-        if exec_body.exec_flags & PL_EXEC_ARGS_TRUNCATED:
-            self.counters[PL_C_ARGS_TRUNCATED] += 1
-        if exec_body.exec_flags & PL_EXEC_ENVS_TRUNCATED:
-            self.counters[PL_C_ENVS_TRUNCATED] += 1
+        flags = exec_body.exec_flags
+        if pl_is_told(
+            exec_body.args_bytes, exec_body.args_full_bytes, flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE
+        ):
+            self.counters[PL_C_ARGS_SIZE] += exec_body.argc
+            self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
+        if pl_is_told(
+            exec_body.envs_bytes, exec_body.envs_full_bytes, flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE
+        ):
+            self.counters[PL_C_ENVS_SIZE] += exec_body.envc
+            self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
         if exec_body.path_bytes == 0:
             self.counters[PL_C_PATH_ERROR] += 1
 

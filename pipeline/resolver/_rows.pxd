@@ -3,7 +3,7 @@
 What is short and needed for each event has its body here: a call into another module takes longer than what it does.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
@@ -20,6 +20,15 @@ cdef enum:
     TOPIC_CRED = 3
     TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
+
+
+cdef inline bint pl_is_told(
+    uint32_t kept, uint32_t full, uint16_t flags, uint16_t cut, uint16_t unreadable
+) noexcept nogil:
+    """Whether a record tells arguments, or an environment, be there none. Not, where all of it was left out: it could
+    not be read, or the capture keeps 0 bytes of it.
+    """
+    return kept != 0 or not (flags & unreadable or (flags & cut and full))
 
 
 cdef struct pid_slot:

@@ -608,20 +608,20 @@ cdef class Rows:
         strings += body.name_bytes
         if body.exec_flags & PL_EXEC_SCRIPT:
             hot.flags |= PL_ROW_SCRIPT
-        if body.args_bytes == 0 and body.exec_flags & PL_EXEC_ARGS_UNREADABLE:
+        full = body.args_full_bytes
+        if not pl_is_told(body.args_bytes, full, body.exec_flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE):
             self.tables.set_args_ref(row, 0)
         else:
-            full = body.args_full_bytes
             self.tables.set_args_ref(row, self.tables.args.intern2(<const char *>&full, 4, strings, body.args_bytes))
             if hot.args_ref:
                 hot.known |= PL_KNOWN_ARGS
             if body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE):
                 hot.flags |= PL_ROW_ARGS_TRUNCATED
         strings += body.args_bytes
-        if body.envs_bytes == 0 and body.exec_flags & PL_EXEC_ENVS_UNREADABLE:
+        full = body.envs_full_bytes
+        if not pl_is_told(body.envs_bytes, full, body.exec_flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE):
             self.tables.set_envs_ref(row, 0)
         else:
-            full = body.envs_full_bytes
             self.tables.set_envs_ref(row, self.tables.envs.intern2(<const char *>&full, 4, strings, body.envs_bytes))
             if cold.envs_ref:
                 hot.known |= PL_KNOWN_ENVS

@@ -107,9 +107,16 @@ def dot_of(
     taken: set[str] = set()
     nodes: list[str] = []
     edges: dict[tuple[str, str], None] = {}
+    drawn: dict[ProcessCacheEntry, str] = {}
     for entry in entries:
         below: str | None = None
         for one in entry.chain():
+            known = drawn.get(one)
+            if known is not None:
+                # What it descends from is there already.
+                if below is not None and below != known:
+                    edges[known, below] = None
+                break
             identity = (one.pid, one.start_boot_ns, one.comm)
             name = names.get(identity)
             if name is None:
@@ -121,14 +128,12 @@ def dot_of(
                 nodes.append(_node(name, one, argv))
             if below is not None and below != name:
                 edges[name, below] = None
-            below = name
+            below = drawn[one] = name
     lines = [*nodes, *(f"  {quote(a)} -> {quote(b)};" for a, b in edges)]
     return "digraph ProcessTree {\n" + "\n".join(lines) + "\n}\n"
 
 
-def _node(
-    name: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry], list[str] | None] | None
-) -> str:
+def _node(name: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry], list[str] | None] | None) -> str:
     label = f"{entry.comm}:{entry.pid}"
     if entry.has_ended:
         label = f"[{label}]"

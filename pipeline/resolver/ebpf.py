@@ -188,7 +188,9 @@ class EBPFResolver(Updates):
         """
         context = event.pid_context
         with self.lock:
-            entry = self._exiting(event, new_entry_cb) if context.pid else None
+            entry = self._exiting(event, new_entry_cb) if 0 < context.pid < self.pid_capacity else None
+            if entry is not None and self._is_leaving(entry):
+                entry = None
             event.entry = event.exit_entry = entry
             if entry is None:
                 return False
@@ -200,6 +202,11 @@ class EBPFResolver(Updates):
                 self.book.leaving[entry.pid] = link
             self._reparent_children(entry, DO_EXIT, new_entry_cb)
             return True
+
+    def _is_leaving(self, entry: ProcessCacheEntry) -> bool:
+        """Whether the end of this process was told, and it waits for its deletion."""
+        link = self._link(entry.pid)
+        return self.book.leaving.get(entry.pid) == link and self.tables.py_follow(link) == row_of(entry)
 
     def _exiting(self, event: Event, new_entry_cb: NewEntryCallback | None) -> ProcessCacheEntry | None:
         """The process whose end an event tells, if that is news."""
@@ -215,6 +222,8 @@ class EBPFResolver(Updates):
             return entry
         if not start or self.book.head(context.pid) is None:
             entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
+        elif self.state == SNAPSHOTTED:
+            self.stats.add("miss")  # the cache has another process of this pid
         if entry is not None and self._is_same_process(entry, start):
             return entry
         if start:
@@ -284,9 +293,7 @@ class EBPFResolver(Updates):
         with self.lock:
             return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
 
-    def find_at(
-        self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0
-    ) -> ProcessCacheEntry | None:
+    def find_at(self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0) -> ProcessCacheEntry | None:
         """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
 
         Args:
@@ -471,6 +478,8 @@ class EBPFResolver(Updates):
         """
         with self.lock:
             pid = proc if isinstance(proc, int) else proc.tgid
+            if not 0 < pid < self.pid_capacity:
+                return
             link, time_ns = self._link(pid), self.now_boot_ns()
             info = self._read(proc) if isinstance(proc, int) else proc
             if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid) or self._link(pid) != link:

@@ -25,6 +25,7 @@ from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
+from pipeline.resolver.entry_rows import is_number
 from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.keyed_rows import COMM_CHARS, KeyedBook, is_key
 from pipeline.resolver.model import (
@@ -101,7 +102,7 @@ class EBPFLessResolver:
         """
         if key.pid == 0:
             return None
-        self._require_key(key)
+        self._require_key(key, ppid)
         with self.lock:
             time_ns = self.book.to_boot(ts)
             parent = self._parent_at(key, ppid, time_ns)
@@ -145,7 +146,7 @@ class EBPFLessResolver:
         """
         if key.pid == 0:
             return None
-        self._require_key(key)
+        self._require_key(key, ppid)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.EVENT
         )
@@ -168,7 +169,7 @@ class EBPFLessResolver:
         """
         if key.pid == 0:
             return None
-        self._require_key(key)
+        self._require_key(key, ppid)
         entry = self.new_entry(
             key, ppid, file, argv, args_truncated, envs, envs_truncated, ctr_id, ts, tty, Source.PROCFS_SNAPSHOT
         )
@@ -219,10 +220,12 @@ class EBPFLessResolver:
             head["flags"] = events.FLAG_HEAD_ONLY
             self._apply(key, head)
 
-    def _require_key(self, key: CacheResolverKey) -> None:
+    def _require_key(self, key: CacheResolverKey, ppid: int) -> None:
         if not is_key(key):
             self._tables.count("keys_refused")
             raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: both are numbers of 32 bits, and not 0")
+        if not is_number(ppid):
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no parent can have the pid {ppid}")
 
     # -- records -------------------------------------------------------------------------------------------------------
 

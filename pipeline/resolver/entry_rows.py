@@ -128,13 +128,13 @@ class Book:
         return self.leaving.get(int(hot["tgid"])) == self.tables.py_link(row)
 
     def head(self, pid: int) -> ProcessCacheEntry | None:
-        """The newest image of a cached process."""
-        row = self.tables.py_head(pid)
+        """The newest image of a cached process. A number that no process can have is nobody's."""
+        row = self.tables.py_head(pid) if is_number(pid) else 0
         return self.entry(row) if row and self.is_cached(row) else None
 
     def owner_at(self, pid: int, time_boot_ns: int) -> ProcessCacheEntry | None:
         """Who had a pid then, by its newest image: a cached process, or one that ended later. `pid`: an index entry."""
-        row = self.tables.py_head(pid)
+        row = self.tables.py_head(pid) if is_number(pid) else 0
         while row and int(self.tables.hot_view()[row]["start_boot_ns"]) > time_boot_ns:
             row = self.tables.py_follow(int(self.tables.cold_view()[row]["previous_owner"]))
         if not row or not (self.is_cached(row) or int(self.tables.hot_view()[row]["exit_boot_ns"]) >= time_boot_ns):
@@ -143,7 +143,7 @@ class Book:
 
     def of_identity(self, pid: int, start_boot_ns: int) -> ProcessCacheEntry | None:
         """The newest image of this very process, also if it has ended or another one has its pid."""
-        row = self.applier.py_find(pid, start_boot_ns)
+        row = self.applier.py_find(pid, start_boot_ns) if is_number(pid) else 0
         return self.entry(row) if row else None
 
     def images(self, row: int) -> Iterator[int]:
@@ -243,9 +243,14 @@ class Book:
         return max(unix_ns - self.offset_ns, 1) if unix_ns is not None else 0
 
 
+def is_number(pid: int) -> bool:
+    """Whether a pid fits into its column: who asks about another asks about nobody."""
+    return 0 <= pid <= 0xFFFFFFFF
+
+
 def area(values: list[str]) -> bytes:
-    """Strings with a NUL behind each."""
-    return b"".join(fsencode(value) + b"\0" for value in values)
+    """Strings with a NUL behind each; one that has a NUL in it ends there, as in the kernel (specification 1.12)."""
+    return b"".join(fsencode(value).partition(b"\0")[0] + b"\0" for value in values)
 
 
 class RowStore:
@@ -412,9 +417,18 @@ class RowStore:
             if value != self.get(name):
                 raise ResolverError(f"{name} of an entry in the tables is its identity")
             return
+        if name == "ppid":
+            self._relist(value)
         (self.hot if is_hot else self.cold)[column] = value
         if known:
             self._know(known)
+
+    def _relist(self, ppid: int) -> None:
+        """Who is listed as a child of the pid that it names as its parent's goes to the list of the next one."""
+        tables, hot = self.book.tables, self.hot
+        tgid, before = int(hot["tgid"]), int(hot["ppid"])
+        if before not in (0, ppid) and tables.py_head(tgid) == self.row and tgid in tables.py_children(before):
+            tables.py_adopt(tgid, ppid)
 
     def _put_flag(self, flag: int, value: object) -> None:
         hot = self.hot

@@ -122,59 +122,67 @@ class Fields:
         store.times_are_boot = False
         for name in ("fork_time", "exec_time", "exit_time"):
             value = store.get(name)
-            if value is not None:
-                store.update({name: self.clock.to_unix_ns(value)})
+            if value is not None:  # 0 is the kernel's unset time
+                store.update({name: self.clock.to_unix_ns(value) if value else None})
 
     def set_process_args(self, pce: ProcessCacheEntry) -> None:
         """Take the arguments that came before the exec event; nothing when their id is not there (any more)."""
-        taken = self.args_envs.take(pce.args_id) if pce.args_id else None
-        if taken is None:
-            return
-        values, is_truncated = taken
-        # The exec event may say so too: the kernel had no room for more chunks, and those that came are whole.
-        is_truncated = is_truncated or pce.args_truncated
-        if is_truncated:
-            self.stats.add("args_truncated")
-        self.stats.add("args_size", n=len(values))
-        pce.set(args_entry=self._kept_args(pce, ArgsEntry(values, is_truncated)), args_truncated=is_truncated)
+        with self.lock:
+            taken = self.args_envs.take(pce.args_id) if pce.args_id else None
+            if taken is None:
+                return
+            values, is_truncated = taken
+            # The exec event may say so too: the kernel had no room for more chunks, and those that came are whole.
+            is_truncated = is_truncated or pce.args_truncated
+            if is_truncated:
+                self.stats.add("args_truncated")
+            self.stats.add("args_size", n=len(values))
+            pce.set(args_entry=self._kept_args(pce, ArgsEntry(values, is_truncated)), args_truncated=is_truncated)
 
     def set_process_envs(self, pce: ProcessCacheEntry) -> None:
         """The same for the environment; nothing unless environments are enabled."""
         if not self.opts.envs_resolution_enabled:
             return
-        taken = self.args_envs.take(pce.envs_id) if pce.envs_id else None
-        if taken is None:
-            return
-        values, is_truncated = taken
-        is_truncated = is_truncated or pce.envs_truncated
-        if is_truncated:
-            self.stats.add("envs_truncated")
-        self.stats.add("envs_size", n=len(values))
-        envs = EnvsEntry(values, is_truncated)
-        if not pce.is_free:
-            envs = self._kept_of(None, envs)[1] or envs
-        pce.set(envs_entry=envs, envs_truncated=is_truncated)
+        with self.lock:
+            taken = self.args_envs.take(pce.envs_id) if pce.envs_id else None
+            if taken is None:
+                return
+            values, is_truncated = taken
+            is_truncated = is_truncated or pce.envs_truncated
+            if is_truncated:
+                self.stats.add("envs_truncated")
+            self.stats.add("envs_size", n=len(values))
+            envs = EnvsEntry(values, is_truncated)
+            if not pce.is_free:
+                envs = self._kept_of(None, envs)[1] or envs
+            pce.set(envs_entry=envs, envs_truncated=is_truncated)
 
     def set_process_tty(self, pce: ProcessCacheEntry) -> str:
         """Look a missing terminal up in procfs, if that is enabled; returns the terminal's name."""
-        if not pce.tty_name and self.opts.tty_fallback_enabled:
-            pce.tty_name = procfs_tty(pce.pid)
-        return pce.tty_name
+        if pce.tty_name or not self.opts.tty_fallback_enabled:
+            return pce.tty_name
+        name = procfs_tty(pce.pid)
+        with self.lock:
+            if not pce.tty_name:
+                pce.tty_name = name
+            return pce.tty_name
 
     def set_process_users_groups(self, pce: ProcessCacheEntry) -> None:
         """Names of the six ids, as the process' own container knows them; "" where nobody knows any."""
-        credentials = self._with_names(pce, pce.credentials)
-        if credentials != pce.credentials:
-            pce.credentials = credentials
+        with self.lock:
+            credentials = self._with_names(pce, pce.credentials)
+            if credentials != pce.credentials:
+                pce.credentials = credentials
 
     def set_process_symlink(self, entry: ProcessCacheEntry) -> None:
         """Names under which a busybox or linked executable was invoked."""
-        args = entry.args_entry
-        names = symlink_names(
-            entry.file_event.pathname, args.argv0 if args is not None else "", entry.is_through_symlink
-        )
-        if names is not None:
-            entry.set(symlink_paths=names.paths, symlink_basename=names.basename)
+        with self.lock:
+            args = entry.args_entry
+            names = symlink_names(
+                entry.file_event.pathname, args.argv0 if args is not None else "", entry.is_through_symlink
+            )
+            if names is not None:
+                entry.set(symlink_paths=names.paths, symlink_basename=names.basename)
 
     def _with_names(self, pce: ProcessCacheEntry, credentials: Credentials) -> Credentials:
         if self.user_group_resolver is None:

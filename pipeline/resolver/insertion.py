@@ -17,7 +17,7 @@ from pipeline.errors import ProclineError, TooOldError
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
-from pipeline.resolver.entry_rows import row_of
+from pipeline.resolver.entry_rows import is_number, row_of
 from pipeline.resolver.fields import Fields
 from pipeline.resolver.model import (
     CGROUP_SOURCE_EVENT,
@@ -62,6 +62,7 @@ class Insertion(Fields):
         pid, ppid = entry.pid, entry.ppid
         if pid == 0:
             return None
+        self._require_pids(pid, ppid)
         time_ns = self._boot_time(entry.fork_time)
         start = entry.start_boot_ns or time_ns
         born = min(time_ns, _latest(start))
@@ -108,6 +109,7 @@ class Insertion(Fields):
         pid = entry.pid
         if pid == 0:
             return None
+        self._require_pids(pid, entry.ppid)
         time_ns = self._boot_time(entry.exec_time)
         known = self._process_of(pid, entry.start_boot_ns, time_ns)
         images = int(self.tables.hot_view()[known]["images"]) if known else 0
@@ -153,9 +155,13 @@ class Insertion(Fields):
         owner = self.book.owner_at(pid, time_boot_ns)
         return row_of(owner) if owner is not None else 0
 
-    def _require_row(self, pid: int, row: int) -> None:
-        if pid >= self.pid_capacity:
+    def _require_pids(self, pid: int, ppid: int) -> None:
+        if not 0 < pid < self.pid_capacity:
             raise ResolverError(f"pid {pid} is outside the table's pids, which end at {self.pid_capacity - 1}")
+        if not is_number(ppid):
+            raise ResolverError(f"pid {pid}: no parent can have the pid {ppid}")
+
+    def _require_row(self, pid: int, row: int) -> None:
         if not row:
             raise ResolverError(f"pid {pid}: the table is full")
 

@@ -70,7 +70,7 @@ class Lookups(Insertion):
         if self.state != SNAPSHOTTED:
             return LookUp(None, ABSENT)
         how, reason = KERNEL_MAPS, ABSENT
-        if pid < self.pid_capacity and (not must_live or (use_procfs and self.is_process(pid))):
+        if 0 < pid < self.pid_capacity and (not must_live or (use_procfs and self.is_process(pid))):
             entry = self._from_kernel_maps(pid, tid, inode, new_entry_cb, must_live=must_live)
             if entry is None and use_procfs:
                 how = PROCFS
@@ -99,7 +99,7 @@ class Lookups(Insertion):
     def _from_kernel_maps(
         self, pid: int, tid: int, inode: int, new_entry_cb: NewEntryCallback | None, *, must_live: bool = False
     ) -> ProcessCacheEntry | None:
-        if pid == 0 or self.pid_cache is None or self.proc_cache is None:
+        if not 0 < pid < self.pid_capacity or self.pid_cache is None or self.proc_cache is None:
             return None
         link = self._link(pid)
         try:
@@ -184,7 +184,7 @@ class Lookups(Insertion):
     def _from_procfs(
         self, pid: int, inode: int, depth: int, new_entry_cb: NewEntryCallback | None
     ) -> ProcessCacheEntry | None:
-        if depth < 1 or pid == 0 or pid >= self.pid_capacity:
+        if depth < 1 or not 0 < pid < self.pid_capacity:
             return None
         link, time_ns = self._link(pid), self.now_boot_ns()
         info = self._read(pid)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.errors import LineageError as LineageError
@@ -440,6 +441,7 @@ class ProcessAncestorsIterator:
     """
 
     def __init__(self, root: ProcessCacheEntry | None) -> None:
+        self._root = root
         self._first = root.ancestor if root is not None else None
         self._current: ProcessCacheEntry | None = None
         self._at: tuple[int, ProcessCacheEntry] | None = None
@@ -456,8 +458,11 @@ class ProcessAncestorsIterator:
         return self._current
 
     def at(self, position: int) -> ProcessCacheEntry | None:
-        """The ancestor at a position, 0 the direct one. The last position is remembered, so going on is cheap."""
-        number, entry = 0, self._first
+        """The ancestor at a position, 0 the direct one; None: there are not so many, or it is below 0.
+
+        The last position is remembered, so going on is cheap.
+        """
+        number, entry = 0, self._first if position >= 0 else None
         if self._at is not None and self._at[0] <= position:
             number, entry = self._at
         while entry is not None and number < position:
@@ -471,7 +476,5 @@ class ProcessAncestorsIterator:
         return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[ProcessCacheEntry]:
-        entry = self._first
-        while entry is not None:
-            yield entry
-            entry = entry.ancestor
+        # Not by hand: a chain that somebody has closed to a ring ends too.
+        return islice(self._root.chain(), 1, None) if self._root is not None else iter(())

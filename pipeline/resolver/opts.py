@@ -29,7 +29,13 @@ class ResolverOpts:
         return self
 
     def with_envs_value(self, envs_with_value: Iterable[str]) -> Self:
-        """Add names of variables that keep their value."""
+        """Add names of variables that keep their value.
+
+        Raises:
+            TypeError: a single text, whose letters would be the names.
+        """
+        if isinstance(envs_with_value, str):
+            raise TypeError(f"names of variables are expected, not one text: [{envs_with_value!r}]")
         self.envs_with_value.update(envs_with_value)
         return self
 

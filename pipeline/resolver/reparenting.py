@@ -15,7 +15,8 @@ from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
 from pipeline.resolver.limiter import Limiter
 from pipeline.resolver.lookup import PROCFS_DEPTH, Lookups
-from pipeline.resolver.stats import KERNEL_PPID
+from pipeline.resolver.model import ResolverError
+from pipeline.resolver.stats import CALLPATHS, KERNEL_PPID
 
 #: A walk crosses this many forks, and then examines one parent more.
 FORK_LEVELS = 3
@@ -46,6 +47,9 @@ class Reparenting(Lookups):
 
         Args:
             callpath_tag: of the statistics, one of `stats.CALLPATHS`.
+
+        Raises:
+            ResolverError: another one; nothing was moved.
         """
         # Too old: an ancestor that was left behind while the lock was put down.
         with self.lock, suppress(TooOldError):
@@ -64,6 +68,8 @@ class Reparenting(Lookups):
         At most four parents are examined; exec edges cost no level. The walk goes on along the exited parent's own
         ancestors even if its child has just been moved elsewhere.
         """
+        if callpath_tag not in CALLPATHS:
+            raise ResolverError(f"no callpath {callpath_tag!r} is counted: there are {', '.join(CALLPATHS)}")
         level = 0
         below: ProcessCacheEntry | None = None
         current: ProcessCacheEntry | None = entry

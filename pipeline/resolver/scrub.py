@@ -150,7 +150,7 @@ def _word_pattern(word: str) -> tuple[bytes, bytes]:
     allowed = word.replace("_", "a").replace("*", "a")
     if not allowed.isascii() or not allowed.isalnum() or word == "*" or "**" in word or not word.strip("*_"):
         raise ConfigError(
-            f"sensitive word {word!r}: letters, digits, `_` and single `*` only",
+            f"sensitive word {word!r}: ASCII letters, digits, `_` and single `*` only",
             key="custom_sensitive_words",
             value=word,
         )
@@ -404,7 +404,8 @@ class Scrubber:
             return [], bool(args)
         if not args:
             return [], False
-        raw = b"".join(fsencode(arg) + b"\0" for arg in (argv0, *args))
+        # A string ends at its first NUL, as it is stored: what is behind one would come out as one more argument.
+        raw = b"".join(fsencode(arg).partition(b"\0")[0] + b"\0" for arg in (argv0, *args))
         scrubbed = self.scrub_argv(raw)
         if scrubbed is raw:
             return list(args), False

@@ -75,6 +75,7 @@ class Stats:
     def __init__(self, tables: Counters) -> None:
         self._tables = tables
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         #: What was sent of each so far, a predecessor's counts with it.
         self._sent = {
             (name, tag): tables.counter(counter_of(name, tag))
@@ -105,11 +106,12 @@ class Stats:
             whatever the client raises: the first failure ends it. What was not sent, the failing one too, is sent next
             time (specification 9.3.19).
         """
-        client.gauge(PREFIX + CACHE_SIZE, float(cache_size), [])
-        for (name, tag), value in self.all().items():
-            if value <= 0:
-                continue
-            metric, key, _ = COUNTERS[name]
-            client.count(PREFIX + metric, value, [f"{key}:{tag}"] if key else [])
-            with self._lock:
-                self._sent[name, tag] += value
+        with self._sending:  # two at once would both send what each of them saw
+            client.gauge(PREFIX + CACHE_SIZE, float(cache_size), [])
+            for (name, tag), value in self.all().items():
+                if value <= 0:
+                    continue
+                metric, key, _ = COUNTERS[name]
+                client.count(PREFIX + metric, value, [f"{key}:{tag}"] if key else [])
+                with self._lock:
+                    self._sent[name, tag] += value

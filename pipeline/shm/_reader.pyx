@@ -524,7 +524,10 @@ cdef class TableReader:
             view = self._current()
             time = at - <int64_t>view.view.control.boot_unix_ns
             if time < 0:
-                raise TooOldError(f"{at} lies before this boot", horizon_unix_ns=view.view.control.boot_unix_ns)
+                raise TooOldError(
+                    f"{at} ns since the Unix epoch lies before this boot",
+                    horizon_unix_ns=view.view.control.boot_unix_ns,
+                )
             owner = make_entry(view, 0)
             with nogil:
                 result = view.lookup_slot(pid, &owner.hot, &owner.row_number)
@@ -684,9 +687,9 @@ cdef class TableReader:
         return owner is not None and parent.start_boot_ns == owner.hot.start_boot_ns
 
     def walk(self, *, bint exited=True):
-        """Iterate over the newest image of every process in the table, by pid.
+        """Iterate over the newest image of every pid's latest process in the table, by pid.
 
-        A process that lives throughout the walk is in it exactly once.
+        Who had a pid before that one is found with `resolve(pid, at)`. A process that lives throughout the walk is in it exactly once.
 
         Args:
             exited: include processes that have exited and are retained.

@@ -34,22 +34,31 @@ def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterat
 
     Raises:
         ConfigError: the address cannot be had.
-        UnsupportedError: the client library for statsd is not installed.
+        UnsupportedError: the library for one of them is not installed.
     """
     with contextlib.ExitStack() as stack:
         if settings.listen:
-            stack.callback(_serve(settings, directory, _kernel_figures(feed, stack), log).close)
+            stack.callback(_serve(settings, directory, feed, stack, log).close)
         if settings.statsd:
             stack.callback(_push(settings, directory, log).close)
         yield
 
 
-def _serve(settings: Metrics, directory: Path, kernel: Callable[[Figures], KernelFigures], log: Any) -> Any:
+def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.ExitStack, log: Any) -> Any:
     import pipeline
-    from pipeline.export.prometheus import InstanceCollector, MetricsServer
     from pipeline.resolver.stats import COUNTERS
 
+    try:
+        from pipeline.export.prometheus import InstanceCollector, MetricsServer
+    except ModuleNotFoundError:
+        raise UnsupportedError(
+            "metrics.listen is set and the package prometheus-client is not installed",
+            feature="metrics.listen",
+            needs="prometheus-client",
+            hint="install procline[daemon], or take the setting out",
+        ) from None
     host, port = split_address(settings.listen)
+    kernel = _kernel_figures(feed, stack)
     try:
         server = MetricsServer(host, port, InstanceCollector(directory, pipeline.__version__, COUNTERS, kernel))
     except OSError as error:

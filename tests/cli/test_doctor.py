@@ -41,7 +41,16 @@ def test_what_is_needed_and_missing_is_said_with_what_to_do(
     done = procline("doctor")
     assert done.code == 1
     assert "missing" in done.out and f"-> do {name.replace('_', ' ', 1)}" in done.out
-    assert done.out.endswith("cannot run here: see what is missing above.\n")
+    assert "see what is missing above." in done.out.splitlines()[-1]
+    # Who may not load BPF may not listen to the proc connector either.
+    assert ("proc-connector" in done.out) == (name != "capabilities")
+
+
+def test_details_stand_below_each_other(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_tiers", lambda name: iter([doctor.Check("tier of the longest name", True, "seen")]))
+    lines = procline("doctor").out.splitlines()[:-1]
+    details = [line for line in lines if line.endswith(" seen")]
+    assert len(details) > 3 and len({line.index(" seen") for line in details}) == 1
 
 
 @pytest.mark.parametrize("outcome", [False, None])

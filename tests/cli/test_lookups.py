@@ -54,6 +54,34 @@ def test_nobody_has_the_pid(procline: Command, table: type[FakeTable], command: 
     assert done.out == "" and done.err == "procline: instance 'default' knows no process 99\n"
 
 
+def test_an_instance_of_tracers_says_how_its_processes_are_called(
+    procline: Command, table: type[FakeTable], runtime: Path
+) -> None:
+    (runtime / "default").mkdir()
+    (runtime / "default" / paths.TIERS).write_text('{"tracer": "what tracers tell"}')
+    assert "--pid-ns" in procline("resolve", "99").err
+    assert "give --pid-ns" not in procline("resolve", "99", "--pid-ns", "4026532208").err
+
+
+@pytest.mark.parametrize(
+    ("cause", "number", "text"),
+    [
+        ("exited", 3, "code 3"), ("signaled", 9, "signal 9 (SIGKILL)"), ("signaled", 40, "signal 40"),
+        ("coredumped", 11, "signal 11 (SIGSEGV), core dumped"),
+    ],
+)  # fmt: skip
+def test_how_a_process_ended_is_said_in_words(
+    procline: Command, table: type[FakeTable], cause: str, number: int, text: str
+) -> None:
+    table.entries += (entry(43, exit_code=768, exit_cause=cause, exit_cause_code=number, is_thread=True,
+                            created_at_ns=1_700_000_000_000_000_000),)  # fmt: skip
+    lines = procline("resolve", "43").out.splitlines()
+    assert f"  {'exit':18} {text}" in lines
+    # Neither the wait status, nor the reference's name for what has called no exec, nor a bare number of ns.
+    assert not [line for line in lines if "768" in line or "is_thread" in line or "_ns" in line]
+    assert json.loads(procline("resolve", "43", "--json").out)["exit_code"] == 768
+
+
 def test_an_exited_process_is_found(procline: Command, table: type[FakeTable]) -> None:
     done = procline("resolve", "42")
     assert done.code == 0 and "exit_time" in done.out

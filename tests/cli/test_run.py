@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import time
 from pathlib import Path
@@ -98,3 +99,13 @@ def test_packages_that_only_the_daemon_needs_are_named(procline: Command, monkey
     monkeypatch.setitem(__import__("sys").modules, "pythonjsonlogger", None)  # type: ignore[arg-type]
     done = procline("run")
     assert done.code == 2 and "pip install 'procline[daemon]'" in done.err
+
+
+def test_what_only_a_worker_imports_is_looked_for_before_any_is_started(
+    procline: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "re2" else find_spec(name))
+    done = procline("run", "--source", "tracer")
+    assert done.code == 2 and "'re2' is not installed" in done.err and "procline[daemon]" in done.err
+    assert not paths.instance_dir("default").exists()

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from resolver_world import check_children_of
-from story import Event, Reading, Story, dump, head_only, instance, make_tables, task_of
+from story import Event, Reading, Story, dump, frame_of, head_only, instance, make_tables, task_of
 
 from pipeline import events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
+from pipeline.resolver._merger import Merger
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 
@@ -493,6 +494,25 @@ def test_scripts_truncations_and_unreadable_arguments(w):
     assert flag(row, "SCRIPT") and flag(row, "ENVS_TRUNCATED") and row.path == b"/usr/bin/python3"
     assert not row.known & layout.KNOWN_ARGS and row.args_ref == 0
     assert w.tables.names.py_bytes(row.name_ref) == b"./x.py"
+
+
+def test_what_the_capture_keeps_nothing_of_is_unknown_and_not_cut(w):
+    w.fork(1, 3)
+    event = w.story.exec(3, b"/bin/x", flags=events.EXEC_ENVS_TRUNCATED)
+    event.body["envc"], event.body["envs_full_bytes"] = 36, 1234  # there were some; envs_bytes is 0
+    event.apply(w.applier)
+    row = w.proc(3)
+    assert not row.known & layout.KNOWN_ENVS and not flag(row, "ENVS_TRUNCATED")
+    assert row.known & layout.KNOWN_ARGS
+    # Nor are they counted as cut, or at all, when a batch tells of them.
+    merger = Merger(1, stall_ms=1e9, hold_ms=1e9)
+    frame = frame_of([event], ring=0, from_pos=0)
+    merger.add(frame)
+    merger.advance(event.time + 1_000_000_000, np.array([frame.to_pos], np.uint64))
+    batch = merger.take(10)
+    assert w.applier.apply(batch) == 1
+    names = ("args_size", "args_truncated", "envs_size", "envs_truncated")
+    assert [w.tables.counter(name) for name in names] == [event.body["argc"][0], 0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,15 @@ VALUES: dict[str, object] = {
 }  # fmt: skip
 
 
+def test_a_ppid_that_is_set_by_hand_takes_the_child_out_of_its_old_list(w: World) -> None:
+    child = w.fork(500, 55, 10).entry
+    assert child is not None
+    for ppid in (1, high(501), 0):
+        child.ppid = ppid
+        w.check()
+        assert child.ppid == ppid
+
+
 def test_a_row_gives_back_every_field(w: World) -> None:
     entry = w.put(ProcessCacheEntry(pid=high(5), tid=high(5)))
     assert set(VALUES) | {"pid", "start_boot_ns", "exit_time", "ancestor"} == set(DEFAULTS)

@@ -125,6 +125,48 @@ def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
             enter(0, 5_150_000, 10)
 
 
+@pytest.mark.parametrize("pid", [-1, 1 << 32, (1 << 32) + high(3), 1 << 64])
+def test_a_number_that_no_process_can_have_is_nobody(w: World, pid: int) -> None:
+    r = w.resolver
+    r.set_state(1)
+    r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
+    known = entry_of(w.fork(0, 3, 10))
+    context = PIDContext(pid=pid, tid=pid)
+    assert r.get(pid) is r.resolve(pid, 0, 0, False, None) is r.resolve(pid, 0, 0, True, None) is None
+    assert w.count("miss") == 2
+    assert r.find(pid).entry is r.find_cached(pid) is r.find_at(pid, w.clock()) is None
+    assert r.resolve_from_cache(pid, 0, 0) is r.resolve_from_kernel_maps(pid, 0, 0, None) is None
+    assert r.resolve_from_procfs(pid, 0, None) is None
+    assert not r.apply_exit_entry(Event(timestamp_ns=w.clock(), pid_context=context))
+    r.delete_entry(pid, w.clock() + w.offset)
+    r.sync_cache(pid)
+    r.update_uid(pid, Event(pid_context=context, credentials=Credentials(uid=1)))
+    assert r.fetch_aws_security_credentials(Event(pid_context=context)) == []
+    r.try_reparent_from_kernel_ppid(known, pid, None)
+    assert known.ppid == 0
+    for own, parent in ((pid, high(3)), (high(4), pid)):
+        for enter in (r.add_fork_entry, r.add_exec_entry):
+            told = PIDContext(pid=own, tid=own, ppid=parent)
+            event = Event(timestamp_ns=w.clock(), pid_context=told, entry=r.new_process_cache_entry(told))
+            entry_of(event).file_event = FileEvent(inode=10, mount_id=1)
+            with pytest.raises(ResolverError, match=str(pid)):
+                enter(event, w.dummy_cgroup())
+    assert w.cache == {high(3)}
+
+
+def test_a_map_may_have_a_pid_that_the_tables_have_no_room_for(w: World) -> None:
+    r = w.resolver
+    pid = 5_100_001
+    r.pid_cache, r.proc_cache = FakeMap({pid: owner_of(w, pid, 7)}), FakeMap({7: image_of(10)})
+    w.proc.add(pid, 0)
+    assert r.resolve_from_kernel_maps(pid, 0, 0, None) is None
+
+
+def test_a_string_ends_at_its_first_nul(w: World) -> None:
+    entry = entry_of(w.exec(0, 3, 10, args_entry=ArgsEntry(["x\0y", "z"])))
+    assert entry.args_entry is not None and entry.args_entry.values == ["x", "z"]
+
+
 def test_pid_0_is_nobody(w: World) -> None:
     r = w.resolver
     r.set_state(1)
@@ -280,9 +322,7 @@ def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
     assert entry is not None and entry.cookie == 0
 
 
-@pytest.mark.parametrize(
-    ("later", "ended", "is_named"), [(5, 0, True), (2 * boot.TICK_NS, 0, False), (5, 1, False)]
-)
+@pytest.mark.parametrize(("later", "ended", "is_named"), [(5, 0, True), (2 * boot.TICK_NS, 0, False), (5, 1, False)])
 def test_who_changed_before_anybody_told_of_it_gets_an_image(w: World, later: int, ended: int, is_named: bool) -> None:
     start = w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9).start_boot_ns
     held = owner_of(w, high(8), 0, uid=7, start_boot_ns=start + later, exit_boot_ns=ended)
@@ -718,6 +758,42 @@ def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:
 # -- the rest ----------------------------------------------------------------------------------------------------------
 
 
+def test_an_end_is_news_once(w: World) -> None:
+    w.fork(0, 1, 10)
+    w.fork(1, 3, 10)
+    event = w.event(1, 3, 10)
+    assert w.apply_exit(event) and not w.apply_exit(event) and event.entry is event.exit_entry is None
+    assert w.resolver.get(high(3)) is not None  # until it is deleted
+    w.fork(1, 3, 10)  # the next owner of the pid
+    assert w.apply_exit(event)
+
+
+def test_an_end_of_somebody_whose_pid_another_has_is_a_miss(w: World) -> None:
+    w.resolver.set_state(1)
+    alive = entry_of(w.fork(0, 3, 10))
+    context = PIDContext(pid=high(3), tid=high(3), start_boot_ns=w.clock())
+    assert not w.resolver.apply_exit_entry(Event(timestamp_ns=w.clock(), pid_context=context))
+    assert alive.exit_time is None and (w.count("hits", "cache"), w.count("miss")) == (0, 1)
+
+
+def test_an_unknown_callpath_moves_nobody(w: World) -> None:
+    w.fork(0, 1, 10)
+    lost = entry_of(w.fork(500, 55, 10))
+    w.proc.add(high(500), 1)
+    with pytest.raises(ResolverError, match="nonsense"):
+        w.resolver.try_reparent_from_procfs(lost, "nonsense", None)
+    with pytest.raises(ResolverError, match="do_exit"), w.resolver.lock:
+        w.resolver.try_reparent_from_procfs_locked(lost, "nonsense", None)
+    assert lost.ancestor is None
+
+
+def test_a_time_of_0_is_unset(w: World) -> None:
+    entry = w.resolver.new_process_cache_entry(PIDContext(pid=high(3)))
+    entry.set(fork_time=0, exec_time=5, exit_time=0)
+    w.resolver.apply_boot_time(entry)
+    assert (entry.fork_time, entry.exec_time, entry.exit_time) == (None, 5 + w.offset, None)
+
+
 def test_boot_time_is_applied_once(w: World) -> None:
     entry = w.resolver.new_process_cache_entry(PIDContext(pid=5))
     entry.fork_time = 1000
@@ -771,9 +847,7 @@ def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
 
 @pytest.fixture
 def hiding() -> Iterator[World]:
-    with world(
-        pid_capacity=5_100_000, scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()
-    ) as made:
+    with world(pid_capacity=5_100_000, scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()) as made:
         yield made
 
 
@@ -1082,6 +1156,8 @@ def test_the_processes_of_this_host() -> None:
             # One that ended between the list and its snapshot has no entry: so who is still there is asked first.
             now = reader.read(info.tgid)
             if now is None or said(now) != said(info):
+                continue
+            if now.uids != info.uids or now.mnt_ns != info.mnt_ns:
                 continue
             entry = w.resolver.get(info.tgid)
             if entry is None:

@@ -99,6 +99,15 @@ def test_a_key_that_no_process_can_have(r: EBPFLessResolver, tables: TableWriter
     assert len(r) == 0
 
 
+@pytest.mark.parametrize("ppid", [-1, 1 << 32])
+def test_a_parent_that_no_process_can_be(r: EBPFLessResolver, ppid: int) -> None:
+    with pytest.raises(ResolverError, match=str(ppid)):
+        r.add_fork_entry(Key(7, 1), ppid, 100)
+    with pytest.raises(ResolverError, match=str(ppid)):
+        exec_entry(r, 7, ppid=ppid)
+    assert len(r) == 0
+
+
 def test_what_the_tracer_found_is_told_again(r: EBPFLessResolver) -> None:
     def find(ts: int, *argv: str) -> ProcessCacheEntry:
         found = r.add_procfs_entry(Key(3, 1), 0, "/bin/sh", argv, False, [], False, "", ts, "")

@@ -249,6 +249,27 @@ def test_nobody_waits_for_proc(w: Slow, ask: Callable[[Slow], Callable[[], Any]]
     assert child.root.ancestor is not parent
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["set_process_args", "set_process_envs", "set_process_tty", "set_process_users_groups", "set_process_symlink"],
+)
+def test_what_fills_single_fields_waits_for_who_holds_the_lock(
+    w: Slow, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The entry may be a row, and the arguments that came before are one store."""
+    opts = w.resolver.opts
+    opts.tty_fallback_enabled = opts.envs_resolution_enabled = True
+    monkeypatch.setattr("pipeline.resolver.fields.procfs_tty", lambda pid: "pts9")
+    entry = entry_of(w.fork(0, 3, 10))
+    thread = threading.Thread(target=getattr(w.resolver, method), args=(entry,))
+    with w.resolver.lock:
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     w.resolver.opts.tty_fallback_enabled = True
     monkeypatch.setattr("pipeline.resolver.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")

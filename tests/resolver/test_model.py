@@ -90,6 +90,19 @@ def test_the_iterator_counts_ancestors_not_the_process() -> None:
     assert nobody.front() is None and nobody.next() is None and nobody.at(0) is None and len(nobody) == 0
 
 
+def test_no_ancestor_stands_before_the_first() -> None:
+    iterator = ProcessAncestorsIterator(family(9, 8, 7, 1))
+    assert iterator.at(-1) is None
+    assert iterator.at(1) is not None and iterator.at(-1) is None
+
+
+def test_the_iterator_of_a_ring_ends() -> None:
+    one, other = ProcessCacheEntry(pid=1), ProcessCacheEntry(pid=2)
+    one.set_ancestor(other)
+    other.set_ancestor(one)
+    assert len(ProcessAncestorsIterator(one)) < 1 << 16
+
+
 def test_errors_say_where_a_lineage_breaks() -> None:
     cause = ProcessIncompleteLineageError("the end", pid=5, ppid=4, container_id="abc")
     error = ProcessBrokenLineageError(cause)
@@ -106,6 +119,11 @@ def test_small_questions() -> None:
     assert is_busybox("/bin/busybox") and is_busybox("/usr/bin/busybox") and not is_busybox("/opt/bin/busybox")
     assert is_through_sym_link(ProcessCacheEntry(is_through_symlink=True))
     assert not is_through_sym_link(ProcessCacheEntry())
+
+
+def test_one_text_is_no_list_of_names() -> None:
+    with pytest.raises(TypeError, match="PATH"):
+        ResolverOpts().with_envs_value("PATH")
 
 
 def test_options_chain_and_accumulate() -> None:

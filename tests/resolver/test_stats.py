@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 from resolver_world import world
 
@@ -87,6 +90,42 @@ def test_what_could_not_be_sent_is_sent_next_time() -> None:
     assert [value for _, value, _ in client.sent] == [0, 3, 4]
     with pytest.raises(ConnectionError):
         stats.send(Client(".cache_size"), 0)
+
+
+def test_two_who_send_at_once_send_everything_once() -> None:
+    class Slow(Client):
+        def count(self, name: str, value: int, tags: list[str]) -> None:
+            time.sleep(0.005)
+            super().count(name, value, tags)
+
+    stats, client = Stats(Numbers()), Slow()
+    for name in ("miss", "flushed", "path_error"):
+        stats.add(name, n=5)
+    threads = [threading.Thread(target=stats.send, args=(client, 0)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [value for name, value, _ in client.sent if not name.endswith("cache_size")] == [5, 5, 5]
+    assert set(stats.all().values()) == {0}
+
+
+@pytest.mark.parametrize("place", range(1 + sum(len(tags) for _, _, tags in COUNTERS.values())))
+def test_a_client_that_fails_anywhere_loses_nothing(place: int) -> None:
+    class Failing(Client):
+        def count(self, name: str, value: int, tags: list[str]) -> None:
+            if len(self.sent) == place:
+                raise ConnectionError(name)
+            super().count(name, value, tags)
+
+    stats, failing, client = Stats(Numbers()), Failing(), Client()
+    for number, (name, tag) in enumerate(stats.all()):
+        stats.add(name, tag, number + 1)
+    with pytest.raises(ConnectionError):
+        stats.send(failing, 3)
+    stats.send(client, 3)
+    sent = [told for told in failing.sent + client.sent if not told[0].endswith("cache_size")]
+    assert [value for _, value, _ in sent] == list(range(1, len(stats.all()) + 1))
 
 
 def test_counters_and_tags_are_declared() -> None:
