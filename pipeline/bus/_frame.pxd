@@ -16,6 +16,7 @@ cdef class Frame:
     cdef const unsigned char *boot
     cdef column heads, tasks, forks, execs, exits, strings
     cdef column task_of, ns_pids  # empty where `tasks` has one TASK for each record
+    cdef column digests  # by exec body; empty where its strings are those of the message
     cdef object message  # what the columns lie in
     cdef Py_buffer buffer
     cdef bint is_held

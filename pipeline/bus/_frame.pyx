@@ -86,6 +86,7 @@ cdef enum:
     OWNED_EXEC
     OWNED_EXIT
     OWNED_BLOB
+    OWNED_DIGESTS
     OWNED_NONE  # always in the message
 
 
@@ -151,6 +152,11 @@ cdef class Frame:
         return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
 
     @property
+    def digests(self):
+        """Shape (exec bodies,), uint64: see `replaced`; empty where nothing was hidden."""
+        return np.frombuffer(self.view(OWNED_DIGESTS, &self.digests), np.uint64)
+
+    @property
     def exit(self):
         """The same of exit records, dtype `events.EXIT`."""
         return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
@@ -194,16 +200,27 @@ cdef class Frame:
         part.heads, part.tasks, part.strings = self.heads, self.tasks, self.strings
         part.task_of, part.ns_pids = self.task_of, self.ns_pids
         part.forks, part.execs, part.exits = self.forks, self.execs, self.exits
+        part.digests = self.digests
         return part
 
-    def replaced(self, bytes head not None, bytes exec_ not None, bytes blob not None) -> Frame:
-        """Return the frame with other strings: whole columns, which agree with each other and with the others."""
+    def replaced(self, bytes head not None, bytes exec_ not None, bytes blob not None, bytes digests not None) -> Frame:
+        """Return the frame with other strings: whole columns, which agree with each other and with the others.
+
+        Args:
+            digests: 8 bytes for each exec body: of its strings before something was hidden in them; 0: nothing was.
+        """
         cdef Frame part = self.copy()
-        if len(head) != <Py_ssize_t>self.heads.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes:
+        if (
+            len(head) != <Py_ssize_t>self.heads.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes
+            or len(digests) != <Py_ssize_t>(8 * self.exec_count)
+        ):
             raise ValueError("the columns have other lengths than those that they replace")
-        part.owners = {**(self.owners or {}), OWNED_HEAD: head, OWNED_EXEC: exec_, OWNED_BLOB: blob}
+        part.owners = {
+            **(self.owners or {}), OWNED_HEAD: head, OWNED_EXEC: exec_, OWNED_BLOB: blob, OWNED_DIGESTS: digests
+        }
         part.heads.at, part.execs.at = head, exec_
         part.strings.at, part.strings.bytes = blob, len(blob)
+        part.digests.at, part.digests.bytes = digests, len(digests)
         return part
 
     def since(self, uint64_t position) -> Frame:
@@ -234,6 +251,8 @@ cdef class Frame:
                     _advance(&part.forks, sizeof(pl_fork_any))
                 elif head.kind == PL_KIND_EXEC:
                     _advance(&part.execs, sizeof(pl_exec_any))
+                    if self.digests.bytes:
+                        _advance(&part.digests, 8)
                 elif head.kind == PL_KIND_EXIT:
                     _advance(&part.exits, sizeof(pl_exit_any))
         part.count -= skipped

@@ -23,6 +23,7 @@ cdef struct columns:
     const char *exec
     const char *exit
     const char *blob
+    const uint64_t *digest  # of each exec body, where something was hidden in the frame; NULL: nowhere
 
 
 cdef class Batch

@@ -243,6 +243,7 @@ cdef class Sorter:
         col.exec = <const char *>frame.execs.at
         col.exit = <const char *>frame.exits.at
         col.blob = <const char *>frame.strings.at
+        col.digest = <const uint64_t *>frame.digests.at if frame.digests.bytes else NULL
         slot.count = count
         slot.prefix = 0
         slot.ring = ring

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.events import EXEC_ARGS_UNREADABLE, EXEC_ENVS_UNREADABLE
 from pipeline.resolver._conceal import Literals, digest, suspects
 from pipeline.resolver.argsenvs import filter_area
@@ -72,6 +75,7 @@ class Concealer:
             return frame
         blob, bodies = frame.blob, frame.exec
         changes: dict[int, tuple[int, int, bytes, bytes]] = {}
+        digests = np.zeros(frame.exec_count, np.uint64)
         for number, record, begin in suspected:
             body = bodies[number]
             at = begin + int(body["path_bytes"]) + int(body["name_bytes"])
@@ -80,7 +84,8 @@ class Concealer:
             new = self.strings(*old)
             if new != old:
                 changes[number] = (record, at, *new)
-        return self._replace(frame, changes) if changes else frame
+                digests[number] = _digest(body, *old)
+        return self._replace(frame, changes, digests) if changes else frame
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:
         """Conceal the arguments and the environment of one process."""
@@ -94,8 +99,7 @@ class Concealer:
             kept = int(row["path_bytes"]) + int(row["name_bytes"])
             split = kept + int(row["args_bytes"])
             before = (text[kept:split], text[split:])
-            is_absent = [int(row["exec_flags"]) & flag for flag in (EXEC_ARGS_UNREADABLE, EXEC_ENVS_UNREADABLE)]
-            survey.digests[i] = digest(*(b or None if no else b for b, no in zip(before, is_absent, strict=True)))
+            survey.digests[i] = _digest(row, *before)
             args, envs = self.strings(*before)
             if (args, envs) != before:
                 survey.strings[i] = text[:kept] + args + envs
@@ -103,7 +107,9 @@ class Concealer:
                 survey.head[i]["var_bytes"] = len(survey.strings[i])
 
     @staticmethod
-    def _replace(frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]]) -> Frame:
+    def _replace(
+        frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]], digests: npt.NDArray[np.uint64]
+    ) -> Frame:
         """Copy the frame with other strings: exec body -> (record, where they begin in the blob, args, envs)."""
         head, exec_, blob = frame.head.copy(), frame.exec.copy(), frame.blob
         pieces: list[bytes | memoryview] = []
@@ -115,4 +121,13 @@ class Concealer:
             exec_["args_bytes"][number], exec_["envs_bytes"][number] = len(args), len(envs)
             head["var_bytes"][record] = int(head["var_bytes"][record]) + len(args) + len(envs) - was
         pieces.append(blob[done:])
-        return frame.replaced(head.tobytes(), exec_.tobytes(), b"".join(pieces))
+        return frame.replaced(head.tobytes(), exec_.tobytes(), b"".join(pieces), digests.tobytes())
+
+
+def _digest(body: np.void, args: bytes, envs: bytes) -> int:
+    """Of the strings of an exec body, of which nothing is hidden yet."""
+    flags = int(body["exec_flags"])
+    return digest(
+        None if not args and flags & EXEC_ARGS_UNREADABLE else args,
+        None if not envs and flags & EXEC_ENVS_UNREADABLE else envs,
+    )

@@ -409,11 +409,11 @@ def history(tables: Tables) -> tuple[Tables, TableReader]:
     fork = tables.row(7, **owner, exec_boot_ns=10, exit_boot_ns=320, flags=layout.ROW_REPLACED, comm=b"b0")
     flags = layout.ROW_REPLACED | layout.ROW_IS_EXEC
     image = tables.row(
-        7, **owner, exec_boot_ns=320, exit_boot_ns=340, flags=flags, comm=b"b1", ancestor=tables.link(fork)
+        7, **owner, exec_boot_ns=320, exit_boot_ns=340, flags=flags, comm=b"b1", ancestor=tables.link(fork), images=2
     )
     tables.row(
         7, **owner, exec_boot_ns=340, exit_boot_ns=400, flags=EXEC | layout.ROW_DELETED, comm=b"b2",
-        ancestor=tables.link(image),
+        ancestor=tables.link(image), images=3,
     )  # fmt: skip
     tables.control["horizon_boot_ns"] = 50
     tables.control["takeovers"] = 1
