@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from story import Reading, Story, dump, frame_of, instance, make_tables
 from test_apply import World
+from test_interleavings import enter_init
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
@@ -42,6 +43,7 @@ def in_frames(directory: Path, story: Story) -> TableWriter:
     concealer = Concealer(scrubber.scrub_argv, scrubber.literals, scrubber.program_names)
     tables = make_tables(directory, ring_count=1)
     applier, merger = Applier(tables), Merger(1, stall_ms=1e9, hold_ms=1e9)
+    enter_init(tables, applier, story)
     frame = concealer.frame(frame_of(story.events, ring=0, from_pos=0))
     merger.add(frame)
     merger.advance(story.now + 1_000_000_000, np.array([frame.to_pos], np.uint64))
@@ -301,7 +303,8 @@ def test_what_a_frame_counts_is_of_the_process_that_its_record_names() -> None:
     story.fork(1, 4)
     unknown = story.processes[4]
     story.exit(4)
-    story.fork(9, 4)  # of a parent that nobody knows
+    story.begin(9)  # nobody knows it
+    story.fork(9, 4)
     late = story.change(4, events.KIND_COMM, comm=b"late")
     late.head["start_boot_ns"] = unknown.start
     with instance() as directory:
