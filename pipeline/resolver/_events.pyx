@@ -676,6 +676,8 @@ cdef class Events(Rows):
     cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil:
         """When an image began to run: before its exec time, if it was started again since."""
         cdef uint64_t time = self.hot[row].exec_boot_ns
+        if self.hot[row].flags & PL_ROW_ELIDED:
+            return time  # others ran between the two
         if previous:
             return min(time, self.hot[previous].exit_boot_ns) if self.hot[previous].flags & PL_ROW_REPLACED else time
         # That of a fork was not made by an exec; of one without a fork nobody knows the image before.

@@ -20,8 +20,8 @@ import os
 from pipeline.errors import NotRunningError, StaleError, TooOldError
 from pipeline.shm._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm._layout cimport (
-    PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY, pl_cold, pl_commit,
-    pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY,
+    pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
     pl_prefetch,
 )
 from pipeline.shm._view cimport (
@@ -562,6 +562,8 @@ cdef class TableReader:
                     return image  # that of the fork, started again since
                 break
             if earlier.hot.flags & PL_ROW_REPLACED and <int64_t>earlier.hot.exit_boot_ns <= time:
+                if image.hot.flags & PL_ROW_ELIDED:
+                    break  # one of those between the two ran then
                 # Started again and again, an image runs from the end of the one before (specification 3.3.4).
                 return image
             image = earlier

@@ -276,9 +276,15 @@ def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
         assert [row.images for row in own[:440]] == list(range(EXECS + 1, EXECS + 1 - 440, -1))
         assert any(row.flags & layout.ROW_ELIDED for row in own) and [row.tgid for row in chain[-2:]] == [3, 1]
         assert world.applier.py_root(own[0].row) == first.row
+        survivor = next(row for row in own if row.flags & layout.ROW_ELIDED)
+        late = world.story.exec(4, b"/bin/x", args=[b"late"])
+        late.head["time_boot_ns"] = world.read.follow(survivor.ancestor).exit_boot_ns + 1
+        late.apply(world.applier, late=True)
+        below = world.read.follow(world.read.row(survivor.row).ancestor)
+        assert below is not None and below.exec_boot_ns == late.time and below.exit_boot_ns == survivor.exec_boot_ns
         world.exit(3)
         assert world.proc(4).ppid == 1 and world.read.row(first.row).ppid == 1
-        assert world.read.chain(4)[len(own)].tgid == 1
+        assert world.read.chain(4)[len(own) + 1].tgid == 1
         began = time.perf_counter()
         for _ in range(100):
             world.applier.py_root(own[0].row)

@@ -468,6 +468,17 @@ def test_an_image_that_is_not_retained_is_too_old(history: tuple[Tables, TableRe
         reader.resolve(7, at=BOOT_UNIX_NS + 310)
 
 
+def test_an_image_that_was_elided_is_too_old(history: tuple[Tables, TableReader]) -> None:
+    tables, reader = history
+    row = tables.index[7]
+    tables.hot["exec_boot_ns"][row] = 370
+    assert reader.resolve(7, at=BOOT_UNIX_NS + 350).comm == "b2", "started again, it runs since 340"
+    tables.hot["flags"][row] |= layout.ROW_ELIDED
+    with pytest.raises(TooOldError, match="which image"):
+        reader.resolve(7, at=BOOT_UNIX_NS + 350)
+    assert [reader.resolve(7, at=BOOT_UNIX_NS + at).comm for at in (339, 370)] == ["b1", "b2"]
+
+
 # -- opening -----------------------------------------------------------------------------------------------------------
 
 
