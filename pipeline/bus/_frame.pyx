@@ -152,6 +152,11 @@ cdef class Frame:
         return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
 
     @property
+    def digests(self):
+        """Shape (exec bodies,), uint64: see `replaced`; empty where nothing was hidden."""
+        return np.frombuffer(self.view(OWNED_DIGESTS, &self.digests), np.uint64)
+
+    @property
     def exit(self):
         """The same of exit records, dtype `events.EXIT`."""
         return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
@@ -247,7 +252,7 @@ cdef class Frame:
                     _advance(&part.forks, sizeof(pl_fork_any))
                 elif head.kind == PL_KIND_EXEC:
                     _advance(&part.execs, sizeof(pl_exec_any))
-                    if part.digests.bytes:
+                    if self.digests.bytes:
                         _advance(&part.digests, 8)
                 elif head.kind == PL_KIND_EXIT:
                     _advance(&part.exits, sizeof(pl_exit_any))

@@ -11,6 +11,7 @@ cdef class Applier(Events):
         self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
         uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss
     ) noexcept nogil
+    cdef void count_told(self, uint8_t source) noexcept nogil
     cdef int merge_facts(
         self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
         const char *strings, uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss

@@ -14,7 +14,6 @@ class Applier:
     tables: TableWriter
     encoder: Encoder | None
     cgroups: CgroupNames
-    fold_exec_bombs: bool
     wanted_dropped: int
     def __init__(self, tables: TableWriter, encoder: Encoder | None = None) -> None: ...
     def apply(self, batch: Batch) -> int: ...

@@ -78,10 +78,6 @@ cdef class Applier(Events):
     Args:
         tables: pipeline.shm._writer.TableWriter of this process.
         encoder: pipeline.resolver._encode.Encoder to tell each applied event, or None.
-
-    Attributes:
-        fold_exec_bombs: an exec of the same file with the same arguments, environment and credentials makes no new
-            image (specification 3.3.4). Off for the live path, where every exec is an image of its own.
     """
 
     def apply(self, Batch batch not None) -> int:
@@ -104,7 +100,7 @@ cdef class Applier(Events):
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
             source: SOURCE_* of the images that it makes: where somebody else than the kernel's ring told it.
-            digest: of the arguments and the environment before anything was hidden (_conceal.pyx); 0: not known.
+            digest: of the arguments and the environment before anything was hidden (_conceal.pyx); 0: nothing was.
 
         Returns:
             The row of the process's head, 0 when it is not in the tables.
@@ -161,7 +157,7 @@ cdef class Applier(Events):
             flags: ROW_* to set on a row that is entered (ROW_BEFORE_CAPTURE, ROW_GAP).
             after_loss: arguments that differ were changed by an exec that was lost; otherwise the process itself may
                 have written over them, and those of the exec are kept.
-            digest: as in `apply_records`.
+            digest: as in `apply_records`, but for 0: not known.
 
         Returns:
             SAME, ADDED, COMPLETED (what was unknown is known now) or CHANGED (something was different).
@@ -223,21 +219,26 @@ cdef class Applier(Events):
         # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
         if head.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
-        elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent, False):
+        elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
             hot.flags |= PL_ROW_IS_EXEC
         self.publish_entry(row)
         self.slots[head.tgid].facts_at = head.time_boot_ns
         self.slots[head.tgid].parent_start = head.parent_start_boot_ns
         if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
             self.link_waiting(row, head.time_boot_ns)
+        if source == PL_SOURCE_SNAPSHOT:
+            self.counters[PL_C_SNAPSHOT_ADDED] += 1
+        else:
+            self.count_told(source)
+        self.close_if_ended(row)
+        return RESULT_ADDED
+
+    cdef void count_told(self, uint8_t source) noexcept nogil:
+        """An entry was made of what events did not tell; of a snapshot that is counted nowhere (specification 3.3.7)."""
         if source == PL_SOURCE_PROCFS:
             self.counters[PL_C_ADDED_PROCFS] += 1
         elif source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
-        else:
-            self.counters[PL_C_SNAPSHOT_ADDED] += 1
-        self.close_if_ended(row)
-        return RESULT_ADDED
 
     cdef int merge_facts(
         self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
@@ -265,7 +266,7 @@ cdef class Applier(Events):
             )
         if other_file:
             # An exec between the last event and now was lost; its time is unknown.
-            image = self.tables.copy_row(row)
+            image = self.copy_row(row)
             if image:
                 hot = &self.hot[image]
                 hot.flags = (hot.flags & PROCESS_FLAGS) | PL_ROW_HEAD | PL_ROW_IS_EXEC | PL_ROW_GAP | (
@@ -277,11 +278,15 @@ cdef class Applier(Events):
                 hot.exec_boot_ns = head.time_boot_ns
                 hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
                 self.cold[image].exec_inode = 0
+                self.cold[image].cap_attempted = 0
+                self.cold[image].cap_used = 0
                 self.tables.set_extra_ref(image, 0)
+                self.inherit_extra(image, self.cold[row].extra_ref, False)
                 self.tables.set_ancestor(image, row)
                 self.tables.end(image)
                 self.tables.set_head(head.tgid, image)
                 self.replace(row, head.time_boot_ns)
+                self.count_told(source)
                 row = image
                 result = RESULT_CHANGED
         elif body != NULL and (body.path_bytes or body.inode) and not hot.known & PL_KNOWN_FILE:

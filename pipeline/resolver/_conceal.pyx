@@ -126,23 +126,23 @@ cdef class Literals:
         return text.shape[0] > 0 and self.in_text(&text[0], text.shape[0])
 
 
-def digest(args, envs) -> int:
+cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs, uint32_t envs_bytes) noexcept nogil:
+    cdef uint64_t result = _KEY
+    result = pl_hash64(args, args_bytes, result) if args != NULL else ~result
+    result = pl_hash64(envs, envs_bytes, result) if envs != NULL else ~result
+    return result if result else 1
+
+
+def digest(bytes args, bytes envs) -> int:
     """A keyed digest of arguments and environment as they are before anything is hidden, never 0.
 
     Args:
         args, envs: strings with a NUL behind each; None: absent, which is not the same as empty.
     """
-    cdef const uint8_t[::1] text
-    cdef uint64_t result = _KEY
-    for strings in (args, envs):
-        if strings is None:
-            result = ~result
-        elif strings:
-            text = strings
-            result = pl_hash64(&text[0], text.shape[0], result)
-        else:
-            result = pl_hash64(NULL, 0, result)
-    return result if result else 1
+    return pl_digest(
+        NULL if args is None else <const char *>args, 0 if args is None else <uint32_t>len(args),
+        NULL if envs is None else <const char *>envs, 0 if envs is None else <uint32_t>len(envs),
+    )
 
 
 def suspects(Frame frame not None, Literals literals) -> list:

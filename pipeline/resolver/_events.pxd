@@ -23,7 +23,6 @@ cdef enum:
 
 
 cdef class Events(Rows):
-    cdef public bint fold_exec_bombs
     cdef uint8_t told_source  # SOURCE_* of the record being applied; 0 (as in batches) and SOURCE_EVENT: an event
 
     @cython.final
@@ -81,6 +80,37 @@ cdef class Events(Rows):
         self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
         const pl_exec_any *body, const char *strings, uint32_t groups
     ) noexcept nogil
+    @cython.final
+    cdef bint is_exec_bomb(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil
+    @cython.final
+    cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil
+    @cython.final
+    cdef bint begin_earlier(
+        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_exec_any *body
+    ) noexcept nogil
+    @cython.final
+    cdef void forget_loss(self, uint32_t row) noexcept nogil
+    @cython.final
+    cdef void start_again(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil
+    @cython.final
+    cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil
+    @cython.final
+    cdef bint has_lost_exec(self, uint32_t previous, const pl_exec_any *body) noexcept nogil
+    @cython.final
+    cdef void link_image(self, uint32_t row, uint32_t previous, const pl_exec_any *body) noexcept nogil
+    @cython.final
+    cdef uint32_t overwrite(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil
+    @cython.final
+    cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil
     @cython.final
     cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil
     @cython.final

@@ -21,6 +21,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from pipeline.bus._column cimport pl_get16, pl_get32, pl_get64
+from pipeline.resolver._conceal cimport pl_digest
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -134,6 +135,25 @@ cdef enum:
     AHEAD_ROWS = 4
 
 
+cdef inline uint64_t strings_bytes(const pl_exec_any *body) noexcept nogil:
+    return <uint64_t>body.path_bytes + body.name_bytes + body.args_bytes + body.envs_bytes
+
+
+cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept nogil:
+    """Of what a record tells that hides nothing, as conceal.py's of what hides something; 0 where it could not be read.
+    What the capture keeps nothing of is absent."""
+    cdef const char *args = strings + body.path_bytes + body.name_bytes
+    cdef const char *envs = args + body.args_bytes
+    cdef uint16_t flags = body.exec_flags
+    if flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ENVS_UNREADABLE):
+        return 0
+    if not pl_is_told(body.args_bytes, body.args_full_bytes, flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE):
+        args = NULL
+    if not pl_is_told(body.envs_bytes, body.envs_full_bytes, flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE):
+        envs = NULL
+    return pl_digest(args, body.args_bytes, envs, body.envs_bytes)
+
+
 cdef class Events(Rows):
     """Base of the Applier: what events do. All of it without the GIL, none of it can raise."""
 
@@ -179,7 +199,10 @@ cdef class Events(Rows):
         """What specification 6 counts of events and single calls count in Python (stats.py)."""
         cdef const pl_exec_any *exec_body
         cdef uint16_t flags
-        cdef uint32_t row = self.tables.head(head.tgid)
+        cdef uint32_t row
+        if head.flags & PL_FLAG_CGROUP_MADE:
+            return  # it is about no process
+        row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
         if row and self.hot[row].flags & PL_ROW_PARENT_MISSING:
             # Of the process at which the lineage is broken; not of those below it, whose chains nobody walks here.
             self.counters[PL_C_BROKEN_LINEAGE] += 1
@@ -282,12 +305,11 @@ cdef class Events(Rows):
             self.exit(head, task, <const pl_exit_any *>body, groups)
         elif head.kind == PL_KIND_EXEC:
             exec_body = <const pl_exec_any *>body
-            if exec_body != NULL and (
-                <uint64_t>exec_body.path_bytes + exec_body.name_bytes + exec_body.args_bytes + exec_body.envs_bytes
-                > head.var_bytes
-            ):
+            if exec_body != NULL and strings_bytes(exec_body) > head.var_bytes:
                 self.counters[PL_C_MALFORMED] += 1
                 return
+            if exec_body != NULL and self.digest == 0:
+                self.digest = digest_of(exec_body, strings)
             self.exec(head, task, exec_body, strings, groups)
         else:
             self.context(head, task, strings, groups)
@@ -300,7 +322,7 @@ cdef class Events(Rows):
         cdef const pl_exec_any *exec_body = <const pl_exec_any *>body if head.kind == PL_KIND_EXEC else NULL
         cdef uint64_t used = 0
         if exec_body != NULL:
-            used = <uint64_t>exec_body.path_bytes + exec_body.name_bytes + exec_body.args_bytes + exec_body.envs_bytes
+            used = strings_bytes(exec_body)
         elif head.kind == PL_KIND_CAPS:
             used = sizeof(pl_caps_any)
         if strings == NULL:
@@ -473,7 +495,7 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            self.inherit_extra(row, image, True)
+            self.inherit_extra(row, self.cold[image].extra_ref, True)
             inherited = ~groups & self.hot[image].known if task != NULL else 0
             if ticks and inherited & PL_KNOWN_NS:
                 # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
@@ -585,7 +607,7 @@ cdef class Events(Rows):
         uint32_t groups
     ) noexcept nogil:
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, newer = 0, n
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, before, newer = 0, n
         cdef uint64_t kernel
         cdef pl_hot *hot
         if row == 0:
@@ -594,8 +616,22 @@ cdef class Events(Rows):
         if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:
             self.exact_start(row, head.start_boot_ns)
         if self.is_provisional(row, head.time_boot_ns):
-            # /proc was read after this exec and shows its image, or a later one. The image before is unknown but for
-            # what this record says of it.
+            previous = self.previous_image(row)
+            if previous:
+                # /proc was read after this exec, and showed that there had been one: it is this, or a later one, which
+                # will be told.
+                self.tables.begin(row)
+                self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
+                self.fill_exec(row, head, task, body, strings, groups)
+                self.link_image(row, previous, body)
+                self.tables.end(row)
+                self.slots[head.tgid].facts_at = head.time_boot_ns
+                self.replace(previous, head.time_boot_ns)
+                if head.ppid:
+                    self.follow_kernel(row, head, PL_KIND_EXEC)
+                self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+                return
+            # The same, of a process that began before. The image before is unknown but for what this record says of it.
             kernel = body.prev_inode if body != NULL else 0
             hot = &self.hot[row]
             self.tables.begin(row)
@@ -613,8 +649,9 @@ cdef class Events(Rows):
                 break
             if hot.exec_boot_ns == head.time_boot_ns:  # not of IS_EXEC alone: what a tracer found need not have it
                 # Applied already. If the writer died right then, the image before was not told yet.
-                if previous == row:
-                    self.replace(self.previous_image(row), head.time_boot_ns)
+                before = self.previous_image(row) if previous == row else 0
+                if before and not self.hot[before].flags & PL_ROW_REPLACED:
+                    self.replace(before, head.time_boot_ns)
                 self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
                 return
             if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
@@ -625,6 +662,125 @@ cdef class Events(Rows):
                 break
         row = self.append_image(previous, newer, head, task, body, strings, groups)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+
+    cdef bint has_lost_exec(self, uint32_t previous, const pl_exec_any *body) noexcept nogil:
+        """Whether the kernel replaced another image than the one that is here: an exec between them was lost."""
+        return (
+            body != NULL and body.prev_inode != 0 and body.prev_inode != self.hot[previous].inode
+            and self.kernel_inode(previous)
+        )
+
+    cdef void link_image(self, uint32_t row, uint32_t previous, const pl_exec_any *body) noexcept nogil:
+        """Between begin and end of an image: it is the one after `previous`."""
+        if self.hot[previous].flags & PL_ROW_IS_EXEC:
+            self.hot[row].flags |= PL_ROW_IS_EXEC_EXEC
+        if self.has_lost_exec(previous, body):
+            self.hot[row].flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+            self.counters[PL_C_PARENT_MISSING] += 1
+            self.counters[PL_C_INODE_ERROR_EXEC_PARENT_MISSING] += 1
+        self.tables.set_ancestor(row, previous)
+        self.hot[row].images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
+
+    cdef bint is_exec_bomb(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """Whether an exec started what the image is already (specification 3.3.4)."""
+        # Others than the kernel's programs look at /proc after the exec, and may see what a later one started; tracers
+        # make an image of each (specification 4).
+        return (
+            body != NULL and not head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
+            and self.is_same_again(row, task, body, strings, groups)
+        )
+
+    cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil:
+        """When an image began to run: before its exec time, if it was started again since."""
+        cdef uint64_t time = self.hot[row].exec_boot_ns
+        if self.hot[row].flags & PL_ROW_ELIDED:
+            return time  # others ran between the two
+        if previous:
+            return min(time, self.hot[previous].exit_boot_ns) if self.hot[previous].flags & PL_ROW_REPLACED else time
+        # That of a fork was not made by an exec; of one without a fork nobody knows the image before.
+        return time if self.hot[row].flags & PL_ROW_GAP else self.hot[row].start_boot_ns
+
+    cdef bint begin_earlier(
+        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_exec_any *body
+    ) noexcept nogil:
+        """A late exec started what `newer` is before that began, as far as is known; False: another one lay between."""
+        cdef uint64_t replaced = self.cold[newer].exec_inode
+        if replaced and replaced != body.inode:
+            return False
+        self.tables.begin(newer)
+        self.cold[newer].exec_inode = body.prev_inode
+        if previous and not self.has_lost_exec(previous, body):
+            self.forget_loss(newer)
+        self.tables.end(newer)
+        self.replace(previous, head.time_boot_ns)
+        return True
+
+    cdef void forget_loss(self, uint32_t row) noexcept nogil:
+        """Between begin and end of an image: what lay between it and the one before is known after all."""
+        cdef pl_hot *hot = &self.hot[row]
+        if hot.flags & PL_ROW_PARENT_MISSING:
+            hot.flags &= ~(PL_ROW_PARENT_MISSING | PL_ROW_GAP)
+            if hot.flags & PL_ROW_HEAD_ONLY:
+                hot.flags |= PL_ROW_GAP
+
+    cdef void start_again(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """An exec bomb: no new image, the one that is there has a later exec time (specification 3.3.4).
+
+        It runs from the end of the image before all the same, which is what look-ups as of a past time go by.
+        """
+        cdef pl_hot *hot = &self.hot[row]
+        cdef bint is_head = self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0
+        cdef bint is_news = is_head and self.is_news(row, head.time_boot_ns)
+        self.counters[PL_C_EXEC_BOMB] += 1
+        self.tables.begin(row)
+        if is_news:
+            # What is not compared may have changed: names, path, terminal, cgroup, cookie.
+            self.put_task(row, task, groups)
+            self.put_image(row, body, strings)
+            self.cold[row].tid = head.tid
+        hot.exec_boot_ns = max(hot.exec_boot_ns, head.time_boot_ns)
+        hot.known |= PL_KNOWN_EXEC_TIME
+        hot.flags |= PL_ROW_IS_EXEC
+        self.tables.end(row)
+        if is_news:
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+        if is_head and head.ppid:
+            self.follow_kernel(row, head, PL_KIND_EXEC)
+
+    cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil:
+        """A late exec at `time` started something else between two starts of `newer`, which were taken for one image.
+
+        Returns:
+            The first of the two images, which ended then; 0: the table is full.
+        """
+        cdef uint32_t row = self.copy_row(newer)
+        cdef pl_hot *hot = &self.hot[row]
+        if row == 0:
+            return 0
+        hot.flags &= ~(PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN)
+        hot.flags |= PL_ROW_REPLACED
+        if previous:
+            hot.exec_boot_ns = self.hot[previous].exit_boot_ns
+        else:  # that of the fork
+            hot.exec_boot_ns = 0
+            hot.known &= ~PL_KNOWN_EXEC_TIME
+            hot.flags &= ~PL_ROW_IS_EXEC
+        hot.exit_boot_ns = time
+        self.cold[row].exit_code = 0
+        self.tables.end(row)
+        self.tables.retire(row)
+        self.tables.begin(newer)
+        self.forget_loss(newer)
+        self.cold[newer].exec_inode = 0  # what it replaced first was the other part's to replace
+        self.tables.set_ancestor(newer, row)
+        self.tables.end(newer)
+        return row
 
     cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil:
         """The image was replaced by the exec at `time`."""
@@ -665,26 +821,41 @@ cdef class Events(Rows):
         self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
         const pl_exec_any *body, const char *strings, uint32_t groups
     ) noexcept nogil:
-        """Enter an image after `previous` and before `newer`, one of which may be 0; returns its row."""
-        cdef uint32_t model = previous if previous else newer, row, n, image
-        cdef bint is_head = newer == 0
-        cdef bint ended = is_head and self.hot[model].exit_boot_ns != 0
+        """Enter an image after `previous` and before `newer`, one of which may be 0.
+
+        Returns:
+            Its row, that of the one which was started again by an exec bomb, or 0: the table is full.
+        """
+        cdef uint32_t model, row
+        cdef bint is_head = newer == 0, ended
         cdef pl_hot *hot
         cdef pl_cold *cold
-        cdef uint32_t flags = self.hot[model].flags
-        cdef uint64_t expected = body.prev_inode if body != NULL else 0
-        row = self.tables.copy_row(model)
+        cdef uint32_t flags
+        cdef uint64_t until = 0  # when `newer` began to run
+        if newer:
+            until = self.begun(previous, newer)
+        if (
+            previous and (newer == 0 or head.time_boot_ns < until)
+            and self.is_exec_bomb(previous, head, task, body, strings, groups) and not self.has_lost_exec(previous, body)
+        ):
+            self.start_again(previous, head, task, body, strings, groups)
+            return previous
+        if newer:
+            if self.is_exec_bomb(newer, head, task, body, strings, groups):
+                if until <= head.time_boot_ns or self.begin_earlier(previous, newer, head, body):
+                    self.start_again(newer, head, task, body, strings, groups)
+                    return newer
+            elif until < head.time_boot_ns:
+                previous = self.part_image(previous, newer, head.time_boot_ns)
+                if previous == 0:
+                    return 0
+                until = self.hot[newer].exec_boot_ns
+        model = previous if previous else newer
+        flags = self.hot[model].flags
+        ended = is_head and self.hot[model].exit_boot_ns != 0
+        row = self.copy_row(model)
         if row == 0:
-            # The table is full: the process stays true, its history does not.
-            if is_head:
-                hot = &self.hot[model]
-                self.tables.begin(model)
-                hot.flags = (flags & (PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED)) | PL_ROW_ELIDED
-                self.fill_exec(model, head, task, body, strings, groups)
-                self.tables.end(model)
-                self.counters[PL_C_ELIDED] += 1
-                self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
-            return model
+            return self.overwrite(model, head, task, body, strings, groups) if is_head else 0
         if ended:
             # It came after the process's end. Rows keep their place in pid index and retention queue, so the new row
             # takes what the image before was, and the head's row the image that this record is about.
@@ -695,49 +866,32 @@ cdef class Events(Rows):
             self.tables.begin(row)
         hot = &self.hot[row]
         cold = &self.cold[row]
+        if is_head and not ended and head.time_boot_ns < self.slots[head.tgid].facts_at:
+            # Younger records have told since what the process is, but for its name, which is the program's.
+            groups &= ~hot.known | PL_KNOWN_COMM
         hot.flags = flags & PROCESS_FLAGS
         if is_head:
             hot.flags |= PL_ROW_HEAD | (flags & (PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN))
         else:
             hot.flags |= PL_ROW_REPLACED
-            hot.exit_boot_ns = self.hot[newer].exec_boot_ns
+            hot.exit_boot_ns = until
         cold.cap_attempted = 0
         cold.cap_used = 0
         self.tables.set_extra_ref(row, 0)
         if previous:
-            self.inherit_extra(row, previous, False)
+            self.inherit_extra(row, self.cold[previous].extra_ref, False)
         self.fill_exec(row, head, task, body, strings, groups)
-        if (
-            self.fold_exec_bombs and is_head and not ended and previous and body != NULL
-            and self.same_image(row, previous, True)
-        ):
-            self.tables.discard(row)
-            self.counters[PL_C_EXEC_BOMB] += 1
-            self.tables.begin(previous)
-            self.hot[previous].exec_boot_ns = head.time_boot_ns
-            self.hot[previous].known |= PL_KNOWN_EXEC_TIME
-            self.hot[previous].flags |= PL_ROW_IS_EXEC
-            self.tables.end(previous)
-            return previous
         if previous:
-            if self.hot[previous].flags & PL_ROW_IS_EXEC:
-                hot.flags |= PL_ROW_IS_EXEC_EXEC
-            if expected and expected != self.hot[previous].inode and self.kernel_inode(previous):
-                # The kernel replaced another image than the one that is here: an exec between them was lost.
-                hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
-                self.counters[PL_C_PARENT_MISSING] += 1
-                self.counters[PL_C_INODE_ERROR_EXEC_PARENT_MISSING] += 1
-            self.tables.set_ancestor(row, previous)
-            hot.images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
+            self.link_image(row, previous, body)
         else:
             # Older than the oldest image that is known: it takes that one's place before the parent.
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
             hot.images = 1
         self.tables.end(row)
+        self.count_added()
         if ended:
             self.tables.retire(previous)
             return row
-        self.count_added()
         if is_head:
             if self.tables.head(head.tgid) == previous:
                 self.tables.set_head(head.tgid, row)
@@ -751,19 +905,55 @@ cdef class Events(Rows):
         self.tables.begin(newer)
         self.tables.set_ancestor(newer, row)
         self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
+        if self.cold[newer].exec_inode == hot.inode:
+            self.forget_loss(newer)  # this was the exec before it that was missing
         self.tables.end(newer)
         self.tables.retire(row)
-        # Images are numbered from the oldest.
-        image = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
-        for n in range(IMAGE_LIMIT):
-            if image == 0 or image == row:
-                break
+        self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
+        return row
+
+    cdef uint32_t overwrite(
+        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
+        const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """The table is full: the head becomes the new image, so the process stays true, and its history does not."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef uint32_t flags = hot.flags, extra = cold.extra_ref
+        self.tables.begin(row)
+        hot.flags = PL_ROW_ELIDED | (flags & (
+            PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
+            | PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        ))
+        if flags & PL_ROW_IS_EXEC:
+            hot.flags |= PL_ROW_IS_EXEC_EXEC
+        cold.cap_attempted = 0
+        cold.cap_used = 0
+        self.tables.args.hold(extra)
+        self.tables.set_extra_ref(row, 0)
+        self.inherit_extra(row, extra, False)
+        self.tables.args.release(extra)
+        self.fill_exec(row, head, task, body, strings, groups)
+        self.tables.end(row)
+        self.counters[PL_C_ELIDED] += 1
+        if self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0:
+            self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            if head.ppid:
+                self.follow_kernel(row, head, PL_KIND_EXEC)
+        return row
+
+    cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil:
+        """Number the images from `row`, which has its number, up to the head anew: they count from the oldest."""
+        cdef uint32_t image = head, count = 0, n
+        while image and image != row and count < IMAGE_LIMIT:
+            count += 1
+            image = self.previous_image(image)
+        image = head
+        for n in range(count):
             self.tables.begin(image)
-            if self.hot[image].images < 0xFFFF:
-                self.hot[image].images += 1
+            self.hot[image].images = <uint16_t>min(<uint32_t>self.hot[row].images + count - n, <uint32_t>0xFFFF)
             self.tables.end(image)
             image = self.previous_image(image)
-        return row
 
     cdef void exec_without_fork(
         self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
@@ -782,7 +972,7 @@ cdef class Events(Rows):
             hot.source = PL_SOURCE_SNAPSHOT
             hot.flags |= PL_ROW_BEFORE_CAPTURE
             # It shows no difference from its parent: no exec since its fork (specification 3.3.9).
-            if parent == 0 or self.same_image(row, parent, False):
+            if parent == 0 or self.same_image(row, parent):
                 hot.flags &= ~PL_ROW_IS_EXEC
         else:
             # The image before is missing, whether the parent is known or not.

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
 from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
+from pipeline.shm._arena cimport Arena
 from pipeline.shm._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
 from pipeline.shm._writer cimport TableWriter
 
@@ -134,11 +135,16 @@ cdef class Rows:
     cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil
     cdef bint differs(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil
+    cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil
     cdef void clear_image(self, uint32_t row) noexcept nogil
     cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil
     cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil
-    cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil
+    cdef bint same_image(self, uint32_t row, uint32_t other) noexcept nogil
+    cdef bint is_same_again(
+        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint32_t groups
+    ) noexcept nogil
+    cdef bint holds(self, Arena arena, uint32_t ref, const char *text, uint32_t n, bint is_absent) noexcept nogil
     cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 
@@ -170,7 +176,7 @@ cdef class Rows:
         return &table[mixed >> 54]
 
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
-    cdef void inherit_extra(self, uint32_t row, uint32_t image, bint is_fork) noexcept nogil
+    cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
     cdef inline void emit(
         self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail

@@ -84,6 +84,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_KTHREAD,
     PL_ROW_NS_INIT,
     PL_ROW_PARENT_MISSING,
+    PL_ROW_REPLACED,
     PL_ROW_SCRIPT,
     PL_ROW_START_TICKS,
     PL_ROW_THROUGH_SYMLINK,
@@ -291,10 +292,11 @@ cdef class Rows:
         cdef const pl_hot *hot
         for n in range(CHAIN_LIMIT):
             hot = &self.hot[row]
-            if not hot.flags & PL_ROW_IS_EXEC or not hot.known & PL_KNOWN_EXEC_TIME or hot.exec_boot_ns <= time:
+            if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns <= time:
                 return row
             previous = self.previous_image(row)
-            if previous == 0:
+            # An image that was started again and again runs from the end of the one before.
+            if previous == 0 or (self.hot[previous].flags & PL_ROW_REPLACED and self.hot[previous].exit_boot_ns <= time):
                 return row
             row = previous
         return row
@@ -470,6 +472,13 @@ cdef class Rows:
             memcpy(cold.tty, from_cold.tty, 16)
         hot.known |= groups
 
+    cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
+        """A new row that is as `source`; 0: the table is full."""
+        cdef uint32_t row = self.tables.copy_row(source)
+        if row and self.tables.marks[source] & MARK_DIGEST:
+            self.keep_digest(row, self.tables.digests[source])
+        return row
+
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil:
         """What a forked process shares with the image that forked it; arena records are held once more."""
         cdef pl_hot *hot = &self.hot[row]
@@ -503,11 +512,10 @@ cdef class Rows:
         else:
             state.marks &= ~MARK_DIGEST
 
-    cdef bint same_image(self, uint32_t row, uint32_t other, bint surely) noexcept nogil:
+    cdef bint same_image(self, uint32_t row, uint32_t other) noexcept nogil:
         """Whether two images are of the same file, arguments, environment and credentials (specification 1.4 to 1.6).
 
-        Args:
-            surely: no, where it is not known what was hidden in arguments and environment; else what is there decides.
+        Where it is not known what was hidden in arguments and environment, what is there decides.
         """
         cdef const pl_hot *a = &self.hot[row]
         cdef const pl_hot *b = &self.hot[other]
@@ -540,8 +548,6 @@ cdef class Rows:
                 return False
         if self.tables.rows[row].marks & self.tables.rows[other].marks & MARK_DIGEST:
             return self.tables.digests[row] == self.tables.digests[other]
-        if surely and (a.args_ref or cold.envs_ref):
-            return False
         return (
             a.args_ref == b.args_ref
             or (is_absent(self.tables.args, a.args_ref, a.flags & PL_ROW_ARGS_TRUNCATED)
@@ -551,6 +557,59 @@ cdef class Rows:
             or (is_absent(self.tables.envs, cold.envs_ref, a.flags & PL_ROW_ENVS_TRUNCATED)
                 and is_absent(self.tables.envs, other_cold.envs_ref, b.flags & PL_ROW_ENVS_TRUNCATED))
         )
+
+    cdef bint is_same_again(
+        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint32_t groups
+    ) noexcept nogil:
+        """Whether an exec has started what the image is already: as `same_image`, of a record of which `digest` is."""
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef const pl_cold *cold = &self.cold[row]
+        cdef const pl_file *file
+        cdef pl_file none
+        cdef uint32_t n = 0
+        if body.inode == 0 or hot.inode != body.inode or self.digest == 0:
+            return False
+        if self.tables.rows[row].marks & MARK_DIGEST:
+            if self.tables.digests[row] != self.digest:
+                return False
+        else:
+            strings += body.path_bytes + body.name_bytes
+            if not self.holds(
+                self.tables.args, hot.args_ref, strings, body.args_bytes, not pl_is_told(
+                    body.args_bytes, body.args_full_bytes, body.exec_flags, PL_EXEC_ARGS_TRUNCATED,
+                    PL_EXEC_ARGS_UNREADABLE,
+                ),
+            ) or not self.holds(
+                self.tables.envs, cold.envs_ref, strings + body.args_bytes, body.envs_bytes, not pl_is_told(
+                    body.envs_bytes, body.envs_full_bytes, body.exec_flags, PL_EXEC_ENVS_TRUNCATED,
+                    PL_EXEC_ENVS_UNREADABLE,
+                ),
+            ):
+                return False
+        if groups & PL_KNOWN_CREDS and (
+            hot.uid != task.uid or hot.gid != task.gid or cold.euid != task.euid or cold.egid != task.egid
+            or cold.fsuid != task.fsuid or cold.fsgid != task.fsgid
+        ):
+            return False
+        if groups & PL_KNOWN_CAPS and (
+            cold.cap_effective != task.cap_effective or cold.cap_permitted != task.cap_permitted
+        ):
+            return False
+        memset(&none, 0, sizeof(none))
+        file = <const pl_file *>self.tables.names.bytes(hot.file_ref, &n) if hot.file_ref else &none
+        return (
+            file.mount_id == body.mount_id and file.mtime_ns == body.mtime_ns and file.file_uid == body.file_uid
+            and file.file_gid == body.file_gid and file.mode == body.mode
+        )
+
+    cdef bint holds(self, Arena arena, uint32_t ref, const char *text, uint32_t n, bint is_absent) noexcept nogil:
+        """Whether the strings of a row are those of a record; absent is not the same as none."""
+        cdef uint32_t held = 0
+        cdef const char *bytes
+        if ref == 0:
+            return n == 0 and is_absent
+        bytes = arena.bytes(ref, &held)
+        return not (n == 0 and is_absent) and held == 4 + <uint64_t>n and memcmp(bytes + 4, text, n) == 0
 
     cdef void clear_image(self, uint32_t row) noexcept nogil:
         """The image is unknown."""
@@ -1015,12 +1074,12 @@ cdef class Rows:
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
 
-    cdef void inherit_extra(self, uint32_t row, uint32_t image, bint is_fork) noexcept nogil:
-        """Between begin and end of `row`: what the image that forked or was replaced leaves it of its `extra`.
+    cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil:
+        """Between begin and end of `row`: what the image that forked or was replaced leaves it of `ref`, its `extra`.
 
         That stands first in the map (entry_extra.py): `ssh`, then for forks `tracer_metadata`.
         """
-        cdef uint32_t ref = self.cold[image].extra_ref, n = 0, count = 0
+        cdef uint32_t n = 0, count = 0
         cdef const char *extra
         cdef const char *at
         cdef const char *end

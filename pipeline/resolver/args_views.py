@@ -15,7 +15,7 @@ from pipeline.shm.symlinks import is_busybox
 
 __all__ = [
     "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",
-    "is_through_sym_link", "kept", "scrubber_of",
+    "is_through_sym_link", "kept", "scrubber_or_default",
 ]  # fmt: skip
 
 KTHREADD = 2
@@ -68,7 +68,7 @@ def envp(pr: Process) -> tuple[list[str] | None, bool]:
     return entry.values, _envs_truncated(pr, entry.is_truncated)
 
 
-def scrubber_of(scrubber: ArgScrubber | None, opts: ResolverOpts) -> ArgScrubber | None:
+def scrubber_or_default(scrubber: ArgScrubber | None, opts: ResolverOpts) -> ArgScrubber | None:
     """What hides secrets in a resolver: who gives none gets the built-in one, unless raw values are asked for."""
     if scrubber is not None or opts.raw_values:
         return scrubber

@@ -95,17 +95,17 @@ class Concealer:
             at = begin + int(body["path_bytes"]) + int(body["name_bytes"])
             middle = at + int(body["args_bytes"])
             old = (bytes(blob[at:middle]), bytes(blob[middle : middle + int(body["envs_bytes"])]))
+            args, envs = old
             if body["ssh_bytes"]:
-                kept = max(0, len(old[1]) - int(body["ssh_bytes"]))
+                kept = max(0, len(envs) - int(body["ssh_bytes"]))
                 if self.take_ssh is not None:
                     head = frame.head[record]
-                    self.take_ssh(int(head["tgid"]), int(head["start_boot_ns"]), old[1][kept:])
-                new = self.strings(old[0], old[1][:kept])
-            else:
-                new = self.strings(*old)
+                    self.take_ssh(int(head["tgid"]), int(head["start_boot_ns"]), envs[kept:])
+                envs = envs[:kept]
+            new = self.strings(args, envs)
             if new != old:
                 changes[number] = (record, at, *new)
-                digests[number] = digest_of(body, *old)
+                digests[number] = digest_of(body, args, envs)
         return self._replace(frame, changes, digests.tobytes()) if changes else frame
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:

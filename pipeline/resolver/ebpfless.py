@@ -77,7 +77,7 @@ class EBPFLessResolver:
         self.config = config
         self.statsd_client = statsd_client
         self.opts = (opts or ResolverOpts()).copy()
-        self.scrubber = args_views.scrubber_of(scrubber, self.opts)
+        self.scrubber = args_views.scrubber_or_default(scrubber, self.opts)
         self.lock = threading.RLock()
         self.applier = applier or Applier(tables)
         self._now_boot_ns = now_boot_ns

@@ -158,10 +158,18 @@ class Book:
 
     def image_at(self, row: int, time_boot_ns: int) -> int:
         """The row of the image that ran then, given that of the newest; of the oldest, if none did."""
+        hot = self.tables.hot_view()
         image = row
-        for image in self.images(row):
-            made = self._exec_of(image)
-            if made is None or made <= time_boot_ns:
+        for earlier in self.images(row):
+            # An image that was started again and again runs from the end of the one before.
+            if (
+                earlier != row
+                and int(hot[earlier]["flags"]) & layout.ROW_REPLACED
+                and (int(hot[earlier]["exit_boot_ns"]) <= time_boot_ns)
+            ):
+                break
+            image = earlier
+            if not int(hot[image]["flags"]) & layout.ROW_IS_EXEC or int(hot[image]["exec_boot_ns"]) <= time_boot_ns:
                 break
         return image
 

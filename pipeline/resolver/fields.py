@@ -72,7 +72,7 @@ class Fields:
         now_boot_ns: Callable[[], int],
         limiter_clock: Callable[[], int],
     ) -> None:
-        self.scrubber = args_views.scrubber_of(scrubber, opts)
+        self.scrubber = args_views.scrubber_or_default(scrubber, opts)
         self.mount_resolver = mount_resolver
         self.cgroup_resolver = cgroup_resolver
         self.user_group_resolver = user_group_resolver

@@ -86,6 +86,8 @@ class Insertion(Fields):
         if not cgroup.is_null:
             entry.cgroup = cgroup
         told = records.task(entry, inode)
+        if parent is not None:
+            told.task["cookie"] = 0  # a fork has its parent's
         is_known = self.applier.py_find(pid, start) != 0
         counted = self.stats.get("inode_error", "fork_parent_missing")
         named = self._named_parent(ppid, parent_start, parent)
@@ -128,18 +130,14 @@ class Insertion(Fields):
         told = records.task(entry)
         body, strings = records.image(entry, *self._kept(entry), previous_inode=inode)
         counted = self.stats.get("inode_error", "exec_parent_missing")
-        folds, self.applier.fold_exec_bombs = self.applier.fold_exec_bombs, True
-        try:
-            row = self.applier.apply_records(
-                records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
-                told.task, body, strings, known=told.known, source=int(source),
-                digest=records.digest_of(entry.args_entry, entry.envs_entry),
-            )  # fmt: skip
-        finally:
-            self.applier.fold_exec_bombs = folds
+        row = self.applier.apply_records(
+            records.head(events.KIND_EXEC, pid, entry.tid, time_ns, start, *named, len(strings)),
+            told.task, body, strings, known=told.known, source=int(source),
+            digest=records.digest_of(entry.args_entry, entry.envs_entry),
+        )  # fmt: skip
         self._count_inode_error("exec_parent_missing", is_other, counted)
         self._require_row(pid, row)
-        image = self.book.image_of_exec(row, time_ns) or row
+        image = self.book.image_of_exec(row, time_ns) or self.book.image_at(row, time_ns)
         if int(self.tables.hot_view()[row]["images"]) == images:
             return self.book.entry(image)  # an exec bomb, or an exec that was applied already
         return self._complete_row(entry, image, previous, cgroup, source, is_missing, not named[0], is_fork=False)

@@ -754,7 +754,7 @@ cdef class Entry:
 
     @property
     def exec_time_ns(self):
-        """When this image was loaded; for a fork, when its parent's was."""
+        """When this image was loaded, the last time if it was again and again; for a fork, when its parent's was."""
         return self._unix(self.hot.exec_boot_ns)
 
     @property

@@ -20,8 +20,9 @@ import os
 from pipeline.errors import NotRunningError, StaleError, TooOldError
 from pipeline.shm._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm._layout cimport (
-    PL_ROW_FOREIGN, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY, pl_cold, pl_commit, pl_control, pl_fence_acquire,
-    pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64, pl_prefetch,
+    PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY,
+    pl_cold, pl_commit, pl_control, pl_fence_acquire, pl_hot, pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
+    pl_prefetch,
 )
 from pipeline.shm._view cimport (
     PL_READ_ABSENT, PL_READ_BUSY, PL_READ_FOUND, PL_READ_OLD_HEAD, View, pl_copy_words, pl_follow_once,
@@ -560,7 +561,14 @@ cdef class TableReader:
             earlier = self._follow(view, image.hot.ancestor) if image.hot.ancestor else None
             if (earlier is None or earlier.hot.tgid != owner.hot.tgid
                     or earlier.hot.start_boot_ns != owner.hot.start_boot_ns):
+                if image.hot.images == 1 and not image.hot.flags & PL_ROW_GAP:
+                    return image  # that of the fork, started again since
                 break
+            if earlier.hot.flags & PL_ROW_REPLACED and <int64_t>earlier.hot.exit_boot_ns <= time:
+                if image.hot.flags & PL_ROW_ELIDED:
+                    break  # one of those between the two ran then
+                # Started again and again, an image runs from the end of the one before (specification 3.3.4).
+                return image
             image = earlier
         raise TooOldError(
             f"pid {pid} had started by {at}, but which image it ran then is not retained",
@@ -591,7 +599,7 @@ cdef class TableReader:
             return <Entry>process
         return self.resolve(process, pid_ns=pid_ns)
 
-    def ancestors(self, process, *, str by="ancestor", pid_ns=None):
+    def ancestors(self, process, *, str by="ancestor", pid_ns=None, Py_ssize_t limit=_CHAIN_MAX):
         """The chain that led to a process, nearest first, the entry itself not in it.
 
         Args:
@@ -599,6 +607,7 @@ cdef class TableReader:
             by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
                 that forked it, the image that forked that one, ...; "parent": current parents.
             pid_ns: as in `resolve`, of a pid.
+            limit: no more than so many are read, where that is less than CHAIN_MAX.
 
         Returns:
             Entries, up to CHAIN_MAX. Empty for a process that is not there. Where the chain could not be followed the
@@ -622,7 +631,7 @@ cdef class TableReader:
         view = entry.view
         last = entry
         link = _link_of(&entry.hot, which)
-        while link != 0:
+        while link != 0 and (n < limit or limit >= _CHAIN_MAX):
             if n == _CHAIN_MAX or link == mark:
                 last.elided = True
                 break

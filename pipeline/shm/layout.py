@@ -87,7 +87,8 @@ HOT, 128 bytes a row in `hot`: what a look-up reads. A row is one image of one p
                                                            (ROW_FOREIGN) pid_capacity + slot of its key
     12      4     ppid                    u4    -          real_parent's index entry, now
     16      8     start_boot_ns           u8    ns (boot)  start of the process; with tgid its identity
-    24      8     exec_boot_ns            u8    ns (boot)  when this image was loaded; 0 unknown
+    24      8     exec_boot_ns            u8    ns (boot)  when this image was loaded (last, if it was again
+                                                           and again); 0 unknown
     32      8     exit_boot_ns            u8    ns (boot)  process end, or the exec that replaced it; 0 lives
     40      8     ancestor                u8    link       previous image, or for the first image the parent's
     48      8     parent                  u8    link       image of the current parent

@@ -96,8 +96,11 @@ class ProcessTable(TableReader):
 
     def is_container_root(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
         """In a container, and its ancestor is in none."""
-        chain = self._chain(process, pid_ns)[:2]
-        return len(chain) == 2 and bool(chain[0].container_id) and not chain[1].container_id
+        entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
+        if entry is None or not entry.container_id:
+            return False
+        ancestors = self.ancestors(entry, limit=1)
+        return bool(ancestors) and not ancestors[0].container_id
 
     def _chain(self, process: int | Entry, pid_ns: int | None) -> list[Entry]:
         """A process and all that it descends from, newest first; empty where there is no such process."""

@@ -151,11 +151,14 @@ def test_one_bad_frame_makes_the_message_bad() -> None:
 def test_replaced_strings_are_those_of_the_frame_and_of_its_parts() -> None:
     frame = decode_frame(example().message())
     head, exec_, blob = frame.head.tobytes(), frame.exec.tobytes(), bytes(frame.blob).upper()
-    digests = bytes(8 * frame.exec_count)
+    digests = bytes(range(8 * frame.exec_count))
     other = frame.replaced(head, exec_, blob, digests)
     assert bytes(other.blob) == blob and other.head.tobytes() == head and other.task.tobytes() == frame.task.tobytes()
     last = int(frame.head["ring_pos"][-1])
-    assert bytes(other.since(last).blob) == bytes(frame.since(last).blob).upper()
+    part = other.since(last)
+    assert bytes(part.blob) == bytes(frame.since(last).blob).upper()
+    assert other.digests.tobytes() == digests and frame.digests.size == 0
+    assert part.digests.tobytes() == digests[8 * (frame.exec_count - part.exec_count) :]
     with pytest.raises(ValueError, match="other lengths"):
         frame.replaced(b"", exec_, blob, digests)
     with pytest.raises(ValueError, match="other lengths"):

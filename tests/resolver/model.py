@@ -86,10 +86,16 @@ class Model:
         if event.kind == events.KIND_EXEC:
             body = event.body[0]
             previous = process.head
-            previous.facts["exit"] = event.time
             path, rest = event.strings[: body["path_bytes"]], event.strings[body["path_bytes"] + body["name_bytes"] :]
-            facts = now | {
-                "path": path, "args": rest[: body["args_bytes"]], "inode": int(body["inode"]),
+            image = {"path": path, "args": rest[: body["args_bytes"]], "inode": int(body["inode"])}
+            known = previous.facts | {name: now[name] for name in ("uid", "euid")}
+            if known | {name: image[name] for name in ("args", "inode")} == previous.facts:
+                # An exec bomb: what runs already was started again.
+                previous.facts |= now | image | {"exec_time": event.time, "is_exec": True}
+                self._check_parent(process, parent)
+                return
+            previous.facts["exit"] = event.time
+            facts = now | image | {
                 "exec_time": event.time, "is_exec": True, "is_exec_exec": previous.facts.get("is_exec", False),
                 "ppid": process.parent[0], "parent": process.parent_image, "adopted": process.adopted,
                 "predicted": process.predicted,

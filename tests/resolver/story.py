@@ -77,6 +77,7 @@ class Process:
     children: list[Process] = field(default_factory=list)
     parents: set[tuple[int, int]] = field(default_factory=set)  # all that it ever had
     paths: list[bytes] = field(default_factory=list)  # of its execs
+    started: list[tuple[bytes, bytes]] = field(default_factory=list)  # paths and arguments of its execs
 
     def __post_init__(self) -> None:
         if self.parent is not None:
@@ -146,6 +147,7 @@ class Story:
         name = path if name is None else name
         arg_bytes = b"".join(a + b"\0" for a in (args or (path,)))
         env_bytes = b"".join(e + b"\0" for e in envs)
+        process.started.append((path, arg_bytes))
         body["exec_flags"] = flags
         body["path_bytes"], body["name_bytes"] = len(path), len(name)
         body["args_bytes"] = body["args_full_bytes"] = len(arg_bytes)

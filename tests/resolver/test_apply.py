@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgpack
 import numpy as np
 import pytest
 from resolver_world import check_children_of
@@ -192,7 +193,7 @@ def test_r8_a_child_keeps_the_image_that_forked_it(w):
     assert w.read.follow(w.proc(5).creator).images == 1
 
 
-def test_r9_an_exec_bomb_is_folded_where_that_is_asked_for(w):
+def test_r9_an_exec_bomb_is_folded(w):
     def again(digest: int) -> Event:
         event = w.story.exec(4, b"/bin/x", inode=456, args=[b"x"])
         event.apply(w.applier, digest=digest)
@@ -200,19 +201,12 @@ def test_r9_an_exec_bomb_is_folded_where_that_is_asked_for(w):
 
     w.fork(1, 4)
     again(7)
-    image = w.proc(4)
-    again(7)
-    assert w.proc(4).row != image.row and w.proc(4).images == 3
-    w.applier.fold_exec_bombs = True
     head = w.proc(4)
     event = again(7)
     assert w.proc(4).row == head.row and w.proc(4).exec_boot_ns == event.time
     assert w.read.counter("exec_bomb") == 1
     again(8)
-    assert w.proc(4).images == 4, "something else was hidden in its arguments"
-    again(0)
-    again(0)
-    assert w.proc(4).images == 6, "nobody knows what was"
+    assert w.proc(4).images == 3, "something else was hidden in its arguments"
 
 
 def test_r10_a_fork_from_an_image_whose_exec_was_lost_is_marked(w):
@@ -479,6 +473,34 @@ def test_a_late_exec_takes_its_place_in_the_chain(w):
     assert [r.images for r in chain][:4] == [4, 3, 2, 1]
     assert [r.exit_boot_ns for r in chain][:4] == [0, chain[0].exec_boot_ns, chain[1].exec_boot_ns, first.time]
     assert flag(chain[0], "HEAD") and not flag(chain[2], "HEAD")
+
+
+def test_a_late_exec_was_the_one_that_was_missing(w):
+    w.fork(1, 3)
+    late = w.story.exec(3, b"/bin/a", inode=20)
+    w.exec(3, b"/bin/b", inode=30)
+    assert flag(w.proc(3), "PARENT_MISSING") and flag(w.proc(3), "GAP")
+    late.apply(w.applier, late=True)
+    assert [r.path for r in w.read.chain(3)[:2]] == [b"/bin/b", b"/bin/a"]
+    assert not flag(w.proc(3), "PARENT_MISSING") and not flag(w.proc(3), "GAP")
+
+
+def test_a_late_exec_does_not_undo_what_younger_records_told(w):
+    w.fork(1, 3)
+    w.story.processes[3].cgroup = 100
+    late = w.story.exec(3, b"/bin/a")
+    w.change(3, events.KIND_CRED, uid=9, cgroup=7)
+    late.apply(w.applier, late=True)
+    row = w.proc(3)
+    assert (row.path, row.images, row.uid, row.cgroup_id, row.comm) == (b"/bin/a", 2, 9, 7, b"a")
+
+
+def test_an_exec_that_comes_after_the_end_is_counted_as_any(w):
+    w.fork(1, 3)
+    late = w.story.exec(3, b"/bin/a")
+    w.exit(3)
+    late.apply(w.applier, late=True)
+    assert w.read.counter("added_event") == 2
 
 
 def test_scripts_truncations_and_unreadable_arguments(w):
@@ -819,6 +841,47 @@ def test_an_image_has_the_name_that_the_maps_have_now(w):
     assert w.proc(3).cookie == 4711, "0 is unknown"
 
 
+def test_an_image_that_only_proc_tells_of_begins_as_one_that_an_exec_made(w):
+    """It inherits the ssh session (specification 5.2), and was asked for no capability yet; it counts as added."""
+    w.fork(1, 3)
+    w.story.caps(3, 0b11, 0b01).apply(w.applier)
+    head = w.proc(3)
+    extra = msgpack.packb({"ssh": {"ssh_session_id": 5}, "tracer_metadata": {"schema_version": 1}})
+    w.tables.py_begin(head.row)
+    w.tables.py_set_ref("extra", head.row, w.tables.py_intern_args(extra))
+    w.tables.py_end(head.row)
+    w.story.exec(3, b"/bin/lost", inode=77)
+    assert w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    row = w.proc(3)
+    assert row.images == 2 and masks(row) == (0, 0)
+    assert msgpack.unpackb(w.tables.args.py_bytes(row.extra_ref)) == {"ssh": {"ssh_session_id": 5}}
+    assert w.read.counter("added_procfs") == 1
+
+
+def test_an_exec_that_proc_showed_before_it_was_told_is_one_image(w):
+    w.fork(1, 3)
+    fork = w.proc(3)
+    told = w.story.exec(3, b"/bin/new", inode=77, args=[b"new"])
+    assert w.snapshot(3, b"/bin/new", source=layout.SOURCE_PROCFS, flags=0) == _apply.CHANGED
+    child = w.story.fork(3, 4)
+    told.apply(w.applier)
+    child.apply(w.applier)
+    row = w.proc(3)
+    assert (row.images, row.path, row.exec_boot_ns, row.source) == (2, b"/bin/new", told.time, layout.SOURCE_EVENT)
+    assert w.read.row(fork.row).exit_boot_ns == told.time and not flag(row, "GAP")
+    assert w.proc(4).path == b"/bin/new"
+
+
+def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
+    w.fork(1, 3)
+    w.exec(3, b"/bin/old", inode=76)
+    child = w.story.fork(3, 4)
+    w.story.exec(3, b"/bin/lost", inode=77)
+    w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0)
+    child.apply(w.applier, late=True)
+    assert (w.proc(4).path, w.proc(4).inode) == (b"/bin/old", 76) and w.read.chain(4)[1].path == b"/bin/old"
+
+
 def test_arguments_that_a_process_wrote_over_are_no_exec(w):
     w.fork(1, 3)
     w.exec(3, b"/bin/nginx", inode=5, args=[b"nginx"])
@@ -943,10 +1006,18 @@ def test_a_full_table_still_follows_execs():
         while world.read.counter("table_full") == 0:
             world.fork(1, tgid)
             tgid += 1
+        world.story.caps(5, 1, 1).apply(world.applier)
         world.exec(5, b"/bin/new")
-        assert world.proc(5).path == b"/bin/new" and flag(world.proc(5), "ELIDED") and flag(world.proc(5), "IS_EXEC")
-        world.exit(5)
+        row = world.proc(5)
+        assert row.path == b"/bin/new" and flag(row, "ELIDED") and flag(row, "IS_EXEC") and masks(row) == (0, 0)
+        world.exec(5, b"/bin/newer")
+        assert flag(world.proc(5), "IS_EXEC_EXEC")
+        late = world.story.exec(5, b"/bin/late")
+        world.exit(5, code=256)
         assert 5 not in world.read.live()
+        late.apply(world.applier, late=True)
+        row = world.proc(5)
+        assert row.path == b"/bin/late" and flag(row, "EXIT_KNOWN") and row.exit_code == 256 and flag(row, "DELETED")
         world.tables.close()
 
 

@@ -845,6 +845,28 @@ def test_a_fork_and_an_exec_of_the_same_program(w: World) -> None:
     assert w.count("added", "event") == 1
 
 
+def test_a_fork_has_its_parents_cookie_until_it_calls_exec(w: World) -> None:
+    """Specification 2.2 and 5.3, whatever its event says."""
+    w.fork(0, 3, 10)
+    parent = entry_of(w.exec(0, 3, 11))
+    child = entry_of(w.fork(3, 4, 11, cookie=99))
+    assert parent.cookie and child.cookie == parent.cookie
+    alone = entry_of(w.fork(0, 5, 10, cookie=77))
+    assert alone.cookie == 77
+
+
+def test_an_exec_of_what_runs_already_leaves_an_entry_of_how_it_is_now(w: World) -> None:
+    """Only the exec time moves of what is compared; the rest is as the event says (specification 3.3.4)."""
+    init, _ = entry_of(w.fork(0, 1, 10)), w.fork(1, 3, 10)
+    w.fork(3, 4, 10)
+    first = entry_of(w.exec(3, 4, 11, comm="x"))
+    first.comm = "renamed"
+    event = w.exec(1, 4, 11, comm="x", tty_name="pts7", cookie=5)
+    assert event.entry is first and (first.comm, first.tty_name, first.cookie) == ("x", "pts7", 5)
+    assert first.root.ancestor is init and first.ppid == 1
+    w.check()
+
+
 @pytest.fixture
 def hiding() -> Iterator[World]:
     with world(pid_capacity=5_100_000, scrubber=Scrubber(), opts=ResolverOpts().with_envs_resolution_enabled()) as made:
@@ -875,10 +897,10 @@ def test_what_was_hidden_tells_images_apart(
     assert changed is not one and changed.equals(other)
     child = entry_of(w.fork(3, 5, 11))
     assert child.equals(changed) and not child.equals(one)
-    # Somebody else writes the tables: what it was before is forgotten, and nothing is folded.
+    # Somebody else writes the tables: what it was before is forgotten, and what is stored decides.
     for entry in (one, other, changed):
         w.resolver.applier.py_forget_digest(row_of(entry))
-    assert one.equals(other) and run(4, second) is not other
+    assert one.equals(other) and run(4, first) is other
 
 
 def test_a_file_is_six_facts(w: World) -> None:

@@ -409,11 +409,11 @@ def history(tables: Tables) -> tuple[Tables, TableReader]:
     fork = tables.row(7, **owner, exec_boot_ns=10, exit_boot_ns=320, flags=layout.ROW_REPLACED, comm=b"b0")
     flags = layout.ROW_REPLACED | layout.ROW_IS_EXEC
     image = tables.row(
-        7, **owner, exec_boot_ns=320, exit_boot_ns=340, flags=flags, comm=b"b1", ancestor=tables.link(fork)
+        7, **owner, exec_boot_ns=320, exit_boot_ns=340, flags=flags, comm=b"b1", ancestor=tables.link(fork), images=2
     )
     tables.row(
         7, **owner, exec_boot_ns=340, exit_boot_ns=400, flags=EXEC | layout.ROW_DELETED, comm=b"b2",
-        ancestor=tables.link(image),
+        ancestor=tables.link(image), images=3,
     )  # fmt: skip
     tables.control["horizon_boot_ns"] = 50
     tables.control["takeovers"] = 1
@@ -466,6 +466,17 @@ def test_an_image_that_is_not_retained_is_too_old(history: tuple[Tables, TableRe
     assert reader.resolve(7, at=BOOT_UNIX_NS + 330).comm == "b1"
     with pytest.raises(TooOldError, match="which image"):
         reader.resolve(7, at=BOOT_UNIX_NS + 310)
+
+
+def test_an_image_that_was_elided_is_too_old(history: tuple[Tables, TableReader]) -> None:
+    tables, reader = history
+    row = tables.index[7]
+    tables.hot["exec_boot_ns"][row] = 370
+    assert reader.resolve(7, at=BOOT_UNIX_NS + 350).comm == "b2", "started again, it runs since 340"
+    tables.hot["flags"][row] |= layout.ROW_ELIDED
+    with pytest.raises(TooOldError, match="which image"):
+        reader.resolve(7, at=BOOT_UNIX_NS + 350)
+    assert [reader.resolve(7, at=BOOT_UNIX_NS + at).comm for at in (339, 370)] == ["b1", "b2"]
 
 
 # -- opening -----------------------------------------------------------------------------------------------------------

@@ -122,6 +122,10 @@ def test_whether_a_lineage_is_whole(shm_dir: Path) -> None:
         first = table.ancestors(entry)[0]
         assert [table.is_container_root(each) for each in (first, entry, 4, 7, 2)] == [True, False, False, False, False]
         assert table.has_valid_lineage(first) == (True, None)
+        tables.hot["row_seq"][1] += 1  # pid 1 is being written: two links do not ask for it
+        assert table.is_container_root(first) and not table.is_container_root(2)
+        assert [entry.pid for entry in table.ancestors(4, limit=2)] == [3, 3] and table.ancestors(4, limit=0) == []
+        tables.hot["row_seq"][1] += 1
     tables.row(1, ancestor=links[2])
     with ProcessTable.attach(path=shm_dir) as table:
         error = table.has_valid_lineage(1)[1]

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 from hand_records import BOOT_ID, FakeAcks
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
@@ -110,6 +110,7 @@ def test_what_are_no_frames_is_refused() -> None:
         recorded([b"nonsense"])
 
 
+@settings(deadline=None)  # the first one compiles the scrubber's patterns
 @given(
     st.lists(st.sampled_from(["p", "--password=x", "two words", "mysql", "-px", "", "curl", "-su", "a:b"]), max_size=9)
 )

@@ -1,0 +1,319 @@
+"""Execs of what runs already (specification 3.3.4): no new image, a later exec time."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from story import Reading, Story, dump, frame_of, instance, make_tables
+from test_apply import World
+from test_interleavings import enter_init
+
+from pipeline import events
+from pipeline.resolver._apply import Applier
+from pipeline.resolver._merger import Merger
+from pipeline.resolver.conceal import Concealer
+from pipeline.resolver.entry_rows import Book
+from pipeline.resolver.scrub import Scrubber
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.table import ProcessTable
+from pipeline.shm.validate import validate_tables
+
+BOOT_UNIX_NS = 1_700_000_000_000_000_000
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with instance() as directory:
+        world = World(directory)
+        world.init()
+        yield world
+        validate_tables(world.tables)
+        world.tables.close()
+
+
+def in_frames(directory: Path, story: Story) -> TableWriter:
+    """Tables to which the events of a story came as a frame of a ring, with what is to be hidden hidden."""
+    scrubber = Scrubber()
+    concealer = Concealer(scrubber.scrub_argv, scrubber.literals, scrubber.program_names)
+    tables = make_tables(directory, ring_count=1)
+    applier, merger = Applier(tables), Merger(1, stall_ms=1e9, hold_ms=1e9)
+    enter_init(tables, applier, story)
+    frame = concealer.frame(frame_of(story.events, ring=0, from_pos=0))
+    merger.add(frame)
+    merger.advance(story.now + 1_000_000_000, np.array([frame.to_pos], np.uint64))
+    while (batch := merger.take(3)) is not None:
+        applier.apply(batch)
+        merger.done(batch)
+    return tables
+
+
+def flags_of(row) -> set[str]:
+    names = ("IS_EXEC", "IS_EXEC_EXEC", "PARENT_MISSING", "GAP", "HEAD", "REPLACED", "DELETED")
+    return {name for name in names if row.flags & getattr(layout, "ROW_" + name)}
+
+
+def test_a_program_that_executes_itself_is_one_image_with_a_later_exec_time(w: World) -> None:
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x", args=[b"x"])
+    first = w.proc(4)
+    again = w.exec(4, b"/bin/x", args=[b"x"])
+    row = w.proc(4)
+    assert (row.row, row.images, row.exec_boot_ns) == (first.row, 2, again.time)
+    assert w.read.counter("exec_bomb") == 1 and w.read.counter("added_event") == 2
+    assert w.read.chain(4)[1].exit_boot_ns == first.exec_boot_ns, "it began when it began"
+    w.exec(4, b"/bin/x", args=[b"x", b"y"])
+    assert w.proc(4).images == 3 and flags_of(w.proc(4)) == {"IS_EXEC", "IS_EXEC_EXEC", "HEAD"}
+
+
+def test_a_fork_that_executes_what_it_is_says_that_it_did(w: World) -> None:
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x")
+    w.fork(4, 5)
+    w.exec(5, b"/bin/x")
+    assert w.proc(5).images == 1 and flags_of(w.proc(5)) == {"IS_EXEC", "HEAD"}
+
+
+def test_what_is_not_compared_follows_the_exec(w: World) -> None:
+    w.fork(1, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/x")
+    w.change(4, events.KIND_COMM, comm=b"renamed")
+    w.story.exit(3)  # lost
+    w.story.processes[4].cgroup = 7
+    event = w.exec(4, b"/bin/x", name=b"/link/x", tid=77)
+    row = w.proc(4)
+    assert row.images == 2 and (row.comm, row.cgroup_id, row.tid) == (b"x", 7, 77)
+    assert row.cookie == int(event.task["cookie"][0]) and row.flags & layout.ROW_THROUGH_SYMLINK
+    assert row.ppid == 1 and w.read.counter("reparent_success_kernel_ppid") == 1
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_credentials_are_compared_as_they_are_at_the_exec(w: World, lost: bool) -> None:
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x")
+    change = w.story.change(4, events.KIND_CRED, uid=9)
+    if not lost:
+        change.apply(w.applier)
+    w.exec(4, b"/bin/x")
+    assert (w.proc(4).images, w.proc(4).uid) == (3 if lost else 2, 9)
+
+
+def test_another_program_between_that_was_lost_makes_two_images(w: World) -> None:
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x")
+    w.story.exec(4, b"/bin/lost")
+    w.exec(4, b"/bin/x")
+    assert w.proc(4).images == 3 and "PARENT_MISSING" in flags_of(w.proc(4))
+
+
+def test_sources_that_look_later_and_tracers_make_an_image_of_each(w: World) -> None:
+    w.fork(1, 4)
+    for images in (2, 3):
+        event = w.story.exec(4, b"/bin/x")
+        event.head["flags"] |= events.FLAG_PARTIAL
+        event.apply(w.applier)
+        assert w.proc(4).images == images
+
+
+def test_frames_fold_and_what_was_hidden_in_them_tells_images_apart() -> None:
+    story = Story()
+    story.begin(1, inode=10)
+    story.fork(1, 4)
+    for args, envs in (
+        ([b"x"], []), ([b"x"], []), ([b"x", b"--password=a"], []), ([b"x", b"--password=b"], []),
+        ([b"x", b"--password=b"], []), ([b"x"], [b"A=1"]), ([b"x"], [b"A=2"]), ([b"x"], [b"A=2"]),
+    ):  # fmt: skip
+        story.exec(4, b"/bin/x", args=args, envs=envs)
+    with instance() as directory:
+        tables = in_frames(directory, story)
+        read = Reading(tables)
+        shown = [bytes(tables.args.py_bytes(row.args_ref))[4:] for row in read.chain(4) if row.args_ref]
+        assert shown == 2 * [b"x\0"] + 2 * [b"x\0--password=********\0"] + [b"x\0"]
+        assert read.counter("exec_bomb") == 3 and read.counter("args_size") == 11
+        tables.close()
+
+
+def test_after_a_restart_what_is_stored_is_compared(w: World) -> None:
+    """What was hidden is forgotten then, and the tree must not depend on when the resolver was replaced."""
+    w.fork(1, 4)
+    w.exec(4, b"/bin/x", args=[b"x"])
+    for row in w.read.chain(4):
+        w.applier.py_forget_digest(row.row)
+    w.exec(4, b"/bin/x", args=[b"x"])
+    assert w.proc(4).images == 2
+    w.applier.py_forget_digest(w.proc(4).row)
+    w.exec(4, b"/bin/x", args=[b"y"])
+    assert w.proc(4).images == 3
+
+
+# -- past times --------------------------------------------------------------------------------------------------------
+
+
+def test_a_look_up_as_of_a_past_time_finds_the_image_that_ran(w: World) -> None:
+    fork = w.fork(1, 4)
+    w.exec(4, b"/bin/a")
+    a = w.exec(4, b"/bin/a")
+    b = [w.exec(4, b"/bin/b") for _ in range(3)]
+    late = w.story.fork(4, 5)
+    c = w.exec(4, b"/bin/c")
+    late.apply(w.applier, late=True)
+    assert w.proc(5).path == b"/bin/b" and w.read.chain(5)[1].path == b"/bin/b"
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.commit(w.story.now, *[np.zeros(4, np.uint64)] * 2, np.zeros(16, np.uint64))
+    expected = [
+        (fork.time, b"/sbin/init"), (a.time - 500, b"/bin/a"), (a.time + 500, b"/bin/a"), (b[0].time, b"/bin/b"),
+        (b[0].time + 500, b"/bin/b"), (b[1].time + 1, b"/bin/b"), (b[2].time, b"/bin/b"), (c.time - 1, b"/bin/b"),
+        (c.time, b"/bin/c"),
+    ]  # fmt: skip
+    book = Book(w.tables, w.applier, 0)
+    with ProcessTable.attach(path=w.tables.directory) as table:
+        for at, path in expected:
+            assert w.read.row(book.image_at(w.tables.py_head(4), at)).path == path
+            found = table.resolve(4, at=BOOT_UNIX_NS + at)
+            assert found is not None and found.path == path.decode(), at - fork.time
+
+
+def test_a_fork_that_was_started_again_runs_from_its_beginning(w: World) -> None:
+    w.fork(1, 4)
+    w.exec(4, b"/bin/a")
+    fork = w.fork(4, 5)
+    w.exec(5, b"/bin/a")
+    w.tables.set_state(layout.STATE_READY)
+    w.tables.commit(w.story.now, *[np.zeros(4, np.uint64)] * 2, np.zeros(16, np.uint64))
+    with ProcessTable.attach(path=w.tables.directory) as table:
+        found = table.resolve(5, at=BOOT_UNIX_NS + fork.time)
+        assert found is not None and found.path == "/bin/a" and found.images == 1
+
+
+# -- late and repeated -------------------------------------------------------------------------------------------------
+
+
+def history(world: World) -> list[tuple[object, ...]]:
+    """The images of pid 4: what they are, when they began and ended."""
+    return [
+        (row.images, row.path, bytes(world.tables.args.py_bytes(row.args_ref))[4:] if row.args_ref else None,
+         row.exit_boot_ns, flags_of(row), row.exec_inode)
+        for row in world.read.chain(4) if row.tgid == 4
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", [False, True])
+@pytest.mark.parametrize("seed", range(24))
+def test_in_any_order_the_same_images_ran_at_the_same_times(seed: int, ends: bool) -> None:
+    results = []
+    for shuffled in (False, True):
+        with instance() as directory:
+            world = World(directory)
+            world.init()
+            world.fork(1, 4)
+            rng, story = np.random.default_rng(seed), []
+            for number in rng.integers(0, 3, 8):
+                args = [b"x"] if number < 2 else [b"x", b"y"]
+                story.append(world.story.exec(4, b"/bin/%d" % (number % 2), args=args))
+            if ends:
+                story.append(world.story.exit(4))
+            order = rng.permutation(len(story)) if shuffled else range(len(story))
+            for place in (*order, *order):
+                story[place].apply(world.applier)
+            results.append(history(world))
+            validate_tables(world.tables)
+            world.tables.close()
+    found, expected = results[1], results[0]
+    assert [one[1:4] for one in found] == [one[1:4] for one in expected]
+
+
+def test_a_successor_that_hears_of_them_again_changes_nothing(w: World) -> None:
+    story = [w.fork(1, 4)]
+    story += [w.exec(4, path) for path in (b"/a", b"/a", b"/a", b"/b", b"/b", b"/a", b"/a")]
+    once = dump(w.tables)
+    for row in w.read.chain(4):
+        w.applier.py_forget_digest(row.row)
+    for start in reversed(range(len(story))):
+        for event in story[start:]:
+            event.apply(w.applier)
+        assert dump(w.tables) == once, start
+
+
+# -- what bounds a chain -----------------------------------------------------------------------------------------------
+
+EXECS = 10_000
+
+
+def test_ten_thousand_execs_of_the_same_are_one_image(w: World) -> None:
+    w.fork(1, 4)
+    for _ in range(EXECS):
+        w.exec(4, b"/bin/x", args=[b"x"])
+    assert w.proc(4).images == 2 and w.tables.rows_used == 3 and w.read.counter("exec_bomb") == EXECS - 1
+
+
+def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
+    """With another argument each time: the chain is capped, and what it lost goes when its retention is over.
+
+    Moving the process, and walking its lineage, costs no more than the cap.
+    """
+    with instance() as directory:
+        world = World(directory, row_capacity=1 << 14, retention_ns=1_000_000)
+        world.init()
+        world.fork(1, 3)
+        world.fork(3, 4)
+        first = world.proc(4)
+        used = []
+        for number in range(EXECS):
+            world.exec(4, b"/bin/x", args=[b"%d" % number])
+            world.tables.evict_exited(world.story.now, 512)
+            used.append(world.tables.rows_used)
+        # 512 of its own, and those of the last ms (an exec each us), until an eighth of the chain is let go at once.
+        assert max(used) < 512 + 1000 + 64 + 4
+        chain = world.read.chain(4)
+        own = [row for row in chain if row.tgid == 4]
+        assert len(own) <= 512 and own[0].images == EXECS + 1 and own[-1].row == first.row
+        assert [row.images for row in own[:440]] == list(range(EXECS + 1, EXECS + 1 - 440, -1))
+        assert any(row.flags & layout.ROW_ELIDED for row in own) and [row.tgid for row in chain[-2:]] == [3, 1]
+        assert world.applier.py_root(own[0].row) == first.row
+        survivor = next(row for row in own if row.flags & layout.ROW_ELIDED)
+        late = world.story.exec(4, b"/bin/x", args=[b"late"])
+        late.head["time_boot_ns"] = world.read.follow(survivor.ancestor).exit_boot_ns + 1
+        late.apply(world.applier, late=True)
+        below = world.read.follow(world.read.row(survivor.row).ancestor)
+        assert below is not None and below.exec_boot_ns == late.time and below.exit_boot_ns == survivor.exec_boot_ns
+        world.exit(3)
+        assert world.proc(4).ppid == 1 and world.read.row(first.row).ppid == 1
+        assert world.read.chain(4)[len(own) + 1].tgid == 1
+        began = time.perf_counter()
+        for _ in range(100):
+            world.applier.py_root(own[0].row)
+        assert time.perf_counter() - began < 0.1, "a walk of 512 rows takes a few us"
+        validate_tables(world.tables)
+        world.tables.close()
+
+
+def test_execs_that_alternate_are_images(w: World) -> None:
+    w.fork(1, 4)
+    for path in itertools.islice(itertools.cycle((b"/a", b"/b")), 10):
+        w.exec(4, path)
+    assert w.proc(4).images == 11
+
+
+# -- counters of frames ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_frame_counts_is_of_the_process_that_its_record_names() -> None:
+    story = Story()
+    story.begin(1, inode=10)
+    story.fork(1, 4)
+    unknown = story.processes[4]
+    story.exit(4)
+    story.begin(9)  # nobody knows it
+    story.fork(9, 4)
+    late = story.change(4, events.KIND_COMM, comm=b"late")
+    late.head["start_boot_ns"] = unknown.start
+    with instance() as directory:
+        read = Reading(in_frames(directory, story))
+        assert read.counter("broken_lineage") == 1, "the second fork; what came late is of another process"
+        read.tables.close()
