@@ -475,7 +475,7 @@ cdef class Rows:
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
         """A new row that is as `source`; 0: the table is full."""
         cdef uint32_t row = self.tables.copy_row(source)
-        if row and self.tables.marks[source] & MARK_DIGEST:
+        if row and self.tables.rows[source].marks & MARK_DIGEST:
             self.keep_digest(row, self.tables.digests[source])
         return row
 
