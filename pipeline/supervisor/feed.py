@@ -98,6 +98,7 @@ def _open_ebpf(config: Config) -> Feed:
         envs_bytes=settings.envs_bytes,
         wakeup_fill_bytes=settings.wakeup_level_bytes,
         credentials=settings.credentials,
+        compat_calls=settings.compat_calls,
         task_iterator=settings.task_iterator,
         capabilities_usage=settings.capabilities_usage,
     )
