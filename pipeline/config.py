@@ -127,7 +127,7 @@ class Capture(Section, frozen=True):
         Meta(
             description="Where credentials are seen at the end of system calls (x86-64): whether those in the way of "
             "32-bit programs are looked at too, which any program can make. That makes every system call of the host "
-            'slower by some more nanoseconds (docs/sources.md). "off": what they change is seen as with '
+            'slower by 5 to 20 ns more (docs/sources.md). "off": what they change is seen as with '
             'credentials = "off".',
         ),
     ] = "auto"

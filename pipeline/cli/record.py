@@ -33,7 +33,8 @@ Examples:
 @click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
 @click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
 @click.option(
-    "--raw", is_flag=True,
+    "--raw",
+    is_flag=True,
     help="Hide nothing: arguments with the secrets in them, and environments (if captured) with all values.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
@@ -141,4 +142,5 @@ def _record(
         stack.callback(waiter.close)
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
         records = follow(shard, waiter, seconds)
+        feed.look()
         return records, lost_in(states.lost(range(states.count)))

@@ -252,6 +252,7 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
      "os.pwritev(fd, [b'%d'], 0, os.RWF_HIPRI)"],
     ids=["write", "writev", "pwrite64", "pwritev", "pwritev2"],
 )  # fmt: skip
+@pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
 def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
     """Not one that comes after it, such as the write of the actor's answer: so there is another change at once."""
     if not Path("/proc/self/loginuid").exists():
