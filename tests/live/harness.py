@@ -21,8 +21,7 @@ from pipeline import ProcessTable
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
-#: In an emulated guest on a busy machine it has taken 60.
-READY_SECONDS = 120
+READY_SECONDS = 60
 STOP_SECONDS = 20
 _PIDFD_GETFD = 438
 

@@ -113,6 +113,8 @@ def run(folder: Path, command: Sequence[str], *, timeout_s: float, cpus: int = 2
             f"cd {shlex.quote(str(ROOT))} || exit 97\n"
             # /tmp is an overlay there, on which executables look otherwise; /dev/shm is a file system like any.
             "export HOME=/root LANG=C.UTF-8 TMPDIR=/dev/shm OPENBLAS_NUM_THREADS=1 PROCLINE_REQUIRE_LIVE=1\n"
+            # Workers start without the working directory on their path, and an interpreter may be another checkout's.
+            f"export PYTHONPATH={shlex.quote(str(ROOT))}\n"
             f"exec {shlex.join(command)}\n"
         )
         (work / "out").touch()
