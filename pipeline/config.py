@@ -122,6 +122,15 @@ class Capture(Section, frozen=True):
             '"off": they are seen at the process\'s next fork, exec, exit, change of name or of cgroup.',
         ),
     ] = "auto"
+    compat_calls: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="Where credentials are seen at the end of system calls (x86-64): whether those in the way of "
+            "32-bit programs are looked at too, which any program can make. That makes every system call of the host "
+            'slower by 5 to 20 ns more (docs/sources.md). "off": what they change is seen as with '
+            'credentials = "off".',
+        ),
+    ] = "auto"
     task_iterator: Annotated[
         Literal["auto", "off"],
         Meta(

@@ -52,6 +52,11 @@ class HeldCapture:
     tiers: Mapping[str, str]
     fds: list[int]
 
+    @property
+    def program_fds(self) -> list[int]:
+        """Descriptors of the programs among `fds`."""
+        return [fd for fd in self.fds if "bpf-prog" in str(Path(f"/proc/self/fd/{fd}").readlink())]
+
     def close(self) -> None:
         """Detach the programs, free maps and rings; idempotent. Workers' copies keep their rings readable."""
         while self.fds:

@@ -1,17 +1,30 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Arguments of the system call that the current task is in: its registers, as it came into the kernel, still have them at
- * the call's end. */
+/* The system call that the current task is in, by its registers, which still have what it came into the kernel with at the
+ * call's end. */
 #ifndef PROCLINE_CALL_BPF_H
 #define PROCLINE_CALL_BPF_H
+
+#define TS_COMPAT 0x0002		 /* arch/x86/include/asm/thread_info.h */
+#define __X32_SYSCALL_BIT 0x40000000 /* arch/x86/include/uapi/asm/unistd.h */
+
+/* Whether the call was made in the way of 32-bit x86 programs, which any program can: numbers and registers are theirs. */
+static __always_inline bool pl_is_i386_call(struct task_struct *task)
+{
+	return bpf_core_field_exists(task->thread_info.status) && task->thread_info.status & TS_COMPAT;
+}
 
 /* `number` is a constant, 0 or 1. */
 static __always_inline u64 pl_argument(u32 number)
 {
-	struct pt_regs *x86 = (void *)bpf_task_pt_regs((struct task_struct *)bpf_get_current_task_btf());
+	struct task_struct *task = (void *)bpf_get_current_task_btf();
+	struct pt_regs *x86 = (void *)bpf_task_pt_regs(task);
 	struct pt_regs___arm64 *arm64 = (void *)x86;
 
-	if (bpf_core_field_exists(x86->di))
+	if (bpf_core_field_exists(x86->di)) {
+		if (pl_is_i386_call(task))
+			return number ? x86->cx : x86->bx;
 		return number ? x86->si : x86->di;
+	}
 	if (bpf_core_field_exists(arm64->orig_x0))
 		return number ? arm64->regs[1] : arm64->orig_x0;
 	return 0;

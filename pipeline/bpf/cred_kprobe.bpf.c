@@ -46,6 +46,6 @@ PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 SEC("kretprobe/change_pid")
 int pl_change_pid(void *ctx)
 {
-	pl_group_changed(0);
+	pl_group_changed(0, pl_argument(0));
 	return 0;
 }

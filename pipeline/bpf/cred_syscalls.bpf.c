@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session where neither trampolines nor kprobes may be attached: at the end of the system
- * calls that make them. Attach kind: tp/syscalls.
+ * calls that make them. Attach kind: tp/syscalls, and tp_btf for calls in the way of 32-bit programs.
  *
  * Every system call of the host is slowed a little as long as one such tracepoint is in use (it leaves the kernel by the
- * slow path), however many there are; the calls that are traced, by some more. Not seen at once: calls of 32-bit programs,
- * which these tracepoints leave out. The process's next record tells of them. */
+ * slow path), however many there are; the calls that are traced, by some more. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -15,53 +14,36 @@
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "task.bpf.h"
-/* Programs of this kind run with preemption off and never one inside another on the same CPU. */
-#define PL_CHANGE_BUFFERS 1
+/* Programs at tracepoints of single calls run with preemption off and never one inside another on the same CPU: they share
+ * buffer 0. The raw tracepoint can be preempted on newer kernels: buffer 1. */
+#define PL_CHANGE_BUFFERS 2
+#define PL_NATIVE 0
+#define PL_COMPAT 1
 #include "change.bpf.h"
 #include "call.bpf.h"
 #include "group.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define PL_AFTER_CRED(call)                                                                                             \
-	SEC("tp/syscalls/sys_exit_" #call)                                                                              \
-	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                             \
-	{                                                                                                               \
-		if (ctx->ret >= 0)                                                                                      \
-			pl_cred_changed(0);                                                                             \
-		return 0;                                                                                               \
-	}
+/* What may have changed after a call that returned `ret`. The arguments are the call's own first two. */
 
-#define PL_AFTER_SESSION(call)                                                                                          \
-	SEC("tp/syscalls/sys_exit_" #call)                                                                              \
-	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                             \
-	{                                                                                                               \
-		if (ctx->ret >= 0)                                                                                      \
-			pl_session_changed(0, (void *)bpf_get_current_task_btf());                                      \
-		return 0;                                                                                               \
-	}
+static __always_inline void pl_after_cred(u32 index, long ret)
+{
+	if (ret >= 0)
+		pl_cred_changed(index);
+}
 
-PL_AFTER_CRED(setuid)
-PL_AFTER_CRED(setgid)
-PL_AFTER_CRED(setreuid)
-PL_AFTER_CRED(setregid)
-PL_AFTER_CRED(setresuid)
-PL_AFTER_CRED(setresgid)
-PL_AFTER_CRED(setfsuid) /* returns the id before, even if it did nothing */
-PL_AFTER_CRED(setfsgid)
-PL_AFTER_CRED(capset)
-/* A new user namespace comes with all capabilities in it; the other namespaces are each thread's own as well. */
-PL_AFTER_CRED(unshare)
-PL_AFTER_CRED(setns)
-PL_AFTER_SESSION(setsid)
+static __always_inline void pl_after_session(u32 index, long ret)
+{
+	if (ret >= 0)
+		pl_session_changed(index, (void *)bpf_get_current_task_btf());
+}
 
 /* Of the caller itself, or of a child, which the call's first argument names. */
-SEC("tp/syscalls/sys_exit_setpgid")
-int pl_setpgid(struct trace_event_raw_sys_exit *ctx)
+static __always_inline void pl_after_setpgid(u32 index, long ret, int nr)
 {
-	if (ctx->ret == 0)
-		pl_group_changed(0);
-	return 0;
+	if (ret == 0)
+		pl_group_changed(index, nr);
 }
 
 /* include/uapi/asm-generic/ioctls.h */
@@ -70,21 +52,14 @@ int pl_setpgid(struct trace_event_raw_sys_exit *ctx)
 
 /* A terminal is taken by the leader of a session, and given up by anybody: by the leader for the whole session, by others for
  * their own process. */
-SEC("tp/syscalls/sys_exit_ioctl")
-int pl_ioctl(struct trace_event_raw_sys_exit *ctx)
+static __always_inline void pl_after_ioctl(u32 index, long ret, u32 command)
 {
-	u32 command;
-
-	if (ctx->ret)
-		return 0;
-	command = pl_argument(1);
-	if (command == TIOCSCTTY || command == TIOCNOTTY)
-		pl_session_changed(0, (void *)bpf_get_current_task_btf());
-	return 0;
+	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
+		pl_session_changed(index, (void *)bpf_get_current_task_btf());
 }
 
 /* A leader of a session that has no terminal takes the one that it opens. */
-static __always_inline void pl_opened(long ret)
+static __always_inline void pl_after_open(u32 index, long ret)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	struct pl_pid *entry;
@@ -93,20 +68,8 @@ static __always_inline void pl_opened(long ret)
 		return;
 	entry = pl_find_pid(task->tgid, task->group_leader->start_boottime);
 	if (!entry || !entry->tty[0])
-		pl_session_changed(0, task);
+		pl_session_changed(index, task);
 }
-
-#define PL_AFTER_OPEN(call)                                                                                             \
-	SEC("tp/syscalls/sys_exit_" #call)                                                                              \
-	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                             \
-	{                                                                                                               \
-		pl_opened(ctx->ret);                                                                                    \
-		return 0;                                                                                               \
-	}
-
-PL_AFTER_OPEN(openat)
-PL_AFTER_OPEN(openat2)
-PL_AFTER_OPEN(open) /* not on every architecture */
 
 /* A login uid is a number that is written to /proc/self/loginuid, by its own thread. Nothing tells which file a write was to
  * but what can be compared: the process with what was last recorded of it. Longer texts are no such number. */
@@ -123,7 +86,7 @@ struct pl_login {
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, PL_CHANGE_BUFFERS);
 	__type(key, u32);
 	__type(value, struct pl_login);
 } pl_login_buf SEC(".maps");
@@ -134,7 +97,7 @@ struct {
 	__type(value, u32);
 } pl_login_changes SEC(".maps");
 
-static __always_inline void pl_written(long ret)
+static __always_inline void pl_after_write(u32 index, long ret)
 {
 	struct task_struct *task;
 	struct pl_login *last;
@@ -144,7 +107,7 @@ static __always_inline void pl_written(long ret)
 	if (ret <= 0 || ret > PL_NUMBER_MAX)
 		return;
 	task = (void *)bpf_get_current_task_btf();
-	last = bpf_map_lookup_elem(&pl_login_buf, &zero);
+	last = bpf_map_lookup_elem(&pl_login_buf, &index);
 	changes = bpf_map_lookup_elem(&pl_login_changes, &zero);
 	if (task->pid != task->tgid || !last || !changes)
 		return;
@@ -158,7 +121,7 @@ static __always_inline void pl_written(long ret)
 		return; /* nothing to compare with; writes are too many to record every process that is new here */
 	if (entry->auid != auid || entry->audit_session != session) {
 		__sync_fetch_and_add(changes, 1);
-		pl_cred_changed(0);
+		pl_cred_changed(index);
 		return;
 	}
 	last->start_boot_ns = task->start_boottime;
@@ -168,14 +131,140 @@ static __always_inline void pl_written(long ret)
 	last->changes = *changes;
 }
 
-#define PL_AFTER_WRITE(call)                                                                                            \
+#define PL_AFTER(call, after, ...)                                                                                      \
 	SEC("tp/syscalls/sys_exit_" #call)                                                                              \
 	int pl_##call(struct trace_event_raw_sys_exit *ctx)                                                             \
 	{                                                                                                               \
-		pl_written(ctx->ret);                                                                                   \
+		pl_after_##after(PL_NATIVE, ctx->ret, ##__VA_ARGS__);                                                   \
 		return 0;                                                                                               \
 	}
 
-PL_AFTER_WRITE(write)
-PL_AFTER_WRITE(writev)
-PL_AFTER_WRITE(pwrite64)
+PL_AFTER(setuid, cred)
+PL_AFTER(setgid, cred)
+PL_AFTER(setreuid, cred)
+PL_AFTER(setregid, cred)
+PL_AFTER(setresuid, cred)
+PL_AFTER(setresgid, cred)
+PL_AFTER(setfsuid, cred) /* returns the id before, even if it did nothing */
+PL_AFTER(setfsgid, cred)
+PL_AFTER(capset, cred)
+/* A new user namespace comes with all capabilities in it; the other namespaces are each thread's own as well. */
+PL_AFTER(unshare, cred)
+PL_AFTER(setns, cred)
+PL_AFTER(setsid, session)
+PL_AFTER(setpgid, setpgid, pl_argument(0))
+PL_AFTER(ioctl, ioctl, pl_argument(1))
+PL_AFTER(openat, open)
+PL_AFTER(openat2, open)
+PL_AFTER(open, open) /* not on every architecture */
+PL_AFTER(write, write)
+PL_AFTER(writev, write)
+PL_AFTER(pwrite64, write)
+PL_AFTER(pwritev, write)
+PL_AFTER(pwritev2, write)
+
+/* The tracepoints above leave out calls by the tables of 32-bit programs, as the numbers mean other calls there. No program
+ * need be a 32-bit one to make them: any can (int 0x80). Of what sees them too, the end of all calls, this is the way that
+ * costs those least. */
+
+/* arch/x86/entry/syscalls/syscall_32.tbl */
+static __noinline void pl_after_i386(u32 call, long ret)
+{
+	switch (call) {
+	case 23: /* setuid, setgid, setreuid, setregid, setfsuid, setfsgid, setresuid and setresgid of 16-bit ids */
+	case 46:
+	case 70:
+	case 71:
+	case 138:
+	case 139:
+	case 164:
+	case 170:
+	case 203: /* setreuid, setregid, setresuid, setresgid, setuid, setgid, setfsuid, setfsgid */
+	case 204:
+	case 208:
+	case 210:
+	case 213:
+	case 214:
+	case 215:
+	case 216:
+	case 185: /* capset */
+	case 310: /* unshare */
+	case 346: /* setns */
+		pl_after_cred(PL_COMPAT, ret);
+		break;
+	case 66: /* setsid */
+		pl_after_session(PL_COMPAT, ret);
+		break;
+	case 57: /* setpgid */
+		pl_after_setpgid(PL_COMPAT, ret, pl_argument(0));
+		break;
+	case 54: /* ioctl */
+		pl_after_ioctl(PL_COMPAT, ret, pl_argument(1));
+		break;
+	case 5:	  /* open */
+	case 295: /* openat */
+	case 437: /* openat2 */
+		pl_after_open(PL_COMPAT, ret);
+		break;
+	case 4:	  /* write */
+	case 146: /* writev */
+	case 181: /* pwrite64 */
+	case 334: /* pwritev */
+	case 379: /* pwritev2 */
+		pl_after_write(PL_COMPAT, ret);
+		break;
+	}
+}
+
+/* arch/x86/entry/syscalls/syscall_64.tbl: the numbers of 64-bit programs but for calls whose arguments differ in size. */
+static __noinline void pl_after_x32(u32 call, long ret)
+{
+	switch (call & ~__X32_SYSCALL_BIT) {
+	case 105: /* setuid, setgid, setreuid, setregid, setresuid, setresgid, setfsuid, setfsgid */
+	case 106:
+	case 113:
+	case 114:
+	case 117:
+	case 119:
+	case 122:
+	case 123:
+	case 126: /* capset */
+	case 272: /* unshare */
+	case 308: /* setns */
+		pl_after_cred(PL_COMPAT, ret);
+		break;
+	case 112: /* setsid */
+		pl_after_session(PL_COMPAT, ret);
+		break;
+	case 109: /* setpgid */
+		pl_after_setpgid(PL_COMPAT, ret, pl_argument(0));
+		break;
+	case 514: /* ioctl */
+		pl_after_ioctl(PL_COMPAT, ret, pl_argument(1));
+		break;
+	case 2:	  /* open */
+	case 257: /* openat */
+	case 437: /* openat2 */
+		pl_after_open(PL_COMPAT, ret);
+		break;
+	case 1:	  /* write */
+	case 18:  /* pwrite64 */
+	case 516: /* writev */
+	case 535: /* pwritev */
+	case 547: /* pwritev2 */
+		pl_after_write(PL_COMPAT, ret);
+		break;
+	}
+}
+
+SEC("tp_btf/sys_exit")
+int BPF_PROG(pl_compat, struct pt_regs *regs, long ret)
+{
+	if (!bpf_core_field_exists(regs->orig_ax))
+		return 0;
+	if (pl_is_i386_call((void *)bpf_get_current_task_btf()))
+		pl_after_i386(regs->orig_ax, ret);
+	else if (regs->orig_ax & __X32_SYSCALL_BIT)
+		pl_after_x32(regs->orig_ax, ret);
+	return 0;
+}

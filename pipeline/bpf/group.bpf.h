@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* setpgid() for who is not told whose group was changed. Include after change.bpf.h and call.bpf.h. */
+/* setpgid() for who is not told whose group was changed. Include after change.bpf.h. */
 #ifndef PROCLINE_GROUP_BPF_H
 #define PROCLINE_GROUP_BPF_H
 
@@ -32,19 +32,18 @@ static long pl_child_step(u64 i, struct pl_children *children)
 	return 0;
 }
 
-/* The current task's setpgid() changed its own group, or that of a child: the first argument is the caller's view of it. A
- * child that another thread forked is that thread's. No lock: a child that is taken from the list in between ends the
+/* The current task's setpgid() changed its own group, or that of a child: `nr`, the first argument, is the caller's view of
+ * it. A child that another thread forked is that thread's. No lock: a child that is taken from the list in between ends the
  * search. */
-static __noinline void pl_group_changed(u32 index)
+static __noinline void pl_group_changed(u32 index, int nr)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
 	struct list_head *list = &task->children;
-	struct pl_children children = { .at = list->prev, .end = list };
+	struct pl_children children = { .at = list->prev, .end = list, .nr = nr };
 
 	if (task->flags & (PF_KTHREAD | PF_EXITING))
 		return;
-	children.nr = pl_argument(0);
-	if (children.nr) {
+	if (nr) {
 		children.level = task->thread_pid->level;
 		bpf_loop(PL_CHILDREN_STEPS, pl_child_step, &children, 0);
 	}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,7 @@ class TierKind:
             to. Empty: all of them are needed.
         trial: an empty program of probe.bpf.o with the same place; where it is refused, so is this, and the kernel need
             not verify the tier's own programs (0.2 s) to find that out. Empty: a refusal costs nothing.
+        compat: the program for system calls in the way of 32-bit programs, if they need one of their own.
     """
 
     name: str
@@ -45,6 +46,7 @@ class TierKind:
     gives: str
     core: str = ""
     trial: str = ""
+    compat: str = ""
 
 
 TIERS = (
@@ -70,8 +72,12 @@ CREDENTIALS = {
         "tp/syscalls",
         f"{_CHANGES} by system calls; every one of the host is slower by 5 to 40 ns, an open or write by 70 to 160",
         "pl_setuid",
+        compat="pl_compat",
     ),
 }
+
+#: Where any program can make system calls in the way of 32-bit ones; elsewhere only these can, and are not looked for.
+_COMPAT_MACHINES = ("x86_64",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,7 @@ class Capture:
         envs_bytes: int = 0,
         wakeup_fill_bytes: int = 0,
         credentials: str = "auto",
+        compat_calls: str = "auto",
         task_iterator: str = "auto",
         capabilities_usage: str = "off",
     ) -> None:
@@ -155,6 +162,8 @@ class Capture:
             args_bytes, envs_bytes: kept of each exec at most, up to 32768.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
             credentials: a key of CREDENTIALS, "auto" for the first that the kernel takes, or "off".
+            compat_calls: "auto" to see changes by system calls in the way of 32-bit programs too where that costs the
+                others, or "off".
             task_iterator: "auto" for where the kernel takes it, or "off".
             capabilities_usage: "on" for where the kernel tells of them, or "off".
 
@@ -189,7 +198,7 @@ class Capture:
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             self._core.attach()
             # Most of a start is the kernel's verifier, which works on one program for each thread that asks.
-            changes = _Beside(lambda: self._load_credentials(credentials))
+            changes = _Beside(lambda: self._load_credentials(credentials, compat_calls))
             try:
                 tiers = [
                     Tier(kind.name, kind.attach_kind, False, 'capture.task_iterator is "off"')
@@ -230,7 +239,7 @@ class Capture:
             ring_of_cpu[cpu] = ring
             self._core.map_update("pl_rings", cpu, self.ring_fds[ring])
 
-    def _load_tier(self, kind: TierKind) -> Tier:
+    def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
         if kind.trial:
             try:
@@ -240,7 +249,7 @@ class Capture:
         while True:
             one: libbpf.TierObject | None = None
             try:
-                one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds, without=left_out)
+                one = libbpf.TierObject(OBJECTS / f"{kind.name}.bpf.o", self._map_fds, without=[*left_out, *unwanted])
                 one.attach()
                 break
             except LoadError as error:
@@ -274,7 +283,7 @@ class Capture:
         tier = self._load_tier(CAPABILITY)
         return tier if tier.is_on else replace(tier, detail=f"needs the {_CAPABLE}: {tier.detail}")
 
-    def _load_credentials(self, choice: str) -> list[Tier]:
+    def _load_credentials(self, choice: str, compat_calls: str) -> list[Tier]:
         """Load the first of CREDENTIALS that the kernel takes, or the one chosen; say of the others why not."""
         if choice not in {"auto", "off", *CREDENTIALS}:
             raise ValueError(f"credentials: {choice!r}")
@@ -284,7 +293,11 @@ class Capture:
             if chosen:
                 tiers.append(Tier(kind.name, kind.attach_kind, False, f"not needed: {chosen} is in force"))
             elif choice in {"auto", key}:
-                tiers.append(self._load_tier(kind))
+                without = _compat_unwanted(compat_calls) if kind.compat else ""
+                tier = self._load_tier(kind, [kind.compat] if without else [])
+                if tier.is_on and without:
+                    tier = replace(tier, detail=f"{tier.detail}; not by calls of 32-bit programs: {without}")
+                tiers.append(tier)
                 chosen = kind.name if tiers[-1].is_on else ""
             else:
                 tiers.append(Tier(kind.name, kind.attach_kind, False, f'capture.credentials is "{choice}"'))
@@ -347,6 +360,14 @@ def enable_stats() -> int:
             f"BPF statistics cannot be enabled: {os.strerror(-fd)}", feature="bpf_stats", needs="CAP_SYS_ADMIN"
         )
     return fd
+
+
+def _compat_unwanted(choice: str) -> str:
+    """Return why calls in the way of 32-bit programs are not looked for; empty: they are."""
+    if choice == "off":
+        return 'capture.compat_calls is "off"'
+    machine = os.uname().machine
+    return "" if machine in _COMPAT_MACHINES else f"not on {machine}"
 
 
 def _program_fds() -> set[int]:

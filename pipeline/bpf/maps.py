@@ -4,7 +4,7 @@ Works in any process that was given a map's descriptor, without capabilities and
 ``shared.h``; sizes of the maps are there. All numbers are little-endian; 0 means unknown unless said otherwise.
 
 CPU_STATE, 256 bytes, map `pl_shared` (mapped), one element for each possible CPU; written by the programs on that CPU
-but for the fields marked otherwise:
+but for the fields marked otherwise. The last element is no CPU's: its lost_samples are what misses.py found out.
 
     offset  size  field                 type  unit       meaning
     0       4     sleeping              u4    -          set to 1 by the shard of this ring before it blocks, to 0 by

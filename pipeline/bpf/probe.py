@@ -191,8 +191,8 @@ def _memlock() -> Finding:
 def _cpus() -> Finding:
     online, possible = host.online_cpus(), host.possible_cpus()
     detail = f"{len(online)} online of {len(possible)} possible"
-    if max(possible) >= host.MAX_CPUS:
+    if max(possible) >= host.CPU_ROOM:
         return Finding(
-            "cpus", False, f"{detail}; the highest is {max(possible)}", f"at most {host.MAX_CPUS} are possible"
+            "cpus", False, f"{detail}; the highest is {max(possible)}", f"at most {host.CPU_ROOM} are possible"
         )
     return Finding("cpus", True, detail)

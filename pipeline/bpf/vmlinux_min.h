@@ -251,7 +251,12 @@ struct css_set {
 	struct list_head cgrp_links;
 };
 
+/* x86 alone has this field. */
+struct thread_info {
+	u32 status;
+};
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	struct mm_struct *mm;
 	int exit_state;
@@ -286,10 +291,13 @@ struct linux_binprm {
 	const char *fdpath;
 };
 
-/* Where the first two arguments of a system call still stand at its end. */
+/* Where the first two arguments of a system call still stand at its end: those of 32-bit programs in bx and cx. */
 struct pt_regs {
+	unsigned long bx;
+	unsigned long cx;
 	unsigned long si;
 	unsigned long di;
+	unsigned long orig_ax;
 };
 struct pt_regs___arm64 {
 	u64 regs[31];

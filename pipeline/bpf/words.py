@@ -9,6 +9,8 @@ import mmap
 
 #: Length of `pl_shared` and `pl_rings`.
 MAX_CPUS = 1024
+#: Element of `pl_shared` that is no CPU's: what the kernel did not give to the programs (misses.py).
+MISSED = MAX_CPUS - 1
 
 #: SETTINGS.flags: the programs record.
 CAPTURE_ON = 1
@@ -20,6 +22,8 @@ CPU_STATE_BYTES = 256
 ARGS_BYTES, ENVS_BYTES, WAKEUP_FILL_BYTES, FLAGS = range(4)
 #: Word of each CPU_STATE, counted in u4.
 RING = 1
+#: Words of lost_samples in each CPU_STATE, counted in u8.
+LOST_SAMPLES = slice(2, 11)
 
 
 def settings_words(fd: int) -> memoryview:
@@ -30,6 +34,13 @@ def settings_words(fd: int) -> memoryview:
 def cpu_words(fd: int, word: int) -> memoryview:
     """Map `pl_shared` to write; format ``I``, item CPU is the given word of each CPU's state."""
     return _mapped(fd, CPU_STATE_BYTES * MAX_CPUS)[word :: CPU_STATE_BYTES // 4]
+
+
+def missed_words(fd: int) -> memoryview:
+    """Map `pl_shared` to write; format ``Q``, items are lost_samples, by kind, of the element MISSED."""
+    words = _mapped(fd, CPU_STATE_BYTES * MAX_CPUS).cast("B").cast("Q")
+    begin = MISSED * CPU_STATE_BYTES // 8
+    return words[begin + LOST_SAMPLES.start : begin + LOST_SAMPLES.stop]
 
 
 def _mapped(fd: int, length: int) -> memoryview:

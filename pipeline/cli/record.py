@@ -143,4 +143,5 @@ def _record(
         stack.callback(waiter.close)
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
         records = follow(shard, waiter, seconds)
+        feed.look()
         return records, lost_in(states.lost(range(states.count)))

@@ -1,11 +1,11 @@
-"""What the kernel could not write, and what it filtered: the sums over all CPUs of the shared counters."""
+"""What the kernel could not write or tell, and what it filtered: the sums over all CPUs of the shared counters."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bpf import maps
+from pipeline.bpf import maps, words
 
 
 class SharedCounters:
@@ -22,13 +22,15 @@ class SharedCounters:
     """
 
     def __init__(self, shared_fd: int, cpu_count: int) -> None:
-        self._states = maps.cpu_states(shared_fd)[:cpu_count]
+        states = maps.cpu_states(shared_fd)
+        self._states = states[:cpu_count]
+        self._missed = states[words.MISSED :]
         self._before = b""
         self.read()
 
     def read(self) -> bool:
         """Read the counters anew; returns whether anything was counted since the last time."""
-        now = self._states.tobytes()
+        now = self._states.tobytes() + self._missed.tobytes()
         if now == self._before:
             return False
         self._before = now

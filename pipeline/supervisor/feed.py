@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.bpf.apart import load_apart
+from pipeline.bpf.misses import Misses
 from pipeline.config import Config
 from pipeline.errors import ConfigError, FrameError
 from pipeline.specification import NO_FD
@@ -42,6 +43,7 @@ class Feed:
         boot_id: 16 bytes: the boot that the records are from, where it is not this one; else empty.
         boot_unix_ns: Unix time of that boot's clock zero; 0 where it is this one.
         tiers: what is in force, for the log.
+        look: counts what the source cannot count by itself; called now and then.
         close: ends the source.
     """
 
@@ -59,6 +61,7 @@ class Feed:
     iter_link_fd: int = NO_FD
     socket_fd: int = NO_FD
     tiers: Mapping[str, object] = field(default_factory=dict)
+    look: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
     boot_unix_ns: int = 0
@@ -98,6 +101,7 @@ def _open_ebpf(config: Config) -> Feed:
         envs_bytes=settings.envs_bytes,
         wakeup_fill_bytes=settings.wakeup_level_bytes,
         credentials=settings.credentials,
+        compat_calls=settings.compat_calls,
         task_iterator=settings.task_iterator,
         capabilities_usage=settings.capabilities_usage,
     )
@@ -114,6 +118,7 @@ def _open_ebpf(config: Config) -> Feed:
         proc_cache_fd=capture.proc_cache_fd,
         iter_link_fd=capture.iter_link_fd,
         tiers=capture.tiers,
+        look=Misses(capture.program_fds, capture.shared_fd).look,
         close=capture.close,
     )
 

@@ -129,6 +129,7 @@ class Supervisor:
                 self._place_workers(directory, feed)
                 while not self._signals:
                     self._step(directory)
+                    feed.look()
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop()
             except BaseException:

@@ -246,6 +246,22 @@ def test_the_login_uid(tier: Tier, actor: Actor) -> None:
     assert tier.during(actor, "[os.write(w, b'1') for i in range(23)]") == []
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["os.write(fd, b'%d')", "os.writev(fd, [b'%d'])", "os.pwrite(fd, b'%d', 0)", "os.pwritev(fd, [b'%d'], 0)",
+     "os.pwritev(fd, [b'%d'], 0, os.RWF_HIPRI)"],
+    ids=["write", "writev", "pwrite64", "pwritev", "pwritev2"],
+)  # fmt: skip
+@pytest.mark.parametrize("tier", ["syscalls"], indirect=True)  # the others do not ask which call it was
+def test_the_call_itself_tells_of_a_login_uid(tier: Tier, actor: Actor, call: str) -> None:
+    """Not one that comes after it, such as the write of the actor's answer: so there is another change at once."""
+    if not Path("/proc/self/loginuid").exists():
+        pytest.skip("this kernel has no login uid (CONFIG_AUDIT)")
+    actor.do("fd = os.open('/proc/self/loginuid', os.O_WRONLY)")
+    records = tier.during(actor, f"{call}; libc.setfsuid(1099)" % 1071)
+    assert [(int(r.task["auid"]), int(r.task["fsuid"])) for r in records] == [(1071, 0), (1071, 1099)]
+
+
 def test_a_group_given_to_a_child(tier: Tier, actor: Actor) -> None:
     actor.do("children = [os.fork() or time.sleep(60) for _ in range(3)]")
     task = Path(f"/proc/{actor.pid}/task/{actor.pid}/children")

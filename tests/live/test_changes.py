@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pipeline.errors import StaleError
+from tests import compat
 from tests.actor import Actor
 from tests.hierarchy import named_hierarchy
 from tests.live.agreement import assert_agrees
@@ -520,6 +521,24 @@ def test_programs_that_run_others_as_another_user(
         first = min(e["time_ns"] for e in watch.events(pid, "cred") if e["uid"] == 65534)
         execs = [e["time_ns"] for e in watch.events(pid, "exec") if e["uid"] == 65534]
         assert execs and first < execs[0]
+
+
+def test_changes_by_calls_in_the_way_of_32_bit_programs(
+    watch: Watch, actor: Actor, tmp_path: Path, missing: Callable[[str], NoReturn]
+) -> None:
+    """By such a program, and by another one."""
+    compat.require(tmp_path, missing)
+    actor.do(compat.INT80)
+    took = watch.see(actor.pid, lambda: actor.do("int80(210, 70001, 70002, 70003)"), gid=70001, egid=70002, sgid=70003)
+    assert took < VISIBLE_SECONDS
+    took = watch.see(actor.pid, lambda: actor.do("int80(213, 70004)"), uid=70004, euid=70004, suid=70004)
+    assert took < VISIBLE_SECONDS
+    with compat.Compat32(compat.program(tmp_path / "one", (66,), (46, 1001), (23, 1002))) as one:
+        took = watch.see(one.pid, one.make_calls, uid=1002, euid=1002, gid=1001, egid=1001, sid=one.pid)
+        assert took < VISIBLE_SECONDS
+        one.end()
+    eventually(lambda: len(watch.events(one.pid, "cred")) == 2)
+    assert [(e["uid"], e["gid"]) for e in watch.events(one.pid, "cred")] == [(0, 1001), (1002, 1001)]
 
 
 def children(pid: int) -> list[int]:

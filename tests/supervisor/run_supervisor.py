@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from pathlib import Path
 
 from pipeline import log, supervisor
@@ -23,8 +25,15 @@ def opener(config: Config) -> Feed:
         rings={ring: file.fileno() for ring, file in enumerate(files)},
         ring_bytes=dict.fromkeys(range(4), 4096),
         shard_count=config.shards.resolve(4),
+        look=look,
         close=lambda: [file.close() for file in files] and None,
     )
+
+
+def look() -> None:
+    """Note when."""
+    with Path(os.environ["PROCLINE_RUNTIME_DIR"], "looks").open("a") as file:
+        print(time.monotonic(), file=file)
 
 
 def main() -> int:

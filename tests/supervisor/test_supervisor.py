@@ -233,6 +233,17 @@ def test_stopping_while_starting_is_clean(start: Callable[..., Run]) -> None:
     assert not run.directory.exists()
 
 
+def test_the_source_is_looked_at_all_the_time(start: Callable[..., Run], root: Path) -> None:
+    """Which counts what the kernel tells only to who asks."""
+    run = start().ready()
+    looks = root / "looks"
+    before = len(looks.read_text().splitlines())
+    run.until(lambda: len(looks.read_text().splitlines()) >= before + 3)
+    times = [float(line) for line in looks.read_text().splitlines()]
+    assert times[-1] - times[-2] > 0.1, "at the pace of a daemon that is ready"
+    assert run.stop() == 0
+
+
 def test_systemd_is_told(start: Callable[..., Run], root: Path) -> None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(root / "notify"))

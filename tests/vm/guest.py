@@ -1,21 +1,20 @@
-"""Run a command under another kernel: Debian's, in QEMU, with this machine's own files as its root.
+"""Run a command under another kernel: one of Debian's, in QEMU, with this machine's own files as its root.
 
 For what the kernel at hand refuses (trampolines and kprobes, often) and for what an older one does otherwise. Nothing
 is installed and nothing outside the cache folder is written: the guest sees the host's root read-only, through
 virtiofs, and writes to memory. Emulation, never KVM: where nested virtualisation is half there, QEMU hangs.
 
-Covers the kernel package, the machine, its output and its exit code; what runs there is the caller's. The standard
-library only. Needs: qemu-system-x86 and virtiofsd, root, x86-64, a Debian whose apt sources are set up.
+Covers the machine, its output and its exit code; kernels are from debian.py, what runs there is the caller's. The
+standard library only. Needs: qemu-system-x86 and virtiofsd, root, x86-64, a Debian whose apt sources are set up.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import lzma
+import itertools
 import os
 import platform
-import re
 import shlex
 import shutil
 import signal
@@ -26,21 +25,17 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import debian
+from debian import NotPossibleError
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "vm"
-
-#: Debian's metapackages that name the newest kernel of each kind.
-FLAVOURS = {"cloud": "linux-image-cloud-amd64", "amd64": "linux-image-amd64", "rt": "linux-image-rt-amd64"}
 
 #: Nothing came back from the guest: it hung, panicked or was ended.
 NO_CODE = 99
 #: Something that a guest needs is not here.
 NOT_POSSIBLE = 77
-
-
-class NotPossibleError(Exception):
-    """There can be no guest here; the message says what is missing."""
 
 
 def find(program: str, *others: str, package: str) -> str:
@@ -53,39 +48,6 @@ def find(program: str, *others: str, package: str) -> str:
         if path := shutil.which(candidate):
             return path
     raise NotPossibleError(f"{program} is not installed: apt-get install --no-install-recommends {package}")
-
-
-def kernel(flavour: str) -> Path:
-    """Return the folder with Debian's newest kernel of that flavour, unpacked; downloaded if it is not in the cache.
-
-    In it: ``boot/vmlinuz-RELEASE``, ``boot/config-RELEASE`` and ``overlay.ko``.
-
-    Raises:
-        NotPossibleError: it cannot be had.
-    """
-    meta = FLAVOURS[flavour]
-    listed = subprocess.run(["apt-cache", "depends", meta], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"Depends: (linux-image-\S+)", listed)
-    if found is None:
-        raise NotPossibleError(f"apt does not know {meta}: apt-get update")
-    folder = CACHE / found[1]
-    if folder.is_dir():
-        return folder
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE, prefix="new-") as name:
-        work = Path(name)
-        work.chmod(0o755)  # apt downloads as another user
-        done = subprocess.run(["apt-get", "download", found[1]], cwd=work, capture_output=True, text=True, check=False)
-        packages = list(work.glob("*.deb"))
-        if done.returncode or not packages:
-            raise NotPossibleError(f"{found[1]} cannot be downloaded: {done.stderr.strip()}")
-        unpacked = work / "root"
-        subprocess.run(["dpkg-deb", "-x", packages[0], unpacked], check=True)
-        (module,) = unpacked.glob("**/overlayfs/overlay.ko*")
-        data = module.read_bytes()
-        (unpacked / "overlay.ko").write_bytes(lzma.decompress(data) if module.suffix == ".xz" else data)
-        unpacked.rename(folder)
-    return folder
 
 
 @contextlib.contextmanager
@@ -116,11 +78,10 @@ def shared_root(work: Path) -> Iterator[Path]:
 def machine(folder: Path, work: Path, socket: Path, script: Path, cpus: int, memory_mib: int) -> list[str]:
     """Return QEMU's command line."""
     emulator = find("qemu-system-x86_64", package="qemu-system-x86")
-    (image,) = (folder / "boot").glob("vmlinuz-*")
-    append = (
-        "rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 "
-        f"init={HERE / 'init'} -- {folder} {script}"
-    )  # fmt: skip
+    initramfs = folder / "initramfs"
+    # The kernel starts either /init of an initramfs, which is told what to go on with, or init= of the root.
+    first, then = ("", f"{HERE / 'init'} ") if initramfs.exists() else (f"init={HERE / 'init'} ", "")
+    append = f"rootfstype=virtiofs root=rootfs ro console=ttyS0 quiet panic=-1 {first}-- {then}{folder} {script}"
     if len(append) > 2000:
         raise NotPossibleError("the kernel's command line is too long: a shorter path for the checkout is needed")
     return [
@@ -131,21 +92,20 @@ def machine(folder: Path, work: Path, socket: Path, script: Path, cpus: int, mem
         "-serial", f"file:{work / 'console'}", "-device", "virtio-serial-pci",
         "-chardev", f"file,id=out,path={work / 'out'}", "-device", "virtserialport,chardev=out,name=procline.out",
         "-chardev", f"file,id=code,path={work / 'code'}", "-device", "virtserialport,chardev=code,name=procline.code",
-        "-kernel", str(image), "-append", append,
+        "-kernel", str(folder / "vmlinuz"), "-append", append,
+        *(("-initrd", str(initramfs)) if initramfs.exists() else ()),
     ]  # fmt: skip
 
 
-def run(flavour: str, command: Sequence[str], *, timeout_s: float, cpus: int = 2, memory_mib: int = 3072) -> int:
+def run(folder: Path, command: Sequence[str], *, timeout_s: float, cpus: int = 2, memory_mib: int = 3072) -> int:
     """Run `command` in a guest, its output on stdout as it comes; return its exit code, NO_CODE if none came back.
+
+    Args:
+        folder: of the kernel, see `debian.kernel`.
 
     Raises:
         NotPossibleError: there can be no guest here.
     """
-    if platform.machine() != "x86_64":
-        raise NotPossibleError(f"guests are x86-64, this machine is {platform.machine()}")
-    if os.geteuid() != 0:
-        raise NotPossibleError("only root can show its whole root directory to a guest")
-    folder = kernel(flavour)
     with tempfile.TemporaryDirectory(dir=CACHE, prefix="run-") as name:
         work = Path(name)
         script = work / "command"
@@ -153,6 +113,8 @@ def run(flavour: str, command: Sequence[str], *, timeout_s: float, cpus: int = 2
             f"cd {shlex.quote(str(ROOT))} || exit 97\n"
             # /tmp is an overlay there, on which executables look otherwise; /dev/shm is a file system like any.
             "export HOME=/root LANG=C.UTF-8 TMPDIR=/dev/shm OPENBLAS_NUM_THREADS=1 PROCLINE_REQUIRE_LIVE=1\n"
+            # Workers start without the working directory on their path, and an interpreter may be another checkout's.
+            f"export PYTHONPATH={shlex.quote(str(ROOT))}\n"
             f"exec {shlex.join(command)}\n"
         )
         (work / "out").touch()
@@ -184,9 +146,16 @@ def run(flavour: str, command: Sequence[str], *, timeout_s: float, cpus: int = 2
 
 
 def main() -> int:
-    """Run the tests that need another kernel, or the given command, in a guest of each flavour."""
+    """Run the tests that need another kernel, or the given command, in a guest of each suite and flavour."""
     parser = argparse.ArgumentParser(prog="tests/vm/run", description="Run tests under Debian's kernels, in QEMU.")
-    parser.add_argument("--flavour", action="append", choices=FLAVOURS, help="may be given again; default: cloud")
+    parser.add_argument(
+        "--flavour", action="append", choices=debian.FLAVOURS, help="may be given again; default: cloud"
+    )
+    parser.add_argument(
+        "--suite", action="append", metavar="NAME[=SERIES]", default=[],
+        help="take the kernel from this suite of Debian's, such as sid, or trixie-backports=6.18 for its newest of "
+        "that series; may be given again; default: this machine's apt sources",
+    )  # fmt: skip
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
@@ -194,16 +163,28 @@ def main() -> int:
     # So that what was started is ended when a caller's patience is over.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(NO_CODE))
     status = 0
-    for flavour in options.flavour or ["cloud"]:
+    for suite, flavour in itertools.product(options.suite or [""], options.flavour or ["cloud"]):
+        name = f"{suite} {flavour}".lstrip()
         began = time.monotonic()
         try:
-            code = run(flavour, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
+            require()
+            folder = debian.kernel(CACHE, flavour, *debian.parse_suite(suite))
+            print(f"vm: {name}: {folder.name.removeprefix('linux-image-')}", flush=True)
+            code = run(folder, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)
             return NOT_POSSIBLE
-        print(f"vm: {flavour}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
+        print(f"vm: {name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
         status = status or code
     return status
+
+
+def require() -> None:
+    """Raise NotPossibleError where no kernel is of use."""
+    if platform.machine() != "x86_64":
+        raise NotPossibleError(f"guests are x86-64, this machine is {platform.machine()}")
+    if os.geteuid() != 0:
+        raise NotPossibleError("only root can show its whole root directory to a guest")
 
 
 def tests(cpus: int) -> list[str]:

@@ -1,0 +1,88 @@
+"""What the kernel did not give to a program is lost, and counted so. That it happens needs a kernel that preempts
+programs (Linux 7.0) and is seldom; here the kernel's answers are made by hand."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from pathlib import Path
+
+import pytest
+
+from pipeline import events
+from pipeline.bpf import build, maps, misses, syscall, words
+from pipeline.bpf.apart import load_apart
+from pipeline.resolver.losses import SharedCounters
+
+
+@pytest.fixture
+def shared() -> int:
+    fd = os.memfd_create("shared")
+    os.ftruncate(fd, words.CPU_STATE_BYTES * words.MAX_CPUS)
+    return fd
+
+
+def described(program: int, name: str, missed: int) -> bytes:
+    data = bytearray(misses._INFO_BYTES)
+    struct.pack_into("<I", data, 4, program)
+    data[64 : 64 + len(name)] = name.encode()
+    struct.pack_into("<QQQ", data, 192, 11, 22, missed)
+    return bytes(data)
+
+
+def test_what_was_missed_is_lost(shared: int) -> None:
+    """A program counts once, however many descriptors of it there are; who makes no records does not count."""
+    names = {10: "pl_on_fork", 12: "pl_on_exit", 13: "pl_on_signal", 14: "pl_change_pid", 15: "pl_switch_ns"}
+    programs = {fd: [fd + 100, name, 0] for fd, name in names.items()}
+    programs[11] = [110, "pl_on_fork", 0]
+    watch = misses.Misses(programs, shared, info=lambda fd, _: described(*programs[fd]))
+    counters = SharedCounters(shared, 2)
+    watch.look()
+    assert not counters.read()
+    for fd, count in ((10, 7), (11, 7), (12, 3), (13, 100), (14, 1), (15, 1)):
+        programs[fd][2] = count
+    watch.look()
+    assert counters.read()
+    assert {events.KIND_NAMES[kind]: int(count) for kind, count in enumerate(counters.lost) if count} == {
+        "fork": 7, "exit": 3, "sid": 2,
+    }  # fmt: skip
+    watch.look()
+    assert not counters.read()
+    # Beside what the programs themselves count.
+    maps.cpu_states(shared, writable=True)["lost_samples"][1, events.KIND_FORK] = 5
+    assert counters.read() and counters.lost[events.KIND_FORK] == 12
+
+
+def test_every_program_has_its_kind() -> None:
+    """By the names in the source; programs of tiers that look whether something has changed have none."""
+    names = set()
+    for source in build.SOURCES:
+        if source.startswith(("procline", "context", "capability", "cred_fentry")):
+            text = (build.HERE / source).read_text()
+            names |= set(re.findall(r'SEC\("(?:tp_btf|fexit)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
+    assert names - {"pl_on_signal"} == set(misses.KINDS)
+    of = {
+        "fork": "pl_on_fork", "exec": "pl_on_exec", "exit": "pl_on_exit", "comm": "pl_on_rename",
+        "cgroup": "pl_on_cgroup", "cred": "pl_commit_creds", "sid": "pl_change_pid", "caps": "pl_on_capable",
+    }  # fmt: skip
+    assert {kind: misses.KINDS[name] for kind, name in of.items()} == {
+        kind: number for number, kind in enumerate(events.KIND_NAMES) if number
+    }
+
+
+@pytest.mark.live
+def test_the_programs_of_a_capture_are_asked(live_kernel: None) -> None:
+    capture = load_apart(ring_bytes=4096, credentials="off")
+    try:
+        names = {syscall.info(fd, 232)[64:80].split(b"\0")[0].decode() for fd in capture.program_fds}
+        assert {"pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup"} <= names
+        watch = misses.Misses(capture.program_fds, capture.shared_fd)
+        assert len(watch._programs) == len(names & set(misses.KINDS))
+        watch.look()
+        missed = maps.cpu_states(capture.shared_fd)[words.MISSED]
+        assert int(missed["ring_seq"]) == 0
+        if int(Path("/proc/sys/kernel/osrelease").read_text().partition(".")[0]) < 7:
+            assert not missed["lost_samples"].any()
+    finally:
+        capture.close()
