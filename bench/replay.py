@@ -193,6 +193,9 @@ def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]
 
         try:
             yield received()
+        except BaseException:
+            sender.kill()  # it may be waiting for room in a queue that nobody empties any more
+            raise
         finally:
             may_begin.set()
             is_done.set()

@@ -107,9 +107,11 @@ class Host:
                 self.made["fork"] += 1
             elif roll < 0.7:
                 pid = self.random.choice(list(self.live))
-                events.append(self.story.exec(pid, self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))))
-                self.live[pid] += 1
                 self.made["exec"] += 1
+                path = self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))
+                # With arguments of its own: else it may start what runs already, which makes no image.
+                events.append(self.story.exec(pid, path, args=[path, b"%d" % self.made["exec"]]))
+                self.live[pid] += 1
             else:
                 pid = self.random.choice(list(self.live))
                 events.append(self.story.exit(pid))

@@ -37,6 +37,8 @@ CONNECT_TIMEOUT_S = 5.0
 #: A welcome that has not come by then is asked for again: it may have met a full queue.
 _ASK_AGAIN_S = 0.25
 
+#: ZeroMQ counts in 32 bits of milliseconds, and a wait may be for ever.
+_POLL_MAX_S = 86_400.0
 #: One read stops receiving at this many events, or a group more: an event takes some 7 KB as a dict, and memory that is
 #: used again at once is warm. A whole group is some hundred events in a storm; with twice as many, reading them takes a
 #: sixth longer (bench/publish.py).
@@ -202,7 +204,7 @@ class StreamReader:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return []
-            self._socket.poll(None if left is None else int(left * 1000) + 1)
+            self._socket.poll(None if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1)
 
     async def read_async(self, timeout: float | None = None) -> list[Event]:
         """Do as `read` does, in the running event loop."""

@@ -21,12 +21,16 @@ from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError
 
 #: Without these an instance does not start; of everything else there is a second way.
-NEEDED = frozenset({"packages", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus"})
+NEEDED = frozenset({
+    "packages", "package pylibbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
+})  # fmt: skip
 
 #: Of these, what a source without eBPF does not need.
-_OF_EBPF = frozenset({"kernel", "BTF", "attach tp_btf"})
+_OF_EBPF = frozenset({"package pylibbpf", "kernel", "BTF", "attach tp_btf"})
 
-_PACKAGES = ("pylibbpf", *PACKAGES, "prometheus_client")
+#: And what only some instances need.
+_OF_SOME = {"pylibbpf": "needed by eBPF", "prometheus_client": "needed where metrics.listen is set"}
+_INSTALL = "pip install 'procline[daemon]'"
 _INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.
@@ -84,7 +88,7 @@ def command(name: str, as_json: bool) -> int:
 
 def examine(name: str) -> Iterator[Check]:
     """Yield all checks; the BPF programs are tried last."""
-    for check in (_python(), _packages(), _runtime_directory(name), _memory(), _namespace(), _instance(name)):
+    for check in (_python(), *_packages(), _runtime_directory(name), _memory(), _namespace(), _instance(name)):
         yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
     yield from _tiers(name)
     yield from _bpf()
@@ -96,7 +100,7 @@ def _bpf() -> Iterator[Check]:
 
         found = probe.findings()
     except (ImportError, ProclineError) as error:
-        yield Check("BPF", None, f"not tried: {error}", "pip install 'procline[daemon]'")
+        yield Check("BPF", None, f"not tried: {error}", _INSTALL)
         return
     for finding in found:
         name = _NAMES.get(finding.name, finding.name)
@@ -119,11 +123,15 @@ def _python() -> Check:
     return Check("python", True, f"{sys.version.split()[0]} ({sys.executable})")
 
 
-def _packages() -> Check:
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+def _packages() -> Iterator[Check]:
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        return Check("packages", False, f"{', '.join(missing)} not installed", "pip install 'procline[daemon]'")
-    return Check("packages", True, "all that the daemon needs are installed")
+        yield Check("packages", False, f"{', '.join(missing)} not installed", _INSTALL)
+    else:
+        yield Check("packages", True, "all that the daemon needs are installed")
+    for name, what_for in _OF_SOME.items():
+        if importlib.util.find_spec(name) is None:
+            yield Check(f"package {name}", False, f"not installed; {what_for}", _INSTALL)
 
 
 def _runtime_directory(name: str) -> Check:

@@ -6,7 +6,7 @@ ending processes is in _rows.pyx; deciding the order of events in _merge.pyx and
 from /proc, in _apply.pyx.
 
     fork     a row for the process, a copy of the image that forked it, with what the record tells of the child itself
-    exec     a row for the image, whose ancestor is the image that it replaces
+    exec     a row for the image, whose ancestor is the image that it replaces; none where that is the same once more
     exit     the end of the process; its children go to the reaper that the record predicts
     cred, comm, cgroup, sid   the head changes, if anything differs
     caps     the same, and what the image of that time was asked for is added to it
@@ -710,12 +710,13 @@ cdef class Events(Rows):
         cdef uint64_t replaced = self.cold[newer].exec_inode
         if replaced and replaced != body.inode:
             return False
+        # First: with it, whoever repeats this after a kill finds that the image ran by then.
+        self.replace(previous, head.time_boot_ns)
         self.tables.begin(newer)
         self.cold[newer].exec_inode = body.prev_inode
         if previous and not self.has_lost_exec(previous, body):
             self.forget_loss(newer)
         self.tables.end(newer)
-        self.replace(previous, head.time_boot_ns)
         return True
 
     cdef void forget_loss(self, uint32_t row) noexcept nogil:
@@ -740,7 +741,8 @@ cdef class Events(Rows):
         self.counters[PL_C_EXEC_BOMB] += 1
         self.tables.begin(row)
         if is_news:
-            # What is not compared may have changed: names, path, terminal, cgroup, cookie.
+            # What is not compared may have changed: names, path, terminal, cgroup, cookie; and descriptors.
+            self.mark_tty(row, False)
             self.put_task(row, task, groups)
             self.put_image(row, body, strings)
             self.cold[row].tid = head.tid
@@ -759,6 +761,7 @@ cdef class Events(Rows):
         Returns:
             The first of the two images, which ended then; 0: the table is full.
         """
+        cdef uint64_t began = self.hot[previous].exit_boot_ns  # to make room, the copy may take its row
         cdef uint32_t row = self.copy_row(newer)
         cdef pl_hot *hot = &self.hot[row]
         if row == 0:
@@ -766,7 +769,7 @@ cdef class Events(Rows):
         hot.flags &= ~(PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN)
         hot.flags |= PL_ROW_REPLACED
         if previous:
-            hot.exec_boot_ns = self.hot[previous].exit_boot_ns
+            hot.exec_boot_ns = began
         else:  # that of the fork
             hot.exec_boot_ns = 0
             hot.known &= ~PL_KNOWN_EXEC_TIME
@@ -841,14 +844,17 @@ cdef class Events(Rows):
             self.start_again(previous, head, task, body, strings, groups)
             return previous
         if newer:
-            if self.is_exec_bomb(newer, head, task, body, strings, groups):
+            # One of its starts, told again: its credentials may have changed since, and are not compared.
+            if self.is_exec_bomb(newer, head, task, body, strings, groups if head.time_boot_ns < until else 0):
                 if until <= head.time_boot_ns or self.begin_earlier(previous, newer, head, body):
                     self.start_again(newer, head, task, body, strings, groups)
                     return newer
-            elif until < head.time_boot_ns:
-                previous = self.part_image(previous, newer, head.time_boot_ns)
-                if previous == 0:
-                    return 0
+            elif until <= head.time_boot_ns:
+                if until < head.time_boot_ns:
+                    previous = self.part_image(previous, newer, head.time_boot_ns)
+                    if previous == 0:
+                        return 0
+                # else it was parted there already, or the one before was ended, by a predecessor that got no further
                 until = self.hot[newer].exec_boot_ns
         model = previous if previous else newer
         flags = self.hot[model].flags

@@ -76,6 +76,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_ADOPTION_PREDICTED,
     PL_ROW_ARGS_TRUNCATED,
     PL_ROW_DELETED,
+    PL_ROW_ELIDED,
     PL_ROW_ENVS_TRUNCATED,
     PL_ROW_EXIT_UNSEEN,
     PL_ROW_FOREIGN,
@@ -295,9 +296,11 @@ cdef class Rows:
             if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns <= time:
                 return row
             previous = self.previous_image(row)
-            # An image that was started again and again runs from the end of the one before.
-            if previous == 0 or (self.hot[previous].flags & PL_ROW_REPLACED and self.hot[previous].exit_boot_ns <= time):
+            if previous == 0:
                 return row
+            # An image that was started again and again runs from the end of the one before, unless others lay between.
+            if self.hot[previous].flags & PL_ROW_REPLACED and self.hot[previous].exit_boot_ns <= time:
+                return previous if hot.flags & PL_ROW_ELIDED else row
             row = previous
         return row
 
@@ -477,6 +480,8 @@ cdef class Rows:
         cdef uint32_t row = self.tables.copy_row(source)
         if row and self.tables.rows[source].marks & MARK_DIGEST:
             self.keep_digest(row, self.tables.digests[source])
+        if row and self.tables.rows[source].marks & MARK_TTY_GIVEN:
+            self.mark_tty(row, True)
         return row
 
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil:

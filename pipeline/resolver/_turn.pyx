@@ -274,10 +274,11 @@ cdef class Turn:
             if self.encoder.has_messages():
                 self.publish(self.encoder.take())
             self.merger.done(batch)
-            if self.evicts:
-                # So much at a time, and no more: a storm leaves as fast as it came.
-                self.tables.evict(now, batch.count)
             self._commit()
+            if self.evicts:
+                # So much at a time, and no more: a storm leaves as fast as it came. Not before the commit: a successor
+                # applies what is not committed once more, and needs the rows that it was applied to.
+                self.tables.evict(now, batch.count)
 
     cdef int _commit(self) except -1:
         return self.merger.commit_to(self.tables, self.encoder.numbers())

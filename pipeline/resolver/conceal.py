@@ -33,8 +33,9 @@ def scrubber_of(config: Config) -> Scrubber | None:
 
 
 def digest_of(body: np.void, args: bytes, envs: bytes) -> int:
-    """The digest of the strings of an EXEC before anything is hidden. What it says nothing of is absent: pages that
-    could not be read, and what is not captured, of which it has the length alone."""
+    """The digest of the strings of an EXEC before anything is hidden. What it says nothing of is absent: what is not
+    captured, of which it has the length alone, and of a look at `/proc` what could not be read. (Of an event that says
+    so, nobody knows what the exec had: it has no digest, and is like no other.)"""
     flags = int(body["exec_flags"])
     return digest(
         args or (None if flags & (EXEC_ARGS_UNREADABLE | EXEC_ARGS_TRUNCATED) else args),
@@ -105,7 +106,8 @@ class Concealer:
             new = self.strings(args, envs)
             if new != old:
                 changes[number] = (record, at, *new)
-                digests[number] = digest_of(body, args, envs)
+                if not int(body["exec_flags"]) & (EXEC_ARGS_UNREADABLE | EXEC_ENVS_UNREADABLE):
+                    digests[number] = digest_of(body, args, envs)
         return self._replace(frame, changes, digests.tobytes()) if changes else frame
 
     def strings(self, args: bytes, envs: bytes) -> tuple[bytes, bytes]:

@@ -148,8 +148,10 @@ def image(
     row["exec_flags"] = flags | (events.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
     row["exec_tid"] = row["prev_tid"] = entry.tid or entry.pid
     row["path_bytes"] = len(strings[0])
-    row["args_bytes"] = row["args_full_bytes"] = len(strings[2])
-    row["envs_bytes"] = row["envs_full_bytes"] = len(strings[3])
+    # Of what was cut at least one byte is not there (survey.py says it so, too).
+    row["args_bytes"], row["envs_bytes"] = len(strings[2]), len(strings[3])
+    row["args_full_bytes"] = len(strings[2]) + (flags & events.EXEC_ARGS_TRUNCATED != 0)
+    row["envs_full_bytes"] = len(strings[3]) + (flags & events.EXEC_ENVS_TRUNCATED != 0)
     row["prev_inode"] = previous_inode
     return row, b"".join(strings)
 

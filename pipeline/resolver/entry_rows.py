@@ -161,13 +161,13 @@ class Book:
         hot = self.tables.hot_view()
         image = row
         for earlier in self.images(row):
-            # An image that was started again and again runs from the end of the one before.
+            # An image that was started again and again runs from the end of the one before, unless others lay between.
             if (
                 earlier != row
                 and int(hot[earlier]["flags"]) & layout.ROW_REPLACED
                 and (int(hot[earlier]["exit_boot_ns"]) <= time_boot_ns)
             ):
-                break
+                return earlier if int(hot[image]["flags"]) & layout.ROW_ELIDED else image
             image = earlier
             if not int(hot[image]["flags"]) & layout.ROW_IS_EXEC or int(hot[image]["exec_boot_ns"]) <= time_boot_ns:
                 break

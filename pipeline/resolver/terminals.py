@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Of a batch with more leaders than this the encoder notes the first ones.
 LEADERS_MAX = 1024
+#: Of /proc/PID/stat, behind the name: the controlling terminal, 0: none (proc_pid_stat(5)).
+_TTY_NR = 4
 #: Processes of other sessions that are looked at, since a leader got a terminal of the same name.
 TAKEN_MAX = 64
 
@@ -153,6 +156,8 @@ class TtyFallback:
             if name := self._find(row):
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)
+            elif self._is_given(row):
+                self._tables.py_mark_tty_given(row)  # by a predecessor, whose marks went with it
 
     def poll(self) -> None:
         """Look at what was executed or changed since the last call; after `SessionTerminals` has."""
@@ -177,6 +182,18 @@ class TtyFallback:
         name = os.fsencode(procfs_tty(tgid, self._proc))[:15]
         # Asked afterwards: then it was this process' descriptor.
         return name if name and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS else b""
+
+    def _is_given(self, row: int) -> bool:
+        """Whether the row has a terminal, and the kernel says that the process has none."""
+        hot = self._tables.hot_view()[row]
+        if not self._tables.cold_view()["tty"][row]:
+            return False
+        tgid = int(hot["tgid"])
+        try:
+            fields = Path(self._proc, str(tgid), "stat").read_bytes().rpartition(b") ")[2].split()
+        except OSError:
+            return False
+        return fields[_TTY_NR] == b"0" and read_start(tgid) == int(hot["start_boot_ns"]) // TICK_NS
 
     def _lacks(self, row: int) -> bool:
         hot = self._tables.hot_view()[row]

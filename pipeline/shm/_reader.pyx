@@ -561,7 +561,7 @@ cdef class TableReader:
             earlier = self._follow(view, image.hot.ancestor) if image.hot.ancestor else None
             if (earlier is None or earlier.hot.tgid != owner.hot.tgid
                     or earlier.hot.start_boot_ns != owner.hot.start_boot_ns):
-                if image.hot.images == 1 and not image.hot.flags & PL_ROW_GAP:
+                if image.hot.images == 1 and not image.hot.flags & (PL_ROW_GAP | PL_ROW_ELIDED):
                     return image  # that of the fork, started again since
                 break
             if earlier.hot.flags & PL_ROW_REPLACED and <int64_t>earlier.hot.exit_boot_ns <= time:

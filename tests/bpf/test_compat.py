@@ -1,5 +1,6 @@
 """Changes of credentials and session by system calls in the way of 32-bit programs, which any program can make, and
-which tracepoints of single calls leave out: by each tier. Those that a kernel may refuse are tested in the guest."""
+which tracepoints of single calls leave out: by each tier. Those that this kernel refuses are tested where somebody runs
+this file in a guest (tests/vm); `.ci/run` has no time for it."""
 
 from __future__ import annotations
 

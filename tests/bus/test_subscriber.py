@@ -322,13 +322,13 @@ def test_a_welcome_that_met_a_full_queue_is_asked_for_again(path: Path) -> None:
 
     def third(topic: bytes):
         asked.append(topic)
-        return (topic, header(seqs=(0,) * 8), b"") if len(asked) == 3 else None
+        return (topic, header(seqs=(0,) * 8), b"") if len(asked) >= 3 else None
 
     thread, stop = answer(path, third)
     try:
         with reader(path, connect_timeout=20) as made:
             assert made.welcome.seqs == (0,) * 8
-            assert len(set(asked)) == len(asked) == 3
+            assert len(set(asked)) == len(asked) >= 3
     finally:
         stop.set()
         thread.join()

@@ -72,7 +72,7 @@ def test_a_directory_on_disk_and_a_missing_package_are_found(
     procline: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PROCLINE_RUNTIME_DIR", "/proc/x")
-    monkeypatch.setattr(doctor, "_PACKAGES", ("no_such_package",))
+    monkeypatch.setattr(doctor, "PACKAGES", ("no_such_package",))
     done = procline("doctor")
     assert done.code == 1
     assert "not on tmpfs" in done.out and "no_such_package not installed" in done.out
@@ -84,3 +84,12 @@ def test_memory_that_does_not_suffice_is_told_with_the_settings_to_change(
     monkeypatch.setattr(doctor, "_available_bytes", lambda: 1 << 20)
     done = procline("doctor")
     assert done.code == 0 and "lower tables.max_entries" in done.out
+
+
+def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_OF_SOME", {"pylibbpf_": "needed by eBPF", "prometheus_": "needed for metrics"})
+    found = {check.name: check for check in doctor._packages()}
+    assert found["packages"].ok
+    assert found["package pylibbpf_"].ok is False and "needed by eBPF" in found["package pylibbpf_"].detail
+    assert "package prometheus_client" not in doctor.NEEDED and "package pylibbpf" in doctor.NEEDED
+    assert "package pylibbpf" in doctor._OF_EBPF

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,20 @@ class Daemon:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """SIGKILL the supervisor; returns when its workers, which the kernel then tells to end, have ended, too: until
+        then the tables are theirs, and say first READY and then STOPPED."""
+        assert self.process is not None
+        workers = [os.pidfd_open(process["pid"]) for process in self.stat()["processes"]]
+        self.process.kill()
+        self.process.wait()
+        try:
+            for worker in workers:
+                assert select.select([worker], [], [], STOP_SECONDS)[0]
+        finally:
+            for worker in workers:
+                os.close(worker)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

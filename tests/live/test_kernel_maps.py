@@ -144,9 +144,7 @@ def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
     with ProcReader() as reader:
         before = older(reader)
         with Daemon('[capture]\ntask_iterator = "off"\n', name="remapped") as daemon:
-            assert daemon.process is not None
-            daemon.process.kill()
-            daemon.process.wait()
+            daemon.kill()
             daemon.start()
             assert daemon.stat()["takeovers"] == 1
             with maps_of(daemon) as held:

@@ -91,7 +91,8 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     frame = frame_of(
         [plain, (b"/bin/a", b"a", b"a\0", ssh), (b"/bin/b", b"b", b"b\0", b"A=1\0PATH=/bin\0" + ssh), plain]
     )
-    frame = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 0, len(ssh), len(ssh), 0), bytes(frame.blob))
+    told_of = with_ssh_bytes(frame, 0, len(ssh), len(ssh), 0)
+    frame = frame.replaced(frame.head.tobytes(), told_of, bytes(frame.blob), bytes(32))
     told: list[tuple[int, int, bytes]] = []
     hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
     hides.take_ssh = lambda *what: told.append(what)
@@ -104,7 +105,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     # Who does not want it loses it too; and a record that says more than it has is cut, nothing else.
     hides.take_ssh = None
     assert strings_of(hides.frame(frame)) == strings_of(hidden)
-    lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob))
+    lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
     assert [strings[2] for strings in strings_of(hides.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
 
 
@@ -273,12 +274,24 @@ def test_images_of_live_frames_are_told_apart_by_what_was_hidden(live: Live, sin
     one, other, same, plain = (live.entry(pid) for pid in (2, 3, 4, 5))
     assert one.args_entry is not None and one.args_entry.values == ["p", "--password=********"]
     assert not one.equals(other) and not other.equals(one) and one.equals(same)
-    # What hides nothing is compared as it is stored.
-    assert live.applier.py_digest(live.tables.py_head(5)) == 0 and not plain.equals(one)
-    # A fork shares its parent's; the next batch begins with none.
+    assert not plain.equals(one)
+    # A fork shares its parent's.
     live.apply(story.fork(2, 6), story.exec(3, args=secret(b"a")), story.exec(5, args=[b"p", b"plain"]))
     assert live.entry(6).equals(one) and live.entry(3).equals(one)
-    assert live.applier.py_digest(live.tables.py_head(5)) == 0
+    assert live.entry(5).equals(plain) and not live.entry(5).equals(one)
+
+
+@pytest.mark.parametrize("flag", [events.EXEC_ARGS_UNREADABLE, events.EXEC_ENVS_UNREADABLE])
+@pytest.mark.parametrize("variable", [b"A", b"A=1"], ids=["nothing hidden", "something hidden"])
+def test_execs_of_which_something_could_not_be_read_are_not_the_same(live: Live, flag: int, variable: bytes) -> None:
+    story = live.story
+    live.apply(story.fork(1, 2))
+    for images in (2, 3):
+        told = story.exec(2, args=[b"p"], envs=[variable])
+        assert told.body is not None
+        told.body["exec_flags"] = flag
+        live.apply(told)
+        assert live.tables.hot_view()["images"][live.tables.py_head(2)] == images
 
 
 def test_variables_whose_values_are_hidden_tell_images_apart(live: Live) -> None:

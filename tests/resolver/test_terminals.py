@@ -6,6 +6,7 @@ Live ones: tests/live/test_changes.py, tests/live/test_contexts.py.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,22 @@ def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now).begin()
     assert w.proc(3).tty == b"pts3"
+
+
+def test_what_a_predecessor_gave_is_known_by_what_the_kernel_says(w: World, tmp_path: Path) -> None:
+    """The marks are gone with it. A record without a terminal takes one of the kernel's away, and no other."""
+    for pid, tty_nr in ((3, 0), (4, 34816)):
+        w.fork(1, pid)
+        w.exec(pid, b"/bin/sh")
+        change = w.story.change(pid, events.KIND_SID)
+        change.task["tty"] = b"pts7"
+        change.apply(w.applier)
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S 1 {pid} {pid} {tty_nr} -1 0")
+    TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now, str(tmp_path)).begin()
+    for pid in (3, 4):
+        ttyless(w.story.change(pid, events.KIND_SID)).apply(w.applier)
+    assert (w.proc(3).tty, w.proc(4).tty) == (b"pts7", b"")
 
 
 def context_events(w: World) -> int:

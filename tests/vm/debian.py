@@ -45,7 +45,7 @@ class Apt:
         Raises:
             NotPossibleError: it has no mirror, or the suite cannot be had from it.
         """
-        self._environment = dict(os.environ)
+        self._environment = {**os.environ, "LC_ALL": "C.UTF-8"}  # what apt says is read here
         self._known = "apt does not know {}: apt-get update"
         if not suite:
             return

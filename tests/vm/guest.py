@@ -173,7 +173,7 @@ def main() -> int:
             code = run(folder, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)
-            return NOT_POSSIBLE
+            return status or NOT_POSSIBLE
         print(f"vm: {name}: exit code {code} after {time.monotonic() - began:.0f} s", flush=True)
         status = status or code
     return status
