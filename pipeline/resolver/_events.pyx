@@ -835,17 +835,18 @@ cdef class Events(Rows):
         cdef pl_cold *cold
         cdef uint32_t flags
         cdef uint64_t until = 0  # when `newer` began to run
+        # Of one that is told late, or again, the credentials may have changed since: they are not compared.
+        cdef uint32_t compared = groups if head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
         if newer:
             until = self.begun(previous, newer)
         if (
             previous and (newer == 0 or head.time_boot_ns < until)
-            and self.is_exec_bomb(previous, head, task, body, strings, groups) and not self.has_lost_exec(previous, body)
+            and self.is_exec_bomb(previous, head, task, body, strings, compared) and not self.has_lost_exec(previous, body)
         ):
             self.start_again(previous, head, task, body, strings, groups)
             return previous
         if newer:
-            # One of its starts, told again: its credentials may have changed since, and are not compared.
-            if self.is_exec_bomb(newer, head, task, body, strings, groups if head.time_boot_ns < until else 0):
+            if self.is_exec_bomb(newer, head, task, body, strings, compared):
                 if until <= head.time_boot_ns or self.begin_earlier(previous, newer, head, body):
                     self.start_again(newer, head, task, body, strings, groups)
                     return newer
