@@ -345,7 +345,8 @@ def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:
     def exits(seen: list[dict]) -> int:
         ours = forks(seen, {os.getpid()})
         ours |= forks(seen, ours)
-        return sum(e["event"] == "exit" and e["comm"] == "workload" and e["pid"] in ours for e in seen)
+        # By pid alone: of one that ended at once, /proc may have told no name.
+        return sum(e["event"] == "exit" and e["pid"] in ours for e in seen)
 
     with Recorder(running, "proc.fork", "proc.exit").started() as recorder:
         run_workload(workload, "threads", 211)
