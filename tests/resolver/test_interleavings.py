@@ -311,8 +311,8 @@ def check_history(process: Process, rows: dict) -> None:
     assert [row["images"] for row in images] == list(range(1, len(images) + 1))
     assert [bool(row["flags"] & layout.ROW_HEAD) for row in images] == [False] * (len(images) - 1) + [True]
     started = [(row["file_ref"][64:], row["args_ref"][4:]) for row in images if row["flags"] & layout.ROW_IS_EXEC]
-    # A start of what ran already may have an image of its own here: when its record came, a late one had not yet told of
-    # the credentials that it had, or of the start before.
+    # A start of what ran already may have an image of its own here: when its record came, a late one had not yet told
+    # of the credentials that it had, or of the start before.
     assert [key for key, _ in itertools.groupby(started)] == [key for key, _ in itertools.groupby(process.started)]
     assert last["exit_boot_ns"] == process.end and last["exit_code"] == process.code
     assert not last["flags"] & layout.ROW_EXIT_UNSEEN

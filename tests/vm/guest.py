@@ -196,8 +196,9 @@ def tests(cpus: int) -> list[str]:
     # alike everywhere (cgroups, names, links) is left to the host, and so are long ones.
     chosen = [
         "-k", "fentry or kprobe or test_records"
-        " or (test_exec_shapes and not environment_that and (not sshd or environment0)) or (test_changes and not cgroup and not container"
-        " and not names and not clone_flags and not symbolic and not parent and not storm and not programs)",
+        " or (test_exec_shapes and not environment_that and (not sshd or environment0))"
+        " or (test_changes and not cgroup and not container and not names and not clone_flags and not symbolic"
+        " and not parent and not storm and not programs)",
         "tests/bpf/test_cred_tiers.py", "tests/bpf/test_records.py", "tests/bpf/test_exec_shapes.py",
         "tests/live/test_changes.py",
     ]  # fmt: skip
