@@ -278,10 +278,7 @@ cdef class Applier(Events):
                 hot.exec_boot_ns = head.time_boot_ns
                 hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
                 self.cold[image].exec_inode = 0
-                self.cold[image].cap_attempted = 0
-                self.cold[image].cap_used = 0
-                self.tables.set_extra_ref(image, 0)
-                self.inherit_extra(image, self.cold[row].extra_ref, False)
+                self.forget_told(image, self.cold[row].extra_ref)
                 self.tables.set_ancestor(image, row)
                 self.tables.end(image)
                 self.tables.set_head(head.tgid, image)

@@ -59,7 +59,8 @@ from pipeline.resolver._rows cimport (
     TOPIC_REPARENT,
     Rows,
     ended_process,
-    pl_is_told,
+    pl_tells_args,
+    pl_tells_envs,
 )
 from pipeline.shm._layout cimport (
     PL_CGROUP_SOURCE_EVENT,
@@ -144,14 +145,11 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     What the capture keeps nothing of is absent."""
     cdef const char *args = strings + body.path_bytes + body.name_bytes
     cdef const char *envs = args + body.args_bytes
-    cdef uint16_t flags = body.exec_flags
-    if flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ENVS_UNREADABLE):
+    if body.exec_flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ENVS_UNREADABLE):
         return 0
-    if not pl_is_told(body.args_bytes, body.args_full_bytes, flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE):
-        args = NULL
-    if not pl_is_told(body.envs_bytes, body.envs_full_bytes, flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE):
-        envs = NULL
-    return pl_digest(args, body.args_bytes, envs, body.envs_bytes)
+    return pl_digest(
+        args if pl_tells_args(body) else NULL, body.args_bytes, envs if pl_tells_envs(body) else NULL, body.envs_bytes
+    )
 
 
 cdef class Events(Rows):
@@ -210,14 +208,10 @@ cdef class Events(Rows):
             return
         exec_body = <const pl_exec_any *>body
         flags = exec_body.exec_flags
-        if pl_is_told(
-            exec_body.args_bytes, exec_body.args_full_bytes, flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE
-        ):
+        if pl_tells_args(exec_body):
             self.counters[PL_C_ARGS_SIZE] += exec_body.argc
             self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
-        if pl_is_told(
-            exec_body.envs_bytes, exec_body.envs_full_bytes, flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE
-        ):
+        if pl_tells_envs(exec_body):
             self.counters[PL_C_ENVS_SIZE] += exec_body.envc
             self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
         if exec_body.path_bytes == 0:
@@ -832,7 +826,6 @@ cdef class Events(Rows):
         cdef uint32_t model, row
         cdef bint is_head = newer == 0, ended
         cdef pl_hot *hot
-        cdef pl_cold *cold
         cdef uint32_t flags
         cdef uint64_t until = 0  # when `newer` began to run
         # Of one that is told late, or again, the credentials may have changed since: they are not compared.
@@ -872,7 +865,6 @@ cdef class Events(Rows):
             self.replace(previous, head.time_boot_ns)
             self.tables.begin(row)
         hot = &self.hot[row]
-        cold = &self.cold[row]
         if is_head and not ended and head.time_boot_ns < self.slots[head.tgid].facts_at:
             # Younger records have told since what the process is, but for its name, which is the program's.
             groups &= ~hot.known | PL_KNOWN_COMM
@@ -882,11 +874,7 @@ cdef class Events(Rows):
         else:
             hot.flags |= PL_ROW_REPLACED
             hot.exit_boot_ns = until
-        cold.cap_attempted = 0
-        cold.cap_used = 0
-        self.tables.set_extra_ref(row, 0)
-        if previous:
-            self.inherit_extra(row, self.cold[previous].extra_ref, False)
+        self.forget_told(row, self.cold[previous].extra_ref if previous else 0)
         self.fill_exec(row, head, task, body, strings, groups)
         if previous:
             self.link_image(row, previous, body)
@@ -925,8 +913,7 @@ cdef class Events(Rows):
     ) noexcept nogil:
         """The table is full: the head becomes the new image, so the process stays true, and its history does not."""
         cdef pl_hot *hot = &self.hot[row]
-        cdef pl_cold *cold = &self.cold[row]
-        cdef uint32_t flags = hot.flags, extra = cold.extra_ref
+        cdef uint32_t flags = hot.flags
         self.tables.begin(row)
         hot.flags = PL_ROW_ELIDED | (flags & (
             PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
@@ -934,12 +921,7 @@ cdef class Events(Rows):
         ))
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC
-        cold.cap_attempted = 0
-        cold.cap_used = 0
-        self.tables.args.hold(extra)
-        self.tables.set_extra_ref(row, 0)
-        self.inherit_extra(row, extra, False)
-        self.tables.args.release(extra)
+        self.forget_told(row, self.cold[row].extra_ref)
         self.fill_exec(row, head, task, body, strings, groups)
         self.tables.end(row)
         self.counters[PL_C_ELIDED] += 1

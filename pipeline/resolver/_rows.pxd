@@ -3,11 +3,19 @@
 What is short and needed for each event has its body here: a call into another module takes longer than what it does.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
-from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
+from pipeline._records cimport (
+    PL_EXEC_ARGS_TRUNCATED,
+    PL_EXEC_ARGS_UNREADABLE,
+    PL_EXEC_ENVS_TRUNCATED,
+    PL_EXEC_ENVS_UNREADABLE,
+    pl_exec_any,
+    pl_head_any,
+    pl_task_any,
+)
 from pipeline.shm._arena cimport Arena
 from pipeline.shm._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
 from pipeline.shm._writer cimport TableWriter
@@ -23,13 +31,22 @@ cdef enum:
     TOPIC_REPARENT = 5
 
 
-cdef inline bint pl_is_told(
-    uint32_t kept, uint32_t full, uint16_t flags, uint16_t cut, uint16_t unreadable
-) noexcept nogil:
-    """Whether a record tells arguments, or an environment, be there none. Not, where all of it was left out: it could
-    not be read, or the capture keeps 0 bytes of it.
+cdef inline bint pl_tells_args(const pl_exec_any *body) noexcept nogil:
+    """Whether a record tells arguments, be there none. Not, where all of it was left out: they could not be read, or the
+    capture keeps 0 bytes of them.
     """
-    return kept != 0 or not (flags & unreadable or (flags & cut and full))
+    return body.args_bytes != 0 or not (
+        body.exec_flags & PL_EXEC_ARGS_UNREADABLE
+        or (body.exec_flags & PL_EXEC_ARGS_TRUNCATED and body.args_full_bytes)
+    )
+
+
+cdef inline bint pl_tells_envs(const pl_exec_any *body) noexcept nogil:
+    """The same of an environment."""
+    return body.envs_bytes != 0 or not (
+        body.exec_flags & PL_EXEC_ENVS_UNREADABLE
+        or (body.exec_flags & PL_EXEC_ENVS_TRUNCATED and body.envs_full_bytes)
+    )
 
 
 cdef struct pid_slot:
@@ -177,6 +194,7 @@ cdef class Rows:
 
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
     cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil
+    cdef void forget_told(self, uint32_t row, uint32_t ref) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
     cdef inline void emit(
         self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail

@@ -14,7 +14,7 @@ Rules that hold for every function:
 4. Each function may be repeated after a crash at any point of it, and then completes what it began.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
@@ -224,6 +224,11 @@ cdef class Rows:
         """The oldest image of the process that `row` is an image of."""
         self.tables._require_row(row)
         return self.root(row)
+
+    def py_image_at(self, uint32_t row, int64_t time_boot_ns) -> int:
+        """The image that ran then, given the head; the oldest, if none did."""
+        self.tables._require_row(row)
+        return self.image_at(row, <uint64_t>max(time_boot_ns, <int64_t>0))
 
     def py_find(self, uint32_t tgid, uint64_t start_boot_ns) -> int:
         """The head of a process, also of one that owned its pid earlier; 0 when it is not in the tables."""
@@ -580,15 +585,10 @@ cdef class Rows:
         else:
             strings += body.path_bytes + body.name_bytes
             if not self.holds(
-                self.tables.args, hot.args_ref, strings, body.args_bytes, not pl_is_told(
-                    body.args_bytes, body.args_full_bytes, body.exec_flags, PL_EXEC_ARGS_TRUNCATED,
-                    PL_EXEC_ARGS_UNREADABLE,
-                ),
+                self.tables.args, hot.args_ref, strings, body.args_bytes, not pl_tells_args(body)
             ) or not self.holds(
-                self.tables.envs, cold.envs_ref, strings + body.args_bytes, body.envs_bytes, not pl_is_told(
-                    body.envs_bytes, body.envs_full_bytes, body.exec_flags, PL_EXEC_ENVS_TRUNCATED,
-                    PL_EXEC_ENVS_UNREADABLE,
-                ),
+                self.tables.envs, cold.envs_ref, strings + body.args_bytes, body.envs_bytes,
+                not pl_tells_envs(body),
             ):
                 return False
         if groups & PL_KNOWN_CREDS and (
@@ -673,7 +673,7 @@ cdef class Rows:
         if body.exec_flags & PL_EXEC_SCRIPT:
             hot.flags |= PL_ROW_SCRIPT
         full = body.args_full_bytes
-        if not pl_is_told(body.args_bytes, full, body.exec_flags, PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE):
+        if not pl_tells_args(body):
             self.tables.set_args_ref(row, 0)
         else:
             self.tables.set_args_ref(row, self.tables.args.intern2(<const char *>&full, 4, strings, body.args_bytes))
@@ -683,7 +683,7 @@ cdef class Rows:
                 hot.flags |= PL_ROW_ARGS_TRUNCATED
         strings += body.args_bytes
         full = body.envs_full_bytes
-        if not pl_is_told(body.envs_bytes, full, body.exec_flags, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE):
+        if not pl_tells_envs(body):
             self.tables.set_envs_ref(row, 0)
         else:
             self.tables.set_envs_ref(row, self.tables.envs.intern2(<const char *>&full, 4, strings, body.envs_bytes))
@@ -1078,6 +1078,16 @@ cdef class Rows:
         self.wanted[self.wanted_count].tgid = tgid
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
+
+    cdef void forget_told(self, uint32_t row, uint32_t ref) noexcept nogil:
+        """Between begin and end of a new image in a row that holds an earlier one: what was told of that, beside its
+        records, is not of this; but for what an exec leaves of `ref`, its `extra` (0: none)."""
+        self.cold[row].cap_attempted = 0
+        self.cold[row].cap_used = 0
+        self.tables.args.hold(ref)  # it may be the row's own
+        self.tables.set_extra_ref(row, 0)
+        self.inherit_extra(row, ref, False)
+        self.tables.args.release(ref)
 
     cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil:
         """Between begin and end of `row`: what the image that forked or was replaced leaves it of `ref`, its `extra`.

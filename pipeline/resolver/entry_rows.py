@@ -156,23 +156,6 @@ class Book:
             if not row or (int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])) != (tgid, start):
                 return
 
-    def image_at(self, row: int, time_boot_ns: int) -> int:
-        """The row of the image that ran then, given that of the newest; of the oldest, if none did."""
-        hot = self.tables.hot_view()
-        image = row
-        for earlier in self.images(row):
-            # An image that was started again and again runs from the end of the one before, unless others lay between.
-            if (
-                earlier != row
-                and int(hot[earlier]["flags"]) & layout.ROW_REPLACED
-                and (int(hot[earlier]["exit_boot_ns"]) <= time_boot_ns)
-            ):
-                return earlier if int(hot[image]["flags"]) & layout.ROW_ELIDED else image
-            image = earlier
-            if not int(hot[image]["flags"]) & layout.ROW_IS_EXEC or int(hot[image]["exec_boot_ns"]) <= time_boot_ns:
-                break
-        return image
-
     def image_of_exec(self, row: int, time_boot_ns: int) -> int:
         """The row of the image that the exec of this time made, given that of the newest; 0: there is none."""
         return next((image for image in self.images(row) if self._exec_of(image) == time_boot_ns), 0)

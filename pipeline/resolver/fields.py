@@ -128,15 +128,10 @@ class Fields:
     def set_process_args(self, pce: ProcessCacheEntry) -> None:
         """Take the arguments that came before the exec event; nothing when their id is not there (any more)."""
         with self.lock:
-            taken = self.args_envs.take(pce.args_id) if pce.args_id else None
+            taken = self._take("args", pce.args_id, pce.args_truncated)
             if taken is None:
                 return
             values, is_truncated = taken
-            # The exec event may say so too: the kernel had no room for more chunks, and those that came are whole.
-            is_truncated = is_truncated or pce.args_truncated
-            if is_truncated:
-                self.stats.add("args_truncated")
-            self.stats.add("args_size", n=len(values))
             pce.set(args_entry=self._kept_args(pce, ArgsEntry(values, is_truncated)), args_truncated=is_truncated)
 
     def set_process_envs(self, pce: ProcessCacheEntry) -> None:
@@ -144,18 +139,29 @@ class Fields:
         if not self.opts.envs_resolution_enabled:
             return
         with self.lock:
-            taken = self.args_envs.take(pce.envs_id) if pce.envs_id else None
+            taken = self._take("envs", pce.envs_id, pce.envs_truncated)
             if taken is None:
                 return
             values, is_truncated = taken
-            is_truncated = is_truncated or pce.envs_truncated
-            if is_truncated:
-                self.stats.add("envs_truncated")
-            self.stats.add("envs_size", n=len(values))
             envs = EnvsEntry(values, is_truncated)
             if not pce.is_free:
                 envs = self._kept_of(None, envs)[1] or envs
             pce.set(envs_entry=envs, envs_truncated=is_truncated)
+
+    def _take(self, what: str, entry_id: int, is_cut: bool) -> tuple[list[str], bool] | None:
+        """Take what came before the exec event, and count it; None when it is not there.
+
+        Args:
+            is_cut: the exec event says so: the kernel had no room for more chunks, and those that came are whole.
+        """
+        taken = self.args_envs.take(entry_id) if entry_id else None
+        if taken is None:
+            return None
+        values, is_truncated = taken[0], taken[1] or is_cut
+        if is_truncated:
+            self.stats.add(f"{what}_truncated")
+        self.stats.add(f"{what}_size", n=len(values))
+        return values, is_truncated
 
     def set_process_tty(self, pce: ProcessCacheEntry) -> str:
         """Look a missing terminal up in procfs, if that is enabled; returns the terminal's name."""

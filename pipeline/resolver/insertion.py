@@ -115,7 +115,7 @@ class Insertion(Fields):
         time_ns = self._boot_time(entry.exec_time)
         known = self._process_of(pid, entry.start_boot_ns, time_ns)
         images = int(self.tables.hot_view()[known]["images"]) if known else 0
-        previous = self.book.entry(self.book.image_at(known, time_ns - 1)) if known else None
+        previous = self.book.entry(self.applier.py_image_at(known, time_ns - 1)) if known else None
         is_other = previous is not None and bool(inode) and previous.file_event.inode != inode
         is_missing = previous is None or is_other
         if not cgroup.is_null:
@@ -137,7 +137,7 @@ class Insertion(Fields):
         )  # fmt: skip
         self._count_inode_error("exec_parent_missing", is_other, counted)
         self._require_row(pid, row)
-        image = self.book.image_of_exec(row, time_ns) or self.book.image_at(row, time_ns)
+        image = self.book.image_of_exec(row, time_ns) or self.applier.py_image_at(row, time_ns)
         if int(self.tables.hot_view()[row]["images"]) == images:
             return self.book.entry(image)  # an exec bomb, or an exec that was applied already
         return self._complete_row(entry, image, previous, cgroup, source, is_missing, not named[0], is_fork=False)
@@ -356,7 +356,7 @@ class Insertion(Fields):
         row = self._process_of(ppid, start_boot_ns, time_ns) if ppid else 0
         if not row or int(self.tables.hot_view()[row]["start_boot_ns"]) > time_ns:
             return None
-        return self.book.entry(self.book.image_at(row, time_ns))
+        return self.book.entry(self.applier.py_image_at(row, time_ns))
 
     def _named_parent(self, ppid: int, start_boot_ns: int, parent: ProcessCacheEntry | None) -> tuple[int, int]:
         """Pid and start of the parent for a record.

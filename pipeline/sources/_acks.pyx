@@ -52,9 +52,9 @@ cdef class ControlAcks:
         self.follow()
 
     cdef int follow(self) except -1:
-        if self._view is not None and self._view.has_successor():
-            return self._look_for_file()
-        return self._look_for_file() if self._now() >= self._due else 0
+        if (self._view is not None and self._view.has_successor()) or self._now() >= self._due:
+            self._look_for_file()
+        return 0
 
     cdef int _look_for_file(self) except -1:
         self._due = self._now() + (_RECHECK_S if self._view is not None else _RETRY_S)

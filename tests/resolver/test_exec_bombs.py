@@ -18,7 +18,6 @@ from pipeline.errors import TooOldError
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import Merger
 from pipeline.resolver.conceal import Concealer
-from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.scrub import Scrubber
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
@@ -172,10 +171,9 @@ def test_a_look_up_as_of_a_past_time_finds_the_image_that_ran(w: World) -> None:
         (b[0].time + 500, b"/bin/b"), (b[1].time + 1, b"/bin/b"), (b[2].time, b"/bin/b"), (c.time - 1, b"/bin/b"),
         (c.time, b"/bin/c"),
     ]  # fmt: skip
-    book = Book(w.tables, w.applier, 0)
     with ProcessTable.attach(path=w.tables.directory) as table:
         for at, path in expected:
-            assert w.read.row(book.image_at(w.tables.py_head(4), at)).path == path
+            assert w.read.row(w.applier.py_image_at(w.tables.py_head(4), at)).path == path
             found = table.resolve(4, at=BOOT_UNIX_NS + at)
             assert found is not None and found.path == path.decode(), at - fork.time
 
