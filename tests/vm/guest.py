@@ -156,6 +156,7 @@ def main() -> int:
         help="take the kernel from this suite of Debian's, such as sid, or trixie-backports=6.18 for its newest of "
         "that series; may be given again; default: this machine's apt sources",
     )  # fmt: skip
+    parser.add_argument("--fetch", action="store_true", help="get the kernels, and run nothing")
     parser.add_argument("--timeout", type=float, default=280, help="seconds for each guest; default: %(default)g")
     parser.add_argument("--cpus", type=int, default=2, help="of the guest; default: %(default)d")
     parser.add_argument("command", nargs="*", help="what to run in the checkout; default: the tests")
@@ -170,6 +171,8 @@ def main() -> int:
             require()
             folder = debian.kernel(CACHE, flavour, *debian.parse_suite(suite))
             print(f"vm: {name}: {folder.name.removeprefix('linux-image-')}", flush=True)
+            if options.fetch:
+                continue
             code = run(folder, options.command or tests(options.cpus), timeout_s=options.timeout, cpus=options.cpus)
         except NotPossibleError as error:
             print(f"vm: NO GUEST: {error}", file=sys.stderr)
