@@ -322,7 +322,7 @@ cdef Frame _read(Reader reader, object message):
             wrong |= 1 << key
         if values[key].kind == VALUE_MAP:
             if key == KEY_LOST:
-                frame.lost = _counts(reader, values[key].number)
+                frame.lost = _lost_of(reader, values[key].number)
             else:
                 reader.skip(2 * values[key].number)
     if wrong & 1 or not seen & 1 or values[KEY_V].number != <uint64_t>FRAME_VERSION:
@@ -344,7 +344,7 @@ cdef Frame _read(Reader reader, object message):
         _bad("'lost' holds something else than counts")
     frame.hold(message)
     frame.boot = values[KEY_BOOT].at
-    frame.source = text(&values[KEY_SRC])
+    frame.source = _source_of(&values[KEY_SRC])
     frame.ring, frame.frame_seq = <uint32_t>values[KEY_RING].number, values[KEY_SEQ].number
     if seen >> KEY_BAD & 1:
         frame.malformed = values[KEY_BAD].number
@@ -367,6 +367,37 @@ cdef Frame _read(Reader reader, object message):
 
 cdef inline void _set(column *where, const value *found) noexcept nogil:
     where.at, where.bytes = found.at, found.number
+
+
+# What the last frame said of its sender and of losses, which is what the next one says in nearly every case: neither is
+# made of its bytes again. Maps of counts are replaced by who keeps them, never changed.
+cdef bytes _source_bytes = b""
+cdef str _source = ""
+cdef bytes _lost_bytes = b""
+cdef dict _lost = {}
+
+
+cdef str _source_of(const value *found):
+    global _source_bytes, _source
+    if <uint64_t>len(_source_bytes) != found.number or memcmp(<const char *>_source_bytes, found.at, found.number) != 0:
+        _source = text(found)
+        _source_bytes = found.at[: found.number]
+    return _source
+
+
+cdef dict _lost_of(Reader reader, uint64_t entries):
+    """Read the entries of a map of counts, as `_counts`."""
+    global _lost_bytes, _lost
+    cdef uint64_t begin = reader.at, n = <uint64_t>len(_lost_bytes)
+    if n and n <= reader.end - begin and memcmp(<const char *>_lost_bytes, reader.data + begin, n) == 0:
+        if entries == <uint64_t>len(_lost):
+            reader.at += n
+            return _lost
+    found = _counts(reader, entries)
+    if found is not None and <uint64_t>len(found) == entries:
+        _lost = found
+        _lost_bytes = (reader.data + begin)[: reader.at - begin]
+    return found
 
 
 cdef dict _counts(Reader reader, uint64_t left):

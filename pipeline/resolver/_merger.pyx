@@ -139,7 +139,8 @@ cdef class Merger:
                 self.frames_duplicate += 1
         else:
             # The records that were asked for are here.
-            self._rewind_asked.pop(ring, None)
+            if self._rewind_asked:
+                self._rewind_asked.pop(ring, None)
             self._sorter.add(frame, received)
             self._received[ring] = frame.to_pos
             self._applied[ring] = self._sorter.applied(ring)
