@@ -12,4 +12,5 @@ cdef class Segment:
     cdef uint64_t waits  # ... and requests until the next try
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil
+    cdef void populate(self, uint64_t from_bytes) noexcept nogil
     cdef void close_file(self) noexcept

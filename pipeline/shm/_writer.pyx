@@ -366,6 +366,8 @@ cdef class TableWriter(ControlWriter):
         rows = min(rows, <uint64_t>self.row_capacity)
         if not self.cold_segment.grow(rows * sizeof(pl_cold)) or not self.hot_segment.grow(rows * sizeof(pl_hot)):
             return False
+        self.cold_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_cold))
+        self.hot_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_hot))
         self.rows_allocated = <uint32_t>rows
         # Release: a reader that loads the new number with acquire may touch the new rows; they are allocated.
         pl_store_release32(&self.control.rows_allocated, <uint32_t>rows)
