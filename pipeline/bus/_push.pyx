@@ -10,10 +10,11 @@ cdef class FramePush:
         socket: of `Bus.push`.
     """
 
-    cdef NativeSocket _socket
-
     def __init__(self, socket):
         self._socket = NativeSocket(socket)
 
     def __call__(self, bytes message not None) -> bool:
-        return bool(self._socket.send(message))
+        return bool(self.offer(message))
+
+    cdef bint offer(self, bytes message) except -1:
+        return self._socket.send(message)

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.bus._push cimport FramePush
 from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport Columns
 from pipeline.sources._ring cimport Ring
@@ -12,6 +13,7 @@ from pipeline.sources._shared cimport CpuStates
 cdef class Shard:
     cdef readonly list rings
     cdef object _acks, _send
+    cdef FramePush _push  # the same as _send where nothing of Python is needed to send
     cdef ControlAcks _control  # the same as _acks where nothing of Python is needed for an answer
     cdef CpuStates _cpus
     cdef FrameEncoder _encoder

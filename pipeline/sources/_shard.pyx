@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.bus._column cimport column
 from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.bus._push cimport FramePush
 from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
 from pipeline.sources._ring cimport Ring
@@ -60,6 +61,7 @@ cdef class Shard:
                 raise TypeError("a ring is None")
         self._acks, self._send, self._cpus = acks, send, cpus
         self._control = acks if isinstance(acks, ControlAcks) else None
+        self._push = send if isinstance(send, FramePush) else None
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
@@ -233,7 +235,7 @@ cdef class Shard:
         """Offer the message that waits; returns whether none is left."""
         if self._message is None:
             return True
-        if not self._send(self._message):
+        if not (self._push.offer(self._message) if self._push is not None else self._send(self._message)):
             self.blocked_total += 1
             return False
         self.frames_total += len(self._waiting)

@@ -32,6 +32,9 @@ cdef class RingMap:
 
     cdef int _place(self, int fd, unsigned char *where, size_t length, size_t offset) except -1
     cdef int _check(self) except -1
+    cpdef uint64_t producer_pos(self) except? 0
+    cpdef uint64_t consumer_pos(self) except? 0
+    cpdef int set_consumer_pos(self, uint64_t position) except -1
 
 
 cdef extern from *:
@@ -67,4 +70,4 @@ cdef class CpuStates:
 
     cdef pl_cpu *_cpu(self, int cpu) except NULL
     cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1
-    cpdef set_sleeping(self, int ring, bint sleeping)
+    cpdef int set_sleeping(self, int ring, bint sleeping) except -1

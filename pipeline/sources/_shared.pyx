@@ -71,22 +71,23 @@ cdef class RingMap:
             raise OSError(errno, f"cannot map the data of a ring: {os.strerror(errno)}")
         return 0
 
-    def producer_pos(self) -> int:
+    cpdef uint64_t producer_pos(self) except? 0:
         """Return the position behind the last reserved record."""
         self._check()
         return pls_acquire64(self.producer)
 
-    def consumer_pos(self) -> int:
+    cpdef uint64_t consumer_pos(self) except? 0:
         """Return the position before which the kernel may write new records."""
         self._check()
         return pls_acquire64(self.consumer)
 
-    def set_consumer_pos(self, uint64_t position) -> None:
+    cpdef int set_consumer_pos(self, uint64_t position) except -1:
         """Let the kernel overwrite everything before `position`."""
         self._check()
         # Release: all reads of the space given back are done before the kernel, which loads this word with acquire
         # when it reserves, can write there. On aarch64 this is stlr against the kernel's ldar.
         pls_release64(self.consumer, position)
+        return 0
 
     cdef int _check(self) except -1:
         if self.consumer == NULL or self.producer == NULL:
@@ -279,7 +280,7 @@ cdef class CpuStates:
                 sums[kind] += pls_acquire64(&state.lost_samples[kind])
         return 0
 
-    cpdef set_sleeping(self, int ring, bint sleeping):
+    cpdef int set_sleeping(self, int ring, bint sleeping) except -1:
         """Say whether the next record in a ring must wake its shard; the word is that of the CPU with its number.
 
         Before it goes to sleep the shard says so, fences, and looks for records once more. A CPU makes its record
@@ -290,6 +291,7 @@ cdef class CpuStates:
         pls_release32(&self._cpu(ring).sleeping, sleeping)
         if sleeping:
             pls_fence()
+        return 0
 
     def is_sleeping(self, int ring) -> bool:
         """Return whether the next record in a ring would wake its shard."""

@@ -1,0 +1,9 @@
+"""Hands messages to the resolver; see _push.pyx."""
+
+from pipeline.bus._libzmq cimport NativeSocket
+
+
+cdef class FramePush:
+    cdef NativeSocket _socket
+
+    cdef bint offer(self, bytes message) except -1
