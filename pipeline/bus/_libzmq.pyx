@@ -51,8 +51,9 @@ cdef enum:
     _FD = 14  # ZMQ_FD
     _EVENTS = 15  # ZMQ_EVENTS
     _DONTWAIT = 1  # ZMQ_DONTWAIT
+    _POLLIN = 1  # ZMQ_POLLIN
 
-assert (_FD, _EVENTS, _DONTWAIT) == (zmq.FD, zmq.EVENTS, zmq.DONTWAIT)
+assert (_FD, _EVENTS, _DONTWAIT, _POLLIN) == (zmq.FD, zmq.EVENTS, zmq.DONTWAIT, zmq.POLLIN)
 
 cdef void *_library = dlopen(_zmq.__file__.encode(), RTLD_LAZY | RTLD_NOLOAD)
 
@@ -108,6 +109,10 @@ cdef class NativeSocket:
     cdef int events(self) except -1:
         """What can be done now: ZMQ_POLLIN, ZMQ_POLLOUT."""
         return self._option(_EVENTS)
+
+    def is_readable(self) -> bool:
+        """Whether a message can be received now."""
+        return bool(self.events() & _POLLIN)
 
     cdef int fd(self) except -1:
         """The descriptor that tells of changes (ZMQ_FD)."""

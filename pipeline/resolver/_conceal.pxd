@@ -1,6 +1,32 @@
-"""The digest of what an image was started with, for the applier, which makes it of records that hide nothing."""
+"""What the resolver's turn asks of a frame's strings; and their digest, for the applier, which makes it of records that hide
+nothing. See _conceal.pyx."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from pipeline.bus._frame cimport Frame
+
+
+cdef class Literals:
+    cdef uint8_t *pairs  # 65,536 bits: some literal begins so
+    cdef uint16_t *firsts  # number of the first literal of a pair; they are sorted, so the others follow
+    cdef uint8_t lower[256]
+    cdef list groups
+    cdef char *text  # all literals, lower case
+    cdef uint32_t *begins
+    cdef uint32_t *lengths
+    cdef uint8_t *is_word
+    cdef uint32_t count
+    cdef bint always
+
+    cdef bint in_text(self, const uint8_t *text, uint64_t n) noexcept nogil
+    cdef inline bint _begins(self, const uint8_t *text, uint64_t n, uint32_t i) noexcept nogil
+
+
+cdef class Sieve:
+    cdef Literals literals
+    cdef object hide
+
+    cpdef Frame frame(self, Frame frame)
 
 
 # Of arguments and environment as they are before anything is hidden, never 0. NULL: absent, which is not empty.

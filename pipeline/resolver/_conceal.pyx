@@ -35,17 +35,6 @@ cdef class Literals:
         words: found only where neither a letter, a digit nor an underscore stands before or behind.
     """
 
-    cdef uint8_t *pairs  # 65,536 bits: some literal begins so
-    cdef uint16_t *firsts  # number of the first literal of a pair; they are sorted, so the others follow
-    cdef uint8_t lower[256]
-    cdef list groups
-    cdef char *text  # all literals, lower case
-    cdef uint32_t *begins
-    cdef uint32_t *lengths
-    cdef uint8_t *is_word
-    cdef uint32_t count
-    cdef bint always
-
     def __cinit__(self, literals, words=()):
         cdef uint32_t i, at = 0, pair
         cdef bytes one
@@ -145,16 +134,41 @@ def digest(bytes args, bytes envs) -> int:
     )
 
 
+cdef class Sieve:
+    """Hands on the frames that hold nothing to hide, as they are.
+
+    Args:
+        literals: see `suspects`.
+        hide: a frame and what `suspects` found in it -> the frame to keep.
+    """
+
+    def __init__(self, Literals literals, hide):
+        self.literals, self.hide = literals, hide
+
+    cpdef Frame frame(self, Frame frame):
+        """Return the frame to keep."""
+        cdef list found
+        if frame.execs.bytes == 0:
+            return frame
+        found = _suspects(frame, self.literals)
+        return frame if found is None else self.hide(frame, found)
+
+
 def suspects(Frame frame not None, Literals literals) -> list:
     """Return (number of the exec body, number of its record, where in the blob its strings begin) of every exec record
     of `frame` that has one of `literals` in its arguments, or an environment. Without `literals`: an environment.
     """
+    return _suspects(frame, literals) or []
+
+
+cdef list _suspects(Frame frame, Literals literals):
+    """As `suspects`; None where there are none."""
     cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
     cdef const pl_exec_any *bodies = <const pl_exec_any *>frame.execs.at
     cdef const pl_exec_any *body
     cdef uint32_t i, number = 0
     cdef uint64_t at = 0
-    cdef list found = []
+    cdef list found = None
     for i in range(frame.count):
         if heads[i].kind == PL_KIND_EXEC and not heads[i].flags & PL_FLAG_HEAD_ONLY:
             body = &bodies[number]
@@ -162,6 +176,8 @@ def suspects(Frame frame not None, Literals literals) -> list:
                 literals is not None
                 and literals.in_text(frame.strings.at + at + body.path_bytes + body.name_bytes, body.args_bytes)
             ):
+                if found is None:
+                    found = []
                 found.append((number, i, at))
             number += 1
         at += heads[i].var_bytes

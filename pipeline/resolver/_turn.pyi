@@ -5,6 +5,7 @@ from pipeline.bus._frame import Frame
 from pipeline.bus.stream import Message
 from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
+from pipeline.resolver._conceal import Sieve
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._waiting import FrameSocket, Waiter
@@ -18,7 +19,7 @@ class FrameReader:
         self,
         boot_id: bytes,
         ring_count: int,
-        conceal: Callable[[Frame], Frame],
+        sieve: Sieve,
         translate: Callable[[bytes | memoryview], bytes] | None = None,
     ) -> None: ...
     def read(self, message: bytes | memoryview) -> list[Frame]: ...
@@ -26,6 +27,7 @@ class FrameReader:
 class Turn:
     ended_boot_ns: int
     is_idle: bool
+    is_calm: bool
     is_wanted: bool
     def __init__(
         self,
@@ -44,7 +46,9 @@ class Turn:
         look_closer: Callable[[], object],
     ) -> None: ...
     def run(self) -> int: ...
-    def follow(self, waiter: Waiter, idle_ms: float, gather_ms: float, due_boot_ns: int) -> int: ...
+    def follow(
+        self, waiter: Waiter, idle_ms: float, gather_ms: float, due_boot_ns: int, latest_boot_ns: int
+    ) -> int: ...
     def rest(self, now_boot_ns: int) -> None: ...
     def commit(self) -> None: ...
     @property

@@ -16,6 +16,7 @@ from pipeline.errors import FrameError
 from pipeline.bpf._positions cimport ProducerPositions
 from pipeline.bus._frame cimport Frame, decode_all
 from pipeline.resolver._apply cimport Applier
+from pipeline.resolver._conceal cimport Sieve
 from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._merge cimport Batch
 from pipeline.resolver._merger cimport Merger
@@ -37,6 +38,9 @@ cdef double WAIT_LEAST_MS = 0.01
 cdef double _WAIT_FRAMES_MS = 10
 WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 
+#: Without a frame for so long, nothing is under way.
+cdef double LULL_MS = 2
+
 cdef enum:
     #: Sleeps for the merge's slack, which see no question, before questions are asked for.
     BLIND_SLEEPS = 8
@@ -48,7 +52,7 @@ cdef class FrameReader:
     Args:
         boot_id: 16 bytes; frames of another boot are refused.
         ring_count: frames of rings beyond are refused.
-        conceal: a frame that has execs -> the frame to keep.
+        sieve: what is to be hidden in a frame is hidden by it.
         translate: a message -> the message to read (see keyed_frames.py), or None.
 
     Attributes:
@@ -57,13 +61,14 @@ cdef class FrameReader:
 
     cdef bytes boot_id
     cdef uint32_t ring_count
-    cdef object conceal, translate
+    cdef Sieve sieve
+    cdef object translate
     cdef public object take_context
 
-    def __init__(self, bytes boot_id not None, uint32_t ring_count, conceal, translate=None):
+    def __init__(self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None):
         if len(boot_id) != 16:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
-        self.boot_id, self.ring_count, self.conceal, self.translate = boot_id, ring_count, conceal, translate
+        self.boot_id, self.ring_count, self.sieve, self.translate = boot_id, ring_count, sieve, translate
 
     cpdef list read(self, object message):
         """Return the frames of a message; none of one with context events, which is taken instead.
@@ -84,8 +89,7 @@ cdef class FrameReader:
                 raise FrameError("a frame of another boot", peer=frame.source, reason="boot")
             if frame.ring >= self.ring_count:
                 raise FrameError(f"there is no ring {frame.ring}", peer=frame.source, reason="ring")
-            if frame.execs.bytes:
-                frames[i] = self.conceal(frame)
+            frames[i] = self.sieve.frame(frame)
         return frames
 
     cdef bint _is_context(self, object message) except -1:
@@ -115,6 +119,7 @@ cdef class Turn:
     Attributes:
         ended_boot_ns: when the last turn ended.
         is_idle: nothing came for as long as the last `follow` was to wait.
+        is_calm: nothing came at the end of the last `follow`, though perhaps for LULL_MS only.
         is_wanted: what ended the last `follow` is on the stream's socket.
     """
 
@@ -131,7 +136,7 @@ cdef class Turn:
     cdef uint64_t *producer  # by ring
     cdef bint has_called  # Python may have more to do than it had before this turn
     cdef readonly uint64_t ended_boot_ns
-    cdef readonly bint is_idle, is_wanted
+    cdef readonly bint is_idle, is_calm, is_wanted
 
     def __init__(
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
@@ -160,24 +165,30 @@ cdef class Turn:
         self.ended_boot_ns = boot_ns()
         return work
 
-    def follow(self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_boot_ns) -> int:
+    def follow(
+        self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_boot_ns, uint64_t latest_boot_ns
+    ) -> int:
         """Sleep and take turns, for as long as frames are all that comes; returns frames and events together.
 
         Args:
             waiter: on the socket of the frames, among others.
             idle_ms: the longest sleep while the merger holds nothing back.
             gather_ms: pause before a frame that was waited for is taken, for those that are right behind it.
-            due_boot_ns: when Python has something to do. It waits until what has begun is applied: of an event on an
-                idle host that is all but the first turn.
+            due_boot_ns: when Python has something to do. It waits for a lull: where somebody looks for a process that he
+                has just seen, and ends it, what the host does with its caches next is his.
+            latest_boot_ns: when Python has that to do in any case. It waits until what has begun is applied: of an event on
+                an idle host that is all but the first turn.
         """
         cdef double ms
         cdef int work = 0, blind = 0
-        self.is_idle = self.is_wanted = False
+        cdef bint is_due
+        self.is_idle = self.is_calm = self.is_wanted = False
         while True:
             ms = self._wait_ms()
-            self.is_wanted = waiter.wait(idle_ms if ms < 0 else ms)
+            is_due = self.ended_boot_ns >= due_boot_ns
+            self.is_wanted = waiter.wait(ms if ms >= 0 else LULL_MS if is_due else idle_ms)
             if ms < 0 and waiter.slept_through:
-                self.is_idle = True
+                self.is_calm, self.is_idle = True, not is_due
                 return work
             if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
                 waiter.pause(gather_ms)
@@ -188,7 +199,7 @@ cdef class Turn:
             blind += waiter.may_be_asked
             if waiter.is_asked or blind >= BLIND_SLEEPS:
                 return work
-            if self.has_called or self.is_wanted or self.ended_boot_ns >= due_boot_ns or self._wants_names():
+            if self.has_called or self.is_wanted or self.ended_boot_ns >= latest_boot_ns or self._wants_names():
                 ms = self._wait_ms()
                 if ms < 0 or ms == _WAIT_FRAMES_MS:
                     return work

@@ -240,7 +240,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         loop = Resolver(
             tables=tables, merger=merger, applier=applier, encoder=encoder, publisher=publisher,
             frames=frames, positions=positions, losses=losses,
-            reader=FrameReader(boot_id, spec.ring_count, concealer.frame, None if keyed is None else keyed.message),
+            reader=FrameReader(boot_id, spec.ring_count, concealer.sieve, None if keyed is None else keyed.message),
             now_boot_ns=boot.now_boot_ns,
             settings=LoopSettings(
                 repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
@@ -403,7 +403,7 @@ def envs_form(config: Config) -> str:
 
 def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
     """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
-    from pipeline.resolver.losses import SharedCounters
+    from pipeline.resolver._losses import SharedCounters
 
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.events import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
-from pipeline.resolver._conceal import Literals, digest, suspects
+from pipeline.resolver._conceal import Literals, Sieve, digest
 from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Concealer:
         show_values: names of environment variables that keep their value; of others only the name is kept.
 
     Attributes:
+        sieve: for frames: those that hold nothing to hide come through it as they are.
         take_ssh: told (tgid, start in boot ns, strings) of what sshd executed, where the record has it.
     """
 
@@ -65,7 +66,9 @@ class Concealer:
     ) -> None:
         self._scrub_argv = scrub_argv
         # A single byte is in nearly every text: then all of them are looked at.
-        self._literals = None if scrub_argv is None else Literals([b""] if literals is None else literals, words)
+        self.sieve = Sieve(
+            None if scrub_argv is None else Literals([b""] if literals is None else literals, words), self._hide
+        )
         self._show = frozenset(name.encode() for name in show_values)
         self.take_ssh: Callable[[int, int, bytes], None] | None = None
 
@@ -83,11 +86,9 @@ class Concealer:
 
         Records stay where they are in their ring, and as long there (`record_bytes`), whatever became of their strings.
         """
-        if not frame.exec_count:
-            return frame
-        suspected = suspects(frame, self._literals)
-        if not suspected:
-            return frame
+        return self.sieve.frame(frame)
+
+    def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
         blob, bodies = frame.blob, frame.exec
         changes: dict[int, tuple[int, int, bytes, bytes]] = {}
         digests = np.zeros(frame.exec_count, np.uint64)

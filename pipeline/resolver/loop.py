@@ -20,14 +20,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from pipeline.events import KIND_COUNT
 from pipeline.resolver._turn import Turn
 from pipeline.shm import layout
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.errors import FrameError
     from pipeline.resolver._apply import Applier
@@ -49,6 +48,8 @@ BATCH_EVENTS = 8192
 #: Housekeeping while something happens: signs of life, losses, names, statistics. In a storm it is the only Python that
 #: runs, with the host's caches in other hands, so it costs several times what it costs elsewhere.
 HEARTBEAT_NS = 250_000_000
+#: It waits for a moment in which nothing comes, but no longer than this.
+HEARTBEAT_LATEST_NS = 375_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
 #: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
 IDLE_MS = 200.0
@@ -66,10 +67,16 @@ class Losses(Protocol):
     """Records that the kernel could not write so far, by kind, what it filtered, and processes that its map had no
     place for; cumulative for this capture."""
 
-    lost: npt.NDArray[np.uint64]
-    threads_forked: int
-    kthreads_forked: int
-    pids_full: int
+    @property
+    def lost(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def lost_total(self) -> int: ...
+    @property
+    def threads_forked(self) -> int: ...
+    @property
+    def kthreads_forked(self) -> int: ...
+    @property
+    def pids_full(self) -> int: ...
 
     def read(self) -> bool: ...
 
@@ -145,10 +152,10 @@ class Resolver:
         )  # fmt: skip
         # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
         # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
-        self._lost = np.zeros(KIND_COUNT, np.uint64)
+        self._lost_total = 0
         if losses is not None:
-            self._lost[:] = losses.lost
-            self._store_lost()
+            self._lost_total = losses.lost_total
+            self._store_lost(losses)
             self._store_counts(losses)
         self._loss_first_ns = 0
         self._loss_last_ns = 0
@@ -157,6 +164,7 @@ class Resolver:
         self._heartbeat_ns = 0
         self._kept_ns = 0
         self._worked = False
+        self._is_calm = True
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
@@ -166,7 +174,7 @@ class Resolver:
         """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
         work = self._turn.run()
         now = self._turn.ended_boot_ns
-        is_due = now - self._heartbeat_ns >= HEARTBEAT_NS
+        is_due = now - self._heartbeat_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
         if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
@@ -197,7 +205,9 @@ class Resolver:
             Whether nothing ended the last sleep.
         """
         due_boot_ns = self._heartbeat_ns + HEARTBEAT_NS
-        self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_boot_ns) > 0
+        latest_boot_ns = self._heartbeat_ns + HEARTBEAT_LATEST_NS
+        self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_boot_ns, latest_boot_ns) > 0
+        self._is_calm = self._turn.is_calm
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.poll(self._turn.ended_boot_ns)
@@ -286,10 +296,9 @@ class Resolver:
 
     def _watch_losses(self, now: int) -> None:
         if self.losses is not None and self.losses.read():
-            lost = self.losses.lost
-            if (lost != self._lost).any():
-                self._lost[:] = lost
-                self._store_lost()
+            if self.losses.lost_total != self._lost_total:
+                self._lost_total = self.losses.lost_total
+                self._store_lost(self.losses)
                 self.publisher.loss({_LOST_KINDS[kind]: self.tables.counter(f"lost_{kind}") for kind in _LOST}, now)
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
@@ -310,9 +319,9 @@ class Resolver:
         self.tables.set_counter("kthreads_forked", losses.kthreads_forked)
         self.tables.set_counter("maps_full", losses.pids_full)
 
-    def _store_lost(self) -> None:
-        for kind, name in enumerate(_LOST):
-            self.tables.set_counter(f"lost_{name}", int(self._lost[kind]))
+    def _store_lost(self, losses: Losses) -> None:
+        for name, count in zip(_LOST, losses.lost.tolist(), strict=True):
+            self.tables.set_counter(f"lost_{name}", count)
 
     def _publish_stats(self, now: int) -> None:
         """What `procline stat` shows of the counters, for who listens to ``sys.stats``."""

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import zmq
 
 from pipeline.boot import now_boot_ns
+from pipeline.bus._libzmq import NativeSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream import (
     TOPIC_BYTES,
@@ -133,6 +134,7 @@ class Publisher:
         self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
         # With it, send says when a queue is full; what happens then is decided in _send.
         self.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._native = NativeSocket(self.socket)
         bus.bind(self.socket, path, mode=mode, group=group)
         self.tcp_endpoint = ""
         if tcp:
@@ -235,7 +237,8 @@ class Publisher:
     def _take_subscriptions(self) -> int:
         taken = 0
         welcomes: list[bytes] = []
-        while taken < SUBSCRIPTIONS_PER_POLL:
+        # Asked for first: an exception for what is nearly always the answer takes longer than the rest of a poll.
+        while taken < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
             try:
                 message = self.socket.recv(zmq.NOBLOCK)
             except zmq.Again:

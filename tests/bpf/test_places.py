@@ -16,7 +16,7 @@ from pipeline import events
 from pipeline.boot import now_boot_ns
 from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
-from pipeline.resolver.losses import SharedCounters
+from pipeline.resolver._losses import SharedCounters
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act
 

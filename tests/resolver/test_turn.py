@@ -17,6 +17,7 @@ from pipeline.bus.context import ContextEvent, encode_context
 from pipeline.bus.frames import Frame
 from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
+from pipeline.resolver._conceal import Literals, Sieve
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
@@ -32,6 +33,10 @@ def forks_and_execs() -> list[Event]:
     return [story.fork(1, 10), story.exec(10, b"/bin/a"), story.fork(1, 11), story.exit(11)]
 
 
+#: Nothing is to be hidden.
+NOTHING = Sieve(None, lambda frame, suspected: frame)
+
+
 def message(part: list[Event] | None = None, **where: Any) -> bytes:
     return message_of(forks_and_execs() if part is None else part, **{"ring": 0, "from_pos": 0, **where})
 
@@ -39,19 +44,22 @@ def message(part: list[Event] | None = None, **where: Any) -> bytes:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def test_frames_that_have_execs_are_concealed_and_no_others() -> None:
-    seen: list[Frame] = []
-    replaced = FrameReader(BOOT_ID, RINGS, lambda frame: frame).read(message())[0]
+def test_frames_that_have_something_to_hide_are_concealed_and_no_others() -> None:
+    seen: list[tuple[Frame, list[tuple[int, int, int]]]] = []
+    replaced = FrameReader(BOOT_ID, RINGS, NOTHING).read(message())[0]
 
-    def conceal(frame: Frame) -> Frame:
-        seen.append(frame)
+    def hide(frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
+        seen.append((frame, suspected))
         return replaced
 
-    reader = FrameReader(BOOT_ID, RINGS, conceal)
+    reader = FrameReader(BOOT_ID, RINGS, Sieve(Literals([b"secret"]), hide))
     events = forks_and_execs()
-    found = reader.read(message(events) + message([events[0]], ring=1))
-    assert [frame.ring for frame in found] == [0, 1] and found[0] is replaced
-    assert [frame.ring for frame in seen] == [0]
+    story = Story()
+    story.begin(1)
+    telling = [story.fork(1, 10), story.exec(10, b"/bin/a", args=[b"a", b"--SECRET=x"])]
+    found = reader.read(message(telling) + message([events[0]], ring=1) + message(events, ring=1))
+    assert [frame.ring for frame in found] == [0, 1, 1] and found[0] is replaced
+    assert [(frame.ring, suspected) for frame, suspected in seen] == [(0, [(0, 1, 0)])]
 
 
 @pytest.mark.parametrize(
@@ -61,18 +69,18 @@ def test_frames_that_have_execs_are_concealed_and_no_others() -> None:
 )
 def test_what_is_not_from_here_is_refused_whole(boot: bytes, rings: int, reason: str) -> None:
     with pytest.raises(FrameError) as refused:
-        FrameReader(boot, rings, lambda frame: frame).read(message(ring=1))
+        FrameReader(boot, rings, NOTHING).read(message(ring=1))
     assert refused.value.reason == reason and refused.value.peer == "story"
 
 
 def test_a_message_is_translated_before_it_is_read() -> None:
-    reader = FrameReader(BOOT_ID, RINGS, lambda frame: frame, lambda data: message(ring=len(data)))
+    reader = FrameReader(BOOT_ID, RINGS, NOTHING, lambda data: message(ring=len(data)))
     assert [frame.ring for frame in reader.read(b"x")] == [1]
 
 
 def test_context_events_are_taken_and_are_no_frames() -> None:
     packed = encode_context([ContextEvent("signal", 5, body={"target": 42, "signal": 15})], boot_id=BOOT_ID, source="x")
-    reader = FrameReader(BOOT_ID, RINGS, lambda frame: frame)
+    reader = FrameReader(BOOT_ID, RINGS, NOTHING)
     with pytest.raises(FrameError):
         reader.read(packed)
     taken: list[Any] = []
@@ -88,7 +96,7 @@ def test_context_events_are_taken_and_are_no_frames() -> None:
 
 def test_a_boot_id_has_16_bytes() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
-        FrameReader(b"short", RINGS, lambda frame: frame)
+        FrameReader(b"short", RINGS, NOTHING)
 
 
 # -- a turn ------------------------------------------------------------------------------------------------------------
@@ -116,7 +124,7 @@ class Desk:
     def make_turn(self, *, evicts: bool) -> Turn:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
-            frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
+            frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
             evicts=evicts, publish=self.published.extend, refused=self.refused.append, look_closer=self._look,
         )  # fmt: skip
 
@@ -209,8 +217,8 @@ def test_a_rest_gives_a_sign_of_life_and_lets_the_watermark_go_on(desk: Desk) ->
 LATER = 1 << 62
 
 
-def follow(desk: Desk, *, idle_ms: float = 60, due_boot_ns: int = LATER) -> int:
-    return desk.turn.follow(desk.waiter, idle_ms, 0.0, due_boot_ns)
+def follow(desk: Desk, *, idle_ms: float = 60, due_boot_ns: int = LATER, latest_boot_ns: int = LATER) -> int:
+    return desk.turn.follow(desk.waiter, idle_ms, 0.0, due_boot_ns, latest_boot_ns)
 
 
 def test_frames_are_followed_until_nothing_comes(desk: Desk) -> None:
@@ -232,9 +240,20 @@ def test_what_is_due_waits_until_what_has_begun_is_applied(desk: Desk) -> None:
     desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
     work = 0
     while work < 1 + len(events):
-        work += follow(desk, idle_ms=5000, due_boot_ns=1)
+        work += follow(desk, idle_ms=5000, due_boot_ns=1, latest_boot_ns=1)
         assert desk.turn.wait_ms() < 0
-    assert not desk.turn.is_idle
+    assert not desk.turn.is_idle and not desk.turn.is_calm
+
+
+def test_what_is_due_and_can_wait_does_so_for_a_lull(desk: Desk) -> None:
+    desk.turn.run()
+    events = forks_and_execs()
+    desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
+    began, work = time.monotonic(), 0
+    while work < 1 + len(events):
+        work += follow(desk, idle_ms=20_000, due_boot_ns=1)
+        assert desk.turn.is_calm and not desk.turn.is_idle
+    assert time.monotonic() - began < 10
 
 
 def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_path: Path) -> None:
@@ -265,6 +284,6 @@ def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk
     with pytest.raises(ValueError, match="without positions"):
         Turn(
             tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,
-            frames=desk.frames, reader=FrameReader(BOOT_ID, RINGS, lambda frame: frame), positions=None, batch_events=2,
+            frames=desk.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
             evicts=True, publish=list, refused=list, look_closer=list,
         )  # fmt: skip

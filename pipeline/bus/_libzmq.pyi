@@ -1,0 +1,7 @@
+from typing import Any
+
+import zmq
+
+class NativeSocket:
+    def __init__(self, socket: zmq.Socket[Any]) -> None: ...
+    def is_readable(self) -> bool: ...
