@@ -120,6 +120,7 @@ from pipeline.shm._layout cimport (
     pl_cold,
     pl_hot,
     pl_prefetch,
+    pl_prefetch_write,
 )
 from pipeline.shm._writer cimport MARK_TTY_GIVEN
 
@@ -231,7 +232,7 @@ cdef class Events(Rows):
     cdef void prefetch_slots(self, const pending_event *item, const columns *all) noexcept nogil:
         cdef const pl_head_any *head = &(<const pl_head_any *>all[item.slot].head)[item.event]
         if head.tgid < self.tables.pid_capacity:
-            pl_prefetch(&self.tables.index[head.tgid])
+            pl_prefetch_write(&self.tables.index[head.tgid])
             pl_prefetch(&self.slots[head.tgid])
             pl_prefetch(&self.tables.kin[head.tgid])
             pl_prefetch(&self.cgroups.sets[head.tgid])

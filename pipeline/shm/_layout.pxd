@@ -336,6 +336,7 @@ cdef extern from "layout.h" nogil:
     void pl_fence_release()
     void pl_fence_full()
     void pl_prefetch(const void *p)
+    void pl_prefetch_write(const void *p)
     void pl_row_clear(pl_hot *hot, pl_cold *cold)
     void pl_row_begin(pl_hot *row)
     void pl_row_end(pl_hot *row)

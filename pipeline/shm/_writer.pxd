@@ -8,7 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pipeline.shm._arena cimport Arena, pl_order
 from pipeline.shm._control cimport ControlWriter
 from pipeline.shm._keys cimport NamespaceKeys
-from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch, pl_row_begin, pl_row_end
+from pipeline.shm._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end
 from pipeline.shm._segment cimport Segment
 
 
@@ -58,14 +58,14 @@ cdef class TableWriter(ControlWriter):
     cdef uint32_t new_row(self) noexcept nogil
     # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
-    # Bring a row into the cache that is needed soon.
+    # Bring a row into the cache that is written soon.
     cdef inline void fetch(self, uint32_t row) noexcept nogil:
-        pl_prefetch(&self.rows[row])
-        pl_prefetch(&self.hot[row])
-        pl_prefetch(<const char *>&self.hot[row] + 64)
-        pl_prefetch(&self.cold[row])
-        pl_prefetch(<const char *>&self.cold[row] + 64)
-        pl_prefetch(<const char *>&self.cold[row] + 128)
+        pl_prefetch_write(&self.rows[row])
+        pl_prefetch_write(&self.hot[row])
+        pl_prefetch_write(<const char *>&self.hot[row] + 64)
+        pl_prefetch_write(&self.cold[row])
+        pl_prefetch_write(<const char *>&self.cold[row] + 64)
+        pl_prefetch_write(<const char *>&self.cold[row] + 128)
 
     # Open a published row for change.
     cdef inline void begin(self, uint32_t row) noexcept nogil:

@@ -366,6 +366,17 @@ static inline void pl_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUI
 static inline void pl_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 static inline void pl_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void pl_prefetch(const void *p) { __builtin_prefetch(p); }
+/* For what is written next: readers' caches let go of the line meanwhile, which the store would wait for. gcc makes this of
+ * __builtin_prefetch(p, 1) only for processors newer than those that packages are built for; older ones take it as a no-op
+ * (Intel SDM, AMD APM: PREFETCHW). */
+static inline void pl_prefetch_write(const void *p)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("prefetchw %0" : : "m"(*(const char *)p));
+#else
+	__builtin_prefetch(p, 1);
+#endif
+}
 
 /* Zero a row that is being made, but for row_seq and generation. Copied from zeros that the compiler cannot see: of a memset
  * of this size gcc makes `rep stos`, which takes as long to begin as all of these stores take. */
