@@ -5,19 +5,22 @@ Method
     0 to `--readers` processes resolve pids and walk to ancestors as fast as they can, in the tables into which a storm
     of forks and exits is replayed meanwhile. The writer has a core for itself, the readers share the others. Each
     number of readers is measured in pairs with the smallest (none for the event, one for the read), `--rounds` times.
+    The series `tables at rest` is of as many readers of tables that nobody writes, in turn with the others.
 Command
     python bench/growth_readers.py [--readers N] [--events N] [--rounds N] [--json]
 How to read it
     CPU ns of the writer for an event, and CPU ns of the readers for a look-up (one in sixteen is a walk too). Readers
     write nothing that is shared and take no lock, so both should be flat: what they may cost the writer is fetching
-    back cache lines of rows that it changes.
+    back cache lines of rows that it changes. Readers beyond the cores take turns on them, and each finds caches that
+    the others had meanwhile: that grows alike where nobody writes; `read over tables at rest` is what is left.
 What it does not show
-    More readers than cores at the same moment: beyond the cores they take turns.
+    More readers than cores at the same moment.
 """
 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -44,14 +47,15 @@ def main(argv: list[str] | None = None) -> int:
     load = loads.Load(loads.storm(options.events))
     stream = load.stream(4)
     allowed = os.sched_getaffinity(0)
-    with replay.Resolver(4) as resolver:
-        resolver.enter()
-        resolver.open_for_readers()
-        resolver.take_in(next(stream))
-        with Hammers(resolver.directory, max(counts)) as hammers:
+    with replay.Resolver(4) as resolver, replay.Resolver(4) as other:
+        for each, messages in ((resolver, next(stream)), (other, load.messages(4))):
+            each.enter()
+            each.open_for_readers()
+            each.take_in(messages)
+        with Hammers(resolver.directory, max(counts)) as here, Hammers(other.directory, max(counts)) as elsewhere:
             common.pin(0)
 
-            def measured(count: int) -> tuple[float, float]:
+            def measured(count: int, hammers: Hammers = here) -> tuple[float, float]:
                 """(ns an event, ns a read) with `count` readers."""
                 messages = next(stream)
                 hammers.let(count)
@@ -64,15 +68,20 @@ def main(argv: list[str] | None = None) -> int:
                 hammers.let(0)
                 return event, (now_cpu_ns - cpu_ns) / max(now_reads - reads, 1)
 
-            def of(which: int, count: int) -> Callable[[], float]:
-                return lambda: measured(count)[which]
+            def of(which: int, count: int, hammers: Hammers = here) -> Callable[[], float]:
+                return lambda: measured(count, hammers)[which]
 
             event = curves.paired({count: of(0, count) for count in (0, *counts)}, options.rounds)
             read = curves.paired({count: of(1, count) for count in counts}, options.rounds)
+            rest = curves.paired({count: of(1, count, elsewhere) for count in counts}, options.rounds)
+            over = [measured(counts[-1])[1] / measured(counts[-1], elsewhere)[1] for _ in range(options.rounds)]
         resolver.check()
     os.sched_setaffinity(0, allowed)
     curves.add(report, "event against readers", "readers", "ns/event", {"fork/exit": event}, {"fork/exit": 1.05})
-    curves.add(report, "read against readers", "readers", "ns/read", {"resolve": read}, {"resolve": 1.25})
+    curves.add(report, "read against readers", "readers", "ns/read", {"resolve": read, "tables at rest": rest}, {})
+    report.rows.append({"readers": counts[-1], "read over tables at rest": statistics.median(over)})
+    what = f"a read of {counts[-1]} readers, over the same of tables at rest"
+    report.target(what, statistics.median(over), 1.25, "times")
     return common.finish(report, as_json=options.json)
 
 

@@ -11,11 +11,15 @@ Method
     the daemon's BPF programs. PSS is what /proc/PID/smaps_rollup says, shared pages by share.
 Command
     python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
+    Transport alone: before the daemon is started, two C processes that do nothing but hand 16 KiB over by libzmq every
+    8 ms, as shard and resolver do in a storm (peers/hop.c), during the same storms.
 How to read it
     `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
-    and resolver apart beside it. `bpf us/event` is time that the BPF programs take inside the forking processes: it is
-    not in the first figure, it is what the storm itself pays. Idle is in percent of one core, with the events a second
-    that the host made meanwhile; `sleeper` is what five wake-ups a second cost a Python process that does nothing.
+    and resolver apart beside it. `transport alone` is what any daemon pays for an event whose reader and resolver are
+    two processes with ZeroMQ between them, before it has looked at one. `bpf us/event` is time that the BPF programs
+    take inside the forking processes: it is not in the first figure, it is what the storm itself pays. Idle is in
+    percent of one core, with the events a second that the host made meanwhile; `sleeper` is what five wake-ups a second
+    cost a Python process that does nothing.
 What it does not show
     Subscribers (bench/publish.py) and readers. The statistics of BPF cost a few ten ns a run, so the figures of the BPF
     programs are a little high; the storms before are measured without.
@@ -28,6 +32,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -35,13 +40,20 @@ from typing import Any
 import common
 import live
 
+#: Name, and how many in five of the children exec.
+STORMS = (("fork/exit", 0), ("one exec in 5", 1))
+#: Of shards in a storm: how often they look, and about what they send then.
+INTERVAL_MS = 8
+MESSAGE_BYTES = 16 << 10
+
 SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20}
 
 
 def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of the daemon per event, for two kinds of storm."""
     with daemon.attach() as table:
-        for case, execs in (("fork/exit", 0), ("one exec in 5", options.forks // 5)):
+        for case, fifths in STORMS:
+            execs = fifths * options.forks // 5
             storm = live.Storm(program, options.forks - execs, execs)
             runs: list[dict[str, Any]] = []
             user = system = 0.0
@@ -104,6 +116,34 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
         if name in TARGETS_US:
             report.target(f"BPF program {name}", per_run, TARGETS_US[name], "us/run")
     report.rows.append({"case": "bpf, all", "bpf us/event": total / events / 1000, "events": events})
+
+
+def transport_rows(program: Path, options: argparse.Namespace, report: common.Report) -> None:
+    """CPU of a message that is handed over every 8 ms, and nothing else, in the same storms."""
+    import zmq  # noqa: F401  (maps the library that is looked for)
+
+    library = next(
+        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libzmq" in line
+    )
+    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
+        hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
+        for case, fifths in STORMS:
+            execs = fifths * options.forks // 5
+            storm = live.Storm(program, options.forks - execs, execs)
+            each: list[float] = []
+            per_event: list[float] = []
+            for _ in range(options.runs):
+                arguments = [str(hop), library, str(INTERVAL_MS), str(MESSAGE_BYTES)]
+                with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+                    time.sleep(0.1)
+                    storm.run()
+                    messages, cpu_ns = map(int, process.communicate()[0].split())
+                each.append(cpu_ns / messages / 1000)
+                per_event.append(cpu_ns / sum(storm.made.values()) / 1000)
+            report.rows.append({
+                "case": f"transport alone, {case}", "us/event": statistics.median(per_event), "max": max(per_event),
+                "spread": common.spread(per_event), "us/message": statistics.median(each),
+            })  # fmt: skip
 
 
 #: The kernel shows 15 characters of a program's name.
@@ -182,12 +222,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sleepers", type=int, default=1000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
-    with live.storms() as program, live.crowd(options.sleepers), live.Daemon() as daemon:
-        time.sleep(1.0)  # what the snapshot left to do
-        memory_row(daemon, options, report)
-        idle_row(daemon, options, report)
-        storm_rows(daemon, program, options, report)
-        bpf_rows(daemon, program, options, report)
+    with live.storms() as program, live.crowd(options.sleepers):
+        transport_rows(program, options, report)
+        with live.Daemon() as daemon:
+            time.sleep(1.0)  # what the snapshot left to do
+            memory_row(daemon, options, report)
+            idle_row(daemon, options, report)
+            storm_rows(daemon, program, options, report)
+            bpf_rows(daemon, program, options, report)
     return common.finish(report, as_json=options.json)
 
 

@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What ZeroMQ itself costs: a process sends BYTES every MS milliseconds, another waits for each message and reads it.
+ *
+ *   hop LIBZMQ MS BYTES      until its standard input ends; then prints "MESSAGES CPU_NS", of both processes together
+ *
+ * Both do nothing else, so their CPU time is that of two wake-ups and of libzmq with its two I/O threads. Linked at run
+ * time: what pyzmq brings is the library that the daemon uses, and it comes without a header. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { PULL = 7, PUSH = 8, FD = 14, LINGER = 17, DONTWAIT = 1 };
+
+static void *(*ctx_new)(void);
+static int (*ctx_term)(void *);
+static void *(*socket_)(void *, int);
+static int (*close_)(void *);
+static int (*bind_)(void *, const char *);
+static int (*connect_)(void *, const char *);
+static int (*getopt_)(void *, int, void *, size_t *);
+static int (*send_)(void *, const void *, size_t, int);
+static int (*recv_)(void *, void *, size_t, int);
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static void *found(void *library, const char *name)
+{
+	void *at = dlsym(library, name);
+
+	if (!at)
+		die(name); /* errno is not dlsym's, the name is what counts */
+	return at;
+}
+
+static uint64_t cpu_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int waits_on(int fd)
+{
+	int epoll = epoll_create1(0);
+	struct epoll_event event = { .events = EPOLLIN };
+
+	if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event))
+		die("epoll");
+	return epoll;
+}
+
+static uint64_t sender(const char *address, int ms, size_t bytes)
+{
+	void *context = ctx_new(), *socket = socket_(context, PUSH);
+	char *data = calloc(1, bytes);
+	struct epoll_event event;
+	int epoll = waits_on(0);
+
+	if (connect_(socket, address))
+		die("connect");
+	while (epoll_wait(epoll, &event, 1, ms) == 0)
+		send_(socket, data, bytes, 0);
+	send_(socket, "", 0, 0);
+	close_(socket);
+	ctx_term(context);
+	return cpu_ns();
+}
+
+static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
+{
+	char *data = malloc(bytes);
+	struct epoll_event event;
+	int fd, epoll, n;
+	size_t size = sizeof(fd);
+	volatile uint64_t sum = 0;
+
+	if (getopt_(socket, FD, &fd, &size))
+		die("ZMQ_FD");
+	epoll = waits_on(fd);
+	for (;;) {
+		while ((n = recv_(socket, data, bytes, DONTWAIT)) > 0) {
+			for (int i = 0; i < n; i += 64)
+				sum += data[i];
+			++*messages;
+		}
+		if (n == 0)
+			return cpu_ns();
+		epoll_wait(epoll, &event, 1, -1);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	char address[64];
+	uint64_t used, other, messages = 0;
+	int told[2];
+	void *library;
+
+	if (argc != 4 || !(library = dlopen(argv[1], RTLD_NOW)))
+		return fprintf(stderr, "usage: hop LIBZMQ MS BYTES\n"), 2;
+	ctx_new = found(library, "zmq_ctx_new");
+	ctx_term = found(library, "zmq_ctx_term");
+	socket_ = found(library, "zmq_socket");
+	close_ = found(library, "zmq_close");
+	bind_ = found(library, "zmq_bind");
+	connect_ = found(library, "zmq_connect");
+	getopt_ = found(library, "zmq_getsockopt");
+	send_ = found(library, "zmq_send");
+	recv_ = found(library, "zmq_recv");
+	snprintf(address, sizeof(address), "ipc://@procline-hop-%d", getpid());
+	if (pipe(told))
+		die("pipe");
+	if (fork() == 0) {
+		used = sender(address, atoi(argv[2]), atol(argv[3]));
+		return write(told[1], &used, sizeof(used)) != sizeof(used);
+	}
+	void *context = ctx_new(), *socket = socket_(context, PULL);
+	if (bind_(socket, address))
+		die("bind");
+	used = receiver(socket, atol(argv[3]), &messages);
+	if (read(told[0], &other, sizeof(other)) != sizeof(other))
+		die("the sender");
+	printf("%lu %lu\n", messages, used + other);
+	wait(NULL);
+	return 0;
+}
