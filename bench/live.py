@@ -109,9 +109,9 @@ def cache(name: str) -> Path:
     return place
 
 
-def compile_c(source: Path, target: Path) -> Path:
-    """Compile one C file; returns the program."""
-    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", target, source], check=True)
+def compile_c(source: Path, target: Path, *options: str) -> Path:
+    """Compile one C file; returns the program. `options` are further ones, libraries among them."""
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", target, source, *options], check=True)
     return target
 
 

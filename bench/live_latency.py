@@ -2,41 +2,38 @@
 """How long after it happened does an event show in the table, and when does a subscriber have it?
 
 Method
-    Table: a small C program forks children one at a time, at random moments (exponential, mean `--gap-ms`, fixed seed);
-    the reader gets the pid through shared memory and reads the table until `resolve` shows the child; then it kills the
-    child, and the same is done for its exit. The latency is the boot clock at the first reading that shows it minus the
-    kernel's time of the event, which the entry has. The reader looks every 20 us, in a storm every `--poll-us`: one
-    that spins takes a core from what it measures, and on two cores whoever is woken on that one waits for its slice to
-    end (3 to 4 ms). Storm: a C program forks as fast as it can, 8 at a time, for the whole run.
+    Table: a small C program (peers/watcher.c) has children forked one at a time, at random moments (exponential, mean
+    `--gap-ms`, fixed seed), and reads the table until it shows the child; then it kills the child, and the same is done
+    for its exit. The latency is the boot clock at the first look that shows it minus the kernel's time of the event,
+    which the entry has. It looks every 20 us, and when its CPU has nothing else to do, so that no look stops who is
+    looked at; in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C program forks as fast as it
+    can, 8 at a time, for the whole run.
     Subscriber: a `Subscriber` on fork and exit takes the clock when an event comes out of it; idle the events of the
     same children, in a storm all of the storm's.
 Command
     python bench/live_latency.py [--samples N] [--gap-ms MS] [--poll-us US] [--json]     (root)
 How to read it
     Microseconds; p50, p99 and maximum of `n` events. An event is due when the kernel's tracepoint runs, so nothing is
-    left out that waits in a ring, a frame or the merge. The row `floor` is when the reader knew the pid that it had to
-    ask for: no reading can be earlier. `chain of N` is what the machine itself takes for so long a way: N sleeping C
-    processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O threads of ZeroMQ and
-    the resolver, which on an idle host all sleep.
+    left out that waits in a ring, a frame or the merge. `chain of N` is what the machine itself takes for so long a
+    way: N sleeping C processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O
+    threads of ZeroMQ and the resolver, which on an idle host all sleep.
 What it does not show
     The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
     itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
+    A reader in Python that sleeps between its looks takes some 100 us longer to see what is there.
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import mmap
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,106 +44,26 @@ import live
 #: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
 CHAIN = 4
 IDLE_POLL_US = 20.0
-_PR_SET_TIMERSLACK = 29
 
 SMALL = {"samples": 15, "gap_ms": 10.0, "storm_forks": 2000}
-_NEVER_S = 5.0
+
+Times = dict[str, list[float]]
 
 
-class Prober:
-    """Has children forked, and watches them appear in the table and end there."""
-
-    def __init__(self, table: Any, forker: Forker, poll_us: float) -> None:
-        self.table = table
-        self.forker = forker
-        self.poll_s = poll_us / 1e6
-        self.fork: list[float] = []
-        self.exit: list[float] = []
-        self.floor: list[float] = []
-        self.late_turn: list[float] = []
-
-    def watch(self, is_there: Callable[[], int | None]) -> float:
-        """Read until `is_there` gives the event's boot time; returns microseconds since then."""
-        deadline = time.monotonic() + _NEVER_S
-        while (happened := is_there()) is None:
-            if self.poll_s:
-                due = time.perf_counter() + self.poll_s
-                time.sleep(self.poll_s)
-                self.late_turn.append((time.perf_counter() - due) * 1e6)
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"an event did not show within {_NEVER_S} s")
-        return (live.now_boot_ns() - happened) / 1000
-
-    def probe(self) -> None:
-        """One child from fork to exit."""
-        table, offset = self.table, self.table.boot_unix_ns
-        called = live.now_boot_ns()
-        pid = self.forker.fork(self.poll_s)
-        known = live.now_boot_ns()
-
-        def forked() -> int | None:
-            entry = table.resolve(pid)
-            # Whoever had the pid before may still be in the table.
-            if entry is None or (at := entry.fork_time_ns - offset) < called:
-                return None
-            return int(at)
-
-        def exited() -> int | None:
-            entry = table.resolve(pid)
-            return None if entry is None or not entry.exit_time_ns else int(entry.exit_time_ns - offset)
-
-        self.fork.append(self.watch(forked))
-        at = forked()
-        if at is not None:
-            self.floor.append((known - at) / 1000)
-        os.kill(pid, signal.SIGKILL)
-        self.exit.append(self.watch(exited))
-
-
-class Forker:
-    """peers/forker.c: forks a child on command."""
-
-    def __init__(self, place: Path) -> None:
-        program = live.compile_c(live.HERE / "peers" / "forker.c", place / "forker")
-        shared = place / "pid"
-        shared.write_bytes(bytes(4096))
-        with shared.open("r+b") as file:
-            self._pid = memoryview(mmap.mmap(file.fileno(), 4096)).cast("I")
-        self._process = subprocess.Popen([str(program), str(shared)], stdin=subprocess.PIPE, bufsize=0)
-
-    def fork(self, poll_s: float) -> int:
-        """Have a child forked; returns its pid."""
-        assert self._process.stdin is not None
-        self._pid[0] = 0
-        self._process.stdin.write(b"f")
-        deadline = time.monotonic() + _NEVER_S
-        while not (pid := self._pid[0]):
-            if poll_s:
-                time.sleep(poll_s)
-            if time.monotonic() > deadline:
-                raise TimeoutError("no child was forked")
-        assert pid != 0xFFFFFFFF, "fork failed"
-        return int(pid)
-
-    def close(self) -> None:
-        """End it, and with it what it forked."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-def probe_many(table: Any, samples: int, gap_ms: float, poll_us: float, seed: int) -> Prober:
-    """Probe `samples` children at random moments."""
-    with tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm") as place:
-        forker = Forker(Path(place))
-        prober, moments = Prober(table, forker, poll_us), random.Random(seed)
-        try:
-            for _ in range(samples):
-                time.sleep(moments.expovariate(1000 / gap_ms))
-                prober.probe()
-        finally:
-            forker.close()
-    return prober
+def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, seed: int, is_idle: bool) -> Times:
+    """Watch `samples` children come and end; microseconds of their forks and exits, and by how much looks were late."""
+    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
+        headers = [f"-I{common.ROOT / 'pipeline' / part}" for part in ("shm", "bpf")]
+        program = live.compile_c(live.HERE / "peers" / "watcher.c", Path(place) / "watcher", *headers, "-lm")
+        arguments = [str(program), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
+        done = subprocess.run(
+            [*arguments, *(["idle"] if is_idle else [])], check=True, stdout=subprocess.PIPE, text=True
+        )
+    found: Times = {"fork": [], "exit": [], "turn": []}
+    for line in done.stdout.splitlines():
+        what, value = line.split()
+        found[what].append(float(value))
+    return found
 
 
 def relay(samples: int, gap_ms: float, hops: int) -> list[float]:
@@ -218,7 +135,6 @@ def storming(program: Path, forks: int) -> Iterator[None]:
 def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """All cases."""
     with daemon.attach() as table:
-        table.resolve(os.getpid())
         offset = table.boot_unix_ns
 
         def add(case: str, what: str, values: list[float], limit: float | None = None) -> None:
@@ -229,23 +145,22 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
 
         for hops in (1, CHAIN):
             add("idle", f"chain of {hops}", relay(options.samples, options.gap_ms, hops))
-        idle = probe_many(table, options.samples, options.gap_ms, IDLE_POLL_US, seed=1)
-        add("idle", "fork to table", idle.fork, 500)
-        add("idle", "exit to table", idle.exit, 500)
-        add("idle", "floor", idle.floor)
-        with listening(daemon, "forker", offset) as heard:
-            probe_many(table, options.samples // 2, options.gap_ms, 100, seed=2)
+        idle = watch(daemon, options.samples, options.gap_ms, IDLE_POLL_US, seed=1, is_idle=True)
+        add("idle", "fork to table", idle["fork"], 500)
+        add("idle", "exit to table", idle["exit"], 500)
+        with listening(daemon, "watcher", offset) as heard:
+            watch(daemon, options.samples // 2, options.gap_ms, 100, seed=2, is_idle=True)
         add("idle", "fork to subscriber", heard["fork"])
         add("idle", "exit to subscriber", heard["exit"])
 
         begin, counts = time.perf_counter(), live.event_counts(table.stats())
         with storming(program, options.storm_forks):
-            busy = probe_many(table, options.samples, options.gap_ms / 5, options.poll_us, seed=3)
+            busy = watch(daemon, options.samples, options.gap_ms / 5, options.poll_us, seed=3, is_idle=False)
         took = time.perf_counter() - begin
         rate = (sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())) / took
-        add("storm", "fork to table", busy.fork, 10_000)
-        add("storm", "exit to table", busy.exit, 10_000)
-        add("storm", "late turn", busy.late_turn)
+        add("storm", "fork to table", busy["fork"], 10_000)
+        add("storm", "exit to table", busy["exit"], 10_000)
+        add("storm", "late turn", busy["turn"])
         with listening(daemon, "workload", offset) as heard, storming(program, options.storm_forks):
             time.sleep(options.samples * options.gap_ms / 5000)
         add("storm", "fork to subscriber", heard["fork"], 15_000)
@@ -264,8 +179,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--storm-forks", type=int, default=20_000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
-    # Timers of the reader are else up to 50 us late (prctl(2)).
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1000, 0, 0, 0)
     with live.storms() as program, live.Daemon() as daemon:
         time.sleep(1.0)
         measure(daemon, program, options, report)

@@ -28,6 +28,8 @@ from pipeline.shm._writer cimport TableWriter
 cdef enum:
     #: Frames taken from the socket before the tables are brought up to date.
     FRAMES_PER_TURN = 32
+    #: The same of what ended a sleep: it is there to be seen, and that nothing is behind it is asked for afterwards.
+    FRAMES_AT_FIRST = 1
 
 cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 
@@ -160,7 +162,7 @@ cdef class Turn:
 
     def run(self) -> int:
         """Take what frames there are, bounded, and bring the tables up to date; returns frames and events together."""
-        cdef int work = self._take_frames()
+        cdef int work = self._take_frames(FRAMES_PER_TURN)
         work += self._bring_up_to_date()
         self.ended_boot_ns = boot_ns()
         return work
@@ -193,7 +195,8 @@ cdef class Turn:
             if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
                 waiter.pause(gather_ms)
             self.has_called = False
-            work += self._take_frames()
+            # Of several senders all are waited for in any case.
+            work += self._take_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
             self.ended_boot_ns = boot_ns()
             blind += waiter.may_be_asked
@@ -234,11 +237,11 @@ cdef class Turn:
             return _WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
 
-    cdef int _take_frames(self) except -1:
+    cdef int _take_frames(self, int limit) except -1:
         cdef int taken = 0, messages = 0
         cdef Frame frame
         cdef list frames
-        while taken < FRAMES_PER_TURN and messages < FRAMES_PER_TURN:  # a message may hold several frames, or none
+        while taken < limit and messages < limit:  # a message may hold several frames, or none
             message = self.frames.receive()
             if message is None:
                 break

@@ -65,6 +65,7 @@ cdef class Waiter:
     Attributes:
         may_be_asked: a question may be there; unless the last sleep saw that none was.
         is_asked: the last sleep saw one.
+        has_slept: the last call did sleep: before it there was nothing.
         slept_through: nothing ended the last sleep.
     """
 
@@ -125,9 +126,10 @@ cdef class Waiter:
         cdef epoll_event ready[WATCHED]
         cdef int count, i, error = 0
         cdef bint is_wanted = False
-        self.may_be_asked, self.is_asked, self.slept_through = True, False, False
+        self.may_be_asked, self.is_asked, self.slept_through, self.has_slept = True, False, False, False
         if not self._frames.is_drained and self._frames.look():
             return False
+        self.has_slept = True
         if ms < _SLEEP_BELOW_MS:
             self.pause(ms)
             return False

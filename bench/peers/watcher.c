@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Has children forked, one at a time, and reads an instance's tables until each shows there, and until its end does.
+ *
+ *   watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
+ *
+ * Waits a random time before each child (exponential, mean GAP_MS), looks every POLL_US microseconds, and says "fork US",
+ * "exit US" for each child: from the kernel's time of the event, which the row has, to the first look that shows it; and
+ * "turn US" for each look: by how much its timer was late. The tables are read as any reader reads them (reader.h). In C,
+ * because a Python process takes 100 us to wake up on an idle host, and takes the caches from what it measures.
+ *
+ * With "idle" it looks when its CPU has nothing else to do (SCHED_IDLE, sched(7)): a look every 20 us on the very CPU on which
+ * the resolver runs would else stop the resolver each time, twice as often as it comes any further. What forks is another
+ * process, of ordinary priority. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "reader.h"
+
+#define NEVER_NS 5000000000u
+
+static void die(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static const void *mapped(const char *directory, const char *name, size_t bytes)
+{
+	char path[4096];
+	int fd;
+	void *at;
+
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* Longer than the file, as it grows; nothing behind its end is touched. */
+	at = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+	if (at == MAP_FAILED)
+		die(path);
+	close(fd);
+	return at;
+}
+
+static void look_later(uint64_t poll_ns)
+{
+	uint64_t due = pl_now_boot_ns() + poll_ns;
+
+	pl_sleep_ns((long)poll_ns);
+	printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
+}
+
+/* Look until the child's row says when it was forked, or, with `ended`, when it ended; that time. */
+static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t poll_ns)
+{
+	struct pl_hot hot;
+	struct pl_cold cold;
+	uint32_t row;
+
+	while (pl_now_boot_ns() - called_ns < NEVER_NS) {
+		/* Whoever had the pid before may still be in the table; he began earlier than the call. */
+		if (pl_lookup_once(view, pid, &hot, &row) == PL_READ_FOUND && hot.start_boot_ns >= called_ns &&
+		    pl_copy_row(view, row, &hot, &cold) && hot.tgid == pid && (!ended || hot.exit_boot_ns))
+			return ended ? hot.exit_boot_ns : cold.fork_boot_ns;
+		look_later(poll_ns);
+	}
+	fprintf(stderr, "watcher: an event did not show within 5 s\n");
+	exit(1);
+}
+
+/* Fork a sleeping child for each byte on `commands`, and store its pid. */
+static void fork_children(int commands, uint32_t *pid)
+{
+	char byte;
+
+	while (read(commands, &byte, 1) > 0) {
+		pid_t child = fork();
+
+		if (!child) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			for (;;)
+				pause();
+		}
+		/* Publishes a number and nothing else, so no order is needed with other stores. */
+		__atomic_store_n(pid, child < 0 ? UINT32_MAX : (uint32_t)child, __ATOMIC_RELAXED);
+	}
+	_exit(0);
+}
+
+int main(int argc, char **argv)
+{
+	struct pl_view view = { 0 };
+	uint64_t poll_ns;
+	uint32_t *pid;
+	int commands[2];
+
+	if (argc != 6 && !(argc == 7 && !strcmp(argv[6], "idle")))
+		return fprintf(stderr, "usage: watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]\n"), 2;
+	view.control = mapped(argv[1], "control", sizeof(*view.control));
+	view.pid_capacity = view.control->pid_capacity;
+	view.row_capacity = view.control->row_capacity;
+	view.index = mapped(argv[1], "index", 4 * (size_t)view.pid_capacity);
+	view.hot = mapped(argv[1], "hot", sizeof(*view.hot) * (size_t)view.row_capacity);
+	view.cold = mapped(argv[1], "cold", sizeof(*view.cold) * (size_t)view.row_capacity);
+	poll_ns = (uint64_t)(atof(argv[4]) * 1000);
+	srand48(atol(argv[5]));
+	signal(SIGCHLD, SIG_IGN); /* the kernel reaps */
+	pid = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (pid == MAP_FAILED || pipe(commands))
+		die("memory or a pipe");
+	if (!fork()) {
+		close(commands[1]); /* so that it ends with the watcher */
+		fork_children(commands[0], pid);
+	}
+	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* timers are else up to 50 us late */
+	if (argc == 7 && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
+		die("sched_setscheduler");
+	for (long i = 0; i < atol(argv[2]); i++) {
+		double gap_s = -log(1 - drand48()) * atof(argv[3]) / 1000;
+		struct timespec gap = { (time_t)gap_s, (long)((gap_s - (double)(time_t)gap_s) * 1e9) };
+		uint64_t called_ns, at_ns;
+		uint32_t child;
+
+		nanosleep(&gap, NULL);
+		*pid = 0;
+		called_ns = pl_now_boot_ns();
+		if (write(commands[1], "f", 1) != 1)
+			die("the forker");
+		while (!(child = __atomic_load_n(pid, __ATOMIC_RELAXED)))
+			pl_sleep_ns((long)poll_ns);
+		if (child == UINT32_MAX)
+			die("fork");
+		at_ns = seen(&view, child, called_ns, 0, poll_ns);
+		printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
+		kill((pid_t)child, SIGKILL);
+		at_ns = seen(&view, child, called_ns, 1, poll_ns);
+		printf("exit %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
+	}
+	return 0;
+}
