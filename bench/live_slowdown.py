@@ -94,8 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the pairs; returns the exit code."""
     parser = common.parser(__doc__)
     parser.add_argument("--forks", type=int, default=5000, help="children of one storm")
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--repeat", type=int, default=2, help="storms of a phase")
+    parser.add_argument("--pairs", type=int, default=11)
+    parser.add_argument("--repeat", type=int, default=3, help="storms of a phase")
     parser.add_argument("--width", type=int, default=8, help="children that live at a time")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

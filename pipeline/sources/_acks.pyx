@@ -50,9 +50,17 @@ cdef class ControlAcks:
     def refresh(self) -> None:
         """Open the file if it is not, or if another one has taken its place."""
         self.follow()
+        self.check()
 
     cdef int follow(self) except -1:
-        if (self._view is not None and self._view.has_successor()) or self._now() >= self._due:
+        """Open the file that has taken the place of this one, if this one says that one has."""
+        if self._view is not None and self._view.has_successor():
+            self._look_for_file()
+        return 0
+
+    cdef int check(self) except -1:
+        """Look for the file itself when it is time to. With cold caches that takes longer than a small frame does."""
+        if self._now() >= self._due:
             self._look_for_file()
         return 0
 

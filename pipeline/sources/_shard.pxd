@@ -29,6 +29,7 @@ cdef class Shard:
     cdef readonly uint64_t frames_total, blocked_total, rewinds_total
 
     cdef int64_t cycle(self, int64_t budget) except -1
+    cdef int64_t _work(self, int64_t budget) except -1
     cdef bint is_blocking(self) noexcept
     cdef bint has_caught_up(self) noexcept
     cdef bint has_applied(self) noexcept

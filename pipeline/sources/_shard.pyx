@@ -124,6 +124,12 @@ cdef class Shard:
         return self.cycle(budget)
 
     cdef int64_t cycle(self, int64_t budget) except -1:
+        cdef int64_t work = self._work(budget)
+        if self._control is not None:
+            self._control.check()  # behind what was sent: nobody waits for it
+        return work
+
+    cdef int64_t _work(self, int64_t budget) except -1:
         cdef Py_ssize_t i, n = len(self.rings)
         cdef int64_t work = 0
         cdef Ring ring
