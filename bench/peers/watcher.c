@@ -3,10 +3,11 @@
  *
  *   watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
  *
- * Waits a random time before each child (exponential, mean GAP_MS), looks every POLL_US microseconds, and says "fork US",
- * "exit US" for each child: from the kernel's time of the event, which the row has, to the first look that shows it; and
- * "turn US" for each look: by how much its timer was late. The tables are read as any reader reads them (reader.h). In C,
- * because a Python process takes 100 us to wake up on an idle host, and takes the caches from what it measures.
+ * Waits a random time before each fork and before each end (exponential, mean GAP_MS), looks every POLL_US microseconds, and
+ * says "fork US", "exit US" for each child: from the kernel's time of the event, which the row has, to the first look that
+ * shows it; and "turn US" for each look: by how much its timer was late. The tables are read as any reader reads them
+ * (reader.h). In C, because a Python process takes 100 us to wake up on an idle host, and takes the caches from what it
+ * measures.
  *
  * With "idle" it looks when its CPU has nothing else to do (SCHED_IDLE, sched(7)): a look every 20 us on the very CPU on which
  * the resolver runs would else stop the resolver each time, twice as often as it comes any further. What forks is another
@@ -48,6 +49,14 @@ static const void *mapped(const char *directory, const char *name, size_t bytes)
 		die(path);
 	close(fd);
 	return at;
+}
+
+static void wait_at_random(double mean_ms)
+{
+	double s = -log(1 - drand48()) * mean_ms / 1000;
+	struct timespec gap = { (time_t)s, (long)((s - (double)(time_t)s) * 1e9) };
+
+	nanosleep(&gap, NULL);
 }
 
 static void look_later(uint64_t poll_ns)
@@ -124,12 +133,10 @@ int main(int argc, char **argv)
 	if (argc == 7 && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
 		die("sched_setscheduler");
 	for (long i = 0; i < atol(argv[2]); i++) {
-		double gap_s = -log(1 - drand48()) * atof(argv[3]) / 1000;
-		struct timespec gap = { (time_t)gap_s, (long)((gap_s - (double)(time_t)gap_s) * 1e9) };
 		uint64_t called_ns, at_ns;
 		uint32_t child;
 
-		nanosleep(&gap, NULL);
+		wait_at_random(atof(argv[3]));
 		*pid = 0;
 		called_ns = pl_now_boot_ns();
 		if (write(commands[1], "f", 1) != 1)
@@ -140,6 +147,8 @@ int main(int argc, char **argv)
 			die("fork");
 		at_ns = seen(&view, child, called_ns, 0, poll_ns);
 		printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
+		/* What is shown is shown at the end of a turn: an exit right behind that would always wait for a whole one. */
+		wait_at_random(atof(argv[3]));
 		kill((pid_t)child, SIGKILL);
 		at_ns = seen(&view, child, called_ns, 1, poll_ns);
 		printf("exit %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
