@@ -3,11 +3,11 @@
 
 Method
     Table: a small C program (peers/watcher.c) has children forked one at a time, at random moments (exponential, mean
-    `--gap-ms`, fixed seed), and reads the table until it shows the child; then it kills the child, at a random moment as
-    well, and the same is done for its exit. The latency is the boot clock at the first look that shows it minus the kernel's time of the event,
-    which the entry has. It looks every 20 us, and when its CPU has nothing else to do, so that no look stops who is
-    looked at; in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C program forks as fast as it
-    can, 8 at a time, for the whole run.
+    `--gap-ms`, fixed seed), and reads the table until it shows the child; then it kills the child, at a random moment
+    as well, and the same is done for its exit. The latency is the boot clock at the first look that shows it minus the
+    kernel's time of the event, which the entry has. It looks every 20 us, and when its CPU has nothing else to do, so
+    that no look stops who is looked at; in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C
+    program forks as fast as it can, 8 at a time, for the whole run.
     Subscriber: a `Subscriber` on fork and exit takes the clock when an event comes out of it; idle the events of the
     same children, in a storm all of the storm's.
 Command
