@@ -120,11 +120,6 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
 
 def transport_rows(program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of a message that is handed over every 8 ms, and nothing else, in the same storms."""
-    import zmq  # noqa: F401  (maps the library that is looked for)
-
-    library = next(
-        line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libzmq" in line
-    )
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
         for case, fifths in STORMS:
@@ -133,11 +128,11 @@ def transport_rows(program: Path, options: argparse.Namespace, report: common.Re
             each: list[float] = []
             per_event: list[float] = []
             for _ in range(options.runs):
-                arguments = [str(hop), library, str(INTERVAL_MS), str(MESSAGE_BYTES)]
+                arguments = [str(hop), live.libzmq(), str(INTERVAL_MS), str(MESSAGE_BYTES)]
                 with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
                     time.sleep(0.1)
                     storm.run()
-                    messages, cpu_ns = map(int, process.communicate()[0].split())
+                    messages, cpu_ns = map(int, process.communicate()[0].split("\n", 1)[0].split())
                 each.append(cpu_ns / messages / 1000)
                 per_event.append(cpu_ns / sum(storm.made.values()) / 1000)
             report.rows.append({

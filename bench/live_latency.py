@@ -16,7 +16,8 @@ How to read it
     Microseconds; p50, p99 and maximum of `n` events. An event is due when the kernel's tracepoint runs, so nothing is
     left out that waits in a ring, a frame or the merge. `chain of N` is what the machine itself takes for so long a
     way: N sleeping C processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O
-    threads of ZeroMQ and the resolver, which on an idle host all sleep.
+    threads of ZeroMQ and the resolver, which on an idle host all sleep; `hop through libzmq` is the way from the one
+    to the other alone, between two C processes (peers/hop.c).
 What it does not show
     The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
     itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
@@ -44,6 +45,8 @@ import live
 #: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
 CHAIN = 4
 IDLE_POLL_US = 20.0
+#: About what a shard sends of one event.
+MESSAGE_BYTES = 512
 
 SMALL = {"samples": 15, "gap_ms": 10.0, "storm_forks": 2000}
 
@@ -74,6 +77,17 @@ def relay(samples: int, gap_ms: float, hops: int) -> list[float]:
             [str(program), str(hops), str(samples), str(gap_ms), "1"], check=True, capture_output=True, text=True
         )
     return [int(line) / 1000 for line in done.stdout.split()]
+
+
+def hop(samples: int, gap_ms: float) -> list[float]:
+    """How long libzmq takes from one process that slept to another, in microseconds."""
+    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
+        program = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
+        arguments = [str(program), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
+        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None  # its input stays open: that would end it
+            lines = process.stdout.read().splitlines()
+    return [float(line) for line in lines[1:]]
 
 
 def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
@@ -145,6 +159,7 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
 
         for hops in (1, CHAIN):
             add("idle", f"chain of {hops}", relay(options.samples, options.gap_ms, hops))
+        add("idle", "hop through libzmq", hop(options.samples, options.gap_ms))
         idle = watch(daemon, options.samples, options.gap_ms, IDLE_POLL_US, seed=1, is_idle=True)
         add("idle", "fork to table", idle["fork"], 500)
         add("idle", "exit to table", idle["exit"], 500)

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What ZeroMQ itself costs: a process sends BYTES every MS milliseconds, another waits for each message and reads it.
  *
- *   hop LIBZMQ MS BYTES      until its standard input ends; then prints "MESSAGES CPU_NS", of both processes together
+ *   hop LIBZMQ MS BYTES [MESSAGES]
+ *
+ * until its standard input ends or so many messages were sent; then prints "MESSAGES CPU_NS", of both processes together, and
+ * behind it for each of the first 65,536 messages the microseconds from before it was sent to when it was received.
  *
  * Both do nothing else, so their CPU time is that of two wake-ups and of libzmq with its two I/O threads. Linked at run
  * time: what pyzmq brings is the library that the daemon uses, and it comes without a header. */
@@ -44,11 +47,13 @@ static void *found(void *library, const char *name)
 	return at;
 }
 
-static uint64_t cpu_ns(void)
+static double took_us[65536];
+
+static uint64_t clock_ns(int clock)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
@@ -62,7 +67,7 @@ static int waits_on(int fd)
 	return epoll;
 }
 
-static uint64_t sender(const char *address, int ms, size_t bytes)
+static uint64_t sender(const char *address, int ms, size_t bytes, long most)
 {
 	void *context = ctx_new(), *socket = socket_(context, PUSH);
 	char *data = calloc(1, bytes);
@@ -71,12 +76,16 @@ static uint64_t sender(const char *address, int ms, size_t bytes)
 
 	if (connect_(socket, address))
 		die("connect");
-	while (epoll_wait(epoll, &event, 1, ms) == 0)
+	while (most-- && epoll_wait(epoll, &event, 1, ms) == 0) {
+		uint64_t now = clock_ns(CLOCK_MONOTONIC);
+
+		memcpy(data, &now, sizeof(now));
 		send_(socket, data, bytes, 0);
+	}
 	send_(socket, "", 0, 0);
 	close_(socket);
 	ctx_term(context);
-	return cpu_ns();
+	return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
@@ -92,12 +101,17 @@ static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
 	epoll = waits_on(fd);
 	for (;;) {
 		while ((n = recv_(socket, data, bytes, DONTWAIT)) > 0) {
+			uint64_t sent;
+
+			memcpy(&sent, data, sizeof(sent));
+			if (*messages < 65536)
+				took_us[*messages] = (double)(clock_ns(CLOCK_MONOTONIC) - sent) / 1000;
 			for (int i = 0; i < n; i += 64)
 				sum += data[i];
 			++*messages;
 		}
 		if (n == 0)
-			return cpu_ns();
+			return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 		epoll_wait(epoll, &event, 1, -1);
 	}
 }
@@ -109,8 +123,8 @@ int main(int argc, char **argv)
 	int told[2];
 	void *library;
 
-	if (argc != 4 || !(library = dlopen(argv[1], RTLD_NOW)))
-		return fprintf(stderr, "usage: hop LIBZMQ MS BYTES\n"), 2;
+	if (argc < 4 || argc > 5 || atol(argv[3]) < 8 || !(library = dlopen(argv[1], RTLD_NOW)))
+		return fprintf(stderr, "usage: hop LIBZMQ MS BYTES [MESSAGES]\n"), 2;
 	ctx_new = found(library, "zmq_ctx_new");
 	ctx_term = found(library, "zmq_ctx_term");
 	socket_ = found(library, "zmq_socket");
@@ -124,7 +138,7 @@ int main(int argc, char **argv)
 	if (pipe(told))
 		die("pipe");
 	if (fork() == 0) {
-		used = sender(address, atoi(argv[2]), atol(argv[3]));
+		used = sender(address, atoi(argv[2]), atol(argv[3]), argc == 5 ? atol(argv[4]) : -1);
 		return write(told[1], &used, sizeof(used)) != sizeof(used);
 	}
 	void *context = ctx_new(), *socket = socket_(context, PULL);
@@ -134,6 +148,8 @@ int main(int argc, char **argv)
 	if (read(told[0], &other, sizeof(other)) != sizeof(other))
 		die("the sender");
 	printf("%lu %lu\n", messages, used + other);
+	for (uint64_t i = 0; i < messages && i < 65536; i++)
+		printf("%.1f\n", took_us[i]);
 	wait(NULL);
 	return 0;
 }
