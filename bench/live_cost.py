@@ -9,10 +9,10 @@ Method
     shard and resolver as the scheduler counts it in ns (/proc/PID/task/*/schedstat); user and system apart are in ticks
     of 10 ms (/proc/PID/stat). Then the same storm once more with BPF_ENABLE_STATS: what the kernel measured for each of
     the daemon's BPF programs. PSS is what /proc/PID/smaps_rollup says, shared pages by share.
-Command
-    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
     Transport alone: before the daemon is started, two C processes that do nothing but hand 16 KiB over by libzmq every
     8 ms, as shard and resolver do in a storm (peers/hop.c), during the same storms.
+Command
+    python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
 How to read it
     `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
     and resolver apart beside it. `transport alone` is what any daemon pays for an event whose reader and resolver are
@@ -49,12 +49,17 @@ MESSAGE_BYTES = 16 << 10
 SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20}
 
 
+def storm_of(program: Path, forks: int, fifths: int) -> live.Storm:
+    """A storm of `forks` children, of which so many in five exec."""
+    execs = fifths * forks // 5
+    return live.Storm(program, forks - execs, execs)
+
+
 def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of the daemon per event, for two kinds of storm."""
     with daemon.attach() as table:
         for case, fifths in STORMS:
-            execs = fifths * options.forks // 5
-            storm = live.Storm(program, options.forks - execs, execs)
+            storm = storm_of(program, options.forks, fifths)
             runs: list[dict[str, Any]] = []
             user = system = 0.0
             for run in range(options.runs + 1):
@@ -99,7 +104,7 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
         try:
             before = program_runs(daemon.process.pid)
             counts = live.event_counts(live.caught_up(table))
-            live.Storm(program, options.forks - options.forks // 5, options.forks // 5).run()
+            storm_of(program, options.forks, 1).run()
             events = sum(live.event_counts(live.caught_up(table)).values()) - sum(counts.values())
             after = program_runs(daemon.process.pid)
         finally:
@@ -123,8 +128,7 @@ def transport_rows(program: Path, options: argparse.Namespace, report: common.Re
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
         for case, fifths in STORMS:
-            execs = fifths * options.forks // 5
-            storm = live.Storm(program, options.forks - execs, execs)
+            storm = storm_of(program, options.forks, fifths)
             each: list[float] = []
             per_event: list[float] = []
             for _ in range(options.runs):

@@ -10,7 +10,6 @@
  * time: what pyzmq brings is the library that the daemon uses, and it comes without a header. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
-#include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PULL = 7, PUSH = 8, FD = 14, LINGER = 17, DONTWAIT = 1 };
+enum { PULL = 7, PUSH = 8, FD = 14, DONTWAIT = 1 };
 
 static void *(*ctx_new)(void);
 static int (*ctx_term)(void *);

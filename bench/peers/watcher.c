@@ -13,7 +13,6 @@
  * the resolver runs would else stop the resolver each time, twice as often as it comes any further. What forks is another
  * process, of ordinary priority. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <sched.h>
@@ -70,11 +69,12 @@ static void look_later(uint64_t poll_ns)
 /* Look until the child's row says when it was forked, or, with `ended`, when it ended; that time. */
 static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t poll_ns)
 {
+	uint64_t begun_ns = pl_now_boot_ns();
 	struct pl_hot hot;
 	struct pl_cold cold;
 	uint32_t row;
 
-	while (pl_now_boot_ns() - called_ns < NEVER_NS) {
+	while (pl_now_boot_ns() - begun_ns < NEVER_NS) {
 		/* Whoever had the pid before may still be in the table; he began earlier than the call. */
 		if (pl_lookup_once(view, pid, &hot, &row) == PL_READ_FOUND && hot.start_boot_ns >= called_ns &&
 		    pl_copy_row(view, row, &hot, &cold) && hot.tgid == pid && (!ended || hot.exit_boot_ns))

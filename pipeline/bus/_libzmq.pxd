@@ -5,7 +5,7 @@ cdef class NativeSocket:
     cdef object socket  # pyzmq's: it owns the handle
     cdef void *handle
 
-    cdef int events(self) except -1
+    cpdef bint is_readable(self) except -1
     cdef int fd(self) except -1
     cdef object receive(self)
     cdef int send(self, bytes message) except -1

@@ -106,13 +106,9 @@ cdef class NativeSocket:
     def __init__(self, socket):
         self.socket, self.handle = socket, <void *><uintptr_t>socket.underlying
 
-    cdef int events(self) except -1:
-        """What can be done now: ZMQ_POLLIN, ZMQ_POLLOUT."""
-        return self._option(_EVENTS)
-
-    def is_readable(self) -> bool:
+    cpdef bint is_readable(self) except -1:
         """Whether a message can be received now."""
-        return bool(self.events() & _POLLIN)
+        return self._option(_EVENTS) & _POLLIN != 0
 
     cdef int fd(self) except -1:
         """The descriptor that tells of changes (ZMQ_FD)."""

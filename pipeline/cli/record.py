@@ -64,7 +64,7 @@ def command(
         raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
     with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=boot.BootClock.read().offset_ns) as writer:
-        write = writer.write if concealer is None else ConcealedFrames(concealer.frame, writer.write).write
+        write = writer.write if concealer is None else ConcealedFrames(concealer.sieve.frame, writer.write).write
         feed = open_feed(settings)
         try:
             records, lost = _record(feed, settings, write, seconds)

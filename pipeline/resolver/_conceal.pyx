@@ -138,8 +138,8 @@ cdef class Sieve:
     """Hands on the frames that hold nothing to hide, as they are.
 
     Args:
-        literals: see `suspects`.
-        hide: a frame and what `suspects` found in it -> the frame to keep.
+        literals: exec records whose arguments have none of them hold nothing to hide, unless they have an environment.
+        hide: a frame and what `_suspects` found in it -> the frame to keep.
     """
 
     def __init__(self, Literals literals, hide):
@@ -154,15 +154,11 @@ cdef class Sieve:
         return frame if found is None else self.hide(frame, found)
 
 
-def suspects(Frame frame not None, Literals literals) -> list:
+cdef list _suspects(Frame frame, Literals literals):
     """Return (number of the exec body, number of its record, where in the blob its strings begin) of every exec record
     of `frame` that has one of `literals` in its arguments, or an environment. Without `literals`: an environment.
+    None where there is no such record.
     """
-    return _suspects(frame, literals) or []
-
-
-cdef list _suspects(Frame frame, Literals literals):
-    """As `suspects`; None where there are none."""
     cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
     cdef const pl_exec_any *bodies = <const pl_exec_any *>frame.execs.at
     cdef const pl_exec_any *body

@@ -11,22 +11,8 @@ import numpy as np
 
 from pipeline.bpf import maps, words
 
-cdef extern from *:
-    """
-    #include <linux/types.h>
-    #include <stddef.h>
-    #include "records.h"
-    #include "shared.h"
-    static inline uint64_t pl_counted(const uint64_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    """
-    enum:
-        PL_KIND_COUNT
-    struct pl_cpu:
-        uint64_t lost_samples[PL_KIND_COUNT]
-        uint64_t threads_forked
-        uint64_t kthreads_forked
-        uint64_t pids_full
-    uint64_t pl_counted(const uint64_t *p) nogil
+from pipeline.bpf._cpus cimport PL_KIND_COUNT, pl_add_lost, pl_counted, pl_cpu
+
 
 cdef struct counts:
     uint64_t lost[PL_KIND_COUNT]
@@ -87,12 +73,12 @@ cdef class SharedCounters:
         cdef int kind
         memset(&now, 0, sizeof(now))
         for cpu in range(self._cpu_count):
-            self._add_lost(&now, &self._cpus[cpu])
+            pl_add_lost(&self._cpus[cpu], now.lost)
             now.threads_forked += pl_counted(&self._cpus[cpu].threads_forked)
             now.kthreads_forked += pl_counted(&self._cpus[cpu].kthreads_forked)
             now.pids_full += pl_counted(&self._cpus[cpu].pids_full)
         # Only `lost_samples` of it is in use.
-        self._add_lost(&now, &self._cpus[self._missed])
+        pl_add_lost(&self._cpus[self._missed], now.lost)
         if memcmp(&now, &self._now, sizeof(now)) == 0:
             return False
         memcpy(&self._now, &now, sizeof(now))
@@ -100,8 +86,3 @@ cdef class SharedCounters:
         for kind in range(PL_KIND_COUNT):
             self.lost_total += now.lost[kind]
         return True
-
-    cdef void _add_lost(self, counts *now, const pl_cpu *state) noexcept nogil:
-        cdef int kind
-        for kind in range(PL_KIND_COUNT):
-            now.lost[kind] += pl_counted(&state.lost_samples[kind])

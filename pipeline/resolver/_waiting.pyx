@@ -27,12 +27,9 @@ _TIMER_SLACK_NS = 5_000
 
 cdef enum:
     WATCHED = 3  # descriptors
-    _POLLIN = 1  # ZMQ_POLLIN
 
 #: Shorter sleeps than epoll can count.
 cdef double _SLEEP_BELOW_MS = 1.0
-
-assert _POLLIN == zmq.POLLIN
 
 
 cdef class FrameSocket:
@@ -43,7 +40,7 @@ cdef class FrameSocket:
 
     cdef bint look(self) except -1:
         """Whether there is a message."""
-        cdef bint is_there = (self._socket.events() & _POLLIN) != 0
+        cdef bint is_there = self._socket.is_readable()
         self.is_drained = not is_there
         return is_there
 
@@ -150,7 +147,7 @@ cdef class Waiter:
                 is_wanted = True
             else:
                 self._frames.is_drained = False  # until it is looked at, the descriptor stays readable
-        return is_wanted and (self._stream.events() & _POLLIN) != 0
+        return is_wanted and self._stream.is_readable()
 
     def close(self) -> None:
         """Close what was opened; the sockets stay the caller's."""

@@ -81,14 +81,11 @@ class Concealer:
         literals = scrubber.literals if config.args.show == "scrubbed" else None
         return cls(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
 
-    def frame(self, frame: Frame) -> Frame:
+    def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
         """Return the frame, or one with its exec strings replaced where something had to be hidden.
 
         Records stay where they are in their ring, and as long there (`record_bytes`), whatever became of their strings.
         """
-        return self.sieve.frame(frame)
-
-    def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
         blob, bodies = frame.blob, frame.exec
         changes: dict[int, tuple[int, int, bytes, bytes]] = {}
         digests = np.zeros(frame.exec_count, np.uint64)

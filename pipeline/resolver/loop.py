@@ -18,19 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pipeline.resolver._turn import Turn
 from pipeline.shm import layout
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.errors import FrameError
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
+    from pipeline.resolver._losses import SharedCounters
     from pipeline.resolver._merger import Merger
     from pipeline.resolver._turn import FrameReader
     from pipeline.resolver._waiting import FrameSocket, Waiter
@@ -63,24 +61,6 @@ EVICT_ROWS_PER_POLL = 512
 WAIT_REQUEST_MS = 1
 
 
-class Losses(Protocol):
-    """Records that the kernel could not write so far, by kind, what it filtered, and processes that its map had no
-    place for; cumulative for this capture."""
-
-    @property
-    def lost(self) -> npt.NDArray[np.uint64]: ...
-    @property
-    def lost_total(self) -> int: ...
-    @property
-    def threads_forked(self) -> int: ...
-    @property
-    def kthreads_forked(self) -> int: ...
-    @property
-    def pids_full(self) -> int: ...
-
-    def read(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """What the loop needs of the configuration; times in ns. A replay keeps what has ended: its time is not now."""
@@ -99,7 +79,7 @@ class Resolver:
         merger, applier, publisher: the stages; `applier` writes `tables`.
         encoder: the one that `applier` calls.
         frames, reader, positions: see _turn.pyx.
-        losses: see the protocol.
+        losses: see _losses.pyx; None where the source has no such counters.
         now_boot_ns: the boot clock.
         log_refused: called once for each peer whose frame was refused.
 
@@ -118,7 +98,7 @@ class Resolver:
         frames: FrameSocket,
         reader: FrameReader,
         positions: ProducerPositions | None,
-        losses: Losses | None,
+        losses: SharedCounters | None,
         now_boot_ns: Callable[[], int],
         settings: LoopSettings | None = None,
         log_refused: Callable[[FrameError], None] = lambda error: None,
@@ -314,12 +294,12 @@ class Resolver:
             self._repaired_ns = now
             self.repairer.start(after_loss=bool(due))
 
-    def _store_counts(self, losses: Losses) -> None:
+    def _store_counts(self, losses: SharedCounters) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)
         self.tables.set_counter("kthreads_forked", losses.kthreads_forked)
         self.tables.set_counter("maps_full", losses.pids_full)
 
-    def _store_lost(self, losses: Losses) -> None:
+    def _store_lost(self, losses: SharedCounters) -> None:
         for name, count in zip(_LOST, losses.lost.tolist(), strict=True):
             self.tables.set_counter(f"lost_{name}", count)
 

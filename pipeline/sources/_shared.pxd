@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from pipeline.bpf._cpus cimport PL_KIND_COUNT, pl_cpu
 from pipeline.shm._layout cimport pl_control
 
 
@@ -35,20 +36,6 @@ cdef class RingMap:
     cpdef uint64_t producer_pos(self) except? 0
     cpdef uint64_t consumer_pos(self) except? 0
     cpdef int set_consumer_pos(self, uint64_t position) except -1
-
-
-cdef extern from *:
-    """
-    #include <linux/types.h>
-    #include "records.h"
-    #include "shared.h"
-    """
-    enum:
-        PL_KIND_COUNT
-    struct pl_cpu:
-        uint32_t sleeping
-        uint32_t ring
-        uint64_t lost_samples[PL_KIND_COUNT]
 
 
 cdef class ControlView:

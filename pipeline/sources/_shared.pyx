@@ -16,6 +16,7 @@ from posix.unistd cimport _SC_PAGESIZE, sysconf
 
 import os
 
+from pipeline.bpf._cpus cimport pl_add_lost
 from pipeline.shm._layout cimport (
     PL_LAYOUT_VERSION,
     PL_STATE_SUPERSEDED,
@@ -271,13 +272,9 @@ cdef class CpuStates:
         return tuple([sums[kind] for kind in range(PL_KIND_COUNT)])
 
     cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1:
-        cdef pl_cpu *state
-        cdef int kind
         memset(sums, 0, PL_KIND_COUNT * sizeof(uint64_t))
         for cpu in cpus:
-            state = self._cpu(cpu)
-            for kind in range(PL_KIND_COUNT):
-                sums[kind] += pls_acquire64(&state.lost_samples[kind])
+            pl_add_lost(self._cpu(cpu), sums)
         return 0
 
     cpdef int set_sleeping(self, int ring, bint sleeping) except -1:

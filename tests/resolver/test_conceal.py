@@ -71,7 +71,7 @@ def test_secrets_are_hidden_and_everything_else_is_as_before() -> None:
     plain = (b"/bin/ls", b"ls", b"ls\0-l\0", b"")
     secret = (b"/bin/p", b"p", b"p\0--password=hunter2\0-x\0", b"A=1\0PATH=/bin\0")
     frame = frame_of([plain, secret, plain])
-    hidden = concealer(show_values=("PATH",)).frame(frame)
+    hidden = concealer(show_values=("PATH",)).sieve.frame(frame)
     assert strings_of(hidden) == [plain, (b"/bin/p", b"p", b"p\0--password=********\0-x\0", b"A\0PATH=/bin\0"), plain]
     assert hidden.head["var_bytes"].sum() == len(hidden.blob)
     assert b"hunter2" not in bytes(hidden.blob)
@@ -81,7 +81,7 @@ def test_secrets_are_hidden_and_everything_else_is_as_before() -> None:
 
 def test_a_frame_without_secrets_is_handed_on_itself() -> None:
     frame = frame_of([(b"/bin/ls", b"ls", b"ls\0-l\0", b"")])
-    assert concealer().frame(frame) is frame
+    assert concealer().sieve.frame(frame) is frame
 
 
 @pytest.mark.parametrize("is_raw", [False, True])
@@ -96,7 +96,7 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     told: list[tuple[int, int, bytes]] = []
     hides = Concealer(None, show_values=("PATH",)) if is_raw else concealer(show_values=("PATH",))
     hides.take_ssh = lambda *what: told.append(what)
-    hidden = hides.frame(frame)
+    hidden = hides.sieve.frame(frame)
     assert strings_of(hidden) == [
         plain, (b"/bin/a", b"a", b"a\0", b""), (b"/bin/b", b"b", b"b\0", b"A\0PATH=/bin\0"), plain,
     ]  # fmt: skip
@@ -104,9 +104,9 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     assert told == [(0, 0, ssh), (0, 0, ssh)]
     # Who does not want it loses it too; and a record that says more than it has is cut, nothing else.
     hides.take_ssh = None
-    assert strings_of(hides.frame(frame)) == strings_of(hidden)
+    assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
     lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
-    assert [strings[2] for strings in strings_of(hides.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
+    assert [strings[2] for strings in strings_of(hides.sieve.frame(lying))] == [b"ls\0", b"a\0", b"b\0", b"ls\0"]
 
 
 def with_ssh_bytes(frame: Frame, *ssh_bytes: int) -> bytes:
@@ -117,12 +117,12 @@ def with_ssh_bytes(frame: Frame, *ssh_bytes: int) -> bytes:
 
 def test_raw_arguments_are_kept_and_environments_are_not() -> None:
     frame = frame_of([(b"/p", b"p", b"p\0--password=x\0", b"TOKEN=x\0")])
-    assert strings_of(Concealer(None).frame(frame)) == [(b"/p", b"p", b"p\0--password=x\0", b"TOKEN\0")]
+    assert strings_of(Concealer(None).sieve.frame(frame)) == [(b"/p", b"p", b"p\0--password=x\0", b"TOKEN\0")]
 
 
 def test_none_keeps_the_program_alone() -> None:
     frame = frame_of([(b"/p", b"p", b"p\0a\0b\0", b"")])
-    assert strings_of(Concealer(Scrubber(mode="none").scrub_argv).frame(frame)) == [(b"/p", b"p", b"p\0", b"")]
+    assert strings_of(Concealer(Scrubber(mode="none").scrub_argv).sieve.frame(frame)) == [(b"/p", b"p", b"p\0", b"")]
 
 
 def test_surveys_are_concealed_in_place() -> None:
@@ -208,7 +208,7 @@ class Live:
     def apply(self, *happened: Event, since: int = 0) -> None:
         """`since`: events that were seen before, so the merger takes the part of the frame behind them."""
         position = int(self.merger.received_pos[0])
-        frame = self.concealer.frame(frame_of_events(happened, ring=0, from_pos=position, seq=self.told))
+        frame = self.concealer.sieve.frame(frame_of_events(happened, ring=0, from_pos=position, seq=self.told))
         self.told += len(happened)
         if since:
             self.merger.resume(frame.head["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)

@@ -44,7 +44,7 @@ def in_frames(directory: Path, story: Story) -> TableWriter:
     tables = make_tables(directory, ring_count=1)
     applier, merger = Applier(tables), Merger(1, stall_ms=1e9, hold_ms=1e9)
     enter_init(tables, applier, story)
-    frame = concealer.frame(frame_of(story.events, ring=0, from_pos=0))
+    frame = concealer.sieve.frame(frame_of(story.events, ring=0, from_pos=0))
     merger.add(frame)
     merger.advance(story.now + 1_000_000_000, np.array([frame.to_pos], np.uint64))
     while (batch := merger.take(3)) is not None:

@@ -25,7 +25,7 @@ CONCEALER = Concealer(lambda argv: argv.replace(b"/", b"********"))
 
 def recorded(messages: list[bytes], concealer: Concealer = CONCEALER) -> list[bytes]:
     written: list[bytes] = []
-    frames = ConcealedFrames(concealer.frame, written.append)
+    frames = ConcealedFrames(concealer.sieve.frame, written.append)
     for message in messages:
         frames.write(message)
     return written
@@ -63,10 +63,10 @@ def test_replay_of_what_was_hidden_is_what_is_hidden_of_a_replay(together: int) 
     messages = [b"".join(STORM[at : at + together]) for at in range(0, len(STORM), together)]
     written = recorded(messages)
     assert len(written) == len(messages) and written != messages
-    expected = told([CONCEALER.frame(frame) for frame in replayed(messages)])
+    expected = told([CONCEALER.sieve.frame(frame) for frame in replayed(messages)])
     assert told(replayed(written)) == expected
     # The replaying instance hides once more, and finds nothing.
-    assert told([CONCEALER.frame(frame) for frame in replayed(written)]) == expected
+    assert told([CONCEALER.sieve.frame(frame) for frame in replayed(written)]) == expected
 
 
 def test_rings_of_a_recording_have_neither_holes_nor_overlaps() -> None:
