@@ -119,7 +119,8 @@ int main(int argc, char **argv)
 {
 	char address[64];
 	uint64_t used, other, messages = 0;
-	int told[2];
+	int told[2], bound[2];
+	char byte = 0;
 	void *library;
 
 	if (argc < 4 || argc > 5 || atol(argv[3]) < 8 || !(library = dlopen(argv[1], RTLD_NOW)))
@@ -134,14 +135,17 @@ int main(int argc, char **argv)
 	send_ = found(library, "zmq_send");
 	recv_ = found(library, "zmq_recv");
 	snprintf(address, sizeof(address), "ipc://@procline-hop-%d", getpid());
-	if (pipe(told))
+	if (pipe(told) || pipe(bound))
 		die("pipe");
 	if (fork() == 0) {
+		/* Who connects too early tries again after 100 ms, and messages wait for that. */
+		if (read(bound[0], &byte, 1) != 1)
+			die("the receiver");
 		used = sender(address, atoi(argv[2]), atol(argv[3]), argc == 5 ? atol(argv[4]) : -1);
 		return write(told[1], &used, sizeof(used)) != sizeof(used);
 	}
 	void *context = ctx_new(), *socket = socket_(context, PULL);
-	if (bind_(socket, address))
+	if (bind_(socket, address) || write(bound[1], &byte, 1) != 1)
 		die("bind");
 	used = receiver(socket, atol(argv[3]), &messages);
 	if (read(told[0], &other, sizeof(other)) != sizeof(other))
