@@ -13,6 +13,7 @@ from pathlib import Path
 import zmq
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint64_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport close
 
@@ -20,6 +21,7 @@ from pipeline._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
 from pipeline.bus._libzmq cimport NativeSocket
+from pipeline.shm._control cimport boot_ns
 
 
 #: ns.
@@ -30,6 +32,10 @@ cdef enum:
 
 #: Shorter sleeps than epoll can count.
 cdef double _SLEEP_BELOW_MS = 1.0
+
+#: What is left of the merge's slack when a lone event comes to a host that sleeps. To set a timer and to be woken by it takes
+#: longer, and as much of a CPU.
+cdef double _SPIN_BELOW_MS = 0.03
 
 
 cdef class FrameSocket:
@@ -108,9 +114,14 @@ cdef class Waiter:
     cdef int pause(self, double ms) except -1:
         """Sleep, whatever comes but a signal."""
         cdef timespec pause
+        cdef uint64_t due = boot_ns() + <uint64_t>(ms * 1e6)
         pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
         with nogil:
-            nanosleep(&pause, NULL)
+            if ms < _SPIN_BELOW_MS:
+                while boot_ns() < due:
+                    pass
+            else:
+                nanosleep(&pause, NULL)
         PyErr_CheckSignals()
         return 0
 

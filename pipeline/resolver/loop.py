@@ -50,7 +50,7 @@ HEARTBEAT_NS = 250_000_000
 HEARTBEAT_LATEST_NS = 375_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
 #: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
-IDLE_MS = 200.0
+IDLE_MS = 300.0
 IDLE_HOUSEKEEPING_NS = 500_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.

@@ -34,6 +34,7 @@ from pipeline.specification import NO_FD
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
+from pipeline.supervisor.home import Home
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import GivingUpError, RestartPolicy
 from pipeline.supervisor.vitals import Stillness, Vitals, look
@@ -101,6 +102,7 @@ class Supervisor:
         self._is_ready = False
         self._vitals: Vitals | None = None
         self._stillness: dict[str, Stillness] = {}
+        self._home = Home() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
 
@@ -241,6 +243,7 @@ class Supervisor:
         self._vitals = look(directory.path)
         self._see_readiness()
         self._see_hangs()
+        self._keep_home()
         self._feed_watchdog()
 
     def _reap(self, worker: _Worker) -> None:
@@ -320,6 +323,15 @@ class Supervisor:
                 stalled = [ring for ring in worker.spec.rings if ring < len(vitals.stalled) and vitals.stalled[ring]]
                 signs[role] = tuple(vitals.received_pos[ring] for ring in stalled) or None
         return signs
+
+    def _keep_home(self) -> None:
+        """Keep the workers together where that is better. A start is work for all CPUs."""
+        if self._home is None or not self._is_ready:
+            return
+        was = self._home.cpu
+        self._home.look((worker.child.pid for worker in self._workers.values() if worker.child), time.monotonic())
+        if self._home.cpu != was:
+            self._log.debug("workers have a home" if was is None else "workers run free", cpu=self._home.cpu)
 
     def _feed_watchdog(self) -> None:
         """Tell systemd that the daemon lives, which it does as long as a resolver works or is being replaced."""

@@ -1,0 +1,68 @@
+"""Where the workers of a real daemon run: on one CPU while it is theirs, and elsewhere when it is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import processes
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+ALLOWED = os.sched_getaffinity(0)
+#: Looks are two seconds apart; a CPU may be busy with something else at first.
+SETTLES_S = 30
+
+
+def cpus(daemon: Daemon) -> list[set[int]]:
+    """Where the threads of the workers may run, of each thread one set."""
+    return [
+        os.sched_getaffinity(int(thread.name))
+        for process in processes.measure(daemon.directory)
+        if process["role"] != "supervisor"
+        for thread in Path(f"/proc/{process['pid']}/task").iterdir()
+    ]
+
+
+def settles(check: Callable[[], bool]) -> None:
+    """Looks of the test must not make CPUs busy."""
+    eventually(check, timeout=SETTLES_S, interval=0.25)
+
+
+def home(daemon: Daemon) -> int | None:
+    """The CPU that all threads of all workers are bound to."""
+    where = cpus(daemon)
+    return next(iter(where[0])) if len(where) >= 4 and where == [where[0]] * len(where) and len(where[0]) == 1 else None
+
+
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="there is but one CPU, which is everybody's home")
+def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors(live_kernel: None) -> None:
+    with Daemon() as daemon:
+        settles(lambda: home(daemon) is not None)
+        first = home(daemon)
+        program = f"import os; os.sched_setaffinity(0, {{{first}}})\nwhile True: pass"
+        hog = subprocess.Popen([sys.executable, "-c", program])
+        try:
+            settles(lambda: home(daemon) != first)
+            (shard,) = daemon.pids("shard")
+            os.kill(shard, signal.SIGKILL)
+            settles(lambda: not Path(f"/proc/{shard}").exists() and home(daemon) not in {first, None})
+        finally:
+            hog.kill()
+            hog.wait()
+        assert daemon.stat()["lost"] == dict.fromkeys(daemon.stat()["lost"], 0)
+        assert daemon.stop() == 0
+
+
+def test_nobody_is_bound_where_the_settings_say_so(live_kernel: None) -> None:
+    with Daemon("[supervision]\nshare_cpu = false\n") as daemon:
+        time.sleep(5)  # two looks of the supervisor
+        assert cpus(daemon) == [set(ALLOWED)] * len(cpus(daemon))

@@ -1,0 +1,207 @@
+"""Where the workers of an idle host run: decisions on a made-up /proc, and the real thing on real threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pipeline.supervisor.home import WAIT_NS, Home
+
+ALLOWED = sorted(os.sched_getaffinity(0))
+BUSY, IDLE = (100, 0), (0, 100)
+
+
+class Host:
+    """A /proc with CPUs that are busy or idle, and workers that wait; remembers where each thread was bound last."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ticks = dict.fromkeys(ALLOWED, (0, 0))
+        self.where: dict[int, set[int]] = {}
+        self.refuses: type[OSError] | None = None
+        self.home = Home(directory, self.bind)
+        self.now_s = 0.0
+        self.pass_time(*[IDLE] * len(ALLOWED))
+
+    def bind(self, thread: int, cpus: Iterable[int]) -> None:
+        if self.refuses:
+            raise self.refuses
+        self.where[thread] = set(cpus)
+
+    def worker(self, pid: int, *, wait_ns: int = 0, runs: int = 0, threads: int = 2) -> int:
+        """Add a worker, or say what it has waited for and how often it ran so far."""
+        for thread in range(pid, pid + threads):
+            (self.directory / str(pid) / "task" / str(thread)).mkdir(parents=True, exist_ok=True)
+        (self.directory / str(pid) / "schedstat").write_text(f"123456 {wait_ns} {runs}\n")
+        return pid
+
+    def pass_time(self, *spent: tuple[int, int]) -> None:
+        """Two seconds; by CPU the ticks that it was busy and idle."""
+        self.now_s += 2.0
+        lines = ["cpu  9 9 9 9 9 9 9 0 0 0"]
+        for cpu, (busy, idle) in zip(ALLOWED, spent, strict=True):
+            before = self.ticks[cpu]
+            self.ticks[cpu] = before[0] + busy, before[1] + idle
+            lines.append(f"cpu{cpu} {self.ticks[cpu][0]} 0 0 {self.ticks[cpu][1]} 0 0 0 0 7 0")
+        lines.append("cpu4095 0 0 0 99999 0 0 0 0 0 0")  # nobody may run there
+        (self.directory / "stat").write_text("\n".join([*lines, "intr 1 2 3"]) + "\n")
+
+    def look(self, *pids: int) -> int | None:
+        self.home.look(pids, self.now_s)
+        return self.home.cpu
+
+    def settled(self, *pids: int) -> int:
+        """Let all CPUs be idle until the workers have a home."""
+        self.look(*pids)
+        self.pass_time(*[IDLE] * len(ALLOWED))
+        cpu = self.look(*pids)
+        assert cpu is not None
+        return cpu
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    return Host(tmp_path)
+
+
+def on_all_but(cpu: int, others: tuple[int, int], own: tuple[int, int]) -> list[tuple[int, int]]:
+    return [own if each == cpu else others for each in ALLOWED]
+
+
+def test_an_idle_cpu_becomes_the_home_of_all_threads(host: Host) -> None:
+    shard, resolver = host.worker(10), host.worker(20, threads=3)
+    assert host.look(shard, resolver) is None, "one look says nothing about CPUs"
+    assert host.where == {}
+    cpu = host.settled(shard, resolver)
+    assert host.where == {thread: {cpu} for thread in (10, 11, 20, 21, 22)}
+
+
+def test_the_idlest_of_those_that_may_be_used(host: Host) -> None:
+    worker = host.worker(10)
+    host.look(worker)
+    host.pass_time(*on_all_but(ALLOWED[0], (20, 80), (10, 90)))
+    assert host.look(worker) == ALLOWED[0]
+
+
+def test_without_an_idle_cpu_nobody_is_bound(host: Host) -> None:
+    worker = host.worker(10)
+    host.look(worker)
+    host.pass_time(*[(30, 70)] * len(ALLOWED))
+    assert host.look(worker) is None
+    assert host.where == {}
+
+
+def test_who_has_to_share_the_home_leaves_it_and_gets_another(host: Host) -> None:
+    worker = host.worker(10)
+    first = host.settled(worker)
+    host.worker(10, wait_ns=10 * (WAIT_NS + 1), runs=10)
+    host.pass_time(*on_all_but(first, IDLE, BUSY))
+    assert host.look(worker) is None
+    assert host.where == {10: set(ALLOWED), 11: set(ALLOWED)}
+    host.pass_time(*on_all_but(first, IDLE, BUSY))
+    if len(ALLOWED) > 1:
+        assert host.look(worker) not in {first, None}
+    else:
+        assert host.look(worker) is None
+
+
+def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
+    worker = host.worker(10)
+    cpu = host.settled(worker)
+    host.where.clear()
+    host.worker(10, wait_ns=1000 * WAIT_NS, runs=1000)
+    host.pass_time(*[BUSY] * len(ALLOWED))
+    assert host.look(worker) == cpu
+    assert host.where == {}, "and nobody is bound anew"
+
+
+def test_what_was_waited_for_before_does_not_count(host: Host) -> None:
+    worker = host.worker(10, wait_ns=10**12, runs=1)
+    assert host.settled(worker) in ALLOWED
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    replaced = host.worker(30, wait_ns=10**12, runs=1)
+    assert host.look(replaced) in ALLOWED
+
+
+def test_who_is_replaced_is_bound_as_well(host: Host) -> None:
+    first, second = host.worker(10), host.worker(20)
+    cpu = host.settled(first, second)
+    host.where.clear()
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(first, host.worker(30)) == cpu
+    assert host.where == {30: {cpu}, 31: {cpu}}
+
+
+def test_nobody_else_is_moved(host: Host) -> None:
+    ended, worker = host.worker(10), host.worker(20)
+    host.settled(ended, worker)
+    host.where.clear()
+    host.worker(20, wait_ns=10 * WAIT_NS, runs=1)
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(worker) is None
+    assert set(host.where) == {20, 21}, "the pid of who has ended may be a stranger's by now"
+
+
+def test_looks_that_follow_at_once_say_nothing(host: Host) -> None:
+    worker = host.worker(10)
+    cpu = host.settled(worker)
+    host.worker(10, wait_ns=10 * WAIT_NS, runs=1)
+    host.now_s += 0.5
+    assert host.look(worker) == cpu
+
+
+def test_a_worker_that_is_gone_is_passed_over(host: Host) -> None:
+    assert host.settled(host.worker(10), 77) in ALLOWED
+    assert 77 not in host.where
+
+
+@pytest.mark.parametrize("error", [PermissionError, OSError])
+def test_who_may_not_bind_lets_all_run_free(host: Host, error: type[OSError]) -> None:
+    worker = host.worker(10)
+    host.refuses = error
+    host.look(worker)
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(worker) is None
+    host.refuses = None
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(worker) is None, "and does not try again"
+
+
+def test_a_kernel_that_does_not_count_waits(host: Host) -> None:
+    worker = host.worker(10)
+    (host.directory / "10" / "schedstat").write_text("0\n")
+    assert host.look(worker) is None
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(worker) is None
+
+
+def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
+    """Real threads; what they waited for and how idle the CPUs were is made up."""
+    program = "import threading, sys; e = threading.Event(); threading.Thread(target=e.wait, daemon=True).start(); "
+    program += "print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        cpus = "cpu  0 0 0 0\n" + "".join(f"cpu{cpu} 0 0 0 %d 0 0 0 0 0 0\n" for cpu in ALLOWED)
+        (tmp_path / "stat").write_text(cpus.replace("%d", "0"))
+        (tmp_path / str(process.pid)).mkdir()
+        (tmp_path / str(process.pid) / "task").symlink_to(f"/proc/{process.pid}/task")
+        schedstat = tmp_path / str(process.pid) / "schedstat"
+        schedstat.write_text("1 0 0\n")
+        home = Home(tmp_path)
+        home.look([process.pid], 0.0)
+        (tmp_path / "stat").write_text(cpus.replace("%d", "200"))
+        home.look([process.pid], 2.0)
+        threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
+        assert len(threads) == 2
+        assert [os.sched_getaffinity(thread) for thread in threads] == [{ALLOWED[-1]}] * 2
+        schedstat.write_text(f"1 {10 * WAIT_NS} 1\n")
+        home.look([process.pid], 4.0)
+        assert home.cpu is None
+        assert [os.sched_getaffinity(thread) for thread in threads] == [set(ALLOWED)] * 2
+        process.communicate()
