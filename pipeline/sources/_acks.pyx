@@ -22,6 +22,8 @@ cdef extern from "time.h" nogil:
 
 #: How often the file's identity is looked at when the control segment itself gives no reason to.
 cdef double _RECHECK_S = 0.25
+#: While there is something to read it waits for a cycle that finds nothing, but no longer than this.
+cdef double _RECHECK_BUSY_S = 1.0
 #: How often a file that is not there, or not ready, is tried again.
 cdef double _RETRY_S = 0.02
 
@@ -50,7 +52,7 @@ cdef class ControlAcks:
     def refresh(self) -> None:
         """Open the file if it is not, or if another one has taken its place."""
         self.follow()
-        self.check()
+        self.check(False)
 
     cdef int follow(self) except -1:
         """Open the file that has taken the place of this one, if this one says that one has."""
@@ -58,9 +60,10 @@ cdef class ControlAcks:
             self._look_for_file()
         return 0
 
-    cdef int check(self) except -1:
-        """Look for the file itself when it is time to. With cold caches that takes longer than a small frame does."""
-        if self._now() >= self._due:
+    cdef int check(self, bint is_busy) except -1:
+        """Look for the file itself when it is time to. With cold caches that takes longer than a small frame does, and
+        ZeroMQ's thread, which has the frame, may wait for this CPU."""
+        if self._now() >= self._due + (_RECHECK_BUSY_S if is_busy and self._view is not None else 0.0):
             self._look_for_file()
         return 0
 

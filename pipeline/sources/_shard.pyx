@@ -126,7 +126,7 @@ cdef class Shard:
     cdef int64_t cycle(self, int64_t budget) except -1:
         cdef int64_t work = self._work(budget)
         if self._control is not None:
-            self._control.check()  # behind what was sent: nobody waits for it
+            self._control.check(work > 0)
         return work
 
     cdef int64_t _work(self, int64_t budget) except -1:
