@@ -6,6 +6,7 @@ asked for: the resolver takes a few hundred frames a second, and each cost it mo
 Source: records.h for the columns.
 """
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -30,6 +31,10 @@ from pipeline.bus._column cimport column, pl_get16
 from pipeline.bus._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
 from pipeline.bus.encode import FRAME_MAX_BYTES, FRAME_VERSION
 from pipeline.errors import FrameError
+
+
+# The same without a look-up of their names, each of which costs a message a dozen cache lines.
+cdef uint64_t _MAX_BYTES = FRAME_MAX_BYTES, _VERSION = FRAME_VERSION
 
 
 cdef int _bad(str reason) except -1:
@@ -90,6 +95,7 @@ cdef enum:
     OWNED_NONE  # always in the message
 
 
+@cython.freelist(8)
 cdef class Frame:
     """One decoded frame. Its columns are read-only views of the message, which they keep alive (but see `task`).
 
@@ -287,7 +293,7 @@ cpdef list decode_all(object message):
     cdef list frames = []
     PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
     try:
-        if <uint64_t>buffer.len > <uint64_t>FRAME_MAX_BYTES:
+        if <uint64_t>buffer.len > _MAX_BYTES:
             _bad(f"{buffer.len} bytes are more than a frame may have ({FRAME_MAX_BYTES})")
         reader.data, reader.at, reader.end = <const unsigned char *>buffer.buf, 0, <uint64_t>buffer.len
         while True:
@@ -325,7 +331,7 @@ cdef Frame _read(Reader reader, object message):
                 frame.lost = _lost_of(reader, values[key].number)
             else:
                 reader.skip(2 * values[key].number)
-    if wrong & 1 or not seen & 1 or values[KEY_V].number != <uint64_t>FRAME_VERSION:
+    if wrong & 1 or not seen & 1 or values[KEY_V].number != _VERSION:
         shown = "none" if wrong & 1 or not seen & 1 else values[KEY_V].number
         _bad(f"version {shown}, this is version {FRAME_VERSION}: both sides must have the same release")
     for key in range(KEY_COUNT):

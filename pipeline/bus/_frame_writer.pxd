@@ -5,24 +5,26 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from pipeline.bus._column cimport column
 
 
+cpdef bytes packed_counts(dict lost)
+
+
 cdef class FrameEncoder:
     cdef bytes boot_id, source
-    cdef dict lost  # by ring: the map of its last frame, and what it was packed to
-    cdef char *data
+    cdef dict lost  # by ring: the map of the last frame that was added, and what it was packed to
+    cdef char *data  # of the message
     cdef uint64_t used, room
     cdef uint32_t *firsts  # of each distinct TASK of the frame: the first record that has it
     cdef uint16_t *task_of  # of each record: number of its TASK among the distinct ones
     cdef uint64_t records_room
 
     cdef int put(
-        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, object lost,
+        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, bytes lost,
         const column *columns, uint64_t malformed, bint has_watermark, uint64_t watermark_boot_ns,
     ) except -1
 
     # -- private --
-    cdef bytes _packed(self, uint64_t ring, lost)
     cdef int _make_room(self, uint64_t need) except -1
-    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0
+    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0xFFFFFFFF
     cdef void _put_tasks(self, const column *tasks, uint64_t count, uint32_t distinct) noexcept nogil
     cdef void _byte(self, uint8_t value) noexcept nogil
     cdef void _bytes(self, const char *data, uint64_t n) noexcept nogil

@@ -22,7 +22,10 @@ import msgpack
 from pipeline._records cimport pl_task_any
 from pipeline.bus._column cimport column
 
-FRAME_VERSION = 1
+cdef enum:
+    _FRAME_VERSION = 1
+
+FRAME_VERSION = _FRAME_VERSION
 
 
 cdef extern from *:
@@ -84,6 +87,11 @@ cdef enum:
     NONE = 0xFFFF
 
 
+cpdef bytes packed_counts(dict lost):
+    """The counts of a ring as msgpack. To be kept: it takes as long as a hundred small records, and they hardly change."""
+    return msgpack.packb(lost)
+
+
 cdef class FrameEncoder:
     """Encodes the frames of one sender. Keeps its buffer, so that a frame costs one copy of its columns.
 
@@ -131,13 +139,16 @@ cdef class FrameEncoder:
         cdef Py_buffer[6] buffers
         cdef column[6] columns
         cdef int held = 0, i
+        known = self.lost.get(ring)
+        if known is None or (<tuple>known)[0] is not lost:
+            known = self.lost[ring] = (lost, packed_counts(lost))
         try:
             for part in (head, task, fork, exec, exit, blob):
                 PyObject_GetBuffer(part, &buffers[held], PyBUF_SIMPLE)
                 columns[held].at, columns[held].bytes = <const unsigned char *>buffers[held].buf, buffers[held].len
                 held += 1
             self.put(
-                ring, seq, from_pos, to_pos, count, lost, columns, malformed, watermark_boot_ns is not None,
+                ring, seq, from_pos, to_pos, count, (<tuple>known)[1], columns, malformed, watermark_boot_ns is not None,
                 0 if watermark_boot_ns is None else watermark_boot_ns,
             )
         finally:
@@ -145,21 +156,20 @@ cdef class FrameEncoder:
                 PyBuffer_Release(&buffers[i])
 
     cdef int put(
-        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, object lost,
+        self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, bytes lost,
         const column *columns, uint64_t malformed, bint has_watermark, uint64_t watermark_boot_ns,
     ) except -1:
-        """As `add`; `columns` are head, task, fork, exec, exit and blob."""
+        """As `add`; `columns` are head, task, fork, exec, exit and blob, and `lost` is packed."""
         cdef uint64_t need = FIXED_BYTES
         cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
         cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
         cdef uint32_t distinct
-        cdef bytes lost_packed = self._packed(ring, lost)
         cdef int i
         for i in range(6):
             if columns[i].bytes > UINT32_MAX:
                 raise ValueError("a column is longer than msgpack allows")
             need += columns[i].bytes
-        self._make_room(need + len(self.boot_id) + len(self.source) + len(lost_packed))
+        self._make_room(need + len(self.boot_id) + len(self.source) + len(lost))
         distinct = self._distinct(&columns[1], count)
         if distinct:
             keys += 2
@@ -170,7 +180,7 @@ cdef class FrameEncoder:
             pl_put16(self.data + self.used, keys)
             self.used += 2
         self._key("v", 1)
-        self._uint(FRAME_VERSION)
+        self._uint(_FRAME_VERSION)
         self._key("boot", 4)
         self._byte(0xC4)
         self._byte(16)
@@ -193,7 +203,7 @@ cdef class FrameEncoder:
         self._key("n", 1)
         self._uint(count)
         self._key("lost", 4)
-        self._bytes(<const char *>lost_packed, len(lost_packed))
+        self._bytes(<const char *>lost, len(lost))
         if malformed:
             self._key("bad", 3)
             self._uint(malformed)
@@ -208,7 +218,7 @@ cdef class FrameEncoder:
             self._bin(<const char *>columns[i].at, <uint32_t>columns[i].bytes)
         return 0
 
-    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0:
+    cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0xFFFFFFFF:
         """Number the TASKs of a frame, equal ones alike; returns how many differ, or 0 where it saves nothing."""
         cdef uint16_t[256] places  # by hash: the last TASK with it. Who loses its place is written once more.
         cdef uint32_t found = 0
@@ -268,13 +278,6 @@ cdef class FrameEncoder:
             memcpy(self.data + self.used, ns_pid, 4)
             self.used += 4
             ns_pid += sizeof(pl_task_any)
-
-    cdef bytes _packed(self, uint64_t ring, lost):
-        """The counts of a ring as msgpack: packing takes as long as a hundred small records, and they hardly ever change."""
-        known = self.lost.get(ring)
-        if known is None or (<tuple>known)[0] is not lost:
-            known = self.lost[ring] = (lost, msgpack.packb(lost))
-        return (<tuple>known)[1]
 
     cdef int _make_room(self, uint64_t need) except -1:
         cdef uint64_t room = self.room

@@ -8,7 +8,7 @@ cdef class NativeSocket:
     cpdef bint is_readable(self) except -1
     cdef int fd(self) except -1
     cdef object receive(self)
-    cdef int send(self, bytes message) except -1
+    cdef int send(self, const char *message, size_t size) except -1
 
     cdef int _option(self, int option) except -1
     cdef int _again(self) except -1

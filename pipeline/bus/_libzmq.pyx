@@ -6,7 +6,7 @@ library that pyzmq has loaded, found by their names, which are public and stable
 zmq_send(3)). As with pyzmq, a socket belongs to one thread at a time.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EINTR
 from libc.stdint cimport uintptr_t
@@ -78,6 +78,7 @@ cdef pl_zmq_msg_size zmq_msg_size = <pl_zmq_msg_size>_function("zmq_msg_size")
 cdef pl_zmq_errno zmq_errno = <pl_zmq_errno>_function("zmq_errno")
 
 
+@cython.freelist(8)
 cdef class Message:
     """A message where ZeroMQ has put it: a read-only buffer."""
 
@@ -130,11 +131,9 @@ cdef class NativeSocket:
             self._again()
         return message
 
-    cdef int send(self, bytes message) except -1:
-        """Offer a message; returns whether it was taken."""
-        while zmq_send(
-            self.handle, PyBytes_AS_STRING(message), <size_t>PyBytes_GET_SIZE(message), _DONTWAIT
-        ) < 0:
+    cdef int send(self, const char *message, size_t size) except -1:
+        """Offer a message, of which libzmq takes a copy; returns whether it was taken."""
+        while zmq_send(self.handle, message, size, _DONTWAIT) < 0:
             if zmq_errno() == EAGAIN:
                 return False
             self._again()

@@ -6,6 +6,7 @@ that no frame holds are stepped over.
 Source: the MessagePack specification (formats by first byte).
 """
 
+cimport cython
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -44,6 +45,7 @@ cdef str text(const value *found):
         _bad("a string is not UTF-8")
 
 
+@cython.freelist(2)
 cdef class Reader:
     """A position in a message. Every length is checked against what is left before it is believed."""
 

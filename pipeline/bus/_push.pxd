@@ -6,4 +6,4 @@ from pipeline.bus._libzmq cimport NativeSocket
 cdef class FramePush:
     cdef NativeSocket _socket
 
-    cdef bint offer(self, bytes message) except -1
+    cdef bint offer(self, const char *message, size_t size) except -1

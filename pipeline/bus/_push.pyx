@@ -14,7 +14,8 @@ cdef class FramePush:
         self._socket = NativeSocket(socket)
 
     def __call__(self, bytes message not None) -> bool:
-        return bool(self.offer(message))
+        return bool(self.offer(message, len(message)))
 
-    cdef bint offer(self, bytes message) except -1:
-        return self._socket.send(message)
+    cdef bint offer(self, const char *message, size_t size) except -1:
+        """As a call; the bytes are copied."""
+        return self._socket.send(message, size)

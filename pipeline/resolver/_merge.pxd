@@ -1,6 +1,6 @@
 """What apply needs of the merge: the events of a batch and the columns that they lie in."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.bus._frame cimport Frame
 
@@ -43,7 +43,8 @@ cdef class Sorter:
     cdef void *heap  # of the rings that have events to give, while a batch is made
     cdef bint outstanding
 
-    cpdef add(self, Frame frame, uint64_t from_pos)
+    cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1
+    cpdef void raise_frontier(self, uint64_t time_boot_ns) noexcept
     cpdef Batch take(self, uint64_t limit_boot_ns, uint32_t max_events, bint complete=*)
     cpdef done(self, Batch batch)
     cdef uint64_t applied(self, uint32_t ring) noexcept nogil

@@ -8,6 +8,7 @@ of a batch are found in the frame's own columns: nothing is copied.
 Also kept here, because it needs each event: how far a ring is applied without a hole, so that its bytes may be given back.
 """
 
+cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memmove
@@ -76,6 +77,7 @@ cdef int _compare(const void *a, const void *b) noexcept nogil:
     return -1 if _later(<const pending_event *>b, <const pending_event *>a) else 0
 
 
+@cython.freelist(1)
 cdef class Batch:
     """Events in the order in which they are to be applied. Made by `Sorter.take`, ended by `Sorter.done`.
 
@@ -196,7 +198,7 @@ cdef class Sorter:
         (<ring_queue *>self.rings)[ring].skip_time = time_boot_ns
         (<ring_queue *>self.rings)[ring].applied_pos = position
 
-    def raise_frontier(self, uint64_t time_boot_ns):
+    cpdef void raise_frontier(self, uint64_t time_boot_ns) noexcept:
         """Everything before `time_boot_ns` counts as gone out."""
         if time_boot_ns > self.frontier:
             self.frontier = time_boot_ns
@@ -205,7 +207,7 @@ cdef class Sorter:
         """Position in bytes before which all records of the ring are done."""
         return (<ring_queue *>self.rings)[ring].applied_pos
 
-    cpdef add(self, Frame frame, uint64_t from_pos):
+    cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1:
         """Take the events of a frame whose records begin at `from_pos` or later; earlier ones were seen before.
 
         The frame is kept until the last of its events is done; that its columns agree was checked when it was decoded.
@@ -369,15 +371,18 @@ cdef class Sorter:
         if self.outstanding:
             raise RuntimeError("the last batch is not done")
         room = <uint32_t>min(<uint64_t>max_events, self.pending)
+        if room == 0:
+            if max_events and complete:
+                self.raise_frontier(limit_boot_ns)
+            return None
         batch = Batch.__new__(Batch)
-        if room:
-            batch.sorter = self
-            batch.items = <pending_event *>malloc(room * sizeof(pending_event))
-            batch.late_flags = <uint8_t *>malloc(room)
-            if batch.items == NULL or batch.late_flags == NULL:
-                raise MemoryError
-            with nogil:
-                batch.count = self._merge(limit_boot_ns, batch.items, batch.late_flags, room)
+        batch.sorter = self
+        batch.items = <pending_event *>malloc(room * sizeof(pending_event))
+        batch.late_flags = <uint8_t *>malloc(room)
+        if batch.items == NULL or batch.late_flags == NULL:
+            raise MemoryError
+        with nogil:
+            batch.count = self._merge(limit_boot_ns, batch.items, batch.late_flags, room)
         self.pending -= batch.count
         if batch.count < max_events and complete:
             self.raise_frontier(limit_boot_ns)

@@ -162,11 +162,8 @@ cdef class Columns:
         return self.read(ring, cursor, max_records)
 
     cdef uint64_t read(self, RingMap ring, uint64_t cursor, uint64_t max_records) except? 0:
-        cdef uint64_t position
         ring._check()
-        with nogil:
-            position = self._drain(ring, cursor, max_records)
-        return position
+        return self._drain(ring, cursor, max_records)
 
     cdef uint64_t _drain(self, RingMap ring, uint64_t cursor, uint64_t max_records) noexcept nogil:
         # Acquire: pairs with the release store of the reserving CPU. Behind it, every header up to there is written,

@@ -11,13 +11,17 @@ cdef class Ring:
     cdef int _wake_fd
     cdef uint64_t _sums[PL_KIND_COUNT]  # what `lost` tells, by kind
     cdef readonly dict lost  # by name
+    cdef bytes lost_packed
     cdef readonly int number, stop
     cdef readonly tuple cpus
+    cdef int *_cpus  # the same
+    cdef int _cpu_count
     cdef readonly uint64_t data_bytes, cursor, consumer_pos
     cdef bint is_acknowledged  # somebody has said something of it: the last answer's mark
     cdef uint64_t ack_file, ack_seq
     cdef readonly uint64_t records_total, discarded_total, malformed_total, corrupt_total, refused_total
 
+    cdef bint is_behind(self) except -1
     cdef int64_t read(self, Columns columns, uint64_t max_records) except -1
     cpdef release(self, uint64_t applied_pos)
     cpdef bint rewind(self, uint64_t wanted_pos) except -1

@@ -10,11 +10,13 @@ import stat
 from pathlib import Path
 
 from libc.stdint cimport int64_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.errors import UnsupportedError
 from pipeline.sources._drain import KIND_NAMES
 
+from pipeline.bus._frame_writer cimport packed_counts
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
 from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
@@ -71,10 +73,20 @@ cdef class Ring:
         self._wake_fd = fd if wake_fd is None else wake_fd
         self.number = number
         self.cpus = tuple(cpus)
+        self._cpus = <int *>malloc(max(1, len(self.cpus)) * sizeof(int))
+        if self._cpus == NULL:
+            raise MemoryError
+        for i, cpu in enumerate(self.cpus):
+            self._cpus[i] = cpu
+        self._cpu_count = <int>len(self.cpus)
         self.data_bytes = self._map.data_bytes
         self.cursor = self.consumer_pos = self._map.consumer_pos()
         self.stop = STOP_CAUGHT_UP
         self.lost = dict.fromkeys(KIND_NAMES[1:], 0)
+        self.lost_packed = packed_counts(self.lost)
+
+    def __dealloc__(self):
+        free(self._cpus)
 
     def fileno(self) -> int:
         """Return the descriptor to wait on. Wait edge-triggered: released space lags, so it is nearly always ready."""
@@ -88,6 +100,9 @@ cdef class Ring:
     @property
     def has_more(self) -> bool:
         """Whether there is a record behind the cursor, finished or not."""
+        return self.is_behind()
+
+    cdef bint is_behind(self) except -1:
         return self._map.producer_pos() > self.cursor
 
     def drain(self, Columns columns not None, uint64_t max_records) -> int:
@@ -138,13 +153,15 @@ cdef class Ring:
     cdef bint has_new_losses(self, CpuStates states) except -1:
         """Look at what the kernel could not write on this ring's CPUs; returns whether `lost` has changed."""
         cdef uint64_t sums[PL_KIND_COUNT]
-        cdef int kind
-        states.sum_lost(self.cpus, sums)
+        cdef int kind, i
+        memset(sums, 0, sizeof(sums))
+        for i in range(self._cpu_count):
+            states.add_lost(self._cpus[i], sums)
         if memcmp(sums, self._sums, sizeof(sums)) == 0:
             return False
         memcpy(self._sums, sums, sizeof(sums))
-        # Replaced, not changed: an encoder tells by its identity whether it has to be packed anew.
         self.lost = {KIND_NAMES[kind]: sums[kind] for kind in range(1, PL_KIND_COUNT)}
+        self.lost_packed = packed_counts(self.lost)
         return True
 
     def close(self) -> None:

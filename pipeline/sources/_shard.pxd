@@ -10,6 +10,11 @@ from pipeline.sources._ring cimport Ring
 from pipeline.sources._shared cimport CpuStates
 
 
+cdef struct part:
+    Py_ssize_t ring  # its place among the rings
+    uint64_t from_pos
+
+
 cdef class Shard:
     cdef readonly list rings
     cdef object _acks, _send
@@ -19,12 +24,12 @@ cdef class Shard:
     cdef FrameEncoder _encoder
     cdef Columns _columns
     cdef uint64_t _max_bytes
-    # Frames that are encoded and not yet in a message: their rings, and where in these they begin.
-    cdef list _gathered
-    cdef uint64_t _gathered_bytes
-    # A message that was not taken yet, and the same of its frames.
-    cdef bytes _message
-    cdef list _waiting
+    cdef bint _is_kernels  # nobody has refined what a ring says of itself
+    # The frames in the encoder: their rings, and where in these they begin; as a message they wait to be taken, all of them.
+    cdef part *_parts
+    cdef Py_ssize_t _part_count, _part_room
+    cdef uint64_t _part_bytes
+    cdef bint _is_waiting
     cdef Py_ssize_t _first
     cdef readonly uint64_t frames_total, blocked_total, rewinds_total
 
@@ -37,10 +42,10 @@ cdef class Shard:
     cdef bint may_sleep(self) except -1
     cdef bint _is_told(self, Ring ring, ack *answer) except -1
     cdef int _acknowledge(self, Ring ring) except -1
+    cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1
     cdef int _take_back(self) except -1
-    cdef int64_t _gather(self, Ring ring, int64_t max_records) except -1
-    cpdef bint _has_news(self, Ring ring) except -1
-    cpdef object _watermark(self, Ring ring, uint64_t looked_ns)
+    cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1
     cdef bint _hand_over(self) except -1
     cdef bint _flush(self) except -1
+    cdef void _empty(self) noexcept
     cpdef wake_up(self)

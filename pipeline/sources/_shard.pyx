@@ -12,6 +12,7 @@ caches (see the resolver's _turn.pyx).
 """
 
 from libc.stdint cimport int64_t, uint64_t
+from libc.stdlib cimport free, realloc
 
 from pipeline.bus._column cimport column
 from pipeline.bus._frame_writer cimport FrameEncoder
@@ -65,9 +66,12 @@ cdef class Shard:
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
-        self._gathered = []
+        self._is_kernels = type(self) is Shard
         # The shard before may have been killed in its sleep.
         self.wake_up()
+
+    def __dealloc__(self):
+        free(self._parts)
 
     @property
     def is_blocked(self) -> bool:
@@ -75,7 +79,7 @@ cdef class Shard:
         return self.is_blocking()
 
     cdef bint is_blocking(self) noexcept:
-        return self._message is not None
+        return self._is_waiting
 
     @property
     def is_caught_up(self) -> bool:
@@ -84,7 +88,7 @@ cdef class Shard:
 
     cdef bint has_caught_up(self) noexcept:
         cdef Ring ring
-        if self._message is not None:
+        if self._is_waiting:
             return False
         for ring in self.rings:
             if ring.stop != STOP_CAUGHT_UP:
@@ -146,8 +150,8 @@ cdef class Shard:
         for i in range(n):
             ring = <Ring>self.rings[(self._first + i) % n]
             while work < budget:
-                work += self._gather(ring, budget - work)
-                if self._gathered_bytes >= self._max_bytes and not self._hand_over():
+                work += self._gather((self._first + i) % n, budget - work)
+                if self._part_bytes >= self._max_bytes and not self._hand_over():
                     return work
                 if ring.stop != STOP_FULL and ring.stop != STOP_CORRUPT:
                     break
@@ -166,8 +170,8 @@ cdef class Shard:
         return True
 
     cdef int _acknowledge(self, Ring ring) except -1:
-        cdef Ring one
         cdef ack answer
+        cdef Py_ssize_t i
         cdef uint64_t wanted_pos, before
         cdef bint is_first = not ring.is_acknowledged
         if not self._is_told(ring, &answer):
@@ -185,9 +189,9 @@ cdef class Shard:
         if not ring.rewind(wanted_pos) or ring.cursor == before:
             return 0
         self.rewinds_total += 1
-        if self._message is not None:
-            for one, _ in self._waiting:
-                if one is ring:
+        if self._is_waiting:
+            for i in range(self._part_count):
+                if self.rings[self._parts[i].ring] is ring:
                     self._take_back()
                     break
         return 0
@@ -195,58 +199,90 @@ cdef class Shard:
     cdef int _take_back(self) except -1:
         """Give up the message that waits: behind a hole it would only be dropped. Its rings are read again."""
         cdef Ring ring
-        cdef uint64_t from_pos
-        self._message = None
-        for ring, from_pos in self._waiting:
-            if ring.cursor > from_pos:
-                ring.rewind(from_pos)
+        cdef Py_ssize_t i
+        for i in range(self._part_count):
+            ring = <Ring>self.rings[self._parts[i].ring]
+            if ring.cursor > self._parts[i].from_pos:
+                ring.rewind(self._parts[i].from_pos)
+        self._empty()
         return 0
 
-    cdef int64_t _gather(self, Ring ring, int64_t max_records) except -1:
-        """Make one frame of what comes next in the ring, if there is anything; returns the records read."""
+    cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1:
+        """Make one frame of what comes next in a ring, if there is anything; returns the records read."""
+        cdef Ring ring = <Ring>self.rings[place]
+        cdef bint is_complete
+        cdef uint64_t watermark = 0
         cdef uint64_t from_pos = ring.cursor
         cdef column[6] columns
         # Before the producer position is read: see the resolver's merge for why this makes a watermark.
         cdef uint64_t looked_ns = pl_now_boot_ns()
         cdef int64_t read = ring.read(self._columns, max_records)
-        if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
+        if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and (
+            self._is_kernels or not self._has_news(ring)
+        ):
             return read
-        watermark = self._watermark(ring, looked_ns)
+        if self._is_kernels:
+            is_complete, watermark = ring.stop == STOP_CAUGHT_UP, looked_ns - SLACK_NS
+        else:
+            refined = self._watermark(ring, looked_ns)
+            is_complete = refined is not None
+            watermark = refined if is_complete else 0
         self._columns.parts(columns)
         self._encoder.put(
-            ring.number, self.frames_total + len(self._gathered), from_pos, ring.cursor, self._columns.count, ring.lost,
-            columns, ring.malformed_total, watermark is not None, 0 if watermark is None else watermark,
+            ring.number, self.frames_total + self._part_count, from_pos, ring.cursor, self._columns.count,
+            ring.lost_packed, columns, ring.malformed_total, is_complete, watermark,
         )
-        self._gathered.append((ring, from_pos))
-        self._gathered_bytes += ring.cursor - from_pos
+        self._note(place, from_pos)
+        self._part_bytes += ring.cursor - from_pos
         return read
 
-    cpdef bint _has_news(self, Ring ring) except -1:
+    cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1:
+        """A frame of a ring was put into the encoder."""
+        cdef Py_ssize_t room
+        cdef void *parts
+        if self._part_count == self._part_room:
+            room = 2 * self._part_room + 8
+            parts = realloc(self._parts, room * sizeof(part))
+            if parts == NULL:
+                raise MemoryError
+            self._parts, self._part_room = <part *>parts, room
+        self._parts[self._part_count].ring, self._parts[self._part_count].from_pos = place, from_pos
+        self._part_count += 1
+        return 0
+
+    def _has_news(self, ring):
         """Whether a frame is to be sent although the ring gave nothing. The kernel's rings speak for themselves."""
         return False
 
-    cpdef object _watermark(self, Ring ring, uint64_t looked_ns):
+    def _watermark(self, ring, looked_ns):
         """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or None."""
         return looked_ns - SLACK_NS if ring.stop == STOP_CAUGHT_UP else None
 
     cdef bint _hand_over(self) except -1:
         """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""
-        if self._gathered:
-            self._message, self._waiting = self._encoder.take(), self._gathered
-            self._gathered = []
-            self._gathered_bytes = 0
+        self._is_waiting = self._part_count > 0
         return self._flush()
 
     cdef bint _flush(self) except -1:
         """Offer the message that waits; returns whether none is left."""
-        if self._message is None:
+        cdef Py_ssize_t frames = self._part_count
+        if not self._is_waiting:
             return True
-        if not (self._push.offer(self._message) if self._push is not None else self._send(self._message)):
+        if not (
+            self._push.offer(self._encoder.data, self._encoder.used) if self._push is not None
+            else self._send(self._encoder.data[:self._encoder.used])
+        ):
             self.blocked_total += 1
             return False
-        self.frames_total += len(self._waiting)
-        self._message = None
+        self._empty()
+        self.frames_total += frames
         return True
+
+    cdef void _empty(self) noexcept:
+        """Begin another message."""
+        self._is_waiting = False
+        self._part_count = 0
+        self._part_bytes = self._encoder.used = 0
 
     def fall_asleep(self) -> bool:
         """Ask the kernel's side to wake this shard with the next record.
@@ -262,7 +298,7 @@ cdef class Shard:
             self._cpus.set_sleeping(ring.number, True)
         # set_sleeping fenced: a record that did not see the request is visible now (see there).
         for ring in self.rings:
-            if ring.has_more:
+            if ring.is_behind():
                 self.wake_up()
                 return False
         return True

@@ -56,5 +56,5 @@ cdef class CpuStates:
     cdef readonly int count
 
     cdef pl_cpu *_cpu(self, int cpu) except NULL
-    cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1
+    cdef int add_lost(self, int cpu, uint64_t *sums) except -1
     cpdef int set_sleeping(self, int ring, bint sleeping) except -1

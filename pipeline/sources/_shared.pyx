@@ -268,13 +268,14 @@ cdef class CpuStates:
         """Return the records that could not be written on these CPUs so far, by kind, one number each."""
         cdef uint64_t sums[PL_KIND_COUNT]
         cdef int kind
-        self.sum_lost(tuple(cpus), sums)
+        memset(sums, 0, sizeof(sums))
+        for cpu in cpus:
+            self.add_lost(cpu, sums)
         return tuple([sums[kind] for kind in range(PL_KIND_COUNT)])
 
-    cdef int sum_lost(self, tuple cpus, uint64_t *sums) except -1:
-        memset(sums, 0, PL_KIND_COUNT * sizeof(uint64_t))
-        for cpu in cpus:
-            pl_add_lost(self._cpu(cpu), sums)
+    cdef int add_lost(self, int cpu, uint64_t *sums) except -1:
+        """Add to `sums` what could not be written on a CPU so far, by kind."""
+        pl_add_lost(self._cpu(cpu), sums)
         return 0
 
     cpdef int set_sleeping(self, int ring, bint sleeping) except -1:
