@@ -84,6 +84,8 @@ class Home:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 # time on the CPU, time waiting for it (ns), times that it ran (Documentation/scheduler/sched-stats.rst)
                 _, wait_ns, runs = map(int, (self._proc / str(pid) / "schedstat").read_bytes().split())
+                if not runs:
+                    raise ValueError("the kernel does not count them")
                 waits[pid] = wait_ns, runs
                 before = self._waits.get(pid, waits[pid])
                 longest = max(longest, (wait_ns - before[0]) / max(1, runs - before[1]))
@@ -116,13 +118,14 @@ class Home:
 
     def _follow(self, workers: set[int]) -> None:
         """Bind who is not yet bound to the home, or free who is. A worker begins where this process may run."""
+        self._bound &= workers
         if self.cpu is None:
-            moved, where = self._bound & workers, os.sched_getaffinity(0)
+            while self._bound:
+                self._bind_all(self._bound.pop(), os.sched_getaffinity(0))
         else:
-            moved, where = workers - self._bound, {self.cpu}
-        for pid in moved:
-            self._bind_all(pid, where)
-        self._bound = workers if self.cpu is not None else set()
+            for pid in workers - self._bound:
+                self._bound.add(pid)  # before, so that who is half bound can be freed
+                self._bind_all(pid, {self.cpu})
 
     def _bind_all(self, pid: int, where: Iterable[int]) -> None:
         """All threads of a process; one that it starts later begins where the one that starts it is bound."""

@@ -24,6 +24,7 @@ class Host:
         self.ticks = dict.fromkeys(ALLOWED, (0, 0))
         self.where: dict[int, set[int]] = {}
         self.refuses: type[OSError] | None = None
+        self.refuses_at = 0  # once
         self.home = Home(directory, self.bind)
         self.now_s = 0.0
         self.pass_time(*[IDLE] * len(ALLOWED))
@@ -31,9 +32,12 @@ class Host:
     def bind(self, thread: int, cpus: Iterable[int]) -> None:
         if self.refuses:
             raise self.refuses
+        if thread == self.refuses_at:
+            self.refuses_at = 0
+            raise PermissionError
         self.where[thread] = set(cpus)
 
-    def worker(self, pid: int, *, wait_ns: int = 0, runs: int = 0, threads: int = 2) -> int:
+    def worker(self, pid: int, *, wait_ns: int = 0, runs: int = 1, threads: int = 2) -> int:
         """Add a worker, or say what it has waited for and how often it ran so far."""
         for thread in range(pid, pid + threads):
             (self.directory / str(pid) / "task" / str(thread)).mkdir(parents=True, exist_ok=True)
@@ -99,7 +103,7 @@ def test_without_an_idle_cpu_nobody_is_bound(host: Host) -> None:
 def test_who_has_to_share_the_home_leaves_it_and_gets_another(host: Host) -> None:
     worker = host.worker(10)
     first = host.settled(worker)
-    host.worker(10, wait_ns=10 * (WAIT_NS + 1), runs=10)
+    host.worker(10, wait_ns=10 * (WAIT_NS + 1), runs=11)
     host.pass_time(*on_all_but(first, IDLE, BUSY))
     assert host.look(worker) is None
     assert host.where == {10: set(ALLOWED), 11: set(ALLOWED)}
@@ -114,7 +118,7 @@ def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
     worker = host.worker(10)
     cpu = host.settled(worker)
     host.where.clear()
-    host.worker(10, wait_ns=1000 * WAIT_NS, runs=1000)
+    host.worker(10, wait_ns=1000 * WAIT_NS, runs=1001)
     host.pass_time(*[BUSY] * len(ALLOWED))
     assert host.look(worker) == cpu
     assert host.where == {}, "and nobody is bound anew"
@@ -141,7 +145,7 @@ def test_nobody_else_is_moved(host: Host) -> None:
     ended, worker = host.worker(10), host.worker(20)
     host.settled(ended, worker)
     host.where.clear()
-    host.worker(20, wait_ns=10 * WAIT_NS, runs=1)
+    host.worker(20, wait_ns=10 * WAIT_NS, runs=2)
     host.pass_time(*[IDLE] * len(ALLOWED))
     assert host.look(worker) is None
     assert set(host.where) == {20, 21}, "the pid of who has ended may be a stranger's by now"
@@ -150,7 +154,7 @@ def test_nobody_else_is_moved(host: Host) -> None:
 def test_looks_that_follow_at_once_say_nothing(host: Host) -> None:
     worker = host.worker(10)
     cpu = host.settled(worker)
-    host.worker(10, wait_ns=10 * WAIT_NS, runs=1)
+    host.worker(10, wait_ns=10 * WAIT_NS, runs=2)
     host.now_s += 0.5
     assert host.look(worker) == cpu
 
@@ -172,9 +176,19 @@ def test_who_may_not_bind_lets_all_run_free(host: Host, error: type[OSError]) ->
     assert host.look(worker) is None, "and does not try again"
 
 
-def test_a_kernel_that_does_not_count_waits(host: Host) -> None:
+def test_who_is_half_bound_is_freed(host: Host) -> None:
+    worker = host.worker(10, threads=3)
+    host.look(worker)
+    host.refuses_at = 11
+    host.pass_time(*[IDLE] * len(ALLOWED))
+    assert host.look(worker) is None
+    assert host.where[10] == set(ALLOWED)
+
+
+@pytest.mark.parametrize("told", ["0 0 0\n", "0\n", ""])
+def test_a_kernel_that_does_not_count_waits(host: Host, told: str) -> None:
     worker = host.worker(10)
-    (host.directory / "10" / "schedstat").write_text("0\n")
+    (host.directory / "10" / "schedstat").write_text(told)
     assert host.look(worker) is None
     host.pass_time(*[IDLE] * len(ALLOWED))
     assert host.look(worker) is None
@@ -192,7 +206,7 @@ def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
         (tmp_path / str(process.pid)).mkdir()
         (tmp_path / str(process.pid) / "task").symlink_to(f"/proc/{process.pid}/task")
         schedstat = tmp_path / str(process.pid) / "schedstat"
-        schedstat.write_text("1 0 0\n")
+        schedstat.write_text("1 0 1\n")
         home = Home(tmp_path)
         home.look([process.pid], 0.0)
         (tmp_path / "stat").write_text(cpus.replace("%d", "200"))
@@ -200,7 +214,7 @@ def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
         threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
         assert len(threads) == 2
         assert [os.sched_getaffinity(thread) for thread in threads] == [{ALLOWED[-1]}] * 2
-        schedstat.write_text(f"1 {10 * WAIT_NS} 1\n")
+        schedstat.write_text(f"1 {10 * WAIT_NS} 2\n")
         home.look([process.pid], 4.0)
         assert home.cpu is None
         assert [os.sched_getaffinity(thread) for thread in threads] == [set(ALLOWED)] * 2
