@@ -17,7 +17,8 @@ How to read it
     left out that waits in a ring, a frame or the merge. `chain of N` is what the machine itself takes for so long a
     way: N sleeping C processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O
     threads of ZeroMQ and the resolver, which on an idle host all sleep; `hop through libzmq` is the way from the one
-    to the other alone, between two C processes (peers/hop.c).
+    to the other alone, between two C processes (peers/hop.c). `on one CPU`: the same, all of them bound to it, as the
+    daemon's workers are on an idle host. What these take nobody can save.
 What it does not show
     The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
     itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
@@ -69,21 +70,26 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
     return found
 
 
-def relay(samples: int, gap_ms: float, hops: int) -> list[float]:
+#: What runs the command behind it on one CPU only.
+ON_ONE_CPU = ("taskset", "-c", str(max(os.sched_getaffinity(0))))
+
+
+def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
     """How long a chain of sleeping processes takes to hand a number on, in microseconds."""
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         program = live.compile_c(live.HERE / "peers" / "relay.c", Path(place) / "relay")
         done = subprocess.run(
-            [str(program), str(hops), str(samples), str(gap_ms), "1"], check=True, capture_output=True, text=True
-        )
+            [*where, str(program), str(hops), str(samples), str(gap_ms), "1"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
     return [int(line) / 1000 for line in done.stdout.split()]
 
 
-def hop(samples: int, gap_ms: float) -> list[float]:
+def hop(samples: int, gap_ms: float, *where: str) -> list[float]:
     """How long libzmq takes from one process that slept to another, in microseconds."""
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
         program = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
-        arguments = [str(program), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
+        arguments = [*where, str(program), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None  # its input stays open: that would end it
             lines = process.stdout.read().splitlines()
@@ -160,6 +166,8 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
         for hops in (1, CHAIN):
             add("idle", f"chain of {hops}", relay(options.samples, options.gap_ms, hops))
         add("idle", "hop through libzmq", hop(options.samples, options.gap_ms))
+        add("idle", f"chain of {CHAIN}, on one CPU", relay(options.samples, options.gap_ms, CHAIN, *ON_ONE_CPU))
+        add("idle", "hop through libzmq, on one CPU", hop(options.samples, options.gap_ms, *ON_ONE_CPU))
         idle = watch(daemon, options.samples, options.gap_ms, IDLE_POLL_US, seed=1, is_idle=True)
         add("idle", "fork to table", idle["fork"], 500)
         add("idle", "exit to table", idle["exit"], 500)
