@@ -27,6 +27,7 @@ class FrameReader:
 class Turn:
     ended_boot_ns: int
     is_idle: bool
+    heartbeat_boot_ns: int
     is_calm: bool
     is_wanted: bool
     def __init__(
@@ -47,9 +48,16 @@ class Turn:
     ) -> None: ...
     def run(self) -> int: ...
     def follow(
-        self, waiter: Waiter, idle_ms: float, gather_ms: float, due_boot_ns: int, latest_boot_ns: int
+        self,
+        waiter: Waiter,
+        idle_ms: float,
+        gather_ms: float,
+        due_ns: int,
+        latest_ns: int,
+        rest_until_boot_ns: int,
     ) -> int: ...
     def rest(self, now_boot_ns: int) -> None: ...
+    def beat(self, now_boot_ns: int) -> None: ...
     def commit(self) -> None: ...
     @property
     def wants_names(self) -> bool: ...

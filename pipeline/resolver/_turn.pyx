@@ -120,6 +120,7 @@ cdef class Turn:
 
     Attributes:
         ended_boot_ns: when the last turn ended.
+        heartbeat_boot_ns: the last sign of life.
         is_idle: nothing came for as long as the last `follow` was to wait.
         is_calm: nothing came at the end of the last `follow`, though perhaps for LULL_MS only.
         is_wanted: what ended the last `follow` is on the stream's socket.
@@ -137,7 +138,7 @@ cdef class Turn:
     cdef object publish, refused, look_closer
     cdef uint64_t *producer  # by ring
     cdef bint has_called  # Python may have more to do than it had before this turn
-    cdef readonly uint64_t ended_boot_ns
+    cdef readonly uint64_t ended_boot_ns, heartbeat_boot_ns
     cdef readonly bint is_idle, is_calm, is_wanted
 
     def __init__(
@@ -168,28 +169,36 @@ cdef class Turn:
         return work
 
     def follow(
-        self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_boot_ns, uint64_t latest_boot_ns
+        self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_ns, uint64_t latest_ns,
+        uint64_t rest_until_boot_ns,
     ) -> int:
         """Sleep and take turns, for as long as frames are all that comes; returns frames and events together.
 
         Args:
             waiter: on the socket of the frames, among others.
-            idle_ms: the longest sleep while the merger holds nothing back.
+            idle_ms: the longest sleep while the merger holds nothing back; behind it comes a sign of life.
             gather_ms: pause before a frame that was waited for is taken, for those that are right behind it.
-            due_boot_ns: when Python has something to do. It waits for a lull: where somebody looks for a process that he
-                has just seen, and ends it, what the host does with its caches next is his.
-            latest_boot_ns: when Python has that to do in any case. It waits until what has begun is applied: of an event on
-                an idle host that is all but the first turn.
+            due_ns: so long behind a sign of life Python has something to do. It waits for a lull: where somebody looks for
+                a process that he has just seen, and ends it, what the host does with its caches next is his.
+            latest_ns: so long behind it Python has that to do in any case. It waits until what has begun is applied: of an
+                event on an idle host that is all but the first turn.
+            rest_until_boot_ns: while nothing comes, signs of life are given here, and Python has nothing to do before this.
+                An idle host's caches are cold, so that each line of Python costs tens of times what it does under load.
         """
         cdef double ms
+        cdef uint64_t now
         cdef int work = 0, blind = 0
         cdef bint is_due
         self.is_idle = self.is_calm = self.is_wanted = False
         while True:
             ms = self._wait_ms()
-            is_due = self.ended_boot_ns >= due_boot_ns
+            is_due = self.ended_boot_ns >= self.heartbeat_boot_ns + due_ns
             self.is_wanted = waiter.wait(ms if ms >= 0 else LULL_MS if is_due else idle_ms)
             if ms < 0 and waiter.slept_through:
+                now = boot_ns()
+                if work == 0 and not is_due and now < rest_until_boot_ns:
+                    self._rest(now)
+                    continue
                 self.is_calm, self.is_idle = True, not is_due
                 return work
             if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
@@ -202,16 +211,27 @@ cdef class Turn:
             blind += waiter.may_be_asked
             if waiter.is_asked or blind >= BLIND_SLEEPS:
                 return work
-            if self.has_called or self.is_wanted or self.ended_boot_ns >= latest_boot_ns or self._wants_names():
+            if self.has_called or self.is_wanted or self._wants_names() or (
+                self.ended_boot_ns >= self.heartbeat_boot_ns + latest_ns
+            ):
                 ms = self._wait_ms()
                 if ms < 0 or ms == _WAIT_FRAMES_MS:
                     return work
 
     def rest(self, uint64_t now_boot_ns) -> None:
         """A turn in which nothing came: the watermark follows the clock, and a sign of life is given."""
+        self._rest(now_boot_ns)
+
+    cdef int _rest(self, uint64_t now_boot_ns) except -1:
         self._bring_up_to_date()
+        self.beat(now_boot_ns)
+        return self._commit()
+
+    cpdef int beat(self, uint64_t now_boot_ns) except -1:
+        """Give a sign of life."""
+        self.heartbeat_boot_ns = now_boot_ns
         self.tables.heartbeat(now_boot_ns)
-        self._commit()
+        return 0
 
     def commit(self) -> None:
         """Make what was applied so far the point that a successor goes on from, then let the shards release it."""

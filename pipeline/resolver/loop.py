@@ -49,9 +49,11 @@ HEARTBEAT_NS = 250_000_000
 #: It waits for a moment in which nothing comes, but no longer than this.
 HEARTBEAT_LATEST_NS = 375_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
-#: that they cannot ask for. The rest of housekeeping follows at the next one after this time.
+#: that they cannot ask for. The rest of housekeeping follows at the next one after this time; subscribers are told each
+#: second that nothing came.
 IDLE_MS = 300.0
-IDLE_HOUSEKEEPING_NS = 500_000_000
+IDLE_HOUSEKEEPING_NS = 1_700_000_000
+IDLE_HOUSEKEEPING_HEARD_NS = 500_000_000
 STATS_NS = 1_000_000_000
 #: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
@@ -141,7 +143,6 @@ class Resolver:
         self._loss_last_ns = 0
         self._repaired_ns = now_boot_ns()  # the snapshot, or a take-over that asks for its own repair
         self._sent_base = (tables.counter("published"), tables.counter("publish_unsent"))
-        self._heartbeat_ns = 0
         self._kept_ns = 0
         self._worked = False
         self._is_calm = True
@@ -154,7 +155,7 @@ class Resolver:
         """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
         work = self._turn.run()
         now = self._turn.ended_boot_ns
-        is_due = now - self._heartbeat_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
+        is_due = now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
         if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
@@ -165,10 +166,9 @@ class Resolver:
             work += self.contexts.poll(now)
         self._worked |= work > 0
         if is_due:
-            self._heartbeat_ns = now
-            self.tables.heartbeat(now)
+            self._turn.beat(now)
             is_repairing = self.repairer is not None and self.repairer.active
-            if self._worked or is_repairing or now - self._kept_ns >= IDLE_HOUSEKEEPING_NS:
+            if self._worked or is_repairing or now >= self._keeping_due_ns:
                 self._worked, self._kept_ns = False, now
                 self._housekeeping(now)
             self.commit()
@@ -184,9 +184,10 @@ class Resolver:
         Returns:
             Whether nothing ended the last sleep.
         """
-        due_boot_ns = self._heartbeat_ns + HEARTBEAT_NS
-        latest_boot_ns = self._heartbeat_ns + HEARTBEAT_LATEST_NS
-        self._worked |= self._turn.follow(waiter, IDLE_MS, gather_ms, due_boot_ns, latest_boot_ns) > 0
+        rest_until_boot_ns = 0 if self._has_more_to_do else self._keeping_due_ns
+        self._worked |= (
+            self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
+        )
         self._is_calm = self._turn.is_calm
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
@@ -204,23 +205,28 @@ class Resolver:
         )
 
     def rest(self) -> bool:
-        """Give a sign of life, after a sleep that nothing ended; returns whether that was all that there was to do.
-
-        An idle host's caches are cold, so that each line of Python costs tens of times what it does under load.
-        """
+        """Give a sign of life, after a sleep that nothing ended; returns whether that was all that there was to do."""
         now = self.now_boot_ns()
-        if self._worked or now - self._kept_ns >= IDLE_HOUSEKEEPING_NS or self.merger.pending:
+        if self._has_more_to_do or now >= self._keeping_due_ns:
             return False
-        if self.names is not None and self.names.has_answers:
-            return False
-        self._heartbeat_ns = now
         self._turn.rest(now)
         return True
+
+    @property
+    def _has_more_to_do(self) -> bool:
+        """Whether the next sign of life comes with all of housekeeping."""
+        has_answers = self.names is not None and self.names.has_answers
+        return self._worked or has_answers or self.merger.pending > 0
+
+    @property
+    def _keeping_due_ns(self) -> int:
+        """When housekeeping is due though nothing happens."""
+        return self._kept_ns + (IDLE_HOUSEKEEPING_HEARD_NS if self.encoder.topics_mask else IDLE_HOUSEKEEPING_NS)
 
     def beat(self) -> None:
         """A sign of life and the subscribers' due, without applying anything: for long work outside the cycle."""
         now = self.now_boot_ns()
-        self.tables.heartbeat(now)
+        self._turn.beat(now)
         self.publisher.poll(now)
 
     def idle_ms(self) -> float:

@@ -50,7 +50,7 @@ HANG_S = 10.0
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 #: That a worker has ended is told by its descriptor; in a daemon that is ready a look is for what hangs.
-_LOOK_S = 2.0
+_LOOK_S = 4.0
 _LOOK_STARTING_S = 0.02
 
 

@@ -13,6 +13,7 @@ import pytest
 import zmq
 from story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
+from pipeline.boot import now_boot_ns
 from pipeline.bus.context import ContextEvent, encode_context
 from pipeline.bus.frames import Frame
 from pipeline.errors import FrameError
@@ -217,8 +218,8 @@ def test_a_rest_gives_a_sign_of_life_and_lets_the_watermark_go_on(desk: Desk) ->
 LATER = 1 << 62
 
 
-def follow(desk: Desk, *, idle_ms: float = 60, due_boot_ns: int = LATER, latest_boot_ns: int = LATER) -> int:
-    return desk.turn.follow(desk.waiter, idle_ms, 0.0, due_boot_ns, latest_boot_ns)
+def follow(desk: Desk, *, idle_ms: float = 60, due_ns: int = LATER, latest_ns: int = LATER, rest_until: int = 0) -> int:
+    return desk.turn.follow(desk.waiter, idle_ms, 0.0, due_ns, latest_ns, rest_until)
 
 
 def test_frames_are_followed_until_nothing_comes(desk: Desk) -> None:
@@ -240,7 +241,7 @@ def test_what_is_due_waits_until_what_has_begun_is_applied(desk: Desk) -> None:
     desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
     work = 0
     while work < 1 + len(events):
-        work += follow(desk, idle_ms=5000, due_boot_ns=1, latest_boot_ns=1)
+        work += follow(desk, idle_ms=5000, due_ns=1, latest_ns=1)
         assert desk.turn.wait_ms() < 0
     assert not desk.turn.is_idle and not desk.turn.is_calm
 
@@ -251,9 +252,18 @@ def test_what_is_due_and_can_wait_does_so_for_a_lull(desk: Desk) -> None:
     desk.push.send(message(events, watermark_boot_ns=events[-1].time + 1))
     began, work = time.monotonic(), 0
     while work < 1 + len(events):
-        work += follow(desk, idle_ms=20_000, due_boot_ns=1)
+        work += follow(desk, idle_ms=20_000, due_ns=1)
         assert desk.turn.is_calm and not desk.turn.is_idle
     assert time.monotonic() - began < 10
+
+
+def test_signs_of_life_are_given_while_nothing_comes(desk: Desk) -> None:
+    began = now_boot_ns()
+    assert follow(desk, idle_ms=20, rest_until=began + 100_000_000) == 0
+    assert desk.turn.is_idle and now_boot_ns() >= began + 100_000_000
+    told = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
+    assert told == desk.turn.heartbeat_boot_ns and told > began
+    assert told < now_boot_ns() - 10_000_000, "the last sleep is Python's"
 
 
 def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_path: Path) -> None:
