@@ -120,7 +120,7 @@ cdef class Turn:
 
     Attributes:
         ended_boot_ns: when the last turn ended.
-        heartbeat_boot_ns: the last sign of life.
+        heartbeat_boot_ns: the last sign of life that Python, or a rest, has given; turns give theirs besides.
         is_idle: nothing came for as long as the last `follow` was to wait.
         is_calm: nothing came at the end of the last `follow`, though perhaps for LULL_MS only.
         is_wanted: what ended the last `follow` is on the stream's socket.
@@ -208,6 +208,7 @@ cdef class Turn:
             work += self._take_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
             self.ended_boot_ns = boot_ns()
+            self.tables.heartbeat(self.ended_boot_ns)
             blind += waiter.may_be_asked
             if waiter.is_asked or blind >= BLIND_SLEEPS:
                 return work

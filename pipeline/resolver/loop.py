@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192
-#: Housekeeping while something happens: signs of life, losses, names, statistics. In a storm it is the only Python that
-#: runs, with the host's caches in other hands, so it costs several times what it costs elsewhere.
-HEARTBEAT_NS = 250_000_000
+#: Housekeeping while something happens: losses, names, statistics. It is the only Python that runs then, with caches in
+#: other hands: one to two milliseconds in which an event on an idle host waits.
+HEARTBEAT_NS = 500_000_000
 #: It waits for a moment in which nothing comes, but no longer than this.
-HEARTBEAT_LATEST_NS = 375_000_000
+HEARTBEAT_LATEST_NS = 625_000_000
 #: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
 #: that they cannot ask for. The rest of housekeeping follows at the next one after this time; subscribers are told each
 #: second that nothing came.

@@ -21,7 +21,7 @@ cdef extern from "time.h" nogil:
     int CLOCK_MONOTONIC
 
 #: How often the file's identity is looked at when the control segment itself gives no reason to.
-cdef double _RECHECK_S = 0.25
+cdef double _RECHECK_S = 1.5
 #: While there is something to read it waits for a cycle that finds nothing, but no longer than this.
 cdef double _RECHECK_BUSY_S = 1.0
 #: How often a file that is not there, or not ready, is tried again.

@@ -31,7 +31,7 @@ def acks(tmp_path: Path, clock: Clock) -> ControlAcks:
 
 
 def _look(acks: ControlAcks, clock: Clock) -> tuple[int, int, int] | None:
-    clock.now += 1
+    clock.now += 2
     acks.refresh()
     return acks.ring(1)
 
