@@ -1,6 +1,6 @@
 """What the kernel could not write or tell, and what it filtered: the sums over all CPUs of the shared counters.
 
-Compiled because it is read four times a second, on a host whose caches belong to others (see _turn.pyx): with numpy's sums
+Compiled because it is read twice a second, on a host whose caches belong to others (see _turn.pyx): with numpy's sums
 it took a third of the resolver's housekeeping.
 """
 

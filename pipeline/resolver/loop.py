@@ -146,6 +146,7 @@ class Resolver:
         self._kept_ns = 0
         self._worked = False
         self._is_calm = True
+        self._has_rested = False  # and housekeeping is next
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
@@ -155,7 +156,8 @@ class Resolver:
         """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
         work = self._turn.run()
         now = self._turn.ended_boot_ns
-        is_due = now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
+        heartbeat_ns = 0 if self._has_rested else HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS
+        is_due = now - self._turn.heartbeat_boot_ns >= heartbeat_ns
         if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
@@ -166,6 +168,7 @@ class Resolver:
             work += self.contexts.poll(now)
         self._worked |= work > 0
         if is_due:
+            self._has_rested = False
             self._turn.beat(now)
             is_repairing = self.repairer is not None and self.repairer.active
             if self._worked or is_repairing or now >= self._keeping_due_ns:
@@ -208,6 +211,7 @@ class Resolver:
         """Give a sign of life, after a sleep that nothing ended; returns whether that was all that there was to do."""
         now = self.now_boot_ns()
         if self._has_more_to_do or now >= self._keeping_due_ns:
+            self._has_rested = True
             return False
         self._turn.rest(now)
         return True

@@ -38,7 +38,7 @@ cdef extern from "sched.h" nogil:
     int sched_yield()
 
 
-#: A heartbeat older than this means that the writer is gone (it beats every 200 ms at the least).
+#: A heartbeat older than this means that the writer is gone (it beats every 300 ms at the least).
 STALE_AFTER_NS = 1_000_000_000
 cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
 

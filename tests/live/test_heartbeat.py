@@ -1,0 +1,37 @@
+"""Signs of life of a real resolver that nobody gives anything to do: readers take 1 s without one for its end."""
+
+from __future__ import annotations
+
+import itertools
+import time
+
+import pytest
+
+from pipeline.supervisor.vitals import look
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone]
+
+#: Housekeeping, which is rarer, falls into it.
+WINDOW_S = 4.0
+#: One left out is 0.6 s.
+GAP_NS = 500_000_000
+
+
+def gaps_ns(daemon: Daemon) -> list[int]:
+    """Between neighbouring signs of life within a window."""
+    seen: list[int] = []
+    end = time.monotonic() + WINDOW_S
+    while time.monotonic() < end:
+        vitals = look(daemon.directory)
+        assert vitals is not None
+        if not seen or vitals.heartbeat_boot_ns != seen[-1]:
+            seen.append(vitals.heartbeat_boot_ns)
+        time.sleep(0.02)
+    return [after - before for before, after in itertools.pairwise(seen)]
+
+
+def test_an_idle_resolver_leaves_no_sign_of_life_out(live_kernel: None) -> None:
+    with Daemon() as daemon:
+        # In one of a few windows: the machine may have stood still in another.
+        eventually(lambda: max(gaps_ns(daemon)) < GAP_NS, timeout=3 * WINDOW_S)
