@@ -210,7 +210,7 @@ cdef class Turn:
             self.ended_boot_ns = boot_ns()
             self.tables.heartbeat(self.ended_boot_ns)
             blind += waiter.may_be_asked
-            if waiter.is_asked or blind >= BLIND_SLEEPS:
+            if waiter.is_asked or waiter.is_interrupted or blind >= BLIND_SLEEPS:
                 return work
             if self.has_called or self.is_wanted or self._wants_names() or (
                 self.ended_boot_ns >= self.heartbeat_boot_ns + latest_ns

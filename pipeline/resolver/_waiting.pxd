@@ -16,7 +16,7 @@ cdef class Waiter:
     cdef NativeSocket _stream
     cdef int _epoll, _stream_fd, _questions
     cdef bint _heeds_questions
-    cdef readonly bint may_be_asked, is_asked, has_slept, slept_through
+    cdef readonly bint may_be_asked, is_asked, has_slept, slept_through, is_interrupted
 
     cdef int _watch(self, int operation, int fd, bint is_heeded) except -1
     cdef int pause(self, double ms) except -1

@@ -70,6 +70,7 @@ cdef class Waiter:
         is_asked: the last sleep saw one.
         has_slept: the last call did sleep: before it there was nothing.
         slept_through: nothing ended the last sleep.
+        is_interrupted: a signal did, and its handler has run.
     """
 
     def __cinit__(self):
@@ -120,8 +121,8 @@ cdef class Waiter:
             if ms < _SPIN_BELOW_MS:
                 while boot_ns() < due:
                     pass
-            else:
-                nanosleep(&pause, NULL)
+            elif nanosleep(&pause, NULL) != 0:
+                self.is_interrupted = True
         PyErr_CheckSignals()
         return 0
 
@@ -135,6 +136,7 @@ cdef class Waiter:
         cdef int count, i, error = 0
         cdef bint is_wanted = False
         self.may_be_asked, self.is_asked, self.slept_through, self.has_slept = True, False, False, False
+        self.is_interrupted = False
         if not self._frames.is_drained and self._frames.look():
             return False
         self.has_slept = True
@@ -148,6 +150,7 @@ cdef class Waiter:
         if count < 0:
             if error != EINTR:
                 raise OSError(error, "cannot wait on the sockets")
+            self.is_interrupted = True
             PyErr_CheckSignals()
             return False
         self.may_be_asked, self.slept_through = False, count == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -264,6 +265,17 @@ def test_signs_of_life_are_given_while_nothing_comes(desk: Desk) -> None:
     told = int(desk.tables.control_view()[0]["heartbeat_boot_ns"])
     assert told == desk.turn.heartbeat_boot_ns and told > began
     assert told < now_boot_ns() - 10_000_000, "the last sleep is Python's"
+
+
+def test_a_signal_is_not_slept_over(desk: Desk) -> None:
+    before = signal.signal(signal.SIGALRM, lambda number, frame: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        began = now_boot_ns()
+        assert follow(desk, idle_ms=20_000, rest_until=began + 60_000_000_000) == 0
+        assert not desk.turn.is_idle and now_boot_ns() < began + 15_000_000_000
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_path: Path) -> None:
