@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     with live.storms() as program, live.Daemon() as daemon:
-        time.sleep(8.0)  # an idle host's workers have found a CPU to share
+        time.sleep(live.SETTLES_S)
         measure(daemon, program, options, report)
     return common.finish(report, as_json=options.json)
 

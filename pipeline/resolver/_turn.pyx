@@ -197,7 +197,7 @@ cdef class Turn:
             if ms < 0 and waiter.slept_through:
                 now = boot_ns()
                 if work == 0 and not is_due and now < rest_until_boot_ns:
-                    self._rest(now)
+                    self.rest(now)
                     continue
                 self.is_calm, self.is_idle = True, not is_due
                 return work
@@ -219,11 +219,8 @@ cdef class Turn:
                 if ms < 0 or ms == _WAIT_FRAMES_MS:
                     return work
 
-    def rest(self, uint64_t now_boot_ns) -> None:
+    cpdef int rest(self, uint64_t now_boot_ns) except -1:
         """A turn in which nothing came: the watermark follows the clock, and a sign of life is given."""
-        self._rest(now_boot_ns)
-
-    cdef int _rest(self, uint64_t now_boot_ns) except -1:
         self._bring_up_to_date()
         self.beat(now_boot_ns)
         return self._commit()

@@ -100,12 +100,12 @@ class Worker:
         self._gather_ms = GATHER_MS if len(set(spec.ring_shards.values())) > 1 else 0.0
         self._log = get_logger()
 
-    def follow(self) -> bool:
-        """Sleep, and take in frames, until there is something for the loop's `poll`; returns whether nothing came."""
+    def follow(self) -> None:
+        """Sleep, and take in frames, until there is something for the loop's `poll`."""
         if self.loop.attends:
             self.wait(self.loop.idle_ms())
-            return False
-        return self.loop.follow(self._waiter, self._gather_ms)
+        else:
+            self.loop.follow(self._waiter, self._gather_ms)
 
     def wait(self, ms: float) -> None:
         """Sleep until a frame, a subscription or a question comes, at most `ms`."""

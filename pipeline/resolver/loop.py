@@ -146,7 +146,7 @@ class Resolver:
         self._kept_ns = 0
         self._worked = False
         self._is_calm = True
-        self._has_rested = False  # and housekeeping is next
+        self._is_idle = False
         self._stats_ns = 0
         self._refused_peers: set[str] = set()
 
@@ -156,8 +156,9 @@ class Resolver:
         """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
         work = self._turn.run()
         now = self._turn.ended_boot_ns
-        heartbeat_ns = 0 if self._has_rested else HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS
-        is_due = now - self._turn.heartbeat_boot_ns >= heartbeat_ns
+        is_due = self._is_idle or (
+            now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
+        )
         if self.requests is not None and (self.may_be_asked or self.requests.waiting):
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
@@ -168,7 +169,7 @@ class Resolver:
             work += self.contexts.poll(now)
         self._worked |= work > 0
         if is_due:
-            self._has_rested = False
+            self._is_idle = False
             self._turn.beat(now)
             is_repairing = self.repairer is not None and self.repairer.active
             if self._worked or is_repairing or now >= self._keeping_due_ns:
@@ -177,25 +178,22 @@ class Resolver:
             self.commit()
         return work
 
-    def follow(self, waiter: Waiter, gather_ms: float) -> bool:
+    def follow(self, waiter: Waiter, gather_ms: float) -> None:
         """Sleep, and take in what comes, until there is more to do than frames: then it is `poll`'s turn.
 
         Args:
             waiter: see _waiting.pyx.
             gather_ms: see `Turn.follow`.
-
-        Returns:
-            Whether nothing ended the last sleep.
         """
-        rest_until_boot_ns = 0 if self._has_more_to_do else self._keeping_due_ns
+        has_answers = self.names is not None and self.names.has_answers
+        rest_until_boot_ns = 0 if self._worked or has_answers else self._keeping_due_ns
         self._worked |= (
             self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
         )
-        self._is_calm = self._turn.is_calm
+        self._is_calm, self._is_idle = self._turn.is_calm, self._turn.is_idle
         self.may_be_asked = waiter.may_be_asked
         if self._turn.is_wanted:
             self.publisher.poll(self._turn.ended_boot_ns)
-        return self._turn.is_idle
 
     @property
     def attends(self) -> bool:
@@ -206,21 +204,6 @@ class Resolver:
             or (self.sessions is not None and self.sessions.is_waiting)
             or (self.repairer is not None and self.repairer.active)
         )
-
-    def rest(self) -> bool:
-        """Give a sign of life, after a sleep that nothing ended; returns whether that was all that there was to do."""
-        now = self.now_boot_ns()
-        if self._has_more_to_do or now >= self._keeping_due_ns:
-            self._has_rested = True
-            return False
-        self._turn.rest(now)
-        return True
-
-    @property
-    def _has_more_to_do(self) -> bool:
-        """Whether the next sign of life comes with all of housekeeping."""
-        has_answers = self.names is not None and self.names.has_answers
-        return self._worked or has_answers or self.merger.pending > 0
 
     @property
     def _keeping_due_ns(self) -> int:

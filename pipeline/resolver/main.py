@@ -68,8 +68,7 @@ def _run(spec: WorkerSpec) -> int:
         memory.give_back()  # what the snapshot needed
         while not stopping:
             worker.loop.poll()
-            while worker.follow() and not stopping and worker.loop.rest():
-                pass
+            worker.follow()
         worker.drain(DRAIN_SECONDS)
     return 0
 

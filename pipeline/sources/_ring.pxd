@@ -13,8 +13,7 @@ cdef class Ring:
     cdef readonly dict lost  # by name
     cdef bytes lost_packed
     cdef readonly int number, stop
-    cdef readonly tuple cpus
-    cdef int *_cpus  # the same
+    cdef int *_cpus  # those that write to it
     cdef int _cpu_count
     cdef readonly uint64_t data_bytes, cursor, consumer_pos
     cdef bint is_acknowledged  # somebody has said something of it: the last answer's mark

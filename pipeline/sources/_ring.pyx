@@ -45,7 +45,6 @@ cdef class Ring:
 
     Attributes:
         number: of the ring; for eBPF the CPU.
-        cpus: the CPUs that write to it.
         cursor: position of the next record to read.
         stop: why the last `drain` stopped (`_drain.CAUGHT_UP` ...).
         consumer_pos: position before which space was given back.
@@ -60,7 +59,8 @@ cdef class Ring:
         Args:
             fd: a ring buffer map, or a file laid out like one (see `handring`). It must stay open if it is also the
                 descriptor to wait on.
-            number, cpus: see the class.
+            number: see the class.
+            cpus: those that write to it.
             data_bytes: length of the data area; None to ask the descriptor.
             wake_fd: what becomes readable when a sleeper is woken; None for `fd` itself.
 
@@ -72,13 +72,12 @@ cdef class Ring:
         self._map = RingMap(fd, ring_data_bytes(fd) if data_bytes is None else data_bytes, is_file)
         self._wake_fd = fd if wake_fd is None else wake_fd
         self.number = number
-        self.cpus = tuple(cpus)
-        self._cpus = <int *>malloc(max(1, len(self.cpus)) * sizeof(int))
+        self._cpus = <int *>malloc(max(1, len(cpus)) * sizeof(int))
         if self._cpus == NULL:
             raise MemoryError
-        for i, cpu in enumerate(self.cpus):
-            self._cpus[i] = cpu
-        self._cpu_count = <int>len(self.cpus)
+        for cpu in cpus:
+            self._cpus[self._cpu_count] = cpu
+            self._cpu_count += 1
         self.data_bytes = self._map.data_bytes
         self.cursor = self.consumer_pos = self._map.consumer_pos()
         self.stop = STOP_CAUGHT_UP

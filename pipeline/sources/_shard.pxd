@@ -24,7 +24,6 @@ cdef class Shard:
     cdef FrameEncoder _encoder
     cdef Columns _columns
     cdef uint64_t _max_bytes
-    cdef bint _is_kernels  # nobody has refined what a ring says of itself
     # The frames in the encoder: their rings, and where in these they begin; as a message they wait to be taken, all of them.
     cdef part *_parts
     cdef Py_ssize_t _part_count, _part_room
@@ -45,6 +44,8 @@ cdef class Shard:
     cdef int _note(self, Py_ssize_t place, uint64_t from_pos) except -1
     cdef int _take_back(self) except -1
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1
+    cpdef bint _has_news(self, Ring ring) except -1
+    cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2
     cdef bint _hand_over(self) except -1
     cdef bint _flush(self) except -1
     cdef void _empty(self) noexcept

@@ -29,6 +29,10 @@ cdef extern from "reader.h" nogil:
 cdef enum:
     #: The clock of the BPF programs is the kernel's fast one and may be behind by so much.
     SLACK_NS = 100_000
+    UNKNOWN = -1
+
+#: That a ring may hold more of any time.
+NO_WATERMARK = UNKNOWN
 
 
 cdef class Shard:
@@ -66,7 +70,6 @@ cdef class Shard:
         self._encoder = FrameEncoder(boot_id=boot_id, source=source)
         self._columns = Columns(frame_max_bytes)
         self._max_bytes = frame_max_bytes
-        self._is_kernels = type(self) is Shard
         # The shard before may have been killed in its sleep.
         self.wake_up()
 
@@ -134,7 +137,7 @@ cdef class Shard:
         return work
 
     cdef int64_t _work(self, int64_t budget) except -1:
-        cdef Py_ssize_t i, n = len(self.rings)
+        cdef Py_ssize_t i, place, n = len(self.rings)
         cdef int64_t work = 0
         cdef Ring ring
         if self._control is not None:
@@ -148,9 +151,10 @@ cdef class Shard:
         # Not always the same ring first: with a busy first ring and a slow receiver the last one would starve.
         self._first = (self._first + 1) % n
         for i in range(n):
-            ring = <Ring>self.rings[(self._first + i) % n]
+            place = (self._first + i) % n
+            ring = <Ring>self.rings[place]
             while work < budget:
-                work += self._gather((self._first + i) % n, budget - work)
+                work += self._gather(place, budget - work)
                 if self._part_bytes >= self._max_bytes and not self._hand_over():
                     return work
                 if ring.stop != STOP_FULL and ring.stop != STOP_CORRUPT:
@@ -210,27 +214,19 @@ cdef class Shard:
     cdef int64_t _gather(self, Py_ssize_t place, int64_t max_records) except -1:
         """Make one frame of what comes next in a ring, if there is anything; returns the records read."""
         cdef Ring ring = <Ring>self.rings[place]
-        cdef bint is_complete
-        cdef uint64_t watermark = 0
+        cdef int64_t watermark
         cdef uint64_t from_pos = ring.cursor
         cdef column[6] columns
         # Before the producer position is read: see the resolver's merge for why this makes a watermark.
         cdef uint64_t looked_ns = pl_now_boot_ns()
         cdef int64_t read = ring.read(self._columns, max_records)
-        if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and (
-            self._is_kernels or not self._has_news(ring)
-        ):
+        if not ring.has_new_losses(self._cpus) and ring.cursor == from_pos and not self._has_news(ring):
             return read
-        if self._is_kernels:
-            is_complete, watermark = ring.stop == STOP_CAUGHT_UP, looked_ns - SLACK_NS
-        else:
-            refined = self._watermark(ring, looked_ns)
-            is_complete = refined is not None
-            watermark = refined if is_complete else 0
+        watermark = self._watermark(ring, looked_ns)
         self._columns.parts(columns)
         self._encoder.put(
             ring.number, self.frames_total + self._part_count, from_pos, ring.cursor, self._columns.count,
-            ring.lost_packed, columns, ring.malformed_total, is_complete, watermark,
+            ring.lost_packed, columns, ring.malformed_total, watermark != UNKNOWN, watermark,
         )
         self._note(place, from_pos)
         self._part_bytes += ring.cursor - from_pos
@@ -250,13 +246,13 @@ cdef class Shard:
         self._part_count += 1
         return 0
 
-    def _has_news(self, ring):
+    cpdef bint _has_news(self, Ring ring) except -1:
         """Whether a frame is to be sent although the ring gave nothing. The kernel's rings speak for themselves."""
         return False
 
-    def _watermark(self, ring, looked_ns):
-        """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or None."""
-        return looked_ns - SLACK_NS if ring.stop == STOP_CAUGHT_UP else None
+    cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2:
+        """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or NO_WATERMARK."""
+        return <int64_t>(looked_ns - SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
 
     cdef bint _hand_over(self) except -1:
         """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""

@@ -34,7 +34,7 @@ from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records
 from pipeline.sources._drain import CAUGHT_UP
 from pipeline.sources._ring import Ring
-from pipeline.sources._shard import Shard
+from pipeline.sources._shard import NO_WATERMARK, Shard
 from pipeline.sources._shared import Words
 from pipeline.sources.handring import RingWriter
 from pipeline.sources.living import PF_KTHREAD, TICK_NS, Living
@@ -376,9 +376,9 @@ class ConnectorShard(Shard):
             return False
         return self.owes or self._clock_ns() - self._spoke_ns >= KEEP_ALIVE_NS
 
-    def _watermark(self, ring: Ring, looked_ns: int) -> int | None:
+    def _watermark(self, ring: Ring, looked_ns: int) -> int:
         self._spoke_ns = self._clock_ns()
         if ring.stop != CAUGHT_UP:
-            return None
+            return NO_WATERMARK
         self._said_ns = max(self._said_ns, self._connector.complete_boot_ns)
         return self._said_ns

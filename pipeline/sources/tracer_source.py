@@ -22,7 +22,7 @@ from pipeline.bus.frames import Frame, decode_frames
 from pipeline.errors import FrameError
 from pipeline.sources._drain import CAUGHT_UP
 from pipeline.sources._ring import Ring
-from pipeline.sources._shard import Shard
+from pipeline.sources._shard import NO_WATERMARK, Shard
 from pipeline.sources.handring import RingWriter
 
 SOURCE = "tracer"
@@ -177,9 +177,9 @@ class TracerShard(Shard):
             return False
         return self.owes or self._clock_ns() - self._spoke_ns >= KEEP_ALIVE_NS
 
-    def _watermark(self, ring: Ring, looked_ns: int) -> int | None:
+    def _watermark(self, ring: Ring, looked_ns: int) -> int:
         self._spoke_ns = self._clock_ns()
         if ring.stop != CAUGHT_UP:
-            return None
+            return NO_WATERMARK
         self._said_ns = max(self._said_ns, self._frames.complete_boot_ns)
         return self._said_ns
