@@ -97,7 +97,8 @@ def summary(reports: Sequence[dict[str, Any]]) -> str:
             sign = "≤" if target["is_upper_bound"] else "≥"
             cells = [
                 question, target["name"], f"{common.number(target['value'])} {target['unit']}",
-                f"{sign} {target['limit']:,g}", "reached" if target["is_reached"] else "**missed**",
+                f"{sign} {target['limit']:,g}",
+                ("reached" if target["is_reached"] else "**missed**") + target["remark"],
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
             question = ""

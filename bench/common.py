@@ -6,7 +6,7 @@ A bench makes a `Report` and gives it to `finish`, which prints tables, or with 
     question  first line of its docstring
     machine   processor, cores, kernel, versions, and how busy others kept the machine when the bench began
     rows      list of objects, one for each line of the table
-    targets   list of {name, value, limit, unit, is_reached}
+    targets   list of {name, value, limit, unit, floor, is_reached, remark}
     notes     list of sentences: what is missing, what to know about these figures
     curves    list of {title, x, y, x_label, y_label}; y is {series: values}
 
@@ -40,18 +40,29 @@ _VERSIONS = ("numpy", "pyzmq", "msgpack", "psutil")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that is owed: `value` against `limit`, and whether more or less is better."""
+    """A figure that is owed: `value` against `limit`, and whether more or less is better.
+
+    `floor` is what the machine took in the same run for the part that no design can do without, if that was measured.
+    """
 
     name: str
     value: float
     limit: float
     unit: str
     is_upper_bound: bool = True
+    floor: float | None = None
 
     @property
     def is_reached(self) -> bool:
         """Whether the value is on the right side of the limit."""
         return self.value <= self.limit if self.is_upper_bound else self.value >= self.limit
+
+    @property
+    def remark(self) -> str:
+        """What to know beside the verdict: the floor, where the target was missed."""
+        if self.is_reached or self.floor is None:
+            return ""
+        return f"; the machine alone takes {number(self.floor)} {self.unit}"
 
 
 @dataclass(slots=True)
@@ -66,13 +77,16 @@ class Report:
     notes: list[str] = field(default_factory=list)
     curves: list[dict[str, Any]] = field(default_factory=list)
 
-    def target(self, name: str, value: float, limit: float, unit: str, *, is_upper_bound: bool = True) -> None:
+    def target(
+        self, name: str, value: float, limit: float, unit: str, *,
+        is_upper_bound: bool = True, floor: float | None = None,
+    ) -> None:
         """Add a target; a value that is None or not a number is left out by the caller."""
-        self.targets.append(Target(name, value, limit, unit, is_upper_bound))
+        self.targets.append(Target(name, value, limit, unit, is_upper_bound, floor))
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON shows it."""
-        targets = [asdict(target) | {"is_reached": target.is_reached} for target in self.targets]
+        targets = [asdict(each) | {"is_reached": each.is_reached, "remark": each.remark} for each in self.targets]
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"targets": targets}
 
 
@@ -120,7 +134,8 @@ def finish(report: Report, *, as_json: bool) -> int:
         for target in report.targets:
             sign = "<=" if target.is_upper_bound else ">="
             verdict = "reached" if target.is_reached else "MISSED"
-            print(f"{verdict}: {target.name}: {number(target.value)} {target.unit} (target {sign} {target.limit:g})")
+            figure = f"{number(target.value)} {target.unit} (target {sign} {target.limit:g})"
+            print(f"{verdict}: {target.name}: {figure}{target.remark}")
     for note in report.notes:
         print(f"note: {note}")
     return 0

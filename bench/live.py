@@ -118,6 +118,10 @@ def libzmq() -> str:
     return next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libzmq" in line)
 
 
+#: Where compile_c finds how tables are read.
+HEADERS = tuple(f"-I{common.ROOT / 'pipeline' / part}" for part in ("shm", "bpf"))
+
+
 def compile_c(source: Path, target: Path, *options: str) -> Path:
     """Compile one C file; returns the program. `options` are further ones, libraries among them."""
     subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", target, source, *options], check=True)

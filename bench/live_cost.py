@@ -126,7 +126,7 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
 def transport_rows(program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of a message that is handed over every 8 ms, and nothing else, in the same storms."""
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
+        hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop", *live.HEADERS, "-lm")
         for case, fifths in STORMS:
             storm = storm_of(program, options.forks, fifths)
             each: list[float] = []

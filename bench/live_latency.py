@@ -5,20 +5,22 @@ Method
     Table: a small C program (peers/watcher.c) has children forked one at a time, at random moments (exponential, mean
     `--gap-ms`, fixed seed), and reads the table until it shows the child; then it kills the child, at a random moment
     as well, and the same is done for its exit. The latency is the boot clock at the first look that shows it minus the
-    kernel's time of the event, which the entry has. It looks every 20 us, and when its CPU has nothing else to do, so
-    that no look stops who is looked at; in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C
-    program forks as fast as it can, 8 at a time, for the whole run.
+    kernel's time of the event, which the entry has. It looks every 5 us, without a sleep in between, on a CPU other
+    than that of the daemon's workers, and when that CPU has nothing else to do, so that no look stops who is looked at;
+    in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C program forks as fast as it can, 8 at a
+    time, for the whole run.
     Subscriber: a `Subscriber` on fork and exit takes the clock when an event comes out of it; idle the events of the
     same children, in a storm all of the storm's.
 Command
     python bench/live_latency.py [--samples N] [--gap-ms MS] [--poll-us US] [--json]     (root)
 How to read it
     Microseconds; p50, p99 and maximum of `n` events. An event is due when the kernel's tracepoint runs, so nothing is
-    left out that waits in a ring, a frame or the merge. `chain of N` is what the machine itself takes for so long a
-    way: N sleeping C processes hand a number on by pipes (peers/relay.c). An event passes the shard, the two I/O
-    threads of ZeroMQ and the resolver, which on an idle host all sleep; `hop through libzmq` is the way from the one
-    to the other alone, between two C processes (peers/hop.c). `on one CPU`: the same, all of them bound to it, as the
-    daemon's workers are on an idle host. What these take nobody can save.
+    left out that waits in a ring, a frame or the merge. What the machine itself takes for such a way stands beside it.
+    `chain of 4`: four sleeping C processes hand a number on by pipes (peers/relay.c), as an event on an idle host
+    passes the shard, the two I/O threads of ZeroMQ and the resolver, which all sleep. `hop through libzmq`: a message
+    between two C processes which do nothing else (peers/hop.c). `on one CPU`: all of them bound to it, as the daemon's
+    workers are on an idle host. `poked from another CPU`: a process on another CPU wakes the one that sends, as an
+    event does. The last is the floor of what is measured, whatever is done on either side of ZeroMQ.
 What it does not show
     The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
     itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
@@ -43,9 +45,11 @@ from typing import Any
 import common
 import live
 
+from pipeline import processes
+
 #: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
 CHAIN = 4
-IDLE_POLL_US = 20.0
+IDLE_POLL_US = 5.0
 #: About what a shard sends of one event.
 MESSAGE_BYTES = 512
 
@@ -55,14 +59,19 @@ Times = dict[str, list[float]]
 
 
 def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, seed: int, is_idle: bool) -> Times:
-    """Watch `samples` children come and end; microseconds of their forks and exits, and by how much looks were late."""
+    """Watch `samples` children come and end; microseconds of their forks and exits, and by how much looks were late.
+
+    Args:
+        daemon, samples: whose tables, and how many children.
+        gap_ms, poll_us, seed: see peers/watcher.c.
+        is_idle: look where and when nobody is disturbed by it.
+    """
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        headers = [f"-I{common.ROOT / 'pipeline' / part}" for part in ("shm", "bpf")]
-        program = live.compile_c(live.HERE / "peers" / "watcher.c", Path(place) / "watcher", *headers, "-lm")
+        program = live.compile_c(live.HERE / "peers" / "watcher.c", Path(place) / "watcher", *live.HEADERS, "-lm")
         arguments = [str(program), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
-        done = subprocess.run(
-            [*arguments, *(["idle"] if is_idle else [])], check=True, stdout=subprocess.PIPE, text=True
-        )
+        if is_idle:
+            arguments = [*on_cpus(elsewhere(daemon)), *arguments, "idle"]
+        done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
     found: Times = {"fork": [], "exit": [], "turn": []}
     for line in done.stdout.splitlines():
         what, value = line.split()
@@ -70,8 +79,22 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
     return found
 
 
-#: What runs the command behind it on one CPU only.
-ON_ONE_CPU = ("taskset", "-c", str(max(os.sched_getaffinity(0))))
+def elsewhere(daemon: live.Daemon) -> set[int]:
+    """The CPUs to which no worker of the daemon is bound, or all if there is none."""
+    cpus = os.sched_getaffinity(0)
+    workers = [os.sched_getaffinity(p["pid"]) for p in processes.measure(daemon.directory) if p["role"] != "supervisor"]
+    bound = set().union(*(worker for worker in workers if worker < cpus))
+    return cpus - bound or cpus
+
+
+def on_cpus(cpus: set[int]) -> tuple[str, ...]:
+    """What runs the command behind it on these CPUs only."""
+    return ("taskset", "-c", ",".join(map(str, sorted(cpus))))
+
+
+#: A CPU for what is measured on one only, and the one from which it is poked; the same where there is but one.
+ONE_CPU, OTHER_CPU = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
+ON_ONE_CPU = on_cpus({ONE_CPU})
 
 
 def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
@@ -85,11 +108,13 @@ def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
     return [int(line) / 1000 for line in done.stdout.split()]
 
 
-def hop(samples: int, gap_ms: float, *where: str) -> list[float]:
-    """How long libzmq takes from one process that slept to another, in microseconds."""
+def hop(samples: int, gap_ms: float, *where: str, poked_from: int | None = None) -> list[float]:
+    """How long libzmq takes from one process that slept to another, in microseconds; from a poke, if a CPU is given."""
     with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        program = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop")
+        program = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop", *live.HEADERS, "-lm")
         arguments = [*where, str(program), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
+        if poked_from is not None:
+            arguments.append(str(poked_from))
         with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None  # its input stays open: that would end it
             lines = process.stdout.read().splitlines()
@@ -157,22 +182,26 @@ def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, rep
     with daemon.attach() as table:
         offset = table.boot_unix_ns
 
-        def add(case: str, what: str, values: list[float], limit: float | None = None) -> None:
+        def add(
+            case: str, what: str, values: list[float], limit: float | None = None, floor: float | None = None
+        ) -> float:
             row = common.percentiles(values)
             report.rows.append({"case": case, "what": what, **row})
             if limit is not None and values:
-                report.target(f"{what}, {case}, p99", row["p99"], limit, "us")
+                report.target(f"{what}, {case}, p99", row["p99"], limit, "us", floor=floor)
+            return float(row["p99"])
 
-        for hops in (1, CHAIN):
-            add("idle", f"chain of {hops}", relay(options.samples, options.gap_ms, hops))
+        add("idle", f"chain of {CHAIN}", relay(options.samples, options.gap_ms, CHAIN))
         add("idle", "hop through libzmq", hop(options.samples, options.gap_ms))
         add("idle", f"chain of {CHAIN}, on one CPU", relay(options.samples, options.gap_ms, CHAIN, *ON_ONE_CPU))
         add("idle", "hop through libzmq, on one CPU", hop(options.samples, options.gap_ms, *ON_ONE_CPU))
+        poked = hop(options.samples, options.gap_ms, *ON_ONE_CPU, poked_from=OTHER_CPU)
+        floor = add("idle", "the same, poked from another CPU", poked)
         idle = watch(daemon, options.samples, options.gap_ms, IDLE_POLL_US, seed=1, is_idle=True)
-        add("idle", "fork to table", idle["fork"], 500)
-        add("idle", "exit to table", idle["exit"], 500)
+        add("idle", "fork to table", idle["fork"], 500, floor)
+        add("idle", "exit to table", idle["exit"], 500, floor)
         with listening(daemon, "watcher", offset) as heard:
-            watch(daemon, options.samples // 2, options.gap_ms, 100, seed=2, is_idle=True)
+            watch(daemon, options.samples // 2, options.gap_ms, IDLE_POLL_US, seed=2, is_idle=True)
         add("idle", "fork to subscriber", heard["fork"])
         add("idle", "exit to subscriber", heard["exit"])
 
@@ -198,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--gap-ms", type=float, default=50.0, help="mean time between two children")
-    parser.add_argument("--poll-us", type=float, default=100.0, help="how often it looks in a storm; idle every 20")
+    parser.add_argument("--poll-us", type=float, default=100.0, help="how often it looks in a storm")
     parser.add_argument("--storm-forks", type=int, default=20_000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

@@ -1,23 +1,34 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What ZeroMQ itself costs: a process sends BYTES every MS milliseconds, another waits for each message and reads it.
  *
- *   hop LIBZMQ MS BYTES [MESSAGES]
+ *   hop LIBZMQ MS BYTES [MESSAGES [CPU]]
  *
  * until its standard input ends or so many messages were sent; then prints "MESSAGES CPU_NS", of both processes together, and
  * behind it for each of the first 65,536 messages the microseconds from before it was sent to when it was received.
+ *
+ * With CPU a third process, bound to that, tells the sender through a pipe when to send, every MS milliseconds on average
+ * (exponential, fixed seed), and the microseconds count from before it tells: an event on one CPU that has to be known to a
+ * process which sleeps behind a socket of another's. Then it looks for what becomes of it, at the lowest priority, as watcher.c
+ * does.
  *
  * Both do nothing else, so their CPU time is that of two wake-ups and of libzmq with its two I/O threads. Linked at run
  * time: what pyzmq brings is the library that the daemon uses, and it comes without a header. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <math.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "reader.h"
 
 enum { PULL = 7, PUSH = 8, FD = 14, DONTWAIT = 1 };
 
@@ -47,6 +58,7 @@ static void *found(void *library, const char *name)
 }
 
 static double took_us[65536];
+static uint64_t *arrived; /* messages; both processes' */
 
 static uint64_t clock_ns(int clock)
 {
@@ -66,18 +78,51 @@ static int waits_on(int fd)
 	return epoll;
 }
 
-static uint64_t sender(const char *address, int ms, size_t bytes, long most)
+/* A process bound to `cpu` that writes the time into the pipe that is returned, so many times. */
+static int poker(int cpu, int ms, long times)
 {
+	cpu_set_t cpus;
+	int told[2];
+
+	if (pipe(told))
+		die("pipe");
+	if (fork()) {
+		close(told[1]);
+		return told[0];
+	}
+	prctl(PR_SET_PDEATHSIG, 9);
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus) || sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
+		die("the poker");
+	srand48(1);
+	for (long i = 0; i < times; i++) {
+		uint64_t now;
+
+		usleep((useconds_t)(-log(1 - drand48()) * ms * 1000));
+		now = clock_ns(CLOCK_MONOTONIC);
+		if (write(told[1], &now, sizeof(now)) != sizeof(now))
+			break;
+		while (__atomic_load_n(arrived, __ATOMIC_RELAXED) <= (uint64_t)i)
+			pl_pause();
+	}
+	_exit(0);
+}
+
+static uint64_t sender(const char *address, int ms, size_t bytes, long most, int cpu)
+{
+	int poked = cpu < 0 ? -1 : poker(cpu, ms, most), epoll = waits_on(cpu < 0 ? 0 : poked);
 	void *context = ctx_new(), *socket = socket_(context, PUSH);
 	char *data = calloc(1, bytes);
 	struct epoll_event event;
-	int epoll = waits_on(0);
 
 	if (connect_(socket, address))
 		die("connect");
-	while (most-- && epoll_wait(epoll, &event, 1, ms) == 0) {
+	while (most-- && epoll_wait(epoll, &event, 1, cpu < 0 ? ms : -1) == (cpu >= 0)) {
 		uint64_t now = clock_ns(CLOCK_MONOTONIC);
 
+		if (cpu >= 0 && read(poked, &now, sizeof(now)) != sizeof(now))
+			break;
 		memcpy(data, &now, sizeof(now));
 		send_(socket, data, bytes, 0);
 	}
@@ -107,7 +152,7 @@ static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
 				took_us[*messages] = (double)(clock_ns(CLOCK_MONOTONIC) - sent) / 1000;
 			for (int i = 0; i < n; i += 64)
 				sum += data[i];
-			++*messages;
+			__atomic_store_n(arrived, ++*messages, __ATOMIC_RELAXED);
 		}
 		if (n == 0)
 			return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
@@ -123,8 +168,8 @@ int main(int argc, char **argv)
 	char byte = 0;
 	void *library;
 
-	if (argc < 4 || argc > 5 || atol(argv[3]) < 8 || !(library = dlopen(argv[1], RTLD_NOW)))
-		return fprintf(stderr, "usage: hop LIBZMQ MS BYTES [MESSAGES]\n"), 2;
+	if (argc < 4 || argc > 6 || atol(argv[3]) < 8 || !(library = dlopen(argv[1], RTLD_NOW)))
+		return fprintf(stderr, "usage: hop LIBZMQ MS BYTES [MESSAGES [CPU]]\n"), 2;
 	ctx_new = found(library, "zmq_ctx_new");
 	ctx_term = found(library, "zmq_ctx_term");
 	socket_ = found(library, "zmq_socket");
@@ -135,13 +180,14 @@ int main(int argc, char **argv)
 	send_ = found(library, "zmq_send");
 	recv_ = found(library, "zmq_recv");
 	snprintf(address, sizeof(address), "ipc://@procline-hop-%d", getpid());
-	if (pipe(told) || pipe(bound))
-		die("pipe");
+	arrived = mmap(NULL, sizeof(*arrived), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (arrived == MAP_FAILED || pipe(told) || pipe(bound))
+		die("memory or a pipe");
 	if (fork() == 0) {
 		/* Who connects too early tries again after 100 ms, and messages wait for that. */
 		if (read(bound[0], &byte, 1) != 1)
 			die("the receiver");
-		used = sender(address, atoi(argv[2]), atol(argv[3]), argc == 5 ? atol(argv[4]) : -1);
+		used = sender(address, atoi(argv[2]), atol(argv[3]), argc > 4 ? atol(argv[4]) : -1, argc > 5 ? atoi(argv[5]) : -1);
 		return write(told[1], &used, sizeof(used)) != sizeof(used);
 	}
 	void *context = ctx_new(), *socket = socket_(context, PULL);

@@ -5,13 +5,14 @@
  *
  * Waits a random time before each fork and before each end (exponential, mean GAP_MS), looks every POLL_US microseconds, and
  * says "fork US", "exit US" for each child: from the kernel's time of the event, which the row has, to the first look that
- * shows it; and "turn US" for each look: by how much its timer was late. The tables are read as any reader reads them
- * (reader.h). In C, because a Python process takes 100 us to wake up on an idle host, and takes the caches from what it
- * measures.
+ * shows it; and "turn US" for each sleep between two looks: by how much its timer was late. The tables are read as any reader
+ * reads them (reader.h). In C, because a Python process takes 100 us to wake up on an idle host, and takes the caches from what
+ * it measures.
  *
- * With "idle" it looks when its CPU has nothing else to do (SCHED_IDLE, sched(7)): a look every 20 us on the very CPU on which
- * the resolver runs would else stop the resolver each time, twice as often as it comes any further. What forks is another
- * process, of ordinary priority. */
+ * With "idle" it looks when its CPU has nothing else to do (SCHED_IDLE, sched(7)), and does not sleep between two looks, since
+ * that would be up to 65 us each time in the place of POLL_US: to wake up costs more than to look. Between an event and its row
+ * that CPU never rests then, so it must not be one on which the daemon's workers run. What forks is another process, of ordinary
+ * priority, which shares its CPU. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <math.h>
@@ -58,10 +59,17 @@ static void wait_at_random(double mean_ms)
 	nanosleep(&gap, NULL);
 }
 
+static int sleeps = 1;
+
 static void look_later(uint64_t poll_ns)
 {
 	uint64_t due = pl_now_boot_ns() + poll_ns;
 
+	if (!sleeps) {
+		while (pl_now_boot_ns() < due)
+			pl_pause();
+		return;
+	}
 	pl_sleep_ns((long)poll_ns);
 	printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
 }
@@ -130,7 +138,8 @@ int main(int argc, char **argv)
 		fork_children(commands[0], pid);
 	}
 	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* timers are else up to 50 us late */
-	if (argc == 7 && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
+	sleeps = argc != 7;
+	if (!sleeps && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
 		die("sched_setscheduler");
 	for (long i = 0; i < atol(argv[2]); i++) {
 		uint64_t called_ns, at_ns;
@@ -142,7 +151,7 @@ int main(int argc, char **argv)
 		if (write(commands[1], "f", 1) != 1)
 			die("the forker");
 		while (!(child = __atomic_load_n(pid, __ATOMIC_RELAXED)))
-			pl_sleep_ns((long)poll_ns);
+			look_later(poll_ns);
 		if (child == UINT32_MAX)
 			die("fork");
 		at_ns = seen(&view, child, called_ns, 0, poll_ns);
