@@ -110,6 +110,14 @@ def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path
     assert "**growth_args failed**" in (tmp_path / "report.md").read_text()
 
 
+def test_a_missed_target_says_what_the_machine_alone_takes() -> None:
+    """And one that is reached does not, nor one without such a figure."""
+    cases = "(600, 500, 'us', True, 520), (400, 500, 'us', True, 520), (600, 500, 'us')"
+    code = f"import common; print([common.Target('idle', *case).remark for case in ({cases})])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "['; the machine alone takes 520 us', '', '']", done.stderr
+
+
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "nonesuch", "--output", str(tmp_path))
     assert done.returncode == 2
