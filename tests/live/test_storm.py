@@ -74,11 +74,11 @@ def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, 
 
         def settled() -> tuple[int, int]:
             # Both counts move while anything forks: take a moment in which neither does.
-            for _ in range(70):
+            for _ in range(40):
                 before = kernel_forks()
                 eventually(lambda: table.stats()["watermark_lag_ns"] < 200_000_000)
                 seen = totals()
-                time.sleep(0.75)  # on an idle host the kernel's own counts are read twice a second
+                time.sleep(2.5)  # on an idle host the kernel's own counts are read every two seconds
                 if kernel_forks() == before and totals() == seen:
                     return before, seen
             raise AssertionError("the host did not become quiet")
