@@ -5,8 +5,11 @@ The daemon and the workload are those of the live tests (tests/live/harness.py).
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
@@ -22,7 +25,7 @@ from pipeline import processes
 from pipeline.boot import now_boot_ns
 from tests.live.harness import Daemon, build_workload
 
-__all__ = ["SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "compile_c", "crowd", "now_boot_ns", "storms", "usage"]
+__all__ = ["SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "crowd", "now_boot_ns", "peer", "storms", "usage"]
 
 HERE = Path(__file__).resolve().parent
 #: Behind its start a daemon on an idle host has done what the snapshot left, and its workers have found a CPU to share.
@@ -118,33 +121,33 @@ def libzmq() -> str:
     return next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "/libzmq" in line)
 
 
-#: Where compile_c finds how tables are read.
-HEADERS = tuple(f"-I{common.ROOT / 'pipeline' / part}" for part in ("shm", "bpf"))
-
-
-def compile_c(source: Path, target: Path, *options: str) -> Path:
-    """Compile one C file; returns the program. `options` are further ones, libraries among them."""
-    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", target, source, *options], check=True)
-    return target
+@functools.cache
+def peer(name: str) -> Path:
+    """The program that peers/NAME.c makes: compiled when it is first asked for, and gone when this process ends."""
+    place = tempfile.mkdtemp(prefix="procline-bench-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    program = Path(place) / name
+    headers = [f"-I{common.ROOT / 'pipeline' / part}" for part in ("shm", "bpf")]
+    source = HERE / "peers" / f"{name}.c"
+    subprocess.run(["gcc", "-O2", "-Wall", "-Werror", *headers, "-o", program, source, "-lm"], check=True)
+    return program
 
 
 @contextmanager
 def crowd(count: int, *, is_exec: bool = True) -> Iterator[list[int]]:
     """Let `count` processes sleep (peers/crowd.c), each with arguments of its own if `is_exec`; yields their pids."""
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        program = compile_c(HERE / "peers" / "crowd.c", Path(place) / "crowd")
-        process = subprocess.Popen(
-            [str(program), str(count), *(["exec"] if is_exec else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            pids = [int(line) for line in iter(process.stdout.readline, b".\n")]
-            assert len(pids) == count, f"{len(pids)} of {count} sleepers were made"
-            yield pids
-        finally:
-            process.stdin.close()  # they end with it
-            process.wait(60)
+    process = subprocess.Popen(
+        [str(peer("crowd")), str(count), *(["exec"] if is_exec else [])], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        pids = [int(line) for line in iter(process.stdout.readline, b".\n")]
+        assert len(pids) == count, f"{len(pids)} of {count} sleepers were made"
+        yield pids
+    finally:
+        process.stdin.close()  # they end with it
+        process.wait(60)
 
 
 def caught_up(table: Any, timeout_s: float = 10.0) -> dict[str, Any]:

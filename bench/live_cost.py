@@ -32,7 +32,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -125,24 +124,22 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
 
 def transport_rows(program: Path, options: argparse.Namespace, report: common.Report) -> None:
     """CPU of a message that is handed over every 8 ms, and nothing else, in the same storms."""
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        hop = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop", *live.HEADERS, "-lm")
-        for case, fifths in STORMS:
-            storm = storm_of(program, options.forks, fifths)
-            each: list[float] = []
-            per_event: list[float] = []
-            for _ in range(options.runs):
-                arguments = [str(hop), live.libzmq(), str(INTERVAL_MS), str(MESSAGE_BYTES)]
-                with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-                    time.sleep(0.1)
-                    storm.run()
-                    messages, cpu_ns = map(int, process.communicate()[0].split("\n", 1)[0].split())
-                each.append(cpu_ns / messages / 1000)
-                per_event.append(cpu_ns / sum(storm.made.values()) / 1000)
-            report.rows.append({
-                "case": f"transport alone, {case}", "us/event": statistics.median(per_event), "max": max(per_event),
-                "spread": common.spread(per_event), "us/message": statistics.median(each),
-            })  # fmt: skip
+    for case, fifths in STORMS:
+        storm = storm_of(program, options.forks, fifths)
+        each: list[float] = []
+        per_event: list[float] = []
+        for _ in range(options.runs):
+            arguments = [str(live.peer("hop")), live.libzmq(), str(INTERVAL_MS), str(MESSAGE_BYTES)]
+            with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+                time.sleep(0.1)
+                storm.run()
+                messages, cpu_ns = map(int, process.communicate()[0].split("\n", 1)[0].split())
+            each.append(cpu_ns / messages / 1000)
+            per_event.append(cpu_ns / sum(storm.made.values()) / 1000)
+        report.rows.append({
+            "case": f"transport alone, {case}", "us/event": statistics.median(per_event), "max": max(per_event),
+            "spread": common.spread(per_event), "us/message": statistics.median(each),
+        })  # fmt: skip
 
 
 #: The kernel shows 15 characters of a program's name.

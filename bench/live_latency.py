@@ -35,7 +35,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,12 +65,10 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
         gap_ms, poll_us, seed: see peers/watcher.c.
         is_idle: look where and when nobody is disturbed by it.
     """
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        program = live.compile_c(live.HERE / "peers" / "watcher.c", Path(place) / "watcher", *live.HEADERS, "-lm")
-        arguments = [str(program), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
-        if is_idle:
-            arguments = [*on_cpus(elsewhere(daemon)), *arguments, "idle"]
-        done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
+    arguments = [str(live.peer("watcher")), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
+    if is_idle:
+        arguments = [*on_cpus(elsewhere(daemon)), *arguments, "idle"]
+    done = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, text=True)
     found: Times = {"fork": [], "exit": [], "turn": []}
     for line in done.stdout.splitlines():
         what, value = line.split()
@@ -99,25 +96,21 @@ ON_ONE_CPU = on_cpus({ONE_CPU})
 
 def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
     """How long a chain of sleeping processes takes to hand a number on, in microseconds."""
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        program = live.compile_c(live.HERE / "peers" / "relay.c", Path(place) / "relay")
-        done = subprocess.run(
-            [*where, str(program), str(hops), str(samples), str(gap_ms), "1"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
+    done = subprocess.run(
+        [*where, str(live.peer("relay")), str(hops), str(samples), str(gap_ms), "1"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
     return [int(line) / 1000 for line in done.stdout.split()]
 
 
 def hop(samples: int, gap_ms: float, *where: str, poked_from: int | None = None) -> list[float]:
     """How long libzmq takes from one process that slept to another, in microseconds; from a poke, if a CPU is given."""
-    with tempfile.TemporaryDirectory(prefix="procline-bench-") as place:
-        program = live.compile_c(live.HERE / "peers" / "hop.c", Path(place) / "hop", *live.HEADERS, "-lm")
-        arguments = [*where, str(program), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
-        if poked_from is not None:
-            arguments.append(str(poked_from))
-        with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout is not None  # its input stays open: that would end it
-            lines = process.stdout.read().splitlines()
+    arguments = [*where, str(live.peer("hop")), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
+    if poked_from is not None:
+        arguments.append(str(poked_from))
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None  # its input stays open: that would end it
+        lines = process.stdout.read().splitlines()
     return [float(line) for line in lines[1:]]
 
 

@@ -60,14 +60,6 @@ static void *found(void *library, const char *name)
 static double took_us[65536];
 static uint64_t *arrived; /* messages; both processes' */
 
-static uint64_t clock_ns(int clock)
-{
-	struct timespec t;
-
-	clock_gettime(clock, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static int waits_on(int fd)
 {
 	int epoll = epoll_create1(0);
@@ -100,7 +92,7 @@ static int poker(int cpu, int ms, long times)
 		uint64_t now;
 
 		usleep((useconds_t)(-log(1 - drand48()) * ms * 1000));
-		now = clock_ns(CLOCK_MONOTONIC);
+		now = pl_clock_ns(CLOCK_MONOTONIC);
 		if (write(told[1], &now, sizeof(now)) != sizeof(now))
 			break;
 		while (__atomic_load_n(arrived, __ATOMIC_RELAXED) <= (uint64_t)i)
@@ -119,7 +111,7 @@ static uint64_t sender(const char *address, int ms, size_t bytes, long most, int
 	if (connect_(socket, address))
 		die("connect");
 	while (most-- && epoll_wait(epoll, &event, 1, cpu < 0 ? ms : -1) == (cpu >= 0)) {
-		uint64_t now = clock_ns(CLOCK_MONOTONIC);
+		uint64_t now = pl_clock_ns(CLOCK_MONOTONIC);
 
 		if (cpu >= 0 && read(poked, &now, sizeof(now)) != sizeof(now))
 			break;
@@ -129,7 +121,7 @@ static uint64_t sender(const char *address, int ms, size_t bytes, long most, int
 	send_(socket, "", 0, 0);
 	close_(socket);
 	ctx_term(context);
-	return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	return pl_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
@@ -149,13 +141,13 @@ static uint64_t receiver(void *socket, size_t bytes, uint64_t *messages)
 
 			memcpy(&sent, data, sizeof(sent));
 			if (*messages < 65536)
-				took_us[*messages] = (double)(clock_ns(CLOCK_MONOTONIC) - sent) / 1000;
+				took_us[*messages] = (double)(pl_clock_ns(CLOCK_MONOTONIC) - sent) / 1000;
 			for (int i = 0; i < n; i += 64)
 				sum += data[i];
 			__atomic_store_n(arrived, ++*messages, __ATOMIC_RELAXED);
 		}
 		if (n == 0)
-			return clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+			return pl_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 		epoll_wait(epoll, &event, 1, -1);
 	}
 }
