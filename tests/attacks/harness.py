@@ -1,0 +1,97 @@
+"""Run a program as an unprivileged user, and check that the daemon stays healthy meanwhile.
+
+    with unharmed(daemon), as_nobody(ATTACK_SCRIPT) as attacker:
+        ...
+
+An attack script is a Python program in a string. It runs with ``python -c`` as user ``nobody``, without capabilities or
+supplementary groups.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+
+from pipeline import ProcessTable, processes
+from pipeline.errors import ProclineError
+from pipeline.shm import layout
+from tests.live.harness import Daemon
+
+NOBODY = 65534
+MAX_LAG_S = 1.5
+_SAMPLE_S = 0.02
+
+
+@contextmanager
+def as_nobody(script: str, *arguments: str | int) -> Iterator[subprocess.Popen[str]]:
+    """Run a Python script as an unprivileged user while the body runs; kill it with all its children at the end.
+
+    Yields:
+        The process. Its standard output is a pipe, its standard error goes to the test's.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-c", script, *map(str, arguments)],
+        user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
+    """Wait for a script to end by itself and return what it printed.
+
+    Raises:
+        AssertionError: it failed, so the attack was not made.
+    """
+    output, _ = process.communicate(timeout=timeout)
+    assert process.returncode == 0, f"the attack script exited with {process.returncode}: {output}"
+    return output
+
+
+@contextmanager
+def unharmed(daemon: Daemon, *, max_lag_s: float = MAX_LAG_S) -> Iterator[None]:
+    """Check that no worker was replaced during the body, and that the tables never fell behind by `max_lag_s`."""
+    before = worker_pids(daemon)
+    ended = threading.Event()
+    lags: list[float] = []
+    with daemon.attach() as table:
+        sampler = threading.Thread(target=_sample, args=(table, lags, ended), daemon=True)
+        sampler.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            sampler.join(10)
+    assert worker_pids(daemon) == before, f"a worker was replaced\n{daemon.log.read_text()[-4000:]}"
+    assert lags, "the tables' lag was never read"
+    assert max(lags) < max_lag_s, f"the tables were {max(lags):.2f} s behind"
+
+
+def worker_pids(daemon: Daemon) -> dict[str, int]:
+    """The daemon's processes, by role."""
+    rows = json.loads((daemon.directory / processes.FILE).read_bytes())["processes"]
+    return {row["role"]: row["pid"] for row in rows}
+
+
+def _sample(table: ProcessTable, lags: list[float], ended: threading.Event) -> None:
+    watermark_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    while not ended.wait(_SAMPLE_S):
+        # A writer that is gone moves no watermark, and so falls behind.
+        with suppress(ProclineError):
+            commit = np.frombuffer(table.commit()[: layout.COMMIT.itemsize], layout.COMMIT)[0]
+            watermark_ns = int(commit["watermark_boot_ns"])
+        lags.append((time.clock_gettime_ns(time.CLOCK_BOOTTIME) - watermark_ns) / 1e9)
