@@ -21,7 +21,8 @@ HEAD, 64 bytes, every record:
     52      4     var_bytes             u4    bytes      strings after the body
     56      8     ring_pos              u8    bytes      position of the record in its ring; written by the shard
 
-TASK, 160 bytes: what the task is at the event (after it, for exec and credential changes):
+TASK, 160 bytes: what the process is at the event (after it, for exec and credential changes). Where threads can differ
+(name, credentials, login, cgroups), it has what the leader has, also if another thread acted or the leader has ended:
 
     offset  size  field                 type  unit       meaning
     0       4     uid                   u4    -          real_cred, ids in the initial user namespace
@@ -105,7 +106,7 @@ EXIT, 32 bytes:
     8       4     reaper_tgid           u4    -          namespace dies with its init)
     12      4     exit_code             i4    -          wait status, signal->group_exit_code
     16      4     exit_flags            u4    mask       EXIT_*
-    20      4     leader_exit_code      i4    -          exit_code of the recording thread
+    20      4     leader_exit_code      i4    -          the leader's exit_code; 0 until it is stored
     24      8     exit_reserved         u8    -
 
 The other kinds have no body: their TASK says what is true now. The strings of a CGROUP record are PLACE, MEMBER for

@@ -615,6 +615,11 @@ static __always_inline bool pl_cache_exit(struct pl_exit_scratch *buf, struct ta
 	pl_fill_v1(&buf->record.task, current, entry);
 	pl_forget();
 	if (entry) {
+		/* The thread at hand may have left the process's namespaces (unshare() acts on a thread). */
+		if (!current->group_leader->nsproxy && entry->mnt_ns) {
+			buf->record.task.mnt_ns = entry->mnt_ns;
+			buf->record.task.net_ns = entry->net_ns;
+		}
 		buf->record.task.cookie = entry->cookie;
 		if (__sync_val_compare_and_swap(&entry->exit_boot_ns, 0, now))
 			return false;
@@ -673,7 +678,7 @@ int pl_on_exit(u64 *ctx)
 	buf->record.exit.exit_flags = is_guess ? PL_EXIT_GROUP_DEAD_GUESSED : 0;
 	/* What wait() will say; set by then also when the last thread left by itself. */
 	buf->record.exit.exit_code = task->signal->group_exit_code;
-	buf->record.exit.leader_exit_code = task->exit_code;
+	buf->record.exit.leader_exit_code = task->group_leader->exit_code;
 	buf->record.exit.exit_reserved = 0;
 	pl_predict_reaper(&buf->record.exit, task);
 

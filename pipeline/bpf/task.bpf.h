@@ -91,21 +91,29 @@ static __always_inline void pl_fill_v1(struct pl_task *out, struct task_struct *
 {
 	out->cgroups_v1 = entry ? entry->cgroups_v1 : 0;
 	if (!out->cgroups_v1)
-		out->cgroups_v1 = pl_cgroups_v1(task->cgroups);
+		out->cgroups_v1 = pl_cgroups_v1(task->group_leader->cgroups);
 }
 
-/* Fill all of TASK but `cookie` and `cgroups_v1`. */
+/* Fill all of TASK but `cookie` and `cgroups_v1`. `task` is any thread of the process.
+ *
+ * Name, credentials, login and cgroups are each thread's own; those of the process are its leader's, which keeps them until
+ * the whole process is gone. Memory and namespaces are dropped by a leader that exits; then those of `task` are used. */
 static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct *task)
 {
-	const struct cred *cred = task->real_cred;
+	struct task_struct *leader = task->group_leader;
+	const struct cred *cred = leader->real_cred;
 	struct signal_struct *signal = task->signal;
-	struct nsproxy *nsproxy = task->nsproxy;
-	struct mm_struct *mm = task->mm;
+	struct nsproxy *nsproxy = leader->nsproxy;
+	struct mm_struct *mm = leader->mm;
 	/* The process's pid rather than the thread's: a leader that has ended keeps it until the whole group has. */
 	struct pid *pid = signal->pids[PIDTYPE_TGID];
 	const struct upid *inner;
 	struct tty_struct *tty = signal->tty;
 
+	if (!nsproxy)
+		nsproxy = task->nsproxy;
+	if (!mm)
+		mm = task->mm;
 	out->uid = cred->uid.val;
 	out->gid = cred->gid.val;
 	out->euid = cred->euid.val;
@@ -117,8 +125,8 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	out->cap_effective = cred->cap_effective.val;
 	out->cap_permitted = cred->cap_permitted.val;
 	out->user_ns = cred->user_ns->ns.inum;
-	out->auid = task->loginuid.val;
-	out->audit_session = task->sessionid;
+	out->auid = leader->loginuid.val;
+	out->audit_session = leader->sessionid;
 	out->sid = pl_root_nr(signal->pids[PIDTYPE_SID]);
 	out->pgid = pl_root_nr(signal->pids[PIDTYPE_PGID]);
 	out->ns_pid = 0;
@@ -130,9 +138,9 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 	}
 	out->mnt_ns = nsproxy->mnt_ns->ns.inum;
 	out->net_ns = nsproxy->net_ns->ns.inum;
-	out->task_flags = task->flags;
-	out->cgroup_id = task->cgroups->dfl_cgrp->kn->id;
-	bpf_probe_read_kernel(out->comm, sizeof(out->comm), &task->comm);
+	out->task_flags = leader->flags;
+	out->cgroup_id = leader->cgroups->dfl_cgrp->kn->id;
+	bpf_probe_read_kernel(out->comm, sizeof(out->comm), &leader->comm);
 	if (tty)
 		bpf_probe_read_kernel(out->tty, sizeof(out->tty), &tty->name);
 	else

@@ -9,6 +9,10 @@
  *   wait [ARG...]         until stdin ends
  *   thread-exec FILE      a thread runs FILE; prints the thread's tid
  *   leader-leaves         the leader ends with 5, a thread 50 ms later with 7, by plain SYS_exit
+ *   own-facts HOW [FILE]  a thread gives itself a name ("own-name"), ids (65534) and a network namespace of its own; then
+ *                         HOW "last": the leader ends with 5 and the thread with 7 behind it, by plain SYS_exit; "child":
+ *                         the same, and in between a process forked by the thread, whose pid is printed; "group": the
+ *                         thread ends the group with 9; "exec": it runs FILE
  *   group-exit N          N threads wait; one of them ends the group with 9
  *   empty-argv FILE       FILE with no arguments and no environment, by NULL
  *   newpid                a child in a new pid namespace forks one of its own and exits with 3, killing it; prints the
@@ -99,6 +103,33 @@ static void *exec_it(void *arg)
 static void *leave_later(void *arg)
 {
 	usleep(50000);
+	syscall(SYS_exit, 7);
+	return arg;
+}
+
+static const char *how;
+
+static void *have_own_facts(void *arg)
+{
+	pid_t pid;
+
+	prctl(PR_SET_NAME, "own-name");
+	/* By plain calls: the C library's functions change every thread. */
+	if (unshare(CLONE_NEWNET) || syscall(SYS_setresgid, 65534, 65534, 65534) ||
+	    syscall(SYS_setresuid, 65534, 65534, 65534))
+		die("own facts");
+	if (!strcmp(how, "exec"))
+		return exec_it(arg);
+	usleep(50000);
+	if (!strcmp(how, "group"))
+		syscall(SYS_exit_group, 9);
+	if (!strcmp(how, "child")) {
+		pid = must_fork();
+		if (!pid)
+			_exit(3);
+		say(pid);
+		waitpid(pid, NULL, 0);
+	}
 	syscall(SYS_exit, 7);
 	return arg;
 }
@@ -241,6 +272,12 @@ int main(int argc, char **argv)
 	} else if (!strcmp(act, "leader-leaves")) {
 		pthread_create(&thread, NULL, leave_later, NULL);
 		syscall(SYS_exit, 5);
+	} else if (!strcmp(act, "own-facts")) {
+		how = *rest++;
+		pthread_create(&thread, NULL, have_own_facts, NULL);
+		if (!strcmp(how, "last") || !strcmp(how, "child"))
+			syscall(SYS_exit, 5);
+		pause();
 	} else if (!strcmp(act, "group-exit")) {
 		for (long i = 0; i < n; i++)
 			pthread_create(&thread, NULL, wait_for_ever, NULL);

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -135,6 +136,48 @@ def test_a_thread_has_credentials_of_its_own(tier: Tier, actor: Actor) -> None:
     assert Path(f"/proc/{actor.pid}").stat().st_uid == 0
     (record,) = tier.during(actor, "os.setresuid(1042, 1042, 1042)")
     assert record.task["uid"] == 1042
+
+
+#: A process whose leader has ended; a thread with a name and ids of its own lives on. Argument: number of setresuid.
+LEADERLESS = """
+import ctypes, os, sys, threading, time
+libc = ctypes.CDLL(None)
+def live():
+    while open("/proc/self/stat").read().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.001)
+    libc.prctl(15, b"own-name", 0, 0, 0)
+    libc.syscall(int(sys.argv[1]), 1044, 1044, 1044)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    os.setpgid(0, 0)
+    print("done", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+threading.Thread(target=live).start()
+libc.pthread_exit(None)
+"""
+
+
+def test_a_change_that_a_thread_reports_has_the_facts_of_the_process(tier: Tier) -> None:
+    number = {"x86_64": "117", "aarch64": "147"}[os.uname().machine]
+    child = subprocess.Popen(
+        [sys.executable, "-u", "-c", LEADERLESS, number], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdin is not None and child.stdout is not None
+    try:
+        assert child.stdout.readline() == "ready\n"
+        before = tier.pids.get(child.pid)
+        child.stdin.write("\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "done\n"
+        (record,) = tier._reader.until(lambda: [r for r in tier._reader.of(child.pid) if r.kind in (CRED, SID)])
+        assert (record.kind, record.task["pgid"]) == (SID, child.pid)
+        assert (record.task["uid"], record.task["comm"]) == (0, Path(f"/proc/{child.pid}/comm").read_bytes().strip())
+        after = tier.pids.get(child.pid)
+        assert before is not None and after is not None
+        assert (after["uid"], after["mnt_ns"], after["pgid"]) == (0, before["mnt_ns"], child.pid)
+    finally:
+        child.communicate(timeout=10)
 
 
 def test_exec_tells_of_its_own_change(tier: Tier, tmp_path: Path) -> None:

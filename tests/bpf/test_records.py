@@ -214,6 +214,50 @@ def test_exit_is_the_groups_not_the_leaders(reader: Reader, actions: Path) -> No
     assert exit_.task["ns_pid"] == pid
 
 
+OF_THE_PROCESS = (
+    "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "cap_effective", "cap_permitted", "user_ns", "auid",
+    "audit_session", "comm", "mnt_ns", "net_ns", "pid_ns", "ns_pid", "sid", "pgid", "cgroup_id", "cookie",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "code", "leader_code"), [("last", 7, 5), ("child", 7, 5), ("group", 9, 9)])
+def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
+    reader: Reader, capture: Capture, actions: Path, how: str, code: int, leader_code: int
+) -> None:
+    """Name, credentials and network namespace are each thread's own. `expect` is what wait() reports."""
+    pid, children = act(actions, "own-facts", how, expect=code)
+    exec_, exit_ = reader.one(pid, events.KIND_EXEC), reader.one(pid, events.KIND_EXIT)
+    assert exit_.task["comm"] == b"actions"
+    assert exit_.task["uid"] == 0 and exit_.task["cap_effective"] != 0
+    assert {name: exit_.task[name] for name in OF_THE_PROCESS} == {name: exec_.task[name] for name in OF_THE_PROCESS}
+    assert exit_.body["exit_code"] == code << 8
+    # While the whole group is ended, the leader may not have stored its code yet.
+    assert exit_.body["leader_exit_code"] in ({leader_code << 8} if how != "group" else {0, leader_code << 8})
+    entry = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd).get(pid)
+    assert entry is not None
+    for name in ("uid", "euid", "gid", "cap_effective", "cap_permitted", "mnt_ns", "net_ns"):
+        assert entry[name] == exec_.task[name], name
+    for child in children:
+        # A child is what the thread was that forked it; its parent is the process.
+        fork = reader.one(child, events.KIND_FORK)
+        assert (fork.task["comm"], fork.task["uid"], fork.head["ppid"]) == (b"own-name", 65534, pid)
+        assert fork.task["net_ns"] != exec_.task["net_ns"]
+        assert fork.body["creator_tgid"] == pid != fork.body["creator_tid"]
+
+
+def test_an_exec_by_a_thread_has_the_facts_of_that_thread(reader: Reader, actions: Path) -> None:
+    """It takes the leader's place, so from then on they are the process's."""
+    pid, (tid,) = act(actions, "own-facts", "exec", "/bin/true")
+    reader.ended(pid)
+    first, second = reader.of(pid, events.KIND_EXEC)
+    exit_ = reader.one(pid, events.KIND_EXIT)
+    assert second.body["exec_tid"] == tid != pid
+    for record in (second, exit_):
+        assert (record.task["uid"], record.task["gid"], record.task["cap_effective"]) == (65534, 65534, 0)
+        assert record.task["net_ns"] != first.task["net_ns"]
+        assert record.task["comm"] == b"true"
+
+
 def test_a_group_that_is_ended_by_a_thread_exits_once(reader: Reader, actions: Path) -> None:
     pids = [act(actions, "group-exit", "7", expect=9)[0] for _ in range(23)]
     reader.ended(*pids)
