@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths
+from pipeline import paths, pid_namespace
 from pipeline.cli import common
 from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError
@@ -23,6 +23,7 @@ from pipeline.errors import ProclineError
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({
     "packages", "package pylibbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
+    "pid namespace",
 })  # fmt: skip
 
 #: Of these, what a source without eBPF does not need.
@@ -31,7 +32,6 @@ _OF_EBPF = frozenset({"package pylibbpf", "kernel", "BTF", "attach tp_btf"})
 #: And what only some instances need.
 _OF_SOME = {"pylibbpf": "needed by eBPF", "prometheus_client": "needed where metrics.listen is set"}
 _INSTALL = "pip install 'procline[daemon]'"
-_INIT_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.
 _NAMES = {"btf": "BTF"}
@@ -88,8 +88,15 @@ def command(name: str, as_json: bool) -> int:
 
 def examine(name: str) -> Iterator[Check]:
     """Yield all checks; the BPF programs are tried last."""
-    for check in (_python(), *_packages(), _runtime_directory(name), _memory(), _namespace(), _instance(name)):
+    checks = [_python(), *_packages(), _namespace()]
+    # The other checks read /proc/self, which a /proc of another pid namespace does not have.
+    is_readable = Path("/proc/self/status").exists()
+    if is_readable:
+        checks += [_runtime_directory(name), _memory(), _instance(name)]
+    for check in checks:
         yield Check(check.name, check.ok, check.detail, check.hint, check.name in NEEDED)
+    if not is_readable:
+        return
     yield from _tiers(name)
     yield from _bpf()
 
@@ -185,12 +192,12 @@ def _available_bytes() -> int:
 
 def _namespace() -> Check:
     try:
-        inode = Path("/proc/self/ns/pid").stat().st_ino
-    except OSError as error:
-        return Check("pid namespace", None, str(error.strerror))
-    if inode == _INIT_PID_NS:
-        return Check("pid namespace", True, "the host's")
-    return Check("pid namespace", False, "not the host's: pids here differ from those that are shown", "")
+        found = pid_namespace.fault()
+    except ProclineError as error:
+        return Check("pid namespace", None, str(error))
+    if found is None:
+        return Check("pid namespace", True, "the initial one, and /proc shows its pids")
+    return Check("pid namespace", False, *found)
 
 
 def _instance(name: str) -> Check:

@@ -50,7 +50,7 @@ def command(
     these settings would (args.show, envs.show_values), unless --raw says otherwise.
     """
     with daemon_parts():
-        from pipeline import boot, config
+        from pipeline import boot, config, pid_namespace
         from pipeline.resolver.conceal import Concealer, scrubber_of
         from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
@@ -62,6 +62,7 @@ def command(
     settings = config.load(config_file, options)
     if settings.source.startswith("replay:"):
         raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
+    pid_namespace.require_initial(settings.source)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
     with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=boot.BootClock.read().offset_ns) as writer:
         write = writer.write if concealer is None else ConcealedFrames(concealer.sieve.frame, writer.write).write

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths
+from pipeline import paths, pid_namespace
 from pipeline.errors import UnsupportedError
 
 #: What the processes of a daemon import, whatever its source; its own check names pylibbpf.
@@ -64,6 +64,8 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     """Start an instance and keep it running until SIGTERM or Ctrl-C, which drain it and end with 0.
 
     It is ready when it says so: in its log, to systemd, and to `procline wait`.
+
+    ebpf and proc-connector need the initial pid namespace; elsewhere, as in most containers, they are refused.
     """
     with daemon_parts():
         from pipeline import config, log
@@ -76,5 +78,6 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     if shards is not None:
         options["shards.count"] = config.parse_value(shards)
     settings = config.load(file, options)
+    pid_namespace.require_initial(settings.source)
     log.set_up(settings.log.level, settings.log.format, "supervisor")
     return Supervisor(settings, name).run()

@@ -149,7 +149,7 @@ def live():
     libc.syscall(int(sys.argv[1]), 1044, 1044, 1044)
     print("ready", flush=True)
     sys.stdin.readline()
-    os.setpgid(0, 0)
+    os.setsid()
     print("done", flush=True)
     sys.stdin.readline()
     os._exit(0)

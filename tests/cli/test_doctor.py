@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pipeline import pid_namespace
 from pipeline.bpf import probe
 from pipeline.cli import doctor
 from tests.cli.conftest import Command
@@ -19,6 +20,7 @@ def findings(**changes: bool | None) -> list[probe.Finding]:
 @pytest.fixture(autouse=True)
 def host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "findings", findings)
+    monkeypatch.setattr(pid_namespace, "fault", lambda: None)
 
 
 def test_a_host_that_has_everything(procline: Command) -> None:
@@ -44,6 +46,14 @@ def test_what_is_needed_and_missing_is_said_with_what_to_do(
     assert "see what is missing above." in done.out.splitlines()[-1]
     # Who may not load BPF may not listen to the proc connector either.
     assert ("proc-connector" in done.out) == (name != "capabilities")
+
+
+def test_another_pid_namespace_is_needed_and_missing(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pid_namespace, "fault", lambda: ("not the initial one", "use the initial one"))
+    done = procline("doctor", "--json")
+    (check,) = [check for check in json.loads(done.out)["checks"] if check["name"] == "pid namespace"]
+    assert done.code == 1 and check["needed"]
+    assert (check["ok"], check["detail"], check["hint"]) == (False, "not the initial one", "use the initial one")
 
 
 def test_details_stand_below_each_other(procline: Command, monkeypatch: pytest.MonkeyPatch) -> None:
