@@ -99,7 +99,7 @@ def introduce(name: str, started: subprocess.Popen[bytes] | None) -> None:
         me = table.resolve(os.getpid(), wait_ms=500)
         lineage = table.ancestors(os.getpid())
     state = "started" if started else "running already"
-    print(f"Procline is {state} and knows {stats['entries']['live']} processes, kernel threads included.")
+    print(f"Procline is {state} and knows {stats['entries']['live']} processes; kernel threads are left out.")
     chain = " < ".join(f"{each.comm}({each.pid})" for each in ([me] if me else []) + lineage)
     print(f"This view itself: {chain}")
     print()

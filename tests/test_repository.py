@@ -67,7 +67,7 @@ def test_the_first_view_shows_processes_with_their_lineage(live_kernel: None) ->
             env=environment, cwd="/", capture_output=True, text=True, timeout=120,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        assert "Procline is started and knows" in done.stdout
+        assert re.search(r"Procline is started and knows \d+ processes; kernel threads are left out\.\n", done.stdout)
         assert re.search(r"\+ fork +\d+  sh < ", done.stdout)
         assert re.search(r"> exec +\d+  sort  \(was sh\) < sh\(\d+\) < ", done.stdout)
         assert re.search(r"- exit +\d+  sort  \[code 0 after ", done.stdout)

@@ -70,5 +70,5 @@ cdef class NameCache:
     # Write a name, or nil.
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1
-    cdef bint _is_host(self, const pl_cold *cold, const char *container) noexcept nogil
+    cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil
     cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil

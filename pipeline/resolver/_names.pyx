@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
 from pipeline.resolver._wire cimport pl_nil, pl_text
-from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, pl_cold, pl_file, pl_hot
+from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
 from pipeline.shm._writer cimport MARK_LIVE, TableWriter
 
 USER = PL_USER
@@ -189,7 +189,7 @@ cdef class NameCache:
             cold = &tables.cold[row]
             n = 0
             container = tables.names.bytes(cold.container_ref, &n) if cold.container_ref != 0 else NULL
-            if self._is_host(cold, container):
+            if self._is_host(hot, cold, container):
                 self._unnamed(ids, PL_USER, hot.uid)
                 self._unnamed(ids, PL_USER, cold.euid)
                 self._unnamed(ids, PL_GROUP, hot.gid)
@@ -212,10 +212,14 @@ cdef class NameCache:
             ids.add((kind, number))
         return 0
 
-    cdef bint _is_host(self, const pl_cold *cold, const char *container) noexcept nogil:
+    cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil:
         return (
             container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
-            and (self.host_user_ns == 0 or cold.user_ns == self.host_user_ns)
+            and (
+                self.host_user_ns == 0 or cold.user_ns == self.host_user_ns
+                # Not known, but with the host's ids (shared_namespaces.py); not so of what a tracer tells.
+                or (cold.user_ns == 0 and hot.flags & PL_ROW_FOREIGN == 0)
+            )
         )
 
     cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
@@ -255,7 +259,7 @@ cdef class NameCache:
         cdef view_slot *slot
         if (hot.known & PL_KNOWN_NS) == 0:
             return NULL
-        if self._is_host(cold, container):
+        if self._is_host(hot, cold, container):
             return &self.host.table
         slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
         if slot == NULL:

@@ -184,7 +184,7 @@ class LiveNames:
         cold = self._tables.cold_view()
         hot = self._tables.hot_view()
         row = self._tables.py_head(1)
-        if row and int(hot["known"][row]) & layout.KNOWN_NS and cold["mnt_ns"][row]:
+        if row and int(hot["known"][row]) & layout.KNOWN_NS and cold["mnt_ns"][row] and cold["user_ns"][row]:
             return int(cold["mnt_ns"][row]), int(cold["user_ns"][row])
         return _namespace("mnt"), _namespace("user")
 

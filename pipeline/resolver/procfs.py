@@ -16,7 +16,8 @@ What makes a read safe:
    a process that is gone as a whole gives None.
 
 Which capability makes which piece readable: none is needed for stat, status, cmdline, cgroup, loginuid and sessionid;
-CAP_SYS_PTRACE for exe, root and ns; CAP_DAC_READ_SEARCH besides for environ. hidepid= hides a process altogether.
+CAP_SYS_PTRACE for exe, root and ns; CAP_DAC_READ_SEARCH besides for environ. hidepid= hides a process altogether. Where
+ns is refused, namespaces that the process shares with its reader are told by other files (`shared_namespaces`).
 
 Two known differences from the kernel's own view: start times come in ticks of 10 ms, rounded down; and on file systems
 that make up their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from the superblock's.
@@ -34,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.boot import TICK_NS
+from pipeline.resolver import shared_namespaces
 from pipeline.resolver.filesystems import TMPFS_MAGIC
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.proc_mounts import MountPoints
@@ -245,7 +247,7 @@ class ProcReader:
                 info.envs, info.is_envs_truncated = read
                 info.envs_full_bytes = _full_bytes(read, fields[47], fields[48])
         if want & WANT_NS:
-            _read_namespaces(info, fd, below or b"")
+            _read_namespaces(info, fd, below or b"", self._proc)
             if want & WANT_EXE and below is not None:
                 self._find_mount(info, fd, below)
         if want & WANT_AUDIT:
@@ -405,12 +407,15 @@ def _read_ids(info: ProcInfo, fd: int) -> None:
     info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
 
 
-def _read_namespaces(info: ProcInfo, fd: int, below: bytes) -> None:
+def _read_namespaces(info: ProcInfo, fd: int, below: bytes, proc: int) -> None:
     """Inodes of namespaces, from links such as ``pid:[4026531836]``."""
     try:
         info.pid_ns = int(os.readlink(below + b"ns/pid", dir_fd=fd)[5:-1])
+    except PermissionError:
+        shared_namespaces.fill(info, fd, proc)
+        return
     except OSError:
-        return  # what hides this one hides them all
+        return  # it is gone
     # A zombie has left the others.
     with suppress(OSError):
         info.user_ns = int(os.readlink(below + b"ns/user", dir_fd=fd)[6:-1])

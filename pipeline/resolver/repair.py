@@ -32,11 +32,17 @@ _PROC_KNOWS = (
 )
 
 
-def proc_knows(task: np.void) -> int:
-    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show."""
+def proc_knows(task: np.void, already: int = 0) -> int:
+    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show.
+
+    Args:
+        already: the groups that are known. Namespaces without the user namespace (shared_namespaces.py) are less than
+            what an event reports, and do not replace it.
+    """
     known = _PROC_KNOWS
     known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) or int(task["cgroups_v1"]) else 0
-    known |= layout.KNOWN_NS if int(task["mnt_ns"]) else 0
+    has_all = int(task["user_ns"]) or not already & layout.KNOWN_NS
+    known |= layout.KNOWN_NS if int(task["mnt_ns"]) and has_all else 0
     return known
 
 
@@ -183,7 +189,10 @@ class Repairer:
         head = look.head[i]
         if int(head["start_boot_ns"]) < self._capture_boot_ns:
             flags |= layout.ROW_BEFORE_CAPTURE
-        known = proc_knows(look.task[i]) if int(head["flags"]) & FLAG_PARTIAL else None
+        known = None
+        if int(head["flags"]) & FLAG_PARTIAL:
+            row = self._tables.py_head(int(head["tgid"]))
+            known = proc_knows(look.task[i], int(self._tables.hot_view()["known"][row]) if row else 0)
         result: int = self._applier.insert_snapshot(
             head.tobytes(),
             look.task[i].tobytes(),

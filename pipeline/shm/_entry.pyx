@@ -342,7 +342,10 @@ cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_K
     cdef pl_cold *cold = entry._cold()
     if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
         return None
-    return names_of(entry.view.directory).name(kind, number, entry.container_id, cold.mnt_ns, cold.user_ns)
+    has_host_ids = not cold.user_ns and not entry.hot.flags & PL_ROW_FOREIGN
+    return names_of(entry.view.directory).name(
+        kind, number, entry.container_id, cold.mnt_ns, cold.user_ns, has_host_ids
+    )
 
 
 cdef object _plain(object value):

@@ -61,7 +61,9 @@ class UserNames:
         self._directory = os.path.join(directory, DIRECTORY)  # noqa: PTH118 - pathlib is not imported by readers
         self._files: OrderedDict[str, tuple[_Content | None, tuple[int, int], int]] = OrderedDict()
 
-    def name(self, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int) -> str | None:
+    def name(
+        self, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int, has_host_ids: bool = False
+    ) -> str | None:
         """Return the name of an id of a process, None if it has none, or it is not known.
 
         Args:
@@ -69,11 +71,13 @@ class UserNames:
             number: the id.
             container: id of the container of the process.
             mnt_ns, user_ns: inodes of its namespaces.
+            has_host_ids: its user namespace is not known, but has the ids of the host.
         """
         host = self._read(HOST_FILE)
         if host is None:
             return None
-        is_hosts = container is None and host["mnt_ns"] in {0, mnt_ns} and host["user_ns"] in {0, user_ns}
+        has_host_ids = has_host_ids or host["user_ns"] in {0, user_ns}
+        is_hosts = container is None and host["mnt_ns"] in {0, mnt_ns} and has_host_ids
         names = host if is_hosts else self._read(file_name(container, mnt_ns, user_ns))
         if names is None:
             return None

@@ -131,7 +131,7 @@ def told_by(info: ProcInfo) -> int:
     told |= layout.KNOWN_CGROUP if info.cgroup_id or info.cgroups_v1 else 0
     # One that is being released has no session any more; the first process may never have had one.
     told |= layout.KNOWN_SID if info.sid or info.tgid == 1 else 0
-    told |= layout.KNOWN_NS if info.mnt_ns else 0
+    told |= layout.KNOWN_NS if info.mnt_ns and info.user_ns else 0
     return told
 
 

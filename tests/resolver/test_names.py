@@ -96,6 +96,15 @@ def test_the_hosts_names_are_there_at_once(tmp_path: Path) -> None:
         assert made.asked == []
 
 
+def test_where_the_user_namespace_is_not_known_the_hosts_names_count(tmp_path: Path) -> None:
+    """In the host's mount namespace, where `shared_namespaces` has compared the ids; not of what a tracer reports."""
+    with instance(tmp_path) as made:
+        assert made.event(made.row(7, user_ns=0))["user"] == "root"
+        assert made.event(made.row(8, user_ns=0, mnt_ns=made.here["mnt_ns"] + 1))["user"] is None
+        foreign = made.row(9, user_ns=0, flags=layout.ROW_HEAD | layout.ROW_FOREIGN)
+        assert made.event(foreign)["user"] is None
+
+
 def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> None:
     with instance(tmp_path) as made:
         row = made.row(7, uid=4_000_000, euid=4_000_001, gid=4_000_000)

@@ -44,6 +44,14 @@ def test_whose_names_count(
     assert UserNames(str(directory)).name(kind, number, container, mnt_ns, user_ns) == name
 
 
+def test_a_user_namespace_that_is_not_known_may_have_the_hosts_ids(directory: Path) -> None:
+    names = UserNames(str(directory))
+    assert names.name("user", 0, None, 1, 0) is None
+    assert names.name("user", 0, None, 1, 0, has_host_ids=True) == "root"
+    assert names.name("user", 0, None, 3, 0, has_host_ids=True) is None
+    assert names.name("user", 0, "c0ffee", 1, 0, has_host_ids=True) is None
+
+
 def test_namespaces_of_the_host_that_are_not_known_are_any(directory: Path) -> None:
     (directory / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST | {"mnt_ns": 0, "user_ns": 0}))
     names = UserNames(str(directory))

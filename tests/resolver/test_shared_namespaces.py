@@ -1,0 +1,104 @@
+"""Namespaces of a process whose own links are refused: those that it shares with the reader, and no others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import events
+from pipeline.resolver import shared_namespaces
+from pipeline.resolver.procfs import WANT_IDS, read_process
+from pipeline.resolver.procinfo import ProcInfo, to_record
+from pipeline.resolver.repair import proc_knows
+from pipeline.shm import layout
+from pipeline.sources.proc_records import told_by
+from tests.live.harness import eventually
+
+KINDS = ("pid", "mnt", "net")
+ALL = ["--pid", "--fork", "--kill-child", "--mount", "--net"]
+
+
+def links(tgid: int) -> dict[str, int]:
+    return {kind: Path(f"/proc/{tgid}/ns/{kind}").stat().st_ino for kind in (*KINDS, "user")}
+
+
+@contextmanager
+def sleeper(*options: str) -> Iterator[int]:
+    """The pid of a `sleep` in namespaces of its own."""
+    command = ["unshare", *options, "sleep", "60"] if options else ["sleep", "60"]
+    with subprocess.Popen(command) as outer:
+        try:
+
+            def found() -> int:
+                pid = outer.pid
+                if "--fork" in options:
+                    pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+                return pid if Path(f"/proc/{pid}/comm").read_text() == "sleep\n" else 0
+
+            yield eventually(lambda: _quietly(found), timeout=20)
+        finally:
+            outer.kill()
+
+
+def _quietly(function):
+    try:
+        return function()
+    except (OSError, ValueError):
+        return 0
+
+
+def filled(tgid: int) -> ProcInfo:
+    info = read_process(tgid, WANT_IDS)
+    assert info is not None and (info.pid_ns, info.mnt_ns, info.net_ns) == (0, 0, 0)
+    process, proc = (os.open(path, os.O_RDONLY) for path in (f"/proc/{tgid}", "/proc"))
+    try:
+        shared_namespaces.fill(info, process, proc)
+    finally:
+        os.close(process)
+        os.close(proc)
+    assert info.user_ns == 0, "nothing shows it"
+    return info
+
+
+@pytest.mark.parametrize(
+    ("options", "shared"),
+    [
+        ([], KINDS),
+        (["--mount"], ("pid", "net")),
+        (["--net"], ("pid", "mnt")),
+        (["--pid", "--fork", "--kill-child"], ("mnt", "net")),
+        (ALL, ()),
+        # Another user namespace in the same mount namespace: the ids have other names.
+        (["--user"], ("pid", "net")),
+        (["--user", "--map-root-user"], ("pid", "net")),
+    ],
+)
+def test_what_is_shared_is_told_and_nothing_else(options: list[str], shared: tuple[str, ...]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root for unshare")
+    with sleeper(*options) as tgid:
+        info, own, theirs = filled(tgid), links(os.getpid()), links(tgid)
+        for kind in KINDS:
+            told = getattr(info, f"{kind}_ns")
+            assert told == (own[kind] if kind in shared else 0), kind
+            assert told in {0, theirs[kind]}, kind
+
+
+def test_fewer_namespaces_do_not_replace_those_that_an_event_told() -> None:
+    info = read_process(os.getpid())
+    assert info is not None
+    task = to_record(info).task[0]
+    partial = to_record(replace(info, user_ns=0)).task[0]
+    assert task.dtype == np.dtype(events.TASK)
+    for already in (0, layout.KNOWN_NS):
+        assert proc_knows(task, already) & layout.KNOWN_NS
+    assert proc_knows(partial) & layout.KNOWN_NS
+    assert not proc_knows(partial, layout.KNOWN_NS) & layout.KNOWN_NS
+    assert told_by(info) & layout.KNOWN_NS and not told_by(replace(info, user_ns=0)) & layout.KNOWN_NS
