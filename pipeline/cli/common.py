@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def attached(name: str) -> Iterator[ProcessTable]:
 def tell_namespace(name: str) -> None:
     """Say so on standard error if this process numbers processes differently from the instance."""
     try:
-        with (paths.instance_dir(name) / paths.CONTROL).open("rb") as control:
+        with os.fdopen(trust.open_file(paths.instance_dir(name) / paths.CONTROL), "rb") as control:
             theirs = struct.unpack_from("<I", control.read(512), PID_NS_OFFSET)[0]
         ours = Path("/proc/self/ns/pid").stat().st_ino
     except (OSError, struct.error):
@@ -127,6 +128,11 @@ def tell_namespace(name: str) -> None:
             "procline: you are in another pid namespace: pids are those of the host, not the ones you see here",
             err=True,
         )
+
+
+def say_behind(name: str, behind_ns: int) -> None:
+    """Say on standard error that an instance runs and what it shows is old."""
+    click.echo(f"procline: instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s", err=True)
 
 
 def patiently[T](read: Callable[[], T]) -> T:
@@ -181,7 +187,7 @@ def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
 def _is_traced(instance: str) -> bool:
     """Whether it is tracers that tell an instance of processes."""
     try:
-        return "tracer" in json.loads((paths.instance_dir(instance) / paths.TIERS).read_bytes())
+        return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
     except (OSError, ValueError):
         return False
 
