@@ -5,6 +5,7 @@ Names, paths and arguments come from strangers: `printable` keeps what they hold
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -162,6 +163,17 @@ def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
         return [entry.to_dict() for entry in read()]
 
     return patiently(complete)
+
+
+def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
+    """Return what `read` iterates over, with the first entry read patiently: so no output is begun before an error."""
+
+    def begin() -> tuple[list[Entry], Iterator[Entry]]:
+        entries = iter(read())
+        return list(itertools.islice(entries, 1)), entries
+
+    first, rest = patiently(begin)
+    return itertools.chain(first, rest)
 
 
 def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tables that another user plants where root would look for an instance are not read, and do not keep the daemon out."""
+"""Tables that another user plants where root would look for an instance are not read, nor keep the daemon out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from pipeline import ProcessTable
 print(ProcessTable.attach().resolve(1).pid)
 """
 
-#: A mount namespace of its own where /dev/shm is empty, and /run is not on tmpfs: instances are below /dev/shm/procline.
+#: A mount namespace of its own where /dev/shm is empty and /run is not on tmpfs: /dev/shm/procline is used.
 PRIVATE = (
     "mount -t tmpfs -o mode=1777 none /dev/shm && "
     '{ [ "$(stat -fc %T /run)" != tmpfs ] || mount --bind /sys /run; } && exec "$@"'
@@ -103,9 +103,7 @@ def planted(daemon: Daemon) -> Iterator[Host]:
                     shutil.copyfile(path, Path(passed) / path.name)
             plant = host.inside(*drop, PLANT, passed, target)
             assert subprocess.run(plant, stdout=subprocess.PIPE, text=True, check=True).stdout == "planted\n"
-        beat = subprocess.Popen(
-            host.inside(*drop, KEEP_ALIVE, f"{target}/control"), stdout=subprocess.PIPE, text=True
-        )
+        beat = subprocess.Popen(host.inside(*drop, KEEP_ALIVE, f"{target}/control"), stdout=subprocess.PIPE, text=True)
         try:
             assert beat.stdout is not None and beat.stdout.readline() == "beat\n"
             assert host.path(target).stat().st_uid == NOBODY
