@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.bus.context import ContextSender
     from pipeline.errors import (
         AccessError,
+        BehindError,
         BusyError,
         ConfigError,
         FrameError,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         StaleError,
         TooOldError,
         UnsupportedError,
+        UntrustedError,
         WriterExistsError,
     )
     from pipeline.resolver.args_views import (
@@ -59,8 +61,8 @@ _MODULES = {
         "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker", "is_through_sym_link",
     ),
     "pipeline.errors": (
-        "AccessError", "BusyError", "ConfigError", "FrameError", "LayoutError", "NotRunningError", "ProclineError",
-        "StaleError", "TooOldError", "UnsupportedError", "WriterExistsError",
+        "AccessError", "BehindError", "BusyError", "ConfigError", "FrameError", "LayoutError", "NotRunningError",
+        "ProclineError", "StaleError", "TooOldError", "UnsupportedError", "UntrustedError", "WriterExistsError",
     ),
 }  # fmt: skip
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -68,9 +70,9 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [  # noqa: RUF022 - the order of _MODULES
     "Entry", "ProcessTable", "Subscriber", "ContextSender", "EBPFResolver", "EBPFLessResolver", "CacheResolverKey",
     "SNAPSHOTTING", "SNAPSHOTTED", "ResolverOpts", "ProcessCacheEntry", "get_process_argv", "get_process_argv0",
-    "is_busybox", "is_kworker", "is_through_sym_link", "AccessError", "BusyError", "ConfigError", "FrameError",
-    "LayoutError", "NotRunningError", "ProclineError", "StaleError", "TooOldError", "UnsupportedError",
-    "WriterExistsError",
+    "is_busybox", "is_kworker", "is_through_sym_link", "AccessError", "BehindError", "BusyError",
+    "ConfigError", "FrameError", "LayoutError", "NotRunningError", "ProclineError", "StaleError", "TooOldError",
+    "UnsupportedError", "UntrustedError", "WriterExistsError",
 ]  # fmt: skip
 
 

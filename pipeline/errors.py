@@ -51,6 +51,15 @@ class AccessError(ProclineError):
         self.path = path
 
 
+class UntrustedError(AccessError):
+    """Another user could have put `path` there, or could change what is below it; `owner` is its uid."""
+
+    def __init__(self, message: str, *, path: str = "", owner: int | None = None, mode: int | None = None) -> None:
+        super().__init__(message, path=path)
+        self.owner = owner
+        self.mode = mode
+
+
 class WriterExistsError(ProclineError):
     """Another process already writes this instance."""
 
@@ -70,6 +79,14 @@ class LayoutError(ProclineError):
 
 class StaleError(ProclineError):
     """The writer is gone or behind, so "absent" would be a guess. Ask again when it is back."""
+
+
+class BehindError(StaleError):
+    """The instance is running, but its tables are `behind_ns` behind the present. Ask again when it has caught up."""
+
+    def __init__(self, message: str, *, behind_ns: int = 0) -> None:
+        super().__init__(message)
+        self.behind_ns = behind_ns
 
 
 class BusyError(ProclineError):

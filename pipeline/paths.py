@@ -27,6 +27,10 @@ from pipeline.errors import ConfigError, UnsupportedError
 RUNTIME_DIR_VARIABLE = "PROCLINE_RUNTIME_DIR"
 DEFAULT_INSTANCE = "default"
 
+#: Below which each instance has its directory, and the place that is used where /run is not on tmpfs.
+RUN = Path("/run/procline")
+FALLBACK = Path("/dev/shm/procline")
+
 #: `sun_path` is 108 bytes with its NUL (unix(7)); ZeroMQ refuses what is longer.
 SOCKET_PATH_MAX_BYTES = 107
 
@@ -101,11 +105,11 @@ def runtime_root() -> Path:
     chosen = os.environ.get(RUNTIME_DIR_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
-    # Asked of /run/procline, not of /run: in a container the directory alone may be mounted from the host.
-    for root in (Path("/run/procline"), Path("/dev/shm/procline")):
-        if is_in_memory(root):
-            return root
-    return Path("/run/procline")
+    # Asked of /run/procline, not of /run: in a container the directory alone may be mounted from the host. Asked of
+    # /dev/shm, not of /dev/shm/procline: anybody could put a link to a disk there.
+    if not is_in_memory(RUN) and is_in_memory(FALLBACK.parent):
+        return FALLBACK
+    return RUN
 
 
 def instance_dir(name: str = DEFAULT_INSTANCE) -> Path:

@@ -37,8 +37,8 @@ def test_a_relative_runtime_directory_is_made_absolute(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("in_memory", "expected"),
     [
-        ({"/run/procline", "/dev/shm/procline"}, "/run/procline"),
-        ({"/dev/shm/procline"}, "/dev/shm/procline"),
+        ({"/run/procline", "/dev/shm"}, "/run/procline"),
+        ({"/dev/shm"}, "/dev/shm/procline"),
         (set(), "/run/procline"),
     ],
 )

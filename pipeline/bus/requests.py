@@ -41,7 +41,7 @@ from typing import Any, Self
 
 import msgpack
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.errors import AccessError, FrameError, NotRunningError, StaleError
 
 REQUEST_VERSION = 1
@@ -268,6 +268,7 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
     Raises:
         NotRunningError: there is no such socket.
         AccessError: the socket's mode does not let this user ask.
+        UntrustedError: another user could have made the socket.
         StaleError: no answer came in time, or the resolver is being replaced.
         FrameError: the answer is of another version.
     """
@@ -276,6 +277,7 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
         connection.settimeout(timeout_ms / 1000)
         try:
             connection.connect(os.fspath(path))
+            trust.check_socket(path)  # after connecting: what could be connected to exists
             connection.send(encode_request(pid), socket.MSG_NOSIGNAL)
             data = connection.recv(ANSWER_MAX_BYTES + 1)
         except (TimeoutError, BlockingIOError):

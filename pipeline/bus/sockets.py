@@ -18,7 +18,7 @@ from typing import Self
 
 import zmq
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.bus.encode import FRAME_MAX_BYTES
 from pipeline.errors import ProclineError, WriterExistsError
 
@@ -75,7 +75,11 @@ class Bus:
         """Return a PUSH socket connected to the ipc socket `path`, which need not exist yet.
 
         It takes frames only while a peer is there (IMMEDIATE): without one, sending blocks or raises `zmq.Again`.
+
+        Raises:
+            UntrustedError: another user could have made the socket.
         """
+        trust.check_socket(path)
         made = self.socket(zmq.PUSH, send_hwm=hwm_frames, receive_hwm=1)
         made.setsockopt(zmq.IMMEDIATE, 1)
         made.connect(paths.endpoint(path))

@@ -18,7 +18,7 @@ from typing import Self
 
 import zmq
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.bus.stream import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
@@ -72,6 +72,7 @@ class StreamReader:
         ConfigError: unknown topic, or a path too long for a socket.
         NotRunningError: nobody publishes there, or nobody answered in time.
         AccessError: the socket's mode keeps the caller out.
+        UntrustedError: another user could have made the socket.
         StreamVersionError: the publisher speaks another major version.
     """
 
@@ -270,6 +271,7 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
     paths.endpoint(path)
     while True:
         reason = _why_not(path)
+        trust.check_socket(path)  # behind it: what could be connected to exists
         if reason is None:
             return
         if not path.parent.is_dir() or time.monotonic() >= deadline:

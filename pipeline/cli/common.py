@@ -5,8 +5,10 @@ Names, paths and arguments come from strangers: `printable` keeps what they hold
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
 import shlex
 import shutil
 import signal
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def attached(name: str) -> Iterator[ProcessTable]:
 def tell_namespace(name: str) -> None:
     """Say so on standard error if this process numbers processes differently from the instance."""
     try:
-        with (paths.instance_dir(name) / paths.CONTROL).open("rb") as control:
+        with os.fdopen(trust.open_file(paths.instance_dir(name) / paths.CONTROL), "rb") as control:
             theirs = struct.unpack_from("<I", control.read(512), PID_NS_OFFSET)[0]
         ours = Path("/proc/self/ns/pid").stat().st_ino
     except (OSError, struct.error):
@@ -127,6 +129,11 @@ def tell_namespace(name: str) -> None:
             "procline: you are in another pid namespace: pids are those of the host, not the ones you see here",
             err=True,
         )
+
+
+def say_behind(name: str, behind_ns: int) -> None:
+    """Say on standard error that an instance runs and what it shows is old."""
+    click.echo(f"procline: instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s", err=True)
 
 
 def patiently[T](read: Callable[[], T]) -> T:
@@ -158,6 +165,17 @@ def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
     return patiently(complete)
 
 
+def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
+    """Return what `read` iterates over, with the first entry read patiently: so no output is begun before an error."""
+
+    def begin() -> tuple[list[Entry], Iterator[Entry]]:
+        entries = iter(read())
+        return list(itertools.islice(entries, 1)), entries
+
+    first, rest = patiently(begin)
+    return itertools.chain(first, rest)
+
+
 def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
     """Yield the JSON form of entries, without those that are evicted meanwhile."""
     for entry in entries:
@@ -181,7 +199,7 @@ def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
 def _is_traced(instance: str) -> bool:
     """Whether it is tracers that tell an instance of processes."""
     try:
-        return "tracer" in json.loads((paths.instance_dir(instance) / paths.TIERS).read_bytes())
+        return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
     except (OSError, ValueError):
         return False
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths, pid_namespace
+from pipeline import paths, pid_namespace, trust
 from pipeline.cli import common
 from pipeline.cli.run import PACKAGES, daemon_parts
-from pipeline.errors import ProclineError
+from pipeline.errors import ProclineError, UntrustedError
 
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({
@@ -119,9 +119,9 @@ def _tiers(name: str) -> Iterator[Check]:
     import json
 
     try:
-        tiers = json.loads((paths.instance_dir(name) / paths.TIERS).read_bytes())
-    except (OSError, ValueError):
-        return
+        tiers = json.loads(trust.read(paths.instance_dir(name) / paths.TIERS))
+    except (OSError, ValueError, UntrustedError):
+        return  # the check of the instance says why
     for tier, detail in tiers.items():
         yield Check(f"tier {tier}", not detail.startswith("off: "), detail.removeprefix("off: "))
 
@@ -201,12 +201,18 @@ def _namespace() -> Check:
 
 
 def _instance(name: str) -> Check:
-    from pipeline.cli.wait import is_ready
+    from pipeline.cli.wait import behind, is_ready
 
     directory = paths.instance_dir(name)
     try:
         if is_ready(name):
             return Check("instance", True, f"{name!r} is running and ready")
+        behind_ns = behind(name)
+        if behind_ns:
+            return Check(
+                "instance", False, f"{name!r} is running, behind by {behind_ns / 1e9:.1f} s",
+                "its resolver gets too little CPU time, or hangs: see the log",
+            )  # fmt: skip
     except (ProclineError, ImportError) as error:
         return Check("instance", None, str(error))
     if directory.exists():

@@ -31,11 +31,11 @@ def command(name: str, as_json: bool, as_dot: bool) -> int:
         if as_json:
             from pipeline.export.json import document
 
-            for piece in document(table.walk(), instance=name):
+            for piece in document(common.begun(table.walk), instance=name):
                 sys.stdout.write(piece)
         else:
             from pipeline.export.dot import graph
 
-            for line in graph(common.retained(table.walk()), title=name):
+            for line in graph(common.retained(common.begun(table.walk)), title=name):
                 click.echo(line)
     return 0

@@ -7,7 +7,8 @@ look-up must not pay for what `run` or `tree` need. Data goes to standard output
     0     done, found (also when it has exited and is retained)
     1     not found, or no longer known; for `doctor`: something is missing
     2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already
-    3     no instance that could answer: none runs, it is not ready, its resolver is gone
+    3     no running instance: none was started, it is not ready, it has ended
+    75    the instance cannot answer now: it is busy, behind, or its resolver is being replaced. Ask again (EX_TEMPFAIL)
     130   interrupted
 """
 
@@ -44,14 +45,15 @@ COMMANDS = {
 EXIT_NOT_FOUND = 1
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
+EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
     (errors.TooOldError, EXIT_NOT_FOUND),
     (errors.NotRunningError, EXIT_NOT_RUNNING),
-    (errors.StaleError, EXIT_NOT_RUNNING),
-    (errors.BusyError, EXIT_NOT_RUNNING),
+    (errors.StaleError, EXIT_TRY_AGAIN),
+    (errors.BusyError, EXIT_TRY_AGAIN),
 )
 
 EPILOG = """\b

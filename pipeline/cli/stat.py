@@ -24,6 +24,8 @@ def command(name: str, as_json: bool) -> int:
     """Show counters, sizes, lag and the cost of each process of an instance."""
     with common.attached(name) as table:
         stats = common.patiently(table.stats)
+    if stats.get("behind_ns"):
+        common.say_behind(name, stats["behind_ns"])
     if as_json:
         click.echo(dumps(stats))
         return 0
@@ -35,8 +37,10 @@ def command(name: str, as_json: bool) -> int:
 def describe(stats: Mapping[str, Any]) -> Iterator[str]:
     """Yield the statistics as lines to read."""
     for key, value in stats.items():
-        if key == "processes":
+        if key in {"processes", "behind_ns", "readers_complete"}:
             continue
+        if key == "readers" and not stats.get("readers_complete", True):
+            value = f"at least {value}"
         if isinstance(value, Mapping):
             parts = [f"{part} {number}" for part, number in value.items() if number]
             value = ", ".join(parts) or "none"

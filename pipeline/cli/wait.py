@@ -9,7 +9,7 @@ import click
 from pipeline import paths
 from pipeline.boot import now_boot_ns
 from pipeline.cli import common
-from pipeline.errors import AccessError, NotRunningError
+from pipeline.errors import AccessError, BehindError, LayoutError, NotRunningError, StaleError
 
 _LOOK_S = 0.02
 #: An older heartbeat is that of a resolver which was killed and left its tables behind.
@@ -27,16 +27,39 @@ Examples:
 def command(timeout: float, name: str) -> int:
     """Wait until an instance knows all processes and can be asked.
 
-    Ends with 0 when it is ready, with 3 when the time is up.
+    Ends with 0 when it is ready. When the time is up it ends with 3, or with 75 if the instance is running but behind.
     """
     deadline = time.monotonic() + timeout
     while not is_ready(name):
         if time.monotonic() >= deadline:
+            behind_ns = behind(name)
+            if behind_ns:
+                raise BehindError(
+                    f"instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s after {timeout:g} s of waiting",
+                    behind_ns=behind_ns,
+                )
             directory = paths.instance_dir(name)
             what = "is not ready" if directory.exists() else "is not running"
             raise NotRunningError(f"instance {name!r} {what} after {timeout:g} s ({directory})", instance=name)
         time.sleep(_LOOK_S)
     return 0
+
+
+def behind(name: str) -> int:
+    """How far a running instance with complete tables is behind, ns; 0: it is not, or there is none.
+
+    Raises:
+        AccessError: its tables may not be read.
+    """
+    from pipeline import ProcessTable
+    from pipeline.shm import layout
+
+    try:
+        with ProcessTable.attach(name) as table:
+            view, _, behind_ns = table.status()
+            return behind_ns if view.state == layout.STATE_READY and view.writer_lives() is not False else 0
+    except (NotRunningError, StaleError, LayoutError):
+        return 0
 
 
 def is_ready(name: str) -> bool:
@@ -47,6 +70,8 @@ def is_ready(name: str) -> bool:
     directory = paths.instance_dir(name)
     try:
         vitals = look(directory)
+    except NotADirectoryError:
+        return False
     except PermissionError:
         raise AccessError(
             f"you may not read {directory / paths.CONTROL}: run as root or as a member of its group",

@@ -6,6 +6,7 @@ what they are called outside is in `prometheus` and `statsd`. The commit is copi
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from io import FileIO
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.shm import layout
 
 _ATTEMPTS = 16
@@ -49,7 +50,7 @@ class Figures:
 def read_figures(directory: Path) -> Figures | None:
     """Return the figures of the instance in `directory`; None while it has no control segment of this layout."""
     try:
-        with (directory / paths.CONTROL).open("rb", buffering=0) as file:
+        with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb", buffering=0) as file:
             raw = file.read(layout.CONTROL.itemsize) or b""
             if len(raw) < layout.CONTROL.itemsize:
                 return None

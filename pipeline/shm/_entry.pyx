@@ -320,6 +320,7 @@ cdef object _foreign_id(View view, const pl_cold *cold, uint64_t start_boot_ns):
 
 cdef object raise_busy(View view, object what):
     """A row stayed busy: say whether waiting for its writer makes sense."""
+    view.check_whole()
     if not view.writer_is_fresh():
         raise StaleError(
             f"{what} was left half-written: the writer of instance {view.instance!r} is gone; "
@@ -464,6 +465,7 @@ cdef class Entry:
         with nogil:
             result = self.view.copy_row(self.row_number, self.hot.generation, &hot, &cold)
         if result == PL_READ_ABSENT:
+            self.view.check_whole()
             raise TooOldError(
                 f"this entry of pid {self.hot.tgid} is not retained any more: read what you need sooner, or load()",
                 horizon_unix_ns=self.view.view.control.horizon_boot_ns + self.view.view.control.boot_unix_ns,
@@ -482,6 +484,7 @@ cdef class Entry:
             # A slot keeps its key for as long as a retained row names it.
             self.parent_number = pl_number_of(&self.view.view, hot.ppid)
             self.creator_number = pl_number_of(&self.view.view, cold.creator_tgid)
+            self.view.check_whole()
         return 0
 
     cdef pl_cold *_cold(self) except NULL:
@@ -646,6 +649,7 @@ cdef class Entry:
         with nogil:
             result = self.view.follow(link, &hot)
         if result == PL_READ_ABSENT:
+            self.view.check_whole()
             return None
         if result != PL_READ_FOUND:
             raise_busy(self.view, f"a relative of pid {self.hot.tgid}")

@@ -5,8 +5,9 @@ ProcessTable in table.py, which adds names and statistics. A look-up takes no lo
 never waits for the writer longer than 50 ms.
 
 What an answer means. A hit is the image that the table held at the moment of the read. None ("no such process") is
-given only while the table is complete and its writer alive; else StaleError says that nobody knows. A row that stays
-half-written is BusyError, or StaleError when its writer is gone.
+given only while the table is complete, its writer alive and not behind; else StaleError says that nobody knows, or
+BehindError that the writer has yet to catch up. A row that stays half-written is BusyError, or StaleError when its writer
+is gone.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -16,8 +17,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 import os
+import time
 
-from pipeline.errors import NotRunningError, StaleError, TooOldError
+from pipeline.errors import BehindError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.shm._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm._layout cimport (
     PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY,
@@ -50,6 +52,14 @@ cdef extern from "fcntl.h" nogil:
 CHAIN_MAX = 512
 cdef enum:
     _CHAIN_MAX = 512
+
+#: A table whose watermark is older than this is behind: a process that is not in it may exist all the same.
+BEHIND_AFTER_NS = 2_000_000_000
+cdef uint64_t BEHIND_NS = 2_000_000_000
+
+# count_readers stops here, whatever locks other users hold.
+_COUNT_CALLS = 4096
+_COUNT_S = 0.1
 
 # How often a reader that keeps hitting looks whether its table still is the instance's.
 cdef uint64_t _CHECK_NS = 250_000_000
@@ -225,10 +235,10 @@ cdef class TableReader:
         directory: the instance's runtime directory.
         instance: its name, for messages.
         max_age_ms: how long after the writer's last sign of life hits are still given out (a restarted writer needs
-            one to two seconds); then StaleError.
+            one to two seconds); then StaleError, or BehindError if the writer lives.
 
     Raises:
-        NotRunningError, AccessError, LayoutError: see View.
+        NotRunningError, AccessError, UntrustedError, LayoutError: see View.
     """
 
     cdef View _view
@@ -268,7 +278,8 @@ cdef class TableReader:
         view = View(self.directory, self.instance)
         self._lock(view, F_RDLCK)
         self._view = view
-        self._check_at = pl_now_coarse_ns() + _CHECK_NS
+        # Of a table that is old already, a hit is not to be given out before it is known how old is too old.
+        self._check_at = 0 if view.age_ns > STALE_AFTER_NS else pl_now_coarse_ns() + _CHECK_NS
 
     cdef View _current(self):
         """The view to read from. On the way of a hit: one shared word and a clock that costs 3 ns."""
@@ -280,16 +291,55 @@ cdef class TableReader:
             view = self._view
         return view
 
-    def _check(self):
+    cdef View _latest(self):
+        """As _current, however old the table is."""
+        if self._view is None:
+            raise ValueError("this ProcessTable is closed")
+        self._check(True)
+        return self._view
+
+    def status(self):
+        """How the instance is, however old its table: (view, commit or None, behind_ns).
+
+        `commit` is as of `commit`, None before the first one. `behind_ns` is how far the table is behind the present if
+        that is more than an idle instance ever is, else 0.
+
+        Raises:
+            NotRunningError, StaleError: it has been stopped, or is being replaced.
+        """
+        cdef View view = self._latest()
+        cdef uint64_t age = view.age_ns
+        try:
+            commit = self._commit_of(view)
+        except StaleError:
+            commit = None
+        return view, commit, max(age if age > <uint64_t>STALE_AFTER_NS else 0, _behind_ns(view))
+
+    def _check(self, bint any_age=False):
         """Follow the instance if another epoch has begun.
+
+        Args:
+            any_age: it does not matter how old the table is.
 
         Raises:
             NotRunningError: it is gone.
+            LayoutError: a file was cut short, and still is.
             StaleError: it is being replaced or has been stopped, or its writer has been silent for max_age_ms.
+            BehindError: so it has, and it lives.
         """
         cdef View view = self._view
         cdef uint64_t age = view.age_ns
         cdef uint32_t state = view.state
+        try:
+            view.check_whole()
+        except LayoutError as cut:
+            try:
+                self._open()  # another instance, or this one's file is whole again
+            except NotRunningError:
+                if view.is_replaced():
+                    raise
+                raise cut
+            return
         if state > PL_STATE_READY or age > <uint64_t>STALE_AFTER_NS:
             if view.is_replaced():
                 try:
@@ -301,20 +351,37 @@ cdef class TableReader:
                     raise StaleError(str(error)) from error
             if state > PL_STATE_READY:
                 raise StaleError(f"instance {self.instance!r} is {_STATES[state]}; try again when it runs again")
-            if age > self._max_age_ns:
+            if age > self._max_age_ns and not any_age:
+                if view.writer_lives() is not False:
+                    raise BehindError(
+                        f"instance {self.instance!r} is running, behind by {age / 1e9:.1f} s; try again when it has "
+                        f"caught up (`procline stat` shows its lag)",
+                        behind_ns=age,
+                    )
                 raise StaleError(
-                    f"the writer of instance {self.instance!r} has been silent for {age / 1e9:.1f} s; "
+                    f"the writer of instance {self.instance!r} has been silent for {age / 1e9:.1f} s and is gone; "
                     f"try again when it has been restarted"
                 )
         self._check_at = pl_now_coarse_ns() + _CHECK_NS
 
     cdef bint _may_say_absent(self, View view, object what) except -1:
         """True: "absent" is an answer. False: another epoch has begun, ask it. Else StaleError."""
+        cdef uint64_t behind
         if view.writer_is_fresh():
-            return True
-        self._check()
-        if self._view is not view:
-            return False
+            behind = _behind_ns(view)
+            if behind == 0:
+                return True
+        else:
+            self._check()
+            if self._view is not view:
+                return False
+            behind = view.age_ns if view.state == PL_STATE_READY and view.writer_lives() is not False else 0
+        if behind:
+            raise BehindError(
+                f"{what} is not in the table of instance {self.instance!r}, which is running, behind by "
+                f"{behind / 1e9:.1f} s: it may exist all the same; try again",
+                behind_ns=behind,
+            )
         raise StaleError(
             f"{what} is not in the table of instance {self.instance!r}, which is {_STATES[view.state]} and was last "
             f"written {view.age_ns / 1e9:.1f} s ago: it may exist all the same; try again"
@@ -337,33 +404,52 @@ cdef class TableReader:
     def count_readers(self):
         """Processes that have this instance's tables open through a TableReader, this one included.
 
+        Any user can hold locks on `control`, so the count takes 0.1 s at most, and each lock is asked for once. A lock
+        longer than a byte is no reader's, and hides those below it.
+
+        Returns:
+            (count, whether it is complete): there are at least so many.
+
         Raises:
             NotRunningError: its directory has been removed.
         """
         cdef flock lock
         cdef int64_t start, end
-        cdef View view = self._current()
-        # Through another open file, because a file's own locks do not stand in its way.
-        fd = view._open_segment("control", False)
-        count = 0
+        cdef View view = self._latest()
+        with view._open_directory() as place:
+            # Through another open file, because a file's own locks do not stand in its way.
+            fd = view._open_segment(place, "control", False)
+        count = calls = 0
+        is_complete = True
+        deadline = time.monotonic() + _COUNT_S
         ranges = [(0, (1 << 63) - 1)]
         try:
             # F_OFD_GETLK names one lock of the range that would stand in the way of a write lock: count it, then ask
             # again on both sides of it.
             while ranges:
                 start, end = ranges.pop()
+                if end <= start:
+                    continue
+                calls += 1
+                if calls > _COUNT_CALLS or time.monotonic() > deadline:
+                    is_complete = False
+                    break
                 memset(&lock, 0, sizeof(lock))
                 lock.l_type = F_WRLCK
                 lock.l_start = start
                 lock.l_len = end - start
-                if end <= start or fcntl(fd, F_OFD_GETLK, &lock) != 0 or lock.l_type == F_UNLCK:
+                if fcntl(fd, F_OFD_GETLK, &lock) != 0 or lock.l_type == F_UNLCK:
                     continue
-                count += 1
+                if lock.l_len == 1:
+                    count += 1
+                else:
+                    is_complete = False
                 ranges.append((start, lock.l_start))
-                ranges.append((lock.l_start + lock.l_len, end))
+                if lock.l_len != 0:  # else it goes on to the end
+                    ranges.append((lock.l_start + lock.l_len, end))
         finally:
             os.close(fd)
-        return count
+        return count, is_complete
 
     # -- one process -------------------------------------------------------------------------------------------------
 
@@ -498,6 +584,7 @@ cdef class TableReader:
         with nogil:
             result = view.follow(link, &entry.hot)
         if result == PL_READ_ABSENT:
+            view.check_whole()
             return None
         if result != PL_READ_FOUND:
             raise_busy(view, f"row {<uint32_t>link}")
@@ -578,6 +665,7 @@ cdef class TableReader:
     cdef int _check_horizon(self, View view, uint32_t pid, object at, int64_t time) except -1:
         """Raise TooOldError unless every process that lived at `time` is retained."""
         cdef const pl_control *control = view.view.control
+        view.check_whole()
         cdef uint64_t horizon = pl_load_acquire64(&control.horizon_boot_ns)
         # What ended before the first table of this epoch was complete was never in it. A successor's table has its
         # predecessor's history, so its own start is no limit.
@@ -645,6 +733,7 @@ cdef class TableReader:
                 with nogil:
                     result = view.follow(link, &entry.hot)
             if result == PL_READ_ABSENT:
+                view.check_whole()
                 last.elided = True
                 break
             if result != PL_READ_FOUND:
@@ -741,6 +830,7 @@ cdef class TableReader:
                         yield entry
                     elif result != PL_READ_ABSENT:
                         raise_busy(view, f"index entry {pid}")
+            view.check_whole()
         finally:
             free(marks)
 
@@ -810,6 +900,7 @@ cdef class TableReader:
             bitmap = PyBytes_FromStringAndSize(<const char *>marks, words * 8)
         finally:
             free(marks)
+        view.check_whole()
         bits = _numpy.unpackbits(_numpy.frombuffer(bitmap, _numpy.uint8), bitorder="little")
         rows = self.resolve_many(_numpy.flatnonzero(bits[:view.view.pid_capacity]))
         keep = rows["generation"] != 0
@@ -871,6 +962,7 @@ cdef class TableReader:
             finally:
                 PyBuffer_Release(&source)
                 PyBuffer_Release(&ends)
+            view.check_whole()  # else a chain could end where zeros began
             if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
                 return (_numpy.empty(0, _hot_dtype) if result is None else result[: offsets[n]]), offsets
 
@@ -882,7 +974,9 @@ cdef class TableReader:
         Raises:
             StaleError: no commit yet.
         """
-        cdef View view = self._current()
+        return self._commit_of(self._current())
+
+    cdef bytes _commit_of(self, View view):
         cdef const pl_control *control = view.view.control
         cdef const char *slot
         cdef uint64_t number
@@ -901,6 +995,7 @@ cdef class TableReader:
                 return copy
             if attempt > 10:
                 pl_sleep_ns(50_000)
+        view.check_whole()
         raise StaleError(f"instance {self.instance!r} has not committed anything yet; try again")
 
     @property
@@ -914,6 +1009,19 @@ cdef extern from *:
     static inline uint32_t pl_lowest(uint64_t bits) { return (uint32_t)__builtin_ctzll(bits); }
     """
     uint32_t _lowest "pl_lowest"(uint64_t bits) noexcept nogil
+
+
+cdef uint64_t _behind_ns(View view) noexcept nogil:
+    """How far a table is behind whose writer shows signs of life; 0: not worth mentioning.
+
+    A recording is of the past: its watermark never passes the moment when its table was ready, before its end.
+    """
+    cdef uint64_t ready = pl_load_relaxed64(&view.view.control.ready_boot_ns)
+    cdef uint64_t watermark = _watermark(view)
+    cdef uint64_t now = pl_now_boot_ns()
+    if ready == 0 or watermark < ready or watermark + BEHIND_NS > now:
+        return 0
+    return now - watermark
 
 
 cdef uint64_t _watermark(View view) noexcept nogil:

@@ -50,6 +50,11 @@ cdef extern from "reader.h" nogil:
     void pl_sleep_ns(long ns)
 
 
+cdef extern from "sigbus.h" nogil:
+    struct pl_guard:
+        pass
+
+
 cdef class View:
     cdef pl_view view
     cdef readonly str directory, instance
@@ -62,6 +67,7 @@ cdef class View:
     cdef bint same_pid_ns
     cdef void *maps[8]
     cdef size_t lengths[8]
+    cdef pl_guard *guard
 
     cdef bint writer_is_fresh(self) noexcept nogil
     # Reads that wait up to 50 ms for a busy row; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.
@@ -76,8 +82,14 @@ cdef class View:
     # Patience: whether a read that found a row busy is to be tried again (the `attempt`-th time, from 0). Waits a bit.
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil
 
+    # Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then.
+    cdef int check_whole(self) except -1
+
     cdef bint _open(self) except -1
+    cdef bint _map_all(self, object place) except -1
     cdef void _unmap(self) noexcept
     cdef const void *_map(self, int number, int fd, size_t length) except NULL
-    cdef const void *_segment(self, int number, uint64_t capacity, uint64_t allocated, bint optional) except? NULL
+    cdef const void *_segment(
+        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+    ) except? NULL
     cdef int64_t _age_ns(self, const pl_control *control) noexcept

@@ -2,7 +2,9 @@
 
 A View is one epoch: it stays mapped while anything refers to it, so an entry can outlive the epoch that it was read
 from. When to look for the next epoch is the reader's business (_reader.pyx); what an entry shows is in _entry.pyx.
-Nothing is ever written: the mappings are read-only. Imports nothing that a short-lived reader does not need.
+Nothing is ever written: the mappings are read-only. Files are opened by pipeline.trust, so only what the instance's own
+user can have made is mapped; one that is cut short all the same becomes a LayoutError (sigbus.h). Imports nothing that a
+short-lived reader does not need.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -13,11 +15,11 @@ from posix.unistd cimport close as c_close
 import os
 import time
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.errors import AccessError, LayoutError, NotRunningError
 from pipeline.shm._keyhash cimport pl_keys_bytes
 from pipeline.shm._layout cimport (
-    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED,
+    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_ring_ack,
     pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
 )
 
@@ -30,6 +32,14 @@ cdef extern from "sys/mman.h" nogil:
     void *MAP_FAILED
 
 
+cdef extern from "sigbus.h" nogil:
+    pl_guard *pl_guard_take()
+    void pl_guard_cover(pl_guard *guard, int number, void *base, size_t length)
+    void pl_guard_release(pl_guard *guard)
+    bint pl_guard_is_hit(const pl_guard *guard)
+    int pl_guard_install()
+
+
 cdef extern from "signal.h" nogil:
     int kill(int pid, int sig)
 
@@ -38,11 +48,11 @@ cdef extern from "sched.h" nogil:
     int sched_yield()
 
 
-#: A heartbeat older than this means that the writer is gone (it beats every 300 ms at the least).
+#: A heartbeat older than this means that the writer is gone or behind (it beats every 300 ms at the least).
 STALE_AFTER_NS = 1_000_000_000
 cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
 
-#: At attach, a table that nobody has written for this long belongs to no running instance.
+#: At attach, a table that has not been written for this long belongs to a running instance only if its writer lives.
 ABANDONED_AFTER_NS = 5_000_000_000
 
 # How long a busy row is tried again: about 2 us of pauses (a change in place takes the writer 0.1 us), then giving the
@@ -65,7 +75,9 @@ cdef class View:
         instance: its name, for messages.
 
     Raises:
-        NotRunningError: nothing is there, it is not ready, or its writer has been silent for ABANDONED_AFTER_NS.
+        NotRunningError: nothing is there, it is not ready, or its writer has ended (and has been silent for
+            ABANDONED_AFTER_NS: until then another one may take over).
+        UntrustedError: another user could have put the tables there.
         AccessError: a segment that every reader needs may not be opened. (`args` and `envs` may have tighter modes:
             then their columns are absent.)
         LayoutError: not these segments, or of another layout version.
@@ -81,6 +93,11 @@ cdef class View:
         self.control_fd = -1
         for number in range(8):
             self.maps[number] = NULL
+        if pl_guard_install() != 0:
+            raise OSError(errno, f"cannot install a handler of SIGBUS: {os.strerror(errno)}")
+        self.guard = pl_guard_take()
+        if self.guard == NULL:
+            raise MemoryError
         for _ in range(_OPEN_TRIES):
             if self._open():
                 return
@@ -93,11 +110,14 @@ cdef class View:
 
     def __dealloc__(self):
         self._unmap()
+        if self.guard != NULL:
+            pl_guard_release(self.guard)
 
     cdef void _unmap(self) noexcept:
         cdef int number
         for number in range(8):
             if self.maps[number] != NULL:
+                pl_guard_cover(self.guard, number, NULL, 0)  # first: the addresses may be another mapping's next
                 munmap(self.maps[number], self.lengths[number])
                 self.maps[number] = NULL
         if self.control_fd >= 0:
@@ -112,11 +132,22 @@ cdef class View:
             instance=self.instance,
         )
 
-    def _open_segment(self, str name, bint optional):
+    def _open_directory(self):
+        try:
+            return trust.Directory(self.directory)
+        except PermissionError as error:
+            raise AccessError(
+                f"no permission to enter {error.filename}: run as root or as a member of the group that owns it",
+                path=str(error.filename),
+            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._not_running(f"there is no {self.directory}") from error
+
+    def _open_segment(self, place, str name, bint optional):
         """Return a descriptor, -1 for an optional segment that this reader may not open."""
         path = os.path.join(self.directory, name)
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            return place.open(name)
         except PermissionError as error:
             if optional:
                 return -1
@@ -124,7 +155,7 @@ cdef class View:
                 f"no permission to read {path}: run as root or as a member of the group that owns {self.directory}",
                 path=path,
             ) from error
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except FileNotFoundError as error:
             raise self._not_running(f"there is no {path}") from error
 
     cdef const void *_map(self, int number, int fd, size_t length) except NULL:
@@ -134,13 +165,21 @@ cdef class View:
             raise OSError(errno, f"cannot map {length} bytes of {name}: {os.strerror(errno)}", self.directory)
         self.maps[number] = address
         self.lengths[number] = length
+        pl_guard_cover(self.guard, number, address, length)
         return address
 
     cdef bint _open(self) except -1:
         """Map everything. False: the segments are being made or replaced right now, so try again."""
+        cdef bint is_done
+        with self._open_directory() as place:
+            is_done = self._map_all(place)
+        self.check_whole()
+        return is_done
+
+    cdef bint _map_all(self, object place) except -1:
         cdef const pl_control *control
         cdef uint32_t version
-        self.control_fd = self._open_segment(paths.CONTROL, False)
+        self.control_fd = self._open_segment(place, paths.CONTROL, False)
         status = os.fstat(self.control_fd)
         if status.st_size == 0:
             return False
@@ -179,44 +218,57 @@ cdef class View:
             raise self._not_running("it has been stopped")
         if state == PL_STATE_SUPERSEDED:
             return False
-        age_ns = self._age_ns(control)
-        if age_ns > ABANDONED_AFTER_NS:
-            raise self._not_running(f"its writer, pid {control.writer_tgid}, has been silent for {age_ns // 10**9} s")
+        if (
+            <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > <uint64_t>status.st_size
+            or <uint64_t>control.commit_offset + 2 * <uint64_t>control.commit_bytes > <uint64_t>status.st_size
+        ):
+            raise LayoutError(
+                f"{self.directory}/control has {status.st_size} bytes, fewer than its header states: damaged;"
+                f" stop the instance, remove the directory and start it again",
+                expected=control.commit_offset + 2 * control.commit_bytes, found=status.st_size,
+            )
         self.view.control = control
+        self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
+        age_ns = self._age_ns(control)
+        if age_ns > ABANDONED_AFTER_NS and self.writer_lives() is False:
+            raise self._not_running(
+                f"its writer, pid {control.writer_tgid}, has ended and was last heard of {age_ns // 10**9} s ago"
+            )
         self.view.pid_capacity = control.pid_capacity
         self.view.row_capacity = control.row_capacity
         self.view.key_capacity = control.key_capacity
         self.view.slots = control.pid_capacity + control.key_capacity
         self.boot_id = PyBytes_FromStringAndSize(<const char *>control.boot_id, 16)
         self.epoch = control.epoch
-        self.view.index = <const uint32_t *>self._segment(1, 4 * <uint64_t>self.view.slots,
-                                                          4 * <uint64_t>self.view.slots, False)
+        self.view.index = <const uint32_t *>self._segment(
+            place, 1, 4 * <uint64_t>self.view.slots, 4 * <uint64_t>self.view.slots, False)
         self.view.keys = <const pl_keys *>self._segment(
-            7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
+            place, 7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
         self.view.hot = <const pl_hot *>self._segment(
-            2, sizeof(pl_hot) * <uint64_t>control.row_capacity,
+            place, 2, sizeof(pl_hot) * <uint64_t>control.row_capacity,
             sizeof(pl_hot) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         self.view.cold = <const pl_cold *>self._segment(
-            3, sizeof(pl_cold) * <uint64_t>control.row_capacity,
+            place, 3, sizeof(pl_cold) * <uint64_t>control.row_capacity,
             sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
         self.view.names = <const char *>self._segment(
-            4, control.names_capacity_bytes, pl_load_acquire64(&control.names_allocated_bytes), False)
+            place, 4, control.names_capacity_bytes, pl_load_acquire64(&control.names_allocated_bytes), False)
         self.view.args = <const char *>self._segment(
-            5, control.args_capacity_bytes, pl_load_acquire64(&control.args_allocated_bytes), True)
+            place, 5, control.args_capacity_bytes, pl_load_acquire64(&control.args_allocated_bytes), True)
         self.view.envs = <const char *>self._segment(
-            6, control.envs_capacity_bytes, pl_load_acquire64(&control.envs_allocated_bytes), True)
+            place, 6, control.envs_capacity_bytes, pl_load_acquire64(&control.envs_allocated_bytes), True)
         # A new writer marks the control file SUPERSEDED before it replaces the first segment, and puts its own control
         # file in place after the last. So if neither has happened by now, all of them are of one epoch.
         if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
             return False
-        self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
         return True
 
-    cdef const void *_segment(self, int number, uint64_t capacity, uint64_t allocated, bint optional) except? NULL:
+    cdef const void *_segment(
+        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+    ) except? NULL:
         """Map one segment at its ceiling; its file must hold what is allocated."""
         cdef int fd
         name = paths.SEGMENTS[number]
-        fd = self._open_segment(name, optional)
+        fd = self._open_segment(place, name, optional)
         if fd < 0 or capacity == 0:
             return NULL
         try:
@@ -245,6 +297,24 @@ cdef class View:
         cdef uint64_t beat = pl_load_relaxed64(&control.heartbeat_boot_ns)
         cdef int64_t age = <int64_t>(pl_now_boot_ns() - beat)
         return age if age > 0 else 0
+
+    def writer_lives(self):
+        """Whether the process that writes the table exists; None: it is of a pid namespace that this one cannot see."""
+        if not self.same_pid_ns:
+            return None
+        from pipeline.processes import lives
+
+        return lives(self.view.control.writer_tgid, self.view.control.writer_start_boot_ns)
+
+    cdef int check_whole(self) except -1:
+        """Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then."""
+        if self.guard != NULL and pl_guard_is_hit(self.guard):
+            raise LayoutError(
+                f"a file in {self.directory} was cut short while it was read: stop the instance, remove the directory"
+                f" and start it again",
+                expected="segments as long as control states", found="a shorter file",
+            )
+        return 0
 
     @property
     def age_ns(self):
@@ -277,7 +347,9 @@ cdef class View:
 
     def header(self):
         """The control header's bytes, 512 of them."""
-        return PyBytes_FromStringAndSize(<const char *>self.view.control, sizeof(pl_control))
+        header = PyBytes_FromStringAndSize(<const char *>self.view.control, sizeof(pl_control))
+        self.check_whole()
+        return header
 
     cdef bint writer_is_fresh(self) noexcept nogil:
         """Whether "absent" is an answer now: the table is complete and somebody keeps it so.

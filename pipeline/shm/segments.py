@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.shm import layout
 from pipeline.shm._keys import segment_bytes
@@ -123,21 +124,14 @@ def take_lock(directory: Path) -> int:
 
     Raises:
         UnsupportedError: the directory is not on tmpfs.
-        ConfigError: somebody else could put files into the directory.
+        UntrustedError: somebody else could put files into the directory, or exchange it.
         WriterExistsError: another process holds the lock.
     """
-    directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    trust.Directory(directory, mine=True, make=0o755).close()
     if filesystem_type(directory) != TMPFS_MAGIC:
         raise UnsupportedError(
             f"{directory} is not on tmpfs", feature="shared tables", needs="a directory on tmpfs",
             hint="set PROCLINE_RUNTIME_DIR to one, for instance /dev/shm/procline",
-        )  # fmt: skip
-    status = directory.stat()
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
-        raise ConfigError(
-            f"{directory} belongs to uid {status.st_uid} with mode {status.st_mode & 0o7777:04o}: others could put "
-            "files there; remove it, or give it to the user that runs procline, mode 0755",
-            key="runtime directory", value=str(directory),
         )  # fmt: skip
     while True:
         # Nobody else may even open it: a lock can be taken through any descriptor, and would keep the next writer out.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline import paths
-from pipeline.errors import LineageError, NoProcessContextError, StaleError
+from pipeline.errors import LineageError, NoProcessContextError
 from pipeline.shm import lineage
 from pipeline.shm._entry import FIELDS, Entry
 from pipeline.shm._reader import CHAIN_MAX, TableReader
@@ -39,8 +39,10 @@ class ProcessTable(TableReader):
             max_age_ms: how long hits are still given out after the writer's last sign of life.
 
         Raises:
-            NotRunningError: no such instance, or it is not ready.
+            NotRunningError: no such instance, it is not ready, or its writer has ended. One that is only behind is
+                opened.
             AccessError: the caller may not read it.
+            UntrustedError: another user could have put the tables there.
             LayoutError: it was made by another version.
             ConfigError: `name` cannot name an instance.
         """
@@ -111,11 +113,14 @@ class ProcessTable(TableReader):
         """What the instance has done and holds, as `procline stat --json` shows it.
 
         Counts are of one commit. `events` and `lost` are by kind; `entries` are processes (`images` rows);
-        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit); `processes` have
-        `cpu_seconds` and `pss_bytes`, None where the caller may not know; `readers` are processes with open tables.
+        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit); `behind_ns` is the
+        same or the age of the heartbeat, 0 unless it is more than an idle instance ever has. `processes` have
+        `cpu_seconds` and `pss_bytes`, None where the caller may not know. `readers` are processes with open tables: all
+        of them, or at least so many if `readers_complete` is false (a user holds other locks on the tables).
 
         Raises:
-            StaleError, NotRunningError: as `resolve`; a table that is being filled has statistics already.
+            StaleError, NotRunningError: it has been stopped, or is being replaced. A table that is being filled has
+                statistics already, and one that is behind still has them.
         """
         # Deferred: statistics need numpy's dtypes, look-ups do not.
         import numpy as np
@@ -124,12 +129,10 @@ class ProcessTable(TableReader):
         from pipeline.events import KIND_NAMES
         from pipeline.shm import layout
 
-        view = self.view
+        view, commit_bytes, behind_ns = self.status()
         header = np.frombuffer(view.header(), layout.CONTROL)[0]
-        try:
-            commit = np.frombuffer(self.commit()[: layout.COMMIT.itemsize], layout.COMMIT)[0]
-        except StaleError:
-            commit = np.zeros(1, layout.COMMIT)[0]
+        commit = np.frombuffer(commit_bytes or bytes(layout.COMMIT.itemsize), layout.COMMIT, 1)[0]
+        readers, readers_complete = self.count_readers()
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
         by_kind = {
@@ -147,6 +150,7 @@ class ProcessTable(TableReader):
             "takeovers": int(header["takeovers"]),
             "writer_pid": int(header["writer_tgid"]),
             "heartbeat_age_ns": view.age_ns,
+            "behind_ns": behind_ns,
             **by_kind,
             "late": counters.pop("late"),
             "frames": counters.pop("frames"),
@@ -158,7 +162,8 @@ class ProcessTable(TableReader):
             "watermark_lag_ns": max(0, now - watermark) if watermark else None,
             "repairs": counters.pop("repairs"),
             "evictions": counters.pop("evictions"),
-            "readers": self.count_readers(),
+            "readers": readers,
+            "readers_complete": readers_complete,
             "processes": processes.measure(Path(self.directory)),
             "memory": {
                 "rows_used": int(commit["rows_used"]),

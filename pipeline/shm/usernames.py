@@ -7,7 +7,7 @@ host and one for each container that it has seen, below ``users`` in the instanc
     HASH.json        {"user": …, "group": …}; HASH is of container id, mount namespace and user namespace
 
 Ids are those of the kernel's credentials, so of the initial user namespace. No file, or no such id in it: no name. A
-reader never shows a name of its own host: it may itself be in a container. Imports nothing but the standard library.
+reader never shows a name of its own host: it may itself be in a container. Readers import this module.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from pipeline import trust
 from pipeline.digest import blake2b
 
 DIRECTORY = "users"
@@ -92,7 +93,8 @@ class UserNames:
         content: _Content | None = None
         version = (0, 0)
         try:
-            with open(os.path.join(self._directory, name), encoding="ascii") as file:  # noqa: PTH118, PTH123
+            path = os.path.join(self._directory, name)  # noqa: PTH118
+            with open(trust.open_file(path), encoding="ascii") as file:  # noqa: PTH123
                 status = os.fstat(file.fileno())
                 version = (status.st_ino, status.st_mtime_ns)
                 content = known[0] if known is not None and known[1] == version else json.load(file)

@@ -12,6 +12,9 @@
 Where a group is set, the directories belong to it and have the set-group-id bit, so that files and sockets made in them
 get the group although the workers that make them may not give files away.
 
+The whole path belongs to root or to the daemon's user, and nobody else may write to a directory on it (pipeline.trust);
+else the start is refused. A directory that somebody else made at the fallback under /dev/shm is put aside by root.
+
 A supervisor that was killed leaves its directory behind. The next one takes it over as it is: the resolver decides
 whether the tables in it are still of use.
 """
@@ -19,18 +22,21 @@ whether the tables in it are still of use.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import fcntl
 import grp
 import os
 import shutil
-import stat
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
+from pipeline.log import get_logger
 
 _DIRECTORIES = {
     paths.FRAMES_DIR: 0o700,
@@ -39,6 +45,8 @@ _DIRECTORIES = {
     paths.TRACERS_DIR: 0o755,
 }
 _RETRY_S = 0.02
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 def group_id(name: str) -> int:
@@ -70,7 +78,8 @@ class InstanceDirectory:
 
     Raises:
         ConfigError: the name, or a socket's path, cannot be used.
-        UnsupportedError: the directory is not on tmpfs, cannot be made, or belongs to somebody else.
+        UnsupportedError: the directory is not on tmpfs, or cannot be made.
+        UntrustedError: somebody else owns, or may write to, a directory on the way.
         WriterExistsError: the instance is running.
     """
 
@@ -79,6 +88,8 @@ class InstanceDirectory:
         self.path = paths.instance_dir(name)
         for socket in (paths.frames_socket, paths.stream_socket, paths.requests_socket, paths.tracers_socket):
             paths.endpoint(socket(self.path))
+        if self.path.parent == paths.FALLBACK and paths.RUNTIME_DIR_VARIABLE not in os.environ:
+            put_aside(paths.FALLBACK)
         paths.check_in_memory(self.path)
         self._lock = self._claim()
         try:
@@ -199,25 +210,39 @@ class InstanceDirectory:
 
 
 def _make(directory: Path, mode: int) -> None:
-    """Make a directory with this mode, or check that the one that is there is ours: /dev/shm is open to everyone."""
+    """Make a directory with this mode, and those above it that are missing; check the whole path."""
     try:
-        try:
-            directory.mkdir(parents=True)
-        except FileExistsError:
-            status = directory.lstat()
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid not in {0, os.geteuid()}:
-                raise UnsupportedError(
-                    f"{directory} belongs to uid {status.st_uid} and not to this daemon",
-                    feature="runtime directory",
-                    needs="a directory of its own",
-                    hint=f"remove it, or set {paths.RUNTIME_DIR_VARIABLE} to another one",
-                ) from None
-        else:
-            directory.chmod(mode)  # mkdir's own mode is cut by the umask
+        trust.Directory(directory, mine=True, make=mode).close()
     except FileNotFoundError:
         raise  # made and gone again: somebody removes an instance
     except OSError as error:
         raise _cannot_use(directory, error) from None
+
+
+def put_aside(root: Path) -> None:
+    """If somebody else made the directory `root`, put one of this user in its place, in one step.
+
+    Anybody may make names in /dev/shm, and root alone may rename those of others. The other directory gets a new name
+    beside it and is left as it is: deleting what a stranger has put there is not the daemon's business.
+    """
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = root.lstat().st_uid
+        if owner == 0:
+            return
+        mine = Path(tempfile.mkdtemp(prefix=f"{root.name}-not-ours-", dir=root.parent))
+    except OSError:
+        return  # nothing is there; what else is wrong, the next steps report
+    mine.chmod(0o755)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(mine), _AT_FDCWD, os.fsencode(root), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        mine.rmdir()
+        if number != errno.ENOENT:  # else it has gone meanwhile
+            get_logger().warning(f"cannot put {root} of uid {owner} aside: {os.strerror(number)}")
+        return
+    get_logger().warning(f"{root} belonged to uid {owner}: it was renamed to {mine}, which you can delete")
 
 
 def _cannot_use(path: Path, error: OSError) -> ProclineError:

@@ -6,10 +6,11 @@ it reads are single aligned words, so no protocol is needed.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import paths, trust
 from pipeline.shm import head
 
 
@@ -33,9 +34,13 @@ class Vitals:
 
 
 def look(directory: Path) -> Vitals | None:
-    """Return how the instance in `directory` is; None while there is no control segment of this layout version."""
+    """Return how the instance in `directory` is; None while there is no control segment of this layout version.
+
+    Raises:
+        UntrustedError: another user could have put it there.
+    """
     try:
-        with (directory / paths.CONTROL).open("rb", buffering=0) as file:
+        with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb", buffering=0) as file:
             control = head.read_head(file.read(head.CONTROL_BYTES) or b"")
             if control is None:
                 return None

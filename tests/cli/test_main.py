@@ -103,6 +103,7 @@ def test_no_instance_is_code_3_and_says_how_to_start_one(
         (errors.AccessError("x"), 2),
         (errors.LayoutError("x"), 2),
         (errors.TooOldError("x"), 1),
+        (errors.UntrustedError("x"), 2),
         (errors.NotRunningError("x"), 3),
     ],
 )
@@ -127,7 +128,7 @@ def test_a_resolver_that_does_not_come_back_is_told(
     monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
     table.failures = (errors.StaleError("its writer is gone"),) * 1000
     done = procline("resolve", "40")
-    assert done.code == 3 and "its writer is gone" in done.err
+    assert done.code == 75 and "its writer is gone" in done.err
 
 
 def test_an_interrupt_is_quiet(procline: Command, table: type[FakeTable]) -> None:

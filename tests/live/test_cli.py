@@ -123,8 +123,8 @@ def test_a_table_of_another_layout_version(live_kernel: None) -> None:
 def test_no_capability(live_kernel: None, tmp_path: Path) -> None:
     """A daemon without root says what it needs."""
     root = Path("/dev/shm") / f"procline-nocap-{os.getpid()}"
-    root.mkdir(mode=0o777)
-    root.chmod(0o777)
+    root.mkdir()
+    os.chown(root, 65534, 65534)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli.main", "run", "--name", "nocap"],

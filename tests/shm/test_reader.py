@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -14,11 +16,12 @@ import numpy as np
 import pytest
 from handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
-from pipeline.errors import AccessError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
+from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.shm import layout
 from pipeline.shm._entry import Entry
 from pipeline.shm._reader import CHAIN_MAX, TableReader
 
+F_OFD_SETLK = 37  # include/uapi/asm-generic/fcntl.h
 EXEC = layout.ROW_HEAD | layout.ROW_IS_EXEC
 
 
@@ -106,11 +109,75 @@ def test_hits_are_not_given_out_for_ever(tables: Tables) -> None:
     reader = TableReader(tables.directory, max_age_ms=1200)
     tables.heartbeat(age_s=1.3)
     deadline = time.monotonic() + 2
-    with pytest.raises(StaleError, match="silent"):
+    with pytest.raises(BehindError, match=r"is running, behind by 1\.\d s") as caught:
         while time.monotonic() < deadline:
             reader.resolve(7)
+    assert caught.value.behind_ns > 1_200_000_000
+    tables.control["writer_tgid"] = dead_pid()
+    with pytest.raises(StaleError, match=r"silent.*gone") as gone:
+        reader.resolve(7)
+    assert not isinstance(gone.value, BehindError)
+    tables.control["writer_tgid"] = os.getpid()
     tables.heartbeat()
     assert reader.resolve(7) is not None
+
+
+def test_a_writer_that_is_behind_is_running(tables: Tables) -> None:
+    """Its heartbeat is older than what an instance whose writer ended is believed for, but it lives."""
+    tables.row(7)
+    tables.heartbeat(age_s=60)
+    tables.control["writer_start_boot_ns"] = own_start_ns()
+    reader = TableReader(tables.directory, max_age_ms=120_000)
+    assert reader.resolve(7) is not None
+    with pytest.raises(BehindError, match=r"pid 8 .* is running, behind by 60\.\d s: it may exist all the same"):
+        reader.resolve(8)
+    for look in (lambda: reader.resolve_many([7, 8]), lambda: list(reader.walk()), lambda: reader.children(7)):
+        with pytest.raises(BehindError):
+            look()
+    reader = TableReader(tables.directory)
+    with pytest.raises(BehindError, match=r"is running, behind by 60\.\d s") as caught:
+        reader.resolve(7)
+    assert caught.value.behind_ns > 60 * 10**9 and "procline run" not in str(caught.value)
+    view, commit, behind_ns = reader.status()
+    assert view.state == layout.STATE_READY and commit is None and behind_ns > 60 * 10**9
+    assert reader.count_readers() == (1, True)
+
+
+@pytest.mark.parametrize("change", ["its pid is free", "its pid is another process's"])
+def test_a_writer_that_has_ended_does_not_run(tables: Tables, change: str) -> None:
+    tables.heartbeat(age_s=60)
+    if change == "its pid is free":
+        tables.control["writer_tgid"] = dead_pid()
+    else:
+        tables.control["writer_start_boot_ns"] = own_start_ns() - 10**9
+    with pytest.raises(NotRunningError, match=r"is not running: its writer, pid \d+, has ended") as caught:
+        TableReader(tables.directory)
+    assert "procline run" in str(caught.value)
+
+
+def test_a_writer_in_a_namespace_that_cannot_be_seen_is_not_called_ended(tables: Tables) -> None:
+    tables.heartbeat(age_s=60)
+    tables.control["writer_tgid"] = dead_pid()
+    tables.control["pid_ns"] += 1
+    reader = TableReader(tables.directory)
+    with pytest.raises(BehindError):
+        reader.resolve(8)
+
+
+def test_absent_is_no_answer_while_the_watermark_is_old(tables: Tables) -> None:
+    tables.row(7)
+    reader = TableReader(tables.directory)
+    tables.control["ready_boot_ns"] = now_boot_ns() - 60 * 10**9
+    tables.commit(1, watermark_boot_ns=now_boot_ns() - 3 * 10**9)
+    assert reader.resolve(7) is not None
+    with pytest.raises(BehindError, match=r"is running, behind by 3\.\d s"):
+        reader.resolve(8)
+    assert reader.status()[2] > 3 * 10**9
+    tables.commit(2, watermark_boot_ns=now_boot_ns() - 10**9)
+    assert reader.resolve(8) is None and reader.status()[2] == 0
+    # A recording is of the past.
+    tables.commit(3, watermark_boot_ns=now_boot_ns() - 61 * 10**9)
+    assert reader.resolve(8) is None and reader.status()[2] == 0
 
 
 def test_a_busy_row_is_busy_not_absent(tables: Tables) -> None:
@@ -494,7 +561,8 @@ def test_no_instance(shm_dir: Path) -> None:
     [
         ("magic", b"SOMEBODY", LayoutError), ("layout_version", 99, LayoutError), ("header_bytes", 8, LayoutError),
         ("layout_version", 0, NotRunningError), ("state", layout.STATE_STOPPED, NotRunningError),
-        ("state", layout.STATE_SUPERSEDED, NotRunningError), ("heartbeat_boot_ns", 1, NotRunningError),
+        ("state", layout.STATE_SUPERSEDED, NotRunningError),
+        ("commit_offset", 1 << 30, LayoutError), ("ring_offset", 1 << 30, LayoutError),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said(tables: Tables, field: str, value: object, error: type[Exception]) -> None:
@@ -503,7 +571,8 @@ def test_what_is_wrong_is_said(tables: Tables, field: str, value: object, error:
         TableReader(tables.directory)
     assert "\n" not in str(caught.value)
     if isinstance(caught.value, LayoutError):
-        assert caught.value.expected is not None and caught.value.found == value
+        size = (tables.directory / "control").stat().st_size
+        assert caught.value.expected is not None and caught.value.found == (size if "offset" in field else value)
 
 
 @pytest.mark.parametrize("name", ["index", "hot", "cold", "names", "args"])
@@ -632,9 +701,9 @@ def test_a_commit_slot_that_is_being_filled_is_not_read(tables: Tables) -> None:
 
 def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
     reader = TableReader(tables.directory)
-    assert reader.count_readers() == 1
+    assert reader.count_readers() == (1, True)
     second = TableReader(tables.directory)  # of the same process
-    assert reader.count_readers() == 1
+    assert reader.count_readers() == (1, True)
     program = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pipeline.shm._reader import TableReader\n"
@@ -647,17 +716,42 @@ def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
         for other in others:
             assert other.stdout is not None
             other.stdout.readline()
-        assert reader.count_readers() == second.count_readers() == 4
+        assert reader.count_readers() == second.count_readers() == (4, True)
         others[0].kill()
         others[0].wait()
-        assert reader.count_readers() == 3
+        assert reader.count_readers() == (3, True)
     finally:
         for other in others:
             other.kill()
             other.communicate()
     second.close()
-    assert reader.count_readers() == 1
+    assert reader.count_readers() == (1, True)
     reader.close()
+
+
+def test_counting_readers_ends_whatever_locks_others_hold(tables: Tables) -> None:
+    reader = TableReader(tables.directory)
+    assert reader.count_readers() == (1, True)
+    with (tables.directory / "control").open("rb") as other:
+        lock(other.fileno(), start=1 << 61, length=0)
+        count, is_complete = reader.count_readers()
+        assert count <= 1 and not is_complete
+        lock(other.fileno(), start=0, length=0)
+        count, is_complete = reader.count_readers()
+        assert count <= 1 and not is_complete
+    assert reader.count_readers() == (1, True)
+    with (tables.directory / "control").open("rb") as other:
+        for number in range(5000):
+            lock(other.fileno(), start=3 * number, length=1)
+        begun = time.monotonic()
+        count, is_complete = reader.count_readers()
+        assert time.monotonic() - begun < 1
+        assert count > 1 and not is_complete
+
+
+def lock(fd: int, *, start: int, length: int) -> None:
+    """Take a shared lock that belongs to the open file."""
+    fcntl.fcntl(fd, F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
 
 
 def test_readers_of_an_instance_that_has_vanished_are_not_counted(tables: Tables) -> None:
@@ -680,6 +774,11 @@ def test_a_look_up_imports_little(tables: Tables) -> None:
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", program, str(tables.directory), root]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def own_start_ns() -> int:
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return ticks * (10**9 // os.sysconf("SC_CLK_TCK"))
 
 
 def dead_pid() -> int:

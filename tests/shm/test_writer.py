@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from table_host import Host, make_writer
 
-from pipeline.errors import ConfigError, UnsupportedError, WriterExistsError
+from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter, row_check
 from pipeline.shm.validate import STRONG_LINKS, validate_tables
@@ -560,7 +560,7 @@ def test_directory_that_is_not_on_tmpfs_is_refused(tmp_path: Path) -> None:
 
 def test_directory_that_others_may_write_to_is_refused(shm_dir: Path) -> None:
     shm_dir.chmod(0o777)
-    with pytest.raises(ConfigError, match="others could put files there"):
+    with pytest.raises(UntrustedError, match="can be written by everybody"):
         make_writer(shm_dir)
 
 

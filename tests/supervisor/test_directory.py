@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.errors import ConfigError, UnsupportedError, WriterExistsError
+from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 
 
@@ -118,15 +118,61 @@ def test_a_directory_of_somebody_else_is_refused(root: Path) -> None:
         pytest.skip("needs root to give a directory away")
     (root / "a").mkdir(parents=True)
     os.chown(root / "a", 65534, 65534)
-    with pytest.raises(UnsupportedError, match="belongs to uid 65534"):
+    with pytest.raises(UntrustedError, match="a belongs to uid 65534"):
         InstanceDirectory("a")
 
 
-def test_a_link_in_place_of_the_directory_is_refused(root: Path) -> None:
+def test_a_link_to_a_directory_that_everybody_may_write_to_is_refused(root: Path) -> None:
     root.mkdir()
     (root / "a").symlink_to("/dev/shm")
-    with pytest.raises(UnsupportedError, match="belongs to"):
+    with pytest.raises(UntrustedError, match="written by everybody"):
         InstanceDirectory("a")
+
+
+@pytest.mark.parametrize("place", [".", "root", "root/a", "root/a/frames"])
+def test_a_directory_on_the_way_that_others_may_write_to_is_refused(root: Path, place: str) -> None:
+    with InstanceDirectory("a"):
+        pass
+    (root.parent / place).chmod(0o775)
+    with pytest.raises(UntrustedError, match=r"group 0 \(mode 0775\).*chmod go-w") as caught:
+        InstanceDirectory("a")
+    assert caught.value.path == os.path.normpath(root.parent / place) and caught.value.mode == 0o775
+
+
+def test_a_grandparent_of_another_user_is_refused(root: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give a directory away")
+    os.chown(root.parent, 65534, 65534)
+    with pytest.raises(UntrustedError, match=f"{root.parent} belongs to uid 65534"):
+        InstanceDirectory("a")
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link", "file"])
+def test_root_puts_aside_what_another_user_made_in_place_of_the_fallback(
+    monkeypatch: pytest.MonkeyPatch, root: Path, kind: str
+) -> None:
+    """`root` stands for /dev/shm/procline: its parent is a sticky directory that everybody may write to."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to give a directory away")
+    root.parent.chmod(0o1777)
+    if kind == "directory":
+        (root / "a").mkdir(parents=True)
+    elif kind == "link":
+        root.symlink_to("/proc")
+    else:
+        root.touch()
+    os.chown(root, 65534, 65534, follow_symlinks=False)
+    monkeypatch.delenv(paths.RUNTIME_DIR_VARIABLE)
+    monkeypatch.setattr(paths, "FALLBACK", root)
+    monkeypatch.setattr(paths, "is_in_memory", lambda path: path != paths.RUN)
+    with InstanceDirectory("a") as directory:
+        assert directory.path == root / "a" and root.lstat().st_uid == 0 and not root.is_symlink()
+        assert root.stat().st_mode & 0o7777 == 0o755
+    (aside,) = [path for path in root.parent.iterdir() if path != root]
+    assert aside.lstat().st_uid == 65534 and aside.name.startswith("root-not-ours-")
+    with InstanceDirectory("a"):
+        assert len(list(root.parent.iterdir())) == 2, "nothing is put aside twice"
 
 
 def test_a_path_too_long_for_a_socket_is_refused_before_anything_is_made(root: Path) -> None:

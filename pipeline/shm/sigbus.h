@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A reader outlives a file that is cut short under its mapping. Touching a page behind the end of a file is a SIGBUS; this
+ * handler puts zero pages in place of all segments of the view that was hit, so that the access can be repeated.
+ *
+ * All of them, and not only the page: a read section that copied zeros from one segment then finds 0 where its row's
+ * sequence word was, and never accepts what it copied. So no read pays for this; the slow paths that a reader ends up in,
+ * where it finds nothing and no writer, ask pl_guard_is_hit.
+ *
+ * Only faults in guarded mappings are handled. Any other SIGBUS goes to the handler that was there before, or ends the
+ * process as if there were none. A handler that the program installs later replaces this one.
+ *
+ * The handler may run in any thread between any two instructions: it calls mmap only, and reads guards through atomic
+ * words. Guards are never freed, only used again, so their list can be walked at any time. */
+#ifndef PROCLINE_SIGBUS_H
+#define PROCLINE_SIGBUS_H
+
+#include <errno.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PL_GUARDED 8
+
+struct pl_guard {
+	struct pl_guard *next;
+	uintptr_t base[PL_GUARDED]; /* 0: nothing is mapped */
+	size_t length[PL_GUARDED];
+	int taken, hit;
+};
+
+static struct pl_guard *pl_guards; /* the list only grows, at its head */
+static struct sigaction pl_sigbus_before;
+
+/* 1: `address` was in a guarded mapping, and reads as zeros now. */
+static int pl_guard_catch(uintptr_t address)
+{
+	struct pl_guard *guard = __atomic_load_n(&pl_guards, __ATOMIC_ACQUIRE);
+	uintptr_t base;
+	int i;
+
+	for (; guard; guard = guard->next) {
+		for (i = 0; i < PL_GUARDED; i++) {
+			/* Acquire: the length is stored before the base. */
+			base = __atomic_load_n(&guard->base[i], __ATOMIC_ACQUIRE);
+			if (base && address >= base && address - base < guard->length[i])
+				break;
+		}
+		if (i == PL_GUARDED)
+			continue;
+		__atomic_store_n(&guard->hit, 1, __ATOMIC_RELAXED);
+		for (i = 0; i < PL_GUARDED; i++) {
+			base = __atomic_load_n(&guard->base[i], __ATOMIC_ACQUIRE);
+			if (base && mmap((void *)base, guard->length[i], PROT_READ,
+					 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+				return 0;
+		}
+		return 1;
+	}
+	return 0;
+}
+
+static void pl_on_sigbus(int number, siginfo_t *info, void *context)
+{
+	struct sigaction by_default;
+	int error = errno;
+
+	/* si_code above 0: from the kernel, so si_addr is an address. */
+	if (info->si_code > 0 && pl_guard_catch((uintptr_t)info->si_addr)) {
+		errno = error;
+		return;
+	}
+	if (pl_sigbus_before.sa_flags & SA_SIGINFO) {
+		pl_sigbus_before.sa_sigaction(number, info, context);
+	} else if (pl_sigbus_before.sa_handler != SIG_DFL && pl_sigbus_before.sa_handler != SIG_IGN) {
+		pl_sigbus_before.sa_handler(number);
+	} else if (info->si_code > 0 || pl_sigbus_before.sa_handler == SIG_DFL) {
+		/* As without a handler: a fault happens again on return, a signal that was sent is sent again. */
+		memset(&by_default, 0, sizeof(by_default));
+		by_default.sa_handler = SIG_DFL;
+		sigaction(SIGBUS, &by_default, NULL);
+		if (info->si_code <= 0)
+			raise(SIGBUS);
+	}
+	errno = error;
+}
+
+/* Install the handler, once in a process. Returns 0, or -1 with errno. */
+static int pl_guard_install(void)
+{
+	static int installed;
+	struct sigaction action;
+
+	if (installed)
+		return 0;
+	memset(&action, 0, sizeof(action));
+	action.sa_sigaction = pl_on_sigbus;
+	action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+	sigemptyset(&action.sa_mask);
+	/* Known before the handler can run. */
+	if (sigaction(SIGBUS, NULL, &pl_sigbus_before) != 0 || sigaction(SIGBUS, &action, NULL) != 0)
+		return -1;
+	installed = 1;
+	return 0;
+}
+
+/* A guard that covers nothing yet; NULL: no memory. Callers hold the interpreter's lock. */
+static struct pl_guard *pl_guard_take(void)
+{
+	struct pl_guard *guard;
+
+	for (guard = pl_guards; guard; guard = guard->next)
+		if (!guard->taken)
+			break;
+	if (!guard) {
+		guard = (struct pl_guard *)calloc(1, sizeof(*guard));
+		if (!guard)
+			return NULL;
+		guard->next = pl_guards;
+		__atomic_store_n(&pl_guards, guard, __ATOMIC_RELEASE);
+	}
+	guard->taken = 1;
+	guard->hit = 0;
+	return guard;
+}
+
+/* Cover a mapping; base NULL: no more. Before munmap, since its addresses may be another mapping's next. */
+static void pl_guard_cover(struct pl_guard *guard, int number, void *base, size_t length)
+{
+	__atomic_store_n(&guard->base[number], 0, __ATOMIC_RELEASE);
+	if (!base)
+		return;
+	guard->length[number] = length;
+	__atomic_store_n(&guard->base[number], (uintptr_t)base, __ATOMIC_RELEASE);
+}
+
+static void pl_guard_release(struct pl_guard *guard)
+{
+	for (int i = 0; i < PL_GUARDED; i++)
+		pl_guard_cover(guard, i, NULL, 0);
+	guard->taken = 0;
+}
+
+static int pl_guard_is_hit(const struct pl_guard *guard)
+{
+	return __atomic_load_n(&guard->hit, __ATOMIC_RELAXED);
+}
+
+#endif

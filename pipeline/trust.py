@@ -1,0 +1,256 @@
+"""Open what belongs to an instance, and refuse what another user could have put there.
+
+Readers and the daemon walk the whole path from ``/``, one open directory at a time, and follow symbolic links
+themselves, so nothing can be exchanged between a check and its use. The rules:
+
+1. No directory on the way may be writable by its group or by others. A sticky one (``/tmp``, ``/dev/shm``) may, but
+   then the next name on the path must belong to root or to the user who looks. The last directory may not be, sticky
+   or not.
+2. Every directory and link belongs to root or to the user who looks. Readers also accept one other user, if the first
+   directory of that user lies in one that only accepted users can write to: root made ``/run/procline`` for the service
+   user. A second one is refused. The daemon accepts no other user.
+3. Files and sockets belong to one of these users. Files are regular, are no links, and only their owner may write.
+
+The owner of ``/`` counts like root, but not below a sticky directory: in a user namespace it is the overflow uid.
+Readers import this module, so it takes nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from types import TracebackType
+from typing import Self
+
+from pipeline.errors import UntrustedError
+
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+# Not blocking: another user's FIFO must not stop a reader before its owner is known.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_LINKS_MAX = 40  # as the kernel
+_WRITABLE = 0o022
+
+_WHERE = "set PROCLINE_RUNTIME_DIR to a directory that only root and you can write to, or remove this one"
+
+
+class Directory:
+    """A directory that no stranger can have made or changed; a context manager.
+
+    Args:
+        path: absolute, or relative to the working directory.
+        mine: accept directories of root and of this user only. For the daemon.
+        make: mode of directories that are missing and are to be made; None: they are not made.
+
+    Raises:
+        UntrustedError: somebody else could have put it there, or files into it.
+        OSError: it is not there, is no directory, or this user may not enter one on the way.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, mine: bool = False, make: int | None = None) -> None:
+        self.path = os.path.abspath(path)  # noqa: PTH100 - pathlib keeps "..", and readers do not import it
+        self.fd = -1
+        self._fixed = {0, os.geteuid()}
+        self._owners = set(self._fixed)
+        self._may_add = not mine
+        self._make = make
+        self.fd = self._walk()
+
+    def close(self) -> None:
+        """Close the directory. Calling it again does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def open(self, name: str) -> int:
+        """Return a descriptor of the file `name`, for reading.
+
+        Raises:
+            UntrustedError: it is not a regular file, or a user who is not trusted could have written it.
+            OSError: it is not there, or this user may not read it.
+        """
+        path = f"{self.path}/{name}"
+        try:
+            fd = os.open(name, _FILE, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno in {errno.ELOOP, errno.ENXIO}:
+                raise UntrustedError(f"{path} is not a regular file: remove it", path=path) from None
+            raise _at(error, path) from None
+        status = os.fstat(fd)
+        try:
+            self._check_file(path, status, stat.S_ISREG(status.st_mode), "a regular file")
+            if status.st_mode & _WRITABLE:
+                raise _writable(path, status)
+        except UntrustedError:
+            os.close(fd)
+            raise
+        return fd
+
+    def read(self, name: str) -> bytes:
+        """Return what is in the file `name`. Errors as `open`."""
+        with open(self.open(name), "rb") as file:  # noqa: PTH123 - a descriptor
+            return file.read()
+
+    def check_socket(self, name: str) -> None:
+        """Check who made the socket `name`.
+
+        Raises:
+            UntrustedError: it is not a socket, or of a user who is not trusted.
+            OSError: it is not there, or this user may not see it.
+        """
+        status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        self._check_file(f"{self.path}/{name}", status, stat.S_ISSOCK(status.st_mode), "a socket")
+
+    def _check_file(self, path: str, status: os.stat_result, is_right: bool, what: str) -> None:
+        if status.st_uid not in self._owners:
+            raise _foreign(path, status)
+        if not is_right:
+            raise UntrustedError(f"{path} is not {what}: remove it", path=path, owner=status.st_uid)
+
+    # -- the way there -------------------------------------------------------------------------------------------------
+
+    def _walk(self) -> int:
+        at, status = self._root()
+        shown = "/"
+        names = self.path.split("/")[::-1]
+        links = 0
+        try:
+            while names:
+                name = names.pop()
+                if name in {"", "."}:
+                    continue
+                is_shared = bool(status.st_mode & _WRITABLE)  # and sticky: _check_directory has seen to that
+                shown = f"{shown.rstrip('/')}/{name}"
+                fd = self._enter(name, at, shown)
+                try:
+                    status = os.fstat(fd)
+                    self._check_owner(shown, status, is_shared)
+                    if stat.S_ISLNK(status.st_mode):
+                        links += 1
+                        if links > _LINKS_MAX:
+                            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), shown)
+                        target = os.readlink("", dir_fd=fd)
+                        names.extend(target.split("/")[::-1])
+                        if target.startswith("/"):
+                            os.close(at)
+                            at, status = self._root()
+                            shown = "/"
+                        else:
+                            status = os.fstat(at)
+                            shown = os.path.dirname(shown)  # noqa: PTH120
+                        continue
+                    if not stat.S_ISDIR(status.st_mode):
+                        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), shown)
+                    if status.st_mode & _WRITABLE and not status.st_mode & stat.S_ISVTX:
+                        raise _writable(shown, status)
+                    at, fd = fd, at
+                finally:
+                    os.close(fd)
+            if status.st_mode & _WRITABLE:
+                raise _writable(shown, status)
+        except BaseException:
+            os.close(at)
+            raise
+        return at
+
+    def _root(self) -> tuple[int, os.stat_result]:
+        at = os.open("/", _PATH | os.O_DIRECTORY)
+        status = os.fstat(at)
+        self._owners.add(status.st_uid)
+        return at, status
+
+    def _enter(self, name: str, at: int, shown: str) -> int:
+        try:
+            try:
+                return os.open(name, _PATH, dir_fd=at)
+            except FileNotFoundError:
+                if self._make is None:
+                    raise
+            made = False
+            try:
+                os.mkdir(name, self._make, dir_fd=at)
+                made = True
+            except FileExistsError:
+                pass  # by another process in this moment
+            fd = os.open(name, _PATH | os.O_DIRECTORY, dir_fd=at)
+            if made and os.fstat(fd).st_uid == os.geteuid():
+                # mkdir's mode is cut by the umask. There is no chmod of an O_PATH descriptor but this one.
+                os.chmod(f"/proc/self/fd/{fd}", self._make)  # noqa: PTH101
+            return fd
+        except OSError as error:
+            raise _at(error, shown) from None
+
+    def _check_owner(self, path: str, status: os.stat_result, is_shared: bool) -> None:
+        owner = status.st_uid
+        if owner in (self._fixed if is_shared else self._owners):
+            return
+        if is_shared or not self._may_add:
+            raise _foreign(path, status)
+        # Whoever can write the directory above is trusted, and has put this one there for its owner.
+        self._may_add = False
+        self._owners.add(owner)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def open_file(path: str | os.PathLike[str]) -> int:
+    """Return a descriptor of a file, for reading. Errors as of `Directory` and its `open`."""
+    above, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+    with Directory(above) as directory:
+        return directory.open(name)
+
+
+def read(path: str | os.PathLike[str]) -> bytes:
+    """Return what is in a file. Errors as `open_file`."""
+    with open(open_file(path), "rb") as file:
+        return file.read()
+
+
+def check_socket(path: str | os.PathLike[str]) -> None:
+    """Check that no stranger can listen at `path`. What is missing or may not be seen is left to connect(2) to report.
+
+    As strangers can change no directory on the way, connecting by the path afterwards reaches what was checked.
+
+    Raises:
+        UntrustedError: another user could have made the socket, or a directory on the way.
+    """
+    above, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+    try:
+        with Directory(above) as directory:
+            directory.check_socket(name)
+    except OSError:
+        return
+
+
+def _foreign(path: str, status: os.stat_result) -> UntrustedError:
+    return UntrustedError(
+        f"{path} belongs to uid {status.st_uid} (mode {stat.S_IMODE(status.st_mode):04o}), who could have forged what "
+        f"is there: {_WHERE}",
+        path=path,
+        owner=status.st_uid,
+        mode=stat.S_IMODE(status.st_mode),
+    )
+
+
+def _writable(path: str, status: os.stat_result) -> UntrustedError:
+    mode = stat.S_IMODE(status.st_mode)
+    who = "everybody" if mode & 0o002 else f"group {status.st_gid}"
+    return UntrustedError(
+        f"{path} belongs to uid {status.st_uid} and can be written by {who} (mode {mode:04o}), who could forge what is "
+        f"there: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR to another one",
+        path=path,
+        owner=status.st_uid,
+        mode=mode,
+    )
+
+
+def _at(error: OSError, path: str) -> OSError:
+    """The same error with the whole path instead of the last name."""
+    return OSError(error.errno, error.strerror, path)

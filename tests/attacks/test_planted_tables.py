@@ -1,0 +1,191 @@
+"""Tables that another user plants where root would look for an instance are not read, nor keep the daemon out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.attacks.harness import NOBODY, as_nobody, finished, unharmed
+from tests.live.harness import CHECKOUT, READY_SECONDS, STOP_SECONDS, Daemon
+
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+
+#: Copies the real tables to the place where an instance without settings would have them, and says that all is well.
+PLANT = """
+import os, shutil, sys
+source, target = sys.argv[1:]
+os.umask(0o022)
+os.makedirs(target)
+for name in os.listdir(source):
+    path = os.path.join(source, name)
+    if os.path.isfile(path) and os.access(path, os.R_OK):
+        shutil.copyfile(path, os.path.join(target, name))
+print("planted")
+"""
+KEEP_ALIVE = """
+import struct, sys, time
+with open(sys.argv[1], "r+b") as control:
+    while True:
+        control.seek(48)
+        control.write(struct.pack("<Q", time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
+        control.flush()
+        print("beat", flush=True)
+        time.sleep(0.1)
+"""
+
+#: Run by the owner of the tables; -I leaves PYTHONPATH out.
+OWN_LOOK = f"""
+import sys
+sys.path.insert(0, {str(CHECKOUT)!r})
+from pipeline import ProcessTable
+print(ProcessTable.attach().resolve(1).pid)
+"""
+
+#: A mount namespace of its own where /dev/shm is empty and /run is not on tmpfs: /dev/shm/procline is used.
+PRIVATE = (
+    "mount -t tmpfs -o mode=1777 none /dev/shm && "
+    '{ [ "$(stat -fc %T /run)" != tmpfs ] || mount --bind /sys /run; } && exec "$@"'
+)
+
+
+class Host:
+    """Processes in a mount namespace whose /dev/shm is private, without PROCLINE_RUNTIME_DIR."""
+
+    def __init__(self) -> None:
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PROCLINE_")}
+        self.environment["PYTHONPATH"] = str(CHECKOUT)
+        self.keeper = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", PRIVATE, "sh", "sh", "-c", "echo up; exec sleep 600"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.keeper.stdout is not None and self.keeper.stdout.readline() == "up\n"
+
+    def inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{self.keeper.pid}/ns/mnt", "--", *command]
+
+    def path(self, path: str) -> Path:
+        """A path there, as it is seen from here."""
+        return Path(f"/proc/{self.keeper.pid}/root{path}")
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.inside(sys.executable, "-m", "pipeline.cli.main", *arguments),
+            env=self.environment, capture_output=True, text=True, timeout=60, cwd="/",
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.keeper.kill()
+        self.keeper.communicate()
+
+
+@pytest.fixture(scope="module")
+def planted(daemon: Daemon) -> Iterator[Host]:
+    """Copies of real tables, made by nobody, with a heartbeat."""
+    # As nobody inside: setpriv drops all that as_nobody drops.
+    drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--", sys.executable, "-I", "-c"]
+    target = "/dev/shm/procline/default"
+    host = Host()
+    try:
+        # Below /tmp, since the private /dev/shm hides the original. Arguments too, so that nothing is missing.
+        with tempfile.TemporaryDirectory(dir="/tmp") as passed:
+            Path(passed).chmod(0o755)
+            for path in daemon.directory.iterdir():
+                if path.is_file() and not path.name.endswith(".lock"):
+                    shutil.copyfile(path, Path(passed) / path.name)
+            plant = host.inside(*drop, PLANT, passed, target)
+            assert subprocess.run(plant, stdout=subprocess.PIPE, text=True, check=True).stdout == "planted\n"
+        beat = subprocess.Popen(host.inside(*drop, KEEP_ALIVE, f"{target}/control"), stdout=subprocess.PIPE, text=True)
+        try:
+            assert beat.stdout is not None and beat.stdout.readline() == "beat\n"
+            assert host.path(target).stat().st_uid == NOBODY
+            # The tables are good: their owner reads them.
+            owner = subprocess.run(
+                host.inside(*drop, OWN_LOOK), env=host.environment, stdout=subprocess.PIPE, text=True, check=True
+            )
+            assert owner.stdout == "1\n"
+            yield host
+        finally:
+            beat.kill()
+            beat.communicate()
+    finally:
+        host.close()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["resolve", "1"], ["resolve", "1", "--ask"], ["stat"], ["dump", "--json"], ["wait", "--timeout", "1"],
+     ["subscribe", "--timeout", "1"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_root_does_not_read_planted_tables(planted: Host, daemon: Daemon, command: list[str]) -> None:
+    with unharmed(daemon):
+        done = planted.cli(*command)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stdout == "" and "/dev/shm/procline belongs to uid 65534" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_doctor_shows_nothing_of_planted_files(planted: Host) -> None:
+    directory = planted.path("/dev/shm/procline/default")
+    (directory / "tiers").write_text('{"invented": "by nobody"}')
+    os.chown(directory / "tiers", NOBODY, NOBODY)
+    checks = {check["name"]: check for check in json.loads(planted.cli("doctor", "--json").stdout)["checks"]}
+    assert "belongs to uid 65534" in checks["instance"]["detail"] and checks["instance"]["ok"] is not True
+    assert not [name for name in checks if "invented" in name]
+
+
+def test_the_daemon_starts_where_others_have_planted_tables(planted: Host, tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        daemon = subprocess.Popen(
+            planted.inside(sys.executable, "-m", "pipeline.cli.main", "run"),
+            env=planted.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
+        )  # fmt: skip
+    try:
+        waited = planted.cli("wait", "--timeout", str(READY_SECONDS))
+        assert waited.returncode == 0, (waited.stderr, (tmp_path / "log").read_text())
+        found = json.loads(planted.cli("resolve", str(daemon.pid), "--json").stdout)
+        assert found["pid"] == daemon.pid
+        assert planted.path("/dev/shm/procline/default").stat().st_uid == 0
+        (aside,) = planted.path("/dev/shm").glob("procline-not-ours-*")
+        assert aside.stat().st_uid == NOBODY and aside.name in (tmp_path / "log").read_text()
+        assert (aside / "default" / "control").exists(), "what a stranger made is not the daemon's to delete"
+    finally:
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(STOP_SECONDS) == 0
+
+
+#: Tries to get a name in the way to the live instance.
+MEDDLE = """
+import os, sys
+root, name = os.path.split(sys.argv[1])
+tried = [
+    lambda: os.rename(sys.argv[1], sys.argv[1] + ".away"),
+    lambda: os.rename(root, root + ".away"),
+    lambda: os.mkdir(os.path.join(sys.argv[1], "x")),
+    lambda: os.unlink(os.path.join(sys.argv[1], "control")),
+    lambda: os.truncate(os.path.join(sys.argv[1], "control"), 0),
+    lambda: os.chmod(os.path.join(sys.argv[1], "control"), 0o666),
+    lambda: open(os.path.join(sys.argv[1], "hot"), "r+b"),
+]
+for number, attempt in enumerate(tried):
+    try:
+        attempt()
+    except PermissionError:
+        continue
+    sys.exit(f"attempt {number} succeeded")
+"""
+
+
+def test_others_cannot_change_a_live_instances_files(daemon: Daemon) -> None:
+    with unharmed(daemon), as_nobody(MEDDLE, str(daemon.directory)) as attacker:
+        finished(attacker)
+        assert daemon.cli("resolve", "1").returncode == 0

@@ -1,0 +1,51 @@
+"""Locks that any user can take on the control file do not hang or mislead `procline stat`, nor readers."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.attacks.harness import as_nobody, unharmed
+from tests.live.harness import Daemon
+
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+
+#: Takes shared locks that belong to the open file: COUNT single bytes, and then one of everything if LONG is 1.
+LOCK = """
+import fcntl, os, struct, sys, time
+path, count, long = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def lock(fd, start, length):
+    fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
+files = []
+for number in range(count):
+    # A few hundred on each file: setting the next one would look at all of the same file.
+    if number % 500 == 0:
+        files.append(os.open(path, os.O_RDONLY))
+    lock(files[-1], 1 + 2 * number, 1)
+if long:
+    files.append(os.open(path, os.O_RDONLY))
+    lock(files[-1], 0, 0)
+print("locked", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("count", "long"), [(10_000, 0), (0, 1), (3000, 1)])
+def test_stat_answers_whatever_locks_others_hold(daemon: Daemon, count: int, long: int) -> None:
+    control = daemon.directory / "control"
+    with daemon.attach() as table, unharmed(daemon), as_nobody(LOCK, str(control), count, long) as attacker:
+        assert attacker.stdout is not None and attacker.stdout.readline() == "locked\n"
+        begun = time.monotonic()
+        readers, is_complete = table.count_readers()
+        assert time.monotonic() - begun < 0.5
+        assert not is_complete and readers < 5000
+        begun = time.monotonic()
+        done = daemon.cli("stat", timeout=10)
+        assert done.returncode == 0 and time.monotonic() - begun < 2, done.stderr
+        assert "readers            at least " in done.stdout
+        assert not daemon.stat()["readers_complete"]
+        # Neither is a reader that comes now kept out, nor one that looks a process up.
+        assert daemon.cli("resolve", "1").returncode == 0
+    stats = daemon.stat()
+    assert stats["readers_complete"] and stats["readers"] >= 1
