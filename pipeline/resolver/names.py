@@ -171,8 +171,11 @@ class LiveNames:
             self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
 
     def user(self, uid: int) -> str | None:
-        """The host's name of a user, as far as it is known by now; None: it has none, or it is not known."""
-        return self._users.get(uid) or self._service.get((USER, uid)) or None
+        """The host's name of a user, as far as it is known by now; None: it has none, or it is asked for."""
+        name = self._users.get(uid) or self._service.get((USER, uid))
+        if not name:
+            self._want_ids([(USER, uid)], self._now())
+        return name or None
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; what it is just reading is given up."""
