@@ -261,6 +261,26 @@ static __always_inline bool pl_is_sshd(const struct task_struct *task)
 	return task->comm[0] == 's' && task->comm[1] == 's' && task->comm[2] == 'h' && task->comm[3] == 'd';
 }
 
+/* The number of the initial user namespace: PROC_USER_INIT_INO of include/linux/proc_ns.h. */
+#define PL_INITIAL_USER_NS 0xEFFFFFFDU
+
+static __always_inline bool pl_is_roots(const struct task_struct *task)
+{
+	const struct cred *cred = task->real_cred;
+
+	return !cred->uid.val && !cred->euid.val && cred->user_ns->ns.inum == PL_INITIAL_USER_NS;
+}
+
+/* Any user may call a program sshd, so root must run it, in the initial user namespace; or it was forked by such a
+ * process, as where sshd gives up root's rights before it forks the user's shell. Whether the file is the host's sshd is
+ * for the resolver to find out. */
+static __always_inline bool pl_may_be_sshd(const struct task_struct *task)
+{
+	const struct task_struct *parent = task->real_parent->group_leader;
+
+	return pl_is_sshd(task) && (pl_is_roots(task) || (pl_is_sshd(parent) && pl_is_roots(parent)));
+}
+
 /* What sshd tells the first program of a session of its client. The program may have ended before anybody can look at its
  * environment (`ssh HOST true`), so it is taken from there now, whether environments are captured or not: these variables,
  * and an empty string, which says that the whole environment was looked at. Returns the bytes; 0: not looked at. */
@@ -269,7 +289,7 @@ static __always_inline u32 pl_read_ssh(struct pl_ssh *ssh, struct task_struct *t
 	struct pl_ssh_search search = { .ssh = ssh, .end = end };
 	u32 kept;
 
-	if (!pl_is_sshd(task->real_parent->group_leader) || pl_is_sshd(task))
+	if (!pl_may_be_sshd(task->real_parent->group_leader) || pl_is_sshd(task))
 		return 0;
 	ssh->from = from;
 	ssh->kept = 0;

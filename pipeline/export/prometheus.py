@@ -87,6 +87,8 @@ HELP = {
     "maps_refused": "Processes that the kernel's maps did not take.",
     "maps_full": "Processes that a BPF program found no place for in the kernel's map of processes.",
     "sessions_unread": "Programs that sshd executed and that ended before it was known whether they began a session.",
+    "sessions_refused": "Programs that a process called sshd executed that is not the host's own sshd.",
+    "sessions_evicted": "ssh sessions of which the details were dropped to make room.",
     "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
     "requests": "Questions of readers.",
     "requests_refused": "Questions that were malformed, or too many.",

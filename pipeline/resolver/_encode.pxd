@@ -84,8 +84,9 @@ cdef class Encoder:
         self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
     ) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
-    # Rows of execs below sshd (see `sessions`).
-    cdef uint32_t logins[1024]
+    # Execs below sshd (see `sessions`).
+    cdef object _login
+    cdef bint notes_logins
     cdef uint32_t logins_count
 
     cdef public bint notes_ttyless
@@ -98,6 +99,7 @@ cdef class Encoder:
 
     cdef void _note_leader(self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
     cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(
         self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold

@@ -1,8 +1,8 @@
 """Encode applied events for the public stream: one msgpack map an event, written straight from the rows.
 
 Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
-GIL and without Python objects; messages are handed out by `Encoder.take` afterwards. The wire (messages, groups,
-headers) is described in `pipeline.bus.stream`.
+GIL and without Python objects, except for an ssh login (`Encoder.login`); messages are handed out by `Encoder.take`
+afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream`.
 
 An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm._entry`); the
 table with types is in docs/wire-schema.md. What is particular to events:
@@ -66,7 +66,6 @@ cdef enum:
     KIND_EXEC = 2
     KIND_EXIT = 3
     KIND_SID = 7
-    LOGINS = 1024
     LEADERS = 1024
     TTYLESS = 1024
 
@@ -457,16 +456,23 @@ cdef class Encoder:
         return last
 
     @property
-    def has_logins(self) -> bool:
-        """Whether `take_logins` has something."""
-        return self.logins_count != 0
+    def login(self):
+        """Called with the row of an exec below sshd and the parent's row, before the exec is encoded; None: nothing is.
 
-    def take_logins(self) -> list[int]:
-        """Return the rows of execs below sshd since the last call; at most 64, the first ones."""
-        cdef uint32_t i
-        rows = [self.logins[i] for i in range(self.logins_count)]
+        It returns whether there is more to do once the batch is applied.
+        """
+        return self._login
+
+    @login.setter
+    def login(self, called) -> None:
+        self._login = called
+        self.notes_logins = called is not None
+
+    def take_logins(self) -> int:
+        """Return for how many execs below sshd since the last call there is more to do."""
+        cdef uint32_t count = self.logins_count
         self.logins_count = 0
-        return rows
+        return count
 
     def take_leaders(self) -> list[tuple[int, int, bytes]]:
         """Return (session, time in boot ns, terminal) of leaders since the last call; at most 1024, the first ones.
@@ -561,7 +567,8 @@ cdef class Encoder:
         self.topic_seq[ORDER] += 1
         self.topic_seq[topic] += 1
         if kind == KIND_EXEC:
-            self._note_login(tables, row)
+            if self.notes_logins:
+                self._note_login(tables, row)
         elif topic == TOPIC_EXIT or (kind == KIND_SID and topic == TOPIC_CONTEXT):
             self._note_leader(tables, row, time_boot_ns, topic == TOPIC_EXIT)
         if (
@@ -840,17 +847,39 @@ cdef class Encoder:
         return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
 
     cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil:
-        """Remember a row that may begin an ssh session: its parent's name is sshd's, and its own is not."""
+        """Hand on a row that may begin an ssh session: its parent's name is sshd's, and its own is not.
+
+        A name is what anybody may choose, so the parent is looked at here first: only one that root has started gets
+        any further. What is asked with the GIL is asked for real logins only.
+        """
         cdef uint32_t parent = tables.follow(tables.hot[row].parent) if tables.hot[row].parent else 0
         if (
-            parent != 0 and memcmp(tables.hot[parent].comm, b"sshd", 4) == 0
-            and memcmp(tables.hot[row].comm, b"sshd", 4) != 0
+            parent == 0 or memcmp(tables.hot[parent].comm, b"sshd", 4) != 0
+            or memcmp(tables.hot[row].comm, b"sshd", 4) == 0
         ):
-            if self.logins_count == LOGINS:
+            return
+        if not self._may_be_roots(tables, parent):
+            tables.counters[PL_C_SESSIONS_REFUSED] += 1
+            return
+        with gil:
+            try:
+                self.logins_count += <bint>self._login(row, parent)
+            except Exception:
                 tables.counters[PL_C_SESSIONS_UNREAD] += 1
-                return
-            self.logins[self.logins_count] = row
-            self.logins_count += 1
+
+    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Whether a process is root's, or was forked by one of root's with the same image, as far as is known."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef uint32_t above
+        if not hot.known & PL_KNOWN_CREDS or (hot.uid == 0 and tables.cold[row].euid == 0):
+            return True
+        above = tables.follow(hot.creator) if hot.creator else 0
+        if above == 0:
+            above = tables.follow(hot.parent) if hot.parent else 0
+        return above != 0 and tables.hot[above].inode == hot.inode and (
+            not tables.hot[above].known & PL_KNOWN_CREDS
+            or (tables.hot[above].uid == 0 and tables.cold[above].euid == 0)
+        )
 
     cdef void _note_leader(
         self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended

@@ -290,6 +290,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.sessions = SshSessions(
                 tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
                 pids=ForeignPids() if is_tracer else None,
+                user_name=lambda uid: loop.names.user(uid) if loop.names is not None else None,
             )  # fmt: skip
             if is_ebpf:
                 concealer.take_ssh = loop.sessions.take

@@ -61,6 +61,8 @@ REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
 #: With a reader that waits for its answer: what it asks about is on its way, or the watermark is.
 WAIT_REQUEST_MS = 1
+#: With ssh sessions of which the details, or the file that shows them, are not due yet.
+WAIT_SESSIONS_MS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +165,7 @@ class Resolver:
             work += self.requests.poll(now)
         if self.names is not None and (is_due or self._turn.wants_names):
             self.names.poll(now)
-        if self.sessions is not None and self.sessions.is_waiting:
+        if self.sessions is not None and (is_due or self.sessions.is_waiting):
             self.sessions.poll()
         if self.contexts is not None and (is_due or self.contexts.waiting):
             work += self.contexts.poll(now)
@@ -227,6 +229,8 @@ class Resolver:
             return WAIT_REQUEST_MS
         if self.repairer is not None and self.repairer.active:
             return 2
+        if self.sessions is not None and self.sessions.is_waiting:
+            return WAIT_SESSIONS_MS
         return IDLE_MS
 
     def _refused(self, error: FrameError) -> None:

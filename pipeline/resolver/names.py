@@ -28,8 +28,8 @@ from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader
+from pipeline.resolver.namespaces import host_namespaces
 from pipeline.resolver.users import Kind, host_name
-from pipeline.shm import layout
 from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class LiveNames:
         left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
         for file in left[:-VIEWS_MAX]:
             file.unlink(missing_ok=True)
-        mnt_ns, user_ns = self._host_namespaces()
+        mnt_ns, user_ns = host_namespaces(self._tables)
         self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
         self._thread.start()
         # Waited for, so that the first events have names; a host whose files hang must not keep us from starting.
@@ -170,6 +170,13 @@ class LiveNames:
             self._sweep(now)
             self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
 
+    def user(self, uid: int) -> str | None:
+        """The host's name of a user, as far as it is known by now; None: it has none, or it is asked for."""
+        name = self._users.get(uid) or self._service.get((USER, uid))
+        if not name:
+            self._want_ids([(USER, uid)], self._now())
+        return name or None
+
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; what it is just reading is given up."""
         with contextlib.suppress(queue.Full):
@@ -178,15 +185,6 @@ class LiveNames:
             self._thread.join(timeout_s)
 
     # -- what is missing -----------------------------------------------------------------------------------------------
-
-    def _host_namespaces(self) -> tuple[int, int]:
-        """Mount and user namespace of pid 1, as the kernel told them; of this process where it did not."""
-        cold = self._tables.cold_view()
-        hot = self._tables.hot_view()
-        row = self._tables.py_head(1)
-        if row and int(hot["known"][row]) & layout.KNOWN_NS and cold["mnt_ns"][row] and cold["user_ns"][row]:
-            return int(cold["mnt_ns"][row]), int(cold["user_ns"][row])
-        return _namespace("mnt"), _namespace("user")
 
     def _sweep(self, now: int) -> None:
         """Ask for each view and each of the host's ids that a living process has."""
@@ -327,10 +325,3 @@ class LiveNames:
 
 def _file_of(view: View) -> str:
     return file_name(view[0].decode("utf-8", "surrogateescape"), view[1], view[2])
-
-
-def _namespace(kind: str) -> int:
-    try:
-        return Path(f"/proc/self/ns/{kind}").stat().st_ino
-    except OSError:
-        return 0

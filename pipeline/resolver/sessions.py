@@ -1,97 +1,131 @@
-"""ssh sessions of living processes: where one begins, who is behind it, and a file that tells readers.
+"""ssh sessions: where one begins, which number it has, and what is known of it.
 
-A session begins with the first image that is not sshd's in a process that sshd has forked; sshd has put the client's
-address into its environment. Everything below belongs to it: the row of that image gets the session's number in
-`user_session`, and the applier hands it on at each fork and exec, so nothing is looked up for a descendant. What the
-number stands for is kept once, in the file ``sessions`` of the instance's directory. `pipeline.shm.ssh` reads it.
-Subscribers, who may have no such file, are told when a session begins.
+A session begins with the first image that is not sshd's in a process that the host's sshd has forked (`sshd` says which
+process that is). The encoder calls `SshSessions` while such an exec is applied, and the row of that image gets the
+session's number in `user_session` at once: the applier hands it on at each fork and exec, so nothing is looked up for a
+descendant, and a login costs the same in small and in large tables. What the number stands for is found out afterwards,
+a few logins a turn, and kept by `kept_sessions`. Until then, or if it was displaced there, a reader sees a session of
+which nothing else is known. Subscribers get an event when more is known.
 
-Anybody may call a program sshd, so its file must be root's. How somebody was authenticated is in no process; where sshd
-is told to leave it in a file, that is read (`ssh_auth`), else it stays unknown.
+What is believed, and of whom:
 
-A command may have ended before its environment is read (``ssh HOST true``). So the exec program itself reads from what
-sshd executes who the client is (`take`), which no program can have changed by then; and nothing else, so that the login
-name is known only where the environment is read in time, or captured and shown. Other sources have no such record:
-there nobody can tell, and the process is counted.
+* The client's address is what the exec program has read from the environment that sshd passed (`take`); the program
+  that runs then cannot have changed it. Other sources have no such record. For them, and for sessions that began before
+  the daemon, the environment is read from `/proc`, where the user may have changed it: `client_source` is "environ".
+* The user is the one that the kernel says the session's first program runs as. What LOGNAME says does not matter.
+* How the user was authenticated is in no process. Where sshd leaves it in a file, that is read (`ssh_auth`). The file
+  is the user's, who may change it.
+
+A process of another source than the exec program's gets its number before it is known whether it has a client. If it
+has none (a helper of sshd), the number is taken back from it and from its descendants.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import json
 import os
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pipeline.boot import TICK_NS
 from pipeline.digest import blake2b
 from pipeline.resolver.foreign import ForeignPids, key_of
-from pipeline.resolver.procfs import read_start
+from pipeline.resolver.kept_sessions import KeptSessions
+from pipeline.resolver.procfs import WANT_IDS, read_process, read_start
 from pipeline.resolver.rooted import read_all
 from pipeline.resolver.ssh_auth import read_auth
+from pipeline.resolver.sshd import HostSshd
 from pipeline.shm import layout
-from pipeline.shm.ssh import FILE
 
 if TYPE_CHECKING:
     from pipeline.resolver._encode import Encoder
     from pipeline.shm._writer import TableWriter
 
-#: Sessions that are told of; of more, the oldest are forgotten.
-SESSIONS_MAX = 4096
 ENVIRON_BYTES = 1 << 16
-#: Execs that wait to be looked at; of more, the last ones are not.
-ROWS_MAX = 1024
-#: Processes of which the record of their first exec below sshd is kept; of more, the oldest are forgotten.
+#: Logins that wait for their details, of all users and of one; of more, the details stay unknown.
+LOGINS_MAX = 1024
+USER_LOGINS_MAX = 256
+#: Logins whose details are found out in one turn, and for how long that may take.
+LOGINS_PER_TURN = 64
+TURN_NS = 5_000_000
+#: Descendants of a helper of sshd that a number is taken back from.
+HELPERS_MAX = 256
+#: Processes of which the record of their exec below sshd is kept; of more, the oldest are forgotten.
 TOLD_MAX = 4096
 #: Of an environment in the tables, before its strings.
 ENVS_HEAD_BYTES = 4
 _CLIENT = frozenset({b"SSH_CONNECTION", b"SSH_CLIENT"})
 _USER_AUTH = b"SSH_USER_AUTH="
 _SSHD = np.frombuffer(b"sshd", "<u4")[0]
-_NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
+#: What an event says of a session, in the order of its fields.
+_EVENT_FIELDS = ("username", "client_ip", "client_port", "auth_method", "public_key")
 
 
 def _tell_nobody(row: int, body: dict[str, Any]) -> None:
     """No stream."""
 
 
+def _no_name(uid: int) -> str | None:
+    """No names of users."""
+
+
+class _Login(NamedTuple):
+    """A session of which the details are not known yet."""
+
+    number: int
+    tgid: int
+    start_boot_ns: int
+    image: int  #: link of the image that sshd executed
+    former: int  #: the number that was there before
+    uid: int
+    told: dict[str, Any] | None  #: the client, by the record of the exec; None: there was no record
+    is_new: bool  #: began while the daemon ran, so that subscribers are told
+
+
 class SshSessions:
     """Finds sessions among what is executed, and numbers them. A part of the resolver's duty cycle.
 
     Args:
-        tables, encoder: of this instance; the encoder notes what was executed below sshd.
+        tables, encoder: of this instance; the encoder calls this object for what was executed below sshd.
         directory: the instance's runtime directory.
         mode: of the file.
         proc: where procfs is mounted.
-        tell: told (row, body of a `user_session` event) when a session begins.
+        tell: called with (row, body of a `user_session` event) when a session is known.
         pids: where processes that tracers name are looked for; None: there are none.
+        user_name: the host's name of a user id; None: it has none, or it is not known.
 
     Attributes:
-        is_waiting: there are execs that `poll` has not looked at yet.
+        is_waiting: `poll` has something to do, though nothing was executed since the last call.
+        sshd: decides which processes are the host's sshd.
+        kept: what is known of sessions.
     """
 
     def __init__(
         self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
         tell: Callable[[int, dict[str, Any]], None] = _tell_nobody, pids: ForeignPids | None = None,
+        user_name: Callable[[int], str | None] = _no_name,
     ) -> None:  # fmt: skip
         self._tables = tables
         self._encoder = encoder
-        self._path = directory / FILE
-        self._mode = mode
         self._proc = proc
         self._tell = tell
         self._pids = pids
-        self._rows: list[int] = []
-        self.is_waiting = False
-        self._known: dict[str, dict[str, Any]] = {}
-        self._told: dict[tuple[int, int], bytes] = {}
+        self._user_name = user_name
+        self.sshd = HostSshd(tables, proc)
+        self.kept = KeptSessions(directory, mode, tables.count)
+        self._logins: deque[_Login] = deque()
+        self._by_user: dict[int, int] = {}
+        self._waiting: set[int] = set()
+        self._told: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        encoder.login = self._begin
 
     def take(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
-        """Keep what the record of an exec below sshd tells; the exec is applied later.
+        """Keep what the record of an exec below sshd says; the exec is applied later.
 
         Args:
             tgid, start_boot_ns: the process.
@@ -100,146 +134,177 @@ class SshSessions:
         # The first one is of what sshd executed; that may execute something else, and have changed its environment.
         self._told.setdefault((tgid, start_boot_ns), strings)
         if len(self._told) > TOLD_MAX:
-            del self._told[next(iter(self._told))]
+            self._told.popitem(last=False)
 
     def begin(self) -> None:
         """Find the sessions that there are; call when the tables are filled. A predecessor's are gone on with."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._tables.is_takeover:
-                self._known = json.loads(self._path.read_text(encoding="ascii"))
-        self._write()
-        frontier = self._tables.rows_frontier
-        hot = self._tables.hot_view()[:frontier]
-        if self._pids is not None:
-            self._pids.refresh()
-        self._look(np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)))
-
-    def poll(self) -> None:
-        """Look at the execs below sshd that have been applied since the last call."""
-        if not self._encoder.has_logins and not self.is_waiting:
-            return
-        self._rows += self._encoder.take_logins()
-        if self._pids is not None and not self._pids.refresh():
-            # A little later: tracers may tell of more logins than there is time to look for.
-            self._tables.count("sessions_unread", max(0, len(self._rows) - ROWS_MAX))
-            del self._rows[ROWS_MAX:]
-            self.is_waiting = True
-            return
-        rows, self._rows, self.is_waiting = self._rows, [], False
-        for row in self._look(np.array(rows, np.uint32)):
-            self._tell(row, self._body(row))
-
-    def _look(self, rows: np.ndarray[Any, Any]) -> list[int]:
-        """Number each session that begins with one of these rows; returns the newest rows of those processes."""
-        if not len(rows):
-            return []
-        hot = self._tables.hot_view()
+        if self._tables.is_takeover:
+            self.kept.restore()
+        hot = self._tables.hot_view()[: self._tables.rows_frontier]
         index = self._tables.index_view()
+        rows = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0))
         up = hot["ppid"][rows]
         parents = index[np.where(up < len(index), up, 0)]
         is_first = (_word(hot["comm"][parents]) == _SSHD) & (_word(hot["comm"][rows]) != _SSHD)
-        begun = []
-        seen: set[int] = set()
         for row, parent in zip(rows[is_first].tolist(), parents[is_first].tolist(), strict=True):
-            # It may have changed its image again within the batch: the number belongs to the newest.
-            head = self._tables.py_head(int(hot["tgid"][row]))
-            if head in seen:
-                continue
-            seen.add(head)
-            # An sshd that was started from within a session has that one's number, and leaves it to whom it lets in.
-            former = self._number(parent)
-            if parent and head and self._number(head) in {0, former} and self._is_sshd(parent):
-                self._begin(row, head, former)
-                if self._number(head) not in {0, former}:
-                    begun.append(head)
-        return begun
+            if parent:
+                self._find(row, parent)
+        self._learn()
+        self.kept.write(at_once=True)
 
-    def _number(self, row: int) -> int:
-        return int(self._tables.cold_view()["user_session"][row])
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self._logins) or self.kept.is_unwritten
 
-    def _body(self, row: int) -> dict[str, Any]:
+    def poll(self) -> None:
+        """Find out more of some of the logins that have been applied, and write the file if that is due."""
+        self._encoder.take_logins()
+        self.sshd.turn()
+        self._learn()
+        self.kept.write()
+
+    def _learn(self) -> None:
+        """Find out the details of some of the logins that wait."""
+        if self._logins and (self._pids is None or self._pids.refresh()):
+            until_ns = time.monotonic_ns() + TURN_NS
+            for _ in range(min(len(self._logins), LOGINS_PER_TURN)):
+                self._finish(self._logins.popleft())
+                if time.monotonic_ns() >= until_ns:
+                    break
+
+    # -- where a session begins ----------------------------------------------------------------------------------------
+
+    def _begin(self, row: int, parent: int) -> bool:
+        """An exec below sshd is applied: number the session that begins with it; returns whether one does.
+
+        The encoder's `login`. The name of the parent is sshd's; everything else is decided here.
+        """
+        hot = self._tables.hot_view()[row]
+        if int(hot["flags"]) & layout.ROW_IS_EXEC_EXEC:
+            return False  # sshd has executed another one
+        tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
+        told = self._told.pop((tgid, start), None)
+        former, number, own = self._number(parent), self._number(row), self._number_of(tgid, start)
+        # An sshd that was started from within a session has that one's number, and leaves it to what it executes.
+        if number not in {0, former, own} or own in self.kept or own in self._waiting:
+            return False
+        if not self.sshd.recognizes(parent):
+            self._tables.count("sessions_refused", 1)
+            return False
+        client = None
+        if told is not None and (client := session_of(told.split(b"\0"))) is None:
+            return False  # a helper, whatever it says of itself later
+        login = _Login(own, tgid, start, self._tables.py_link(row), former, int(hot["uid"]), client, True)
+        if not self._queue(login):
+            return False
+        if number != own:
+            self._put(row, own)
+        return True
+
+    def _find(self, row: int, parent: int) -> None:
+        """The same of a process that was there before. Its user is sshd's: its own may have changed since."""
+        hot = self._tables.hot_view()
+        tgid, start = int(hot["tgid"][row]), int(hot["start_boot_ns"][row])
+        former, number, own = self._number(parent), self._number(row), self._number_of(tgid, start)
+        if number not in {0, former, own} or own in self.kept or not self.sshd.recognizes(parent):
+            return
+        login = _Login(own, tgid, start, self._tables.py_link(row), former, self._user_of(parent), None, False)
+        if self._queue(login) and number != own:
+            self._hand_on(tgid, {0, former}, own, len(hot))
+
+    def _queue(self, login: _Login) -> bool:
+        """Let a login wait for its details; False: it is none, because there is no room to find out whether it is."""
+        count = self._by_user.get(login.uid, 0)
+        if len(self._logins) < LOGINS_MAX and count < USER_LOGINS_MAX:
+            self._by_user[login.uid] = count + 1
+            self._waiting.add(login.number)
+            self._logins.append(login)
+            return True
+        self._tables.count("sessions_unread", 1)
+        if login.told is None:
+            return False
+        self._keep(login, login.told | {"client_source": "exec"})
+        return True
+
+    # -- what is known of it -------------------------------------------------------------------------------------------
+
+    def _finish(self, login: _Login) -> None:
+        """Find out what is to be known of a session; or that it is none."""
+        self._waiting.discard(login.number)
+        count = self._by_user.pop(login.uid) - 1
+        if count:
+            self._by_user[login.uid] = count
+        key = key_of(self._tables, login.tgid) if self._pids is not None else None
+        pid = self._pids.find(key) if self._pids is not None and key is not None else login.tgid
+        found = read_session(pid, self._proc)
+        if found is None or self._start(pid) != login.start_boot_ns // TICK_NS:
+            found = self._recorded(login)
+        elif found:
+            found["client_source"] = "environ"
+        if login.told is not None:
+            found = _as_told(login.told, found)
+        elif found is None:
+            self._tables.count("sessions_unread", 1)
+        if not found:
+            self._hand_on(login.tgid, {login.number}, login.former, HELPERS_MAX)
+            return
+        self._keep(login, found)
+        row = self._tables.py_head(login.tgid)
+        if login.is_new and row and self._number(row) == login.number:
+            self._tell(row, self._body(login.number))
+
+    def _keep(self, login: _Login, session: dict[str, Any]) -> None:
+        self.kept.keep(login.number, login.uid, {"username": self._user_name(login.uid)} | session)
+
+    def _body(self, number: int) -> dict[str, Any]:
         """As an agent would tell it (`pipeline.bus.context`)."""
-        number = self._number(row)
-        known = self._known.get(str(number), {})
-        told = {f"ssh_{name}": value for name, value in known.items() if value is not None}
+        known = self.kept.get(number)
+        told = {f"ssh_{name}": known[name] for name in _EVENT_FIELDS if known.get(name) is not None}
         return {"ssh_session_id": number, **told}
 
-    def _is_sshd(self, row: int) -> bool:
-        ref = int(self._tables.hot_view()["file_ref"][row])
-        if not ref:
-            return False
-        record = self._tables.names.py_bytes(ref)
-        file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
-        name = record[layout.FILE.itemsize :].rpartition(b"/")[2]
-        return int(file["file_uid"]) == 0 and name in _NAMES
-
-    def _begin(self, row: int, head: int, former: int) -> None:
-        """Number the session of a process, of which `row` is the image that sshd executed and `head` the newest one."""
-        hot = self._tables.hot_view()[head]
-        tgid, start = int(hot["tgid"]), int(hot["start_boot_ns"])
-        key = key_of(self._tables, tgid) if self._pids is not None else None
-        pid = self._pids.find(key) if self._pids is not None and key is not None else tgid
-        told = self._told.get((tgid, start))
-        session = read_session(pid, self._proc)
-        if session is None or self._start(pid) != start // TICK_NS:
-            session = self._recorded(row, told or b"")
-        if told is not None:
-            session = _as_told(session_of(told.split(b"\0")), session)
-        if session is None:
-            self._tables.count("sessions_unread")
-        if not session:
-            return
-        digest = blake2b(b"%d %d" % (tgid, start), digest_size=8, key=self._boot_id()).digest()
-        number = int.from_bytes(digest, "little") | 1
-        self._known[str(number)] = session
-        while len(self._known) > SESSIONS_MAX:
-            del self._known[next(iter(self._known))]
-        self._write()  # before a row names it
-        self._mark(tgid, number, former)
-
-    def _recorded(self, row: int, told: bytes) -> dict[str, Any] | None:
-        """As `read_session`, by the environment that was recorded with the exec of an image, and by what was told."""
-        ref = int(self._tables.cold_view()["envs_ref"][row])
+    def _recorded(self, login: _Login) -> dict[str, Any] | None:
+        """As `read_session`, by the environment that was recorded with the exec of the image that sshd executed."""
+        row = self._tables.py_follow(login.image)
+        ref = int(self._tables.cold_view()["envs_ref"][row]) if row else 0
         text = self._tables.envs.py_bytes(ref)[ENVS_HEAD_BYTES:] if ref else b""
         if not text:
             return None
         environment = text.split(b"\0")
-        session = session_of(environment + told.split(b"\0"))
+        session = session_of(environment)
         if session is None and not int(self._tables.hot_view()["flags"][row]) & layout.ROW_ENVS_TRUNCATED:
             # A name alone is one whose value is not shown.
             return None if _CLIENT.intersection(environment) else {}
-        return session
+        return None if session is None else session | {"client_source": "exec"}
 
-    def _mark(self, tgid: int, number: int, former: int) -> None:
-        """Put the number into the process' row and into those that it has forked since, in the place of `former`."""
+    def _user_of(self, row: int) -> int:
+        """The user id of an sshd, which the row has only where changes of credentials are captured."""
+        hot = self._tables.hot_view()[row]
+        if not int(hot["flags"]) & layout.ROW_FOREIGN:
+            info = read_process(int(hot["tgid"]), WANT_IDS)
+            if info is not None and info.start_ticks == int(hot["start_boot_ns"]) // TICK_NS:
+                return info.uids[0]
+        return int(hot["uid"])
+
+    # -- rows ----------------------------------------------------------------------------------------------------------
+
+    def _number(self, row: int) -> int:
+        return int(self._tables.cold_view()["user_session"][row])
+
+    def _number_of(self, tgid: int, start_boot_ns: int) -> int:
+        """The number of the session that begins with a process; the same in each resolver of this boot."""
+        digest = blake2b(b"%d %d" % (tgid, start_boot_ns), digest_size=8, key=self._boot_id()).digest()
+        return int.from_bytes(digest, "little") | 1
+
+    def _hand_on(self, tgid: int, olds: set[int], number: int, limit: int) -> None:
+        """Give a process, and its descendants that live, another number in the place of one of `olds`."""
         todo = [tgid]
-        while todo:
+        while todo and limit > 0:
             one = todo.pop()
+            limit -= 1
             row = self._tables.py_head(one)
-            if not row or self._number(row) not in {0, former}:
-                continue
-            self._put(row, number)
-            todo += self._tables.py_children(one)
-        self._mark_adopted(tgid, number, former)
-
-    def _mark_adopted(self, tgid: int, number: int, former: int) -> None:
-        """The same for those whose parent, or the process itself, has ended meanwhile: they are somebody else's now.
-
-        Who forked whom stays. Of what began after the process, in the order in which it began, each is in the session
-        if its creator is.
-        """
-        hot = self._tables.hot_view()[: self._tables.rows_frontier]
-        start = int(hot["start_boot_ns"][self._tables.py_head(tgid)])
-        later = np.flatnonzero((hot["flags"] & layout.ROW_HEAD != 0) & (hot["start_boot_ns"] > start))
-        members = {(tgid, start)}
-        for row in later[np.argsort(hot["start_boot_ns"][later], kind="stable")].tolist():
-            creator = self._tables.py_follow(int(hot["creator"][row]))
-            if not creator or (int(hot["tgid"][creator]), int(hot["start_boot_ns"][creator])) not in members:
-                continue
-            if self._number(row) in {0, former}:
+            if row and self._number(row) in olds:
                 self._put(row, number)
-            if self._number(row) == number:
-                members.add((int(hot["tgid"][row]), int(hot["start_boot_ns"][row])))
+                todo += self._tables.py_children(one)
 
     def _put(self, row: int, number: int) -> None:
         self._tables.py_begin(row)
@@ -251,14 +316,6 @@ class SshSessions:
 
     def _boot_id(self) -> bytes:
         return self._tables.control_view()[0]["boot_id"].tobytes()
-
-    def _write(self) -> None:
-        """Replace the file whole. A full file system costs readers this, and nothing else."""
-        temporary = self._path.with_name(f".{FILE}.new")
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(self._known), encoding="ascii")
-            temporary.chmod(self._mode)
-            temporary.rename(self._path)
 
 
 def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None:
@@ -288,7 +345,7 @@ def read_session(tgid: int | None, proc: str = "/proc") -> dict[str, Any] | None
 
 
 def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
-    """The session that an environment tells of: username, client_ip and client_port; None: none, or not well-formed."""
+    """The client that an environment names: client_ip and client_port; None: none, or not well-formed."""
     values = dict(string.split(b"=", 1) for string in environment if b"=" in string)
     fields = values.get(b"SSH_CONNECTION", values.get(b"SSH_CLIENT", b"")).split()
     if len(fields) < 3:
@@ -300,16 +357,13 @@ def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
         return None
     if not 0 < port < 65536:
         return None
-    user = values.get(b"LOGNAME", values.get(b"USER", b""))[:256].decode("utf-8", "surrogateescape")
-    return {"username": user or None, "client_ip": str(address), "client_port": port}
+    return {"client_ip": str(address), "client_port": port}
 
 
-def _as_told(told: dict[str, Any] | None, found: dict[str, Any] | None) -> dict[str, Any]:
-    """The session that the record of the exec tells of, with what was found besides if it is of the same client."""
-    if told is None:
-        return {}
+def _as_told(told: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+    """The client that the record of the exec names, with what was found besides if it is of the same client."""
     is_same = found and all(found.get(name) == told[name] for name in ("client_ip", "client_port"))
-    return found if found and is_same else told
+    return (found if found and is_same else told) | {"client_source": "exec"}
 
 
 def _word(comm: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -27,6 +27,8 @@ from typing import NamedTuple
 from pipeline.resolver import rooted
 
 FILE_BYTES = 16 << 10
+#: Of a process' mounts; with more, nothing is read.
+MOUNTS_BYTES = 512 << 10
 #: Methods of one session (AuthenticationMethods); and characters of a key that are kept.
 METHODS_MAX = 16
 KEY_CHARS = 4096
@@ -111,7 +113,10 @@ def _read(process: int, name: str) -> bytes:
 
 
 def _mounts(process: int) -> bytes:
-    return rooted.read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 << 20)
+    text = rooted.read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), MOUNTS_BYTES)
+    if len(text) == MOUNTS_BYTES:
+        raise OSError("too many mounts to go through them")  # a user can make 100,000 in a namespace of their own
+    return text
 
 
 def _user(process: int) -> int:

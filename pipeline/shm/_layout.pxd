@@ -322,6 +322,8 @@ cdef extern from "layout.h" nogil:
         PL_C_MAPS_FULL
         PL_C_EVENTS_CAPS
         PL_C_SESSIONS_UNREAD
+        PL_C_SESSIONS_REFUSED
+        PL_C_SESSIONS_EVICTED
         PL_C_LOST_CAPS
 
     uint32_t pl_load_acquire32(const void *p)

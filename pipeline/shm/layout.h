@@ -351,6 +351,8 @@ enum {
 	PL_C_EVENTS_CAPS = 89,
 	PL_C_LOST_CAPS = 90,
 	PL_C_SESSIONS_UNREAD = 91,
+	PL_C_SESSIONS_REFUSED = 92,
+	PL_C_SESSIONS_EVICTED = 93,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

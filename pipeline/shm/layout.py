@@ -291,7 +291,7 @@ COUNTERS = (
     "inode_error_exec_parent_missing", "inode_error_procfs_mismatch", "context_events", "context_dropped",
     "maps_filled", "maps_refused", "maps_full",
     # Of a kind that came later.
-    "events_caps", "lost_caps", "sessions_unread",
+    "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
 )  # fmt: skip
 COUNTER_CAPACITY = 96
 assert len(COUNTERS) <= COUNTER_CAPACITY

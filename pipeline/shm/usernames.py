@@ -85,6 +85,12 @@ class UserNames:
         found: str | None = names[kind].get(str(number))
         return found
 
+    def host_name(self, kind: str, number: int) -> str | None:
+        """Return the host's name of an id, None if it has none, or it is not known. Arguments as of `name`."""
+        host = self._read(HOST_FILE)
+        found: str | None = host[kind].get(str(number)) if host is not None else None
+        return found
+
     def _read(self, name: str) -> _Content | None:
         now = time.monotonic_ns()
         known = self._files.get(name)

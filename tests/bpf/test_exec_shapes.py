@@ -443,16 +443,18 @@ CLIENT = b"SSH_CLIENT=fe80::1234:5678:9abc:def0%a-long-name-0 50022 22"
 LONGEST = b"SSH_CLIENT=" + b"1" * 243  # as long as one may be
 
 
-def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true") -> int:
+def run_below(comm: bytes, environ: list[bytes], name: bytes = b"true", *, before: str = "") -> int:
     """Fork a process called `comm`, which executes /bin/true with this environment from a child; returns its pid.
 
     Args:
         name: of a link to the program, and so the child's comm.
+        before: statements that the process runs first; if they fork, its children do the rest.
     """
     code = (
         "import os, sys\n"
         "comm, path, *environ = [os.fsencode(word) for word in sys.argv[1:]]\n"
         "open('/proc/self/comm', 'wb').write(comm)\n"
+        f"{before}\n"
         "pid = os.fork() or os.execve(path, [path], dict(word.split(b'=', 1) for word in environ))\n"
         "os.waitpid(pid, 0); print(pid)"
     )
@@ -499,6 +501,29 @@ def test_an_environment_that_is_captured_stands_before_it(reader: Reader) -> Non
 def test_an_environment_that_was_not_looked_through_says_nothing(bare: Reader) -> None:
     environ = [b"%d=1" % n for n in range(600)]
     assert last_exec(bare, run_below(b"sshd", environ, b"/bin/true")).envs == b""
+
+
+#: The child goes on, its parent waits.
+FORKED = "if child := os.fork(): os.waitpid(child, 0); os._exit(0)"
+NAMED = "import ctypes; ctypes.CDLL(None).prctl(15, b'%s')"
+AS_USER = "os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)"
+
+
+@pytest.mark.parametrize(
+    ("before", "is_told"),
+    [
+        ("", True),
+        (f"{FORKED}\n{AS_USER}", True),  # as sshd does before it forks the user's shell
+        (AS_USER, False),
+        (f"{FORKED}\n{AS_USER}\n{FORKED}", False),
+        (f"{NAMED % 'su'}\n{FORKED}\n{AS_USER}\n{NAMED % 'sshd'}", False),
+        ("os.setresuid(0, 65534, 0)", False),
+        ("os.unshare(os.CLONE_NEWUSER)", False),
+    ],
+)
+def test_a_users_program_that_calls_itself_sshd_is_not_looked_at(bare: Reader, before: str, is_told: bool) -> None:
+    record = last_exec(bare, run_below(b"sshd", [CLIENT], b"/bin/true", before=before))
+    assert record.envs == (CLIENT + b"\0\0" if is_told else b"")
 
 
 def test_only_what_sshd_executes_is_looked_at(bare: Reader, tmp_path: Path) -> None:

@@ -484,8 +484,9 @@ def test_an_ssh_session_and_all_below_it(
         sessions = [resolve(table, pid).ssh_session for pid in (shell, first, second)]
         assert sessions[0] == sessions[1] == sessions[2]
         assert sessions[0] == {
-            "id": resolve(table, shell).user_session, "username": "alice", "client_ip": "192.0.2.7",
-            "client_port": 50022, "auth_method": "publickey,keyboard-interactive/pam", "public_key": KEY,
+            "id": resolve(table, shell).user_session, "username": "root", "client_ip": "192.0.2.7",
+            "client_port": 50022, "client_source": "exec", "auth_method": "publickey,keyboard-interactive/pam",
+            "public_key": KEY,
         }  # fmt: skip
         connection = b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22"  # not there in the middle of an exec
         eventually(lambda: connection in Path(f"/proc/{first}/environ").read_bytes().split(b"\0"))
@@ -513,7 +514,7 @@ def test_subscribers_are_told_who_is_behind_a_session(
         (event,) = [e for e in recorder.stop() if e["event"] == "user_session" and e["pid"] == shell]
     assert event["user_session"] == session["id"] and event["entity_id"] == resolve(table, shell).entity_id
     assert event["context"] == {
-        "ssh_session_id": session["id"], "ssh_username": "alice", "ssh_client_ip": "192.0.2.7",
+        "ssh_session_id": session["id"], "ssh_username": "root", "ssh_client_ip": "192.0.2.7",
         "ssh_client_port": 50022, "ssh_auth_method": "publickey,keyboard-interactive/pam", "ssh_public_key": KEY,
         "error": None,
     }  # fmt: skip
@@ -528,7 +529,7 @@ def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> No
             numbers = {resolve(table, pid).user_session for pid in pids}
             assert len(numbers) == 1 and None not in numbers
             before = resolve(table, pids[0]).ssh_session
-            assert before["username"] == "alice"
+            assert (before["username"], before["client_source"]) == ("root", "environ")
             (resolver,) = daemon.pids("resolver")
             os.kill(resolver, 9)
             eventually(lambda: daemon.pids("resolver") not in ([], [resolver]), timeout=20)
@@ -560,8 +561,8 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
         told = short_sessions(daemon, sshd, {"TOKEN": secret})
         contexts = [event["context"] for event in told if event["event"] == "user_session"]
         assert {(one["ssh_client_ip"], one["ssh_client_port"]) for one in contexts} == {("192.0.2.7", 50022)}
-        # The login name is there where the environment could be read in time.
-        assert {context.get("ssh_username") for context in contexts} <= {"alice", None}
+        # The user is the kernel's, and known of a command that has ended, too. USER says "alice".
+        assert {context.get("ssh_username") for context in contexts} == {"root"}
         assert daemon.stat()["counters"]["sessions_unread"] == 0
         assert not any(event["envs"] for event in told)
         assert all(not event["envs_truncated"] and event["envc"] is None for event in told), "nothing is kept of one"
@@ -571,17 +572,17 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
 
 
 def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
-    """Names alone, as by default: the client is known. With the value of USER: the login name, too."""
+    """What is captured and shown of an environment plays no part in what is known of the session."""
     sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
     settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
     with Daemon(settings, name="short") as other:
-        for one, users, stored in (
-            (daemon, {"alice", None}, ("SSH_CONNECTION", "USER")), (other, {"alice"}, ("SSH_CONNECTION", "USER=alice"))
+        for one, stored in (
+            (daemon, ("SSH_CONNECTION", "USER")), (other, ("SSH_CONNECTION", "USER=alice"))
         ):  # fmt: skip
             told = short_sessions(one, sshd, {})
             contexts = [event["context"] for event in told if event["event"] == "user_session"]
             assert {context["ssh_client_ip"] for context in contexts} == {"192.0.2.7"}
-            assert {context.get("ssh_username") for context in contexts} <= users
+            assert {context.get("ssh_username") for context in contexts} == {"root"}
             assert {tuple(event["envs"] or ()) for event in told} == {stored}
         assert other.stat()["counters"]["sessions_unread"] == 0
 

@@ -124,12 +124,12 @@ def test_an_ssh_session(traced: Daemon, tmp_path: Path) -> None:
         found = lambda: table.resolve(shell.tgid, pid_ns=shell.pid_ns)  # noqa: E731
         eventually(lambda: found() is not None and found().ssh_session is not None, 15)
         session = found().ssh_session
-        assert (session["username"], session["client_ip"], session["client_port"]) == ("alice", "192.0.2.7", 50022)
+        assert (session["username"], session["client_ip"], session["client_port"]) == ("root", "192.0.2.7", 50022)
         assert table.resolve(1, pid_ns=shell.pid_ns).ssh_session is None
         recorder.wait_for(lambda events: any(e["event"] == "user_session" for e in events))
         (event,) = [e for e in recorder.stop() if e["event"] == "user_session"]
         assert (event["pid"], event["pid_ns"]) == (shell.tgid, shell.pid_ns)
-        assert event["context"]["ssh_username"] == "alice"
+        assert event["context"]["ssh_username"] == "root"
 
 
 def _is_heard(daemon: Daemon, recorder: Recorder) -> bool:

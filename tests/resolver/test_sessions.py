@@ -1,23 +1,29 @@
-"""Where an ssh session begins, who belongs to it, what is not believed. Live ones: tests/live/test_contexts.py."""
+"""Where an ssh session begins, who belongs to it, what is not believed. Which process is the host's sshd: test_sshd.py.
+Live ones: tests/live/test_contexts.py."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from story import instance
 from test_apply import World
 
-from pipeline.resolver import sessions
+from pipeline import events
+from pipeline.resolver import kept_sessions, sessions
+from pipeline.resolver import sshd as sshd_module
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.sessions import SshSessions, session_of
-from pipeline.shm import ssh
+from pipeline.shm import layout, ssh
 from pipeline.shm.validate import validate_tables
 
 ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
@@ -26,11 +32,10 @@ ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        (ENVIRON, ("alice", "192.0.2.7", 50022)),
-        (b"SSH_CLIENT=192.0.2.7 50022 22", (None, "192.0.2.7", 50022)),
-        (b"SSH_CONNECTION=2001:DB8::1 1 :: 22\0LOGNAME=b\0USER=a", ("b", "2001:db8::1", 1)),
-        (b"SSH_CONNECTION=fe80::1%eth0 1 :: 22", (None, "fe80::1", 1)),
-        (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0USER=\xff", ("\udcff", "192.0.2.7", 50022)),
+        (ENVIRON, ("192.0.2.7", 50022)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22", ("192.0.2.7", 50022)),
+        (b"SSH_CONNECTION=2001:DB8::1 1 :: 22\0SSH_CLIENT=192.0.2.7 50022 22", ("2001:db8::1", 1)),
+        (b"SSH_CONNECTION=fe80::1%eth0 1 :: 22", ("fe80::1", 1)),
         (b"USER=alice", None),
         (b"", None),
         (b"=\0=\0x", None),
@@ -53,6 +58,19 @@ class Sessions(SshSessions):
     def _start(self, tgid: int) -> int | None:
         return self.starts.get(tgid)  # type: ignore[attr-defined, no-any-return]
 
+    def look(self) -> None:
+        """All turns that it takes."""
+        self.poll()
+        while self._logins:
+            self.poll()
+        self.kept.write(at_once=True)
+
+
+def is_hosts_file(record: bytes, root: str) -> bool:
+    """As `sshd.is_hosts_file`, of files that are not there."""
+    file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
+    return int(file["file_uid"]) == 0 and record.rpartition(b"/")[2] in sshd_module.NAMES
+
 
 @pytest.fixture
 def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
@@ -62,8 +80,10 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.directory = directory
         world.encoder = Encoder(bytes(16))
         world.applier = Applier(world.tables, world.encoder)
-        world.sessions = Sessions(world.tables, world.encoder, directory)
+        users = {0: "root", 1000: "alice", 1001: "bob"}
+        world.sessions = Sessions(world.tables, world.encoder, directory, user_name=users.get)
         world.sessions.starts = {}
+        monkeypatch.setattr(sshd_module, "is_hosts_file", is_hosts_file)
         monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
         yield world
         validate_tables(world.tables)
@@ -71,12 +91,19 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 
 def look(w: World) -> None:
-    w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
+    """Find what there is, as after the start."""
+    read(w)
     w.sessions.begin()
+    w.sessions.look()
 
 
-def sshd(w: World, tgid: int, owner: int = 0, path: bytes = b"/usr/sbin/sshd") -> None:
-    w.fork(1, tgid)
+def read(w: World) -> None:
+    """From now on the processes' environments can be read."""
+    w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
+
+
+def sshd(w: World, tgid: int, owner: int = 0, path: bytes = b"/usr/sbin/sshd", **facts: int) -> None:
+    w.fork(1, tgid, **facts)
     event = w.story.exec(tgid, path)
     event.body["file_uid"] = owner
     event.apply(w.applier)
@@ -84,49 +111,64 @@ def sshd(w: World, tgid: int, owner: int = 0, path: bytes = b"/usr/sbin/sshd") -
 
 def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
     sshd(w, 3)
-    w.fork(3, 4)
+    w.fork(3, 4, uid=1000)
     w.exec(4, b"/bin/sh")
-    w.fork(4, 5)
-    look(w)
     number = w.proc(4).user_session
-    assert number and w.proc(5).user_session == number, "also who was forked before it was noticed"
+    assert number and ssh.session(str(w.directory), number) is None, "not known yet: never something else"
+    w.fork(4, 5)
+    read(w)
+    w.sessions.look()
+    assert w.proc(4).user_session == w.proc(5).user_session == number
     w.fork(4, 6)
     w.exec(6, b"/bin/ls")
     w.exec(4, b"/bin/bash")
     assert [w.proc(tgid).user_session for tgid in (4, 6, 3, 1)] == [number, number, 0, 0]
-    found = ssh.session(str(w.directory), number)
-    assert found is not None and (found["username"], found["client_ip"]) == ("alice", "192.0.2.7")
+    # The user is the kernel's, not the one of the environment, which any process may set.
+    assert ssh.session(str(w.directory), number) == {
+        "id": number, "username": "alice", "client_ip": "192.0.2.7", "client_port": 50022, "client_source": "environ",
+        "auth_method": None, "public_key": None,
+    }  # fmt: skip
     look(w)
     assert w.proc(4).user_session == number
 
 
-def test_an_exec_below_sshd_is_noted_by_the_encoder_and_looked_at_then(w: World) -> None:
+def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
+    w.encoder.login = None
     sshd(w, 3)
     w.fork(3, 4)
-    assert w.encoder.take_logins() == []
     w.exec(4, b"/bin/sh")
     w.fork(4, 5)
     w.exec(5, b"/bin/ls")
-    w.sessions.starts = {4: w.story.processes[4].start // 10_000_000}
-    assert w.encoder.has_logins
+    assert w.proc(4).user_session == 0
+    look(w)
+    number = w.proc(4).user_session
+    assert number and w.proc(5).user_session == number and w.proc(3).user_session == 0
+    assert ssh.session(str(w.directory), number)["username"] == "root"
+
+
+def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
+    sshd(w, 3)
+    w.fork(3, 4, uid=1000)
+    assert w.encoder.take_logins() == 0
+    w.exec(4, b"/bin/sh")
+    assert w.encoder.take_logins() == 1
+    w.fork(4, 5)
+    w.exec(5, b"/bin/ls")
+    assert w.encoder.take_logins() == 0
+    read(w)
     told: list[tuple[int, dict[str, Any]]] = []
     w.sessions._tell = lambda row, body: told.append((row, body))
     w.sessions.poll()
-    assert not w.encoder.has_logins
     number = w.proc(4).user_session
     assert number == w.proc(5).user_session != 0
     # Who subscribes is told what the number stands for, once.
     body = {"ssh_username": "alice", "ssh_client_ip": "192.0.2.7", "ssh_client_port": 50022}
     assert told == [(w.proc(4).row, {"ssh_session_id": number, **body})]
-    w.exec(5, b"/bin/ls")
-    w.sessions.poll()
-    assert len(told) == 1
-    for _ in range(100):
+    for _ in range(3):
+        w.exec(5, b"/bin/ls")
         w.exec(4, b"/bin/sh")
-    assert len(w.encoder.take_logins()) == 100
-    for _ in range(1030):
-        w.exec(4, b"/bin/sh")
-    assert len(w.encoder.take_logins()) == 1024 and w.tables.counter("sessions_unread") == 6, "bounded, and counted"
+        w.sessions.poll()
+    assert len(told) == 1 and w.encoder.take_logins() == 0
 
 
 def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
@@ -134,7 +176,7 @@ def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     w.exec(4, b"/bin/bash")
-    w.sessions.starts = {4: w.story.processes[4].start // 10_000_000}
+    read(w)
     told: list[int] = []
     w.sessions._tell = lambda row, body: told.append(row)
     w.sessions.poll()
@@ -164,9 +206,11 @@ def test_an_sshd_that_was_started_from_within_a_session(w: World) -> None:
     # What it runs without a client, such as AuthorizedKeysCommand, is whose the daemon is.
     w.fork(5, 8)
     w.exec(8, b"/bin/keys")
-    sessions.read_session = lambda tgid, proc: None  # type: ignore[assignment]  # the fixture puts it back
-    look(w)
-    assert w.proc(8).user_session == first
+    w.fork(8, 9)
+    sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
+    read(w)
+    w.sessions.look()
+    assert w.proc(8).user_session == w.proc(9).user_session == first
 
 
 def test_what_is_no_session(w: World) -> None:
@@ -191,22 +235,24 @@ def test_a_pid_that_is_somebody_elses_by_now_is_not_believed(w: World) -> None:
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
     w.sessions.starts = {4: w.story.processes[4].start // 10_000_000 + 5}
-    w.sessions.begin()
+    w.sessions.look()
     assert w.proc(4).user_session == 0
+    assert w.tables.counter("sessions_unread") == 1
 
 
 def test_sessions_are_bounded_and_the_file_has_its_mode(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "SESSIONS_MAX", 2)
-    w.sessions._mode = 0o640
+    monkeypatch.setattr(kept_sessions, "SHARES_MAX", 2)
+    w.sessions.kept._mode = 0o640
     sshd(w, 3)
     for tgid in range(4, 9):
         w.fork(3, tgid)
         w.exec(tgid, b"/bin/sh")
-        look(w)
-    assert len(w.sessions._known) == 2
+        read(w)
+        w.sessions.look()
+    assert len(w.sessions.kept) == 2 and w.tables.counter("sessions_evicted") == 3
     assert (Path(w.directory) / ssh.FILE).stat().st_mode & 0o777 == 0o640
     assert ssh.session(str(w.directory), w.proc(8).user_session) is not None
-    assert ssh.session(str(w.directory), w.proc(4).user_session) is None
+    assert w.proc(4).user_session and ssh.session(str(w.directory), w.proc(4).user_session) is None
     assert not list(Path(w.directory).glob(".*.new"))
 
 
@@ -239,31 +285,31 @@ def test_a_command_that_ended_before_it_was_looked_at(
     w.sessions.poll()
     assert bool(w.proc(4).user_session) is is_session
     assert w.tables.counter("sessions_unread") == unread
-    body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "alice", "ssh_client_ip": "192.0.2.7"}
+    body = {"ssh_session_id": w.proc(4).user_session, "ssh_username": "root", "ssh_client_ip": "192.0.2.7"}
     assert told == ([body | {"ssh_client_port": 50022}] if is_session else [])
 
 
 @pytest.mark.parametrize(
     ("strings", "read", "session"),
     [
-        # Gone: what the record tells. Of another client: what the program has put there meanwhile.
-        (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0\0", None, (None, "192.0.2.7", 50022)),
-        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", {}, (None, "192.0.2.7", 50022)),
-        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("alice", "192.0.2.7", 50022), ("alice", "192.0.2.7", 50022)),
-        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("bob", "192.0.2.8", 50022), (None, "192.0.2.7", 50022)),
-        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("bob", "192.0.2.7", 50023), (None, "192.0.2.7", 50022)),
+        # Gone: what the record says. Of another client: what the program has put there meanwhile.
+        (b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0\0", None, ("192.0.2.7", 50022, None)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", {}, ("192.0.2.7", 50022, None)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.7", 50022, "password"), ("192.0.2.7", 50022, "password")),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.8", 50022, "password"), ("192.0.2.7", 50022, None)),
+        (b"SSH_CLIENT=192.0.2.7 50022 22\0\0", ("192.0.2.7", 50023, "password"), ("192.0.2.7", 50022, None)),
         # A helper of sshd, whatever it says of itself later.
         (b"\0", None, None),
-        (b"\0", ("bob", "192.0.2.8", 50022), None),
+        (b"\0", ("192.0.2.8", 50022, None), None),
         (b"SSH_CLIENT=x\0\0", None, None),
     ],
 )
 def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: Any, session: Any) -> None:
-    names = ("username", "client_ip", "client_port")
+    names = ("client_ip", "client_port", "auth_method")
     found = dict(zip(names, read, strict=True)) if read else read
     sessions.read_session = lambda tgid, proc: found  # type: ignore[assignment]  # the fixture puts it back
     sshd(w, 3)
-    w.fork(3, 4)
+    w.fork(3, 4, uid=1001)
     start = w.story.processes[4].start
     w.sessions.starts = {4: start // 10_000_000}
     w.sessions.take(4, start, strings)
@@ -272,6 +318,7 @@ def test_the_record_of_what_sshd_executed_tells(w: World, strings: bytes, read: 
     w.sessions.poll()
     known = ssh.session(str(w.directory), w.proc(4).user_session)
     assert (None if known is None else tuple(known[name] for name in names)) == session
+    assert known is None or (known["username"], known["client_source"]) == ("bob", "exec")
     assert w.tables.counter("sessions_unread") == 0
     w.exec(4, b"/bin/bash")
     w.sessions.poll()
@@ -308,6 +355,226 @@ def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch)
     assert list(w.sessions._told) == [(7, 5), (8, 5), (9, 5)]
 
 
+def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: World) -> None:
+    """Details may take many turns. What has ended or was adopted by then has the number all the same."""
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    w.fork(4, 5)
+    w.fork(5, 6)
+    w.exit(5)
+    w.exit(4)
+    w.fork(6, 7)
+    number = w.proc(4).user_session
+    assert number and {w.proc(tgid).user_session for tgid in (4, 5, 6, 7)} == {number}
+
+
+def test_a_number_that_stands_for_nothing_is_taken_back(w: World) -> None:
+    sessions.read_session = lambda tgid, proc: {}  # type: ignore[assignment]  # the fixture puts it back
+    sshd(w, 3)
+    w.fork(3, 4)
+    w.exec(4, b"/usr/bin/helper")
+    w.fork(4, 5)
+    assert w.proc(5).user_session
+    read(w)
+    w.sessions.look()
+    assert {w.proc(tgid).user_session for tgid in (3, 4, 5)} == {0}
+    assert w.tables.counter("sessions_unread") == 0 and len(w.sessions.kept) == 0
+
+
+# -- whatever the size, whoever it is ------------------------------------------------------------------------------
+
+
+def log_in(w: World, number: int, uid: int = 1000, server: int = 3) -> int:
+    """Another session of an sshd, which the record of its exec tells of; the process."""
+    tgid = 100 + number
+    w.fork(server, tgid, uid=uid)
+    w.sessions.take(tgid, w.story.processes[tgid].start, b"SSH_CLIENT=192.0.2.7 %d 22\0\0" % (1 + number % 65535))
+    w.exec(tgid, b"/bin/sh")
+    return tgid
+
+
+class Counted:
+    """The writer, which counts what is asked of it."""
+
+    def __init__(self, tables: Any) -> None:
+        self._tables = tables
+        self.calls: Counter[str] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        self.calls[name] += 1
+        return getattr(self._tables, name)
+
+
+def test_the_work_of_a_login_does_not_depend_on_the_size_of_the_tables(w: World) -> None:
+    sshd(w, 3)
+    counted = w.sessions._tables = w.sessions.sshd._tables = Counted(w.tables)
+
+    def work(number: int) -> tuple[Counter[str], int]:
+        counted.calls.clear()
+        before = w.sessions.sshd.decisions
+        tgid = log_in(w, number)
+        w.fork(tgid, 30_000 + number)
+        w.sessions.look()
+        assert w.proc(30_000 + number).user_session == w.proc(tgid).user_session != 0
+        return counted.calls.copy(), w.sessions.sshd.decisions - before
+
+    work(0)
+    small = work(1)
+    for tgid in range(5_000, 8_000):
+        w.fork(1, tgid)
+        w.exec(tgid, b"/bin/ls")
+    for number in range(2, 500):
+        log_in(w, number)
+    w.sessions.look()
+    assert work(501) == small and small[1] == 0, "and sshd is examined once"
+    assert sum(small[0].values()) < 50
+
+
+def test_the_file_is_written_a_few_times_a_second_however_many_log_in(w: World) -> None:
+    now_ns = 1_000_000_000
+    w.sessions.kept._now_ns = lambda: now_ns
+    w.sessions.begin()
+    sshd(w, 3)
+    before = w.sessions.kept.writes
+    for number in range(1000):
+        log_in(w, number)
+        w.sessions.poll()
+        now_ns += 1_000_000
+    assert 3 <= w.sessions.kept.writes - before <= 4, "of one second"
+    assert w.sessions.is_waiting, "the last ones are not written yet"
+    last = w.proc(100 + 999).user_session
+    assert ssh.session(str(w.directory), last) is None
+    now_ns += kept_sessions.WRITE_NS
+    w.sessions.poll()
+    assert not w.sessions.is_waiting
+    known = ssh.session(str(w.directory), last)
+    assert known is not None and known["username"] == "alice"
+    w.sessions.poll()
+    assert w.sessions.kept.writes - before <= 5, "nothing new, nothing written"
+
+
+def test_one_users_sessions_displace_nobody_elses(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_sessions, "SHARES_MAX", 100)
+    sshd(w, 3)
+    bobs = [log_in(w, number, uid=1001) for number in range(10)]
+    for number in range(10, 500):
+        log_in(w, number, uid=1000)
+        w.sessions.look()
+    assert len(w.sessions.kept) == 100 and w.tables.counter("sessions_evicted") == 400
+    assert all(ssh.session(str(w.directory), w.proc(tgid).user_session) for tgid in bobs)
+    # As long as there is room a user may have all of it.
+    assert sum(w.proc(100 + number).user_session in w.sessions.kept for number in range(10, 500)) == 90
+
+
+def test_logins_wait_in_a_bounded_queue_with_room_for_each_user(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LOGINS_MAX", 30)
+    monkeypatch.setattr(sessions, "USER_LOGINS_MAX", 20)
+    monkeypatch.setattr(sessions, "LOGINS_PER_TURN", 8)
+    monkeypatch.setattr(sessions, "TURN_NS", 10**12)
+    read_pids: list[int] = []
+    sessions.read_session = lambda tgid, proc: read_pids.append(tgid)  # type: ignore[assignment]
+    sshd(w, 3)
+    for number in range(50):
+        log_in(w, number, uid=1000)
+    bobs = log_in(w, 50, uid=1001)
+    assert len(w.sessions._logins) == 21 and w.tables.counter("sessions_unread") == 30
+    # Where it is from is known of those, too: the record of the exec has it.
+    assert all(w.proc(100 + number).user_session for number in range(51))
+    for turn in (1, 2, 3):
+        w.sessions.poll()
+        assert len(read_pids) == min(8 * turn, 21)
+    assert not w.sessions._logins and bobs in read_pids and not w.sessions._by_user and not w.sessions._waiting
+    assert len(w.sessions.kept) == 51
+
+
+def test_a_login_without_a_record_that_finds_no_room_is_no_session(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "USER_LOGINS_MAX", 2)
+    sshd(w, 3)
+    for tgid in (4, 5, 6):
+        w.fork(3, tgid)
+        w.exec(tgid, b"/bin/sh")
+    assert [bool(w.proc(tgid).user_session) for tgid in (4, 5, 6)] == [True, True, False]
+    assert w.tables.counter("sessions_unread") == 1
+
+
+def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading one login may take long; the rest waits for later turns."""
+    monkeypatch.setattr(sessions, "TURN_NS", 0)
+    sshd(w, 3)
+    for number in range(5):
+        log_in(w, number)
+    for left in (4, 3, 2, 1, 0):
+        w.sessions.poll()
+        assert len(w.sessions._logins) == left
+
+
+def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a batch may have. What is done with the batch held up is bounded, in Python calls."""
+    sshd(w, 3)
+    calls = Counter[str]()
+    monkeypatch.setattr(w.sessions, "_finish", lambda login, finish=w.sessions._finish: finish(login))
+    for number in range(2700):
+        log_in(w, number, uid=1000 + number % 2)
+        if number % 2048 == 2047:
+            w.sessions.poll()
+    sys.setprofile(lambda frame, event, arg: calls.update([event]) if event == "call" else None)
+    try:
+        w.sessions.poll()
+    finally:
+        sys.setprofile(None)
+    assert calls["call"] < 64 * 150
+    w.sessions.look()
+    assert w.sessions.sshd.decisions == 1
+    numbers = {w.proc(100 + number).user_session for number in range(2700)}
+    assert len(numbers) == 2700 and 0 not in numbers
+
+
+def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
+    called: list[int] = []
+    begin = w.encoder.login
+    w.encoder.login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
+    sshd(w, 3, uid=1000)  # root's file, a user's process
+    for tgid in range(100, 1100):
+        w.fork(3, tgid)
+        w.exec(tgid, b"/bin/true", envs=CLIENT)
+    assert not called and w.tables.counter("sessions_refused") == 1000
+    assert {w.proc(tgid).user_session for tgid in range(100, 1100)} == {0}
+
+
+def test_the_sshd_of_a_container_is_refused_and_counted(w: World) -> None:
+    sshd(w, 3)
+    w.story.processes[3].comm = b"sshd"
+    row = w.proc(3).row
+    w.tables.py_begin(row)
+    w.tables.cold_view()["mnt_ns"][row] = 4026532999
+    w.tables.py_end(row)
+    w.fork(3, 4)
+    w.exec(4, b"/bin/sh")
+    assert w.proc(4).user_session == 0 and w.tables.counter("sessions_refused") == 1
+
+
+def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a login that the predecessor had numbered but not written, the details are found out again."""
+    sshd(w, 3)
+    w.fork(3, 4, uid=1001)  # sshd gives up root's rights in the process that forks the user's shell
+    known, unknown = log_in(w, 0), log_in(w, 1, uid=1001, server=4)
+    assert w.proc(unknown).user_session
+    w.change(unknown, events.KIND_CRED, uid=0)  # who the user was is not to be seen here
+    read(w)
+    w.sessions._logins.pop()
+    w.sessions.look()
+    numbers = [w.proc(tgid).user_session for tgid in (known, unknown)]
+    successor = Sessions(w.tables, w.encoder, w.directory, user_name={1001: "bob", 0: "root"}.get)
+    successor.starts = w.sessions.starts
+    successor.kept.restore()
+    successor.begin()
+    successor.look()
+    found = [ssh.session(str(w.directory), number) for number in numbers]
+    assert [(one["username"], one["client_source"]) for one in found] == [("alice", "exec"), ("bob", "environ")]
+    assert [w.proc(tgid).user_session for tgid in (known, unknown)] == numbers
+
+
 def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
     with subprocess.Popen(["/bin/true"]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
@@ -321,11 +588,7 @@ def test_the_environment_of_who_has_ended_cannot_be_read() -> None:
         child.kill()
 
 
-def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(
-    w: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Passes over /proc are apart: what came too early is looked at with the next one."""
-
+def test_details_of_what_tracers_name_wait_for_a_pass_over_proc(w: World) -> None:
     class Pids:
         is_due = False
 
@@ -336,15 +599,9 @@ def test_tracers_may_tell_of_more_logins_than_there_is_time_to_look_for(
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
-    w.sessions.starts = {tgid: process.start // 10_000_000 for tgid, process in w.story.processes.items()}
+    read(w)
     w.sessions.poll()
-    assert w.sessions.is_waiting and not w.proc(4).user_session
-    monkeypatch.setattr(sessions, "ROWS_MAX", 1)
-    for tgid in (5, 6):
-        w.fork(3, tgid)
-        w.exec(tgid, b"/bin/sh")
-    w.sessions.poll()
-    assert w.tables.counter("sessions_unread") == 2
+    assert w.sessions.is_waiting and len(w.sessions.kept) == 0
     pids.is_due = True
     w.sessions.poll()
-    assert not w.sessions.is_waiting and w.proc(4).user_session
+    assert w.proc(4).user_session in w.sessions.kept

@@ -96,7 +96,7 @@ def test_a_session_with_a_file(file: Path) -> None:
     write(file)
     with session(str(file)) as pid:
         assert read_session(pid) == {
-            "username": "alice", "client_ip": "192.0.2.7", "client_port": 50022, "auth_method": "publickey",
+            "client_ip": "192.0.2.7", "client_port": 50022, "auth_method": "publickey",
             "public_key": KEY,
         }  # fmt: skip
         file.unlink()

@@ -8,7 +8,7 @@ from pathlib import Path
 from handmade import Tables
 from test_entry import resolve
 
-from pipeline.shm import ssh
+from pipeline.shm import ssh, usernames
 
 
 def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
@@ -16,8 +16,8 @@ def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
     told = {"auth_method": "publickey,password", "public_key": "ssh-ed25519 AAAA"}
     (tmp_path / ssh.FILE).write_text(json.dumps(known))
     assert ssh.session(str(tmp_path), 7) == {
-        "id": 7, "username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022, "auth_method": None,
-        "public_key": None,
+        "id": 7, "username": "gr\u00fc\u00df", "client_ip": "192.0.2.7", "client_port": 50022,
+        "client_source": None, "auth_method": None, "public_key": None,
     }  # fmt: skip
     assert ssh.session(str(tmp_path), 0) is None
     assert ssh.session(str(tmp_path), 8) is None
@@ -28,7 +28,22 @@ def test_a_number_stands_for_a_session(tmp_path: Path) -> None:
     assert found is not None and found["client_ip"] == "2001:db8::1"
     new.write_text(json.dumps({"7": known["7"] | told}))
     new.rename(tmp_path / ssh.FILE)
-    assert ssh.session(str(tmp_path), 7) == {"id": 7, **known["7"], **told}
+    assert ssh.session(str(tmp_path), 7) == {"id": 7, **known["7"], "client_source": None, **told}
+
+
+def test_a_user_whose_name_came_later_is_named_by_the_hosts_names(tmp_path: Path) -> None:
+    (tmp_path / ssh.FILE).write_text(json.dumps({"7": {"username": None, "uid": 1000}, "8": {"uid": 1001}}))
+    found = ssh.session(str(tmp_path), 7)
+    assert found is not None and found["username"] is None
+    users = tmp_path / usernames.DIRECTORY
+    users.mkdir()
+    (users / usernames.HOST_FILE).write_text(
+        json.dumps({"mnt_ns": 1, "user_ns": 2, "user": {"1000": "alice"}, "group": {}})
+    )
+    usernames.names_of(str(tmp_path))._files.clear()  # what was read is believed for a second
+    for number, name in ((7, "alice"), (8, None)):
+        found = ssh.session(str(tmp_path), number)
+        assert found is not None and found["username"] == name
 
 
 def test_no_file_or_half_of_one_is_no_session(tmp_path: Path) -> None:

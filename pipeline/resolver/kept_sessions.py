@@ -1,0 +1,144 @@
+"""What the numbers of ssh sessions stand for: how many are kept, and the file that shows them to readers.
+
+The sessions of all users together have a limit. At the limit the user that uses most of it loses its oldest session, so
+a flood of one user's sessions displaces nobody else's. Adding one costs the same however many there are.
+
+The file ``sessions`` is replaced whole (`pipeline.shm.ssh` reads it), at once or WRITE_NS after the last time. So a row
+can have a number that the file does not have yet: readers then know that there is a session, and nothing else of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.boot import now_boot_ns
+from pipeline.shm.ssh import FILE
+
+#: Sessions that are kept, in shares: one takes a share for each SHARE_BYTES that it has in the file, begun or whole.
+SHARES_MAX = 4096
+SHARE_BYTES = 512
+#: Between two replacements of the file, at least.
+WRITE_NS = 250_000_000
+#: The key by which a session names its user in the file; readers leave it out.
+UID = "uid"
+
+
+class KeptSessions:
+    """Sessions by number, and their file. One writer: the resolver.
+
+    Args:
+        directory: the instance's runtime directory.
+        mode: of the file.
+        count: told (counter, number): ``sessions_evicted``.
+        now_ns: a clock.
+
+    Attributes:
+        writes: how often the file was replaced.
+    """
+
+    def __init__(
+        self, directory: Path, mode: int, count: Callable[[str, int], None],
+        now_ns: Callable[[], int] = now_boot_ns,
+    ) -> None:  # fmt: skip
+        self._path = directory / FILE
+        self._mode = mode
+        self._count = count
+        self._now_ns = now_ns
+        self._sessions: dict[int, dict[str, Any]] = {}
+        self._texts: dict[int, bytes] = {}
+        self._owner: dict[int, int] = {}
+        self._by_user: dict[int, OrderedDict[int, int]] = {}  # shares by number, the oldest first
+        self._shares: dict[int, int] = {}  # by user
+        self._users: dict[int, OrderedDict[int, None]] = {}  # users by their shares
+        self._most = 0
+        self._used = 0
+        self._is_changed = False
+        self._written_ns: int | None = None
+        self.writes = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._sessions
+
+    def get(self, number: int) -> dict[str, Any]:
+        """What is known of a session; empty: nothing."""
+        return self._sessions.get(number, {})
+
+    def restore(self) -> None:
+        """Go on with what a predecessor has written."""
+        with contextlib.suppress(OSError, ValueError):
+            for number, session in json.loads(self._path.read_text(encoding="ascii")).items():
+                uid = session.pop(UID, 0)
+                self.keep(int(number), uid, session)
+
+    def keep(self, number: int, uid: int, session: dict[str, Any]) -> None:
+        """Keep what is known of a session, in the place of what was known before. It shows with the next `write`."""
+        self._forget(number)
+        text = b'"%d": %b' % (number, json.dumps(session | {UID: uid}).encode("ascii"))
+        shares = 1 + len(text) // SHARE_BYTES
+        self._sessions[number] = session
+        self._texts[number] = text
+        self._owner[number] = uid
+        self._by_user.setdefault(uid, OrderedDict())[number] = shares
+        self._change(uid, shares)
+        while self._used > SHARES_MAX and len(self._sessions) > 1:
+            heaviest = next(iter(self._users[self._most]))
+            self._forget(next(iter(self._by_user[heaviest])))
+            self._count("sessions_evicted", 1)
+        self._is_changed = True
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether there is something that the file does not have."""
+        return self._is_changed
+
+    def write(self, *, at_once: bool = False) -> None:
+        """Replace the file if it is not up to date, unless that was done a moment ago.
+
+        A full file system costs readers this file, and nothing else.
+        """
+        now = self._now_ns()
+        is_due = self._written_ns is None or now - self._written_ns >= WRITE_NS
+        if not at_once and not (self._is_changed and is_due):
+            return
+        self._written_ns = now
+        self._is_changed = False
+        self.writes += 1
+        temporary = self._path.with_name(f".{FILE}.new")
+        with contextlib.suppress(OSError):
+            temporary.write_bytes(b"{%b}" % b", ".join(self._texts.values()))
+            temporary.chmod(self._mode)
+            temporary.rename(self._path)
+
+    def _forget(self, number: int) -> None:
+        if self._sessions.pop(number, None) is None:
+            return
+        del self._texts[number]
+        uid = self._owner.pop(number)
+        self._change(uid, -self._by_user[uid].pop(number))
+        if not self._by_user[uid]:
+            del self._by_user[uid]
+
+    def _change(self, uid: int, shares: int) -> None:
+        """Give shares to a user, or take them; users stay sorted by how many they have."""
+        before = self._shares.pop(uid, 0)
+        after = before + shares
+        if before:
+            del self._users[before][uid]
+            if not self._users[before]:
+                del self._users[before]
+        if after:
+            self._shares[uid] = after
+            self._users.setdefault(after, OrderedDict())[uid] = None
+        self._used += shares
+        self._most = max(self._most, after)
+        # As many steps at most as shares were taken: the user that had most has not lost more.
+        while self._most and self._most not in self._users:
+            self._most -= 1

@@ -1,0 +1,52 @@
+"""An unprivileged user calls a shell of root's sshd and lets it run commands that say they come from a client.
+
+Each of them once was an ssh session of root's: it was shown as one, and so many of them held the resolver up until the
+supervisor took it for hung and replaced it.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pipeline.shm import ssh
+from tests.attacks.harness import NOBODY, as_nobody, unharmed
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+
+COMMANDS = 2000
+CLIENT = "203.0.113.66"
+
+#: In a user namespace of its own the user is root, and what is mounted over a file there keeps owner and inode: the
+#: shell's file is root's, and the name is sshd. The last command stays, to be looked at.
+FORGE = r"""
+import subprocess, sys, time
+commands, client = sys.argv[1:]
+script = '''
+mount -t tmpfs none /tmp && : >/tmp/sshd && mount --bind /bin/bash /tmp/sshd || exit 3
+export SSH_CONNECTION="$2 50022 198.51.100.1 22" SSH_CLIENT="$2 50022 22" USER=root LOGNAME=root
+exec /tmp/sshd -c 'for ((i = 0; i < $1; i++)); do /bin/true; done; /bin/sleep 300 & echo $!; exec >&-; wait' sshd "$1"
+'''
+forged = subprocess.Popen(
+    ["unshare", "-Urm", "/bin/bash", "-c", script, "forge", commands, client], stdout=subprocess.PIPE, text=True
+)
+print(forged.stdout.readline().strip(), flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_program_called_sshd_begins_no_session_and_holds_nothing_up(daemon: Daemon) -> None:
+    before = daemon.stat()["counters"]
+    with unharmed(daemon), daemon.attach() as table, as_nobody(FORGE, COMMANDS, CLIENT) as attacker:
+        assert attacker.stdout is not None
+        last = int(attacker.stdout.readline())
+        eventually(lambda: (entry := table.resolve(last)) is not None and entry.comm == "sleep", 20)
+        entries = [entry for entry in table.walk(exited=True) if entry.uid == NOBODY and entry.comm == "true"]
+        assert len(entries) > COMMANDS // 2
+        assert not [entry for entry in table.walk(exited=True) if entry.user_session or entry.ssh_session]
+        assert json.loads((daemon.directory / ssh.FILE).read_text()) == {}
+    after = daemon.stat()["counters"]
+    assert after["sessions_refused"] - before["sessions_refused"] > COMMANDS
+    assert after["sessions_unread"] == before["sessions_unread"]

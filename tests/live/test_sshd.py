@@ -1,0 +1,165 @@
+"""Sessions of a real sshd: on a port of the loopback address, with keys made for it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from pipeline import ProcessTable
+from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = pytest.mark.live
+
+PROGRAM = Path("/usr/sbin/sshd")
+USER = "procline-ssh"
+
+
+class Server:
+    """An sshd of root's, and a user that may log in by key."""
+
+    def __init__(self, folder: Path) -> None:
+        self.key = folder / "key"
+        for name in ("key", "host_key"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        authorized = folder / "authorized_keys"
+        shutil.copy(self.key.with_suffix(".pub"), authorized)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        authorized.chmod(0o644)
+        config = folder / "sshd_config"
+        config.write_text(
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\nUsePAM no\n"
+            f"AuthorizedKeysFile {authorized}\nStrictModes no\nPasswordAuthentication no\nExposeAuthInfo yes\n"
+            "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+        )
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+        self.log = folder / "log"
+        self.process = subprocess.Popen([PROGRAM, "-D", "-f", config, "-E", self.log])
+        eventually(self.answers, 20)
+
+    def answers(self) -> bool:
+        with socket.socket() as client:
+            return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def ssh(self, user: str, command: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["ssh", "-i", self.key, "-p", str(self.port), "-F", "none", "-o", "StrictHostKeyChecking=no",
+             "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "BatchMode=yes",
+             f"{user}@127.0.0.1", command],
+            stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
+    if os.geteuid() != 0 or not PROGRAM.exists() or shutil.which("ssh") is None:
+        missing("a real sshd needs root, openssh-server and openssh-client")
+    try:
+        pwd.getpwnam(USER)
+    except KeyError:
+        # Without a password that may be typed, but not locked: sshd refuses the key of a locked one.
+        subprocess.run(["useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER],
+                       check=True)  # fmt: skip
+    folder = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
+    folder.chmod(0o755)  # sshd reads the key as the user
+    running = Server(folder)
+    yield running
+    running.close()
+    subprocess.run(["userdel", USER], check=False)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def table(daemon: Daemon) -> Iterator[ProcessTable]:
+    with daemon.attach() as attached:
+        yield attached
+
+
+@pytest.mark.parametrize("user", [USER, "root"])
+def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, user: str) -> None:
+    """sshd forks a user's shell from a process of the user's, and root's from one of root's."""
+    with server.ssh(user, "echo $$ $SSH_CONNECTION; sleep 60 & echo $!; cat") as client:
+        assert client.stdout is not None and client.stdin is not None
+        shell, ip, port = client.stdout.readline().split()[:3]
+        child = int(client.stdout.readline())
+        # A user who was just added has a name when the host's files are read again.
+        eventually(lambda: session_of(table, int(shell))["username"] is not None, 30)
+        session = session_of(table, int(shell))
+        assert session | {"id": 0} == {
+            "id": 0, "username": user, "client_ip": ip, "client_port": int(port), "client_source": "exec",
+            "auth_method": "publickey",
+            "public_key": " ".join(server.key.with_suffix(".pub").read_text().split()[:2]),
+        }  # fmt: skip
+        assert session_of(table, child) == session
+        assert table.resolve(server.process.pid).ssh_session is None
+        # So says a daemon that starts now, of which the client is what the process shows.
+        with Daemon(name="later") as later, later.attach() as other:
+            found = eventually(lambda: session_of(other, child), 10)
+            assert found == session | {"client_source": "environ"}
+        client.stdin.close()
+        os.kill(child, 9)
+
+
+def test_commands_that_end_at_once(server: Server, table: ProcessTable, daemon: Daemon) -> None:
+    before = daemon.stat()["counters"]
+    with Recorder(daemon, "proc.context", "proc.exec").started() as recorder:
+        for _ in range(3):
+            with server.ssh(USER, "exec true"):
+                pass
+
+        def told() -> list[dict[str, Any]]:
+            return [e["context"] for e in recorder.events if e["event"] == "user_session"]
+
+        eventually(lambda: len(told()) == 3, 10)
+        assert {one.get("ssh_username") for one in told()} == {USER}
+        assert len({one["ssh_session_id"] for one in told()}) == len({one["ssh_client_port"] for one in told()}) == 3
+    after = daemon.stat()["counters"]
+    for name in ("sessions_unread", "sessions_refused", "sessions_evicted"):
+        assert after[name] == before[name]
+
+
+def test_the_same_sshd_in_a_container_begins_no_session(server: Server, table: ProcessTable, daemon: Daemon) -> None:
+    """The same file, run by root, but in a mount namespace of its own: there its user chooses what it says."""
+    before = daemon.stat()["counters"]["sessions_refused"]
+    contained = Server.__new__(Server)
+    contained.__dict__.update(server.__dict__)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        contained.port = probe.getsockname()[1]
+    config = server.key.with_name("sshd_config")
+    contained.process = subprocess.Popen(
+        ["unshare", "--mount", PROGRAM, "-D", "-f", config, "-p", str(contained.port), "-E", server.log]
+    )
+    try:
+        eventually(contained.answers, 20)
+        with contained.ssh(USER, "echo $$; cat") as client:
+            assert client.stdout is not None and client.stdin is not None
+            shell = int(client.stdout.readline())
+            eventually(lambda: daemon.stat()["counters"]["sessions_refused"] > before)
+            time.sleep(0.3)
+            entry = table.resolve(shell)
+            assert entry is not None and entry.user_session is None and entry.ssh_session is None
+            client.stdin.close()
+    finally:
+        contained.close()
+
+
+def session_of(table: ProcessTable, pid: int) -> dict[str, Any]:
+    entry = table.resolve(pid)
+    assert entry is not None and entry.ssh_session is not None
+    return entry.ssh_session
