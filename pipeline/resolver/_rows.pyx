@@ -458,6 +458,8 @@ cdef class Rows:
             memcpy(cold.tty, task.tty, 16)
         if self.container_bytes:
             ref = self.tables.names.intern(self.container, self.container_bytes)
+            if ref and ref != cold.container_ref and cold.extra_ref:
+                self.drop_extra(row, EXTRA_CONTAINER)
             if ref:  # else the arena is full: a process stays in its container
                 self.tables.set_container_ref(row, ref)
         if cold.cookie == 0:
