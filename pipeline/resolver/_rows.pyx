@@ -763,9 +763,13 @@ cdef class Rows:
         if has_args:
             cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
             self.put_args(row, body, args, True, 0, 0)
+            if hot.args_ref == 0:
+                hot.flags &= ~PL_ROW_ARGS_TRUNCATED  # no room now, perhaps at the next look
         if has_envs:
             cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
             self.put_envs(row, body, args + body.args_bytes, True, 0, 0)
+            if cold.envs_ref == 0:
+                hot.flags &= ~PL_ROW_ENVS_TRUNCATED
         if not before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
             self.keep_digest(row, self.digest)
         elif hot.known & ~before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):

@@ -7,8 +7,8 @@ and the stream show it, so that both can show it as it is (`interpreter`), and w
 (`interpreter_more`).
 
 Keys that forks and execs inherit come first, where the applier finds and copies them without Python: `ssh` (both,
-specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that container
-or cgroup). A map that is inherited as a whole is shared.
+specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
+container or cgroup). A map that is inherited as a whole is shared.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.boot import TICK_NS, is_same_start
 from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
@@ -65,8 +65,8 @@ class Repairer:
         close: closes a process (pid, start, time of the look) whose end was lost; returns whether it did.
         fill_maps: tells the kernel's maps of a process (HEAD, TASK, EXEC, path) that they may not know; returns the
             cookie that it got there, 0 if none.
-        exec_time: tells when an exec made the image that has a cookie in the kernel's maps, boot ns; 0: unknown, or none
-            did.
+        exec_time: returns when an exec made the image that has a cookie in the kernel's maps, boot ns; 0: unknown, or
+            no exec did.
         with_envs: whether environments are captured.
 
     Attributes:
@@ -201,10 +201,13 @@ class Repairer:
         return result
 
     def _unseen_exec(self, head: np.void, cookie: int) -> int:
-        """When an exec made the image with this cookie, if the tables have another image of the process; otherwise 0."""
-        row = self._applier.py_find(int(head["tgid"]), int(head["start_boot_ns"])) if cookie else 0
-        known = int(self._tables.cold_view()["cookie"][row]) if row else 0
-        return 0 if known in (0, cookie) else self._exec_time(cookie)
+        """When an exec made the image with this cookie, if the tables have another image of the process; else 0."""
+        row = self._tables.py_head(int(head["tgid"])) if cookie else 0
+        if not row or int(self._tables.cold_view()["cookie"][row]) in (0, cookie):
+            return 0
+        if not is_same_start(int(self._tables.hot_view()["start_boot_ns"][row]), int(head["start_boot_ns"]) // TICK_NS):
+            return 0
+        return self._exec_time(cookie)
 
     def _enter(self, look: Survey, flags: int, source: int, callpath: str) -> int:
         """Enter and correct what was looked at; processes that get another parent by it count under `callpath`."""

@@ -1,4 +1,4 @@
-"""After a counted loss: recorded arguments stay, and an exec that was lost shows, whatever told of the image before it."""
+"""After a counted loss, recorded arguments stay, and a lost exec of a process from the snapshot is noticed."""
 
 from __future__ import annotations
 
@@ -54,15 +54,16 @@ for line in sys.stdin:
 
 @contextmanager
 def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
     try:
         yield process
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        for file in (process.stdin, process.stdout):
+            if file is not None:
+                file.close()
 
 
 def tell(process: subprocess.Popen[str], line: str) -> str:
@@ -82,7 +83,8 @@ def stopped(daemon: Daemon) -> Iterator[None]:
     try:
         for cpu in os.sched_getaffinity(0):
             # Each shell forks and executes on one CPU, so that every ring is full.
-            subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", "for i in $(seq 40); do /bin/true; done"], check=True)
+            loop = "for i in $(seq 40); do /bin/true; done"
+            subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", loop], check=True)
         yield
     finally:
         for shard in shards:

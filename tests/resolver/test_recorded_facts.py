@@ -100,7 +100,7 @@ def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
     told = w.story.exec(3, b"/bin/a", args=[b"a", b"b"], flags=events.EXEC_ARGS_TRUNCATED)
     told.body["args_full_bytes"], told.body["argc"] = 100_000, 20_000
     w.do(told)
-    assert w.look(3, b"/bin/a", [b"a", b"b", b"c"], full=6) == _apply.SAME
+    assert w.look(3, b"/bin/a", [b"a", b"b", b"c"], full=6, source=layout.SOURCE_PROCFS) == _apply.SAME
     row = w.head(3)
     assert (row.argc, int.from_bytes(w.tables.args.py_bytes(row.args_ref)[:4], "little")) == (20_000, 100_000)
     assert w.has(row, "ARGS_TRUNCATED") and w.args(row) == b"a\0b\0"
