@@ -40,7 +40,7 @@ class Applier:
         known: int | None = None,
         start_ticks: bool = False,
         flags: int = 0,
-        after_loss: bool = False,
+        exec_boot_ns: int = 0,
         digest: int = 0,
     ) -> int: ...
     def close_missing(self, tgid: int, start_boot_ns: int, time_boot_ns: int, *, seen: bool = False) -> bool: ...

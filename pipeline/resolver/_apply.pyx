@@ -10,7 +10,7 @@ Python-level methods, for the resolver's loop, snapshot, repair and single calls
     apply(batch) -> int                                       events applied; the batch of a Merger
     apply_records(head, task, body, strings, late) -> int     one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
-                    after_loss=False) -> int                  SAME, ADDED, COMPLETED or CHANGED
+                    exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  the process is gone and nobody saw it end
     reparent(tgid, ppid, time_boot_ns, ...) -> bool           the kernel says who its parent is
     take_wanted() -> [(tgid, start_boot_ns)]                  what /proc should be asked about
@@ -42,8 +42,6 @@ from pipeline.shm._layout cimport (
     PL_C_ADDED_PROCFS,
     PL_C_EXITS_UNSEEN,
     PL_C_SNAPSHOT_ADDED,
-    PL_KNOWN_ARGS,
-    PL_KNOWN_EXEC_TIME,
     PL_KNOWN_FILE,
     PL_ROW_EXIT_UNSEEN,
     PL_ROW_GAP,
@@ -51,6 +49,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_IS_EXEC,
     PL_ROW_IS_EXEC_EXEC,
     PL_ROW_START_TICKS,
+    PL_ROW_STAT_INODE,
     PL_SOURCE_EVENT,
     PL_SOURCE_MAP,
     PL_SOURCE_PROCFS,
@@ -142,7 +141,7 @@ cdef class Applier(Events):
 
     def insert_snapshot(
         self, head, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
-        bint start_ticks=False, uint32_t flags=0, bint after_loss=False, uint64_t digest=0,
+        bint start_ticks=False, uint32_t flags=0, uint64_t exec_boot_ns=0, uint64_t digest=0,
     ) -> int:
         """Enter, complete or correct a live process from what /proc, the task iterator or the kernel maps say of it.
 
@@ -155,8 +154,8 @@ cdef class Applier(Events):
                 those that are not zero.
             start_ticks: the start time is one of /proc, rounded down to a tick.
             flags: ROW_* to set on a row that is entered (ROW_BEFORE_CAPTURE, ROW_GAP).
-            after_loss: arguments that differ were changed by an exec that was lost; otherwise the process itself may
-                have written over them, and those of the exec are kept.
+            exec_boot_ns: when an exec made the image that has `task`'s cookie, as the kernel's maps say; 0: unknown, or none
+                did. If the row has another cookie, that exec was lost.
             digest: as in `apply_records`, but for 0: not known.
 
         Returns:
@@ -183,19 +182,20 @@ cdef class Applier(Events):
         groups = self.told(h.flags, t) if known is None else <uint32_t>known
         self.digest = digest
         with nogil:
-            result = self.insert(h, t, b, string_bytes, <uint8_t>source, groups, start_ticks, flags, after_loss)
+            result = self.insert(h, t, b, string_bytes, <uint8_t>source, groups, start_ticks, flags, exec_boot_ns)
         self.digest = 0
         return result
 
     cdef int insert(
         self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss
+        uint8_t source, uint32_t groups, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil:
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent
         cdef pl_hot *hot
         self.told_by = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
+        self.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
         if row:
-            return self.merge_facts(row, head, task, body, strings, source, groups, ticks, flags, after_loss)
+            return self.merge_facts(row, head, task, body, strings, source, groups, ticks, flags, exec_boot_ns)
         row = self.tables.head(head.tgid)
         if row and self.hot[row].start_boot_ns > head.start_boot_ns:
             return RESULT_SAME  # its pid has a younger owner already
@@ -211,9 +211,11 @@ cdef class Applier(Events):
         self.put_task(row, task, groups)
         self.cold[row].exec_inode = task.exe_inode
         if body != NULL:
-            self.put_image(row, body, strings)
+            self.put_image(row, body, strings, True)
         else:
             hot.inode = task.exe_inode
+            if self.is_stat and task.exe_inode:
+                hot.flags |= PL_ROW_STAT_INODE
         self.missing_parent(row, head)
         parent = self.tables.follow(hot.parent)
         # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
@@ -240,31 +242,57 @@ cdef class Applier(Events):
         elif source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
 
+    cdef bint is_other_image(
+        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint8_t source,
+        uint64_t exec_boot_ns
+    ) noexcept nogil:
+        """Whether a look at a process shows another image than the row has.
+
+        Either the kernel's exec program gave the process another image since, by its cookie. Or the executable is
+        another one. Inode numbers of the kernel and of stat() differ on some file systems, so between these the path
+        has to differ too; a path alone can change by a rename.
+        """
+        cdef const pl_hot *hot = &self.hot[row]
+        cdef const char *path
+        cdef uint32_t n = 0
+        cdef bint is_comparable
+        if body.path_bytes == 0:
+            return False
+        if exec_boot_ns and task.cookie and self.cold[row].cookie and task.cookie != self.cold[row].cookie:
+            return True
+        if hot.inode == 0 or body.inode == 0 or hot.inode == body.inode:
+            return False
+        # Whatever filled the kernel's maps does not say which of the two it had.
+        is_comparable = (
+            not self.is_stat and not hot.flags & PL_ROW_STAT_INODE
+            and source != PL_SOURCE_MAP and hot.source != PL_SOURCE_MAP
+        )
+        if is_comparable:
+            return True
+        if not hot.known & PL_KNOWN_FILE:
+            return False
+        path = self.tables.names.bytes(hot.file_ref, &n)
+        return n != 64 + body.path_bytes or memcmp(path + 64, strings, body.path_bytes) != 0
+
     cdef int merge_facts(
         self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint8_t source, uint32_t groups, bint ticks, uint32_t flags, bint after_loss
+        const char *strings, uint8_t source, uint32_t groups, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil:
-        """The process is there: fill what is unknown, correct what differs if /proc is younger than the last event."""
+        """The process is there: fill what is unknown, correct what differs if /proc is younger than the last event.
+
+        The path, the arguments and the environment of an image are never corrected: an exec that was lost makes another
+        image, and without an exec only the process itself can have changed what /proc shows of them.
+        """
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t ref, full, missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
-        cdef const char *known_path
-        cdef uint32_t known_bytes = 0
+        cdef uint32_t missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
         cdef int result = RESULT_SAME
         cdef bint younger = head.time_boot_ns >= self.slots[head.tgid].facts_at
-        cdef bint other_file = False
-        cdef uint64_t exec_time
         if hot.exit_boot_ns or self.tables.head(head.tgid) != row:
             return RESULT_SAME
         if hot.flags & PL_ROW_START_TICKS and not ticks:
             self.exact_start(row, head.start_boot_ns)
             result = RESULT_COMPLETED
-        if body != NULL and body.path_bytes and younger and hot.known & PL_KNOWN_FILE:
-            known_path = self.tables.names.bytes(hot.file_ref, &known_bytes)
-            other_file = hot.inode != body.inode and (
-                known_bytes != 64 + body.path_bytes
-                or memcmp(known_path + 64, strings, body.path_bytes) != 0
-            )
-        if other_file:
+        if body != NULL and younger and self.is_other_image(row, task, body, strings, source, exec_boot_ns):
             # An exec between the last event and now was lost; its time is unknown.
             image = self.copy_row(row)
             if image:
@@ -273,12 +301,16 @@ cdef class Applier(Events):
                     PL_ROW_IS_EXEC_EXEC if self.hot[row].flags & PL_ROW_IS_EXEC else 0
                 )
                 self.put_task(image, task, groups)
-                self.put_image(image, body, strings)
+                self.put_image(image, body, strings, True)
                 hot.source = source
                 hot.exec_boot_ns = head.time_boot_ns
                 hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
                 self.cold[image].exec_inode = 0
-                self.forget_told(image, self.cold[row].extra_ref)
+                self.cold[image].cookie = task.cookie
+                self.forget_told(
+                    image, self.cold[row].extra_ref,
+                    self.same_places(image, self.hot[row].cgroup_id, self.cold[row].container_ref),
+                )
                 self.tables.set_ancestor(image, row)
                 self.tables.end(image)
                 self.tables.set_head(head.tgid, image)
@@ -286,32 +318,8 @@ cdef class Applier(Events):
                 self.count_told(source)
                 row = image
                 result = RESULT_CHANGED
-        elif body != NULL and (body.path_bytes or body.inode) and not hot.known & PL_KNOWN_FILE:
-            exec_time = hot.exec_boot_ns
-            missing = hot.known & PL_KNOWN_EXEC_TIME
-            self.tables.begin(row)
-            self.put_image(row, body, strings)
-            hot.exec_boot_ns = exec_time
-            hot.known |= missing
-            self.tables.end(row)
+        elif body != NULL and self.complete_image(row, body, strings):
             result = RESULT_COMPLETED
-        elif body != NULL and (after_loss and younger or not hot.known & PL_KNOWN_ARGS) and body.args_bytes:
-            full = body.args_full_bytes
-            ref = self.tables.args.intern2(
-                <const char *>&full, 4, strings + body.path_bytes + body.name_bytes, body.args_bytes
-            )
-            if ref and ref != hot.args_ref:
-                result = RESULT_CHANGED if hot.known & PL_KNOWN_ARGS else RESULT_COMPLETED
-                self.tables.begin(row)
-                if hot.known & PL_KNOWN_ARGS:
-                    hot.flags |= PL_ROW_GAP
-                self.tables.set_args_ref(row, ref)
-                self.keep_digest(row, 0)
-                hot.known |= PL_KNOWN_ARGS
-                self.cold[row].argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
-                self.tables.end(row)
-            else:
-                self.tables.args.release(ref)
         hot = &self.hot[row]
         missing = groups & ~hot.known
         if younger and self.differs(row, task, groups & hot.known):

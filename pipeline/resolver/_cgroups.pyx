@@ -140,7 +140,7 @@ cdef class CgroupNames:
         """
         cdef cgroup_name *slot
         cdef pl_hot *hot = self.tables.hot
-        cdef uint32_t row, rows = 0, stale = 0
+        cdef uint32_t row, rows = 0, stale = 0, ref, container_ref
         cdef bint is_set = (cgroup_id >> 63) != 0, is_meant
         cdef pl_cgroup times
         cdef const char *given = path
@@ -157,21 +157,28 @@ cdef class CgroupNames:
                 times.container_made_boot_ns = container_made_boot_ns
                 if not is_new and made_boot_ns == 0:
                     self._times_of(cgroup_id, &times)
-                slot.path_ref = self.tables.names.intern2(
-                    <const char *>&times, sizeof(times), given, <uint32_t>len(path)
-                )
+                ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
             else:
-                slot.path_ref = 0
-            slot.container_ref = self.tables.names.intern(container, <uint32_t>len(container))
+                ref = 0
+            container_ref = self.tables.names.intern(container, <uint32_t>len(container))
+            if (path and ref == 0) or (container and container_ref == 0):
+                # The arena is full: the cgroup stays without a name, so that it is asked for again.
+                self.tables.names.release(ref)
+                self.tables.names.release(container_ref)
+                return 0
+            slot.path_ref = ref
+            slot.container_ref = container_ref
             slot.cgroup_id = cgroup_id
             self.used += 1
         elif made_boot_ns != 0 and slot.path_ref != 0:
             # A look found it before the record of its making was applied.
-            stale = slot.path_ref
             times.cgroup_made_boot_ns = made_boot_ns
             times.container_made_boot_ns = container_made_boot_ns
-            slot.path_ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
-            is_new = False
+            ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
+            if ref:  # else the arena is full, and the name stays, without the times
+                stale = slot.path_ref
+                slot.path_ref = ref
+                is_new = False
         for row in range(1, 1 if is_new else self.tables.rows_fresh):
             if is_set:
                 is_meant = (

@@ -146,6 +146,6 @@ cdef class Events(Rows):
     @cython.final
     cdef void close_if_ended(self, uint32_t row) noexcept nogil
     @cython.final
-    cdef bint kernel_inode(self, uint32_t row) noexcept nogil
+    cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie) noexcept nogil
     @cython.final
     cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil

@@ -51,6 +51,8 @@ from pipeline._records cimport (
     pl_task_any,
 )
 from pipeline.resolver._rows cimport (
+    EXTRA_SSH,
+    EXTRA_TRACER,
     TOPIC_CONTEXT,
     TOPIC_CRED,
     TOPIC_EXEC,
@@ -113,6 +115,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_PARENT_MISSING,
     PL_ROW_REPLACED,
     PL_ROW_START_TICKS,
+    PL_ROW_STAT_INODE,
     PL_SOURCE_EVENT,
     PL_SOURCE_MAP,
     PL_SOURCE_PROCFS,
@@ -126,6 +129,9 @@ from pipeline.shm._writer cimport MARK_TTY_GIVEN
 
 
 cdef enum:
+    INODE_SAME = 0
+    INODE_OTHER = 1
+    INODE_UNCLEAR = 2
     IMAGE_LIMIT = 1024
     #: Ends between two commits, at most: twice the loop's batch.
     RETOLD_LIMIT = 16384
@@ -261,6 +267,7 @@ cdef class Events(Rows):
         cdef pl_head_any orphan
         # Sources without BPF, but for tracers, look at /proc when they learn of an event. What filled the kernel's maps
         # they do not say.
+        self.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
         if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or self.told_source >= PL_SOURCE_PROCFS:
             self.told_by = PL_CGROUP_SOURCE_PROCFS
         elif self.told_source == PL_SOURCE_MAP:
@@ -363,11 +370,25 @@ cdef class Events(Rows):
         self.want(head.ppid, head.parent_start_boot_ns)
         return True
 
-    cdef bint kernel_inode(self, uint32_t row) noexcept nogil:
-        """Whether the row's inode is known as the kernel numbers it (/proc shows another one on some file systems)."""
-        return self.hot[row].inode != 0 and (
-            self.hot[row].source == PL_SOURCE_EVENT or self.hot[row].source == PL_SOURCE_MAP
-        )
+    cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie) noexcept nogil:
+        """Compare the image in a row with the executable and the cookie that a record of the kernel's tells of it.
+
+        An inode that came from stat() may have another number inside the kernel (overlayfs). There the cookie decides,
+        which the kernel's programs change at each exec.
+
+        Returns:
+            INODE_SAME; INODE_OTHER: there was an exec that nobody told of; INODE_UNCLEAR.
+        """
+        cdef uint64_t known = self.hot[row].inode
+        if inode == known or inode == 0:
+            return INODE_SAME
+        if known == 0:
+            return INODE_UNCLEAR
+        if ((self.hot[row].flags & PL_ROW_STAT_INODE) != 0) == self.is_stat:
+            return INODE_OTHER
+        if cookie == 0 or self.cold[row].cookie == 0:
+            return INODE_UNCLEAR
+        return INODE_SAME if cookie == self.cold[row].cookie else INODE_OTHER
 
     cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil:
         """Whether the row holds what /proc said after `time`, so that events are still to bring it there."""
@@ -467,6 +488,7 @@ cdef class Events(Rows):
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t creator = 0, image = 0, inherited = 0
         cdef uint64_t kernel = task.exe_inode if task != NULL else 0, others
+        cdef int found
         hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
         cold.fork_boot_ns = head.time_boot_ns
         cold.tid = head.tid
@@ -490,7 +512,6 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            self.inherit_extra(row, self.cold[image].extra_ref, True)
             inherited = ~groups & self.hot[image].known if task != NULL else 0
             if ticks and inherited & PL_KNOWN_NS:
                 # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
@@ -501,14 +522,26 @@ cdef class Events(Rows):
                     inherited &= ~PL_KNOWN_NS
             self.copy_groups(row, image, inherited)
             if kernel and kernel != self.hot[image].inode:
-                if self.kernel_inode(image):
-                    # Its exec was lost: what the copy says of the image is what it was before (specification R10).
+                found = self.compare_inode(image, kernel, task.cookie)
+                if found == INODE_OTHER and self.is_provisional(image, head.time_boot_ns):
+                    found = INODE_UNCLEAR  # what /proc said of the creator is younger than this fork
+                if found == INODE_OTHER:
+                    # Its exec was lost: what the copy says of the image is what it was before (specification R10), its
+                    # cookie too, so that forks of this one do not fit either.
                     hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
                     self.counters[PL_C_PARENT_MISSING] += 1
                     self.counters[PL_C_INODE_ERROR_FORK_PARENT_MISSING] += 1
                     self.want(head.tgid, head.start_boot_ns)
+                    self.want(self.hot[image].tgid, self.hot[image].start_boot_ns)
                 else:
+                    if found == INODE_UNCLEAR and self.hot[image].inode:
+                        # This path and these arguments may be of another executable than the child runs.
+                        self.clear_image(row)
+                        cold.cookie = 0
+                        hot.flags |= PL_ROW_GAP
+                        self.want(head.tgid, head.start_boot_ns)
                     hot.inode = kernel
+                    hot.flags &= ~PL_ROW_STAT_INODE
         elif kernel:
             hot.inode = kernel
         elif ticks and not groups:
@@ -516,6 +549,8 @@ cdef class Events(Rows):
             self.want(head.tgid, head.start_boot_ns)
         if task == NULL:
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
+            if image:
+                self.inherit_extra(row, self.cold[image].extra_ref, EXTRA_SSH | EXTRA_TRACER)
             return
         if image and (
             inherited & PL_KNOWN_CGROUP or (task.cgroup_id and task.cgroup_id == self.hot[image].cgroup_id)
@@ -536,6 +571,12 @@ cdef class Events(Rows):
             memcpy(cold.tty, self.cold[image].tty, 16)
             self.mark_tty(row, True)
         self.put_task(row, task, groups)
+        if image and self.cold[image].extra_ref:
+            self.inherit_extra(
+                row, self.cold[image].extra_ref,
+                EXTRA_SSH | EXTRA_TRACER
+                | self.same_places(row, self.hot[image].cgroup_id, self.cold[image].container_ref),
+            )
 
     cdef void complete_fork(
         self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
@@ -660,10 +701,12 @@ cdef class Events(Rows):
 
     cdef bint has_lost_exec(self, uint32_t previous, const pl_exec_any *body) noexcept nogil:
         """Whether the kernel replaced another image than the one that is here: an exec between them was lost."""
-        return (
-            body != NULL and body.prev_inode != 0 and body.prev_inode != self.hot[previous].inode
-            and self.kernel_inode(previous)
-        )
+        if body == NULL or body.prev_inode == 0 or body.prev_inode == self.hot[previous].inode:
+            return False
+        # The kernel's map names the image before by its cookie; its inode there may be from stat(), too.
+        if body.prev_cookie and body.prev_cookie == self.cold[previous].cookie:
+            return False
+        return self.compare_inode(previous, body.prev_inode, body.prev_cookie) == INODE_OTHER
 
     cdef void link_image(self, uint32_t row, uint32_t previous, const pl_exec_any *body) noexcept nogil:
         """Between begin and end of an image: it is the one after `previous`."""
@@ -739,8 +782,10 @@ cdef class Events(Rows):
             # What is not compared may have changed: names, path, terminal, cgroup, cookie; and descriptors.
             self.mark_tty(row, False)
             self.put_task(row, task, groups)
-            self.put_image(row, body, strings)
+            self.put_image(row, body, strings, False)
             self.cold[row].tid = head.tid
+        if task.cookie and head.time_boot_ns >= hot.exec_boot_ns:
+            self.cold[row].cookie = task.cookie
         hot.exec_boot_ns = max(hot.exec_boot_ns, head.time_boot_ns)
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
@@ -804,13 +849,15 @@ cdef class Events(Rows):
             hot.known &= ~(PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_COMM)
             hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
             cold.exec_inode = 0
+            cold.cookie = 0
             self.want(head.tgid, head.start_boot_ns)
         else:
             # Its descriptors may be others by now: the terminal is looked for again.
             self.mark_tty(row, False)
             self.put_task(row, task, groups)
-            self.put_image(row, body, strings)
+            self.put_image(row, body, strings, True)
             cold.exec_inode = body.prev_inode
+            cold.cookie = task.cookie
         hot.exec_boot_ns = head.time_boot_ns
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
@@ -875,8 +922,14 @@ cdef class Events(Rows):
         else:
             hot.flags |= PL_ROW_REPLACED
             hot.exit_boot_ns = until
-        self.forget_told(row, self.cold[previous].extra_ref if previous else 0)
         self.fill_exec(row, head, task, body, strings, groups)
+        if previous:
+            self.forget_told(
+                row, self.cold[previous].extra_ref,
+                self.same_places(row, self.hot[previous].cgroup_id, self.cold[previous].container_ref),
+            )
+        else:
+            self.forget_told(row, 0, 0)
         if previous:
             self.link_image(row, previous, body)
         else:
@@ -914,7 +967,11 @@ cdef class Events(Rows):
     ) noexcept nogil:
         """The table is full: the head becomes the new image, so the process stays true, and its history does not."""
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t flags = hot.flags
+        cdef uint32_t flags = hot.flags, container = self.cold[row].container_ref, extra = self.cold[row].extra_ref
+        cdef uint64_t cgroup_id = hot.cgroup_id
+        # So that the references below are of what they were.
+        self.tables.names.hold(container)
+        self.tables.args.hold(extra)
         self.tables.begin(row)
         hot.flags = PL_ROW_ELIDED | (flags & (
             PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
@@ -922,9 +979,11 @@ cdef class Events(Rows):
         ))
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC
-        self.forget_told(row, self.cold[row].extra_ref)
         self.fill_exec(row, head, task, body, strings, groups)
+        self.forget_told(row, extra, self.same_places(row, cgroup_id, container))
         self.tables.end(row)
+        self.tables.names.release(container)
+        self.tables.args.release(extra)
         self.counters[PL_C_ELIDED] += 1
         if self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0:
             self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)

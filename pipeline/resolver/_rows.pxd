@@ -22,6 +22,13 @@ from pipeline.shm._writer cimport TableWriter
 
 
 cdef enum:
+    # What an image has in `extra` that its forks or its next image inherit (entry_extra.py).
+    EXTRA_SSH = 1
+    EXTRA_TRACER = 2
+    EXTRA_CONTAINER = 4
+    EXTRA_CGROUP = 8
+
+cdef enum:
     # Positions in pipeline.shm.layout.TOPICS.
     TOPIC_FORK = 0
     TOPIC_EXEC = 1
@@ -99,6 +106,7 @@ cdef class Rows:
     cdef uint32_t container_bytes  # ... 0
     cdef uint64_t digest  # of the record being applied: of arguments and environment before something was hidden; 0 not known
     cdef uint8_t told_by  # CGROUP_SOURCE_* of what the record being applied tells
+    cdef bint is_stat  # whether its executable's inode is from stat(), not from the kernel's own structures
     cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------
@@ -162,7 +170,20 @@ cdef class Rows:
         self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint32_t groups
     ) noexcept nogil
     cdef bint holds(self, Arena arena, uint32_t ref, const char *text, uint32_t n, bint is_absent) noexcept nogil
-    cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
+    cdef void put_image(
+        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new
+    ) noexcept nogil
+    cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
+    cdef void put_name(
+        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
+    ) noexcept nogil
+    cdef void put_args(
+        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    ) noexcept nogil
+    cdef void put_envs(
+        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    ) noexcept nogil
+    cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 
     # -- entries ----------------------------------------------------------------------------------------------------
@@ -193,8 +214,12 @@ cdef class Rows:
         return &table[mixed >> 54]
 
     cdef void want(self, uint32_t tgid, uint64_t start) noexcept nogil
-    cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil
-    cdef void forget_told(self, uint32_t row, uint32_t ref) noexcept nogil
+    cdef uint32_t same_places(self, uint32_t row, uint64_t cgroup_id, uint32_t container_ref) noexcept nogil
+    cdef void inherit_extra(self, uint32_t row, uint32_t ref, uint32_t keys) noexcept nogil
+    cdef void drop_extra(self, uint32_t row, uint32_t keys) noexcept nogil
+    cdef uint32_t find_extra(self, uint32_t ref, uint32_t keys) noexcept nogil
+    cdef const char *pick_extra(self, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil
+    cdef void forget_told(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
     cdef inline void emit(
         self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail

@@ -88,6 +88,7 @@ from pipeline.shm._layout cimport (
     PL_ROW_REPLACED,
     PL_ROW_SCRIPT,
     PL_ROW_START_TICKS,
+    PL_ROW_STAT_INODE,
     PL_ROW_THROUGH_SYMLINK,
     pl_cold,
     pl_file,
@@ -112,8 +113,12 @@ cdef enum:
     #: And with these the path, or what was invoked, does not tell whether a link was followed; a script's never does.
     NO_LINK_FLAGS = 1 | 2 | 4 | 8 | 256 | 512 | 1024 | 8192
     IMAGE_FLAGS = (
-        PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK
+        PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK | PL_ROW_STAT_INODE
     )
+    #: ... of these, what belongs to the name that was invoked.
+    NAME_FLAGS = PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK
+    #: Bytes of scratch memory in front of a map that is put together: the longest header.
+    MAP_HEADER = 3
     IMAGE_KNOWN = PL_KNOWN_FILE | PL_KNOWN_ARGS | PL_KNOWN_ENVS | PL_KNOWN_EXEC_TIME
     TASK_KNOWN = (
         PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_SID | PL_KNOWN_NS | PL_KNOWN_CGROUP | PL_KNOWN_COMM
@@ -150,6 +155,54 @@ cdef inline bint is_absent(Arena arena, uint32_t ref, bint is_cut) noexcept nogi
         return True
     arena.bytes(ref, &n)
     return is_cut and n <= 4
+
+
+cdef enum:
+    EXTRA_PARTS = 4
+
+cdef struct extra_part:
+    uint32_t key  # EXTRA_*
+    const char *begin  # of the key ...
+    const char *end  # ... and behind its value
+
+
+cdef inline uint32_t map_header(const char *extra) noexcept nogil:
+    return 3 if <uint8_t>extra[0] == 0xDE else 1
+
+
+cdef inline uint32_t map_values(const char *extra) noexcept nogil:
+    if <uint8_t>extra[0] == 0xDE:
+        return <uint32_t><uint8_t>extra[1] << 8 | <uint8_t>extra[2]
+    return <uint8_t>extra[0] & 0x0F
+
+
+cdef uint32_t extra_parts(const char *extra, uint32_t n, extra_part *parts) noexcept nogil:
+    """The keys of an `extra` that are inherited, with their values: they stand first (entry_extra.py)."""
+    cdef const char *end = extra + n
+    cdef const char *at
+    cdef uint32_t count = 0, key, length
+    if n < 6:
+        return 0
+    at = extra + map_header(extra)
+    while count < EXTRA_PARTS:
+        if end - at > 4 and memcmp(at, b"\xa3ssh", 4) == 0:
+            key, length = EXTRA_SSH, 4
+        elif end - at > 16 and memcmp(at, b"\xaftracer_metadata", 16) == 0:
+            key, length = EXTRA_TRACER, 16
+        elif end - at > 10 and memcmp(at, b"\xa9container", 10) == 0:
+            key, length = EXTRA_CONTAINER, 10
+        elif end - at > 7 and memcmp(at, b"\xa6cgroup", 7) == 0:
+            key, length = EXTRA_CGROUP, 7
+        else:
+            break
+        parts[count].key = key
+        parts[count].begin = at
+        at = pl_skip(at + length, end)
+        if at == NULL:
+            break
+        parts[count].end = at
+        count += 1
+    return count
 
 
 cdef class Rows:
@@ -366,6 +419,7 @@ cdef class Rows:
         """Store the told groups. Blocks of fields have the same order in TASK and in COLD (layout.py, events.py)."""
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
+        cdef uint32_t ref, dropped
         if groups & PL_KNOWN_CREDS:
             hot.uid = task.uid
             hot.gid = task.gid
@@ -383,11 +437,15 @@ cdef class Rows:
         if groups & PL_KNOWN_CGROUP:
             if self.is_elsewhere(row, task):
                 # Path and container belong to the cgroups that were left.
+                dropped = EXTRA_CONTAINER
                 if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
                     hot.cgroup_source = self.told_by
+                    dropped |= EXTRA_CGROUP
                 self.tables.set_container_ref(row, 0)
+                if cold.extra_ref:
+                    self.drop_extra(row, dropped)
                 if task.cgroups_v1:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
                 self.cgroups.put(row)
@@ -399,9 +457,13 @@ cdef class Rows:
             self.mark_tty(row, False)
             memcpy(cold.tty, task.tty, 16)
         if self.container_bytes:
-            self.tables.set_container_ref(row, self.tables.names.intern(self.container, self.container_bytes))
-        if task.cookie:
-            cold.cookie = task.cookie
+            ref = self.tables.names.intern(self.container, self.container_bytes)
+            if ref and ref != cold.container_ref and cold.extra_ref:
+                self.drop_extra(row, EXTRA_CONTAINER)
+            if ref:  # else the arena is full: a process stays in its container
+                self.tables.set_container_ref(row, ref)
+        if cold.cookie == 0:
+            cold.cookie = task.cookie  # that of an exec's image is its own, and others name it only where an exec was lost
         if task.task_flags & PF_KTHREAD:
             hot.flags |= PL_ROW_KTHREAD
         hot.known |= groups
@@ -632,12 +694,153 @@ cdef class Rows:
         self.tables.set_envs_ref(row, 0)
         self.keep_digest(row, 0)
 
-    cdef void put_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
-        """What an exec record says about the image. The caller has checked that the strings are there."""
+    cdef void put_image(
+        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new
+    ) noexcept nogil:
+        """What an exec record says about the image. The caller has checked that the strings are there.
+
+        Args:
+            is_new: the row holds another image, or none. An arena may be full: then a new image never shows what
+                belongs to the image before. Its file is unknown, and its arguments and its environment are unknown and
+                marked as truncated. Of the same image, the row keeps the value that it has. Each string that was not
+                stored is counted in `arena_full`.
+        """
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
+        cdef uint32_t ref, flags = hot.flags & IMAGE_FLAGS, known = hot.known & IMAGE_KNOWN
+        hot.inode = body.inode
+        hot.flags &= ~IMAGE_FLAGS
+        hot.known &= ~IMAGE_KNOWN
+        if self.is_stat and body.inode:
+            hot.flags |= PL_ROW_STAT_INODE
+        if body.path_bytes or body.inode:
+            ref = self.file_of(body, strings)
+            if ref or is_new:
+                self.tables.set_file_ref(row, ref)
+            if hot.file_ref:
+                hot.known |= PL_KNOWN_FILE
+        else:
+            self.tables.set_file_ref(row, 0)
+        self.put_name(row, body, strings, is_new, flags)
+        strings += body.path_bytes + body.name_bytes
+        cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
+        cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+        self.put_args(row, body, strings, is_new, flags, known)
+        self.put_envs(row, body, strings + body.args_bytes, is_new, flags, known)
+        self.keep_digest(row, self.digest)
+
+    cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
+        """Store what is unknown of an image and `/proc` shows; returns whether that was anything.
+
+        What is known stays, whatever `/proc` shows now: a process can write over its arguments and its environment.
+        Arguments that an event told and that had no room in the arena stay unknown, for the same reason.
+        """
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        cdef const char *args = strings + body.path_bytes + body.name_bytes
+        cdef uint32_t ref = 0, before = hot.known, known = before
+        cdef bint has_args, has_envs, has_file = before & PL_KNOWN_FILE
+        if not has_file and (body.path_bytes or body.inode):
+            ref = self.file_of(body, strings)
+        has_args = not before & PL_KNOWN_ARGS and not hot.flags & PL_ROW_ARGS_TRUNCATED and (
+            body.args_bytes or (ref and pl_tells_args(body))
+        )
+        has_envs = not before & PL_KNOWN_ENVS and not hot.flags & PL_ROW_ENVS_TRUNCATED and (
+            body.envs_bytes or (ref and pl_tells_envs(body))
+        )
+        if not ref and not has_args and not has_envs:
+            return False
+        self.tables.begin(row)
+        if ref:
+            self.tables.set_file_ref(row, ref)
+            hot.known |= PL_KNOWN_FILE
+            if hot.inode == 0:
+                hot.inode = body.inode
+                if self.is_stat and body.inode:
+                    hot.flags |= PL_ROW_STAT_INODE
+            if cold.name_ref == 0:
+                self.put_name(row, body, strings, True, 0)
+        if has_args:
+            cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
+            self.put_args(row, body, args, True, 0, 0)
+            if hot.args_ref == 0:
+                hot.flags &= ~PL_ROW_ARGS_TRUNCATED  # no room now, perhaps at the next look
+        if has_envs:
+            cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
+            self.put_envs(row, body, args + body.args_bytes, True, 0, 0)
+            if cold.envs_ref == 0:
+                hot.flags &= ~PL_ROW_ENVS_TRUNCATED
+        if not before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
+            self.keep_digest(row, self.digest)
+        elif hot.known & ~before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
+            self.keep_digest(row, 0)  # it was of what was told before
+        self.tables.end(row)
+        return hot.known & ~before != 0
+
+    cdef void put_name(
+        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
+    ) noexcept nogil:
+        """Between begin and end: what was invoked.
+
+        Args:
+            is_new: as in `put_image`.
+            flags: IMAGE_FLAGS of the image that the row has.
+        """
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t ref = self.tables.names.intern(strings + body.path_bytes, body.name_bytes)
+        if ref == 0 and body.name_bytes and self.cold[row].name_ref and not is_new:
+            hot.flags |= flags & NAME_FLAGS
+            return
+        self.tables.set_name_ref(row, ref)
+        # The exec program compares by itself and knows a script's interpreter; other sources give names only.
+        if body.exec_flags & PL_EXEC_THROUGH_SYMLINK or is_through_symlink(body, strings, strings + body.path_bytes):
+            hot.flags |= PL_ROW_THROUGH_SYMLINK
+        if body.exec_flags & PL_EXEC_SCRIPT:
+            hot.flags |= PL_ROW_SCRIPT
+
+    cdef void put_args(
+        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    ) noexcept nogil:
+        """Between begin and end: arguments. `is_new`, `flags` as in `put_name`; `known`: IMAGE_KNOWN of that image."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t ref, full = body.args_full_bytes
+        if not pl_tells_args(body):
+            self.tables.set_args_ref(row, 0)
+            return
+        ref = self.tables.args.intern2(<const char *>&full, 4, text, body.args_bytes)
+        if ref == 0 and hot.args_ref and not is_new:
+            hot.known |= known & PL_KNOWN_ARGS
+            hot.flags |= flags & PL_ROW_ARGS_TRUNCATED
+            return
+        self.tables.set_args_ref(row, ref)
+        if ref:
+            hot.known |= PL_KNOWN_ARGS
+        if ref == 0 or body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE):
+            hot.flags |= PL_ROW_ARGS_TRUNCATED
+
+    cdef void put_envs(
+        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    ) noexcept nogil:
+        """The same of an environment."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t ref, full = body.envs_full_bytes
+        if not pl_tells_envs(body):
+            self.tables.set_envs_ref(row, 0)
+            return
+        ref = self.tables.envs.intern2(<const char *>&full, 4, text, body.envs_bytes)
+        if ref == 0 and self.cold[row].envs_ref and not is_new:
+            hot.known |= known & PL_KNOWN_ENVS
+            hot.flags |= flags & PL_ROW_ENVS_TRUNCATED
+            return
+        self.tables.set_envs_ref(row, ref)
+        if ref:
+            hot.known |= PL_KNOWN_ENVS
+        if ref == 0 or body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE):
+            hot.flags |= PL_ROW_ENVS_TRUNCATED
+
+    cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil:
+        """A FILE record with its path, held for the caller; 0: there is no room."""
         cdef pl_file file
-        cdef uint32_t full
         memset(&file, 0, sizeof(file))
         file.file_inode = body.inode
         file.mtime_ns = body.mtime_ns
@@ -653,47 +856,7 @@ cdef class Rows:
         file.root_offset = body.root_offset
         file.mount_end = body.mount_end
         self.put_mount(&file, body)
-        hot.inode = body.inode
-        hot.flags &= ~IMAGE_FLAGS
-        hot.known &= ~IMAGE_KNOWN
-        if body.path_bytes or body.inode:
-            self.tables.set_file_ref(
-                row, self.tables.names.intern2(<const char *>&file, sizeof(file), strings, body.path_bytes)
-            )
-            if hot.file_ref:
-                hot.known |= PL_KNOWN_FILE
-        else:
-            self.tables.set_file_ref(row, 0)
-        # The exec program compares by itself and knows a script's interpreter; other sources give names only.
-        if body.exec_flags & PL_EXEC_THROUGH_SYMLINK or is_through_symlink(body, strings, strings + body.path_bytes):
-            hot.flags |= PL_ROW_THROUGH_SYMLINK
-        strings += body.path_bytes
-        self.tables.set_name_ref(row, self.tables.names.intern(strings, body.name_bytes))
-        strings += body.name_bytes
-        if body.exec_flags & PL_EXEC_SCRIPT:
-            hot.flags |= PL_ROW_SCRIPT
-        full = body.args_full_bytes
-        if not pl_tells_args(body):
-            self.tables.set_args_ref(row, 0)
-        else:
-            self.tables.set_args_ref(row, self.tables.args.intern2(<const char *>&full, 4, strings, body.args_bytes))
-            if hot.args_ref:
-                hot.known |= PL_KNOWN_ARGS
-            if body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE):
-                hot.flags |= PL_ROW_ARGS_TRUNCATED
-        strings += body.args_bytes
-        full = body.envs_full_bytes
-        if not pl_tells_envs(body):
-            self.tables.set_envs_ref(row, 0)
-        else:
-            self.tables.set_envs_ref(row, self.tables.envs.intern2(<const char *>&full, 4, strings, body.envs_bytes))
-            if cold.envs_ref:
-                hot.known |= PL_KNOWN_ENVS
-            if body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE):
-                hot.flags |= PL_ROW_ENVS_TRUNCATED
-        cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
-        cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
-        self.keep_digest(row, self.digest)
+        return self.tables.names.intern2(<const char *>&file, sizeof(file), strings, body.path_bytes)
 
     cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil:
         """What the walk of the path, across the mounts as they were then, says of the mount that the file is on."""
@@ -1079,50 +1242,116 @@ cdef class Rows:
         self.wanted[self.wanted_count].start = start
         self.wanted_count += 1
 
-    cdef void forget_told(self, uint32_t row, uint32_t ref) noexcept nogil:
+    cdef void forget_told(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil:
         """Between begin and end of a new image in a row that holds an earlier one: what was told of that, beside its
-        records, is not of this; but for what an exec leaves of `ref`, its `extra` (0: none)."""
+        records, is not of this; but for what an exec leaves of `ref`, its `extra` (0: none).
+
+        Call it when the row has the new image's cgroup and container. `places`: see `same_places`.
+        """
         self.cold[row].cap_attempted = 0
         self.cold[row].cap_used = 0
         self.tables.args.hold(ref)  # it may be the row's own
         self.tables.set_extra_ref(row, 0)
-        self.inherit_extra(row, ref, False)
+        self.inherit_extra(row, ref, EXTRA_SSH | places)
         self.tables.args.release(ref)
 
-    cdef void inherit_extra(self, uint32_t row, uint32_t ref, bint is_fork) noexcept nogil:
+    cdef uint32_t same_places(self, uint32_t row, uint64_t cgroup_id, uint32_t container_ref) noexcept nogil:
+        """Which of EXTRA_CONTAINER and EXTRA_CGROUP are about where the process of `row` is, too.
+
+        Args:
+            cgroup_id, container_ref: of the row that they are told of. One arena reference is one container id.
+        """
+        return (EXTRA_CONTAINER if container_ref and self.cold[row].container_ref == container_ref else 0) | (
+            EXTRA_CGROUP if cgroup_id and self.hot[row].cgroup_id == cgroup_id else 0
+        )
+
+    cdef void inherit_extra(self, uint32_t row, uint32_t ref, uint32_t keys) noexcept nogil:
         """Between begin and end of `row`: what the image that forked or was replaced leaves it of `ref`, its `extra`.
 
-        That stands first in the map (entry_extra.py): `ssh`, then for forks `tracer_metadata`.
+        Args:
+            keys: EXTRA_* that are inherited.
         """
-        cdef uint32_t n = 0, count = 0
-        cdef const char *extra
-        cdef const char *at
-        cdef const char *end
-        cdef const char *first
-        cdef char head
-        if ref == 0:
-            return
-        extra = self.tables.args.bytes(ref, &n)
-        end = extra + n
-        if n < 6:
-            return
-        first = at = extra + (3 if <uint8_t>extra[0] == 0xDE else 1)  # of a map with more than 15 keys, or fewer
-        if memcmp(at, b"\xa3ssh", 4) == 0:
-            at = pl_skip(at + 4, end)
-            count = 1
-        if is_fork and at != NULL and end - at > 16 and memcmp(at, b"\xaftracer_metadata", 16) == 0:
-            at = pl_skip(at + 16, end)
-            count += 1
-        if count == 0 or at == NULL:
+        cdef uint32_t n = 0
+        cdef const char *picked
+        if ref == 0 or self.find_extra(ref, keys) == 0:
             return
         if self.cold[row].extra_ref:
             self.inherit_later(row)  # a row that /proc filled before its fork was told
-        elif at == end:
+            return
+        picked = self.pick_extra(ref, keys, False, &n)
+        if picked == NULL:
             self.tables.args.hold(ref)
             self.tables.set_extra_ref(row, ref)
         else:
-            head = <char>(0x80 | count)
-            self.tables.set_extra_ref(row, self.tables.args.intern2(&head, 1, first, <uint32_t>(at - first)))
+            self.tables.set_extra_ref(row, self.tables.args.intern(picked, n))
+
+    cdef void drop_extra(self, uint32_t row, uint32_t keys) noexcept nogil:
+        """Between begin and end of `row`: EXTRA_* keys of its own `extra` are about where its process was before."""
+        cdef uint32_t ref = self.cold[row].extra_ref, n = 0
+        cdef const char *picked
+        if self.find_extra(ref, keys) == 0:
+            return
+        picked = self.pick_extra(ref, ~keys, True, &n)
+        ref = self.tables.args.intern(picked, n)
+        if ref == 0 and n:
+            # The arena is full. The row gives its own block back first, which is as large at least.
+            self.tables.set_extra_ref(row, 0)
+            ref = self.tables.args.intern(picked, n)
+        self.tables.set_extra_ref(row, ref)
+
+    cdef uint32_t find_extra(self, uint32_t ref, uint32_t keys) noexcept nogil:
+        """Which of EXTRA_* keys an `extra` has."""
+        cdef extra_part parts[EXTRA_PARTS]
+        cdef uint32_t n = 0, i, found = 0
+        cdef const char *extra = self.tables.args.bytes(ref, &n)
+        cdef uint32_t count = extra_parts(extra, n, parts)
+        for i in range(count):
+            found |= parts[i].key
+        return found & keys
+
+    cdef const char *pick_extra(self, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil:
+        """Put the part of an `extra` with the EXTRA_* `keys` together, in the arena's scratch memory.
+
+        Args:
+            has_rest: with what is never inherited.
+            n: set to its length; 0: nothing is left.
+
+        Returns:
+            The part, until the next string is interned; NULL: it is the whole map.
+        """
+        cdef extra_part parts[EXTRA_PARTS]
+        cdef uint32_t length = 0, i
+        cdef const char *extra = self.tables.args.bytes(ref, &length)
+        cdef uint32_t count = extra_parts(extra, length, parts), total = map_values(extra), left = total
+        cdef const char *rest = parts[count - 1].end if count else extra + map_header(extra)
+        cdef char *begin = self.tables.args.scratch + MAP_HEADER
+        cdef char *out = begin
+        for i in range(count):
+            if parts[i].key & keys:
+                memcpy(out, parts[i].begin, parts[i].end - parts[i].begin)
+                out += parts[i].end - parts[i].begin
+            else:
+                left -= 1
+        if has_rest:
+            memcpy(out, rest, extra + length - rest)
+            out += extra + length - rest
+        else:
+            left -= total - count
+        n[0] = 0
+        if left == total:
+            return NULL
+        if left == 0:
+            return begin
+        if left <= 15:
+            begin -= 1
+            begin[0] = <char>(0x80 | left)
+        else:
+            begin -= 3
+            begin[0] = <char>0xDE
+            begin[1] = <char>(left >> 8)
+            begin[2] = <char>(left & 0xFF)
+        n[0] = <uint32_t>(out - begin)
+        return begin
 
     cdef void inherit_later(self, uint32_t row) noexcept nogil:
         if self.heirs_count == HEIRS_SIZE:

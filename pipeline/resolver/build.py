@@ -270,6 +270,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 capture_boot_ns=capture_boot_ns,
                 close=resolver.flush,
                 fill_maps=resolver.fill_maps,
+                exec_time=resolver.exec_time,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer

@@ -246,7 +246,10 @@ class ProcessCacheEntry:
             self.inherit_from(parent)
 
     def inherit_from(self, parent: ProcessCacheEntry) -> None:
-        """Fill gaps from the parent (5.2): ssh session, login uid, cgroup, container, namespaces."""
+        """Fill gaps from the parent (5.2): ssh session, login uid, cgroup, container, namespaces.
+
+        In the same container or cgroup, also the parts of it that only the parent has (tags, version, times).
+        """
         values: dict[str, Any] = {}
         session = parent.user_session
         if session.ssh.ssh_session_id and self.user_session.ssh != session.ssh:
@@ -265,6 +268,10 @@ class ProcessCacheEntry:
             and (self.cgroup.is_null or self.cgroup.equals(parent.cgroup))
         ):
             values["container"] = parent.container
+        if not self.cgroup.is_null and self.cgroup.equals(parent.cgroup):
+            _fill(values, "cgroup", self.cgroup, parent.cgroup, ("version", "created_at"))
+        if not self.container.is_null and self.container.container_id == parent.container.container_id:
+            _fill(values, "container", self.container, parent.container, ("created_at", "tags", "resolved"))
         if not self.net_ns and parent.net_ns:
             values["net_ns"] = parent.net_ns
         if not self.mnt_ns and parent.mnt_ns:
@@ -404,6 +411,15 @@ class ProcessCacheEntry:
     def set_view(self, name: str, value: Any) -> None:
         """Keep a computed view."""
         self._argv[name] = value
+
+
+def _fill[T: (CGroupContext, ContainerContext)](
+    values: dict[str, Any], name: str, own: T, other: T, fields: tuple[str, ...]
+) -> None:
+    """Add `own` to `values` with those of `fields` that only `other` has."""
+    missing = {field: getattr(other, field) for field in fields if not getattr(own, field) and getattr(other, field)}
+    if missing:
+        values[name] = replace(own, **missing)
 
 
 def _container(entry: ProcessCacheEntry) -> str:

@@ -503,8 +503,8 @@ class EBPFResolver(Updates):
             cookie: of its image; 0: it gets a new one.
 
         Returns:
-            The cookie under which it was entered; 0: there are no maps, they know the pid, or they refused, which is
-            counted.
+            The cookie under which the maps have its image; 0: there are no maps, they have another process or a younger
+            image under the pid, or they refused, which is counted.
         """
         if self.pid_cache is None or self.proc_cache is None:
             return 0
@@ -515,9 +515,28 @@ class EBPFResolver(Updates):
             self.tables.count("maps_refused")
             return 0
         if not is_new:
-            return 0
+            return self._known_cookie(head)
         self.tables.count("maps_filled")
         return cookie
+
+    def _known_cookie(self, head: np.void) -> int:
+        """The cookie of a process in the kernel's maps; 0: it has none, or its image is younger than the look."""
+        try:
+            held = self.pid_cache.get(int(head["tgid"])) if self.pid_cache is not None else None
+        except OSError:
+            return 0
+        if held is None or not boot.is_same_start(int(held["start_boot_ns"]), ticks_of(int(head["start_boot_ns"]))):
+            return 0
+        cookie = int(held["cookie"])
+        return cookie if self.exec_time(cookie) <= int(head["time_boot_ns"]) else 0
+
+    def exec_time(self, cookie: int) -> int:
+        """When an exec made the image that has this cookie in the kernel's maps, boot ns; 0: unknown, or none did."""
+        try:
+            image = self.proc_cache.get(cookie) if self.proc_cache is not None else None
+        except OSError:
+            return 0
+        return int(image["exec_boot_ns"]) if image is not None else 0
 
     # -- statistics, dumps ---------------------------------------------------------------------------------------------
 

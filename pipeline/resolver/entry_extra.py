@@ -6,8 +6,9 @@ Readers find the map as `Entry.extra`. Unknown keys are kept. An interpreter tha
 and the stream show it, so that both can show it as it is (`interpreter`), and what that form does not hold beside it
 (`interpreter_more`).
 
-What forks and execs inherit comes first, where the applier finds and copies it without Python: `ssh` (both,
-specification 5.2), then `tracer_metadata` (forks, 5.3). A map of these alone is shared with the heirs as it is.
+Keys that forks and execs inherit come first, where the applier finds and copies them without Python: `ssh` (both,
+specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
+container or cgroup). A map that is inherited as a whole is shared.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ _RECORD_FIELDS = {
 
 
 #: Keys that are inherited; the applier knows them too (`Rows.inherit_extra`).
-INHERITED = ("ssh", "tracer_metadata")
+INHERITED = ("ssh", "tracer_metadata", "container", "cgroup")
+#: Keys that complete what columns hold, so that they are wrong as soon as the columns say something else.
+OF_COLUMNS = ("file", "cgroup", "container", "names")
 
 
 def pack(extra: dict[str, Any]) -> bytes:

@@ -58,6 +58,9 @@ _COLUMNS = {
     "sid": (False, "sid", layout.KNOWN_SID), "source": (True, "source", 0),
 }  # fmt: skip
 _READ_ONLY = ("pid", "start_boot_ns")
+_HOT_NAMES = layout.HOT.names or ()
+#: Columns and flags that say something of another field: they stay as they are where that one was refused.
+_BELONGS_TO = {"args_truncated": "args_entry", "envs_truncated": "envs_entry", "user_session_id": "extra"}
 _NO_INTERPRETER = NO_FILE.with_names("", "")
 _EXTRA_FIELDS = (
     "nsid", "aws_security_credentials", "tracer_metadata", "span_id", "trace_id", "args_id", "envs_id",
@@ -244,6 +247,10 @@ def area(values: list[str]) -> bytes:
     return b"".join(fsencode(value).partition(b"\0")[0] + b"\0" for value in values)
 
 
+class _NoRoomError(Exception):
+    """An arena is full, so a field could not be stored."""
+
+
 class RowStore:
     """Fields of an entry that is a row; `link` names the row and its owner."""
 
@@ -384,19 +391,32 @@ class RowStore:
             self.book.tables.py_end(row)
 
     def update(self, values: dict[str, Any]) -> None:
+        """Store fields. A field whose value has no room in its arena keeps the value that it had, as a whole.
+
+        Each string that was not stored is counted in `arena_full`. Arguments and environments that had no value are
+        marked as truncated then. A new image never comes here with the values of the image before: the applier has
+        cleared them (`Rows.put_image`).
+        """
         changed_extra: dict[str, Any] = {}
+        refused: set[str] = set()
         with self._open() as row:
             for name, value in values.items():
+                if name in _EXTRA_FIELDS:
+                    changed_extra[name] = entry_extra.plain(name, value)
+                elif name in _SETTERS:
+                    try:
+                        changed_extra |= _SETTERS[name](self, row, value) or {}
+                    except _NoRoomError:
+                        refused.add(name)
+            if changed_extra and not self._put_extra(row, changed_extra):
+                refused.add("extra")
+            for name, value in values.items():
+                if _BELONGS_TO.get(name) in refused:
+                    continue
                 if name in _COLUMNS:
                     self._put_column(name, value)
                 elif name in _FLAGS:
                     self._put_flag(_FLAGS[name], value)
-                elif name in _EXTRA_FIELDS:
-                    changed_extra[name] = entry_extra.plain(name, value)
-                elif name not in ("exit_time", "ancestor"):
-                    changed_extra |= _SETTERS[name](self, row, value) or {}
-            if changed_extra:
-                self._put_extra(row, changed_extra)
             if "ancestor" in values:
                 self._put_ancestor(row, values["ancestor"])
         if "exit_time" in values:
@@ -430,23 +450,49 @@ class RowStore:
         hot = self.hot
         hot["known"] = int(hot["known"]) | groups
 
-    def _put_extra(self, row: int, changed: dict[str, Any]) -> None:
-        """`changed` values of None take a key away."""
-        extra = {name: value for name, value in (self.extra() | changed).items() if value is not None}
-        ref = self.book.tables.py_intern_args(entry_extra.pack(extra)) if extra else 0
-        self.book.tables.py_set_ref("extra", row, ref)
+    def _put_extra(self, row: int, changed: dict[str, Any]) -> bool:
+        """`changed` values of None take a key away. Returns False where there was no room for it."""
+        before = self.extra()
+        if self._store_extra(row, before | changed):
+            return True
+        # The map stays as it was, but for keys that complete columns which have just changed.
+        stale = {name: None for name in entry_extra.OF_COLUMNS if name in before and name in changed}
+        if stale and not self._store_extra(row, before | stale):
+            # The row gives its own block back first, which is large enough unless other rows share it.
+            self.book.tables.py_set_ref("extra", row, 0)
+            self._store_extra(row, before | stale)
+        return False
 
-    def _put_name(self, field: str, row: int, text: str) -> None:
-        ref = self.book.tables.py_intern_names(fsencode(text)) if text else 0
+    def _store_extra(self, row: int, values: dict[str, Any]) -> bool:
+        extra = {name: value for name, value in values.items() if value is not None}
+        ref = self.book.tables.py_intern_args(entry_extra.pack(extra)) if extra else 0
+        if extra and not ref:
+            return False
+        self.book.tables.py_set_ref("extra", row, ref)
+        return True
+
+    def _put_ref(self, field: str, row: int, column: str, ref: int) -> None:
+        """Give the row a string that was interned.
+
+        Raises:
+            _NoRoomError: there was no room for it, and the row has an earlier one, which stays.
+        """
+        old = int((self.hot if column in _HOT_NAMES else self.cold)[column])
+        if not ref and old:
+            raise _NoRoomError
         self.book.tables.py_set_ref(field, row, ref)
 
     def _put_file(self, row: int, file: FileEvent) -> dict[str, Any]:
         tables = self.book.tables
         old = int(self.hot["file_ref"])
         record = entry_extra.record_of_file(file, tables.names.py_bytes(old) if old else b"")
-        tables.py_set_ref("file", row, tables.py_intern_names(record) if record else 0)
-        self.hot["inode"] = file.inode
+        ref = tables.py_intern_names(record) if record else 0
         if record:
+            self._put_ref("file", row, "file_ref", ref)
+        else:
+            tables.py_set_ref("file", row, 0)
+        self.hot["inode"] = file.inode
+        if ref:
             self._know(layout.KNOWN_FILE)
         stored = entry_extra.file_of_record(record) if record else NO_FILE
         # What the caller left out is known all the same: by the kernel's number, and by the name.
@@ -463,14 +509,18 @@ class RowStore:
 
     def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
         is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode
+        # When it was made the kernel told, and stays, as does what told of it.
+        record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
+        ref = self.book.tables.py_intern_names(record) if record else 0
+        if record:
+            self._put_ref("cgroup", row, "cgroup_ref", ref)
+        else:
+            self.book.tables.py_set_ref("cgroup", row, 0)
         if cgroup.source or not is_same:
             self.hot["cgroup_source"] = cgroup.source
         self.hot["cgroup_id"] = cgroup.path_key.inode
         if cgroup.path_key.inode:
             self._know(layout.KNOWN_CGROUP)
-        # When it was made the kernel told, and stays, as does what told of it.
-        record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
-        self.book.tables.py_set_ref("cgroup", row, self.book.tables.py_intern_names(record) if record else 0)
         made = self.book.to_unix(entry_extra.cgroup_of_record(record)[0]) or 0
         stored = CGroupContext(
             cgroup_id=cgroup.cgroup_id, path_key=PathKey(cgroup.path_key.inode), source=cgroup.source,
@@ -479,7 +529,13 @@ class RowStore:
         return {"cgroup": entry_extra.extra_of(cgroup, stored)}
 
     def _put_container(self, row: int, container: ContainerContext) -> dict[str, Any]:
-        self._put_name("container", row, container.container_id)
+        ref = self.book.tables.py_intern_names(fsencode(container.container_id)) if container.container_id else 0
+        if container.container_id:
+            self._put_ref("container", row, "container_ref", ref)
+        else:
+            self.book.tables.py_set_ref("container", row, 0)
+        if container.container_id and not ref:
+            raise _NoRoomError  # tags of a container without its id would be nobody's
         return {"container": entry_extra.extra_of(container, ContainerContext(container_id=container.container_id))}
 
     def _put_credentials(self, row: int, credentials: Credentials) -> dict[str, Any]:
@@ -504,23 +560,33 @@ class RowStore:
 
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
         tables = self.book.tables
-        data = None if entry is None else entry_extra.blob(area(entry.values))
-        self.book.applier.py_forget_digest(row)
-        tables.py_set_ref("args", row, tables.py_intern_args(data) if data is not None else 0)
-        self._put_flag(layout.ROW_ARGS_TRUNCATED, entry is not None and entry.is_truncated)
-        self.cold["argc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
+        ref = 0 if entry is None else tables.py_intern_args(entry_extra.blob(area(entry.values)))
         if entry is not None:
+            self._put_ref("args", row, "args_ref", ref)
+        else:
+            tables.py_set_ref("args", row, 0)
+        self.book.applier.py_forget_digest(row)
+        self._put_flag(layout.ROW_ARGS_TRUNCATED, entry is not None and (entry.is_truncated or not ref))
+        self.cold["argc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
+        if ref:
             self._know(layout.KNOWN_ARGS)
+        elif entry is not None:
+            raise _NoRoomError
 
     def _put_envs(self, row: int, entry: EnvsEntry | None) -> None:
         tables = self.book.tables
-        data = None if entry is None else entry_extra.blob(area(entry.values))
-        self.book.applier.py_forget_digest(row)
-        tables.py_set_ref("envs", row, tables.py_intern_envs(data) if data is not None else 0)
-        self._put_flag(layout.ROW_ENVS_TRUNCATED, entry is not None and entry.is_truncated)
-        self.cold["envc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
+        ref = 0 if entry is None else tables.py_intern_envs(entry_extra.blob(area(entry.values)))
         if entry is not None:
+            self._put_ref("envs", row, "envs_ref", ref)
+        else:
+            tables.py_set_ref("envs", row, 0)
+        self.book.applier.py_forget_digest(row)
+        self._put_flag(layout.ROW_ENVS_TRUNCATED, entry is not None and (entry.is_truncated or not ref))
+        self.cold["envc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
+        if ref:
             self._know(layout.KNOWN_ENVS)
+        elif entry is not None:
+            raise _NoRoomError
 
     def _put_comm(self, row: int, comm: str) -> None:
         self.hot["comm"] = fsencode(comm)[:15]

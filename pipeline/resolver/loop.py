@@ -289,7 +289,7 @@ class Resolver:
         if due or now - self._repaired_ns >= self.settings.repair_interval_ns:
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
-            self.repairer.start(after_loss=bool(due))
+            self.repairer.start()
 
     def _store_counts(self, losses: SharedCounters) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)

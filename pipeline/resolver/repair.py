@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.boot import TICK_NS, is_same_start
 from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
@@ -71,6 +71,8 @@ class Repairer:
         close: closes a process (pid, start, time of the look) whose end was lost; returns whether it did.
         fill_maps: tells the kernel's maps of a process (HEAD, TASK, EXEC, path) that they may not know; returns the
             cookie that it got there, 0 if none.
+        exec_time: returns when an exec made the image that has a cookie in the kernel's maps, boot ns; 0: unknown, or
+            no exec did.
         with_envs: whether environments are captured.
 
     Attributes:
@@ -91,6 +93,7 @@ class Repairer:
         capture_boot_ns: int,
         close: Callable[[int, int, int], bool],
         fill_maps: Callable[[np.void, np.void, np.void, bytes], int],
+        exec_time: Callable[[int], int] = lambda cookie: 0,
         with_envs: bool = False,
     ) -> None:
         self._tables = tables
@@ -104,9 +107,9 @@ class Repairer:
         self._capture_boot_ns = capture_boot_ns
         self._close = close
         self._fill_maps = fill_maps
+        self._exec_time = exec_time
         self._want = WANT_DEFAULT | (WANT_ENVS if with_envs else 0)
         self._survey: Survey | None = None
-        self._after_loss = False
         self._wanted: Survey | None = None
         self._asked: dict[int, int] = {}
 
@@ -127,10 +130,9 @@ class Repairer:
 
     # -- repair --------------------------------------------------------------------------------------------------------
 
-    def start(self, after_loss: bool) -> None:
+    def start(self) -> None:
         """Look at the live processes; the comparison follows in `poll`."""
         self._survey = self._look()
-        self._after_loss = after_loss
 
     def poll(self, now: int) -> int:
         """Compare what was looked at if the watermark has passed it, and ask about what events wanted."""
@@ -154,7 +156,7 @@ class Repairer:
             return
         look = self._look(pids)
         for i in range(len(look)):
-            self._insert(look, i, layout.SOURCE_PROCFS, layout.ROW_GAP, after_loss=True)
+            self._insert(look, i, layout.SOURCE_PROCFS, layout.ROW_GAP)
         end_torn(self._tables, rows)
 
     def _ask(self, now: int) -> None:
@@ -185,7 +187,7 @@ class Repairer:
             look.task["cookie"][i] = self._fill_maps(look.head[i], look.task[i], look.exec[i], path)
         return look
 
-    def _insert(self, look: Survey, i: int, source: int, flags: int, after_loss: bool = False) -> int:
+    def _insert(self, look: Survey, i: int, source: int, flags: int) -> int:
         head = look.head[i]
         if int(head["start_boot_ns"]) < self._capture_boot_ns:
             flags |= layout.ROW_BEFORE_CAPTURE
@@ -202,15 +204,24 @@ class Repairer:
             known=known,
             start_ticks=not look.is_exact[i],
             flags=flags,
-            after_loss=after_loss,
+            exec_boot_ns=self._unseen_exec(head, int(look.task[i]["cookie"])),
             digest=look.digests[i],
         )
         return result
 
+    def _unseen_exec(self, head: np.void, cookie: int) -> int:
+        """When an exec made the image with this cookie, if the tables have another image of the process; else 0."""
+        row = self._tables.py_head(int(head["tgid"])) if cookie else 0
+        if not row or int(self._tables.cold_view()["cookie"][row]) in (0, cookie):
+            return 0
+        if not is_same_start(int(self._tables.hot_view()["start_boot_ns"][row]), int(head["start_boot_ns"]) // TICK_NS):
+            return 0
+        return self._exec_time(cookie)
+
     def _enter(self, look: Survey, flags: int, source: int, callpath: str) -> int:
         """Enter and correct what was looked at; processes that get another parent by it count under `callpath`."""
         moved = self._moved()
-        results = [self._insert(look, i, source, flags, after_loss=self._after_loss) for i in range(len(look))]
+        results = [self._insert(look, i, source, flags) for i in range(len(look))]
         self._tables.count(layout.counter_of("reparent_success", callpath), self._moved() - moved)
         self._tables.count("repair_added", results.count(ADDED))
         self._tables.count("repair_changed", results.count(CHANGED))

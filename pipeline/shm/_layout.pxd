@@ -213,6 +213,7 @@ cdef extern from "layout.h" nogil:
         PL_ROW_ELIDED
         PL_ROW_EXIT_KNOWN
         PL_ROW_FOREIGN
+        PL_ROW_STAT_INODE
         PL_KNOWN_START
         PL_KNOWN_CREDS
         PL_KNOWN_CAPS

@@ -246,6 +246,7 @@ ROW_HEAD_ONLY = 262144  #: made from a record without body: only identity is kno
 ROW_ELIDED = 524288  #: earlier images or ancestors were elided at this point (cap of the chain or ceiling)
 ROW_EXIT_KNOWN = 1048576  #: exit_code holds a value
 ROW_FOREIGN = 2097152  #: known by (ns_pid, pid_ns): tgid, ppid and creator_tgid are slots, not pids
+ROW_STAT_INODE = 4194304  #: the inode is from stat(); on some file systems the kernel's own number is another
 
 KNOWN_START = 1
 KNOWN_CREDS = 2

@@ -35,10 +35,11 @@ OPS = st.lists(
 COMMON = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
 
 
-def tell(ops: list[tuple[str, int, int]]) -> Story:
-    """What the numbers mean: a valid sequence of events from pid 1 on."""
-    story = Story(step=STEP_NS)
-    story.begin(1, inode=10)
+def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
+    """What the numbers mean: a valid sequence of events from pid 1 on, or from where `story` is."""
+    if story is None:
+        story = Story(step=STEP_NS)
+        story.begin(1, inode=10)
     for op, a, b in ops:
         live = sorted(t for t, p in story.processes.items() if p.alive)
         others = [t for t in live if t != 1]

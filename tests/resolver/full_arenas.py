@@ -1,0 +1,28 @@
+"""Fill an arena of a writer's tables, so that nothing new has room in it, for as long as a test wants."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipeline.shm._arena import Arena
+
+
+@contextmanager
+def full(*arenas: Arena) -> Iterator[None]:
+    """What is freed meanwhile can be used again, as in any arena."""
+    held: list[tuple[Arena, int]] = []
+    for arena in arenas:
+        size = 1 << 16
+        while size:
+            ref = arena.py_intern(os.urandom(size))
+            if ref:
+                held.append((arena, ref))
+            else:
+                size >>= 1
+    try:
+        yield
+    finally:
+        for arena, ref in held:
+            arena.py_release(ref)

@@ -1,0 +1,172 @@
+"""What is recorded is true, unknown, or marked, whatever is lost.
+
+Events are lost, arenas are full, processes write over their arguments, and repairs look in between. The kernel is
+`story.Story`, whose processes say at any time what is true. A loss is an event that is not applied. A look is one of the
+task iterator's (the kernel's inodes) or of `/proc` alone (stat's numbers), and shows whatever a process has written over
+its arguments.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from full_arenas import full
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from resolver_world import check_children_of
+from story import Event, Process, Reading, Story, instance, make_tables, task_of
+from test_interleavings import STEP_NS, enter_init, tell
+
+from pipeline import events
+from pipeline.resolver import _apply
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+from pipeline.shm._writer import TableWriter
+from pipeline.shm.validate import validate_tables
+
+STAT = 1 << 20  # stat() shows another inode number, as on overlayfs
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from("fffffeeebbxxcmgsurLLPW"), st.integers(0, 1 << 16), st.integers(0, 1 << 16),
+        st.booleans(), st.sets(st.sampled_from(["names", "args", "envs"]), max_size=2),
+    ),
+    max_size=50,
+)  # fmt: skip
+COMMON = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+GROUPS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_CGROUP
+
+
+class World:
+    def __init__(self, directory) -> None:
+        sizes = {"names_bytes": 1 << 16, "args_bytes": 1 << 16, "envs_bytes": 1 << 16}
+        self.tables: TableWriter = make_tables(directory, **sizes)
+        self.applier = Applier(self.tables)
+        self.read = Reading(self.tables)
+        self.story = Story(step=STEP_NS)
+        self.story.begin(1, inode=10)
+        self.exec_times: dict[int, int] = {}  # as the kernel's maps have them, by cookie
+        self.told: dict[int, tuple[bytes, bytes]] = {}  # path and arguments of each exec, by its time
+        self.shown: dict[tuple[int, int], bytes] = {}  # what processes have written over their arguments
+        enter_init(self.tables, self.applier, self.story)
+
+    def run(self, op: str, a: int, b: int, is_lost: bool, without_room: set[str]) -> None:
+        live = [p for t, p in sorted(self.story.processes.items()) if p.alive and t != 1]
+        arenas = [getattr(self.tables, name) for name in sorted(without_room)]
+        if op in "LP":
+            with full(*arenas):
+                for process in live if b % 3 else live[a % 4 :: 4]:
+                    self.look(process, is_proc=op == "P")
+            return
+        if op == "W":
+            if live:
+                process = live[a % len(live)]
+                self.shown[process.tgid, process.start] = b"sshd: root\0"
+            return
+        before = len(self.story.events)
+        tell([(op, a, b)], self.story)
+        for event in self.story.events[before:]:
+            self.note(event)
+            if not is_lost:
+                with full(*arenas):
+                    event.apply(self.applier)
+
+    def note(self, event: Event) -> None:
+        if event.kind == events.KIND_EXEC:
+            body, task = event.body[0], event.task[0]
+            self.exec_times[int(task["cookie"])] = event.time
+            path = event.strings[: body["path_bytes"]]
+            rest = event.strings[body["path_bytes"] + body["name_bytes"] :]
+            self.told[event.time] = path, rest[: body["args_bytes"]]
+            self.shown.pop((int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])), None)
+        elif event.kind == events.KIND_FORK:
+            creator = int(event.body[0]["creator_tgid"]), int(event.body[0]["creator_start_boot_ns"])
+            child = int(event.head["tgid"][0]), int(event.head["start_boot_ns"][0])
+            process, maker = self.story.processes[child[0]], self.story.processes[creator[0]]
+            process.started = maker.started[-1:]
+            if creator in self.shown:
+                self.shown[child] = self.shown[creator]
+
+    def look(self, process: Process, *, is_proc: bool) -> int:
+        head, task, body = np.zeros(1, events.HEAD), task_of(process), np.zeros(1, events.EXEC)
+        head["tgid"] = head["tid"] = process.tgid
+        head["start_boot_ns"], head["time_boot_ns"] = process.start, self.story.tick()
+        if process.parent is not None:
+            head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+        path, args = process.started[-1] if process.started else (b"/sbin/init", b"init\0")
+        args = self.shown.get((process.tgid, process.start), args)
+        if is_proc:
+            head["flags"] = events.FLAG_PARTIAL
+        body["inode"] = process.inode + STAT * is_proc
+        task["exe_inode"] = body["inode"]
+        body["path_bytes"], body["args_bytes"], body["args_full_bytes"] = len(path), len(args), len(args)
+        body["argc"] = args.count(0)
+        row = self.applier.py_find(process.tgid, process.start)
+        known = int(self.tables.cold_view()["cookie"][row]) if row else 0
+        unseen = self.exec_times.get(process.cookie, 0) if known not in (0, process.cookie) else 0
+        result: int = self.applier.insert_snapshot(
+            head, task, body, path + args, source=layout.SOURCE_PROCFS, known=GROUPS, exec_boot_ns=unseen
+        )
+        return result
+
+    def args(self, row) -> bytes | None:
+        return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
+
+
+def check(w: World) -> None:
+    """What holds at any time."""
+    validate_tables(w.tables)
+    check_children_of(w.applier)
+    inodes = {path: 1 + sum(path) * 7919 % 100_003 for path, _ in w.told.values()} | {b"/sbin/init": 10}
+    marks = w.tables.private_view("marks")
+    for number in (row for row in range(1, w.tables.rows_frontier) if marks[row] & 1):
+        row = w.read.row(number)
+        if row.path is not None and row.inode:
+            assert row.inode in (inodes[row.path], inodes[row.path] + STAT), "an inode with another file's path"
+        if row.path is not None and row.inode >= STAT:
+            assert row.flags & layout.ROW_STAT_INODE
+        is_told = row.flags & layout.ROW_IS_EXEC and row.known & layout.KNOWN_EXEC_TIME
+        if is_told and row.source == layout.SOURCE_EVENT:
+            path, args = w.told[row.exec_boot_ns]
+            assert row.path in (path, None), "not the program that this exec started"
+            assert w.args(row) in (args, None), "not the arguments of this exec"
+            assert row.argc == args.count(0)
+        assert bool(row.known & layout.KNOWN_ARGS) == (row.args_ref != 0)
+        assert bool(row.known & layout.KNOWN_FILE) == (row.file_ref != 0)
+
+
+def check_forks(w: World, event: Event) -> None:
+    """A process that was just forked is what its creator was, or not known to be anything else."""
+    process = w.story.processes[int(event.head["tgid"][0])]
+    row = w.read.head(process.tgid)
+    if row is None or row.start_boot_ns != process.start or row.flags & layout.ROW_PARENT_MISSING:
+        return
+    path = process.started[-1][0] if process.started else b"/sbin/init"
+    assert row.path in (path, None) and row.inode in (process.inode, 0)
+
+
+@COMMON
+@given(STEPS)
+def test_what_is_recorded_is_true_or_unknown_or_marked(steps):
+    with instance() as directory:
+        w = World(directory)
+        for op, a, b, is_lost, without_room in steps:
+            before = len(w.story.events)
+            w.run(op, a, b, is_lost and op not in "LPW", without_room)
+            check(w)
+            for event in w.story.events[before:]:
+                if event.kind == events.KIND_FORK and not is_lost:
+                    check_forks(w, event)
+        # A repair with room for everything: every live process is known, by its true program.
+        live = [p for t, p in sorted(w.story.processes.items()) if p.alive and t != 1]
+        for process in live:
+            w.look(process, is_proc=False)
+        check(w)
+        for process in live:
+            row = w.read.head(process.tgid)
+            path, args = process.started[-1] if process.started else (b"/sbin/init", b"init\0")
+            assert row is not None and row.start_boot_ns == process.start and row.exit_boot_ns == 0
+            assert row.path == path and row.inode in (process.inode, process.inode + STAT)
+            shown = w.shown.get((process.tgid, process.start), args)
+            assert w.args(row) in (args, shown) or (w.args(row) is None and row.flags & layout.ROW_ARGS_TRUNCATED)
+            # Once everything is known, another look changes nothing.
+            assert w.look(process, is_proc=False) == _apply.SAME
+        w.tables.close()

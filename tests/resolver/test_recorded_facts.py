@@ -1,0 +1,224 @@
+"""What a look at `/proc` may change of an image, and how an exec that nobody reported is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from resolver_world import check_children_of
+from story import Event, Reading, Story, instance, make_tables, task_of
+
+from pipeline import events
+from pipeline.resolver import _apply
+from pipeline.resolver._apply import Applier
+from pipeline.shm import layout
+from pipeline.shm.validate import validate_tables
+
+
+class World:
+    """A story, its tables, and looks at `/proc` (stat's inodes) or by the task iterator (the kernel's)."""
+
+    def __init__(self, directory) -> None:
+        self.tables = make_tables(directory)
+        self.applier = Applier(self.tables)
+        self.story = Story()
+        self.read = Reading(self.tables)
+
+    def do(self, event: Event) -> Event:
+        event.apply(self.applier)
+        return event
+
+    def look(
+        self, tgid: int, path: bytes, args: list[bytes] | None = None, *, stat_inode: int = 0, full: int = 0,
+        envs: bytes = b"", time: int = 0, **more: Any,
+    ) -> int:  # fmt: skip
+        """`stat_inode`: `/proc` is read, which shows this number; 0: the task iterator looks."""
+        process = self.story.processes[tgid]
+        head, body, task = np.zeros(1, events.HEAD), np.zeros(1, events.EXEC), task_of(process)
+        head["tgid"] = head["tid"] = tgid
+        head["start_boot_ns"], head["time_boot_ns"] = process.start, time or self.story.tick()
+        if process.parent is not None:
+            head["ppid"], head["parent_start_boot_ns"] = process.parent.tgid, process.parent.start
+        body["inode"] = process.inode
+        if stat_inode:
+            head["flags"] = events.FLAG_PARTIAL
+            body["inode"] = task["exe_inode"] = stat_inode
+        text = b"".join(arg + b"\0" for arg in args or [path])
+        body["path_bytes"], body["args_bytes"], body["argc"] = len(path), len(text), len(args or [path])
+        body["args_full_bytes"], body["envs_bytes"] = full or len(text), len(envs)
+        body["envs_full_bytes"], body["envc"] = len(envs), envs.count(0)
+        more.setdefault("known", self.applier_groups())
+        return self.applier.insert_snapshot(head, task, body, path + text + envs, **more)
+
+    @staticmethod
+    def applier_groups() -> int:
+        return layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_CGROUP
+
+    def head(self, tgid: int):
+        row = self.read.head(tgid)
+        assert row is not None
+        return row
+
+    def args(self, row) -> bytes | None:
+        return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
+
+    def has(self, row, flag: str) -> bool:
+        return bool(row.flags & getattr(layout, "ROW_" + flag))
+
+
+@pytest.fixture
+def w() -> Iterator[World]:
+    with instance() as directory:
+        world = World(directory)
+        world.story.begin(1, inode=10)
+        world.look(1, b"/sbin/init")
+        yield world
+        validate_tables(world.tables)
+        check_children_of(world.applier)
+        world.tables.close()
+
+
+# -- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_does_not_choose_its_recorded_arguments(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    w.do(w.story.exec(3, b"/bin/a", args=[b"a", b"--real"]))
+    w.do(w.story.fork(3, 4))
+    row = w.head(3)
+    assert w.look(3, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _apply.SAME
+    assert w.look(4, b"/bin/a", [b"sshd:", b"root"], source=layout.SOURCE_PROCFS) == _apply.SAME
+    for tgid in (3, 4):
+        assert (w.args(w.head(tgid)), w.head(tgid).argc) == (b"a\0--real\0", 2)
+    assert not w.has(w.head(3), "GAP") and w.head(3).row == row.row
+
+
+def test_a_cut_list_keeps_its_whole_length_and_count(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    told = w.story.exec(3, b"/bin/a", args=[b"a", b"b"], flags=events.EXEC_ARGS_TRUNCATED)
+    told.body["args_full_bytes"], told.body["argc"] = 100_000, 20_000
+    w.do(told)
+    assert w.look(3, b"/bin/a", [b"a", b"b", b"c"], full=6, source=layout.SOURCE_PROCFS) == _apply.SAME
+    row = w.head(3)
+    assert (row.argc, int.from_bytes(w.tables.args.py_bytes(row.args_ref)[:4], "little")) == (20_000, 100_000)
+    assert w.has(row, "ARGS_TRUNCATED") and w.args(row) == b"a\0b\0"
+
+
+def test_what_is_unknown_is_completed_and_the_rest_stays(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    told = w.story.exec(3, b"/bin/a", args=[b"real"], inode=7)
+    told.body["exec_flags"] |= events.EXEC_ENVS_UNREADABLE
+    told.body["path_bytes"] = told.body["inode"] = 0
+    told.strings = told.strings[len(b"/bin/a") :]
+    told.head["var_bytes"] = len(told.strings)
+    w.do(told)
+    assert w.head(3).path is None and w.args(w.head(3)) == b"real\0"
+    assert w.look(3, b"/bin/a", [b"chosen"], envs=b"A=1\0") == _apply.COMPLETED
+    row = w.head(3)
+    assert (row.path, w.args(row), row.images, row.inode) == (b"/bin/a", b"real\0", 2, 7)
+    assert w.tables.envs.py_bytes(row.envs_ref)[4:] == b"A=1\0"
+
+
+def test_an_exec_of_the_same_file_shows_by_its_cookie(w: World) -> None:
+    """A program that executes itself with other arguments: busybox, a shell. Only the kernel's maps tell that."""
+    w.do(w.story.fork(1, 3))
+    w.do(w.story.exec(3, b"/bin/busybox", inode=7, args=[b"sh"]))
+    lost = w.story.exec(3, b"/bin/busybox", inode=7, args=[b"ls"])
+    assert w.look(3, b"/bin/busybox", [b"ls"]) == _apply.SAME, "the cookie alone may come from maps that are new"
+    w.story.exec(3, b"/bin/busybox", inode=7, args=[b"cat"])
+    assert w.look(3, b"/bin/busybox", [b"cat"], exec_boot_ns=lost.time) == _apply.CHANGED
+    row = w.head(3)
+    assert (w.args(row), row.images, w.has(row, "GAP")) == (b"cat\0", 3, True)
+    assert w.args(w.read.follow(row.ancestor)) == b"sh\0"
+    assert w.look(3, b"/bin/busybox", [b"fake"], exec_boot_ns=lost.time) == _apply.SAME
+
+
+# -- executables -------------------------------------------------------------------------------------------------------
+
+
+def snapshotted(w: World, tgid: int, *, stat_inode: int = 0) -> None:
+    w.story.begin(tgid, inode=123).parent = w.story.processes[1]
+    w.story.processes[tgid].cookie = 500 + tgid
+    assert w.look(tgid, b"/bin/agent", [b"agent"], stat_inode=stat_inode) == _apply.ADDED
+
+
+@pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
+def test_a_fork_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+    snapshotted(w, 4, stat_inode=stat_inode)
+    w.do(w.story.fork(4, 5))
+    row = w.head(5)
+    assert (row.path, row.inode, w.has(row, "PARENT_MISSING")) == (b"/bin/agent", 123, False)
+    w.applier.take_wanted()
+    w.story.exec(4, b"/bin/lost", inode=456)
+    w.do(w.story.fork(4, 6))
+    row = w.head(6)
+    assert w.has(row, "PARENT_MISSING") and w.has(row, "GAP") and row.inode != 456, "no new inode with the old path"
+    assert w.read.counter("inode_error_fork_parent_missing") == 1
+    assert {tgid for tgid, _ in w.applier.take_wanted()} == {4, 6}
+    # The mark goes on: a fork of the fork is of no known image either.
+    w.do(w.story.change(6, events.KIND_COMM, comm=b"x"))
+    w.do(w.story.fork(6, 7))
+    assert w.has(w.head(7), "PARENT_MISSING") and w.head(7).inode != 456
+    # A repair shows what both run.
+    assert w.look(6, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
+    assert w.look(4, b"/bin/lost", source=layout.SOURCE_PROCFS) == _apply.CHANGED
+    assert w.head(6).path == w.head(4).path == b"/bin/lost"
+    w.do(w.story.fork(6, 8))
+    assert (w.head(8).path, w.has(w.head(8), "PARENT_MISSING")) == (b"/bin/lost", False)
+
+
+@pytest.mark.parametrize("stat_inode", [0, 123, 9999], ids=["iterator", "proc", "overlay"])
+def test_an_exec_after_a_lost_exec_is_marked_whatever_told_of_the_image(w: World, stat_inode: int) -> None:
+    snapshotted(w, 4, stat_inode=stat_inode)
+    snapshotted(w, 5, stat_inode=stat_inode)
+    w.do(w.story.exec(5, b"/bin/sh", inode=789))
+    assert not w.has(w.head(5), "PARENT_MISSING"), "nothing was lost"
+    w.story.exec(4, b"/bin/lost", inode=456)
+    w.do(w.story.exec(4, b"/bin/sh", inode=789))
+    row = w.head(4)
+    assert row.path == b"/bin/sh" and w.has(row, "PARENT_MISSING") and w.has(row, "GAP")
+    assert w.read.counter("inode_error_exec_parent_missing") == 1
+
+
+def test_where_nothing_tells_the_path_is_unknown(w: World) -> None:
+    """stat() numbers the file of the parent differently, and no cookie is known: the child may run anything."""
+    snapshotted(w, 4, stat_inode=9999)
+    w.story.processes[4].cookie = 0
+    w.do(w.story.fork(4, 5))
+    row = w.head(5)
+    assert (row.path, row.inode, w.args(row)) == (None, 123, None) and w.has(row, "GAP")
+    assert not w.has(row, "PARENT_MISSING")
+    assert (5, row.start_boot_ns) in w.applier.take_wanted()
+    assert w.look(5, b"/bin/agent", [b"agent"], stat_inode=9999) == _apply.COMPLETED
+    assert (w.head(5).path, w.head(5).inode) == (b"/bin/agent", 123)
+
+
+def test_a_fork_from_before_the_snapshot_has_not_the_image_that_it_showed(w: World) -> None:
+    """fork, exec of the parent, snapshot; then the fork is applied: nothing was lost."""
+    w.story.begin(4, inode=123).parent = w.story.processes[1]
+    fork, execed = w.story.fork(4, 5), w.story.exec(4, b"/bin/new", inode=456)
+    w.look(4, b"/bin/new")
+    w.do(fork)
+    row = w.head(5)
+    assert (row.path, row.inode) == (None, 123) and not w.has(row, "PARENT_MISSING")
+    assert (5, row.start_boot_ns) in w.applier.take_wanted()
+    w.do(execed)
+    assert w.head(4).path == b"/bin/new" and not w.has(w.head(4), "PARENT_MISSING")
+
+
+def test_the_same_path_with_another_file_is_another_image(w: World) -> None:
+    """A daemon was upgraded and executed itself."""
+    w.do(w.story.fork(1, 3))
+    w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"old"]))
+    w.story.exec(3, b"/bin/a", inode=6, args=[b"new"])
+    assert w.look(3, b"/bin/a", [b"new"]) == _apply.CHANGED
+    assert (w.head(3).images, w.head(3).inode, w.args(w.head(3))) == (3, 6, b"new\0")
+
+
+def test_proc_of_another_numbering_is_no_other_image(w: World) -> None:
+    w.do(w.story.fork(1, 3))
+    w.do(w.story.exec(3, b"/bin/a", inode=5, args=[b"a"]))
+    assert w.look(3, b"/bin/a", [b"a"], stat_inode=9999) == _apply.SAME
+    assert (w.head(3).images, w.head(3).inode) == (2, 5)
