@@ -50,6 +50,8 @@ ENVIRON_BYTES = 1 << 16
 #: Logins that wait for their details, of all users and of one; of more, the details stay unknown.
 LOGINS_MAX = 1024
 USER_LOGINS_MAX = 256
+#: Logins that are numbered between two calls of `poll`, while a batch is applied; of more, none begins a session.
+LOGINS_PER_BATCH = 512
 #: Logins whose details are found out in one turn, and for how long that may take.
 LOGINS_PER_TURN = 64
 TURN_NS = 5_000_000
@@ -57,6 +59,8 @@ TURN_NS = 5_000_000
 HELPERS_MAX = 256
 #: Processes of which the record of their exec below sshd is kept; of more, the oldest are forgotten.
 TOLD_MAX = 4096
+#: The record of an exec that has no client.
+NO_CLIENT = b"\0"
 #: Of an environment in the tables, before its strings.
 ENVS_HEAD_BYTES = 4
 _CLIENT = frozenset({b"SSH_CONNECTION", b"SSH_CLIENT"})
@@ -83,7 +87,7 @@ class _Login(NamedTuple):
     image: int  #: link of the image that sshd executed
     former: int  #: the number that was there before
     uid: int
-    told: dict[str, Any] | None  #: the client, by the record of the exec; None: there was no record
+    told: bytes | None  #: what the record of the exec says of the client; None: there was no record
     is_new: bool  #: began while the daemon ran, so that subscribers are told
 
 
@@ -121,6 +125,7 @@ class SshSessions:
         self._logins: deque[_Login] = deque()
         self._by_user: dict[int, int] = {}
         self._waiting: set[int] = set()
+        self._begun = 0
         self._told: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         encoder.login = self._begin
 
@@ -159,6 +164,7 @@ class SshSessions:
     def poll(self) -> None:
         """Find out more of some of the logins that have been applied, and write the file if that is due."""
         self._encoder.take_logins()
+        self._begun = 0
         self.sshd.turn()
         self._learn()
         self.kept.write()
@@ -191,10 +197,13 @@ class SshSessions:
         if not self.sshd.recognizes(parent):
             self._tables.count("sessions_refused", 1)
             return False
-        client = None
-        if told is not None and (client := session_of(told.split(b"\0"))) is None:
+        if told == NO_CLIENT:
             return False  # a helper, whatever it says of itself later
-        login = _Login(own, tgid, start, self._tables.py_link(row), former, int(hot["uid"]), client, True)
+        if self._begun == LOGINS_PER_BATCH:
+            self._tables.count("sessions_unread", 1)
+            return False
+        self._begun += 1
+        login = _Login(own, tgid, start, self._tables.py_link(row), former, int(hot["uid"]), told, True)
         if not self._queue(login):
             return False
         if number != own:
@@ -221,9 +230,10 @@ class SshSessions:
             self._logins.append(login)
             return True
         self._tables.count("sessions_unread", 1)
-        if login.told is None:
+        client = _client_of(login.told)
+        if client is None:
             return False
-        self._keep(login, login.told | {"client_source": "exec"})
+        self._keep(login, client | {"client_source": "exec"})
         return True
 
     # -- what is known of it -------------------------------------------------------------------------------------------
@@ -242,7 +252,7 @@ class SshSessions:
         elif found:
             found["client_source"] = "environ"
         if login.told is not None:
-            found = _as_told(login.told, found)
+            found = _as_told(_client_of(login.told), found)
         elif found is None:
             self._tables.count("sessions_unread", 1)
         if not found:
@@ -360,8 +370,14 @@ def session_of(environment: Iterable[bytes]) -> dict[str, Any] | None:
     return {"client_ip": str(address), "client_port": port}
 
 
-def _as_told(told: dict[str, Any], found: dict[str, Any] | None) -> dict[str, Any]:
+def _client_of(told: bytes | None) -> dict[str, Any] | None:
+    return None if told is None else session_of(told.split(b"\0"))
+
+
+def _as_told(told: dict[str, Any] | None, found: dict[str, Any] | None) -> dict[str, Any]:
     """The client that the record of the exec names, with what was found besides if it is of the same client."""
+    if told is None:
+        return {}
     is_same = found and all(found.get(name) == told[name] for name in ("client_ip", "client_port"))
     return (found if found and is_same else told) | {"client_source": "exec"}
 

@@ -498,6 +498,16 @@ def test_a_login_without_a_record_that_finds_no_room_is_no_session(w: World, mon
     assert w.tables.counter("sessions_unread") == 1
 
 
+def test_of_more_logins_than_a_batch_may_have_none_begins_a_session(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "LOGINS_PER_BATCH", 3)
+    sshd(w, 3)
+    tgids = [log_in(w, number) for number in range(5)]
+    assert [bool(w.proc(tgid).user_session) for tgid in tgids] == [True, True, True, False, False]
+    assert w.tables.counter("sessions_unread") == 2
+    w.sessions.poll()
+    assert w.proc(log_in(w, 5)).user_session
+
+
 def test_a_turn_ends_when_its_time_is_over(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading one login may take long; the rest waits for later turns."""
     monkeypatch.setattr(sessions, "TURN_NS", 0)
@@ -516,7 +526,8 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
     monkeypatch.setattr(w.sessions, "_finish", lambda login, finish=w.sessions._finish: finish(login))
     for number in range(2700):
         log_in(w, number, uid=1000 + number % 2)
-        if number % 2048 == 2047:
+        if number % 512 == 511:
+            assert w.sessions._begun <= sessions.LOGINS_PER_BATCH
             w.sessions.poll()
     sys.setprofile(lambda frame, event, arg: calls.update([event]) if event == "call" else None)
     try:
