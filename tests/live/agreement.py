@@ -84,7 +84,7 @@ def differences(table: Any, complete: bool = True, groups: bool = True) -> tuple
         if groups:
             facts.append(("pgid", entry.pgid, info.pgid))
         if info.mnt_ns:
-            spaces = (info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns)
+            spaces = (info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns or None)
             facts.append(("ns", (entry.ns_pid, entry.pid_ns, entry.mnt_ns, entry.net_ns, entry.user_ns), spaces))
         if info.cgroup is not None:
             container = container_of_cgroups(info.cgroup)
