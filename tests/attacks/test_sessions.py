@@ -6,8 +6,6 @@ supervisor took it for hung and replaced it.
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from pipeline.shm import ssh
@@ -43,10 +41,9 @@ def test_a_program_called_sshd_begins_no_session_and_holds_nothing_up(daemon: Da
         assert attacker.stdout is not None
         last = int(attacker.stdout.readline())
         eventually(lambda: (entry := table.resolve(last)) is not None and entry.comm == "sleep", 20)
-        entries = [entry for entry in table.walk(exited=True) if entry.uid == NOBODY and entry.comm == "true"]
-        assert len(entries) > COMMANDS // 2
-        assert not [entry for entry in table.walk(exited=True) if entry.user_session or entry.ssh_session]
-        assert json.loads((daemon.directory / ssh.FILE).read_text()) == {}
+        entries = [entry for entry in table.walk(exited=True) if entry.uid == NOBODY]
+        assert sum(entry.comm == "true" for entry in entries) > COMMANDS // 2
+        assert not [entry for entry in entries if entry.user_session or entry.ssh_session]
+        assert CLIENT not in (daemon.directory / ssh.FILE).read_text()
     after = daemon.stat()["counters"]
     assert after["sessions_refused"] - before["sessions_refused"] > COMMANDS
-    assert after["sessions_unread"] == before["sessions_unread"]

@@ -122,6 +122,18 @@ def test_what_no_file_knows_the_name_service_is_asked_once(tmp_path: Path) -> No
         assert sorted(made.asked) == asked
 
 
+def test_the_user_of_a_session_is_named_by_files_and_by_the_name_service(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        assert made.live.user(0) == "root" and made.asked == []
+        assert made.live.user(4_000_000) is None, "it is not waited for"
+        made.until(lambda: made.live.user(4_000_000) == "ldap")
+        made.until(lambda: made.live.user(4_000_001) is None and ("user", 4_000_001) in made.asked)
+        for _ in range(20):
+            made.live.user(4_000_001)
+            made.live.poll(made.now)
+        assert len(made.asked) == 2, "who has none is asked for once"
+
+
 def test_names_are_asked_for_without_a_subscriber(tmp_path: Path) -> None:
     """Readers want them too: the sweep finds the ids of living processes."""
     with instance(tmp_path) as made:
