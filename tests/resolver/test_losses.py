@@ -1,9 +1,9 @@
 """What is recorded is true, unknown, or marked, whatever is lost.
 
 Events are lost, arenas are full, processes write over their arguments, and repairs look in between. The kernel is
-`story.Story`, whose processes say at any time what is true. A loss is an event that is not applied. A look is one of the
-task iterator's (the kernel's inodes) or of `/proc` alone (stat's numbers), and shows whatever a process has written over
-its arguments.
+`story.Story`, whose processes say at any time what is true. A loss is an event that is not applied. A look is one of
+the task iterator's (the kernel's inodes) or of `/proc` alone (stat's numbers), and shows whatever a process has
+written over its arguments.
 """
 
 from __future__ import annotations
