@@ -50,16 +50,14 @@ def command(
     these settings would (args.show, envs.show_values), unless --raw says otherwise.
     """
     with daemon_parts():
-        from pipeline import boot, config
+        from pipeline import boot
+        from pipeline.cli.settings import load
         from pipeline.resolver.conceal import Concealer, scrubber_of
         from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
         from pipeline.supervisor.feed import open_feed
 
-    options: dict[str, object] = dict(config.parse_option(change) for change in changes)
-    if source is not None:
-        options["source"] = source
-    settings = config.load(config_file, options)
+    settings, _ = load(config_file, changes, {"source": source})
     if settings.source.startswith("replay:"):
         raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
