@@ -222,7 +222,7 @@ class Resolver:
         ms = self._turn.wait_ms()
         if ms >= 0:
             return ms
-        if (self.requests is not None and self.requests.waiting) or (
+        if (self.requests is not None and (self.requests.waiting or self.requests.is_flooded)) or (
             self.contexts is not None and self.contexts.waiting
         ):
             return WAIT_REQUEST_MS
