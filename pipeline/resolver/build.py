@@ -374,6 +374,8 @@ def _names(
     names = LiveNames(
         tables, encoder, spec.directory,
         mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all", is_traced=spec.source == "tracer",
+        # Exited processes are shown with their names, too.
+        forget_ns=int(max(60.0, spec.config.tables.retention_s) * 1e9),
     )  # fmt: skip
     stack.callback(names.close)
     return names
