@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.bus.requests import Answer, exchange
+from pipeline.bus.requests import BUSY, FILLING, Answer, exchange
+from pipeline.errors import BusyError, StaleError
 
 if TYPE_CHECKING:
     from pipeline.shm.table import Entry, ProcessTable
@@ -26,8 +27,15 @@ def ask(directory: Path, pid: int, timeout_ms: int = TIMEOUT_MS) -> Answer:
 
     Raises:
         NotRunningError, AccessError, StaleError, FrameError: see `pipeline.bus.requests.exchange`.
+        StaleError: also if the tables are not complete yet.
+        BusyError: the resolver has too many questions to answer this one in time.
     """
-    return exchange(paths.requests_socket(directory), pid, timeout_ms)
+    answer = exchange(paths.requests_socket(directory), pid, timeout_ms)
+    if answer.reason == FILLING:
+        raise StaleError("the tables are not complete yet: ask again")
+    if answer.reason == BUSY:
+        raise BusyError(f"the resolver has had too many questions for {timeout_ms} ms to look for {pid}: ask again")
+    return answer
 
 
 def resolve(table: ProcessTable, pid: int, *, wait_ms: int = 0, timeout_ms: int = TIMEOUT_MS) -> Entry | None:

@@ -38,6 +38,11 @@ ENVIRONMENT = {
 }
 
 MIB = 1 << 20
+#: No kernel takes a smaller kernel.pid_max (kernel/pid.c, RESERVED_PIDS + 1).
+PID_CAPACITY_MIN = 301
+PORT_MAX = 65535
+#: Nested tables and lists of a file; a setting has two.
+NESTING_MAX = 32
 
 #: Only the owner writes, so that no reader can spoil what others read.
 _TABLE_MODE = Meta(
@@ -230,7 +235,11 @@ class Tables(Section, frozen=True):
     envs_bytes: Annotated[int, Meta(ge=MIB, le=1 << 35, description="Ceiling of environments, in bytes.")] = 128 * MIB
     pid_capacity: Annotated[
         int,
-        Meta(ge=0, le=1 << 22, description="Pids in the index, 4 bytes each. 0: as many as kernel.pid_max allows."),
+        Meta(
+            ge=0,
+            le=1 << 22,
+            description="Pids in the index, 4 bytes each: at least 301. 0: as many as kernel.pid_max allows.",
+        ),
     ] = 0
     key_capacity: Annotated[
         int,
@@ -262,6 +271,10 @@ class Tables(Section, frozen=True):
         bool,
         Meta(description="Each row carries a checksum that readers can verify. For tests; it costs the writer time."),
     ] = False
+
+    def __post_init__(self) -> None:
+        if 0 < self.pid_capacity < PID_CAPACITY_MIN:
+            raise ValueError(f"pid_capacity: expected 0 or at least {PID_CAPACITY_MIN}, got {self.pid_capacity}")
 
 
 class Repair(Section, frozen=True):
@@ -393,7 +406,7 @@ class Stream(Section, frozen=True):
     tcp_endpoint: Annotated[
         str,
         Meta(
-            pattern=r"^(tcp://\S+:[0-9]+)?$",
+            pattern=r"^(tcp://\S+:[0-9]{1,5})?$",
             extra={"expected": 'an address such as "tcp://127.0.0.1:7717"'},
             description='Also offer the stream at this address, for example "tcp://127.0.0.1:7717". "": only to this '
             "host, by its socket.",
@@ -412,6 +425,8 @@ class Stream(Section, frozen=True):
             for key in ("curve_secret_key_file", "curve_clients_dir"):
                 if not getattr(self, key):
                     raise ValueError(f"{key}: expected a path, as tcp_endpoint is set and is never without encryption")
+        if int(self.tcp_endpoint.rpartition(":")[2] or 0) > PORT_MAX:
+            raise ValueError(f"tcp_endpoint: expected a port up to {PORT_MAX}, got {self.tcp_endpoint!r}")
 
 
 #: HOST:PORT, an IPv6 host in brackets; or nothing.
@@ -453,8 +468,8 @@ class Metrics(Section, frozen=True):
 
     def __post_init__(self) -> None:
         for key in ("listen", "statsd"):
-            if int(getattr(self, key).rpartition(":")[2] or 0) > 65535:
-                raise ValueError(f"{key}: expected a port up to 65535, got {getattr(self, key)!r}")
+            if int(getattr(self, key).rpartition(":")[2] or 0) > PORT_MAX:
+                raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {getattr(self, key)!r}")
 
 
 class Log(Section, frozen=True):
@@ -616,17 +631,44 @@ def load_with_origins(
             _put(merged, key, value)
             origins[key] = "command line"
     try:
-        return msgspec.convert(merged, Config), origins
+        config = msgspec.convert(merged, Config)
     except msgspec.ValidationError as error:
         raise _explain(error, merged, origins) from None
+    for key, value, _ in settings(config):
+        _check_text(key, value, origins.get(key, "settings"))
+    return config, origins
+
+
+def _check_text(key: str, value: Value, place: str) -> None:
+    """Refuse strings that no system call and no worker's specification can hold."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if not isinstance(text, str):
+            continue
+        if "\0" in text:
+            raise ConfigError(f"{place}: {key}: expected text without NUL, got {text!r}", key=key, value=value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ConfigError(f"{place}: {key}: expected UTF-8, got {text!r}", key=key, value=value) from None
 
 
 def parse_value(text: str) -> object:
-    """Return `text` as a TOML value, or as a string if it is none, so that quotes can be left out."""
+    """Return `text` as a TOML value, or as a string if it is none, so that quotes can be left out.
+
+    Raises:
+        ConfigError: it is nested too deeply.
+    """
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:  # an integer with too many digits is one, beside TOMLDecodeError
         return text
+    except RecursionError:
+        value = None
+    if value is None or _depth(value) > NESTING_MAX:
+        raise ConfigError(
+            f"{text[:40]}...: nested too deeply: a setting is a number, a word or a list of words", key=None, value=text
+        )
+    return value
 
 
 def parse_option(text: str) -> tuple[str, object]:
@@ -690,14 +732,38 @@ def toml(value: Value) -> str:
 
 
 def _read(file: Path) -> dict[str, typing.Any]:
+    tree: dict[str, typing.Any] | None
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}", key="config", value=str(file)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not UTF-8 (byte {error.start})", key="config", value=str(file)) from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or an integer with too many digits
         raise ConfigError(f"{file}: is not valid TOML: {error}", key="config", value=str(file)) from None
+    except RecursionError:
+        tree = None
+    if tree is None or _depth(tree) > NESTING_MAX:
+        raise ConfigError(
+            f"{file}: is nested too deeply: a setting is in a section, and is a number, a word or a list of words",
+            key="config",
+            value=str(file),
+        )
+    return tree
+
+
+def _depth(value: object) -> int:
+    """Return how many tables and lists are within each other, one more than NESTING_MAX for all deeper ones."""
+    level, depth = [value], 0
+    while depth <= NESTING_MAX:
+        level = [
+            inner for outer in level if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]  # fmt: skip
+        if not level:
+            break
+        depth += 1
+    return depth
 
 
 def _keys(tree: Mapping[str, typing.Any], prefix: str = "") -> Iterator[str]:

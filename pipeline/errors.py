@@ -16,6 +16,14 @@ class ConfigError(ProclineError):
         self.value = value
 
 
+class WriteError(ProclineError):
+    """A file that was asked for cannot be written, or not to its end; `path` names it."""
+
+    def __init__(self, message: str, *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
 class UnsupportedError(ProclineError):
     """This host lacks something; `hint` says what to do about it."""
 

@@ -11,6 +11,7 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect
     requests/requests.ipc                    resolver listens, readers that missed connect
+    requests/own.ipc                         the same for root and the daemon's user
     tracers/tracers.ipc                      with `--source tracer`: PULL, tracers connect PUSH
 
 Readers import this module, so it takes nothing but the standard library.

@@ -68,6 +68,17 @@ def load_public_key(path: Path) -> bytes:
     return public
 
 
+def load_clients(directory: Path) -> frozenset[bytes]:
+    """Return the public keys of a directory.
+
+    Raises:
+        ConfigError: the directory or a key in it cannot be read.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is no directory of clients' keys", key="clients", value=directory)
+    return frozenset(load_public_key(path) for path in directory.iterdir() if path.suffix == PUBLIC_SUFFIX)
+
+
 def load_key_pair(path: Path) -> tuple[bytes, bytes]:
     """Return the public and secret key in a secret file, each as its 40 characters of Z85.
 
@@ -149,10 +160,7 @@ class CurveServer:
         Raises:
             ConfigError: the directory or a key in it cannot be read; the keys known before stay in force.
         """
-        if not self._clients.is_dir():
-            raise ConfigError(f"{self._clients} is no directory of clients' keys", key="clients", value=self._clients)
-        keys = (load_public_key(path) for path in self._clients.iterdir() if path.suffix == PUBLIC_SUFFIX)
-        self._known.keys = frozenset(keys)
+        self._known.keys = load_clients(self._clients)
         return len(self._known.keys)
 
     def close(self) -> None:

@@ -19,6 +19,9 @@ and an answer:
     generation  uint   of that row
     start_ns    uint   start of the process, boot clock
 
+There are two sockets. Anybody may connect to the public one, as far as its mode allows. Only root and the user that the
+daemon runs as may connect to the other one, `OWN_SOCKET` beside it, so that no flood at the public one delays them.
+
 Not a ZeroMQ socket, because anybody may connect here: a peer that never ends its multi-part message makes a ROUTER keep
 all of it, whatever its high-water mark (100 MB of parts sent: the receiver grew by 200 MB). Here what a peer can leave
 waiting is bounded by the kernel's socket buffers, and what it does not fetch is dropped with its connection.
@@ -32,7 +35,8 @@ import select
 import socket
 import stat
 import struct
-from collections import OrderedDict
+import time
+from collections import Counter, OrderedDict
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,12 +63,25 @@ BUSY = "busy"  #: too many questions wait already
 MALFORMED = "malformed"  #: the question could not be read
 REASONS = (ABSENT, LIMITED, FILLING, BUSY, MALFORMED)
 
+#: Connections of all users but root and the daemon's own.
 CLIENTS_MAX = 128
-#: Of one user; root is not counted. Others get their turn then, whatever one user does.
+#: Connections of one user.
 CLIENTS_PER_UID = 32
-_ACCEPTS_PER_TURN = 16
-_BACKLOG = 64
+#: Connections of root and of the user that the daemon runs as, together.
+CLIENTS_OWN = 32
+#: What `RequestSocket.user_of` returns for root and for the user that the daemon runs as.
+OWN = -1
+#: The socket beside the public one that only these two may connect to.
+OWN_SOCKET = "own.ipc"
+
+_ACCEPTS_PER_TURN = 32
+#: Connections that the kernel keeps for us. With more of them a client can wait longer in line instead of failing.
+_BACKLOG = 512
 _UCRED = struct.Struct("3i")
+_TIMEVAL = struct.Struct("@ll")
+#: A client waits this long before it connects again, and twice as long each further time.
+_RETRY_S = 0.002
+_RETRY_MAX_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +150,24 @@ def _unpack(data: bytes, limit: int) -> dict[str, object]:
     return message
 
 
+@dataclass(slots=True)
+class _Client:
+    socket: socket.socket
+    user: int  #: uid, or OWN
+    served: int  #: turn of its last question, so that the longest silent one can be found
+
+
 class RequestSocket:
     """The resolver's end. `fileno` is readable when there is something to take.
 
     Args:
-        path: of the socket. A file of a predecessor is replaced: the caller holds the instance's writer lock, so
+        path: of the public socket. A file of a predecessor is replaced: the caller holds the instance's writer lock, so
             nobody listens there.
-        mode, group: of the file; -1 leaves the group.
+        mode, group: of the public file; -1 leaves the group.
+
+    Attributes:
+        accepted: connections so far.
+        dropped: connections that were closed so far to make room for others, and may have waited for an answer.
 
     Raises:
         ConfigError: the path is longer than a Unix socket address can be.
@@ -147,33 +175,22 @@ class RequestSocket:
     """
 
     def __init__(self, path: Path, *, mode: int = 0o666, group: int = -1) -> None:
-        paths.endpoint(path)  # its check of the length
-        self._path = path
         # By a number that is never given out again, as a descriptor is: an answer that comes late must find nobody.
-        self._clients: OrderedDict[int, tuple[socket.socket, int]] = OrderedDict()  # -> (socket, uid), silent first
+        self._clients: OrderedDict[int, _Client] = OrderedDict()  # silent first
         self._numbers: dict[int, int] = {}  # by descriptor
-        self._accepted = 0
-        with suppress(FileNotFoundError):
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        self._turns = 0
+        self.accepted = 0
+        self.dropped = 0
+        self._listeners: list[_Listener] = []
+        self._epoll = select.epoll()
         try:
-            # Born closed to everybody and then opened, so that there is no moment with a wider mode than asked for.
-            before = os.umask(0o177)
-            try:
-                self._listener.bind(os.fspath(path))
-            finally:
-                os.umask(before)
-            if group != -1:
-                os.chown(path, -1, group)
-            path.chmod(mode)
-            status = path.stat()
-            self._identity = (status.st_dev, status.st_ino)
-            self._listener.listen(_BACKLOG)
-            self._epoll = select.epoll()
-            self._epoll.register(self._listener.fileno(), select.EPOLLIN)
-        except OSError:
-            self._listener.close()
+            for name, is_own in ((path, False), (path.with_name(OWN_SOCKET), True)):
+                paths.endpoint(name)  # its check of the length
+                listener = _Listener(name, 0o600 if is_own else mode, -1 if is_own else group, is_own)
+                self._listeners.append(listener)
+                self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
+        except BaseException:
+            self.close()
             raise
 
     def fileno(self) -> int:
@@ -185,24 +202,40 @@ class RequestSocket:
         """Connections that are open."""
         return len(self._clients)
 
+    def user_of(self, client: int) -> int:
+        """The uid behind a connection; OWN: root or the daemon's user, or the connection is gone."""
+        known = self._clients.get(client)
+        return OWN if known is None else known.user
+
     def receive(self, budget: int) -> list[tuple[int, bytes]]:
-        """Return at most `budget` questions with the connections that they came on; one of each connection a turn."""
+        """Return at most `budget` questions with the connections that they came on; one of each connection a turn.
+
+        Root and the daemon's user come first. Then each other user gets one question in turn, and among the connections
+        of one user the one that has waited longest.
+        """
+        self._turns += 1
+        # All that are ready, so that nobody's place in the kernel's list decides.
+        ready = {fd for fd, _ in self._epoll.poll(0, len(self._clients) + len(self._listeners))}
+        for listener in self._listeners:
+            if listener.socket.fileno() in ready:
+                self._accept(listener)
+        waiting = sorted((number for fd in ready if (number := self._numbers.get(fd))), key=self._served)
+        places: Counter[int] = Counter()
+        order = []
+        for number in waiting:
+            user = self._clients[number].user
+            order.append((user != OWN, places[user], number))
+            places[user] += 1
         questions: list[tuple[int, bytes]] = []
-        # The kernel hands out ready descriptors in turn, so a connection that is always ready delays others by one.
-        for fd, _ in self._epoll.poll(0, max(1, budget)):
-            if fd == self._listener.fileno():
-                self._accept()
-                continue
-            number = self._numbers.get(fd)
-            if number is None:
-                continue  # made room for another in this very turn
+        for _, _, number in sorted(order)[: max(1, budget)]:
             try:
-                data = self._clients[number][0].recv(REQUEST_MAX_BYTES + 1)
+                data = self._clients[number].socket.recv(REQUEST_MAX_BYTES + 1)
             except BlockingIOError:
                 continue
             except OSError:
                 data = b""
             if data:
+                self._clients[number].served = self._turns
                 self._clients.move_to_end(number)
                 questions.append((number, data))
             else:
@@ -214,46 +247,54 @@ class RequestSocket:
         if client not in self._clients:
             return False
         try:
-            self._clients[client][0].send(data, socket.MSG_NOSIGNAL)
+            self._clients[client].socket.send(data, socket.MSG_NOSIGNAL)
         except OSError:
             self._drop(client)
             return False
         return True
 
-    def _accept(self) -> None:
+    def _served(self, number: int) -> tuple[int, int]:
+        return self._clients[number].served, number
+
+    def _accept(self, listener: _Listener) -> None:
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.socket.accept()
             except OSError:
                 return
             client.setblocking(False)
             uid = _UCRED.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[1]
-            # Whoever waits longest without a question goes first: the user's own, else anybody's.
-            own = [number for number, (_, other) in self._clients.items() if other == uid]
-            if uid and len(own) >= CLIENTS_PER_UID:
-                self._drop(own[0])
-            elif len(self._clients) >= CLIENTS_MAX:
-                self._drop(next(iter(self._clients)))
-            self._accepted += 1
-            self._clients[self._accepted] = (client, uid)
-            self._numbers[client.fileno()] = self._accepted
+            user = OWN if listener.is_own or uid in {0, os.geteuid()} else uid
+            self._make_room(user)
+            self.accepted += 1
+            self._clients[self.accepted] = _Client(client, user, self._turns)
+            self._numbers[client.fileno()] = self.accepted
             self._epoll.register(client.fileno(), select.EPOLLIN)
 
+    def _make_room(self, user: int) -> None:
+        """Close the connection that has been silent for longest: one of the user's own, or else anybody's but OWN."""
+        same = [number for number, client in self._clients.items() if client.user == user]
+        if len(same) >= (CLIENTS_OWN if user == OWN else CLIENTS_PER_UID):
+            self.dropped += 1
+            self._drop(same[0])
+        elif user != OWN:
+            others = [number for number, client in self._clients.items() if client.user != OWN]
+            if len(others) >= CLIENTS_MAX:
+                self.dropped += 1
+                self._drop(others[0])
+
     def _drop(self, number: int) -> None:
-        client, _ = self._clients.pop(number)
+        client = self._clients.pop(number).socket
         del self._numbers[client.fileno()]
         client.close()  # the kernel takes it out of the epoll set
 
     def close(self) -> None:
-        """End all connections and remove the socket file, unless a successor has put its own there."""
+        """End all connections and remove the socket files, unless a successor has put its own there."""
         for number in list(self._clients):
             self._drop(number)
         self._epoll.close()
-        self._listener.close()
-        with suppress(OSError):
-            status = self._path.lstat()
-            if (status.st_dev, status.st_ino) == self._identity:
-                self._path.unlink()
+        for listener in self._listeners:
+            listener.close()
 
     def __enter__(self) -> Self:
         return self
@@ -262,26 +303,93 @@ class RequestSocket:
         self.close()
 
 
+class _Listener:
+    """A socket that listens at `path`. It appears there complete, in place of a predecessor's."""
+
+    def __init__(self, path: Path, mode: int, group: int, is_own: bool) -> None:
+        self.is_own = is_own
+        self._path = path
+        with suppress(FileNotFoundError):
+            if not stat.S_ISSOCK(path.lstat().st_mode):
+                raise FileExistsError(errno.EEXIST, "there is something that is no socket", os.fspath(path))
+        # Made under another name and then renamed, so that a client never finds a socket that is missing, closed to it
+        # or not listening yet.
+        made = path.with_name(f".{'o' if is_own else 'p'}")
+        made.unlink(missing_ok=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+        try:
+            before = os.umask(0o177)
+            try:
+                self.socket.bind(os.fspath(made))
+            finally:
+                os.umask(before)
+            if group != -1:
+                os.chown(made, -1, group)
+            made.chmod(mode)
+            status = made.stat()
+            self._identity = (status.st_dev, status.st_ino)
+            self.socket.listen(_BACKLOG)
+            made.rename(path)
+        except OSError:
+            self.socket.close()
+            raise
+
+    def close(self) -> None:
+        self.socket.close()
+        with suppress(OSError):
+            status = self._path.lstat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self._path.unlink()
+
+
 def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
     """Ask the resolver that listens at `path` about `pid`, and wait for its answer.
+
+    A question that the resolver did not take or answer, because it has too many or is being replaced, is asked again as
+    long as there is time.
 
     Raises:
         NotRunningError: there is no such socket.
         AccessError: the socket's mode does not let this user ask.
         UntrustedError: another user could have made the socket.
-        StaleError: no answer came in time, or the resolver is being replaced.
+        StaleError: no answer came in time; the message says why and after how long.
         FrameError: the answer is of another version.
+
+    An answer that says BUSY is returned only when the time is over.
     """
     paths.endpoint(path)
+    began = time.monotonic()
+    deadline = began + timeout_ms / 1000
+    pause = _RETRY_S
+    busy: Answer | None = None
+    while True:
+        answer, reason = _attempt(path, pid, deadline)
+        if answer is not None and answer.reason != BUSY:
+            return answer
+        busy = answer or busy
+        left = deadline - time.monotonic()
+        if left <= 0:
+            if busy is not None:
+                return busy
+            waited_ms = (time.monotonic() - began) * 1000
+            raise StaleError(f"{path}: no answer after {waited_ms:.0f} ms: {reason}; ask again")
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, _RETRY_MAX_S)
+
+
+def _attempt(path: Path, pid: int, deadline: float) -> tuple[Answer | None, str]:
+    """Ask once; returns the answer, or why there is none although there may be one if the question is asked again."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-        connection.settimeout(timeout_ms / 1000)
         try:
-            connection.connect(os.fspath(path))
+            _connect(connection, path, deadline)
             trust.check_socket(path)  # after connecting: what could be connected to exists
+            connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.send(encode_request(pid), socket.MSG_NOSIGNAL)
             data = connection.recv(ANSWER_MAX_BYTES + 1)
-        except (TimeoutError, BlockingIOError):
-            raise StaleError(f"the resolver did not answer within {timeout_ms} ms: ask again") from None
+        except TimeoutError:
+            return None, "the resolver took the connection and did not answer"
+        except BlockingIOError:
+            return None, "too many others wait to connect"
         except OSError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
                 raise AccessError(
@@ -289,11 +397,28 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
                 ) from None
             if error.errno == errno.ENOENT:
                 raise NotRunningError(f"there is no {path}: the instance does not run, or is just starting") from None
-            # A socket without a listener: its resolver is being replaced.
-            raise StaleError(f"{path}: {error.strerror}: the resolver is gone; ask again when it is back") from None
+            if error.errno == errno.ECONNREFUSED:  # a socket without a listener: its resolver is being replaced
+                return None, "the resolver is gone and not replaced yet"
+            return None, f"the resolver closed the connection ({error.strerror})"
     if not data:
-        raise StaleError(f"{path}: the resolver ended, or had too many connections, before it answered: ask again")
+        return None, "the resolver closed the connection: it ended, or has too many of them"
     answer = decode_answer(data)
     if answer.pid != pid:
         raise FrameError(f"an answer about pid {answer.pid} to a question about {pid}", reason="pid")
-    return answer
+    return answer, ""
+
+
+def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
+    """Connect to the socket for root and the daemon's user if this process may, else to the public one."""
+    # Not settimeout(): a socket that does not block fails at once where the listener's queue is full, and one that
+    # blocks waits in line.
+    left = max(0.001, deadline - time.monotonic())
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1_000_000))
+    )
+    try:
+        connection.connect(os.fspath(path.with_name(OWN_SOCKET)))
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.ENOENT, errno.ECONNREFUSED}:
+            raise
+        connection.connect(os.fspath(path))

@@ -26,15 +26,17 @@ Examples:
 def command(file: Path | None, changes: tuple[str, ...], example: bool, check: bool, as_json: bool) -> int:
     """Print the settings that `procline run` would use, and where each that is no default was set.
 
-    Ends with 2 and one line if a setting is wrong.
+    Ends with 2 and one line if a setting is wrong. What only a start can tell, such as whether an address is free or
+    the kernel has a feature, is not checked; for the latter see `procline doctor`.
     """
     with daemon_parts():
         from pipeline import config
+        from pipeline.cli.settings import load
 
     if example:
         click.echo(config.example(), nl=False)
         return 0
-    merged, origins = config.load_with_origins(file, dict(config.parse_option(change) for change in changes))
+    merged, origins = load(file, changes)
     if check:
         return 0
     if as_json:

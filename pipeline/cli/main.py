@@ -6,7 +6,8 @@ look-up must not pay for what `run` or `tree` need. Data goes to standard output
     code  meaning
     0     done, found (also when it has exited and is retained)
     1     not found, or no longer known; for `doctor`: something is missing
-    2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already
+    2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already, or
+          output that cannot be written
     3     no running instance: none was started, it is not ready, it has ended
     75    the instance cannot answer now: it is busy, behind, or its resolver is being replaced. Ask again (EX_TEMPFAIL)
     130   interrupted
@@ -15,6 +16,7 @@ look-up must not pay for what `run` or `tree` need. Data goes to standard output
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -48,6 +50,9 @@ EXIT_NOT_RUNNING = 3
 EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+
+#: Standard output is a file on a full disk, or the like.
+_CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
     (errors.TooOldError, EXIT_NOT_FOUND),
@@ -145,10 +150,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter would complain once more when it flushes at its end.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE or error.filename is not None:
+            raise
+        click.echo(f"procline: cannot write the output: {error.strerror}: what is there is incomplete", err=True)
+        _drop_output()
+        return EXIT_USAGE
+
+
+def _drop_output() -> None:
+    """Standard output cannot be written; the interpreter would complain once more when it flushes at its end."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:

@@ -46,29 +46,29 @@ def command(
     """Record the processes of this host, and what they do from now on, into FILE.
 
     It is a capture of its own, beside an instance that may be running, and needs the same privileges. FILE must not
-    exist, and is readable by its owner only. Of arguments and environments it holds what the tables of an instance with
-    these settings would (args.show, envs.show_values), unless --raw says otherwise.
+    exist, and is readable by its owner only. It is removed if the recording ends before it has begun; after that, what
+    is in it can be replayed however the recording ends. Of arguments and environments it holds what the tables of an
+    instance with these settings would (args.show, envs.show_values), unless --raw says otherwise.
     """
     with daemon_parts():
-        from pipeline import boot, config, pid_namespace
+        from pipeline import boot, pid_namespace
+        from pipeline.cli.settings import load
         from pipeline.resolver.conceal import Concealer, scrubber_of
         from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
         from pipeline.supervisor.feed import open_feed
 
-    options: dict[str, object] = dict(config.parse_option(change) for change in changes)
-    if source is not None:
-        options["source"] = source
-    settings = config.load(config_file, options)
+    settings, _ = load(config_file, changes, {"source": source})
     if settings.source.startswith("replay:"):
         raise ConfigError("source: a replay is recorded already", key="source", value=settings.source)
     pid_namespace.require_initial(settings.source)
     concealer = None if raw else Concealer.of(settings, scrubber_of(settings))
-    with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=boot.BootClock.read().offset_ns) as writer:
+    began_unix_ns = boot.BootClock.read().offset_ns
+    with RecordingWriter(file, boot_id=boot.boot_id(), boot_unix_ns=began_unix_ns, is_draft=True) as writer:
         write = writer.write if concealer is None else ConcealedFrames(concealer.sieve.frame, writer.write).write
         feed = open_feed(settings)
         try:
-            records, lost = _record(feed, settings, write, seconds)
+            records, lost = _record(feed, settings, write, writer.keep, seconds)
         finally:
             feed.close()
     told = ", ".join(f"{count} {kind}" for kind, count in lost.items()) or "none"
@@ -78,9 +78,9 @@ def command(
 
 
 def _record(
-    feed: Feed, settings: Config, write: Callable[[bytes], None], seconds: float | None
+    feed: Feed, settings: Config, write: Callable[[bytes], None], begin: Callable[[], None], seconds: float | None
 ) -> tuple[int, dict[str, int]]:
-    """Follow the source; returns the records, and what was lost by kind."""
+    """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
     import socket
 
     from pipeline import boot
@@ -142,6 +142,7 @@ def _record(
         stack.callback(shard.close)
         waiter = Waiter(())
         stack.callback(waiter.close)
+        begin()
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
         records = follow(shard, waiter, seconds)
         feed.look()

@@ -24,12 +24,6 @@ _HIDDEN = {
 }  # fmt: skip
 _TIMES = ("start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns")
 _CAPABILITIES = ("cap_effective", "cap_permitted")
-#: Why the daemon did not look, where asking again later may help.
-_NOT_NOW = {
-    "limited": "/proc was read for this pid less than 30 s ago and is not read again yet",
-    "filling": "the tables are not complete yet: ask again",
-    "busy": "the daemon has too many questions to answer: ask again",
-}
 
 
 @click.command(
@@ -84,10 +78,11 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
 def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
     # Deferred: needs msgpack, and look-ups that hit do without.
     from pipeline.ask import ask
+    from pipeline.bus.requests import LIMITED
 
     answer = common.patiently(lambda: ask(Path(table.directory), pid))
-    if answer.reason in _NOT_NOW:
-        click.echo(f"procline: {_NOT_NOW[answer.reason]}", err=True)
+    if answer.reason == LIMITED:
+        click.echo("procline: /proc was read for this pid less than 30 s ago and is not read again yet", err=True)
     return common.facts(lambda: filter(None, [table.resolve(pid)])) if answer.found else []
 
 

@@ -69,15 +69,12 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     """
     with daemon_parts():
         from pipeline import config, log
+        from pipeline.cli.settings import load
         from pipeline.supervisor import Supervisor
     require_packages()
 
-    options: dict[str, object] = dict(config.parse_option(change) for change in changes)
-    if source is not None:
-        options["source"] = source
-    if shards is not None:
-        options["shards.count"] = config.parse_value(shards)
-    settings = config.load(file, options)
+    count = None if shards is None else config.parse_value(shards)
+    settings, _ = load(file, changes, {"source": source, "shards.count": count})
     pid_namespace.require_initial(settings.source)
     log.set_up(settings.log.level, settings.log.format, "supervisor")
     return Supervisor(settings, name).run()

@@ -1,6 +1,6 @@
 """Names of users and groups, encoded: what the stream shows for an id. See _names.pyx."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.shm._layout cimport pl_cold, pl_hot
 
@@ -11,6 +11,8 @@ cdef enum:
     PL_NAME_BYTES = 256  # an encoded name takes at most this and 3 more
     PL_CONTAINER_BYTES = 96
     PL_VIEW_SLOTS = 2048
+    PL_VIEWS_PER_USER = 128
+    PL_USER_BUCKETS = 1024
     PL_WANTED = 64
 
 
@@ -31,6 +33,7 @@ cdef struct name_table:
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
+    uint32_t user  # who is charged for it; 0: nobody
     uint32_t sweep  # the last one that found a process with this view
     uint16_t container_n
     uint8_t is_used
@@ -60,6 +63,9 @@ cdef class NameCache:
     cdef wanted_id ids_asked[PL_WANTED]
     cdef view_slot *views
     cdef uint32_t views_used, sweep
+    cdef uint32_t views_charged  # those that are charged to a user
+    cdef uint16_t by_user[PL_USER_BUCKETS]  # ... by a hash of the user
+    cdef uint64_t refused
     cdef list kept  # the Names that the slots point into
 
     cdef bint wants(self) noexcept nogil
@@ -71,4 +77,6 @@ cdef class NameCache:
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1
     cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil
-    cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil
+    cdef view_slot *_slot(
+        self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
+    ) noexcept nogil

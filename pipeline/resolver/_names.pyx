@@ -7,7 +7,7 @@ answer. One thread uses a cache: the resolver's.
 """
 
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.resolver._wire cimport pl_nil, pl_text
 from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
@@ -18,6 +18,8 @@ GROUP = PL_GROUP
 
 #: Containers that a cache holds; those of more are not shown.
 VIEWS_MAX = PL_VIEW_SLOTS // 2
+#: Of one user. Users other than root together leave a quarter of VIEWS_MAX to root.
+VIEWS_PER_USER = PL_VIEWS_PER_USER
 
 
 cdef inline uint32_t _mixed(uint32_t number) noexcept nogil:
@@ -58,6 +60,11 @@ cdef class Names:
 
     def __len__(self):
         return self.table.used
+
+    @property
+    def nbytes(self):
+        """Memory that the names take."""
+        return (self.table.mask + 1) * sizeof(name_slot) + self.table.text_capacity
 
     def add(self, kind: int, number: int, name: str) -> None:
         """Learn a name; "" means that the id is known to have none."""
@@ -129,16 +136,20 @@ cdef class NameCache:
         self.host = host
 
     def set_views(self, views) -> None:
-        """Replace all: (container id, mnt_ns, user_ns) -> Names. What was noted and is not among them is forgotten."""
+        """Replace all: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
+
+        What was noted and is not among them is forgotten.
+        """
         cdef uint32_t i
         cdef view_slot *slot
         cdef bytes container
         for i in range(<uint32_t>PL_VIEW_SLOTS):
             self.views[i].is_used = 0
-        self.views_used = self.wanted_views = 0
-        self.kept = list(views.values())
-        for (container, mnt_ns, user_ns), names in views.items():
-            slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container))
+        self.views_used = self.wanted_views = self.views_charged = 0
+        memset(self.by_user, 0, sizeof(self.by_user))
+        self.kept = [names for names, _ in views.values()]
+        for (container, mnt_ns, user_ns), (names, user) in views.items():
+            slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container), user, True)
             if slot != NULL:
                 slot.names = &(<Names?>names).table
 
@@ -146,6 +157,12 @@ cdef class NameCache:
     def is_wanting(self) -> bool:
         """Whether `take_wanted` has something."""
         return self.wants()
+
+    def take_refused(self) -> int:
+        """How often there was no room for a container since the last call."""
+        cdef uint64_t refused = self.refused
+        self.refused = 0
+        return refused
 
     cdef bint wants(self) noexcept nogil:
         return self.wanted_views != 0 or self.wanted_ids != 0
@@ -199,7 +216,7 @@ cdef class NameCache:
                     self._unnamed(ids, PL_USER, file.file_uid)
                     self._unnamed(ids, PL_GROUP, file.file_gid)
                 continue
-            slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
+            slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
             if slot != NULL and slot.sweep != self.sweep:
                 slot.sweep = self.sweep
                 views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, hot.tgid))
@@ -222,8 +239,15 @@ cdef class NameCache:
             )
         )
 
-    cdef view_slot *_slot(self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n) noexcept nogil:
-        """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0."""
+    cdef view_slot *_slot(
+        self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
+    ) noexcept nogil:
+        """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0.
+
+        One user cannot take all slots, and all users but root together leave some for root. A view that is known has
+        its place already, so only VIEWS_MAX bounds it.
+        """
+        cdef uint16_t *charged = &self.by_user[_mixed(user) & (PL_USER_BUCKETS - 1)]
         cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
         cdef view_slot *slot
         if n > PL_CONTAINER_BYTES:
@@ -241,9 +265,17 @@ cdef class NameCache:
             ):
                 return slot
             at += 1
-        if self.views_used >= PL_VIEW_SLOTS // 2:
+        if self.views_used >= PL_VIEW_SLOTS // 2 or (
+            user != 0 and not is_known
+            and (charged[0] >= PL_VIEWS_PER_USER or self.views_charged >= PL_VIEW_SLOTS // 2 // 4 * 3)
+        ):
+            self.refused += 1
             return NULL
         self.views_used += 1
+        if user != 0:
+            charged[0] += 1
+            self.views_charged += 1
+        slot.user = user
         slot.mnt_ns, slot.user_ns, slot.container_n = mnt_ns, user_ns, <uint16_t>n
         if n != 0:
             memcpy(slot.container, container, n)
@@ -261,7 +293,7 @@ cdef class NameCache:
             return NULL
         if self._is_host(hot, cold, container):
             return &self.host.table
-        slot = self._slot(cold.mnt_ns, cold.user_ns, container, n)
+        slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
         if slot == NULL:
             return NULL
         if self.views_used != used and self.wanted_views < PL_WANTED:

@@ -33,6 +33,7 @@ from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.foreign import ForeignPids
+from pipeline.resolver.growth import GrowthWatch
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.keyed_frames import KeyedFrames
@@ -296,6 +297,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             if is_ebpf:
                 concealer.take_ssh = loop.sessions.take
         loop.names = _names(spec, tables, encoder, stack)
+        loop.watch_growth = GrowthWatch(tables, spec.directory, log.warning)
         waiter = Waiter(frames, pull, publisher.socket)
         stack.callback(waiter.close)
         worker = Worker(spec, loop, resolver, repairer, waiter)
@@ -374,6 +376,8 @@ def _names(
     names = LiveNames(
         tables, encoder, spec.directory,
         mode=int(spec.config.access.tables_mode, 8), with_containers=show == "all", is_traced=spec.source == "tracer",
+        # Exited processes are shown with their names, too.
+        forget_ns=int(max(60.0, spec.config.tables.retention_s) * 1e9),
     )  # fmt: skip
     stack.callback(names.close)
     return names

@@ -122,6 +122,7 @@ class Resolver:
         #: Whether a question may be there; whoever sleeps for this loop knows it.
         self.may_be_asked = True
         self.name_cgroups: Callable[[], None] | None = None
+        self.watch_growth: Callable[[int], None] | None = None
         self.names: LiveNames | None = None
         self.sessions: SshSessions | None = None
         self.terminals: TtyFallback | None = None
@@ -223,7 +224,7 @@ class Resolver:
         ms = self._turn.wait_ms()
         if ms >= 0:
             return ms
-        if (self.requests is not None and self.requests.waiting) or (
+        if (self.requests is not None and (self.requests.waiting or self.requests.is_flooded)) or (
             self.contexts is not None and self.contexts.waiting
         ):
             return WAIT_REQUEST_MS
@@ -259,6 +260,8 @@ class Resolver:
         if self.settings.evicts_by_age:
             self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
         self._watch_losses(now)
+        if self.watch_growth is not None:
+            self.watch_growth(now)
         if self.repairer is not None:
             self.repairer.poll(now)
         if self.name_cgroups is not None:

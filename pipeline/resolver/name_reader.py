@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.resolver._names import GROUP, USER
+from pipeline.digest import blake2b
+from pipeline.resolver._names import GROUP, USER, Names
 from pipeline.resolver.foreign import ForeignPids, Key
-from pipeline.resolver.users import Kind, read_names, root_identity
+from pipeline.resolver.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity
 
 _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
+
+
+class ViewNames(NamedTuple):
+    """The names of a container, as they are kept: for the stream, and as a file for readers."""
+
+    names: Names
+    file: bytes
+    digest: bytes  #: of `file`
+    owner: int  #: user that made the user namespace; see RootNames
+    is_cut: bool  #: there are more names than are kept
 
 
 class NameReader:
@@ -49,17 +61,15 @@ class NameReader:
         users, groups = names.outside() if names is not None else ({}, {})
         return "host", users, groups
 
-    def view(self, tgid: int, is_container: bool) -> tuple[dict[int, str], dict[int, str]] | None:
+    def view(self, tgid: int, is_container: bool) -> ViewNames | None:
         """The names in a process' own root; None: it is gone, or not in its container yet."""
         with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
-            names = read_names(tgid, self._proc)
+            names = read_names(tgid, self._proc, KEPT_BYTES)
             if names is not None and not (is_container and names.root == self._root):
-                return names.outside()
+                return packed(names)
         return None
 
-    def foreign_view(
-        self, key: Key, mnt_ns: int, is_container: bool
-    ) -> tuple[dict[int, str], dict[int, str]] | None:
+    def foreign_view(self, key: Key, mnt_ns: int, is_container: bool) -> ViewNames | None:
         """The same of a process that a tracer named; None also: it is in another mount namespace, or not to be seen."""
         with contextlib.suppress(OSError):
             pid = self._foreign.find(key)
@@ -78,6 +88,13 @@ class NameReader:
                 name = self._look_up(_KINDS[kind], number) if self._is_own else ""
             found[kind, number] = name
         return found
+
+
+def packed(names: RootNames) -> ViewNames:
+    """Return the names of a root in the form in which they are kept."""
+    users, groups = names.outside()
+    file = json.dumps({"user": users, "group": groups}).encode("ascii")
+    return ViewNames(Names(users, groups), file, blake2b(file, digest_size=16).digest(), names.owner, names.is_cut)
 
 
 def _version(path: str) -> tuple[int, int, int] | None:

@@ -18,16 +18,19 @@ import queue
 import shutil
 import stat
 import threading
-from collections import OrderedDict, deque
+import time
+from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import memory
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.foreign import key_of
-from pipeline.resolver.name_reader import NameReader
+from pipeline.resolver.name_reader import NameReader, ViewNames
+from pipeline.resolver.name_views import View, Views
 from pipeline.resolver.namespaces import host_namespaces
 from pipeline.resolver.users import Kind, host_name
 from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
@@ -52,21 +55,24 @@ MISS_NS = 60_000_000_000
 IDS_MAX = 4096
 JOBS_MAX = 4096
 
-#: Container id, mount namespace, user namespace.
-View = tuple[bytes, int, int]
+#: A container whose names left for want of room is read again after this.
+EVICTED_NS = 60_000_000_000
+#: A view of which no process has lived for this long is forgotten.
+FORGET_NS = 300_000_000_000
+#: Answers taken at a time: the rest waits, and events do not.
+ANSWERS_PER_TURN = 16
+#: Reading the files of users' own namespaces takes at most this share of a CPU.
+STRANGERS_SHARE = 0.2
+PAUSE_MAX_S = 0.2
+#: Files of a predecessor that are kept until their containers are read again.
+LEFT_BYTES = 4 << 20
+#: Freed memory is given back to the kernel when it is this much, and not more often than this.
+GIVE_BACK_BYTES = 1 << 20
+GIVE_BACK_NS = 10_000_000_000
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of one view; `names` is None while nothing is."""
-
-    names: Names | None = None
-    users: dict[int, str] = field(default_factory=dict)
-    groups: dict[int, str] = field(default_factory=dict)
-    first_ns: int = 0
-    due_ns: int = 0
-    failures: int = 0
-    is_asked: bool = False
+#: Turn, number, whether it reads what an unprivileged user has made, and what to do; None ends the thread.
+_Job = tuple[int, int, bool, Callable[[], tuple[Any, ...] | None] | None]
 
 
 class LiveNames:
@@ -81,6 +87,7 @@ class LiveNames:
         look_up: asks the host's name service; raises KeyError for an id without a name.
         now: the boot clock, in ns.
         is_traced: processes are those of tracers, which are found in ``/proc`` by their keys.
+        forget_ns: a view of which no process has lived for this long is forgotten.
     """
 
     def __init__(
@@ -95,6 +102,7 @@ class LiveNames:
         look_up: Callable[[Kind, int], str] = host_name,
         now: Callable[[], int] = now_boot_ns,
         is_traced: bool = False,
+        forget_ns: int = FORGET_NS,
     ) -> None:
         self._tables = tables
         self._encoder = encoder
@@ -104,14 +112,23 @@ class LiveNames:
         self._look_up = look_up
         self._now = now
         self._is_traced = is_traced
-        self._views: OrderedDict[View, _Known] = OrderedDict()
+        self._views = Views(VIEWS_MAX)
+        self._forget_ns = forget_ns
+        self._is_changed = False  #: the encoder's cache is not what `_views` holds
+        self._left: list[str] = []  # files of a predecessor
+        self._forget_left_ns = 0
         self._users: dict[int, str] = {}
         self._groups: dict[int, str] = {}
         self._service: dict[tuple[int, int], str] = {}  # of ids that are in no file
         self._asked_ids: dict[tuple[int, int], int] = {}
         self._checked_ns = self._sweep_due_ns = 0
         self._reader = NameReader(proc, look_up)
-        self._jobs: queue.Queue[Callable[[], tuple[Any, ...] | None] | None] = queue.Queue(JOBS_MAX)
+        # In turn: the host and root's containers, then one of each other user, and so on.
+        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue(JOBS_MAX)
+        self._pending: Counter[int] = Counter()  # views that are being read, by user
+        self._numbers = count()
+        self._closing = threading.Event()
+        self._freed_bytes = self._gave_back_ns = 0
         self._answers: deque[tuple[Any, ...]] = deque()
         # A daemon: a look-up that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="names", daemon=True)
@@ -130,8 +147,16 @@ class LiveNames:
         self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
         # A predecessor's views are shown until they are known again; how old they are only their files tell.
         left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
-        for file in left[:-VIEWS_MAX]:
-            file.unlink(missing_ok=True)
+        room = LEFT_BYTES
+        for file in reversed(left):
+            if file.name == HOST_FILE:
+                continue
+            room -= file.stat().st_size
+            if room < 0 or len(self._left) >= VIEWS_MAX:
+                file.unlink(missing_ok=True)
+            else:
+                self._left.append(file.name)
+        self._forget_left_ns = self._now() + self._forget_ns
         mnt_ns, user_ns = host_namespaces(self._tables)
         self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
         self._thread.start()
@@ -168,7 +193,10 @@ class LiveNames:
             self._ask(self._reader.host)
         if now >= self._sweep_due_ns:
             self._sweep(now)
+            self._forget(now)
             self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
+        if self._is_changed:
+            self._show_views()
 
     def user(self, uid: int) -> str | None:
         """The host's name of a user, as far as it is known by now; None: it has none, or it is asked for."""
@@ -179,8 +207,9 @@ class LiveNames:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the thread; what it is just reading is given up."""
+        self._closing.set()
         with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(None)
+            self._jobs.put_nowait((-1, next(self._numbers), False, None))
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
@@ -203,19 +232,62 @@ class LiveNames:
         if self._is_traced and cache is not None and view[2] != cache.host_user_ns:
             return  # a tracer's ids are those of its own user namespace: here they are somebody else's
         known = self._views.get(view)
-        if known is None:
-            known = self._views[view] = _Known(first_ns=now)
-        self._views.move_to_end(view)
+        known = self._views.see(view, self._user_of(tgid) if known is None else known.user, now)
+        self._make_room(now)
         if known.is_asked or now < known.due_ns:
             return
+        user = known.user
         key = key_of(self._tables, tgid) if self._is_traced else None
-        if key is not None:
-            known.is_asked = self._ask(lambda: ("view", view, self._reader.foreign_view(key, view[1], bool(view[0]))))
+
+        def read() -> tuple[Any, ...]:
+            if key is not None:
+                return "view", view, user, self._reader.foreign_view(key, view[1], bool(view[0]))
+            return "view", view, user, self._reader.view(tgid, bool(view[0]))
+
+        known.is_asked = self._ask(read, user)
+        if known.is_asked:
+            self._pending[user] += 1
+
+    def _user_of(self, tgid: int) -> int:
+        """The user that a new view is charged to until its user namespace says who made it."""
+        row = self._tables.py_head(tgid)
+        return int(self._tables.hot_view()["uid"][row]) if row else 0
+
+    def _make_room(self, now: int) -> None:
+        """Let names of views go until all is within bounds."""
+        while (surplus := self._views.surplus()) is not None:
+            view, is_for_bytes = surplus
+            self._drop(view, now + EVICTED_NS if is_for_bytes else 0)
+            self._tables.count("names_evicted")
+
+    def _drop(self, view: View, due_ns: int = 0) -> None:
+        """Let a view go, or with `due_ns` its names until then."""
+        known = self._views.get(view)
+        assert known is not None
+        self._freed_bytes += known.nbytes
+        self._is_changed |= known.names is not None
+        if due_ns:
+            self._views.strip(view, due_ns)
         else:
-            known.is_asked = self._ask(lambda: ("view", view, self._reader.view(tgid, bool(view[0]))))
-        while len(self._views) > VIEWS_MAX:
-            left, _ = self._views.popitem(last=False)
-            (self._directory / _file_of(left)).unlink(missing_ok=True)
+            self._views.forget(view)
+        (self._directory / _file_of(view)).unlink(missing_ok=True)
+
+    def _forget(self, now: int) -> None:
+        """Drop the views of which no process has lived for long, and give back what was freed."""
+        gone = [view for view, known in self._views if now - known.seen_ns > self._forget_ns and not known.is_asked]
+        for view in gone:
+            self._drop(view)
+        cache = self._encoder.names
+        assert cache is not None
+        if refused := cache.take_refused():
+            self._tables.count("names_refused", refused)
+        if self._left and now >= self._forget_left_ns:
+            for name in self._left:
+                (self._directory / name).unlink(missing_ok=True)
+            self._left = []
+        if self._freed_bytes >= GIVE_BACK_BYTES and now - self._gave_back_ns >= GIVE_BACK_NS:
+            self._freed_bytes, self._gave_back_ns = 0, now
+            self._ask(memory.give_back)
 
     def _want_ids(self, ids: list[tuple[int, int]], now: int) -> None:
         new = [one for one in ids if now >= self._asked_ids.get(one, 0)]
@@ -226,24 +298,31 @@ class LiveNames:
         if self._ask(lambda: ("ids", self._reader.ids(new))):
             self._asked_ids.update(dict.fromkeys(new, now + MISS_NS))
 
-    def _ask(self, job: Callable[[], tuple[Any, ...] | None]) -> bool:
+    def _ask(self, job: Callable[[], tuple[Any, ...] | None], user: int = 0) -> bool:
+        turn = 1 + self._pending[user] if user else 0
         try:
-            self._jobs.put_nowait(job)
+            self._jobs.put_nowait((turn, next(self._numbers), user != 0, job))
         except queue.Full:
             return False
         return True
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        while True:
+            _, _, is_strangers, job = self._jobs.get()
+            if job is None:
+                return
+            began = time.thread_time()
             answer = job()
             if answer is not None:
                 self._answers.append(answer)
+            if is_strangers:
+                self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / STRANGERS_SHARE - 1)))
+            del job, answer  # nothing is kept while the next job is awaited
 
     # -- what has come -------------------------------------------------------------------------------------------------
 
     def _take_answers(self) -> None:
-        is_changed = False
-        while self._answers:
+        for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
             what, *answer = self._answers.popleft()
             if what == "host":
                 self._users, self._groups = answer
@@ -251,11 +330,13 @@ class LiveNames:
             elif what == "ids":
                 self._learn_ids(answer[0])
             else:
-                is_changed |= self._learn_view(*answer)
-        if is_changed:
-            cache = self._encoder.names
-            assert cache is not None
-            cache.set_views({view: known.names for view, known in self._views.items() if known.names is not None})
+                self._is_changed |= self._learn_view(*answer)
+
+    def _show_views(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        self._is_changed = False
+        cache.set_views({view: (known.names, known.user) for view, known in self._views if known.names is not None})
 
     def _show_host(self) -> None:
         cache = self._encoder.names
@@ -269,9 +350,8 @@ class LiveNames:
         cache = self._encoder.names
         assert cache is not None
         users, groups = self._host_names()
-        self._write(
-            HOST_FILE, {"mnt_ns": cache.host_mnt_ns, "user_ns": cache.host_user_ns, "user": users, "group": groups}
-        )
+        content = {"mnt_ns": cache.host_mnt_ns, "user_ns": cache.host_user_ns, "user": users, "group": groups}
+        self._write(HOST_FILE, json.dumps(content).encode("ascii"))
 
     def _host_names(self) -> tuple[dict[int, str], dict[int, str]]:
         """Files first, as name services do."""
@@ -293,34 +373,45 @@ class LiveNames:
         if self._service != before:
             self._write_host()
 
-    def _learn_view(self, view: View, names: tuple[dict[int, str], dict[int, str]] | None) -> bool:
+    def _learn_view(self, view: View, asked_by: int, found: ViewNames | None) -> bool:
         """Returns whether the cache must be told: also of a failure, so that the next event asks again."""
+        self._pending[asked_by] -= 1
+        if not self._pending[asked_by]:
+            del self._pending[asked_by]
         known = self._views.get(view)
         if known is None:
             return False
         now = self._now()
         known.is_asked = False
-        if names is None:
+        if found is None:
             known.due_ns = now + min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS)
             known.failures += 1
             # What is known of a container stays true; of a namespace whose number is used again it may not be.
             return known.names is None or not view[0]
         known.failures = 0
         known.due_ns = now if now - known.first_ns < YOUNG_NS else now + REREAD_NS
-        if known.names is not None and (known.users, known.groups) == names:
+        if known.names is not None and known.digest == found.digest:
             return False
-        known.users, known.groups = names
-        known.names = Names(*names)
-        self._write(_file_of(view), {"user": known.users, "group": known.groups})
+        # Nobody but root is charged for what root made; of what a user made the owner is known now.
+        self._views.put(view, found.owner, found.names, found.digest, len(found.file))
+        if found.is_cut:
+            self._tables.count("names_refused")
+        self._write(_file_of(view), found.file)
+        self._make_room(now)
         return True
 
-    def _write(self, name: str, content: dict[str, Any]) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         """Replace a file whole. A full file system costs readers names, and nothing else."""
         temporary = self._directory / f".{name}"
-        with contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(content), encoding="ascii")
+        if name in self._left:
+            self._left.remove(name)
+        try:
+            temporary.write_bytes(content)
             temporary.chmod(self._mode)
             temporary.rename(self._directory / name)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def _file_of(view: View) -> str:

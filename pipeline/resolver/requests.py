@@ -5,11 +5,13 @@ and with which bounds. The wire and the socket are in `pipeline.bus.requests`.
 
 A question about a process that is not in the tables waits until the watermark has passed the time of the question: what
 was merely on its way is there then, and only what the capture missed is looked for elsewhere.
+
+Root and the daemon's own user come first and have room of their own; other users share the rest in turn.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,13 +24,17 @@ from pipeline.resolver.lookup import CACHE, LookUp
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 
-#: Questions answered a second, and at once; a second for those that are not in the cache.
+#: Questions and connections taken a second, and at once; a second for questions that the cache does not answer.
 RATE_PER_S = 5000
 BURST = 64
+#: In a flood they are taken in portions of at least so many, which costs less than one by one.
+PORTION = 8
 MISS_RATE_PER_S = 500
 MISS_BURST = 16
-#: Questions that wait for the watermark or for their turn; more are refused.
+#: Questions that wait for the watermark or for their turn; more are refused. Those of root and of the daemon's user
+#: have WAITING_PER_USER places of their own.
 WAITING_MAX = 256
+WAITING_PER_USER = 64
 #: A question does not wait longer for a watermark that stands still.
 WAIT_MAX_NS = 300_000_000
 
@@ -66,6 +72,11 @@ class TokenBucket:
 class Channel(Protocol):
     """Where questions come from; see pipeline.bus.requests.RequestSocket."""
 
+    accepted: int
+    dropped: int
+
+    def user_of(self, client: int) -> int: ...
+
     def receive(self, budget: int) -> list[tuple[int, bytes]]: ...
 
     def answer(self, client: int, data: bytes) -> bool: ...
@@ -78,6 +89,45 @@ class _Question:
     asked_boot_ns: int
 
 
+class _Waiting:
+    """Questions that wait, by user. `take` gives each user a turn, root and the daemon's user before all others."""
+
+    def __init__(self) -> None:
+        self._by_user: OrderedDict[int, deque[_Question]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, user: int, question: _Question) -> bool:
+        """Let a question wait; False: there is no room."""
+        own = self._by_user.get(user, ())
+        others = self._count - len(self._by_user.get(wire.OWN, ()))
+        if len(own) >= WAITING_PER_USER or (user != wire.OWN and others >= WAITING_MAX):
+            return False
+        if not own:
+            self._by_user[user] = deque()
+            if user == wire.OWN:
+                self._by_user.move_to_end(user, last=False)
+        self._by_user[user].append(question)
+        self._count += 1
+        return True
+
+    def take(self, is_due: Callable[[_Question], bool]) -> _Question | None:
+        """Return the next question that is due; None: none is."""
+        user = next((user for user, questions in self._by_user.items() if is_due(questions[0])), None)
+        if user is None:
+            return None
+        questions = self._by_user[user]
+        question = questions.popleft()
+        self._count -= 1
+        if not questions:
+            del self._by_user[user]
+        elif user != wire.OWN:
+            self._by_user.move_to_end(user)
+        return question
+
+
 @dataclass
 class Requests:
     """Takes and answers questions, a bounded number each turn.
@@ -88,7 +138,7 @@ class Requests:
         tables: whose counters count, and whose state says whether absent is an answer.
         watermark: how far events are applied, boot ns.
         use_procfs: whether the tables are about this host, so that its maps and its ``/proc`` may be asked.
-        is_flooded: there were more questions than may be taken, and `may_take` has not said since that one more may.
+        is_flooded: there were more questions than may be taken, and `may_take` has not said since that more may be.
     """
 
     channel: Channel
@@ -97,7 +147,7 @@ class Requests:
     watermark: Callable[[], int]
     use_procfs: bool = True
     is_flooded: bool = False
-    _waiting: deque[_Question] = field(default_factory=deque)
+    _waiting: _Waiting = field(default_factory=_Waiting)
     _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
     _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
 
@@ -108,19 +158,23 @@ class Requests:
 
     def may_take(self, now_boot_ns: int) -> bool:
         """Whether a question that comes now would be taken; else there is no use in waking up for it."""
-        self.is_flooded = self._all.available(now_boot_ns) <= 0
+        self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
 
     def poll(self, now_boot_ns: int) -> int:
         """Answer what can be answered; returns how many questions were taken or answered."""
         done = self._answer_waiting(now_boot_ns)
         budget = min(BURST, self._all.available(now_boot_ns))
-        if budget <= 0:
+        if budget < PORTION:
             self.is_flooded = True
             return done
+        accepted, dropped = self.channel.accepted, self.channel.dropped
         questions = self.channel.receive(budget)
+        # A connection without a question costs about as much as a question, so it counts as one.
+        self._all.take(len(questions) + self.channel.accepted - accepted)
+        if self.channel.dropped != dropped:
+            self.tables.count("requests_dropped", self.channel.dropped - dropped)
         if questions:
-            self._all.take(len(questions))
             self.tables.count("requests", len(questions))
         for client, data in questions:
             self._take(client, data, now_boot_ns)
@@ -138,19 +192,20 @@ class Requests:
         found = self.resolver.find_cached(pid)
         if found is not None:
             self._tell(client, pid, LookUp(found, CACHE))
-        elif len(self._waiting) >= WAITING_MAX:
+        elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
             self._refuse(client, pid, wire.BUSY)
-        else:
-            self._waiting.append(_Question(client, pid, now_boot_ns))
 
     def _answer_waiting(self, now_boot_ns: int) -> int:
+        watermark = self.watermark()
+
+        def is_due(question: _Question) -> bool:
+            return watermark > question.asked_boot_ns or now_boot_ns - question.asked_boot_ns > WAIT_MAX_NS
+
         done = 0
-        while self._waiting:
-            question = self._waiting[0]
-            is_due = self.watermark() > question.asked_boot_ns or now_boot_ns - question.asked_boot_ns > WAIT_MAX_NS
-            if not is_due or self._misses.available(now_boot_ns) < 1:
+        while len(self._waiting) and self._misses.available(now_boot_ns) >= 1:
+            question = self._waiting.take(is_due)
+            if question is None:
                 break
-            self._waiting.popleft()
             self._misses.take()
             self._tell(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
             done += 1

@@ -550,5 +550,7 @@ def _compile_custom(pattern: str) -> Any:
         if regexp.search(b"") is None:
             return regexp
     except re2.error as error:
-        reason = f"{error.args[0]!r} (RE2 syntax: no look-around, no back-references)"
+        words = error.args[0] if error.args else ""
+        told = words.decode("utf-8", "replace") if isinstance(words, bytes) else str(words)
+        reason = f"{told} (RE2 syntax: no look-around, no back-references)"
     raise ConfigError(f"sensitive pattern {pattern!r}: {reason}", key="custom_sensitive_patterns", value=pattern)

@@ -9,7 +9,8 @@ turned the kernel's id into the one inside. Those files belong to a stranger:
 
 1. They are opened so that no symbolic link, ``..`` or magic link leads out of the process' root (openat2 with
    RESOLVE_IN_ROOT, since 5.6; before, every component with O_NOFOLLOW).
-2. Only regular files are opened for reading, and at most 1 MiB of them is read.
+2. Only regular files are opened for reading. At most 1 MiB of them is read, line by line, and of the names at most
+   `KEPT_BYTES` are kept, and only those of ids that the user namespace maps.
 3. Nothing on a file system that a process serves, or a network (FUSE, NFS, 9p and the like), is touched: its server
    could let us wait for ever. ``mountinfo`` tells beforehand, and no other mount is crossed. (One that is mounted over
    ``/etc/passwd`` in the very moment between would hold up the thread of `names`, nothing else.)
@@ -19,15 +20,19 @@ Names that can not be had are "", never a guess and never the host's.
 
 from __future__ import annotations
 
+import fcntl
 import grp
+import io
 import os
 import pwd
 import stat
+import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple
 
 from pipeline.resolver.rooted import is_root_local, open_in_root, read_all
 
@@ -38,11 +43,19 @@ HOST = 0
 
 FILE_BYTES = 1 << 20
 NAME_CHARS = 256
+#: What is kept of one file: the length of the names, with NAME_OVERHEAD for each. That is about 2,000 names.
+KEPT_BYTES = 1 << 16
+NAME_OVERHEAD = 24
 TTL_NS = 300 * 1_000_000_000
 #: An id without a name is asked for again sooner: `useradd` often runs after the process was started.
 MISS_TTL_NS = 60 * 1_000_000_000
 
 _ID_DIGITS = 10
+_LINES_AT_ONCE = 256
+_NS_GET_USERNS_PARENT = 0xB702
+_NS_GET_OWNER_UID = 0xB704
+_UID = struct.Struct("=I")
+_NAMESPACES_MAX = 33  # create_user_ns() refuses deeper ones
 _FILES: dict[Kind, str] = {"user": "etc/passwd", "group": "etc/group"}
 
 
@@ -54,6 +67,8 @@ class RootNames(NamedTuple):
     uid_map: list[tuple[int, int, int]]  #: inside, outside, count
     gid_map: list[tuple[int, int, int]]
     root: tuple[int, int]  #: device and inode of the directory
+    owner: int = 0  #: user of the initial user namespace that made the process' user namespace; 0: root, or nobody
+    is_cut: bool = False  #: there are more names than are kept
 
     def outside(self) -> tuple[dict[int, str], dict[int, str]]:
         """Users and groups by the ids outside, as the kernel's credentials have them."""
@@ -114,7 +129,7 @@ class UserNames:
             return known
         now = self._clock()
         if view != HOST:
-            names = read_names(tgid, self._proc)
+            names = read_names(tgid, self._proc, KEPT_BYTES)
             self._views[view] = (names, now + (self._ttl_ns if names is not None else self._miss_ttl_ns))
             self._views.move_to_end(view)
             if len(self._views) > self._views_max:
@@ -155,8 +170,13 @@ def host_name(kind: Kind, number: int) -> str:
     return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
 
 
-def read_names(tgid: int, proc: str = "/proc") -> RootNames | None:
+def read_names(tgid: int, proc: str = "/proc", kept_bytes: int | None = None) -> RootNames | None:
     """The names in a process' own root directory; None: gone or not to be read safely. A file that is absent is empty.
+
+    Args:
+        tgid: the process.
+        proc: where procfs is mounted.
+        kept_bytes: see KEPT_BYTES; None: no limit but the file's.
 
     The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
     """
@@ -170,13 +190,13 @@ def read_names(tgid: int, proc: str = "/proc") -> RootNames | None:
         mounts = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
         if not is_root_local(root, mounts):
             return None
+        uid_map, gid_map = _read_id_map(process, "uid_map"), _read_id_map(process, "gid_map")
+        users, are_users_cut = _read_file(root, "user", mounts, uid_map, kept_bytes)
+        groups, are_groups_cut = _read_file(root, "group", mounts, gid_map, kept_bytes)
         return RootNames(
-            _read_file(root, "user", mounts),
-            _read_file(root, "group", mounts),
-            _read_id_map(process, "uid_map"),
-            _read_id_map(process, "gid_map"),
-            root_identity(root),
-        )
+            users, groups, uid_map, gid_map, root_identity(root), _namespace_owner(process),
+            are_users_cut or are_groups_cut,
+        )  # fmt: skip
     except OSError:
         return None
     finally:
@@ -193,27 +213,55 @@ def root_identity(root: int | str) -> tuple[int, int]:
 
 def parse_names(text: bytes) -> dict[int, str]:
     """Ids and names of a passwd or group file; of two names of one id the first counts, as for the C library."""
+    return _parse(io.BytesIO(text), [(0, 0, 1 << 32)], None)[0]
+
+
+def _parse(
+    file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int | None
+) -> tuple[dict[int, str], bool]:
+    """The names of the ids that `ranges` map, and whether there are more than may be kept."""
     names: dict[int, str] = {}
-    lines = text.split(b"\n")
-    if len(text) >= FILE_BYTES:
-        lines.pop()  # cut: half a number is another number
-    for line in lines:
-        fields = line.split(b":")
-        if len(fields) >= 3 and fields[0] and fields[0][:1] not in b"#+-" and fields[2].isdigit():
-            name = fields[0].decode("utf-8", "surrogateescape")[:NAME_CHARS]
-            number = fields[2].lstrip(b"0") or b"0"
-            if len(number) <= _ID_DIGITS and int(number) < 1 << 32:  # thousands of digits int() refuses
-                names.setdefault(int(number), name)
-    return names
+    left = kept_bytes
+    for line in _lines(file):
+        fields = line.split(b":", 3)
+        if len(fields) < 3 or not fields[0] or fields[0][:1] in b"#+-" or not fields[2].isdigit():
+            continue
+        digits = fields[2].lstrip(b"0") or b"0"
+        if len(digits) > _ID_DIGITS:  # thousands of digits int() refuses
+            continue
+        number = int(digits)
+        if number in names or not any(inside <= number < inside + count for inside, _, count in ranges):
+            continue
+        name = fields[0].decode("utf-8", "surrogateescape")[:NAME_CHARS]
+        if left is not None:
+            left -= len(name) + NAME_OVERHEAD
+            if left < 0:
+                return names, True
+        names[number] = name
+    return names, False
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of the first FILE_BYTES, one by one, so that a large file never is in memory."""
+    left = FILE_BYTES
+    count = 0
+    while left > 0 and (line := file.readline(left)):
+        left -= len(line)
+        if left > 0 or line.endswith(b"\n"):  # else it is cut, and half a number is another number
+            yield line.rstrip(b"\n")
+        count += 1
+        if count % _LINES_AT_ONCE == 0:
+            time.sleep(0)  # lets the thread go on that has no time to lose
 
 
 def _outside(names: dict[int, str], ranges: list[tuple[int, int, int]]) -> dict[int, str]:
-    return {
-        number - inside + outside: name
-        for number, name in names.items()
-        for inside, outside, count in ranges
-        if inside <= number < inside + count
-    }
+    found = {}
+    for number, name in names.items():
+        for inside, outside, count in ranges:
+            if inside <= number < inside + count:
+                found[number - inside + outside] = name
+                break
+    return found
 
 
 def _inside(names: RootNames | None, kind: Kind, number: int) -> str:
@@ -239,15 +287,45 @@ def _read_id_map(process: int, name: str) -> list[tuple[int, int, int]]:
     return ranges
 
 
-def _read_file(root: int, kind: Kind, mounts: bytes) -> dict[int, str]:
+def _read_file(
+    root: int, kind: Kind, mounts: bytes, ranges: list[tuple[int, int, int]], kept_bytes: int | None
+) -> tuple[dict[int, str], bool]:
     path = _FILES[kind]
     try:
         handle = open_in_root(root, path, mounts)
     except FileNotFoundError:
-        return {}
+        return {}, False
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return {}
-        return parse_names(read_all(os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_CLOEXEC), FILE_BYTES))
+            return {}, False
+        with open(f"/proc/self/fd/{handle}", "rb") as file:  # noqa: PTH123 - a descriptor
+            return _parse(file, ranges, kept_bytes)
     finally:
         os.close(handle)
+
+
+def _namespace_owner(process: int) -> int:
+    """The user that made the user namespace of a process, or the outermost one around it below ours; 0: it has ours.
+
+    A user can make further namespaces inside of the own one, under any of the ids that were delegated to it. So the
+    outermost one says who is behind it.
+    """
+    own = Path("/proc/self/ns/user").stat()
+    namespace = -1
+    try:
+        namespace = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+        owner = 0
+        for _ in range(_NAMESPACES_MAX):
+            status = os.fstat(namespace)
+            if (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino):
+                return owner
+            owner = _UID.unpack(fcntl.ioctl(namespace, _NS_GET_OWNER_UID, bytes(_UID.size)))[0]
+            outer = fcntl.ioctl(namespace, _NS_GET_USERNS_PARENT)
+            os.close(namespace)
+            namespace = outer
+        return owner
+    except OSError:
+        return 0  # a kernel without user namespaces, or a namespace that is not below ours
+    finally:
+        if namespace >= 0:
+            os.close(namespace)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.shm._layout cimport pl_commit, pl_commit_ring, pl_control, pl_ring_ack
+from pipeline.shm._layout cimport PL_COUNTER_CAPACITY, pl_commit, pl_commit_ring, pl_control, pl_ring_ack
 from pipeline.shm._segment cimport Segment
 
 
@@ -13,7 +13,7 @@ cdef class ControlWriter:
     # -- private state (see _control.pyx) ---------------------------------------------------------------------------
     cdef Segment control_segment
     cdef pl_ring_ack *acks
-    cdef uint64_t own_counters[96]
+    cdef uint64_t own_counters[PL_COUNTER_CAPACITY]
     cdef int lock_fd
     cdef object directory_path
 

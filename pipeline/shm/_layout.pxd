@@ -61,7 +61,7 @@ cdef extern from "layout.h" nogil:
         uint64_t envs_used_bytes
         uint8_t commit_reserved[56]
         uint64_t topic_seq[16]
-        uint64_t counters[96]
+        uint64_t counters[128]
 
     struct pl_commit_ring:
         uint64_t applied_pos
@@ -326,6 +326,10 @@ cdef extern from "layout.h" nogil:
         PL_C_SESSIONS_REFUSED
         PL_C_SESSIONS_EVICTED
         PL_C_LOST_CAPS
+        PL_C_REQUESTS_DROPPED
+        PL_C_GROWTH_REFUSED
+        PL_C_NAMES_EVICTED
+        PL_C_NAMES_REFUSED
 
     uint32_t pl_load_acquire32(const void *p)
     uint64_t pl_load_acquire64(const void *p)

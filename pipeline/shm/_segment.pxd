@@ -8,8 +8,8 @@ cdef class Segment:
     cdef int fd  # -1: private memory
     cdef char *base
     cdef readonly uint64_t capacity, allocated  # bytes mapped; bytes that may be touched
-    cdef uint64_t refused  # allocations refused by the file system since the last success ...
-    cdef uint64_t waits  # ... and requests until the next try
+    cdef uint64_t refused  # allocations that the file system refused
+    cdef uint64_t waits  # requests until the next try after a refusal
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil
     cdef void populate(self, uint64_t from_bytes) noexcept nogil

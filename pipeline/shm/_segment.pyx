@@ -118,7 +118,6 @@ cdef class Segment:
             self.refused += 1
             self.waits = RETRY_REQUESTS
             return False
-        self.refused = 0
         self.allocated = to_bytes
         return True
 

@@ -296,6 +296,14 @@ cdef class TableWriter(ControlWriter):
         self.rows_allocated = self.control.rows_allocated
         self.rows_fresh = 1
 
+    def growth_refused(self):
+        """How often the file system refused to let a table grow, and the names of the tables that wait because of it."""
+        segments = [self.hot_segment, self.cold_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
+        return (
+            sum([(<Segment>segment).refused for segment in segments]),
+            [(<Segment>segment).name for segment in segments if (<Segment>segment).waits],
+        )
+
     def close(self, remove=False) -> None:
         """Say STOPPED and let go of everything; with `remove`, take the files' names away. Views stay valid."""
         if self.control == NULL:

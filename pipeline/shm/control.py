@@ -30,7 +30,7 @@ class Committed:
         number: commits so far in this epoch; 0 when there was none.
         watermark: boot-clock ns; events before it are in the tables.
         rings: shape (ring_count,), dtype COMMIT_RING: position and watermark of each ring.
-        counters: shape (96,), uint64, by COUNTERS.
+        counters: shape (128,), uint64, by COUNTERS.
         topic_seq: shape (16,), uint64, by TOPICS.
     """
 

@@ -10,7 +10,7 @@ import struct
 from typing import NamedTuple
 
 MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 
 STATE_DOWN = 0
 STATE_FILLING = 1  #: snapshot or take-over under way: absent is not yet an answer

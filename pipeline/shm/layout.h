@@ -69,9 +69,9 @@ struct pl_commit {
 	uint64_t envs_used_bytes;
 	uint8_t commit_reserved[56];
 	uint64_t topic_seq[16];
-	uint64_t counters[96];
+	uint64_t counters[128];
 };
-_Static_assert(sizeof(struct pl_commit) == 1024, "pl_commit");
+_Static_assert(sizeof(struct pl_commit) == 1280, "pl_commit");
 
 struct pl_commit_ring {
 	uint64_t applied_pos;
@@ -253,9 +253,9 @@ enum {
 	PL_KNOWN_COMM = 4096,
 	PL_KNOWN_AUID = 8192,
 	PL_KNOWN_FORK_TIME = 16384,
-	PL_COUNTER_CAPACITY = 96,
+	PL_COUNTER_CAPACITY = 128,
 	PL_ARENA_UNIT_BYTES = 16,
-	PL_LAYOUT_VERSION = 4,
+	PL_LAYOUT_VERSION = 5,
 };
 
 /* Positions in pl_commit.counters. */
@@ -354,6 +354,10 @@ enum {
 	PL_C_SESSIONS_UNREAD = 91,
 	PL_C_SESSIONS_REFUSED = 92,
 	PL_C_SESSIONS_EVICTED = 93,
+	PL_C_REQUESTS_DROPPED = 94,
+	PL_C_GROWTH_REFUSED = 95,
+	PL_C_NAMES_EVICTED = 96,
+	PL_C_NAMES_REFUSED = 97,
 };
 
 /* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */

@@ -53,7 +53,7 @@ RING_ACK, 64 bytes each, one for each ring; single aligned words, stored after t
     40      8     stalled                 u8    bool       passed over by the merge at the moment
     48      16    ack_reserved            V16   -
 
-COMMIT, 1024 bytes, then COMMIT_RING[ring_count]; two slots, of which `commit_index` names the valid one:
+COMMIT, 1280 bytes, then COMMIT_RING[ring_count]; two slots, of which `commit_index` names the valid one:
 
     offset  size  field                   type  unit       meaning
     0       8     number                  u8    -          commits so far
@@ -69,7 +69,7 @@ COMMIT, 1024 bytes, then COMMIT_RING[ring_count]; two slots, of which `commit_in
     128     128   topic_seq               16u8  -          last sequence number of each topic of the stream, by TOPICS;
                                                            13: topics that have subscribers, a mask; 14: names this
                                                            space of numbers; 15: events of all topics
-    256     768   counters                96u8  -          COUNTERS, by position
+    256     1024  counters                128u8 -          COUNTERS, by position
 
 COMMIT_RING, 16 bytes:
 
@@ -293,8 +293,9 @@ COUNTERS = (
     "maps_filled", "maps_refused", "maps_full",
     # Of a kind that came later.
     "events_caps", "lost_caps", "sessions_unread", "sessions_refused", "sessions_evicted",
+    "requests_dropped", "growth_refused", "names_evicted", "names_refused",
 )  # fmt: skip
-COUNTER_CAPACITY = 96
+COUNTER_CAPACITY = 128
 assert len(COUNTERS) <= COUNTER_CAPACITY
 
 

@@ -25,18 +25,22 @@ sending a recording is in `replay`.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import mmap
 import os
+import stat
 import struct
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from pipeline.bus.encode import FRAME_MAX_BYTES
-from pipeline.errors import ConfigError, FrameError
+from pipeline.errors import ConfigError, FrameError, WriteError
 
 MAGIC = b"PROCLREC"
 RECORDING_VERSION = 1
@@ -47,36 +51,63 @@ assert (_HEADER.size, _ENTRY.size) == (64, 8)
 
 
 class RecordingWriter:
-    """Writes a new recording. Each frame is in the file, whole, when `write` returns."""
+    """Writes a new recording. Each frame is in the file, whole, when `write` returns.
 
-    def __init__(self, path: Path, *, boot_id: bytes, boot_unix_ns: int = 0) -> None:
-        """Create the file, mode 0600.
+    A file without a frame that a killed process left behind is written anew.
+
+    Args:
+        path: of the file, which gets mode 0600.
+        boot_id, boot_unix_ns: for the header.
+        is_draft: the file is removed when it is closed, unless `keep` was called.
+    """
+
+    def __init__(self, path: Path, *, boot_id: bytes, boot_unix_ns: int = 0, is_draft: bool = False) -> None:
+        """Create the file.
 
         Raises:
             ConfigError: it exists already, or cannot be created.
+            WriteError: there is no room for its header.
         """
+        self._path = path
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except FileExistsError:
-            raise ConfigError(f"{path} exists: a recording does not overwrite", key="file", value=path) from None
+            self._fd = _open_unfinished(path)
+            if self._fd < 0:
+                raise ConfigError(
+                    f"{path} exists: a recording does not overwrite: remove it or choose another name",
+                    key="file", value=path,
+                ) from None  # fmt: skip
         except OSError as error:
             raise ConfigError(f"cannot create {path}: {error.strerror}", key="file", value=path) from None
         self.frames = 0
-        self._write([_HEADER.pack(MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, time.time_ns())])
+        self._is_kept = False
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            self._write([_HEADER.pack(MAGIC, RECORDING_VERSION, _HEADER.size, boot_id, boot_unix_ns, time.time_ns())])
+        except OSError as error:
+            self.close()
+            raise self._failed(error) from None
+        self._is_kept = not is_draft
+
+    def keep(self) -> None:
+        """Keep a draft from now on."""
+        self._is_kept = True
 
     def write(self, message: bytes | memoryview) -> None:
         """Append one frame.
 
         Raises:
-            OSError: the file system is full, or the like. What was whole before stays so.
+            WriteError: the file system is full, or the like. What was whole before stays so.
         """
         end = os.lseek(self._fd, 0, os.SEEK_CUR)
         try:
             self._write([_ENTRY.pack(len(message), zlib.crc32(message)), message])
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._fd, end)
             os.lseek(self._fd, end, os.SEEK_SET)
-            raise
+            raise self._failed(error) from None
         self.frames += 1
 
     def _write(self, parts: list[bytes | memoryview]) -> None:
@@ -88,17 +119,68 @@ class RecordingWriter:
             if left:
                 left[0] = left[0][written:]
 
+    def _failed(self, error: OSError) -> WriteError:
+        what = "nothing was recorded"
+        if self.frames and self._is_kept:
+            what = f"the {self.frames} frames before are in it and can be replayed"
+        todo = "choose a file on another file system"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            todo = f"free some space, or {todo}"
+        return WriteError(f"cannot write {self._path}: {error.strerror}; {what}; {todo}", path=os.fspath(self._path))
+
     def close(self) -> None:
-        """Close the file; may be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Close the file, and remove it if it is a draft; may be called twice.
+
+        Raises:
+            WriteError: what was written last may be lost.
+        """
+        if self._fd < 0:
+            return
+        fd, self._fd = self._fd, -1
+        try:
+            if not self._is_kept:
+                status, ours = self._path.lstat(), os.fstat(fd)
+                if (status.st_dev, status.st_ino) == (ours.st_dev, ours.st_ino) and stat.S_ISREG(ours.st_mode):
+                    self._path.unlink()
+        except FileNotFoundError:
+            pass
+        finally:
+            try:
+                os.close(fd)
+            except OSError as error:
+                raise self._failed(error) from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _open_unfinished(path: Path) -> int:
+    """Open a recording without a frame that nobody writes any more, to write it anew; -1: it is something else."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    try:
+        status = os.fstat(fd)
+        # A header that is there in part, or only the file: the writer was killed in the moment between.
+        begin = os.pread(fd, _HEADER.size, 0) if stat.S_ISREG(status.st_mode) else b""
+        if (
+            stat.S_ISREG(status.st_mode)
+            and status.st_uid == os.geteuid()
+            and stat.S_IMODE(status.st_mode) == 0o600
+            and status.st_size <= _HEADER.size
+            and begin[: len(MAGIC)] == MAGIC[: len(begin)]
+        ):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return -1
 
 
 class Recording:

@@ -8,6 +8,7 @@ only the supervisor can read (the kernel's counts by CPU, how full the rings are
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterat
         ConfigError: the address cannot be had.
         UnsupportedError: the library for one of them is not installed.
     """
+    require_packages(settings)
     with contextlib.ExitStack() as stack:
         if settings.listen:
             stack.callback(_serve(settings, directory, feed, stack, log).close)
@@ -44,19 +46,30 @@ def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterat
         yield
 
 
+def require_packages(settings: Metrics) -> None:
+    """Look for the libraries that the settings need.
+
+    Raises:
+        UnsupportedError: one of them is not installed.
+    """
+    for is_set, key, module, package, extra in (
+        (settings.listen, "metrics.listen", "prometheus_client", "prometheus-client", "daemon"),
+        (settings.statsd, "metrics.statsd", "datadog", "datadog", "statsd"),
+    ):
+        if is_set and importlib.util.find_spec(module) is None:
+            raise UnsupportedError(
+                f"{key} is set and the package {package} is not installed",
+                feature=key,
+                needs=package,
+                hint=f"install procline[{extra}], or take the setting out",
+            )
+
+
 def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.ExitStack, log: Any) -> Any:
     import pipeline
+    from pipeline.export.prometheus import InstanceCollector, MetricsServer
     from pipeline.resolver.stats import COUNTERS
 
-    try:
-        from pipeline.export.prometheus import InstanceCollector, MetricsServer
-    except ModuleNotFoundError:
-        raise UnsupportedError(
-            "metrics.listen is set and the package prometheus-client is not installed",
-            feature="metrics.listen",
-            needs="prometheus-client",
-            hint="install procline[daemon], or take the setting out",
-        ) from None
     host, port = split_address(settings.listen)
     kernel = _kernel_figures(feed, stack)
     try:
@@ -71,15 +84,8 @@ def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.Exi
 
 
 def _push(settings: Metrics, directory: Path, log: Any) -> Any:
-    try:
-        from datadog.dogstatsd import DogStatsd
-    except ImportError:
-        raise UnsupportedError(
-            "metrics.statsd is set and the package datadog is not installed",
-            feature="metrics.statsd",
-            needs="datadog",
-            hint="install procline[statsd], or take the setting out",
-        ) from None
+    from datadog.dogstatsd import DogStatsd
+
     from pipeline.export.figures import read_figures
     from pipeline.export.statsd import StatsdPush, StatsdPusher
     from pipeline.resolver.stats import COUNTERS

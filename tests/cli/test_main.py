@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +164,15 @@ def test_versions(procline: Command) -> None:
     assert procline("--version").out.startswith("procline ")
     assert "python 3." in procline("version").out
     assert '"kernel"' in procline("version", "--json").out
+
+
+def test_output_to_a_full_disk_is_one_line_and_code_2() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli.main", "config", "--example"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == (
+        "procline: cannot write the output: No space left on device: what is there is incomplete\n"
+    )

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.errors import StaleError, UnsupportedError
 from pipeline.sources.proc_events import close_socket, open_socket
+from pipeline.sources.recording import Recording
 from tests.live.harness import Daemon, Recorder, eventually, run_workload
 
 pytestmark = pytest.mark.live
@@ -215,3 +216,39 @@ def test_what_is_no_recording_is_refused(tmp_path: Path) -> None:
         [sys.executable, "-m", "pipeline.cli.main", "replay", str(file)], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and "no recording" in done.stderr
+
+
+def test_a_full_disk_is_said_and_what_was_recorded_before_can_be_replayed(
+    workload: Path, live_kernel: None, tmp_path: Path
+) -> None:
+    script = (
+        'mount -t tmpfs -o size=4m none /mnt && "$@" /mnt/storm.rec --seconds 60; code=$?; cp /mnt/storm.rec "$OUT"; '
+        "exit $code"
+    )
+    file = tmp_path / "storm.rec"
+    process = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "pipeline.cli.main", "record"],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=dict(os.environ, OUT=str(file)),
+    )  # fmt: skip
+    assert process.stderr is not None and process.stderr.readline().startswith("recording from")
+    while process.poll() is None:
+        run_workload(workload, "storm", FORKS, EXECS)
+    said = process.stderr.read()
+    assert process.returncode == 2, said
+    [line] = said.splitlines()
+    assert line.startswith("procline: cannot write /mnt/storm.rec: No space left on device; the ")
+    assert "can be replayed" in line and "free some space" in line
+    frames = list(Recording(file))
+    assert len(frames) > 1 and f"the {len(frames)} frames before" in line
+
+
+def test_an_early_interrupt_leaves_no_file(live_kernel: None, tmp_path: Path) -> None:
+    file = tmp_path / "storm.rec"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli.main", "record", str(file)],
+        stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    eventually(file.exists, 30)
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=30)[1]
+    assert process.returncode == 130 and not file.exists()

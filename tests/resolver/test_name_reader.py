@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import subprocess
@@ -38,12 +39,12 @@ def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:  
     reader.host()
     with process_in(root) as tgid:
         found = reader.view(tgid, True)
-        assert found is not None and found[0][1000] == "app"
+        assert found is not None and json.loads(found.file)["user"]["1000"] == "app"
     assert reader.view(tgid, True) is None, "it has ended"
     with subprocess.Popen(["sleep", "60"]) as child:
         assert reader.view(child.pid, True) is None
         found = reader.view(child.pid, False)  # other namespaces, the same files: a service with a private /tmp
-        assert found is not None and found[0][0] == "root"
+        assert found is not None and json.loads(found.file)["user"]["0"] == "root"
         child.kill()
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import pwd
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,10 +19,13 @@ from stream_rows import BOOT, CRED, FORK, Row, tables
 from test_encode import take
 from test_users import needs_root, process_in, root  # noqa: F401 - a fixture
 
+from pipeline.resolver import name_views
 from pipeline.resolver import names as names_module
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.name_reader import ViewNames, packed
 from pipeline.resolver.names import LiveNames
+from pipeline.resolver.users import RootNames
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.usernames import UserNames
@@ -31,6 +35,11 @@ KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
 def namespace(kind: str, pid: int | str = "self") -> int:
     return Path(f"/proc/{pid}/ns/{kind}").stat().st_ino
+
+
+def view_names(users: dict[int, str], owner: int = 0) -> ViewNames:
+    """What is read of a container."""
+    return packed(RootNames(users, {}, [(0, 0, 1 << 32)], [], (0, 0), owner))
 
 
 class Instance:
@@ -225,7 +234,7 @@ def test_a_container_that_changes_its_root_late_is_read_then(tmp_path: Path, roo
         made.live._reader.view = lambda _, own: real(tgid, own) if ready else None
         row = made.row(7, uid=1000, container=b"c0ffee")
         made.event(row)
-        made.until(lambda: any(view.failures for view in made.live._views.values()))
+        made.until(lambda: any(known.failures for _, known in made.live._views))
         ready.append(True)
         made.until(lambda: made.event(row)["user"] == "app")
 
@@ -249,14 +258,14 @@ def test_containers_may_be_left_alone(tmp_path: Path) -> None:
         made.event(row)
         made.now += 10 * names_module.SWEEP_NS
         made.live.poll(made.now)
-        assert made.live._views == {} and made.event(row)["user"] is None
+        assert len(made.live._views) == 0 and made.event(row)["user"] is None
         assert made.event(made.row(8))["user"] == "root"
 
 
 def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names_module, "VIEWS_MAX", 3)
     with instance(tmp_path) as made:
-        made.live._reader.view = lambda _, own: ({0: "inside"}, {})
+        made.live._reader.view = lambda _, own: view_names({0: "inside"})
         rows = [made.row(10 + n, container=b"c%d" % n) for n in range(5)]
         for row in rows:
             made.event(row)
@@ -264,6 +273,64 @@ def test_containers_beyond_the_bound_leave(tmp_path: Path, monkeypatch: pytest.M
         assert len(made.live._views) == 3
         assert [made.user(row) for row in rows] == [None, None, "inside", "inside", "inside"]
         assert len(list((tmp_path / "users").iterdir())) == 4
+
+
+def test_one_users_containers_do_not_push_out_those_of_others(tmp_path: Path) -> None:
+    """A user may make thousands of namespaces with files as large as they can be."""
+    with instance(tmp_path) as made:
+        many = {number: f"{number:040}" for number in range(1000)}
+        made.live._reader.view = lambda tgid, own: view_names(many, 7) if tgid >= 100 else view_names({0: "in"})
+        calm = [made.row(10 + n, container=b"calm%d" % n) for n in range(20)]
+        for row in calm:
+            made.event(row)
+        made.until(lambda: all(made.event(row)["user"] == "in" for row in calm))
+        for n in range(400):
+            made.event(made.row(100 + n, mnt_ns=10_000 + n, user_ns=20_000 + n, uid=7))
+            made.live.poll(made.now)
+            made.now += 1_000_000
+        made.now += names_module.SWEEP_NS
+        made.until(lambda: not made.live._pending)
+        assert all(made.event(row)["user"] == made.user(row) == "in" for row in calm)
+        views = made.live._views
+        assert views._bytes[7] <= name_views.BYTES_PER_USER and views._count[7] <= name_views.VIEWS_PER_USER
+        assert views._bytes[7] > 100_000, "some of them are kept"
+        on_disk = sum(file.stat().st_blocks * 512 for file in (tmp_path / "users").glob("*.json"))
+        assert on_disk <= name_views.BYTES_PER_USER + 21 * 8192
+        assert made.writer.counter("names_evicted") > 0 and made.writer.counter("names_refused") > 0
+
+
+def test_all_containers_together_are_bounded(tmp_path: Path) -> None:
+    with instance(tmp_path) as made:
+        many = {number: f"{number:040}" for number in range(1000)}
+        made.live._reader.view = lambda tgid, own: view_names(many)
+        for n in range(200):
+            made.event(made.row(100 + n, container=b"c%d" % n))
+            made.live.poll(made.now)
+            made.until(lambda: not made.live._pending)
+        assert name_views.BYTES_MAX // 2 < made.live._views.nbytes <= name_views.BYTES_MAX
+        assert made.user(Row(made.writer, tgid=299, container=b"c199", **made.here)) is not None
+        assert made.writer.counter("names_evicted") > 0
+
+
+def test_a_container_is_forgotten_when_its_last_process_has_ended_for_a_while(tmp_path: Path) -> None:
+    with instance(tmp_path, forget_ns=60_000_000_000) as made:
+        made.live._reader.view = lambda tgid, own: view_names({0: "in"})
+        row = made.row(10, container=b"c")
+        made.event(row)
+        made.until(lambda: made.event(row)["user"] == "in")
+        made.now += 50_000_000_000
+        made.live.poll(made.now)  # it lives, and is seen
+        made.now += 50_000_000_000
+        made.live.poll(made.now)
+        made.until(lambda: not made.live._pending)
+        assert made.user(row) == "in"
+        made.writer.hot_view()["known"][row.number] = 0  # it is not among the living any more
+        made.now += 59_000_000_000
+        made.live.poll(made.now)
+        assert made.user(row) == "in"
+        made.now += 4_000_000_000
+        made.live.poll(made.now)
+        assert len(made.live._views) == 0 and made.user(row) is None
 
 
 def test_files_have_the_mode_that_was_asked_for(tmp_path: Path) -> None:
@@ -353,3 +420,54 @@ def test_a_cache_notes_what_it_misses_once() -> None:
 def test_a_name_is_user_or_group() -> None:
     with pytest.raises(ValueError, match="USER or GROUP"):
         Names().add(3, 0, "x")
+
+
+MEMORY_SCRIPT = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import test_names
+from test_users import process_in
+
+def rss():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+directory, count = Path(sys.argv[2]), int(sys.argv[3])
+root = directory / "root"
+(root / "etc").mkdir(parents=True)
+lines = "".join(f"user{number:06}:x:{number}:1::/home/user{number:06}:/bin/sh\\n" for number in range(25_000))
+(root / "etc/passwd").write_text(lines[: 1 << 20])
+(root / "etc/group").write_text(lines[: 1 << 20])
+(directory / "run").mkdir()
+with test_names.instance(directory / "run") as made, process_in(root) as tgid:
+    asked = []
+    real = made.live._reader.view
+
+    def view(_, is_container):
+        asked.append(1)
+        return real(tgid, is_container)
+
+    made.live._reader.view = view
+    before = rss()
+    for number in range(count):
+        made.event(made.row(10 + number, mnt_ns=5000 + number, user_ns=6000 + number, uid=0))
+        made.live.poll(made.now)
+        made.until(lambda: len(asked) > number and not any(known.is_asked for _, known in items(made)))
+    grown = rss() - before
+    disk = sum(file.stat().st_blocks * 512 for file in (directory / "run/users").iterdir())
+    print(grown, disk)
+"""
+
+
+@needs_root
+def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> None:
+    """The resolver grew by 9 MB for each of them, up to 1,024 of them, and kept it."""
+    script = MEMORY_SCRIPT.replace("items(made)", "made.live._views")
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), "200"],
+        capture_output=True, text=True, timeout=120, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    grown, disk = map(int, done.stdout.split())
+    assert grown < name_views.BYTES_MAX + (8 << 20), f"{grown >> 20} MiB"
+    assert disk < name_views.BYTES_MAX, f"{disk >> 20} MiB of files"

@@ -42,6 +42,12 @@ class Channel:
     questions: list[tuple[int, bytes]] = field(default_factory=list)
     answers: list[tuple[int, wire.Answer]] = field(default_factory=list)
     budgets: list[int] = field(default_factory=list)
+    users: dict[int, int] = field(default_factory=dict)
+    accepted: int = 0
+    dropped: int = 0
+
+    def user_of(self, client: int) -> int:
+        return self.users.get(client, 1000)
 
     def receive(self, budget: int) -> list[tuple[int, bytes]]:
         self.budgets.append(budget)
@@ -366,6 +372,35 @@ def test_a_flood_of_misses_is_refused_beyond_the_queue(world: World) -> None:
     assert counters["requests_refused"] == reasons.count(wire.BUSY)
     assert counters["requests"] == len(reasons) + world.requests.waiting
     assert counters["miss"] == reasons.count(wire.ABSENT)
+
+
+def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -> None:
+    """A question about a process that is not in the tables waits; the places to wait are shared."""
+    flood = 100_000
+    world.channel.users = dict.fromkeys(range(1, 3000), 65534) | {7: wire.OWN, 8: 1000}
+    answered: dict[int, list[str]] = {7: [], 8: []}
+    for turn in range(200):
+        world.channel.questions = [(7, wire.encode_request(11)), (8, wire.encode_request(12))] if turn % 20 == 0 else []
+        world.channel.questions += [(100 + n, wire.encode_request(flood + n)) for n in range(60)]
+        world.now += 2_000_000
+        world.mark = world.now - 1000
+        world.requests.poll(world.now)
+    for client, answer in world.channel.answers:
+        if client in answered:
+            answered[client].append(answer.reason)
+    assert len(answered[7]) == 10 and wire.BUSY not in answered[7]
+    assert len(answered[8]) >= 9 and wire.BUSY not in answered[8]
+    assert world.requests.waiting <= requests.WAITING_MAX + requests.WAITING_PER_USER
+
+
+def test_connections_without_a_question_count(world: World) -> None:
+    world.channel.ask(10)
+    world.channel.receive, real = (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)), (
+        world.channel.receive
+    )
+    world.requests.poll(world.now)
+    assert not world.requests.may_take(world.now + 100_000_000)
+    assert world.requests.may_take(world.now + 250_000_000)
 
 
 def test_tokens_come_back_with_time() -> None:

@@ -129,7 +129,7 @@ def test_root_without_files_has_no_names(tmp_path: Path) -> None:
     with process_in(tmp_path) as tgid:
         status = tmp_path.stat()
         whole = [(0, 0, 4294967295)]
-        assert read_names(tgid) == ({}, {}, whole, whole, (status.st_dev, status.st_ino))
+        assert read_names(tgid) == ({}, {}, whole, whole, (status.st_dev, status.st_ino), 0, False)
 
 
 @needs_root
@@ -277,6 +277,51 @@ def test_large_file_is_read_up_to_the_bound(root: Path) -> None:
     with process_in(root) as tgid:
         found = read_names(tgid)
     assert found is not None and found.user == {1: "a"}
+
+
+@needs_root
+def test_of_many_names_the_first_are_kept(root: Path) -> None:
+    (root / "etc/passwd").write_text("".join(f"u{number}:x:{number}:1::/:\n" for number in range(30_000)))
+    with process_in(root) as tgid:
+        found, whole = read_names(tgid, kept_bytes=users.KEPT_BYTES), read_names(tgid)
+    assert found is not None and whole is not None
+    assert found.is_cut and 1500 < len(found.user) < users.KEPT_BYTES // users.NAME_OVERHEAD
+    assert list(found.user.items()) == list(whole.user.items())[: len(found.user)] and found.user[0] == "u0"
+    assert not whole.is_cut and len(whole.user) == 30_000
+
+
+@needs_root
+def test_only_names_of_mapped_ids_are_kept(root: Path) -> None:
+    (root / "etc/passwd").write_text("".join(f"u{number}:x:{number}:1::/:\n" for number in range(30_000)))
+    code = "import os,sys;os.chroot(sys.argv[1]);print(os.getpid(),flush=True);sys.stdin.readline()"
+    with subprocess.Popen(
+        ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, root],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        assert child.stdout is not None and child.stdin is not None
+        child.stdout.readline()
+        found = read_names(child.pid, kept_bytes=users.KEPT_BYTES)
+        child.stdin.close()
+    assert found is not None and found.user == {0: "u0"} and not found.is_cut
+
+
+@needs_root
+def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
+    code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
+    for command, user, owner in (
+        (["unshare", "-Ur"], 65534, 65534),
+        (["unshare", "-Ur", "unshare", "-Ur", "unshare", "-Ur"], 65534, 65534),
+        (["unshare", "-U"], 0, 0),
+        ([], 65534, 0),
+    ):
+        with subprocess.Popen(
+            [*command, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=user,
+        ) as child:  # fmt: skip
+            assert child.stdout is not None and child.stdin is not None
+            child.stdout.readline()
+            found = read_names(child.pid)
+            child.stdin.close()
+        assert found is not None and found.owner == owner, command
 
 
 def test_views_are_bounded() -> None:

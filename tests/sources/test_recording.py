@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import ConfigError, FrameError
+from pipeline.errors import ConfigError, FrameError, WriteError
 from pipeline.sources.recording import Recording, RecordingWriter
 
 BOOT_ID = bytes(range(16))
@@ -117,8 +119,99 @@ def test_full_file_system_leaves_whole_frames(tmp_path: Path, monkeypatch: pytes
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "writev", partly)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(WriteError, match=r"No space left on device; the 1 frames before .* free some space"):
             writer.write(b"second")
         monkeypatch.undo()
         writer.write(b"third")
     assert _whole(tmp_path / "recording") == ([b"first", b"third"], "")
+
+
+def on_full_tmpfs(script: str, *arguments: object) -> str:
+    """Run a Python script with a tmpfs of 64 KiB, of which a page is left, at /mnt; returns what it prints."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    mount = "mount -t tmpfs -o size=64k none /mnt && head -c 61440 /dev/zero > /mnt/filler && exec \"$@\""
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, "-c", script, *map(str, arguments)],
+        capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_file_system_that_fills_up_leaves_what_was_written() -> None:
+    said = on_full_tmpfs(
+        "from pathlib import Path\n"
+        "from pipeline.errors import WriteError\n"
+        "from pipeline.sources.recording import Recording, RecordingWriter\n"
+        "path = Path('/mnt/storm.rec')\n"
+        "try:\n"
+        "    with RecordingWriter(path, boot_id=bytes(16), is_draft=True) as writer:\n"
+        "        writer.keep()\n"
+        "        for number in range(100):\n"
+        "            writer.write(b'x' * 1000)\n"
+        "except WriteError as error:\n"
+        "    print(error)\n"
+        "print(sum(1 for frame in Recording(path) if bytes(frame) == b'x' * 1000))\n"
+    )
+    message, count = said.splitlines()
+    assert message == (
+        "cannot write /mnt/storm.rec: No space left on device; the 4 frames before are in it and can be replayed; "
+        "free some space, or choose a file on another file system"
+    )
+    assert count == "4"
+
+
+def test_a_full_file_system_leaves_no_file_without_a_frame() -> None:
+    said = on_full_tmpfs(
+        "from pathlib import Path\n"
+        "from pipeline.errors import WriteError\n"
+        "from pipeline.sources.recording import RecordingWriter\n"
+        "open('/mnt/rest', 'wb').write(bytes(4096))\n"
+        "try:\n"
+        "    RecordingWriter(Path('/mnt/storm.rec'), boot_id=bytes(16))\n"
+        "except WriteError as error:\n"
+        "    print(error)\n"
+        "print(Path('/mnt/storm.rec').exists())\n"
+    )
+    message, exists = said.splitlines()
+    assert "No space left on device; nothing was recorded" in message and exists == "False"
+
+
+@pytest.mark.parametrize("left", [b"", b"PROC", b"header"])
+def test_what_a_killed_recorder_left_without_a_frame_is_written_anew(tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / "recording"
+    if left == b"header":
+        _make(path, [])
+    else:
+        path.write_bytes(left)
+        path.chmod(0o600)
+    assert _whole(_make(path, [b"frame"])) == ([b"frame"], "")
+
+
+def test_what_somebody_else_made_or_writes_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    with RecordingWriter(path, boot_id=BOOT_ID), pytest.raises(ConfigError, match="does not overwrite"):
+        RecordingWriter(path, boot_id=BOOT_ID)
+    for content, mode in ((b"note", 0o600), (b"", 0o644)):
+        path.write_bytes(content)
+        path.chmod(mode)
+        with pytest.raises(ConfigError, match="does not overwrite"):
+            RecordingWriter(path, boot_id=BOOT_ID)
+        assert path.read_bytes() == content
+    path.unlink()
+    os.mkfifo(path, 0o600)
+    with pytest.raises(ConfigError, match="does not overwrite"):
+        RecordingWriter(path, boot_id=BOOT_ID)
+
+
+def test_a_draft_is_removed_unless_it_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "recording"
+    with pytest.raises(KeyboardInterrupt), RecordingWriter(path, boot_id=BOOT_ID, is_draft=True) as writer:
+        writer.write(b"snapshot")
+        raise KeyboardInterrupt
+    assert not path.exists()
+    with RecordingWriter(path, boot_id=BOOT_ID, is_draft=True) as writer:
+        path.unlink()
+        path.write_text("another's")
+    assert path.read_text() == "another's"

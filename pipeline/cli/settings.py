@@ -1,0 +1,93 @@
+"""Settings for the commands that need a capture: merged, and checked as far as that needs no capture.
+
+`pipeline.config` checks each setting by itself. Here is what needs this host, or what only the part of the daemon knows
+that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline run`, `record`
+and `config` all call `load`, so that `config` accepts nothing that `run` refuses later for these reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError, FrameError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+
+def load(
+    file: Path | None, changes: Sequence[str], options: Mapping[str, object] | None = None
+) -> tuple[Config, dict[str, str]]:
+    """Merge all settings and check them.
+
+    Args:
+        file: of ``--config``.
+        changes: of ``--set``, KEY=VALUE.
+        options: settings that have an option of their own, by name; None: not given.
+
+    Returns:
+        The settings, and where each that is no default was set.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        UnsupportedError: a setting needs a package that is not installed.
+    """
+    from pipeline import config
+
+    given = dict(config.parse_option(change) for change in changes)
+    given |= {key: value for key, value in (options or {}).items() if value is not None}
+    settings, origins = config.load_with_origins(file, given)
+    check(settings, origins)
+    return settings, origins
+
+
+def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
+    """Check what needs this host, or the part of the daemon that uses the setting.
+
+    Raises:
+        ConfigError, UnsupportedError: as `load`.
+    """
+    from pipeline.bus import auth
+    from pipeline.resolver.scrub import Scrubber
+    from pipeline.sources.recording import Recording
+    from pipeline.supervisor import metrics
+    from pipeline.supervisor.directory import group_id
+
+    access, stream, args = settings.access, settings.stream, settings.args
+    checks: list[tuple[str, object, Callable[[], object]]] = [
+        ("access.group", access.group, lambda: group_id(access.group)),
+        ("metrics", settings.metrics, lambda: metrics.require_packages(settings.metrics)),
+    ]
+    if args.show != "raw":
+        words, patterns = args.custom_sensitive_words, args.custom_sensitive_patterns
+        checks += [
+            ("args.custom_sensitive_words", words, lambda: Scrubber(words)),
+            ("args.custom_sensitive_patterns", patterns, lambda: Scrubber((), patterns)),
+        ]
+    if stream.tcp_endpoint:
+        checks += [
+            ("stream.curve_secret_key_file", stream.curve_secret_key_file,
+             lambda: auth.load_key_pair(Path(stream.curve_secret_key_file))),
+            ("stream.curve_clients_dir", stream.curve_clients_dir,
+             lambda: auth.load_clients(Path(stream.curve_clients_dir))),
+        ]  # fmt: skip
+    if settings.source.startswith("replay:"):
+        checks.append(
+            ("source", settings.source, lambda: Recording(Path(settings.source.partition(":")[2]).absolute()))
+        )
+    for key, value, use in checks:
+        with _named(key, value, origins or {}):
+            use()
+
+
+@contextmanager
+def _named(key: str, value: object, origins: Mapping[str, str]) -> Iterator[None]:
+    """Say which setting an error is about, and where it was set."""
+    try:
+        yield
+    except (ConfigError, FrameError) as error:
+        text = str(error).removeprefix(f"{key}: ")
+        raise ConfigError(f"{origins.get(key, 'settings')}: {key}: {text}", key=key, value=value) from None

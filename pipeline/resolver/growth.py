@@ -1,0 +1,67 @@
+"""Tables that cannot grow because their file system is full: counted, and said in the log now and then.
+
+The writer goes on as at a ceiling (`_segment.pyx`): it evicts exited processes early and leaves out what it cannot
+store. Without a word that would look like tables that are complete.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+#: While it lasts, the log says so this often.
+LOG_AGAIN_NS = 60_000_000_000
+
+
+class Tables(Protocol):
+    """A TableWriter."""
+
+    def growth_refused(self) -> tuple[int, list[str]]: ...
+
+    def counter(self, name: str) -> int: ...
+
+    def set_counter(self, name: str, value: int) -> object: ...
+
+
+class GrowthWatch:
+    """Looks after what the file system refused; a part of the resolver's housekeeping.
+
+    Args:
+        tables: this process' own, whose counter `growth_refused` it keeps.
+        directory: of the tables.
+        warn: gets one line.
+    """
+
+    def __init__(self, tables: Tables, directory: Path, warn: Callable[[str], None]) -> None:
+        self._tables = tables
+        self._directory = directory
+        self._warn = warn
+        self._before = tables.counter("growth_refused")  # a predecessor's
+        self._seen = 0
+        self._due_ns = 0
+
+    def __call__(self, now_boot_ns: int) -> None:
+        """Count what is new, and say so if it is due."""
+        refused, waiting = self._tables.growth_refused()
+        if refused == self._seen:
+            return
+        self._seen = refused
+        self._tables.set_counter("growth_refused", self._before + refused)
+        if now_boot_ns >= self._due_ns:
+            self._due_ns = now_boot_ns + LOG_AGAIN_NS
+            self._warn(self._described(waiting))
+
+    def _described(self, waiting: list[str]) -> str:
+        try:
+            status = os.statvfs(self._directory)
+            unit = status.f_frsize
+            room = f"{status.f_bavail * unit >> 10} KiB of {status.f_blocks * unit >> 10} KiB are free"
+        except OSError as error:
+            room = str(error.strerror)
+        return (
+            f"{self._directory}: the tables cannot grow ({', '.join(waiting) or 'several'}): the file system is full "
+            f"({room}): exited processes are evicted early, and what does not fit is left out; make room, or mount it "
+            "with a larger size, or lower tables.max_entries and the *_bytes of [tables]"
+        )

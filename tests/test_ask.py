@@ -1,0 +1,52 @@
+"""What the answers of a resolver become for a caller: a resolver that cannot look now never means "not found"."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pipeline import ask, paths
+from pipeline.bus import requests as wire
+from pipeline.errors import BusyError, StaleError
+
+
+@contextmanager
+def resolver(reason: str) -> Iterator[Path]:
+    """An instance's directory in which each question is answered alike."""
+    directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
+    (directory / paths.REQUESTS_DIR).mkdir()
+    ended = threading.Event()
+
+    def answer(server: wire.RequestSocket) -> None:
+        while not ended.is_set():
+            for client, data in server.receive(8):
+                server.answer(client, wire.encode_answer(wire.Answer(wire.decode_request(data), reason=reason)))
+            time.sleep(0.001)
+
+    with wire.RequestSocket(paths.requests_socket(directory)) as server:
+        thread = threading.Thread(target=answer, args=(server,))
+        thread.start()
+        try:
+            yield directory
+        finally:
+            ended.set()
+            thread.join()
+            shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(("reason", "error"), [(wire.BUSY, BusyError), (wire.FILLING, StaleError)])
+def test_not_now_is_an_error(reason: str, error: type[Exception]) -> None:
+    with resolver(reason) as directory, pytest.raises(error, match="ask again"):
+        ask.ask(directory, 7, 100)
+
+
+def test_absent_is_an_answer() -> None:
+    with resolver(wire.ABSENT) as directory:
+        assert ask.ask(directory, 7, 5000) == wire.Answer(7, reason=wire.ABSENT)
