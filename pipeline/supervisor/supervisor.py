@@ -2,8 +2,8 @@
 
 Start: directory, source (BPF programs attached, rings there), resolver, shards. The instance is ready when the
 resolver says so in the control segment. A worker that ends is reaped and started again (restart.py says when); one
-that shows no sign of life for `HANG_S` is killed first. End, by SIGTERM or SIGINT: the shards, which hand over what the
-rings hold, then the resolver, which applies it and commits, then the source, then the directory.
+that hangs is killed first (watchdog.py says what hangs). End, by SIGTERM or SIGINT: the shards, which hand over what
+the rings hold, then the resolver, which applies it and commits, then the source, then the directory.
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and touches no event:
 a worker can be killed at any moment and replaced without a loss.
@@ -37,13 +37,15 @@ from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.home import Home
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import GivingUpError, RestartPolicy
-from pipeline.supervisor.vitals import Stillness, Vitals, look
+from pipeline.supervisor.vitals import Vitals, look
+from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker import WorkerSpec
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.main"
 
-#: A resolver without a heartbeat, or a stalled ring without progress, for so long: its process hangs.
+#: A resolver without a heartbeat, or a shard that hands over nothing of a stalled ring, for so long hangs. Only time
+#: that the process could have used counts: see watchdog.py.
 HANG_S = 10.0
 
 #: SIGHUP too: the terminal of an interactive run was closed.
@@ -62,6 +64,8 @@ class _Worker:
     command: Sequence[str]
     policy: RestartPolicy
     child: Child | None = None
+    watchdog: Watchdog | None = None
+    start_watchdog: Watchdog | None = None  # how long the child has been starting
     due_s: float = 0.0
     starts: int = 0
 
@@ -101,7 +105,6 @@ class Supervisor:
         self._signals = 0
         self._is_ready = False
         self._vitals: Vitals | None = None
-        self._stillness: dict[str, Stillness] = {}
         self._home = Home() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
@@ -203,7 +206,6 @@ class Supervisor:
 
     def _place(self, spec: WorkerSpec, command: Sequence[str]) -> None:
         self._workers[spec.role] = _Worker(spec, command, RestartPolicy(spec.role, self._config.supervision))
-        self._stillness[spec.role] = Stillness()
 
     def _start_due(self, directory: InstanceDirectory) -> None:
         now = time.monotonic()
@@ -212,7 +214,7 @@ class Supervisor:
             worker.child = Child(worker.spec, worker.command)
             worker.starts += 1
             self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
-            self._stillness[worker.spec.role] = Stillness()
+            worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
             self._log.debug("worker started", worker=worker.spec.role, worker_pid=worker.child.pid)
         if due:
             try:
@@ -265,7 +267,7 @@ class Supervisor:
         if worker.child is not None:
             self._selector.unregister(worker.child.pidfd)
             worker.child.close()
-            worker.child = None
+            worker.child = worker.watchdog = worker.start_watchdog = None
 
     def _see_readiness(self) -> None:
         resolver = self._workers[RESOLVER]
@@ -286,11 +288,15 @@ class Supervisor:
             gc.collect()
             memory.give_back()  # what imports and the settings needed
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
-        elif resolver.child is not None and now - resolver.child.started_s > self._config.supervision.start_timeout_s:
+            return
+        if resolver.start_watchdog is None:
+            return
+        resolver.start_watchdog.look("starting", now)
+        if resolver.start_watchdog.counted_s > self._config.supervision.start_timeout_s:
             limit = f"{self._config.supervision.start_timeout_s:g} s"
             raise GivingUpError(
                 f"the tables were not complete {limit} after the start: see the log above, and "
-                "supervision.start_timeout_s if the host is only slow",
+                "supervision.start_timeout_s if the host is only slow (time spent waiting for a CPU is not counted)",
                 role=RESOLVER,
             )
 
@@ -299,17 +305,23 @@ class Supervisor:
         if self._vitals is None:
             return
         now = time.monotonic()
-        still_s = {
-            role: self._stillness[role].still_for_s(sign, now) for role, sign in self._signs(self._vitals).items()
-        }
-        for role, seconds in still_s.items():
-            child = self._workers[role].child
-            # A shard can hand over nothing while the resolver takes nothing, so that one is judged first.
-            if role != RESOLVER and (not self._is_ready or still_s[RESOLVER] > _LOOK_S * 2):
-                self._stillness[role] = Stillness()
-            elif child is not None and seconds > HANG_S:
+        signs = self._signs(self._vitals)
+        resolver = self._workers[RESOLVER].watchdog
+        # Everyone looks at all, so that each has the times of the last look.
+        for role, worker in self._workers.items():
+            if worker.watchdog is not None:
+                worker.watchdog.look(signs[role], now)
+        # A shard can hand over nothing while the resolver takes nothing, be it starved or hung: that one comes first.
+        is_taking = self._is_ready and resolver is not None and resolver.still_s <= _LOOK_S * 2
+        for role, worker in self._workers.items():
+            child, watchdog = worker.child, worker.watchdog
+            if child is None or watchdog is None:
+                continue
+            if role != RESOLVER and not is_taking:
+                watchdog.look(None, now)
+            elif watchdog.counted_s > HANG_S:
                 self._log.error(f"{role} shows no sign of life: killing it", worker=role, worker_pid=child.pid)
-                self._stillness[role] = Stillness()
+                watchdog.look(None, now)
                 child.send(signal.SIGKILL)
 
     def _signs(self, vitals: Vitals) -> Mapping[str, object]:
