@@ -8,6 +8,7 @@ look-up must not pay for what `run` or `tree` need. Data goes to standard output
     1     not found, or no longer known; for `doctor`: something is missing
     2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already
     3     no instance that could answer: none runs, it is not ready, its resolver is gone
+    4     only `run` and `replay`: a process of the daemon died again and again, or its start took too long
     130   interrupted
 """
 
@@ -44,11 +45,14 @@ COMMANDS = {
 EXIT_NOT_FOUND = 1
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
+EXIT_GAVE_UP = 4
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
     (errors.TooOldError, EXIT_NOT_FOUND),
+    (errors.HopelessError, EXIT_USAGE),
+    (errors.GivingUpError, EXIT_GAVE_UP),
     (errors.NotRunningError, EXIT_NOT_RUNNING),
     (errors.StaleError, EXIT_NOT_RUNNING),
     (errors.BusyError, EXIT_NOT_RUNNING),

@@ -26,17 +26,21 @@ from types import FrameType
 import msgspec
 
 from pipeline import memory, notify, paths, privileges, processes
-from pipeline.boot import boot_id
+from pipeline.boot import boot_id, now_boot_ns, pid_max
+from pipeline.bpf.host import possible_cpus
 from pipeline.config import Config
+from pipeline.errors import GivingUpError
 from pipeline.log import get_logger
 from pipeline.shm import head
 from pipeline.specification import NO_FD
+from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.home import Home
 from pipeline.supervisor.metrics import measured
-from pipeline.supervisor.restart import GivingUpError, RestartPolicy
+from pipeline.supervisor.restart import RestartPolicy
+from pipeline.supervisor.unwatched import WatchRecord
 from pipeline.supervisor.vitals import Vitals, look
 from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker import WorkerSpec
@@ -105,6 +109,7 @@ class Supervisor:
         self._signals = 0
         self._is_ready = False
         self._vitals: Vitals | None = None
+        self._record: WatchRecord | None = None
         self._home = Home() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
@@ -120,6 +125,7 @@ class Supervisor:
             UnsupportedError, LoadError: the host lacks something.
             GivingUpError: a worker cannot be kept alive.
         """
+        limits.check(self._config, max(possible_cpus()) + 1, pid_max())
         privileges.disable_core_dumps()
         with (
             self._signals_as_input(),
@@ -127,11 +133,13 @@ class Supervisor:
             self._opened() as feed,
             measured(self._config.metrics, directory.path, feed, self._log),
         ):
+            opened_boot_ns = now_boot_ns()
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
                            rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
                 directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
-                self._place_workers(directory, feed)
+                holes = () if self._record is None else self._record.begin(opened_boot_ns)
+                self._place_workers(directory, feed, holes)
                 while not self._signals:
                     self._step(directory)
                     feed.look()
@@ -147,9 +155,14 @@ class Supervisor:
     def _claimed(self) -> Iterator[InstanceDirectory]:
         settings = self._config.supervision
         with InstanceDirectory(self._name, settings.stop_timeout_s, self._group_id) as directory:
+            # What a replay shows happened elsewhere or earlier.
+            if not self._config.source.startswith("replay:"):
+                self._record = WatchRecord(directory.path, boot_id())
             try:
                 yield directory
             finally:
+                if self._record is not None:
+                    self._record.end()
                 directory.remove()
 
     @contextlib.contextmanager
@@ -162,7 +175,9 @@ class Supervisor:
 
     # -- start -------------------------------------------------------------------------------------------------------
 
-    def _place_workers(self, directory: InstanceDirectory, feed: Feed) -> None:
+    def _place_workers(
+        self, directory: InstanceDirectory, feed: Feed, unwatched: Sequence[tuple[int, int]] = ()
+    ) -> None:
         everything = WorkerSpec(
             instance=self._name,
             dir=str(directory.path),
@@ -184,6 +199,7 @@ class Supervisor:
             proc_cache_fd=feed.proc_cache_fd,
             iter_link_fd=feed.iter_link_fd,
             socket_fd=feed.socket_fd,
+            unwatched=list(unwatched),
             boot_unix_ns=feed.boot_unix_ns,
         )
         self._place(msgspec.structs.replace(everything, socket_fd=NO_FD), self._resolver_command)
@@ -252,9 +268,12 @@ class Supervisor:
         child = worker.child
         if child is None or not child.has_ended():
             return
+        was_ready = child.was_ready
         self._forget(worker)
         now = time.monotonic()
-        pause = worker.policy.after(child.started_s, now, child.how(), child.is_hopeless)
+        pause = worker.policy.after(
+            child.started_s, now, child.how(), was_ready=was_ready, is_hopeless=child.is_hopeless
+        )
         worker.due_s = now + pause
         if child.role == RESOLVER:
             self._is_ready = False

@@ -1,6 +1,7 @@
 """A worker that does nothing but what the test says, by PROCLINE_FAKE ("resolver=hang,shard-0=die:0.2,...").
 
     die:S      ends with code 1 after S seconds
+    early:S    the same, without having said that it is ready
     hopeless   ends with code 2 at once
     hang       shows no sign of life after its first
     spin       the same, and computes meanwhile
@@ -26,6 +27,7 @@ import msgspec
 import numpy as np
 
 from pipeline.shm import layout
+from pipeline.specification import say_ready
 from pipeline.worker import WorkerSpec
 
 
@@ -44,9 +46,13 @@ def main() -> int:
     ends: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: None if behaviour == "stubborn" else ends.append(number))
     control = Control(spec) if spec.role == "resolver" else None
-    deadline = time.monotonic() + (float(number) if behaviour == "die" else 1e9)
+    deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
         control.say(layout.STATE_FILLING if behaviour == "unready" else layout.STATE_READY)
+    if behaviour in {"early", "unready"}:
+        os.close(spec.ready_fd)
+    else:
+        say_ready(spec.ready_fd)
     if behaviour == "starved":
         os.sched_setaffinity(0, {0})
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -155,8 +155,24 @@ def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable
     assert run.process.wait(TIMEOUT_S) == 3
     assert run.journal().count("shard-0 start") == 4
     last = run.log.read_text().splitlines()[-1]
-    assert last == "GivingUpError: shard-0 exited with code 1: it died 4 times in a row soon after its start"
+    assert last.startswith("GivingUpError: shard-0 exited with code 1: it died 4 times in a row before it was ready")
     assert not run.directory.exists()
+
+
+def test_a_worker_that_dies_before_it_is_ready_has_died_early_however_long_that_takes(
+    start: Callable[..., Run],
+) -> None:
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.5")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert run.journal().count("shard-0 start") == 3
+    pauses = [event["pause_s"] for event in run.events() if "pause_s" in event]
+    assert pauses == [0.0, 0.1], "the second start came at once, the third did not"
+
+
+def test_a_worker_that_was_ready_may_die_as_often(start: Callable[..., Run]) -> None:
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=die:0.5").ready()
+    run.until(lambda: run.journal().count("shard-0 start") == 5)
+    assert run.stop() == 0
 
 
 def test_a_worker_that_cannot_work_is_not_tried_again(start: Callable[..., Run]) -> None:
