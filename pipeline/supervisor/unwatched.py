@@ -78,7 +78,8 @@ class WatchRecord:
     def end(self) -> None:
         """Take note that the watch has ended; call while the tables are still there."""
         self._note = _Note(self._note.began, self._watched_until(self._note), self._note.holes)
-        self._write()
+        if self._note.began or self._note.until:  # else nobody has watched, neither this time nor before
+            self._write()
 
     def _watched_until(self, note: _Note) -> int:
         """The end of the last watch: the watermark of the tables, if anything was applied since that watch began."""

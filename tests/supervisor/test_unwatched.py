@@ -79,6 +79,15 @@ def test_a_daemon_that_applied_nothing_makes_the_hole_longer(directory: Path) ->
     assert start(directory, 1700)[0] == ((500, 1700),), "and so does one that is killed"
 
 
+def test_a_start_that_fails_before_it_watches_keeps_what_was_known_and_else_leaves_nothing(directory: Path) -> None:
+    WatchRecord(directory, BOOT).end()
+    assert not note(directory).exists()
+    tables(directory, 500)
+    WatchRecord(directory, BOOT).end()
+    (directory / "control").unlink()
+    assert start(directory, 900)[0] == ((500, 900),)
+
+
 def test_several_are_kept_for_subscribers_that_were_away(directory: Path) -> None:
     for number in range(1, 21):
         tables(directory, 1000 * number)
