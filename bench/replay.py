@@ -41,6 +41,7 @@ class Resolver:
         rows, pids: capacities.
         retention_ns: how long exited entries are kept.
         encode: every topic has a subscriber: events are encoded too.
+        tables: existing tables to fill; None: new ones with these capacities.
 
     Attributes:
         spent: seconds by step (STEPS).
@@ -49,11 +50,11 @@ class Resolver:
 
     def __init__(
         self, rings: int, *, rows: int = 1 << 18, pids: int = 1 << 16, retention_ns: int = 50_000_000,
-        encode: bool = False,
+        encode: bool = False, tables: TableWriter | None = None,
     ) -> None:  # fmt: skip
         self.root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
         self.directory = self.root / "tables"
-        self.tables = TableWriter.create(
+        self.tables = tables or TableWriter.create(
             self.directory, boot_id=BOOT, capture_id=1, ring_count=rings, row_capacity=rows, chunk_rows=16384,
             pid_capacity=pids, names_bytes=64 << 20, args_bytes=256 << 20, envs_bytes=64 << 20, boot_unix_ns=0,
             retention_ns=retention_ns,

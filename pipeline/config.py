@@ -497,7 +497,8 @@ class Supervision(Section, frozen=True):
         ),
     ] = 1000
     healthy_ms: Annotated[
-        int, Meta(ge=100, le=600_000, description="A process that lived this long, in ms, did not die early.")
+        int,
+        Meta(ge=100, le=600_000, description="A process that was ready and lived this long, in ms, did not die early."),
     ] = 300
     early_deaths_max: Annotated[
         int,

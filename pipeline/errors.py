@@ -43,6 +43,18 @@ class LoadError(ProclineError):
         self.log_tail = log_tail
 
 
+class GivingUpError(ProclineError):
+    """A worker of the daemon, `role`, cannot be kept alive: the daemon ends."""
+
+    def __init__(self, message: str, *, role: str) -> None:
+        super().__init__(message)
+        self.role = role
+
+
+class HopelessError(GivingUpError):
+    """The worker reported that another start would fail in the same way, for instance because of a setting."""
+
+
 class NotRunningError(ProclineError):
     """No such instance, or it is not ready."""
 

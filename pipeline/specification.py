@@ -49,6 +49,19 @@ class _Fields(Derived, SimpleNamespace):
         raise ConfigError(f"the worker specification has no {name!r}: it is of another version", key=name)
 
 
+def say_ready(fd: int) -> None:
+    """Report to the supervisor that this worker has begun its work. A worker that ends before has failed to start.
+
+    The resolver reports it when its tables are complete (READY), every other worker when it has opened and mapped what
+    it works with and is about to take its first record.
+
+    Args:
+        fd: `ready_fd` of the specification; closed here.
+    """
+    if fd != NO_FD:
+        os.eventfd_write(fd, 1)
+        os.close(fd)
+
 
 def spec_fd(arguments: list[str]) -> int:
     """The N of the command line ``--spec-fd N``. By hand: argparse would be 1 MB.

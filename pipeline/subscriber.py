@@ -62,7 +62,8 @@ class Subscriber:
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
 
     Special events have ``seq`` None: ``snapshot`` (the entry's fields, and `left`, how many are still to come) and
-    ``missed`` (`topic`, `first`, `last`, `count`, `reason`: numbers that never came, or a stream that began anew).
+    ``missed`` (`topic`, `first`, `last`, `count`, `reason`: numbers that never came, or a stream that began anew), and
+    ``unwatched`` (`unwatched_from_ns`, `unwatched_to_ns`: between two daemons nobody watched, so events are missing).
 
     Raises:
         NotRunningError: no such instance, or nobody answered.
@@ -205,6 +206,11 @@ class Subscriber:
     def missed_by_topic(self) -> dict[str, int]:
         """The same by topic."""
         return dict(self._reader.tracker.missed)
+
+    @property
+    def unwatched(self) -> list[tuple[int, int]]:
+        """(from, to) of the last times in which no daemon watched this host, ns since the Unix epoch, oldest first."""
+        return list(self._reader.tracker.unwatched)
 
     @property
     def repeats(self) -> int:

@@ -40,6 +40,8 @@ class WorkerSpec(msgspec.Struct, Derived, frozen=True, kw_only=True):
         proc_cache_fd: map `proc_cache`.
         iter_link_fd: link of the task iterator; NO_FD where the kernel has none.
         socket_fd: for a shard of the proc connector, the netlink socket.
+        ready_fd: an eventfd in which the worker reports that it is ready; see `specification.say_ready`.
+        unwatched: (from, to) of the times before this start in which no daemon of this instance watched, boot ns.
         boot_unix_ns: Unix time of the boot clock's zero in a recording; 0: this boot's.
     """
 
@@ -63,13 +65,15 @@ class WorkerSpec(msgspec.Struct, Derived, frozen=True, kw_only=True):
     proc_cache_fd: int = NO_FD
     iter_link_fd: int = NO_FD
     socket_fd: int = NO_FD
+    ready_fd: int = NO_FD
+    unwatched: list[tuple[int, int]] = []
     boot_unix_ns: int = 0
 
     def descriptors(self) -> tuple[int, ...]:
         """Return every descriptor that the worker inherits, without the specification's own."""
         single = (
             self.shared_fd, self.settings_fd, self.pid_owners_fd, self.pid_cache_fd, self.proc_cache_fd,
-            self.iter_link_fd, self.socket_fd,
+            self.iter_link_fd, self.socket_fd, self.ready_fd,
         )  # fmt: skip
         return tuple(dict.fromkeys(fd for fd in (*self.rings.values(), *single) if fd != NO_FD))
 

@@ -30,6 +30,7 @@ REPLAYED = {
     "growth_entries": {"event against entries", "read against entries"},
     "growth_readers": {"event against readers", "read against readers"},
     "growth_rings": {"event against rings"},
+    "takeover": {"imports", "tables", "other", "take-over"},
 }
 
 

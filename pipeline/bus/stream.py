@@ -22,6 +22,8 @@ HEADER; keys that a reader does not know are ignored, optional ones are left out
     watermark_ns  int     ns (unix)  events before it have been published; 0 unknown
     seqs          array   -          optional: last number of each topic, by position in `TOPICS`; in a welcome
     end           bool    -          optional: the publisher ends on purpose, nothing follows from it
+    unwatched     array   ns (unix)  optional, since 1.1, in heartbeats and welcomes: [from, to] of each of the last
+                                     times in which no daemon watched this host, oldest first
 
 Sequence numbers count the events of a topic from 1, whether anybody listens or not. A heartbeat comes on every topic
 that has a subscriber, so a lost tail is noticed and a filter makes no false gap.
@@ -52,7 +54,7 @@ from pipeline.bus._events import Decoder
 from pipeline.errors import ConfigError, FrameError
 
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 
 #: Topics by number: the positions in `seqs` and in a topic mask.
 TOPICS = (
@@ -116,6 +118,7 @@ class Header:
     watermark_ns: int
     seqs: tuple[int, ...] | None = None
     end: bool = False
+    unwatched: tuple[tuple[int, int], ...] = ()
     major: int = MAJOR
     minor: int = MINOR
 
@@ -141,6 +144,8 @@ class Header:
             fields["seqs"] = self.seqs
         if self.end:
             fields["end"] = True
+        if self.unwatched:
+            fields["unwatched"] = self.unwatched
         return msgpack.packb(fields)
 
     @classmethod
@@ -181,11 +186,17 @@ class Header:
             type(seqs) is not list or any(type(seq) is not int or not 0 <= seq <= _U64 for seq in seqs)
         ):
             _refuse("seqs of the header is not a list of numbers")
+        unwatched = fields.get("unwatched", [])
+        if type(unwatched) is not list or any(
+            type(hole) is not list or [type(time_ns) for time_ns in hole] != [int, int] for hole in unwatched
+        ):
+            _refuse("unwatched of the header is not a list of pairs of times")
         return cls(
             host=host,
             boot=boot,
             seqs=None if seqs is None else tuple(seqs),
             end=fields.get("end") is True,
+            unwatched=tuple((begin, end) for begin, end in unwatched),
             **known,
         )
 
@@ -258,6 +269,22 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
             )
         prefixes.append(matches[0].encode())
     return prefixes
+
+
+def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Event:
+    """Return what a subscriber gets for a time in which no daemon watched: nobody knows what happened in it.
+
+    Args:
+        from_ns, to_ns: the time, ns (unix).
+        time_ns: when it was noticed, as the publisher's message says, ns (unix).
+    """
+    return {
+        "event": "unwatched",
+        "unwatched_from_ns": from_ns,
+        "unwatched_to_ns": to_ns,
+        "seq": None,
+        "time_ns": time_ns,
+    }
 
 
 def missed_event(*, topic: str | None, first: int | None, last: int | None, time_ns: int, reason: str) -> Event:

@@ -10,6 +10,9 @@ take-over   the header's `writer` is another one: a resolver was killed between 
             they say, against the messages of the last step, which is all that can be repeated (a step is published only
             when the one before it is committed). Numbers that this window does not cover are decided by number.
 new stream  the header's `stream` is another one: the tables began anew, and so did the numbers.
+unwatched   the header names a time that it did not name before: a daemon ended, and nobody watched until the next one
+            began. Told by an "unwatched" event; at a welcome only if that was a short time ago, as a subscriber that
+            was started again with the daemon wants to know it, and one that is new an hour later does not.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ from collections.abc import Sequence
 from operator import itemgetter
 
 from pipeline.bus._events import Decoder
-from pipeline.bus.stream import TOPIC_NUMBERS, TOPICS, Event, Header, StreamVersionError, missed_event, unpack_events
+from pipeline.bus.stream import (
+    TOPIC_NUMBERS,
+    TOPICS,
+    Event,
+    Header,
+    StreamVersionError,
+    missed_event,
+    unpack_events,
+    unwatched_event,
+)
 from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
@@ -28,6 +40,8 @@ _ORDER = itemgetter("order")
 REPEAT_WINDOW_BYTES = 32 << 20
 #: A repeat that has not come after so many further events of its topic will not come: its record had been committed.
 REPEAT_WINDOW_EVENTS = 1 << 16
+#: At its welcome a subscriber is told of a time without a watch that ended so recently, in ns.
+UNWATCHED_RECENT_NS = 60_000_000_000
 
 
 class Tracker:
@@ -40,6 +54,7 @@ class Tracker:
         stale: set at a gap and at a new stream: what was made from events so far is incomplete. The owner clears it.
         ended: the publisher said that it ends, and nothing came since.
         stream: the space of numbers that is followed; None before the first message.
+        unwatched: (from, to) of the last times in which nobody watched, ns (unix).
         last: by topic, the last number that was taken; None before the first.
     """
 
@@ -52,6 +67,7 @@ class Tracker:
         self.ended = False
         self.stream: int | None = None
         self.writer = 0
+        self.unwatched: tuple[tuple[int, int], ...] = ()
         self.last: list[int | None] = [None] * len(TOPICS)
         self._decoder = Decoder()
         self._floor = [0] * len(TOPICS)
@@ -67,6 +83,7 @@ class Tracker:
         """Start at a welcome: everything up to its `seqs` counts as seen."""
         self._reset(header)
         self.skip_to(header.seqs or ())
+        self._tell_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
 
     def skip_to(self, seqs: Sequence[int]) -> None:
         """Count everything up to these numbers (by topic) as seen, because a snapshot holds it."""
@@ -104,6 +121,9 @@ class Tracker:
             self._begin_anew(header)
         elif header.writer != self.writer:
             self._take_over(header)
+        if header.unwatched and header.unwatched != self.unwatched:
+            self.stale = True
+            self._tell_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
         if events:
@@ -169,6 +189,15 @@ class Tracker:
         self.missed[topic] += last - first + 1
         self.stale = True
         self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
+
+    def _tell_unwatched(self, header: Header, since_ns: int = 0) -> None:
+        """Note the times without a watch that are new and ended after `since_ns`."""
+        known, self.unwatched = set(self.unwatched), header.unwatched
+        self._notes += [
+            unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns)
+            for begin, end in header.unwatched
+            if (begin, end) not in known and end > since_ns
+        ]
 
     def _begin_anew(self, header: Header) -> None:
         is_first = self.stream is None

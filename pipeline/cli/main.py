@@ -9,6 +9,7 @@ look-up must not pay for what `run` or `tree` need. Data goes to standard output
     2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already, or
           output that cannot be written
     3     no running instance: none was started, it is not ready, it has ended
+    4     only `run` and `replay`: a process of the daemon died again and again, or its start took too long
     75    the instance cannot answer now: it is busy, behind, or its resolver is being replaced. Ask again (EX_TEMPFAIL)
     130   interrupted
 """
@@ -47,6 +48,7 @@ COMMANDS = {
 EXIT_NOT_FOUND = 1
 EXIT_USAGE = 2
 EXIT_NOT_RUNNING = 3
+EXIT_GAVE_UP = 4
 EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -56,6 +58,8 @@ _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
     (errors.TooOldError, EXIT_NOT_FOUND),
+    (errors.HopelessError, EXIT_USAGE),
+    (errors.GivingUpError, EXIT_GAVE_UP),
     (errors.NotRunningError, EXIT_NOT_RUNNING),
     (errors.StaleError, EXIT_TRY_AGAIN),
     (errors.BusyError, EXIT_TRY_AGAIN),

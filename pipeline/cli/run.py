@@ -66,6 +66,13 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     It is ready when it says so: in its log, to systemd, and to `procline wait`.
 
     ebpf and proc-connector need the initial pid namespace; elsewhere, as in most containers, they are refused.
+
+    \b
+    Exit codes:
+      0  stopped, everything drained
+      1  stopped, but a process had to be killed at the end
+      2  cannot run: a setting, a permission, a resource limit, what the host lacks, already running
+      4  gave up: a process of the daemon died again and again, or its start took too long
     """
     with daemon_parts():
         from pipeline import config, log

@@ -90,7 +90,9 @@ def readable(event: Mapping[str, Any]) -> str:
     pid = event.get("pid")
     if pid is None:
         facts = " ".join(
-            f"{key}={value}" for key, value in event.items() if key not in _ELSEWHERE and value is not None
+            f"{key}={common.moment(value) if key.endswith('_ns') else value}"
+            for key, value in event.items()
+            if key not in _ELSEWHERE and value is not None
         )
         return f"{time_of_day}   {kind:8} {common.printable(facts)}"
     # A child has its parent's image until it execs: its name says enough.

@@ -307,6 +307,7 @@ cdef class Turn:
                 self.publish(self.encoder.take())
             self.merger.done(batch)
             self._commit()
+            self.tables.show_life()  # what had waited for a ring that stalled may be a hundred batches
             if self.evicts:
                 # So much at a time, and no more: a storm leaves as fast as it came. Not before the commit: a successor
                 # applies what is not committed once more, and needs the rows that it was applied to.

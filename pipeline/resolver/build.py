@@ -353,7 +353,7 @@ def _publisher(
         mode=int(spec.config.access.stream_mode, 8), group=spec.group_id,
         boot=spec.boot_id_bytes, boot_unix_ns=boot_unix_ns, epoch=tables.epoch, takeovers=tables.takeovers,
         tcp=stream.tcp_endpoint, secure=secure, send_hwm=stream.hwm_messages,
-        heartbeat_ns=stream.heartbeat_ms * 1_000_000,
+        heartbeat_ns=stream.heartbeat_ms * 1_000_000, unwatched=[(begin, end) for begin, end in spec.unwatched],
     )  # fmt: skip
 
 

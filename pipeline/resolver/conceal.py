@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.events import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
 from pipeline.resolver._conceal import Literals, Sieve, digest
+from pipeline.resolver.alive import watched
 from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
@@ -112,10 +113,10 @@ class Concealer:
         """Conceal the arguments and the environment of one process."""
         return self._scrub_argv(args) if args and self._scrub_argv else args, filter_area(envs, self._show)
 
-    def survey(self, survey: Survey) -> None:
+    def survey(self, survey: Survey, show_life: Callable[[], object] = lambda: None) -> None:
         """Conceal the strings of a survey in place; its digests are of what they were."""
         survey.digests = [0] * len(survey.strings)
-        for i, text in enumerate(survey.strings):
+        for i, text in enumerate(watched(survey.strings, show_life)):
             row = survey.exec[i]
             kept = int(row["path_bytes"]) + int(row["name_bytes"])
             split = kept + int(row["args_bytes"])

@@ -19,6 +19,7 @@ from pipeline.boot import ticks_of
 from pipeline.bus import context as wire
 from pipeline.bus.context import ContextEvent, decode_context
 from pipeline.errors import FrameError
+from pipeline.resolver.alive import watched
 from pipeline.resolver.args_views import is_kworker
 from pipeline.resolver.cache_entry import ProcessCacheEntry, placeholder
 from pipeline.resolver.ebpf import EBPFResolver
@@ -107,7 +108,7 @@ class ContextLoop:
 
     def begin(self) -> None:
         """Go on with what a predecessor's events have left: credentials that are to expire. Once, after a take-over."""
-        for entry in self._resolver.book.with_extra():
+        for entry in watched(self._resolver.book.with_extra(), self._tables.py_show_life):
             for one in entry.aws_security_credentials:
                 self._expire_later(entry, one.expiration)
 

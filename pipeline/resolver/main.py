@@ -16,7 +16,7 @@ from pipeline import memory, privileges
 from pipeline.errors import ConfigError, ProclineError
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
-from pipeline.specification import read_spec, spec_fd
+from pipeline.specification import read_spec, say_ready, spec_fd
 
 if TYPE_CHECKING:
     from pipeline.worker import WorkerSpec
@@ -65,6 +65,7 @@ def _run(spec: WorkerSpec) -> int:
         gc.collect()
         gc.freeze()
         worker.start()
+        say_ready(spec.ready_fd)
         memory.give_back()  # what the snapshot needed
         while not stopping:
             worker.loop.poll()

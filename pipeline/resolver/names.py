@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import memory
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.alive import watched
 from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader, ViewNames
 from pipeline.resolver.name_views import View, Views
@@ -162,7 +163,7 @@ class LiveNames:
         self._thread.start()
         # Waited for, so that the first events have names; a host whose files hang must not keep us from starting.
         self._ask(self._reader.host)
-        for _ in range(200):
+        for _ in watched(range(200), self._tables.py_show_life):
             if self._answers or not self._thread.is_alive():
                 break
             self._thread.join(0.005)
@@ -220,7 +221,7 @@ class LiveNames:
         cache = self._encoder.names
         assert cache is not None
         views, ids = cache.living(self._tables)
-        for container, mnt_ns, user_ns, tgid in views:
+        for container, mnt_ns, user_ns, tgid in watched(views, self._tables.py_show_life):
             self._want((container, mnt_ns, user_ns), tgid, now)
         self._want_ids(sorted(ids), now)
 

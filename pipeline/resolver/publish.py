@@ -81,6 +81,7 @@ class Publisher:
         send_hwm: messages kept for each subscriber.
         heartbeat_ns: how often a topic with subscribers says its last number.
         host: what headers call this host.
+        unwatched: (from, to) of the times in which nobody watched, boot ns; welcomes and heartbeats say them.
 
     Attributes:
         published: events handed to ZeroMQ, so for at least one subscriber.
@@ -109,6 +110,7 @@ class Publisher:
         send_hwm: int = SEND_HWM_MESSAGES,
         heartbeat_ns: int = HEARTBEAT_NS,
         host: str = "",
+        unwatched: Sequence[tuple[int, int]] = (),
     ) -> None:
         if tcp and secure is None:
             raise ValueError("a stream over TCP is never without CURVE")
@@ -122,6 +124,7 @@ class Publisher:
         self._takeovers = takeovers
         self._host = host or unix.gethostname()
         self._heartbeat_ns = heartbeat_ns
+        self._unwatched = tuple((begin + boot_unix_ns, end + boot_unix_ns) for begin, end in unwatched)
         self._beaten_ns = 0
         self._step = 0
         self._group = 0
@@ -305,6 +308,7 @@ class Publisher:
             watermark_ns=watermark + self._boot_unix_ns if watermark else 0,
             seqs=seqs,
             end=end,
+            unwatched=() if count else self._unwatched,
         ).pack()
 
     def _send(self, topic: bytes, header: bytes, body: Any, count: int) -> None:

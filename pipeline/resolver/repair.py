@@ -8,13 +8,15 @@ looked up once more before it is closed. Looking is in survey.py, what a fact do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from pipeline.boot import TICK_NS, is_same_start
 from pipeline.events import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
+from pipeline.resolver.alive import watched
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
@@ -122,7 +124,7 @@ class Repairer:
     def snapshot(self) -> int:
         """Enter every live process into empty tables; returns how many. Events since the capture began come after."""
         look = self._look()
-        for i in range(len(look)):
+        for i in self._watched(range(len(look))):
             self._insert(look, i, layout.SOURCE_SNAPSHOT, 0)
         # Their parents were entered first, but for those that the iterator and /proc saw in another order.
         self._applier.take_wanted()
@@ -155,7 +157,7 @@ class Repairer:
         if not pids:
             return
         look = self._look(pids)
-        for i in range(len(look)):
+        for i in self._watched(range(len(look))):
             self._insert(look, i, layout.SOURCE_PROCFS, layout.ROW_GAP)
         end_torn(self._tables, rows)
 
@@ -177,15 +179,21 @@ class Repairer:
             self._wanted = look if len(look) else None
 
     def _look(self, only: frozenset[int] | None = None) -> Survey:
-        look = survey(self._reader, self._iterate if only is None else None, self._now_boot_ns, self._want, only)
-        self._concealer.survey(look)
-        for cgroup_id, path in look.cgroup_paths.items():
+        look = survey(
+            self._reader, self._iterate if only is None else None, self._now_boot_ns, self._want, only,
+            show_life=self._tables.py_show_life,
+        )  # fmt: skip
+        self._concealer.survey(look, self._tables.py_show_life)
+        for cgroup_id, path in self._watched(look.cgroup_paths.items()):
             self._learn_cgroup(cgroup_id, path)
         # The iterator does so by itself.
-        for i in np.flatnonzero(look.head["flags"] & FLAG_PARTIAL).tolist():
+        for i in self._watched(np.flatnonzero(look.head["flags"] & FLAG_PARTIAL).tolist()):
             path = look.strings[i][: int(look.exec["path_bytes"][i])]
             look.task["cookie"][i] = self._fill_maps(look.head[i], look.task[i], look.exec[i], path)
         return look
+
+    def _watched[T](self, items: Iterable[T]) -> Iterator[T]:
+        return watched(items, self._tables.py_show_life)
 
     def _insert(self, look: Survey, i: int, source: int, flags: int) -> int:
         head = look.head[i]
@@ -221,7 +229,7 @@ class Repairer:
     def _enter(self, look: Survey, flags: int, source: int, callpath: str) -> int:
         """Enter and correct what was looked at; processes that get another parent by it count under `callpath`."""
         moved = self._moved()
-        results = [self._insert(look, i, source, flags) for i in range(len(look))]
+        results = [self._insert(look, i, source, flags) for i in self._watched(range(len(look)))]
         self._tables.count(layout.counter_of("reparent_success", callpath), self._moved() - moved)
         self._tables.count("repair_added", results.count(ADDED))
         self._tables.count("repair_changed", results.count(CHANGED))
@@ -235,24 +243,31 @@ class Repairer:
     def _compare(self, look: Survey) -> int:
         self._tables.count("repairs")
         done = self._enter(look, layout.ROW_GAP, layout.SOURCE_PROCFS, DEQUEUE_EXITED)
-        seen = dict(zip(look.head["tgid"].tolist(), look.head["start_boot_ns"].tolist(), strict=True))
-        hot = self._tables.hot_view()
+        closed = 0
+        for tgid, start in self._watched(self._unseen(look)):
+            if not self._lives(tgid, start):
+                closed += bool(self._close(tgid, start, look.end_boot_ns))
+        self._tables.count("repair_closed", closed)
+        return done + closed
+
+    def _unseen(self, look: Survey) -> list[tuple[int, int]]:
+        """(pid, start) of the processes that live by the tables, and that a look at all of them did not see."""
+        hot = self._tables.hot_view()[: self._tables.rows_frontier]
         # A tracer's processes are not among those that were looked at.
         is_ours = hot["flags"] & (layout.ROW_HEAD | layout.ROW_FOREIGN) == layout.ROW_HEAD
         is_live = is_ours & (hot["exit_boot_ns"] == 0)
         live = np.flatnonzero(is_live & (hot["start_boot_ns"] < look.begin_boot_ns))
-        closed = 0
-        for row in live.tolist():
-            tgid, start = int(hot["tgid"][row]), int(hot["start_boot_ns"][row])
-            found = seen.get(tgid)
-            if found is not None and found // TICK_NS == start // TICK_NS:
-                continue
-            if self._lives(tgid, start):
-                continue
-            closed += bool(self._close(tgid, start, look.end_boot_ns))
-        self._tables.count("repair_closed", closed)
-        return done + closed
+        tgids, starts = hot["tgid"][live], hot["start_boot_ns"][live]
+        is_seen = np.isin(_identities(tgids, starts), _identities(look.head["tgid"], look.head["start_boot_ns"]))
+        return list(zip(tgids[~is_seen].tolist(), starts[~is_seen].tolist(), strict=True))
 
     def _lives(self, tgid: int, start_boot_ns: int) -> bool:
         info = self._reader.read(tgid, 0)
         return info is not None and info.start_ticks == start_boot_ns // TICK_NS and not info.is_zombie
+
+
+def _identities(tgids: np.ndarray[Any, Any], starts_boot_ns: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A number for each (pid, tick of its start); pids have 22 bits, and ticks of 10 ms the rest for 1,394 years."""
+    ticks = starts_boot_ns.astype(np.uint64) // np.uint64(TICK_NS)
+    numbers: np.ndarray[Any, Any] = ticks << np.uint64(22) | tgids.astype(np.uint64)
+    return numbers

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from pipeline import events
 from pipeline.boot import TICK_NS
 from pipeline.resolver import procfs
+from pipeline.resolver.alive import watched
 from pipeline.resolver.procinfo import script_of
 
 
@@ -74,8 +75,12 @@ def survey(
     now_boot_ns: Callable[[], int],
     want: int = procfs.WANT_DEFAULT,
     only: frozenset[int] | None = None,
+    show_life: Callable[[], object] = lambda: None,
 ) -> Survey:
-    """Look at all live processes, or at those of `only` (tgids); kernel threads are left out."""
+    """Look at all live processes, or at those of `only` (tgids); kernel threads are left out.
+
+    `show_life` is called for each process.
+    """
     begin = now_boot_ns()
     parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]] = []
     cgroup_paths: dict[int, bytes] = {}
@@ -96,14 +101,14 @@ def survey(
         head, task, exec_ = head[rows].copy(), task[rows].copy(), exec_[rows].copy()
         exact_starts |= zip(head["ppid"].tolist(), head["parent_start_boot_ns"].tolist(), strict=True)
         texts = [bytes(paths[row]) for row in rows.tolist()]
-        strings = _complete(reader, want, iterate, head, task, exec_, texts)
+        strings = _complete(reader, want, iterate, head, task, exec_, texts, show_life)
         if want & procfs.WANT_CGROUP:
-            _name_cgroups(reader, head, task, cgroup_paths)
+            _name_cgroups(reader, head, task, cgroup_paths, show_life)
         parts.append((head, task, exec_, strings, True))
         seen.update(head["tgid"].tolist())
     wanted = [tgid for tgid in reader.list_pids().tolist() if only is None or tgid in only]
     infos = []
-    for tgid in wanted:
+    for tgid in watched(wanted, show_life):
         if tgid in seen:
             continue
         info = reader.read(tgid, want)
@@ -131,17 +136,19 @@ def _complete(
     task: npt.NDArray[np.void],
     exec_: npt.NDArray[np.void],
     paths: list[bytes],
+    show_life: Callable[[], object],
 ) -> list[bytes]:
     """Add to the iterator's rows what only ``/proc`` has; returns each row's strings."""
     tgids: list[int] = head["tgid"].tolist()
     starts: list[int] = head["start_boot_ns"].tolist()
-    args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in tgids]
+    args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
     envs: list[procfs.Area | None] = [None] * len(tgids)
     if want & procfs.WANT_ENVS:
-        envs = [reader.read_envs(tgid) for tgid in tgids]
+        envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
     is_same = _same_images(head, task, exec_, iterate()).tolist()
     scripts: list[bytes] = []
-    for i, (path, comm, area) in enumerate(zip(paths, task["comm"].tolist(), args, strict=True)):
+    images = zip(paths, task["comm"].tolist(), args, strict=True)
+    for i, (path, comm, area) in enumerate(watched(images, show_life)):
         if is_same[i] and path and area is not None and area.text:
             script = script_of(path, comm, area.text)
         else:
@@ -204,12 +211,12 @@ def _name_cgroups(
     head: npt.NDArray[np.void],
     task: npt.NDArray[np.void],
     cgroup_paths: dict[int, bytes],
+    show_life: Callable[[], object],
 ) -> None:
     """Ask one process of each cgroup for its paths; what all of them have moved away from, others will name."""
     tries: dict[tuple[int, int], int] = {}
-    for tgid, cgroup_id, cgroups_v1 in zip(
-        head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True
-    ):
+    places = zip(head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True)
+    for tgid, cgroup_id, cgroups_v1 in watched(places, show_life):
         is_v1_named = cgroups_v1 <= events.CGROUPS_V1_ROOTS or cgroups_v1 in cgroup_paths
         if is_v1_named and (not cgroup_id or cgroup_id in cgroup_paths):
             continue

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from pipeline import events
 from pipeline.boot import TICK_NS
+from pipeline.resolver.alive import watched
 from pipeline.resolver.procfs import read_start
 from pipeline.resolver.tty import procfs_tty
 from pipeline.shm import layout
@@ -152,7 +153,7 @@ class TtyFallback:
         """Look at every living process; call when the tables are filled."""
         hot = self._tables.hot_view()[: self._tables.rows_frontier]
         live = (hot["flags"] & layout.ROW_HEAD != 0) & (hot["exit_boot_ns"] == 0)
-        for row in np.flatnonzero(live).tolist():
+        for row in watched(np.flatnonzero(live).tolist(), self._tables.py_show_life):
             if name := self._find(row):
                 _set(self._tables, row, name)
                 self._tables.py_mark_tty_given(row)

@@ -10,6 +10,8 @@ cdef class ControlWriter:
     cdef pl_control *control
     cdef uint64_t *counters  # the writer's own running counters; copied into a commit slot by `commit`
 
+    cdef void show_life(self) noexcept nogil
+
     # -- private state (see _control.pyx) ---------------------------------------------------------------------------
     cdef Segment control_segment
     cdef pl_ring_ack *acks

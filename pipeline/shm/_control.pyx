@@ -41,6 +41,10 @@ cdef extern from "time.h" nogil:
     int CLOCK_BOOTTIME
 
 
+#: Signs of life within long work are this far apart: readers call a writer gone after one second.
+cdef uint64_t LIFE_NS = 100_000_000
+
+
 cdef uint64_t boot_ns() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_BOOTTIME, &now)
@@ -181,6 +185,17 @@ cdef class ControlWriter:
         """Say that the writer lives; readers call it gone when this is older than a second."""
         self._require_open()
         pl_store_release64(&self.control.heartbeat_boot_ns, now_boot_ns)
+
+    cdef void show_life(self) noexcept nogil:
+        """Give a sign of life if the last one is LIFE_NS old: for the steps of work that may take long."""
+        cdef uint64_t now = boot_ns()
+        if now > self.control.heartbeat_boot_ns + LIFE_NS:
+            pl_store_release64(&self.control.heartbeat_boot_ns, now)
+
+    def py_show_life(self) -> None:
+        """Give a sign of life unless the last one is recent. Call it between the steps of work that may take long."""
+        self._require_open()
+        self.show_life()
 
     def set_state(self, uint32_t state) -> None:
         """Store STATE_*; READY also stamps when the table was complete."""

@@ -21,11 +21,15 @@ link to. An exec changes two rows and the index; killed between, it is undone or
 - a live image that something published links to, of a pid that the index has nothing for: the index names it.
 
 Reading and writing rows of a table that readers look at goes through begin/end like everything else.
+
+The heartbeat goes on meanwhile (`show_life`, every LIFE_ROWS rows), so that the supervisor can tell a slow take-over from
+one that hangs.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from pipeline.shm._arena cimport Arena
 from pipeline.shm._layout cimport (
     PL_C_TAKEOVER_ROWS_REPAIRED, PL_ROW_DELETED, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_REPLACED, pl_cold,
     pl_fence_release, pl_hot, pl_row_begin, pl_store_relaxed32,
@@ -37,9 +41,15 @@ import numpy as np
 
 
 cdef enum:
+    LIFE_ROWS = 1 << 14
     KEEP = 1
     UNDECIDED = 2
     FREE = 3
+
+
+cdef inline void show_life(TableWriter w, uint32_t row) noexcept nogil:
+    if row % LIFE_ROWS == 0:
+        w.show_life()
 
 
 cdef inline bint is_indexed(TableWriter w, uint32_t row) noexcept nogil:
@@ -83,9 +93,11 @@ cdef void classify(TableWriter w, uint8_t *verdict, uint32_t *stack) noexcept no
     cdef uint32_t depth = 0
     cdef pl_hot *hot
     for row in range(1, w.rows_fresh):
+        show_life(w, row)
         hot = &w.hot[row]
         verdict[row] = FREE if hot.row_seq & 1 and hot.flags == 0 else UNDECIDED
     for row in range(1, w.rows_fresh):
+        show_life(w, row)
         hot = &w.hot[row]
         if verdict[row] != UNDECIDED:
             continue
@@ -213,9 +225,9 @@ def rebuild(TableWriter w not None) -> None:
     from pipeline.errors import InvariantError
 
     w.rows_fresh = frontier(w)
-    w.names.recount_begin()
-    w.args.recount_begin()
-    w.envs.recount_begin()
+    for arena in (w.names, w.args, w.envs):
+        (<Arena>arena).recount_begin()
+        w.show_life()
     verdict = <uint8_t *>calloc(w.rows_fresh, 1)
     stack = <uint32_t *>calloc(w.rows_fresh, sizeof(uint32_t))
     try:
@@ -224,16 +236,20 @@ def rebuild(TableWriter w not None) -> None:
         with nogil:
             classify(w, verdict, stack)
             for row in range(w.rows_fresh - 1, 0, -1):
+                show_life(w, row)
                 if verdict[row] == FREE:
                     free_row(w, row)
         for row in range(1, w.rows_fresh):
+            show_life(w, row)
             if verdict[row] == KEEP and needs_settling(w, row) and settle(w, row):
                 torn.append(row)
         with nogil:
             for row in range(1, w.rows_fresh):
+                show_life(w, row)
                 if verdict[row] == KEEP:
                     own(w, row)
             for row in range(1, w.rows_fresh):
+                show_life(w, row)
                 if verdict[row] == KEEP:
                     account(w, row)
     finally:
@@ -241,10 +257,11 @@ def rebuild(TableWriter w not None) -> None:
         free(stack)
     if w.bad_row != 0:
         raise InvariantError(f"row {w.bad_row} refers to a string that does not exist", rule="arena-refs", row=w.bad_row)
-    w.names.recount_finish()
-    w.args.recount_finish()
-    w.envs.recount_finish()
+    for arena in (w.names, w.args, w.envs):
+        (<Arena>arena).recount_finish()
+        w.show_life()
     enqueue_ended(w)
+    w.show_life()
     w.torn_rows = torn
 
 

@@ -20,9 +20,17 @@ STATE_SUPERSEDED = 4  #: another control file has taken this one's place
 
 CONTROL_BYTES = 512
 RING_ACK_BYTES = 64
+COLD_BYTES = 192
+ROW_BYTES = 128 + COLD_BYTES  #: HOT and COLD
 
 #: CONTROL from its beginning to `ring_offset`, of which Head has some.
 HEAD = struct.Struct("<8sI20xI12xQ12xI56xI4xI")
+#: CONTROL: `boot_id`; and from `commit_index` to `commit_bytes`.
+_BOOT_ID = slice(16, 32)
+_COMMITS = struct.Struct("<132xI4xII")
+#: COMMIT: `watermark_boot_ns`.
+_WATERMARK = struct.Struct("<8xQ")
+COMMIT_HEAD_BYTES = _WATERMARK.size
 #: RING_ACK: `received_pos` and `stalled`.
 _RING = struct.Struct("<32xQQ16x")
 
@@ -45,6 +53,22 @@ def read_head(data: bytes) -> Head | None:
         return None
     head = Head(*HEAD.unpack_from(data))
     return head if (head.magic, head.layout_version) == (MAGIC, LAYOUT_VERSION) else None
+
+
+def find_commit(data: bytes, boot_id: bytes) -> int | None:
+    """Return where the valid commit slot begins in a control segment that begins with `data`.
+
+    None: it is not one of this layout version, or not of this boot.
+    """
+    if read_head(data) is None or data[_BOOT_ID] != boot_id:
+        return None
+    index, offset, length = _COMMITS.unpack_from(data)
+    return int(offset + (index & 1) * length)
+
+
+def read_watermark(data: bytes) -> int:
+    """Return the watermark of a commit slot that begins with `data`, ns (boot); 0 if that is too short."""
+    return int(_WATERMARK.unpack_from(data)[0]) if len(data) >= COMMIT_HEAD_BYTES else 0
 
 
 def read_rings(data: bytes) -> list[tuple[int, int]]:

@@ -372,6 +372,8 @@ SEGMENT_LAYOUTS = {
     "cold": COLD, "file": FILE, "cgroup": CGROUP, "arena": ARENA, "keys": KEYS,
 }  # fmt: skip
 
+assert (COLD.itemsize, HOT.itemsize + COLD.itemsize) == (head.COLD_BYTES, head.ROW_BYTES)
+
 CONTROL_HEADER_BYTES = 4096  #: the ring section begins here, page-aligned
 
 

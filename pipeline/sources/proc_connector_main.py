@@ -24,6 +24,7 @@ from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
+from pipeline.specification import say_ready
 
 if TYPE_CHECKING:
     from pipeline.sources.proc_connector import ProcConnector
@@ -90,6 +91,7 @@ def _run(spec: Specification, log: Logger) -> int:
         )
         gc.collect()
         gc.freeze()
+        say_ready(spec["ready_fd"])
         watch = _Watch(connector, log)
         while not waiter.stopping:
             watch.look()

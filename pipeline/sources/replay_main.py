@@ -19,6 +19,7 @@ from pipeline.log import Logger, get_logger
 from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
+from pipeline.specification import say_ready
 
 #: Frames handed over between two looks at the acknowledgements.
 BUDGET_FRAMES = 64
@@ -54,6 +55,7 @@ def _run(spec: Specification, log: Logger) -> int:
         source = ReplaySource(recording, boot_id=recording.boot_id, acks=acks, send=send)
         if source.error is not None:
             log.warning(f"{source.error}; replaying what comes before")
+        say_ready(spec["ready_fd"])
         is_told = False
         while not waiter.stopping:
             if not source.poll(BUDGET_FRAMES):

@@ -24,6 +24,7 @@ from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
+from pipeline.specification import say_ready
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 16_384
@@ -97,6 +98,7 @@ def _run(spec: Specification, log: Logger) -> int:
         # What was built lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+        say_ready(spec["ready_fd"])
         watch = _Watch(shard, log)
         run(shard, pacer, waiter, watch.look, BUDGET_RECORDS)
         drain_out(shard, time.monotonic() + spec["config.supervision.stop_timeout_s"] * _DRAIN_PART, log)

@@ -21,6 +21,7 @@ from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
 from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
+from pipeline.specification import say_ready
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 512
@@ -84,6 +85,7 @@ def _run(spec: Specification, log: Logger) -> int:
         )
         gc.collect()
         gc.freeze()
+        say_ready(spec["ready_fd"])
         told, due_s = 0, 0.0
         while not waiter.stopping:
             taken = shard.poll(BUDGET_RECORDS)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+
+import msgspec
 
 from pipeline.supervisor.restart import EXIT_HOPELESS
 from pipeline.worker import WorkerSpec
@@ -40,6 +43,10 @@ class Child:
 
     def __init__(self, spec: WorkerSpec, command: Sequence[str]) -> None:
         self.spec = spec
+        # Nothing but a signal from the worker to this process, so a descriptor that both have and that needs no reader.
+        self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._was_ready = False
+        spec = msgspec.structs.replace(spec, ready_fd=self._ready_fd)
         spec_fd = spec.to_memfd()
         try:
             self.started_s = time.monotonic()
@@ -64,6 +71,14 @@ class Child:
     def has_ended(self) -> bool:
         """Whether the process has ended; if so it has been reaped, and nothing of it is left."""
         return self._process.poll() is not None
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it has reported that it is ready (`specification.say_ready`)."""
+        if not self._was_ready:
+            with contextlib.suppress(BlockingIOError):
+                self._was_ready = os.eventfd_read(self._ready_fd) > 0
+        return self._was_ready
 
     @property
     def is_hopeless(self) -> bool:
@@ -106,3 +121,4 @@ class Child:
     def close(self) -> None:
         """Forget an ended process."""
         os.close(self.pidfd)
+        os.close(self._ready_fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from pipeline.config import Supervision
-from pipeline.errors import ProclineError
+from pipeline.errors import GivingUpError, HopelessError
 
 WINDOW_S = 600.0
 _FIRST_PAUSE_S = 0.1
@@ -14,23 +14,13 @@ _FIRST_PAUSE_S = 0.1
 EXIT_HOPELESS = 2
 
 
-class GivingUpError(ProclineError):
-    """A worker cannot be kept alive; the daemon ends.
-
-    Attributes:
-        role: the worker's role.
-    """
-
-    def __init__(self, message: str, *, role: str) -> None:
-        super().__init__(message)
-        self.role = role
-
-
 class RestartPolicy:
     """The history of one worker's deaths.
 
-    A single death is answered at once, because readers wait. Deaths soon after a start are a loop and are answered
-    with pauses that double, then with an end; so are too many deaths of any kind.
+    A single death is answered at once, because readers wait. Early deaths in a row are a loop: they are answered with
+    pauses that double, and then the daemon ends; so it does after too many deaths of any kind. A death is early if the
+    worker had not reported that it is ready (`specification.say_ready`), however long it lived, or if it lived for less
+    than `healthy_ms`.
     """
 
     def __init__(self, role: str, settings: Supervision) -> None:
@@ -39,27 +29,33 @@ class RestartPolicy:
         self._early = 0
         self._deaths: deque[float] = deque()
 
-    def after(self, started_s: float, ended_s: float, how: str, is_hopeless: bool = False) -> float:
+    def after(
+        self, started_s: float, ended_s: float, how: str, *, was_ready: bool = True, is_hopeless: bool = False
+    ) -> float:
         """Take note of an end and return how long to wait before the next start, in seconds.
 
         Args:
             started_s: monotonic time of the start.
             ended_s: monotonic time of the end.
             how: the end in words, for the message.
+            was_ready: the worker had reported that it is ready.
             is_hopeless: the worker said that it would end the same way again.
 
         Raises:
-            GivingUpError: it is not to be started again.
+            GivingUpError: it is not to be started again; HopelessError where `is_hopeless`.
         """
         settings = self._settings
         self._deaths.append(ended_s)
         while self._deaths[0] < ended_s - WINDOW_S:
             self._deaths.popleft()
-        self._early = self._early + 1 if ended_s - started_s < settings.healthy_ms / 1000 else 0
+        is_early = not was_ready or ended_s - started_s < settings.healthy_ms / 1000
+        self._early = self._early + 1 if is_early else 0
         if is_hopeless:
-            reason = "it says that it cannot work; its last log line says why"
-        elif self._early >= settings.early_deaths_max:
-            reason = f"it died {self._early} times in a row soon after its start"
+            raise HopelessError(
+                f"{self._role} {how}: it says that it cannot work; its last log line says why", role=self._role
+            )
+        if self._early >= settings.early_deaths_max:
+            reason = f"it died {self._early} times in a row before it was ready or right after; the log above says why"
         elif len(self._deaths) > settings.restarts_max:
             reason = f"it died {len(self._deaths)} times in {WINDOW_S / 60:.0f} minutes"
         else:

@@ -2,8 +2,8 @@
 
 Start: directory, source (BPF programs attached, rings there), resolver, shards. The instance is ready when the
 resolver says so in the control segment. A worker that ends is reaped and started again (restart.py says when); one
-that shows no sign of life for `HANG_S` is killed first. End, by SIGTERM or SIGINT: the shards, which hand over what the
-rings hold, then the resolver, which applies it and commits, then the source, then the directory.
+that hangs is killed first (watchdog.py says what hangs). End, by SIGTERM or SIGINT: the shards, which hand over what
+the rings hold, then the resolver, which applies it and commits, then the source, then the directory.
 
 The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and touches no event:
 a worker can be killed at any moment and replaced without a loss.
@@ -26,24 +26,30 @@ from types import FrameType
 import msgspec
 
 from pipeline import memory, notify, paths, privileges, processes
-from pipeline.boot import boot_id
+from pipeline.boot import boot_id, now_boot_ns, pid_max
+from pipeline.bpf.host import possible_cpus
 from pipeline.config import Config
+from pipeline.errors import GivingUpError
 from pipeline.log import get_logger
 from pipeline.shm import head
 from pipeline.specification import NO_FD
+from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.home import Home
 from pipeline.supervisor.metrics import measured
-from pipeline.supervisor.restart import GivingUpError, RestartPolicy
-from pipeline.supervisor.vitals import Stillness, Vitals, look
+from pipeline.supervisor.restart import RestartPolicy
+from pipeline.supervisor.unwatched import WatchRecord
+from pipeline.supervisor.vitals import Vitals, look
+from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker import WorkerSpec
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.main"
 
-#: A resolver without a heartbeat, or a stalled ring without progress, for so long: its process hangs.
+#: A resolver without a heartbeat, or a shard that hands over nothing of a stalled ring, for so long hangs. Only time
+#: that the process could have used counts: see watchdog.py.
 HANG_S = 10.0
 
 #: SIGHUP too: the terminal of an interactive run was closed.
@@ -62,6 +68,8 @@ class _Worker:
     command: Sequence[str]
     policy: RestartPolicy
     child: Child | None = None
+    watchdog: Watchdog | None = None
+    start_watchdog: Watchdog | None = None  # how long the child has been starting
     due_s: float = 0.0
     starts: int = 0
 
@@ -101,7 +109,7 @@ class Supervisor:
         self._signals = 0
         self._is_ready = False
         self._vitals: Vitals | None = None
-        self._stillness: dict[str, Stillness] = {}
+        self._record: WatchRecord | None = None
         self._home = Home() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
@@ -117,6 +125,7 @@ class Supervisor:
             UnsupportedError, LoadError: the host lacks something.
             GivingUpError: a worker cannot be kept alive.
         """
+        limits.check(self._config, max(possible_cpus()) + 1, pid_max())
         privileges.disable_core_dumps()
         with (
             self._signals_as_input(),
@@ -124,11 +133,13 @@ class Supervisor:
             self._opened() as feed,
             measured(self._config.metrics, directory.path, feed, self._log),
         ):
+            opened_boot_ns = now_boot_ns()
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
                            rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
                 directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
-                self._place_workers(directory, feed)
+                holes = () if self._record is None else self._record.begin(opened_boot_ns)
+                self._place_workers(directory, feed, holes)
                 while not self._signals:
                     self._step(directory)
                     feed.look()
@@ -144,9 +155,14 @@ class Supervisor:
     def _claimed(self) -> Iterator[InstanceDirectory]:
         settings = self._config.supervision
         with InstanceDirectory(self._name, settings.stop_timeout_s, self._group_id) as directory:
+            # What a replay shows happened elsewhere or earlier.
+            if not self._config.source.startswith("replay:"):
+                self._record = WatchRecord(directory.path, boot_id())
             try:
                 yield directory
             finally:
+                if self._record is not None:
+                    self._record.end()
                 directory.remove()
 
     @contextlib.contextmanager
@@ -159,7 +175,9 @@ class Supervisor:
 
     # -- start -------------------------------------------------------------------------------------------------------
 
-    def _place_workers(self, directory: InstanceDirectory, feed: Feed) -> None:
+    def _place_workers(
+        self, directory: InstanceDirectory, feed: Feed, unwatched: Sequence[tuple[int, int]] = ()
+    ) -> None:
         everything = WorkerSpec(
             instance=self._name,
             dir=str(directory.path),
@@ -181,6 +199,7 @@ class Supervisor:
             proc_cache_fd=feed.proc_cache_fd,
             iter_link_fd=feed.iter_link_fd,
             socket_fd=feed.socket_fd,
+            unwatched=list(unwatched),
             boot_unix_ns=feed.boot_unix_ns,
         )
         self._place(msgspec.structs.replace(everything, socket_fd=NO_FD), self._resolver_command)
@@ -203,7 +222,6 @@ class Supervisor:
 
     def _place(self, spec: WorkerSpec, command: Sequence[str]) -> None:
         self._workers[spec.role] = _Worker(spec, command, RestartPolicy(spec.role, self._config.supervision))
-        self._stillness[spec.role] = Stillness()
 
     def _start_due(self, directory: InstanceDirectory) -> None:
         now = time.monotonic()
@@ -212,7 +230,7 @@ class Supervisor:
             worker.child = Child(worker.spec, worker.command)
             worker.starts += 1
             self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
-            self._stillness[worker.spec.role] = Stillness()
+            worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
             self._log.debug("worker started", worker=worker.spec.role, worker_pid=worker.child.pid)
         if due:
             try:
@@ -250,9 +268,12 @@ class Supervisor:
         child = worker.child
         if child is None or not child.has_ended():
             return
+        was_ready = child.was_ready
         self._forget(worker)
         now = time.monotonic()
-        pause = worker.policy.after(child.started_s, now, child.how(), child.is_hopeless)
+        pause = worker.policy.after(
+            child.started_s, now, child.how(), was_ready=was_ready, is_hopeless=child.is_hopeless
+        )
         worker.due_s = now + pause
         if child.role == RESOLVER:
             self._is_ready = False
@@ -265,7 +286,7 @@ class Supervisor:
         if worker.child is not None:
             self._selector.unregister(worker.child.pidfd)
             worker.child.close()
-            worker.child = None
+            worker.child = worker.watchdog = worker.start_watchdog = None
 
     def _see_readiness(self) -> None:
         resolver = self._workers[RESOLVER]
@@ -286,11 +307,15 @@ class Supervisor:
             gc.collect()
             memory.give_back()  # what imports and the settings needed
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
-        elif resolver.child is not None and now - resolver.child.started_s > self._config.supervision.start_timeout_s:
+            return
+        if resolver.start_watchdog is None:
+            return
+        resolver.start_watchdog.look("starting", now)
+        if resolver.start_watchdog.counted_s > self._config.supervision.start_timeout_s:
             limit = f"{self._config.supervision.start_timeout_s:g} s"
             raise GivingUpError(
                 f"the tables were not complete {limit} after the start: see the log above, and "
-                "supervision.start_timeout_s if the host is only slow",
+                "supervision.start_timeout_s if the host is only slow (time spent waiting for a CPU is not counted)",
                 role=RESOLVER,
             )
 
@@ -299,17 +324,23 @@ class Supervisor:
         if self._vitals is None:
             return
         now = time.monotonic()
-        still_s = {
-            role: self._stillness[role].still_for_s(sign, now) for role, sign in self._signs(self._vitals).items()
-        }
-        for role, seconds in still_s.items():
-            child = self._workers[role].child
-            # A shard can hand over nothing while the resolver takes nothing, so that one is judged first.
-            if role != RESOLVER and (not self._is_ready or still_s[RESOLVER] > _LOOK_S * 2):
-                self._stillness[role] = Stillness()
-            elif child is not None and seconds > HANG_S:
+        signs = self._signs(self._vitals)
+        resolver = self._workers[RESOLVER].watchdog
+        # Everyone looks at all, so that each has the times of the last look.
+        for role, worker in self._workers.items():
+            if worker.watchdog is not None:
+                worker.watchdog.look(signs[role], now)
+        # A shard can hand over nothing while the resolver takes nothing, be it starved or hung: that one comes first.
+        is_taking = self._is_ready and resolver is not None and resolver.still_s <= _LOOK_S * 2
+        for role, worker in self._workers.items():
+            child, watchdog = worker.child, worker.watchdog
+            if child is None or watchdog is None:
+                continue
+            if role != RESOLVER and not is_taking:
+                watchdog.look(None, now)
+            elif watchdog.counted_s > HANG_S:
                 self._log.error(f"{role} shows no sign of life: killing it", worker=role, worker_pid=child.pid)
-                self._stillness[role] = Stillness()
+                watchdog.look(None, now)
                 child.send(signal.SIGKILL)
 
     def _signs(self, vitals: Vitals) -> Mapping[str, object]:

@@ -55,23 +55,3 @@ def look(directory: Path) -> Vitals | None:
         received_pos=tuple(received_pos for received_pos, _ in rings),
         stalled=tuple(bool(stalled) for _, stalled in rings),
     )
-
-
-class Stillness:
-    """How long something has shown no sign of life, on the clock that stands still while the host sleeps."""
-
-    def __init__(self) -> None:
-        self._sign: object = None
-        self._since_s = 0.0
-
-    def still_for_s(self, sign: object, now_s: float) -> float:
-        """Take note of the present sign and return for how many seconds it has been the same.
-
-        Args:
-            sign: anything that changes while the observed thing lives; None: nothing to observe now.
-            now_s: monotonic time.
-        """
-        if sign is None or sign != self._sign:
-            self._sign = sign
-            self._since_s = now_s
-        return now_s - self._since_s

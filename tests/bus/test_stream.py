@@ -70,6 +70,7 @@ def test_messages_of_every_minor_version_are_read(path: Path) -> None:
             each[k] for k in ("first", "count", "rest", "end")
         ]
         assert (None if parsed.seqs is None else list(parsed.seqs)) == each["seqs"]
+        assert [list(hole) for hole in parsed.unwatched] == each.get("unwatched", [])  # since 1.1
         if parsed.count:
             assert unpack_events(Decoder(), bytes.fromhex(each["body"]), parsed.count) == each["events"]
 
@@ -139,6 +140,10 @@ def test_another_major_version_is_refused_in_clear_words(major: int) -> None:
         ],
         ("count", 2**32),
         ("minor", -1),
+        ("unwatched", 5),
+        ("unwatched", [[1]]),
+        ("unwatched", [[1, "2"]]),
+        ("unwatched", [1, 2]),
         ("host", b"h"),
         ("boot", "0" * 16),
         ("boot", bytes(15)),
@@ -156,7 +161,7 @@ def test_a_malformed_header_is_refused(key, value) -> None:
     fields[key] = value
     with pytest.raises(FrameError):
         Header.parse(msgpack.packb(fields))
-    if key not in ("seqs",):
+    if key not in ("seqs", "unwatched"):
         del fields[key]
         with pytest.raises(FrameError):
             Header.parse(msgpack.packb(fields))

@@ -294,3 +294,35 @@ def test_another_major_version_ends_it() -> None:
     tracker.begin(sender.welcome())
     with pytest.raises(StreamVersionError):
         tracker.feed(*sender.beat(FORK, major=2))
+
+
+# -- times without a watch ---------------------------------------------------------------------------------------------
+
+
+def unwatched(events: list[Event]) -> list[tuple[int, int]]:
+    return [(e["unwatched_from_ns"], e["unwatched_to_ns"]) for e in events if e["event"] == "unwatched"]
+
+
+def test_a_follower_is_told_once_of_each_time_in_which_nobody_watched() -> None:
+    sender = Sender()
+    tracker = Tracker(PROC)
+    tracker.begin(sender.welcome())
+    after = sender.successor(sender)
+    now = 10**18
+    assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2),), time_ns=now)])) == [(1, 2)]
+    assert tracker.stale and tracker.unwatched == ((1, 2),)
+    assert unwatched(feed(tracker, [after.beat(EXEC, unwatched=((1, 2),), time_ns=now)])) == []
+    assert unwatched(feed(tracker, after.publish([FORK]))) == [], "a message of events does not say it"
+    assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2), (5, 9)), time_ns=now)])) == [(5, 9)]
+
+
+def test_a_new_subscriber_is_told_of_what_has_just_been() -> None:
+    sender = Sender()
+    now = 10**18
+    recent, old = (now - 3 * 10**9, now - 10**9), (now - 10**12, now - 9 * 10**11)
+    header = Header.parse(sender.header(first=0, seqs=(0,) * 8, unwatched=(old, recent), time_ns=now))
+    tracker = Tracker(PROC)
+    tracker.begin(header)
+    beat = sender.beat(FORK, unwatched=(old, recent), time_ns=now + 1)
+    assert unwatched(feed(tracker, [beat, beat])) == [recent]
+    assert tracker.unwatched == (old, recent)

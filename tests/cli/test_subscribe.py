@@ -167,3 +167,10 @@ def test_a_reader_that_has_gone_ends_it() -> None:
         assert process.stdout is not None
         process.stdout.close()
         process.wait(20)
+
+
+def test_a_time_without_a_watch_is_a_line_with_times_to_read() -> None:
+    second = 1_000_000_000
+    told = {"event": "unwatched", "unwatched_from_ns": 5 * second, "unwatched_to_ns": 65 * second, "seq": None}
+    line = readable({**told, "time_ns": 70 * second})
+    assert "unwatched" in line and "unwatched_from_ns=1970-01-01" in line and "unwatched_to_ns=1970-01-01" in line

@@ -184,6 +184,24 @@ def test_each_topic_with_a_subscriber_beats(instance: Instance, peers: zmq.Conte
     assert receive(socket) is not None
 
 
+def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(
+    directory: Path, peers: zmq.Context
+) -> None:
+    with tables() as writer:
+        instance = Instance(writer, directory, unwatched=[(7, 9)])
+        try:
+            socket = subscriber(peers, instance, b"proc.exec", WELCOME_PREFIX + b"x")
+            instance.until(lambda: socket.poll(0))
+            holes = ((BOOT_UNIX_NS + 7, BOOT_UNIX_NS + 9),)
+            assert receive(socket)[1].unwatched == holes
+            instance.events(1, EXEC)
+            assert receive(socket)[1].unwatched == ()
+            instance.publisher.poll(10**9)
+            assert receive(socket)[1].unwatched == holes
+        finally:
+            instance.close()
+
+
 def test_events_that_were_encoded_outside_a_batch_go_out_with_the_next_poll(
     instance: Instance, peers: zmq.Context
 ) -> None:

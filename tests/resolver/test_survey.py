@@ -177,3 +177,12 @@ def test_a_process_that_the_iterator_hides_comes_from_proc() -> None:
     assert look.head["tgid"].tolist() == [1, 5]
     assert look.is_exact.tolist() == [False, True]
     assert pieces(look)[:3] == [b"/sbin/init", b"", b"init\0"]
+
+
+def test_a_look_at_all_processes_shows_life_at_each() -> None:
+    signs: list[None] = []
+    rows = [{"tgid": pid, "start_boot_ns": pid, "cgroup_id": 9} for pid in range(1, 101)]
+    host = Host([rows], args=dict.fromkeys(range(1, 101), b"x\0"))
+    look = survey(host, host.iterate, lambda: 1, show_life=lambda: signs.append(None))  # type: ignore[arg-type]
+    assert len(look) == 100
+    assert len(signs) >= 3 * 100

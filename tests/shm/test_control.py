@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_state_and_heartbeat(writer: TableWriter) -> None:
         writer.set_state(9)
     writer.close()
     assert control["state"] == layout.STATE_STOPPED
+
+
+def test_life_is_shown_in_long_work_when_the_last_sign_is_old(writer: TableWriter) -> None:
+    control = writer.control_view()[0]
+    now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    writer.heartbeat(now - 500_000_000)
+    writer.py_show_life()
+    assert control["heartbeat_boot_ns"] >= now
+    writer.heartbeat(later := now + 50_000_000)
+    writer.py_show_life()
+    assert control["heartbeat_boot_ns"] == later
 
 
 def test_counters_have_names(writer: TableWriter) -> None:

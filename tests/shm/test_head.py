@@ -41,3 +41,20 @@ def test_what_is_no_control_segment_of_this_version_has_no_head() -> None:
     record = control()
     record["magic"] = b"OTHER"
     assert head.read_head(record.tobytes()) is None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_valid_commit_slot_is_where_the_dtype_says(seed: int) -> None:
+    record = control(seed)
+    data, fields = record.tobytes(), record[0]
+    place = int(fields["commit_offset"]) + (int(fields["commit_index"]) & 1) * int(fields["commit_bytes"])
+    assert head.find_commit(data, fields["boot_id"].tobytes()) == place
+    assert head.find_commit(data, bytes(16)) is None
+    assert head.find_commit(data[:-1], fields["boot_id"].tobytes()) is None
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_watermark_of_a_commit_is_that_of_the_dtype(seed: int) -> None:
+    commit = np.random.default_rng(seed).integers(0, 255, layout.COMMIT.itemsize, np.uint8).view(layout.COMMIT)
+    assert head.read_watermark(commit.tobytes()) == int(commit["watermark_boot_ns"][0])
+    assert head.read_watermark(commit.tobytes()[: head.COMMIT_HEAD_BYTES - 1]) == 0

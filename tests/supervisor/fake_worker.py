@@ -1,8 +1,12 @@
 """A worker that does nothing but what the test says, by PROCLINE_FAKE ("resolver=hang,shard-0=die:0.2,...").
 
     die:S      ends with code 1 after S seconds
+    early:S    the same, without having said that it is ready
     hopeless   ends with code 2 at once
     hang       shows no sign of life after its first
+    spin       the same, and computes meanwhile
+    busy:S     computes for S seconds of CPU time between two signs of life
+    starved:S  the same, on CPU 0, and only while nobody else wants that
     stubborn   does not hear SIGTERM
     unready    never says that it is ready
     stalling   a resolver: says that nothing comes from ring 1, which is shard-1's where there are two
@@ -23,6 +27,7 @@ import msgspec
 import numpy as np
 
 from pipeline.shm import layout
+from pipeline.specification import say_ready
 from pipeline.worker import WorkerSpec
 
 
@@ -41,12 +46,23 @@ def main() -> int:
     ends: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: None if behaviour == "stubborn" else ends.append(number))
     control = Control(spec) if spec.role == "resolver" else None
-    deadline = time.monotonic() + (float(number) if behaviour == "die" else 1e9)
+    deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
         control.say(layout.STATE_FILLING if behaviour == "unready" else layout.STATE_READY)
+    if behaviour in {"early", "unready"}:
+        os.close(spec.ready_fd)
+    else:
+        say_ready(spec.ready_fd)
+    if behaviour == "starved":
+        os.sched_setaffinity(0, {0})
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     while not ends:
-        if control and behaviour != "hang":
+        if control and behaviour not in {"hang", "spin"}:
             control.beat()
+        if behaviour in {"busy", "starved"}:
+            compute(float(number))
+        while behaviour == "spin" and os.getppid() == spec.supervisor_tgid:
+            pass
         if control and behaviour == "stalling":
             control.rings["stalled"][1] = 1
         if time.monotonic() > deadline:
@@ -59,6 +75,12 @@ def main() -> int:
     time.sleep(0.05)
     write("end")
     return 0
+
+
+def compute(seconds: float) -> None:
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def behaviours() -> dict[str, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config import Supervision
-from pipeline.supervisor.restart import GivingUpError, RestartPolicy
+from pipeline.errors import GivingUpError, HopelessError
+from pipeline.supervisor.restart import RestartPolicy
 
 
 def test_the_first_death_is_answered_at_once_and_a_loop_with_growing_pauses() -> None:
@@ -37,6 +38,15 @@ def test_twenty_kills_of_a_worker_that_worked_are_no_loop() -> None:
     assert all(policy.after(2.0 * n, 2.0 * n + 1.9, "was killed by SIGKILL") == 0 for n in range(20))
 
 
+def test_a_death_before_it_was_ready_is_early_however_late() -> None:
+    policy = RestartPolicy("shard-0", Supervision(early_deaths_max=4))
+    pauses = [policy.after(10.0 * n, 10.0 * n + 5, "exited", was_ready=False) for n in range(3)]
+    assert pauses == [0.0, 0.1, 0.2]
+    with pytest.raises(GivingUpError, match="4 times in a row before it was ready") as caught:
+        policy.after(30, 35, "exited", was_ready=False)
+    assert not isinstance(caught.value, HopelessError)
+
+
 def test_too_many_deaths_of_any_kind_are_the_end_but_old_ones_are_forgotten() -> None:
     policy = RestartPolicy("shard-0", Supervision(restarts_max=5))
     for n in range(20):
@@ -49,5 +59,5 @@ def test_too_many_deaths_of_any_kind_are_the_end_but_old_ones_are_forgotten() ->
 
 
 def test_a_worker_that_says_it_cannot_work_is_believed() -> None:
-    with pytest.raises(GivingUpError, match="cannot work"):
+    with pytest.raises(HopelessError, match="cannot work"):
         RestartPolicy("resolver", Supervision()).after(0, 100, "exited with code 2", is_hopeless=True)

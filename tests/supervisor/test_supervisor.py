@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import processes
+from pipeline.supervisor.vitals import look
 
 PROGRAM = Path(__file__).with_name("run_supervisor.py")
 TIMEOUT_S = 30
@@ -154,8 +155,24 @@ def test_a_worker_that_keeps_dying_ends_the_daemon_with_a_reason(start: Callable
     assert run.process.wait(TIMEOUT_S) == 3
     assert run.journal().count("shard-0 start") == 4
     last = run.log.read_text().splitlines()[-1]
-    assert last == "GivingUpError: shard-0 exited with code 1: it died 4 times in a row soon after its start"
+    assert last.startswith("GivingUpError: shard-0 exited with code 1: it died 4 times in a row before it was ready")
     assert not run.directory.exists()
+
+
+def test_a_worker_that_dies_before_it_is_ready_has_died_early_however_long_that_takes(
+    start: Callable[..., Run],
+) -> None:
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=early:0.5")
+    assert run.process.wait(TIMEOUT_S) == 3
+    assert run.journal().count("shard-0 start") == 3
+    pauses = [event["pause_s"] for event in run.events() if "pause_s" in event]
+    assert pauses == [0.0, 0.1], "the second start came at once, the third did not"
+
+
+def test_a_worker_that_was_ready_may_die_as_often(start: Callable[..., Run]) -> None:
+    run = start("supervision.early_deaths_max=3", "supervision.healthy_ms=100", fake="shard-0=die:0.5").ready()
+    run.until(lambda: run.journal().count("shard-0 start") == 5)
+    assert run.stop() == 0
 
 
 def test_a_worker_that_cannot_work_is_not_tried_again(start: Callable[..., Run]) -> None:
@@ -174,6 +191,38 @@ def test_a_start_that_takes_too_long_is_given_up(start: Callable[..., Run]) -> N
 def test_a_resolver_that_hangs_is_killed_and_replaced(start: Callable[..., Run]) -> None:
     run = start(fake="resolver=hang").ready(times=2)
     assert any("no sign of life" in event["event"] for event in run.events())
+
+
+def test_a_resolver_that_computes_without_a_sign_of_life_is_killed_and_replaced(start: Callable[..., Run]) -> None:
+    run = start(fake="resolver=spin").ready(times=2)
+    assert any("no sign of life" in event["event"] for event in run.events())
+
+
+def test_a_resolver_that_computes_for_long_and_shows_signs_of_life_is_left_alone(start: Callable[..., Run]) -> None:
+    run = start(fake="resolver=busy:0.5").ready()
+    time.sleep(5)
+    assert run.journal().count("resolver start") == 1
+
+
+def test_a_resolver_that_gets_no_cpu_time_is_left_alone(start: Callable[..., Run]) -> None:
+    """It is as silent as one that hangs, and for several times as long as one that hangs may live."""
+    rivals = [
+        subprocess.Popen([sys.executable, "-c", "import os\nos.sched_setaffinity(0, {0})\nwhile True: pass"])
+        for _ in range(2)
+    ]
+    try:
+        run = start("supervision.share_cpu=false", fake="resolver=starved:0.5").ready()
+        run.until(lambda: look(run.directory).heartbeat_boot_ns > 0)
+        heartbeat = look(run.directory).heartbeat_boot_ns
+        time.sleep(6)
+        assert run.journal().count("resolver start") == 1
+        assert look(run.directory).heartbeat_boot_ns - heartbeat < 4e9, "it was not starved: the test shows nothing"
+        os.kill(run.pids()["resolver"], signal.SIGSTOP)
+        run.until(lambda: run.journal().count("resolver start") == 2)  # but one that hangs is still noticed
+    finally:
+        for rival in rivals:
+            rival.kill()
+            rival.wait()
 
 
 def test_a_shard_whose_rings_stay_stalled_is_replaced_and_no_other(start: Callable[..., Run]) -> None:

@@ -108,6 +108,13 @@ def build() -> list[dict[str, Any]]:
         *events(),
         (TOPIC_BYTES[0], header(first=2, group=51).pack(), b""),
         (TOPIC_BYTES[0], header(first=2, group=51, end=True, watermark_ns=0).pack(), b""),
+        (
+            TOPIC_BYTES[0],
+            header(
+                first=2, group=52, unwatched=((BOOT_UNIX_NS, BOOT_UNIX_NS + 7), (BOOT_UNIX_NS + 8, BOOT_UNIX_NS + 9))
+            ).pack(),
+            b"",
+        ),
     ]
     decoder = Decoder()
     result = []
@@ -123,6 +130,7 @@ def build() -> list[dict[str, Any]]:
                 "rest": parsed.rest,
                 "seqs": parsed.seqs,
                 "end": parsed.end,
+                "unwatched": parsed.unwatched,
                 "events": unpack_events(decoder, body, parsed.count) if parsed.count else [],
             }
         )

@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""How much CPU time does a resolver need to take over the tables that a killed predecessor left?
+
+Method
+    A process fills tables with `--images` images by replayed forks, execs and exits and ends without closing them, as a
+    killed resolver does. Of three processes one is still alive; each exec has arguments of its own. A second process
+    then builds the resolver of an instance from these tables, as `pipeline.resolver.main` does, and starts it, up to
+    the state READY. That is repeated `--runs` times on the same tables. The source is the proc connector without its
+    socket: it has no BPF maps to load, and the resolver does not wait for a first frame.
+Command
+    python bench/takeover.py [--images N] [--runs N] [--json]     (root, for the tables' file modes)
+How to read it
+    CPU milliseconds of the second process, by phase. `imports` is what any start of a resolver pays. `tables` is the
+    compiled pass over all rows and strings, `other` everything else up to READY: sockets, names, sessions, terminals.
+    `take-over` is `tables` and `other` together.
+What it does not show
+    The repair that follows a take-over while the instance is in use already, and waiting: for shards, subscribers and
+    the host's names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+from pipeline import paths
+
+SMALL = {"images": 4000, "runs": 1}
+IMAGES = 262_144
+#: The largest kernel.pid_max, which hosts with many CPUs have.
+PIDS = 1 << 22
+LIMIT_MS = 1000.0
+PHASES = ("imports", "tables", "other", "take-over")
+
+
+def specification(directory: Path) -> Any:
+    """What a supervisor would tell the resolver of an instance in `directory`."""
+    import loads
+
+    from pipeline.config import Config, Tables
+    from pipeline.worker import WorkerSpec
+
+    return WorkerSpec(
+        instance="bench", dir=str(directory), role="resolver", source="proc-connector",
+        config=Config(tables=Tables(pid_capacity=PIDS)), boot_id=loads.BOOT.hex(), capture_id=1,
+        supervisor_tgid=os.getppid(), ring_count=1,
+    )  # fmt: skip
+
+
+def fill(directory: Path, images: int) -> None:
+    """Fill new tables in `directory` with about `images` images, and leave them as a killed writer does."""
+    import loads
+    import replay
+
+    from pipeline import events
+    from pipeline.resolver import build
+
+    processes = (images - len(loads.PARENTS.tgid)) // 2
+    kinds: list[int] = []
+    actors: list[int] = []
+    for number in range(processes):
+        lifetime = [events.KIND_FORK, events.KIND_EXEC] + [events.KIND_EXIT] * (number % 3 > 0)
+        kinds += lifetime
+        actors += [number] * len(lifetime)
+    strings = [
+        (b"/usr/bin/cc1", b"cc1", b"cc1\0-O2\0-o\0build/part_%d.o\0source/part_%d.c\0" % (i, i), b"")
+        for i in range(processes)
+    ]
+    load = loads.Load((kinds, actors), strings=strings, pid_range=processes, begin_boot_ns=2_000_000_000)
+    tables = build._tables(specification(directory), 0)
+    resolver = replay.Resolver(1, tables=tables)
+    shutil.rmtree(resolver.root)
+    resolver.enter()
+    resolver.take_in(load.messages(1))
+    resolver.check()
+    print(json.dumps({"images": tables.rows_used, "live": tables.heads_live}), flush=True)
+    os._exit(0)
+
+
+def take(directory: Path) -> None:
+    """Take over the tables in `directory` and print CPU ms by phase."""
+    from pipeline.resolver import build
+
+    # Waiting for frames is polling: nobody sends any here, and it is no part of the take-over.
+    build.CATCH_UP_SECONDS = 0.0
+    spec = specification(directory)
+    begin = time.process_time()
+    make, spent = build._tables, 0.0
+
+    def timed(*arguments: Any) -> Any:
+        nonlocal spent
+        before = time.process_time()
+        tables = make(*arguments)
+        spent = time.process_time() - before
+        return tables
+
+    build._tables = timed
+    with build.build(spec) as worker:
+        worker.start()
+        end = time.process_time()
+        tables = worker.loop.tables
+        found = {"imports": begin, "tables": spent, "other": end - begin - spent, "take-over": end - begin}
+        assert tables.is_takeover, tables.fresh_reason
+        print(json.dumps({phase: seconds * 1000 for phase, seconds in found.items()}), flush=True)
+        os._exit(0)
+
+
+def child(*arguments: str) -> dict[str, float]:
+    """Run this script with one of its internal commands; returns what it printed."""
+    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure; returns the exit code."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--images", type=int, default=IMAGES)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--fill", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--take", type=Path, help=argparse.SUPPRESS)
+    options = common.parse(parser, argv, SMALL)
+    if options.fill:
+        fill(options.fill, options.images)
+    if options.take:
+        take(options.take)
+    report = common.begin(__file__, __doc__)
+    root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
+    try:
+        directory = root / "bench"
+        filled = child("--fill", str(directory), "--images", str(options.images))
+        for below in (paths.FRAMES_DIR, paths.STREAM_DIR, paths.REQUESTS_DIR):
+            (directory / below).mkdir()
+        runs = [child("--take", str(directory)) for _ in range(options.runs)]
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    for phase in PHASES:
+        report.rows.append({"phase": phase, **common.percentiles([run[phase] for run in runs])})
+    report.target("take-over, CPU, p50", common.percentiles([run["take-over"] for run in runs])["p50"], LIMIT_MS, "ms")
+    report.notes.append(f"{filled['images']} images, {filled['live']} live processes")
+    return common.finish(report, as_json=options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

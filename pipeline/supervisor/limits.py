@@ -1,0 +1,95 @@
+"""Check the resource limits (getrlimit(2)) before a start: a worker that met one would die and be started in vain.
+
+A soft limit is raised as far as the hard one allows. What is checked is an estimate of what a daemon needs at its
+start, with room to spare; a host that is short of memory is another matter (`tables` in the settings).
+
+RLIMIT_MEMLOCK is not checked: since Linux 5.11 the memory of BPF maps counts against the memory cgroup, and all kernels
+on which the programs load are newer. RLIMIT_NPROC does not bind root (copy_process in kernel/fork.c).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config import Config
+from pipeline.errors import UnsupportedError
+from pipeline.shm import head
+
+#: Descriptors of one process: the loader's programs, links and maps for eBPF, for each CPU a ring and what belongs to
+#: it, and for any source sockets and their clients.
+_FILES = 256
+_FILES_EBPF = 512
+_FILES_A_CPU = 4
+
+#: Address space of an interpreter with its libraries and the stacks of its threads, in bytes.
+_BASE_BYTES = 448 << 20
+#: Private memory of the resolver for each row and each pid, in bytes.
+_PRIVATE_ROW_BYTES = 28
+_PRIVATE_PID_BYTES = 20
+#: An arena's buckets are at most half as large as the arena.
+_ARENA_SHARE = 1.5
+
+#: Processes, and threads of each: its own, two of ZeroMQ, one for names.
+_PROCESSES = 3
+_THREADS = 4
+
+
+def check(config: Config, cpus: int, pid_max: int) -> None:
+    """Raise soft limits that are too low, and refuse hard limits that are.
+
+    Args:
+        config: all settings.
+        cpus: how many CPUs this host may have.
+        pid_max: entries of the pid index, where the settings do not say.
+
+    Raises:
+        UnsupportedError: a hard limit is too low.
+    """
+    for number, name, option, unit, needed in _needs(config, cpus, pid_max):
+        soft, hard = resource.getrlimit(number)
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            unit_option = f"{name.replace('RLIMIT_', 'Limit')}= of the systemd unit"
+            raise UnsupportedError(
+                f"the limit {name} is {hard}, and a daemon with these settings needs {needed} {unit}",
+                feature="resource limits",
+                needs=f"{name} of {needed} {unit} or more",
+                hint=f"raise it (ulimit {option}, prlimit(1), or {unit_option})",
+            )
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            resource.setrlimit(number, (needed, hard))
+
+
+def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, str, str, int]]:
+    """Yield (number, name, option of `ulimit`, unit, what is needed) of each limit."""
+    tables = config.tables
+    is_ebpf = config.source == "ebpf"
+    files = _FILES_EBPF + _FILES_A_CPU * cpus if is_ebpf else _FILES
+    yield resource.RLIMIT_NOFILE, "RLIMIT_NOFILE", "-n", "descriptors", files
+    rings = config.capture.ring_bytes * (cpus if is_ebpf else 1)
+    arenas = tables.names_bytes + tables.args_bytes + tables.envs_bytes
+    rows = tables.max_entries * (head.ROW_BYTES + _PRIVATE_ROW_BYTES)
+    pids = (tables.pid_capacity or pid_max) * _PRIVATE_PID_BYTES
+    # A ring's data is mapped twice in a row (kernel/bpf/ringbuf.c), by its shard.
+    space = _BASE_BYTES + max(2 * rings, int(arenas * _ARENA_SHARE) + rows + pids)
+    yield resource.RLIMIT_AS, "RLIMIT_AS", "-v (in KiB)", "bytes", space
+    largest = max(tables.names_bytes, tables.args_bytes, tables.envs_bytes, tables.max_entries * head.COLD_BYTES)
+    yield resource.RLIMIT_FSIZE, "RLIMIT_FSIZE", "-f (in KiB)", "bytes", largest
+    if os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NPROC)[1] != resource.RLIM_INFINITY:
+        threads = _threads_of(os.geteuid()) + _PROCESSES * _THREADS
+        yield resource.RLIMIT_NPROC, "RLIMIT_NPROC", "-u", "processes and threads of this user", threads
+
+
+def _threads_of(uid: int) -> int:
+    """Threads that a user has now."""
+    threads = 0
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            try:
+                if process.stat().st_uid == uid:
+                    threads += len(list((process / "task").iterdir()))
+            except OSError:
+                continue
+    return threads

@@ -1,0 +1,111 @@
+"""Tell a worker that hangs from one that is starved. What a sign of life is, and what follows, is the supervisor's.
+
+A worker hangs if it shows no sign of life for a time in which it could have shown one. Only such time is counted
+(`counted_s`):
+
+- its own CPU time: a worker that computes for that long without a sign of life spins;
+- time in which it slept, was stopped, or was blocked without getting on at all.
+
+Not counted is time in which it waited for a CPU, or for memory or a disk while it got on in between: the host starves
+it then, and a replacement would fare no better. So on a loaded host, or one that swaps, a worker that makes progress is
+never killed, however long its work takes.
+
+Only the main thread is observed: it does the work and shows the signs of life. Nothing here sends a signal.
+
+Source: proc_pid_stat(5) for the state; Documentation/scheduler/sched-stats.rst for ``schedstat``. The kernel adds the
+time that a thread waited for a CPU to ``schedstat`` only when the wait is over, so a thread that is found runnable is
+taken to have waited.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+#: Of one interval between two looks no more than this is counted, so that one observation never decides: the observer
+#: itself may have been starved.
+INTERVAL_MAX_S = 5.0
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_RUNNABLE = "R"
+_BLOCKED = "D"
+
+
+class Times(NamedTuple):
+    """What the kernel says of a thread.
+
+    Attributes:
+        state: a letter of proc_pid_stat(5).
+        cpu_s: CPU time so far.
+        waited_s: time that it was runnable and waited for a CPU so far; 0 where the kernel does not count it.
+    """
+
+    state: str
+    cpu_s: float
+    waited_s: float
+
+
+def read_times(pid: int, proc: Path = Path("/proc")) -> Times | None:
+    """Read the times of a process' main thread; None: it cannot be read."""
+    thread = proc / str(pid) / "task" / str(pid)
+    try:
+        fields = (thread / "stat").read_bytes().rpartition(b") ")[2].split()
+        cpu_s, waited_s = (int(fields[11]) + int(fields[12])) * _TICK_S, 0.0
+        try:
+            cpu_ns, wait_ns, runs = map(int, (thread / "schedstat").read_bytes().split())
+        except FileNotFoundError:
+            runs = 0  # a kernel without CONFIG_SCHED_INFO
+        if runs:
+            cpu_s, waited_s = cpu_ns / 1e9, wait_ns / 1e9
+        return Times(fields[0].decode("ascii"), cpu_s, waited_s)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+class Watchdog:
+    """Observes one process; a new process needs a new one.
+
+    Args:
+        pid: the process.
+        proc: where /proc is.
+
+    Attributes:
+        still_s: for how long its sign of life has been the same.
+        counted_s: how much of that it could have used to show one; see this module's docstring.
+    """
+
+    def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
+        self.still_s = 0.0
+        self.counted_s = 0.0
+        self._pid = pid
+        self._proc = proc
+        self._sign: object = None
+        self._since_s = 0.0
+        self._looked_s = 0.0
+        self._times: Times | None = None
+
+    def look(self, sign: object, now_s: float) -> None:
+        """Take note of the present sign of life.
+
+        Args:
+            sign: anything that changes while the process gets on; None: nothing is expected of it now.
+            now_s: monotonic time, which stands still while the host sleeps.
+        """
+        before, self._times = self._times, read_times(self._pid, self._proc)
+        elapsed_s, self._looked_s = now_s - self._looked_s, now_s
+        if sign is None or sign != self._sign:
+            self._sign, self._since_s, self.counted_s = sign, now_s, 0.0
+        else:
+            self.counted_s += min(_countable_s(before, self._times, elapsed_s), INTERVAL_MAX_S)
+        self.still_s = now_s - self._since_s
+
+
+def _countable_s(before: Times | None, after: Times | None, elapsed_s: float) -> float:
+    """Return how much of the time between two looks a process could have used."""
+    if before is None or after is None:
+        return elapsed_s
+    cpu_s = max(0.0, after.cpu_s - before.cpu_s)
+    if after.state == _RUNNABLE or (after.state == _BLOCKED and cpu_s > 0):
+        return cpu_s
+    return max(cpu_s, elapsed_s - (after.waited_s - before.waited_s))

@@ -1,0 +1,48 @@
+"""A subscriber that stays over a restart of the daemon learns when nobody watched."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.harness import Daemon, Recorder
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+@pytest.fixture
+def daemon(live_kernel: None) -> Iterator[Daemon]:
+    with Daemon() as running:
+        yield running
+
+
+@pytest.mark.parametrize("is_killed", [True, False], ids=["kill", "stop"])
+def test_the_times_enclose_what_nobody_saw(daemon: Daemon, is_killed: bool) -> None:
+    with Recorder(daemon, "exec", options=("--follow",)) as recorder:
+        recorder.started()
+        daemon.kill() if is_killed else daemon.stop()
+        unseen_ns = time.time_ns()
+        subprocess.run(["/bin/echo"], check=True, stdout=subprocess.DEVNULL)
+        unseen_until_ns = time.time_ns()
+        daemon.start()
+        recorder.wait_for(lambda events: any(event["event"] == "unwatched" for event in events))
+        subprocess.run(["/bin/true"], check=True)
+        begin_ns = time.time_ns()
+        recorder.wait_for(lambda events: any((event.get("time_ns") or 0) > begin_ns - 10**9 and event["event"] == "exec"
+                                             for event in events))  # fmt: skip
+        events = recorder.stop()
+    (told,) = [event for event in events if event["event"] == "unwatched"]
+    begin, end = told["unwatched_from_ns"], told["unwatched_to_ns"]
+    assert begin < unseen_ns < unseen_until_ns < end
+    seen = [event["time_ns"] for event in events if event["event"] == "exec"]
+    assert not [time_ns for time_ns in seen if begin < time_ns < end], "what was seen is not in it"
+    assert min(seen) < begin and max(seen) > end, "and it is no longer than it must be"
+    assert told["seq"] is None and told["time_ns"] >= end
+
+    # One that begins a moment later is told, too.
+    with Recorder(daemon, "exec") as later:
+        later.wait_for(lambda events: any(event["event"] == "unwatched" for event in events))
+        assert later.stop()[0] == told | {"time_ns": later.events[0]["time_ns"]}

@@ -1,0 +1,23 @@
+"""A worker that hangs is replaced, whether it is stopped or not. What is only slow is left alone: tests/attacks."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.live.harness import Daemon, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
+
+
+def test_a_stopped_resolver_is_replaced() -> None:
+    with Daemon() as daemon:
+        (stopped,) = daemon.pids("resolver")
+        os.kill(stopped, signal.SIGSTOP)
+        eventually(lambda: "resolver shows no sign of life" in daemon.log.read_text(), timeout=60)
+        eventually(lambda: daemon.log.read_text().count('"event": "ready"') == 2, timeout=60)
+        assert daemon.pids("resolver") != [stopped]
+        assert daemon.stat()["takeovers"] == 1
+        assert daemon.stop() == 0

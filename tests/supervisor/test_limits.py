@@ -1,0 +1,64 @@
+"""Resource limits that are too low are named before anything starts, and soft ones are raised."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+
+CHECK = """
+import resource, sys
+from pipeline.config import load, parse_option
+from pipeline.errors import UnsupportedError
+from pipeline.supervisor import limits
+number, soft, hard = map(int, sys.argv[1:4])
+resource.setrlimit(number, (soft, hard))
+try:
+    limits.check(load(options=dict(map(parse_option, sys.argv[4:])), environ={}), cpus=4, pid_max=32768)
+except UnsupportedError as error:
+    print(f"{error.feature}: {error}")
+else:
+    print(*resource.getrlimit(number))
+"""
+
+
+def check(limit: int, soft: int, hard: int, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, *map(str, (limit, soft, hard)), *options], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("limit", "hard", "name", "needed"),
+    [
+        (resource.RLIMIT_NOFILE, 32, "RLIMIT_NOFILE", "528 descriptors"),
+        (resource.RLIMIT_AS, 300_000 << 10, "RLIMIT_AS", "bytes"),
+        (resource.RLIMIT_FSIZE, 1 << 20, "RLIMIT_FSIZE", f"{256 << 20} bytes"),
+    ],
+)
+def test_a_hard_limit_that_is_too_low_is_named_with_what_is_needed(
+    limit: int, hard: int, name: str, needed: str
+) -> None:
+    said = check(limit, hard, hard)
+    assert said.startswith(f"resource limits: the limit {name} is {hard}, and a daemon with these settings needs ")
+    assert needed in said and "raise it (ulimit -" in said
+
+
+def test_a_soft_limit_is_raised_as_far_as_needed() -> None:
+    assert check(resource.RLIMIT_NOFILE, 64, 4096) == "528 4096"
+    assert check(resource.RLIMIT_NOFILE, 1024, 4096) == "1024 4096"
+
+
+def test_smaller_tables_need_less() -> None:
+    small = ("tables.args_bytes=1048576", "tables.envs_bytes=1048576", "tables.names_bytes=1048576")
+    limit = 700 << 20
+    assert "needs" in check(resource.RLIMIT_AS, limit, limit)
+    assert check(resource.RLIMIT_AS, limit, limit, *small) == f"{limit} {limit}"
+
+
+def test_other_sources_need_fewer_descriptors() -> None:
+    assert check(resource.RLIMIT_NOFILE, 300, 300, "source=tracer") == "300 300"
