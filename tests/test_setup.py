@@ -8,8 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
@@ -95,6 +99,23 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "incompatible-pointer-types" in done.stdout + done.stderr
+
+
+def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
+    """gcc of this release is what the core was built with; clang finds other faults."""
+    if shutil.which("clang-19") is None:
+        missing("clang-19 is not installed")
+    options = build.accepted(["clang-19"], build.STRICT)
+    includes = [f"-I{sysconfig.get_path('include')}", "-Ipipeline/shm", "-Ipipeline/bpf"]
+    sources = [source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx"))]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for done in threads.map(
+            lambda source: subprocess.run(
+                ["clang-19", "-fsyntax-only", *options, *includes, source], cwd=ROOT, capture_output=True, text=True
+            ),
+            sources,
+        ):
+            assert done.returncode == 0, done.stderr
 
 
 class Clone:

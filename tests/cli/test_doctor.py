@@ -92,3 +92,4 @@ def test_a_package_that_only_some_instances_need_is_no_reason_not_to_run(monkeyp
     assert found["packages"].ok
     assert found["package prometheus_"].ok is False and "needed for metrics" in found["package prometheus_"].detail
     assert "package prometheus_client" not in doctor.NEEDED
+    assert "libbpf" in doctor.NEEDED and "libbpf" in doctor._OF_EBPF
