@@ -24,14 +24,11 @@ def missing() -> Callable[[str], NoReturn]:
 @pytest.fixture(scope="session")
 def live_kernel() -> None:
     """Needed by every test that loads eBPF into the running kernel (marker `live`)."""
-    from pipeline.bpf import host
+    from pipeline.bpf import host, libbpf
     from pipeline.errors import UnsupportedError
 
     try:
         host.require()
+        libbpf.library()
     except UnsupportedError as error:
         _missing(str(error))
-    try:
-        import pylibbpf  # noqa: F401
-    except ImportError as error:
-        _missing(f"pylibbpf: {error}")

@@ -1,4 +1,8 @@
-"""C view of the elements of `pl_shared` (bpf/shared.h), for who reads its counters: shards and the resolver."""
+"""C view of the elements of `pl_shared` (bpf/shared.h), for the readers of its counters: the shards and the resolver.
+
+The counters are of the kernel's type `__u64`, which is `unsigned long long` on every architecture; `uint64_t` is
+`unsigned long` on 64-bit Linux. Both have the same size, but a pointer to one is no pointer to the other.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -10,7 +14,7 @@ cdef extern from *:
     #include "records.h"
     #include "shared.h"
     /* A counter as of now; another CPU counts on. */
-    static inline uint64_t pl_counted(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+    static inline uint64_t pl_counted(const __u64 *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
     /* Add up what a CPU could not write, by kind. */
     static inline void pl_add_lost(const struct pl_cpu *cpu, uint64_t *sums)
     {
@@ -18,14 +22,15 @@ cdef extern from *:
             sums[kind] += pl_counted(&cpu->lost_samples[kind]);
     }
     """
+    ctypedef unsigned long long __u64
     enum:
         PL_KIND_COUNT
     struct pl_cpu:
         uint32_t sleeping
         uint32_t ring
-        uint64_t lost_samples[PL_KIND_COUNT]
-        uint64_t threads_forked
-        uint64_t kthreads_forked
-        uint64_t pids_full
-    uint64_t pl_counted(const uint64_t *at) nogil
+        __u64 lost_samples[PL_KIND_COUNT]
+        __u64 threads_forked
+        __u64 kthreads_forked
+        __u64 pids_full
+    uint64_t pl_counted(const __u64 *at) nogil
     void pl_add_lost(const pl_cpu *cpu, uint64_t *sums) nogil

@@ -1,6 +1,6 @@
 """Load the BPF programs in a process that ends then, and keep its descriptors, which are all that a capture is.
 
-Loading (loader.py) needs pylibbpf, five libraries below it, the kernel's types and a second thread: 4 MB that would
+Loading (loader.py) needs libbpf, the libraries below it, the kernel's types and a second thread: 4 MB that would
 stay with the supervisor for as long as it lives, and that nothing uses once the programs are attached. So a child is
 forked, which loads, sends every descriptor of the kernel's BPF objects (SCM_RIGHTS of unix(7)) and ends. A link, a map
 or a program lives as long as a descriptor of it, in whichever process. A fork and not a new interpreter: that would

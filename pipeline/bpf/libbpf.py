@@ -1,14 +1,16 @@
-"""The only module that knows pylibbpf: loading by its classes, and what they lack by the libbpf inside it.
+"""The only module that calls libbpf: its C functions, by ctypes. Nothing above this module sees them.
 
-pylibbpf loads an object, attaches its programs and gives map descriptors. It has no iterator, no sharing of maps
-between objects, no creating of maps and no access to libbpf's messages; its extension exports libbpf's C functions
-though, and those are called here by ctypes. Nothing above this module sees either.
+The library is the one inside the package pylibbpf, where that is installed: it brings its own libelf, so the host needs
+nothing. pylibbpf has wheels for some versions of Python only; without it the system's libbpf.so.1 is used. pylibbpf's
+classes are not used: they have no iterators, no shared maps and no access to libbpf's messages, and importing them
+takes llvmlite.
 """
 
 from __future__ import annotations
 
 import ctypes
-import errno
+import importlib.machinery
+import importlib.util
 import os
 import re
 import sys
@@ -29,24 +31,45 @@ _LOG_TAIL_LINES = 40
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 _libc = ctypes.CDLL(None)
 
+#: The system's library: every libbpf 1.x has this name.
+SYSTEM_LIBRARY = "libbpf.so.1"
+_PACKAGES = "libbpf1 (Debian, Ubuntu) or libbpf (Fedora, Arch)"
+
+
+def bundled() -> str | None:
+    """Return the path of the extension module in pylibbpf, which has libbpf in it; None if it is not installed."""
+    package = importlib.util.find_spec("pylibbpf")
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            if (path := Path(folder, f"pylibbpf{suffix}")).exists():
+                return str(path)
+    return None
+
+
+def _open() -> tuple[str, ctypes.CDLL]:
+    """Return the library's path or name, and the library."""
+    failures = []
+    for path in filter(None, (bundled(), SYSTEM_LIBRARY)):
+        try:
+            return path, ctypes.CDLL(path, use_errno=True)
+        except OSError as error:
+            failures.append(str(error))
+    raise UnsupportedError(
+        f"libbpf cannot be loaded ({'; '.join(failures)})",
+        feature="libbpf",
+        needs="the system's libbpf 1.x, or the package pylibbpf for this version of Python",
+        hint=f"install the system package {_PACKAGES}",
+    )
+
 
 class _Library:
-    """libbpf's functions, declared as they are first asked for."""
+    """libbpf's functions, declared when the library is loaded."""
 
     def __init__(self) -> None:
-        try:
-            from pylibbpf import pylibbpf as extension
-        except ImportError as error:
-            raise UnsupportedError(
-                f"pylibbpf cannot be imported ({error})",
-                feature="pylibbpf",
-                needs="the extra `daemon`",
-                hint="install procline[daemon]",
-            ) from None
-        self.extension: Any = extension
-        self._dll = ctypes.CDLL(extension.__file__, use_errno=True)
+        self.path, self._dll = _open()
         pointer, number, text = ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p
         for name, result, arguments in (
+            ("libbpf_version_string", text, ()),
             ("libbpf_set_print", pointer, (pointer,)),
             ("bpf_map_create", number, (number, text, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint, pointer)),
             ("bpf_object__open_file", pointer, (text, pointer)),
@@ -54,7 +77,9 @@ class _Library:
             ("bpf_object__close", None, (pointer,)),
             ("bpf_object__find_map_by_name", pointer, (pointer, text)),
             ("bpf_object__next_program", pointer, (pointer, pointer)),
+            ("bpf_map__fd", number, (pointer,)),
             ("bpf_map__reuse_fd", number, (pointer, number)),
+            ("bpf_map_update_elem", number, (number, pointer, pointer, ctypes.c_uint64)),
             ("bpf_program__name", text, (pointer,)),
             ("bpf_program__section_name", text, (pointer,)),
             ("bpf_program__set_autoload", number, (pointer, ctypes.c_bool)),
@@ -65,7 +90,14 @@ class _Library:
             ("bpf_link__destroy", number, (pointer,)),
             ("bpf_enable_stats", number, (number,)),
         ):
-            function = getattr(self._dll, name)
+            function = getattr(self._dll, name, None)
+            if function is None:
+                raise UnsupportedError(
+                    f"{self.path} has no function {name}",
+                    feature="libbpf",
+                    needs="libbpf 1.0 or newer",
+                    hint=f"upgrade the system package {_PACKAGES}",
+                )
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
         # For good: libbpf has one for all threads.
@@ -82,7 +114,7 @@ def library() -> Any:
     """Return libbpf, loading it on first use.
 
     Raises:
-        UnsupportedError: pylibbpf is not installed.
+        UnsupportedError: there is none on this host.
     """
     global _library
     if _library is None:
@@ -129,53 +161,8 @@ def messages() -> Iterator[list[str]]:
         _collected.lines = before
 
 
-class CoreObject:
-    """A BPF object loaded and attached by pylibbpf. It owns the maps that others share."""
-
-    def __init__(self, path: Path) -> None:
-        """Load the object.
-
-        Raises:
-            LoadError: the kernel refused a map or a program.
-        """
-        with messages() as lines:
-            self._object = library().extension.BpfObject(str(path))
-            try:
-                self._object.load()
-            except Exception as failure:  # pylibbpf has one class for all failures, without the errno
-                code = _last_errno(lines)
-                error = load_error(path, "cannot be loaded" if code else str(failure), lines, code)
-                raise error from error.__cause__
-
-    def map_fd(self, name: str) -> int:
-        """Return the descriptor of a map; it lives as long as the object."""
-        return int(self._object.get_map(name).get_fd())
-
-    def map_update(self, name: str, key: int, value: int) -> None:
-        """Store an integer value (a map's descriptor, for a map of maps) under an integer key."""
-        self._object.get_map(name).update(key, value)
-
-    def attach(self) -> None:
-        """Attach every program.
-
-        Raises:
-            LoadError: one could not be attached; the others are detached by `close`.
-        """
-        with messages() as lines:
-            try:
-                self._object.attach_all()
-            except Exception as failure:
-                error = load_error(Path("attach"), str(failure), lines, _last_errno(lines))
-                raise error from error.__cause__
-
-    def close(self) -> None:
-        """Detach and unload."""
-        # pylibbpf frees links, programs and maps with the last reference to the object.
-        self._object = None
-
-
 class TierObject:
-    """A BPF object loaded with ctypes: it shares the maps of a CoreObject, and its links are reachable."""
+    """A loaded BPF object. It shares the maps of a CoreObject."""
 
     def __init__(
         self, path: Path, shared: Mapping[str, int], *, only: str | None = None, without: Collection[str] = ()
@@ -258,6 +245,32 @@ class TierObject:
             program = library().bpf_object__next_program(self._object, program)
 
 
+class CoreObject(TierObject):
+    """The BPF object that owns the maps which others share."""
+
+    def __init__(self, path: Path) -> None:
+        """Load the object; errors as in TierObject."""
+        super().__init__(path, {})
+
+    def map_fd(self, name: str) -> int:
+        """Return the descriptor of a map; it lives as long as the object."""
+        one = library().bpf_object__find_map_by_name(self._object, name.encode())
+        if not one:
+            raise KeyError(name)
+        return int(library().bpf_map__fd(one))
+
+    def map_update(self, name: str, key: int, value: int) -> None:
+        """Store a number of 32 bits (a map's descriptor, for a map of maps) under a key of 32 bits.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        words = ctypes.c_uint32(key), ctypes.c_uint32(value)
+        code = library().bpf_map_update_elem(self.map_fd(name), *map(ctypes.byref, words), 0)
+        if code < 0:
+            raise OSError(-code, f"map {name}: {os.strerror(-code)}")
+
+
 def _attach_tracepoint(program: int, number: int) -> tuple[int | None, int]:
     """Attach to the tracepoint of that number; return the link, which owns the event, or None, and the errno.
 
@@ -305,11 +318,3 @@ def load_error(path: Path, reason: str, lines: list[str], code: int = 0, program
     if code:
         error.__cause__ = OSError(code, os.strerror(code))
     return error
-
-
-def _last_errno(lines: list[str]) -> int:
-    """Return the errno that libbpf's messages end with, 0 if none; pylibbpf does not pass it on."""
-    codes = re.findall(r": -(E\w+|\d+)$", "\n".join(lines), re.MULTILINE)
-    if not codes:
-        return 0
-    return int(codes[-1]) if codes[-1].isdigit() else getattr(errno, codes[-1], 0)

@@ -371,7 +371,7 @@ def _compat_unwanted(choice: str) -> str:
 
 
 def _program_fds() -> set[int]:
-    """Return this process's descriptors of BPF programs; pylibbpf does not tell those of its own."""
+    """Return this process's descriptors of BPF programs."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
         with suppress(OSError):

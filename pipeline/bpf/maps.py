@@ -1,6 +1,6 @@
 """The maps that BPF programs and user space share: layouts, mapped views, look-ups by descriptor.
 
-Works in any process that was given a map's descriptor, without capabilities and without pylibbpf. The C side is
+Works in any process that was given a map's descriptor, without capabilities and without libbpf. The C side is
 ``shared.h``; sizes of the maps are there. All numbers are little-endian; 0 means unknown unless said otherwise.
 
 CPU_STATE, 256 bytes, map `pl_shared` (mapped), one element for each possible CPU; written by the programs on that CPU

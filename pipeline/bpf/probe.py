@@ -61,6 +61,7 @@ def findings() -> list[Finding]:
     return [
         _kernel(),
         _btf(),
+        _libbpf(),
         _capabilities(),
         *kinds.values(),
         credentials(kinds),
@@ -123,6 +124,16 @@ def _refused(name: str, step: str, error: LoadError, without: str, hint: str) ->
     if code in (errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE):
         return Finding(name, None, detail, "try again")
     return Finding(name, False, f"{detail}; {without}", hint)
+
+
+def _libbpf() -> Finding:
+    from pipeline.bpf import libbpf
+
+    try:
+        found = libbpf.library()
+    except UnsupportedError as error:
+        return Finding("libbpf", False, str(error).removesuffix(f"; {error.hint}"), error.hint)
+    return Finding("libbpf", True, f"{found.libbpf_version_string().decode()} ({found.path})")
 
 
 def _kernel() -> Finding:

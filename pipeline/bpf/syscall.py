@@ -1,6 +1,6 @@
 """The bpf(2) commands that a process needs for descriptors it was given: look up, list, change, iterate, ask.
 
-No libbpf and no pylibbpf, so that readers of the kernel's maps start quickly; loading is in loader.py. Attributes as in
+No libbpf, so that readers of the kernel's maps start quickly; loading is in loader.py. Attributes as in
 ``union bpf_attr`` of include/uapi/linux/bpf.h.
 """
 

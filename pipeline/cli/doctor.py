@@ -22,15 +22,15 @@ from pipeline.errors import ProclineError, UntrustedError
 
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({
-    "packages", "package pylibbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
+    "packages", "libbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
     "pid namespace",
 })  # fmt: skip
 
 #: Of these, what a source without eBPF does not need.
-_OF_EBPF = frozenset({"package pylibbpf", "kernel", "BTF", "attach tp_btf"})
+_OF_EBPF = frozenset({"libbpf", "kernel", "BTF", "attach tp_btf"})
 
 #: And what only some instances need.
-_OF_SOME = {"pylibbpf": "needed by eBPF", "prometheus_client": "needed where metrics.listen is set"}
+_OF_SOME = {"prometheus_client": "needed where metrics.listen is set"}
 _INSTALL = "pip install 'procline[daemon]'"
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
 #: Names of the probe that are written otherwise.

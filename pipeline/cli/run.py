@@ -12,7 +12,7 @@ import click
 from pipeline import paths, pid_namespace
 from pipeline.errors import UnsupportedError
 
-#: What the processes of a daemon import, whatever its source; its own check names pylibbpf.
+#: What the processes of a daemon import, whatever its source; libbpf has a check of its own.
 PACKAGES = ("msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")
 
 

@@ -129,8 +129,8 @@ def digest(bytes args, bytes envs) -> int:
         args, envs: strings with a NUL behind each; None: absent, which is not the same as empty.
     """
     return pl_digest(
-        NULL if args is None else <const char *>args, 0 if args is None else <uint32_t>len(args),
-        NULL if envs is None else <const char *>envs, 0 if envs is None else <uint32_t>len(envs),
+        <const char *>args if args is not None else NULL, 0 if args is None else <uint32_t>len(args),
+        <const char *>envs if envs is not None else NULL, 0 if envs is None else <uint32_t>len(envs),
     )
 
 

@@ -155,7 +155,7 @@ cdef class ControlWriter:
         ):
             raise ValueError(f"acknowledge: {rings} rings expected")
         self._acknowledge(
-            NULL if received_pos is None else &received_pos[0], NULL if stalled is None else &stalled[0]
+            &received_pos[0] if received_pos is not None else NULL, &stalled[0] if stalled is not None else NULL
         )
 
     cdef void _acknowledge(self, const uint64_t *received_pos, const uint8_t *stalled) noexcept nogil:

@@ -289,7 +289,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
         "from pipeline import events\n"
         "from pipeline.bpf.loader import Capture\n"
         "from tests.bpf.ring_reader import Reader\n"
-        "import pylibbpf\n"
+        "from pipeline.bpf import libbpf; libbpf.library()\n"
         "os.chroot(sys.argv[1]); os.chdir('/')\n"
         "with Capture(ring_bytes=1 << 20) as capture:\n"
         "    reader = Reader(capture)\n"

@@ -234,7 +234,6 @@ def test_two_capabilities_are_enough() -> None:
     """CAP_BPF and CAP_PERFMON, no others, not root."""
     program = (
         "import ctypes, os\n"
-        "import pylibbpf\n"
         "from pipeline.bpf.loader import Capture\n"
         "libc = ctypes.CDLL(None)\n"
         "libc.prctl(8, 1, 0, 0, 0)\n"  # PR_SET_KEEPCAPS

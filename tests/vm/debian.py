@@ -52,7 +52,7 @@ class Apt:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+_/-]*", suite):
             raise NotPossibleError(f"{suite!r} is no name of a suite")
         self._known = f"{suite} has no {{}}"
-        mirror, keyring = self._mirror()
+        mirror, keyring = self.mirror()
         folder = cache / "apt" / suite
         for name in ("lists/partial", "archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ class Apt:
             raise NotPossibleError(f"{package} cannot be downloaded: {_last(done.stderr)}")
         return packages
 
-    def _mirror(self) -> tuple[str, str]:
+    def mirror(self) -> tuple[str, str]:
         """Return URI and keyring of Debian's own archive among the machine's sources."""
         form = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(REPO_URI)|$(SIGNED_BY)"
         listed = self._run("apt-get", "indextargets", "--format", form, "Created-By: Packages").stdout

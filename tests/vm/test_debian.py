@@ -150,7 +150,7 @@ def test_another_suite_is_another_state(tmp_path: Path, monkeypatch: pytest.Monk
 
     plain = debian.Apt._run
     monkeypatch.setattr(debian.Apt, "_run", look)
-    monkeypatch.setattr(debian.Apt, "_mirror", lambda _: ("http://mirror.invalid/debian/", "/a/keyring.pgp"))
+    monkeypatch.setattr(debian.Apt, "mirror", lambda _: ("http://mirror.invalid/debian/", "/a/keyring.pgp"))
     debian.Apt(tmp_path, "sid")
     own = tmp_path / "apt" / "sid"
     assert (own / "suite.sources").read_text() == (
@@ -172,7 +172,7 @@ def test_a_suite_that_is_not_signed_is_refused(tmp_path: Path, monkeypatch: pyte
     (binary / "Packages").write_text("")
     digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 0 main/binary-amd64/Packages"
     (tmp_path / "mirror/dists/sid/Release").write_text(f"Suite: sid\nCodename: sid\nSHA256:\n {digest}\n")
-    monkeypatch.setattr(debian.Apt, "_mirror", lambda _: (f"file:{tmp_path}/mirror", ""))
+    monkeypatch.setattr(debian.Apt, "mirror", lambda _: (f"file:{tmp_path}/mirror", ""))
     tmp_path.chmod(0o755)
     with pytest.raises(debian.NotPossibleError, match="not signed"):
         debian.Apt(tmp_path / "cache", "sid")
@@ -180,7 +180,7 @@ def test_a_suite_that_is_not_signed_is_refused(tmp_path: Path, monkeypatch: pyte
 
 @apt_is_here
 def test_a_suite_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(debian.Apt, "_mirror", lambda _: (f"file:{tmp_path}/none", ""))
+    monkeypatch.setattr(debian.Apt, "mirror", lambda _: (f"file:{tmp_path}/none", ""))
     with pytest.raises(debian.NotPossibleError, match=r"suite sid of file:.* cannot be had: E: "):
         debian.Apt(tmp_path, "sid")
     with pytest.raises(debian.NotPossibleError, match="no name of a suite"):

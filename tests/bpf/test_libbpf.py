@@ -1,0 +1,86 @@
+"""Which libbpf is used: the one in pylibbpf, else the system's; and what is said if there is neither."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from pipeline.bpf import libbpf, probe
+from pipeline.errors import UnsupportedError
+
+CAPTURE = """
+import sys
+from pipeline.bpf import libbpf
+if sys.argv[1] == "system":
+    libbpf.bundled = lambda: None
+from pipeline.bpf.loader import Capture
+with Capture(ring_bytes=4096) as capture:
+    print(libbpf.library().path, *(tier.name for tier in capture.tiers if tier.is_on))
+heavy = {"pylibbpf", "pylibbpf.pylibbpf", "llvmlite", "numba"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.live
+@pytest.mark.usefixtures("live_kernel")
+@pytest.mark.parametrize("which", ["bundled", "system"])
+def test_programs_are_loaded_by_either_library(which: str, missing: Callable[[str], NoReturn]) -> None:
+    """And pylibbpf itself, which needs llvmlite, is not imported."""
+    if which == "bundled" and libbpf.bundled() is None:
+        if sys.version_info >= (3, 14):
+            pytest.skip("pylibbpf has no wheel for this version of Python")
+        missing("pylibbpf is not installed")
+    if which == "system":
+        try:
+            ctypes.CDLL(libbpf.SYSTEM_LIBRARY)
+        except OSError as error:
+            missing(f"{error}: apt-get install libbpf1")
+    done = subprocess.run(
+        [sys.executable, "-c", CAPTURE, which], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stderr
+    path, *tiers = done.stdout.split()
+    assert path == (libbpf.bundled() if which == "bundled" else libbpf.SYSTEM_LIBRARY)
+    assert {"core", "context", "iter"} <= set(tiers)
+
+
+@pytest.fixture
+def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "_library", None)
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_host_without_libbpf_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "bundled", lambda: None)
+    monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libbpf-no-such.so.1")
+    with pytest.raises(
+        UnsupportedError, match=r"libbpf cannot be loaded .*install the system package libbpf1"
+    ) as caught:
+        libbpf.library()
+    assert caught.value.feature == "libbpf"
+    finding = next(found for found in probe.findings() if found.name == "libbpf")
+    assert finding.ok is False and "libbpf1 (Debian, Ubuntu)" in finding.hint and finding.hint not in finding.detail
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_a_library_without_the_functions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "bundled", lambda: "libc.so.6")
+    with pytest.raises(UnsupportedError, match=r"libc\.so\.6 has no function libbpf_version_string; upgrade"):
+        libbpf.library()
+
+
+@pytest.mark.usefixtures("nothing_loaded")
+def test_the_systems_library_is_used_where_that_of_the_package_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.so"
+    broken.write_bytes(b"not a library")
+    monkeypatch.setattr(libbpf, "bundled", lambda: str(broken))
+    monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libc.so.6")
+    assert libbpf._open()[0] == "libc.so.6"

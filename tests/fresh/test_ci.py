@@ -1,0 +1,63 @@
+"""CI ends at a failure in the fresh root or with the older Python, and says loudly what it could not test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def ci(folder: Path, fresh: str, *, user: int = 0, has_older: bool = True) -> tuple[int, str, list[str]]:
+    """Run .ci/run with everything that it calls replaced; return its code, its output, and what it called."""
+    called = folder / "called"
+    tools = folder / "tools"
+    for path, body in {
+        folder / "tests/fresh/run": f'echo "fresh $*" >> {called}\n{fresh}',
+        **{folder / "script" / name: f"echo {name} >> {called}" for name in ("setup", "lint", "bpf-build", "test")},
+        tools / "id": f"echo {user}",
+        tools / "uname": "echo none",
+        tools / "dpkg-query": "echo install ok installed",
+        tools / "python3.12": f"exit {0 if has_older else 1}",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", folder / ".ci" / "run")
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "HOME": str(folder)}
+    done = subprocess.run(
+        [folder / ".ci" / "run"], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr, called.read_text().splitlines() if called.exists() else []
+
+
+@pytest.mark.parametrize("code", [1, 77, 99])
+def test_a_failure_in_the_fresh_root_fails_it(tmp_path: Path, code: int) -> None:
+    """Also that there can be no root: a release that was never built on a fresh machine is not proven."""
+    result, output, called = ci(tmp_path, f"exit {code}")
+    assert result == 1 and f"the fresh root FAILED with exit code {code}" in output
+    assert called == ["fresh --suite trixie"]
+
+
+def test_a_failure_with_the_older_python_fails_it(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, '[ "$1" != --python ] || exit 1')
+    assert result == 1 and "Python 3.12 FAILED" in output
+    assert called == ["fresh --suite trixie", "fresh --python python3.12"]
+
+
+def test_it_goes_on_to_the_tests(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, "exit 0")
+    assert result == 0 and "Python 3.12" in output and "NOT TESTED: Python" not in output
+    assert called[2:] == ["setup", "lint", "bpf-build", "test"]
+
+
+@pytest.mark.skipif(Path("/usr/bin/python3.12").exists(), reason="this host has Python 3.12")
+def test_what_could_not_be_tested_is_said(tmp_path: Path) -> None:
+    result, output, called = ci(tmp_path, "exit 1", user=1000, has_older=False)
+    assert result == 0 and called == ["setup", "lint", "bpf-build", "test"]
+    assert "NOT TESTED: Python 3.12" in output and "NOT TESTED: a build in a fresh root" in output

@@ -1,0 +1,112 @@
+"""The fresh root itself: a failure in it is a failure outside, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+HERE = Path(__file__).parent
+
+#: A root with a shell and little else, in place of debootstrap's.
+DRIVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import fresh
+fresh.CACHE = Path(sys.argv[2])
+fresh.cached_root = lambda suite, max_age_days, archive=Path(sys.argv[3]): archive
+fresh.configure = lambda root: None
+fresh.copy_checkout = lambda target: target.mkdir(parents=True)
+sys.argv = ["fresh", *sys.argv[4:]]
+sys.exit(fresh.main())
+"""
+
+
+@pytest.fixture
+def archive(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Path:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a root directory")
+    for name in ("debootstrap", "unshare", "ldd", "tar"):
+        if shutil.which(name) is None:
+            missing(f"{name} is not installed")
+    root = tmp_path / "tree"
+    for name in ("bin", "usr", "proc", "sys", "dev", "run", "tmp"):
+        (root / name).mkdir(parents=True)
+    for name in ("sh", "sleep"):
+        program = shutil.which(name)
+        assert program
+        shutil.copy(program, root / "bin" / name)
+        listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+        for library in {word for word in listed.split() if word.startswith("/")}:
+            (root / library[1:]).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(library, root / library[1:])
+    archive = tmp_path / "root.tar"
+    subprocess.run(["tar", "-cf", archive, "-C", root, "."], check=True)
+    return archive
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    cache = tmp_path / "cache"
+    yield cache
+    assert list(cache.iterdir()) == []
+    assert str(cache) not in Path("/proc/self/mountinfo").read_text()
+    assert Path("/dev/null").is_char_device() and Path("/sys/kernel").is_dir()
+
+
+def command(cache: Path, archive: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", DRIVER, str(HERE), str(cache), str(archive), *arguments]
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_exit_code_comes_back(archive: Path, cache: Path, code: int) -> None:
+    done = subprocess.run(
+        command(cache, archive, "--", "sh", "-c", f"[ -d /proc/self ] && [ -e /dev/null ] && exit {code}; exit 90"),
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_was_started_ends_with_it(archive: Path, cache: Path, number: int) -> None:
+    """Also a process in a session of its own, as an instance may be."""
+    script = "echo started; sleep 4711 & trap '' TERM INT; sleep 4712; sleep 4713"
+    process = subprocess.Popen(
+        command(cache, archive, "--", "sh", "-c", script), stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout
+    assert "started\n" in iter(process.stdout.readline, "")
+    (work,) = [path for path in cache.iterdir() if path.name.startswith("run-")]
+    root = (work / "root").stat()
+    time.sleep(0.3)
+    process.send_signal(number)
+    assert process.wait(60) == 99
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                assert not os.path.samestat((entry / "root").stat(), root), (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(archive: Path, cache: Path) -> None:
+    abandoned = cache / "run-trixie-left" / "root"
+    abandoned.mkdir(parents=True)
+    done = subprocess.run(command(cache, archive, "--", "sh", "-c", "exit 0"), capture_output=True, timeout=120)
+    assert done.returncode == 0 and not abandoned.exists()
+
+
+def test_no_root_is_said_and_is_no_success(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [HERE / "run", "--python", "/no/such/python"], capture_output=True, text=True, cwd=tmp_path, timeout=60
+    )
+    assert done.returncode == 77 and "NO ROOT: /no/such/python does not run" in done.stderr

@@ -1,0 +1,251 @@
+"""script/setup and script/run keep a working environment; setup.py makes errors of what newer compilers reject."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+#: A build backend that installs nothing, so that script/setup needs neither a network nor a compiler.
+BACKEND = """
+import pathlib, zipfile
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    name = "procline-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(pathlib.Path(folder, name), "w") as wheel:
+        info = "procline-0.1.0.dist-info/"
+        wheel.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: procline\\nVersion: 0.1.0\\n")
+        wheel.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(info + "RECORD", "")
+    return name
+
+build_wheel = build_editable
+"""
+
+#: Each is an error by default in gcc 14 or clang 19 and no more than a warning in gcc 12.
+FAULTS = {
+    "incompatible-pointer-types": "long f(long *a) { return *a; } long g(long long *a) { return f(a); }",
+    "int-conversion": "long *f(long a) { return a; }",
+    "implicit-function-declaration": "int f(void) { return not_declared(); }",
+    "implicit-int": "static f = 1; int g(void) { return f; }",
+    "return-type": "int f(void) { return; }",
+}
+
+COMPILERS = [
+    name for name in ("cc", "gcc", "gcc-12", "gcc-13", "gcc-14", "gcc-15", "clang-19", "clang") if shutil.which(name)
+]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """setup.py, as a module."""
+    spec = importlib.util.spec_from_file_location("procline_setup", ROOT / "setup.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, compiler: str, tmp_path: Path) -> None:
+    options = build.accepted([compiler], build.STRICT)
+    assert "-Werror=incompatible-pointer-types" in options and "-Werror=no-such-warning" not in options
+    assert build.accepted([compiler], ["-Werror=no-such-warning"]) == []
+    for name, source in {"none": "int f(void) { return 1; }", **FAULTS}.items():
+        path = tmp_path / f"{name}.c"
+        path.write_text(source)
+        done = subprocess.run(
+            [compiler, "-std=gnu11", *options, "-c", path, "-o", tmp_path / "x.o"], capture_output=True, text=True
+        )
+        assert (done.returncode == 0) == (name == "none"), (name, done.stderr)
+
+
+def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
+    """With whichever compiler builds extensions here: an element's address, as it was before gcc 14 rejected it."""
+    folder = tmp_path / "pipeline"
+    folder.mkdir()
+    for name in ("cold.h", "order.ld"):
+        shutil.copy(ROOT / "pipeline" / name, folder / name)
+    for name in ("setup.py", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    (folder / "__init__.py").touch()
+    (folder / "_faulty.pyx").write_text(
+        'from libc.stdint cimport uint64_t\ncdef extern from *:\n    """\n    #include <stdint.h>\n'
+        "    #include <linux/types.h>\n    struct counters { __u64 one; };\n"
+        "    static inline uint64_t counted(const uint64_t *at) { return *at; }\n"
+        "    static inline uint64_t one(const struct counters *at) { return counted(&at->one); }\n"
+        '    """\n    struct counters:\n        uint64_t one\n    uint64_t one(const counters *at)\n'
+        "def read():\n    cdef counters now\n    now.one = 1\n    return one(&now)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "setup.py", "build_ext", "--inplace"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    assert "incompatible-pointer-types" in done.stdout + done.stderr
+
+
+def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
+    """gcc of this release is what the core was built with; clang finds other faults."""
+    if shutil.which("clang-19") is None:
+        missing("clang-19 is not installed")
+    options = build.accepted(["clang-19"], build.STRICT)
+    includes = [f"-I{sysconfig.get_path('include')}", "-Ipipeline/shm", "-Ipipeline/bpf"]
+    sources = [source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx"))]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for done in threads.map(
+            lambda source: subprocess.run(
+                ["clang-19", "-fsyntax-only", *options, *includes, source], cwd=ROOT, capture_output=True, text=True
+            ),
+            sources,
+        ):
+            assert done.returncode == 0, done.stderr
+
+
+class Clone:
+    """A checkout with the scripts and an empty package."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        for name in ("script", "requirements", "pipeline"):
+            (root / name).mkdir(parents=True)
+        for name in ("setup", "run"):
+            shutil.copy(ROOT / "script" / name, root / "script" / name)
+        for name in ("build", "host", "dev"):
+            (root / "requirements" / f"{name}.txt").write_text("# nothing\n")
+        (root / "setup.py").touch()
+        (root / "pipeline" / "__init__.py").touch()
+        (root / "backend.py").write_text(BACKEND)
+        (root / "pyproject.toml").write_text(
+            '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+            '[project]\nname = "procline"\nversion = "0.1.0"\n'
+        )
+
+    @property
+    def marker(self) -> Path:
+        return self.root / ".venv" / "marker"
+
+    def setup(self, *arguments: str, **environment: str) -> str:
+        done = subprocess.run(
+            [self.root / "script" / "setup", *arguments], env={**os.environ, **environment}, cwd="/",
+            capture_output=True, text=True, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    return Clone(tmp_path / "clone")
+
+
+def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
+    """With the environment first in PATH its own interpreter is found first, which must not count as another one."""
+    assert "making .venv" in clone.setup()
+    clone.marker.touch()
+    folder = clone.root / ".venv"
+    active = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "VIRTUAL_ENV": str(folder)}
+    assert clone.setup(**active) == "setup: ready: .venv/bin/procline\n"
+    assert clone.marker.exists()
+    # Nor is an environment made of another environment.
+    (folder / "procline-host").unlink()
+    assert "making .venv" in clone.setup(**active)
+    assert not clone.marker.exists()
+    home = re.search(r"^home = (.*)$", (folder / "pyvenv.cfg").read_text(), re.MULTILINE)
+    assert home and not home[1].startswith(str(clone.root))
+
+
+def test_tools_are_added_and_stay(clone: Clone) -> None:
+    first = clone.setup("--host")
+    assert "tools" not in first and not (clone.root / ".venv" / "procline-dev").exists()
+    clone.marker.touch()
+    assert "installing tools" in clone.setup()
+    for arguments in (("--host",), (), ("--host",)):
+        assert clone.setup(*arguments) == "setup: ready: .venv/bin/procline\n"
+    assert clone.marker.exists()
+    assert clone.setup("--quiet", "--host") == ""
+    (clone.root / "requirements" / "dev.txt").write_text("# changed\n")
+    assert clone.setup("--host") == "setup: ready: .venv/bin/procline\n"
+    assert "making .venv" in clone.setup() and not clone.marker.exists()
+    clone.marker.touch()
+    (clone.root / "requirements" / "host.txt").write_text("# changed\n")
+    assert "making .venv" in clone.setup("--host") and not clone.marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        (["--hots"], {}, "unknown argument --hots"),
+        ([], {"PROCLINE_PYTHON": "/bin/false"}, "PROCLINE_PYTHON=/bin/false is no Python 3.12 or newer"),
+    ],
+)
+def test_setup_refuses_what_it_cannot_do(
+    clone: Clone, arguments: list[str], environment: dict[str, str], message: str
+) -> None:
+    done = subprocess.run(
+        [clone.root / "script" / "setup", *arguments], env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (1, "") and message in done.stderr
+    assert not (clone.root / ".venv").exists()
+
+
+@pytest.mark.parametrize("sudo", [None, "exit 1"])
+def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: str | None) -> None:
+    built = tmp_path / "built"
+    script = clone.root / "script" / "setup"
+    script.write_text(f"#!/bin/sh\necho \"$@\" > '{built}'\n")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("dirname", "sh"):
+        (tools / name).symlink_to(shutil.which(name) or "")
+    (tools / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tools / "id").chmod(0o755)
+    if sudo:
+        (tools / "sudo").write_text(f"#!/bin/sh\n{sudo}\n")
+        (tools / "sudo").chmod(0o755)
+    done = subprocess.run(
+        [clone.root / "script" / "run"], env={"PATH": str(tools)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == (1 if sudo else 2)
+    assert "needs root" in done.stdout + done.stderr
+    assert not built.exists()
+
+
+def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> None:
+    built = tmp_path / "built"
+    (clone.root / "script" / "setup").write_text(f"#!/bin/sh\necho \"$@\" > '{built}'\nexit 7\n")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "id").write_text("#!/bin/sh\necho 0\n")
+    (tools / "id").chmod(0o755)
+    done = subprocess.run(
+        [clone.root / "script" / "run"], env={"PATH": f"{tools}:{os.environ['PATH']}"}, timeout=60, check=False
+    )
+    assert done.returncode == 7 and built.read_text() == "--host\n"
+    for name in ("test", "lint", "bench"):
+        assert '/script/setup" --quiet\n' in (ROOT / "script" / name).read_text()
+
+
+def test_no_wheel_of_pylibbpf_is_asked_for_where_there_is_none() -> None:
+    """pip would try to build it, and llvmlite comes for nobody."""
+    for name in ("host", "dev"):
+        text = (ROOT / "requirements" / f"{name}.txt").read_text()
+        (line,) = re.findall(r"^pylibbpf==.*$", text, re.MULTILINE)
+        assert "python_full_version < '3.14'" in line and "platform_machine == 'x86_64'" in line
+        assert "llvmlite" not in text and "numba" not in text
