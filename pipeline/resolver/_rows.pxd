@@ -3,6 +3,7 @@
 What is short and needed for each event has its body here: a call into another module takes longer than what it does.
 """
 
+cimport cython
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
@@ -174,15 +175,19 @@ cdef class Rows:
         self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new
     ) noexcept nogil
     cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
+    @cython.final
     cdef void put_name(
         self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
     ) noexcept nogil
+    @cython.final
     cdef void put_args(
         self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
     ) noexcept nogil
+    @cython.final
     cdef void put_envs(
         self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
     ) noexcept nogil
+    @cython.final
     cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 
