@@ -171,6 +171,17 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
+def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
+    """As /usr/bin/python3 is: the environment itself names what the link led to."""
+    link = tmp_path / "python3"
+    link.symlink_to(getattr(sys, "_base_executable", sys.executable))
+    clone.setup("--host", PROCLINE_PYTHON=str(link))
+    clone.marker.touch()
+    assert clone.setup("--host") == "setup: ready: .venv/bin/procline\n"
+    assert clone.setup("--host", PROCLINE_PYTHON=str(link)) == "setup: ready: .venv/bin/procline\n"
+    assert clone.marker.exists()
+
+
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
     assert "tools" not in first and not (clone.root / ".venv" / "procline-dev").exists()
