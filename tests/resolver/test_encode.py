@@ -105,7 +105,8 @@ def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: 
     with tables() as writer:
         made = encoder(lineage_depth=depth, envs="stored" if envs else "none", file=file)
         made.names = NameCache(Names(HOST["user"], HOST["group"]), 1, 0)
-        made.names.set_views({(word, 127, 128): Names(INSIDE["user"], INSIDE["group"]) for word in (b"", b"a", b"sh")})
+        inside = Names(INSIDE["user"], INSIDE["group"])
+        made.names.set_views({(word, 127, 128): (inside, 0) for word in (b"", b"a", b"sh")})
         rows: list[Row] = []
         wanted = []
         seqs = [0] * 8

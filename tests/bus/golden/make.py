@@ -83,7 +83,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
         encoder.topics_mask = 0xFF
         encoder.names = NameCache(Names(), 0, 0)
         encoder.names.set_views(
-            {(b"c0ffee", 4026531841, 4026531837): Names({0: "root", 1000: "j\udcfcrg"}, {1000: "g"})}
+            {(b"c0ffee", 4026531841, 4026531837): (Names({0: "root", 1000: "j\udcfcrg"}, {1000: "g"}), 0)}
         )
         for topic, kind in ((0, 1), (1, 2), (5, 3), (2, 3), (3, 4), (4, 5), (4, 6), (4, 7)):
             detail = init.number if topic == 5 else 0
