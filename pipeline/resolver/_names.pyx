@@ -324,7 +324,9 @@ cdef class NameCache:
             self.views_asked[self.wanted_views].tgid = hot.tgid
             self.wanted_views += 1
         # Here nothing is noted: a user may have thousands of ids in its namespaces. The sweep asks for a few at a time.
-        return &self.host.table if slot.is_hosts else slot.names
+        if slot.is_hosts:
+            return &self.host.table
+        return slot.names
 
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
         cdef name_slot *slot
