@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.shm._layout cimport pl_cold, pl_hot
+from pipeline.shm._writer cimport TableWriter
 
 
 cdef enum:
@@ -29,14 +30,14 @@ cdef struct name_table:
     uint32_t mask, used, text_used, text_capacity
 
 
-# Whose names count for a process. `names` is NULL while nobody has answered.
+# Whose names count for a process. `names` is NULL while nobody has answered, and where the host's count.
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
     uint32_t user  # who is charged for it; 0: nobody
     uint32_t sweep  # the last one that found a process with this view
     uint16_t container_n
-    uint8_t is_used
+    uint8_t is_used, is_hosts
     char container[PL_CONTAINER_BYTES]
 
 
@@ -67,6 +68,7 @@ cdef class NameCache:
     cdef uint16_t by_user[PL_USER_BUCKETS]  # ... by a hash of the user
     cdef uint64_t refused
     cdef list kept  # the Names that the slots point into
+    cdef bint is_noting  # what `put` does not find is noted: it is the host's, and the last row of `of` was
 
     cdef bint wants(self) noexcept nogil
     # Whose names count for a row; NULL: nobody's are known. `container` is the row's container id, NULL for none.
@@ -76,6 +78,7 @@ cdef class NameCache:
     # Write a name, or nil.
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1
+    cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1
     cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil
     cdef view_slot *_slot(
         self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known

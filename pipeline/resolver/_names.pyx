@@ -1,7 +1,7 @@
 """Names of users and groups as the stream shows them: encoded once for each id, found without the GIL.
 
 A name is derived from an id and from whose names count: the host's, or those of a container, which has users of its
-own. So no row holds one. `NameCache.of` tells whose count by the container id and the mount and user namespace of a
+own. (Where a user other than root made the container, the host's count.) So no row holds one. `NameCache.of` tells whose count by the container id and the mount and user namespace of a
 row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.names` asks for it and tells the
 answer. One thread uses a cache: the resolver's.
 """
@@ -112,6 +112,10 @@ cdef class Names:
         return 0
 
 
+#: Stands for the host's names in `NameCache.set_views`.
+HOST_NAMES = Names()
+
+
 cdef class NameCache:
     """Whose names count for a process, and what they are.
 
@@ -138,6 +142,7 @@ cdef class NameCache:
     def set_views(self, views) -> None:
         """Replace all: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
 
+        HOST_NAMES as Names are the host's, whatever they are when a name is looked up.
         What was noted and is not among them is forgotten.
         """
         cdef uint32_t i
@@ -151,7 +156,8 @@ cdef class NameCache:
         for (container, mnt_ns, user_ns), (names, user) in views.items():
             slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container), user, True)
             if slot != NULL:
-                slot.names = &(<Names?>names).table
+                slot.is_hosts = names is HOST_NAMES
+                slot.names = NULL if slot.is_hosts else &(<Names?>names).table
 
     @property
     def is_wanting(self) -> bool:
@@ -184,17 +190,17 @@ cdef class NameCache:
         """What the living processes of a table have, whether it is known or not.
 
         Returns:
-            [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's, and the host's ids that have no
-            name as far as is known: {(kind, id)}.
+            [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's; the host's ids that have no
+            name as far as is known: {(kind, id)}; those of views for which the host's names count, by who is charged.
         """
         cdef list views = []
         cdef set ids = set()
+        cdef dict strangers = {}
         cdef uint32_t row, n
         cdef const pl_hot *hot
         cdef const pl_cold *cold
         cdef const char *container
         cdef view_slot *slot
-        cdef const pl_file *file
         self.sweep += 1
         for row in range(1, tables.rows_fresh):
             # Looked at here, where four rows are on a cache line: in a storm nearly all rows are of what has ended.
@@ -207,20 +213,34 @@ cdef class NameCache:
             n = 0
             container = tables.names.bytes(cold.container_ref, &n) if cold.container_ref != 0 else NULL
             if self._is_host(hot, cold, container):
-                self._unnamed(ids, PL_USER, hot.uid)
-                self._unnamed(ids, PL_USER, cold.euid)
-                self._unnamed(ids, PL_GROUP, hot.gid)
-                self._unnamed(ids, PL_GROUP, cold.egid)
-                file = <const pl_file *>tables.names.bytes(hot.file_ref, &n) if hot.file_ref != 0 else NULL
-                if file != NULL and n >= sizeof(pl_file) and file.file_inode != 0:
-                    self._unnamed(ids, PL_USER, file.file_uid)
-                    self._unnamed(ids, PL_GROUP, file.file_gid)
+                self._unnamed_of(ids, tables, row)
                 continue
             slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
-            if slot != NULL and slot.sweep != self.sweep:
+            if slot == NULL:
+                continue
+            if slot.is_hosts:
+                self._unnamed_of(strangers.setdefault(slot.user, set()), tables, row)
+            if slot.sweep != self.sweep:
                 slot.sweep = self.sweep
                 views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, hot.tgid))
-        return views, ids
+        return views, ids, strangers
+
+    cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1:
+        """Add the ids of a row that the host has no name for."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef const pl_file *file = NULL
+        cdef uint32_t n = 0
+        self._unnamed(ids, PL_USER, hot.uid)
+        self._unnamed(ids, PL_USER, cold.euid)
+        self._unnamed(ids, PL_GROUP, hot.gid)
+        self._unnamed(ids, PL_GROUP, cold.egid)
+        if hot.file_ref != 0:
+            file = <const pl_file *>tables.names.bytes(hot.file_ref, &n)
+        if file != NULL and n >= sizeof(pl_file) and file.file_inode != 0:
+            self._unnamed(ids, PL_USER, file.file_uid)
+            self._unnamed(ids, PL_GROUP, file.file_gid)
+        return 0
 
     cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1:
         """Add an id of the host if it has no name; known to have none (nil, a single byte) is not known for ever."""
@@ -280,6 +300,7 @@ cdef class NameCache:
         if n != 0:
             memcpy(slot.container, container, n)
         slot.names = NULL
+        slot.is_hosts = 0
         slot.sweep = 0
         slot.is_used = 1
         return slot
@@ -289,9 +310,11 @@ cdef class NameCache:
     ) noexcept nogil:
         cdef uint32_t used = self.views_used
         cdef view_slot *slot
+        self.is_noting = False
         if (hot.known & PL_KNOWN_NS) == 0:
             return NULL
         if self._is_host(hot, cold, container):
+            self.is_noting = True
             return &self.host.table
         slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
         if slot == NULL:
@@ -300,6 +323,9 @@ cdef class NameCache:
             self.views_asked[self.wanted_views].slot = <uint32_t>(slot - self.views)
             self.views_asked[self.wanted_views].tgid = hot.tgid
             self.wanted_views += 1
+        # Here nothing is noted: a user may have thousands of ids in its namespaces. The sweep asks for a few at a time.
+        if slot.is_hosts:
+            return &self.host.table
         return slot.names
 
     cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
@@ -311,7 +337,7 @@ cdef class NameCache:
         if slot.kind != 0:
             memcpy(p, names.text + slot.at, slot.n)
             return p + slot.n
-        if names == &self.host.table and self.wanted_ids < PL_WANTED:
+        if self.is_noting and self.wanted_ids < PL_WANTED:
             for i in range(self.wanted_ids):
                 if self.ids_asked[i].number == number and self.ids_asked[i].kind == kind:
                     return pl_nil(p)

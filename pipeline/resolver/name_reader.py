@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.digest import blake2b
-from pipeline.resolver._names import GROUP, USER, Names
+from pipeline.resolver._names import GROUP, HOST_NAMES, USER, Names
 from pipeline.resolver.foreign import ForeignPids, Key
 from pipeline.resolver.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity
+from pipeline.shm.usernames import HOSTS
 
 _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
 
@@ -20,10 +21,10 @@ _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
 class ViewNames(NamedTuple):
     """The names of a container, as they are kept: for the stream, and as a file for readers."""
 
-    names: Names
+    names: Names  #: HOST_NAMES where the host's count
     file: bytes
     digest: bytes  #: of `file`
-    owner: int  #: user that made the user namespace; see RootNames
+    owner: int  #: user that made the namespaces; see RootNames
     is_cut: bool  #: there are more names than are kept
 
 
@@ -57,15 +58,21 @@ class NameReader:
         if seen == self._seen:
             return None
         self._seen = seen
-        names = read_names(1 if root else os.getpid(), self._proc)
+        names = read_names(1 if root else os.getpid(), self._proc, is_host=True)
         users, groups = names.outside() if names is not None else ({}, {})
         return "host", users, groups
 
-    def view(self, tgid: int, is_container: bool) -> ViewNames | None:
-        """The names in a process' own root; None: it is gone, or not in its container yet."""
+    def view(self, tgid: int, is_container: bool, mnt_ns: int = 0, user_ns: int = 0) -> ViewNames | None:
+        """The names in a process' own root; None: it is gone, or not in its container yet.
+
+        Args:
+            tgid: the process.
+            is_container: its cgroup is called like a container's.
+            mnt_ns, user_ns: namespaces that it must have still; 0: any.
+        """
         with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
-            names = read_names(tgid, self._proc, KEPT_BYTES)
-            if names is not None and not (is_container and names.root == self._root):
+            names = read_names(tgid, self._proc, KEPT_BYTES, namespaces=(mnt_ns, user_ns))
+            if names is not None and (names.is_hosts or not (is_container and names.root == self._root)):
                 return packed(names)
         return None
 
@@ -75,8 +82,8 @@ class NameReader:
             pid = self._foreign.find(key)
             if not pid and self._foreign.refresh():
                 pid = self._foreign.find(key)
-            if pid and Path(f"{self._proc}/{pid}/ns/mnt").stat().st_ino == mnt_ns:
-                return self.view(pid, is_container)
+            if pid:
+                return self.view(pid, is_container, mnt_ns)
         return None
 
     def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
@@ -92,9 +99,13 @@ class NameReader:
 
 def packed(names: RootNames) -> ViewNames:
     """Return the names of a root in the form in which they are kept."""
-    users, groups = names.outside()
-    file = json.dumps({"user": users, "group": groups}).encode("ascii")
-    return ViewNames(Names(users, groups), file, blake2b(file, digest_size=16).digest(), names.owner, names.is_cut)
+    if names.is_hosts:
+        kept, content = HOST_NAMES, HOSTS
+    else:
+        users, groups = names.outside()
+        kept, content = Names(users, groups), {"user": users, "group": groups}
+    file = json.dumps(content).encode("ascii")
+    return ViewNames(kept, file, blake2b(file, digest_size=16).digest(), names.owner, names.is_cut)
 
 
 def _version(path: str) -> tuple[int, int, int] | None:

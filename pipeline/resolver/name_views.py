@@ -1,8 +1,8 @@
 """The names of containers that are kept, bounded: by number and size, together and for each user.
 
-A view is a container, or namespaces that are not the host's. An unprivileged user can make thousands of them and put
-large files into them, so the views that one user made never take the room of all others. Covers what is kept and what
-leaves; leaves out reading (`name_reader`) and when a view is read (`names`).
+A view is a container, or namespaces that are not the host's. An unprivileged user can make thousands of them, so the
+views that one user made never take the room of all others. Nothing is read in them; what root made may have large
+files. Covers what is kept and what leaves; leaves out reading (`name_reader`) and when a view is read (`names`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from pipeline.resolver._names import VIEWS_MAX, VIEWS_PER_USER, Names
 
 #: Names in memory and the files of them below ``users``, of all views together.
 BYTES_MAX = 16 << 20
-#: The same of the views of one user other than root.
-BYTES_PER_USER = 2 << 20
 #: A file takes whole pages.
 _PAGE = 4096
 
@@ -29,7 +27,7 @@ class Known:
     """What is known of one view; `names` is None while nothing is.
 
     Attributes:
-        user: who is charged for it: the owner of its user namespace, before that is known the user of its process.
+        user: who is charged for it: the owner of its namespaces, before that is known the user of its process.
         nbytes: of names and file.
         digest: of the file.
         first_ns, seen_ns: when a process of it was seen first and last.
@@ -107,8 +105,8 @@ class Views:
         It is one of a user that has more than a user may have, else one of the user that has most.
         """
         for user, count in self._count.items():
-            if user and (self._bytes[user] > BYTES_PER_USER or count > VIEWS_PER_USER):
-                return self._oldest(user, self._bytes[user] > BYTES_PER_USER)
+            if user and count > VIEWS_PER_USER:
+                return self._oldest(user, False)
         if self.nbytes > BYTES_MAX:
             return self._oldest(self._bytes.most_common(1)[0][0], True)
         if len(self._known) > self._count_max:

@@ -6,8 +6,9 @@ as one of its processes is seen, as it may be gone when somebody asks. What is r
 root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.usernames`.
 
 Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
-container; else those in its own root directory. A process that is on its way into a container still has the host's root
-(runc joins the cgroup before it changes the root): then nothing is believed, and it is asked again a little later.
+container, or if a user other than root made one of the two namespaces; else those in its own root directory. A process
+that is on its way into a container still has the host's root (runc joins the cgroup before it changes the root): then
+nothing is believed, and it is asked again a little later.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ RETRY_MAX_NS = 10_000_000_000
 #: An id of the host that has no name is asked for again.
 MISS_NS = 60_000_000_000
 IDS_MAX = 4096
+#: Of the ids in one user's own namespaces so many are asked for in a sweep.
+STRANGERS_IDS = 16
 JOBS_MAX = 4096
 
 #: A container whose names left for want of room is read again after this.
@@ -220,10 +223,13 @@ class LiveNames:
         """Ask for each view and each of the host's ids that a living process has."""
         cache = self._encoder.names
         assert cache is not None
-        views, ids = cache.living(self._tables)
+        views, ids, strangers = cache.living(self._tables)
         for container, mnt_ns, user_ns, tgid in watched(views, self._tables.py_show_life):
             self._want((container, mnt_ns, user_ns), tgid, now)
         self._want_ids(sorted(ids), now)
+        for theirs in strangers.values():
+            new = [one for one in theirs if now >= self._asked_ids.get(one, 0)]
+            self._want_ids(new[:STRANGERS_IDS], now, is_strangers=True)
 
     def _want(self, view: View, tgid: int, now: int) -> None:
         """Read a view through one of its processes, unless it was read or asked for a short time ago."""
@@ -243,7 +249,7 @@ class LiveNames:
         def read() -> tuple[Any, ...]:
             if key is not None:
                 return "view", view, user, self._reader.foreign_view(key, view[1], bool(view[0]))
-            return "view", view, user, self._reader.view(tgid, bool(view[0]))
+            return "view", view, user, self._reader.view(tgid, bool(view[0]), *view[1:])
 
         known.is_asked = self._ask(read, user)
         if known.is_asked:
@@ -290,13 +296,19 @@ class LiveNames:
             self._freed_bytes, self._gave_back_ns = 0, now
             self._ask(memory.give_back)
 
-    def _want_ids(self, ids: list[tuple[int, int]], now: int) -> None:
+    def _want_ids(self, ids: list[tuple[int, int]], now: int, is_strangers: bool = False) -> None:
         new = [one for one in ids if now >= self._asked_ids.get(one, 0)]
         if not new:
             return
         if len(self._asked_ids) > IDS_MAX:
             self._asked_ids.clear()
-        if self._ask(lambda: ("ids", self._reader.ids(new))):
+
+        def read() -> tuple[Any, ...]:
+            found = self._reader.ids(new)
+            # That an id has no name is remembered so that it is not noted again; strangers' ids never are noted.
+            return "ids", {one: name for one, name in found.items() if name or not is_strangers}
+
+        if self._ask(read):
             self._asked_ids.update(dict.fromkeys(new, now + MISS_NS))
 
     def _ask(self, job: Callable[[], tuple[Any, ...] | None], user: int = 0) -> bool:

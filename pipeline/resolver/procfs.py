@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.boot import TICK_NS
-from pipeline.resolver import shared_namespaces
+from pipeline.resolver import shared_namespaces, statx
 from pipeline.resolver.filesystems import TMPFS_MAGIC
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.proc_mounts import MountPoints
@@ -69,10 +69,6 @@ _PADDING_MAX = 8
 
 # struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
 _STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
-_STATX_MASK = 0x7FF | 0x1000  # STATX_BASIC_STATS | STATX_MNT_ID (since 5.8; the field is 0 before)
-_statx = ctypes.CDLL(None).statx
-_statx.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p)
-_statx.restype = ctypes.c_int
 
 
 class Area(NamedTuple):
@@ -106,7 +102,7 @@ class ProcReader:
         self._ttys = TtyNames()
         self._hierarchies = Hierarchies(proc=proc)
         self._mounts = MountPoints(self._proc)
-        self._statx_buffer = ctypes.create_string_buffer(256)
+        self._statx_buffer = ctypes.create_string_buffer(statx.BUFFER_BYTES)
         if cgroup_root is not None:
             try:
                 self._cgroup_root = os.open(cgroup_root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -264,7 +260,7 @@ class ProcReader:
         except OSError:
             return
         buffer = self._statx_buffer
-        if _statx(fd, below + b"exe", 0, _STATX_MASK, buffer) == 0:
+        if statx.statx(fd, below + b"exe", 0, statx.BASIC_STATS | statx.MNT_ID, buffer) == 0:
             (
                 info.exe_nlink, info.exe_uid, info.exe_gid, info.exe_mode, info.exe_inode, ctime, ctime_ns, mtime,
                 mtime_ns, major, minor, info.mount_id,

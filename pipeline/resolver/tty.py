@@ -6,16 +6,27 @@ which terminal: `procfs` and the BPF programs read that.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import stat
+import struct
 from pathlib import Path
 
+from pipeline.resolver import statx
+
+SYS_DEV_CHAR = "/sys/dev/char"
 _PTS_MAJOR = 136
 _PTS_MAJOR_LAST = 143
 _TTY_MAJOR = 4
+_TTY_AUX_MAJOR = 5
+_CONSOLE_MINOR = 1
 _TTY_VIRTUAL = 64
 _BSD_PTY_SLAVE_MAJOR = 3
 _BSD_LETTERS = b"pqrstuvwxyzabcde"
 _CACHE_MAX = 1024
+
+# struct statx: nlink, mode, ino, rdev_major, rdev_minor, mnt_id.
+_STATX = struct.Struct("=16xI8xH2xQ88xII8xQ")
 
 
 class TtyNames:
@@ -25,7 +36,7 @@ class TtyNames:
         sys_dev_char: where sysfs lists character devices by number.
     """
 
-    def __init__(self, sys_dev_char: str = "/sys/dev/char") -> None:
+    def __init__(self, sys_dev_char: str = SYS_DEV_CHAR) -> None:
         self._sys = sys_dev_char
         self._names: dict[int, bytes] = {0: b""}
 
@@ -45,22 +56,7 @@ class TtyNames:
         # Layout of new_encode_dev(): minor in bits 0-7 and 20-31, major in 8-19.
         major = (number >> 8) & 0xFFF
         minor = (number & 0xFF) | ((number >> 12) & 0xFFF00)
-        if major == _PTS_MAJOR:
-            return b"pts%d" % minor
-        if _PTS_MAJOR < major <= _PTS_MAJOR_LAST:  # kernels that gave each of these majors 256 terminals
-            return b"pts%d" % ((major - _PTS_MAJOR) * 256 + minor)
-        if major == _TTY_MAJOR and minor < _TTY_VIRTUAL:
-            return b"tty%d" % minor
-        try:
-            # A relative link that ends in the device's name: ../../devices/platform/serial8250/tty/ttyS0
-            return os.fsencode(Path(self._sys, f"{major}:{minor}").readlink().name)
-        except OSError:
-            pass
-        if major == _TTY_MAJOR:
-            return b"ttyS%d" % (minor - _TTY_VIRTUAL)
-        if major == _BSD_PTY_SLAVE_MAJOR:
-            return b"tty%c%x" % (_BSD_LETTERS[(minor >> 4) & 15], minor & 15)
-        return b""
+        return _device_name(major, minor, self._sys)
 
 
 def clean_tty_name(raw: bytes) -> str:
@@ -76,23 +72,73 @@ def clean_tty_name(raw: bytes) -> str:
     return text if text.isprintable() else ""
 
 
-def tty_of_link(target: bytes) -> str:
-    """A terminal's name from what a descriptor points to: ``/dev/pts/3`` is ``pts3``, ``/dev/tty1`` is ``tty1``.
+def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR) -> str:
+    """A process' terminal by its descriptor 0: the fallback where no better source names one. "" when unreadable.
 
-    Anything else in ``/dev`` gives its last segment, ``/dev/null`` and what lies outside give "". A terminal that was
-    hung up and removed (``/dev/pts/3 (deleted)``) is none.
-
-    Source: specification 3.4, SetProcessTTY.
+    The device's number says which terminal it is, and that it is one. Its path is the process' choice: it may mount
+    anything at ``/dev/pts/3``. The path only tells which files are left alone: outside of ``/dev`` they may be on a
+    file system that does not answer. Specification 3.4, SetProcessTTY, goes by the path.
     """
-    if target == b"/dev/null" or not target.startswith(b"/dev/") or target.endswith(b" (deleted)"):
-        return ""
-    last = target.rpartition(b"/")[2].decode("utf-8", "surrogateescape")
-    return f"pts{last}" if target.startswith(b"/dev/pts/") else last
-
-
-def procfs_tty(tgid: int, proc: str = "/proc") -> str:
-    """A process' terminal by its descriptor 0: the fallback where no better source names one. "" when unreadable."""
     try:
-        return tty_of_link(os.fsencode(Path(proc, str(tgid), "fd/0").readlink()))
-    except OSError:
+        link = os.fsencode(Path(proc, str(tgid), "fd/0").readlink())
+        if not link.startswith(b"/dev/") or link == b"/dev/null":
+            return ""
+        device = _device(Path(proc, str(tgid)))
+    except (OSError, ValueError):
         return ""
+    if device is None or not _is_terminal(*device, sys_dev_char):
+        return ""
+    return os.fsdecode(_device_name(*device, sys_dev_char))
+
+
+def _device(process: Path) -> tuple[int, int] | None:
+    """Number of the character device that a process has opened as descriptor 0; None: it is something else.
+
+    Raises:
+        OSError: the process is gone, or has no descriptor 0.
+        ValueError: the kernel's text has another form.
+    """
+    buffer = ctypes.create_string_buffer(statx.BUFFER_BYTES)
+    path = os.fsencode(process / "fd/0")
+    if statx.statx(statx.AT_FDCWD, path, statx.AT_DONT_SYNC, statx.BASIC_STATS | statx.MNT_ID, buffer) != 0:
+        return None
+    links, mode, inode, major, minor, mount = _STATX.unpack_from(buffer)
+    if not stat.S_ISCHR(mode) or links == 0:  # a terminal that was hung up has no link any more
+        return None
+    # Anybody may have an O_PATH descriptor of any device, and a FUSE file may have any number: neither was opened as
+    # one. It is the same file in both looks, or it has been replaced in between.
+    lines = (process / "fdinfo/0").read_text("ascii").splitlines()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    is_same = int(facts.get("ino", inode)) == inode and (not mount or int(facts["mnt_id"]) == mount)  # ino: since 5.14
+    return (major, minor) if is_same and not int(facts["flags"], 8) & os.O_PATH else None
+
+
+def _is_terminal(major: int, minor: int, sys_dev_char: str) -> bool:
+    """Whether a character device is a terminal by itself; the class ``tty`` also has /dev/tty and /dev/ptmx."""
+    if major == _TTY_MAJOR or _PTS_MAJOR <= major <= _PTS_MAJOR_LAST:
+        return True
+    if major == _TTY_AUX_MAJOR and minor != _CONSOLE_MINOR:
+        return False
+    try:
+        return Path(sys_dev_char, f"{major}:{minor}").readlink().parent.name == "tty"
+    except OSError:
+        return False
+
+
+def _device_name(major: int, minor: int, sys_dev_char: str) -> bytes:
+    if major == _PTS_MAJOR:
+        return b"pts%d" % minor
+    if _PTS_MAJOR < major <= _PTS_MAJOR_LAST:  # kernels that gave each of these majors 256 terminals
+        return b"pts%d" % ((major - _PTS_MAJOR) * 256 + minor)
+    if major == _TTY_MAJOR and minor < _TTY_VIRTUAL:
+        return b"tty%d" % minor
+    try:
+        # A relative link that ends in the device's name: ../../devices/platform/serial8250/tty/ttyS0
+        return os.fsencode(Path(sys_dev_char, f"{major}:{minor}").readlink().name)
+    except OSError:
+        pass
+    if major == _TTY_MAJOR:
+        return b"ttyS%d" % (minor - _TTY_VIRTUAL)
+    if major == _BSD_PTY_SLAVE_MAJOR:
+        return b"tty%c%x" % (_BSD_LETTERS[(minor >> 4) & 15], minor & 15)
+    return b""

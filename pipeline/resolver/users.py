@@ -5,7 +5,13 @@ running instance get names without waiting for any: `names`.
 
 A container has its own users: uid 1000 there may be "app" while the host calls it "alice" or nothing. So for a process
 with another root directory its own ``/etc/passwd`` and ``/etc/group`` are read, after its user namespace's map has
-turned the kernel's id into the one inside. Those files belong to a stranger:
+turned the kernel's id into the one inside.
+
+A user other than root can make a user namespace, and choose its map of ids and what is mounted at ``/etc/passwd`` in
+it. So files and map count only where root made the namespaces, as for most containers (`_owner`). Elsewhere the host's
+names of the kernel's ids count, which nobody can choose.
+
+Files that count still belong to a container, so to a stranger:
 
 1. They are opened so that no symbolic link, ``..`` or magic link leads out of the process' root (openat2 with
    RESOLVE_IN_ROOT, since 5.6; before, every component with O_NOFOLLOW).
@@ -15,7 +21,7 @@ turned the kernel's id into the one inside. Those files belong to a stranger:
    could let us wait for ever. ``mountinfo`` tells beforehand, and no other mount is crossed. (One that is mounted over
    ``/etc/passwd`` in the very moment between would hold up the thread of `names`, nothing else.)
 
-Names that can not be had are "", never a guess and never the host's.
+Names that can not be had are "", never a guess; and in a container that root made never the host's.
 """
 
 from __future__ import annotations
@@ -52,6 +58,7 @@ MISS_TTL_NS = 60 * 1_000_000_000
 
 _ID_DIGITS = 10
 _LINES_AT_ONCE = 256
+_NS_GET_USERNS = 0xB701
 _NS_GET_USERNS_PARENT = 0xB702
 _NS_GET_OWNER_UID = 0xB704
 _UID = struct.Struct("=I")
@@ -67,8 +74,14 @@ class RootNames(NamedTuple):
     uid_map: list[tuple[int, int, int]]  #: inside, outside, count
     gid_map: list[tuple[int, int, int]]
     root: tuple[int, int]  #: device and inode of the directory
-    owner: int = 0  #: user of the initial user namespace that made the process' user namespace; 0: root, or nobody
+    #: User of the initial user namespace that made the process' namespaces; 0: root. Of another one's nothing is read.
+    owner: int = 0
     is_cut: bool = False  #: there are more names than are kept
+
+    @property
+    def is_hosts(self) -> bool:
+        """Whether the host's names count instead."""
+        return self.owner != 0
 
     def outside(self) -> tuple[dict[int, str], dict[int, str]]:
         """Users and groups by the ids outside, as the kernel's credentials have them."""
@@ -130,6 +143,9 @@ class UserNames:
         now = self._clock()
         if view != HOST:
             names = read_names(tgid, self._proc, KEPT_BYTES)
+            if names is not None and names.is_hosts:
+                # Not kept: it is true of this process, and others of the view may have another user namespace.
+                return self.name(kind, number)
             self._views[view] = (names, now + (self._ttl_ns if names is not None else self._miss_ttl_ns))
             self._views.move_to_end(view)
             if len(self._views) > self._views_max:
@@ -170,13 +186,22 @@ def host_name(kind: Kind, number: int) -> str:
     return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
 
 
-def read_names(tgid: int, proc: str = "/proc", kept_bytes: int | None = None) -> RootNames | None:
+def read_names(
+    tgid: int,
+    proc: str = "/proc",
+    kept_bytes: int | None = None,
+    *,
+    namespaces: tuple[int, int] = (0, 0),
+    is_host: bool = False,
+) -> RootNames | None:
     """The names in a process' own root directory; None: gone or not to be read safely. A file that is absent is empty.
 
     Args:
         tgid: the process.
         proc: where procfs is mounted.
         kept_bytes: see KEPT_BYTES; None: no limit but the file's.
+        namespaces: inodes of the mount and user namespace that the process must have; 0: any.
+        is_host: the root directory is the host's, so it is not asked who made the namespaces.
 
     The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
     """
@@ -186,6 +211,9 @@ def read_names(tgid: int, proc: str = "/proc", kept_bytes: int | None = None) ->
         return None
     root = -1
     try:
+        owner = 0 if is_host else _owner(process)
+        if owner:
+            return RootNames({}, {}, [], [], (0, 0), owner) if _has(process, namespaces) else None
         root = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=process)
         mounts = read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 4 * FILE_BYTES)
         if not is_root_local(root, mounts):
@@ -193,10 +221,12 @@ def read_names(tgid: int, proc: str = "/proc", kept_bytes: int | None = None) ->
         uid_map, gid_map = _read_id_map(process, "uid_map"), _read_id_map(process, "gid_map")
         users, are_users_cut = _read_file(root, "user", mounts, uid_map, kept_bytes)
         groups, are_groups_cut = _read_file(root, "group", mounts, gid_map, kept_bytes)
+        # At the end: a process never comes back to namespaces that it left, unless as root.
+        if not _has(process, namespaces) or not (is_host or _owner(process) == 0):
+            return None
         return RootNames(
-            users, groups, uid_map, gid_map, root_identity(root), _namespace_owner(process),
-            are_users_cut or are_groups_cut,
-        )  # fmt: skip
+            users, groups, uid_map, gid_map, root_identity(root), is_cut=are_users_cut or are_groups_cut
+        )
     except OSError:
         return None
     finally:
@@ -304,28 +334,51 @@ def _read_file(
         os.close(handle)
 
 
-def _namespace_owner(process: int) -> int:
-    """The user that made the user namespace of a process, or the outermost one around it below ours; 0: it has ours.
+def _owner(process: int) -> int:
+    """The user that made the user namespace of a process, or that of its mount namespace; 0: root.
+
+    The mount namespace is asked as well: root can enter one that a user has made. Raises OSError: not known.
+    """
+    try:
+        own = Path("/proc/self/ns/user").stat()
+    except FileNotFoundError:
+        return 0  # a kernel without user namespaces
+    owner = _outermost_owner(os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), own)
+    if owner:
+        return owner
+    mounts = os.open("ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
+    try:
+        namespace = fcntl.ioctl(mounts, _NS_GET_USERNS)
+    finally:
+        os.close(mounts)
+    return _outermost_owner(namespace, own)
+
+
+def _outermost_owner(namespace: int, own: os.stat_result) -> int:
+    """The user that made a user namespace, or the outermost one around it below ours; 0: root, or it is ours.
 
     A user can make further namespaces inside of the own one, under any of the ids that were delegated to it. So the
-    outermost one says who is behind it.
+    outermost one says who is behind it. Closes the descriptor. Raises OSError: it is not below ours.
     """
-    own = Path("/proc/self/ns/user").stat()
-    namespace = -1
+    owner = 0
     try:
-        namespace = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
-        owner = 0
         for _ in range(_NAMESPACES_MAX):
             status = os.fstat(namespace)
             if (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino):
-                return owner
+                break
             owner = _UID.unpack(fcntl.ioctl(namespace, _NS_GET_OWNER_UID, bytes(_UID.size)))[0]
             outer = fcntl.ioctl(namespace, _NS_GET_USERNS_PARENT)
             os.close(namespace)
             namespace = outer
         return owner
-    except OSError:
-        return 0  # a kernel without user namespaces, or a namespace that is not below ours
     finally:
-        if namespace >= 0:
-            os.close(namespace)
+        os.close(namespace)
+
+
+def _has(process: int, namespaces: tuple[int, int]) -> bool:
+    """Whether a process has this mount and user namespace; 0: any. Raises OSError."""
+    names = ("ns/mnt", "ns/user")
+    return all(
+        not wanted or os.stat(name, dir_fd=process).st_ino == wanted
+        for name, wanted in zip(names, namespaces, strict=True)
+    )

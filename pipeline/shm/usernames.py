@@ -5,6 +5,7 @@ host and one for each container that it has seen, below ``users`` in the instanc
 
     host.json        {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root"}, "group": {"0": "root"}}
     HASH.json        {"user": …, "group": …}; HASH is of container id, mount namespace and user namespace
+                     {"host": true} where the host's names count there (a user other than root made the namespaces)
 
 Ids are those of the kernel's credentials, so of the initial user namespace. No file, or no such id in it: no name. A
 reader never shows a name of its own host: it may itself be in a container. Readers import this module.
@@ -31,6 +32,9 @@ FILES_MAX = 1024
 INSTANCES_MAX = 64
 
 _Content = dict[str, Any]
+
+#: What a file says where the host's names count.
+HOSTS: _Content = {"host": True}
 
 _instances: dict[str, UserNames] = {}
 
@@ -82,6 +86,8 @@ class UserNames:
         names = host if is_hosts else self._read(file_name(container, mnt_ns, user_ns))
         if names is None:
             return None
+        if names == HOSTS:
+            names = host
         found: str | None = names[kind].get(str(number))
         return found
 

@@ -1,4 +1,4 @@
-"""Namespaces with passwd files as large as they may be: what the resolver keeps of them is bounded."""
+"""Namespaces with passwd files as large as they may be: the resolver keeps nothing of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver import name_views
+from pipeline.resolver._names import VIEWS_PER_USER
 from pipeline.resolver.users import FILE_BYTES
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
 from tests.live.harness import Daemon, eventually
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live
 
 NAMESPACES = 200
 SECONDS = 3
-#: Beside the names: the rows of 400 processes, and what the allocator holds for the next file.
+#: The rows of 400 processes, and what the allocator holds.
 ALLOWANCE = 12 << 20
 
 #: Makes user and mount namespaces, each with large files at /etc/passwd and /etc/group, and keeps a process in each.
@@ -61,10 +61,10 @@ def test_the_resolvers_memory_stays_within_its_bound(daemon: Daemon) -> None:
         own = json.loads(daemon.cli("resolve", str(os.getpid()), "--json").stdout)
         assert own["user"] == "root", "the host's names are not affected"
     grown = most - before
-    assert grown < name_views.BYTES_PER_USER + ALLOWANCE, f"it grew by {grown >> 20} MiB"
+    assert grown < ALLOWANCE, f"it grew by {grown >> 20} MiB"
     files = sum(file.stat().st_blocks * 512 for file in (daemon.directory / "users").iterdir())
-    assert files < name_views.BYTES_PER_USER + (4 << 20), f"{files >> 20} MiB of files"
-    eventually(lambda: memory(resolver) - before < name_views.BYTES_PER_USER + ALLOWANCE)
+    assert files < VIEWS_PER_USER * 4096 + (1 << 20), f"{files >> 20} MiB of files"
+    eventually(lambda: memory(resolver) - before < ALLOWANCE)
 
 
 def memory(pid: int) -> int:

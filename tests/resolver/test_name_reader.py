@@ -9,12 +9,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_users import needs_root, process_in, root  # noqa: F401 - a fixture
+from strangers import stranger
+from test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 from pipeline.resolver import name_reader
-from pipeline.resolver._names import GROUP, USER
+from pipeline.resolver._names import GROUP, HOST_NAMES, USER
 from pipeline.resolver.name_reader import NameReader
 from pipeline.resolver.users import Kind, host_name
+from pipeline.shm.usernames import HOSTS
 
 
 def refuse(kind: Kind, number: int) -> str:
@@ -46,6 +48,31 @@ def test_a_container_is_read_unless_its_root_is_the_hosts(root: Path) -> None:  
         found = reader.view(child.pid, False)  # other namespaces, the same files: a service with a private /tmp
         assert found is not None and json.loads(found.file)["user"]["0"] == "root"
         child.kill()
+
+
+@needs_root
+def test_what_a_user_made_has_the_hosts_names() -> None:
+    reader = NameReader("/proc", refuse)
+    reader.host()
+    with stranger(UNSHARED, user=65534) as tgid:
+        for is_container in (False, True):  # a cgroup that was delegated to a user may have any name
+            found = reader.view(tgid, is_container)
+            assert found is not None and found.names is HOST_NAMES and found.owner == 65534
+            assert json.loads(found.file) == HOSTS
+
+
+@needs_root
+def test_a_process_that_has_left_its_namespaces_says_nothing_of_them(root: Path) -> None:  # noqa: F811
+    reader = NameReader("/proc", refuse)
+    reader.host()
+    mnt_ns, user_ns = (Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("mnt", "user"))
+    for namespaces, is_read in (
+        ((mnt_ns, user_ns), True), ((mnt_ns, 0), True), ((mnt_ns + 1, user_ns), False), ((mnt_ns, user_ns + 1), False),
+    ):  # fmt: skip
+        with process_in(root) as tgid:
+            assert (reader.view(tgid, True, *namespaces) is not None) == is_read
+        with stranger(UNSHARED, user=65534) as tgid:
+            assert reader.view(tgid, True, *namespaces) is None
 
 
 def test_whatever_happens_is_no_name(monkeypatch: pytest.MonkeyPatch) -> None:

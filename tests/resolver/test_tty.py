@@ -1,13 +1,18 @@
-"""Terminal names from numbers, from the kernel's text and from links."""
+"""Terminal names from numbers, from the kernel's text and from descriptors."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.resolver.tty import TtyNames, clean_tty_name, procfs_tty, tty_of_link
+from pipeline.resolver import tty
+from pipeline.resolver.tty import TtyNames, clean_tty_name, procfs_tty
 
 
 def encode(major: int, minor: int) -> int:
@@ -62,25 +67,96 @@ def test_only_a_printable_name_is_kept(raw: bytes, name: str) -> None:
     assert clean_tty_name(raw) == name
 
 
-@pytest.mark.parametrize(
-    ("target", "name"),
-    [
-        (b"/dev/pts/3", "pts3"), (b"/dev/tty1", "tty1"), (b"/dev/null", ""), (b"/dev/console", "console"),
-        (b"/dev/pts/3 (deleted)", ""), (b"pipe:[123]", ""), (b"/home/dev/x", ""), (b"/devices/x", ""),
-    ],
-)  # fmt: skip
-def test_link_of_descriptor_0_gives_a_name(target: bytes, name: str) -> None:
-    assert tty_of_link(target) == name
+@contextmanager
+def running(stdin: int, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process with this input."""
+    command = command or ("sleep", "60")
+    with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, **options) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
-def test_own_descriptor_0(tmp_path: Path) -> None:
+def name_with(mount: str, path: str) -> str:
+    """What is found for a process whose input is a file that a shell command has put there, for it alone."""
+    script = f"{mount} && exec sh -c 'echo $$; readlink /proc/self/fd/0; exec sleep 60' <{path}"
+    with running(subprocess.DEVNULL, "unshare", "-m", "sh", "-c", script) as child:
+        assert child.stdout is not None
+        pid = int(child.stdout.readline())
+        assert child.stdout.readline() == f"{path}\n"
+        return procfs_tty(pid)
+
+
+@pytest.fixture
+def terminal() -> Iterator[tuple[int, int, str]]:
+    """Both sides of a pseudo-terminal, and its name."""
     leader, follower = os.openpty()
     try:
-        expected = tty_of_link(os.ttyname(follower).encode())
-        (tmp_path / "7/fd").mkdir(parents=True)
-        (tmp_path / "7/fd/0").symlink_to(os.ttyname(follower))
-        assert procfs_tty(7, str(tmp_path)) == expected != ""
-        assert procfs_tty(8, str(tmp_path)) == ""
+        yield leader, follower, "pts" + Path(os.ttyname(follower)).name
     finally:
+        for fd in {leader, follower}:
+            with suppress(OSError):
+                os.close(fd)
+
+
+def test_descriptor_0_may_be_a_terminal(terminal: tuple[int, int, str]) -> None:
+    _, follower, name = terminal
+    with running(follower) as child:
+        assert procfs_tty(child.pid) == name
+    assert procfs_tty(child.pid) == ""
+
+
+def test_other_files_are_none(tmp_path: Path, terminal: tuple[int, int, str]) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    ptmx = terminal[0]
+    files = [os.open(file, os.O_RDONLY) for file in (os.devnull, "/dev/zero", tmp_path / "plain", "/dev")]
+    for stdin in (*files, subprocess.PIPE, ptmx):
+        with running(stdin) as child:
+            assert procfs_tty(child.pid) == "", Path(f"/proc/{child.pid}/fd/0").readlink()
+    for fd in files:
+        os.close(fd)
+
+
+def test_a_descriptor_that_opened_nothing_is_none(terminal: tuple[int, int, str]) -> None:
+    """Anybody may have one of anybody's terminal."""
+    fd = os.open(os.ttyname(terminal[1]), os.O_PATH)
+    with running(fd) as child:
+        assert Path(f"/proc/{child.pid}/fd/0").readlink() == Path(os.ttyname(terminal[1]))
+        assert procfs_tty(child.pid) == ""
+    os.close(fd)
+
+
+def test_a_terminal_that_was_hung_up_is_none(terminal: tuple[int, int, str]) -> None:
+    leader, follower, name = terminal
+    with running(follower, start_new_session=True) as child:
+        assert procfs_tty(child.pid) == name
         os.close(leader)
-        os.close(follower)
+        assert procfs_tty(child.pid) == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_the_number_counts_and_not_the_path(terminal: tuple[int, int, str]) -> None:
+    _, follower, name = terminal
+    there = os.ttyname(follower)
+    assert name_with("mount -t tmpfs none /dev/pts && : >/dev/pts/3", "/dev/pts/3") == ""
+    # A terminal with the path of another file, as containers have one at /dev/console.
+    assert name_with(f"mount --bind {there} /dev/zero", "/dev/zero") == name
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "link", "is_terminal"),
+    [
+        (136, 3, None, True), (143, 0, None, True), (4, 1, None, True), (4, 64, None, True),
+        (204, 64, "../../devices/platform/9000000.uart/tty/ttyAMA0", True),
+        (5, 1, "../../devices/virtual/tty/console", True),
+        (5, 0, "../../devices/virtual/tty/tty", False), (5, 2, "../../devices/virtual/tty/ptmx", False),
+        (1, 3, "../../devices/virtual/mem/null", False), (144, 0, None, False), (135, 0, None, False),
+    ],
+)  # fmt: skip
+def test_a_device_is_a_terminal_by_its_number(
+    tmp_path: Path, major: int, minor: int, link: str | None, is_terminal: bool
+) -> None:
+    if link is not None:
+        (tmp_path / f"{major}:{minor}").symlink_to(link)
+    assert tty._is_terminal(major, minor, str(tmp_path)) is is_terminal

@@ -21,6 +21,10 @@ from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_nam
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
 
 
+#: A process in user and mount namespaces of its own, in which it is root.
+UNSHARED = ["unshare", "-Urm", "sh", "-c", "echo $$; read wait"]
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 0
@@ -307,11 +311,15 @@ def test_only_names_of_mapped_ids_are_kept(root: Path) -> None:
 
 @needs_root
 def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
+    """And only what root made has names of its own."""
     code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
     for command, user, owner in (
         (["unshare", "-Ur"], 65534, 65534),
+        (["unshare", "-Urm"], 65534, 65534),
         (["unshare", "-Ur", "unshare", "-Ur", "unshare", "-Ur"], 65534, 65534),
         (["unshare", "-U"], 0, 0),
+        (["unshare", "-Ur"], 0, 0),
+        (["unshare", "-m"], 0, 0),
         ([], 65534, 0),
     ):
         with subprocess.Popen(
@@ -321,7 +329,32 @@ def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
             child.stdout.readline()
             found = read_names(child.pid)
             child.stdin.close()
-        assert found is not None and found.owner == owner, command
+        assert found is not None and (found.owner, found.is_hosts) == (owner, owner != 0), command
+        assert bool(found.user) == bool(found.uid_map) == (owner == 0 and command != ["unshare", "-U"]), command
+
+
+@needs_root
+def test_a_mount_namespace_that_a_user_made_has_no_names_for_root_either() -> None:
+    """The administrator may look into it with nsenter."""
+    code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
+    with (
+        stranger(["unshare", "-Urm", sys.executable, "-c", code], user=65534) as made,
+        stranger(["nsenter", "-t", str(made), "-m", sys.executable, "-c", code]) as tgid,
+    ):
+        assert Path(f"/proc/{tgid}/ns/user").stat().st_ino == Path("/proc/self/ns/user").stat().st_ino
+        found = read_names(tgid)
+        assert found is not None and (found.owner, found.user, found.is_hosts) == (65534, {}, True)
+        assert read_names(tgid, is_host=True) is not None
+
+
+@needs_root
+def test_in_namespaces_that_a_user_made_the_hosts_names_count(root: Path) -> None:
+    names = UserNames(host=Host(alice=1000, nobody=65534))
+    with stranger(UNSHARED, user=65534) as tgid:
+        assert [names.user(uid, tgid, view=7) for uid in (0, 1000, 65534)] == ["", "alice", "nobody"]
+        # Others with the same view may be in the container's own user namespace.
+        with process_in(root) as other:
+            assert names.user(1000, other, view=7) == "app"
 
 
 def test_views_are_bounded() -> None:

@@ -21,6 +21,8 @@ def directory(tmp_path: Path) -> Path:
     (tmp_path / DIRECTORY).mkdir()
     (tmp_path / DIRECTORY / HOST_FILE).write_text(json.dumps(HOST))
     (tmp_path / DIRECTORY / file_name("c0ffee", 3, 2)).write_text(json.dumps(INSIDE))
+    for container in (None, "rootless"):
+        (tmp_path / DIRECTORY / file_name(container, 5, 6)).write_text(json.dumps(usernames.HOSTS))
     return tmp_path
 
 
@@ -36,6 +38,9 @@ def directory(tmp_path: Path) -> Path:
         ("user", 0, "c0ffee", 1, 2, None),  # a container in the host's namespaces is a container
         ("user", 0, None, 3, 2, None),
         ("user", 0, None, 1, 3, None),
+        ("user", 0, None, 5, 6, "root"),  # namespaces that a user has made: the host's names of the kernel's ids
+        ("group", 0, "rootless", 5, 6, "wheel"),
+        ("user", 100_000, "rootless", 5, 6, None),
     ],
 )
 def test_whose_names_count(

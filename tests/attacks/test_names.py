@@ -1,0 +1,115 @@
+"""Names of users, groups and terminals that a process chooses for itself: they are never shown."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pipeline import ProcessTable
+from tests.attacks.harness import NOBODY, as_nobody, unharmed
+from tests.live.harness import Daemon, Recorder, eventually
+
+pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
+
+#: Runs commands in user namespaces of its own, as "root" or not, some with its own files at /etc/passwd and /etc/group.
+FORGE = """
+import subprocess, sys, tempfile, time
+uid = sys.argv[1]
+directory = tempfile.mkdtemp()
+for name in ("passwd", "group"):
+    with open(f"{directory}/{name}", "w") as file:
+        file.write(f"root:x:0:0::/:/bin/sh\\nevil:x:{uid}:{uid}::/:/bin/sh\\n")
+mounts = 'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && '
+nap = "sleep 300 & echo $!; wait"
+for options, script in (
+    (("-Ur",), nap),  # the host's files, and root by the map of ids
+    (("-Urm",), nap),
+    (("-Urm",), mounts + nap),
+    (("-Um",), nap),
+    (("-Urm",), mounts + 'exec unshare -Um --map-user=' + uid + ' sh -c "' + nap.replace("$", chr(92) + "$") + '"'),
+):
+    child = subprocess.Popen(["unshare", *options, "sh", "-c", script, directory], stdout=subprocess.PIPE, text=True)
+    print(child.stdout.readline().strip(), flush=True)
+print("done", flush=True)
+subprocess.call(["rm", "-r", directory])
+time.sleep(300)
+"""
+
+
+def test_a_user_does_not_choose_its_name(daemon: Daemon) -> None:
+    """The kernel's user id is 65534 in all of them, so "nobody" is the only name that may be shown."""
+    pids: list[int] = []
+
+    def check(table: ProcessTable, pid: int) -> None:
+        entry = table.resolve(pid)
+        assert entry is not None and (entry.comm, entry.uid) == ("sleep", NOBODY)
+        assert [entry.user, entry.euser, entry.fsuser] == ["nobody"] * 3
+        assert {entry.group, entry.egroup, entry.fsgroup} <= {"nogroup", "nobody"}
+
+    with (
+        unharmed(daemon),
+        daemon.attach() as table,
+        Recorder(daemon, "proc.fork", "proc.exec", "proc.exit").started() as recorder,
+        as_nobody(FORGE, NOBODY) as attacker,
+    ):
+        assert attacker.stdout is not None
+        for line in iter(attacker.stdout.readline, "done\n"):
+            pids.append(int(line))
+        assert len(pids) == 5
+        for pid in pids:
+            eventually(partial(check, table, pid), timeout=15)
+        events = [event for event in recorder.stop() if event["uid"] == NOBODY]
+    assert set(pids) <= {event["pid"] for event in events if event["event"] == "exec"}
+    # A name that is not known yet is missing.
+    assert {event["user"] for event in events} <= {"nobody", None}
+    assert {event["group"] for event in events} <= {"nogroup", "nobody", None}
+    assert {event["file"]["user"] for event in events if event.get("file")} <= {"root", "nobody", None}
+
+
+#: Descriptor 0 is the user's own terminal, then a file at another terminal's path, then it has not opened anything.
+TERMINALS = """
+import os, subprocess, time
+leader, follower = os.openpty()
+name = os.ttyname(follower)
+print(name, flush=True)
+plain = "mount -t tmpfs none /dev/pts && : >/dev/pts/77 && exec sleep 300 </dev/pts/77"
+for command, stdin in (
+    (["sleep", "300"], follower),
+    (["unshare", "-Urm", "sh", "-c", plain], subprocess.DEVNULL),
+    (["sleep", "300"], os.open(name, os.O_PATH)),
+):
+    print(subprocess.Popen(command, stdin=stdin, stdout=subprocess.DEVNULL).pid, flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_user_does_not_choose_its_terminal(live_kernel: None) -> None:
+    """`contexts.tty_fallback` shows what is standard input; a path there, or a descriptor alone, is no terminal."""
+
+    def check(table: ProcessTable, pid: int, wanted: str) -> None:
+        entry = table.resolve(pid)
+        assert entry is not None and (entry.comm, entry.uid, entry.tty or "") == ("sleep", NOBODY, wanted)
+
+    with (
+        Daemon("[contexts]\ntty_fallback = true\n", name="attacked-ttys") as daemon,
+        unharmed(daemon),
+        daemon.attach() as table,
+        Recorder(daemon, "proc.context", "proc.exec").started() as recorder,
+        as_nobody(TERMINALS) as attacker,
+    ):
+        assert attacker.stdout is not None
+        name = Path(attacker.stdout.readline().strip()).name
+        own, plain, unopened = (int(attacker.stdout.readline()) for _ in range(3))
+        eventually(partial(check, table, own, f"pts{name}"))
+        for pid in (plain, unopened):
+            eventually(partial(check, table, pid, ""))
+        assert Path(f"/proc/{plain}/fd/0").readlink() == Path("/dev/pts/77")
+        assert Path(f"/proc/{unopened}/fd/0").readlink().name == name
+        recorder.wait_for(lambda events: any((e["pid"], e["tty"]) == (own, f"pts{name}") for e in events))
+        time.sleep(0.5)  # longer than the turn in which an executed program is looked at
+        for pid in (plain, unopened):
+            check(table, pid, "")
+        assert not [event for event in recorder.stop() if event["pid"] in (plain, unopened) and event["tty"]]
