@@ -23,7 +23,7 @@ from typing import Any
 from pipeline import ProcessTable, Subscriber, paths
 from pipeline.cli.subscribe import readable
 from pipeline.cli.wait import is_ready
-from pipeline.errors import NotRunningError, ProclineError
+from pipeline.errors import NotRunningError, ProclineError, UntrustedError
 
 READY_S = 60.0
 COLOURS = {"fork": "\x1b[32m", "exec": "\x1b[36m", "exit": "\x1b[90m"}
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
 @contextlib.contextmanager
 def instance(name: str) -> Iterator[subprocess.Popen[bytes] | None]:
     """Give the instance `name` to the body: the running one, or one that lives as long as the body."""
-    if is_ready(name):
+    if is_running(name):
         yield None
         return
     with tempfile.TemporaryFile() as log:
@@ -83,9 +83,17 @@ def instance(name: str) -> Iterator[subprocess.Popen[bytes] | None]:
             process.wait()
 
 
+def is_running(name: str) -> bool:
+    """Whether the instance `name` is ready; a directory that another user made is put aside by the daemon's start."""
+    try:
+        return is_ready(name)
+    except UntrustedError:
+        return False
+
+
 def wait(name: str, process: subprocess.Popen[bytes], log: Any) -> None:
     deadline = time.monotonic() + READY_S
-    while not is_ready(name):
+    while not is_running(name):
         if process.poll() is not None or time.monotonic() > deadline:
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))

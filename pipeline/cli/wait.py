@@ -9,7 +9,15 @@ import click
 from pipeline import paths
 from pipeline.boot import now_boot_ns
 from pipeline.cli import common
-from pipeline.errors import AccessError, BehindError, LayoutError, NotRunningError, StaleError
+from pipeline.errors import (
+    AccessError,
+    BehindError,
+    LayoutError,
+    NotRunningError,
+    ProclineError,
+    StaleError,
+    UntrustedError,
+)
 
 _LOOK_S = 0.02
 #: An older heartbeat is that of a resolver which was killed and left its tables behind.
@@ -30,19 +38,30 @@ def command(timeout: float, name: str) -> int:
     Ends with 0 when it is ready. When the time is up it ends with 3, or with 75 if the instance is running but behind.
     """
     deadline = time.monotonic() + timeout
-    while not is_ready(name):
-        if time.monotonic() >= deadline:
-            behind_ns = behind(name)
-            if behind_ns:
-                raise BehindError(
-                    f"instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s after {timeout:g} s of waiting",
-                    behind_ns=behind_ns,
-                )
-            directory = paths.instance_dir(name)
-            what = "is not ready" if directory.exists() else "is not running"
-            raise NotRunningError(f"instance {name!r} {what} after {timeout:g} s ({directory})", instance=name)
+    while True:
+        try:
+            if is_ready(name):
+                return 0
+        except UntrustedError:
+            # A daemon of root that starts now puts another user's directory aside.
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            if time.monotonic() >= deadline:
+                raise _not_ready(name, timeout)
         time.sleep(_LOOK_S)
-    return 0
+
+
+def _not_ready(name: str, timeout: float) -> ProclineError:
+    behind_ns = behind(name)
+    if behind_ns:
+        return BehindError(
+            f"instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s after {timeout:g} s of waiting",
+            behind_ns=behind_ns,
+        )
+    directory = paths.instance_dir(name)
+    what = "is not ready" if directory.exists() else "is not running"
+    return NotRunningError(f"instance {name!r} {what} after {timeout:g} s ({directory})", instance=name)
 
 
 def behind(name: str) -> int:
