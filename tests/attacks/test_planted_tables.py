@@ -160,7 +160,8 @@ def test_the_daemon_starts_where_others_have_planted_tables(planted: Host, tmp_p
         assert (aside / "default" / "control").exists(), "what a stranger made is not the daemon's to delete"
     finally:
         daemon.send_signal(signal.SIGTERM)
-        daemon.wait(3 * STOP_SECONDS)
+        code = daemon.wait(3 * STOP_SECONDS)
+    assert code == 0, (tmp_path / "log").read_text()
 
 
 #: Tries to get a name in the way to the live instance.
