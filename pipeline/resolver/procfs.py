@@ -17,7 +17,7 @@ What makes a read safe:
 
 Which capability makes which piece readable: none is needed for stat, status, cmdline, cgroup, loginuid and sessionid;
 CAP_SYS_PTRACE for exe, root and ns; CAP_DAC_READ_SEARCH besides for environ. hidepid= hides a process altogether. Where
-ns is refused, namespaces that the process shares with its reader are told by other files (`shared_namespaces`).
+ns of the first process is refused, other files show which namespaces it shares with its reader (`shared_namespaces`).
 
 Two known differences from the kernel's own view: start times come in ticks of 10 ms, rounded down; and on file systems
 that make up their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from the superblock's.
@@ -408,7 +408,10 @@ def _read_namespaces(info: ProcInfo, fd: int, below: bytes, proc: int) -> None:
     try:
         info.pid_ns = int(os.readlink(below + b"ns/pid", dir_fd=fd)[5:-1])
     except PermissionError:
-        shared_namespaces.fill(info, fd, proc)
+        # Some kernels refuse the first process's links to everyone. Of others, a reader without CAP_SYS_PTRACE knows
+        # nothing: a dozen more files of each process would slow a source that reads /proc at each event.
+        if info.tgid == 1:
+            shared_namespaces.fill(info, fd, proc)
         return
     except OSError:
         return  # it is gone

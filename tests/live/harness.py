@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import ProcessTable
+from pipeline.errors import BehindError
 
 SOURCE = Path(__file__).with_name("workload.c")
 CHECKOUT = Path(__file__).parents[2]
@@ -237,10 +238,10 @@ def kernel_forks() -> int:
 
 
 def eventually(check, timeout: float = 5.0, interval: float = 0.02):
-    """Call `check` until what it returns is true, or it returns (None) without an AssertionError; return that.
+    """Call `check` until what it returns is true, or it returns (None) without an error of these; return that.
 
     Raises:
-        AssertionError: its last one, or that what it returned was still false, after `timeout` s.
+        AssertionError, BehindError: its last one, or that what it returned was still false, after `timeout` s.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -248,8 +249,8 @@ def eventually(check, timeout: float = 5.0, interval: float = 0.02):
             result = check()
             if result or result is None:
                 return result
-            error: AssertionError | None = AssertionError(f"still {result!r}")
-        except AssertionError as failure:
+            error: Exception = AssertionError(f"still {result!r}")
+        except (AssertionError, BehindError) as failure:  # tables that are behind catch up
             error = failure
         if time.monotonic() > deadline:
             raise error

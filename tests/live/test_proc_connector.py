@@ -131,9 +131,11 @@ def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) ->
     """What execs and ends at once is often gone when it is looked at: known are identity, parent and end."""
     made = run_workload(workload, "storm", 0, 199)
     known = Counter()
+    # The last one's end comes behind all others'. To wait for each takes a second on an idle host.
+    eventually(lambda: resolve(table, made[-1][1]).exit_time_ns is not None)
     for _, pid, parent in made:
-        eventually(lambda pid=pid: resolve(table, pid).exit_time_ns is not None)
-        entry = resolve(table, pid)
+        entry = table.resolve(pid)
+        assert entry is not None and entry.exit_time_ns is not None
         assert entry.ppid == parent and entry.is_exec
         known[entry.path is not None] += 1
         assert entry.path in {None, str(workload)}
