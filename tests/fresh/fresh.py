@@ -59,6 +59,7 @@ MOUNTS = """
 set -e
 root=$1
 shift
+mount --bind "$root" "$root" # tests that need a mount namespace of their own need a root that is a mount point
 mount -t proc proc "$root/proc"
 mount --rbind /sys "$root/sys"
 mount --rbind /dev "$root/dev"
