@@ -42,8 +42,8 @@ class Build(build_ext):
             extension.extra_compile_args.extend(strict)
             if is_ordered:
                 extension.extra_link_args.append(option)
-        # Set here, since an editable installation builds with the command's defaults. The largest module comes first, so
-        # that none is left to compile alone at the end.
+        # Set here, since an editable installation builds with the command's defaults. The largest module comes first,
+        # so that none is left to compile alone at the end.
         self.parallel = len(os.sched_getaffinity(0))
         self.extensions.sort(key=lambda extension: Path(extension.sources[0]).stat().st_size, reverse=True)
         super().build_extensions()
