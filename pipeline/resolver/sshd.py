@@ -201,9 +201,10 @@ def _mount_of(path: bytes) -> int:
 
 def _root_of(proc: str) -> str:
     """The root directory of pid 1, which this daemon's own need not be; this one's where pid 1 cannot be examined."""
+    root = f"{proc}/1/root"
     with suppress(OSError):
-        os.stat(f"{proc}/1/root/")  # noqa: PTH116
-        return f"{proc}/1/root"
+        os.stat(root)  # noqa: PTH116
+        return root
     return ""
 
 
