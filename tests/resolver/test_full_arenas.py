@@ -12,14 +12,13 @@ from full_arenas import full
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model
-from story import Event, Reading, Story, instance, make_tables
+from story import Reading, instance, make_tables
+from story_world import StoryWorld
 from test_interleavings import OPS, enter_init, tell
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.model import (
     AWSSecurityCredentials,
     CGroupContext,
@@ -37,32 +36,10 @@ SMALL = {"names_bytes": 1 << 16, "args_bytes": 1 << 16, "envs_bytes": 1 << 16}
 COMMON = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 
 
-class World:
+class World(StoryWorld):
     def __init__(self, directory) -> None:
-        self.tables = make_tables(directory, **SMALL)
-        self.applier = Applier(self.tables)
-        self.book = Book(self.tables, self.applier, 0)
-        self.story = Story()
-        self.read = Reading(self.tables)
-        self.story.begin(1, inode=10)
-        enter_init(self.tables, self.applier, self.story)
-        self.do(self.story.fork(1, 3))
-
-    def do(self, event: Event) -> None:
-        event.apply(self.applier)
-
-    def head(self, tgid: int):
-        row = self.read.head(tgid)
-        assert row is not None
-        return row
-
-    def args(self, row) -> bytes | None:
-        return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
-
-    def entry(self, tgid: int) -> ProcessCacheEntry:
-        entry = self.book.head(tgid)
-        assert entry is not None
-        return entry
+        super().__init__(directory, **SMALL)
+        self.begin()
 
     def everything(self) -> ExitStack:
         stack = ExitStack()

@@ -8,14 +8,12 @@ from dataclasses import replace
 import pytest
 from full_arenas import full
 from keyed_world import exec_entry, keyed_tables
-from story import Event, Reading, Story, instance, make_tables
-from test_interleavings import enter_init
+from story import instance
+from story_world import StoryWorld
 
 from pipeline import events
-from pipeline.resolver._apply import Applier
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.model import (
     AWSSecurityCredentials,
     CacheResolverKey,
@@ -34,24 +32,10 @@ SSH = UserSessionContext(ssh=SSHSessionContext(ssh_session_id=5, ssh_username="a
 AWS = (AWSSecurityCredentials("c", "t", "AKIA1", 1, 2),)
 
 
-class World:
+class World(StoryWorld):
     def __init__(self, directory) -> None:
-        self.tables = make_tables(directory, args_bytes=1 << 16)
-        self.applier = Applier(self.tables)
-        self.book = Book(self.tables, self.applier, 0)
-        self.story = Story()
-        self.read = Reading(self.tables)
-        self.story.begin(1, inode=10)
-        enter_init(self.tables, self.applier, self.story)
-        self.do(self.story.fork(1, 3))
-
-    def do(self, event: Event) -> None:
-        event.apply(self.applier)
-
-    def entry(self, tgid: int) -> ProcessCacheEntry:
-        entry = self.book.head(tgid)
-        assert entry is not None
-        return entry
+        super().__init__(directory, args_bytes=1 << 16)
+        self.begin()
 
 
 @pytest.fixture

@@ -8,27 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from resolver_world import check_children_of
-from story import Event, Reading, Story, instance, make_tables, task_of
+from story import instance, task_of
+from story_world import StoryWorld
 
 from pipeline import events
 from pipeline.resolver import _apply
-from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 
 
-class World:
+class World(StoryWorld):
     """A story, its tables, and looks at `/proc` (stat's inodes) or by the task iterator (the kernel's)."""
-
-    def __init__(self, directory) -> None:
-        self.tables = make_tables(directory)
-        self.applier = Applier(self.tables)
-        self.story = Story()
-        self.read = Reading(self.tables)
-
-    def do(self, event: Event) -> Event:
-        event.apply(self.applier)
-        return event
 
     def look(
         self, tgid: int, path: bytes, args: list[bytes] | None = None, *, stat_inode: int = 0, full: int = 0,
@@ -55,14 +45,6 @@ class World:
     @staticmethod
     def applier_groups() -> int:
         return layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_CGROUP
-
-    def head(self, tgid: int):
-        row = self.read.head(tgid)
-        assert row is not None
-        return row
-
-    def args(self, row) -> bytes | None:
-        return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
 
     def has(self, row, flag: str) -> bool:
         return bool(row.flags & getattr(layout, "ROW_" + flag))

@@ -1,0 +1,44 @@
+"""A story and the tables that it is applied to: what several test files ask of both."""
+
+from __future__ import annotations
+
+from story import Event, Reading, Story, make_tables
+from test_interleavings import enter_init
+
+from pipeline.resolver._apply import Applier
+from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entry_rows import Book
+
+
+class StoryWorld:
+    """Args: `directory` of the tables, and their sizes, as `make_tables` takes them."""
+
+    def __init__(self, directory, **sizes: int) -> None:
+        self.tables = make_tables(directory, **sizes)
+        self.applier = Applier(self.tables)
+        self.book = Book(self.tables, self.applier, 0)
+        self.story = Story()
+        self.read = Reading(self.tables)
+
+    def begin(self) -> None:
+        """Process 1 is there and forks process 3."""
+        self.story.begin(1, inode=10)
+        enter_init(self.tables, self.applier, self.story)
+        self.do(self.story.fork(1, 3))
+
+    def do(self, event: Event) -> Event:
+        event.apply(self.applier)
+        return event
+
+    def head(self, tgid: int):
+        row = self.read.head(tgid)
+        assert row is not None
+        return row
+
+    def args(self, row) -> bytes | None:
+        return self.tables.args.py_bytes(row.args_ref)[4:] if row.args_ref else None
+
+    def entry(self, tgid: int) -> ProcessCacheEntry:
+        entry = self.book.head(tgid)
+        assert entry is not None
+        return entry
