@@ -105,7 +105,8 @@ def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, use
             "auth_method": "publickey",
             "public_key": " ".join(server.key.with_suffix(".pub").read_text().split()[:2]),
         }  # fmt: skip
-        assert session_of(table, child) == session
+        # The shell says its child's pid as soon as it has forked: the event of the fork may still be on its way.
+        eventually(lambda: session_of(table, child) == session)
         assert table.resolve(server.process.pid).ssh_session is None
         # So says a daemon that starts now, of which the client is what the process shows.
         with Daemon(name="later") as later, later.attach() as other:
