@@ -57,6 +57,14 @@ cdef inline bint pl_tells_envs(const pl_exec_any *body) noexcept nogil:
     )
 
 
+# Arguments or the environment, as an exec record has them.
+cdef struct exec_text:
+    const char *text
+    uint32_t n, full  # bytes in the record, and before it was cut
+    uint32_t known, truncated  # bits of it: KNOWN_*, ROW_*
+    bint is_told, is_cut
+
+
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts that the head holds
     uint64_t parent_start  # start of the process that the kernel last named as its parent; 0 unknown
@@ -180,12 +188,9 @@ cdef class Rows:
         self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
     ) noexcept nogil
     @cython.final
-    cdef void put_args(
-        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
-    ) noexcept nogil
-    @cython.final
-    cdef void put_envs(
-        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    cdef void put_text(
+        self, uint32_t row, const exec_text *told, Arena arena, uint32_t *place, bint is_new, uint32_t flags,
+        uint32_t known
     ) noexcept nogil
     @cython.final
     cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil

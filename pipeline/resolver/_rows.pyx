@@ -166,6 +166,28 @@ cdef struct extra_part:
     const char *end  # ... and behind its value
 
 
+cdef inline exec_text args_of(const pl_exec_any *body, const char *strings) noexcept nogil:
+    """The arguments in a record; `strings` are all of its strings."""
+    cdef exec_text told
+    told.text = strings + body.path_bytes + body.name_bytes
+    told.n, told.full = body.args_bytes, body.args_full_bytes
+    told.known, told.truncated = PL_KNOWN_ARGS, PL_ROW_ARGS_TRUNCATED
+    told.is_told = pl_tells_args(body)
+    told.is_cut = body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE) != 0
+    return told
+
+
+cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noexcept nogil:
+    """The environment in a record."""
+    cdef exec_text told
+    told.text = strings + body.path_bytes + body.name_bytes + body.args_bytes
+    told.n, told.full = body.envs_bytes, body.envs_full_bytes
+    told.known, told.truncated = PL_KNOWN_ENVS, PL_ROW_ENVS_TRUNCATED
+    told.is_told = pl_tells_envs(body)
+    told.is_cut = body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE) != 0
+    return told
+
+
 cdef inline uint32_t map_header(const char *extra) noexcept nogil:
     return 3 if <uint8_t>extra[0] == 0xDE else 1
 
@@ -708,6 +730,7 @@ cdef class Rows:
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef uint32_t ref, flags = hot.flags & IMAGE_FLAGS, known = hot.known & IMAGE_KNOWN
+        cdef exec_text args, envs
         hot.inode = body.inode
         hot.flags &= ~IMAGE_FLAGS
         hot.known &= ~IMAGE_KNOWN
@@ -722,11 +745,11 @@ cdef class Rows:
         else:
             self.tables.set_file_ref(row, 0)
         self.put_name(row, body, strings, is_new, flags)
-        strings += body.path_bytes + body.name_bytes
         cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
         cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
-        self.put_args(row, body, strings, is_new, flags, known)
-        self.put_envs(row, body, strings + body.args_bytes, is_new, flags, known)
+        args, envs = args_of(body, strings), envs_of(body, strings)
+        self.put_text(row, &args, self.tables.args, &hot.args_ref, is_new, flags, known)
+        self.put_text(row, &envs, self.tables.envs, &cold.envs_ref, is_new, flags, known)
         self.keep_digest(row, self.digest)
 
     cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
@@ -737,16 +760,16 @@ cdef class Rows:
         """
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
-        cdef const char *args = strings + body.path_bytes + body.name_bytes
-        cdef uint32_t ref = 0, before = hot.known, known = before
+        cdef exec_text args = args_of(body, strings), envs = envs_of(body, strings)
+        cdef uint32_t ref = 0, before = hot.known
         cdef bint has_args, has_envs, has_file = before & PL_KNOWN_FILE
         if not has_file and (body.path_bytes or body.inode):
             ref = self.file_of(body, strings)
         has_args = not before & PL_KNOWN_ARGS and not hot.flags & PL_ROW_ARGS_TRUNCATED and (
-            body.args_bytes or (ref and pl_tells_args(body))
+            args.n or (ref and args.is_told)
         )
         has_envs = not before & PL_KNOWN_ENVS and not hot.flags & PL_ROW_ENVS_TRUNCATED and (
-            body.envs_bytes or (ref and pl_tells_envs(body))
+            envs.n or (ref and envs.is_told)
         )
         if not ref and not has_args and not has_envs:
             return False
@@ -762,12 +785,12 @@ cdef class Rows:
                 self.put_name(row, body, strings, True, 0)
         if has_args:
             cold.argc = <uint16_t>min(body.argc, <uint32_t>0xFFFF)
-            self.put_args(row, body, args, True, 0, 0)
+            self.put_text(row, &args, self.tables.args, &hot.args_ref, True, 0, 0)
             if hot.args_ref == 0:
                 hot.flags &= ~PL_ROW_ARGS_TRUNCATED  # no room now, perhaps at the next look
         if has_envs:
             cold.envc = <uint16_t>min(body.envc, <uint32_t>0xFFFF)
-            self.put_envs(row, body, args + body.args_bytes, True, 0, 0)
+            self.put_text(row, &envs, self.tables.envs, &cold.envs_ref, True, 0, 0)
             if cold.envs_ref == 0:
                 hot.flags &= ~PL_ROW_ENVS_TRUNCATED
         if not before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
@@ -798,45 +821,32 @@ cdef class Rows:
         if body.exec_flags & PL_EXEC_SCRIPT:
             hot.flags |= PL_ROW_SCRIPT
 
-    cdef void put_args(
-        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
+    cdef void put_text(
+        self, uint32_t row, const exec_text *told, Arena arena, uint32_t *place, bint is_new, uint32_t flags,
+        uint32_t known
     ) noexcept nogil:
-        """Between begin and end: arguments. `is_new`, `flags` as in `put_name`; `known`: IMAGE_KNOWN of that image."""
-        cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t ref, full = body.args_full_bytes
-        if not pl_tells_args(body):
-            self.tables.set_args_ref(row, 0)
-            return
-        ref = self.tables.args.intern2(<const char *>&full, 4, text, body.args_bytes)
-        if ref == 0 and hot.args_ref and not is_new:
-            hot.known |= known & PL_KNOWN_ARGS
-            hot.flags |= flags & PL_ROW_ARGS_TRUNCATED
-            return
-        self.tables.set_args_ref(row, ref)
-        if ref:
-            hot.known |= PL_KNOWN_ARGS
-        if ref == 0 or body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE):
-            hot.flags |= PL_ROW_ARGS_TRUNCATED
+        """Between begin and end: arguments or the environment.
 
-    cdef void put_envs(
-        self, uint32_t row, const pl_exec_any *body, const char *text, bint is_new, uint32_t flags, uint32_t known
-    ) noexcept nogil:
-        """The same of an environment."""
+        Args:
+            arena, place: where it is stored, and the row's reference to it.
+            is_new, flags: as in `put_name`.
+            known: IMAGE_KNOWN of the image that the row has.
+        """
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t ref, full = body.envs_full_bytes
-        if not pl_tells_envs(body):
-            self.tables.set_envs_ref(row, 0)
+        cdef uint32_t ref
+        if not told.is_told:
+            self.tables.set_ref(arena, place, 0)
             return
-        ref = self.tables.envs.intern2(<const char *>&full, 4, text, body.envs_bytes)
-        if ref == 0 and self.cold[row].envs_ref and not is_new:
-            hot.known |= known & PL_KNOWN_ENVS
-            hot.flags |= flags & PL_ROW_ENVS_TRUNCATED
+        ref = arena.intern2(<const char *>&told.full, 4, told.text, told.n)
+        if ref == 0 and place[0] and not is_new:
+            hot.known |= known & told.known
+            hot.flags |= flags & told.truncated
             return
-        self.tables.set_envs_ref(row, ref)
+        self.tables.set_ref(arena, place, ref)
         if ref:
-            hot.known |= PL_KNOWN_ENVS
-        if ref == 0 or body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE):
-            hot.flags |= PL_ROW_ENVS_TRUNCATED
+            hot.known |= told.known
+        if ref == 0 or told.is_cut:
+            hot.flags |= told.truncated
 
     cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil:
         """A FILE record with its path, held for the caller; 0: there is no room."""

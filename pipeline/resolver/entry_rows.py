@@ -471,26 +471,24 @@ class RowStore:
         self.book.tables.py_set_ref("extra", row, ref)
         return True
 
-    def _put_ref(self, field: str, row: int, column: str, ref: int) -> None:
-        """Give the row a string that was interned.
+    def _put_string(self, field: str, row: int, intern: Callable[[bytes], int], data: bytes) -> int:
+        """Store a string in the column `field`_ref; empty: none. Returns its reference, 0 where there was no room.
 
         Raises:
-            _NoRoomError: there was no room for it, and the row has an earlier one, which stays.
+            _NoRoomError: there was no room, and the row has an earlier string, which stays.
         """
-        old = int((self.hot if column in _HOT_NAMES else self.cold)[column])
-        if not ref and old:
+        ref = intern(data) if data else 0
+        column = f"{field}_ref"
+        if data and not ref and int((self.hot if column in _HOT_NAMES else self.cold)[column]):
             raise _NoRoomError
         self.book.tables.py_set_ref(field, row, ref)
+        return ref
 
     def _put_file(self, row: int, file: FileEvent) -> dict[str, Any]:
         tables = self.book.tables
         old = int(self.hot["file_ref"])
         record = entry_extra.record_of_file(file, tables.names.py_bytes(old) if old else b"")
-        ref = tables.py_intern_names(record) if record else 0
-        if record:
-            self._put_ref("file", row, "file_ref", ref)
-        else:
-            tables.py_set_ref("file", row, 0)
+        ref = self._put_string("file", row, tables.py_intern_names, record)
         self.hot["inode"] = file.inode
         if ref:
             self._know(layout.KNOWN_FILE)
@@ -511,11 +509,7 @@ class RowStore:
         is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode
         # When it was made the kernel told, and stays, as does what told of it.
         record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
-        ref = self.book.tables.py_intern_names(record) if record else 0
-        if record:
-            self._put_ref("cgroup", row, "cgroup_ref", ref)
-        else:
-            self.book.tables.py_set_ref("cgroup", row, 0)
+        self._put_string("cgroup", row, self.book.tables.py_intern_names, record)
         if cgroup.source or not is_same:
             self.hot["cgroup_source"] = cgroup.source
         self.hot["cgroup_id"] = cgroup.path_key.inode
@@ -529,12 +523,9 @@ class RowStore:
         return {"cgroup": entry_extra.extra_of(cgroup, stored)}
 
     def _put_container(self, row: int, container: ContainerContext) -> dict[str, Any]:
-        ref = self.book.tables.py_intern_names(fsencode(container.container_id)) if container.container_id else 0
-        if container.container_id:
-            self._put_ref("container", row, "container_ref", ref)
-        else:
-            self.book.tables.py_set_ref("container", row, 0)
-        if container.container_id and not ref:
+        name = fsencode(container.container_id)
+        ref = self._put_string("container", row, self.book.tables.py_intern_names, name)
+        if name and not ref:
             raise _NoRoomError  # tags of a container without its id would be nobody's
         return {"container": entry_extra.extra_of(container, ContainerContext(container_id=container.container_id))}
 
@@ -559,32 +550,24 @@ class RowStore:
         return self.book.applier.py_digest(self.row)
 
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
-        tables = self.book.tables
-        ref = 0 if entry is None else tables.py_intern_args(entry_extra.blob(area(entry.values)))
-        if entry is not None:
-            self._put_ref("args", row, "args_ref", ref)
-        else:
-            tables.py_set_ref("args", row, 0)
-        self.book.applier.py_forget_digest(row)
-        self._put_flag(layout.ROW_ARGS_TRUNCATED, entry is not None and (entry.is_truncated or not ref))
-        self.cold["argc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
-        if ref:
-            self._know(layout.KNOWN_ARGS)
-        elif entry is not None:
-            raise _NoRoomError
+        intern = self.book.tables.py_intern_args
+        self._put_text("args", row, intern, entry, "argc", layout.KNOWN_ARGS, layout.ROW_ARGS_TRUNCATED)
 
     def _put_envs(self, row: int, entry: EnvsEntry | None) -> None:
-        tables = self.book.tables
-        ref = 0 if entry is None else tables.py_intern_envs(entry_extra.blob(area(entry.values)))
-        if entry is not None:
-            self._put_ref("envs", row, "envs_ref", ref)
-        else:
-            tables.py_set_ref("envs", row, 0)
+        intern = self.book.tables.py_intern_envs
+        self._put_text("envs", row, intern, entry, "envc", layout.KNOWN_ENVS, layout.ROW_ENVS_TRUNCATED)
+
+    def _put_text(
+        self, field: str, row: int, intern: Callable[[bytes], int], entry: ArgsEntry | EnvsEntry | None,
+        count: str, known: int, truncated: int,
+    ) -> None:  # fmt: skip
+        data = b"" if entry is None else entry_extra.blob(area(entry.values))
+        ref = self._put_string(field, row, intern, data)
         self.book.applier.py_forget_digest(row)
-        self._put_flag(layout.ROW_ENVS_TRUNCATED, entry is not None and (entry.is_truncated or not ref))
-        self.cold["envc"] = min(len(entry.values), 0xFFFF) if entry is not None else 0
+        self._put_flag(truncated, entry is not None and (entry.is_truncated or not ref))
+        self.cold[count] = min(len(entry.values), 0xFFFF) if entry is not None else 0
         if ref:
-            self._know(layout.KNOWN_ENVS)
+            self._know(known)
         elif entry is not None:
             raise _NoRoomError
 

@@ -129,27 +129,27 @@ cdef class TableWriter(ControlWriter):
 
     # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
     cdef inline void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.names, &self.hot[row].file_ref, ref)
+        self.set_ref(self.names, &self.hot[row].file_ref, ref)
 
     cdef inline void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.args, &self.hot[row].args_ref, ref)
+        self.set_ref(self.args, &self.hot[row].args_ref, ref)
 
     cdef inline void set_envs_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.envs, &self.cold[row].envs_ref, ref)
+        self.set_ref(self.envs, &self.cold[row].envs_ref, ref)
 
     cdef inline void set_name_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.names, &self.cold[row].name_ref, ref)
+        self.set_ref(self.names, &self.cold[row].name_ref, ref)
 
     cdef inline void set_cgroup_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.names, &self.cold[row].cgroup_ref, ref)
+        self.set_ref(self.names, &self.cold[row].cgroup_ref, ref)
 
     cdef inline void set_container_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.names, &self.cold[row].container_ref, ref)
+        self.set_ref(self.names, &self.cold[row].container_ref, ref)
 
     cdef inline void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
-        self._set_ref(self.args, &self.cold[row].extra_ref, ref)
+        self.set_ref(self.args, &self.cold[row].extra_ref, ref)
 
-    cdef inline void _set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
+    cdef inline void set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
         cdef uint32_t old = field[0]
         # The new one is in the row before the old one is released: a kill leaves no reference to freed bytes.
         field[0] = ref
