@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pipeline import files
 from pipeline.boot import now_boot_ns
 from pipeline.shm.ssh import FILE
 
@@ -111,11 +112,8 @@ class KeptSessions:
         self._written_ns = now
         self._is_changed = False
         self.writes += 1
-        temporary = self._path.with_name(f".{FILE}.new")
         with contextlib.suppress(OSError):
-            temporary.write_bytes(b"{%b}" % b", ".join(self._texts.values()))
-            temporary.chmod(self._mode)
-            temporary.rename(self._path)
+            files.replace(self._path, b"{%b}" % b", ".join(self._texts.values()), self._mode)
 
     def _forget(self, number: int) -> None:
         if self._sessions.pop(number, None) is None:

@@ -26,7 +26,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import memory
+from pipeline import files, memory
 from pipeline.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.alive import watched
@@ -415,16 +415,10 @@ class LiveNames:
 
     def _write(self, name: str, content: bytes) -> None:
         """Replace a file whole. A full file system costs readers names, and nothing else."""
-        temporary = self._directory / f".{name}"
         if name in self._left:
             self._left.remove(name)
-        try:
-            temporary.write_bytes(content)
-            temporary.chmod(self._mode)
-            temporary.rename(self._directory / name)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        with contextlib.suppress(OSError):
+            files.replace(self._directory / name, content, self._mode)
 
 
 def _file_of(view: View) -> str:

@@ -34,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline import paths, trust
+from pipeline import files, paths, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
 from pipeline.log import get_logger
 
@@ -172,16 +172,7 @@ class InstanceDirectory:
         Raises:
             OSError: the file system is full.
         """
-        temporary = self.path / f".{name}.new"
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        try:
-            os.fchmod(fd, mode)
-            os.write(fd, content)
-        finally:
-            os.close(fd)
-        temporary.rename(self.path / name)
+        files.replace(self.path / name, content, mode)
 
     def remove(self) -> None:
         """Remove the directory and all in it; the claim is held until `close`."""

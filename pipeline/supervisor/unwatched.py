@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import paths
+from pipeline import files, paths
 from pipeline.log import get_logger
 from pipeline.shm import head
 
@@ -114,15 +114,8 @@ class WatchRecord:
             {"boot_id": self._boot_id.hex(), "began_boot_ns": note.began, "until_boot_ns": note.until,
              "holes": note.holes}
         )  # fmt: skip
-        temporary = self._path.with_name(self._path.name + ".new")
         try:
-            temporary.unlink(missing_ok=True)
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(fd, text.encode("ascii"))
-            finally:
-                os.close(fd)
-            temporary.rename(self._path)
+            files.replace(self._path, text.encode("ascii"), 0o600)
         except OSError as error:
             get_logger().warning(f"{self._path}: {error.strerror}: subscribers will not learn when nobody watched")
 
