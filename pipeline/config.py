@@ -54,6 +54,11 @@ _SOCKET_MODE = Meta(
 )
 
 
+def _check_port(key: str, address: str) -> None:
+    if int(address.rpartition(":")[2] or 0) > PORT_MAX:
+        raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {address!r}")
+
+
 class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of all sections: immutable, and a misspelt key is an error."""
 
@@ -425,8 +430,7 @@ class Stream(Section, frozen=True):
             for key in ("curve_secret_key_file", "curve_clients_dir"):
                 if not getattr(self, key):
                     raise ValueError(f"{key}: expected a path, as tcp_endpoint is set and is never without encryption")
-        if int(self.tcp_endpoint.rpartition(":")[2] or 0) > PORT_MAX:
-            raise ValueError(f"tcp_endpoint: expected a port up to {PORT_MAX}, got {self.tcp_endpoint!r}")
+        _check_port("tcp_endpoint", self.tcp_endpoint)
 
 
 #: HOST:PORT, an IPv6 host in brackets; or nothing.
@@ -468,8 +472,7 @@ class Metrics(Section, frozen=True):
 
     def __post_init__(self) -> None:
         for key in ("listen", "statsd"):
-            if int(getattr(self, key).rpartition(":")[2] or 0) > PORT_MAX:
-                raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {getattr(self, key)!r}")
+            _check_port(key, getattr(self, key))
 
 
 class Log(Section, frozen=True):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import trust
+from pipeline.boot import CLOCK_TICKS, TICK_NS
 
 FILE = "processes"
-_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 def describe(roles: Mapping[str, int]) -> bytes:
@@ -49,10 +49,10 @@ def measure(directory: Path) -> list[dict[str, Any]]:
 
 
 def lives(pid: int, start_boot_ns: int) -> bool:
-    """Whether the process that started then still has this pid, in the pid namespace of the caller. A zombie does not.
+    """Whether the process that started then still has this pid, in the caller's pid namespace. A zombie does not count.
 
     Args:
-        start_boot_ns: as in a control segment, to a clock tick; 0: not known, whoever has the pid counts.
+        start_boot_ns: as in a control segment, to a clock tick; 0: unknown, so any process with this pid counts.
     """
     if pid <= 0:
         return False
@@ -62,26 +62,27 @@ def lives(pid: int, start_boot_ns: int) -> bool:
         return False
     except PermissionError:
         pass  # it exists
-    try:
-        line = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
+    fields = _fields(pid)
+    if fields is None:
         return True  # /proc is mounted with hidepid
-    fields = line.rpartition(b") ")[2].split()
     if fields[0] in {b"Z", b"X"}:
         return False
-    tick_ns = 1_000_000_000 // _TICKS_PER_SECOND
-    return not start_boot_ns or abs(int(fields[19]) * tick_ns - start_boot_ns) < 2 * tick_ns
+    return not start_boot_ns or abs(int(fields[19]) * TICK_NS - start_boot_ns) < 2 * TICK_NS
 
 
 def _stat(pid: int) -> tuple[float, int]:
     """Return CPU seconds and start time in ticks of a process, zeros if it is gone."""
+    fields = _fields(pid)
+    return (0.0, 0) if fields is None else ((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, int(fields[19]))
+
+
+def _fields(pid: int) -> list[bytes] | None:
+    """Return the fields of proc_pid_stat(5) from the third on, the state; None: there is no such process to be seen."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
-        return 0.0, 0
-    # proc_pid_stat(5): the name is in parentheses and may hold any byte; fields from the third on follow it.
-    fields = line.rpartition(b") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND, int(fields[19])
+        return None
+    return line.rpartition(b") ")[2].split()  # the name before it is in parentheses and may hold any byte
 
 
 def _pss_bytes(pid: int) -> int | None:

@@ -202,15 +202,16 @@ class Directory:
 
 def open_file(path: str | os.PathLike[str]) -> int:
     """Return a descriptor of a file, for reading. Errors as of `Directory` and its `open`."""
-    above, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+    above, name = _split(path)
     with Directory(above) as directory:
         return directory.open(name)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
     """Return what is in a file. Errors as `open_file`."""
-    with open(open_file(path), "rb") as file:
-        return file.read()
+    above, name = _split(path)
+    with Directory(above) as directory:
+        return directory.read(name)
 
 
 def check_socket(path: str | os.PathLike[str]) -> None:
@@ -221,12 +222,16 @@ def check_socket(path: str | os.PathLike[str]) -> None:
     Raises:
         UntrustedError: another user could have made the socket, or a directory on the way.
     """
-    above, name = os.path.split(os.path.abspath(path))  # noqa: PTH100
+    above, name = _split(path)
     try:
         with Directory(above) as directory:
             directory.check_socket(name)
     except OSError:
         return
+
+
+def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
+    return os.path.split(os.path.abspath(path))  # noqa: PTH100
 
 
 def _foreign(path: str, status: os.stat_result) -> UntrustedError:
