@@ -10,7 +10,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgpack
@@ -227,32 +227,44 @@ def test_connections_are_bounded_and_the_longest_silent_goes_first(path: Path) -
             client.close()
 
 
-def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
+@contextlib.contextmanager
+def as_nobody(act: Callable[[], object]) -> Iterator[None]:
+    """Let a process of another user do `act`, and keep what that returns while the body runs."""
     if os.geteuid() != 0:
         pytest.skip("needs root to be two users")
-    with RequestSocket(path) as server, connect(path) as ours:
-        server.receive(1)
-        ready, go = os.pipe()
-        child = os.fork()
-        if child == 0:
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
             os.setgid(65534)
             os.setuid(65534)
-            held = []
-            for _ in range(60):  # the backlog holds the rest
-                held.append(connect(path))
-            os.write(go, b"x")
-            time.sleep(10)
+            held = act()
+            os.write(go, b"x" if held else b"-")
+            time.sleep(20)
+        finally:
             os._exit(0)
+    try:
         assert os.read(ready, 1) == b"x"
-        for _ in range(50):
-            server.receive(64)
-        assert server.clients == requests.CLIENTS_PER_UID + 1
-        ours.send(b"still here")
-        assert taken(server)[0][1] == b"still here"
+        yield
+    finally:
         os.kill(child, 9)
         os.waitpid(child, 0)
         os.close(ready)
         os.close(go)
+
+
+def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
+    def flood() -> list[socket.socket]:
+        return [connect(path) for _ in range(60)]  # the backlog holds the rest
+
+    with RequestSocket(path) as server, connect(path) as ours:
+        server.receive(1)
+        with as_nobody(flood):
+            for _ in range(50):
+                server.receive(64)
+            assert server.clients == requests.CLIENTS_PER_UID + 1
+            ours.send(b"still here")
+            assert taken(server)[0][1] == b"still here"
 
 
 def test_a_question_is_asked_again_while_there_is_time(path: Path) -> None:
@@ -294,39 +306,25 @@ def test_a_full_queue_is_waited_for(path: Path) -> None:
 
 
 def test_a_flood_at_the_public_socket_leaves_the_way_of_root_free(path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to be two users")
-    with RequestSocket(path) as server:
-        ready, go = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.setgid(65534)
-            os.setuid(65534)
-            held = []
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-                    client.connect(str(path))
-                    client.send(b"nobody")
-                    held.append(client)
-            os.write(go, b"x")
-            time.sleep(20)
-            os._exit(0)
-        assert os.read(ready, 1) == b"x"
-        try:
-            for _ in range(20):
-                with connect(path.with_name(requests.OWN_SOCKET)) as ours:
-                    ours.send(b"root")
-                    questions = server.receive(4) + server.receive(4)  # the first may only accept
-                    [who] = [client for client, data in questions if data == b"root"]
-                    assert server.user_of(who) == requests.OWN
-            assert server.dropped > 0
-            assert sum(client.user == 65534 for client in server._clients.values()) == requests.CLIENTS_PER_UID
-        finally:
-            os.kill(child, 9)
-            os.waitpid(child, 0)
-            os.close(ready)
-            os.close(go)
+    def flood() -> list[socket.socket]:
+        held = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+                client.connect(str(path))
+                client.send(b"nobody")
+                held.append(client)
+        return held
+
+    with RequestSocket(path) as server, as_nobody(flood):
+        for _ in range(20):
+            with connect(path.with_name(requests.OWN_SOCKET)) as ours:
+                ours.send(b"root")
+                questions = server.receive(4) + server.receive(4)  # the first may only accept
+                [who] = [client for client, data in questions if data == b"root"]
+                assert server.user_of(who) == requests.OWN
+        assert server.dropped > 0
+        assert sum(client.user == 65534 for client in server._clients.values()) == requests.CLIENTS_PER_UID
 
 
 def test_the_socket_of_root_is_closed_to_others(path: Path) -> None:

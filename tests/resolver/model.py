@@ -70,6 +70,12 @@ class Model:
         process.images.append(Image(process, 1, facts))
         self.processes[process.identity] = self.owners[tgid] = process
 
+    def begin_init(self, start: int) -> None:
+        """Process 1, as `Story.begin(1, inode=10)` makes it."""
+        self.begin(1, start, {
+            "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
+        })  # fmt: skip
+
     def apply(self, event: Event) -> None:
         head = event.head[0]
         identity = int(head["tgid"]), int(head["start_boot_ns"])

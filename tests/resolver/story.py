@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -275,6 +275,12 @@ def frame_of(part: Iterable[Event], **where: Any) -> Frame:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
+class HasTables(Protocol):
+    """What a test file does with tables, as an object of its own class."""
+
+    tables: TableWriter
+
+
 @contextmanager
 def instance(**settings: object) -> Iterator[Path]:
     """A directory on tmpfs that is gone afterwards."""
@@ -283,6 +289,14 @@ def instance(**settings: object) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def checked[World: HasTables](world: World) -> Iterator[World]:
+    """Give `world` to the body; then its tables are checked and closed."""
+    yield world
+    validate_tables(world.tables)
+    world.tables.close()
 
 
 def make_tables(directory: Path, **settings: object) -> TableWriter:

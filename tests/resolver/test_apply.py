@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 from resolver_world import check_children_of
-from story import Event, Reading, Story, dump, frame_of, head_only, instance, make_tables, task_of
+from story import Event, Reading, Story, checked, dump, frame_of, head_only, instance, make_tables, task_of
 
 from pipeline import events
 from pipeline.resolver import _apply
@@ -69,13 +69,10 @@ class World:
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with instance() as directory:
-        world = World(directory)
+    with instance() as directory, checked(World(directory)) as world:
         world.init()
         yield world
-        validate_tables(world.tables)
         check_children_of(world.applier)
-        world.tables.close()
 
 
 def flag(row, name: str) -> bool:

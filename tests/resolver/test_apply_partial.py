@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from story import Reading, instance, make_tables
+from story import Reading, checked, instance, make_tables
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
 from pipeline.sources import proc_records
 from pipeline.sources.proc_records import About
 
@@ -61,11 +60,8 @@ class World:
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with instance() as directory:
-        world = World(directory)
+    with instance() as directory, checked(World(directory)) as world:
         yield world
-        validate_tables(world.tables)
-        world.tables.close()
 
 
 def test_a_child_is_what_its_parent_was(w: World) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from story import Reading, Story, dump, frame_of, instance, make_tables
+from story import Reading, Story, checked, dump, frame_of, instance, make_tables
 from test_apply import World
 from test_interleavings import enter_init
 
@@ -29,12 +29,9 @@ BOOT_UNIX_NS = 1_700_000_000_000_000_000
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with instance() as directory:
-        world = World(directory)
+    with instance() as directory, checked(World(directory)) as world:
         world.init()
         yield world
-        validate_tables(world.tables)
-        world.tables.close()
 
 
 def in_frames(directory: Path, story: Story) -> TableWriter:

@@ -12,7 +12,7 @@ from full_arenas import full
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model import Model
-from story import Reading, instance, make_tables
+from story import Reading, checked, instance, make_tables
 from story_world import StoryWorld
 from test_interleavings import OPS, enter_init, tell
 
@@ -49,11 +49,8 @@ class World(StoryWorld):
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with instance() as directory:
-        world = World(directory)
+    with instance() as directory, checked(World(directory)) as world:
         yield world
-        validate_tables(world.tables)
-        world.tables.close()
 
 
 # -- records -----------------------------------------------------------------------------------------------------------
@@ -212,9 +209,7 @@ def test_with_arenas_that_are_full_at_times_an_image_shows_its_own_facts_or_none
     story = tell(ops)
     process = story.processes[1]
     model = Model()
-    model.begin(1, process.start, {
-        "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
-    })  # fmt: skip
+    model.begin_init(process.start)
     with instance() as directory:
         tables = make_tables(directory, **SMALL)
         applier, read = Applier(tables), Reading(tables)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from full_arenas import full
 from keyed_world import exec_entry, keyed_tables
-from story import instance
+from story import checked, instance
 from story_world import StoryWorld
 
 from pipeline import events
@@ -24,7 +24,6 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.tracer import TracerMetadata
-from pipeline.shm.validate import validate_tables
 
 CONTAINER = ContainerContext("c0ffee", 123, ("env:prod", "team:a"), True)
 CGROUP = CGroupContext("/docker/c0ffee", PathKey(100, 7), 2, 0, 99)
@@ -40,15 +39,12 @@ class World(StoryWorld):
 
 @pytest.fixture
 def w() -> Iterator[World]:
-    with instance() as directory:
-        world = World(directory)
+    with instance() as directory, checked(World(directory)) as world:
         world.entry(3).set(
             cgroup=CGROUP, container=CONTAINER, user_session=SSH, aws_security_credentials=AWS, span_id=9,
             tracer_metadata=TracerMetadata(1),
         )  # fmt: skip
         yield world
-        validate_tables(world.tables)
-        world.tables.close()
 
 
 def test_forks_and_execs_have_tags_and_times(w: World) -> None:

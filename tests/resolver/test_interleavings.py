@@ -106,9 +106,7 @@ def test_events_in_order_give_what_the_model_gives(ops):
     story = tell(ops)
     process = story.processes[1]
     model = Model()
-    model.begin(1, process.start, {
-        "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
-    })  # fmt: skip
+    model.begin_init(process.start)
     for event in story.events:
         model.apply(event)
     with instance() as directory:
@@ -334,9 +332,7 @@ def test_a_long_random_story(seed):
     story = tell(ops)
     model = Model()
     process = story.processes[1]
-    model.begin(1, process.start, {
-        "uid": 0, "euid": 0, "comm": b"init", "cgroup_id": 100, "cookie": 1, "tid": 1, "inode": 10, "is_exec": True,
-    })  # fmt: skip
+    model.begin_init(process.start)
     for event in story.events:
         model.apply(event)
     found = in_order(story)
