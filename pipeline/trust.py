@@ -4,11 +4,11 @@ Readers and the daemon walk the whole path from ``/``, one open directory at a t
 themselves, so nothing can be exchanged between a check and its use. The rules:
 
 1. No directory on the way may be writable by its group or by others. A sticky one (``/tmp``, ``/dev/shm``) may, but
-   then the next name on the path must belong to root or to the user who looks. The last directory may not be, sticky
-   or not.
-2. Every directory and link belongs to root or to the user who looks. Readers also accept one other user, if the first
-   directory of that user lies in one that only accepted users can write to: root made ``/run/procline`` for the service
-   user. A second one is refused. The daemon accepts no other user.
+   then the next name on the path must belong to root or to the user of this process. The last directory may not be,
+   sticky or not.
+2. Every directory and link belongs to root or to the user of this process. Readers also accept one other user, if the
+   first directory of that user lies in one that only accepted users can write to: root made ``/run/procline`` for the
+   service user. A second one is refused. The daemon accepts no other user.
 3. Files and sockets belong to one of these users. Files are regular, are no links, and only their owner may write.
 
 The owner of ``/`` counts like root, but not below a sticky directory: in a user namespace it is the overflow uid.
@@ -66,7 +66,7 @@ class Directory:
         """Return a descriptor of the file `name`, for reading.
 
         Raises:
-            UntrustedError: it is not a regular file, or a user who is not trusted could have written it.
+            UntrustedError: it is not a regular file, or an untrusted user could have written it.
             OSError: it is not there, or this user may not read it.
         """
         path = f"{self.path}/{name}"
@@ -92,10 +92,10 @@ class Directory:
             return file.read()
 
     def check_socket(self, name: str) -> None:
-        """Check who made the socket `name`.
+        """Check the owner of the socket `name`.
 
         Raises:
-            UntrustedError: it is not a socket, or of a user who is not trusted.
+            UntrustedError: it is not a socket, or belongs to an untrusted user.
             OSError: it is not there, or this user may not see it.
         """
         status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
@@ -186,7 +186,7 @@ class Directory:
             return
         if is_shared or not self._may_add:
             raise _foreign(path, status)
-        # Whoever can write the directory above is trusted, and has put this one there for its owner.
+        # Only trusted users can write to the directory above, so one of them has put this one there for its owner.
         self._may_add = False
         self._owners.add(owner)
 
@@ -236,8 +236,8 @@ def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
 
 def _foreign(path: str, status: os.stat_result) -> UntrustedError:
     return UntrustedError(
-        f"{path} belongs to uid {status.st_uid} (mode {stat.S_IMODE(status.st_mode):04o}), who could have forged what "
-        f"is there: {_WHERE}",
+        f"{path} belongs to uid {status.st_uid} (mode {stat.S_IMODE(status.st_mode):04o}), and that user could have "
+        f"forged what is there: {_WHERE}",
         path=path,
         owner=status.st_uid,
         mode=stat.S_IMODE(status.st_mode),
@@ -246,10 +246,11 @@ def _foreign(path: str, status: os.stat_result) -> UntrustedError:
 
 def _writable(path: str, status: os.stat_result) -> UntrustedError:
     mode = stat.S_IMODE(status.st_mode)
-    who = "everybody" if mode & 0o002 else f"group {status.st_gid}"
+    writers = "everybody" if mode & 0o002 else f"group {status.st_gid}"
     return UntrustedError(
-        f"{path} belongs to uid {status.st_uid} and can be written by {who} (mode {mode:04o}), who could forge what is "
-        f"there: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR to another one",
+        f"{path} belongs to uid {status.st_uid} and can be written by {writers} (mode {mode:04o}), so what is "
+        f"there could be forged: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR to "
+        "another one",
         path=path,
         owner=status.st_uid,
         mode=mode,

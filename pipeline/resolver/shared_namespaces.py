@@ -1,7 +1,7 @@
-"""Namespaces of a process whose links below ``/proc/PID/ns`` are refused, as far as it shares them with this process.
+"""Namespaces that a process shares with this one, where reading its links below ``/proc/PID/ns`` is refused.
 
 Some kernels refuse the links of pid 1 (and its executable) to everyone, root included. Other files of ``/proc/PID``
-show which namespaces it has in common with their reader, whose own links can be read:
+show which namespaces it has in common with this process, and this process can read its own links:
 
 * pid: NSpid has one number for each namespace from that of the mount inwards. If it has one, it is the mount's.
 * mnt: mountinfo has the mounts of one namespace, by ids that no two mounts share at a time. If the mount of this
@@ -18,6 +18,7 @@ import os
 import re
 
 from pipeline.resolver.procinfo import ProcInfo
+from pipeline.resolver.rooted import read_all
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 #: Of each file so much is read: of mountinfo some 500 mounts. The root is among the first.
@@ -66,11 +67,4 @@ def _inode(own: int, kind: str) -> int:
 
 
 def _read(below: int, name: str) -> bytes:
-    fd = os.open(name, _OPEN, dir_fd=below)
-    try:
-        text = b""
-        while len(text) < _BYTES and (more := os.read(fd, _BYTES)):
-            text += more
-        return text
-    finally:
-        os.close(fd)
+    return read_all(os.open(name, _OPEN, dir_fd=below), _BYTES)

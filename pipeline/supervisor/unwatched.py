@@ -1,8 +1,8 @@
 """Know when nobody watched: the times between the end of one daemon of an instance and the start of the next.
 
 Every start publishes these times (`unwatched` in docs/wire-schema.md), because subscribers that stay over a restart see
-neither a gap in the numbers nor a loss. When the former daemon's watch ended, its tables say, up to whose watermark
-everything was applied: a killed daemon leaves them, and a stopped one notes the watermark before it removes them. The
+neither a gap in the numbers nor a loss. The former daemon watched up to the watermark in its
+tables: a killed daemon leaves them, and a stopped one notes the watermark before it removes them. The
 note, ``.NAME~watched`` beside the instance's directory, also keeps the last few such times, for subscribers that were
 away for longer. No instance can have a name with ``~``.
 
@@ -14,12 +14,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, paths
+from pipeline import files, paths, trust
+from pipeline.errors import UntrustedError
 from pipeline.log import get_logger
 from pipeline.shm import head
 
@@ -96,7 +96,7 @@ class WatchRecord:
 
     def _read(self) -> _Note:
         with _opened(self._path) as fd:
-            if fd is None or os.fstat(fd).st_mode & 0o022:
+            if fd is None:
                 return _Note()
             try:
                 note = json.loads(os.read(fd, _NOTE_MAX_BYTES))
@@ -122,15 +122,14 @@ class WatchRecord:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    """Open a regular file that belongs to root or to this user; yields None where there is none."""
+    """Open a file; yields None where there is none that can be trusted."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = trust.open_file(path)
+    except (OSError, UntrustedError):
         yield None
         return
     try:
-        status = os.fstat(fd)
-        yield fd if stat.S_ISREG(status.st_mode) and status.st_uid in {0, os.geteuid()} else None
+        yield fd
     finally:
         os.close(fd)
 
