@@ -19,7 +19,7 @@ from pipeline.errors import UnsupportedError
 #: PROC_PID_INIT_INO of include/linux/proc_ns.h: the inode of the initial pid namespace, in every kernel.
 INITIAL = 0xEFFFFFFC
 
-#: Sources whose events have the pids of the initial namespace.
+#: Sources that report pids of the initial namespace.
 CAPTURES = frozenset({"ebpf", "proc-connector"})
 
 _LINK = re.compile(r"pid:\[(\d+)\]")

@@ -249,8 +249,8 @@ def _writable(path: str, status: os.stat_result) -> UntrustedError:
     writers = "everybody" if mode & 0o002 else f"group {status.st_gid}"
     return UntrustedError(
         f"{path} belongs to uid {status.st_uid} and can be written by {writers} (mode {mode:04o}), so what is "
-        f"there could be forged: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR to "
-        "another one",
+        f"there could be forged: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR "
+        "to another one",
         path=path,
         owner=status.st_uid,
         mode=mode,

@@ -94,7 +94,7 @@ HELP = {
     "requests_refused": "Questions that were malformed, or too many.",
     "requests_dropped": "Connections of questioners that were closed to make room for others.",
     "growth_refused": "Times that a table could not grow because its file system is full.",
-    "names_evicted": "Containers whose names of users were dropped to make room for others.",
+    "names_evicted": "Containers that lost their user names to make room for others.",
     "names_refused": "Times that names of a container were not read, or not all of them, because of a limit.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}

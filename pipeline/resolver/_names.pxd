@@ -30,11 +30,11 @@ cdef struct name_table:
     uint32_t mask, used, text_used, text_capacity
 
 
-# Whose names count for a process. `names` is NULL while nobody has answered, and where the host's count.
+# The names that count for a process. `names` is NULL until they have been read, and where the host's names count.
 cdef struct view_slot:
     const name_table *names
     uint32_t mnt_ns, user_ns
-    uint32_t user  # who is charged for it; 0: nobody
+    uint32_t user  # the user that it counts against; 0: none
     uint32_t sweep  # the last one that found a process with this view
     uint16_t container_n
     uint8_t is_used, is_hosts

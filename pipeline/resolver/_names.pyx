@@ -1,8 +1,8 @@
 """Names of users and groups as the stream shows them: encoded once for each id, found without the GIL.
 
-A name is derived from an id and from whose names count: the host's, or those of a container, which has users of its
-own. (Where a user other than root made the container, the host's count.) So no row holds one. `NameCache.of` tells whose count by the container id and the mount and user namespace of a
-row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.names` asks for it and tells the
+A name is derived from an id and a set of names: the host's, or those of a container, which has users of its own. (Where a
+user other than root made the container, the host's names count.) So no row holds a name. `NameCache.of` finds the set by
+the container id and the mount and user namespace of a row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.names` asks for it and tells the
 answer. One thread uses a cache: the resolver's.
 """
 
@@ -191,7 +191,8 @@ cdef class NameCache:
 
         Returns:
             [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's; the host's ids that have no
-            name as far as is known: {(kind, id)}; those of views for which the host's names count, by who is charged.
+            name as far as is known: {(kind, id)}; those of views for which the host's names count, by the
+            user that they count against.
         """
         cdef list views = []
         cdef set ids = set()

@@ -391,7 +391,7 @@ class RowStore:
             self.book.tables.py_end(row)
 
     def update(self, values: dict[str, Any]) -> None:
-        """Store fields. A field whose value has no room in its arena keeps the value that it had, as a whole.
+        """Store fields. If there is no room for a value in its arena, the field keeps its former value as a whole.
 
         Each string that was not stored is counted in `arena_full`. Arguments and environments that had no value are
         marked as truncated then. A new image never comes here with the values of the image before: the applier has

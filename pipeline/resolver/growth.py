@@ -29,7 +29,7 @@ class GrowthWatch:
     """Looks after what the file system refused; a part of the resolver's housekeeping.
 
     Args:
-        tables: this process' own, whose counter `growth_refused` it keeps.
+        tables: of this process; their counter `growth_refused` is kept here.
         directory: of the tables.
         warn: gets one line.
     """

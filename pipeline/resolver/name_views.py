@@ -27,7 +27,8 @@ class Known:
     """What is known of one view; `names` is None while nothing is.
 
     Attributes:
-        user: who is charged for it: the owner of its namespaces, before that is known the user of its process.
+        user: the user that it counts against: the owner of its namespaces or, until that is
+            known, the user of its process.
         nbytes: of names and file.
         digest: of the file.
         first_ns, seen_ns: when a process of it was seen first and last.

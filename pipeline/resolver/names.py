@@ -59,7 +59,7 @@ IDS_MAX = 4096
 STRANGERS_IDS = 16
 JOBS_MAX = 4096
 
-#: A container whose names left for want of room is read again after this.
+#: A container that lost its names for want of room is read again after this.
 EVICTED_NS = 60_000_000_000
 #: A view of which no process has lived for this long is forgotten.
 FORGET_NS = 300_000_000_000
@@ -256,7 +256,7 @@ class LiveNames:
             self._pending[user] += 1
 
     def _user_of(self, tgid: int) -> int:
-        """The user that a new view is charged to until its user namespace says who made it."""
+        """The user that a new view counts against until the owner of its user namespace is known."""
         row = self._tables.py_head(tgid)
         return int(self._tables.hot_view()["uid"][row]) if row else 0
 

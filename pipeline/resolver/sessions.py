@@ -7,14 +7,14 @@ descendant, and a login costs the same in small and in large tables. What the nu
 a few logins a turn, and kept by `kept_sessions`. Until then, or if it was displaced there, a reader sees a session of
 which nothing else is known. Subscribers get an event when more is known.
 
-What is believed, and of whom:
+Where each fact comes from:
 
 * The client's address is what the exec program has read from the environment that sshd passed (`take`); the program
   that runs then cannot have changed it. Other sources have no such record. For them, and for sessions that began before
   the daemon, the environment is read from `/proc`, where the user may have changed it: `client_source` is "environ".
 * The user is the one that the kernel says the session's first program runs as. What LOGNAME says does not matter.
 * How the user was authenticated is in no process. Where sshd leaves it in a file, that is read (`ssh_auth`). The file
-  is the user's, who may change it.
+  belongs to the user, and the user can change it.
 
 A process of another source than the exec program's gets its number before it is known whether it has a client. If it
 has none (a helper of sshd), the number is taken back from it and from its descendants.
@@ -52,7 +52,7 @@ LOGINS_MAX = 1024
 USER_LOGINS_MAX = 256
 #: Logins that are numbered between two calls of `poll`, while a batch is applied; of more, none begins a session.
 LOGINS_PER_BATCH = 512
-#: Logins whose details are found out in one turn, and for how long that may take.
+#: Logins that are completed with their details in one turn, and the time limit for that.
 LOGINS_PER_TURN = 64
 TURN_NS = 5_000_000
 #: Descendants of a helper of sshd that a number is taken back from.

@@ -12,7 +12,7 @@ of their own. So a process is the host's sshd only if all of this holds:
    accepted, except the file's own: there others may add a link to a file of root's.
 
 A process of which one of these facts is unknown is not accepted: a missing session is better than a wrong one. So an
-sshd in a container, or one whose service has a mount namespace of its own, begins no session.
+sshd in a container, or one with a mount namespace of its own, begins no session.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _NOT_A_PATH = (
     events.EXEC_MEMFD | events.EXEC_DELETED | events.EXEC_PATH_TRUNCATED | events.EXEC_DETACHED | events.EXEC_ESCAPED
     | events.EXEC_NO_ROOT
 )  # fmt: skip
-#: File systems whose server could keep a stat(2) waiting.
+#: File systems with a server that could keep a stat(2) waiting.
 _SERVED = frozenset({"fuse", "nfs", "9p", "cifs", "ceph", "afs", "coda", "vboxsf", "autofs", "ocfs2", "gfs2"})
 
 

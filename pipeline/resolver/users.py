@@ -201,7 +201,7 @@ def read_names(
         proc: where procfs is mounted.
         kept_bytes: see KEPT_BYTES; None: no limit but the file's.
         namespaces: inodes of the mount and user namespace that the process must have; 0: any.
-        is_host: the root directory is the host's, so it is not asked who made the namespaces.
+        is_host: the root directory is the host's, so the owner of the namespaces is not looked up.
 
     The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
     """
@@ -358,7 +358,7 @@ def _outermost_owner(namespace: int, own: os.stat_result) -> int:
     """The user that made a user namespace, or the outermost one around it below ours; 0: root, or it is ours.
 
     A user can make further namespaces inside of the own one, under any of the ids that were delegated to it. So the
-    outermost one says who is behind it. Closes the descriptor. Raises OSError: it is not below ours.
+    owner of the outermost one is responsible. Closes the descriptor. Raises OSError: it is not below ours.
     """
     owner = 0
     try:

@@ -53,7 +53,7 @@ CHAIN_MAX = 512
 cdef enum:
     _CHAIN_MAX = 512
 
-#: A table whose watermark is older than this is behind: a process that is not in it may exist all the same.
+#: A table with a watermark older than this is behind: a process that is not in it may exist all the same.
 BEHIND_AFTER_NS = 2_000_000_000
 cdef uint64_t BEHIND_NS = 2_000_000_000
 
@@ -1012,7 +1012,7 @@ cdef extern from *:
 
 
 cdef uint64_t _behind_ns(View view) noexcept nogil:
-    """How far a table is behind whose writer shows signs of life; 0: not worth mentioning.
+    """How far a table is behind although its writer shows signs of life; 0: not worth mentioning.
 
     A recording is of the past: its watermark never passes the moment when its table was ready, before its end.
     """

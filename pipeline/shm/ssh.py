@@ -49,7 +49,7 @@ def _sessions(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, FILE)  # noqa: PTH118 - no pathlib in readers
     try:
         status = os.stat(path)  # noqa: PTH116
-        # Content that was read from a trusted file stays good, whoever owns what has its number now.
+        # The content came from a trusted file, so it stays good even if another file has the same number now.
         if known is not None and known[0] == (status.st_ino, status.st_mtime_ns):
             return known[1]
         with open(trust.open_file(path), encoding="ascii") as file:  # noqa: PTH123

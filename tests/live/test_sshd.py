@@ -97,7 +97,7 @@ def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, use
         assert client.stdout is not None and client.stdin is not None
         shell, ip, port = client.stdout.readline().split()[:3]
         child = int(client.stdout.readline())
-        # A user who was just added has a name when the host's files are read again.
+        # A new user has a name when the host's files are read again.
         eventually(lambda: session_of(table, int(shell))["username"] is not None, 30)
         session = session_of(table, int(shell))
         assert session | {"id": 0} == {

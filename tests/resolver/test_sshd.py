@@ -1,4 +1,4 @@
-"""Which process is the host's sshd: by whom it is run, where, and from which file."""
+"""Which process is the host's sshd: its user, its namespaces, and its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.resolver.procfs import WANT_EXE, WANT_NS, read_process
 from pipeline.resolver.sshd import HostSshd, is_hosts_file
 from pipeline.shm import layout
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to whom sshd belongs")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, the owner of sshd")
 
 USER, OTHER_NS = 1000, 4026532999
 
