@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent / "resolver"))
-
-from story import BOOT_ID, Story, make_tables
-
 from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
 from pipeline.shm import layout
+from tests.resolver.story import BOOT_ID, Story, make_tables
 
 
 def now_boot_ns() -> int:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from stream_host import Host, MiniResolver
 
 from pipeline import Subscriber
 from pipeline.errors import ConfigError, NotRunningError, StaleError
@@ -20,6 +19,7 @@ from pipeline.export.json import dumps
 from pipeline.resolver._encode import FIELDS
 from pipeline.shm import layout
 from pipeline.shm.table import FIELDS as ENTRY_FIELDS
+from tests.stream_host import Host, MiniResolver
 
 
 @pytest.fixture

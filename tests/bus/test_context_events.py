@@ -6,7 +6,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from frame_samples import BOOT_ID, Sample
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from pipeline.bus.context import (
     parse_time_ns,
 )
 from pipeline.errors import FrameError, NotRunningError
+from tests.bus.frame_samples import BOOT_ID, Sample
 
 #: What version 1 puts on the wire. It does not change: a message that changes is another version.
 GOLDEN = (

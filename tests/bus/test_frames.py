@@ -7,7 +7,6 @@ import tracemalloc
 import msgpack
 import numpy as np
 import pytest
-from frame_samples import BOOT_ID, Sample, example, family, samples
 from hypothesis import example as with_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from pipeline import events
 from pipeline.bus.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
 from pipeline.bus.frames import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
+from tests.bus.frame_samples import BOOT_ID, Sample, example, family, samples
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
 OPTIONAL = {"bad", "wm", "task_of", "ns_pid"}

@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("scenario_happens", "scenario_looks", "keyed_world")
+pytest.register_assert_rewrite(
+    "tests.resolver.scenario_happens", "tests.resolver.scenario_looks", "tests.resolver.keyed_world"
+)

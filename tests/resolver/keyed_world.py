@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from resolver_world import check_children
-from scenario_steps import Part, Scenario, expects, happens
-from story import instance
-
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, Source
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
+from tests.resolver.resolver_world import check_children
+from tests.resolver.scenario_steps import Part, Scenario, expects, happens
+from tests.resolver.story import instance
 
 Key = tuple[int, int]
 

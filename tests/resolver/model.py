@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from story import Event, dump
 
 from pipeline import events
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from tests.resolver.story import Event, dump
 
 Identity = tuple[int, int]
 Key = tuple[int, int, int]

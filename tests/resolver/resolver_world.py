@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from story import BOOT_ID, instance
 
 from pipeline import boot, events
 from pipeline.bpf import maps
@@ -28,6 +27,7 @@ from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
+from tests.resolver.story import BOOT_ID, instance
 
 PID_CAPACITY = 5_200_000
 BASE = 5_000_000

@@ -10,8 +10,6 @@ import os
 from typing import Any
 
 import pytest
-from resolver_world import FakeMap, World, high, image_of, owner_of, world
-from scenario_steps import Part, Scenario, Step, happens
 
 from pipeline.resolver import procfs
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
@@ -27,6 +25,8 @@ from pipeline.resolver.model import (
     Source,
 )
 from pipeline.resolver.stats import DO_EXIT, SET_PROCESS_CONTEXT
+from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
+from tests.resolver.scenario_steps import Part, Scenario, Step, happens
 
 #: The two processes of which a test knows what the real /proc says.
 OWN, PARENT = os.getpid(), os.getppid()

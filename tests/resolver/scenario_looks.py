@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from resolver_world import World, high
-from scenario_steps import expects
 
 from pipeline.resolver.cache_entry import DEFAULTS
+from tests.resolver.resolver_world import World, high
+from tests.resolver.scenario_steps import expects
 
 
 @expects

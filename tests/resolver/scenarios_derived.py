@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-import keyed_world as keyed
-from keyed_world import ebpfless
-from resolver_world import high
-from scenario_happens import (
+from pipeline.resolver.model import (
+    Credentials,
+    FileEvent,
+    InvalidKeyPathError,
+    PathResolutionError,
+    ResolverError,
+    Source,
+)
+from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.stats import DO_EXIT
+from tests.resolver import keyed_world as keyed
+from tests.resolver.keyed_world import ebpfless
+from tests.resolver.resolver_world import high
+from tests.resolver.scenario_happens import (
     Stars,
     apply_exit,
     apply_exit_of_unknown,
@@ -41,7 +51,7 @@ from scenario_happens import (
     time_passes,
     update,
 )
-from scenario_looks import (
+from tests.resolver.scenario_looks import (
     ancestor,
     args,
     argv_scrubbed,
@@ -72,18 +82,7 @@ from scenario_looks import (
     told,
     uncounted,
 )
-from scenario_steps import given, then, when
-
-from pipeline.resolver.model import (
-    Credentials,
-    FileEvent,
-    InvalidKeyPathError,
-    PathResolutionError,
-    ResolverError,
-    Source,
-)
-from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.stats import DO_EXIT
+from tests.resolver.scenario_steps import given, then, when
 
 INIT = fork("I", 0, 1, 100)
 

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from scenario_happens import change, ebpf, entry_exec, entry_fork, free, put, set_exec_parent, set_fork_parent
-from scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
-from scenario_steps import given, then, when
-
 from pipeline.resolver.model import (
     CGroupContext,
     ContainerContext,
@@ -20,6 +16,18 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
+from tests.resolver.scenario_happens import (
+    change,
+    ebpf,
+    entry_exec,
+    entry_fork,
+    free,
+    put,
+    set_exec_parent,
+    set_fork_parent,
+)
+from tests.resolver.scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
+from tests.resolver.scenario_steps import given, then, when
 
 #: What descendants have from an ancestor.
 HERITAGE: dict[str, Any] = {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from scenario_happens import (
+from pipeline.resolver.model import Source
+from pipeline.resolver.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
+from tests.resolver.scenario_happens import (
     OWN,
     PARENT,
     cut,
@@ -22,11 +24,8 @@ from scenario_happens import (
     reparent_from_kernel,
     reparent_from_procfs,
 )
-from scenario_looks import ancestor, cache, chain, count, file, has, head, ppid, procfs_ppids, same, told
-from scenario_steps import given, then, when
-
-from pipeline.resolver.model import Source
-from pipeline.resolver.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
+from tests.resolver.scenario_looks import ancestor, cache, chain, count, file, has, head, ppid, procfs_ppids, same, told
+from tests.resolver.scenario_steps import given, then, when
 
 #: Of most stories, by the names that the specification uses.
 P, C, X = fork("P", 0, 3, 123), fork("C", 3, 4, 123), exec_("X", 3, 4, 456)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from story import Event, Reading, Story, make_tables
-from test_interleavings import enter_init
-
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import Book
+from tests.resolver.story import Event, Reading, Story, make_tables
+from tests.resolver.test_interleavings import enter_init
 
 
 class StoryWorld:

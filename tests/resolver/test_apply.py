@@ -7,8 +7,6 @@ from collections.abc import Iterator
 import msgpack
 import numpy as np
 import pytest
-from resolver_world import check_children_of
-from story import Event, Reading, Story, checked, dump, frame_of, head_only, instance, make_tables, task_of
 
 from pipeline import events
 from pipeline.resolver import _apply
@@ -17,6 +15,19 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
+from tests.resolver.resolver_world import check_children_of
+from tests.resolver.story import (
+    Event,
+    Reading,
+    Story,
+    checked,
+    dump,
+    frame_of,
+    head_only,
+    instance,
+    make_tables,
+    task_of,
+)
 
 
 class World:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from story import Reading, checked, instance, make_tables
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.sources import proc_records
 from pipeline.sources.proc_records import About
+from tests.resolver.story import Reading, checked, instance, make_tables
 
 TICK = 10_000_000
 ROOT_NS, INIT, PARENT, CHILD = 4026531836, 1, 30, 40

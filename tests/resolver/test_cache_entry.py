@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from resolver_world import World, high, world
 
 from pipeline.errors import TooOldError
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
@@ -27,6 +26,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.tracer import TracerMetadata
+from tests.resolver.resolver_world import World, high, world
 
 
 @pytest.fixture
@@ -300,11 +300,10 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
 
 
 def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
-    from story import Story
-
     from pipeline import events
     from pipeline.shm import layout
     from pipeline.shm.table import ProcessTable
+    from tests.resolver.story import Story
 
     parent = w.fork(0, 3, 10).entry
     assert parent is not None

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from story import Event, Story, instance, make_tables, task_of
-from story import frame_of as frame_of_events
 
 from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
@@ -22,6 +20,8 @@ from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.scrub import Scrubber
+from tests.resolver.story import Event, Story, instance, make_tables, task_of
+from tests.resolver.story import frame_of as frame_of_events
 
 BOOT = bytes(16)
 

@@ -9,8 +9,6 @@ from typing import Any
 
 import msgpack
 import pytest
-from resolver_world import World, high, world
-from story import BOOT_ID, Story
 
 from pipeline.bus.context import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream import TOPICS, Decoder, unpack_events
@@ -22,6 +20,8 @@ from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.model import CGroupContext, ContainerContext, PathKey
 from pipeline.shm import layout
+from tests.resolver.resolver_world import World, high, world
+from tests.resolver.story import BOOT_ID, Story
 
 CONTEXT = TOPICS.index("proc.context")
 

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from resolver_world import high, world
 
 from pipeline.resolver import dump
 from pipeline.resolver.argsenvs import ArgsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry
 from pipeline.resolver.model import CGroupContext, ContainerContext, FileEvent, Source
+from tests.resolver.resolver_world import high, world
 
 HOSTILE = 'a"b\\N\n}\udcff'
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 from pipeline import boot
 from pipeline.bpf import maps, syscall
@@ -47,6 +46,7 @@ from pipeline.resolver.procinfo import to_record
 from pipeline.resolver.scrub import Scrubber
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.shm import layout
+from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 
 @pytest.fixture
@@ -1084,9 +1084,8 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
 
 def test_what_a_live_batch_inherits(w: World) -> None:
     """Records carry no session and no tracer metadata; the applier hands both on, and nothing else of `extra`."""
-    from story import Story
-
     from pipeline.resolver.tracer import TracerMetadata
+    from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
     story = Story(now=w.clock())
@@ -1131,7 +1130,7 @@ def test_what_a_live_batch_inherits(w: World) -> None:
 )
 def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: Any) -> None:
     """The applier steps over msgpack values by itself."""
-    from story import Story
+    from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
     ssh = SSHSessionContext(value if isinstance(value, int) else 9, value if isinstance(value, str) else "")
@@ -1144,7 +1143,7 @@ def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: An
 
 
 def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: World) -> None:
-    from story import Story
+    from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
     parent.user_session = UserSessionContext(ssh=SSHSessionContext(9, "alice"))

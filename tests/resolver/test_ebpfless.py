@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keyed_world import exec_entry, keyed_tables
 
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
@@ -15,6 +14,7 @@ from pipeline.resolver.model import CacheResolverKey, NotSupportedError, Resolve
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.shm._reader import TableReader
 from pipeline.shm._writer import TableWriter
+from tests.resolver.keyed_world import exec_entry, keyed_tables
 
 Key = CacheResolverKey
 Make = Callable[..., EBPFLessResolver]

@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stream_rows import (
+
+from pipeline import boot, events
+from pipeline.bus.stream import TOPICS
+from pipeline.config import Config, Envs
+from pipeline.resolver import _encode
+from pipeline.resolver._encode import FIELDS, Encoder
+from pipeline.resolver._names import NameCache, Names
+from pipeline.resolver.build import envs_form
+from pipeline.shm import layout
+from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
+from tests.resolver.stream_rows import (
     BOOT,
     CONTEXT,
     CRED,
@@ -28,16 +38,6 @@ from stream_rows import (
     tables,
     text,
 )  # fmt: skip
-
-from pipeline import boot, events
-from pipeline.bus.stream import TOPICS
-from pipeline.config import Config, Envs
-from pipeline.resolver import _encode
-from pipeline.resolver._encode import FIELDS, Encoder
-from pipeline.resolver._names import NameCache, Names
-from pipeline.resolver.build import envs_form
-from pipeline.shm import layout
-from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
 
 ALL = 0xFF
 #: Topic and kind of what apply emits.

@@ -9,9 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from story import Reading, Story, checked, dump, frame_of, instance, make_tables
-from test_apply import World
-from test_interleavings import enter_init
 
 from pipeline import events
 from pipeline.errors import TooOldError
@@ -23,6 +20,9 @@ from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.table import ProcessTable
 from pipeline.shm.validate import validate_tables
+from tests.resolver.story import Reading, Story, checked, dump, frame_of, instance, make_tables
+from tests.resolver.test_apply import World
+from tests.resolver.test_interleavings import enter_init
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 

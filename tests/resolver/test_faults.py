@@ -8,9 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from resolver_world import check_children_of, world
-from story import BOOT_ID, Story, instance, make_tables
-from test_apply import World, flag
 
 from pipeline import boot, events
 from pipeline.export.forest import forest
@@ -19,6 +16,9 @@ from pipeline.resolver.entry_rows import Book
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable
 from pipeline.shm.validate import validate_tables
+from tests.resolver.resolver_world import check_children_of, world
+from tests.resolver.story import BOOT_ID, Story, instance, make_tables
+from tests.resolver.test_apply import World, flag
 
 LIVE = 65_536
 

@@ -8,13 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from full_arenas import full
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model import Model
-from story import Reading, checked, instance, make_tables
-from story_world import StoryWorld
-from test_interleavings import OPS, enter_init, tell
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
@@ -31,6 +26,11 @@ from pipeline.resolver.model import (
 )
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
+from tests.resolver.full_arenas import full
+from tests.resolver.model import Model
+from tests.resolver.story import Reading, checked, instance, make_tables
+from tests.resolver.story_world import StoryWorld
+from tests.resolver.test_interleavings import OPS, enter_init, tell
 
 SMALL = {"names_bytes": 1 << 16, "args_bytes": 1 << 16, "envs_bytes": 1 << 16}
 COMMON = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])

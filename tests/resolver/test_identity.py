@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from zlib import crc32
 
 import pytest
-from resolver_world import World, high, world
-from story import Event as Record
-from story import Story
 
 from pipeline import events
 from pipeline.resolver.argsenvs import ArgsEntry
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext
+from tests.resolver.resolver_world import World, high, world
+from tests.resolver.story import Event as Record
+from tests.resolver.story import Story
 
 _IDS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid")
 

@@ -6,10 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from full_arenas import full
-from keyed_world import exec_entry, keyed_tables
-from story import checked, instance
-from story_world import StoryWorld
 
 from pipeline import events
 from pipeline.resolver.cache_entry import ProcessCacheEntry
@@ -24,6 +20,10 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.tracer import TracerMetadata
+from tests.resolver.full_arenas import full
+from tests.resolver.keyed_world import exec_entry, keyed_tables
+from tests.resolver.story import checked, instance
+from tests.resolver.story_world import StoryWorld
 
 CONTAINER = ContainerContext("c0ffee", 123, ("env:prod", "team:a"), True)
 CGROUP = CGroupContext("/docker/c0ffee", PathKey(100, 7), 2, 0, 99)

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model import FIELDS, Model, view_of
-from resolver_world import check_children_of
-from story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
 
 from pipeline import events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from tests.resolver.model import FIELDS, Model, view_of
+from tests.resolver.resolver_world import check_children_of
+from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
 
 RINGS = 3
 PIDS = range(2, 14)

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 from pipeline.resolver import procfs
 from pipeline.resolver.cache_entry import ProcessCacheEntry
@@ -17,6 +16,7 @@ from pipeline.resolver.lock import ResolverLock
 from pipeline.resolver.model import CGroupContext, Event, PathKey, ResolverError
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 #: How long /proc waits to be let answer; only a failing test waits so long.
 PATIENCE_S = 10

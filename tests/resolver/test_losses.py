@@ -9,12 +9,8 @@ written over its arguments.
 from __future__ import annotations
 
 import numpy as np
-from full_arenas import full
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from resolver_world import check_children_of
-from story import Event, Process, Reading, Story, instance, make_tables, task_of
-from test_interleavings import STEP_NS, enter_init, tell
 
 from pipeline import events
 from pipeline.resolver import _apply
@@ -22,6 +18,10 @@ from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
+from tests.resolver.full_arenas import full
+from tests.resolver.resolver_world import check_children_of
+from tests.resolver.story import Event, Process, Reading, Story, instance, make_tables, task_of
+from tests.resolver.test_interleavings import STEP_NS, enter_init, tell
 
 STAT = 1 << 20  # stat() shows another inode number, as on overlayfs
 STEPS = st.lists(

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from story import frame_of, head_only
 
 from pipeline import events
 from pipeline.resolver._merge import Batch
 from pipeline.resolver._merger import SLACK_NS, Merger
+from tests.resolver.story import frame_of, head_only
 
 MS = 1_000_000
 RECORD = 8 + 64  # a ring's header and a record with its head only
@@ -27,7 +27,7 @@ def frame(
     watermark_boot_ns: int | None = None,
 ):
     """A frame of header-only records, `start` records after the beginning of the ring."""
-    from story import Event
+    from tests.resolver.story import Event
 
     records = []
     for time in times:

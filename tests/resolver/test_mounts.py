@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stream_rows import tables
 
 from pipeline import events
 from pipeline.resolver import entry_extra, mounts
@@ -17,6 +16,7 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver.model import FileEvent
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
+from tests.resolver.stream_rows import tables
 
 PATH = b"/mnt/a/tool"
 FLAGS = (

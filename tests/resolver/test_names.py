@@ -15,10 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from strangers import stranger
-from stream_rows import BOOT, CRED, FORK, Row, tables
-from test_encode import take
-from test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 from pipeline.resolver import name_views
 from pipeline.resolver import names as names_module
@@ -30,6 +26,10 @@ from pipeline.resolver.users import RootNames
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.usernames import UserNames
+from tests.resolver.strangers import stranger
+from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
+from tests.resolver.test_encode import take
+from tests.resolver.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
@@ -478,8 +478,8 @@ MEMORY_SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_names
-from test_users import process_in
+from tests.resolver import test_names
+from tests.resolver.test_users import process_in
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

@@ -9,12 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from test_scenarios import SCENARIOS
 
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.stats import COUNTERS
 from pipeline.shm.symlinks import BUSYBOX_PATHS, symlink_names
+from tests.resolver.test_scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/parity.md").read_text(encoding="utf-8")

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import zmq
-from stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
 
 from pipeline.boot import now_boot_ns
 from pipeline.bus.auth import CurveServer, generate_keys, secure_client
@@ -23,6 +22,7 @@ from pipeline.bus.stream import WELCOME_PREFIX, Decoder, Header, unpack_events
 from pipeline.errors import WriterExistsError
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
+from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
 
 FORK, EXEC, EXIT = 0, 1, 2
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from resolver_world import check_children_of
-from story import instance, task_of
-from story_world import StoryWorld
 
 from pipeline import events
 from pipeline.resolver import _apply
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
+from tests.resolver.resolver_world import check_children_of
+from tests.resolver.story import instance, task_of
+from tests.resolver.story_world import StoryWorld
 
 
 class World(StoryWorld):

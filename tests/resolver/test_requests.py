@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from resolver_world import FakeMap, FakeProc
-from story import Reading, Story, instance, make_tables
 
 from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
@@ -24,6 +22,8 @@ from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.requests import Requests, TokenBucket
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
+from tests.resolver.resolver_world import FakeMap, FakeProc
+from tests.resolver.story import Reading, Story, instance, make_tables
 
 CAPTURE = 50 * TICK_NS
 

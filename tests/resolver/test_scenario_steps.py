@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import keyed_world as keyed
 import pytest
-from keyed_world import KeyedWorld, ebpfless
-from resolver_world import World
-from scenario_happens import ebpf, fork
-from scenario_looks import cache, children, head
-from scenario_steps import Part, Scenario, given, happens, play, then, when
 
 from pipeline.errors import InvariantError
 from pipeline.resolver.entry_rows import row_of
+from tests.resolver import keyed_world as keyed
+from tests.resolver.keyed_world import KeyedWorld, ebpfless
+from tests.resolver.resolver_world import World
+from tests.resolver.scenario_happens import ebpf, fork
+from tests.resolver.scenario_looks import cache, children, head
+from tests.resolver.scenario_steps import Part, Scenario, given, happens, play, then, when
 
 P, C = fork("P", 0, 3, 123), fork("C", 3, 4, 123)
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from scenario_steps import play
-from scenarios_derived import DERIVED
-from scenarios_of_entries import OF_ENTRIES
-from scenarios_of_resolver import OF_RESOLVER
+
+from tests.resolver.scenario_steps import play
+from tests.resolver.scenarios_derived import DERIVED
+from tests.resolver.scenarios_of_entries import OF_ENTRIES
+from tests.resolver.scenarios_of_resolver import OF_RESOLVER
 
 SCENARIOS = OF_RESOLVER | OF_ENTRIES | DERIVED
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from story import instance
-from test_apply import World
 
 from pipeline import events
 from pipeline.resolver import kept_sessions, sessions
@@ -25,6 +23,8 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver.sessions import SshSessions, session_of
 from pipeline.shm import layout, ssh
 from pipeline.shm.validate import validate_tables
+from tests.resolver.story import instance
+from tests.resolver.test_apply import World
 
 ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
 

@@ -15,8 +15,7 @@ import pytest
 from pipeline import events
 from pipeline.resolver import shared_namespaces
 from pipeline.resolver.procfs import WANT_IDS, read_process
-from pipeline.resolver.procinfo import ProcInfo, to_record
-from pipeline.resolver.repair import proc_knows
+from pipeline.resolver.procinfo import ProcInfo, proc_knows, to_record
 from pipeline.shm import layout
 from pipeline.sources.proc_records import told_by
 from tests.live.harness import eventually

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from story import instance
-from test_apply import World
 
 from pipeline import events
 from pipeline.resolver import sshd
 from pipeline.resolver.procfs import WANT_EXE, WANT_NS, read_process
 from pipeline.resolver.sshd import HostSshd, is_hosts_file
 from pipeline.shm import layout
+from tests.resolver.story import instance
+from tests.resolver.test_apply import World
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, the owner of sshd")
 

@@ -6,11 +6,11 @@ import threading
 import time
 
 import pytest
-from resolver_world import world
 
 from pipeline.resolver.stats import CALLPATHS, COUNTERS, PREFIX, Stats
 from pipeline.shm import layout
 from pipeline.shm.layout import counter_of
+from tests.resolver.resolver_world import world
 
 #: Specification 6: metric and tags, in the order of sending.
 METRICS = [

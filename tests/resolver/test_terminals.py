@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from story import instance
-from test_apply import World
 
 from pipeline import events
 from pipeline.resolver import terminals
@@ -22,6 +20,8 @@ from pipeline.resolver.procfs import ProcInfo
 from pipeline.resolver.terminals import SessionTerminals, TtyFallback
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
+from tests.resolver.story import instance
+from tests.resolver.test_apply import World
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import zmq
-from story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
 from pipeline.boot import now_boot_ns
 from pipeline.bus.context import ContextEvent, encode_context
@@ -25,6 +24,7 @@ from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
 from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.shm._writer import TableWriter
+from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
 RINGS = 2
 

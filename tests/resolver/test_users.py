@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strangers import stranger
 
 from pipeline.resolver import rooted, users
 from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
+from tests.resolver.strangers import stranger
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
 

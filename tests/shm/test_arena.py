@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_host import make_writer
 
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import walk_blocks
+from tests.shm.table_host import make_writer
 
 ARENA_BYTES = 64 << 10
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_host import Host, make_writer
 
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
 from pipeline.shm import layout
 from pipeline.shm.table import Entry, ProcessTable
+from tests.shm.table_host import Host, make_writer
 
 LIVE_PIDS = range(1, 9)
 
@@ -26,7 +26,7 @@ import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 from pipeline.shm import layout
-from table_host import Host, make_writer
+from tests.shm.table_host import Host, make_writer
 
 seed = int(sys.argv[4])
 writer = make_writer(Path(sys.argv[1]), row_capacity=300, args_bytes=64 << 10, retention_ns=50)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table_host import BOOT_ID, Host, make_writer
 
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.control import COUNTER_INDEX
+from tests.shm.table_host import BOOT_ID, Host, make_writer
 
 
 @pytest.fixture

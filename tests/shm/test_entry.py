@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgpack
 import pytest
-from handmade import BOOT_ID, BOOT_UNIX_NS, Tables
 
 from pipeline import boot, events
 from pipeline.errors import TooOldError
@@ -19,6 +18,7 @@ from pipeline.shm import _entry, layout
 from pipeline.shm._reader import TableReader
 from pipeline.shm._segment import filesystem_type
 from pipeline.shm.table import FIELDS, Entry
+from tests.shm.handmade import BOOT_ID, BOOT_UNIX_NS, Tables
 
 ALL_KNOWN = 0x7FFF
 

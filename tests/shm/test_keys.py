@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_host import make_writer
 
 from pipeline.errors import StaleError
 from pipeline.shm import layout
@@ -21,6 +20,7 @@ from pipeline.shm._reader import TableReader
 from pipeline.shm._segment import Segment
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
+from tests.shm.table_host import make_writer
 
 FIRST = 100
 #: Few numbers in few namespaces, so that keys come again; some differ in the high half only.

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from table_host import BOOT_ID, Host
 
 from pipeline import paths
 from pipeline.config import Config, Contexts, Tables
@@ -22,6 +21,7 @@ from pipeline.resolver.alive import watched
 from pipeline.resolver.survey import Survey
 from pipeline.shm import layout
 from pipeline.worker import WorkerSpec
+from tests.shm.table_host import BOOT_ID, Host
 
 
 @pytest.fixture

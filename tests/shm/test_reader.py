@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
 from pipeline.shm import layout
 from pipeline.shm._entry import Entry
 from pipeline.shm._reader import CHAIN_MAX, TableReader
+from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 F_OFD_SETLK = 37  # include/uapi/asm-generic/fcntl.h
 EXEC = layout.ROW_HEAD | layout.ROW_IS_EXEC

@@ -11,7 +11,7 @@ import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 from pipeline.shm import layout
-from table_host import Host, make_writer
+from tests.shm.table_host import Host, make_writer
 
 def arguments(name, length):
     text = name + b"\\0" + name * length + b"\\0"

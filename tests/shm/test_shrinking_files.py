@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from handmade import Tables
 
 from pipeline.shm import layout
+from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[2])
 KNOWN = layout.KNOWN_FILE | layout.KNOWN_COMM | layout.KNOWN_ARGS | layout.KNOWN_ENVS | layout.KNOWN_CREDS

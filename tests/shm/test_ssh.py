@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from handmade import Tables
-from test_entry import resolve
-
 from pipeline.shm import ssh, usernames
+from tests.shm.handmade import Tables
+from tests.shm.test_entry import resolve
 
 
 def test_a_number_stands_for_a_session(tmp_path: Path) -> None:

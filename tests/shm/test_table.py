@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import pytest
-from handmade import Tables, now_boot_ns
 
 import pipeline
 from pipeline import paths, processes
@@ -22,6 +21,7 @@ from pipeline.errors import (
 from pipeline.events import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable
+from tests.shm.handmade import Tables, now_boot_ns
 
 
 def test_an_instance_is_found_by_name(shm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stepped import OPTIONS, SCENARIOS, Trace, states_of
-from table_host import Host, Process, make_writer
 
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.segments import SEGMENTS
 from pipeline.shm.validate import validate_tables
+from tests.shm.stepped import OPTIONS, SCENARIOS, Trace, states_of
+from tests.shm.table_host import Host, Process, make_writer
 
 FOREVER = 1 << 62
 
@@ -127,7 +127,7 @@ import random, sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
 import numpy as np
-from table_host import Host, make_writer
+from tests.shm.table_host import Host, make_writer
 
 writer = make_writer(Path(sys.argv[1]), row_capacity=300, chunk_rows=32, args_bytes=64 << 10, retention_ns=200)
 for row in writer.torn_rows:

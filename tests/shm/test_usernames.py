@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from handmade import Tables
-from test_entry import resolve
 
 from pipeline.shm import layout, usernames
 from pipeline.shm.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
+from tests.shm.handmade import Tables
+from tests.shm.test_entry import resolve
 
 HOST = {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"}, "group": {"0": "wheel"}}
 INSIDE = {"user": {"7": "app"}, "group": {}}

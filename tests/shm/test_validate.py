@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from table_host import Host, make_writer
 
 from pipeline.errors import InvariantError
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables, violations
+from tests.shm.table_host import Host, make_writer
 
 
 @pytest.fixture

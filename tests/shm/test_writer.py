@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from table_host import Host, make_writer
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter, row_check
 from pipeline.shm.validate import STRONG_LINKS, validate_tables
+from tests.shm.table_host import Host, make_writer
 
 FOREVER = 1 << 62
 
@@ -517,7 +517,7 @@ SECOND_WRITER = """
 import sys
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from table_host import make_writer
+from tests.shm.table_host import make_writer
 from pipeline.errors import WriterExistsError
 try:
     make_writer(Path(sys.argv[1]))

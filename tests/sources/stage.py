@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from hand_control import CAPTURE_ID, HandControl
-from hand_records import BOOT_ID, CPU_STATE_BYTES
-
 from pipeline import paths
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config import Config
 from pipeline.sources._ring import PAGE_BYTES
 from pipeline.worker import WorkerSpec
+from tests.sources.hand_control import CAPTURE_ID, HandControl
+from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
 
 DEADLINE_S = 30.0
 

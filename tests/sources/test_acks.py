@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from hand_control import CAPTURE_ID, RINGS, HandControl
-from hand_records import descriptors
 
 from pipeline.shm import layout
 from pipeline.sources._acks import ControlAcks
+from tests.sources.hand_control import CAPTURE_ID, RINGS, HandControl
+from tests.sources.hand_records import descriptors
 
 
 class Clock:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hand_records import drain_frame, record, records_in, strings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from pipeline.sources._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources._shared import RingMap, Words
 from pipeline.sources.handring import RingWriter, make_ring_file
+from tests.sources.hand_records import drain_frame, record, records_in, strings_of
 
 KINDS = range(1, events.KIND_COUNT)
 

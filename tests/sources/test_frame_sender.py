@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hand_records import BOOT_ID
 
 from pipeline import boot, events
 from pipeline.boot import TICK_NS
@@ -31,6 +30,7 @@ from pipeline.sources.handring import RingWriter, make_ring_file
 from pipeline.sources.proc_records import About
 from pipeline.sources.tracer import FrameSender
 from pipeline.sources.tracer_source import TracerFrames
+from tests.sources.hand_records import BOOT_ID
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 NOW = 1 << 40

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from hand_control import CAPTURE_ID
-from stage import KILL, TERM, Stage, eventually
 
 from pipeline import boot, events
 from pipeline.bus.frames import Frame
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard_main import map_cpu_states
+from tests.sources.hand_control import CAPTURE_ID
+from tests.sources.stage import KILL, TERM, Stage, eventually
 
 pytestmark = pytest.mark.live
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_records import BOOT_ID, FakeAcks
 
 from pipeline import events
 from pipeline.boot import TICK_NS
@@ -36,6 +35,7 @@ from pipeline.sources.proc_connector import (
     measure_offset_ns,
 )
 from pipeline.sources.second_look import Facts, Looks
+from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 CPUS = 4
 #: Pids that no process has: pid_max is not above 2**22.

@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-from hand_records import BOOT_ID, FakeAcks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from pipeline.resolver.conceal import Concealer, scrubber_of
 from pipeline.sources.recorder import ConcealedFrames
 from pipeline.sources.replay import ReplaySource
 from pipeline.sources.synthetic import make_storm
+from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=60)
 #: Nearly every command line becomes longer, every environment shorter.

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand_control import CAPTURE_ID
-from hand_records import BOOT_ID, FakeAcks, records_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import TERM, Stage, eventually
 
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
 from pipeline.config import Config, Supervision
@@ -20,6 +17,9 @@ from pipeline.errors import FrameError
 from pipeline.sources.recording import RecordingWriter
 from pipeline.sources.replay import WATERMARK_END_NS, ReplaySource
 from pipeline.sources.synthetic import make_storm
+from tests.sources.hand_control import CAPTURE_ID
+from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
+from tests.sources.stage import TERM, Stage, eventually
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=20)
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +18,7 @@ from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
 from pipeline.sources.handring import RingWriter, make_ring_file
+from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
 
 
 class Bench:

@@ -14,16 +14,16 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-import storm_writer
-from hand_control import RINGS
-from hand_records import record, records_in
-from stage import DEADLINE_S, KILL, TERM, Stage, eventually, make_states_file
 
 from pipeline import events
 from pipeline.bus.frames import Frame
 from pipeline.config import Config, Supervision
 from pipeline.sources._ring import PAGE_BYTES
 from pipeline.sources.handring import RingWriter, make_ring_file
+from tests.sources import storm_writer
+from tests.sources.hand_control import RINGS
+from tests.sources.hand_records import record, records_in
+from tests.sources.stage import DEADLINE_S, KILL, TERM, Stage, eventually, make_states_file
 
 RING_BYTES = 16 * PAGE_BYTES
 

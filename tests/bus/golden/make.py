@@ -14,9 +14,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "resolver")]
-
-from stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from pipeline.bus.stream import (  # noqa: E402
     MAJOR,
@@ -31,6 +29,7 @@ from pipeline.bus.stream import (  # noqa: E402
 from pipeline.resolver._encode import Encoder  # noqa: E402
 from pipeline.resolver._names import NameCache, Names  # noqa: E402
 from pipeline.shm import layout  # noqa: E402
+from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))
 CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
