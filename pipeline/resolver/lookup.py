@@ -31,8 +31,7 @@ from pipeline.resolver.model import (
     ResolverError,
     Source,
 )
-from pipeline.resolver.procinfo import ProcInfo, to_record
-from pipeline.resolver.repair import proc_knows
+from pipeline.resolver.procinfo import ProcInfo, proc_knows, to_record
 
 #: Missing ancestors are fetched from procfs at most this many levels up.
 PROCFS_DEPTH = 16

@@ -15,11 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import events
+from pipeline.shm import layout
 
 #: Login uid or audit session that was never set, or a kernel without audit.
 UNSET = 0xFFFFFFFF
 
 PF_KTHREAD = 0x00200000
+
+_PROC_KNOWS = (
+    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
+)
 
 # The kernel's invalid id: nobody has it.
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
@@ -248,3 +253,17 @@ def _root_offset(info: ProcInfo) -> int:
     if not root or root == b"/" or not (info.exe or b"").startswith(root + b"/"):
         return 0
     return len(root)
+
+
+def proc_knows(task: np.void, already: int = 0) -> int:
+    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show.
+
+    Args:
+        already: the groups that are known. Namespaces without the user namespace (shared_namespaces.py) are less than
+            what an event reports, and do not replace it.
+    """
+    known = _PROC_KNOWS
+    known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) or int(task["cgroups_v1"]) else 0
+    has_all = int(task["user_ns"]) or not already & layout.KNOWN_NS
+    known |= layout.KNOWN_NS if int(task["mnt_ns"]) and has_all else 0
+    return known

@@ -19,6 +19,7 @@ from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.alive import watched
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.resolver.procinfo import proc_knows
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.resolver.survey import Survey, TaskIterator, survey
 from pipeline.shm import layout
@@ -28,24 +29,6 @@ from pipeline.shm._writer import TableWriter
 WANTED_MAX = 256
 #: A process that was asked about is not asked about again for so long.
 WANTED_AGAIN_NS = 1_000_000_000
-
-_PROC_KNOWS = (
-    layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
-)
-
-
-def proc_knows(task: np.void, already: int = 0) -> int:
-    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show.
-
-    Args:
-        already: the groups that are known. Namespaces without the user namespace (shared_namespaces.py) are less than
-            what an event reports, and do not replace it.
-    """
-    known = _PROC_KNOWS
-    known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) or int(task["cgroups_v1"]) else 0
-    has_all = int(task["user_ns"]) or not already & layout.KNOWN_NS
-    known |= layout.KNOWN_NS if int(task["mnt_ns"]) and has_all else 0
-    return known
 
 
 def end_torn(tables: TableWriter, rows: list[int]) -> None:
