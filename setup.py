@@ -10,6 +10,8 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
+#: Folders of C headers that modules include by their file names.
+INCLUDED = ["pipeline/shm", "pipeline/bpf"]
 COLD, ORDER = "pipeline/cold.h", "pipeline/order.ld"
 
 #: Cython's own functions (typed memoryviews alone are 16,000 lines of C), which it would repeat in each module.
@@ -60,7 +62,7 @@ def extensions() -> list[Extension]:
         Extension(
             name,
             [str(source)],
-            include_dirs=["pipeline/shm", "pipeline/bpf"],
+            include_dirs=INCLUDED,
             depends=["setup.py", ORDER, *(str(header.relative_to(ROOT)) for header in headers)],
             extra_compile_args=[
                 # No debugging information, which Python's own options ask for: it takes a sixth of the time.
