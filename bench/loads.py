@@ -15,8 +15,8 @@ import common  # noqa: F401  (finds the package)
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.bus.frames import FrameEncoder
+from pipeline.records import kinds as events
 
 Array = npt.NDArray[Any]
 Actions = tuple[list[int], list[int]]

@@ -59,8 +59,8 @@ class Changes:
     """Frames of records that change few processes all the time, one frame as quickly made as applied."""
 
     def __init__(self) -> None:
-        from pipeline import events
         from pipeline.bus.frames import FrameEncoder
+        from pipeline.records import kinds as events
 
         self.events = events
         self.encoder = FrameEncoder(boot_id=BOOT, source="replay")

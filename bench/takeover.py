@@ -62,7 +62,7 @@ def fill(directory: Path, images: int) -> None:
     import loads
     import replay
 
-    from pipeline import events
+    from pipeline.records import kinds as events
     from pipeline.resolver import build
 
     processes = (images - len(loads.PARENTS.tgid)) // 2

@@ -8,6 +8,7 @@ header of the build machine is used but libbpf's.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,9 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
+
+#: The folder of records.h, which the programs share with user space.
+RECORDS = HERE.parent / "records"
 
 #: Objects by their source.
 SOURCES = (
@@ -77,7 +81,8 @@ def compile_object(source: Path, output: Path) -> None:
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
         clang, *_FLAGS,
-        f"-ffile-prefix-map={source.parent}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
+        f"-ffile-prefix-map={HERE.parent}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
+        "-I", os.path.relpath(RECORDS, source.parent),
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
     # In the source's folder and with a relative name, so that no path of this machine gets into the object.

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.bpf import syscall
+from pipeline.records import kinds as events
 
 _FIXED = events.HEAD.itemsize + events.TASK.itemsize + events.EXEC.itemsize
 

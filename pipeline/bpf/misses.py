@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from pipeline.bpf import syscall, words
 
-#: Kind of the records that a program makes, by its name: the numbers of pipeline/events.py. What the others tell (calls
+#: Kind of the records that a program makes, by its name: the numbers of pipeline/records/kinds.py. What the others tell (calls
 #: that may have changed something, signals) is not lost by one that was not looked at, or they cannot be preempted.
 KINDS = {
     "pl_on_fork": 1, "pl_on_exec": 2, "pl_on_exit": 3, "pl_commit_creds": 4, "pl_set_loginuid": 4, "pl_on_rename": 5,

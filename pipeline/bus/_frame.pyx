@@ -13,8 +13,8 @@ from libc.string cimport memcmp, memcpy
 
 import numpy as np
 
-from pipeline import events
-from pipeline._records cimport (
+from pipeline.records import kinds as events
+from pipeline.records._records cimport (
     PL_ADDS_UP,
     PL_FLAG_HEAD_ONLY,
     PL_KIND_COUNT,
@@ -100,7 +100,7 @@ cdef class Frame:
     """One decoded frame. Its columns are read-only views of the message, which they keep alive (but see `task`).
 
     A column may begin at any address. numpy copes with that; C and Cython that read a column through a pointer declare
-    packed structs or copy a record out first (`pipeline/_records.pxd`).
+    packed structs or copy a record out first (`pipeline/records/_records.pxd`).
 
     Attributes:
         source: who made the records: "ebpf", "proc-connector", "replay" or a tracer's name.

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 
 import msgpack
 
-from pipeline._records cimport pl_task_any
+from pipeline.records._records cimport pl_task_any
 from pipeline.bus._column cimport column
 
 cdef enum:

@@ -1,5 +1,5 @@
 """Write one frame: the message in which a source hands records to the resolver. Reading is in `frames`; the records
-themselves are described in `pipeline.events`.
+themselves are described in `pipeline.records.kinds`.
 
 A frame is one msgpack map; a message holds one frame or several, one behind the other. Keys that a reader does not know
 are ignored, so a key may be added within a version:
@@ -26,7 +26,7 @@ are ignored, so a key may be added within a version:
     exit  bin k*32     the same for exit
     blob  bin          the strings of all records, one after the other
 
-Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.events`, whose 9 MB a shard
+Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.records.kinds`, whose 9 MB a shard
 can do without.
 """
 

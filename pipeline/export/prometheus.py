@@ -21,9 +21,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.exposition import choose_encoder
 
 from pipeline import processes
-from pipeline.events import KIND_NAMES
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
+from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.layout import counter_of
 

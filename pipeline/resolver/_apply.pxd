@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._events cimport Events
-from pipeline._records cimport pl_exec_any, pl_head_any, pl_task_any
+from pipeline.records._records cimport pl_exec_any, pl_head_any, pl_task_any
 
 
 cdef class Applier(Events):

@@ -22,7 +22,7 @@ from libc.string cimport memcmp, memset
 
 from pipeline.resolver._events cimport PROCESS_FLAGS, Events
 from pipeline.resolver._merge cimport Batch
-from pipeline._records cimport (
+from pipeline.records._records cimport (
     PL_FLAG_HEAD_ONLY,
     PL_FLAG_PARTIAL,
     PL_KIND_EXEC,
@@ -95,7 +95,7 @@ cdef class Applier(Events):
 
         Args:
             head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
-                pipeline.events; None where the record has none.
+                pipeline.records.kinds; None where the record has none.
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
             source: SOURCE_* of the images that it makes: where somebody else than the kernel's ring told it.

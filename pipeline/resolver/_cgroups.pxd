@@ -2,13 +2,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline._records cimport pl_task_any
+from pipeline.records._records cimport pl_task_any
 from pipeline.shm._layout cimport pl_cgroup
 from pipeline.shm._writer cimport TableWriter
 
 
 cdef struct cgroup_name:
-    uint64_t cgroup_id  # 0: free; the top bit says that it is a set (pipeline.events.cgroup_set)
+    uint64_t cgroup_id  # 0: free; the top bit says that it is a set (pipeline.records.kinds.cgroup_set)
     uint32_t path_ref
     uint32_t container_ref
 

@@ -1,7 +1,7 @@
 """Path and container of each cgroup id that processes are in, so that apply can write them into a row at once.
 
 An event carries ids, not paths: that of the process's cgroup of version 2, and one for all of its cgroups of version 1 (a
-set, `pipeline.events.cgroup_set`). Names come from the records of moves and new cgroups (`hear`, which calls `told`); an id
+set, `pipeline.records.kinds.cgroup_set`). Names come from the records of moves and new cgroups (`hear`, which calls `told`); an id
 that is new all the same is asked for (`take_wanted`), the resolver's loop finds the path, and `name` writes it into every
 row of that cgroup and remembers it for those that follow. Finding is in cgroups.py.
 
@@ -12,7 +12,7 @@ ever (kernfs counts a generation in its upper half), and a cgroup of version 2 c
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from pipeline._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
+from pipeline.records._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
 from pipeline.shm._layout cimport PL_ROW_HEAD, pl_cgroup, pl_hot
 from pipeline.shm._writer cimport TableWriter
 

@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from pipeline._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
+from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
 from pipeline.bus._frame cimport Frame
 from pipeline.shm._hash cimport pl_hash64
 

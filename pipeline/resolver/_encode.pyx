@@ -22,7 +22,7 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver._cpid cimport pl_cpid
 from pipeline.resolver._names cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline.records._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
 from pipeline.resolver._skip cimport pl_find
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,

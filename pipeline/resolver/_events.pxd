@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from pipeline.resolver._merge cimport Batch, columns, pending_event
-from pipeline._records cimport (
+from pipeline.records._records cimport (
     pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
 )
 from pipeline.resolver._rows cimport Rows

@@ -23,7 +23,7 @@ from libc.string cimport memcpy, memset
 from pipeline.bus._column cimport pl_get16, pl_get32, pl_get64
 from pipeline.resolver._conceal cimport pl_digest
 from pipeline.resolver._merge cimport Batch, columns, pending_event
-from pipeline._records cimport (
+from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
     PL_EXEC_ENVS_TRUNCATED,

@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
-from pipeline._records cimport (
+from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
     PL_EXEC_ENVS_TRUNCATED,

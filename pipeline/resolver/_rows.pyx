@@ -20,7 +20,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.resolver._cgroups cimport CgroupNames
 from pipeline.resolver._encode cimport Encoder
-from pipeline._records cimport (
+from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
     PL_EXEC_DETACHED,

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.bus.stream import TOPICS, Decoder, Event, unpack_events
 from pipeline.errors import FrameError
+from pipeline.records import kinds as events
 from pipeline.resolver._encode import FIELDS, Encoder
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import row_of

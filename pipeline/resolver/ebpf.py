@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.boot import ticks_of
 from pipeline.bus.requests import ABSENT
+from pipeline.records import kinds as events
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier

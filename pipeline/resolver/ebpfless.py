@@ -19,7 +19,8 @@ from os import fsencode
 
 import numpy as np
 
-from pipeline import boot, events
+from pipeline import boot
+from pipeline.records import kinds as events
 from pipeline.resolver import args_views
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier

@@ -22,7 +22,7 @@ import msgpack
 import numpy as np
 
 from pipeline.bus.stream import wire
-from pipeline.events import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.records.kinds import EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.model import (
     FILELESS_PREFIX,

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver._conceal import digest
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, is_absent

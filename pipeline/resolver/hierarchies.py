@@ -2,7 +2,7 @@
 
 Every process is in one cgroup of each hierarchy. A container may be visible in the paths of some of them only (a host
 with both versions, where version 2 leads to the runtime's own service), so all of them together tell; their ids make
-one number (`pipeline.events.cgroup_set`), which the BPF programs compute too. Leaves out what a path means
+one number (`pipeline.records.kinds.cgroup_set`), which the BPF programs compute too. Leaves out what a path means
 (containers.py).
 
 An id is the inode of the cgroup's directory and counts for one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.containers import NSPAWN, CgroupTree, Container, container_of_paths
 from pipeline.resolver.mountinfo import mounts_of, unescape
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frames
+from pipeline.records import kinds as events
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace

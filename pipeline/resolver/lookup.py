@@ -11,8 +11,9 @@ import os
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.bus.requests import ABSENT, LIMITED
+from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import kernel_maps, mounts, procfs
 from pipeline.resolver._apply import ADDED

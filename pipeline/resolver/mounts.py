@@ -10,7 +10,7 @@ from __future__ import annotations
 from os import fsdecode, fsencode
 from typing import Any
 
-from pipeline.events import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
+from pipeline.records.kinds import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
 from pipeline.resolver.model import MOUNT_ORIGIN_EVENT, MOUNT_SOURCE_ID, FileEvent
 from pipeline.shm.layout import MOUNT_DETACHED, MOUNT_RESOLVED, MOUNT_VISIBLE
 

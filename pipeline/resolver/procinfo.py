@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.shm import layout
 
 #: Login uid or audit session that was never set, or a kernel without audit.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.boot import TICK_NS, is_same_start
-from pipeline.events import FLAG_PARTIAL
+from pipeline.records.kinds import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.alive import watched
 from pipeline.resolver.conceal import Concealer

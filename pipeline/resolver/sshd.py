@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline import events
 from pipeline.boot import TICK_NS
+from pipeline.records import kinds as events
 from pipeline.resolver.filesystems import name_of
 from pipeline.resolver.namespaces import host_namespaces
 from pipeline.resolver.procfs import WANT_EXE, WANT_IDS, WANT_NS, read_process

@@ -19,8 +19,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.boot import TICK_NS
+from pipeline.records import kinds as events
 from pipeline.resolver import procfs
 from pipeline.resolver.alive import watched
 from pipeline.resolver.procinfo import script_of

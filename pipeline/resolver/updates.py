@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (

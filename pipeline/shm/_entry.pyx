@@ -266,7 +266,7 @@ cdef inline PyObject *_owned(object value) noexcept:
 cdef uint32_t _UNSET = 4294967295
 
 cdef enum:
-    # As in pipeline.events, which needs numpy; a test compares them.
+    # As in pipeline.records.kinds, which needs numpy; a test compares them.
     EXEC_DELETED = 2
     EXEC_MEMFD = 4
     EXEC_UPPER_LAYER = 2048
@@ -841,7 +841,7 @@ cdef class Entry:
         memfd the path is "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid, user and group (names
         of these two, among the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic,
         filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
-        pipeline.events), in_upper_layer (one of these: of an overlay, where what was written to it is), is_fileless (a
+        pipeline.records.kinds), in_upper_layer (one of these: of an overlay, where what was written to it is), is_fileless (a
         memfd; None: nobody told of its mount); None: unknown.
 
         And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a

@@ -160,7 +160,7 @@ processes of one executable share it:
     36      4     file_gid                u4    -
     40      4     nlink                   u4    -
     44      2     mode                    u2    -
-    46      2     file_flags              u2    mask       EXEC_* of pipeline.events
+    46      2     file_flags              u2    mask       EXEC_* of pipeline.records.kinds
     48      4     fs_magic                u4    -
     52      4     root_offset             u4    bytes      where in the path the part below the task's root begins
     56      4     mount_end               u4    bytes      1 + how much of the path leads to where the file's mount is
@@ -271,7 +271,7 @@ TOPICS = (
 
 #: Counters in COMMIT.counters, by position: add at the end only.
 COUNTERS = (
-    # 0..7: events applied, by kind of pipeline.events.KIND_NAMES; those of `caps` are at the end
+    # 0..7: events applied, by kind of pipeline.records.kinds.KIND_NAMES; those of `caps` are at the end
     "events_none", "events_fork", "events_exec", "events_exit", "events_cred", "events_comm", "events_cgroup",
     "events_sid",
     # 8..15: records that the kernel could not write, by kind

@@ -126,7 +126,7 @@ class ProcessTable(TableReader):
         import numpy as np
 
         from pipeline import processes
-        from pipeline.events import KIND_NAMES
+        from pipeline.records.kinds import KIND_NAMES
         from pipeline.shm import layout
 
         view, commit_bytes, behind_ns = self.status()

@@ -4,7 +4,7 @@ A record in a ring is an 8-byte header (u32 length with two flag bits, u32 page 
 multiple of 8. While BUSY is set the record is still being written; DISCARD means that it was given up. Positions are
 bytes since the ring was made; they do not wrap, the offset in the data area is position & (size - 1).
 
-What is inside a record is described in `pipeline.events`. A record whose length does not follow from its kind is
+What is inside a record is described in `pipeline.records.kinds`. A record whose length does not follow from its kind is
 counted and left out, so that one bad record never makes the reader of a frame refuse the good ones around it.
 
 Source: kernel/bpf/ringbuf.c.
@@ -75,7 +75,7 @@ BUSY = STOP_BUSY  #: the next record is still being written
 FULL = STOP_FULL  #: the columns are, or as many records were read as asked for
 CORRUPT = STOP_CORRUPT  #: no kernel wrote this header; everything up to the producer's position was given up
 
-#: Kinds by number, as `pipeline.events.KIND_NAMES`, which a shard does not import (numpy).
+#: Kinds by number, as `pipeline.records.kinds.KIND_NAMES`, which a shard does not import (numpy).
 KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
 assert len(KIND_NAMES) == PL_KIND_COUNT and KIND_NAMES.index("caps") == PL_KIND_CAPS
 assert [KIND_NAMES.index(name) for name in ("fork", "exec", "exit")] == [PL_KIND_FORK, PL_KIND_EXEC, PL_KIND_EXIT]

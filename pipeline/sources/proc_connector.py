@@ -26,8 +26,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline import events
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+from pipeline.records import kinds as events
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout

@@ -1,6 +1,6 @@
 """Records of a source that knows a process by its number and by what ``/proc`` says of it.
 
-They are the records of `pipeline.events`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
+They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
 (`told`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s; which record an
 event becomes is decided in `proc_connector`.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.procinfo import ProcInfo, to_record
 from pipeline.shm import layout
 

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.procfs import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout

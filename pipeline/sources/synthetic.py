@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.bus.frames import FrameEncoder, record_ends
+from pipeline.records import kinds as events
 from pipeline.sources.replay import WATERMARK_END_NS
 from pipeline.sources.synthetic_commands import Command, make_commands
 

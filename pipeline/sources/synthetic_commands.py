@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
+from pipeline.records import kinds as events
 
 _COMMANDS = (
     # path, invoked as, script, arguments with {n} for what differs

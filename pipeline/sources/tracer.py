@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipeline import events
 from pipeline.bus.encode import RECORD_HEADER_BYTES, FrameEncoder, record_span
+from pipeline.records import kinds as events
 
 _RECORD_BYTES = slice(48, 52)
 _VAR_BYTES = slice(52, 56)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import events
 from pipeline.bus.frames import Frame, decode_frames
 from pipeline.errors import FrameError
+from pipeline.records import kinds as events
 from pipeline.sources._drain import CAUGHT_UP
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import NO_WATERMARK, Shard

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import events
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 
 BUSY, DISCARDED = 1 << 31, 1 << 30
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf import loader, maps
+from pipeline.records import kinds as events
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import check_task

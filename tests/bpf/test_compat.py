@@ -10,9 +10,9 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf import loader
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from tests import compat
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader

@@ -14,8 +14,8 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Reader, Record
 from tests.bpf.test_records import act, waiting
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf import iterator
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Record
 from tests.bpf.test_records import LEADERLESS, check_task, namespace, waiting
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.bpf.iterator import parse_tasks
+from pipeline.records import kinds as events
 
 
 def record(tgid: int, path: bytes) -> bytes:

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.boot import now_boot_ns
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Reader, Record
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

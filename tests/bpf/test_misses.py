@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf import build, maps, misses, syscall, words
 from pipeline.bpf.apart import load_apart
+from pipeline.records import kinds as events
 from pipeline.resolver._losses import SharedCounters
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.boot import now_boot_ns
 from pipeline.bpf import maps, syscall
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from pipeline.resolver._losses import SharedCounters
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import act

@@ -15,10 +15,10 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline import events
 from pipeline.boot import is_same_start, now_boot_ns
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from pipeline.resolver.hierarchies import Hierarchies, lines_of
 from tests.actor import Actor
 from tests.bpf.ring_reader import Reader, Record

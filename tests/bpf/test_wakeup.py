@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_loss import pinned
 

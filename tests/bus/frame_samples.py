@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from pipeline import events
 from pipeline.bus.frames import FrameEncoder, record_span
+from pipeline.records import kinds as events
 
 BOOT_ID = bytes(range(16))
 KINDS = range(1, events.KIND_COUNT)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from tests.resolver.story import Event, dump

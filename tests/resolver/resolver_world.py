@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.bpf import maps
+from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import procfs
 from pipeline.resolver._apply import Applier

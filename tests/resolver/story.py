@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import events
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot, events
-from pipeline.events import KIND_NAMES
+from pipeline import boot
+from pipeline.records import kinds as events
+from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.symlinks import symlink_names

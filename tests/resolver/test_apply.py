@@ -8,7 +8,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder

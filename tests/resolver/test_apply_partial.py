@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout
 from pipeline.sources import proc_records

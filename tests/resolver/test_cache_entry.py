@@ -300,7 +300,7 @@ def test_an_image_without_interpreter_says_that_it_has_none(w: World) -> None:
 
 
 def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise(w: World) -> None:
-    from pipeline import events
+    from pipeline.records import kinds as events
     from pipeline.shm import layout
     from pipeline.shm.table import ProcessTable
     from tests.resolver.story import Story

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
 from pipeline.resolver.containers import CgroupTree

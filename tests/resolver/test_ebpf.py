@@ -1065,7 +1065,7 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 
 def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     """One implementation: a live record of the same exec finds it applied."""
-    from pipeline import events
+    from pipeline.records import kinds as events
     from pipeline.resolver import entry_records as records
 
     w.fork(0, 3, 10)

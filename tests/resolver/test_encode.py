@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.bus.stream import TOPICS
 from pipeline.config import Config, Envs
+from pipeline.records import kinds as events
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder
 from pipeline.resolver._names import NameCache, Names

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.errors import TooOldError
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import Merger
 from pipeline.resolver.conceal import Concealer

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.containers import Container
 from pipeline.resolver.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
 

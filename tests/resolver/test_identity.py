@@ -12,7 +12,7 @@ from zlib import crc32
 
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.argsenvs import ArgsEntry
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext

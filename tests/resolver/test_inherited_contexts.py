@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import (

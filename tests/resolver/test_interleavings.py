@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.shm import layout

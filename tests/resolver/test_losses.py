@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout

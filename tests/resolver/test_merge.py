@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver._merge import Batch
 from pipeline.resolver._merger import SLACK_NS, Merger
 from tests.resolver.story import frame_of, head_only

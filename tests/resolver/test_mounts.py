@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import entry_extra, mounts
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.model import FileEvent

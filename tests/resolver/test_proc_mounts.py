@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import filesystems, proc_mounts
 from pipeline.resolver.proc_mounts import MountPoints
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_NS, ProcReader

@@ -18,7 +18,8 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline import boot, events
+from pipeline import boot
+from pipeline.records import kinds as events
 from pipeline.resolver import procfs
 from pipeline.resolver.procfs import ProcInfo, ProcReader
 

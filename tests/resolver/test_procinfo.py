@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver.procfs import UNSET, WANT_ALL, read_process
 from pipeline.resolver.procinfo import ProcInfo, to_record, to_records
 

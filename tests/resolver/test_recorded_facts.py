@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import _apply
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables

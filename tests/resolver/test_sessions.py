@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import kept_sessions, sessions
 from pipeline.resolver import sshd as sshd_module
 from pipeline.resolver._apply import Applier

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import shared_namespaces
 from pipeline.resolver.procfs import WANT_IDS, read_process
 from pipeline.resolver.procinfo import ProcInfo, proc_knows, to_record

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import sshd
 from pipeline.resolver.procfs import WANT_EXE, WANT_NS, read_process
 from pipeline.resolver.sshd import HostSshd, is_hosts_file

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline import events
 from pipeline.boot import TICK_NS
+from pipeline.records import kinds as events
 from pipeline.resolver.procfs import WANT_ALL, WANT_DEFAULT, Area
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.resolver.survey import Survey, survey

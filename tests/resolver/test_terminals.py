@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import events
+from pipeline.records import kinds as events
 from pipeline.resolver import terminals
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder

@@ -18,7 +18,7 @@ from pipeline.errors import (
     ProcessMissingParentNodeError,
     ProcessWrongParentNodeError,
 )
-from pipeline.events import KIND_NAMES
+from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable
 from tests.shm.handmade import Tables, now_boot_ns

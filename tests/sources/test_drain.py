@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import events
 from pipeline.errors import FrameError, UnsupportedError
+from pipeline.records import kinds as events
 from pipeline.sources import _drain
 from pipeline.sources._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes

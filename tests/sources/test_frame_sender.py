@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.boot import TICK_NS
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
 from pipeline.bus.stream import Decoder, unpack_events
+from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.keyed_frames import KeyedFrames

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline import boot, events
+from pipeline import boot
 from pipeline.bus.frames import Frame
+from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard_main import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames import Frame, decode_frames, record_ends
+from pipeline.records import kinds as events
 from pipeline.resolver.procfs import ProcReader, read_process
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout

@@ -15,9 +15,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.bus.frames import Frame
 from pipeline.config import Config, Supervision
+from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES
 from pipeline.sources.handring import RingWriter, make_ring_file
 from tests.sources import storm_writer

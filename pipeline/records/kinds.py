@@ -1,7 +1,7 @@
 """The vocabulary that all layers share: event kinds, flags and record dtypes.
 
 A record is `HEAD`, then (unless `FLAG_HEAD_ONLY`) `TASK`, then the body of its kind, then `var_bytes` bytes of
-strings. The same bytes travel from the BPF programs (``bpf/records.h``) through the rings and the frames to the
+strings. The same bytes travel from the BPF programs (``records/records.h``) through the rings and the frames to the
 resolver; nothing in between re-encodes them. All numbers are little-endian; 0 means unknown unless said otherwise.
 
 HEAD, 64 bytes, every record:
@@ -243,7 +243,7 @@ CAPS = np.dtype([("caps_attempted", "<u8"), ("caps_used", "<u8")])
 #: Body dtype by kind; kinds that are not here have none.
 BODIES = {KIND_FORK: FORK, KIND_EXEC: EXEC, KIND_EXIT: EXIT}
 
-#: Layouts that must match ``struct pl_NAME`` in bpf/records.h.
+#: Layouts that must match ``struct pl_NAME`` in records/records.h.
 RECORD_LAYOUTS = {
     "head": HEAD,
     "task": TASK,

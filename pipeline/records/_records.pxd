@@ -1,4 +1,4 @@
-"""C view of bpf/records.h for the modules that read frames in place.
+"""C view of records/records.h for the modules that read frames in place.
 
 A frame's columns begin at any address of the message, hence the types with alignment 1: the compiler then makes no
 assumption about the address, and on x86-64 and aarch64 still loads a field with one instruction.

@@ -11,9 +11,9 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from pipeline import events
 from pipeline.bpf import build, maps
-from tests.bpf.layout_tables import rows_of, tables
+from pipeline.records import kinds as events
+from tests.records.layout_tables import rows_of, tables
 
 HEADERS = Path(build.HERE)
 LAYOUTS = {**events.RECORD_LAYOUTS, **maps.MAP_LAYOUTS}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (Apache-2.0 OR GPL-2.0-only OR BSD-2-Clause) */
-/* The records that BPF programs, frames and the resolver share. Meaning and units: the tables in pipeline/events.py;
+/* The records that BPF programs, frames and the resolver share. Meaning and units: the tables in pipeline/records/kinds.py;
  * a test compares every size and offset of the two. Include after a header that defines __u8 .. __u64. */
 #ifndef PROCLINE_RECORDS_H
 #define PROCLINE_RECORDS_H
