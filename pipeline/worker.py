@@ -12,7 +12,7 @@ import os
 
 import msgspec
 
-from pipeline.config import Config
+from pipeline.config.settings import Config
 from pipeline.specification import NO_FD, Derived
 
 

@@ -127,7 +127,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-DAEMON_ONLY = {"pylibbpf", "llvmlite", "msgspec", "pythonjsonlogger", "re2", "prometheus_client", "pipeline.config"}
+DAEMON_ONLY = {"pylibbpf", "llvmlite", "msgspec", "pythonjsonlogger", "re2", "prometheus_client", "pipeline.config.settings"}
 #: Some MB a process each, and nothing that the daemon uses: the TLS library comes with asyncio, with ssl and hashlib.
 NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futures", "prometheus_client"}
 

@@ -30,8 +30,8 @@ def command(file: Path | None, changes: tuple[str, ...], example: bool, check: b
     the kernel has a feature, is not checked; for the latter see `procline doctor`.
     """
     with daemon_parts():
-        from pipeline import config
         from pipeline.cli.settings import load
+        from pipeline.config import settings as config
 
     if example:
         click.echo(config.example(), nl=False)

@@ -168,7 +168,7 @@ def _least_bytes() -> int:
 def _memory() -> Check:
     try:
         with daemon_parts():
-            from pipeline.config import load
+            from pipeline.config.settings import load
         config = load()
     except ProclineError as error:
         return Check("memory", None, str(error))

@@ -75,8 +75,9 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
       4  gave up: a process of the daemon died again and again, or its start took too long
     """
     with daemon_parts():
-        from pipeline import config, log
+        from pipeline import log
         from pipeline.cli.settings import load
+        from pipeline.config import settings as config
         from pipeline.supervisor import Supervisor
     require_packages()
 

@@ -55,7 +55,7 @@ from pipeline.specification import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
-    from pipeline.config import Config
+    from pipeline.config.settings import Config
     from pipeline.worker import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.

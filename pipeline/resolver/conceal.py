@@ -19,7 +19,7 @@ from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
-    from pipeline.config import Config
+    from pipeline.config.settings import Config
     from pipeline.resolver.scrub import Scrubber
     from pipeline.resolver.survey import Survey
 

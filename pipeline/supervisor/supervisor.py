@@ -28,7 +28,7 @@ import msgspec
 from pipeline import memory, notify, paths, privileges, processes
 from pipeline.boot import boot_id, now_boot_ns, pid_max
 from pipeline.bpf.host import possible_cpus
-from pipeline.config import Config
+from pipeline.config.settings import Config
 from pipeline.errors import GivingUpError
 from pipeline.log import get_logger
 from pipeline.shm import head

@@ -400,7 +400,7 @@ def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.subscriber, pipeline.bus.subscriber\n"
         "heavy = {'numpy', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 're2', 'llvmlite'} & set(sys.modules)\n"
-        "own = {m for m in sys.modules if m.startswith(('pipeline.resolver', 'pipeline.bpf', 'pipeline.config'))}\n"
+        "own = {m for m in sys.modules if m.startswith(('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings'))}\n"
         "print(sorted(heavy | own))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import paths
-from pipeline.config import Config, load
+from pipeline.config.settings import Config, load
 from pipeline.shm import layout
 from tests.cli.conftest import Command
 

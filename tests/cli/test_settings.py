@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline import boot, config
+from pipeline import boot
 from pipeline.bus.auth import generate_keys
+from pipeline.config import settings as config
 from pipeline.shm.segments import TablePlan
 from tests.cli.conftest import Command
 

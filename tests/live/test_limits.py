@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.boot import pid_max
 from pipeline.bpf.host import possible_cpus
-from pipeline.config import Config
+from pipeline.config.settings import Config
 from pipeline.supervisor import limits
 from tests.live.harness import READY_SECONDS, Daemon
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline import boot
 from pipeline.bus.stream import TOPICS
-from pipeline.config import Config, Envs
+from pipeline.config.settings import Config, Envs
 from pipeline.records import kinds as events
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder

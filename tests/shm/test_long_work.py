@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline import paths
-from pipeline.config import Config, Contexts, Tables
+from pipeline.config.settings import Config, Contexts, Tables
 from pipeline.resolver import build
 from pipeline.resolver.alive import watched
 from pipeline.resolver.survey import Survey

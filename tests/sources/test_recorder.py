@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
-from pipeline.config import Config
+from pipeline.config.settings import Config
 from pipeline.errors import FrameError
 from pipeline.resolver.conceal import Concealer, scrubber_of
 from pipeline.sources.recorder import ConcealedFrames

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.bus.frames import Frame
-from pipeline.config import Config, Supervision
+from pipeline.config.settings import Config, Supervision
 from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES
 from pipeline.sources.handring import RingWriter, make_ring_file

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.config.settings import load
 from pipeline.errors import ConfigError, FrameError
 from pipeline.sources.recording import RecordingWriter
 from pipeline.sources.synthetic import make_storm

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import Metrics
+from pipeline.config.settings import Metrics
 from pipeline.errors import UnsupportedError
 from pipeline.specification import NO_FD
 from pipeline.supervisor.metrics import measured

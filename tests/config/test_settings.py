@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config
-from pipeline.config import Config
+from pipeline.config import settings as config
+from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
 
-EXAMPLE = Path(__file__).parent.parent / "docs" / "procline.toml"
+EXAMPLE = Path(__file__).parents[3] / "docs" / "procline.toml"
 
 
 def write(directory: Path, text: str) -> Path:
