@@ -21,8 +21,8 @@ from typing import Any
 
 import common
 
-from pipeline import processes
-from pipeline.boot import now_boot_ns
+from pipeline.host import processes
+from pipeline.host.boot import now_boot_ns
 from tests.live.harness import Daemon, build_workload
 
 __all__ = ["SETTLES_S", "Daemon", "Storm", "Usage", "caught_up", "crowd", "now_boot_ns", "peer", "storms", "usage"]

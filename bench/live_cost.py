@@ -202,7 +202,7 @@ def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Re
 
 def memory_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
     """PSS of all processes of the daemon."""
-    from pipeline import processes
+    from pipeline.host import processes
 
     pss = {each["role"]: each["pss_bytes"] / 1e6 for each in processes.measure(daemon.directory)}
     report.rows.append({"case": f"PSS with {options.sleepers} sleepers", "MB": sum(pss.values()), **pss})

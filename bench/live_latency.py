@@ -44,7 +44,7 @@ from typing import Any
 import common
 import live
 
-from pipeline import processes
+from pipeline.host import processes
 
 #: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
 CHAIN = 4

@@ -20,8 +20,9 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline import boot, paths
+from pipeline import paths
 from pipeline.bus.sockets import Bus
+from pipeline.host import boot
 from pipeline.resolver.procfs import WANT_ALL, ProcInfo, read_process
 from pipeline.sources import proc_records
 from pipeline.sources.proc_records import About

@@ -22,8 +22,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline import errors, privileges
+from pipeline import errors
 from pipeline.errors import LoadError, ProclineError
+from pipeline.host import privileges
 
 if TYPE_CHECKING:
     from pipeline.bpf.loader import Capture

@@ -284,9 +284,10 @@ class ContextSender:
         # Deferred: the codec is read by who has no socket.
         import zmq
 
-        from pipeline import boot, paths
+        from pipeline import paths
         from pipeline.bus.sockets import Bus
         from pipeline.errors import NotRunningError
+        from pipeline.host import boot
 
         path = paths.frames_socket(directory if directory is not None else paths.instance_dir(name))
         if not path.exists():

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths, pid_namespace, trust
+from pipeline import paths, trust
 from pipeline.cli import common
 from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError, UntrustedError
+from pipeline.host import pid_namespace
 
 #: Without these an instance does not start; of everything else there is a second way.
 NEEDED = frozenset({

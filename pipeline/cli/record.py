@@ -51,8 +51,8 @@ def command(
     instance with these settings would (args.show, envs.show_values), unless --raw says otherwise.
     """
     with daemon_parts():
-        from pipeline import boot, pid_namespace
         from pipeline.cli.settings import load
+        from pipeline.host import boot, pid_namespace
         from pipeline.resolver.conceal import Concealer, scrubber_of
         from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
@@ -83,7 +83,7 @@ def _record(
     """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
     import socket
 
-    from pipeline import boot
+    from pipeline.host import boot
     from pipeline.resolver.procfs import ProcReader
     from pipeline.sources._pacing import Waiter
     from pipeline.sources._ring import Ring

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths, pid_namespace
+from pipeline import paths
 from pipeline.errors import UnsupportedError
+from pipeline.host import pid_namespace
 
 #: What the processes of a daemon import, whatever its source; libbpf has a check of its own.
 PACKAGES = ("msgspec", "pythonjsonlogger", "re2", "numpy", "msgpack", "zmq")

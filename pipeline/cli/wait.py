@@ -7,7 +7,6 @@ import time
 import click
 
 from pipeline import paths
-from pipeline.boot import now_boot_ns
 from pipeline.cli import common
 from pipeline.errors import (
     AccessError,
@@ -18,6 +17,7 @@ from pipeline.errors import (
     StaleError,
     UntrustedError,
 )
+from pipeline.host.boot import now_boot_ns
 
 _LOOK_S = 0.02
 #: An older heartbeat is that of a resolver which was killed and left its tables behind.

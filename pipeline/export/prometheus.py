@@ -20,9 +20,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
-from pipeline import processes
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
+from pipeline.host import processes
 from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.layout import counter_of

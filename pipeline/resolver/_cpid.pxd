@@ -1,4 +1,4 @@
-"""OCSF's Common Process Identifier in C, as `pipeline.boot.cpid` makes it: SHA-256 of one block, as a UUIDv8.
+"""OCSF's Common Process Identifier in C, as `pipeline.host.boot.cpid` makes it: SHA-256 of one block, as a UUIDv8.
 
 An event each some microseconds is too often for hashlib and its objects; here it takes a quarter of one. The digest is
 FIPS 180-4's, for the one length that is needed: 40 bytes, which with their padding fill one block of 64.

@@ -37,7 +37,7 @@ import os
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream import TOPICS, Message, pack_events
 
 # Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.

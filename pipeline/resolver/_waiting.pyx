@@ -17,7 +17,7 @@ from libc.stdint cimport uint64_t
 from posix.time cimport nanosleep, timespec
 from posix.unistd cimport close
 
-from pipeline._epoll cimport (
+from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
 from pipeline.bus._libzmq cimport NativeSocket

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline import boot, paths
+from pipeline import paths
 from pipeline.bus.context import USER_SESSION, ContextEvent
 from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
+from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder

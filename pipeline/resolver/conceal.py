@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.host.alive import watched
 from pipeline.records.kinds import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
 from pipeline.resolver._conceal import Literals, Sieve, digest
-from pipeline.resolver.alive import watched
 from pipeline.resolver.argsenvs import filter_area
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.boot import ticks_of
 from pipeline.bus import context as wire
 from pipeline.bus.context import ContextEvent, decode_context
 from pipeline.errors import FrameError
-from pipeline.resolver.alive import watched
+from pipeline.host.alive import watched
+from pipeline.host.boot import ticks_of
 from pipeline.resolver.args_views import is_kworker
 from pipeline.resolver.cache_entry import ProcessCacheEntry, placeholder
 from pipeline.resolver.ebpf import EBPFResolver

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline import boot
 from pipeline.bus.stream import TOPICS, Decoder, Event, unpack_events
 from pipeline.errors import FrameError
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver._encode import FIELDS, Encoder
 from pipeline.resolver.cache_entry import ProcessCacheEntry

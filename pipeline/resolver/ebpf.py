@@ -23,9 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import boot
-from pipeline.boot import ticks_of
 from pipeline.bus.requests import ABSENT
+from pipeline.host import boot
+from pipeline.host.boot import ticks_of
 from pipeline.records import kinds as events
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records

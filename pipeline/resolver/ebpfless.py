@@ -19,7 +19,7 @@ from os import fsencode
 
 import numpy as np
 
-from pipeline import boot
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import args_views
 from pipeline.resolver import entry_records as records

@@ -21,8 +21,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import boot
 from pipeline.errors import TooOldError
+from pipeline.host import boot
 from pipeline.resolver import entry_extra
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline import boot
+from pipeline.host import boot
 from pipeline.resolver import args_views, kernel_maps, procfs
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry

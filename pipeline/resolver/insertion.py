@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
-from pipeline import boot
 from pipeline.errors import ProclineError, TooOldError
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry

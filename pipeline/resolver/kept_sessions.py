@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import files
-from pipeline.boot import now_boot_ns
+from pipeline.host.boot import now_boot_ns
 from pipeline.shm.ssh import FILE
 
 #: Sessions that are kept, in shares: one takes a share for each SHARE_BYTES that it has in the file, begun or whole.

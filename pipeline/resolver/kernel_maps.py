@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.boot import TICK_NS, is_same_start
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
+from pipeline.host.boot import TICK_NS, is_same_start
 from pipeline.records.kinds import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
 from pipeline.resolver import filesystems, mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry

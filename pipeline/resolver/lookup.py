@@ -11,8 +11,8 @@ import os
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pipeline import boot
 from pipeline.bus.requests import ABSENT, LIMITED
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import kernel_maps, mounts, procfs

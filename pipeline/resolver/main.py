@@ -12,8 +12,8 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline import memory, privileges
 from pipeline.errors import ConfigError, ProclineError
+from pipeline.host import memory, privileges
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
 from pipeline.specification import read_spec, say_ready, spec_fd

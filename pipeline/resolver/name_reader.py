@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.digest import blake2b
+from pipeline.host.digest import blake2b
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER, Names
 from pipeline.resolver.foreign import ForeignPids, Key
 from pipeline.resolver.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity

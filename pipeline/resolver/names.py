@@ -26,10 +26,11 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import files, memory
-from pipeline.boot import now_boot_ns
+from pipeline import files
+from pipeline.host import memory
+from pipeline.host.alive import watched
+from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
-from pipeline.resolver.alive import watched
 from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader, ViewNames
 from pipeline.resolver.name_views import View, Views

@@ -34,8 +34,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.boot import TICK_NS
-from pipeline.resolver import shared_namespaces, statx
+from pipeline.host import statx
+from pipeline.host.boot import TICK_NS
+from pipeline.resolver import shared_namespaces
 from pipeline.resolver.filesystems import TMPFS_MAGIC
 from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.proc_mounts import MountPoints

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import zmq
 
-from pipeline.boot import now_boot_ns
 from pipeline.bus._libzmq import NativeSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream import (
@@ -26,6 +25,7 @@ from pipeline.bus.stream import (
     Message,
     prefix_mask,
 )
+from pipeline.host.boot import now_boot_ns
 
 #: A subscriber's queue. A message is at most about 64 KiB, shared by all queues it waits in: 64 MiB at the worst.
 SEND_HWM_MESSAGES = 1024

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.boot import TICK_NS, is_same_start
+from pipeline.host.alive import watched
+from pipeline.host.boot import TICK_NS, is_same_start
 from pipeline.records.kinds import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
-from pipeline.resolver.alive import watched
 from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.resolver.procinfo import proc_knows

@@ -34,8 +34,8 @@ from typing import Any, Literal
 
 import re2  # type: ignore[import-untyped]  # the wheel ships no stubs
 
-from pipeline.digest import blake2b
 from pipeline.errors import ConfigError
+from pipeline.host.digest import blake2b
 from pipeline.resolver.argsenvs import is_command_line
 
 WORD_MASK = b"*" * 8

@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
-from pipeline.digest import blake2b
+from pipeline.host.boot import TICK_NS
+from pipeline.host.digest import blake2b
 from pipeline.resolver.foreign import ForeignPids, key_of
 from pipeline.resolver.kept_sessions import KeptSessions
 from pipeline.resolver.procfs import WANT_IDS, read_process, read_start

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
 from pipeline.resolver.filesystems import name_of
 from pipeline.resolver.namespaces import host_namespaces

@@ -19,10 +19,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.boot import TICK_NS
+from pipeline.host.alive import watched
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
 from pipeline.resolver import procfs
-from pipeline.resolver.alive import watched
 from pipeline.resolver.procinfo import script_of
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.boot import TICK_NS
+from pipeline.host.alive import watched
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
-from pipeline.resolver.alive import watched
 from pipeline.resolver.procfs import read_start
 from pipeline.resolver.tty import procfs_tty
 from pipeline.shm import layout

@@ -12,7 +12,7 @@ import stat
 import struct
 from pathlib import Path
 
-from pipeline.resolver import statx
+from pipeline.host import statx
 
 SYS_DEV_CHAR = "/sys/dev/char"
 _PTS_MAJOR = 136

@@ -307,7 +307,7 @@ cdef object _name(const char *text):
 
 
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
-    """As pipeline.boot.entity_id, which a reader need not import."""
+    """As pipeline.host.boot.entity_id, which a reader need not import."""
     return f"{view.boot_id.hex()}-{tgid:x}-{start_boot_ns:x}" if start_boot_ns else None
 
 
@@ -690,7 +690,7 @@ cdef class Entry:
     @property
     def cpid(self):
         """OCSF's Common Process Identifier; coarse (ticks), never a key."""
-        from pipeline.boot import cpid, ticks_of
+        from pipeline.host.boot import cpid, ticks_of
         cdef pl_cold *cold = self._cold()
         if not self.hot.start_boot_ns or not self.hot.known & PL_KNOWN_NS:
             return None

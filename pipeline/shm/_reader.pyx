@@ -517,7 +517,7 @@ cdef class TableReader:
                 return None
 
     def _check_pid_range(self, View view, pid):
-        from pipeline.boot import pid_max
+        from pipeline.host.boot import pid_max
         if pid < pid_max():
             raise StaleError(
                 f"pid {pid} is beyond the index of instance {self.instance!r} ({view.view.pid_capacity} pids), because "

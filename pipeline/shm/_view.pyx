@@ -302,7 +302,7 @@ cdef class View:
         """Whether the process that writes the table exists; None: it is of a pid namespace that this one cannot see."""
         if not self.same_pid_ns:
             return None
-        from pipeline.processes import lives
+        from pipeline.host.processes import lives
 
         return lives(self.view.control.writer_tgid, self.view.control.writer_start_boot_ns)
 

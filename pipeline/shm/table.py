@@ -125,7 +125,7 @@ class ProcessTable(TableReader):
         # Deferred: statistics need numpy's dtypes, look-ups do not.
         import numpy as np
 
-        from pipeline import processes
+        from pipeline.host import processes
         from pipeline.records.kinds import KIND_NAMES
         from pipeline.shm import layout
 

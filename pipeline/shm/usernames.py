@@ -20,7 +20,7 @@ from collections import OrderedDict
 from typing import Any
 
 from pipeline import trust
-from pipeline.digest import blake2b
+from pipeline.host.digest import blake2b
 
 DIRECTORY = "users"
 HOST_FILE = "host.json"

@@ -17,7 +17,7 @@ from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport close
 
-from pipeline._epoll cimport (
+from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
 from pipeline.sources._shard cimport Shard

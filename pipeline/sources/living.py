@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from pipeline.boot import TICK_NS
+from pipeline.host.boot import TICK_NS
 
 PF_KTHREAD = 0x00200000
 

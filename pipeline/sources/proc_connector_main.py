@@ -18,8 +18,8 @@ from pipeline import paths
 from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
+from pipeline.host.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 from pipeline.log import Logger, get_logger
-from pipeline.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states

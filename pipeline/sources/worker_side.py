@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline import privileges
 from pipeline.errors import ConfigError, ProclineError
+from pipeline.host import privileges
 from pipeline.log import set_up
 from pipeline.specification import read_fields, spec_fd
 

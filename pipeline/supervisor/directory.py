@@ -3,7 +3,7 @@
     path             mode  made by
     .                0755  here
     supervisor.lock  0600  here; the flock on it is the supervisor's claim
-    processes        0644  here; see pipeline.processes
+    processes        0644  here; see pipeline.host.processes
     tiers            0644  here; JSON, what of the capture is in force by name, and why what is not
     frames/          0700  here; only the daemon's own processes put frames in
     stream/          0755  here; the socket in it has a mode of its own

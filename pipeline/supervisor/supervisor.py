@@ -25,11 +25,12 @@ from types import FrameType
 
 import msgspec
 
-from pipeline import memory, notify, paths, privileges, processes
-from pipeline.boot import boot_id, now_boot_ns, pid_max
+from pipeline import paths
 from pipeline.bpf.host import possible_cpus
 from pipeline.config.settings import Config
 from pipeline.errors import GivingUpError
+from pipeline.host import memory, notify, privileges, processes
+from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm import head
 from pipeline.specification import NO_FD

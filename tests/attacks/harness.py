@@ -21,8 +21,9 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from pipeline import ProcessTable, processes
+from pipeline import ProcessTable
 from pipeline.errors import ProclineError
+from pipeline.host import processes
 from pipeline.shm import layout
 from tests.live.harness import Daemon
 

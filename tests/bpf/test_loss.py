@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.boot import now_boot_ns
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.host.boot import now_boot_ns
 from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Reader, Record
 

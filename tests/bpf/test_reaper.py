@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.boot import is_same_start
+from pipeline.host.boot import is_same_start
 from pipeline.records import kinds as events
 from tests.bpf.ring_reader import Reader
 from tests.bpf.test_records import stat

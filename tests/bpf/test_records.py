@@ -15,9 +15,9 @@ from typing import NoReturn
 
 import pytest
 
-from pipeline.boot import is_same_start, now_boot_ns
 from pipeline.bpf import maps
 from pipeline.bpf.loader import Capture
+from pipeline.host.boot import is_same_start, now_boot_ns
 from pipeline.records import kinds as events
 from pipeline.resolver.hierarchies import Hierarchies, lines_of
 from tests.actor import Actor

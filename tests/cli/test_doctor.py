@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from pipeline import pid_namespace
 from pipeline.bpf import probe
 from pipeline.cli import doctor
+from pipeline.host import pid_namespace
 from tests.cli.conftest import Command
 
 

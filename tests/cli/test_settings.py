@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline import boot
 from pipeline.bus.auth import generate_keys
 from pipeline.config import settings as config
+from pipeline.host import boot
 from pipeline.shm.segments import TablePlan
 from tests.cli.conftest import Command
 

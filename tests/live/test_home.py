@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import processes
+from pipeline.host import processes
 from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import boot
 from pipeline.bpf import maps
+from pipeline.host import boot
 from pipeline.resolver.kernel_maps import is_rounded
 from pipeline.resolver.procfs import ProcReader
 from tests.live.harness import Daemon, eventually

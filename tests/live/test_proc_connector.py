@@ -190,7 +190,7 @@ def test_capabilities_are_looked_for(table, actor: Actor) -> None:
     """capset tells nobody: the second look finds it."""
     if os.geteuid() != 0:
         pytest.skip("not on this host: no capabilities to drop")
-    actor.do("from pipeline.privileges import drop_capabilities; drop_capabilities((19,))")
+    actor.do("from pipeline.host.privileges import drop_capabilities; drop_capabilities((19,))")
     eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, timeout=12, interval=0.1)
 
 

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from pipeline import boot
 from pipeline.bus.sockets import Bus
 from pipeline.errors import BusyError, StaleError, UnsupportedError
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout

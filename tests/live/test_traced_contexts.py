@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import boot
 from pipeline.bus.sockets import Bus
+from pipeline.host import boot
 from pipeline.resolver.procfs import WANT_ALL, ProcInfo, read_process
 from pipeline.sources import proc_records
 from pipeline.sources.proc_records import About

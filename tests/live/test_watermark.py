@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.boot import boot_id
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames import decode_frames
+from pipeline.host.boot import boot_id
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import Shard

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot
 from pipeline.bpf import maps
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver import procfs

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import boot
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout

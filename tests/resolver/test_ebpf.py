@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import boot
 from pipeline.bpf import maps, syscall
+from pipeline.host import boot
 from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload

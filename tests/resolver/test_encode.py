@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import boot
 from pipeline.bus.stream import TOPICS
 from pipeline.config.settings import Config, Envs
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder

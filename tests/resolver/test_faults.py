@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from pipeline import boot
 from pipeline.export.forest import forest
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.entry_rows import Book

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import boot
+from pipeline.host import boot
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, ResolverError
 from pipeline.shm import layout

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline import boot
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver import procfs
 from pipeline.resolver.procfs import ProcInfo, ProcReader

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.boot import now_boot_ns
 from pipeline.bus.auth import CurveServer, generate_keys, secure_client
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream import WELCOME_PREFIX, Decoder, Header, unpack_events
 from pipeline.errors import WriterExistsError
+from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
 from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus import requests as wire
+from pipeline.host.boot import TICK_NS
 from pipeline.resolver import requests
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.ebpf import EBPFResolver

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.boot import TICK_NS
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
 from pipeline.resolver.procfs import WANT_ALL, WANT_DEFAULT, Area
 from pipeline.resolver.procinfo import ProcInfo

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import zmq
 
-from pipeline.boot import now_boot_ns
 from pipeline.bus.context import ContextEvent, encode_context
 from pipeline.bus.frames import Frame
 from pipeline.errors import FrameError
+from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._conceal import Literals, Sieve
 from pipeline.resolver._encode import Encoder

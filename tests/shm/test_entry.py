@@ -11,9 +11,9 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from pipeline import boot
 from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps, entries_line, entry_line
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.shm import _entry, layout
 from pipeline.shm._reader import TableReader

@@ -16,8 +16,8 @@ import pytest
 
 from pipeline import paths
 from pipeline.config.settings import Config, Contexts, Tables
+from pipeline.host.alive import watched
 from pipeline.resolver import build
-from pipeline.resolver.alive import watched
 from pipeline.resolver.survey import Survey
 from pipeline.shm import layout
 from pipeline.worker import WorkerSpec

@@ -281,7 +281,7 @@ def test_a_pid_whose_owner_has_ended_can_wait_for_the_next_one(tables: Tables) -
 
 def test_a_pid_beyond_the_index_is_told_apart(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = TableReader(tables.directory)
-    monkeypatch.setattr("pipeline.boot.pid_max", lambda: 1 << 22)  # raised after the start
+    monkeypatch.setattr("pipeline.host.boot.pid_max", lambda: 1 << 22)  # raised after the start
     with pytest.raises(StaleError, match="pid_max"):
         reader.resolve(5000)
     assert reader.resolve((1 << 22) + 1) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import paths, processes
+from pipeline import paths
 from pipeline.errors import (
     ConfigError,
     NoProcessContextError,
@@ -18,6 +18,7 @@ from pipeline.errors import (
     ProcessMissingParentNodeError,
     ProcessWrongParentNodeError,
 )
+from pipeline.host import processes
 from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm import layout
 from pipeline.shm.table import ProcessTable

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import boot
-from pipeline.boot import TICK_NS
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
 from pipeline.bus.stream import Decoder, unpack_events
+from pipeline.host import boot
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder

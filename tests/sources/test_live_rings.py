@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline import boot
 from pipeline.bus.frames import Frame
+from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.shard_main import map_cpu_states

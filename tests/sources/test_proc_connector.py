@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.boot import TICK_NS
 from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames import Frame, decode_frames, record_ends
+from pipeline.host.boot import TICK_NS
 from pipeline.records import kinds as events
 from pipeline.resolver.procfs import ProcReader, read_process
 from pipeline.resolver.procinfo import ProcInfo

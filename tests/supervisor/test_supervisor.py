@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import processes
+from pipeline.host import processes
 from pipeline.supervisor.vitals import look
 
 PROGRAM = Path(__file__).with_name("run_supervisor.py")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import boot
+from pipeline.host import boot
 
 BOOT = bytes.fromhex("2899dae44fa44eef95b66bc95325f61a")
 
@@ -96,6 +96,6 @@ def test_cpid_of_the_specifications_worked_example() -> None:
 
 def test_import_is_cheap() -> None:
     """Readers import this: nothing beyond the standard library, and no OpenSSL."""
-    code = "import sys, pipeline.boot; print(*sys.modules)"
+    code = "import sys, pipeline.host.boot; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "msgspec", "msgpack", "zmq", "hashlib", "_hashlib", "uuid"} & set(modules)

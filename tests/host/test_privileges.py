@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import privileges
+from pipeline.host import privileges
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: drops its privileges")
 
 
 def _run(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from pipeline.privileges import *\nimport os, pathlib\n" + textwrap.dedent(code)],
+        [sys.executable, "-c", "from pipeline.host.privileges import *\nimport os, pathlib\n" + textwrap.dedent(code)],
         capture_output=True, text=True, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_exec_of_a_set_user_id_program_gains_nothing() -> None:
 
 
 def test_a_crash_leaves_no_core_file(tmp_path: Path) -> None:
-    code = "import os, sys; from pipeline.privileges import disable_core_dumps\n{}\nos.chdir(sys.argv[1]); os.abort()"
+    code = "import os, sys; from pipeline.host.privileges import disable_core_dumps\n{}\nos.chdir(sys.argv[1]); os.abort()"
     child = subprocess.Popen([sys.executable, "-c", code.format("disable_core_dumps()"), os.fspath(tmp_path)])
     _, status = os.waitpid(child.pid, 0)
     child.returncode = 0
@@ -192,7 +192,7 @@ def _ends(pid: int, seconds: float = 10) -> bool:
 
 @pytest.mark.parametrize("user", [None, pytest.param("nobody", marks=needs_root)])
 def test_process_ends_with_its_parent_also_after_a_change_of_user(user: str | None) -> None:
-    child = "from pipeline.privileges import confine; import os, time\n"
+    child = "from pipeline.host.privileges import confine; import os, time\n"
     child += f"print(confine(parent_tgid=os.getppid(), user={user!r})[1], flush=True); time.sleep(60)"
     parent = "import subprocess, sys, time\n"
     parent += f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import trust
-from pipeline.boot import CLOCK_TICKS, TICK_NS
+from pipeline.host.boot import CLOCK_TICKS, TICK_NS
 
 FILE = "processes"
 

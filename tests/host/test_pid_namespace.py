@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import pid_namespace
 from pipeline.errors import UnsupportedError
+from pipeline.host import pid_namespace
 
 INNER = 4026532201
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from pipeline import processes
+from pipeline.host import processes
 
 
 def test_living_processes_are_measured_and_others_left_out(tmp_path: Path) -> None:

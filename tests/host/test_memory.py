@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from pipeline import memory
+from pipeline.host import memory
 
 PROGRAM = """
 import ctypes
-from pipeline import memory
+from pipeline.host import memory
 
 def anonymous_kb():
     rollup = open("/proc/self/smaps_rollup").read()

@@ -11,8 +11,8 @@ import pytest
 @pytest.mark.parametrize(
     "program",
     [
-        "from pipeline.digest import blake2b; assert '_hashlib' not in sys.modules; import hashlib",
-        "import hashlib; sys.modules['_blake2'] = None; from pipeline.digest import blake2b",
+        "from pipeline.host.digest import blake2b; assert '_hashlib' not in sys.modules; import hashlib",
+        "import hashlib; sys.modules['_blake2'] = None; from pipeline.host.digest import blake2b",
     ],
 )
 def test_it_is_hashlibs_blake2(program: str) -> None:

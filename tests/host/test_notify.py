@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.notify import notify, watchdog_interval_s
+from pipeline.host.notify import notify, watchdog_interval_s
 
 
 @pytest.mark.parametrize("abstract", [False, True])
