@@ -48,7 +48,7 @@ def specification(directory: Path) -> Any:
     import loads
 
     from pipeline.config.settings import Config, Tables
-    from pipeline.worker import WorkerSpec
+    from pipeline.worker.specification import WorkerSpec
 
     return WorkerSpec(
         instance="bench", dir=str(directory), role="resolver", source="proc-connector",

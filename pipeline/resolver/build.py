@@ -52,12 +52,12 @@ from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
 from pipeline.shm.usernames import DIRECTORY
-from pipeline.specification import NO_FD
+from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.config.settings import Config
-    from pipeline.worker import WorkerSpec
+    from pipeline.worker.specification import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0

@@ -16,10 +16,10 @@ from pipeline.errors import ConfigError, ProclineError
 from pipeline.host import memory, privileges
 from pipeline.log import get_logger, set_up
 from pipeline.resolver.build import build
-from pipeline.specification import read_spec, say_ready, spec_fd
+from pipeline.worker.reading import read_spec, say_ready, spec_fd
 
 if TYPE_CHECKING:
-    from pipeline.worker import WorkerSpec
+    from pipeline.worker.specification import WorkerSpec
 
 #: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
 CAP_DAC_READ_SEARCH = 2

@@ -23,8 +23,8 @@ from pipeline.log import Logger, get_logger
 from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
-from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
-from pipeline.specification import say_ready
+from pipeline.worker.reading import say_ready
+from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
 if TYPE_CHECKING:
     from pipeline.sources.proc_connector import ProcConnector

@@ -18,8 +18,8 @@ from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
 from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
-from pipeline.specification import say_ready
+from pipeline.worker.reading import say_ready
+from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
 #: Frames handed over between two looks at the acknowledgements.
 BUDGET_FRAMES = 64

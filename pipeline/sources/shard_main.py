@@ -23,8 +23,8 @@ from pipeline.sources._pacing import Pacer, Waiter, run
 from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard
 from pipeline.sources._shared import CpuStates
-from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
-from pipeline.specification import say_ready
+from pipeline.worker.reading import say_ready
+from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 16_384

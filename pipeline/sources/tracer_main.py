@@ -20,8 +20,8 @@ from pipeline.log import Logger, get_logger
 from pipeline.sources._acks import ControlAcks
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
-from pipeline.sources.worker_side import EXIT_HOPELESS, Specification, begin
-from pipeline.specification import say_ready
+from pipeline.worker.reading import say_ready
+from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
 #: Records of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_RECORDS = 512

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pipeline.supervisor.restart import EXIT_HOPELESS
-from pipeline.worker import WorkerSpec
+from pipeline.worker.specification import WorkerSpec
 
 #: One thread does all the work; a pool of them would only cost memory and start-up time.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}

@@ -16,7 +16,7 @@ from pipeline.bpf.apart import load_apart
 from pipeline.bpf.misses import Misses
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, FrameError
-from pipeline.specification import NO_FD
+from pipeline.worker.reading import NO_FD
 
 SHARD_MODULE = "pipeline.sources.shard_main"
 REPLAY_MODULE = "pipeline.sources.replay_main"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.settings import Metrics
 from pipeline.errors import ConfigError, UnsupportedError
-from pipeline.specification import NO_FD
 from pipeline.supervisor.feed import Feed
+from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.export.figures import Figures

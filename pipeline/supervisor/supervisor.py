@@ -33,7 +33,6 @@ from pipeline.host import memory, notify, privileges, processes
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm import head
-from pipeline.specification import NO_FD
 from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
@@ -44,7 +43,8 @@ from pipeline.supervisor.restart import RestartPolicy
 from pipeline.supervisor.unwatched import WatchRecord
 from pipeline.supervisor.vitals import Vitals, look
 from pipeline.supervisor.watchdog import Watchdog
-from pipeline.worker import WorkerSpec
+from pipeline.worker.reading import NO_FD
+from pipeline.worker.specification import WorkerSpec
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.main"

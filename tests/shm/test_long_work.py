@@ -20,7 +20,7 @@ from pipeline.host.alive import watched
 from pipeline.resolver import build
 from pipeline.resolver.survey import Survey
 from pipeline.shm import layout
-from pipeline.worker import WorkerSpec
+from pipeline.worker.specification import WorkerSpec
 from tests.shm.table_host import BOOT_ID, Host
 
 

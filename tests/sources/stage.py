@@ -17,7 +17,7 @@ from pipeline.bus.frames import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config.settings import Config
 from pipeline.sources._ring import PAGE_BYTES
-from pipeline.worker import WorkerSpec
+from pipeline.worker.specification import WorkerSpec
 from tests.sources.hand_control import CAPTURE_ID, HandControl
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
 

@@ -27,8 +27,8 @@ import msgspec
 import numpy as np
 
 from pipeline.shm import layout
-from pipeline.specification import say_ready
-from pipeline.worker import WorkerSpec
+from pipeline.worker.reading import say_ready
+from pipeline.worker.specification import WorkerSpec
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.config.settings import Metrics
 from pipeline.errors import UnsupportedError
-from pipeline.specification import NO_FD
 from pipeline.supervisor.metrics import measured
+from pipeline.worker.reading import NO_FD
 
 
 @pytest.mark.parametrize(

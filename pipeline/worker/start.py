@@ -1,6 +1,6 @@
 """What processes of this package do at their start: read their specification, set up their log, confine themselves.
 
-Of the specification, which `pipeline.worker` describes and writes, a source reads the few fields that it needs.
+Of the specification, which `pipeline.worker.specification` describes and writes, a source reads the few fields that it needs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.errors import ConfigError, ProclineError
 from pipeline.host import privileges
 from pipeline.log import set_up
-from pipeline.specification import read_fields, spec_fd
+from pipeline.worker.reading import read_fields, spec_fd
 
 #: Exit code that tells the supervisor that another start would end the same way.
 EXIT_HOPELESS = 2

@@ -2,7 +2,7 @@
 
 A worker is started as ``python -m MODULE --spec-fd N``. Descriptor N is a memfd with the specification as JSON, so
 neither settings nor keys appear on a command line. All descriptors named in it are inherited under the same numbers.
-Writing of the specification only: workers read it without this module (`pipeline.specification`), and starting them is
+Writing of the specification only: workers read it without this module (`pipeline.worker.reading`), and starting them is
 the supervisor's.
 """
 
@@ -13,7 +13,7 @@ import os
 import msgspec
 
 from pipeline.config.settings import Config
-from pipeline.specification import NO_FD, Derived
+from pipeline.worker.reading import NO_FD, Derived
 
 
 class WorkerSpec(msgspec.Struct, Derived, frozen=True, kw_only=True):

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.config.settings import Capture, Config, settings
 from pipeline.errors import ConfigError
-from pipeline.specification import NO_FD, read_spec
-from pipeline.worker import WorkerSpec
+from pipeline.worker.reading import NO_FD, read_spec
+from pipeline.worker.specification import WorkerSpec
 
 
 def make(**changes: object) -> WorkerSpec:
@@ -75,7 +75,7 @@ def test_descriptors_are_named_once_each() -> None:
 def test_the_specification_reaches_another_process() -> None:
     spec = make()
     fd = spec.to_memfd()
-    code = f"from pipeline.specification import read_spec; print(read_spec({fd}).capture_id)"
+    code = f"from pipeline.worker.reading import read_spec; print(read_spec({fd}).capture_id)"
     child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
     os.close(fd)
     assert int(child.stdout) == spec.capture_id
