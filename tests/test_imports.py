@@ -45,7 +45,7 @@ BELOW = {
     "cli": {"supervisor", "resolver", "sources", "bus", "shm", "bpf", "export", "subscriber", "ask"},
 }
 #: Reading /proc knows nothing of the tables: a source without eBPF completes its records with it.
-BESIDE = {("sources", "pipeline.resolver.procfs"), ("sources", "pipeline.resolver.procinfo")}
+BESIDE = {("sources", "pipeline.procfs.reader"), ("sources", "pipeline.procfs.info")}
 #: Modules that all layers may import; among themselves they follow LEAF_ORDER.
 LEAVES = (
     "_epoll",

@@ -84,7 +84,7 @@ def _record(
     import socket
 
     from pipeline.host import boot
-    from pipeline.resolver.procfs import ProcReader
+    from pipeline.procfs.reader import ProcReader
     from pipeline.sources._pacing import Waiter
     from pipeline.sources._ring import Ring
     from pipeline.sources._shard import Shard

@@ -3,7 +3,7 @@
 What an event does is in _events.pyx. /proc facts come as the same records (`insert_snapshot`), with the time at which they
 were read. They are newer than the events that were under way then: a process entered from /proc is put back to what its
 fork event says when that one arrives, and the events that follow bring it forward again, so the tables end as if /proc had
-never been asked. Follows specification 3.3.6, 3.3.7 and 3.3.9; reading /proc is in survey.py and procfs.py.
+never been asked. Follows specification 3.3.6, 3.3.7 and 3.3.9; reading /proc is in survey.py and reader.py.
 
 Python-level methods, for the resolver's loop, snapshot, repair and single calls (times are boot ns):
 

@@ -20,6 +20,9 @@ from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.host import boot
 from pipeline.log import get_logger
+from pipeline.procfs.containers import CgroupTree
+from pipeline.procfs.hierarchies import Hierarchies
+from pipeline.procfs.reader import ProcReader
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
@@ -29,20 +32,17 @@ from pipeline.resolver.argsenvs import Unscrubbed
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
 from pipeline.resolver.conceal import Concealer, scrubber_of
-from pipeline.resolver.containers import CgroupTree
 from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.foreign import ForeignPids
 from pipeline.resolver.growth import GrowthWatch
-from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.resolver.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
 from pipeline.resolver.keyed_frames import KeyedFrames
 from pipeline.resolver.loop import LoopSettings, Resolver
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.names import LiveNames
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.procfs import ProcReader
 from pipeline.resolver.publish import Publisher
 from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests

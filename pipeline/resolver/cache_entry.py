@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
+from pipeline.procfs.info import UNSET
+from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.resolver.model import (
     NO_FILE,
@@ -27,8 +29,6 @@ from pipeline.resolver.model import (
     Source,
     UserSessionContext,
 )
-from pipeline.resolver.procinfo import UNSET
-from pipeline.resolver.tracer import TracerMetadata
 from pipeline.shm import lineage
 
 #: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.

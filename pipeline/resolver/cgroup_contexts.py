@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from pipeline.resolver.containers import CgroupTree, container_of_path
+from pipeline.procfs.containers import CgroupTree, container_of_path
 from pipeline.resolver.model import CGroupContext, ContainerContext, PathKey
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import struct
 
+from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
+from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import kinds as events
 from pipeline.resolver._cgroups import CgroupNames
-from pipeline.resolver.containers import CgroupTree, Container, container_of_cgroups, container_of_path
-from pipeline.resolver.hierarchies import Hierarchies
 
 #: A cgroup that is gone before anybody looked is looked for so often: longer than walks are apart.
 TRIES = 25

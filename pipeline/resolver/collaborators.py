@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from pipeline.procfs.info import ProcInfo
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     CGroupContext,
@@ -17,7 +18,6 @@ from pipeline.resolver.model import (
     ResolverError,
     SSHSessionContext,
 )
-from pipeline.resolver.procinfo import ProcInfo
 
 #: Told of each entry that the resolver makes by itself. Runs under the lock: only `..._locked` methods may be called.
 NewEntryCallback = Callable[[ProcessCacheEntry, ResolverError | None], None]

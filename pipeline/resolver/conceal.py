@@ -20,8 +20,8 @@ from pipeline.resolver.argsenvs import filter_area
 if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
     from pipeline.config.settings import Config
+    from pipeline.procfs.survey import Survey
     from pipeline.resolver.scrub import Scrubber
-    from pipeline.resolver.survey import Survey
 
 
 def scrubber_of(config: Config) -> Scrubber | None:

@@ -26,6 +26,7 @@ import numpy as np
 from pipeline.bus.requests import ABSENT
 from pipeline.host import boot
 from pipeline.host.boot import ticks_of
+from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import kinds as events
 from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
@@ -58,7 +59,6 @@ from pipeline.resolver.model import (
     Source,
 )
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.procinfo import ProcInfo, to_record
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
 from pipeline.shm import layout

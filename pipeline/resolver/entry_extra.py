@@ -22,8 +22,10 @@ import msgpack
 import numpy as np
 
 from pipeline.bus.stream import wire
+from pipeline.procfs import filesystems
+from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records.kinds import EXEC_MEMFD, EXEC_UPPER_LAYER
-from pipeline.resolver import filesystems, mounts
+from pipeline.resolver import mounts
 from pipeline.resolver.model import (
     FILELESS_PREFIX,
     NO_FILE,
@@ -39,7 +41,6 @@ from pipeline.resolver.model import (
     UserSessionContext,
     extension_of,
 )
-from pipeline.resolver.tracer import TracerMetadata
 from pipeline.shm import layout
 
 _FULL_BYTES = struct.Struct("<I")

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from pipeline.errors import TooOldError
 from pipeline.host import boot
+from pipeline.procfs.info import UNSET
 from pipeline.resolver import entry_extra
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
@@ -38,7 +39,6 @@ from pipeline.resolver.model import (
     Source,
     UserSessionContext,
 )
-from pipeline.resolver.procinfo import UNSET
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

@@ -14,7 +14,9 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.host import boot
-from pipeline.resolver import args_views, kernel_maps, procfs
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.tty import procfs_tty
+from pipeline.resolver import args_views, kernel_maps
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
@@ -34,7 +36,6 @@ from pipeline.resolver.lock import ResolverLock
 from pipeline.resolver.model import SNAPSHOTTING, Credentials, PIDContext
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import Stats
-from pipeline.resolver.tty import procfs_tty
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.symlinks import symlink_names
 

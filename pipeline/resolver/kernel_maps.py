@@ -18,8 +18,11 @@ import numpy as np
 
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.host.boot import TICK_NS, is_same_start
+from pipeline.procfs import filesystems
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.tty import clean_tty_name
 from pipeline.records.kinds import EXEC_DELETED, EXEC_MEMFD, EXEC_UPPER_LAYER
-from pipeline.resolver import filesystems, mounts
+from pipeline.resolver import mounts
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     UPPER_LAYER,
@@ -28,8 +31,6 @@ from pipeline.resolver.model import (
     FileEvent,
     PathKey,
 )
-from pipeline.resolver.procinfo import ProcInfo
-from pipeline.resolver.tty import clean_tty_name
 
 #: Names by which a manager gives out the maps.
 PID_CACHE = "pid_cache"

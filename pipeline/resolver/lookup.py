@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 from pipeline.bus.requests import ABSENT, LIMITED
 from pipeline.host import boot
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.info import ProcInfo, proc_knows, to_record
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
-from pipeline.resolver import kernel_maps, mounts, procfs
+from pipeline.resolver import kernel_maps, mounts
 from pipeline.resolver._apply import ADDED
 from pipeline.resolver.args_views import is_kworker
 from pipeline.resolver.argsenvs import PRIORITY_PREFIXES, ArgsEntry, EnvsEntry, cut_environ
@@ -32,7 +34,6 @@ from pipeline.resolver.model import (
     ResolverError,
     Source,
 )
-from pipeline.resolver.procinfo import ProcInfo, proc_knows, to_record
 
 #: Missing ancestors are fetched from procfs at most this many levels up.
 PROCFS_DEPTH = 16

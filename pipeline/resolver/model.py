@@ -21,7 +21,7 @@ from pipeline.errors import ProcessIncompleteLineageError as ProcessIncompleteLi
 from pipeline.errors import ProcessMissingParentNodeError as ProcessMissingParentNodeError
 from pipeline.errors import ProcessWrongParentNodeError as ProcessWrongParentNodeError
 from pipeline.errors import ResolverError as ResolverError
-from pipeline.resolver.procinfo import UNSET
+from pipeline.procfs.info import UNSET
 
 if TYPE_CHECKING:
     from pipeline.resolver.cache_entry import ProcessCacheEntry

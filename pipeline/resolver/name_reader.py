@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.host.digest import blake2b
+from pipeline.procfs.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER, Names
 from pipeline.resolver.foreign import ForeignPids, Key
-from pipeline.resolver.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity
 from pipeline.shm.usernames import HOSTS
 
 _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}

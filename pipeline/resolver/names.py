@@ -30,12 +30,12 @@ from pipeline import files
 from pipeline.host import memory
 from pipeline.host.alive import watched
 from pipeline.host.boot import now_boot_ns
+from pipeline.procfs.users import Kind, host_name
 from pipeline.resolver._names import GROUP, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader, ViewNames
 from pipeline.resolver.name_views import View, Views
 from pipeline.resolver.namespaces import host_namespaces
-from pipeline.resolver.users import Kind, host_name
 from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS, is_same_start
+from pipeline.procfs.info import proc_knows
+from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
+from pipeline.procfs.survey import Survey, TaskIterator, survey
 from pipeline.records.kinds import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.conceal import Concealer
-from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
-from pipeline.resolver.procinfo import proc_knows
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
-from pipeline.resolver.survey import Survey, TaskIterator, survey
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

@@ -34,11 +34,11 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.host.digest import blake2b
+from pipeline.procfs.reader import WANT_IDS, read_process, read_start
+from pipeline.procfs.rooted import read_all
+from pipeline.procfs.ssh_auth import read_auth
 from pipeline.resolver.foreign import ForeignPids, key_of
 from pipeline.resolver.kept_sessions import KeptSessions
-from pipeline.resolver.procfs import WANT_IDS, read_process, read_start
-from pipeline.resolver.rooted import read_all
-from pipeline.resolver.ssh_auth import read_auth
 from pipeline.resolver.sshd import HostSshd
 from pipeline.shm import layout
 

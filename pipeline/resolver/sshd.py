@@ -26,11 +26,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs.filesystems import name_of
+from pipeline.procfs.reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
+from pipeline.procfs.rooted import mount_id
 from pipeline.records import kinds as events
-from pipeline.resolver.filesystems import name_of
 from pipeline.resolver.namespaces import host_namespaces
-from pipeline.resolver.procfs import WANT_EXE, WANT_IDS, WANT_NS, read_process
-from pipeline.resolver.rooted import mount_id
 from pipeline.shm import layout
 
 if TYPE_CHECKING:

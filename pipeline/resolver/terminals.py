@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs.reader import read_start
+from pipeline.procfs.tty import procfs_tty
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import read_start
-from pipeline.resolver.tty import procfs_tty
 from pipeline.shm import layout
 
 if TYPE_CHECKING:
+    from pipeline.procfs.info import ProcInfo
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
-    from pipeline.resolver.procinfo import ProcInfo
     from pipeline.shm._writer import TableWriter
 
 #: Of a batch with more leaders than this the encoder notes the first ones.

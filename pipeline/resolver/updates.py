@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pipeline.procfs.tracer_metadata import read_tracer_metadata
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
 from pipeline.resolver.cache_entry import ProcessCacheEntry
@@ -22,7 +23,6 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.reparenting import Reparenting
-from pipeline.resolver.tracer import read_tracer_metadata
 from pipeline.shm import layout
 
 _UID = layout.KNOWN_CREDS

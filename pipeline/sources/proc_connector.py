@@ -27,9 +27,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records
 from pipeline.sources._drain import CAUGHT_UP

@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
-    from pipeline.resolver.procfs import ProcReader
+    from pipeline.procfs.reader import ProcReader
     from pipeline.sources._ring import Ring
     from pipeline.sources.handring import RingWriter
     from pipeline.sources.living import Living

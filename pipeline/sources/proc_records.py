@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import kinds as events
-from pipeline.resolver.procinfo import ProcInfo, to_record
 from pipeline.shm import layout
 
 _HEAD = struct.Struct("<QQIIQIBBHQIIQ")

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from pipeline.bus.frames import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
+from pipeline.procfs.info import to_records
+from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import WANT_DEFAULT, WANT_ENVS, ProcReader
-from pipeline.resolver.procinfo import to_records
 from pipeline.sources._pacing import Wait, Waiter
 from pipeline.sources._ring import Ring
 from pipeline.sources._shard import Shard

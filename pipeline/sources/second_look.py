@@ -12,9 +12,9 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 
 WANT_LOOK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS

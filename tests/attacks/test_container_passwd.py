@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.procfs.users import FILE_BYTES
 from pipeline.resolver._names import VIEWS_PER_USER
-from pipeline.resolver.users import FILE_BYTES
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
 from tests.live.harness import Daemon, eventually
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.resolver import procfs
-from pipeline.resolver.containers import container_of_cgroups
-from pipeline.resolver.procinfo import UNSET
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.containers import container_of_cgroups
+from pipeline.procfs.info import UNSET
 
 
 class Difference(NamedTuple):

@@ -18,8 +18,8 @@ import pytest
 from pipeline.bus.sockets import Bus
 from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
+from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.sources import proc_records
 from pipeline.sources.proc_events import close_socket, open_socket

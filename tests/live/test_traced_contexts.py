@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bus.sockets import Bus
 from pipeline.host import boot
-from pipeline.resolver.procfs import WANT_ALL, ProcInfo, read_process
+from pipeline.procfs.reader import WANT_ALL, ProcInfo, read_process
 from pipeline.sources import proc_records
 from pipeline.sources.proc_records import About
 from pipeline.sources.tracer import FrameSender

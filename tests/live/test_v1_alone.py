@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 
 from pipeline.errors import UnsupportedError
-from pipeline.resolver.containers import find_cgroup_mounts
+from pipeline.procfs.containers import find_cgroup_mounts
 from pipeline.sources.proc_events import close_socket, open_socket
 from tests.actor import Actor
 from tests.cgroup_paths import cgroups_of_the_fixture

@@ -17,15 +17,15 @@ import numpy as np
 
 from pipeline.bpf import maps
 from pipeline.host import boot
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
 from pipeline.resolver import entry_records as records
-from pipeline.resolver import procfs
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables
 from tests.resolver.story import BOOT_ID, instance

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.resolver import procfs
+from pipeline.procfs import reader as procfs
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (

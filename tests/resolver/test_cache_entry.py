@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from pipeline.errors import TooOldError
+from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
 from pipeline.resolver.entry_rows import row_of
@@ -25,7 +26,6 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from pipeline.resolver.tracer import TracerMetadata
 from tests.resolver.resolver_world import World, high, world
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.procfs.containers import CgroupTree
+from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
-from pipeline.resolver.containers import CgroupTree
-from pipeline.resolver.hierarchies import Hierarchies
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.validate import validate_tables

@@ -17,6 +17,7 @@ import pytest
 
 from pipeline.bpf import maps, syscall
 from pipeline.host import boot
+from pipeline.procfs.info import to_record
 from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
@@ -42,7 +43,6 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.procinfo import to_record
 from pipeline.resolver.scrub import Scrubber
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.shm import layout
@@ -748,7 +748,7 @@ def test_a_terminal_from_procfs_only_where_asked(w: World) -> None:
     entry = ProcessCacheEntry(pid=os.getpid())
     assert w.resolver.set_process_tty(entry) == ""
     r = w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled())
-    from pipeline.resolver.tty import procfs_tty
+    from pipeline.procfs.tty import procfs_tty
 
     assert r.set_process_tty(entry) == procfs_tty(os.getpid())
     entry.tty_name = "tty9"
@@ -1084,7 +1084,7 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
 
 def test_what_a_live_batch_inherits(w: World) -> None:
     """Records carry no session and no tracer metadata; the applier hands both on, and nothing else of `extra`."""
-    from pipeline.resolver.tracer import TracerMetadata
+    from pipeline.procfs.tracer_metadata import TracerMetadata
     from tests.resolver.story import Story
 
     parent = entry_of(w.fork(0, 3, 10))
@@ -1162,7 +1162,7 @@ def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: Wo
 
 def test_the_processes_of_this_host() -> None:
     """A snapshot by single calls, oldest first, is what /proc says of every process that did not change meanwhile."""
-    from pipeline.resolver.procfs import ProcReader
+    from pipeline.procfs.reader import ProcReader
 
     def said(info: Any) -> tuple[Any, ...]:
         return info.start_ticks, info.exe, info.exe_inode, info.ppid, info.mnt_ns, tuple(info.uids)

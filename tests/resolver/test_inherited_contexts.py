@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records import kinds as events
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
@@ -19,7 +20,6 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from pipeline.resolver.tracer import TracerMetadata
 from tests.resolver.full_arenas import full
 from tests.resolver.keyed_world import exec_entry, keyed_tables
 from tests.resolver.story import checked, instance

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.resolver import procfs
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.info import ProcInfo
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import FLUSH_AGE_NS
 from pipeline.resolver.lock import ResolverLock
 from pipeline.resolver.model import CGroupContext, Event, PathKey, ResolverError
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 

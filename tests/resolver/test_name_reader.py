@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.procfs.users import Kind, host_name
 from pipeline.resolver import name_reader
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER
 from pipeline.resolver.name_reader import NameReader
-from pipeline.resolver.users import Kind, host_name
 from pipeline.shm.usernames import HOSTS
-from tests.resolver.strangers import stranger
-from tests.resolver.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
+from tests.procfs.strangers import stranger
+from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 
 def refuse(kind: Kind, number: int) -> str:

@@ -16,20 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.procfs.users import RootNames
 from pipeline.resolver import name_views
 from pipeline.resolver import names as names_module
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.name_reader import ViewNames, packed
 from pipeline.resolver.names import LiveNames
-from pipeline.resolver.users import RootNames
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.usernames import UserNames
-from tests.resolver.strangers import stranger
+from tests.procfs.strangers import stranger
+from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
 from tests.resolver.test_encode import take
-from tests.resolver.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
@@ -479,7 +479,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from tests.resolver import test_names
-from tests.resolver.test_users import process_in
+from tests.procfs.test_users import process_in
 
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

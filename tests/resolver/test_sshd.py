@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
 from pipeline.records import kinds as events
 from pipeline.resolver import sshd
-from pipeline.resolver.procfs import WANT_EXE, WANT_NS, read_process
 from pipeline.resolver.sshd import HostSshd, is_hosts_file
 from pipeline.shm import layout
 from tests.resolver.story import instance

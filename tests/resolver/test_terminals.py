@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.procfs.reader import ProcInfo
 from pipeline.records import kinds as events
 from pipeline.resolver import terminals
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
-from pipeline.resolver.procfs import ProcInfo
 from pipeline.resolver.terminals import SessionTerminals, TtyFallback
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables

@@ -17,8 +17,8 @@ import pytest
 from pipeline import paths
 from pipeline.config.settings import Config, Contexts, Tables
 from pipeline.host.alive import watched
+from pipeline.procfs.survey import Survey
 from pipeline.resolver import build
-from pipeline.resolver.survey import Survey
 from pipeline.shm import layout
 from pipeline.worker.specification import WorkerSpec
 from tests.shm.table_host import BOOT_ID, Host

@@ -14,11 +14,11 @@ from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
 from pipeline.bus.stream import Decoder, unpack_events
 from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.keyed_frames import KeyedFrames
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.shm._entry import Entry
 from pipeline.shm._reader import TableReader

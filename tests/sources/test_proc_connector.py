@@ -17,9 +17,9 @@ import pytest
 from pipeline.bpf.maps import CPU_STATE
 from pipeline.bus.frames import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.reader import ProcReader, read_process
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import ProcReader, read_process
-from pipeline.resolver.procinfo import ProcInfo
 from pipeline.shm import layout
 from pipeline.sources import proc_events, proc_records, second_look
 from pipeline.sources._ring import PAGE_BYTES, Ring

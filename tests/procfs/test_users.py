@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver import rooted, users
-from pipeline.resolver.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
-from tests.resolver.strangers import stranger
+from pipeline.procfs import rooted, users
+from pipeline.procfs.users import FILE_BYTES, HOST, Kind, UserNames, parse_names, read_names
+from tests.procfs.strangers import stranger
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
 

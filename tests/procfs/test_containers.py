@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver.containers import (
+from pipeline.procfs.containers import (
     CgroupTree,
     Container,
     container_of_cgroups,

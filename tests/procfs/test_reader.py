@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from pipeline.host import boot
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.reader import ProcInfo, ProcReader
 from pipeline.records import kinds as events
-from pipeline.resolver import procfs
-from pipeline.resolver.procfs import ProcInfo, ProcReader
 
 
 @pytest.fixture

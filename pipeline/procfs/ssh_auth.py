@@ -24,7 +24,7 @@ import stat
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from pipeline.resolver import rooted
+from pipeline.procfs import rooted
 
 FILE_BYTES = 16 << 10
 #: Of a process' mounts; with more, nothing is read.

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.procfs.containers import NSPAWN, CgroupTree, Container, container_of_paths
+from pipeline.procfs.mountinfo import mounts_of, unescape
 from pipeline.records import kinds as events
-from pipeline.resolver.containers import NSPAWN, CgroupTree, Container, container_of_paths
-from pipeline.resolver.mountinfo import mounts_of, unescape
 
 _DELETED = b" (deleted)"
 

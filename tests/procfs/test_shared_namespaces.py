@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.procfs import shared_namespaces
+from pipeline.procfs.info import ProcInfo, proc_knows, to_record
+from pipeline.procfs.reader import WANT_IDS, read_process
 from pipeline.records import kinds as events
-from pipeline.resolver import shared_namespaces
-from pipeline.resolver.procfs import WANT_IDS, read_process
-from pipeline.resolver.procinfo import ProcInfo, proc_knows, to_record
 from pipeline.shm import layout
 from pipeline.sources.proc_records import told_by
 from tests.live.harness import eventually

@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pipeline.resolver.mountinfo import mounts_of, unescape
+from pipeline.procfs.mountinfo import mounts_of, unescape
 
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 

@@ -36,12 +36,12 @@ import numpy.typing as npt
 
 from pipeline.host import statx
 from pipeline.host.boot import TICK_NS
-from pipeline.resolver import shared_namespaces
-from pipeline.resolver.filesystems import TMPFS_MAGIC
-from pipeline.resolver.hierarchies import Hierarchies
-from pipeline.resolver.proc_mounts import MountPoints
-from pipeline.resolver.procinfo import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
-from pipeline.resolver.tty import TtyNames
+from pipeline.procfs import shared_namespaces
+from pipeline.procfs.filesystems import TMPFS_MAGIC
+from pipeline.procfs.hierarchies import Hierarchies
+from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
+from pipeline.procfs.mounts import MountPoints
+from pipeline.procfs.tty import TtyNames
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",

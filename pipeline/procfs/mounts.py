@@ -19,8 +19,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from pipeline.resolver.filesystems import magic_of
-from pipeline.resolver.mountinfo import unescape
+from pipeline.procfs.filesystems import magic_of
+from pipeline.procfs.mountinfo import unescape
 
 MAX_AGE_NS = 1_000_000_000
 #: Readings kept: mount namespaces times root directories. With more, all are forgotten.

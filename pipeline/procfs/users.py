@@ -40,7 +40,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
-from pipeline.resolver.rooted import is_root_local, open_in_root, read_all
+from pipeline.procfs.rooted import is_root_local, open_in_root, read_all
 
 Kind = Literal["user", "group"]
 

@@ -24,7 +24,7 @@ from typing import Any
 import msgpack
 
 from pipeline.errors import FrameError
-from pipeline.resolver.rooted import mount_id
+from pipeline.procfs.rooted import mount_id
 
 SIZE_MAX = 1 << 16
 #: Newest schema that is understood; newer ones must stay compatible, so their known keys are read too.

@@ -7,7 +7,7 @@ start times in ticks. Inserting and comparing are in repair.py.
 
 A pass of the iterator costs 2 us a process; comparing in ``/proc`` whose arguments were read costs tens. So a second
 pass tells whether they are those of the image that the first saw: what both tell alike was there in between. What
-changed meanwhile is read once more, with the care of procfs.py.
+changed meanwhile is read once more, with the care of reader.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
+from pipeline.procfs import reader as procfs
+from pipeline.procfs.info import script_of
 from pipeline.records import kinds as events
-from pipeline.resolver import procfs
-from pipeline.resolver.procinfo import script_of
 
 
 class Tasks(Protocol):

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.procfs.info import ProcInfo, to_record, to_records
+from pipeline.procfs.reader import UNSET, WANT_ALL, read_process
 from pipeline.records import kinds as events
-from pipeline.resolver.procfs import UNSET, WANT_ALL, read_process
-from pipeline.resolver.procinfo import ProcInfo, to_record, to_records
 
 
 def make(**facts: Any) -> ProcInfo:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.procfs import filesystems
+from pipeline.procfs import mounts as proc_mounts
+from pipeline.procfs.info import ProcInfo, to_record
+from pipeline.procfs.mounts import MountPoints
+from pipeline.procfs.reader import WANT_DEFAULT, WANT_NS, ProcReader
 from pipeline.records import kinds as events
-from pipeline.resolver import filesystems, proc_mounts
-from pipeline.resolver.proc_mounts import MountPoints
-from pipeline.resolver.procfs import WANT_DEFAULT, WANT_NS, ProcReader
-from pipeline.resolver.procinfo import ProcInfo, to_record
 
 SLEEP = Path(shutil.which("sleep") or "/bin/sleep").resolve()
 TMPFS = 0x01021994

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver import rooted, ssh_auth
+from pipeline.procfs import rooted, ssh_auth
+from pipeline.procfs.ssh_auth import UNKNOWN, SshAuth, parse_auth, read_auth
 from pipeline.resolver.sessions import read_session
-from pipeline.resolver.ssh_auth import UNKNOWN, SshAuth, parse_auth, read_auth
-from tests.resolver.strangers import stranger
+from tests.procfs.strangers import stranger
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEqOCq+Y3jZ4/8s2WvWs5cM0fnZ2Vn0T2yX1mCb0FaKe"
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to see another user's process, or to mount")

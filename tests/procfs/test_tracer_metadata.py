@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import FrameError
-from pipeline.resolver.tracer import (
+from pipeline.procfs.tracer_metadata import (
     SIZE_MAX,
     TracerMetadata,
     decode_tracer_metadata,

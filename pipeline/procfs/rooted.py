@@ -17,7 +17,7 @@ import stat
 import struct
 from pathlib import Path
 
-from pipeline.resolver.mountinfo import mounts_of, unescape
+from pipeline.procfs.mountinfo import mounts_of, unescape
 
 _SYS_OPENAT2 = 437  # the same number on every architecture
 RESOLVE_NO_XDEV = 0x01

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.procfs.containers import Container
+from pipeline.procfs.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
 from pipeline.records import kinds as events
-from pipeline.resolver.containers import Container
-from pipeline.resolver.hierarchies import TOLD_MAX, Hierarchies, Line, lines_of
 
 ID, OTHER = "a" * 64, "b" * 64
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import os
 import re
 
-from pipeline.resolver.procinfo import ProcInfo
-from pipeline.resolver.rooted import read_all
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.rooted import read_all
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 #: Of each file so much is read: of mountinfo some 500 mounts. The root is among the first.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.resolver import tty
-from pipeline.resolver.tty import TtyNames, clean_tty_name, procfs_tty
+from pipeline.procfs import tty
+from pipeline.procfs.tty import TtyNames, clean_tty_name, procfs_tty
 
 
 def encode(major: int, minor: int) -> int:
