@@ -53,7 +53,7 @@ def command(
     with daemon_parts():
         from pipeline.cli.settings import load
         from pipeline.host import boot, pid_namespace
-        from pipeline.resolver.conceal import Concealer, scrubber_of
+        from pipeline.secrets.conceal import Concealer, scrubber_of
         from pipeline.sources.recorder import ConcealedFrames
         from pipeline.sources.recording import RecordingWriter
         from pipeline.supervisor.feed import open_feed

@@ -51,7 +51,7 @@ def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
         ConfigError, UnsupportedError: as `load`.
     """
     from pipeline.bus import auth
-    from pipeline.resolver.scrub import Scrubber
+    from pipeline.secrets.scrub import Scrubber
     from pipeline.sources.recording import Recording
     from pipeline.supervisor import metrics
     from pipeline.supervisor.directory import group_id

@@ -5,10 +5,10 @@ from pipeline.bus._frame import Frame
 from pipeline.bus.stream import Message
 from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
-from pipeline.resolver._conceal import Sieve
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._waiting import FrameSocket, Waiter
+from pipeline.secrets._conceal import Sieve
 from pipeline.shm._writer import TableWriter
 
 WAIT_FRAMES_MS: float

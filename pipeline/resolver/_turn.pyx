@@ -16,7 +16,7 @@ from pipeline.errors import FrameError
 from pipeline.bpf._positions cimport ProducerPositions
 from pipeline.bus._frame cimport Frame, decode_all
 from pipeline.resolver._apply cimport Applier
-from pipeline.resolver._conceal cimport Sieve
+from pipeline.secrets._conceal cimport Sieve
 from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._merge cimport Batch
 from pipeline.resolver._merger cimport Merger

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry, is_command_line
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.opts import ResolverOpts
+from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry, is_command_line
 from pipeline.shm.symlinks import is_busybox
 
 __all__ = [
@@ -72,7 +72,7 @@ def scrubber_or_default(scrubber: ArgScrubber | None, opts: ResolverOpts) -> Arg
     """What hides secrets in a resolver: who gives none gets the built-in one, unless raw values are asked for."""
     if scrubber is not None or opts.raw_values:
         return scrubber
-    from pipeline.resolver.scrub import Scrubber  # its engine is loaded where it is used only
+    from pipeline.secrets.scrub import Scrubber  # its engine is loaded where it is used only
 
     return Scrubber()
 

@@ -28,10 +28,8 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import FrameReader
 from pipeline.resolver._waiting import FrameSocket, Waiter
-from pipeline.resolver.argsenvs import Unscrubbed
 from pipeline.resolver.cgroup_contexts import CgroupContexts
 from pipeline.resolver.cgroups import CgroupNamer
-from pipeline.resolver.conceal import Concealer, scrubber_of
 from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.ebpf import EBPFResolver
@@ -48,6 +46,8 @@ from pipeline.resolver.repair import Repairer, end_torn
 from pipeline.resolver.requests import Requests
 from pipeline.resolver.sessions import SshSessions
 from pipeline.resolver.terminals import SessionTerminals, TtyFallback
+from pipeline.secrets.argsenvs import Unscrubbed
+from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.resolver.model import (
     NO_FILE,
     AWSSecurityCredentials,
@@ -29,6 +28,7 @@ from pipeline.resolver.model import (
     Source,
     UserSessionContext,
 )
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.shm import lineage
 
 #: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.

@@ -16,8 +16,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 
 DOT_DIRECTORY = "/tmp"
 DOT_PREFIX = "process-cache-dump-"

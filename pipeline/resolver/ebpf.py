@@ -32,7 +32,6 @@ from pipeline.resolver import args_views, dump, kernel_maps
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.args_views import is_kworker
-from pipeline.resolver.argsenvs import ArgScrubber
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.collaborators import (
     CGroupResolver,
@@ -61,6 +60,7 @@ from pipeline.resolver.model import (
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
+from pipeline.secrets.argsenvs import ArgScrubber
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

@@ -24,7 +24,6 @@ from pipeline.records import kinds as events
 from pipeline.resolver import args_views
 from pipeline.resolver import entry_records as records
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.entry_rows import is_number
 from pipeline.resolver.keyed_frames import KeyedFrames
@@ -40,6 +39,7 @@ from pipeline.resolver.model import (
 )
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import CACHE_SIZE, PREFIX, StatsdClient
+from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace

@@ -17,11 +17,11 @@ from pipeline.procfs import filesystems
 from pipeline.procfs.info import UNSET
 from pipeline.records import kinds as events
 from pipeline.resolver import mounts
-from pipeline.resolver._conceal import digest
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, is_absent
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entry_rows import RowStore, area
 from pipeline.resolver.model import FILELESS_PREFIX, Credentials, Event, FileEvent
+from pipeline.secrets._conceal import digest
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
 from pipeline.shm import layout
 
 Column = npt.NDArray[np.void]

@@ -26,7 +26,6 @@ from pipeline.host import boot
 from pipeline.procfs.info import UNSET
 from pipeline.resolver import entry_extra
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import CHAIN_LIMIT, ProcessCacheEntry
 from pipeline.resolver.model import (
     NO_FILE,
@@ -39,6 +38,7 @@ from pipeline.resolver.model import (
     Source,
     UserSessionContext,
 )
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

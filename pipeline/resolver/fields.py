@@ -18,7 +18,6 @@ from pipeline.procfs import reader as procfs
 from pipeline.procfs.tty import procfs_tty
 from pipeline.resolver import args_views, kernel_maps
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.resolver.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.collaborators import (
     CGroupResolver,
@@ -36,6 +35,7 @@ from pipeline.resolver.lock import ResolverLock
 from pipeline.resolver.model import SNAPSHOTTING, Credentials, PIDContext
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import Stats
+from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.symlinks import symlink_names
 

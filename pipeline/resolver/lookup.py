@@ -20,7 +20,6 @@ from pipeline.resolver import entry_records as records
 from pipeline.resolver import kernel_maps, mounts
 from pipeline.resolver._apply import ADDED
 from pipeline.resolver.args_views import is_kworker
-from pipeline.resolver.argsenvs import PRIORITY_PREFIXES, ArgsEntry, EnvsEntry, cut_environ
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.collaborators import NewEntryCallback
 from pipeline.resolver.insertion import Insertion
@@ -34,6 +33,7 @@ from pipeline.resolver.model import (
     ResolverError,
     Source,
 )
+from pipeline.secrets.argsenvs import PRIORITY_PREFIXES, ArgsEntry, EnvsEntry, cut_environ
 
 #: Missing ancestors are fetched from procfs at most this many levels up.
 PROCFS_DEPTH = 16

@@ -20,8 +20,8 @@ from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.procfs.survey import Survey, TaskIterator, survey
 from pipeline.records.kinds import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
-from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
+from pipeline.secrets.conceal import Concealer
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 

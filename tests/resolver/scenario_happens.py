@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from pipeline.procfs import reader as procfs
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.model import (
     SNAPSHOTTED,
@@ -25,6 +24,7 @@ from pipeline.resolver.model import (
     Source,
 )
 from pipeline.resolver.stats import DO_EXIT, SET_PROCESS_CONTEXT
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 from tests.resolver.scenario_steps import Part, Scenario, Step, happens
 

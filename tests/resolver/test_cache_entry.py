@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.errors import TooOldError
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
 from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
@@ -26,6 +25,7 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from tests.resolver.resolver_world import World, high, world
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.resolver import dump
-from pipeline.resolver.argsenvs import ArgsEntry
 from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry
 from pipeline.resolver.model import CGroupContext, ContainerContext, FileEvent, Source
+from pipeline.secrets.argsenvs import ArgsEntry
 from tests.resolver.resolver_world import high, world
 
 HOSTILE = 'a"b\\N\n}\udcff'

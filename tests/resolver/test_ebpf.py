@@ -20,7 +20,6 @@ from pipeline.host import boot
 from pipeline.procfs.info import to_record
 from pipeline.resolver import kernel_maps
 from pipeline.resolver.args_views import get_process_argv, get_process_argv0
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.model import (
@@ -43,8 +42,9 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.scrub import Scrubber
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
+from pipeline.secrets.scrub import Scrubber
 from pipeline.shm import layout
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 

@@ -14,8 +14,8 @@ from pipeline.errors import TooOldError
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import Merger
-from pipeline.resolver.conceal import Concealer
-from pipeline.resolver.scrub import Scrubber
+from pipeline.secrets.conceal import Concealer
+from pipeline.secrets.scrub import Scrubber
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.table import ProcessTable

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
-from pipeline.resolver.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.resolver.model import (
     AWSSecurityCredentials,
     CGroupContext,
@@ -24,6 +23,7 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 from pipeline.shm import layout
 from pipeline.shm.validate import validate_tables
 from tests.resolver.full_arenas import full

@@ -18,11 +18,11 @@ from pipeline.bus.frames import Frame
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._apply import Applier
-from pipeline.resolver._conceal import Literals, Sieve
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
 from pipeline.resolver._waiting import FrameSocket, Waiter
+from pipeline.secrets._conceal import Literals, Sieve
 from pipeline.shm._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of
 

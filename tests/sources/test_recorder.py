@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
 from pipeline.config.settings import Config
 from pipeline.errors import FrameError
-from pipeline.resolver.conceal import Concealer, scrubber_of
+from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.sources.recorder import ConcealedFrames
 from pipeline.sources.replay import ReplaySource
 from pipeline.sources.synthetic import make_storm

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
-from pipeline.resolver.scrub import Mode, Scrubber
+from pipeline.secrets.scrub import Mode, Scrubber
 
 M = "********"
 SCRUBBER = Scrubber()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver.argsenvs import (
+from pipeline.secrets.argsenvs import (
     CACHE_IDS,
     CHUNK_BYTES,
     ArgsEntry,
@@ -23,8 +23,8 @@ from pipeline.resolver.argsenvs import (
     equal_envs,
     filter_area,
 )
-from pipeline.resolver.interner import Interner
-from pipeline.resolver.scrub import Scrubber
+from pipeline.secrets.interner import Interner
+from pipeline.secrets.scrub import Scrubber
 
 
 class Stars:

@@ -14,21 +14,21 @@ import numpy as np
 
 from pipeline.host.alive import watched
 from pipeline.records.kinds import EXEC_ARGS_TRUNCATED, EXEC_ARGS_UNREADABLE, EXEC_ENVS_TRUNCATED, EXEC_ENVS_UNREADABLE
-from pipeline.resolver._conceal import Literals, Sieve, digest
-from pipeline.resolver.argsenvs import filter_area
+from pipeline.secrets._conceal import Literals, Sieve, digest
+from pipeline.secrets.argsenvs import filter_area
 
 if TYPE_CHECKING:
     from pipeline.bus.frames import Frame
     from pipeline.config.settings import Config
     from pipeline.procfs.survey import Survey
-    from pipeline.resolver.scrub import Scrubber
+    from pipeline.secrets.scrub import Scrubber
 
 
 def scrubber_of(config: Config) -> Scrubber | None:
     """What hides secrets in arguments, in frames and in single entries alike; None: they are kept as they are."""
     if config.args.show == "raw":
         return None
-    from pipeline.resolver.scrub import Scrubber
+    from pipeline.secrets.scrub import Scrubber
 
     return Scrubber(config.args.custom_sensitive_words, config.args.custom_sensitive_patterns, mode=config.args.show)
 

@@ -36,7 +36,7 @@ import re2  # type: ignore[import-untyped]  # the wheel ships no stubs
 
 from pipeline.errors import ConfigError
 from pipeline.host.digest import blake2b
-from pipeline.resolver.argsenvs import is_command_line
+from pipeline.secrets.argsenvs import is_command_line
 
 WORD_MASK = b"*" * 8
 PATTERN_MASK = b"*" * 5

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import ADDED, Applier
-from pipeline.resolver._conceal import Literals, digest
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.conceal import Concealer
 from pipeline.resolver.entry_rows import Book
-from pipeline.resolver.scrub import Scrubber
+from pipeline.secrets._conceal import Literals, digest
+from pipeline.secrets.conceal import Concealer
+from pipeline.secrets.scrub import Scrubber
 from tests.resolver.story import Event, Story, instance, make_tables, task_of
 from tests.resolver.story import frame_of as frame_of_events
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from os import fsdecode
 from typing import Protocol
 
-from pipeline.resolver.interner import Interner
+from pipeline.secrets.interner import Interner
 
 CACHE_IDS = 512
 CHUNK_BYTES = 256

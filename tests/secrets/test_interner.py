@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver.interner import CAPACITY, Interner
+from pipeline.secrets.interner import CAPACITY, Interner
 
 
 def test_equal_values_become_one_object() -> None:
