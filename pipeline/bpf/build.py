@@ -16,10 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+PROGRAMS = Path(__file__).parent / "programs"
 
 #: The folder of records.h, which the programs share with user space.
-RECORDS = HERE.parent / "records"
+RECORDS = PROGRAMS.parents[1] / "records"
 
 #: Objects by their source.
 SOURCES = (
@@ -81,7 +81,7 @@ def compile_object(source: Path, output: Path) -> None:
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
         clang, *_FLAGS,
-        f"-ffile-prefix-map={HERE.parent}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
+        f"-ffile-prefix-map={PROGRAMS.parents[1]}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-I", os.path.relpath(RECORDS, source.parent),
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
@@ -94,13 +94,13 @@ def compile_object(source: Path, output: Path) -> None:
 
 def object_path(source: str) -> Path:
     """Return where the object of a source of SOURCES is shipped."""
-    return HERE / source.replace(".bpf.c", ".bpf.o")
+    return PROGRAMS / source.replace(".bpf.c", ".bpf.o")
 
 
 def build() -> list[Path]:
     """Compile all sources into the package; return the objects."""
     for source in SOURCES:
-        compile_object(HERE / source, object_path(source))
+        compile_object(PROGRAMS / source, object_path(source))
     return [object_path(source) for source in SOURCES]
 
 
@@ -110,7 +110,7 @@ def check() -> list[str]:
     with tempfile.TemporaryDirectory(prefix="procline-bpf-") as directory:
         for source in SOURCES:
             shipped, fresh = object_path(source), Path(directory) / object_path(source).name
-            compile_object(HERE / source, fresh)
+            compile_object(PROGRAMS / source, fresh)
             if not shipped.is_file() or shipped.read_bytes() != fresh.read_bytes():
                 stale.append(shipped.name)
     return stale

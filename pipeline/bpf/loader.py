@@ -20,7 +20,7 @@ from typing import Self
 from pipeline.bpf import host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
 
-OBJECTS = Path(__file__).parent
+OBJECTS = Path(__file__).parent / "programs"
 
 #: Maps that the core object makes and the tiers share.
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache")

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.bpf import host
 from pipeline.errors import LoadError, UnsupportedError
 
-OBJECT = Path(__file__).parent / "probe.bpf.o"
+OBJECT = Path(__file__).parent / "programs" / "probe.bpf.o"
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 

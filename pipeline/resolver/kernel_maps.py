@@ -186,7 +186,7 @@ def _is_nameless(owner: np.void, head: np.void) -> bool:
 
 
 def is_rounded(owner: np.void) -> bool:
-    """Whether the start in a PID_ENTRY is one of ``/proc``: see pl_find_pid in bpf/task.bpf.h."""
+    """Whether the start in a PID_ENTRY is one of ``/proc``: see pl_find_pid in bpf/programs/task.bpf.h."""
     return int(owner["fork_boot_ns"]) == 0 and int(owner["start_boot_ns"]) % TICK_NS == 0
 
 

@@ -166,7 +166,7 @@ def test_constants_have_the_values_that_are_listed() -> None:
     for name, number in (
         ("PL_STRING_MAX", 32_768), ("PL_PID_SETS", 4096), ("PL_PID_WAYS", 8), ("PL_PROC_CACHE_ENTRIES", 16_384),
     ):  # fmt: skip
-        assert defined("bpf/shared.h", name) == number, name
+        assert defined("bpf/programs/shared.h", name) == number, name
     assert frozenset({"/bin/busybox", "/usr/bin/busybox"}) == BUSYBOX_PATHS
     names = symlink_names("/bin/busybox", "ls")
     assert names is not None and names.paths == ("/bin/ls", "/usr/bin/ls")
