@@ -15,7 +15,7 @@ import common  # noqa: F401  (finds the package)
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.frames import FrameEncoder
+from pipeline.bus.frames.frame import FrameEncoder
 from pipeline.records import kinds as events
 
 Array = npt.NDArray[Any]

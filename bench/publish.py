@@ -40,7 +40,7 @@ import common
 import numpy as np
 
 from pipeline.bus.sockets import Bus
-from pipeline.bus.subscriber import StreamReader
+from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
 from pipeline.shm import layout
@@ -198,7 +198,7 @@ class _Counter:
         self.tracker = tracker
 
     def __call__(self, topic: bytes, header: bytes, body: bytes) -> range:
-        from pipeline.bus.stream import TOPIC_NUMBERS, Header
+        from pipeline.bus.stream.messages import TOPIC_NUMBERS, Header
 
         parsed = Header.parse(header)
         number = TOPIC_NUMBERS[topic]

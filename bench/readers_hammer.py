@@ -59,7 +59,7 @@ class Changes:
     """Frames of records that change few processes all the time, one frame as quickly made as applied."""
 
     def __init__(self) -> None:
-        from pipeline.bus.frames import FrameEncoder
+        from pipeline.bus.frames.frame import FrameEncoder
         from pipeline.records import kinds as events
 
         self.events = events
@@ -140,7 +140,7 @@ class Changes:
 def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     """Apply frames until told to stop; send how many records."""
     os.sched_setaffinity(0, {core})
-    from pipeline.bus.frames import decode_frame
+    from pipeline.bus.frames.frame import decode_frame
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._merger import Merger
     from pipeline.shm import layout

@@ -21,7 +21,7 @@ import common  # noqa: F401  (finds the package)
 import numpy as np
 from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 
-from pipeline.bus.frames import decode_frames
+from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.bus.context import ContextSender
+    from pipeline.bus.context_events import ContextSender
     from pipeline.errors import (
         AccessError,
         BehindError,
@@ -51,7 +51,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "pipeline.shm.table": ("Entry", "ProcessTable"),
     "pipeline.subscriber": ("Subscriber",),
-    "pipeline.bus.context": ("ContextSender",),
+    "pipeline.bus.context_events": ("ContextSender",),
     "pipeline.resolver.ebpf": ("EBPFResolver",),
     "pipeline.resolver.ebpfless": ("EBPFLessResolver",),
     "pipeline.resolver.model": ("CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED"),

@@ -3,7 +3,7 @@
     for event in Subscriber(topics=["exec"]):
         print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
 
-The socket is `pipeline.bus.subscriber`'s; here the stream is joined with the tables. **Late joiner**: subscribe, wait
+The socket is `pipeline.bus.stream.stream_reader`'s; here the stream is joined with the tables. **Late joiner**: subscribe, wait
 for the welcome, read which numbers the tables have committed (C), list the processes, go on with what is numbered
 above C. Nothing can fall between: the welcome is sent between two steps, so what was published before it is in the
 tables, and what is published after it reaches us. An event may be in both (applied after C was read and before its
@@ -23,8 +23,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from pipeline import paths
-from pipeline.bus.stream import Event
-from pipeline.bus.subscriber import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
+from pipeline.bus.stream.messages import Event
+from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
 
 if TYPE_CHECKING:

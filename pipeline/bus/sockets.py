@@ -19,7 +19,7 @@ from typing import Self
 import zmq
 
 from pipeline import paths, trust
-from pipeline.bus.encode import FRAME_MAX_BYTES
+from pipeline.bus.frames.encode import FRAME_MAX_BYTES
 from pipeline.errors import ProclineError, WriterExistsError
 
 #: Frames that may wait on each side before PUSH blocks. The ring is the queue; this only covers the gap of a switch.

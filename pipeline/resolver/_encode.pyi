@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.stream import Message
+from pipeline.bus.stream.messages import Message
 from pipeline.resolver._names import NameCache
 
 SLOT_ORDER: int

@@ -2,7 +2,7 @@
 
 Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
 GIL and without Python objects, except for an ssh login (`Encoder.login`); messages are handed out by `Encoder.take`
-afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream`.
+afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
 
 An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm._entry`); the
 table with types is in docs/wire-schema.md. What is particular to events:
@@ -38,7 +38,7 @@ import os
 import numpy as np
 
 from pipeline.host.boot import TICK_NS
-from pipeline.bus.stream import TOPICS, Message, pack_events
+from pipeline.bus.stream.messages import TOPICS, Message, pack_events
 
 # Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.
 SLOT_ORDER = 15  # events of all topics so far

@@ -20,7 +20,7 @@ first) completes it. A record of a process that nobody knows enters it, marked, 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from pipeline.bus._column cimport pl_get16, pl_get32, pl_get64
+from pipeline.bus.frames._column cimport pl_get16, pl_get32, pl_get64
 from pipeline.secrets._conceal cimport pl_digest
 from pipeline.resolver._merge cimport Batch, columns, pending_event
 from pipeline.records._records cimport (

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from pipeline.bus._frame cimport Frame
+from pipeline.bus.frames._frame cimport Frame
 
 
 cdef struct pending_event:

@@ -16,7 +16,7 @@ from libc.string cimport memmove
 import numpy as np
 
 from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXIT, pl_head_any
-from pipeline.bus._frame cimport Frame
+from pipeline.bus.frames._frame cimport Frame
 
 
 cdef enum:

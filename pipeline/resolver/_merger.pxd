@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from pipeline.bus._frame cimport Frame
+from pipeline.bus.frames._frame cimport Frame
 from pipeline.resolver._merge cimport Batch, Sorter
 from pipeline.resolver._watermark cimport RingClock
 from pipeline.shm._control cimport ControlWriter

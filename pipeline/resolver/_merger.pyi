@@ -1,7 +1,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus._frame import Frame
+from pipeline.bus.frames._frame import Frame
 from pipeline.resolver._merge import Batch
 from pipeline.shm._writer import TableWriter
 

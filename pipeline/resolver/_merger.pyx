@@ -22,7 +22,7 @@ from libc.string cimport memcpy
 
 import numpy as np
 
-from pipeline.bus._frame cimport Frame
+from pipeline.bus.frames._frame cimport Frame
 from pipeline.resolver._merge cimport Batch, Sorter
 from pipeline.resolver._watermark cimport RingClock
 from pipeline.shm._control cimport ControlWriter

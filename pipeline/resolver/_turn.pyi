@@ -1,8 +1,8 @@
 from collections.abc import Callable, Iterable
 
 from pipeline.bpf._positions import ProducerPositions
-from pipeline.bus._frame import Frame
-from pipeline.bus.stream import Message
+from pipeline.bus.frames._frame import Frame
+from pipeline.bus.stream.messages import Message
 from pipeline.errors import FrameError
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder

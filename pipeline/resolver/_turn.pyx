@@ -10,11 +10,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp
 
-from pipeline.bus.context import CONTEXT_MARK
+from pipeline.bus.context_events import CONTEXT_MARK
 from pipeline.errors import FrameError
 
 from pipeline.bpf._positions cimport ProducerPositions
-from pipeline.bus._frame cimport Frame, decode_all
+from pipeline.bus.frames._frame cimport Frame, decode_all
 from pipeline.resolver._apply cimport Applier
 from pipeline.secrets._conceal cimport Sieve
 from pipeline.resolver._encode cimport Encoder

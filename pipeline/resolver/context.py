@@ -3,7 +3,7 @@
 Covers taking messages, waiting until what the kernel told before has been applied, and the steps of 2.5 for one event:
 resolve its process, drop kernel threads, repair the lineage, judge it, run the call of its kind, tell the stream.
 Updates that rules should see the process without come after that (2.5 step 9, 9.3.21). The wire is in
-`pipeline.bus.context`, what the stream is told in `context_stream`. Forks, execs, exits and credentials are the
+`pipeline.bus.context_events`, what the stream is told in `context_stream`. Forks, execs, exits and credentials are the
 compiled applier's.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.bus import context as wire
-from pipeline.bus.context import ContextEvent, decode_context
+from pipeline.bus import context_events as wire
+from pipeline.bus.context_events import ContextEvent, decode_context
 from pipeline.errors import FrameError
 from pipeline.host.alive import watched
 from pipeline.host.boot import ticks_of

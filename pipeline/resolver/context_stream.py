@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bus.stream import TOPICS, Decoder, Event, unpack_events
+from pipeline.bus.stream.messages import TOPICS, Decoder, Event, unpack_events
 from pipeline.errors import FrameError
 from pipeline.host import boot
 from pipeline.records import kinds as events

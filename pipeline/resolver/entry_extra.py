@@ -21,7 +21,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from pipeline.bus.stream import wire
+from pipeline.bus.stream.messages import wire
 from pipeline.procfs import filesystems
 from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records.kinds import EXEC_MEMFD, EXEC_UPPER_LAYER

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frames
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.records import kinds as events
 from pipeline.shm import layout
 from pipeline.shm._writer import TableWriter

@@ -1,4 +1,4 @@
-"""Send the public stream: subscriptions in, messages and heartbeats out. The wire is `pipeline.bus.stream`'s.
+"""Send the public stream: subscriptions in, messages and heartbeats out. The wire is `pipeline.bus.stream.messages`'s.
 
 What is not asked for is not encoded: the subscriptions that arrive set the encoder's topic mask. A message goes to each
 subscriber's queue of its own; where that is full, this one subscriber loses it and learns so from the numbers. Nothing
@@ -16,7 +16,7 @@ import zmq
 
 from pipeline.bus._libzmq import NativeSocket
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.bus.stream import (
+from pipeline.bus.stream.messages import (
     TOPIC_BYTES,
     TOPICS,
     WELCOME_PREFIX,

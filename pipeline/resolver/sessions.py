@@ -267,7 +267,7 @@ class SshSessions:
         self.kept.keep(login.number, login.uid, {"username": self._user_name(login.uid)} | session)
 
     def _body(self, number: int) -> dict[str, Any]:
-        """As an agent would tell it (`pipeline.bus.context`)."""
+        """As an agent would tell it (`pipeline.bus.context_events`)."""
         known = self.kept.get(number)
         told = {f"ssh_{name}": known[name] for name in _EVENT_FIELDS if known.get(name) is not None}
         return {"ssh_session_id": number, **told}

@@ -3,7 +3,7 @@ nothing. See _conceal.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from pipeline.bus._frame cimport Frame
+from pipeline.bus.frames._frame cimport Frame
 
 
 cdef class Literals:

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable
 
-from pipeline.bus.frames import Frame
+from pipeline.bus.frames.frame import Frame
 
 class Literals:
     def __init__(self, literals: Iterable[bytes], words: Iterable[bytes] = ()) -> None: ...

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.bus._column cimport column
+from pipeline.bus.frames._column cimport column
 from pipeline.sources._shared cimport RingMap
 
 

@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy, memset
 from pipeline.errors import UnsupportedError
 from pipeline.sources._drain import KIND_NAMES
 
-from pipeline.bus._frame_writer cimport packed_counts
+from pipeline.bus.frames._frame_writer cimport packed_counts
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
 from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 

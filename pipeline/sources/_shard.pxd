@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
 from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport Columns

@@ -14,8 +14,8 @@ caches (see the resolver's _turn.pyx).
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, realloc
 
-from pipeline.bus._column cimport column
-from pipeline.bus._frame_writer cimport FrameEncoder
+from pipeline.bus.frames._column cimport column
+from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
 from pipeline.sources._acks cimport ControlAcks, ack
 from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns

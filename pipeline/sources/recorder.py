@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.bus.frames import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
+from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, decode_frames, record_ends
 from pipeline.procfs.info import to_records
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import kinds as events

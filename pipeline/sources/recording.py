@@ -19,7 +19,7 @@ Then entries, one behind the other, until the file ends. ENTRY, 8 bytes, and the
 
 There is nothing at the end, so a writer may be killed at any moment: the entries that are whole stay readable. The file
 holds arguments and environments, scrubbed and reduced as in tables unless whoever made it wanted them raw, and is made
-for its owner only. What a frame is stands in `pipeline.bus.encode`;
+for its owner only. What a frame is stands in `pipeline.bus.frames.encode`;
 sending a recording is in `replay`.
 """
 
@@ -39,7 +39,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pipeline.bus.encode import FRAME_MAX_BYTES
+from pipeline.bus.frames.encode import FRAME_MAX_BYTES
 from pipeline.errors import ConfigError, FrameError, WriteError
 
 MAGIC = b"PROCLREC"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frames
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
 from pipeline.sources.acks import AckSource
 

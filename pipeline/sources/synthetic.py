@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.frames import FrameEncoder, record_ends
+from pipeline.bus.frames.frame import FrameEncoder, record_ends
 from pipeline.records import kinds as events
 from pipeline.sources.replay import WATERMARK_END_NS
 from pipeline.sources.synthetic_commands import Command, make_commands

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipeline.bus.encode import RECORD_HEADER_BYTES, FrameEncoder, record_span
+from pipeline.bus.frames.encode import RECORD_HEADER_BYTES, FrameEncoder, record_span
 from pipeline.records import kinds as events
 
 _RECORD_BYTES = slice(48, 52)

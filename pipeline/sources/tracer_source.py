@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.bus.frames import Frame, decode_frames
+from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.errors import FrameError
 from pipeline.records import kinds as events
 from pipeline.sources._drain import CAUGHT_UP

@@ -176,7 +176,7 @@ def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
 
 
 def _open_replay(config: Config) -> Feed:
-    from pipeline.bus.frames import decode_frames
+    from pipeline.bus.frames.frame import decode_frames
     from pipeline.sources.recording import Recording
 
     path = Path(config.source.partition(":")[2]).absolute()

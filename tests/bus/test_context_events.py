@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus import context
-from pipeline.bus.context import (
+from pipeline.bus import context_events as context
+from pipeline.bus.context_events import (
     CONTEXT_MARK,
     EVENTS_MAX,
     KINDS,
@@ -23,7 +23,7 @@ from pipeline.bus.context import (
     parse_time_ns,
 )
 from pipeline.errors import FrameError, NotRunningError
-from tests.bus.frame_samples import BOOT_ID, Sample
+from tests.bus.frames.frame_samples import BOOT_ID, Sample
 
 #: What version 1 puts on the wire. It does not change: a message that changes is another version.
 GOLDEN = (

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pipeline import paths
-from pipeline.bus.context import ContextSender
+from pipeline.bus.context_events import ContextSender
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf._positions import ProducerPositions
-from pipeline.bus.frames import decode_frames
+from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
 from pipeline.resolver._merger import SLACK_NS, Merger
 from pipeline.sources._ring import Ring

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.shm import layout

@@ -251,7 +251,7 @@ def test_fields_of_a_row_are_seen_by_readers(w: World) -> None:
 
 def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
     """Whatever of specification 1 is in an entry is in what both are shown: as a field, or in `extra`."""
-    from pipeline.bus.stream import Decoder, unpack_events
+    from pipeline.bus.stream.messages import Decoder, unpack_events
     from pipeline.export.json import dumps
     from pipeline.resolver._encode import Encoder
     from pipeline.shm import layout

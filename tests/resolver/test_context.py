@@ -10,8 +10,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from pipeline.bus.context import ContextEvent, encode_context, parse_time_ns
-from pipeline.bus.stream import TOPICS, Decoder, unpack_events
+from pipeline.bus.context_events import ContextEvent, encode_context, parse_time_ns
+from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
 from pipeline.resolver import context
 from pipeline.resolver._encode import FIELDS, Encoder

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream import TOPICS
+from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.settings import Config, Envs
 from pipeline.host import boot
 from pipeline.records import kinds as events

@@ -17,7 +17,7 @@ import zmq
 
 from pipeline.bus.auth import CurveServer, generate_keys, secure_client
 from pipeline.bus.sockets import Bus, SocketError
-from pipeline.bus.stream import WELCOME_PREFIX, Decoder, Header, unpack_events
+from pipeline.bus.stream.messages import WELCOME_PREFIX, Decoder, Header, unpack_events
 from pipeline.errors import WriterExistsError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._encode import Encoder

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import zmq
 
-from pipeline.bus.context import ContextEvent, encode_context
-from pipeline.bus.frames import Frame
+from pipeline.bus.context_events import ContextEvent, encode_context
+from pipeline.bus.frames.frame import Frame
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver._apply import Applier

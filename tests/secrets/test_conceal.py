@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import ADDED, Applier
 from pipeline.resolver._merger import SLACK_NS, Merger

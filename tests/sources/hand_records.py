@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.sources._drain import Columns
 from pipeline.sources._ring import Ring

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline import paths
-from pipeline.bus.frames import Frame, decode_frames
+from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config.settings import Config
 from pipeline.sources._ring import PAGE_BYTES

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame, decode_frames
-from pipeline.bus.stream import Decoder, unpack_events
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame, decode_frames
+from pipeline.bus.stream.messages import Decoder, unpack_events
 from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo

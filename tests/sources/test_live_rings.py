@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from pipeline.bus.frames import Frame
+from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline.bpf.maps import CPU_STATE
-from pipeline.bus.frames import Frame, decode_frames, record_ends
+from pipeline.bus.frames.frame import Frame, decode_frames, record_ends
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import ProcReader, read_process

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.config.settings import Config
 from pipeline.errors import FrameError
 from pipeline.secrets.conceal import Concealer, scrubber_of

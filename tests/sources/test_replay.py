@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import Frame, FrameEncoder, decode_frame
+from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.config.settings import Config, Supervision
 from pipeline.errors import FrameError
 from pipeline.sources.recording import RecordingWriter

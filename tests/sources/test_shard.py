@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import Frame, decode_frames
+from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES, Ring
 from pipeline.sources._shard import Shard

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from pipeline.bus.frames import Frame
+from pipeline.bus.frames.frame import Frame
 from pipeline.config.settings import Config, Supervision
 from pipeline.records import kinds as events
 from pipeline.sources._ring import PAGE_BYTES

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import Frame, decode_frame
+from pipeline.bus.frames.frame import Frame, decode_frame
 from pipeline.records import kinds as events
 from pipeline.sources.synthetic import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 

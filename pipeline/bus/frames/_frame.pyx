@@ -27,9 +27,9 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
-from pipeline.bus._column cimport column, pl_get16
-from pipeline.bus._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
-from pipeline.bus.encode import FRAME_MAX_BYTES, FRAME_VERSION
+from pipeline.bus.frames._column cimport column, pl_get16
+from pipeline.bus.frames._msgpack cimport VALUE_BIN, VALUE_MAP, VALUE_TEXT, VALUE_UINT, Reader, text, value
+from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FRAME_VERSION
 from pipeline.errors import FrameError
 
 

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from pipeline.bus._column cimport column
+from pipeline.bus.frames._column cimport column
 
 
 cpdef bytes packed_counts(dict lost)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream import TOPIC_BYTES, Event, Header, StreamVersionError, pack_events
-from pipeline.bus.tracker import Tracker
+from pipeline.bus.stream.messages import TOPIC_BYTES, Event, Header, StreamVersionError, pack_events
+from pipeline.bus.stream.tracker import Tracker
 
 FORK, EXEC, EXIT = 0, 1, 2
 PROC = 0b00111111

@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 import msgpack
 
 from pipeline.records._records cimport pl_task_any
-from pipeline.bus._column cimport column
+from pipeline.bus.frames._column cimport column
 
 cdef enum:
     _FRAME_VERSION = 1

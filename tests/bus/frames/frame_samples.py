@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from hypothesis import strategies as st
 
-from pipeline.bus.frames import FrameEncoder, record_span
+from pipeline.bus.frames.frame import FrameEncoder, record_span
 from pipeline.records import kinds as events
 
 BOOT_ID = bytes(range(16))

@@ -6,14 +6,14 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from pipeline.bus import context
-from pipeline.bus.encode import FRAME_VERSION
-from pipeline.bus.stream import MAJOR, MINOR, TOPICS, Header
+from pipeline.bus import context_events as context
+from pipeline.bus.frames.encode import FRAME_VERSION
+from pipeline.bus.stream.messages import MAJOR, MINOR, TOPICS, Header
 from pipeline.resolver import entry_extra
 from pipeline.resolver._encode import FIELDS
 from pipeline.resolver.model import NO_FILE
 
-TEXT = (Path(__file__).parents[2] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
+TEXT = (Path(__file__).parents[3] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
 
 
 def rows(title: str, below: str = "# On the wire") -> list[list[str]]:

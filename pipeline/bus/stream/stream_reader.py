@@ -19,7 +19,7 @@ from typing import Self
 import zmq
 
 from pipeline import paths, trust
-from pipeline.bus.stream import (
+from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
     Event,
@@ -27,7 +27,7 @@ from pipeline.bus.stream import (
     prefix_mask,
     subscription_prefixes,
 )
-from pipeline.bus.tracker import Tracker
+from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, FrameError, NotRunningError
 
 #: Messages that may wait in this process before the publisher begins to keep, and then to drop, what is ours.

@@ -11,11 +11,11 @@ from hypothesis import example as with_example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
-from pipeline.bus.frames import Frame, decode_frame, decode_frames, record_ends
+from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FrameEncoder, record_span
+from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record_ends
 from pipeline.errors import FrameError
 from pipeline.records import kinds as events
-from tests.bus.frame_samples import BOOT_ID, Sample, example, family, samples
+from tests.bus.frames.frame_samples import BOOT_ID, Sample, example, family, samples
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
 OPTIONAL = {"bad", "wm", "task_of", "ns_pid"}

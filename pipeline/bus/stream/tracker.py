@@ -21,8 +21,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from operator import itemgetter
 
-from pipeline.bus._events import Decoder
-from pipeline.bus.stream import (
+from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.messages import (
     TOPIC_NUMBERS,
     TOPICS,
     Event,

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus import stream
-from pipeline.bus._events import Decoder
-from pipeline.bus.stream import (
+from pipeline.bus.stream import messages as stream
+from pipeline.bus.stream._decoder import Decoder
+from pipeline.bus.stream.messages import (
     MAJOR,
     TOPIC_BYTES,
     TOPICS,

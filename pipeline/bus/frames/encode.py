@@ -32,7 +32,7 @@ can do without.
 
 from __future__ import annotations
 
-from pipeline.bus._frame_writer import FRAME_VERSION, FrameEncoder
+from pipeline.bus.frames._frame_writer import FRAME_VERSION, FrameEncoder
 
 __all__ = ["FRAME_MAX_BYTES", "FRAME_VERSION", "RECORD_HEADER_BYTES", "FrameEncoder", "record_span"]
 

@@ -1,6 +1,6 @@
 """Golden messages of the stream: what version MAJOR.MINOR puts on the wire, byte by byte.
 
-`python tests/bus/golden/make.py` writes the file of the current version and refuses to change one that is there: a
+`python tests/bus/stream/golden/make.py` writes the file of the current version and refuses to change one that is there: a
 message that changes is another version. Files of earlier minor versions stay for ever; the tests read all of them.
 """
 
@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.bus.stream import (  # noqa: E402
+from pipeline.bus.stream.messages import (  # noqa: E402
     MAJOR,
     MINOR,
     TOPIC_BYTES,

@@ -50,7 +50,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
-from pipeline.bus._events import Decoder
+from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
 
 MAJOR = 1

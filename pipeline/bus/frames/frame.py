@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.bus._frame import Frame, decode, decode_all
-from pipeline.bus.encode import (
+from pipeline.bus.frames._frame import Frame, decode, decode_all
+from pipeline.bus.frames.encode import (
     FRAME_MAX_BYTES,
     FRAME_VERSION,
     RECORD_HEADER_BYTES,
