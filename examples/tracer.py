@@ -24,9 +24,9 @@ from pipeline import paths
 from pipeline.bus.sockets import Bus
 from pipeline.host import boot
 from pipeline.procfs.reader import WANT_ALL, ProcInfo, read_process
-from pipeline.sources import proc_records
-from pipeline.sources.proc_records import About
-from pipeline.sources.tracer import FrameSender
+from pipeline.sources.proc_connector import proc_records
+from pipeline.sources.proc_connector.proc_records import About
+from pipeline.sources.tracer.frames import FrameSender
 
 
 def about(info: ProcInfo) -> About:

@@ -141,7 +141,7 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
         ("from pipeline import Subscriber", DAEMON_ONLY | {"numpy", "click", "rich"}),
         ("import pipeline.cli.main", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
         (
-            "import pipeline.sources.shard_main",
+            "import pipeline.sources.shard.main",
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec"},
         ),
         ("import pipeline.resolver.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),

@@ -1,4 +1,4 @@
-"""Hand messages to the resolver without waiting. Compiled because a shard does it in each cycle (sources/_shard.pyx)."""
+"""Hand messages to the resolver without waiting. Compiled because a shard does it in each cycle (sources/shard/_shard.pyx)."""
 
 from pipeline.bus._libzmq cimport NativeSocket
 

@@ -54,8 +54,8 @@ def command(
         from pipeline.cli.settings import load
         from pipeline.host import boot, pid_namespace
         from pipeline.secrets.conceal import Concealer, scrubber_of
-        from pipeline.sources.recorder import ConcealedFrames
-        from pipeline.sources.recording import RecordingWriter
+        from pipeline.sources.recording.file import RecordingWriter
+        from pipeline.sources.recording.recorder import ConcealedFrames
         from pipeline.supervisor.feed import open_feed
 
     settings, _ = load(config_file, changes, {"source": source})
@@ -85,14 +85,14 @@ def _record(
 
     from pipeline.host import boot
     from pipeline.procfs.reader import ProcReader
-    from pipeline.sources._pacing import Waiter
-    from pipeline.sources._ring import Ring
-    from pipeline.sources._shard import Shard
-    from pipeline.sources.handring import RingWriter
-    from pipeline.sources.living import Living
-    from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
-    from pipeline.sources.recorder import WrittenAcks, follow, lost_in, snapshot_frame
-    from pipeline.sources.shard_main import map_counts, map_cpu_states, ring_cpus
+    from pipeline.sources.proc_connector.living import Living
+    from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
+    from pipeline.sources.ring._ring import Ring
+    from pipeline.sources.ring.handring import RingWriter
+    from pipeline.sources.shard._pacing import Waiter
+    from pipeline.sources.shard._shard import Shard
+    from pipeline.sources.shard.main import map_counts, map_cpu_states, ring_cpus
 
     began_ns = boot.now_boot_ns()
     states = map_cpu_states(feed.shared_fd)

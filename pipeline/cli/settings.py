@@ -52,7 +52,7 @@ def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
     """
     from pipeline.bus import auth
     from pipeline.secrets.scrub import Scrubber
-    from pipeline.sources.recording import Recording
+    from pipeline.sources.recording.file import Recording
     from pipeline.supervisor import metrics
     from pipeline.supervisor.directory import group_id
 

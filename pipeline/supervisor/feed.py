@@ -18,10 +18,10 @@ from pipeline.config.settings import Config
 from pipeline.errors import ConfigError, FrameError
 from pipeline.worker.reading import NO_FD
 
-SHARD_MODULE = "pipeline.sources.shard_main"
-REPLAY_MODULE = "pipeline.sources.replay_main"
-CONNECTOR_MODULE = "pipeline.sources.proc_connector_main"
-TRACER_MODULE = "pipeline.sources.tracer_main"
+SHARD_MODULE = "pipeline.sources.shard.main"
+REPLAY_MODULE = "pipeline.sources.recording.main"
+CONNECTOR_MODULE = "pipeline.sources.proc_connector.main"
+TRACER_MODULE = "pipeline.sources.tracer.main"
 
 #: The netlink socket has room for as many times the ring's bytes: the kernel accounts 800 bytes for an event of 76.
 _SOCKET_ROOM = 8
@@ -125,7 +125,7 @@ def _open_ebpf(config: Config) -> Feed:
 
 def _open_connector(config: Config) -> Feed:
     """Open the socket, and the ring and counters that outlive the one process which works with them."""
-    from pipeline.sources.proc_events import close_socket, open_socket
+    from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 
     ring_bytes = config.capture.ring_bytes
     with ExitStack() as stack:
@@ -165,7 +165,7 @@ def _open_tracer(config: Config) -> Feed:
 def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
     """Return the descriptors of a ring and of counters for a source that fills a ring by itself."""
     from pipeline.bpf.words import CPU_STATE_BYTES, MAX_CPUS
-    from pipeline.sources.handring import make_ring_file
+    from pipeline.sources.ring.handring import make_ring_file
 
     ring_fd = make_ring_file(ring_bytes)
     stack.callback(os.close, ring_fd)
@@ -177,7 +177,7 @@ def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
 
 def _open_replay(config: Config) -> Feed:
     from pipeline.bus.frames.frame import decode_frames
-    from pipeline.sources.recording import Recording
+    from pipeline.sources.recording.file import Recording
 
     path = Path(config.source.partition(":")[2]).absolute()
     recording = Recording(path)

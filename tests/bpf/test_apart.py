@@ -21,7 +21,7 @@ SCRIPT = """
 import os, subprocess, sys
 from pathlib import Path
 from pipeline.bpf.apart import load_apart
-from pipeline.sources._ring import Ring
+from pipeline.sources.ring._ring import Ring
 assert not [name for name in sys.modules if "pylibbpf" in name or name == "pipeline.bpf.loader"]
 def links():
     found = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]

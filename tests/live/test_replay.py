@@ -16,8 +16,8 @@ from typing import NoReturn
 import pytest
 
 from pipeline.errors import StaleError, UnsupportedError
-from pipeline.sources.proc_events import close_socket, open_socket
-from pipeline.sources.recording import Recording
+from pipeline.sources.proc_connector.netlink import close_socket, open_socket
+from pipeline.sources.recording.file import Recording
 from tests.live.harness import Daemon, Recorder, eventually, run_workload
 
 pytestmark = pytest.mark.live

@@ -21,10 +21,10 @@ from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
 from pipeline.shm import layout
-from pipeline.sources import proc_records
-from pipeline.sources.proc_events import close_socket, open_socket
-from pipeline.sources.proc_records import About
-from pipeline.sources.tracer import FrameSender
+from pipeline.sources.proc_connector import proc_records
+from pipeline.sources.proc_connector.netlink import close_socket, open_socket
+from pipeline.sources.proc_connector.proc_records import About
+from pipeline.sources.tracer.frames import FrameSender
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]

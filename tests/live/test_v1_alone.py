@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.errors import UnsupportedError
 from pipeline.procfs.containers import find_cgroup_mounts
-from pipeline.sources.proc_events import close_socket, open_socket
+from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from tests.actor import Actor
 from tests.cgroup_paths import cgroups_of_the_fixture
 from tests.hierarchy import v1_hierarchy

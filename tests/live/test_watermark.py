@@ -19,9 +19,9 @@ from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
 from pipeline.resolver._merger import SLACK_NS, Merger
-from pipeline.sources._ring import Ring
-from pipeline.sources._shard import Shard
-from pipeline.sources._shared import CpuStates
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.shard._shard import Shard
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 

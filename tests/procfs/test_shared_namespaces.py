@@ -17,7 +17,7 @@ from pipeline.procfs.info import ProcInfo, proc_knows, to_record
 from pipeline.procfs.reader import WANT_IDS, read_process
 from pipeline.records import kinds as events
 from pipeline.shm import layout
-from pipeline.sources.proc_records import told_by
+from pipeline.sources.proc_connector.proc_records import told_by
 from tests.live.harness import eventually
 
 KINDS = ("pid", "mnt", "net")

@@ -10,8 +10,8 @@ import numpy as np
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
-from pipeline.sources._drain import Columns
-from pipeline.sources._ring import Ring
+from pipeline.sources.ring._drain import Columns
+from pipeline.sources.ring._ring import Ring
 
 BOOT_ID = bytes(range(16))
 CPU_STATE_BYTES = 256

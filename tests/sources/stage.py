@@ -16,7 +16,7 @@ from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config.settings import Config
-from pipeline.sources._ring import PAGE_BYTES
+from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.worker.specification import WorkerSpec
 from tests.sources.hand_control import CAPTURE_ID, HandControl
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
@@ -46,7 +46,7 @@ class Stage:
         capture_id: int = CAPTURE_ID,
         boot_id: bytes = BOOT_ID,
         config: Config | None = None,
-        module: str = "pipeline.sources.shard_main",
+        module: str = "pipeline.sources.shard.main",
         source: str = "ebpf",
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))

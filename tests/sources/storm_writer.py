@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 
-from pipeline.sources.handring import RingWriter
+from pipeline.sources.ring.handring import RingWriter
 
 HEAD = struct.Struct("<QQIIQIBBHQIIQ")
 KIND_FORK, KIND_EXEC, KIND_EXIT, KIND_COMM = 1, 2, 3, 5

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FrameError, UnsupportedError
 from pipeline.records import kinds as events
-from pipeline.sources import _drain
-from pipeline.sources._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
-from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
-from pipeline.sources._shared import RingMap, Words
-from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.ring import _drain
+from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
+from pipeline.sources.ring._shared import RingMap, Words
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sources.hand_records import drain_frame, record, records_in, strings_of
 
 KINDS = range(1, events.KIND_COUNT)

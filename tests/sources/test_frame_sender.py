@@ -24,13 +24,13 @@ from pipeline.shm._entry import Entry
 from pipeline.shm._reader import TableReader
 from pipeline.shm._writer import TableWriter
 from pipeline.shm.keyspace import KeySpace
-from pipeline.sources import proc_records
-from pipeline.sources._drain import Columns
-from pipeline.sources._ring import Ring
-from pipeline.sources.handring import RingWriter, make_ring_file
-from pipeline.sources.proc_records import About
-from pipeline.sources.tracer import FrameSender
-from pipeline.sources.tracer_source import TracerFrames
+from pipeline.sources.proc_connector import proc_records
+from pipeline.sources.proc_connector.proc_records import About
+from pipeline.sources.ring._drain import Columns
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.tracer.frames import FrameSender
+from pipeline.sources.tracer.source import TracerFrames
 from tests.sources.hand_records import BOOT_ID
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000

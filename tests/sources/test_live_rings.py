@@ -14,8 +14,8 @@ import pytest
 from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
 from pipeline.records import kinds as events
-from pipeline.sources._ring import PAGE_BYTES, Ring, ring_data_bytes
-from pipeline.sources.shard_main import map_cpu_states
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
+from pipeline.sources.shard.main import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.stage import KILL, TERM, Stage, eventually
 

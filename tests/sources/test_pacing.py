@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.sources._pacing import Pacer, Wait, Waiter
+from pipeline.sources.shard._pacing import Pacer, Wait, Waiter
 
 
 def _pacer() -> Pacer:

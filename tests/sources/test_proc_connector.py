@@ -21,12 +21,11 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import ProcReader, read_process
 from pipeline.records import kinds as events
 from pipeline.shm import layout
-from pipeline.sources import proc_events, proc_records, second_look
-from pipeline.sources._ring import PAGE_BYTES, Ring
-from pipeline.sources._shared import CpuStates
-from pipeline.sources.handring import RingWriter, make_ring_file
-from pipeline.sources.living import Living
-from pipeline.sources.proc_connector import (
+from pipeline.sources.proc_connector import netlink as proc_events
+from pipeline.sources.proc_connector import proc_records, second_look
+from pipeline.sources.proc_connector.living import Living
+from pipeline.sources.proc_connector.second_look import Facts, Looks
+from pipeline.sources.proc_connector.source import (
     KEEP_ALIVE_NS,
     SLACK_NS,
     ConnectorShard,
@@ -34,7 +33,9 @@ from pipeline.sources.proc_connector import (
     ProcConnector,
     measure_offset_ns,
 )
-from pipeline.sources.second_look import Facts, Looks
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 CPUS = 4

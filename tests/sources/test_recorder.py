@@ -13,9 +13,9 @@ from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.config.settings import Config
 from pipeline.errors import FrameError
 from pipeline.secrets.conceal import Concealer, scrubber_of
-from pipeline.sources.recorder import ConcealedFrames
-from pipeline.sources.replay import ReplaySource
-from pipeline.sources.synthetic import make_storm
+from pipeline.sources.recording.recorder import ConcealedFrames
+from pipeline.sources.recording.replay import ReplaySource
+from pipeline.sources.synthetic.storm import make_storm
 from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 STORM = make_storm(3, 400, frame_records=40, variants=10, envs_bytes=60)

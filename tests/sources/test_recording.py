@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, FrameError, WriteError
-from pipeline.sources.recording import Recording, RecordingWriter
+from pipeline.sources.recording.file import Recording, RecordingWriter
 
 BOOT_ID = bytes(range(16))
 
@@ -143,7 +143,7 @@ def test_a_file_system_that_fills_up_leaves_what_was_written() -> None:
     said = on_full_tmpfs(
         "from pathlib import Path\n"
         "from pipeline.errors import WriteError\n"
-        "from pipeline.sources.recording import Recording, RecordingWriter\n"
+        "from pipeline.sources.recording.file import Recording, RecordingWriter\n"
         "path = Path('/mnt/storm.rec')\n"
         "try:\n"
         "    with RecordingWriter(path, boot_id=bytes(16), is_draft=True) as writer:\n"
@@ -166,7 +166,7 @@ def test_a_full_file_system_leaves_no_file_without_a_frame() -> None:
     said = on_full_tmpfs(
         "from pathlib import Path\n"
         "from pipeline.errors import WriteError\n"
-        "from pipeline.sources.recording import RecordingWriter\n"
+        "from pipeline.sources.recording.file import RecordingWriter\n"
         "open('/mnt/rest', 'wb').write(bytes(4096))\n"
         "try:\n"
         "    RecordingWriter(Path('/mnt/storm.rec'), boot_id=bytes(16))\n"

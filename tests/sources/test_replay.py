@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.config.settings import Config, Supervision
 from pipeline.errors import FrameError
-from pipeline.sources.recording import RecordingWriter
-from pipeline.sources.replay import WATERMARK_END_NS, ReplaySource
-from pipeline.sources.synthetic import make_storm
+from pipeline.sources.recording.file import RecordingWriter
+from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource
+from pipeline.sources.synthetic.storm import make_storm
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
 from tests.sources.stage import TERM, Stage, eventually
@@ -250,7 +250,7 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
             writer.write(message)
     stage = Stage(
         {}, shared_fd=-1, ring_count=3, capture_id=CAPTURE_ID, config=Config(supervision=Supervision(stop_timeout_s=1)),
-        module="pipeline.sources.replay_main", source=f"replay:{os.fspath(path)}",
+        module="pipeline.sources.recording.main", source=f"replay:{os.fspath(path)}",
     )  # fmt: skip
     try:
         stage.start()
@@ -272,7 +272,7 @@ def test_process_replays_a_file_and_stays_until_it_is_stopped(tmp_path: Path) ->
 def test_process_names_a_file_that_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "other").write_bytes(bytes(100))
     stage = Stage(
-        {}, shared_fd=-1, ring_count=3, module="pipeline.sources.replay_main", source=f"replay:{tmp_path / 'other'}"
+        {}, shared_fd=-1, ring_count=3, module="pipeline.sources.recording.main", source=f"replay:{tmp_path / 'other'}"
     )
     try:
         assert stage.start().wait(30) == 2

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.records import kinds as events
-from pipeline.sources._ring import PAGE_BYTES, Ring
-from pipeline.sources._shard import Shard
-from pipeline.sources._shared import CpuStates
-from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.shard._shard import Shard
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
 
 

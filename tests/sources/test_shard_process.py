@@ -18,8 +18,8 @@ import pytest
 from pipeline.bus.frames.frame import Frame
 from pipeline.config.settings import Config, Supervision
 from pipeline.records import kinds as events
-from pipeline.sources._ring import PAGE_BYTES
-from pipeline.sources.handring import RingWriter, make_ring_file
+from pipeline.sources.ring._ring import PAGE_BYTES
+from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from tests.sources import storm_writer
 from tests.sources.hand_control import RINGS
 from tests.sources.hand_records import record, records_in
@@ -101,7 +101,7 @@ spec = json.loads(os.pread({fd}, 1 << 20, 0))
 spec["supervisor_tgid"] = os.getpid()
 inner = os.memfd_create("spec")
 os.write(inner, json.dumps(spec).encode())
-child = subprocess.Popen([sys.executable, "-m", "pipeline.sources.shard_main", "--spec-fd", str(inner)],
+child = subprocess.Popen([sys.executable, "-m", "pipeline.sources.shard.main", "--spec-fd", str(inner)],
                          pass_fds=(inner, *{keep!r}))
 print(child.pid, flush=True)
 sys.stdin.read()
@@ -168,7 +168,7 @@ def test_shard_is_small(stage: Stage) -> None:
 )
 def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.sources.shard_main", *arguments],
+        [sys.executable, "-m", "pipeline.sources.shard.main", *arguments],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
@@ -178,7 +178,7 @@ def test_specification_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.sources.shard_main", "--spec-fd", str(fd)],
+        [sys.executable, "-m", "pipeline.sources.shard.main", "--spec-fd", str(fd)],
         capture_output=True, text=True, timeout=DEADLINE_S, check=False, pass_fds=(fd,),
     )  # fmt: skip
     os.close(fd)

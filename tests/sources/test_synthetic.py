@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, decode_frame
 from pipeline.records import kinds as events
-from pipeline.sources.synthetic import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
+from pipeline.sources.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
 
 
 def _frames(*arguments: object, **options: object) -> list[Frame]:

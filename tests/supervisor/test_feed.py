@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.config.settings import load
 from pipeline.errors import ConfigError, FrameError
-from pipeline.sources.recording import RecordingWriter
-from pipeline.sources.synthetic import make_storm
+from pipeline.sources.recording.file import RecordingWriter
+from pipeline.sources.synthetic.storm import make_storm
 from pipeline.supervisor.feed import Feed, open_feed
 
 BOOT_ID = bytes(range(16))

@@ -11,7 +11,7 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.sources._shared cimport ControlView
+from pipeline.sources.ring._shared cimport ControlView
 
 
 cdef extern from "reader.h" nogil:

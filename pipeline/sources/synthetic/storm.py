@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from pipeline.bus.frames.frame import FrameEncoder, record_ends
 from pipeline.records import kinds as events
-from pipeline.sources.replay import WATERMARK_END_NS
-from pipeline.sources.synthetic_commands import Command, make_commands
+from pipeline.sources.recording.replay import WATERMARK_END_NS
+from pipeline.sources.synthetic.commands import Command, make_commands
 
 #: Parent of the storm's first process, and reaper of its orphans.
 INIT_TGID = 1

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 import mmap
 
 from pipeline.bus.frames._column cimport column
-from pipeline.sources._shared cimport RingMap, pls_acquire32, pls_acquire64
+from pipeline.sources.ring._shared cimport RingMap, pls_acquire32, pls_acquire64
 
 
 cdef extern from *:

@@ -1,6 +1,6 @@
 """The process that follows the proc connector: takes the place of the shards where there is no eBPF.
 
-Started by the supervisor as ``python -m pipeline.sources.proc_connector_main --spec-fd N``; it inherits the netlink
+Started by the supervisor as ``python -m pipeline.sources.proc_connector.main --spec-fd N``; it inherits the netlink
 socket, the ring and the counters, so that nothing is lost when it is replaced. It keeps the two capabilities that
 reading other users' processes in ``/proc`` needs.
 """
@@ -20,14 +20,14 @@ from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.host.privileges import CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 from pipeline.log import Logger, get_logger
-from pipeline.sources._acks import ControlAcks
-from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.shard._pacing import Wait, Waiter
+from pipeline.sources.shard.main import drain_out, map_counts, map_cpu_states
 from pipeline.worker.reading import say_ready
 from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
 if TYPE_CHECKING:
-    from pipeline.sources.proc_connector import ProcConnector
+    from pipeline.sources.proc_connector.source import ProcConnector
 
 #: Events of one duty cycle, after which acknowledgements are looked at again.
 BUDGET_EVENTS = 512
@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
     from pipeline.procfs.reader import ProcReader
-    from pipeline.sources._ring import Ring
-    from pipeline.sources.handring import RingWriter
-    from pipeline.sources.living import Living
-    from pipeline.sources.proc_connector import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.proc_connector.living import Living
+    from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.ring._ring import Ring
+    from pipeline.sources.ring.handring import RingWriter
 
     ((number, ring_fd),) = spec.by_ring("rings").items()
     states = map_cpu_states(spec["shared_fd"])

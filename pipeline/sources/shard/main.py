@@ -1,6 +1,6 @@
 """The shard process: build one `Shard` from the worker specification, run its duty cycle, end cleanly.
 
-Started by the supervisor as ``python -m pipeline.sources.shard_main --spec-fd N``. After SIGTERM it hands over what the
+Started by the supervisor as ``python -m pipeline.sources.shard.main --spec-fd N``. After SIGTERM it hands over what the
 rings hold, waits until that is applied, at most for a part of the time that the supervisor gives it, and ends with 0.
 What is not applied by then stays in the rings.
 """
@@ -18,11 +18,11 @@ from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
-from pipeline.sources._acks import ControlAcks
-from pipeline.sources._pacing import Pacer, Waiter, run
-from pipeline.sources._ring import PAGE_BYTES, Ring
-from pipeline.sources._shard import Shard
-from pipeline.sources._shared import CpuStates
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.shard._pacing import Pacer, Waiter, run
+from pipeline.sources.shard._shard import Shard
 from pipeline.worker.reading import say_ready
 from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 

@@ -17,10 +17,10 @@ from libc.stdlib cimport free, realloc
 from pipeline.bus.frames._column cimport column
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
-from pipeline.sources._acks cimport ControlAcks, ack
-from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
-from pipeline.sources._ring cimport Ring
-from pipeline.sources._shared cimport CpuStates
+from pipeline.sources.ring._acks cimport ControlAcks, ack
+from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
+from pipeline.sources.ring._ring cimport Ring
+from pipeline.sources.ring._shared cimport CpuStates
 
 
 cdef extern from "reader.h" nogil:

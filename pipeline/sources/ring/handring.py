@@ -16,8 +16,8 @@ import os
 from types import TracebackType
 from typing import Self
 
-from pipeline.sources._ring import PAGE_BYTES, ring_data_bytes
-from pipeline.sources._shared import Words
+from pipeline.sources.ring._ring import PAGE_BYTES, ring_data_bytes
+from pipeline.sources.ring._shared import Words
 
 BUSY_BIT = 1 << 31
 DISCARD_BIT = 1 << 30

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-from pipeline.sources._drain cimport Columns
-from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
+from pipeline.sources.ring._drain cimport Columns
+from pipeline.sources.ring._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
 
 cdef class Ring:

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from pipeline.sources._shared cimport ControlView
+from pipeline.sources.ring._shared cimport ControlView
 
 
 cdef struct ack:

@@ -14,11 +14,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.errors import UnsupportedError
-from pipeline.sources._drain import KIND_NAMES
+from pipeline.sources.ring._drain import KIND_NAMES
 
 from pipeline.bus.frames._frame_writer cimport packed_counts
-from pipeline.sources._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
-from pipeline.sources._shared cimport PL_KIND_COUNT, CpuStates, RingMap
+from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns
+from pipeline.sources.ring._shared cimport PL_KIND_COUNT, CpuStates, RingMap
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -1,7 +1,7 @@
 from types import TracebackType
 from typing import Self
 
-from pipeline.sources._drain import Columns
+from pipeline.sources.ring._drain import Columns
 
 PAGE_BYTES: int
 

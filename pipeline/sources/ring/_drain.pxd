@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.bus.frames._column cimport column
-from pipeline.sources._shared cimport RingMap
+from pipeline.sources.ring._shared cimport RingMap
 
 
 cdef enum:

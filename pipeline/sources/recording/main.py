@@ -1,6 +1,6 @@
 """The process that replays a recording into an instance: takes the place of the shards.
 
-Started by the supervisor as ``python -m pipeline.sources.replay_main --spec-fd N``, with the source ``replay:FILE`` in
+Started by the supervisor as ``python -m pipeline.sources.recording.main --spec-fd N``, with the source ``replay:FILE`` in
 the specification. After the last frame it stays and keeps its rings current, so that the instance can be asked, until
 SIGTERM.
 """
@@ -16,8 +16,8 @@ from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
-from pipeline.sources._acks import ControlAcks
-from pipeline.sources._pacing import Wait, Waiter
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.shard._pacing import Wait, Waiter
 from pipeline.worker.reading import say_ready
 from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
-    from pipeline.sources.recording import Recording
-    from pipeline.sources.replay import ReplaySource
+    from pipeline.sources.recording.file import Recording
+    from pipeline.sources.recording.replay import ReplaySource
 
     path = Path(spec["source"].partition(":")[2])
     recording = Recording(path)

@@ -31,15 +31,16 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import kinds as events
 from pipeline.shm import layout
-from pipeline.sources import proc_events, proc_records
-from pipeline.sources._drain import CAUGHT_UP
-from pipeline.sources._ring import Ring
-from pipeline.sources._shard import NO_WATERMARK, Shard
-from pipeline.sources._shared import Words
-from pipeline.sources.handring import RingWriter
-from pipeline.sources.living import PF_KTHREAD, TICK_NS, Living
-from pipeline.sources.proc_records import About
-from pipeline.sources.second_look import WANT_LOOK, Facts, Looks
+from pipeline.sources.proc_connector import netlink as proc_events
+from pipeline.sources.proc_connector import proc_records
+from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living
+from pipeline.sources.proc_connector.proc_records import About
+from pipeline.sources.proc_connector.second_look import WANT_LOOK, Facts, Looks
+from pipeline.sources.ring._drain import CAUGHT_UP
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.ring._shared import Words
+from pipeline.sources.ring.handring import RingWriter
+from pipeline.sources.shard._shard import NO_WATERMARK, Shard
 
 SOURCE = "proc-connector"
 

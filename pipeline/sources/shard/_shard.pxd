@@ -4,10 +4,10 @@ from libc.stdint cimport int64_t, uint64_t
 
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
-from pipeline.sources._acks cimport ControlAcks, ack
-from pipeline.sources._drain cimport Columns
-from pipeline.sources._ring cimport Ring
-from pipeline.sources._shared cimport CpuStates
+from pipeline.sources.ring._acks cimport ControlAcks, ack
+from pipeline.sources.ring._drain cimport Columns
+from pipeline.sources.ring._ring cimport Ring
+from pipeline.sources.ring._shared cimport CpuStates
 
 
 cdef struct part:

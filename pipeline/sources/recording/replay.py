@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
-from pipeline.sources.acks import AckSource
+from pipeline.sources.ring.acks import AckSource
 
 #: Says that nothing follows in a ring. Far in the future, and far from the end of 64 bits.
 WATERMARK_END_NS = 1 << 62

@@ -1,6 +1,6 @@
 """The process that listens to tracers: takes the place of the shards with ``--source tracer``.
 
-Started by the supervisor as ``python -m pipeline.sources.tracer_main --spec-fd N``; it inherits the ring and the
+Started by the supervisor as ``python -m pipeline.sources.tracer.main --spec-fd N``; it inherits the ring and the
 counters, so that what it had taken is there for its successor. It keeps no capability.
 """
 
@@ -17,9 +17,9 @@ from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
 from pipeline.errors import ProclineError
 from pipeline.log import Logger, get_logger
-from pipeline.sources._acks import ControlAcks
-from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources.shard_main import drain_out, map_counts, map_cpu_states
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.shard._pacing import Wait, Waiter
+from pipeline.sources.shard.main import drain_out, map_counts, map_cpu_states
 from pipeline.worker.reading import say_ready
 from pipeline.worker.start import EXIT_HOPELESS, Specification, begin
 
@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
-    from pipeline.sources._ring import Ring
-    from pipeline.sources.handring import RingWriter
-    from pipeline.sources.proc_connector import Counts, boot_now_ns
-    from pipeline.sources.tracer_source import TracerFrames, TracerShard
+    from pipeline.sources.proc_connector.source import Counts, boot_now_ns
+    from pipeline.sources.ring._ring import Ring
+    from pipeline.sources.ring.handring import RingWriter
+    from pipeline.sources.tracer.source import TracerFrames, TracerShard
 
     ((number, ring_fd),) = spec.by_ring("rings").items()
     states = map_cpu_states(spec["shared_fd"])

@@ -1,8 +1,8 @@
 from collections.abc import Callable, Sequence
 
-from pipeline.sources._ring import Ring
-from pipeline.sources._shared import CpuStates
-from pipeline.sources.acks import AckSource
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.ring.acks import AckSource
 
 NO_WATERMARK: int
 

@@ -16,10 +16,10 @@ from pipeline.bus.frames.frame import RECORD_HEADER_BYTES, Frame, FrameEncoder, 
 from pipeline.procfs.info import to_records
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import kinds as events
-from pipeline.sources._pacing import Wait, Waiter
-from pipeline.sources._ring import Ring
-from pipeline.sources._shard import Shard
-from pipeline.sources.proc_records import told_by
+from pipeline.sources.proc_connector.proc_records import told_by
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.shard._pacing import Wait, Waiter
+from pipeline.sources.shard._shard import Shard
 
 BUDGET_RECORDS = 16_384
 _BUSY_S = 0.002

@@ -1,6 +1,6 @@
 from typing import Any
 
-from pipeline.sources._shared import RingMap
+from pipeline.sources.ring._shared import RingMap
 
 CAUGHT_UP: int
 BUSY: int

@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable
 
-from pipeline.sources._shard import Shard
+from pipeline.sources.shard._shard import Shard
 
 class Wait:
     seconds: float

@@ -20,10 +20,10 @@ import numpy as np
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.errors import FrameError
 from pipeline.records import kinds as events
-from pipeline.sources._drain import CAUGHT_UP
-from pipeline.sources._ring import Ring
-from pipeline.sources._shard import NO_WATERMARK, Shard
-from pipeline.sources.handring import RingWriter
+from pipeline.sources.ring._drain import CAUGHT_UP
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.ring.handring import RingWriter
+from pipeline.sources.shard._shard import NO_WATERMARK, Shard
 
 SOURCE = "tracer"
 #: What comes behind younger records is applied all the same; it is counted as late.

@@ -20,7 +20,7 @@ from posix.unistd cimport close
 from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLET, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
-from pipeline.sources._shard cimport Shard
+from pipeline.sources.shard._shard cimport Shard
 
 
 cdef extern from "reader.h" nogil:
