@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 #: Folders of C headers that modules include by their file names.
-INCLUDED = ["pipeline/shm", "pipeline/bpf/programs", "pipeline/records"]
+INCLUDED = ["pipeline/shm/layout", "pipeline/shm/reader", "pipeline/bpf/programs", "pipeline/records"]
 COLD, ORDER = "pipeline/cold.h", "pipeline/order.ld"
 
 #: Cython's own functions (typed memoryviews alone are 16,000 lines of C), which it would repeat in each module.

@@ -30,7 +30,7 @@ import curves
 import loads
 import replay
 
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"bytes": 1024, "processes": 300, "rounds": 1}
 SIZES = (0, 256, 1024, 4096, 16384, 32768)

@@ -34,7 +34,7 @@ import numpy as np
 import publish
 import replay
 
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"depth": 8, "events": 4000, "rounds": 1}
 DEPTHS = (1, 2, 8, 32, 128, 512)

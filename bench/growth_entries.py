@@ -32,8 +32,8 @@ import loads
 import numpy as np
 import replay
 
-from pipeline.shm import layout
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"entries": 1000, "events": 2000, "rounds": 1}
 SIZES = (100, 1000, 10_000, 65_000, 250_000, 1_000_000)

@@ -19,7 +19,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 def _hammer(directory: str, cores: list[int], number: int, active: Any, reads: Any, cpu_ns: Any) -> None:
     """Resolve and walk as fast as possible while `number` is below `active`; -1 ends it."""
-    from pipeline.shm.table import ProcessTable
+    from pipeline.shm.reader.table import ProcessTable
 
     os.sched_setaffinity(0, cores)
     # Of those that are there throughout, and of those that come and go.

@@ -45,8 +45,8 @@ import live
 import numpy as np
 from memory import FIRST_PID, write_tables
 
-from pipeline.shm import layout
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
 
 SMALL = {"sleepers": 20, "entries": "100", "runs": 1, "least_s": 0.002}
 LOOKUPS = 200_000

@@ -35,9 +35,9 @@ import common
 import live
 import numpy as np
 
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.writer._writer import TableWriter
 
 SMALL = {"entries": 1000, "sleepers": 20, "batch": 100, "runs": 2}
 SIZES = (100, 1000, 10_000, 65_000, 250_000, 1_000_000)

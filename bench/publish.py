@@ -43,8 +43,8 @@ from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000

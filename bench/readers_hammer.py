@@ -143,8 +143,8 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     from pipeline.bus.frames.frame import decode_frame
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._merger import Merger
-    from pipeline.shm import layout
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.layout import tables as layout
+    from pipeline.shm.writer._writer import TableWriter
 
     tables = TableWriter.create(
         Path(directory), boot_id=BOOT, capture_id=1, ring_count=1, row_capacity=600, chunk_rows=64, pid_capacity=1024,
@@ -197,7 +197,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
 def read_torn(directory: str, cores: list[int], reads: int, seed: int, out: Connection) -> None:
     """Read `reads` rows and check each."""
     os.sched_setaffinity(0, cores)
-    from pipeline.shm.table import ProcessTable
+    from pipeline.shm.reader.table import ProcessTable
 
     pids = random.Random(seed).choices([LIVE_PIDS[0]] * 150 + [*LIVE_PIDS, *PASSING_PIDS], k=4096)
     done = torn = absent = overlapped = wrong = gone = 0

@@ -27,8 +27,8 @@ from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import SLACK_NS, Merger
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 STEPS = ("decode", "add", "advance", "take", "apply", "done", "commit")
 

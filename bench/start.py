@@ -34,7 +34,7 @@ READ_ONE = "from pipeline import ProcessTable; print(ProcessTable.attach().resol
 
 def daemon_start(daemon: live.Daemon) -> dict[str, float]:
     """Start the daemon; returns ms until ready and of the snapshot."""
-    from pipeline.shm import layout
+    from pipeline.shm.layout import tables as layout
     from pipeline.supervisor.vitals import look
 
     begin = time.perf_counter()

@@ -42,14 +42,14 @@ if TYPE_CHECKING:
     from pipeline.resolver.ebpfless import EBPFLessResolver
     from pipeline.resolver.model import SNAPSHOTTED, SNAPSHOTTING, CacheResolverKey
     from pipeline.resolver.opts import ResolverOpts
-    from pipeline.shm.table import Entry, ProcessTable
+    from pipeline.shm.reader.table import Entry, ProcessTable
     from pipeline.subscriber import Subscriber
 
 __version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _MODULES = {
-    "pipeline.shm.table": ("Entry", "ProcessTable"),
+    "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
     "pipeline.subscriber": ("Subscriber",),
     "pipeline.bus.context_events": ("ContextSender",),
     "pipeline.resolver.ebpf": ("EBPFResolver",),

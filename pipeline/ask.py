@@ -15,7 +15,7 @@ from pipeline.bus.requests import BUSY, FILLING, Answer, exchange
 from pipeline.errors import BusyError, StaleError
 
 if TYPE_CHECKING:
-    from pipeline.shm.table import Entry, ProcessTable
+    from pipeline.shm.reader.table import Entry, ProcessTable
 
 __all__ = ["TIMEOUT_MS", "Answer", "ask", "resolve"]
 

@@ -28,7 +28,7 @@ from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MES
 from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
 
 if TYPE_CHECKING:
-    from pipeline.shm.table import ProcessTable
+    from pipeline.shm.reader.table import ProcessTable
 
 #: After a gap the processes are listed again, at most this often: a subscriber that is too slow would else be slower.
 RESYNC_INTERVAL_S = 1.0
@@ -37,7 +37,7 @@ _RETRY_S = 0.05
 #: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver._encode:
+#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver._encode:
 #: the name of the stream, and how many events of all topics there were.
 _WATERMARK = struct.Struct("<8xQ")
 _TOPIC_SEQ = struct.Struct("<128x16Q")
@@ -317,7 +317,7 @@ class Subscriber:
 def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
     """Open the tables; an instance that publishes already may still be filling them."""
     # Deferred: most subscribers never look at the tables.
-    from pipeline.shm.table import ProcessTable
+    from pipeline.shm.reader.table import ProcessTable
 
     while True:
         try:

@@ -15,7 +15,7 @@ from pipeline.bus.sockets import Bus
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.publish import Publisher
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.resolver.story import BOOT_ID, Story, make_tables
 
 

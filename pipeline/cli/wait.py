@@ -71,7 +71,7 @@ def behind(name: str) -> int:
         AccessError: its tables may not be read.
     """
     from pipeline import ProcessTable
-    from pipeline.shm import layout
+    from pipeline.shm.layout import tables as layout
 
     try:
         with ProcessTable.attach(name) as table:
@@ -83,7 +83,7 @@ def behind(name: str) -> int:
 
 def is_ready(name: str) -> bool:
     """Whether the tables of an instance are complete and its resolver alive."""
-    from pipeline.shm import layout
+    from pipeline.shm.layout import tables as layout
     from pipeline.supervisor.vitals import look
 
     directory = paths.instance_dir(name)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pipeline.shm.table import Entry
+from pipeline.shm.reader.table import Entry
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "), check_circular=False).encode
 

@@ -24,8 +24,8 @@ from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
 from pipeline.host import processes
 from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm import layout
-from pipeline.shm.layout import counter_of
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.tables import counter_of
 
 #: Heartbeats come every 50 ms; an older one than this means that the resolver is gone.
 UP_WITHIN_NS = 1_000_000_000

@@ -2,7 +2,7 @@
 
 For what ``/proc`` alone told of: mountinfo has the name of a type, and asking the file system itself for its number,
 statfs(2), may wait for a server. Leaves out types whose number depends on their version (minix) or on how the host was
-started (rootfs). Source of the numbers, and the names that readers are shown: `pipeline/shm/_filesystems.pxd`.
+started (rootfs). Source of the numbers, and the names that readers are shown: `pipeline/shm/names/_filesystems.pxd`.
 """
 
 from __future__ import annotations

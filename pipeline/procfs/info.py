@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.records import kinds as events
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 #: Login uid or audit session that was never set, or a kernel without audit.
 UNSET = 0xFFFFFFFF

@@ -51,7 +51,7 @@ TASK, 160 bytes: what the process is at the event (after it, for exec and creden
     128     8     exe_inode             u8    -          mm->exe_file's inode; for exec: of the image before this one
     136     4     exe_dev               u4    -          its s_dev, kernel encoding (major << 20 | minor)
     140     4     told                  u4    mask       with FLAG_PARTIAL: which groups of fields hold a value (KNOWN_*
-                                                         of shm/layout.py); 0: those that are not zero
+                                                         of shm/layout/tables.py); 0: those that are not zero
     144     8     cookie                u8    -          names the image; key of the BPF map proc_cache
     152     8     cgroups_v1            u8    -          names the cgroups of version 1 that it is in, all hierarchies
                                                          together (cgroup_set); CGROUPS_V1_ROOTS: none but roots

@@ -3,7 +3,7 @@ from collections.abc import Buffer
 from pipeline.resolver._cgroups import CgroupNames
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merge import Batch
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 SAME: int
 ADDED: int

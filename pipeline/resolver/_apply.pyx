@@ -35,7 +35,7 @@ from pipeline.records._records cimport (
     pl_task_any,
 )
 from pipeline.resolver._rows cimport TOPIC_EXIT
-from pipeline.shm._layout cimport (
+from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS,
     PL_CGROUP_SOURCE_UNKNOWN,
     PL_C_ADDED_KERNEL_MAPS,
@@ -56,7 +56,7 @@ from pipeline.shm._layout cimport (
     PL_SOURCE_SNAPSHOT,
     pl_hot,
 )
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.writer._writer cimport TableWriter
 
 #: What `insert_snapshot` returns.
 SAME = 0
@@ -75,7 +75,7 @@ cdef class Applier(Events):
     """Applies events: the only code that decides what is in the rows.
 
     Args:
-        tables: pipeline.shm._writer.TableWriter of this process.
+        tables: pipeline.shm.writer._writer.TableWriter of this process.
         encoder: pipeline.resolver._encode.Encoder to tell each applied event, or None.
     """
 

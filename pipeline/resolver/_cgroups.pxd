@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.records._records cimport pl_task_any
-from pipeline.shm._layout cimport pl_cgroup
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.layout._layout cimport pl_cgroup
+from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef struct cgroup_name:

@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 class CgroupNames:
     told: Callable[[bytes, int, int], None] | None

@@ -13,8 +13,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from pipeline.records._records cimport PL_CGROUPS_V1_ROOTS, pl_task_any
-from pipeline.shm._layout cimport PL_ROW_HEAD, pl_cgroup, pl_hot
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.layout._layout cimport PL_ROW_HEAD, pl_cgroup, pl_hot
+from pipeline.shm.writer._writer cimport TableWriter
 
 cdef enum:
     FIRST_CAPACITY = 1024

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from pipeline.resolver._names cimport NameCache, name_table
-from pipeline.shm._layout cimport pl_cold, pl_hot
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.writer._writer cimport TableWriter
 
 
 # The message of one topic in the group that is open.
@@ -38,7 +38,7 @@ cdef struct noted_leader:
 
 
 cdef class Encoder:
-    # Bit t: topic t (index in pipeline.shm.layout.TOPICS) has a subscriber; nothing is encoded for the others.
+    # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber; nothing is encoded for the others.
     cdef public uint32_t topics_mask
     # Whose names count for a process; None: no names.
     cdef public NameCache names

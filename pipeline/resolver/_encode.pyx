@@ -4,7 +4,7 @@ Called by apply at each event, so what it writes is the entry and its lineage as
 GIL and without Python objects, except for an ssh login (`Encoder.login`); messages are handed out by `Encoder.take`
 afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
 
-An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm._entry`); the
+An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm.reader._entry`); the
 table with types is in docs/wire-schema.md. What is particular to events:
 
 - `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
@@ -27,11 +27,11 @@ from pipeline.resolver._skip cimport pl_find
 from pipeline.resolver._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
 )
-from pipeline.shm._files cimport pl_base_at, pl_extension_at
-from pipeline.shm._filesystems cimport pl_filesystem
-from pipeline.shm._layout cimport *
-from pipeline.shm._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
-from pipeline.shm._writer cimport MARK_TTY_GIVEN, TableWriter
+from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
+from pipeline.shm.names._filesystems cimport pl_filesystem
+from pipeline.shm.layout._layout cimport *
+from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
+from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN, TableWriter
 
 import os
 
@@ -151,7 +151,7 @@ cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
 
 
 cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
-    """As pipeline.shm.symlinks: by the path as the process sees it."""
+    """As pipeline.shm.names.symlinks: by the path as the process sees it."""
     cdef const char *path = <const char *>file + sizeof(pl_file)
     if file == NULL or n < sizeof(pl_file) + file.root_offset:
         return False
@@ -165,7 +165,7 @@ cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
 cdef char *put_symlink(
     char *p, const pl_file *file, uint32_t file_n, const char *args, uint32_t args_n, bint is_link
 ) noexcept nogil:
-    """Write symlink_paths and symlink_basename, as pipeline.shm.symlinks derives them: two fields."""
+    """Write symlink_paths and symlink_basename, as pipeline.shm.names.symlinks derives them: two fields."""
     cdef char text[272]
     cdef uint32_t begin = 4, end = 4
     if (is_link or is_busybox(file, file_n)) and args_n > 4:

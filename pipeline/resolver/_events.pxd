@@ -8,7 +8,7 @@ from pipeline.records._records cimport (
     pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
 )
 from pipeline.resolver._rows cimport Rows
-from pipeline.shm._layout cimport (
+from pipeline.shm.layout._layout cimport (
     PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED, PL_ROW_BEFORE_CAPTURE, PL_ROW_FOREIGN, PL_ROW_NS_INIT,
     PL_ROW_START_TICKS,
 )

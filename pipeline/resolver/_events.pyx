@@ -64,7 +64,7 @@ from pipeline.resolver._rows cimport (
     pl_tells_args,
     pl_tells_envs,
 )
-from pipeline.shm._layout cimport (
+from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_EVENT,
     PL_CGROUP_SOURCE_PROCFS,
     PL_CGROUP_SOURCE_UNKNOWN,
@@ -125,7 +125,7 @@ from pipeline.shm._layout cimport (
     pl_prefetch,
     pl_prefetch_write,
 )
-from pipeline.shm._writer cimport MARK_TTY_GIVEN
+from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN
 
 
 cdef enum:

@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from pipeline.bus.frames._frame cimport Frame
 from pipeline.resolver._merge cimport Batch, Sorter
 from pipeline.resolver._watermark cimport RingClock
-from pipeline.shm._control cimport ControlWriter
+from pipeline.shm.writer._control cimport ControlWriter
 
 
 cdef class Merger:

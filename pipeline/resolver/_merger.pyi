@@ -3,7 +3,7 @@ import numpy.typing as npt
 
 from pipeline.bus.frames._frame import Frame
 from pipeline.resolver._merge import Batch
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 SLACK_NS: int
 

@@ -25,7 +25,7 @@ import numpy as np
 from pipeline.bus.frames._frame cimport Frame
 from pipeline.resolver._merge cimport Batch, Sorter
 from pipeline.resolver._watermark cimport RingClock
-from pipeline.shm._control cimport ControlWriter
+from pipeline.shm.writer._control cimport ControlWriter
 
 #: See above; measured lag of positions behind the clock without a barrier: 73 us, with one: none.
 SLACK_NS = 100_000
@@ -283,7 +283,7 @@ cdef class Merger:
         )
 
     def take_counters(self) -> dict[str, int]:
-        """Return what was counted since the last call, by the names of pipeline.shm.layout.COUNTERS."""
+        """Return what was counted since the last call, by the names of pipeline.shm.layout.tables.COUNTERS."""
         counters = {
             "malformed": self.malformed,
             "frames_gap": self.frames_gap,

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from pipeline.shm._layout cimport pl_cold, pl_hot
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:

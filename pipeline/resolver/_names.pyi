@@ -1,6 +1,6 @@
 from collections.abc import Mapping
 
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 USER: int
 GROUP: int

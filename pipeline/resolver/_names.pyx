@@ -10,8 +10,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.resolver._wire cimport pl_nil, pl_text
-from pipeline.shm._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
-from pipeline.shm._writer cimport MARK_LIVE, TableWriter
+from pipeline.shm.layout._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
+from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
 
 USER = PL_USER
 GROUP = PL_GROUP

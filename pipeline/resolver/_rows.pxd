@@ -17,9 +17,9 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
-from pipeline.shm._arena cimport Arena
-from pipeline.shm._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.writer._arena cimport Arena
+from pipeline.shm.layout._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
+from pipeline.shm.writer._writer cimport TableWriter
 
 
 cdef enum:
@@ -30,7 +30,7 @@ cdef enum:
     EXTRA_CGROUP = 8
 
 cdef enum:
-    # Positions in pipeline.shm.layout.TOPICS.
+    # Positions in pipeline.shm.layout.tables.TOPICS.
     TOPIC_FORK = 0
     TOPIC_EXEC = 1
     TOPIC_EXIT = 2

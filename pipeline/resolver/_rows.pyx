@@ -1,6 +1,6 @@
 """Processes in the tables: finding them by identity, their facts, their beginning and end, their lineage.
 
-What an event means is in _events.pyx; how rows, arenas and the pid index are kept is in shm/_writer.pyx.
+What an event means is in _events.pyx; how rows, arenas and the pid index are kept is in shm/writer/_writer.pyx.
 
 Terms: a process is a chain of images, linked by `ancestor`, of which the newest is its head and the oldest its root. The
 root's `ancestor` is an image of the parent. A process is named by (tgid, start_boot_ns), never by tgid alone: every
@@ -39,8 +39,8 @@ from pipeline.records._records cimport (
     pl_task_any,
 )
 from pipeline.resolver._skip cimport pl_skip
-from pipeline.shm._arena cimport Arena
-from pipeline.shm._layout cimport (
+from pipeline.shm.writer._arena cimport Arena
+from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED,
     PL_CGROUP_SOURCE_PROCFS,
     PL_C_EXITS_UNSEEN,
@@ -95,7 +95,7 @@ from pipeline.shm._layout cimport (
     pl_hot,
     pl_prefetch,
 )
-from pipeline.shm._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
+from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
 
 
 cdef enum:

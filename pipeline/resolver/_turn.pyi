@@ -9,7 +9,7 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
 from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.secrets._conceal import Sieve
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 WAIT_FRAMES_MS: float
 

@@ -21,9 +21,9 @@ from pipeline.resolver._encode cimport Encoder
 from pipeline.resolver._merge cimport Batch
 from pipeline.resolver._merger cimport Merger
 from pipeline.resolver._waiting cimport FrameSocket, Waiter
-from pipeline.shm._control cimport boot_ns
-from pipeline.shm._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
-from pipeline.shm._writer cimport TableWriter
+from pipeline.shm.writer._control cimport boot_ns
+from pipeline.shm.layout._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
+from pipeline.shm.writer._writer cimport TableWriter
 
 cdef enum:
     #: Frames taken from the socket before the tables are brought up to date.

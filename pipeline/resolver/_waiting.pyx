@@ -21,7 +21,7 @@ from pipeline.host._epoll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLIN, epoll_create1, epoll_ctl, epoll_event, epoll_wait,
 )
 from pipeline.bus._libzmq cimport NativeSocket
-from pipeline.shm._control cimport boot_ns
+from pipeline.shm.writer._control cimport boot_ns
 
 
 #: ns.

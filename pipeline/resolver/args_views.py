@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pipeline.resolver.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry, is_command_line
-from pipeline.shm.symlinks import is_busybox
+from pipeline.shm.names.symlinks import is_busybox
 
 __all__ = [
     "argv_scrubbed", "envp", "envs", "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker",

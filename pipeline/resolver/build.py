@@ -48,10 +48,10 @@ from pipeline.resolver.sessions import SshSessions
 from pipeline.resolver.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.keyspace import KeySpace
-from pipeline.shm.usernames import DIRECTORY
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.names.usernames import DIRECTORY
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.keyspace import KeySpace
 from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
-from pipeline.shm import lineage
+from pipeline.shm.reader import lineage
 
 #: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.
 CHAIN_LIMIT = 4096

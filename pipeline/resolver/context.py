@@ -38,7 +38,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 #: Events that wait for the watermark; more are dropped, and counted.
 WAITING_MAX = 4096

@@ -19,7 +19,7 @@ from pipeline.resolver.model import NoProcessContextError, ProcessBrokenLineageE
 
 if TYPE_CHECKING:
     from pipeline.resolver.context import Dispatched
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 _CONTEXT = TOPICS.index("proc.context")
 _FORK = TOPICS.index("proc.fork")

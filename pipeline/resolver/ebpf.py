@@ -61,8 +61,8 @@ from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
 from pipeline.resolver.updates import Updates
 from pipeline.secrets.argsenvs import ArgScrubber
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 FLUSH_INTERVAL_S = 120.0
 #: What a process must be older than to be flushed.

@@ -40,9 +40,9 @@ from pipeline.resolver.model import (
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import CACHE_SIZE, PREFIX, StatsdClient
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, EnvsEntry
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.keyspace import KeySpace
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.keyspace import KeySpace
 
 #: An id that a message leaves as it is.
 UNCHANGED = -1

@@ -41,7 +41,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
     extension_of,
 )
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 _FULL_BYTES = struct.Struct("<I")
 _RECORD_FIELDS = {
@@ -126,7 +126,7 @@ def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
     return record.tobytes() + fsencode(path)
 
 
-#: As in pipeline/shm/_mounts.pxd, by number.
+#: As in pipeline/shm/names/_mounts.pxd, by number.
 _MOUNT_SOURCES = (None, "mount_id", "device", "snapshot")
 _MOUNT_ORIGINS = (None, "procfs", "event", "unshare")
 #: Shown under the same name as in the model ...

@@ -22,7 +22,7 @@ from pipeline.resolver.entry_rows import RowStore, area
 from pipeline.resolver.model import FILELESS_PREFIX, Credentials, Event, FileEvent
 from pipeline.secrets._conceal import digest
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 Column = npt.NDArray[np.void]
 

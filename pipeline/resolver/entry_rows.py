@@ -39,8 +39,8 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 _SHARED_ARGS = 1024
 _FLAGS = {

@@ -36,8 +36,8 @@ from pipeline.resolver.model import SNAPSHOTTING, Credentials, PIDContext
 from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import Stats
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.symlinks import symlink_names
+from pipeline.shm.names.symlinks import symlink_names
+from pipeline.shm.writer._writer import TableWriter
 
 
 def is_process(pid: int) -> bool:

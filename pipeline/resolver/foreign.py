@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 #: A pass over ``/proc`` costs some 15 us a process, so passes are at least so far apart.
 PASS_NS = 100_000_000

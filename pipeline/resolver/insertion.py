@@ -33,7 +33,7 @@ from pipeline.resolver.model import (
     Source,
 )
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 
 class Place(NamedTuple):

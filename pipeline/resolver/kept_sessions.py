@@ -3,7 +3,7 @@
 The sessions of all users together have a limit. At the limit the user that uses most of it loses its oldest session, so
 a flood of one user's sessions displaces nobody else's. Adding one costs the same however many there are.
 
-The file ``sessions`` is replaced whole (`pipeline.shm.ssh` reads it), at once or WRITE_NS after the last time. So a row
+The file ``sessions`` is replaced whole (`pipeline.shm.names.ssh` reads it), at once or WRITE_NS after the last time. So a row
 can have a number that the file does not have yet: readers then know that there is a session, and nothing else of it.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline import files
 from pipeline.host.boot import now_boot_ns
-from pipeline.shm.ssh import FILE
+from pipeline.shm.names.ssh import FILE
 
 #: Sessions that are kept, in shares: one takes a share for each SHARE_BYTES that it has in the file, begun or whole.
 SHARES_MAX = 4096

@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.records import kinds as events
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.keyspace import KeySpace
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.keyspace import KeySpace
 
 Column = npt.NDArray[np.void]
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import Book, RowStore
 from pipeline.resolver.model import CacheResolverKey
-from pipeline.shm import layout
-from pipeline.shm.keyspace import KeySpace
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer.keyspace import KeySpace
 
 #: As long as the column is; the kernel's names have a NUL in it.
 COMM_CHARS = 16

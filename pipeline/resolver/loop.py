@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.resolver._turn import Turn
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.requests import Requests
     from pipeline.resolver.sessions import SshSessions
     from pipeline.resolver.terminals import SessionTerminals, TtyFallback
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192

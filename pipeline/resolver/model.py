@@ -105,7 +105,7 @@ class CacheResolverKey(NamedTuple):
 
 
 class Source(enum.IntEnum):
-    """Where an entry comes from; the numbers are those of the tables (SOURCE_* of shm/layout.py)."""
+    """Where an entry comes from; the numbers are those of the tables (SOURCE_* of shm/layout/tables.py)."""
 
     UNKNOWN = 0
     PLACEHOLDER = 1

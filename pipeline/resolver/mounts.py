@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.records.kinds import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
 from pipeline.resolver.model import MOUNT_ORIGIN_EVENT, MOUNT_SOURCE_ID, FileEvent
-from pipeline.shm.layout import MOUNT_DETACHED, MOUNT_RESOLVED, MOUNT_VISIBLE
+from pipeline.shm.layout.tables import MOUNT_DETACHED, MOUNT_RESOLVED, MOUNT_VISIBLE
 
 
 def path_of(path: bytes, end: int, flags: int) -> str:

@@ -13,7 +13,7 @@ from pipeline.host.digest import blake2b
 from pipeline.procfs.users import KEPT_BYTES, Kind, RootNames, read_names, root_identity
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER, Names
 from pipeline.resolver.foreign import ForeignPids, Key
-from pipeline.shm.usernames import HOSTS
+from pipeline.shm.names.usernames import HOSTS
 
 _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
 

@@ -3,7 +3,7 @@
 Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
 each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
 as one of its processes is seen, as it may be gone when somebody asks. What is read is in `name_reader`, how a foreign
-root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.usernames`.
+root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.names.usernames`.
 
 Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
 container, or if a user other than root made one of the two namespaces; else those in its own root directory. A process
@@ -36,11 +36,11 @@ from pipeline.resolver.foreign import key_of
 from pipeline.resolver.name_reader import NameReader, ViewNames
 from pipeline.resolver.name_views import View, Views
 from pipeline.resolver.namespaces import host_namespaces
-from pipeline.shm.usernames import DIRECTORY, HOST_FILE, file_name
+from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, file_name
 
 if TYPE_CHECKING:
     from pipeline.resolver._encode import Encoder
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 #: How often the host's files are looked at for changes, and how often the rows for containers that nobody noted.
 CHECK_NS = 2_000_000_000

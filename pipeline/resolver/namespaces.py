@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 
 def host_namespaces(tables: TableWriter) -> tuple[int, int]:

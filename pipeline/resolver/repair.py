@@ -22,8 +22,8 @@ from pipeline.records.kinds import FLAG_PARTIAL
 from pipeline.resolver._apply import ADDED, CHANGED, SAME, Applier
 from pipeline.resolver.stats import DEQUEUE_EXITED, DO_EXIT, KERNEL_PPID
 from pipeline.secrets.conceal import Concealer
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 #: Processes asked about at once because an event named them and the tables have not got them.
 WANTED_MAX = 256

@@ -21,8 +21,8 @@ from pipeline.errors import FrameError
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entry_rows import row_of
 from pipeline.resolver.lookup import CACHE, LookUp
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 #: Questions and connections taken a second, and at once; a second for questions that the cache does not answer.
 RATE_PER_S = 5000

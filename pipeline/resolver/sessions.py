@@ -40,11 +40,11 @@ from pipeline.procfs.ssh_auth import read_auth
 from pipeline.resolver.foreign import ForeignPids, key_of
 from pipeline.resolver.kept_sessions import KeptSessions
 from pipeline.resolver.sshd import HostSshd
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
     from pipeline.resolver._encode import Encoder
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 ENVIRON_BYTES = 1 << 16
 #: Logins that wait for their details, of all users and of one; of more, the details stay unknown.

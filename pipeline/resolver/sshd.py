@@ -31,10 +31,10 @@ from pipeline.procfs.reader import WANT_EXE, WANT_IDS, WANT_NS, read_process
 from pipeline.procfs.rooted import mount_id
 from pipeline.records import kinds as events
 from pipeline.resolver.namespaces import host_namespaces
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
 #: Accepted processes and files that are remembered; of more, the oldest are forgotten.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from typing import Protocol
 
-from pipeline.shm.layout import counter_of
+from pipeline.shm.layout.tables import counter_of
 
 PREFIX = "datadog.runtime_security"
 

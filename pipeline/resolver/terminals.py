@@ -23,13 +23,13 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs.reader import read_start
 from pipeline.procfs.tty import procfs_tty
 from pipeline.records import kinds as events
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
     from pipeline.procfs.info import ProcInfo
     from pipeline.resolver._apply import Applier
     from pipeline.resolver._encode import Encoder
-    from pipeline.shm._writer import TableWriter
+    from pipeline.shm.writer._writer import TableWriter
 
 #: Of a batch with more leaders than this the encoder notes the first ones.
 LEADERS_MAX = 1024

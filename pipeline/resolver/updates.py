@@ -23,7 +23,7 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.resolver.reparenting import Reparenting
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 _UID = layout.KNOWN_CREDS
 _CAPS = layout.KNOWN_CAPS

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from pipeline.records._records cimport PL_FLAG_HEAD_ONLY, PL_KIND_EXEC, pl_exec_any, pl_head_any
 from pipeline.bus.frames._frame cimport Frame
-from pipeline.shm._hash cimport pl_hash64
+from pipeline.shm.layout._hash cimport pl_hash64
 
 import os
 

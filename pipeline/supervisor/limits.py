@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.config.settings import Config
 from pipeline.errors import UnsupportedError
-from pipeline.shm import head
+from pipeline.shm.layout import head
 
 #: Descriptors of one process: the loader's programs, links and maps for eBPF, for each CPU a ring and what belongs to
 #: it, and for any source sockets and their clients.

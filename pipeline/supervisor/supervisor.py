@@ -32,7 +32,7 @@ from pipeline.errors import GivingUpError
 from pipeline.host import memory, notify, privileges, processes
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
-from pipeline.shm import head
+from pipeline.shm.layout import head
 from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id

@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline import files, paths, trust
 from pipeline.errors import UntrustedError
 from pipeline.log import get_logger
-from pipeline.shm import head
+from pipeline.shm.layout import head
 
 #: Times that are kept; of more, the oldest are forgotten.
 HOLES_MAX = 8

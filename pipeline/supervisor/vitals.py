@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import paths, trust
-from pipeline.shm import head
+from pipeline.shm.layout import head
 
 
 @dataclass(frozen=True, slots=True)

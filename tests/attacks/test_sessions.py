@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.shm import ssh
+from pipeline.shm.names import ssh
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
 from tests.live.harness import Daemon, eventually
 

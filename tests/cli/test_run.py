@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import paths
 from pipeline.config.settings import Config, load
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.cli.conftest import Command
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.bus.auth import generate_keys
 from pipeline.config import settings as config
 from pipeline.host import boot
-from pipeline.shm.segments import TablePlan
+from pipeline.shm.writer.segments import TablePlan
 from tests.cli.conftest import Command
 
 

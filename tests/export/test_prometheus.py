@@ -21,9 +21,9 @@ from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
 from pipeline.export.statsd import StatsdPush
 from pipeline.resolver.stats import COUNTERS, PREFIX
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.layout import counter_of
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.writer._writer import TableWriter
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 

@@ -15,9 +15,9 @@ import pytest
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import StatsdPush, StatsdPusher
 from pipeline.resolver.stats import COUNTERS, PREFIX
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.layout import counter_of
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.writer._writer import TableWriter
 
 
 class Client:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.errors import BehindError
-from pipeline.shm._view import ABANDONED_AFTER_NS
+from pipeline.shm.reader._view import ABANDONED_AFTER_NS
 from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]

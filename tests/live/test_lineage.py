@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import TooOldError
-from pipeline.shm._entry import Entry
-from pipeline.shm.layout import HOT
+from pipeline.shm.layout.tables import HOT
+from pipeline.shm.reader._entry import Entry
 from tests.live.harness import Daemon, eventually, resolve, run_workload, running_workload
 
 pytestmark = pytest.mark.live

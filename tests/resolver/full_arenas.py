@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.shm._arena import Arena
+from pipeline.shm.writer._arena import Arena
 
 
 @contextmanager

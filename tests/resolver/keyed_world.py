@@ -13,9 +13,9 @@ from typing import Any
 from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, Source
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.resolver_world import check_children
 from tests.resolver.scenario_steps import Part, Scenario, expects, happens
 from tests.resolver.story import instance

@@ -26,8 +26,8 @@ from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.entry_rows import Book
 from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, instance
 
 PID_CAPACITY = 5_200_000

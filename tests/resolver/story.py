@@ -22,9 +22,9 @@ import numpy.typing as npt
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 BODY_BYTES = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}
 BOOT_ID = bytes(range(16))

@@ -16,9 +16,9 @@ import numpy as np
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.symlinks import symlink_names
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.names.symlinks import symlink_names
+from pipeline.shm.writer._writer import TableWriter
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000

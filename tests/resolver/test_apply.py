@@ -13,8 +13,8 @@ from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver._merger import Merger
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import (
     Event,

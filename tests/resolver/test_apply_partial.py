@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
 from tests.resolver.story import Reading, checked, instance, make_tables

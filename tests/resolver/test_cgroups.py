@@ -15,9 +15,9 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.cgroups import TRIES, CgroupNamer
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 CONTAINER = "a" * 64
 

@@ -19,7 +19,7 @@ from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.context import ContextLoop, Dispatched
 from pipeline.resolver.context_stream import ContextStream
 from pipeline.resolver.model import CGroupContext, ContainerContext, PathKey
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import BOOT_ID, Story
 

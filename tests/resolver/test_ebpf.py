@@ -45,7 +45,7 @@ from pipeline.resolver.opts import ResolverOpts
 from pipeline.resolver.stats import SET_PROCESS_CONTEXT
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 
 

@@ -12,8 +12,8 @@ from pipeline.resolver.cache_entry import ProcessCacheEntry
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, NotSupportedError, ResolverError, Source
 from pipeline.resolver.opts import ResolverOpts
-from pipeline.shm._reader import TableReader
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.keyed_world import exec_entry, keyed_tables
 
 Key = CacheResolverKey

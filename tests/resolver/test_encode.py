@@ -18,8 +18,8 @@ from pipeline.resolver import _encode
 from pipeline.resolver._encode import FIELDS, Encoder
 from pipeline.resolver._names import NameCache, Names
 from pipeline.resolver.build import envs_form
-from pipeline.shm import layout
-from pipeline.shm._entry import FIELDS as ENTRY_FIELDS
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (
     BOOT,
     CONTEXT,

@@ -16,10 +16,10 @@ from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.table import ProcessTable
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import Reading, Story, checked, dump, frame_of, instance, make_tables
 from tests.resolver.test_apply import World
 from tests.resolver.test_interleavings import enter_init

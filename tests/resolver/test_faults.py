@@ -14,9 +14,9 @@ from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.entry_rows import Book
-from pipeline.shm import layout
-from pipeline.shm.table import ProcessTable
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
 from tests.resolver.resolver_world import check_children_of, world
 from tests.resolver.story import BOOT_ID, Story, instance, make_tables
 from tests.resolver.test_apply import World, flag

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.resolver.foreign import PASS_NS, ForeignPids, key_of
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.live.harness import eventually
 
 

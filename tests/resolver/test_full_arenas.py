@@ -24,8 +24,8 @@ from pipeline.resolver.model import (
     UserSessionContext,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
 from tests.resolver.full_arenas import full
 from tests.resolver.model import Model
 from tests.resolver.story import Reading, checked, instance, make_tables

@@ -15,7 +15,7 @@ SCRIPT = """
 import os
 from pathlib import Path
 from pipeline.resolver.growth import LOG_AGAIN_NS, GrowthWatch
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 
 tables = TableWriter.create(
     Path("/mnt/instance"), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=65536, chunk_rows=64,

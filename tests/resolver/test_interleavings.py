@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._merger import SLACK_NS, Merger
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of

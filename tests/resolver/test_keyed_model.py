@@ -14,10 +14,10 @@ import pytest
 from pipeline.host import boot
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.model import CacheResolverKey, ResolverError
-from pipeline.shm import layout
-from pipeline.shm._reader import TableReader
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._writer import TableWriter
 
 SECOND = 1_000_000_000
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from pipeline.records import kinds as events
 from pipeline.resolver import _apply
 from pipeline.resolver._apply import Applier
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.full_arenas import full
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, instance, make_tables, task_of

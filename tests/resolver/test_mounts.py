@@ -14,8 +14,8 @@ from pipeline.records import kinds as events
 from pipeline.resolver import entry_extra, mounts
 from pipeline.resolver._apply import Applier
 from pipeline.resolver.model import FileEvent
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream_rows import tables
 
 PATH = b"/mnt/a/tool"

@@ -23,9 +23,9 @@ from pipeline.resolver._encode import Encoder
 from pipeline.resolver._names import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
 from pipeline.resolver.name_reader import ViewNames, packed
 from pipeline.resolver.names import LiveNames
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.usernames import UserNames
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.names.usernames import UserNames
+from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables

@@ -13,7 +13,7 @@ import pytest
 from pipeline.resolver.ebpf import EBPFResolver
 from pipeline.resolver.ebpfless import EBPFLessResolver
 from pipeline.resolver.stats import COUNTERS
-from pipeline.shm.symlinks import BUSYBOX_PATHS, symlink_names
+from pipeline.shm.names.symlinks import BUSYBOX_PATHS, symlink_names
 from tests.resolver.test_scenarios import SCENARIOS
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.records import kinds as events
 from pipeline.resolver import _apply
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import instance, task_of
 from tests.resolver.story_world import StoryWorld

@@ -20,8 +20,8 @@ from pipeline.resolver.fields import is_process
 from pipeline.resolver.lookup import PROCFS_DEPTH
 from pipeline.resolver.model import SNAPSHOTTED
 from pipeline.resolver.requests import Requests, TokenBucket
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import FakeMap, FakeProc
 from tests.resolver.story import Reading, Story, instance, make_tables
 

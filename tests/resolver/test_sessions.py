@@ -21,8 +21,9 @@ from pipeline.resolver import sshd as sshd_module
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.sessions import SshSessions, session_of
-from pipeline.shm import layout, ssh
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.names import ssh
 from tests.resolver.story import instance
 from tests.resolver.test_apply import World
 

@@ -18,8 +18,8 @@ from pipeline.resolver import terminals
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.terminals import SessionTerminals, TtyFallback
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
 from tests.resolver.story import instance
 from tests.resolver.test_apply import World
 

@@ -23,7 +23,7 @@ from pipeline.resolver._merger import Merger
 from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
 from pipeline.resolver._waiting import FrameSocket, Waiter
 from pipeline.secrets._conceal import Literals, Sieve
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of
 
 RINGS = 2

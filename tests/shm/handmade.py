@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.shm import layout
-from pipeline.shm._keys import segment_bytes
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._keys import segment_bytes
 
 BOOT_ID = bytes(range(16))
 KEYS = 16  #: slots for (pid, pid namespace), none taken

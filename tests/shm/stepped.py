@@ -23,7 +23,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 
-from pipeline.shm.segments import SEGMENTS
+from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.table_host import Host, Process, make_writer
 
 PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_SETOPTIONS = 0, 9, 0x4200

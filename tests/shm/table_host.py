@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 
 BOOT_ID = bytes(range(16))
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.validate import walk_blocks
+from pipeline.shm.check.tables import walk_blocks
+from pipeline.shm.writer._writer import TableWriter
 from tests.shm.table_host import make_writer
 
 ARENA_BYTES = 64 << 10

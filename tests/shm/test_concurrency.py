@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
-from pipeline.shm import layout
-from pipeline.shm.table import Entry, ProcessTable
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import Entry, ProcessTable
 from tests.shm.table_host import Host, make_writer
 
 LIVE_PIDS = range(1, 9)
@@ -25,7 +25,7 @@ WRITER = """
 import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.shm.table_host import Host, make_writer
 
 seed = int(sys.argv[4])

@@ -15,10 +15,11 @@ from pipeline.errors import TooOldError
 from pipeline.export.json import document, dumps, entries_line, entry_line
 from pipeline.host import boot
 from pipeline.records import kinds as events
-from pipeline.shm import _entry, layout
-from pipeline.shm._reader import TableReader
-from pipeline.shm._segment import filesystem_type
-from pipeline.shm.table import FIELDS, Entry
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader import _entry
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.reader.table import FIELDS, Entry
+from pipeline.shm.writer._segment import filesystem_type
 from tests.shm.handmade import BOOT_ID, BOOT_UNIX_NS, Tables
 
 ALL_KNOWN = 0x7FFF

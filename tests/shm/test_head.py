@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.shm import head, layout
+from pipeline.shm.layout import head
+from pipeline.shm.layout import tables as layout
 
 
 def control(seed: int = 1) -> np.ndarray:

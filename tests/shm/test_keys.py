@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import StaleError
-from pipeline.shm import layout
-from pipeline.shm._keys import NamespaceKeys, segment_bytes
-from pipeline.shm._reader import TableReader
-from pipeline.shm._segment import Segment
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.keyspace import KeySpace
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._keys import NamespaceKeys, segment_bytes
+from pipeline.shm.writer._segment import Segment
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.keyspace import KeySpace
 from tests.shm.table_host import make_writer
 
 FIRST = 100
@@ -180,7 +180,7 @@ def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
         import random, sys, time
         from pathlib import Path
         sys.path.insert(0, sys.argv[2])
-        from pipeline.shm._reader import TableReader
+        from pipeline.shm.reader._reader import TableReader
         reader, rng, hits = TableReader(sys.argv[1]), random.Random(1), 0
         print("ready", flush=True)
         while not Path(sys.argv[1], "enough").exists():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm import layout
-from pipeline.shm._writer import c_struct
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import c_struct
 
 HEADER = Path(layout.__file__).with_name("layout.h").read_text(encoding="ascii")
 LAYOUTS = sorted(layout.SEGMENT_LAYOUTS)

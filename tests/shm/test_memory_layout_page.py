@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "memory-layout.md").read_text()
 

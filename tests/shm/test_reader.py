@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from pipeline.errors import AccessError, BehindError, BusyError, LayoutError, NotRunningError, StaleError, TooOldError
-from pipeline.shm import layout
-from pipeline.shm._entry import Entry
-from pipeline.shm._reader import CHAIN_MAX, TableReader
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader._entry import Entry
+from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
 from tests.shm.handmade import BOOT_UNIX_NS, Tables, now_boot_ns
 
 F_OFD_SETLK = 37  # include/uapi/asm-generic/fcntl.h
@@ -706,7 +706,7 @@ def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
     assert reader.count_readers() == (1, True)
     program = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
-        "from pipeline.shm._reader import TableReader\n"
+        "from pipeline.shm.reader._reader import TableReader\n"
         "reader = TableReader(sys.argv[1]); print(flush=True); sys.stdin.read()\n"
     )
     root = str(Path(__file__).parents[2])

@@ -10,7 +10,7 @@ WRITER = """
 import random, sys, time
 from pathlib import Path
 sys.path[:0] = [sys.argv[2], sys.argv[3]]
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.shm.table_host import Host, make_writer
 
 def arguments(name, length):
@@ -52,7 +52,7 @@ print(writer.evicted_total, writer.args.full, flush=True)
 READER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.reader.table import ProcessTable
 from pipeline.errors import BusyError, TooOldError
 reads = bad = absent = strings = 0
 with ProcessTable.attach(path=sys.argv[1]) as table:

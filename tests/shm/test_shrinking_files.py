@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from tests.shm.handmade import Tables
 
 ROOT = str(Path(__file__).parents[2])
@@ -22,7 +22,7 @@ HEAD = "import os, signal, sys; sys.path.insert(0, sys.argv[2])\nfrom pipeline.e
 LOOKS = (
     HEAD
     + """
-from pipeline.shm._reader import TableReader
+from pipeline.shm.reader._reader import TableReader
 reader = TableReader(sys.argv[1])
 looks = {
     "resolve": lambda: reader.resolve(7).ppid == 3,
@@ -102,7 +102,7 @@ def test_a_reader_goes_on_when_the_file_is_whole_again(tables: Tables) -> None:
     program = (
         HEAD
         + """
-from pipeline.shm._reader import TableReader
+from pipeline.shm.reader._reader import TableReader
 reader = TableReader(sys.argv[1])
 kept = reader.resolve(7).load()
 old = reader.resolve(7)
@@ -129,7 +129,7 @@ def test_threads_that_read_at_the_moment_get_an_error_each(tables: Tables) -> No
         HEAD
         + """
 import threading
-from pipeline.shm._reader import TableReader
+from pipeline.shm.reader._reader import TableReader
 readers = [TableReader(sys.argv[1]) for _ in range(2)]
 seen = []
 def read(reader):
@@ -170,7 +170,7 @@ file.truncate(0)
     ],
 )
 def test_any_other_sigbus_ends_the_process_as_before(tables: Tables, action: str, code: int) -> None:
-    attach = "from pipeline.shm._reader import TableReader\nreader = TableReader(sys.argv[1])\n"
+    attach = "from pipeline.shm.reader._reader import TableReader\nreader = TableReader(sys.argv[1])\n"
     with run(HEAD + attach + OTHER_FAULT + action, tables.directory) as reader:
         reader.communicate(timeout=60)
     assert reader.returncode == code
@@ -180,7 +180,7 @@ def test_a_handler_that_was_there_before_is_called(tables: Tables) -> None:
     program = (
         HEAD
         + "signal.signal(signal.SIGBUS, lambda *_: print('called', flush=True))\n"
-        + "from pipeline.shm._reader import TableReader\nreader = TableReader(sys.argv[1])\n"
+        + "from pipeline.shm.reader._reader import TableReader\nreader = TableReader(sys.argv[1])\n"
         + "os.kill(os.getpid(), signal.SIGBUS)\nprint('alive')\n"
     )
     with run(program, tables.directory) as reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.shm import ssh, usernames
+from pipeline.shm.names import ssh, usernames
 from tests.shm.handmade import Tables
 from tests.shm.test_entry import resolve
 

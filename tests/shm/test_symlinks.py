@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.shm.symlinks import is_busybox, symlink_names
+from pipeline.shm.names.symlinks import is_busybox, symlink_names
 
 
 @pytest.mark.parametrize(

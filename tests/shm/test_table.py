@@ -20,8 +20,8 @@ from pipeline.errors import (
 )
 from pipeline.host import processes
 from pipeline.records.kinds import KIND_NAMES
-from pipeline.shm import layout
-from pipeline.shm.table import ProcessTable
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader.table import ProcessTable
 from tests.shm.handmade import Tables, now_boot_ns
 
 

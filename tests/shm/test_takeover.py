@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.segments import SEGMENTS
-from pipeline.shm.validate import validate_tables
+from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.stepped import OPTIONS, SCENARIOS, Trace, states_of
 from tests.shm.table_host import Host, Process, make_writer
 

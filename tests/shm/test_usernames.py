@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.shm import layout, usernames
-from pipeline.shm.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.names import usernames
+from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
 from tests.shm.handmade import Tables
 from tests.shm.test_entry import resolve
 

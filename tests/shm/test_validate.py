@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InvariantError
-from pipeline.shm import layout
-from pipeline.shm.validate import validate_tables, violations
+from pipeline.shm.check.tables import validate_tables, violations
+from pipeline.shm.layout import tables as layout
 from tests.shm.table_host import Host, make_writer
 
 
@@ -122,7 +122,7 @@ def test_every_invariant_is_broken_once() -> None:
 
 def test_what_changes_between_two_looks_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of a live instance meets half of a change now and then; only what stays is an error."""
-    from pipeline.shm import validate
+    from pipeline.shm.check import tables as validate
 
     looks = 0
     look = validate._from_files

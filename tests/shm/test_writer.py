@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
-from pipeline.shm import layout
-from pipeline.shm._writer import TableWriter, row_check
-from pipeline.shm.validate import STRONG_LINKS, validate_tables
+from pipeline.shm.check.tables import STRONG_LINKS, validate_tables
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.shm.table_host import Host, make_writer
 
 FOREVER = 1 << 62
@@ -550,7 +550,7 @@ def test_closed_writer_refuses_calls(shm_dir: Path) -> None:
 
 
 def test_directory_that_is_not_on_tmpfs_is_refused(tmp_path: Path) -> None:
-    from pipeline.shm._segment import filesystem_type
+    from pipeline.shm.writer._segment import filesystem_type
 
     if filesystem_type(tmp_path) == 0x01021994:
         pytest.skip("the temporary directory is on tmpfs itself")

@@ -19,11 +19,11 @@ from pipeline.records import kinds as events
 from pipeline.resolver._apply import Applier
 from pipeline.resolver._encode import Encoder
 from pipeline.resolver.keyed_frames import KeyedFrames
-from pipeline.shm import layout
-from pipeline.shm._entry import Entry
-from pipeline.shm._reader import TableReader
-from pipeline.shm._writer import TableWriter
-from pipeline.shm.keyspace import KeySpace
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.reader._entry import Entry
+from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer.keyspace import KeySpace
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
 from pipeline.sources.ring._drain import Columns

@@ -26,7 +26,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 from pipeline.worker.reading import say_ready
 from pipeline.worker.specification import WorkerSpec
 

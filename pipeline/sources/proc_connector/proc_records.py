@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.records import kinds as events
-from pipeline.shm import layout
+from pipeline.shm.layout import tables as layout
 
 _HEAD = struct.Struct("<QQIIQIBBHQIIQ")
 _EXIT = struct.Struct("<QIiIiQ")

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from pipeline.bpf._cpus cimport PL_KIND_COUNT, pl_cpu
-from pipeline.shm._layout cimport pl_control
+from pipeline.shm.layout._layout cimport pl_control
 
 
 cdef extern from *:

@@ -17,7 +17,7 @@ from posix.unistd cimport _SC_PAGESIZE, sysconf
 import os
 
 from pipeline.bpf._cpus cimport pl_add_lost
-from pipeline.shm._layout cimport (
+from pipeline.shm.layout._layout cimport (
     PL_LAYOUT_VERSION,
     PL_STATE_SUPERSEDED,
     pl_control,

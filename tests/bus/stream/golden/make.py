@@ -28,7 +28,7 @@ from pipeline.bus.stream.messages import (  # noqa: E402
 )
 from pipeline.resolver._encode import Encoder  # noqa: E402
 from pipeline.resolver._names import NameCache, Names  # noqa: E402
-from pipeline.shm import layout  # noqa: E402
+from pipeline.shm.layout import tables as layout  # noqa: E402
 from tests.resolver.stream_rows import BOOT_UNIX_NS, EXTRA, Row, blob, tables  # noqa: E402
 
 BOOT = bytes(range(16))

@@ -1,3 +1,0 @@
-from pipeline.shm._writer import TableWriter
-
-def rebuild(w: TableWriter) -> None: ...

@@ -1,0 +1,2 @@
+"""Invariants of the tables, for tests and diagnosis. It repairs nothing.
+"""

@@ -1,0 +1,112 @@
+"""Invariants 14 to 17 of tables.py: the writer's private state against the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.shm.check.tables import (
+    MARK_DIGEST,
+    MARK_EXITED,
+    MARK_LIVE,
+    MARK_PARKED,
+    MARK_QUEUED,
+    MARK_TTY_GIVEN,
+    MARK_USED,
+    STRONG_LINKS,
+    Tables,
+    Violation,
+    resolve_links,
+    walk_blocks,
+)  # fmt: skip
+from pipeline.shm.layout import tables as layout
+
+if TYPE_CHECKING:
+    from pipeline.shm.writer._writer import TableWriter
+
+
+def check(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    """Yield what does not hold; no row may be open but the writer's torn ones."""
+    yield from _check_counts(tables, writer)
+    yield from _check_refs(tables, writer)
+    yield from _check_lists(tables, writer)
+    yield from _check_children(tables, writer)
+
+
+def _check_counts(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    hot, used = tables.hot, tables.used
+    is_head = used & (hot["flags"] & layout.ROW_HEAD != 0)
+    expected = {
+        "rows_used": int(used.sum()),
+        "heads_live": int((is_head & (hot["exit_boot_ns"] == 0)).sum()),
+        "heads_exited": int((is_head & (hot["exit_boot_ns"] != 0)).sum()),
+    }
+    for name, count in expected.items():
+        if getattr(writer, name) != count:
+            yield Violation("14 counts", None, f"{name} is {getattr(writer, name)}, the rows say {count}")
+    for name, memory in tables.arenas.items():
+        arena = getattr(writer, name)
+        blocks, _ = walk_blocks(memory[: arena.frontier_bytes])
+        size = sum(units * 16 for _, units, _, refcount in blocks if refcount)
+        if arena.used_bytes != size:
+            yield Violation("14 counts", None, f"{name}: used_bytes is {arena.used_bytes}, the blocks say {size}")
+        free = sorted(ref for refs in arena.free_blocks().values() for ref in refs)
+        if free != [ref for ref, _, _, refcount in blocks if not refcount]:
+            yield Violation("14 counts", None, f"{name}: the free lists are not the blocks without holders")
+
+
+def _check_refs(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    counts = np.zeros(len(tables.hot), np.int64)
+    for name in STRONG_LINKS:
+        counts += np.bincount(resolve_links(tables, tables.hot[name])[tables.used], minlength=len(counts))
+    counts[0] = 0
+    refs = writer.private_view("refs")
+    for row in np.flatnonzero((refs != counts) & tables.used):
+        yield Violation("15 refs", int(row), f"row {row}: refs is {refs[row]}, {counts[row]} links name it")
+
+
+def _check_lists(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    hot, used = tables.hot, tables.used
+    marks = writer.private_view("marks")
+    refs = writer.private_view("refs")
+    free, queue, ancestors = (writer.listed_rows(name) for name in ("free", "queue", "ancestors"))
+    if sorted(free) != [row for row in np.flatnonzero(~used).tolist() if row]:
+        yield Violation("16 lists", None, "the free list is not the rows that are not in use")
+    for rows, mark in ((queue, MARK_QUEUED), (ancestors, MARK_PARKED)):
+        if sorted(rows) != np.flatnonzero(marks & mark).tolist():
+            yield Violation("16 lists", None, f"list and mark {mark} differ")
+    for row in ancestors:
+        if not refs[row]:
+            yield Violation("16 lists", row, f"row {row} is in the ancestor list, but nothing refers to it")
+    for row in np.flatnonzero(used).tolist():
+        ended = hot["exit_boot_ns"][row] != 0
+        is_head = bool(hot["flags"][row] & layout.ROW_HEAD)
+        listed = bool(marks[row] & (MARK_QUEUED | MARK_PARKED))
+        if ended != listed:
+            yield Violation("16 lists", int(row), f"row {row}: ended is {ended}, listed is {listed}")
+        wanted = MARK_USED | (MARK_LIVE if is_head and not ended else 0) | (MARK_EXITED if is_head and ended else 0)
+        if int(marks[row]) & ~(MARK_QUEUED | MARK_PARKED | MARK_DIGEST | MARK_TTY_GIVEN) != wanted:
+            yield Violation("16 lists", int(row), f"row {row}: marks are {marks[row]}, expected {wanted}")
+
+
+def _check_children(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
+    parents = writer.private_view("parent")
+    first, following, before = (writer.private_view(name) for name in ("first_child", "next_child", "prev_child"))
+    seen = 0
+    for parent in np.flatnonzero(first):
+        previous, child = 0, int(first[parent])
+        while child:
+            seen += 1
+            if before[child] != previous or parents[child] != parent or seen > len(parents):
+                yield Violation("17 children", child, f"pid {child} is not soundly in the list of pid {parent}")
+                return
+            row = int(tables.index[child])
+            if not row or tables.hot["exit_boot_ns"][row] or tables.hot["ppid"][row] != parent:
+                yield Violation(
+                    "17 children", child, f"pid {child} is listed below {parent}, but is not its live child"
+                )
+            previous, child = child, int(following[child])
+    if seen != np.count_nonzero(parents):
+        yield Violation("17 children", None, f"{np.count_nonzero(parents)} pids have a parent, {seen} are in lists")

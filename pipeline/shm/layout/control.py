@@ -1,0 +1,41 @@
+"""What a successor finds in the control segment, as Python sees it. The writing side is _control.pyx.
+
+The protocol of a reader of the control segment (shards, readers, `procline stat`):
+
+- Open `control`, load layout_version with acquire; 0 means not ready. Open the other segments. Then look at `state`
+  again: SUPERSEDED means that another control file has taken its place meanwhile, so begin again.
+- A commit slot: load commit_index (acquire), then the slot's `number` (acquire), copy the slot, acquire fence, load
+  `number` and commit_index again. Equal numbers, not 0: the copy is of one piece. Else again.
+- RING_ACK: `rewind_seq` (acquire) before `wanted_pos`; `applied_pos` alone is a position that is safe to release.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.shm.layout import tables as layout
+
+COUNTER_INDEX = {name: position for position, name in enumerate(layout.COUNTERS)}
+TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The valid commit slot: what the tables contain, and where to go on.
+
+    Attributes:
+        number: commits so far in this epoch; 0 when there was none.
+        watermark: boot-clock ns; events before it are in the tables.
+        rings: shape (ring_count,), dtype COMMIT_RING: position and watermark of each ring.
+        counters: shape (128,), uint64, by COUNTERS.
+        topic_seq: shape (16,), uint64, by TOPICS.
+    """
+
+    number: int
+    watermark: int
+    rings: npt.NDArray[np.void]
+    counters: npt.NDArray[np.uint64]
+    topic_seq: npt.NDArray[np.uint64]

@@ -1,0 +1,64 @@
+"""ssh sessions beside the tables: what the number in a row's `user_session` stands for, as the resolver has written it.
+
+    sessions         {"NUMBER": {"username": …, "client_ip": …, "client_port": …, "client_source": …, "auth_method": …,
+                     "public_key": …, "uid": …}}
+
+The file is replaced whole, four times a second at most. A row may have a number that is not in the file: the file is
+not that far yet, or had no room for it any more. Then nothing is known of the session. Readers import this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from pipeline import trust
+from pipeline.shm.names.usernames import names_of
+
+FILE = "sessions"
+INSTANCES_MAX = 64
+
+_read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
+
+
+def session(directory: str, number: int) -> dict[str, Any] | None:
+    """Return what is known of a session, None for 0, and for one that is not known (any more).
+
+    Keys: `id`, `username`, `client_ip`, `client_port`, `client_source` ("exec": as sshd passed it; "environ": as the
+    process showed it later, which it can change), `auth_method` (as sshd calls it; several by commas) and `public_key`
+    (type and base64); what is not known is None.
+    """
+    if not number:
+        return None
+    known = _sessions(directory).get(str(number))
+    if known is None:
+        return None
+    username = known.get("username")
+    if username is None and "uid" in known:  # the host's name service was slower than the login
+        username = names_of(directory).host_name("user", known["uid"])
+    return {
+        "id": number, "username": username, "client_ip": known.get("client_ip"),
+        "client_port": known.get("client_port"), "client_source": known.get("client_source"),
+        "auth_method": known.get("auth_method"), "public_key": known.get("public_key"),
+    }  # fmt: skip
+
+
+def _sessions(directory: str) -> dict[str, Any]:
+    known = _read.get(directory)
+    path = os.path.join(directory, FILE)  # noqa: PTH118 - no pathlib in readers
+    try:
+        status = os.stat(path)  # noqa: PTH116
+        # The content came from a trusted file, so it stays good even if another file has the same number now.
+        if known is not None and known[0] == (status.st_ino, status.st_mtime_ns):
+            return known[1]
+        with open(trust.open_file(path), encoding="ascii") as file:  # noqa: PTH123
+            status = os.fstat(file.fileno())
+            version = (status.st_ino, status.st_mtime_ns)
+            content: dict[str, Any] = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    if len(_read) >= INSTANCES_MAX:
+        _read.clear()
+    _read[directory] = (version, content)
+    return content

@@ -1,0 +1,47 @@
+"""One image of one process, as a reader shows it."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.reader._view cimport View
+
+
+cdef enum:
+    FILE_STRING
+    ARGS_STRING
+    ENVS_STRING
+    NAME_STRING
+    CGROUP_STRING
+    CONTAINER_STRING
+    EXTRA_STRING
+    ENTRY_STRINGS
+
+
+cdef class Entry:
+    cdef View view
+    cdef pl_hot hot
+    cdef pl_cold *cold  # NULL until a field of it is asked for; of the same moment as `hot`
+    cdef uint32_t row_number
+    cdef uint32_t parent_number, creator_number  # of a foreign row, with `cold`: pids in its namespace
+    cdef bint elided  # the walk that made this entry could not go on from it
+    cdef bint is_loaded  # nothing more will be read from the table
+    cdef bint has_strings  # some of `strings` is not NULL
+    cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until asked for
+
+    cdef void _forget(self) noexcept
+    cdef pl_cold *_cold(self) except NULL
+    cdef int _reload(self) except -1
+    cdef uint32_t _ref(self, int kind) except? 0
+    cdef bytes _string(self, int kind)
+    cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved)
+    cdef bytes _file(self)
+    cdef bytes _cgroup(self)
+    cdef object _text(self, int kind)
+    cdef object _unix(self, uint64_t boot_ns)
+    cdef object _list(self, int kind)
+    cdef object _linked_entity_id(self, uint64_t link)
+
+
+cdef Entry make_entry(View view, uint32_t row)
+cdef object raise_busy(View view, object what)

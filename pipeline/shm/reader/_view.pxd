@@ -1,0 +1,95 @@
+"""One epoch of an instance's segments, mapped for reading, and the read protocol of reader.h."""
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from pipeline.shm.layout._layout cimport pl_cold, pl_control, pl_hot, pl_keys
+
+
+cdef extern from "reader.h" nogil:
+    struct pl_view:
+        const pl_control *control
+        const uint32_t *index
+        const pl_hot *hot
+        const pl_cold *cold
+        const char *names
+        const char *args
+        const char *envs
+        uint32_t pid_capacity
+        uint32_t row_capacity
+        uint32_t slots
+        uint32_t key_capacity
+        const pl_keys *keys
+
+    enum:
+        PL_READ_FOUND
+        PL_READ_ABSENT
+        PL_READ_BUSY
+        PL_READ_OLD_HEAD
+
+    void pl_copy_words(void *to, const void *source, size_t words)
+    void pl_copy_bytes(char *to, const char *source, size_t n)
+    uint32_t pl_read_begin(const pl_hot *row)
+    bint pl_read_valid(const pl_hot *row, uint32_t seq)
+    bint pl_copy_hot(const pl_hot *row, pl_hot *to)
+    bint pl_copy_row(const pl_view *view, uint32_t row, pl_hot *hot, pl_cold *cold)
+    bint pl_row_exists(const pl_view *view, uint32_t row)
+    int pl_lookup_once(const pl_view *view, uint32_t tgid, pl_hot *to, uint32_t *row)
+    int pl_lookup_slot_once(const pl_view *view, uint32_t slot, pl_hot *to, uint32_t *row)
+    int pl_lookup_key_once(
+        const pl_view *view, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    )
+    uint32_t pl_number_of(const pl_view *view, uint32_t slot)
+    int pl_follow_once(const pl_view *view, uint64_t link, pl_hot *to)
+    bint pl_arena_span(
+        const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data, uint32_t *length
+    )
+    void pl_pause()
+    uint64_t pl_now_boot_ns()
+    uint64_t pl_now_coarse_ns()
+    void pl_sleep_ns(long ns)
+
+
+cdef extern from "sigbus.h" nogil:
+    struct pl_guard:
+        pass
+
+
+cdef class View:
+    cdef pl_view view
+    cdef readonly str directory, instance
+    cdef readonly bytes boot_id
+    cdef readonly uint32_t epoch
+    cdef uint64_t serial  # of no other View of this process, from 1
+    cdef readonly uint64_t busy_retries  # reads begun again because a write overlapped them
+    cdef int control_fd
+    cdef uint64_t control_inode, control_device
+    cdef bint same_pid_ns
+    cdef void *maps[8]
+    cdef size_t lengths[8]
+    cdef pl_guard *guard
+
+    cdef bint writer_is_fresh(self) noexcept nogil
+    # Reads that wait up to 50 ms for a busy row; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.
+    cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil
+    cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil
+    # The same for a process that is known by its number in a pid namespace.
+    cdef int lookup_key(
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    ) noexcept nogil
+    cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil
+    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil
+    # Patience: whether a read that found a row busy is to be tried again (the `attempt`-th time, from 0). Waits a bit.
+    cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil
+
+    # Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then.
+    cdef int check_whole(self) except -1
+
+    cdef bint _open(self) except -1
+    cdef bint _map_all(self, object place) except -1
+    cdef void _unmap(self) noexcept
+    cdef const void *_map(self, int number, int fd, size_t length) except NULL
+    cdef const void *_segment(
+        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+    ) except? NULL
+    cdef int64_t _age_ns(self, const pl_control *control) noexcept

@@ -1,0 +1,445 @@
+"""Map the segments of an instance for reading: open, check, and say clearly what is wrong.
+
+A View is one epoch: it stays mapped while anything refers to it, so an entry can outlive the epoch that it was read
+from. When to look for the next epoch is the reader's business (_reader.pyx); what an entry shows is in _entry.pyx.
+Nothing is ever written: the mappings are read-only. Files are opened by pipeline.trust, so only what the instance's own
+user can have made is mapped; one that is cut short all the same becomes a LayoutError (sigbus.h). Imports nothing that a
+short-lived reader does not need.
+"""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport ESRCH, errno
+from libc.string cimport memcmp
+from posix.unistd cimport close as c_close
+
+import os
+import time
+
+from pipeline import paths, trust
+from pipeline.errors import AccessError, LayoutError, NotRunningError
+from pipeline.shm.layout._keyhash cimport pl_keys_bytes
+from pipeline.shm.layout._layout cimport (
+    PL_LAYOUT_VERSION, PL_STATE_READY, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_ring_ack,
+    pl_load_acquire32, pl_load_acquire64, pl_load_relaxed32, pl_load_relaxed64,
+)
+
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+    int PROT_READ
+    int MAP_SHARED
+    void *MAP_FAILED
+
+
+cdef extern from "sigbus.h" nogil:
+    pl_guard *pl_guard_take()
+    void pl_guard_cover(pl_guard *guard, int number, void *base, size_t length)
+    void pl_guard_release(pl_guard *guard)
+    bint pl_guard_is_hit(const pl_guard *guard)
+    int pl_guard_install()
+
+
+cdef extern from "signal.h" nogil:
+    int kill(int pid, int sig)
+
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+
+#: A heartbeat older than this means that the writer is gone or behind (it beats every 300 ms at the least).
+STALE_AFTER_NS = 1_000_000_000
+cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
+
+#: At attach, a table that has not been written for this long belongs to a running instance only if its writer lives.
+ABANDONED_AFTER_NS = 5_000_000_000
+
+# How long a busy row is tried again: about 2 us of pauses (a change in place takes the writer 0.1 us), then giving the
+# processor away (the writer may be waiting for it), then sleeping, 50 ms in all.
+cdef uint32_t _SPINS = 64
+cdef uint32_t _YIELDS = 80
+cdef uint64_t _PATIENCE_NS = 50_000_000
+
+cdef uint64_t _serials = 0
+
+_OPEN_TRIES = 100
+_OPEN_PAUSE_S = 0.002
+
+
+cdef class View:
+    """One epoch of an instance's segments, read-only.
+
+    Args:
+        directory: the instance's runtime directory.
+        instance: its name, for messages.
+
+    Raises:
+        NotRunningError: nothing is there, it is not ready, or its writer has ended (and has been silent for
+            ABANDONED_AFTER_NS: until then another one may take over).
+        UntrustedError: another user could have put the tables there.
+        AccessError: a segment that every reader needs may not be opened. (`args` and `envs` may have tighter modes:
+            then their columns are absent.)
+        LayoutError: not these segments, or of another layout version.
+    """
+
+    def __cinit__(self, directory, str instance):
+        global _serials
+        cdef int number
+        _serials += 1
+        self.serial = _serials
+        self.directory = os.fspath(directory)
+        self.instance = instance
+        self.control_fd = -1
+        for number in range(8):
+            self.maps[number] = NULL
+        if pl_guard_install() != 0:
+            raise OSError(errno, f"cannot install a handler of SIGBUS: {os.strerror(errno)}")
+        self.guard = pl_guard_take()
+        if self.guard == NULL:
+            raise MemoryError
+        for _ in range(_OPEN_TRIES):
+            if self._open():
+                return
+            self._unmap()
+            time.sleep(_OPEN_PAUSE_S)
+        raise NotRunningError(
+            f"instance {instance!r} is only just starting ({self.directory}): try again, or use `procline wait`",
+            instance=instance,
+        )
+
+    def __dealloc__(self):
+        self._unmap()
+        if self.guard != NULL:
+            pl_guard_release(self.guard)
+
+    cdef void _unmap(self) noexcept:
+        cdef int number
+        for number in range(8):
+            if self.maps[number] != NULL:
+                pl_guard_cover(self.guard, number, NULL, 0)  # first: the addresses may be another mapping's next
+                munmap(self.maps[number], self.lengths[number])
+                self.maps[number] = NULL
+        if self.control_fd >= 0:
+            c_close(self.control_fd)
+            self.control_fd = -1
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def _not_running(self, why):
+        return NotRunningError(
+            f"instance {self.instance!r} is not running: {why}; start it with `procline run --name {self.instance}`",
+            instance=self.instance,
+        )
+
+    def _open_directory(self):
+        try:
+            return trust.Directory(self.directory)
+        except PermissionError as error:
+            raise AccessError(
+                f"no permission to enter {error.filename}: run as root or as a member of the group that owns it",
+                path=str(error.filename),
+            ) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._not_running(f"there is no {self.directory}") from error
+
+    def _open_segment(self, place, str name, bint optional):
+        """Return a descriptor, -1 for an optional segment that this reader may not open."""
+        path = os.path.join(self.directory, name)
+        try:
+            return place.open(name)
+        except PermissionError as error:
+            if optional:
+                return -1
+            raise AccessError(
+                f"no permission to read {path}: run as root or as a member of the group that owns {self.directory}",
+                path=path,
+            ) from error
+        except FileNotFoundError as error:
+            raise self._not_running(f"there is no {path}") from error
+
+    cdef const void *_map(self, int number, int fd, size_t length) except NULL:
+        cdef void *address = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0)
+        if address == MAP_FAILED:
+            name = paths.SEGMENTS[number]
+            raise OSError(errno, f"cannot map {length} bytes of {name}: {os.strerror(errno)}", self.directory)
+        self.maps[number] = address
+        self.lengths[number] = length
+        pl_guard_cover(self.guard, number, address, length)
+        return address
+
+    cdef bint _open(self) except -1:
+        """Map everything. False: the segments are being made or replaced right now, so try again."""
+        cdef bint is_done
+        with self._open_directory() as place:
+            is_done = self._map_all(place)
+        self.check_whole()
+        return is_done
+
+    cdef bint _map_all(self, object place) except -1:
+        cdef const pl_control *control
+        cdef uint32_t version
+        self.control_fd = self._open_segment(place, paths.CONTROL, False)
+        status = os.fstat(self.control_fd)
+        if status.st_size == 0:
+            return False
+        if status.st_size < <long>sizeof(pl_control):
+            raise LayoutError(
+                f"{self.directory}/control has {status.st_size} bytes: not a control segment of Procline",
+                expected=sizeof(pl_control), found=status.st_size,
+            )
+        self.control_inode, self.control_device = status.st_ino, status.st_dev
+        control = <const pl_control *>self._map(0, self.control_fd, status.st_size)
+        # Stored last, release: every other field of the header is there once this is.
+        version = pl_load_acquire32(&control.layout_version)
+        if version == 0:
+            return False
+        if memcmp(control.magic, b"PROCLINE", 8) != 0:
+            found = PyBytes_FromStringAndSize(control.magic, 8)
+            raise LayoutError(
+                f"{self.directory}/control does not begin with PROCLINE but with {found!r}: another program's file;"
+                f" remove it or choose another instance name",
+                expected=b"PROCLINE", found=found,
+            )
+        if version != PL_LAYOUT_VERSION:
+            raise LayoutError(
+                f"instance {self.instance!r} has table layout {version} and this procline reads layout"
+                f" {PL_LAYOUT_VERSION}: use the version that the instance runs, or restart the instance with this one",
+                expected=PL_LAYOUT_VERSION, found=version,
+            )
+        if control.header_bytes < sizeof(pl_control) or control.header_bytes > status.st_size:
+            raise LayoutError(
+                f"{self.directory}/control states a header of {control.header_bytes} bytes: damaged;"
+                f" stop the instance, remove the directory and start it again",
+                expected=sizeof(pl_control), found=control.header_bytes,
+            )
+        state = pl_load_acquire32(&control.state)
+        if state == PL_STATE_STOPPED:
+            raise self._not_running("it has been stopped")
+        if state == PL_STATE_SUPERSEDED:
+            return False
+        if (
+            <uint64_t>control.ring_offset + control.ring_count * <uint64_t>sizeof(pl_ring_ack) > <uint64_t>status.st_size
+            or <uint64_t>control.commit_offset + 2 * <uint64_t>control.commit_bytes > <uint64_t>status.st_size
+        ):
+            raise LayoutError(
+                f"{self.directory}/control has {status.st_size} bytes, fewer than its header states: damaged;"
+                f" stop the instance, remove the directory and start it again",
+                expected=control.commit_offset + 2 * control.commit_bytes, found=status.st_size,
+            )
+        self.view.control = control
+        self.same_pid_ns = control.pid_ns == 0 or control.pid_ns == os.stat("/proc/self/ns/pid").st_ino
+        age_ns = self._age_ns(control)
+        if age_ns > ABANDONED_AFTER_NS and self.writer_lives() is False:
+            raise self._not_running(
+                f"its writer, pid {control.writer_tgid}, has ended and was last heard of {age_ns // 10**9} s ago"
+            )
+        self.view.pid_capacity = control.pid_capacity
+        self.view.row_capacity = control.row_capacity
+        self.view.key_capacity = control.key_capacity
+        self.view.slots = control.pid_capacity + control.key_capacity
+        self.boot_id = PyBytes_FromStringAndSize(<const char *>control.boot_id, 16)
+        self.epoch = control.epoch
+        self.view.index = <const uint32_t *>self._segment(
+            place, 1, 4 * <uint64_t>self.view.slots, 4 * <uint64_t>self.view.slots, False)
+        self.view.keys = <const pl_keys *>self._segment(
+            place, 7, pl_keys_bytes(self.view.key_capacity), pl_keys_bytes(self.view.key_capacity), False)
+        self.view.hot = <const pl_hot *>self._segment(
+            place, 2, sizeof(pl_hot) * <uint64_t>control.row_capacity,
+            sizeof(pl_hot) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
+        self.view.cold = <const pl_cold *>self._segment(
+            place, 3, sizeof(pl_cold) * <uint64_t>control.row_capacity,
+            sizeof(pl_cold) * <uint64_t>pl_load_acquire32(&control.rows_allocated), False)
+        self.view.names = <const char *>self._segment(
+            place, 4, control.names_capacity_bytes, pl_load_acquire64(&control.names_allocated_bytes), False)
+        self.view.args = <const char *>self._segment(
+            place, 5, control.args_capacity_bytes, pl_load_acquire64(&control.args_allocated_bytes), True)
+        self.view.envs = <const char *>self._segment(
+            place, 6, control.envs_capacity_bytes, pl_load_acquire64(&control.envs_allocated_bytes), True)
+        # A new writer marks the control file SUPERSEDED before it replaces the first segment, and puts its own control
+        # file in place after the last. So if neither has happened by now, all of them are of one epoch.
+        if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
+            return False
+        return True
+
+    cdef const void *_segment(
+        self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
+    ) except? NULL:
+        """Map one segment at its ceiling; its file must hold what is allocated."""
+        cdef int fd
+        name = paths.SEGMENTS[number]
+        fd = self._open_segment(place, name, optional)
+        if fd < 0 or capacity == 0:
+            return NULL
+        try:
+            size = os.fstat(fd).st_size
+            if size < allocated:
+                raise LayoutError(
+                    f"{self.directory}/{name} has {size} bytes where its control segment states {allocated}: damaged;"
+                    f" stop the instance, remove the directory and start it again",
+                    expected=allocated, found=size,
+                )
+            return self._map(number, fd, capacity)
+        finally:
+            os.close(fd)
+
+    def is_replaced(self):
+        """Whether the directory holds another control file by now, or none."""
+        try:
+            status = os.stat(os.path.join(self.directory, paths.CONTROL))
+        except OSError:
+            return True
+        return status.st_ino != self.control_inode or status.st_dev != self.control_device
+
+    # -- the writer's state ------------------------------------------------------------------------------------------
+
+    cdef int64_t _age_ns(self, const pl_control *control) noexcept:
+        cdef uint64_t beat = pl_load_relaxed64(&control.heartbeat_boot_ns)
+        cdef int64_t age = <int64_t>(pl_now_boot_ns() - beat)
+        return age if age > 0 else 0
+
+    def writer_lives(self):
+        """Whether the process that writes the table exists; None: it is of a pid namespace that this one cannot see."""
+        if not self.same_pid_ns:
+            return None
+        from pipeline.host.processes import lives
+
+        return lives(self.view.control.writer_tgid, self.view.control.writer_start_boot_ns)
+
+    cdef int check_whole(self) except -1:
+        """Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then."""
+        if self.guard != NULL and pl_guard_is_hit(self.guard):
+            raise LayoutError(
+                f"a file in {self.directory} was cut short while it was read: stop the instance, remove the directory"
+                f" and start it again",
+                expected="segments as long as control states", found="a shorter file",
+            )
+        return 0
+
+    @property
+    def age_ns(self):
+        """Time since the writer's last sign of life, ns."""
+        return self._age_ns(self.view.control)
+
+    @property
+    def state(self):
+        """STATE_* of tables.py."""
+        return pl_load_acquire32(&self.view.control.state)
+
+    @property
+    def pid_ns(self):
+        """Inode of the pid namespace that the table's pids belong to; 0 unknown."""
+        return self.view.control.pid_ns
+
+    @property
+    def pids_are_ours(self):
+        """Whether this process counts pids in the same namespace as the table."""
+        return bool(self.same_pid_ns)
+
+    @property
+    def boot_unix_ns(self):
+        """Unix time of boot-clock zero."""
+        return self.view.control.boot_unix_ns
+
+    @property
+    def writer_tgid(self):
+        return self.view.control.writer_tgid
+
+    def header(self):
+        """The control header's bytes, 512 of them."""
+        header = PyBytes_FromStringAndSize(<const char *>self.view.control, sizeof(pl_control))
+        self.check_whole()
+        return header
+
+    cdef bint writer_is_fresh(self) noexcept nogil:
+        """Whether "absent" is an answer now: the table is complete and somebody keeps it so.
+
+        A writer that was killed is noticed at once where its pid can be asked for, else when its heartbeat is old.
+        """
+        cdef const pl_control *control = self.view.control
+        if pl_load_acquire32(&control.state) != PL_STATE_READY:
+            return False
+        if pl_load_relaxed64(&control.heartbeat_boot_ns) + _STALE_AFTER_NS < pl_now_boot_ns():
+            return False
+        return not (self.same_pid_ns and kill(<int>control.writer_tgid, 0) != 0 and errno == ESRCH)
+
+    # -- reads that wait a little ------------------------------------------------------------------------------------
+
+    cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil:
+        self.busy_retries += 1
+        if attempt < _SPINS:
+            pl_pause()
+            return True
+        if attempt < _YIELDS:
+            sched_yield()
+            return True
+        if attempt == _YIELDS:
+            deadline_ns[0] = pl_now_boot_ns() + _PATIENCE_NS
+        elif pl_now_boot_ns() > deadline_ns[0]:
+            return False
+        pl_sleep_ns(100_000)
+        return True
+
+    cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil:
+        """PL_READ_FOUND, ABSENT, or BUSY when patience ran out."""
+        return self.lookup_slot(tgid, to, row) if tgid < self.view.pid_capacity else PL_READ_ABSENT
+
+    cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil:
+        """As lookup, of any entry of the index."""
+        cdef uint32_t attempt = 0
+        cdef uint64_t deadline = 0
+        cdef int result
+        while True:
+            result = pl_lookup_slot_once(&self.view, slot, to, row)
+            if result <= PL_READ_ABSENT:
+                return result
+            # An image that has lost its head is being replaced in the index: look again. If its writer died between
+            # the two stores the index keeps naming it, and it is the last known image.
+            if result == PL_READ_OLD_HEAD and attempt > _SPINS:
+                return PL_READ_FOUND
+            if not self.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1
+
+    cdef int lookup_key(
+        self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
+    ) noexcept nogil:
+        """As lookup, and as patient."""
+        cdef uint32_t attempt = 0
+        cdef uint64_t deadline = 0
+        cdef int result
+        while True:
+            result = pl_lookup_key_once(&self.view, pid, pid_ns, to, cold, row)
+            if result <= PL_READ_ABSENT:
+                return result
+            if result == PL_READ_OLD_HEAD and attempt > _SPINS:
+                return PL_READ_FOUND
+            if not self.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1
+
+    cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil:
+        """PL_READ_FOUND, ABSENT for no link or one to a row that is somebody else's by now, or BUSY."""
+        cdef uint32_t attempt = 0
+        cdef uint64_t deadline = 0
+        cdef int result
+        while True:
+            result = pl_follow_once(&self.view, link, to)
+            if result <= PL_READ_ABSENT:
+                return result
+            if not self.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1
+
+    cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil:
+        """Both parts of an image in one section; ABSENT when the row is somebody else's by now."""
+        cdef uint32_t attempt = 0
+        cdef uint64_t deadline = 0
+        while True:
+            if pl_copy_row(&self.view, row, hot, cold):
+                return PL_READ_FOUND if hot.generation == generation else PL_READ_ABSENT
+            if pl_load_relaxed32(&self.view.hot[row].generation) != generation:
+                return PL_READ_ABSENT
+            if not self.again(attempt, &deadline):
+                return PL_READ_BUSY
+            attempt += 1

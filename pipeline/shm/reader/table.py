@@ -1,0 +1,184 @@
+"""`ProcessTable`: the processes of this host, read from the tables of a running instance.
+
+    with ProcessTable.attach() as table:
+        entry = table.resolve(4711)
+        print(entry.comm, entry.path, [ancestor.comm for ancestor in table.ancestors(4711)])
+
+Look-ups are TableReader's (_reader.pyx) and take neither a lock nor a system call; here are finding an instance by name
+and its statistics. Imports neither numpy nor anything of the daemon, so that a single look-up from a shell is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline import paths
+from pipeline.errors import LineageError, NoProcessContextError
+from pipeline.shm.reader import lineage
+from pipeline.shm.reader._entry import FIELDS, Entry
+from pipeline.shm.reader._reader import CHAIN_MAX, TableReader
+
+__all__ = ["CHAIN_MAX", "FIELDS", "Entry", "ProcessTable"]
+
+
+class ProcessTable(TableReader):
+    """Lock-free access to one instance's tables; `TableReader` documents the look-ups and their errors."""
+
+    @classmethod
+    def attach(
+        cls, name: str = paths.DEFAULT_INSTANCE, *, path: str | os.PathLike[str] | None = None, max_age_ms: int = 10_000
+    ) -> Self:
+        """Open the tables of a running instance.
+
+        Args:
+            name: of the instance.
+            path: its runtime directory, where that is not the usual one.
+            max_age_ms: how long hits are still given out after the writer's last sign of life.
+
+        Raises:
+            NotRunningError: no such instance, it is not ready, or its writer has ended. One that is only behind is
+                opened.
+            AccessError: the caller may not read it.
+            UntrustedError: another user could have put the tables there.
+            LayoutError: it was made by another version.
+            ConfigError: `name` cannot name an instance.
+        """
+        directory = Path(path) if path is not None else paths.instance_dir(name)
+        return cls(directory, name, max_age_ms=max_age_ms)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ProcessTable {self.instance!r}{' closed' if self.closed else ''}>"
+
+    @property
+    def boot_unix_ns(self) -> int:
+        """Unix time of boot-clock zero, in ns, as this instance reads it: every time of an entry is relative to it."""
+        return int(self.view.boot_unix_ns)
+
+    # -- lineage (specification 5.10, 5.11), as the resolver's own entries answer --------------------------------------
+
+    def has_valid_lineage(
+        self, process: int | Entry, *, pid_ns: int | None = None
+    ) -> tuple[bool, LineageError | NoProcessContextError | None]:
+        """Whether the chain of a process (or of one image of it) leads to pid 1 without a gap, and if not, why.
+
+        Args:
+            process, pid_ns: as in `ancestors`. Raises as it does; so do the other questions.
+
+        Returns:
+            (True, None); else False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or
+            ProcessIncompleteLineageError, each with the entry's `pid`, `ppid` and `container_id`; or a
+            NoProcessContextError, where there is no such process. Nothing of it is raised.
+        """
+        chain = self._chain(process, pid_ns)
+        if not chain:
+            return False, NoProcessContextError(f"pid {process} is not in the table")
+        fault = lineage.fault(chain, _container)
+        return fault is None, fault
+
+    def has_complete_lineage(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
+        """Whether pid 1 is on the chain, whatever is missing below it."""
+        return any(entry.pid == 1 for entry in self._chain(process, pid_ns))
+
+    def get_ancestors_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> list[int]:
+        """Distinct pids of the chain, the process' own first; empty where there is no such process."""
+        return lineage.pids(self._chain(process, pid_ns))
+
+    def get_container_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> tuple[list[int], list[str]]:
+        """Pids and executables up the chain as far as it is in a container, by the newest image of each."""
+        return lineage.in_container(self._chain(process, pid_ns), _container, lambda entry: entry.path or "")
+
+    def is_container_root(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
+        """In a container, and its ancestor is in none."""
+        entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
+        if entry is None or not entry.container_id:
+            return False
+        ancestors = self.ancestors(entry, limit=1)
+        return bool(ancestors) and not ancestors[0].container_id
+
+    def _chain(self, process: int | Entry, pid_ns: int | None) -> list[Entry]:
+        """A process and all that it descends from, newest first; empty where there is no such process."""
+        entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
+        return [] if entry is None else [entry, *self.ancestors(entry)]
+
+    def stats(self) -> dict[str, Any]:
+        """What the instance has done and holds, as `procline stat --json` shows it.
+
+        Counts are of one commit. `events` and `lost` are by kind; `entries` are processes (`images` rows);
+        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit); `behind_ns` is the
+        same or the age of the heartbeat, 0 unless it is more than an idle instance ever has. `processes` have
+        `cpu_seconds` and `pss_bytes`, None where the caller may not know. `readers` are processes with open tables: all
+        of them, or at least so many if `readers_complete` is false (a user holds other locks on the tables).
+
+        Raises:
+            StaleError, NotRunningError: it has been stopped, or is being replaced. A table that is being filled has
+                statistics already, and one that is behind still has them.
+        """
+        # Deferred: statistics need numpy's dtypes, look-ups do not.
+        import numpy as np
+
+        from pipeline.host import processes
+        from pipeline.records.kinds import KIND_NAMES
+        from pipeline.shm.layout import tables as layout
+
+        view, commit_bytes, behind_ns = self.status()
+        header = np.frombuffer(view.header(), layout.CONTROL)[0]
+        commit = np.frombuffer(commit_bytes or bytes(layout.COMMIT.itemsize), layout.COMMIT, 1)[0]
+        readers, readers_complete = self.count_readers()
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        counters = dict(zip(layout.COUNTERS, map(int, commit["counters"]), strict=False))
+        by_kind = {
+            what: {kind: counters.pop(f"{what}_{kind}") for kind in KIND_NAMES if kind != "none"}
+            for what in ("events", "lost")
+        }
+        counters.pop("events_none")
+        # Of a source that cannot tell what was lost, only that it was.
+        by_kind["lost"]["unknown"] = counters.pop("lost_none")
+        watermark = int(commit["watermark_boot_ns"])
+        return {
+            "instance": self.instance,
+            "state": layout.STATE_NAMES[int(header["state"])],
+            "epoch": int(header["epoch"]),
+            "takeovers": int(header["takeovers"]),
+            "writer_pid": int(header["writer_tgid"]),
+            "heartbeat_age_ns": view.age_ns,
+            "behind_ns": behind_ns,
+            **by_kind,
+            "late": counters.pop("late"),
+            "frames": counters.pop("frames"),
+            "entries": {
+                "live": int(commit["heads_live"]),
+                "exited": int(commit["heads_exited"]),
+                "images": int(commit["rows_used"]),
+            },
+            "watermark_lag_ns": max(0, now - watermark) if watermark else None,
+            "repairs": counters.pop("repairs"),
+            "evictions": counters.pop("evictions"),
+            "readers": readers,
+            "readers_complete": readers_complete,
+            "processes": processes.measure(Path(self.directory)),
+            "memory": {
+                "rows_used": int(commit["rows_used"]),
+                "rows_allocated": int(header["rows_allocated"]),
+                "rows_capacity": int(header["row_capacity"]),
+                **{
+                    f"{arena}_{what}_bytes": int((commit if what == "used" else header)[f"{arena}_{what}_bytes"])
+                    for arena in ("names", "args", "envs")
+                    for what in ("used", "allocated", "capacity")
+                },
+            },
+            "stream": dict(zip(layout.TOPICS, map(int, commit["topic_seq"]), strict=False)),
+            "counters": counters,
+        }
+
+
+def _container(entry: Entry) -> str | None:
+    return entry.container_id

@@ -1,0 +1,282 @@
+"""Write the control segment: state and heartbeat, acknowledgement of ring positions, commits.
+
+Layout and units: tables.py. Reading it: control.py. Rows and strings: _writer.pyx, _arena.pyx.
+
+Why a kill at any point of commit and acknowledge is safe. A commit fills the slot that commit_index does not name and
+then flips commit_index, one aligned word stored with release.
+
+- Killed while the slot is filled: commit_index still names the other slot, which nobody touched; its positions are
+  those of the commit before. What was applied since is read again from the rings and applied again (idempotent), and
+  counters start from the slot's copy, so they count it once.
+- Killed after the flip, before acknowledge: the new slot is complete (release). RING_ACK lags behind it, so the shards
+  only keep more than they must; the successor acknowledges when it starts.
+- Killed within acknowledge: each applied_pos is one aligned word, old or new, and both are positions before which
+  everything is committed. Rings need not agree with each other.
+- RING_ACK is never ahead of the valid slot, because it is stored after the flip. That is what "applied exactly once"
+  rests on: what the kernel may overwrite is in the tables, and what is not in the tables can be read again.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from pipeline.shm.layout._layout cimport (
+    PL_COUNTER_CAPACITY, PL_STATE_READY, PL_STATE_SUPERSEDED, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
+    pl_ring_ack, pl_store_relaxed64, pl_store_release32, pl_store_release64,
+)
+from pipeline.shm.writer._segment cimport Segment
+
+import os
+
+import numpy as np
+
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.control import COUNTER_INDEX, Committed
+
+
+cdef extern from "time.h" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *now)
+    int CLOCK_BOOTTIME
+
+
+#: Signs of life within long work are this far apart: readers call a writer gone after one second.
+cdef uint64_t LIFE_NS = 100_000_000
+
+
+cdef uint64_t boot_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_BOOTTIME, &now)
+    return <uint64_t>now.tv_sec * 1_000_000_000 + <uint64_t>now.tv_nsec
+
+
+cdef class ControlWriter:
+    """The writer's side of `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime."""
+
+    def __cinit__(self):
+        self.lock_fd = -1
+
+    def __dealloc__(self):
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+
+    cdef void map_control(self, Segment segment) noexcept:
+        self.control_segment = segment
+        self.control = <pl_control *>segment.base
+        self.acks = <pl_ring_ack *>(segment.base + self.control.ring_offset)
+        self.counters = self.own_counters
+
+    cdef pl_commit *slot(self, unsigned int index) noexcept nogil:
+        return <pl_commit *>(<char *>self.control + self.control.commit_offset + index * self.control.commit_bytes)
+
+    cdef pl_commit_ring *slot_rings(self, unsigned int index) noexcept nogil:
+        return <pl_commit_ring *>(<char *>self.slot(index) + sizeof(pl_commit))
+
+    cdef void gauges(self, pl_commit *slot) noexcept nogil:
+        pass
+
+    # -- commit -----------------------------------------------------------------------------------------------------
+
+    def commit(
+        self, uint64_t watermark_boot_ns, const uint64_t[::1] ring_pos not None,
+        const uint64_t[::1] ring_watermark not None, const uint64_t[::1] topic_seq not None,
+    ) -> None:
+        """Make what was applied so far the state that a successor starts from.
+
+        Args:
+            watermark_boot_ns: events before it are in the tables.
+            ring_pos: shape (ring_count,); records before it are applied.
+            ring_watermark: shape (ring_count,); events of the ring before it are applied.
+            topic_seq: shape (up to 16,); last sequence number of each topic.
+        """
+        self._require_open()
+        cdef uint32_t rings = self.control.ring_count
+        if ring_pos.shape[0] != rings or ring_watermark.shape[0] != rings or topic_seq.shape[0] > 16:
+            raise ValueError(f"commit: {rings} rings and up to 16 topics expected")
+        cdef const uint64_t *topics = &topic_seq[0] if topic_seq.shape[0] else NULL
+        with nogil:
+            self._commit(watermark_boot_ns, &ring_pos[0], &ring_watermark[0], topics, <uint32_t>topic_seq.shape[0])
+
+    cdef void _commit(
+        self, uint64_t watermark, const uint64_t *pos, const uint64_t *ring_watermark, const uint64_t *topics,
+        uint32_t topic_count,
+    ) noexcept nogil:
+        cdef unsigned int valid = self.control.commit_index & 1
+        cdef pl_commit *old = self.slot(valid)
+        cdef pl_commit *new = self.slot(valid ^ 1)
+        cdef pl_commit_ring *rings = self.slot_rings(valid ^ 1)
+        cdef uint32_t i
+        # Number 0 says "being filled" to a reader that was slow enough to be still copying this slot; the fence keeps
+        # the stores that follow behind it (pairs with the acquire fence before the reader's second look).
+        pl_store_relaxed64(&new.number, 0)
+        pl_fence_release()
+        new.watermark_boot_ns = watermark
+        new.time_boot_ns = boot_ns()
+        self.gauges(new)
+        memcpy(new.counters, self.counters, sizeof(new.counters))
+        memcpy(new.topic_seq, old.topic_seq, sizeof(new.topic_seq))
+        for i in range(topic_count):
+            new.topic_seq[i] = topics[i]
+        for i in range(self.control.ring_count):
+            rings[i].applied_pos = pos[i]
+            rings[i].watermark_boot_ns = ring_watermark[i]
+        pl_store_release64(&new.number, old.number + 1)
+        # Release: who loads the new index with acquire sees the whole slot. On aarch64 stlr keeps all earlier stores
+        # before it.
+        pl_store_release32(&self.control.commit_index, valid ^ 1)
+
+    def committed(self) -> Committed:
+        """Return the valid commit slot (private copies)."""
+        self._require_open()
+        cdef unsigned int valid = self.control.commit_index & 1
+        cdef pl_commit *slot = self.slot(valid)
+        copy = np.frombuffer(self.commit_view(valid).tobytes(), layout.COMMIT)[0]
+        rings = np.frombuffer(
+            self.control_segment, layout.COMMIT_RING, self.control.ring_count,
+            <char *>self.slot_rings(valid) - <char *>self.control,
+        ).copy()
+        return Committed(
+            number=slot.number, watermark=slot.watermark_boot_ns, rings=rings,
+            counters=copy["counters"].copy(), topic_seq=copy["topic_seq"].copy(),
+        )
+
+    def acknowledge(self, const uint64_t[::1] received_pos=None, const uint8_t[::1] stalled=None) -> None:
+        """Tell the shards what the last commit holds, so that they give it back to the kernel.
+
+        Args:
+            received_pos: shape (ring_count,); what has reached the resolver, for observers.
+            stalled: shape (ring_count,); 1 where the merge passes over the ring at the moment, for observers.
+        """
+        self._require_open()
+        cdef uint32_t rings = self.control.ring_count
+        if (received_pos is not None and received_pos.shape[0] != rings) or (
+            stalled is not None and stalled.shape[0] != rings
+        ):
+            raise ValueError(f"acknowledge: {rings} rings expected")
+        self._acknowledge(
+            &received_pos[0] if received_pos is not None else NULL, &stalled[0] if stalled is not None else NULL
+        )
+
+    cdef void _acknowledge(self, const uint64_t *received_pos, const uint8_t *stalled) noexcept nogil:
+        cdef uint32_t i
+        cdef pl_commit_ring *slot = self.slot_rings(self.control.commit_index & 1)
+        for i in range(self.control.ring_count):
+            pl_store_release64(&self.acks[i].watermark_boot_ns, slot[i].watermark_boot_ns)
+            # Release: after this store the kernel may reuse the bytes, so every store that applied them, the commit
+            # included, must be visible first. Pairs with the shard's acquire load before it moves the consumer position.
+            pl_store_release64(&self.acks[i].applied_pos, slot[i].applied_pos)
+            if received_pos != NULL:
+                pl_store_release64(&self.acks[i].received_pos, received_pos[i])
+            if stalled != NULL:
+                pl_store_release64(&self.acks[i].stalled, stalled[i])
+
+    def request_rewind(self, uint32_t ring, uint64_t position) -> None:
+        """Ask the ring's shard to read again from `position` (not before what it may have released)."""
+        self._require_ring(ring)
+        cdef pl_ring_ack *ack = &self.acks[ring]
+        pl_store_relaxed64(&ack.wanted_pos, position)
+        # Release: a shard that sees the new number (acquire) sees the position that belongs to it.
+        pl_store_release64(&ack.rewind_seq, ack.rewind_seq + 1)
+
+    # -- state ------------------------------------------------------------------------------------------------------
+
+    def heartbeat(self, uint64_t now_boot_ns) -> None:
+        """Say that the writer lives; readers call it gone when this is older than a second."""
+        self._require_open()
+        pl_store_release64(&self.control.heartbeat_boot_ns, now_boot_ns)
+
+    cdef void show_life(self) noexcept nogil:
+        """Give a sign of life if the last one is LIFE_NS old: for the steps of work that may take long."""
+        cdef uint64_t now = boot_ns()
+        if now > self.control.heartbeat_boot_ns + LIFE_NS:
+            pl_store_release64(&self.control.heartbeat_boot_ns, now)
+
+    def py_show_life(self) -> None:
+        """Give a sign of life unless the last one is recent. Call it between the steps of work that may take long."""
+        self._require_open()
+        self.show_life()
+
+    def set_state(self, uint32_t state) -> None:
+        """Store STATE_*; READY also stamps when the table was complete."""
+        self._require_open()
+        if state > PL_STATE_SUPERSEDED:
+            raise ValueError(f"no state {state}")
+        if state == PL_STATE_READY:
+            self.control.ready_boot_ns = boot_ns()
+        # Release: a reader that sees READY sees every row of the snapshot.
+        pl_store_release32(&self.control.state, state)
+
+    @property
+    def state(self) -> int:
+        self._require_open()
+        return self.control.state
+
+    @property
+    def epoch(self) -> int:
+        """Table rebuilds so far."""
+        self._require_open()
+        return self.control.epoch
+
+    @property
+    def takeovers(self) -> int:
+        """Writers that took over this epoch so far."""
+        self._require_open()
+        return self.control.takeovers
+
+    @property
+    def directory(self):
+        """Path of the instance's directory."""
+        return self.directory_path
+
+    @property
+    def ring_count(self) -> int:
+        self._require_open()
+        return self.control.ring_count
+
+    # -- counters ---------------------------------------------------------------------------------------------------
+
+    def counter(self, str name) -> int:
+        """Running value of a counter of COUNTERS (committed with the next commit)."""
+        return self.own_counters[<uint32_t>COUNTER_INDEX[name]]
+
+    def count(self, str name, uint64_t n=1) -> None:
+        """Add to a counter."""
+        self.own_counters[<uint32_t>COUNTER_INDEX[name]] += n
+
+    def set_counter(self, str name, uint64_t value) -> None:
+        """Store a counter that is counted elsewhere (in the kernel)."""
+        self.own_counters[<uint32_t>COUNTER_INDEX[name]] = value
+
+    # -- views for tests and tables.py ----------------------------------------------------------------------------
+
+    def control_memory(self) -> Segment:
+        """The whole control segment (buffer protocol)."""
+        self._require_open()
+        return self.control_segment
+
+    def control_view(self):
+        """Shape (1,), dtype CONTROL: the live header, writable."""
+        self._require_open()
+        return np.frombuffer(self.control_segment, layout.CONTROL, 1)
+
+    def ring_ack_view(self):
+        """Shape (ring_count,), dtype RING_ACK: live, writable."""
+        self._require_open()
+        return np.frombuffer(self.control_segment, layout.RING_ACK, self.control.ring_count, self.control.ring_offset)
+
+    def commit_view(self, uint32_t index):
+        """Shape (1,), dtype COMMIT: slot 0 or 1, live, writable."""
+        self._require_open()
+        return np.frombuffer(
+            self.control_segment, layout.COMMIT, 1, self.control.commit_offset + (index & 1) * self.control.commit_bytes
+        )
+
+    def _require_open(self):
+        if self.control == NULL:
+            raise ValueError("the table writer is closed")
+
+    def _require_ring(self, uint32_t ring):
+        self._require_open()
+        if ring >= self.control.ring_count:
+            raise IndexError(f"ring {ring} of {self.control.ring_count}")

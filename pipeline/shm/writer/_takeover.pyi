@@ -1,0 +1,3 @@
+from pipeline.shm.writer._writer import TableWriter
+
+def rebuild(w: TableWriter) -> None: ...

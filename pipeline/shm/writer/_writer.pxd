@@ -1,0 +1,220 @@
+"""What apply and the resolver may do with the tables. One writer; every cdef method here is nogil and cannot raise.
+
+What is short and needed for each event has its body here: a call into another module takes longer than what it does.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from pipeline.shm.writer._arena cimport Arena, pl_order
+from pipeline.shm.writer._control cimport ControlWriter
+from pipeline.shm.writer._keys cimport NamespaceKeys
+from pipeline.shm.layout._layout cimport pl_cold, pl_commit, pl_control, pl_hot, pl_link, pl_prefetch_write, pl_row_begin, pl_row_end
+from pipeline.shm.writer._segment cimport Segment
+
+
+cdef enum:
+    MARK_USED = 1  # handed out by new_row and not freed
+    MARK_LIVE = 2  # newest image of a process that lives, and in the index: counted in heads_live
+    MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
+    MARK_QUEUED = 8  # in the retention queue
+    MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
+    MARK_DIGEST = 32  # `digests` has one of it
+    MARK_TTY_GIVEN = 64  # the terminal is the descriptor's, not the kernel's (contexts.tty_fallback)
+
+
+#: What the writer has of a row for itself: on one cache line, as an event touches all of it.
+cdef struct row_state:
+    uint32_t refs  # ancestor, parent and creator links to it
+    uint32_t next  # in the free list, the retention queue or the ancestor list: a row is in one at most
+    uint32_t prev
+    uint16_t chain  # images of this process up to this one that are still linked
+    uint8_t marks  # MARK_*
+
+
+#: What it has of a pid.
+cdef struct family:
+    uint32_t first_child
+    uint32_t next_child  # siblings
+    uint32_t prev_child
+    uint32_t parent
+
+
+# `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
+cdef class TableWriter(ControlWriter):
+    """The one writer of an instance's tables (held by `writer.lock`)."""
+
+    cdef readonly Arena names, args, envs
+    cdef pl_hot *hot
+    cdef pl_cold *cold
+    cdef uint32_t *index
+    cdef uint32_t pid_capacity  # entries of the index: pids, then slots of keys
+    cdef readonly uint32_t root_pids  # how many of them are pids of the root pid namespace
+    cdef readonly NamespaceKeys keys
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+    # A row with row_seq odd, all fields but row_seq and generation zero; 0 when the ceiling is reached and nothing may
+    # be evicted (counted). May evict images that have ended, also one that the index still names; never the newest
+    # image of a live process. A set_* below with a target that was evicted (or is the row itself) makes no link.
+    cdef uint32_t new_row(self) noexcept nogil
+    # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
+    cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
+    # Bring a row into the cache that is written soon.
+    cdef inline void fetch(self, uint32_t row) noexcept nogil:
+        pl_prefetch_write(&self.rows[row])
+        pl_prefetch_write(&self.hot[row])
+        pl_prefetch_write(<const char *>&self.hot[row] + 64)
+        pl_prefetch_write(&self.cold[row])
+        pl_prefetch_write(<const char *>&self.cold[row] + 64)
+        pl_prefetch_write(<const char *>&self.cold[row] + 128)
+
+    # Open a published row for change.
+    cdef inline void begin(self, uint32_t row) noexcept nogil:
+        pl_row_begin(&self.hot[row])
+
+    # Make the row (or its change) visible; checksum where `checked`.
+    cdef inline void end(self, uint32_t row) noexcept nogil:
+        if self.checked:
+            self._sign(row)
+        pl_row_end(&self.hot[row])
+
+    cdef void discard(self, uint32_t row) noexcept nogil  # give back a row that was never published
+
+    cdef inline uint64_t link(self, uint32_t row) noexcept nogil:
+        return pl_link(row, self.hot[row].generation) if row != 0 else 0
+
+    # Its row, 0 when none or reused.
+    cdef inline uint32_t follow(self, uint64_t link) noexcept nogil:
+        cdef uint32_t row = <uint32_t>link
+        if row == 0 or row >= self.rows_fresh or self.hot[row].generation != <uint32_t>(link >> 32):
+            return 0
+        return row
+
+    # -- fields that own something; call between begin/end (or before the first end) --------------------------------
+    cdef inline void set_ancestor(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].ancestor, row, target)
+
+    cdef inline void set_parent(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].parent, row, target)
+
+    cdef inline void set_creator(self, uint32_t row, uint32_t target) noexcept nogil:
+        self._set_link(&self.hot[row].creator, row, target)
+
+    # Does not keep its target.
+    cdef inline void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
+        if target == row or not self.rows[target].marks & MARK_USED:
+            target = 0
+        self.cold[row].previous_owner = self.link(target)
+
+    cdef inline void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
+        cdef uint64_t old = field[0]
+        # A caller may hold the number of an ended row over a new_row that evicted it, or even got it: then no link.
+        if target == row or not self.rows[target].marks & MARK_USED:
+            target = 0
+        if target != 0:
+            self.rows[target].refs += 1
+        field[0] = self.link(target)
+        if old != 0:
+            self._drop(old)
+
+    # One link less to the row that `link` names, if it still names one.
+    cdef inline void _drop(self, uint64_t link) noexcept nogil:
+        cdef uint32_t row = self.follow(link)
+        if row == 0:
+            return
+        if self.rows[row].refs > 1:
+            self.rows[row].refs -= 1
+            return
+        self.rows[row].refs = 0
+        self._unlinked(row)
+
+    # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
+    cdef inline void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.names, &self.hot[row].file_ref, ref)
+
+    cdef inline void set_args_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.args, &self.hot[row].args_ref, ref)
+
+    cdef inline void set_envs_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.envs, &self.cold[row].envs_ref, ref)
+
+    cdef inline void set_name_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.names, &self.cold[row].name_ref, ref)
+
+    cdef inline void set_cgroup_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.names, &self.cold[row].cgroup_ref, ref)
+
+    cdef inline void set_container_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.names, &self.cold[row].container_ref, ref)
+
+    cdef inline void set_extra_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
+        self.set_ref(self.args, &self.cold[row].extra_ref, ref)
+
+    cdef inline void set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
+        cdef uint32_t old = field[0]
+        # The new one is in the row before the old one is released: a kill leaves no reference to freed bytes.
+        field[0] = ref
+        pl_order()
+        arena.release(old)
+
+    # -- pid slots --------------------------------------------------------------------------------------------------
+    # Newest image of the pid's latest owner, 0 none.
+    cdef inline uint32_t head(self, uint32_t tgid) noexcept nogil:
+        return self.index[tgid] if tgid < self.pid_capacity else 0
+
+    cdef void set_head(self, uint32_t tgid, uint32_t row) noexcept nogil  # index store (release); the row must be ended
+    # Children of a live process, by pid slot: an intrusive list private to the writer; an exec does not touch it.
+    cdef void adopt(self, uint32_t child_tgid, uint32_t parent_tgid) noexcept nogil  # leaves its old list first
+    cdef void orphan(self, uint32_t child_tgid) noexcept nogil
+
+    cdef inline uint32_t first_child(self, uint32_t tgid) noexcept nogil:
+        return self.kin[tgid].first_child if tgid < self.pid_capacity else 0
+
+    cdef inline uint32_t next_sibling(self, uint32_t tgid) noexcept nogil:
+        return self.kin[tgid].next_child if tgid < self.pid_capacity else 0
+
+    # -- end of a process -------------------------------------------------------------------------------------------
+    # The image (head or replaced) has ended: queued for retention, and a head counted as exited. For a head when its
+    # process ends, outside begin/end, after exit_boot_ns was stored; for a replaced image set_head does it. A second
+    # call does nothing.
+    cdef void retire(self, uint32_t row) noexcept nogil
+    # Free what is past retention and that nothing refers to; at most `budget` rows. Returns rows freed.
+    cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil
+
+    # Keep a process's chain within chain_max images: beyond it the oldest replaced images (not the first) are elided and
+    # the image that lost its ancestor is flagged ROW_ELIDED. set_head does this at each exec; cheap in the common case.
+    cdef void cap_images(self, uint32_t row) noexcept nogil
+
+    # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
+    cdef Segment hot_segment, cold_segment, index_segment
+    cdef list private_segments
+    cdef row_state *rows  # by row
+    cdef family *kin  # by tgid
+    cdef uint64_t *digests  # the applier's: of arguments and environment before something was hidden in them, by row
+    cdef uint32_t row_capacity, rows_allocated, rows_fresh
+    cdef uint32_t free_head, pinned
+    cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
+    cdef readonly uint32_t rows_used, heads_live, heads_exited
+    cdef readonly uint64_t evicted_total
+    cdef readonly uint64_t retention_ns
+    cdef readonly uint32_t chain_max
+    cdef bint checked
+    cdef uint32_t bad_row  # take-over only: a row that refers to nothing
+    cdef readonly bint is_takeover
+    cdef readonly list torn_rows
+    cdef readonly str fresh_reason  # why no predecessor's tables were taken over; empty when they were
+
+    cdef void attach(self) noexcept
+    cdef uint32_t _fresh_row(self) noexcept nogil
+    cdef bint _grow_rows(self) noexcept nogil
+    cdef bint _make_room(self) noexcept nogil
+    cdef void _free(self, uint32_t row) noexcept nogil
+    cdef void _release_refs(self, uint32_t row) noexcept nogil
+    cdef void _count_link(self, uint64_t link) noexcept nogil
+    cdef void _evict_row(self, uint32_t row) noexcept nogil
+    cdef void _unlinked(self, uint32_t row) noexcept nogil
+    cdef void _sign(self, uint32_t row) noexcept nogil
+    cdef void _enqueue(self, uint32_t row) noexcept nogil
+    cdef void _requeue(self, uint32_t row) noexcept nogil
+    cdef void _park(self, uint32_t row) noexcept nogil
+    cdef void _unlist(self, uint32_t row) noexcept nogil
+    cdef uint32_t _elide(self, uint32_t row) noexcept nogil

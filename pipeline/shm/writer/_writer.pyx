@@ -1,0 +1,947 @@
+"""The one writer of an instance's tables: rows, links between them, pid slots, retention and eviction.
+
+Layouts: tables.py. Strings: _arena.pyx. Commits and positions: _control.pyx. What a successor does with tables that it
+finds: _takeover.pyx. When a row is made or changed and what is in it is not decided here but by resolver/_apply.pyx and
+the single calls of the resolver, through the nogil methods of _writer.pxd; `py_*` are the same for Python.
+
+Rows. A row that was never used has generation 0; a free row, and one being written, has an odd row_seq. A row is filled
+while odd, ended, and only then named by the index (release store), so a reader never meets half of a fresh one.
+A row is freed in this order: index entry cleared, row_seq odd, flags 0, generation + 1, then what it owns. Each step
+leaves a state that readers and a successor can tell apart (see `_free`).
+
+Who keeps a row. `refs` counts ancestor, parent and creator links to it. previous_owner is not counted: a pid that is
+reused all the time would keep every owner it ever had; the link dies by generation and a reader then says "too old".
+Rows whose image has ended (exit, or exec of the next image) wait in the retention queue, in the order of their ends.
+At its front, past retention, a row is freed if nothing refers to it, else it moves to the ancestor list; it comes back
+to the front of the queue when its last reference goes. Freeing a row drops its links, which may bring others to the
+front of the queue: the cascade is a loop over the queue, never a recursion, and `evict`'s budget bounds it.
+
+At the ceiling (law 7): the queue is taken from the front regardless of retention, which frees the oldest rows that
+nothing refers to; a dead family goes leaf by leaf, and what remains referred to is an ancestor of something live. Only
+when the queue is empty the ancestor list is taken from its front, oldest first; links to such a row die by generation,
+and readers say that lineage was elided there. Newest images of live processes are in neither list.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from pipeline.shm.writer._arena cimport Arena, pl_order
+from pipeline.shm.writer._control cimport ControlWriter, boot_ns
+from pipeline.shm.layout._hash cimport pl_row_check
+from pipeline.shm.writer._keys cimport NamespaceKeys
+from pipeline.shm.layout._layout cimport (
+    PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
+    PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cgroup, pl_cold, pl_commit,
+    pl_commit_ring, pl_control, pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_clear,
+    pl_row_begin, pl_row_end, pl_store_relaxed32, pl_store_release32, pl_store_release64,
+)
+from pipeline.shm.writer._segment cimport Segment
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import InvariantError
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer import segments
+
+#: As `row_state` and `family` of _writer.pxd.
+ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
+FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
+
+
+def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
+    """Contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
+    now = boot_ns()
+    ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(plan.ring_count)
+    header = np.zeros(1, layout.CONTROL)
+    header["magic"] = layout.MAGIC
+    header["layout_version"] = layout.LAYOUT_VERSION
+    header["header_bytes"] = layout.CONTROL.itemsize
+    header["boot_id"] = np.void(plan.boot_id)
+    header["epoch"] = epoch
+    header["heartbeat_boot_ns"] = now
+    header["row_capacity"] = plan.row_capacity
+    header["rows_allocated"] = plan.first_bytes("hot") // layout.HOT.itemsize
+    header["pid_capacity"] = plan.pid_capacity
+    header["key_capacity"] = plan.key_capacity
+    header["state"] = layout.STATE_FILLING
+    for name in ("names", "args", "envs"):
+        header[f"{name}_capacity_bytes"] = plan.ceiling_bytes(name)
+        header[f"{name}_allocated_bytes"] = plan.first_bytes(name)
+    header["boot_unix_ns"] = boot_unix_ns
+    header["ring_count"] = plan.ring_count
+    header["ring_offset"] = ring_offset
+    header["commit_offset"] = commit_offset
+    header["commit_bytes"] = commit_bytes
+    header["capture_id"] = capture_id
+    header["chunk_rows"] = plan.chunk_rows
+    # What ended before the tables began is not in them: "nobody had this pid then" would be a guess.
+    header["horizon_boot_ns"] = now
+    header["checked"] = int(plan.checked)
+    first = np.zeros(1, layout.COMMIT)
+    first["number"] = 1
+    _stamp_writer(header)
+    data = bytearray(size)
+    data[: header.nbytes] = header.tobytes()
+    data[commit_offset : commit_offset + first.nbytes] = first.tobytes()
+    return bytes(data)
+
+
+def _stamp_writer(header) -> None:
+    """Write who writes: this process, with its start time, its pid namespace and the ticks of its /proc."""
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    header["writer_tgid"] = os.getpid()
+    header["writer_start_boot_ns"] = start_ticks * (1_000_000_000 // ticks_per_s)
+    header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
+    header["user_hz"] = ticks_per_s
+
+
+def _supersede(directory) -> None:
+    """Tell the readers of the control file that is there now that another one takes its place."""
+    cdef Segment old
+    try:
+        descriptor = os.open(directory / "control", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    size = os.fstat(descriptor).st_size
+    if size < sizeof(pl_control):
+        os.close(descriptor)
+        return
+    old = Segment("control", descriptor, size, size)
+    header = np.frombuffer(old, layout.CONTROL, 1)[0]
+    # Another layout may keep something else where this one keeps `state`: leave it; its readers see no heartbeat.
+    if bytes(header["magic"]) == layout.MAGIC and header["layout_version"] == layout.LAYOUT_VERSION:
+        # Release, before any name is taken over: who opened the old control and then another segment by its name looks
+        # at state again and finds out that the two do not belong together.
+        pl_store_release32(&(<pl_control *>old.base).state, PL_STATE_SUPERSEDED)
+
+
+cdef class TableWriter(ControlWriter):
+    """The one writer of an instance's tables; holds `writer.lock` from `create` to `close`.
+
+    The nogil methods are in _writer.pxd. They trust their callers: a row number is one that new_row, head or follow
+    gave out. None of them may be called after `close`.
+
+    Attributes:
+        names, args, envs: the arenas.
+        keys: which entries of the index (pid, pid namespace) keys have.
+        root_pids: entries of the index before those: pids of the root pid namespace.
+        is_takeover: the tables were a predecessor's.
+        torn_rows: rows that the predecessor left in the middle of a change: newest images of live processes, still
+            odd. Whoever drives the writer sets their fields right (`begin` is not needed) and calls `end`.
+        rows_used, heads_live, heads_exited, evicted_total: counts.
+        retention_ns: how long an ended image is kept at least, below the ceiling.
+        chain_max: images of one process that are kept linked.
+    """
+
+    @classmethod
+    def create(
+        cls,
+        directory,
+        *,
+        boot_id: bytes,
+        capture_id: int,
+        ring_count: int,
+        row_capacity: int,
+        pid_capacity: int,
+        names_bytes: int,
+        args_bytes: int,
+        envs_bytes: int,
+        boot_unix_ns: int,
+        retention_ns: int,
+        key_capacity: int = 1024,
+        chunk_rows: int = 4096,
+        chain_max: int = 512,
+        checked: bool = False,
+        modes=None,
+        group=None,
+    ) -> TableWriter:
+        """Take the instance's tables over, or make them anew in a new epoch; state becomes FILLING.
+
+        Args:
+            directory: of the instance, on tmpfs; made if missing.
+            boot_id: 16 bytes. capture_id: names the rings that positions belong to.
+            ring_count, row_capacity, chunk_rows, pid_capacity, key_capacity, names_bytes, args_bytes, envs_bytes,
+                checked: see segments.TablePlan; a predecessor's tables are taken over when all of them agree.
+            boot_unix_ns: Unix time of boot-clock zero. retention_ns: see the class.
+            modes, group: see segments.make.
+
+        Raises:
+            WriterExistsError: another process writes these tables.
+            UnsupportedError: not on tmpfs, or no room there.
+            ConfigError: a capacity is out of range.
+        """
+        cdef TableWriter writer
+        plan = segments.TablePlan(
+            boot_id=bytes(boot_id), ring_count=ring_count, row_capacity=row_capacity, chunk_rows=chunk_rows,
+            pid_capacity=pid_capacity, key_capacity=key_capacity, names_bytes=names_bytes, args_bytes=args_bytes,
+            envs_bytes=envs_bytes, checked=checked,
+        )
+        if not 4 <= chain_max <= 65535:
+            raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
+        directory = Path(directory)
+        lock = segments.take_lock(directory)
+        try:
+            descriptors, epoch, reason = segments.find(directory, plan)
+            if descriptors is not None:
+                try:
+                    segments.set_access(descriptors, modes, group)
+                    writer = cls._adopt(descriptors, plan, retention_ns, chain_max, capture_id, boot_unix_ns)
+                except InvariantError as error:
+                    descriptors, reason = None, str(error)
+            if descriptors is None:
+                _supersede(directory)
+                header = _header(plan, epoch + 1, capture_id, boot_unix_ns)
+                descriptors = segments.make(
+                    directory, plan, modes=modes, group=group,
+                    fill_control=lambda descriptor: os.pwrite(descriptor, header, 0),
+                )
+                writer = cls._map(descriptors, plan, retention_ns, chain_max)
+        except BaseException:
+            os.close(lock)
+            raise
+        writer.lock_fd = lock
+        writer.directory_path = directory
+        writer.fresh_reason = reason
+        return writer
+
+    @classmethod
+    def _map(cls, dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max):
+        """Map the segments; everything private is empty."""
+        cdef TableWriter writer = cls.__new__(cls)
+        cdef uint64_t rows = plan.row_capacity
+        cdef dict mapped = {}
+        writer.map_control(Segment("control", descriptors["control"], *[plan.ceiling_bytes("control")] * 2))
+        header = writer.control_view()[0]
+        for name, descriptor in descriptors.items():
+            if name != "control":
+                # What control says, not the file's length: a predecessor may have been killed between the two.
+                mapped[name] = Segment(name, descriptor, plan.ceiling_bytes(name), segments.allocated(name, header, plan))
+        writer.hot_segment = mapped["hot"]
+        writer.cold_segment = mapped["cold"]
+        writer.index_segment = mapped["index"]
+        writer.pid_capacity = plan.slots
+        writer.root_pids = plan.pid_capacity
+        writer.keys = NamespaceKeys(mapped["keys"], plan.pid_capacity, plan.key_capacity)
+        writer.row_capacity = plan.row_capacity
+        writer.checked = plan.checked
+        writer.retention_ns = retention_ns
+        writer.chain_max = chain_max
+        writer.names = Arena(mapped["names"])
+        writer.args = Arena(mapped["args"])
+        writer.envs = Arena(mapped["envs"])
+        # Private memory by row and by pid: untouched pages cost nothing.
+        writer.private_segments = [Segment("private", -1, n, 0) for n in (
+            rows * sizeof(row_state), plan.slots * sizeof(family), rows * 8,
+        )]
+        writer.torn_rows = []
+        writer.attach()
+        return writer
+
+    @classmethod
+    def _adopt(cls, dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns):
+        """Go on with a predecessor's tables. Raises InvariantError when they make no sense."""
+        from pipeline.shm.writer import _takeover
+
+        cdef TableWriter writer = cls._map(descriptors, plan, retention_ns, chain_max)
+        cdef pl_control *control = writer.control
+        # FILLING first: from here on "absent" is no answer, and the heartbeat may start again.
+        pl_store_release32(&control.state, PL_STATE_FILLING)
+        header = writer.control_view()[0]
+        _stamp_writer(header)
+        control.takeovers += 1
+        if control.capture_id != capture_id:
+            # Within one capture the predecessor's stays: read anew it differs by some ns, and so would every time that
+            # was told before.
+            control.boot_unix_ns = boot_unix_ns
+        pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
+        committed = writer.committed()
+        for i, value in enumerate(committed.counters):
+            writer.own_counters[<uint32_t>i] = value
+        _takeover.rebuild(writer)
+        if control.capture_id != capture_id:
+            writer._new_capture(committed, capture_id)
+        writer.acknowledge()
+        writer.is_takeover = True
+        return writer
+
+    def _new_capture(self, committed, uint64_t capture_id):
+        """Positions of the predecessor's rings mean nothing in the new ones. What happened between the two captures
+        was seen by nobody, so the horizon moves up.
+
+        The new id is stored last (release): a shard of the new capture that finds it finds only positions of 0.
+        """
+        zeros = np.zeros(self.control.ring_count, np.uint64)
+        self.commit(committed.watermark, zeros, zeros, committed.topic_seq)
+        for i in range(self.control.ring_count):
+            self.acks[<uint32_t>i].wanted_pos = 0
+            self.acks[<uint32_t>i].received_pos = 0
+        self.acknowledge()
+        pl_store_release64(&self.control.horizon_boot_ns, boot_ns())
+        pl_store_release64(&self.control.capture_id, capture_id)
+
+    cdef void attach(self) noexcept:
+        cdef list private = self.private_segments
+        self.hot = <pl_hot *>self.hot_segment.base
+        self.cold = <pl_cold *>self.cold_segment.base
+        self.index = <uint32_t *>self.index_segment.base
+        self.rows = <row_state *>(<Segment>private[0]).base
+        self.kin = <family *>(<Segment>private[1]).base
+        self.digests = <uint64_t *>(<Segment>private[2]).base
+        self.names.attach(&self.control.names_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
+        self.args.attach(&self.control.args_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
+        self.envs.attach(&self.control.envs_allocated_bytes, &self.counters[PL_C_ARENA_FULL])
+        self.rows_allocated = self.control.rows_allocated
+        self.rows_fresh = 1
+
+    def growth_refused(self):
+        """How often the file system refused to let a table grow, and the names of the tables that wait because of it."""
+        segments = [self.hot_segment, self.cold_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
+        return (
+            sum([(<Segment>segment).refused for segment in segments]),
+            [(<Segment>segment).name for segment in segments if (<Segment>segment).waits],
+        )
+
+    def close(self, remove=False) -> None:
+        """Say STOPPED and let go of everything; with `remove`, take the files' names away. Views stay valid."""
+        if self.control == NULL:
+            return
+        self.set_state(PL_STATE_STOPPED)
+        if remove:
+            segments.remove(self.directory_path)
+        for segment in (
+            self.hot_segment, self.cold_segment, self.index_segment, self.keys.segment, self.control_segment
+        ):
+            (<Segment>segment).close_file()
+        for arena in (self.names, self.args, self.envs):
+            (<Arena>arena).segment.close_file()
+        self.control = NULL
+        self.hot = NULL
+        self.cold = NULL
+        self.index = NULL
+        os.close(self.lock_fd)
+        self.lock_fd = -1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    # -- rows -------------------------------------------------------------------------------------------------------
+
+    cdef uint32_t new_row(self) noexcept nogil:
+        cdef uint32_t row = self.free_head
+        if row != 0:
+            self.free_head = self.rows[row].next
+        else:
+            row = self._fresh_row()
+            if row == 0:
+                if not self._make_room():
+                    self.counters[PL_C_TABLE_FULL] += 1
+                    return 0
+                row = self.free_head
+                self.free_head = self.rows[row].next
+        # row_seq is odd since the row was freed (or below): whoever still holds its number sees it being written.
+        pl_row_clear(&self.hot[row], &self.cold[row])
+        self.rows[row].next = 0
+        self.rows[row].refs = 0
+        self.rows[row].chain = 1
+        self.rows[row].marks = MARK_USED
+        self.rows_used += 1
+        # The one that comes next left the cache long ago.
+        self.fetch(self.free_head)
+        return row
+
+    cdef uint32_t _fresh_row(self) noexcept nogil:
+        """A row that was never used; 0 at the ceiling (or when tmpfs is full)."""
+        cdef uint32_t row = self.rows_fresh
+        if row >= self.rows_allocated and not self._grow_rows():
+            return 0
+        self.rows_fresh = row + 1
+        # Odd before the generation that makes the row exist for readers.
+        pl_store_relaxed32(&self.hot[row].row_seq, 1)
+        pl_fence_release()
+        self.hot[row].generation = 1
+        return row
+
+    cdef bint _grow_rows(self) noexcept nogil:
+        cdef uint64_t rows = <uint64_t>self.rows_allocated + self.control.chunk_rows
+        if self.rows_allocated >= self.row_capacity:
+            return False
+        rows = min(rows, <uint64_t>self.row_capacity)
+        if not self.cold_segment.grow(rows * sizeof(pl_cold)) or not self.hot_segment.grow(rows * sizeof(pl_hot)):
+            return False
+        self.cold_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_cold))
+        self.hot_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_hot))
+        self.rows_allocated = <uint32_t>rows
+        # Release: a reader that loads the new number with acquire may touch the new rows; they are allocated.
+        pl_store_release32(&self.control.rows_allocated, <uint32_t>rows)
+        return True
+
+    cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
+        cdef uint32_t row
+        cdef uint64_t link = self.link(source)
+        cdef pl_hot *hot
+        cdef pl_cold *cold
+        # new_row may evict, but not what is being copied.
+        self.rows[source].refs += 1
+        self.pinned = source
+        row = self.new_row()
+        self.pinned = 0
+        if row != 0:
+            hot = &self.hot[row]
+            cold = &self.cold[row]
+            memcpy(<char *>hot + 8, <char *>&self.hot[source] + 8, sizeof(pl_hot) - 8)
+            memcpy(cold, &self.cold[source], sizeof(pl_cold))
+            self._count_link(hot.ancestor)
+            self._count_link(hot.parent)
+            self._count_link(hot.creator)
+            self.names.hold(hot.file_ref)
+            self.args.hold(hot.args_ref)
+            self.envs.hold(cold.envs_ref)
+            self.names.hold(cold.name_ref)
+            self.names.hold(cold.cgroup_ref)
+            self.names.hold(cold.container_ref)
+            self.args.hold(cold.extra_ref)
+        self._drop(link)
+        return row
+
+    cdef void _count_link(self, uint64_t link) noexcept nogil:
+        cdef uint32_t target = self.follow(link)
+        if target != 0:
+            self.rows[target].refs += 1
+
+    cdef void _sign(self, uint32_t row) noexcept nogil:
+        self.hot[row].check = pl_row_check(&self.hot[row], &self.cold[row])
+
+    cdef void discard(self, uint32_t row) noexcept nogil:
+        self._free(row)
+
+    cdef void _free(self, uint32_t row) noexcept nogil:
+        """Free a row: what is seen, and what a kill leaves, after each step:
+
+        1. horizon raised, index cleared: readers find nothing, and know from the horizon that something is missing.
+           A kill leaves an ended image that only links lead to, as after a reuse of its pid.
+        2. row_seq odd: who has the row's number already sees it being written.
+        3. flags 0: to a successor an odd row without flags is free, whatever else it says.
+        4. generation + 1: every link to the row is dead. (A successor adds one to all free rows, so a kill between 3
+           and 4 leaves no link alive.)
+        5. the fence: 2 and 4 before the stores that reuse what the row owned (see _arena.pyx).
+        """
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint8_t marks = self.rows[row].marks
+        cdef uint32_t generation
+        if marks & (MARK_QUEUED | MARK_PARKED):
+            self._unlist(row)
+        if marks & MARK_EXITED:
+            self.heads_exited -= 1
+            if hot.exit_boot_ns > self.control.horizon_boot_ns:
+                pl_store_release64(&self.control.horizon_boot_ns, hot.exit_boot_ns)
+        if marks & MARK_LIVE:
+            self.heads_live -= 1
+        if hot.tgid < self.pid_capacity and self.index[hot.tgid] == row:
+            # Release, after the horizon: a reader that finds no row loads the horizon next.
+            pl_store_release32(&self.index[hot.tgid], 0)
+        pl_row_begin(hot)
+        hot.flags = 0
+        pl_order()
+        generation = hot.generation + 1
+        if generation == 0:  # 0 says "never used"
+            generation = 1
+        pl_store_relaxed32(&hot.generation, generation)
+        pl_fence_release()
+        self.rows[row].marks = 0
+        self.rows[row].refs = 0
+        self.rows_used -= 1
+        self.rows[row].next = self.free_head
+        self.free_head = row
+        self._release_refs(row)
+        self._drop(hot.ancestor)
+        self._drop(hot.parent)
+        self._drop(hot.creator)
+
+    cdef void _release_refs(self, uint32_t row) noexcept nogil:
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        self.names.release(hot.file_ref)
+        self.args.release(hot.args_ref)
+        self.envs.release(cold.envs_ref)
+        self.names.release(cold.name_ref)
+        self.names.release(cold.cgroup_ref)
+        self.names.release(cold.container_ref)
+        self.args.release(cold.extra_ref)
+
+    # -- links ------------------------------------------------------------------------------------------------------
+
+    cdef void _unlinked(self, uint32_t row) noexcept nogil:
+        """Nothing links to the row any more: it may go when its retention is over."""
+        cdef uint8_t marks = self.rows[row].marks
+        if marks & MARK_PARKED:
+            self._unlist(row)
+            self._requeue(row)
+        elif not marks & MARK_QUEUED and self.hot[row].flags & PL_ROW_REPLACED:
+            self._requeue(row)
+
+    # -- pid slots --------------------------------------------------------------------------------------------------
+
+    cdef void set_head(self, uint32_t tgid, uint32_t row) noexcept nogil:
+        cdef uint32_t old
+        if tgid >= self.pid_capacity:
+            return
+        old = self.index[tgid]
+        # Release: the row was ended before, so a reader that loads its number with acquire (or through an address
+        # dependency plus its acquire load of row_seq) sees all of it. On aarch64: stlr, paired with ldar.
+        pl_store_release32(&self.index[tgid], row)
+        if row != 0 and not self.rows[row].marks & MARK_LIVE and self.hot[row].exit_boot_ns == 0:
+            self.rows[row].marks |= MARK_LIVE
+            self.heads_live += 1
+        if old == 0 or old == row:
+            return
+        if self.rows[old].marks & MARK_LIVE:
+            self.rows[old].marks &= ~MARK_LIVE
+            self.heads_live -= 1
+        if row != 0 and self.hot[row].ancestor == self.link(old):
+            # An exec: the image that was replaced has ended now.
+            if not self.rows[old].marks & (MARK_QUEUED | MARK_PARKED):
+                self._enqueue(old)
+            self.cap_images(row)
+
+    cdef void adopt(self, uint32_t child_tgid, uint32_t parent_tgid) noexcept nogil:
+        cdef uint32_t first
+        if child_tgid >= self.pid_capacity or parent_tgid >= self.pid_capacity or child_tgid == 0:
+            return
+        if self.kin[child_tgid].parent == parent_tgid:
+            return
+        self.orphan(child_tgid)
+        if parent_tgid == 0 or parent_tgid == child_tgid:
+            return
+        first = self.kin[parent_tgid].first_child
+        self.kin[child_tgid].next_child = first
+        self.kin[child_tgid].prev_child = 0
+        if first != 0:
+            self.kin[first].prev_child = child_tgid
+        self.kin[parent_tgid].first_child = child_tgid
+        self.kin[child_tgid].parent = parent_tgid
+
+    cdef void orphan(self, uint32_t child_tgid) noexcept nogil:
+        cdef uint32_t parent
+        cdef uint32_t before
+        cdef uint32_t after
+        if child_tgid >= self.pid_capacity:
+            return
+        parent = self.kin[child_tgid].parent
+        if parent == 0:
+            return
+        before = self.kin[child_tgid].prev_child
+        after = self.kin[child_tgid].next_child
+        if before != 0:
+            self.kin[before].next_child = after
+        else:
+            self.kin[parent].first_child = after
+        if after != 0:
+            self.kin[after].prev_child = before
+        self.kin[child_tgid].next_child = 0
+        self.kin[child_tgid].prev_child = 0
+        self.kin[child_tgid].parent = 0
+
+    # -- end of an image --------------------------------------------------------------------------------------------
+
+    cdef void retire(self, uint32_t row) noexcept nogil:
+        cdef uint8_t marks = self.rows[row].marks
+        if not marks & MARK_USED:
+            return
+        if marks & MARK_LIVE:
+            self.heads_live -= 1
+            self.rows[row].marks &= ~MARK_LIVE
+        if self.hot[row].flags & PL_ROW_HEAD and not marks & MARK_EXITED:
+            self.heads_exited += 1
+            self.rows[row].marks |= MARK_EXITED
+        if not marks & (MARK_QUEUED | MARK_PARKED):
+            self._enqueue(row)
+
+    cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil:
+        cdef uint32_t freed = 0
+        cdef uint64_t looks = 4 * <uint64_t>budget
+        cdef uint32_t row
+        while self.queue_first != 0 and freed < budget and looks != 0:
+            looks -= 1
+            row = self.queue_first
+            if self.hot[row].exit_boot_ns + self.retention_ns > now_boot_ns:
+                break
+            self.fetch(self.rows[row].next)
+            if self.rows[row].refs != 0:
+                self._unlist(row)
+                self._park(row)
+            else:
+                self._evict_row(row)
+                freed += 1
+        return freed
+
+    cdef bint _make_room(self) noexcept nogil:
+        """Free one row at the ceiling, by law 7; False when only newest images of live processes are left."""
+        cdef uint32_t row = self.queue_first
+        while row != 0:
+            if self.rows[row].refs == 0:
+                self._evict_row(row)
+                return True
+            self._unlist(row)
+            self._park(row)
+            row = self.queue_first
+        row = self.ancestors_first
+        if row != 0 and row == self.pinned:
+            row = self.rows[row].next
+        if row == 0:
+            return False
+        self.counters[PL_C_ELIDED] += 1
+        self._evict_row(row)
+        return True
+
+    cdef void _evict_row(self, uint32_t row) noexcept nogil:
+        self.counters[PL_C_EVICTIONS] += 1
+        self.evicted_total += 1
+        self._free(row)
+
+    cdef void cap_images(self, uint32_t row) noexcept nogil:
+        cdef uint32_t before = self.follow(self.hot[row].ancestor)
+        cdef uint32_t images = 1
+        if before != 0 and self.hot[before].tgid == self.hot[row].tgid:
+            images += self.rows[before].chain
+        if images > self.chain_max:
+            images = self._elide(row)
+        self.rows[row].chain = <uint16_t>min(images, <uint32_t>0xFFFF)
+
+    cdef uint32_t _elide(self, uint32_t row) noexcept nogil:
+        """Keep the newest 7/8 of chain_max images and the first; return how many are linked now.
+
+        An eighth at a time, so that a process that execs all day walks its chain once in chain_max / 8 execs.
+        """
+        cdef uint32_t tgid = self.hot[row].tgid
+        cdef uint32_t keep = self.chain_max - self.chain_max // 8 - 1
+        cdef uint32_t survivor = row
+        cdef uint32_t first
+        cdef uint32_t before
+        cdef uint32_t count = 1
+        cdef uint32_t elided = 0
+        before = self.follow(self.hot[survivor].ancestor)
+        while count < keep and before != 0 and self.hot[before].tgid == tgid:
+            survivor = before
+            count += 1
+            before = self.follow(self.hot[survivor].ancestor)
+        if before == 0 or self.hot[before].tgid != tgid:
+            return count
+        first = before
+        before = self.follow(self.hot[first].ancestor)
+        while before != 0 and self.hot[before].tgid == tgid:
+            first = before
+            elided += 1
+            before = self.follow(self.hot[first].ancestor)
+        if elided != 0:
+            # `survivor` is published: chain_max is at least 4, so it is not the row being made.
+            self.begin(survivor)
+            self.hot[survivor].flags |= PL_ROW_ELIDED
+            self.set_ancestor(survivor, first)
+            self.end(survivor)
+            self.counters[PL_C_ELIDED] += elided
+        return count + 1
+
+    # -- lists ------------------------------------------------------------------------------------------------------
+
+    cdef void _enqueue(self, uint32_t row) noexcept nogil:
+        self.rows[row].prev = self.queue_last
+        self.rows[row].next = 0
+        if self.queue_last != 0:
+            self.rows[self.queue_last].next = row
+        else:
+            self.queue_first = row
+        self.queue_last = row
+        self.rows[row].marks |= MARK_QUEUED
+
+    cdef void _requeue(self, uint32_t row) noexcept nogil:
+        """Put a row back at the queue's front: it ended before everything that is in the queue."""
+        self.rows[row].prev = 0
+        self.rows[row].next = self.queue_first
+        if self.queue_first != 0:
+            self.rows[self.queue_first].prev = row
+        else:
+            self.queue_last = row
+        self.queue_first = row
+        self.rows[row].marks |= MARK_QUEUED
+
+    cdef void _park(self, uint32_t row) noexcept nogil:
+        self.rows[row].prev = self.ancestors_last
+        self.rows[row].next = 0
+        if self.ancestors_last != 0:
+            self.rows[self.ancestors_last].next = row
+        else:
+            self.ancestors_first = row
+        self.ancestors_last = row
+        self.rows[row].marks |= MARK_PARKED
+
+    cdef void _unlist(self, uint32_t row) noexcept nogil:
+        cdef uint32_t before = self.rows[row].prev
+        cdef uint32_t after = self.rows[row].next
+        cdef bint queued = (self.rows[row].marks & MARK_QUEUED) != 0
+        if before != 0:
+            self.rows[before].next = after
+        elif queued:
+            self.queue_first = after
+        else:
+            self.ancestors_first = after
+        if after != 0:
+            self.rows[after].prev = before
+        elif queued:
+            self.queue_last = before
+        else:
+            self.ancestors_last = before
+        self.rows[row].marks &= ~(MARK_QUEUED | MARK_PARKED)
+
+    cdef void gauges(self, pl_commit *slot) noexcept nogil:
+        slot.heads_live = self.heads_live
+        slot.heads_exited = self.heads_exited
+        slot.rows_used = self.rows_used
+        slot.names_used_bytes = self.names.used_bytes
+        slot.args_used_bytes = self.args.used_bytes
+        slot.envs_used_bytes = self.envs.used_bytes
+
+    # -- the same from Python (tests, and calls of one method at a time) ----------------------------------------------
+
+    def py_new_row(self) -> int:
+        """A row being written (odd), all fields 0; 0 at the ceiling. See new_row in _writer.pxd."""
+        self._require_open()
+        return self.new_row()
+
+    def py_copy_row(self, uint32_t row) -> int:
+        self._require_row(row)
+        return self.copy_row(row)
+
+    def py_begin(self, uint32_t row) -> None:
+        self._require_row(row)
+        self.begin(row)
+
+    def py_end(self, uint32_t row) -> None:
+        self._require_row(row)
+        self.end(row)
+
+    def py_discard(self, uint32_t row) -> None:
+        self._require_row(row)
+        self.discard(row)
+
+    def py_link(self, uint32_t row) -> int:
+        self._require_row(row)
+        return self.link(row)
+
+    def py_follow(self, uint64_t link) -> int:
+        self._require_open()
+        return self.follow(link)
+
+    def py_set_link(self, str field, uint32_t row, uint32_t target) -> None:
+        """Set `field` ("ancestor", "parent", "creator", "previous_owner") of an open row; target 0: none."""
+        self._require_row(row)
+        if target != 0:
+            self._require_row(target)
+        if field == "ancestor":
+            self.set_ancestor(row, target)
+        elif field == "parent":
+            self.set_parent(row, target)
+        elif field == "creator":
+            self.set_creator(row, target)
+        elif field == "previous_owner":
+            self.set_previous_owner(row, target)
+        else:
+            raise KeyError(field)
+
+    def py_set_ref(self, str field, uint32_t row, uint32_t ref) -> None:
+        """Set an arena reference of an open row, whose hold passes to the row ("file", "args", "envs", "name",
+        "cgroup", "container", "extra")."""
+        self._require_row(row)
+        if field == "file":
+            self.set_file_ref(row, ref)
+        elif field == "args":
+            self.set_args_ref(row, ref)
+        elif field == "envs":
+            self.set_envs_ref(row, ref)
+        elif field == "name":
+            self.set_name_ref(row, ref)
+        elif field == "cgroup":
+            self.set_cgroup_ref(row, ref)
+        elif field == "container":
+            self.set_container_ref(row, ref)
+        elif field == "extra":
+            self.set_extra_ref(row, ref)
+        else:
+            raise KeyError(field)
+
+    def py_mark_tty_given(self, uint32_t row) -> None:
+        """The terminal of the row is not one that the kernel named: that a record names none does not take it away."""
+        self._require_row(row)
+        self.rows[row].marks |= MARK_TTY_GIVEN
+
+    def py_is_tty_given(self, uint32_t row) -> bool:
+        """Whether `py_mark_tty_given` counts for the row."""
+        self._require_row(row)
+        return self.rows[row].marks & MARK_TTY_GIVEN != 0
+
+    def py_intern_names(self, data) -> int:
+        return self.names.py_intern(data)
+
+    def py_intern_args(self, data) -> int:
+        return self.args.py_intern(data)
+
+    def py_intern_envs(self, data) -> int:
+        return self.envs.py_intern(data)
+
+    def py_head(self, uint32_t tgid) -> int:
+        self._require_open()
+        return self.head(tgid)
+
+    def py_set_head(self, uint32_t tgid, uint32_t row) -> None:
+        self._require_open()
+        if row != 0:
+            self._require_row(row)
+        self.set_head(tgid, row)
+
+    def forget_head(self, uint32_t tgid) -> None:
+        """Take an exited process out of the index before its retention is over; links still lead to its images."""
+        self._require_open()
+        cdef uint32_t row = self.head(tgid)
+        if row == 0 or self.hot[row].exit_boot_ns == 0:
+            return
+        if self.hot[row].exit_boot_ns > self.control.horizon_boot_ns:
+            pl_store_release64(&self.control.horizon_boot_ns, self.hot[row].exit_boot_ns)
+        # Release, after the horizon: as in _free.
+        pl_store_release32(&self.index[tgid], 0)
+
+    def py_adopt(self, uint32_t child_tgid, uint32_t parent_tgid) -> None:
+        self._require_open()
+        self.adopt(child_tgid, parent_tgid)
+
+    def py_orphan(self, uint32_t child_tgid) -> None:
+        self._require_open()
+        self.orphan(child_tgid)
+
+    def py_children(self, uint32_t tgid) -> list:
+        """tgids of the live children, newest first."""
+        self._require_open()
+        cdef list result = []
+        cdef uint32_t child = self.first_child(tgid)
+        while child != 0:
+            result.append(child)
+            child = self.next_sibling(child)
+        return result
+
+    def py_retire(self, uint32_t row) -> None:
+        self._require_row(row)
+        self.retire(row)
+
+    def evict_exited(self, uint64_t now_boot_ns, uint32_t budget) -> int:
+        """Free at most `budget` rows that are past retention and that nothing refers to; return how many."""
+        self._require_open()
+        with nogil:
+            budget = self.evict(now_boot_ns, budget)
+        return budget
+
+    def hot_view(self):
+        """Shape (rows_allocated,), dtype HOT: live, writable. Longer after growth: ask again."""
+        self._require_open()
+        return np.frombuffer(self.hot_segment, layout.HOT, self.rows_allocated)
+
+    def cold_view(self):
+        """Shape (rows_allocated,), dtype COLD: live, writable."""
+        self._require_open()
+        return np.frombuffer(self.cold_segment, layout.COLD, self.rows_allocated)
+
+    def index_view(self):
+        """Shape (pids and slots of keys,), uint32: live, writable."""
+        self._require_open()
+        return np.frombuffer(self.index_segment, np.uint32, self.pid_capacity)
+
+    def private_view(self, str name):
+        """The writer's own of rows (`ROW_STATE`) or of pids (`FAMILY`), one field: refs, next, prev, chain and marks by
+        row; first_child, next_child, prev_child and parent by tgid. Live, writable."""
+        self._require_open()
+        if name in ROW_STATE.names:
+            return np.frombuffer(self.private_segments[0], ROW_STATE, self.rows_fresh)[name]
+        return np.frombuffer(self.private_segments[1], FAMILY, self.pid_capacity)[name]
+
+    def listed_rows(self, str name) -> list:
+        """Rows of a private list, first to last: "free", "queue", "ancestors"."""
+        self._require_open()
+        cdef list result = []
+        cdef uint32_t row = {
+            "free": self.free_head, "queue": self.queue_first, "ancestors": self.ancestors_first,
+        }[name]
+        while row != 0:
+            result.append(row)
+            if len(result) > self.rows_fresh:
+                raise InvariantError(f"the {name} list is a ring", rule="lists", row=row)
+            row = self.rows[row].next
+        return result
+
+    @property
+    def rows_frontier(self) -> int:
+        """Rows from here on were never used."""
+        return self.rows_fresh
+
+    @property
+    def rows_capacity(self) -> int:
+        """Row numbers stay below this."""
+        return self.row_capacity
+
+    @property
+    def is_checked(self) -> bool:
+        """Rows carry a checksum."""
+        return self.checked
+
+    def _require_row(self, uint32_t row):
+        self._require_open()
+        if row == 0 or row >= self.rows_fresh:
+            raise IndexError(f"no row {row}")
+
+
+def row_check(hot, cold) -> int:
+    """Checksum that a row with these contents carries in `check` (tables made with checked=True).
+
+    Args:
+        hot, cold: 128 and 192 bytes (or records of dtype HOT and COLD).
+    """
+    cdef bytes hot_bytes = bytes(hot)
+    cdef bytes cold_bytes = bytes(cold)
+    if len(hot_bytes) != sizeof(pl_hot) or len(cold_bytes) != sizeof(pl_cold):
+        raise ValueError("a hot row has 128 bytes and a cold row 192")
+    return pl_row_check(<pl_hot *><char *>hot_bytes, <pl_cold *><char *>cold_bytes)
+
+
+def c_struct(str name, bytes data) -> tuple:
+    """Read `data` as ``struct pl_NAME``: (size of the struct, its fields by name). For the test of the layouts."""
+    cdef const char *p = data
+    cdef size_t size
+    size = {
+        "control": sizeof(pl_control), "ring_ack": sizeof(pl_ring_ack), "commit": sizeof(pl_commit),
+        "commit_ring": sizeof(pl_commit_ring), "hot": sizeof(pl_hot), "cold": sizeof(pl_cold),
+        "file": sizeof(pl_file), "cgroup": sizeof(pl_cgroup), "arena": sizeof(pl_arena), "keys": sizeof(pl_keys),
+    }[name]
+    if <size_t>len(data) < size:
+        raise ValueError(f"struct pl_{name} has {size} bytes")
+    if name == "control":
+        return size, (<pl_control *>p)[0]
+    if name == "ring_ack":
+        return size, (<pl_ring_ack *>p)[0]
+    if name == "commit":
+        return size, (<pl_commit *>p)[0]
+    if name == "commit_ring":
+        return size, (<pl_commit_ring *>p)[0]
+    if name == "hot":
+        return size, (<pl_hot *>p)[0]
+    if name == "cold":
+        return size, (<pl_cold *>p)[0]
+    if name == "file":
+        return size, (<pl_file *>p)[0]
+    if name == "cgroup":
+        return size, (<pl_cgroup *>p)[0]
+    if name == "keys":
+        return size, (<pl_keys *>p)[0]
+    return size, (<pl_arena *>p)[0]

@@ -1,0 +1,111 @@
+"""Give slots of the index to (pid, pid namespace) keys, and take them back as late as possible.
+
+A slot belongs to its key as an entry of the pid index belongs to its pid: every process that has this number in this
+namespace, one after the other, is found there. The hash itself is _keys.pyx's.
+
+Slots are taken back only when none is free. First those whose last process was evicted; if there is none, those of the
+processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
+that a retained row names as parent or creator, that a process waits for as its parent, or that was asked for within
+QUIET_NS, since events of it may still be under way. What finds no slot after that is counted (`keys_refused`).
+
+A number of the daemon's own pid namespace is a pid, and needs no slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
+
+QUIET_NS = 10_000_000_000
+#: A pass over all rows that gave nothing is not repeated sooner.
+_AGAIN_NS = 1_000_000_000
+
+
+class KeySpace:
+    """Slots of one writer's tables.
+
+    Args:
+        tables: held by this process.
+        now_boot_ns: the boot clock.
+        is_awaited: whether a process waits for the owner of an index entry.
+        quiet_ns: how long a slot is kept after it was asked for.
+    """
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        now_boot_ns: Callable[[], int],
+        *,
+        is_awaited: Callable[[int], bool] = lambda tgid: False,
+        quiet_ns: int = QUIET_NS,
+    ) -> None:
+        self._tables = tables
+        self._keys = tables.keys
+        self._own_ns = int(tables.control_view()[0]["pid_ns"])
+        self._now_boot_ns = now_boot_ns
+        self._is_awaited = is_awaited
+        self._quiet_ns = quiet_ns
+        # Whatever a predecessor was asked for counts as asked for now.
+        self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
+        self._looked_ns = 0
+
+    def find(self, pid: int, pid_ns: int) -> int:
+        """The index entry of a key; 0: it has none."""
+        if pid_ns == self._own_ns:
+            return pid if pid < self._tables.root_pids else 0
+        return self._keys.find(pid, pid_ns)
+
+    def slot(self, pid: int, pid_ns: int) -> int:
+        """The index entry of a key, which gets one if it has none; 0: pid 0, or there is no room."""
+        if pid == 0:
+            return 0
+        if pid_ns == self._own_ns:
+            return self.find(pid, pid_ns)
+        slot = self._keys.find(pid, pid_ns) or self._keys.add(pid, pid_ns)
+        if not slot and self._make_room():
+            slot = self._keys.add(pid, pid_ns)
+        if slot:
+            self._asked_ns[slot - self._keys.first] = self._now_boot_ns()
+        else:
+            self._tables.count("keys_refused")
+        return slot
+
+    def _make_room(self) -> bool:
+        now = self._now_boot_ns()
+        if self._looked_ns and now - self._looked_ns < _AGAIN_NS:
+            return False
+        self._looked_ns = now
+        slots = self._spare(now)
+        for slot in slots:
+            self._tables.forget_head(self._keys.first + slot)
+        self._keys.take_out(slots)
+        self._tables.count("keys_recycled", len(slots))
+        if slots:
+            self._looked_ns = 0
+        return bool(slots)
+
+    def _spare(self, now: int) -> list[int]:
+        """Slots that may be taken back, an eighth of all at most where they are still found by the index."""
+        first, capacity = self._keys.first, self._keys.capacity
+        frontier = self._tables.rows_frontier
+        hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]
+        is_foreign = hot["flags"] & layout.ROW_FOREIGN != 0
+        is_idle = (self._keys.view() != 0) & (self._asked_ns + np.uint64(self._quiet_ns) <= np.uint64(now))
+        for named in (hot["ppid"][is_foreign], cold["creator_tgid"][is_foreign]):
+            is_idle[named[named >= first] - first] = False
+        heads = self._tables.index_view()[first : first + capacity]
+        unnamed = self._unawaited(is_idle & (heads == 0))
+        if unnamed:
+            return unnamed
+        ends = hot["exit_boot_ns"][heads]
+        ended = self._unawaited(is_idle & (ends != 0))
+        return sorted(ended, key=lambda slot: int(ends[slot]))[: max(1, capacity // 8)]
+
+    def _unawaited(self, wanted: npt.NDArray[np.bool_]) -> list[int]:
+        first = self._keys.first
+        return [slot for slot in np.flatnonzero(wanted).tolist() if not self._is_awaited(first + slot)]
