@@ -41,8 +41,8 @@ import numpy as np
 
 from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.stream_reader import StreamReader
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.publish import Publisher
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 

@@ -141,8 +141,8 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     """Apply frames until told to stop; send how many records."""
     os.sched_setaffinity(0, {core})
     from pipeline.bus.frames.frame import decode_frame
-    from pipeline.resolver._apply import Applier
-    from pipeline.resolver._merger import Merger
+    from pipeline.resolver.apply._applier import Applier
+    from pipeline.resolver.merge._merger import Merger
     from pipeline.shm.layout import tables as layout
     from pipeline.shm.writer._writer import TableWriter
 

@@ -24,9 +24,9 @@ from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver._merger import SLACK_NS, Merger
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 

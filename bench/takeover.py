@@ -4,7 +4,7 @@
 Method
     A process fills tables with `--images` images by replayed forks, execs and exits and ends without closing them, as a
     killed resolver does. Of three processes one is still alive; each exec has arguments of its own. A second process
-    then builds the resolver of an instance from these tables, as `pipeline.resolver.main` does, and starts it, up to
+    then builds the resolver of an instance from these tables, as `pipeline.resolver.daemon.main` does, and starts it, up to
     the state READY. That is repeated `--runs` times on the same tables. The source is the proc connector without its
     socket: it has no BPF maps to load, and the resolver does not wait for a first frame.
 Command
@@ -63,7 +63,7 @@ def fill(directory: Path, images: int) -> None:
     import replay
 
     from pipeline.records import kinds as events
-    from pipeline.resolver import build
+    from pipeline.resolver.daemon import build
 
     processes = (images - len(loads.PARENTS.tgid)) // 2
     kinds: list[int] = []
@@ -89,7 +89,7 @@ def fill(directory: Path, images: int) -> None:
 
 def take(directory: Path) -> None:
     """Take over the tables in `directory` and print CPU ms by phase."""
-    from pipeline.resolver import build
+    from pipeline.resolver.daemon import build
 
     # Waiting for frames is polling: nobody sends any here, and it is no part of the take-over.
     build.CATCH_UP_SECONDS = 0.0

@@ -30,18 +30,18 @@ if TYPE_CHECKING:
         UntrustedError,
         WriterExistsError,
     )
-    from pipeline.resolver.args_views import (
+    from pipeline.resolver.api.ebpf import EBPFResolver
+    from pipeline.resolver.api.ebpfless import EBPFLessResolver
+    from pipeline.resolver.entries.args_views import (
         get_process_argv,
         get_process_argv0,
         is_busybox,
         is_kworker,
         is_through_sym_link,
     )
-    from pipeline.resolver.cache_entry import ProcessCacheEntry
-    from pipeline.resolver.ebpf import EBPFResolver
-    from pipeline.resolver.ebpfless import EBPFLessResolver
-    from pipeline.resolver.model import SNAPSHOTTED, SNAPSHOTTING, CacheResolverKey
-    from pipeline.resolver.opts import ResolverOpts
+    from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+    from pipeline.resolver.entries.model import SNAPSHOTTED, SNAPSHOTTING, CacheResolverKey
+    from pipeline.resolver.entries.opts import ResolverOpts
     from pipeline.shm.reader.table import Entry, ProcessTable
     from pipeline.subscriber import Subscriber
 
@@ -52,12 +52,12 @@ _MODULES = {
     "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
     "pipeline.subscriber": ("Subscriber",),
     "pipeline.bus.context_events": ("ContextSender",),
-    "pipeline.resolver.ebpf": ("EBPFResolver",),
-    "pipeline.resolver.ebpfless": ("EBPFLessResolver",),
-    "pipeline.resolver.model": ("CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED"),
-    "pipeline.resolver.opts": ("ResolverOpts",),
-    "pipeline.resolver.cache_entry": ("ProcessCacheEntry",),
-    "pipeline.resolver.args_views": (
+    "pipeline.resolver.api.ebpf": ("EBPFResolver",),
+    "pipeline.resolver.api.ebpfless": ("EBPFLessResolver",),
+    "pipeline.resolver.entries.model": ("CacheResolverKey", "SNAPSHOTTING", "SNAPSHOTTED"),
+    "pipeline.resolver.entries.opts": ("ResolverOpts",),
+    "pipeline.resolver.entries.cache_entry": ("ProcessCacheEntry",),
+    "pipeline.resolver.entries.args_views": (
         "get_process_argv", "get_process_argv0", "is_busybox", "is_kworker", "is_through_sym_link",
     ),
     "pipeline.errors": (

@@ -37,7 +37,7 @@ _RETRY_S = 0.05
 #: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver._encode:
+#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver.stream._encoder:
 #: the name of the stream, and how many events of all topics there were.
 _WATERMARK = struct.Struct("<8xQ")
 _TOPIC_SEQ = struct.Struct("<128x16Q")

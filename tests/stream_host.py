@@ -12,9 +12,9 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.bus.sockets import Bus
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.publish import Publisher
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import tables as layout
 from tests.resolver.story import BOOT_ID, Story, make_tables
 
@@ -24,7 +24,7 @@ def now_boot_ns() -> int:
 
 
 class MiniResolver:
-    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/loop.py)."""
+    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/loop.py)."""
 
     def __init__(self, directory: Path, **publisher: Any) -> None:
         self.directory = directory

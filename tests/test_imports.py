@@ -144,7 +144,7 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
             "import pipeline.sources.shard.main",
             NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "click", "numpy", "msgspec"},
         ),
-        ("import pipeline.resolver.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
+        ("import pipeline.resolver.daemon.main", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "click"}),
         ("import pipeline.supervisor", NOT_IN_DAEMON | {"pylibbpf", "llvmlite", "re2", "zmq", "click", "numpy"}),
         ("import pipeline.bpf.loader, pipeline.supervisor", NOT_IN_DAEMON | {"zmq", "numpy"}),
     ],

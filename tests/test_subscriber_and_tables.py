@@ -16,7 +16,7 @@ import pytest
 from pipeline import Subscriber
 from pipeline.errors import ConfigError, NotRunningError, StaleError
 from pipeline.export.json import dumps
-from pipeline.resolver._encode import FIELDS
+from pipeline.resolver.stream._encoder import FIELDS
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import FIELDS as ENTRY_FIELDS
 from tests.stream_host import Host, MiniResolver

@@ -15,7 +15,7 @@ from pipeline.shm.layout.tables import counter_of
 
 CACHE_SIZE = ".process_resolver.cache_size"
 
-#: Counter -> (metric, key of its tag, values of the tag), in the order of sending; see pipeline.resolver.stats.
+#: Counter -> (metric, key of its tag, values of the tag), in the order of sending; see pipeline.resolver.api.stats.
 MetricTable = Mapping[str, tuple[str, str, tuple[str, ...]]]
 
 

@@ -68,7 +68,7 @@ def require_packages(settings: Metrics) -> None:
 def _serve(settings: Metrics, directory: Path, feed: Feed, stack: contextlib.ExitStack, log: Any) -> Any:
     import pipeline
     from pipeline.export.prometheus import InstanceCollector, MetricsServer
-    from pipeline.resolver.stats import COUNTERS
+    from pipeline.resolver.api.stats import COUNTERS
 
     host, port = split_address(settings.listen)
     kernel = _kernel_figures(feed, stack)
@@ -88,7 +88,7 @@ def _push(settings: Metrics, directory: Path, log: Any) -> Any:
 
     from pipeline.export.figures import read_figures
     from pipeline.export.statsd import StatsdPush, StatsdPusher
-    from pipeline.resolver.stats import COUNTERS
+    from pipeline.resolver.api.stats import COUNTERS
 
     host, port = split_address(settings.statsd)
     # Without telemetry of its own, and without a tag of this process: the figures are the instance's.

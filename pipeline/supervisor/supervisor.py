@@ -47,7 +47,7 @@ from pipeline.worker.reading import NO_FD
 from pipeline.worker.specification import WorkerSpec
 
 RESOLVER = "resolver"
-RESOLVER_MODULE = "pipeline.resolver.main"
+RESOLVER_MODULE = "pipeline.resolver.daemon.main"
 
 #: A resolver without a heartbeat, or a shard that hands over nothing of a stalled ring, for so long hangs. Only time
 #: that the process could have used counts: see watchdog.py.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs.users import FILE_BYTES
-from pipeline.resolver._names import VIEWS_PER_USER
+from pipeline.resolver.stream._name_cache import VIEWS_PER_USER
 from tests.attacks.harness import as_nobody, unharmed, worker_pids
 from tests.live.harness import Daemon, eventually
 

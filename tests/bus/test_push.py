@@ -13,7 +13,7 @@ import zmq
 
 from pipeline.bus._push import FramePush
 from pipeline.bus.sockets import Bus
-from pipeline.resolver._waiting import FrameSocket
+from pipeline.resolver.daemon._waiting import FrameSocket
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from pipeline.export import prometheus
 from pipeline.export.figures import read_figures
 from pipeline.export.prometheus import InstanceCollector, KernelFigures, MetricsServer
 from pipeline.export.statsd import StatsdPush
-from pipeline.resolver.stats import COUNTERS, PREFIX
+from pipeline.resolver.api.stats import COUNTERS, PREFIX
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
 from pipeline.shm.writer._writer import TableWriter

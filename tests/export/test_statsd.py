@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import StatsdPush, StatsdPusher
-from pipeline.resolver.stats import COUNTERS, PREFIX
+from pipeline.resolver.api.stats import COUNTERS, PREFIX
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
 from pipeline.shm.writer._writer import TableWriter

@@ -15,7 +15,7 @@ import pytest
 from pipeline.bpf import maps
 from pipeline.host import boot
 from pipeline.procfs.reader import ProcReader
-from pipeline.resolver.kernel_maps import is_rounded
+from pipeline.resolver.entries.kernel_maps import is_rounded
 from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]

@@ -18,7 +18,7 @@ import pytest
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
-from pipeline.resolver._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import SLACK_NS, Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.procfs import rooted, ssh_auth
 from pipeline.procfs.ssh_auth import UNKNOWN, SshAuth, parse_auth, read_auth
-from pipeline.resolver.sessions import read_session
+from pipeline.resolver.upkeep.sessions import read_session
 from tests.procfs.strangers import stranger
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEqOCq+Y3jZ4/8s2WvWs5cM0fnZ2Vn0T2yX1mCb0FaKe"

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import CacheResolverKey, Source
+from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import CacheResolverKey, Source
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter

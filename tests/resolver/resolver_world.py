@@ -20,12 +20,12 @@ from pipeline.host import boot
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
-from pipeline.resolver import entry_records as records
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpf import EBPFResolver
-from pipeline.resolver.entry_rows import Book
-from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
+from pipeline.resolver.api.ebpf import EBPFResolver
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import Book
+from pipeline.resolver.entries.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, instance

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from pipeline.procfs import reader as procfs
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import (
+from pipeline.resolver.api.stats import DO_EXIT, SET_PROCESS_CONTEXT
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import (
     SNAPSHOTTED,
     ArgsEnvsEvent,
     AWSSecurityCredentials,
@@ -23,7 +24,6 @@ from pipeline.resolver.model import (
     ResolverError,
     Source,
 )
-from pipeline.resolver.stats import DO_EXIT, SET_PROCESS_CONTEXT
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
 from tests.resolver.scenario_steps import Part, Scenario, Step, happens

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.resolver.cache_entry import DEFAULTS
+from pipeline.resolver.entries.cache_entry import DEFAULTS
 from tests.resolver.resolver_world import World, high
 from tests.resolver.scenario_steps import expects
 

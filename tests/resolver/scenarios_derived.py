@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipeline.resolver.model import (
+from pipeline.resolver.api.stats import DO_EXIT
+from pipeline.resolver.entries.model import (
     Credentials,
     FileEvent,
     InvalidKeyPathError,
@@ -10,8 +11,7 @@ from pipeline.resolver.model import (
     ResolverError,
     Source,
 )
-from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.stats import DO_EXIT
+from pipeline.resolver.entries.opts import ResolverOpts
 from tests.resolver import keyed_world as keyed
 from tests.resolver.keyed_world import ebpfless
 from tests.resolver.resolver_world import high

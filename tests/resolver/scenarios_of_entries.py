@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.resolver.model import (
+from pipeline.resolver.entries.model import (
     CGroupContext,
     ContainerContext,
     Credentials,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from pipeline.resolver.model import Source
-from pipeline.resolver.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
+from pipeline.resolver.api.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
+from pipeline.resolver.entries.model import Source
 from tests.resolver.scenario_happens import (
     OWN,
     PARENT,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
+from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter

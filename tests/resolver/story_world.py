@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entry_rows import Book
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import Book
 from tests.resolver.story import Event, Reading, Story, make_tables
 from tests.resolver.test_interleavings import enter_init
 

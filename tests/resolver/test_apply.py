@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.records import kinds as events
-from pipeline.resolver import _apply
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver._merger import Merger
+from pipeline.resolver.apply import _applier as _apply
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge._merger import Merger
+from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of

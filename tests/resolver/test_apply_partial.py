@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
+from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.errors import TooOldError
 from pipeline.procfs.tracer_metadata import TracerMetadata
-from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
-from pipeline.resolver.entry_rows import row_of
-from pipeline.resolver.model import (
+from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry, placeholder
+from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.model import (
     NO_FILE,
     AWSSecurityCredentials,
     CGroupContext,
@@ -253,7 +253,7 @@ def test_what_an_entry_has_is_told_to_readers_and_subscribers(w: World) -> None:
     """Whatever of specification 1 is in an entry is in what both are shown: as a field, or in `extra`."""
     from pipeline.bus.stream.messages import Decoder, unpack_events
     from pipeline.export.json import dumps
-    from pipeline.resolver._encode import Encoder
+    from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.layout import tables as layout
     from pipeline.shm.reader.table import ProcessTable
 

@@ -13,12 +13,12 @@ import pytest
 from pipeline.bus.context_events import ContextEvent, encode_context, parse_time_ns
 from pipeline.bus.stream.messages import TOPICS, Decoder, unpack_events
 from pipeline.errors import FrameError
-from pipeline.resolver import context
-from pipeline.resolver._encode import FIELDS, Encoder
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.context import ContextLoop, Dispatched
-from pipeline.resolver.context_stream import ContextStream
-from pipeline.resolver.model import CGroupContext, ContainerContext, PathKey
+from pipeline.resolver.agents import context_events as context
+from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
+from pipeline.resolver.agents.context_stream import ContextStream
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import CGroupContext, ContainerContext, PathKey
+from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import BOOT_ID, Story

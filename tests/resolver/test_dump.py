@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver import dump
-from pipeline.resolver.cache_entry import DEFAULTS, ProcessCacheEntry
-from pipeline.resolver.model import CGroupContext, ContainerContext, FileEvent, Source
+from pipeline.resolver.api import dump
+from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry
+from pipeline.resolver.entries.model import CGroupContext, ContainerContext, FileEvent, Source
 from pipeline.secrets.argsenvs import ArgsEntry
 from tests.resolver.resolver_world import high, world
 

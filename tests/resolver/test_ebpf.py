@@ -18,11 +18,12 @@ import pytest
 from pipeline.bpf import maps, syscall
 from pipeline.host import boot
 from pipeline.procfs.info import to_record
-from pipeline.resolver import kernel_maps
-from pipeline.resolver.args_views import get_process_argv, get_process_argv0
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entry_rows import row_of
-from pipeline.resolver.model import (
+from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
+from pipeline.resolver.entries import kernel_maps
+from pipeline.resolver.entries.args_views import get_process_argv, get_process_argv0
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.model import (
     CGROUP_SOURCE_EVENT,
     CGROUP_SOURCE_PROCFS,
     ArgsEnvsEvent,
@@ -41,8 +42,7 @@ from pipeline.resolver.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from pipeline.resolver.opts import ResolverOpts
-from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.layout import tables as layout
@@ -434,7 +434,7 @@ def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pyte
         return ticks[-1]
 
     monkeypatch.setattr(w.resolver, "flush_tick", counted)
-    monkeypatch.setattr("pipeline.resolver.ebpf.FLUSH_INTERVAL_S", 0.001)
+    monkeypatch.setattr("pipeline.resolver.api.ebpf.FLUSH_INTERVAL_S", 0.001)
     stop = threading.Event()
     w.resolver.start(stop)
     assert enough.wait(10)
@@ -1066,7 +1066,7 @@ def test_a_failing_list_of_pids_skips_the_tick(w: World) -> None:
 def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     """One implementation: a live record of the same exec finds it applied."""
     from pipeline.records import kinds as events
-    from pipeline.resolver import entry_records as records
+    from pipeline.resolver.entries import entry_records as records
 
     w.fork(0, 3, 10)
     entry = entry_of(w.exec(0, 3, 11))

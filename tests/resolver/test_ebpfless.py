@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import CacheResolverKey, NotSupportedError, ResolverError, Source
-from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import CacheResolverKey, NotSupportedError, ResolverError, Source
+from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.keyed_world import exec_entry, keyed_tables

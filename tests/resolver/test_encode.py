@@ -14,10 +14,10 @@ from pipeline.bus.stream.messages import TOPICS
 from pipeline.config.settings import Config, Envs
 from pipeline.host import boot
 from pipeline.records import kinds as events
-from pipeline.resolver import _encode
-from pipeline.resolver._encode import FIELDS, Encoder
-from pipeline.resolver._names import NameCache, Names
-from pipeline.resolver.build import envs_form
+from pipeline.resolver.daemon.build import envs_form
+from pipeline.resolver.stream import _encoder as _encode
+from pipeline.resolver.stream._encoder import FIELDS, Encoder
+from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._entry import FIELDS as ENTRY_FIELDS
 from tests.resolver.stream_rows import (

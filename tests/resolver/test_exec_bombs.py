@@ -12,8 +12,8 @@ import pytest
 
 from pipeline.errors import TooOldError
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._merger import Merger
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
 from pipeline.shm.check.tables import validate_tables

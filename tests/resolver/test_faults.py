@@ -12,8 +12,8 @@ import pytest
 from pipeline.export.forest import forest
 from pipeline.host import boot
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.entry_rows import Book
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries.entry_rows import Book
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import ProcessTable

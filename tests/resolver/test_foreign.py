@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.resolver.foreign import PASS_NS, ForeignPids, key_of
+from pipeline.resolver.upkeep.foreign import PASS_NS, ForeignPids, key_of
 from pipeline.shm.layout import tables as layout
 from tests.live.harness import eventually
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.model import (
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,

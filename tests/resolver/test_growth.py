@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver.growth import LOG_AGAIN_NS, GrowthWatch
+from pipeline.resolver.upkeep.growth import LOG_AGAIN_NS, GrowthWatch
 
 SCRIPT = """
 import os
 from pathlib import Path
-from pipeline.resolver.growth import LOG_AGAIN_NS, GrowthWatch
+from pipeline.resolver.upkeep.growth import LOG_AGAIN_NS, GrowthWatch
 from pipeline.shm.writer._writer import TableWriter
 
 tables = TableWriter.create(

@@ -13,8 +13,8 @@ from zlib import crc32
 import pytest
 
 from pipeline.records import kinds as events
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext
 from pipeline.secrets.argsenvs import ArgsEntry
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import Event as Record

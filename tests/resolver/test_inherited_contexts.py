@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.procfs.tracer_metadata import TracerMetadata
 from pipeline.records import kinds as events
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import (
+from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import (
     AWSSecurityCredentials,
     CacheResolverKey,
     CGroupContext,

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._merger import SLACK_NS, Merger
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge._merger import SLACK_NS, Merger
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.model import FIELDS, Model, view_of

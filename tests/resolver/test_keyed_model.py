@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.host import boot
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.model import CacheResolverKey, ResolverError
+from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.entries.model import CacheResolverKey, ResolverError
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._reader import TableReader

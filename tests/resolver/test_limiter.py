@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver.limiter import ALLOWANCE, CAPACITY, PERIOD_NS, Limiter
+from pipeline.resolver.api.limiter import ALLOWANCE, CAPACITY, PERIOD_NS, Limiter
 
 
 class Clock:

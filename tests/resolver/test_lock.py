@@ -11,11 +11,11 @@ import pytest
 
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import ProcInfo
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.ebpf import FLUSH_AGE_NS
-from pipeline.resolver.lock import ResolverLock
-from pipeline.resolver.model import CGroupContext, Event, PathKey, ResolverError
-from pipeline.resolver.stats import SET_PROCESS_CONTEXT
+from pipeline.resolver.api.ebpf import FLUSH_AGE_NS
+from pipeline.resolver.api.lock import ResolverLock
+from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import CGroupContext, Event, PathKey, ResolverError
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 #: How long /proc waits to be let answer; only a failing test waits so long.
@@ -259,7 +259,7 @@ def test_what_fills_single_fields_waits_for_who_holds_the_lock(
     """The entry may be a row, and the arguments that came before are one store."""
     opts = w.resolver.opts
     opts.tty_fallback_enabled = opts.envs_resolution_enabled = True
-    monkeypatch.setattr("pipeline.resolver.fields.procfs_tty", lambda pid: "pts9")
+    monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: "pts9")
     entry = entry_of(w.fork(0, 3, 10))
     thread = threading.Thread(target=getattr(w.resolver, method), args=(entry,))
     with w.resolver.lock:
@@ -272,7 +272,7 @@ def test_what_fills_single_fields_waits_for_who_holds_the_lock(
 
 def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
     w.resolver.opts.tty_fallback_enabled = True
-    monkeypatch.setattr("pipeline.resolver.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")
+    monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")
     w.fork(0, 1, 10)
     w.fork(1, CHILD, 10)
     with w.during(lambda: w.exec(1, CHILD, 11)) as result:

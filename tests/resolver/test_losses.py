@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver import _apply
-from pipeline.resolver._apply import Applier
+from pipeline.resolver.apply import _applier as _apply
+from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter

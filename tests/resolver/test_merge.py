@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver._merge import Batch
-from pipeline.resolver._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._queues import Batch
 from tests.resolver.story import frame_of, head_only
 
 MS = 1_000_000

@@ -8,10 +8,10 @@ import pytest
 
 import pipeline
 from pipeline.errors import ProclineError
-from pipeline.resolver import model
-from pipeline.resolver.args_views import is_busybox, is_kworker, is_through_sym_link
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.model import (
+from pipeline.resolver.entries import model
+from pipeline.resolver.entries.args_views import is_busybox, is_kworker, is_through_sym_link
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import (
     CGroupContext,
     ContainerContext,
     Credentials,
@@ -22,7 +22,7 @@ from pipeline.resolver.model import (
     ProcessBrokenLineageError,
     ProcessIncompleteLineageError,
 )
-from pipeline.resolver.opts import ResolverOpts
+from pipeline.resolver.entries.opts import ResolverOpts
 
 
 def test_path_keys() -> None:

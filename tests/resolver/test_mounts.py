@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver import entry_extra, mounts
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.model import FileEvent
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries import entry_extra, mounts
+from pipeline.resolver.entries.model import FileEvent
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.stream_rows import tables

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.procfs.users import Kind, host_name
-from pipeline.resolver import name_reader
-from pipeline.resolver._names import GROUP, HOST_NAMES, USER
-from pipeline.resolver.name_reader import NameReader
+from pipeline.resolver.stream._name_cache import GROUP, HOST_NAMES, USER
+from pipeline.resolver.upkeep import name_reader
+from pipeline.resolver.upkeep.name_reader import NameReader
 from pipeline.shm.names.usernames import HOSTS
 from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture

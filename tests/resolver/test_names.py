@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from pipeline.procfs.users import RootNames
-from pipeline.resolver import name_views
-from pipeline.resolver import names as names_module
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver._names import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
-from pipeline.resolver.name_reader import ViewNames, packed
-from pipeline.resolver.names import LiveNames
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream._name_cache import GROUP, HOST_NAMES, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.upkeep import name_views
+from pipeline.resolver.upkeep import names as names_module
+from pipeline.resolver.upkeep.name_reader import ViewNames, packed
+from pipeline.resolver.upkeep.names import LiveNames
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter

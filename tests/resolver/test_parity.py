@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver.ebpf import EBPFResolver
-from pipeline.resolver.ebpfless import EBPFLessResolver
-from pipeline.resolver.stats import COUNTERS
+from pipeline.resolver.api.ebpf import EBPFResolver
+from pipeline.resolver.api.ebpfless import EBPFLessResolver
+from pipeline.resolver.api.stats import COUNTERS
 from pipeline.shm.names.symlinks import BUSYBOX_PATHS, symlink_names
 from tests.resolver.test_scenarios import SCENARIOS
 

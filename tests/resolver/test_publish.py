@@ -20,8 +20,8 @@ from pipeline.bus.sockets import Bus, SocketError
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Decoder, Header, unpack_events
 from pipeline.errors import WriterExistsError
 from pipeline.host.boot import now_boot_ns
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.publish import Publisher
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.publisher import Publisher
 from tests.resolver.stream_rows import BOOT, BOOT_UNIX_NS, Row, tables
 
 FORK, EXEC, EXIT = 0, 1, 2

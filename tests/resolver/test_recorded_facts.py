@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.records import kinds as events
-from pipeline.resolver import _apply
+from pipeline.resolver.apply import _applier as _apply
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of

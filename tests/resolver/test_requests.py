@@ -12,14 +12,14 @@ import pytest
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus import requests as wire
 from pipeline.host.boot import TICK_NS
-from pipeline.resolver import requests
-from pipeline.resolver._apply import Applier
-from pipeline.resolver.ebpf import EBPFResolver
-from pipeline.resolver.entry_rows import row_of
-from pipeline.resolver.fields import is_process
-from pipeline.resolver.lookup import PROCFS_DEPTH
-from pipeline.resolver.model import SNAPSHOTTED
-from pipeline.resolver.requests import Requests, TokenBucket
+from pipeline.resolver.api.ebpf import EBPFResolver
+from pipeline.resolver.api.fields import is_process
+from pipeline.resolver.api.lookup import PROCFS_DEPTH
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon import requests
+from pipeline.resolver.daemon.requests import Requests, TokenBucket
+from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import FakeMap, FakeProc

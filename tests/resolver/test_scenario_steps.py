@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import InvariantError
-from pipeline.resolver.entry_rows import row_of
+from pipeline.resolver.entries.entry_rows import row_of
 from tests.resolver import keyed_world as keyed
 from tests.resolver.keyed_world import KeyedWorld, ebpfless
 from tests.resolver.resolver_world import World

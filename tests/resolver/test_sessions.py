@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from pipeline.records import kinds as events
-from pipeline.resolver import kept_sessions, sessions
-from pipeline.resolver import sshd as sshd_module
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.sessions import SshSessions, session_of
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.upkeep import kept_sessions, sessions
+from pipeline.resolver.upkeep import sshd as sshd_module
+from pipeline.resolver.upkeep.sessions import SshSessions, session_of
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.names import ssh

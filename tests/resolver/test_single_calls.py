@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.resolver.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from tests.resolver.resolver_world import World, high, world
 
 PIDS = (1, 3, 4, 5, 6)

@@ -13,8 +13,8 @@ import pytest
 
 from pipeline.procfs.reader import WANT_EXE, WANT_NS, read_process
 from pipeline.records import kinds as events
-from pipeline.resolver import sshd
-from pipeline.resolver.sshd import HostSshd, is_hosts_file
+from pipeline.resolver.upkeep import sshd
+from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
 from pipeline.shm.layout import tables as layout
 from tests.resolver.story import instance
 from tests.resolver.test_apply import World

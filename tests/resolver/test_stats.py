@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.resolver.stats import CALLPATHS, COUNTERS, PREFIX, Stats
+from pipeline.resolver.api.stats import CALLPATHS, COUNTERS, PREFIX, Stats
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
 from tests.resolver.resolver_world import world

@@ -14,10 +14,10 @@ import pytest
 
 from pipeline.procfs.reader import ProcInfo
 from pipeline.records import kinds as events
-from pipeline.resolver import terminals
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.terminals import SessionTerminals, TtyFallback
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.upkeep import terminals
+from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.shm.check.tables import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.story import instance

@@ -17,11 +17,11 @@ from pipeline.bus.context_events import ContextEvent, encode_context
 from pipeline.bus.frames.frame import Frame
 from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver._merger import Merger
-from pipeline.resolver._turn import WAIT_FRAMES_MS, FrameReader, Turn
-from pipeline.resolver._waiting import FrameSocket, Waiter
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.daemon._turn import WAIT_FRAMES_MS, FrameReader, Turn
+from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
+from pipeline.resolver.merge._merger import Merger
+from pipeline.resolver.stream._encoder import Encoder
 from pipeline.secrets._conceal import Literals, Sieve
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, Event, Story, instance, make_tables, message_of

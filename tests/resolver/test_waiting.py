@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.resolver._waiting import FrameSocket, Waiter
+from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
 
 
 class Sockets:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import ADDED, Applier
-from pipeline.resolver._merger import SLACK_NS, Merger
-from pipeline.resolver.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entry_rows import Book
+from pipeline.resolver.apply._applier import ADDED, Applier
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import Book
+from pipeline.resolver.merge._merger import SLACK_NS, Merger
 from pipeline.secrets._conceal import Literals, digest
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber

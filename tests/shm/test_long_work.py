@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.config.settings import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
-from pipeline.resolver import build
+from pipeline.resolver.daemon import build
 from pipeline.shm.layout import tables as layout
 from pipeline.worker.specification import WorkerSpec
 from tests.shm.table_host import BOOT_ID, Host

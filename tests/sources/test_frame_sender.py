@@ -16,9 +16,9 @@ from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
-from pipeline.resolver._apply import Applier
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.keyed_frames import KeyedFrames
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.merge.keyed_frames import KeyedFrames
+from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import TableReader

@@ -170,7 +170,7 @@ def test_recording_without_a_frame_is_refused(messages: list[bytes]) -> None:
 
 
 def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
-    from pipeline.resolver._merger import Merger
+    from pipeline.resolver.merge._merger import Merger
 
     bench = Bench(STORM)
     merger = Merger(3, timed_by_sender=True)

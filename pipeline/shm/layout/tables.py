@@ -300,7 +300,7 @@ assert len(COUNTERS) <= COUNTER_CAPACITY
 
 
 def counter_of(name: str, tag: str = "") -> str:
-    """What a counter is called here that a metric has by name and value of its tag; see pipeline.resolver.stats."""
+    """What a counter is called here that a metric has by name and value of its tag; see pipeline.resolver.api.stats."""
     return f"{name}_{tag}" if tag else name
 
 

@@ -1,7 +1,7 @@
 """The one writer of an instance's tables: rows, links between them, pid slots, retention and eviction.
 
 Layouts: tables.py. Strings: _arena.pyx. Commits and positions: _control.pyx. What a successor does with tables that it
-finds: _takeover.pyx. When a row is made or changed and what is in it is not decided here but by resolver/_apply.pyx and
+finds: _takeover.pyx. When a row is made or changed and what is in it is not decided here but by resolver/apply/_applier.pyx and
 the single calls of the resolver, through the nogil methods of _writer.pxd; `py_*` are the same for Python.
 
 Rows. A row that was never used has generation 0; a free row, and one being written, has an odd row_seq. A row is filled

@@ -21,8 +21,8 @@ from pipeline.bus.sockets import Bus
 from pipeline.bus.stream.messages import WELCOME_PREFIX, Header, StreamVersionError
 from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.errors import AccessError, ConfigError, FrameError, NotRunningError
-from pipeline.resolver._encode import Encoder
-from pipeline.resolver.publish import Publisher
+from pipeline.resolver.stream._encoder import Encoder
+from pipeline.resolver.stream.publisher import Publisher
 
 BOOT = bytes(range(16))
 FORK, EXEC, EXIT = 0, 1, 2

@@ -9,9 +9,9 @@ from pathlib import Path
 from pipeline.bus import context_events as context
 from pipeline.bus.frames.encode import FRAME_VERSION
 from pipeline.bus.stream.messages import MAJOR, MINOR, TOPICS, Header
-from pipeline.resolver import entry_extra
-from pipeline.resolver._encode import FIELDS
-from pipeline.resolver.model import NO_FILE
+from pipeline.resolver.entries import entry_extra
+from pipeline.resolver.entries.model import NO_FILE
+from pipeline.resolver.stream._encoder import FIELDS
 
 TEXT = (Path(__file__).parents[3] / "docs" / "wire-schema.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,99 @@
+"""Tell the stream of context events: `proc.context` with the process as it is, and what the event says beside it.
+
+These are rare, so an event is the map that apply's encoder makes of a row, read back and completed. Leaves out what an
+event does to the tables: that is `context`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.bus.stream.messages import TOPICS, Decoder, Event, unpack_events
+from pipeline.errors import FrameError
+from pipeline.host import boot
+from pipeline.records import kinds as events
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.model import NoProcessContextError, ProcessBrokenLineageError, Source
+from pipeline.resolver.stream._encoder import FIELDS, Encoder
+
+if TYPE_CHECKING:
+    from pipeline.resolver.agents.context_events import Dispatched
+    from pipeline.shm.writer._writer import TableWriter
+
+_CONTEXT = TOPICS.index("proc.context")
+_FORK = TOPICS.index("proc.fork")
+_EXEC = TOPICS.index("proc.exec")
+
+
+class ContextStream:
+    """Numbers and encodes dispatched context events.
+
+    Args:
+        encoder: the stream's.
+        tables: whose rows the processes are.
+        boot_id: 16 bytes.
+        boot_unix_ns: Unix time of boot-clock zero.
+    """
+
+    def __init__(self, encoder: Encoder, tables: TableWriter, boot_id: bytes, boot_unix_ns: int) -> None:
+        self._encoder = encoder
+        self._tables = tables
+        self._boot_id = boot_id
+        self._boot_unix_ns = boot_unix_ns
+        self._scratch = Encoder(boot_id, envs=encoder.envs, file=encoder.file)
+        self._scratch.topics_mask = 1 << _CONTEXT
+        self._decoder = Decoder()
+
+    def dispatch(self, event: Dispatched) -> None:
+        """The entries that were made for it first, then the event (specification 2.5 step 10)."""
+        for entry in event.related:
+            # What the kernel's maps told was told to the stream as it was applied.
+            if entry.source == Source.PROCFS_FALLBACK and not entry.is_free:
+                topic, kind = (_EXEC, events.KIND_EXEC) if entry.is_exec else (_FORK, events.KIND_FORK)
+                self._encoder.add(self._tables, topic, kind, row_of(entry), event.time_boot_ns)
+        fields: Event = {}
+        if self._encoder.topics_mask >> _CONTEXT & 1:
+            fields = self._fields(event)
+        self._encoder.put(_CONTEXT, fields)
+
+    def _fields(self, event: Dispatched) -> Event:
+        entry, sent = event.entry, event.event
+        if entry.is_free:
+            fields: Event = dict.fromkeys(FIELDS) | {
+                "pid": sent.pid, "tid": sent.tid or sent.pid, "source": "placeholder", "marks": [], "lineage": [],
+            }  # fmt: skip
+        else:
+            self._scratch.names = self._encoder.names
+            self._scratch.add(self._tables, _CONTEXT, events.KIND_COMM, row_of(entry), event.time_boot_ns)
+            (message,) = self._scratch.take()
+            (fields,) = unpack_events(self._decoder, bytes(message.body), 1)
+        for name in ("seq", "order"):
+            fields.pop(name)
+        fields["event"] = sent.kind
+        fields["time_ns"] = event.time_boot_ns + self._boot_unix_ns
+        fields["context"] = {**sent.body, "error": _error(event.error)}
+        if event.target is not None:
+            fields["context"]["target"] = self._process(event.target)
+        return fields
+
+    def _process(self, entry: ProcessCacheEntry) -> dict[str, Any]:
+        """Like one of `lineage`."""
+        is_known = not entry.is_free
+        start = entry.start_boot_ns
+        return {
+            "pid": entry.pid, "start_time_ns": start + self._boot_unix_ns if start else None,
+            "comm": entry.comm if is_known else None, "path": entry.file_event.pathname if is_known else None,
+            "entity_id": boot.entity_id(self._boot_id, entry.pid, start) if start else None,
+        }  # fmt: skip
+
+
+def _error(error: Exception | None) -> str | None:
+    """A word for programs, with the reason behind it where there is one."""
+    if error is None:
+        return None
+    if isinstance(error, NoProcessContextError):
+        return "no_process_context"
+    if isinstance(error, ProcessBrokenLineageError):
+        return "broken_lineage"
+    return f"failed: {error.reason if isinstance(error, FrameError) else error}"

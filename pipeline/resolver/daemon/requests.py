@@ -1,0 +1,225 @@
+"""Answer the questions of readers that missed a process, as a part of the resolver's duty cycle.
+
+Who is asked is `EBPFResolver.find`: cache, then the kernel's maps, then ``/proc`` (specification 3.3.1). Here is when,
+and with which bounds. The wire and the socket are in `pipeline.bus.requests`.
+
+A question about a process that is not in the tables waits until the watermark has passed the time of the question: what
+was merely on its way is there then, and only what the capture missed is looked for elsewhere.
+
+Root and the daemon's own user come first and have room of their own; other users share the rest in turn.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.bus import requests as wire
+from pipeline.errors import FrameError
+from pipeline.resolver.api.lookup import CACHE, LookUp
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
+
+#: Questions and connections taken a second, and at once; a second for questions that the cache does not answer.
+RATE_PER_S = 5000
+BURST = 64
+#: In a flood they are taken in portions of at least so many, which costs less than one by one.
+PORTION = 8
+MISS_RATE_PER_S = 500
+MISS_BURST = 16
+#: Questions that wait for the watermark or for their turn; more are refused. Those of root and of the daemon's user
+#: have WAITING_PER_USER places of their own.
+WAITING_MAX = 256
+WAITING_PER_USER = 64
+#: A question does not wait longer for a watermark that stands still.
+WAIT_MAX_NS = 300_000_000
+
+
+class Resolver(Protocol):
+    """Who finds processes: an EBPFResolver."""
+
+    def find_cached(self, pid: int) -> ProcessCacheEntry | None: ...
+
+    def find(self, pid: int, use_procfs: bool = ...) -> LookUp: ...
+
+
+class TokenBucket:
+    """Allows `rate_per_s` uses a second on average and `burst` at once."""
+
+    def __init__(self, rate_per_s: float, burst: int) -> None:
+        self._ns_per_token = 1e9 / rate_per_s
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled_ns = 0
+
+    def available(self, now_ns: int) -> int:
+        """Uses that are left now."""
+        if self._filled_ns:
+            gained = (now_ns - self._filled_ns) / self._ns_per_token
+            self._tokens = min(float(self._burst), self._tokens + max(0.0, gained))
+        self._filled_ns = now_ns
+        return int(self._tokens)
+
+    def take(self, count: int = 1) -> None:
+        """Count uses; the caller knows that they are available."""
+        self._tokens -= count
+
+
+class Channel(Protocol):
+    """Where questions come from; see pipeline.bus.requests.RequestSocket."""
+
+    accepted: int
+    dropped: int
+
+    def user_of(self, client: int) -> int: ...
+
+    def receive(self, budget: int) -> list[tuple[int, bytes]]: ...
+
+    def answer(self, client: int, data: bytes) -> bool: ...
+
+
+@dataclass(slots=True)
+class _Question:
+    client: int
+    pid: int
+    asked_boot_ns: int
+
+
+class _Waiting:
+    """Questions that wait, by user. `take` gives each user a turn, root and the daemon's user before all others."""
+
+    def __init__(self) -> None:
+        self._by_user: OrderedDict[int, deque[_Question]] = OrderedDict()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, user: int, question: _Question) -> bool:
+        """Let a question wait; False: there is no room."""
+        own = self._by_user.get(user, ())
+        others = self._count - len(self._by_user.get(wire.OWN, ()))
+        if len(own) >= WAITING_PER_USER or (user != wire.OWN and others >= WAITING_MAX):
+            return False
+        if not own:
+            self._by_user[user] = deque()
+            if user == wire.OWN:
+                self._by_user.move_to_end(user, last=False)
+        self._by_user[user].append(question)
+        self._count += 1
+        return True
+
+    def take(self, is_due: Callable[[_Question], bool]) -> _Question | None:
+        """Return the next question that is due; None: none is."""
+        user = next((user for user, questions in self._by_user.items() if is_due(questions[0])), None)
+        if user is None:
+            return None
+        questions = self._by_user[user]
+        question = questions.popleft()
+        self._count -= 1
+        if not questions:
+            del self._by_user[user]
+        elif user != wire.OWN:
+            self._by_user.move_to_end(user)
+        return question
+
+
+@dataclass
+class Requests:
+    """Takes and answers questions, a bounded number each turn.
+
+    Attributes:
+        channel: the socket.
+        resolver: finds processes.
+        tables: whose counters count, and whose state says whether absent is an answer.
+        watermark: how far events are applied, boot ns.
+        use_procfs: whether the tables are about this host, so that its maps and its ``/proc`` may be asked.
+        is_flooded: there were more questions than may be taken, and `may_take` has not said since that more may be.
+    """
+
+    channel: Channel
+    resolver: Resolver
+    tables: TableWriter
+    watermark: Callable[[], int]
+    use_procfs: bool = True
+    is_flooded: bool = False
+    _waiting: _Waiting = field(default_factory=_Waiting)
+    _all: TokenBucket = field(default_factory=lambda: TokenBucket(RATE_PER_S, BURST))
+    _misses: TokenBucket = field(default_factory=lambda: TokenBucket(MISS_RATE_PER_S, MISS_BURST))
+
+    @property
+    def waiting(self) -> int:
+        """Questions that were taken and are not answered yet."""
+        return len(self._waiting)
+
+    def may_take(self, now_boot_ns: int) -> bool:
+        """Whether a question that comes now would be taken; else there is no use in waking up for it."""
+        self.is_flooded = self._all.available(now_boot_ns) < PORTION
+        return not self.is_flooded
+
+    def poll(self, now_boot_ns: int) -> int:
+        """Answer what can be answered; returns how many questions were taken or answered."""
+        done = self._answer_waiting(now_boot_ns)
+        budget = min(BURST, self._all.available(now_boot_ns))
+        if budget < PORTION:
+            self.is_flooded = True
+            return done
+        accepted, dropped = self.channel.accepted, self.channel.dropped
+        questions = self.channel.receive(budget)
+        # A connection without a question costs about as much as a question, so it counts as one.
+        self._all.take(len(questions) + self.channel.accepted - accepted)
+        if self.channel.dropped != dropped:
+            self.tables.count("requests_dropped", self.channel.dropped - dropped)
+        if questions:
+            self.tables.count("requests", len(questions))
+        for client, data in questions:
+            self._take(client, data, now_boot_ns)
+        return done + len(questions)
+
+    def _take(self, client: int, data: bytes, now_boot_ns: int) -> None:
+        try:
+            pid = wire.decode_request(data)
+        except FrameError:
+            self._refuse(client, 0, wire.MALFORMED)
+            return
+        if self.tables.state != layout.STATE_READY:
+            self._refuse(client, pid, wire.FILLING)
+            return
+        found = self.resolver.find_cached(pid)
+        if found is not None:
+            self._tell(client, pid, LookUp(found, CACHE))
+        elif not self._waiting.add(self.channel.user_of(client), _Question(client, pid, now_boot_ns)):
+            self._refuse(client, pid, wire.BUSY)
+
+    def _answer_waiting(self, now_boot_ns: int) -> int:
+        watermark = self.watermark()
+
+        def is_due(question: _Question) -> bool:
+            return watermark > question.asked_boot_ns or now_boot_ns - question.asked_boot_ns > WAIT_MAX_NS
+
+        done = 0
+        while len(self._waiting) and self._misses.available(now_boot_ns) >= 1:
+            question = self._waiting.take(is_due)
+            if question is None:
+                break
+            self._misses.take()
+            self._tell(question.client, question.pid, self.resolver.find(question.pid, self.use_procfs))
+            done += 1
+        return done
+
+    def _refuse(self, client: int, pid: int, reason: str) -> None:
+        self.tables.count("requests_refused")
+        self._tell(client, pid, LookUp(None, reason))
+
+    def _tell(self, client: int, pid: int, found: LookUp) -> None:
+        if found.entry is None:
+            answer = wire.Answer(pid, reason=found.how)
+        else:
+            row = row_of(found.entry)
+            hot = self.tables.hot_view()[row]
+            answer = wire.Answer(pid, True, found.how, "", row, int(hot["generation"]), int(hot["start_boot_ns"]))
+        self.channel.answer(client, wire.encode_answer(answer))

@@ -1,0 +1,281 @@
+"""Values of an entry as bytes: the FILE record of the names arena, and the msgpack map in a row's `extra`.
+
+The map holds what few processes have or what no column is for, under the names of `cache_entry.DEFAULTS`; a value that
+is partly in columns ("file", "cgroup", "container") holds only the fields that differ from what the columns say.
+Readers find the map as `Entry.extra`. Unknown keys are kept. An interpreter that a caller told of is there as readers
+and the stream show it, so that both can show it as it is (`interpreter`), and what that form does not hold beside it
+(`interpreter_more`).
+
+Keys that forks and execs inherit come first, where the applier finds and copies them without Python: `ssh` (both,
+specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
+container or cgroup). A map that is inherited as a whole is shared.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import asdict, fields, replace
+from os import fsdecode, fsencode
+from typing import Any
+
+import msgpack
+import numpy as np
+
+from pipeline.bus.stream.messages import wire
+from pipeline.procfs import filesystems
+from pipeline.procfs.tracer_metadata import TracerMetadata
+from pipeline.records.kinds import EXEC_MEMFD, EXEC_UPPER_LAYER
+from pipeline.resolver.entries import mounts
+from pipeline.resolver.entries.model import (
+    FILELESS_PREFIX,
+    NO_FILE,
+    UPPER_LAYER,
+    AWSSecurityCredentials,
+    CGroupContext,
+    ContainerContext,
+    Credentials,
+    FileEvent,
+    K8SSessionContext,
+    PathKey,
+    SSHSessionContext,
+    UserSessionContext,
+    extension_of,
+)
+from pipeline.shm.layout import tables as layout
+
+_FULL_BYTES = struct.Struct("<I")
+_RECORD_FIELDS = {
+    "inode": "file_inode", "mount_id": "mount_id", "uid": "file_uid", "gid": "file_gid", "mode": "mode",
+    "ctime": "ctime_ns", "mtime": "mtime_ns", "device": "device", "nlink": "nlink",
+    "mount_source": "mount_source", "mount_origin": "mount_origin",
+}  # fmt: skip
+
+
+#: Keys that are inherited; the applier knows them too (`Rows.inherit_extra`).
+INHERITED = ("ssh", "tracer_metadata", "container", "cgroup")
+#: Keys that complete what columns hold, so that they are wrong as soon as the columns say something else.
+OF_COLUMNS = ("file", "cgroup", "container", "names")
+
+
+def pack(extra: dict[str, Any]) -> bytes:
+    """The map as it is stored: as an event has it, so that the encoder copies it (text that is not UTF-8 is bin)."""
+    ordered = {name: extra[name] for name in INHERITED if name in extra} | extra
+    data: bytes = msgpack.packb(wire(ordered))
+    return data
+
+
+def unpack(data: bytes) -> dict[str, Any]:
+    extra: dict[str, Any] = _text(msgpack.unpackb(data))
+    return extra
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return fsdecode(value)
+    if isinstance(value, dict):
+        return {key: _text(item) for key, item in value.items()}
+    return [_text(item) for item in value] if isinstance(value, list) else value
+
+
+def blob(strings: bytes) -> bytes:
+    """Arguments or environment as the arenas hold them: whole length, then the strings."""
+    return _FULL_BYTES.pack(len(strings)) + strings
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def file_of_record(data: bytes) -> FileEvent:
+    """What a FILE record and its path say."""
+    record = np.frombuffer(data, layout.FILE, 1)[0]
+    raw = data[layout.FILE.itemsize :]
+    path = fsdecode(raw)
+    values: dict[str, Any] = {name: int(record[column]) for name, column in _RECORD_FIELDS.items()}
+    values |= mounts.marks(int(record["mount_flags"]))
+    flags = int(record["file_flags"])
+    file = FileEvent(
+        **values, flags=UPPER_LAYER if flags & EXEC_UPPER_LAYER else 0,
+        filesystem=filesystems.name_of(int(record["fs_magic"])),
+        mount_path=mounts.path_of(raw, int(record["mount_end"]), int(record["mount_flags"])),
+    )  # fmt: skip
+    if flags & EXEC_MEMFD:
+        return file.as_memfd(path)
+    return file.with_names(path, path.rpartition("/")[2]) if path else file
+
+
+def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
+    """A FILE record with its path; b"" for no file. What only the kernel tells is kept from `old`, if of this inode."""
+    if not file.inode and not file.pathname:
+        return b""
+    record = np.zeros(1, layout.FILE)
+    if old:
+        before = np.frombuffer(old, layout.FILE, 1)
+        if int(before["file_inode"][0]) == file.inode:
+            record[:] = before
+    for name, column in _RECORD_FIELDS.items():
+        record[column] = getattr(file, name)
+    if file.filesystem and file.filesystem != filesystems.name_of(int(record["fs_magic"][0])):
+        record["fs_magic"] = filesystems.magic_of(file.filesystem)
+    flags = int(record["file_flags"][0]) & ~(EXEC_MEMFD | EXEC_UPPER_LAYER)
+    path = file.pathname
+    if not path and file.basename.startswith(FILELESS_PREFIX):
+        path, flags = "/" + file.basename, flags | EXEC_MEMFD
+    record["file_flags"] = flags | (EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+    record["mount_flags"] = mounts.flags_of(file)
+    record["mount_end"] = 0 if file.mount_detached else mounts.end_of(fsencode(path), file.mount_path)
+    return record.tobytes() + fsencode(path)
+
+
+#: As in pipeline/shm/names/_mounts.pxd, by number.
+_MOUNT_SOURCES = (None, "mount_id", "device", "snapshot")
+_MOUNT_ORIGINS = (None, "procfs", "event", "unshare")
+#: Shown under the same name as in the model ...
+_SHOWN_SAME = ("inode", "device", "mount_id", "mode", "uid", "gid", "nlink")
+#: ... and the same, where the model's empty value is shown as nil.
+_SHOWN_OR_NIL = {
+    "user": "user", "group": "group", "mtime_ns": "mtime", "ctime_ns": "ctime", "filesystem": "filesystem",
+    "mount_path": "mount_path",
+}  # fmt: skip
+
+
+def shown_file(file: FileEvent) -> dict[str, Any]:
+    """A file as `Entry.file` shows one."""
+    is_named = file.is_basename_resolved or bool(file.basename)
+    is_memfd = file.is_fileless and file.basename.startswith(FILELESS_PREFIX)
+    return {
+        "path": file.pathname if file.is_pathname_resolved or file.pathname else None,
+        "basename": file.basename if is_named else None,
+        "extension": file.extension or extension_of(file.basename) if is_named else None,
+        **{name: getattr(file, name) for name in _SHOWN_SAME},
+        **{name: getattr(file, own) or None for name, own in _SHOWN_OR_NIL.items()},
+        "fs_magic": filesystems.magic_of(file.filesystem),
+        "flags": (EXEC_MEMFD if is_memfd else 0) | (EXEC_UPPER_LAYER if file.in_upper_layer else 0),
+        "in_upper_layer": file.in_upper_layer,
+        "is_fileless": True if is_memfd else False if file.mount_id else None,
+        "mount_source": _MOUNT_SOURCES[file.mount_source], "mount_origin": _MOUNT_ORIGINS[file.mount_origin],
+        "mount_visible": file.mount_visible if file.mount_visibility_resolved else None,
+        "mount_detached": file.mount_detached if file.mount_visibility_resolved else None,
+    }  # fmt: skip
+
+
+def file_of_shown(shown: dict[str, Any]) -> FileEvent:
+    """The opposite, as far as that form says it."""
+    return FileEvent(
+        **{name: shown[name] for name in _SHOWN_SAME},
+        **{own: shown[name] or getattr(NO_FILE, own) for name, own in _SHOWN_OR_NIL.items()},
+        pathname=shown["path"] or "", is_pathname_resolved=shown["path"] is not None,
+        basename=shown["basename"] or "", is_basename_resolved=shown["basename"] is not None,
+        extension=shown["extension"] or "", flags=UPPER_LAYER if shown["in_upper_layer"] else 0,
+        mount_source=_MOUNT_SOURCES.index(shown["mount_source"]),
+        mount_origin=_MOUNT_ORIGINS.index(shown["mount_origin"]),
+        mount_visible=bool(shown["mount_visible"]), mount_detached=bool(shown["mount_detached"]),
+        mount_visibility_resolved=shown["mount_visible"] is not None,
+    )  # fmt: skip
+
+
+def plain_interpreter(file: FileEvent, stored: FileEvent) -> dict[str, Any]:
+    """An interpreter as msgpack can hold it: two keys of the map. `stored`: what is meant where neither is there."""
+    shown = shown_file(file) if file.inode else None
+    return {"interpreter": shown, "interpreter_more": extra_of(file, stored if shown is None else file_of_shown(shown))}
+
+
+def interpreter(extra: dict[str, Any], stored: FileEvent) -> FileEvent:
+    """The opposite, of the whole map."""
+    shown = extra.get("interpreter")
+    return with_extra(stored if shown is None else file_of_shown(shown), extra.get("interpreter_more"))
+
+
+def cgroup_of_record(data: bytes) -> tuple[int, str]:
+    """When a cgroup was made (boot clock, 0 unknown), and its path, of a CGROUP record; of none 0 and ""."""
+    if len(data) < layout.CGROUP.itemsize:
+        return 0, ""
+    made = int(np.frombuffer(data, layout.CGROUP, 1)["cgroup_made_boot_ns"][0])
+    return made, fsdecode(data[layout.CGROUP.itemsize :])
+
+
+def cgroup_record(path: str, old: bytes = b"") -> bytes:
+    """A CGROUP record with times as in `old`, if that is of the same cgroup; b"" for no path."""
+    return (old or bytes(layout.CGROUP.itemsize))[: layout.CGROUP.itemsize] + fsencode(path) if path else b""
+
+
+def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:
+    """The fields of a value that its columns do not hold; None: they hold all."""
+    changed = {}
+    for field in fields(value):
+        own = getattr(value, field.name)
+        if own != getattr(stored, field.name):
+            changed[field.name] = own
+    return changed or None
+
+
+def with_extra[T: (FileEvent, CGroupContext, ContainerContext, Credentials)](
+    value: T, extra: dict[str, Any] | None, **more: Any
+) -> T:
+    """The value with what `extra_of` kept."""
+    changes = {**more, **{name: _exact(name, own) for name, own in (extra or {}).items()}}
+    return replace(value, **changes) if changes else value
+
+
+def _exact(name: str, value: Any) -> Any:
+    """msgpack has lists where the model has tuples."""
+    if name == "path_key":
+        return PathKey(*value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+# -- fields that are in `extra` as a whole -----------------------------------------------------------------------------
+
+
+def plain(name: str, value: Any) -> Any:
+    """A field as msgpack can hold it; None where it holds nothing."""
+    if not value:
+        return None
+    if name == "aws_security_credentials":
+        return [asdict(one) for one in value]
+    if name == "tracer_metadata":
+        return asdict(value)
+    if name == "trace_id":
+        return f"{value:032x}"  # as traces are named; no number of msgpack is as wide
+    if name == "symlink_paths":
+        return list(value)
+    return value
+
+
+def get(extra: dict[str, Any], name: str) -> Any:
+    """A field of the map, as the entry shows it."""
+    value = extra.get(name)
+    if name == "aws_security_credentials":
+        return tuple(AWSSecurityCredentials(**one) for one in value or ())
+    if name == "tracer_metadata":
+        if value is None:
+            return None
+        return TracerMetadata(**{**value, "threadlocal_attribute_keys": tuple(value["threadlocal_attribute_keys"])})
+    if name == "trace_id" and isinstance(value, str):
+        return int(value, 16)
+    if name == "symlink_paths":
+        return tuple(value or ())
+    if name == "symlink_basename":
+        return value or ""
+    return value or 0
+
+
+def plain_session(session: UserSessionContext) -> dict[str, Any]:
+    """A user session as msgpack can hold it: the keys `session` and `ssh`; None: there is nothing of it."""
+    values: dict[str, Any] = {}
+    if session.id or session.session_type:
+        values = {"id": session.id, "session_type": session.session_type}
+    if session.k8s != K8SSessionContext():
+        values |= {"k8s": asdict(session.k8s)}
+    ssh = asdict(session.ssh) if session.ssh != SSHSessionContext() else None
+    return {"session": values or None, "ssh": ssh}
+
+
+def session(extra: dict[str, Any]) -> UserSessionContext:
+    """The opposite of `plain_session`, of the whole map."""
+    values = extra.get("session") or {}
+    ssh = SSHSessionContext(**(extra.get("ssh") or {}))
+    k8s = dict(values.get("k8s", {}))
+    if k8s:
+        k8s["k8s_groups"] = tuple(k8s["k8s_groups"])
+        k8s["k8s_extra"] = {key: tuple(texts) for key, texts in k8s["k8s_extra"].items()}
+    return UserSessionContext(values.get("id", 0), values.get("session_type", 0), K8SSessionContext(**k8s), ssh)

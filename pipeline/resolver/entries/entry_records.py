@@ -1,0 +1,180 @@
+"""Entries as the records that the kernel's programs would have written, so that one code applies both.
+
+Covers HEAD, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. Leaves out
+what a record does to the tables (`_apply`). Only fields that somebody has set are told; the rest is left to the
+applier, which takes it from the parent or the image before.
+"""
+
+from __future__ import annotations
+
+from os import fsencode
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.procfs import filesystems
+from pipeline.procfs.info import UNSET
+from pipeline.records import kinds as events
+from pipeline.resolver.entries import mounts
+from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import RowStore, area
+from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, Event, FileEvent
+from pipeline.secrets._conceal import digest
+from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
+from pipeline.shm.layout import tables as layout
+
+Column = npt.NDArray[np.void]
+
+
+class TaskRecord(NamedTuple):
+    """A TASK and the KNOWN_* groups of it that hold a value."""
+
+    task: Column
+    known: int
+
+
+def told(entry: ProcessCacheEntry) -> dict[str, Any]:
+    """The fields that were set on a new entry."""
+    store = entry.store
+    return store.told if isinstance(store, FreeStore) else {}
+
+
+def head(
+    kind: int, pid: int, tid: int, time_boot_ns: int, start_boot_ns: int, ppid: int = 0, parent_start_boot_ns: int = 0,
+    var_bytes: int = 0,
+) -> Column:  # fmt: skip
+    """One HEAD; 0 for the parent's start: whoever has its pid."""
+    row = np.zeros(1, events.HEAD)
+    row["kind"], row["tgid"], row["tid"] = kind, pid, tid or pid
+    row["time_boot_ns"], row["start_boot_ns"] = time_boot_ns, start_boot_ns
+    row["ppid"], row["parent_start_boot_ns"], row["var_bytes"] = ppid, parent_start_boot_ns, var_bytes
+    return row
+
+
+def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
+    """What a new entry tells of its process."""
+    values = told(entry)
+    row = np.zeros(1, events.TASK)
+    row["auid"] = row["audit_session"] = UNSET
+    known = 0
+    if "credentials" in values:
+        known |= _put_credentials(row, entry.credentials)
+    if values.get("comm"):
+        row["comm"] = fsencode(entry.comm)[:15]
+        known |= layout.KNOWN_COMM
+    if values.get("tty_name"):
+        row["tty"] = fsencode(entry.tty_name)[:15]
+        known |= layout.KNOWN_TTY
+    if values.get("sid"):
+        row["sid"] = entry.sid
+        known |= layout.KNOWN_SID
+    cgroup_id = entry.cgroup.path_key.inode
+    if cgroup_id:
+        row["cgroup_id"] = cgroup_id
+        known |= layout.KNOWN_CGROUP
+    row["exe_inode"] = exe_inode
+    row["cookie"] = entry.cookie
+    return TaskRecord(row, known)
+
+
+def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: int) -> TaskRecord:
+    """A change of an entry's credentials: `only` are the groups that changed. What is not told stays as it is."""
+    row = np.zeros(1, events.TASK)
+    _put_credentials(row, credentials)
+    if isinstance(entry.store, RowStore):
+        for name in ("suid", "sgid", "audit_session"):
+            row[name] = entry.store.cold[name]
+    return TaskRecord(row, only)
+
+
+def keep_names(entry: ProcessCacheEntry, credentials: Credentials) -> None:
+    """After a record told these credentials: keep the names, which it did not carry, if its ids were taken."""
+    now = entry.credentials
+    if now != credentials and now.equals(credentials) and now.auid == credentials.auid:
+        entry.credentials = credentials
+
+
+def cgroup_task(cgroup_id: int) -> TaskRecord:
+    """A move to another cgroup."""
+    row = np.zeros(1, events.TASK)
+    row["cgroup_id"] = cgroup_id
+    return TaskRecord(row, layout.KNOWN_CGROUP)
+
+
+def _put_credentials(row: Column, credentials: Credentials) -> int:
+    for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
+        row[name] = getattr(credentials, name)
+    # Saved ids are not among the specification's; exec makes them the effective ones.
+    row["suid"], row["sgid"] = credentials.euid, credentials.egid
+    row["audit_session"] = UNSET
+    known = layout.KNOWN_CREDS | layout.KNOWN_CAPS
+    return known | layout.KNOWN_AUID if credentials.auid != UNSET else known
+
+
+def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int = 0) -> Column:
+    """The FORK body; who forked is told by pid and start. 0: unknown."""
+    row = np.zeros(1, events.FORK)
+    row["clone_flags"] = entry.fork_flags
+    if creator_start_boot_ns:
+        row["creator_tgid"] = row["creator_tid"] = creator
+        row["creator_start_boot_ns"] = creator_start_boot_ns
+    return row
+
+
+def image(
+    entry: ProcessCacheEntry, args: ArgsEntry | None, envs: EnvsEntry | None, previous_inode: int = 0
+) -> tuple[Column, bytes]:
+    """The EXEC body and its strings, with these arguments and environment."""
+    file = entry.file_event
+    row = np.zeros(1, events.EXEC)
+    put_file(row, file)
+    path = fsencode(file.pathname)
+    flags = 0
+    if not path and file.basename.startswith(FILELESS_PREFIX):
+        path, flags = b"/" + fsencode(file.basename), events.EXEC_MEMFD
+    strings = [path, b"", b"", b""]
+    if args is None:
+        flags |= events.EXEC_ARGS_UNREADABLE
+    else:
+        strings[2] = area(args.values)
+        row["argc"] = len(args.values)
+        flags |= events.EXEC_ARGS_TRUNCATED if args.is_truncated or entry.args_truncated else 0
+    if envs is None:
+        flags |= events.EXEC_ENVS_UNREADABLE
+    else:
+        strings[3] = area(envs.values)
+        row["envc"] = len(envs.values)
+        flags |= events.EXEC_ENVS_TRUNCATED if envs.is_truncated or entry.envs_truncated else 0
+    row["exec_flags"] = flags | (events.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
+    row["exec_tid"] = row["prev_tid"] = entry.tid or entry.pid
+    row["path_bytes"] = len(strings[0])
+    # Of what was cut at least one byte is not there (survey.py says it so, too).
+    row["args_bytes"], row["envs_bytes"] = len(strings[2]), len(strings[3])
+    row["args_full_bytes"] = len(strings[2]) + (flags & events.EXEC_ARGS_TRUNCATED != 0)
+    row["envs_full_bytes"] = len(strings[3]) + (flags & events.EXEC_ENVS_TRUNCATED != 0)
+    row["prev_inode"] = previous_inode
+    return row, b"".join(strings)
+
+
+def digest_of(args: ArgsEntry | None, envs: EnvsEntry | None) -> int:
+    """The digest that goes with an image of these, before anything is hidden."""
+    return digest(*(None if entry is None or is_absent(entry) else area(entry.values) for entry in (args, envs)))
+
+
+def put_file(row: Column, file: FileEvent) -> None:
+    """Store a file's facts in an EXEC body."""
+    row["inode"], row["mount_id"], row["device"] = file.inode, file.mount_id, file.device
+    row["file_uid"], row["file_gid"], row["nlink"], row["mode"] = file.uid, file.gid, file.nlink, file.mode
+    row["ctime_ns"], row["mtime_ns"] = file.ctime, file.mtime
+    row["fs_magic"] = filesystems.magic_of(file.filesystem)
+    row["mount_end"] = mounts.end_of(fsencode(file.pathname), file.mount_path)
+
+
+def exit_body(event: Event) -> Column:
+    """The EXIT body: wait status, and the reaper where the kernel named one."""
+    row = np.zeros(1, events.EXIT)
+    row["exit_code"] = event.exit_status or 0
+    row["reaper_tgid"], row["reaper_start_boot_ns"] = event.reaper_pid, event.reaper_start_boot_ns
+    row["exit_flags"] = 0 if event.reaper_pid else events.EXIT_NO_REAPER
+    return row

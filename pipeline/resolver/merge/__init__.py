@@ -1,0 +1,4 @@
+"""Frames in, events in order out.
+
+It does not change the tables.
+"""

@@ -1,0 +1,298 @@
+"""Decide when events may be applied: receive frames once each, and let events out behind the watermark.
+
+The boot time T was read before the rings' producer positions. When everything of a ring up to its position has been
+received, no record of that ring older than T - 100 us is still to come: between a record's reservation and its
+timestamp stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the
+least of all rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`, the
+watermarks in `_watermark`.
+
+A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed
+over until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have
+gone out meanwhile: flagged, so that apply lets no time run backwards. When a ring moves again, its shard is back, and
+all stalled rings are waited for anew: so a single shard that dies and comes back within `hold_ms` makes nothing late.
+
+A frame names the byte range of the ring that it covers. What was received before is dropped, whole or in part; a frame
+that begins behind a hole is dropped too and the hole asked for again (`take_rewinds`).
+
+Rings without producer positions (sources that are no kernel ring) say in their frames up to when they are complete.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+import numpy as np
+
+from pipeline.bus.frames._frame cimport Frame
+from pipeline.resolver.merge._queues cimport Batch, Sorter
+from pipeline.resolver.merge._watermark cimport RingClock
+from pipeline.shm.writer._control cimport ControlWriter
+
+#: See above; measured lag of positions behind the clock without a barrier: 73 us, with one: none.
+SLACK_NS = 100_000
+
+cdef enum:
+    #: A gap is reported again when the shard has not rewound by then.
+    REWIND_RETRY_NS = 100_000_000
+
+
+cdef class Merger:
+    """Frames in, batches of events in time order out. Belongs to the resolver's thread.
+
+    Args:
+        ring_count: rings are numbered 0 to ring_count - 1.
+        stall_ms: a ring without progress for so long is passed over.
+        hold_ms: a ring that is behind for so long is passed over even if it makes progress.
+        slack_ns: see the module.
+        max_pending: events; with more of them waiting, rings that are behind are passed over at once.
+        timed_by_sender: frames carry the watermark of their ring; `advance` gets no positions.
+
+    Attributes:
+        received_pos, applied_pos: shape (ring_count,), uint64, bytes: received without a hole; applied without a hole.
+        ring_watermark: shape (ring_count,), uint64, boot ns: events of the ring up to this time, included, are applied.
+        stalled: shape (ring_count,), bool: passed over at the moment.
+        watermark: boot ns: events before it are applied, but for those of stalled rings.
+        pending: events received and not yet in a batch.
+    """
+
+    def __init__(
+        self,
+        uint32_t ring_count,
+        *,
+        double stall_ms=250,
+        double hold_ms=1000,
+        uint64_t slack_ns=SLACK_NS,
+        uint64_t max_pending=1 << 20,
+        bint timed_by_sender=False,
+    ):
+        self.ring_count = ring_count
+        self.stall_ns, self.hold_ns = <uint64_t>(stall_ms * 1e6), <uint64_t>(hold_ms * 1e6)
+        self.max_pending, self.slack_ns, self.timed_by_sender = max_pending, slack_ns, timed_by_sender
+        self.received_pos = np.zeros(ring_count, np.uint64)
+        self.applied_pos = np.zeros(ring_count, np.uint64)
+        self.ring_watermark = np.zeros(ring_count, np.uint64)
+        self._clock = RingClock(
+            ring_count, self.received_pos, self.applied_pos, self.stall_ns, self.hold_ns, slack_ns
+        )
+        self.stalled = self._clock.stalled
+        self._received, self._applied, self._marks = self.received_pos, self.applied_pos, self.ring_watermark
+        # Boot time up to which each ring has been received; the least of the rings not passed over.
+        self._seen = self._clock.seen
+        self._limits = np.zeros(ring_count, np.uint64)
+        self._sorter = Sorter(ring_count)
+        self._is_complete = True
+        # Of senders that say their watermark: when each did so last.
+        self._spoke_ns = np.zeros(ring_count, np.uint64)
+        self._speaking = np.zeros(ring_count, np.uint8)
+        self._malformed = np.zeros(ring_count, np.uint64)
+        self._rewind_asked = {}
+        self._rewinds = []
+
+    # -- frames in -----------------------------------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """Events received and not yet in a batch."""
+        return self._sorter.pending
+
+    def resume(self, applied_pos, ring_watermark, watermark=None) -> None:
+        """Go on from where a predecessor committed. Call before the first frame.
+
+        Args:
+            applied_pos: shape (ring_count,), bytes; records before it are not wanted again.
+            ring_watermark: shape (ring_count,), boot ns; events of the ring with this time or an earlier one are in the
+                tables already. They are skipped and counted as `replayed`.
+            watermark: the committed watermark; events before it that are not skipped are late.
+        """
+        self.applied_pos[:] = self.received_pos[:] = applied_pos
+        self.ring_watermark[:] = self._clock.seen[:] = ring_watermark
+        for ring in range(self.ring_count):
+            self._sorter.skip_until(ring, int(ring_watermark[ring]), int(applied_pos[ring]))
+        self.watermark = int(ring_watermark.min()) + 1 if watermark is None else watermark
+        self._sorter.raise_frontier(self.watermark)
+
+    cpdef add(self, Frame frame):
+        """Take a frame. What it repeats is dropped; behind a hole all of it is, and a rewind is asked for.
+
+        Raises:
+            IndexError: the frame names a ring that does not exist.
+        """
+        cdef uint32_t ring
+        cdef uint64_t received
+        if frame is None:
+            raise TypeError("a frame is None")
+        ring = frame.ring
+        if ring >= self.ring_count:
+            raise IndexError(f"ring {ring} is outside 0..{self.ring_count - 1}")
+        received = self._received[ring]
+        if frame.malformed != self._malformed[ring]:
+            # A sender says how much it left out since it started, so less than before is a new sender.
+            self.malformed += frame.malformed - (
+                self._malformed[ring] if frame.malformed > self._malformed[ring] else 0
+            )
+            self._malformed[ring] = frame.malformed
+        if frame.from_pos > received:
+            self.frames_gap += 1
+            self._ask_rewind(ring, received)
+            return
+        if frame.to_pos <= received:
+            if frame.to_pos > frame.from_pos:
+                self.frames_duplicate += 1
+        else:
+            # The records that were asked for are here.
+            if self._rewind_asked:
+                self._rewind_asked.pop(ring, None)
+            self._sorter.add(frame, received)
+            self._received[ring] = frame.to_pos
+            self._applied[ring] = self._sorter.applied(ring)
+        if frame.has_watermark:
+            if self.timed_by_sender:
+                self._speaking[ring] = True
+                self._spoke_ns[ring] = self._now
+            # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
+            # the frames after this one have to reach.
+            self._seen[ring] = max(self._seen[ring], frame.watermark)
+
+    def _ask_rewind(self, ring, received):
+        # The shard's frames that were under way when it was asked come with the same hole: ask once, then wait.
+        asked = self._rewind_asked.get(ring)
+        if asked is None or self._now - <uint64_t>asked >= REWIND_RETRY_NS:
+            self._rewind_asked[ring] = self._now
+            self._rewinds.append((ring, received))
+
+    def take_rewinds(self) -> list[tuple[int, int]]:
+        """Return (ring, position) of the holes to ask for again, and forget them."""
+        rewinds = self._rewinds
+        if rewinds:
+            self._rewinds = []
+        return rewinds
+
+    # -- the watermark -------------------------------------------------------------------------------------------------
+
+    def advance(self, uint64_t now_boot_ns, const uint64_t[::1] producer_pos=None) -> int:
+        """Take note of the time and of the producer positions that were read after it.
+
+        Args:
+            now_boot_ns: boot clock, ns.
+            producer_pos: shape (ring_count,), bytes; not needed when senders say their watermark.
+
+        Returns:
+            Boot time in ns before which events may go out now. It falls back when a stalled ring moves again.
+        """
+        if self.timed_by_sender:
+            return self.take_note(now_boot_ns, NULL)
+        if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
+            raise ValueError("a position of each ring is needed: senders do not say their watermark")
+        return self.take_note(now_boot_ns, &producer_pos[0])
+
+    cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil:
+        """As `advance`; `producer_pos` has ring_count numbers and is not read when senders say their watermark."""
+        cdef uint32_t ring
+        if not self._now:
+            for ring in range(self.ring_count):
+                self._spoke_ns[ring] = now_boot_ns
+            self._clock.begin(now_boot_ns)
+        self._now = now_boot_ns
+        if self.timed_by_sender:
+            self._limit = self._advance_by_sender(now_boot_ns)
+            return self._limit
+        self._limit = self._clock.take_note(now_boot_ns, producer_pos, self._sorter.pending > self.max_pending)
+        self._is_complete = self._clock.complete
+        return self._limit
+
+    cdef uint64_t _advance_by_sender(self, uint64_t now) noexcept nogil:
+        # A sender that is current says so within the stall time, with an empty frame if need be.
+        cdef uint32_t ring
+        cdef uint64_t limit = 0
+        cdef bint is_stalled, has_limit = False
+        self._is_complete = True
+        for ring in range(self.ring_count):
+            is_stalled = self._speaking[ring] and self._spoke_ns[ring] + self.stall_ns < now
+            self._clock.stalled_view[ring] = is_stalled
+            if is_stalled:
+                self._is_complete = False
+            elif self._speaking[ring] and (not has_limit or self._seen[ring] < limit):
+                limit, has_limit = self._seen[ring], True
+        return limit
+
+    cdef bint lags(self) noexcept nogil:
+        """Whether a ring held more than had been received when `advance` looked."""
+        return not self.timed_by_sender and self._clock.is_behind()
+
+    @property
+    def due_boot_ns(self) -> int:
+        """When the oldest pending event may go out if its ring is received up to then; 0: nothing is pending."""
+        return self.due()
+
+    cdef uint64_t due(self) noexcept nogil:
+        return self._sorter.oldest() + self.slack_ns + 1 if self._sorter.pending else 0
+
+    # -- batches out ---------------------------------------------------------------------------------------------------
+
+    cpdef Batch take(self, uint32_t max_events):
+        """Return the next events that may go out, at most `max_events`, in the order in which to apply them; or None.
+
+        One batch at a time: the one before must be `done`.
+        """
+        cdef Batch batch = self._sorter.take(self._limit, max_events, self._is_complete)
+        if batch is None:
+            self._applied_until(self._sorter.frontier, &self._seen[0])
+        else:
+            memcpy(&self._limits[0], &self._seen[0], self.ring_count * sizeof(uint64_t))
+        return batch
+
+    cpdef done(self, Batch batch):
+        """The batch is applied: move `applied_pos`, `ring_watermark` and `watermark`."""
+        cdef uint32_t ring
+        if batch is None:
+            raise TypeError("a batch is None")
+        self._sorter.done(batch)
+        for ring in range(self.ring_count):
+            self._applied[ring] = self._sorter.applied(ring)
+        self._applied_until(batch.frontier, &self._limits[0])
+
+    cdef void _applied_until(self, uint64_t frontier, const uint64_t *limits) noexcept nogil:
+        self._clock.applied_until(frontier, limits, &self._marks[0])
+        if frontier > self.watermark:
+            self.watermark = frontier
+
+    def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
+        """Commit what is applied, with its counters, and let the shards release it."""
+        if topic_seq.shape[0] != 16:
+            raise ValueError("there are not 16 topics")
+        self.commit_to(tables, &topic_seq[0])
+
+    cdef int commit_to(self, ControlWriter tables, const uint64_t *topic_seq) except -1:
+        """As `commit`; `topic_seq` has 16 numbers."""
+        cdef uint64_t value
+        if tables.control == NULL or tables.control.ring_count != self.ring_count:
+            raise ValueError("the tables are closed or have other rings")
+        if self._has_news():
+            for name, value in self.take_counters().items():
+                tables.count(name, value)
+        with nogil:
+            tables._commit(self.watermark, &self._applied[0], &self._marks[0], topic_seq, 16)
+            tables._acknowledge(&self._received[0], &self._clock.stalled_view[0])
+        return 0
+
+    # -- counters ------------------------------------------------------------------------------------------------------
+
+    cdef bint _has_news(self) noexcept nogil:
+        return (
+            self.malformed or self.frames_gap or self.frames_duplicate or self._clock.stalls != self._told_stalls
+            or self._sorter.late_total != self._told_late or self._sorter.replayed_total != self._told_replayed
+        )
+
+    def take_counters(self) -> dict[str, int]:
+        """Return what was counted since the last call, by the names of pipeline.shm.layout.tables.COUNTERS."""
+        counters = {
+            "malformed": self.malformed,
+            "frames_gap": self.frames_gap,
+            "frames_duplicate": self.frames_duplicate,
+            "stalls": self._clock.stalls - self._told_stalls,
+            "late": self._sorter.late_total - self._told_late,
+            "replayed": self._sorter.replayed_total - self._told_replayed,
+        }
+        self.malformed = self.frames_gap = self.frames_duplicate = 0
+        self._told_stalls = self._clock.stalls
+        self._told_late, self._told_replayed = self._sorter.late_total, self._sorter.replayed_total
+        return {name: value for name, value in counters.items() if value}

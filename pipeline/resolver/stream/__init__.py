@@ -1,0 +1,4 @@
+"""What is published: encode applied events, and send them to subscribers.
+
+It does not change the tables.
+"""

@@ -1,0 +1,109 @@
+"""Encode applied events for the public stream, at the moment they are applied. Called by apply for every event."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from pipeline.resolver.stream._name_cache cimport NameCache, name_table
+from pipeline.shm.layout._layout cimport pl_cold, pl_hot
+from pipeline.shm.writer._writer cimport TableWriter
+
+
+# The message of one topic in the group that is open.
+cdef struct open_part:
+    char *data
+    uint64_t used, capacity
+    uint64_t first
+    uint32_t count
+
+
+# A message of a closed group.
+cdef struct closed_part:
+    char *data
+    uint64_t used, capacity
+    uint64_t first
+    uint32_t topic, count, rest
+
+
+# A cpid that was made before; most processes have two or three events.
+cdef struct made_cpid:
+    uint64_t start_boot_ns
+    uint32_t tgid, pid_ns, ns_pid
+    char text[36]
+
+
+# What has become of the terminal of a session.
+cdef struct noted_leader:
+    uint64_t time_boot_ns
+    uint32_t sid
+    char tty[16]
+
+
+cdef class Encoder:
+    # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber; nothing is encoded for the others.
+    cdef public uint32_t topics_mask
+    # Whose names count for a process; None: no names.
+    cdef public NameCache names
+    # Last sequence number of each topic; counts every event, encoded or not. Beyond the topics: see _encoder.pyx.
+    cdef uint64_t topic_seq[16]
+
+    # Number the event and, where the topic is asked for, append its message: the entry in `row` as it is now, its
+    # lineage as it is now. `detail` is a row of interest to the kind (the new parent for proc.reparent), 0 for none.
+    cdef void event(
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
+    ) noexcept nogil
+
+    # What a commit stores (16 numbers), and whether there is something to send.
+    cdef const uint64_t *numbers(self) noexcept nogil
+    cdef bint has_messages(self) noexcept nogil
+
+    # -- private --
+    cdef open_part parts[16]
+    cdef closed_part *closed
+    cdef uint32_t closed_count, closed_capacity
+    cdef uint64_t held_bytes, message_bytes, limit_bytes
+    cdef uint32_t lineage_depth
+    cdef uint32_t envs_form
+    cdef uint32_t file_form  # 1: all events have a file
+    cdef char boot_hex[32]
+    cdef unsigned char boot_raw[16]
+    cdef uint64_t tick_ns
+    cdef made_cpid cpids[1024]
+    cdef readonly uint64_t dropped
+    cdef readonly uint32_t former_mask
+
+    # Buffers of messages that were sent: memory that is warm already. Fresh pages cost more than the encoding.
+    cdef char *spare[64]
+    cdef uint64_t spare_capacity[64]
+    cdef uint32_t spare_count
+    cdef unsigned char spare_lock
+
+    cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil
+    cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil
+    cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil
+    cdef void _close_group(self) noexcept nogil
+    cdef char *_lineage(
+        self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
+    ) noexcept nogil
+    cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
+    # Execs below sshd (see `sessions`).
+    cdef object _login
+    cdef bint notes_logins
+    cdef uint32_t logins_count
+
+    cdef public bint notes_ttyless
+    cdef uint32_t ttyless[1024]
+    cdef uint32_t ttyless_count
+
+    # Session leaders that got, or lost, a terminal or ended with one (see `terminals`).
+    cdef noted_leader leaders[1024]
+    cdef uint32_t leaders_count
+
+    cdef void _note_leader(self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
+    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
+    cdef char *_put_names(
+        self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
+    ) noexcept nogil
+    cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil
+    cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil
+    cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil

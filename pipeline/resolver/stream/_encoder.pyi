@@ -1,0 +1,59 @@
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.bus.stream.messages import Message
+from pipeline.resolver.stream._name_cache import NameCache
+
+SLOT_ORDER: int
+SLOT_STREAM: int
+SLOT_MASK: int
+FIELDS: tuple[str, ...]
+
+class Encoder:
+    topics_mask: int
+    names: NameCache | None
+
+    def __init__(
+        self,
+        boot: bytes,
+        *,
+        lineage_depth: int = 8,
+        envs: str = "none",
+        file: str = "exec",
+        message_bytes: int = 65536,
+        limit_bytes: int = 67108864,
+    ) -> None: ...
+    @property
+    def former_mask(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    login: Callable[[int, int], bool] | None
+    def take_logins(self) -> int: ...
+    def take_leaders(self) -> list[tuple[int, int, bytes]]: ...
+    notes_ttyless: bool
+    def take_ttyless(self) -> list[int]: ...
+    @property
+    def envs(self) -> str: ...
+    @property
+    def file(self) -> str: ...
+    @property
+    def stream(self) -> int: ...
+    @property
+    def order(self) -> int: ...
+    def sequences(self) -> npt.NDArray[np.uint64]: ...
+    def restore(self, sequences: npt.NDArray[np.uint64]) -> None: ...
+    def settled(self) -> list[int]: ...
+    def take(self) -> list[Message]: ...
+    def add(self, tables: Any, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0) -> None: ...
+    def add_many(
+        self,
+        tables: Any,
+        topics: npt.NDArray[np.uint8],
+        kinds: npt.NDArray[np.uint8],
+        rows: npt.NDArray[np.uint32],
+        times_boot_ns: npt.NDArray[np.uint64],
+    ) -> None: ...
+    def put(self, topic: int, fields: Mapping[str, Any]) -> bool: ...

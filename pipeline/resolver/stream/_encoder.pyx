@@ -1,0 +1,1041 @@
+"""Encode applied events for the public stream: one msgpack map an event, written straight from the rows.
+
+Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
+GIL and without Python objects, except for an ssh login (`Encoder.login`); messages are handed out by `Encoder.take`
+afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
+
+An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm.reader._entry`); the
+table with types is in docs/wire-schema.md. What is particular to events:
+
+- `event`, `seq`, `order`, `time_ns` come first; `lineage`, `lineage_truncated` and what only some kinds have come last.
+- `lineage` is the ancestors, nearest first: maps of pid, start_time_ns, comm, path and entity_id.
+- `file` and `interpreter` are filled in for exec only, unless configured; for the others the entry in the table has them.
+- `user`, `group` and so on, those of `file` too, are derived from the ids; a name that is not known yet is nil, and asked for (`names`).
+- `envs` is nil unless configured, as the segment may have a tighter mode than the socket.
+- Arguments come as they are stored. What may be seen is decided once, where they are interned, not for each event.
+"""
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from pipeline.resolver.stream._cpid cimport pl_cpid
+from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
+from pipeline.records._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline.resolver.stream._skip cimport pl_find
+from pipeline.resolver.stream._wire cimport (
+    pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
+)
+from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
+from pipeline.shm.names._filesystems cimport pl_filesystem
+from pipeline.shm.layout._layout cimport *
+from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
+from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN, TableWriter
+
+import os
+
+import numpy as np
+
+from pipeline.host.boot import TICK_NS
+from pipeline.bus.stream.messages import TOPICS, Message, pack_events
+
+# Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.
+SLOT_ORDER = 15  # events of all topics so far
+SLOT_STREAM = 14  # names this space of numbers
+SLOT_MASK = 13  # topics that had a subscriber
+
+cdef enum:
+    TOPIC_CAPACITY = 8
+    TOPIC_EXEC = 1
+    TOPIC_EXIT = 2
+    TOPIC_CONTEXT = 4
+    TOPIC_REPARENT = 5
+    ORDER = 15
+    STREAM = 14
+    MASK = 13
+    # Room for every field but the strings of variable length.
+    FIXED_BYTES = 12288
+    ANCESTOR_BYTES = 512
+    FIRST_BYTES = 16384
+    SPARES = 64
+    SPARE_MAX_BYTES = 1 << 18
+    EVENT_FIELDS = 89
+    FILE_FIELDS = 24
+    KIND_FORK = 1
+    KIND_EXEC = 2
+    KIND_EXIT = 3
+    KIND_SID = 7
+    LEADERS = 1024
+    TTYLESS = 1024
+
+assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
+
+#: Keys of an event, in this order; a reparent event has `new_parent` too.
+FIELDS = (
+    "event", "seq", "order", "time_ns",
+    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns", "exit_code",
+    "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv",
+    "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
+    "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
+    "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid",
+    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source",
+    "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
+    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
+    "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
+)  # fmt: skip
+assert len(FIELDS) == EVENT_FIELDS
+
+cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
+cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
+
+#: The audit ids of who never logged in.
+cdef uint32_t _UNSET = 4294967295
+
+cdef uint32_t MARKS = (
+    PL_ROW_ADOPTED | PL_ROW_ADOPTION_PREDICTED | PL_ROW_EXIT_UNSEEN | PL_ROW_BEFORE_CAPTURE | PL_ROW_GAP
+    | PL_ROW_NS_INIT | PL_ROW_START_TICKS | PL_ROW_HEAD_ONLY | PL_ROW_ELIDED | PL_ROW_FOREIGN
+)
+
+
+cdef inline uint32_t own_number(const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+    """The pid of the process, as its own namespace counts if that is how it is known."""
+    return cold.ns_pid if hot.flags & PL_ROW_FOREIGN else hot.tgid
+
+
+cdef inline uint32_t number_of(TableWriter tables, uint32_t flags, uint32_t tgid) noexcept nogil:
+    """The pid that an index entry in a row with these flags stands for, as its own namespace counts; 0 unknown."""
+    if not flags & PL_ROW_FOREIGN:
+        return tgid
+    if tgid < tables.root_pids or tgid >= tables.pid_capacity:
+        return 0
+    return <uint32_t>tables.keys.names[tgid - tables.root_pids]
+
+
+cdef class Body:
+    """A body as the encoder wrote it, without a copy. Read-only; its memory goes back with the last view."""
+
+    cdef Encoder encoder
+    cdef char *data
+    cdef Py_ssize_t size
+    cdef uint64_t capacity
+
+    def __dealloc__(self):
+        if self.encoder is None:
+            free(self.data)
+        else:
+            self.encoder._give_back(self.data, self.capacity)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 1, flags)
+
+    def __bytes__(self):
+        return self.data[: self.size]
+
+
+cdef inline char *put_time(char *p, uint64_t boot_ns, int64_t boot_unix_ns) noexcept nogil:
+    if boot_ns == 0:
+        return pl_nil(p)
+    return pl_int(p, <int64_t>boot_ns + boot_unix_ns)
+
+
+cdef inline char *put_known(char *p, uint64_t value, bint known) noexcept nogil:
+    return pl_uint(p, value) if known else pl_nil(p)
+
+
+cdef inline char *put_nonzero(char *p, uint64_t value) noexcept nogil:
+    return pl_uint(p, value) if value else pl_nil(p)
+
+
+cdef inline bint is_busybox(const pl_file *file, uint32_t n) noexcept nogil:
+    """As pipeline.shm.names.symlinks: by the path as the process sees it."""
+    cdef const char *path = <const char *>file + sizeof(pl_file)
+    if file == NULL or n < sizeof(pl_file) + file.root_offset:
+        return False
+    path += file.root_offset
+    n -= <uint32_t>sizeof(pl_file) + file.root_offset
+    return (n == 12 and memcmp(path, b"/bin/busybox", 12) == 0) or (
+        n == 16 and memcmp(path, b"/usr/bin/busybox", 16) == 0
+    )
+
+
+cdef char *put_symlink(
+    char *p, const pl_file *file, uint32_t file_n, const char *args, uint32_t args_n, bint is_link
+) noexcept nogil:
+    """Write symlink_paths and symlink_basename, as pipeline.shm.names.symlinks derives them: two fields."""
+    cdef char text[272]
+    cdef uint32_t begin = 4, end = 4
+    if (is_link or is_busybox(file, file_n)) and args_n > 4:
+        while end < args_n and args[end] != 0:
+            end += 1
+            if args[end - 1] == b"/":
+                begin = end
+    if begin == end or end - begin > 255:
+        return pl_nil(pl_key(pl_nil(pl_key(p, "symlink_paths")), "symlink_basename"))
+    memcpy(text, b"/usr/bin/", 9)
+    memcpy(text + 9, args + begin, end - begin)
+    p = pl_array(pl_key(p, "symlink_paths"), 2)
+    p = pl_text(p, text + 4, 5 + end - begin)
+    p = pl_text(p, text, 9 + end - begin)
+    return pl_text(pl_key(p, "symlink_basename"), args + begin, end - begin)
+
+
+cdef inline char *put_again(char *p, const char *data, uint32_t n) noexcept nogil:
+    memcpy(p, data, n)
+    return p + n
+
+
+cdef inline char *put_list(char *p, const char *blob, uint32_t n) noexcept nogil:
+    """Strings that each end with a NUL (the last may lack it, where it was cut) as an array."""
+    cdef uint32_t count = 0, at = 0
+    cdef const char *nul
+    while at < n:
+        nul = <const char *>memchr(blob + at, 0, n - at)
+        count += 1
+        at = n if nul == NULL else <uint32_t>(nul - blob) + 1
+    p = pl_array(p, count)
+    at = 0
+    while at < n:
+        nul = <const char *>memchr(blob + at, 0, n - at)
+        if nul == NULL:
+            return pl_text(p, blob + at, n - at)
+        p = pl_text(p, blob + at, <uint32_t>(nul - blob) - at)
+        at = <uint32_t>(nul - blob) + 1
+    return p
+
+
+cdef inline char *put_mark(char *p, bint is_set, const char *name, uint32_t *count) noexcept nogil:
+    if not is_set:
+        return p
+    count[0] += 1
+    return pl_name(p, name)
+
+
+cdef char *put_marks(char *p, uint32_t flags) noexcept nogil:
+    """The names that `Entry.marks` has, in its order."""
+    cdef char *head = p
+    cdef uint32_t count = 0
+    p += 1
+    p = put_mark(p, (flags & PL_ROW_ADOPTED) != 0, "adopted", &count)
+    p = put_mark(p, (flags & PL_ROW_ADOPTION_PREDICTED) != 0, "adoption_predicted", &count)
+    p = put_mark(p, (flags & PL_ROW_EXIT_UNSEEN) != 0, "exit_unseen", &count)
+    p = put_mark(p, (flags & PL_ROW_BEFORE_CAPTURE) != 0, "before_capture", &count)
+    p = put_mark(p, (flags & PL_ROW_GAP) != 0, "gap", &count)
+    p = put_mark(p, (flags & PL_ROW_NS_INIT) != 0, "ns_init", &count)
+    p = put_mark(p, (flags & PL_ROW_START_TICKS) != 0, "start_ticks", &count)
+    p = put_mark(p, (flags & PL_ROW_HEAD_ONLY) != 0, "head_only", &count)
+    p = put_mark(p, (flags & PL_ROW_ELIDED) != 0, "elided", &count)
+    p = put_mark(p, (flags & PL_ROW_FOREIGN) != 0, "foreign", &count)
+    pl_array(head, count)  # one byte, as there are fewer than 16
+    return p
+
+
+cdef inline char *put_constant(char *p, const char *name) noexcept nogil:
+    return pl_nil(p) if name == NULL else pl_name(p, name)
+
+
+cdef char *put_path(char *p, const char *path, uint32_t n, bint is_memfd) noexcept nogil:
+    """Write path, basename and extension: three fields, which take up to four times the path's length."""
+    cdef uint32_t at
+    cdef char *name
+    if n == 0:
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "path")), "basename"))
+        return pl_nil(pl_key(p, "extension"))
+    p = pl_key(p, "path")
+    if not is_memfd:
+        p = pl_text(p, path, n)
+        at = pl_base_at(path, n)
+        path += at
+        n -= at
+    else:
+        p = pl_key(p, "")
+        if path[0] == b"/":
+            path += 1
+            n -= 1
+        if n < 6 or memcmp(path, b"memfd:", 6) != 0:
+            name = p + 128 + 2 * <uint64_t>n  # beyond what is written of it below
+            memcpy(name, b"memfd:", 6)
+            memcpy(name + 6, path, n)
+            path = name
+            n += 6
+    p = pl_text(pl_key(p, "basename"), path, n)
+    at = pl_extension_at(path, n)
+    return pl_text(pl_key(p, "extension"), path + at, n - at)
+
+
+cdef char *put_file(
+    char *p, const pl_file *file, uint32_t n, NameCache cache, const name_table *names
+) noexcept nogil:
+    """`n` bytes with the path. `names` are those that count for the process; NULL: not known, and then `cache` is not
+    looked at."""
+    cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
+    cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
+    cdef uint32_t mount_n = 0
+    cdef const char *path = <const char *>file + sizeof(pl_file)
+    cdef const char *mount
+    n -= <uint32_t>sizeof(pl_file)
+    mount = pl_mount_path(file, path, n, &mount_n)
+    p = pl_map(p, FILE_FIELDS)
+    p = put_path(p, path, n, is_memfd)
+    p = pl_uint(pl_key(p, "inode"), file.file_inode)
+    p = pl_uint(pl_key(p, "device"), file.device)
+    p = pl_uint(pl_key(p, "mount_id"), file.mount_id)
+    p = pl_uint(pl_key(p, "mode"), file.mode)
+    p = pl_uint(pl_key(p, "uid"), file.file_uid)
+    p = pl_uint(pl_key(p, "gid"), file.file_gid)
+    if names == NULL or file.file_inode == 0:  # no inode: nobody could look at the file, and 0 is not root
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group"))
+    else:
+        p = cache.put(pl_key(p, "user"), names, PL_USER, file.file_uid)
+        p = cache.put(pl_key(p, "group"), names, PL_GROUP, file.file_gid)
+    p = pl_uint(pl_key(p, "nlink"), file.nlink)
+    p = put_nonzero(pl_key(p, "mtime_ns"), file.mtime_ns)
+    p = put_nonzero(pl_key(p, "ctime_ns"), file.ctime_ns)
+    p = pl_uint(pl_key(p, "fs_magic"), file.fs_magic)
+    p = put_constant(pl_key(p, "filesystem"), pl_filesystem(file.fs_magic))
+    p = pl_uint(pl_key(p, "flags"), file.file_flags)
+    p = pl_bool(pl_key(p, "in_upper_layer"), file.file_flags & PL_EXEC_UPPER_LAYER)
+    p = pl_key(p, "is_fileless")
+    p = pl_bool(p, is_memfd) if is_memfd or file.mount_id != 0 else pl_nil(p)
+    p = pl_key(p, "mount_path")
+    p = pl_text(p, mount, mount_n) if mount != NULL else pl_nil(p)
+    p = put_constant(pl_key(p, "mount_source"), pl_mount_source(file))
+    p = put_constant(pl_key(p, "mount_origin"), pl_mount_origin(file))
+    p = pl_key(p, "mount_visible")
+    p = pl_bool(p, file.mount_flags & PL_MOUNT_VISIBLE) if is_resolved else pl_nil(p)
+    p = pl_key(p, "mount_detached")
+    return pl_bool(p, file.mount_flags & PL_MOUNT_DETACHED) if is_resolved else pl_nil(p)
+
+
+cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
+    """Write exit_code (a wait status), exit_cause and exit_cause_code: three fields."""
+    cdef uint32_t signal = status & 0x7F
+    if not known:
+        p = pl_nil(pl_key(pl_nil(pl_key(p, "exit_code")), "exit_cause"))
+        return pl_nil(pl_key(p, "exit_cause_code"))
+    p = pl_int(pl_key(p, "exit_code"), status)
+    p = pl_key(p, "exit_cause")
+    if signal == 0:
+        p = pl_key(p, "exited")
+    else:
+        p = pl_key(p, "coredumped") if status & 0x80 else pl_key(p, "signaled")
+    return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
+
+
+cdef class Encoder:
+    """Numbers the events of the stream, and encodes those that somebody asked for. One thread uses it: the resolver's.
+
+    Args:
+        boot: the kernel's boot id, 16 bytes.
+        lineage_depth: ancestors that an event tells of, at most.
+        envs: ``"none"``, or ``"stored"``: what the envs segment holds, whose mode may be tighter than the socket's.
+        file: which events have `file` and `interpreter`: ``"exec"``, or ``"all"``.
+        message_bytes: a group is closed when a message has reached this size.
+        limit_bytes: encoded and not yet taken; events beyond are numbered and dropped, so subscribers see a gap.
+
+    Attributes:
+        topics_mask: topics to encode; set by the publisher.
+        names: whose names count for a process, and what they are; None: no names.
+        former_mask: topics that had a subscriber when the predecessor committed last (see `restore`).
+        dropped: events that were asked for and found no room.
+    """
+
+    def __cinit__(self):
+        memset(self.parts, 0, sizeof(self.parts))
+        memset(self.topic_seq, 0, sizeof(self.topic_seq))
+        memset(self.cpids, 0, sizeof(self.cpids))
+
+    def __init__(
+        self,
+        boot: bytes,
+        *,
+        lineage_depth: int = 8,
+        envs: str = "none",
+        file: str = "exec",
+        message_bytes: int = 1 << 16,
+        limit_bytes: int = 64 << 20,
+    ):
+        if len(boot) != 16:
+            raise ValueError(f"a boot id has 16 bytes, not {len(boot)}")
+        if envs not in ("none", "stored"):
+            raise ValueError(f"envs is none or stored, not {envs!r}")
+        if file not in ("exec", "all"):
+            raise ValueError(f"file is exec or all, not {file!r}")
+        if not 0 <= lineage_depth <= 512:
+            raise ValueError(f"lineage_depth is 0 to 512, not {lineage_depth}")
+        cdef bytes boot_raw = bytes(boot)
+        cdef bytes boot_hex = boot_raw.hex().encode()
+        memcpy(self.boot_hex, <char *>boot_hex, 32)
+        memcpy(self.boot_raw, <char *>boot_raw, 16)
+        self.tick_ns = TICK_NS
+        self.lineage_depth = lineage_depth
+        self.envs_form = envs == "stored"
+        self.file_form = file == "all"
+        self.message_bytes = message_bytes
+        self.limit_bytes = limit_bytes
+        self.topic_seq[STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
+
+    def __dealloc__(self):
+        cdef uint32_t i
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            free(self.parts[i].data)
+        for i in range(self.closed_count):
+            free(self.closed[i].data)
+        free(self.closed)
+        for i in range(self.spare_count):
+            free(self.spare[i])
+
+    # -- numbers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def envs(self) -> str:
+        """As it was made: ``"none"`` or ``"stored"``."""
+        return "stored" if self.envs_form else "none"
+
+    @property
+    def file(self) -> str:
+        """As it was made: ``"exec"`` or ``"all"``."""
+        return "all" if self.file_form else "exec"
+
+    @property
+    def stream(self) -> int:
+        """Names the space of sequence numbers; the same after a take-over."""
+        return self.topic_seq[STREAM]
+
+    @property
+    def order(self) -> int:
+        """Events of all topics so far."""
+        return self.topic_seq[ORDER]
+
+    def sequences(self):
+        """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
+        out = np.empty(16, np.uint64)
+        cdef uint64_t[::1] view = out
+        memcpy(&view[0], self.numbers(), 16 * sizeof(uint64_t))
+        return out
+
+    cdef const uint64_t *numbers(self) noexcept nogil:
+        """What `sequences` returns, without a copy; valid until the next call of any method."""
+        self.topic_seq[MASK] = self.topics_mask
+        return self.topic_seq
+
+    cdef bint has_messages(self) noexcept nogil:
+        """Whether `take` would return any."""
+        cdef uint32_t i
+        if self.closed_count:
+            return True
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                return True
+        return False
+
+    def restore(self, sequences) -> None:
+        """Go on from what the predecessor committed (uint64[16]). All zero: nothing was, so begin a new stream."""
+        cdef int i
+        if len(sequences) != 16:
+            raise ValueError(f"there are 16 sequence slots, not {len(sequences)}")
+        if int(sequences[SLOT_STREAM]) == 0:
+            return
+        for i in range(16):
+            self.topic_seq[i] = int(sequences[i])
+        self.former_mask = int(sequences[SLOT_MASK])
+
+    def settled(self) -> list[int]:
+        """By topic, the last number that nothing pending comes at or below: `take` gives only higher ones."""
+        cdef uint32_t i, topic
+        last = [self.topic_seq[topic] for topic in range(<uint32_t>TOPIC_CAPACITY)]
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                last[i] = self.parts[i].first - 1
+        for i in range(self.closed_count):
+            topic = self.closed[i].topic
+            last[topic] = min(last[topic], self.closed[i].first - 1)
+        return last
+
+    @property
+    def login(self):
+        """Called with the row of an exec below sshd and the parent's row, before the exec is encoded; None: nothing is.
+
+        It returns whether there is more to do once the batch is applied.
+        """
+        return self._login
+
+    @login.setter
+    def login(self, called) -> None:
+        self._login = called
+        self.notes_logins = called is not None
+
+    def take_logins(self) -> int:
+        """Return for how many execs below sshd since the last call there is more to do."""
+        cdef uint32_t count = self.logins_count
+        self.logins_count = 0
+        return count
+
+    def take_leaders(self) -> list[tuple[int, int, bytes]]:
+        """Return (session, time in boot ns, terminal) of leaders since the last call; at most 1024, the first ones.
+
+        The terminal is the one that it got; b"": it has none any more, or has ended with one.
+        """
+        cdef uint32_t i
+        found = [
+            (self.leaders[i].sid, self.leaders[i].time_boot_ns, self.leaders[i].tty[:16].rstrip(b"\0"))
+            for i in range(self.leaders_count)
+        ]
+        self.leaders_count = 0
+        return found
+
+    def take_ttyless(self) -> list[int]:
+        """Return the rows of what was executed or changed and has no terminal, since the last call; 1024 at most.
+
+        Nothing is noted unless `notes_ttyless` is set.
+        """
+        cdef uint32_t i
+        rows = [self.ttyless[i] for i in range(self.ttyless_count)]
+        self.ttyless_count = 0
+        return rows
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Message]:
+        """Return the messages since the last call, in the order in which they are to be sent."""
+        cdef uint32_t i
+        cdef closed_part *part
+        cdef Body body
+        self._close_group()
+        messages = []
+        for i in range(self.closed_count):
+            part = &self.closed[i]
+            body = Body.__new__(Body)
+            body.encoder, body.data, body.size, body.capacity = self, part.data, part.used, part.capacity
+            part.data = NULL
+            messages.append(Message(part.topic, part.first, part.count, body, part.rest))
+        self.closed_count = 0
+        self.held_bytes = 0
+        return messages
+
+    def add(
+        self, TableWriter tables, topic: int, kind: int, row: int, time_boot_ns: int, detail: int = 0
+    ) -> None:
+        """Do as apply does for one event; for the resolver's rarer paths and for tests."""
+        if not 0 <= topic < TOPIC_CAPACITY or not 0 <= kind < PL_KIND_COUNT or row <= 0:
+            raise ValueError(f"no event: topic {topic}, kind {kind}, row {row}")
+        self.event(tables, topic, kind, row, time_boot_ns, detail)
+
+    def add_many(
+        self, TableWriter tables, const uint8_t[::1] topics, const uint8_t[::1] kinds, const uint32_t[::1] rows,
+        const uint64_t[::1] times_boot_ns,
+    ) -> None:
+        """Do `add` for each position of the arrays (all of one length), in order and without the GIL."""
+        cdef Py_ssize_t i, n = topics.shape[0]
+        if kinds.shape[0] != n or rows.shape[0] != n or times_boot_ns.shape[0] != n:
+            raise ValueError("add_many: the arrays differ in length")
+        for i in range(n):
+            if topics[i] >= TOPIC_CAPACITY or kinds[i] >= PL_KIND_COUNT or rows[i] == 0:
+                raise ValueError(f"no event at {i}: topic {topics[i]}, kind {kinds[i]}, row {rows[i]}")
+        with nogil:
+            for i in range(n):
+                self.event(tables, topics[i], kinds[i], rows[i], times_boot_ns[i], 0)
+
+    def put(self, topic: int, fields) -> bool:
+        """Number an event that is not about a process, and encode it if it was asked for; returns whether it was."""
+        if not 0 <= topic < TOPIC_CAPACITY:
+            raise ValueError(f"no topic {topic}")
+        self.topic_seq[ORDER] += 1
+        self.topic_seq[topic] += 1
+        if not self.topics_mask >> topic & 1:
+            return False
+        cdef bytes data = pack_events(
+            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[ORDER], **fields}]
+        )
+        cdef open_part *part = self._part(topic, self.topic_seq[topic])
+        cdef char *p = self._room(part, NULL, len(data)) if part != NULL else NULL
+        if p == NULL:
+            self.dropped += 1
+            return False
+        memcpy(p, <char *>data, len(data))
+        part.used += len(data)
+        part.count += 1
+        return True
+
+    cdef void event(
+        self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
+    ) noexcept nogil:
+        cdef uint64_t seq
+        self.topic_seq[ORDER] += 1
+        self.topic_seq[topic] += 1
+        if kind == KIND_EXEC:
+            if self.notes_logins:
+                self._note_login(tables, row)
+        elif topic == TOPIC_EXIT or (kind == KIND_SID and topic == TOPIC_CONTEXT):
+            self._note_leader(tables, row, time_boot_ns, topic == TOPIC_EXIT)
+        if (
+            self.notes_ttyless and kind != KIND_FORK and kind != KIND_EXIT and tables.cold[row].tty[0] == 0
+            and self.ttyless_count < TTYLESS
+        ):
+            self.ttyless[self.ttyless_count] = row
+            self.ttyless_count += 1
+        if not self.topics_mask >> topic & 1:
+            # Readers want to know the users of a container, too, and it may be gone when somebody asks.
+            if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
+                self._names_of(tables, row)
+            return
+        seq = self.topic_seq[topic]
+        cdef open_part *part = self._part(topic, seq)
+        if part == NULL:
+            self.dropped += 1
+            return
+
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef uint32_t known = hot.known, flags = hot.flags
+        cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
+        cdef uint32_t args_n = 0, envs_n = 0, file_n = 0, name_n = 0, cgroup_n = 0, container_n = 0, extra_n = 0
+        cdef const char *args = NULL
+        cdef const char *envs = NULL
+        cdef const char *file = NULL
+        cdef const char *name = NULL
+        cdef const char *cgroup = NULL
+        cdef const char *container = NULL
+        cdef const char *extra = NULL
+        if hot.args_ref != 0 and (known & PL_KNOWN_ARGS) != 0:
+            args = tables.args.bytes(hot.args_ref, &args_n)
+        if self.envs_form != 0 and cold.envs_ref != 0 and (known & PL_KNOWN_ENVS) != 0:
+            envs = tables.envs.bytes(cold.envs_ref, &envs_n)
+        if hot.file_ref != 0 and (known & PL_KNOWN_FILE) != 0:
+            file = tables.names.bytes(hot.file_ref, &file_n)
+            if file_n < sizeof(pl_file):
+                file = NULL
+                file_n = 0
+        if cold.name_ref != 0:
+            name = tables.names.bytes(cold.name_ref, &name_n)
+        if cold.cgroup_ref != 0:
+            cgroup = tables.names.bytes(cold.cgroup_ref, &cgroup_n)
+            if cgroup_n < sizeof(pl_cgroup):
+                cgroup = NULL
+                cgroup_n = 0
+        if cold.container_ref != 0:
+            container = tables.names.bytes(cold.container_ref, &container_n)
+        if cold.extra_ref != 0:
+            extra = tables.args.bytes(cold.extra_ref, &extra_n)
+
+        # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
+        # be written twice. Of `file` the path is written up to five times (put_path, and where its mount is), and all
+        # of it once more where it is the interpreter.
+        cdef bint has_file = file != NULL and (topic == TOPIC_EXEC or self.file_form != 0)
+        cdef char *facts
+        cdef const char *given = NULL
+        cdef const char *given_end = NULL
+        cdef char *p = self._room(
+            part, NULL,
+            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + extra_n) + <uint64_t>file_n * (11 if has_file else 1)
+            + cgroup_n + container_n,
+        )
+        if p == NULL:
+            self.dropped += 1
+            return
+        cdef bint creds = (known & PL_KNOWN_CREDS) != 0
+        cdef bint audit = (known & PL_KNOWN_AUID) != 0
+        cdef bint caps = (known & PL_KNOWN_CAPS) != 0
+        cdef bint sids = (known & PL_KNOWN_SID) != 0
+        cdef bint spaces = (known & PL_KNOWN_NS) != 0
+        cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
+
+        p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
+        p = pl_key(p, "event")
+        p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
+        p = pl_uint(pl_key(p, "seq"), seq)
+        p = pl_uint(pl_key(p, "order"), self.topic_seq[ORDER])
+        p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
+        p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
+        p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))
+        p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
+        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
+        p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
+        p = put_time(
+            pl_key(p, "created_at_ns"),
+            max(hot.exec_boot_ns, cold.fork_boot_ns if cold.fork_boot_ns != 0 else hot.start_boot_ns), boot_unix_ns,
+        )
+        p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
+
+        p = pl_key(p, "comm")
+        p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
+        p = pl_key(p, "path")
+        if file != NULL:
+            p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "script_path")
+        p = pl_text(p, name, name_n) if name != NULL and (flags & PL_ROW_SCRIPT) != 0 else pl_nil(p)
+        p = pl_key(p, "name")
+        p = pl_text(p, name, name_n) if name != NULL else pl_nil(p)
+        p = put_symlink(p, <const pl_file *>file, file_n, args, args_n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
+        # A blob begins with the full length of what it was cut from.
+        p = pl_key(p, "argv")
+        p = put_list(p, args + 4, args_n - 4) if args_n >= 4 else pl_nil(p)
+        p = put_known(pl_key(p, "argc"), cold.argc, (known & PL_KNOWN_ARGS) != 0)
+        p = pl_bool(pl_key(p, "args_truncated"), flags & PL_ROW_ARGS_TRUNCATED)
+        p = pl_key(p, "envs")
+        p = put_list(p, envs + 4, envs_n - 4) if envs_n >= 4 else pl_nil(p)
+        p = put_known(pl_key(p, "envc"), cold.envc, (known & PL_KNOWN_ENVS) != 0)
+        p = pl_bool(pl_key(p, "envs_truncated"), flags & PL_ROW_ENVS_TRUNCATED)
+
+        p = put_known(pl_key(p, "uid"), hot.uid, creds)
+        p = put_known(pl_key(p, "gid"), hot.gid, creds)
+        p = put_known(pl_key(p, "euid"), cold.euid, creds)
+        p = put_known(pl_key(p, "egid"), cold.egid, creds)
+        p = put_known(pl_key(p, "suid"), cold.suid, creds)
+        p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
+        p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
+        p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
+        p = self._put_names(p, names if creds else NULL, hot, cold)
+        p = put_known(pl_key(p, "auid"), cold.auid, audit and cold.auid != _UNSET)
+        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit and cold.audit_session != _UNSET)
+        p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
+        p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
+        p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
+        p = pl_uint(pl_key(p, "caps_used"), cold.cap_used)
+        p = pl_key(p, "tty")
+        p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
+        p = put_known(pl_key(p, "sid"), cold.sid, sids)
+        p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
+        p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
+        facts = pl_key(p, "file")
+        p = put_file(facts, <const pl_file *>file, file_n, self.names, names) if has_file else pl_nil(facts)
+        # For a script the file is the interpreter's. Where a caller of the resolver's methods told one, it is in `extra`.
+        if extra_n != 0 and (topic == TOPIC_EXEC or self.file_form != 0):
+            given = pl_find(extra, extra + extra_n, "interpreter", 11, &given_end)
+        if given != NULL:
+            p = put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
+        elif has_file and flags & PL_ROW_SCRIPT and hot.inode:
+            p = put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
+        else:
+            p = pl_nil(pl_key(p, "interpreter"))
+        p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
+        p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
+        p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
+        p = put_known(pl_key(p, "mnt_ns"), cold.mnt_ns, spaces and cold.mnt_ns != 0)
+        p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
+        p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
+        p = pl_key(p, "cgroup")
+        p = pl_text(p, cgroup + sizeof(pl_cgroup), cgroup_n - <uint32_t>sizeof(pl_cgroup)) if cgroup != NULL else pl_nil(p)
+        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
+        p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
+        p = pl_key(p, "cgroup_source")
+        if known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_EVENT:
+            p = pl_key(p, "event")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
+            p = pl_key(p, "procfs")
+        elif known & PL_KNOWN_CGROUP and hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED:
+            p = pl_key(p, "inherited")
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "cgroup_created_at_ns")
+        p = put_time(p, (<const pl_cgroup *>cgroup).cgroup_made_boot_ns, boot_unix_ns) if cgroup != NULL else pl_nil(p)
+        p = pl_key(p, "container_id")
+        p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
+        p = pl_key(p, "container_created_at_ns")
+        if cgroup != NULL and container != NULL:
+            p = put_time(p, (<const pl_cgroup *>cgroup).container_made_boot_ns, boot_unix_ns)
+        else:
+            p = pl_nil(p)
+        p = self._entity(pl_key(p, "entity_id"), tables, row)
+        p = pl_key(p, "cpid")
+        p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
+        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
+        p = put_nonzero(pl_key(p, "creator_pid"), number_of(tables, flags, cold.creator_tgid))
+        p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
+
+        p = put_nonzero(pl_key(p, "fork_flags"), cold.fork_flags)
+        p = put_nonzero(pl_key(p, "cookie"), cold.cookie)
+        p = put_nonzero(pl_key(p, "user_session"), cold.user_session)
+        p = pl_key(p, "source")
+        p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
+        p = pl_uint(pl_key(p, "images"), hot.images)
+        p = pl_bool(pl_key(p, "is_thread"), not flags & PL_ROW_IS_EXEC)
+        p = pl_bool(pl_key(p, "is_exec"), flags & PL_ROW_IS_EXEC)
+        p = pl_bool(pl_key(p, "is_exec_exec"), flags & PL_ROW_IS_EXEC_EXEC)
+        p = pl_bool(pl_key(p, "is_parent_missing"), flags & PL_ROW_PARENT_MISSING)
+        p = pl_bool(pl_key(p, "is_adopted"), flags & PL_ROW_ADOPTED)
+        p = pl_bool(pl_key(p, "is_kworker"), flags & PL_ROW_KTHREAD)
+        p = pl_bool(pl_key(p, "is_through_symlink"), flags & PL_ROW_THROUGH_SYMLINK)
+        p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
+        p = pl_key(p, "marks")
+        p = put_marks(p, flags) if flags & MARKS else pl_array(p, 0)
+        p = pl_uint(pl_key(p, "flags"), flags)
+        p = pl_key(p, "extra")
+        if extra_n != 0:
+            memcpy(p, extra, extra_n)  # a msgpack map already; whoever stored it may have put bin into it
+            p += extra_n
+        else:
+            p = pl_nil(p)
+        p = self._lineage(tables, part, p, hot)
+        if p != NULL and topic == TOPIC_REPARENT:
+            p = pl_key(p, "new_parent")
+            p = self._ancestor(tables, part, p, detail) if detail else pl_nil(p)
+        if p == NULL:
+            self.dropped += 1
+            return
+        part.used = p - part.data
+        part.count += 1
+        if part.used >= self.message_bytes:
+            self._close_group()
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, const pl_hot *hot) noexcept nogil:
+        """Write lineage and lineage_truncated: two fields."""
+        cdef uint32_t row, depth = 0, count = 0
+        cdef uint64_t link = hot.ancestor
+        # How many there are has to stand in front of them; the rows were in cache when apply linked them.
+        while link != 0 and count < self.lineage_depth:
+            row = tables.follow(link)
+            if row == 0:
+                break
+            count += 1
+            link = tables.hot[row].ancestor
+        cdef bint truncated = link != 0
+        p = pl_array(pl_key(p, "lineage"), count)
+        link = hot.ancestor
+        while depth < count:
+            row = tables.follow(link)
+            p = self._ancestor(tables, part, p, row)
+            if p == NULL:
+                return NULL
+            link = tables.hot[row].ancestor
+            depth += 1
+        p = self._room(part, p, FIXED_BYTES)
+        if p == NULL:
+            return NULL
+        return pl_bool(pl_key(p, "lineage_truncated"), truncated)
+
+    cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef uint32_t file_n = 0
+        cdef const char *file = NULL
+        if hot.file_ref:
+            file = tables.names.bytes(hot.file_ref, &file_n)
+        p = self._room(part, p, ANCESTOR_BYTES + file_n)
+        if p == NULL:
+            return NULL
+        p = pl_map(p, 5)
+        p = pl_uint(pl_key(p, "pid"), own_number(hot, &tables.cold[row]))
+        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, tables.control.boot_unix_ns)
+        p = pl_key(p, "comm")
+        if hot.known & PL_KNOWN_COMM:
+            p = pl_field(p, hot.comm, 16)
+        else:
+            p = pl_nil(p)
+        p = pl_key(p, "path")
+        if (hot.known & PL_KNOWN_FILE) != 0 and file_n >= sizeof(pl_file):
+            p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
+        else:
+            p = pl_nil(p)
+        return self._entity(pl_key(p, "entity_id"), tables, row)
+
+    cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        if hot.start_boot_ns == 0:
+            return pl_nil(p)
+        if hot.flags & PL_ROW_FOREIGN:
+            return pl_entity_in(p, self.boot_hex, cold.pid_ns, cold.ns_pid, hot.start_boot_ns)
+        return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
+
+    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Hand on a row that may begin an ssh session: its parent's name is sshd's, and its own is not.
+
+        A name is what anybody may choose, so the parent is looked at here first: only one that root has started gets
+        any further. What is asked with the GIL is asked for real logins only.
+        """
+        cdef uint32_t parent = tables.follow(tables.hot[row].parent) if tables.hot[row].parent else 0
+        if (
+            parent == 0 or memcmp(tables.hot[parent].comm, b"sshd", 4) != 0
+            or memcmp(tables.hot[row].comm, b"sshd", 4) == 0
+        ):
+            return
+        if not self._may_be_roots(tables, parent):
+            tables.counters[PL_C_SESSIONS_REFUSED] += 1
+            return
+        with gil:
+            try:
+                self.logins_count += <bint>self._login(row, parent)
+            except Exception:
+                tables.counters[PL_C_SESSIONS_UNREAD] += 1
+
+    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Whether a process is root's, or was forked by one of root's with the same image, as far as is known."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef uint32_t above
+        if not hot.known & PL_KNOWN_CREDS or (hot.uid == 0 and tables.cold[row].euid == 0):
+            return True
+        above = tables.follow(hot.creator) if hot.creator else 0
+        if above == 0:
+            above = tables.follow(hot.parent) if hot.parent else 0
+        return above != 0 and tables.hot[above].inode == hot.inode and (
+            not tables.hot[above].known & PL_KNOWN_CREDS
+            or (tables.hot[above].uid == 0 and tables.cold[above].euid == 0)
+        )
+
+    cdef void _note_leader(
+        self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended
+    ) noexcept nogil:
+        """Remember a leader whose session has lost its terminal, or has got one that may have been another's."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef noted_leader *noted
+        if (
+            cold.sid != hot.tgid or hot.flags & PL_ROW_FOREIGN or self.leaders_count == LEADERS
+            or (has_ended and cold.tty[0] == 0) or tables.rows[row].marks & MARK_TTY_GIVEN
+        ):
+            return
+        noted = &self.leaders[self.leaders_count]
+        noted.sid = cold.sid
+        noted.time_boot_ns = time_boot_ns
+        if has_ended:
+            memset(noted.tty, 0, sizeof(noted.tty))
+        else:
+            memcpy(noted.tty, cold.tty, sizeof(noted.tty))
+        self.leaders_count += 1
+
+    cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
+        """Whose names count for a row; NULL: not known."""
+        cdef const char *container = NULL
+        cdef uint32_t n = 0
+        if tables.cold[row].container_ref != 0:
+            container = tables.names.bytes(tables.cold[row].container_ref, &n)
+        return self.names.of(&tables.hot[row], &tables.cold[row], container, n)
+
+    cdef char *_put_names(
+        self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
+    ) noexcept nogil:
+        """Write user, group, euser, egroup, fsuser and fsgroup: six fields."""
+        if names == NULL:
+            p = pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "user")), "group")), "euser"))
+            return pl_nil(pl_key(pl_nil(pl_key(pl_nil(pl_key(p, "egroup")), "fsuser")), "fsgroup"))
+        # Most processes have one user and one group: each is looked up once and copied.
+        cdef char *user = pl_key(p, "user")
+        cdef char *group
+        p = self.names.put(user, names, PL_USER, hot.uid)
+        cdef uint32_t user_n = <uint32_t>(p - user), group_n
+        group = pl_key(p, "group")
+        p = self.names.put(group, names, PL_GROUP, hot.gid)
+        group_n = <uint32_t>(p - group)
+        p = pl_key(p, "euser")
+        p = put_again(p, user, user_n) if cold.euid == hot.uid else self.names.put(p, names, PL_USER, cold.euid)
+        p = pl_key(p, "egroup")
+        p = put_again(p, group, group_n) if cold.egid == hot.gid else self.names.put(p, names, PL_GROUP, cold.egid)
+        p = pl_key(p, "fsuser")
+        p = put_again(p, user, user_n) if cold.fsuid == hot.uid else self.names.put(p, names, PL_USER, cold.fsuid)
+        p = pl_key(p, "fsgroup")
+        return put_again(p, group, group_n) if cold.fsgid == hot.gid else self.names.put(p, names, PL_GROUP, cold.fsgid)
+
+    cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil:
+        cdef made_cpid *made = &self.cpids[(hot.tgid ^ hot.tgid >> 10) & 1023]
+        if (
+            made.start_boot_ns != hot.start_boot_ns or made.tgid != hot.tgid or made.pid_ns != cold.pid_ns
+            or made.ns_pid != cold.ns_pid
+        ):
+            made.start_boot_ns = hot.start_boot_ns
+            made.tgid = hot.tgid
+            made.pid_ns = cold.pid_ns
+            made.ns_pid = cold.ns_pid
+            pl_cpid(made.text, self.boot_raw, cold.pid_ns, hot.start_boot_ns // self.tick_ns, cold.ns_pid)
+        p[0] = <char>0xD9
+        p[1] = 36
+        memcpy(p + 2, made.text, 36)
+        return p + 38
+
+    cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil:
+        """The entity id of the process that `link` leads to."""
+        cdef uint32_t row = tables.follow(link) if link else 0
+        return self._entity(p, tables, row) if row else pl_nil(p)
+
+    cdef open_part *_part(self, uint32_t topic, uint64_t seq) noexcept nogil:
+        """The open message that event `seq` of the topic goes into; NULL: there is no room for it."""
+        cdef open_part *part = &self.parts[topic]
+        if self.held_bytes + part.used >= self.limit_bytes:
+            return NULL
+        if part.count and seq != part.first + part.count:
+            self._close_group()  # an event in between was dropped, or not asked for
+        if part.count == 0:
+            part.used = 0
+            part.first = seq
+        return part
+
+    cdef char *_room(self, open_part *part, char *end, uint64_t need) noexcept nogil:
+        """Make room for `need` bytes after `end` (NULL: after what the part holds); its new place, NULL if there is none."""
+        cdef uint64_t at = part.used if end == NULL else <uint64_t>(end - part.data)
+        cdef uint64_t capacity
+        cdef char *moved
+        if part.data == NULL:
+            pl_lock(&self.spare_lock)
+            if self.spare_count != 0:
+                self.spare_count -= 1
+                part.data = self.spare[self.spare_count]
+                part.capacity = self.spare_capacity[self.spare_count]
+            pl_unlock(&self.spare_lock)
+        if at + need > part.capacity:
+            capacity = part.capacity * 2 if part.capacity else FIRST_BYTES
+            while capacity < at + need:
+                capacity *= 2
+            moved = <char *>realloc(part.data, capacity)
+            if moved == NULL:
+                return NULL
+            part.data = moved
+            part.capacity = capacity
+        return part.data + at
+
+    cdef void _give_back(self, char *data, uint64_t capacity) noexcept nogil:
+        """Keep the memory of a message for another one. Another thread may drop a body while this one encodes."""
+        pl_lock(&self.spare_lock)
+        if self.spare_count < SPARES and data != NULL and capacity <= SPARE_MAX_BYTES:
+            self.spare[self.spare_count] = data
+            self.spare_capacity[self.spare_count] = capacity
+            self.spare_count += 1
+            data = NULL
+        pl_unlock(&self.spare_lock)
+        free(data)
+
+    cdef void _close_group(self) noexcept nogil:
+        """Make messages of what the parts hold: one of each topic, each saying which topics follow."""
+        cdef uint32_t i, rest = 0, room
+        cdef closed_part *moved
+        cdef open_part *part
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            if self.parts[i].count:
+                rest |= 1 << i
+        if rest == 0:
+            return
+        if self.closed_count + TOPIC_CAPACITY > self.closed_capacity:
+            room = self.closed_capacity * 2 + TOPIC_CAPACITY
+            moved = <closed_part *>realloc(self.closed, room * sizeof(closed_part))
+            if moved == NULL:
+                for i in range(<uint32_t>TOPIC_CAPACITY):
+                    self.dropped += self.parts[i].count
+                    self.parts[i].count = 0
+                return
+            self.closed = moved
+            self.closed_capacity = room
+        for i in range(<uint32_t>TOPIC_CAPACITY):
+            part = &self.parts[i]
+            if part.count == 0:
+                continue
+            rest &= ~(1 << i)
+            moved = &self.closed[self.closed_count]
+            moved.data = part.data
+            moved.used = part.used
+            moved.capacity = part.capacity
+            moved.first = part.first
+            moved.topic = i
+            moved.count = part.count
+            moved.rest = rest
+            self.closed_count += 1
+            self.held_bytes += part.used
+            part.data = NULL
+            part.used = part.capacity = 0
+            part.count = 0

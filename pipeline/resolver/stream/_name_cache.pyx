@@ -1,0 +1,348 @@
+"""Names of users and groups as the stream shows them: encoded once for each id, found without the GIL.
+
+A name is derived from an id and a set of names: the host's, or those of a container, which has users of its own. (Where a
+user other than root made the container, the host's names count.) So no row holds a name. `NameCache.of` finds the set by
+the container id and the mount and user namespace of a row, `put` writes the name. What is not known is nil and noted; `pipeline.resolver.upkeep.names` asks for it and tells the
+answer. One thread uses a cache: the resolver's.
+"""
+
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from pipeline.resolver.stream._wire cimport pl_nil, pl_text
+from pipeline.shm.layout._layout cimport PL_KNOWN_CREDS, PL_KNOWN_NS, PL_ROW_FOREIGN, pl_cold, pl_file, pl_hot
+from pipeline.shm.writer._writer cimport MARK_LIVE, TableWriter
+
+USER = PL_USER
+GROUP = PL_GROUP
+
+#: Containers that a cache holds; those of more are not shown.
+VIEWS_MAX = PL_VIEW_SLOTS // 2
+#: Of one user. Users other than root together leave a quarter of VIEWS_MAX to root.
+VIEWS_PER_USER = PL_VIEWS_PER_USER
+
+
+cdef inline uint32_t _mixed(uint32_t number) noexcept nogil:
+    number *= <uint32_t>0x9E3779B1
+    return number ^ number >> 15
+
+
+cdef inline name_slot *_found(const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
+    """The slot of an id, or the free one where it belongs."""
+    cdef uint32_t at = _mixed(number + kind) & names.mask
+    while names.slots[at].kind != 0 and (names.slots[at].number != number or names.slots[at].kind != kind):
+        at = (at + 1) & names.mask
+    return &names.slots[at]
+
+
+cdef class Names:
+    """The names of one root directory.
+
+    Args:
+        users, groups: by id as the kernel's credentials have it (in the initial user namespace).
+    """
+
+    def __cinit__(self, users=None, groups=None):
+        self.table.slots = NULL
+        self.table.text = NULL
+        self.table.used = self.table.text_used = self.table.text_capacity = 0
+        self.table.mask = 63
+        self.table.slots = <name_slot *>calloc(64, sizeof(name_slot))
+        if self.table.slots == NULL:
+            raise MemoryError
+        for kind, names in ((PL_USER, users or {}), (PL_GROUP, groups or {})):
+            for number, name in names.items():
+                self.add(kind, number, name)
+
+    def __dealloc__(self):
+        free(self.table.slots)
+        free(self.table.text)
+
+    def __len__(self):
+        return self.table.used
+
+    @property
+    def nbytes(self):
+        """Memory that the names take."""
+        return (self.table.mask + 1) * sizeof(name_slot) + self.table.text_capacity
+
+    def add(self, kind: int, number: int, name: str) -> None:
+        """Learn a name; "" means that the id is known to have none."""
+        if kind != PL_USER and kind != PL_GROUP:
+            raise ValueError(f"a name is USER or GROUP, not {kind}")
+        self._put(kind, number, name.encode("utf-8", "surrogateescape")[:PL_NAME_BYTES])
+
+    cdef int _put(self, uint32_t kind, uint32_t number, bytes name) except -1:
+        cdef uint32_t n = <uint32_t>len(name)
+        cdef name_slot *slot
+        cdef char *end
+        self._grow()
+        slot = _found(&self.table, kind, number)
+        if slot.kind == 0:
+            self.table.used += 1
+        slot.kind, slot.number, slot.at = <uint8_t>kind, number, self.table.text_used
+        end = self.table.text + self.table.text_used
+        end = pl_text(end, <char *>name, n) if n else pl_nil(end)
+        slot.n = <uint16_t>(end - self.table.text - self.table.text_used)
+        self.table.text_used += slot.n
+        return 0
+
+    cdef int _grow(self) except -1:
+        """Make room for one more."""
+        cdef name_table old = self.table
+        cdef uint32_t i
+        cdef char *text
+        if old.text_used + PL_NAME_BYTES + 8 > old.text_capacity:
+            text = <char *>realloc(old.text, 2 * old.text_capacity + 4096)
+            if text == NULL:
+                raise MemoryError
+            self.table.text = text
+            self.table.text_capacity = 2 * old.text_capacity + 4096
+        if 2 * old.used < old.mask:
+            return 0
+        self.table.slots = <name_slot *>calloc(2 * (old.mask + 1), sizeof(name_slot))
+        if self.table.slots == NULL:
+            self.table.slots = old.slots
+            raise MemoryError
+        self.table.mask = 2 * old.mask + 1
+        for i in range(old.mask + 1):
+            if old.slots[i].kind != 0:
+                _found(&self.table, old.slots[i].kind, old.slots[i].number)[0] = old.slots[i]
+        free(old.slots)
+        return 0
+
+
+#: Stands for the host's names in `NameCache.set_views`.
+HOST_NAMES = Names()
+
+
+cdef class NameCache:
+    """Whose names count for a process, and what they are.
+
+    Args:
+        host: the host's names.
+        host_mnt_ns, host_user_ns: namespaces in which they count; 0: not known, so any.
+    """
+
+    def __cinit__(self, Names host not None, uint32_t host_mnt_ns, uint32_t host_user_ns):
+        self.host = host
+        self.host_mnt_ns, self.host_user_ns = host_mnt_ns, host_user_ns
+        self.kept = []
+        self.views = <view_slot *>calloc(PL_VIEW_SLOTS, sizeof(view_slot))
+        if self.views == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.views)
+
+    def set_host(self, Names host not None) -> None:
+        """Put other names in place of the host's."""
+        self.host = host
+
+    def set_views(self, views) -> None:
+        """Replace all: (container id, mnt_ns, user_ns) -> (Names, user that is charged for them, 0 for none).
+
+        HOST_NAMES as Names are the host's, whatever they are when a name is looked up.
+        What was noted and is not among them is forgotten.
+        """
+        cdef uint32_t i
+        cdef view_slot *slot
+        cdef bytes container
+        for i in range(<uint32_t>PL_VIEW_SLOTS):
+            self.views[i].is_used = 0
+        self.views_used = self.wanted_views = self.views_charged = 0
+        memset(self.by_user, 0, sizeof(self.by_user))
+        self.kept = [names for names, _ in views.values()]
+        for (container, mnt_ns, user_ns), (names, user) in views.items():
+            slot = self._slot(mnt_ns, user_ns, container, <uint32_t>len(container), user, True)
+            if slot != NULL:
+                slot.is_hosts = names is HOST_NAMES
+                slot.names = NULL if slot.is_hosts else &(<Names?>names).table
+
+    @property
+    def is_wanting(self) -> bool:
+        """Whether `take_wanted` has something."""
+        return self.wants()
+
+    def take_refused(self) -> int:
+        """How often there was no room for a container since the last call."""
+        cdef uint64_t refused = self.refused
+        self.refused = 0
+        return refused
+
+    cdef bint wants(self) noexcept nogil:
+        return self.wanted_views != 0 or self.wanted_ids != 0
+
+    def take_wanted(self):
+        """What was asked for and is not known: [(container id, mnt_ns, user_ns, a pid of it)], [(kind, host's id)]."""
+        cdef uint32_t i
+        cdef view_slot *slot
+        views, ids = [], []
+        for i in range(self.wanted_views):
+            slot = &self.views[self.views_asked[i].slot]
+            views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, self.views_asked[i].tgid))
+        for i in range(self.wanted_ids):
+            ids.append((self.ids_asked[i].kind, self.ids_asked[i].number))
+        self.wanted_views = self.wanted_ids = 0
+        return views, ids
+
+    def living(self, TableWriter tables not None):
+        """What the living processes of a table have, whether it is known or not.
+
+        Returns:
+            [(container id, mnt_ns, user_ns, a pid of it)] of each view but the host's; the host's ids that have no
+            name as far as is known: {(kind, id)}; those of views for which the host's names count, by the
+            user that they count against.
+        """
+        cdef list views = []
+        cdef set ids = set()
+        cdef dict strangers = {}
+        cdef uint32_t row, n
+        cdef const pl_hot *hot
+        cdef const pl_cold *cold
+        cdef const char *container
+        cdef view_slot *slot
+        self.sweep += 1
+        for row in range(1, tables.rows_fresh):
+            # Looked at here, where four rows are on a cache line: in a storm nearly all rows are of what has ended.
+            if not tables.rows[row].marks & MARK_LIVE:
+                continue
+            hot = &tables.hot[row]
+            if not hot.known & PL_KNOWN_NS or not hot.known & PL_KNOWN_CREDS:
+                continue
+            cold = &tables.cold[row]
+            n = 0
+            container = tables.names.bytes(cold.container_ref, &n) if cold.container_ref != 0 else NULL
+            if self._is_host(hot, cold, container):
+                self._unnamed_of(ids, tables, row)
+                continue
+            slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
+            if slot == NULL:
+                continue
+            if slot.is_hosts:
+                self._unnamed_of(strangers.setdefault(slot.user, set()), tables, row)
+            if slot.sweep != self.sweep:
+                slot.sweep = self.sweep
+                views.append((slot.container[: slot.container_n], slot.mnt_ns, slot.user_ns, hot.tgid))
+        return views, ids, strangers
+
+    cdef int _unnamed_of(self, set ids, TableWriter tables, uint32_t row) except -1:
+        """Add the ids of a row that the host has no name for."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        cdef const pl_file *file = NULL
+        cdef uint32_t n = 0
+        self._unnamed(ids, PL_USER, hot.uid)
+        self._unnamed(ids, PL_USER, cold.euid)
+        self._unnamed(ids, PL_GROUP, hot.gid)
+        self._unnamed(ids, PL_GROUP, cold.egid)
+        if hot.file_ref != 0:
+            file = <const pl_file *>tables.names.bytes(hot.file_ref, &n)
+        if file != NULL and n >= sizeof(pl_file) and file.file_inode != 0:
+            self._unnamed(ids, PL_USER, file.file_uid)
+            self._unnamed(ids, PL_GROUP, file.file_gid)
+        return 0
+
+    cdef int _unnamed(self, set ids, uint32_t kind, uint32_t number) except -1:
+        """Add an id of the host if it has no name; known to have none (nil, a single byte) is not known for ever."""
+        cdef const name_slot *slot = _found(&self.host.table, kind, number)
+        if slot.kind == 0 or slot.n <= 1:
+            ids.add((kind, number))
+        return 0
+
+    cdef bint _is_host(self, const pl_hot *hot, const pl_cold *cold, const char *container) noexcept nogil:
+        return (
+            container == NULL and (self.host_mnt_ns == 0 or cold.mnt_ns == self.host_mnt_ns)
+            and (
+                self.host_user_ns == 0 or cold.user_ns == self.host_user_ns
+                # Not known, but with the host's ids (shared_namespaces.py); not so of what a tracer tells.
+                or (cold.user_ns == 0 and hot.flags & PL_ROW_FOREIGN == 0)
+            )
+        )
+
+    cdef view_slot *_slot(
+        self, uint32_t mnt_ns, uint32_t user_ns, const char *container, uint32_t n, uint32_t user, bint is_known
+    ) noexcept nogil:
+        """The slot of a view, taken if there was none; NULL: there is no room. `container` is not looked at if n is 0.
+
+        One user cannot take all slots, and all users but root together leave some for root. A view that is known has
+        its place already, so only VIEWS_MAX bounds it.
+        """
+        cdef uint16_t *charged = &self.by_user[_mixed(user) & (PL_USER_BUCKETS - 1)]
+        cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)
+        cdef view_slot *slot
+        if n > PL_CONTAINER_BYTES:
+            return NULL
+        if n >= 4:
+            at ^= _mixed((<const uint32_t *>container)[0] ^ <uint32_t>container[n - 1] << 24)
+        while True:
+            at &= PL_VIEW_SLOTS - 1
+            slot = &self.views[at]
+            if not slot.is_used:
+                break
+            if (
+                slot.mnt_ns == mnt_ns and slot.user_ns == user_ns and slot.container_n == n
+                and (n == 0 or memcmp(slot.container, container, n) == 0)
+            ):
+                return slot
+            at += 1
+        if self.views_used >= PL_VIEW_SLOTS // 2 or (
+            user != 0 and not is_known
+            and (charged[0] >= PL_VIEWS_PER_USER or self.views_charged >= PL_VIEW_SLOTS // 2 // 4 * 3)
+        ):
+            self.refused += 1
+            return NULL
+        self.views_used += 1
+        if user != 0:
+            charged[0] += 1
+            self.views_charged += 1
+        slot.user = user
+        slot.mnt_ns, slot.user_ns, slot.container_n = mnt_ns, user_ns, <uint16_t>n
+        if n != 0:
+            memcpy(slot.container, container, n)
+        slot.names = NULL
+        slot.is_hosts = 0
+        slot.sweep = 0
+        slot.is_used = 1
+        return slot
+
+    cdef const name_table *of(
+        self, const pl_hot *hot, const pl_cold *cold, const char *container, uint32_t n
+    ) noexcept nogil:
+        cdef uint32_t used = self.views_used
+        cdef view_slot *slot
+        self.is_noting = False
+        if (hot.known & PL_KNOWN_NS) == 0:
+            return NULL
+        if self._is_host(hot, cold, container):
+            self.is_noting = True
+            return &self.host.table
+        slot = self._slot(cold.mnt_ns, cold.user_ns, container, n, hot.uid, False)
+        if slot == NULL:
+            return NULL
+        if self.views_used != used and self.wanted_views < PL_WANTED:
+            self.views_asked[self.wanted_views].slot = <uint32_t>(slot - self.views)
+            self.views_asked[self.wanted_views].tgid = hot.tgid
+            self.wanted_views += 1
+        # Here nothing is noted: a user may have thousands of ids in its namespaces. The sweep asks for a few at a time.
+        if slot.is_hosts:
+            return &self.host.table
+        return slot.names
+
+    cdef char *put(self, char *p, const name_table *names, uint32_t kind, uint32_t number) noexcept nogil:
+        cdef name_slot *slot
+        cdef uint32_t i
+        if names == NULL:
+            return pl_nil(p)
+        slot = _found(names, kind, number)
+        if slot.kind != 0:
+            memcpy(p, names.text + slot.at, slot.n)
+            return p + slot.n
+        if self.is_noting and self.wanted_ids < PL_WANTED:
+            for i in range(self.wanted_ids):
+                if self.ids_asked[i].number == number and self.ids_asked[i].kind == kind:
+                    return pl_nil(p)
+            self.ids_asked[self.wanted_ids].kind = kind
+            self.ids_asked[self.wanted_ids].number = number
+            self.wanted_ids += 1
+        return pl_nil(p)

@@ -1,0 +1,336 @@
+"""Send the public stream: subscriptions in, messages and heartbeats out. The wire is `pipeline.bus.stream.messages`'s.
+
+What is not asked for is not encoded: the subscriptions that arrive set the encoder's topic mask. A message goes to each
+subscriber's queue of its own; where that is full, this one subscriber loses it and learns so from the numbers. Nothing
+here ever waits for a subscriber.
+"""
+
+from __future__ import annotations
+
+import socket as unix
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import zmq
+
+from pipeline.bus._libzmq import NativeSocket
+from pipeline.bus.sockets import Bus, SocketError
+from pipeline.bus.stream.messages import (
+    TOPIC_BYTES,
+    TOPICS,
+    WELCOME_PREFIX,
+    WELCOME_WORD_MAX_BYTES,
+    Header,
+    Message,
+    prefix_mask,
+)
+from pipeline.host.boot import now_boot_ns
+
+#: A subscriber's queue. A message is at most about 64 KiB, shared by all queues it waits in: 64 MiB at the worst.
+SEND_HWM_MESSAGES = 1024
+HEARTBEAT_NS = 1_000_000_000
+#: Subscriptions handled in one poll; more wait for the next, so that a peer cannot keep the resolver busy.
+SUBSCRIPTIONS_PER_POLL = 256
+#: A longer message from a peer closes its connection. ZeroMQ keeps subscriptions in a tree as deep as they are long and
+#: takes it down by recursion, so a subscription of a megabyte would end the resolver with a segmentation fault. The
+#: frames of the handshake count too, and CURVE's take a few hundred bytes.
+_SUBSCRIPTION_MAX_BYTES = 4096
+#: How long a successor waits for its predecessor's subscribers (they look for it every 10 to 200 ms) ...
+_REJOIN_NS = 400_000_000
+#: ... and for further ones after the first topics are complete.
+_REJOIN_SETTLE_NS = 50_000_000
+_LINGER_MS = 500
+
+_LOSS = TOPICS.index("sys.loss")
+_STATS = TOPICS.index("sys.stats")
+
+
+class Encoder(Protocol):
+    """The part of `pipeline.resolver.stream._encoder.Encoder` that is needed here."""
+
+    topics_mask: int
+
+    @property
+    def stream(self) -> int: ...
+
+    @property
+    def former_mask(self) -> int: ...
+
+    def take(self) -> Sequence[Message]: ...
+
+    def put(self, topic: int, fields: Mapping[str, Any]) -> bool: ...
+
+    def settled(self) -> Sequence[int]: ...
+
+
+class Publisher:
+    """The stream's one sender, a part of the resolver's duty cycle.
+
+    Args:
+        encoder: numbers and encodes the events; its `topics_mask` is set here.
+        bus: makes the socket, and closes it.
+        path: ipc socket, in a directory that exists.
+        mode, group: of the socket file; -1: the process' group.
+        boot: the kernel's boot id, 16 bytes.
+        boot_unix_ns: Unix time of boot-clock zero.
+        epoch, takeovers: of the tables.
+        tcp: also bind this ``tcp://`` address, which `secure` then must protect.
+        secure: called with the socket between the two binds (`CurveServer.secure`): ZeroMQ copies the options at each
+            bind, so CURVE is in force for TCP only and the ipc socket keeps its file mode as its guard.
+        send_hwm: messages kept for each subscriber.
+        heartbeat_ns: how often a topic with subscribers says its last number.
+        host: what headers call this host.
+        unwatched: (from, to) of the times in which nobody watched, boot ns; welcomes and heartbeats say them.
+
+    Attributes:
+        published: events handed to ZeroMQ, so for at least one subscriber.
+        unsent: events in messages that found a subscriber's queue full for the first time since it had room. How many
+            it lost in all only that subscriber knows.
+        watermark_boot_ns: what the next headers say; kept up to date by the owner.
+
+    Raises:
+        SocketError, WriterExistsError, ConfigError: as `Bus.bind`; SocketError too where `tcp` cannot be bound.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        bus: Bus,
+        path: Path,
+        *,
+        mode: int = 0o660,
+        group: int = -1,
+        boot: bytes,
+        boot_unix_ns: int,
+        epoch: int,
+        takeovers: int = 0,
+        tcp: str = "",
+        secure: Any = None,
+        send_hwm: int = SEND_HWM_MESSAGES,
+        heartbeat_ns: int = HEARTBEAT_NS,
+        host: str = "",
+        unwatched: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        if tcp and secure is None:
+            raise ValueError("a stream over TCP is never without CURVE")
+        self.encoder = encoder
+        self.published = 0
+        self.unsent = 0
+        self.watermark_boot_ns = 0
+        self._boot = boot
+        self._boot_unix_ns = boot_unix_ns
+        self._epoch = epoch
+        self._takeovers = takeovers
+        self._host = host or unix.gethostname()
+        self._heartbeat_ns = heartbeat_ns
+        self._unwatched = tuple((begin + boot_unix_ns, end + boot_unix_ns) for begin, end in unwatched)
+        self._beaten_ns = 0
+        self._step = 0
+        self._group = 0
+        self._prefixes: dict[bytes, int] = {}
+        self._lost: dict[str, int] = {}
+        self._started_ns = now_boot_ns()
+        self._covered_ns = 0
+        self._is_awaiting = encoder.former_mask != 0
+        self.socket = bus.socket(zmq.XPUB, send_hwm=send_hwm, receive_hwm=SUBSCRIPTIONS_PER_POLL)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, _SUBSCRIPTION_MAX_BYTES)
+        # With it, send says when a queue is full; what happens then is decided in _send.
+        self.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        self._native = NativeSocket(self.socket)
+        bus.bind(self.socket, path, mode=mode, group=group)
+        self.tcp_endpoint = ""
+        if tcp:
+            secure(self.socket)
+            self.socket.setsockopt(zmq.HEARTBEAT_IVL, 5000)
+            try:
+                self.socket.bind(tcp)
+            except zmq.ZMQError as error:
+                raise SocketError(f"cannot bind {tcp}: {error.strerror}") from None
+            self.tcp_endpoint = self.socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    # -- duty cycle ----------------------------------------------------------------------------------------------------
+
+    def send(self, messages: Iterable[Message]) -> int:
+        """Send one step: what was applied since the last commit. Returns the number of events.
+
+        The owner commits between two calls that send something: subscribers rely on it to tell repeats.
+        """
+        sent = 0
+        group_step = self._step
+        for message in messages:
+            header = self._header(first=message.first, count=message.count, rest=message.rest)
+            self._send(TOPIC_BYTES[message.topic], header, message.body, message.count)
+            sent += message.count
+            group_step = self._step + 1
+            if message.rest == 0:
+                self._group += 1
+        self._step = group_step
+        self.published += sent
+        return sent
+
+    def poll(self, now_boot_ns: int) -> int:
+        """Handle subscriptions, send what was encoded outside a batch, and beat when it is time. Returns work done."""
+        work = self._take_subscriptions()
+        messages = self.encoder.take()
+        if messages:
+            work += self.send(messages)
+        if now_boot_ns - self._beaten_ns >= self._heartbeat_ns:
+            self._beaten_ns = now_boot_ns
+            self._beat(now_boot_ns)
+        return work
+
+    def is_awaiting(self, now_boot_ns: int) -> bool:
+        """Whether the predecessor's subscribers should be given a little more time to come back.
+
+        Until then the successor applies nothing: the kernel's rings hold the events, and what it published now would be
+        missed by everybody.
+        """
+        if not self._is_awaiting:
+            return False
+        if self.encoder.former_mask & ~self.encoder.topics_mask == 0:
+            self._covered_ns = self._covered_ns or now_boot_ns
+            self._is_awaiting = now_boot_ns - self._covered_ns < _REJOIN_SETTLE_NS
+        if now_boot_ns - self._started_ns >= _REJOIN_NS:
+            self._is_awaiting = False
+        return self._is_awaiting
+
+    # -- the sys topics ------------------------------------------------------------------------------------------------
+
+    def loss(self, lost: Mapping[str, int], now_boot_ns: int) -> bool:
+        """Tell of a loss: cumulative counts by kind. Does nothing when they are those of the last call.
+
+        The first call of a successor tells of what its predecessor may have told already, as only the counts remain.
+        """
+        new = {kind: count - self._lost.get(kind, 0) for kind, count in lost.items() if count}
+        new = {kind: count for kind, count in new.items() if count > 0}
+        if not new:
+            return False
+        self._lost = dict(lost)
+        return self._put(_LOSS, {"event": "loss", "lost": dict(lost), "new": new}, now_boot_ns)
+
+    def stats(self, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
+        """Publish statistics, if anybody wants them."""
+        if not self.wants_stats:
+            return False
+        return self._put(_STATS, {"event": "stats", **fields}, now_boot_ns)
+
+    @property
+    def wants_stats(self) -> bool:
+        """Whether anybody listens to ``sys.stats``: without it they need not be collected."""
+        return bool(self.encoder.topics_mask >> _STATS & 1)
+
+    def _put(self, topic: int, fields: Mapping[str, Any], now_boot_ns: int) -> bool:
+        return self.encoder.put(topic, {**fields, "time_ns": now_boot_ns + self._boot_unix_ns})
+
+    # -- end -----------------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Say the last numbers and that nothing follows. Closing the bus then waits a moment until this is out."""
+        if self.socket.closed:
+            return
+        messages = self.encoder.take()
+        if messages:
+            self.send(messages)
+        self._beat(now_boot_ns(), end=True)
+        self.socket.close(linger=_LINGER_MS)
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _take_subscriptions(self) -> int:
+        taken = 0
+        welcomes: list[bytes] = []
+        # Asked for first: an exception for what is nearly always the answer takes longer than the rest of a poll.
+        while taken < SUBSCRIPTIONS_PER_POLL and self._native.is_readable():
+            try:
+                message = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            taken += 1
+            if not message or message[0] > 1:
+                continue  # an XSUB peer may send anything upstream
+            prefix = message[1:]
+            if prefix.startswith(WELCOME_PREFIX):
+                if message[0] and len(prefix) <= len(WELCOME_PREFIX) + WELCOME_WORD_MAX_BYTES:
+                    welcomes.append(prefix)
+            elif message[0]:
+                mask = prefix_mask(prefix)
+                if mask:
+                    self._prefixes[prefix] = mask
+            else:
+                # XPUB says so only when the last subscriber of this prefix has gone.
+                self._prefixes.pop(prefix, None)
+        if taken:
+            mask = 0
+            for asked in self._prefixes.values():
+                mask |= asked
+            if mask != self.encoder.topics_mask:
+                # Events that were encoded under the old mask first: a message holds consecutive numbers.
+                self.send(self.encoder.take())
+                self.encoder.topics_mask = mask
+        if welcomes:
+            self.send(self.encoder.take())
+            header = self._header(first=0, count=0, seqs=tuple(int(seq) for seq in self.encoder.settled()))
+            for word in welcomes:
+                self._send(word, header, b"", 0)
+        return taken
+
+    def _beat(self, now_boot_ns: int, *, end: bool = False) -> None:
+        settled = self.encoder.settled()
+        for number, topic in enumerate(TOPIC_BYTES):
+            if self.encoder.topics_mask >> number & 1:
+                header = self._header(first=int(settled[number]) + 1, count=0, end=end, now_boot_ns=now_boot_ns)
+                self._send(topic, header, b"", 0)
+
+    def _header(
+        self,
+        *,
+        first: int,
+        count: int,
+        rest: int = 0,
+        seqs: tuple[int, ...] | None = None,
+        end: bool = False,
+        now_boot_ns: int = 0,
+    ) -> bytes:
+        watermark = self.watermark_boot_ns
+        return Header(
+            host=self._host,
+            boot=self._boot,
+            epoch=self._epoch,
+            stream=self.encoder.stream,
+            writer=self._takeovers,
+            step=self._step,
+            group=self._group,
+            rest=rest,
+            first=first,
+            count=count,
+            time_ns=(now_boot_ns or _now()) + self._boot_unix_ns,
+            watermark_ns=watermark + self._boot_unix_ns if watermark else 0,
+            seqs=seqs,
+            end=end,
+            unwatched=() if count else self._unwatched,
+        ).pack()
+
+    def _send(self, topic: bytes, header: bytes, body: Any, count: int) -> None:
+        frames = (topic, header, body)
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+            return
+        except zmq.Again:
+            # A queue is full, or seems to be: ZeroMQ looks at what its I/O thread reports at most once in a
+            # millisecond while it is sending. Asking for events makes it look now.
+            self.socket.getsockopt(zmq.EVENTS)
+        try:
+            self.socket.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            # It is full. Its subscriber is skipped until there is room again; the others get the message.
+            self.unsent += count
+            self.socket.setsockopt(zmq.XPUB_NODROP, 0)
+            try:
+                self.socket.send_multipart(frames, zmq.NOBLOCK)
+            finally:
+                self.socket.setsockopt(zmq.XPUB_NODROP, 1)
+
+
+def _now() -> int:
+    return now_boot_ns()

@@ -1,0 +1,139 @@
+"""Give the cgroups of the tables their names: ids that rows have, to paths and containers.
+
+Names come with the records of moves and of new cgroups, before the event that they belong to is told; with every look
+at ``/proc``; and, for what neither told, from the cgroup file systems. The names in the rows are _cgroups.pyx's, the
+file systems are walked by containers.py and hierarchies.py.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from pipeline.procfs.containers import CgroupTree, Container, container_of_cgroups, container_of_path
+from pipeline.procfs.hierarchies import Hierarchies
+from pipeline.records import kinds as events
+from pipeline.resolver.apply._cgroups import CgroupNames
+
+#: A cgroup that is gone before anybody looked is looked for so often: longer than walks are apart.
+TRIES = 25
+#: Containers of which is remembered when they were made.
+MADE_MAX = 16384
+
+_PLACE = struct.Struct("<QIHH")
+_MEMBER = struct.Struct("<QII")
+assert (_PLACE.size, _MEMBER.size) == (events.PLACE.itemsize, events.MEMBER.itemsize)
+
+
+class CgroupNamer:
+    """Finds what `CgroupNames` asks for, and hears what records tell; a part of the resolver's housekeeping.
+
+    Args:
+        names: of the applier.
+        tree: knows paths of version 2.
+        hierarchies: those of version 1; None: what records tell is not of this host.
+    """
+
+    def __init__(self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None) -> None:
+        self._names = names
+        self._tree = tree
+        self._hierarchies = hierarchies
+        self._tries: dict[int, tuple[int, int]] = {}
+        self._made: dict[str, int] = {}
+        names.told = self.told
+
+    def __call__(self) -> None:
+        """Name what is asked for; what is not found yet is tried again the next times."""
+        for cgroup_id, tgid in self._names.take_wanted():
+            self._tries.setdefault(cgroup_id, (tgid, 0))
+        for cgroup_id, (tgid, tries) in list(self._tries.items()):
+            if self._find(cgroup_id, tgid) or tries + 1 >= TRIES:
+                del self._tries[cgroup_id]
+            else:
+                self._tries[cgroup_id] = tgid, tries + 1
+
+    def _find(self, cgroup_id: int, tgid: int) -> bool:
+        if not is_set(cgroup_id):
+            path = self._tree.path_of(cgroup_id, tgid)
+            if path is not None:
+                self.learn(cgroup_id, os.fsencode(path))
+            return path is not None
+        if self._hierarchies is None:
+            return False
+        # The process may have moved since: then its cgroups make another number.
+        found, text = self._hierarchies.set_of_process(tgid)
+        if found == cgroup_id:
+            self.learn(cgroup_id, text)
+        return found == cgroup_id
+
+    def learn(self, cgroup_id: int, path: bytes) -> None:
+        """Take what a look at ``/proc`` found.
+
+        Args:
+            cgroup_id: of a cgroup of version 2, or what `cgroup_set` says of those of version 1.
+            path: of the one; for the others all of ``/proc/PID/cgroup``.
+        """
+        if is_set(cgroup_id):
+            lines = [line for line in path.splitlines() if not line.startswith(b"0:")]
+            self._name(cgroup_id, b"", container_of_cgroups(b"\n".join(lines)))
+            return
+        text = os.fsdecode(path)
+        self._tree.learn(cgroup_id, text)
+        self._name(cgroup_id, path, container_of_path(text))
+
+    def told(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
+        """Take what a CGROUP record tells: `strings` as pipeline.records.kinds has them, of a process with `cgroups_v1`.
+
+        `made_boot_ns` is when the cgroup was made, if that is what the record is about, else 0.
+        """
+        if len(strings) < _PLACE.size:
+            return
+        place_id, hierarchy, path_bytes, count = _PLACE.unpack_from(strings)
+        path_at = _PLACE.size + count * _MEMBER.size
+        if path_at + path_bytes > len(strings):
+            return
+        path = strings[path_at : path_at + path_bytes]
+        if path and hierarchy == 0:
+            self._tree.learn(place_id, os.fsdecode(path))
+            self._name(place_id, path, container_of_path(os.fsdecode(path)), made_boot_ns)
+        elif path and self._hierarchies is not None:
+            self._hierarchies.learn(hierarchy, place_id, os.fsdecode(path))
+        if not is_set(cgroups_v1):
+            return
+        members = [
+            (number, cgroup_id)
+            for cgroup_id, number, _ in _MEMBER.iter_unpack(strings[_PLACE.size : path_at])
+        ]  # fmt: skip
+        if events.cgroup_set(members) != cgroups_v1:
+            return
+        if self._hierarchies is not None:
+            container, is_complete = self._hierarchies.container_of(members)
+        else:
+            container = container_of_path(os.fsdecode(path)) if hierarchy else None
+            is_complete = members == [(hierarchy, place_id)]
+        if container is not None or is_complete:
+            self._name(cgroups_v1, b"", container)
+
+    def _name(self, cgroup_id: int, path: bytes, container: Container | None, made_boot_ns: int = 0) -> None:
+        number = container.container_id if container else ""
+        self._names.name(
+            cgroup_id, path, number.encode(),
+            # Nobody can be in a cgroup that is only just made, so there is no row to look for.
+            is_new=made_boot_ns != 0,
+            made_boot_ns=made_boot_ns,
+            container_made_boot_ns=self._container_made(number, path, made_boot_ns) if path and number else 0,
+        )  # fmt: skip
+
+    def _container_made(self, number: str, path: bytes, made_boot_ns: int) -> int:
+        """When a container was made: when its outermost cgroup was, those in it come later; 0: unknown."""
+        above = container_of_path(os.fsdecode(path.rpartition(b"/")[0]))
+        if made_boot_ns and (above is None or above.container_id != number):
+            self._made[number] = made_boot_ns
+            if len(self._made) > MADE_MAX:
+                del self._made[next(iter(self._made))]
+        return self._made.get(number, 0)
+
+
+def is_set(cgroup_id: int) -> bool:
+    """Whether it is a number that `cgroup_set` made, and not the id of a cgroup."""
+    return bool(cgroup_id >> 63)

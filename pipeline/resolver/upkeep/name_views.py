@@ -1,0 +1,125 @@
+"""The names of containers that are kept, bounded: by number and size, together and for each user.
+
+A view is a container, or namespaces that are not the host's. An unprivileged user can make thousands of them, so the
+views that one user made never take the room of all others. Nothing is read in them; what root made may have large
+files. Covers what is kept and what leaves; leaves out reading (`name_reader`) and when a view is read (`names`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pipeline.resolver.stream._name_cache import VIEWS_MAX, VIEWS_PER_USER, Names
+
+#: Names in memory and the files of them below ``users``, of all views together.
+BYTES_MAX = 16 << 20
+#: A file takes whole pages.
+_PAGE = 4096
+
+#: Container id, mount namespace, user namespace.
+View = tuple[bytes, int, int]
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known of one view; `names` is None while nothing is.
+
+    Attributes:
+        user: the user that it counts against: the owner of its namespaces or, until that is
+            known, the user of its process.
+        nbytes: of names and file.
+        digest: of the file.
+        first_ns, seen_ns: when a process of it was seen first and last.
+        due_ns: when it may be read again.
+        failures: readings without an answer, since the last one with one.
+        is_asked: it is being read.
+    """
+
+    user: int = 0
+    names: Names | None = None
+    nbytes: int = 0
+    digest: bytes = b""
+    first_ns: int = 0
+    seen_ns: int = 0
+    due_ns: int = 0
+    failures: int = 0
+    is_asked: bool = False
+
+
+class Views:
+    """Views by their key, the one that was not seen for longest first."""
+
+    def __init__(self, count_max: int = VIEWS_MAX) -> None:
+        self._count_max = count_max
+        self._known: OrderedDict[View, Known] = OrderedDict()
+        self._bytes: Counter[int] = Counter()  # by user
+        self._count: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __iter__(self) -> Iterator[tuple[View, Known]]:
+        return iter(self._known.items())
+
+    @property
+    def nbytes(self) -> int:
+        """Of all views."""
+        return self._bytes.total()
+
+    def get(self, view: View) -> Known | None:
+        """What is known of a view; None: it is not among them."""
+        return self._known.get(view)
+
+    def see(self, view: View, user: int, now: int) -> Known:
+        """Return a view of which a process was seen, added if it is new; `user` counts only then."""
+        known = self._known.get(view)
+        if known is None:
+            known = self._known[view] = Known(user, first_ns=now)
+            self._count[user] += 1
+        known.seen_ns = now
+        self._known.move_to_end(view)
+        return known
+
+    def put(self, view: View, user: int, names: Names, digest: bytes, file_bytes: int) -> None:
+        """Keep the names of a view that is among them."""
+        known = self._known[view]
+        self._charge(known, -1)
+        known.user, known.names, known.digest = user, names, digest
+        known.nbytes = names.nbytes + -(-file_bytes // _PAGE) * _PAGE
+        self._charge(known, 1)
+
+    def forget(self, view: View) -> None:
+        """Drop a view."""
+        self._charge(self._known.pop(view), -1)
+
+    def strip(self, view: View, due_ns: int) -> None:
+        """Drop the names of a view that stays among them, and is not read again before `due_ns`."""
+        known = self._known[view]
+        self._bytes[known.user] -= known.nbytes
+        known.names, known.nbytes, known.digest, known.due_ns = None, 0, b"", due_ns
+
+    def surplus(self) -> tuple[View, bool] | None:
+        """Return the view that has to go next, and whether its names are enough; None: all is within bounds.
+
+        It is one of a user that has more than a user may have, else one of the user that has most.
+        """
+        for user, count in self._count.items():
+            if user and count > VIEWS_PER_USER:
+                return self._oldest(user, False)
+        if self.nbytes > BYTES_MAX:
+            return self._oldest(self._bytes.most_common(1)[0][0], True)
+        if len(self._known) > self._count_max:
+            return self._oldest(self._count.most_common(1)[0][0], False)
+        return None
+
+    def _oldest(self, user: int, is_for_bytes: bool) -> tuple[View, bool]:
+        fits = (view for view, known in self if known.user == user and (known.nbytes or not is_for_bytes))
+        return next(fits), is_for_bytes
+
+    def _charge(self, known: Known, sign: int) -> None:
+        self._count[known.user] += sign
+        self._bytes[known.user] += sign * known.nbytes
+        if not self._count[known.user]:
+            del self._count[known.user], self._bytes[known.user]

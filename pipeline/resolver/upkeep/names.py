@@ -1,0 +1,426 @@
+"""Names of users and groups for a running instance: in the events of its stream, and in files for its readers.
+
+Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
+each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
+as one of its processes is seen, as it may be gone when somebody asks. What is read is in `name_reader`, how a foreign
+root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.names.usernames`.
+
+Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
+container, or if a user other than root made one of the two namespaces; else those in its own root directory. A process
+that is on its way into a container still has the host's root (runc joins the cgroup before it changes the root): then
+nothing is believed, and it is asked again a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import shutil
+import stat
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import files
+from pipeline.host import memory
+from pipeline.host.alive import watched
+from pipeline.host.boot import now_boot_ns
+from pipeline.procfs.users import Kind, host_name
+from pipeline.resolver.stream._name_cache import GROUP, USER, VIEWS_MAX, NameCache, Names
+from pipeline.resolver.upkeep.foreign import key_of
+from pipeline.resolver.upkeep.name_reader import NameReader, ViewNames
+from pipeline.resolver.upkeep.name_views import View, Views
+from pipeline.resolver.upkeep.namespaces import host_namespaces
+from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, file_name
+
+if TYPE_CHECKING:
+    from pipeline.resolver.stream._encoder import Encoder
+    from pipeline.shm.writer._writer import TableWriter
+
+#: How often the host's files are looked at for changes, and how often the rows for containers that nobody noted.
+CHECK_NS = 2_000_000_000
+SWEEP_NS = 2_000_000_000
+#: The time between two sweeps is at least so many times what one takes: some 10 ns a row.
+SWEEP_SHARE = 500
+#: A container's files may change; and namespaces whose first process may not have changed its root yet are young.
+REREAD_NS = 30_000_000_000
+YOUNG_NS = 10_000_000_000
+#: A container that could not be read is asked again after this, then after twice as long, and so on.
+RETRY_NS = 100_000_000
+RETRY_MAX_NS = 10_000_000_000
+#: An id of the host that has no name is asked for again.
+MISS_NS = 60_000_000_000
+IDS_MAX = 4096
+#: Of the ids in one user's own namespaces so many are asked for in a sweep.
+STRANGERS_IDS = 16
+JOBS_MAX = 4096
+
+#: A container that lost its names for want of room is read again after this.
+EVICTED_NS = 60_000_000_000
+#: A view of which no process has lived for this long is forgotten.
+FORGET_NS = 300_000_000_000
+#: Answers taken at a time: the rest waits, and events do not.
+ANSWERS_PER_TURN = 16
+#: Reading the files of users' own namespaces takes at most this share of a CPU.
+STRANGERS_SHARE = 0.2
+PAUSE_MAX_S = 0.2
+#: Files of a predecessor that are kept until their containers are read again.
+LEFT_BYTES = 4 << 20
+#: Freed memory is given back to the kernel when it is this much, and not more often than this.
+GIVE_BACK_BYTES = 1 << 20
+GIVE_BACK_NS = 10_000_000_000
+
+
+#: Turn, number, whether it reads what an unprivileged user has made, and what to do; None ends the thread.
+_Job = tuple[int, int, bool, Callable[[], tuple[Any, ...] | None] | None]
+
+
+class LiveNames:
+    """Keeps the encoder's cache and the readers' files up to date. A part of the resolver's duty cycle.
+
+    Args:
+        tables, encoder: of this instance.
+        directory: the instance's runtime directory; what a predecessor left there is replaced as it becomes known.
+        mode: of the files. Their group is the instance's directory's, where that has the set-group-id bit.
+        with_containers: whether the roots of containers are read at all.
+        proc: where procfs is mounted.
+        look_up: asks the host's name service; raises KeyError for an id without a name.
+        now: the boot clock, in ns.
+        is_traced: processes are those of tracers, which are found in ``/proc`` by their keys.
+        forget_ns: a view of which no process has lived for this long is forgotten.
+    """
+
+    def __init__(
+        self,
+        tables: TableWriter,
+        encoder: Encoder,
+        directory: Path,
+        *,
+        mode: int = 0o644,
+        with_containers: bool = True,
+        proc: str = "/proc",
+        look_up: Callable[[Kind, int], str] = host_name,
+        now: Callable[[], int] = now_boot_ns,
+        is_traced: bool = False,
+        forget_ns: int = FORGET_NS,
+    ) -> None:
+        self._tables = tables
+        self._encoder = encoder
+        self._directory = directory / DIRECTORY
+        self._mode = mode
+        self._with_containers = with_containers
+        self._look_up = look_up
+        self._now = now
+        self._is_traced = is_traced
+        self._views = Views(VIEWS_MAX)
+        self._forget_ns = forget_ns
+        self._is_changed = False  #: the encoder's cache is not what `_views` holds
+        self._left: list[str] = []  # files of a predecessor
+        self._forget_left_ns = 0
+        self._users: dict[int, str] = {}
+        self._groups: dict[int, str] = {}
+        self._service: dict[tuple[int, int], str] = {}  # of ids that are in no file
+        self._asked_ids: dict[tuple[int, int], int] = {}
+        self._checked_ns = self._sweep_due_ns = 0
+        self._reader = NameReader(proc, look_up)
+        # In turn: the host and root's containers, then one of each other user, and so on.
+        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue(JOBS_MAX)
+        self._pending: Counter[int] = Counter()  # views that are being read, by user
+        self._numbers = count()
+        self._closing = threading.Event()
+        self._freed_bytes = self._gave_back_ns = 0
+        self._answers: deque[tuple[Any, ...]] = deque()
+        # A daemon: a look-up that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._work, name="names", daemon=True)
+
+    # -- duty cycle ----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Learn the host's names and start; call when the tables know pid 1.
+
+        Raises:
+            OSError: the directory cannot be made.
+        """
+        if not self._tables.is_takeover:
+            shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(exist_ok=True)
+        self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
+        # A predecessor's views are shown until they are known again; how old they are only their files tell.
+        left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
+        room = LEFT_BYTES
+        for file in reversed(left):
+            if file.name == HOST_FILE:
+                continue
+            room -= file.stat().st_size
+            if room < 0 or len(self._left) >= VIEWS_MAX:
+                file.unlink(missing_ok=True)
+            else:
+                self._left.append(file.name)
+        self._forget_left_ns = self._now() + self._forget_ns
+        mnt_ns, user_ns = host_namespaces(self._tables)
+        self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
+        self._thread.start()
+        # Waited for, so that the first events have names; a host whose files hang must not keep us from starting.
+        self._ask(self._reader.host)
+        for _ in watched(range(200), self._tables.py_show_life):
+            if self._answers or not self._thread.is_alive():
+                break
+            self._thread.join(0.005)
+        self._checked_ns = self._now()
+        self._take_answers()
+        if not (self._directory / HOST_FILE).exists():
+            self._write_host()
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether something came that `poll` has not taken yet."""
+        return bool(self._answers)
+
+    def poll(self, now: int) -> None:
+        """Ask for what is missing and take what has come; costs next to nothing when there is neither."""
+        cache = self._encoder.names
+        if cache is None:
+            return
+        if self._answers:
+            self._take_answers()
+        if cache.is_wanting:
+            views, ids = cache.take_wanted()
+            for container, mnt_ns, user_ns, tgid in views:
+                self._want((container, mnt_ns, user_ns), tgid, now)
+            self._want_ids(ids, now)
+        if now - self._checked_ns >= CHECK_NS:
+            self._checked_ns = now
+            self._ask(self._reader.host)
+        if now >= self._sweep_due_ns:
+            self._sweep(now)
+            self._forget(now)
+            self._sweep_due_ns = now + max(SWEEP_NS, SWEEP_SHARE * (self._now() - now))
+        if self._is_changed:
+            self._show_views()
+
+    def user(self, uid: int) -> str | None:
+        """The host's name of a user, as far as it is known by now; None: it has none, or it is asked for."""
+        name = self._users.get(uid) or self._service.get((USER, uid))
+        if not name:
+            self._want_ids([(USER, uid)], self._now())
+        return name or None
+
+    def close(self, timeout_s: float = 1.0) -> None:
+        """End the thread; what it is just reading is given up."""
+        self._closing.set()
+        with contextlib.suppress(queue.Full):
+            self._jobs.put_nowait((-1, next(self._numbers), False, None))
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    # -- what is missing -----------------------------------------------------------------------------------------------
+
+    def _sweep(self, now: int) -> None:
+        """Ask for each view and each of the host's ids that a living process has."""
+        cache = self._encoder.names
+        assert cache is not None
+        views, ids, strangers = cache.living(self._tables)
+        for container, mnt_ns, user_ns, tgid in watched(views, self._tables.py_show_life):
+            self._want((container, mnt_ns, user_ns), tgid, now)
+        self._want_ids(sorted(ids), now)
+        for theirs in strangers.values():
+            new = [one for one in theirs if now >= self._asked_ids.get(one, 0)]
+            self._want_ids(new[:STRANGERS_IDS], now, is_strangers=True)
+
+    def _want(self, view: View, tgid: int, now: int) -> None:
+        """Read a view through one of its processes, unless it was read or asked for a short time ago."""
+        if not self._with_containers:
+            return
+        cache = self._encoder.names
+        if self._is_traced and cache is not None and view[2] != cache.host_user_ns:
+            return  # a tracer's ids are those of its own user namespace: here they are somebody else's
+        known = self._views.get(view)
+        known = self._views.see(view, self._user_of(tgid) if known is None else known.user, now)
+        self._make_room(now)
+        if known.is_asked or now < known.due_ns:
+            return
+        user = known.user
+        key = key_of(self._tables, tgid) if self._is_traced else None
+
+        def read() -> tuple[Any, ...]:
+            if key is not None:
+                return "view", view, user, self._reader.foreign_view(key, view[1], bool(view[0]))
+            return "view", view, user, self._reader.view(tgid, bool(view[0]), *view[1:])
+
+        known.is_asked = self._ask(read, user)
+        if known.is_asked:
+            self._pending[user] += 1
+
+    def _user_of(self, tgid: int) -> int:
+        """The user that a new view counts against until the owner of its user namespace is known."""
+        row = self._tables.py_head(tgid)
+        return int(self._tables.hot_view()["uid"][row]) if row else 0
+
+    def _make_room(self, now: int) -> None:
+        """Let names of views go until all is within bounds."""
+        while (surplus := self._views.surplus()) is not None:
+            view, is_for_bytes = surplus
+            self._drop(view, now + EVICTED_NS if is_for_bytes else 0)
+            self._tables.count("names_evicted")
+
+    def _drop(self, view: View, due_ns: int = 0) -> None:
+        """Let a view go, or with `due_ns` its names until then."""
+        known = self._views.get(view)
+        assert known is not None
+        self._freed_bytes += known.nbytes
+        self._is_changed |= known.names is not None
+        if due_ns:
+            self._views.strip(view, due_ns)
+        else:
+            self._views.forget(view)
+        (self._directory / _file_of(view)).unlink(missing_ok=True)
+
+    def _forget(self, now: int) -> None:
+        """Drop the views of which no process has lived for long, and give back what was freed."""
+        gone = [view for view, known in self._views if now - known.seen_ns > self._forget_ns and not known.is_asked]
+        for view in gone:
+            self._drop(view)
+        cache = self._encoder.names
+        assert cache is not None
+        if refused := cache.take_refused():
+            self._tables.count("names_refused", refused)
+        if self._left and now >= self._forget_left_ns:
+            for name in self._left:
+                (self._directory / name).unlink(missing_ok=True)
+            self._left = []
+        if self._freed_bytes >= GIVE_BACK_BYTES and now - self._gave_back_ns >= GIVE_BACK_NS:
+            self._freed_bytes, self._gave_back_ns = 0, now
+            self._ask(memory.give_back)
+
+    def _want_ids(self, ids: list[tuple[int, int]], now: int, is_strangers: bool = False) -> None:
+        new = [one for one in ids if now >= self._asked_ids.get(one, 0)]
+        if not new:
+            return
+        if len(self._asked_ids) > IDS_MAX:
+            self._asked_ids.clear()
+
+        def read() -> tuple[Any, ...]:
+            found = self._reader.ids(new)
+            # That an id has no name is remembered so that it is not noted again; strangers' ids never are noted.
+            return "ids", {one: name for one, name in found.items() if name or not is_strangers}
+
+        if self._ask(read):
+            self._asked_ids.update(dict.fromkeys(new, now + MISS_NS))
+
+    def _ask(self, job: Callable[[], tuple[Any, ...] | None], user: int = 0) -> bool:
+        turn = 1 + self._pending[user] if user else 0
+        try:
+            self._jobs.put_nowait((turn, next(self._numbers), user != 0, job))
+        except queue.Full:
+            return False
+        return True
+
+    def _work(self) -> None:
+        while True:
+            _, _, is_strangers, job = self._jobs.get()
+            if job is None:
+                return
+            began = time.thread_time()
+            answer = job()
+            if answer is not None:
+                self._answers.append(answer)
+            if is_strangers:
+                self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / STRANGERS_SHARE - 1)))
+            del job, answer  # nothing is kept while the next job is awaited
+
+    # -- what has come -------------------------------------------------------------------------------------------------
+
+    def _take_answers(self) -> None:
+        for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
+            what, *answer = self._answers.popleft()
+            if what == "host":
+                self._users, self._groups = answer
+                self._show_host()
+            elif what == "ids":
+                self._learn_ids(answer[0])
+            else:
+                self._is_changed |= self._learn_view(*answer)
+
+    def _show_views(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        self._is_changed = False
+        cache.set_views({view: (known.names, known.user) for view, known in self._views if known.names is not None})
+
+    def _show_host(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        users, groups = self._host_names()
+        cache.set_host(Names(users, groups))
+        self._asked_ids.clear()
+        self._write_host()
+
+    def _write_host(self) -> None:
+        cache = self._encoder.names
+        assert cache is not None
+        users, groups = self._host_names()
+        content = {"mnt_ns": cache.host_mnt_ns, "user_ns": cache.host_user_ns, "user": users, "group": groups}
+        self._write(HOST_FILE, json.dumps(content).encode("ascii"))
+
+    def _host_names(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Files first, as name services do."""
+        told = self._service.items()
+        users = {number: name for (kind, number), name in told if kind == USER} | self._users
+        return users, {number: name for (kind, number), name in told if kind == GROUP} | self._groups
+
+    def _learn_ids(self, found: dict[tuple[int, int], str]) -> None:
+        """Names that only the name service knows (LDAP and the like); "" is remembered in the cache alone."""
+        cache = self._encoder.names
+        assert cache is not None
+        before = dict(self._service)
+        for (kind, number), name in found.items():
+            cache.host.add(kind, number, name)
+            if name:
+                self._service[kind, number] = name
+            else:
+                self._service.pop((kind, number), None)
+        if self._service != before:
+            self._write_host()
+
+    def _learn_view(self, view: View, asked_by: int, found: ViewNames | None) -> bool:
+        """Returns whether the cache must be told: also of a failure, so that the next event asks again."""
+        self._pending[asked_by] -= 1
+        if not self._pending[asked_by]:
+            del self._pending[asked_by]
+        known = self._views.get(view)
+        if known is None:
+            return False
+        now = self._now()
+        known.is_asked = False
+        if found is None:
+            known.due_ns = now + min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS)
+            known.failures += 1
+            # What is known of a container stays true; of a namespace whose number is used again it may not be.
+            return known.names is None or not view[0]
+        known.failures = 0
+        known.due_ns = now if now - known.first_ns < YOUNG_NS else now + REREAD_NS
+        if known.names is not None and known.digest == found.digest:
+            return False
+        # Nobody but root is charged for what root made; of what a user made the owner is known now.
+        self._views.put(view, found.owner, found.names, found.digest, len(found.file))
+        if found.is_cut:
+            self._tables.count("names_refused")
+        self._write(_file_of(view), found.file)
+        self._make_room(now)
+        return True
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Replace a file whole. A full file system costs readers names, and nothing else."""
+        if name in self._left:
+            self._left.remove(name)
+        with contextlib.suppress(OSError):
+            files.replace(self._directory / name, content, self._mode)
+
+
+def _file_of(view: View) -> str:
+    return file_name(view[0].decode("utf-8", "surrogateescape"), view[1], view[2])
