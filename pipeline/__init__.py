@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pipeline.bus.context_events import ContextSender
+    from pipeline.client.subscriber import Subscriber
     from pipeline.errors import (
         AccessError,
         BehindError,
@@ -43,14 +44,13 @@ if TYPE_CHECKING:
     from pipeline.resolver.entries.model import SNAPSHOTTED, SNAPSHOTTING, CacheResolverKey
     from pipeline.resolver.entries.opts import ResolverOpts
     from pipeline.shm.reader.table import Entry, ProcessTable
-    from pipeline.subscriber import Subscriber
 
 __version__ = "0.1.0"
 
 #: Public names by the module that defines them.
 _MODULES = {
     "pipeline.shm.reader.table": ("Entry", "ProcessTable"),
-    "pipeline.subscriber": ("Subscriber",),
+    "pipeline.client.subscriber": ("Subscriber",),
     "pipeline.bus.context_events": ("ContextSender",),
     "pipeline.resolver.api.ebpf": ("EBPFResolver",),
     "pipeline.resolver.api.ebpfless": ("EBPFLessResolver",),

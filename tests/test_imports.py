@@ -137,7 +137,7 @@ NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futur
     [
         ("import pipeline", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich"}),
         ("from pipeline import ProcessTable", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "click", "rich"}),
-        ("import pipeline.ask", DAEMON_ONLY | {"numpy", "zmq", "click", "rich"}),
+        ("import pipeline.client.ask", DAEMON_ONLY | {"numpy", "zmq", "click", "rich"}),
         ("from pipeline import Subscriber", DAEMON_ONLY | {"numpy", "click", "rich"}),
         ("import pipeline.cli.main", DAEMON_ONLY | {"numpy", "zmq", "msgpack", "rich"}),
         (

@@ -77,8 +77,8 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
 
 def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
     # Deferred: needs msgpack, and look-ups that hit do without.
-    from pipeline.ask import ask
     from pipeline.bus.requests import LIMITED
+    from pipeline.client.ask import ask
 
     answer = common.patiently(lambda: ask(Path(table.directory), pid))
     if answer.reason == LIMITED:

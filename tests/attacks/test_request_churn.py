@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import paths
-from pipeline.ask import ask
+from pipeline.client.ask import ask
 from tests.attacks.harness import NOBODY, as_nobody, unharmed
 from tests.live.harness import Daemon
 
@@ -69,7 +69,7 @@ def test_all_questions_of_root_are_answered(daemon: Daemon) -> None:
 def _another_user_is_answered(daemon: Daemon) -> bool:
     """Whether a user that is neither root nor the attacker gets an answer."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.ask import ask; "
+        "import sys; from pathlib import Path; from pipeline.client.ask import ask; "
         "sys.exit(not ask(Path(sys.argv[1]), int(sys.argv[2]), 5000).found)"
     )
 

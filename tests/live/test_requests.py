@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import ProcessTable, paths
-from pipeline.ask import ask, resolve
 from pipeline.bus.requests import encode_request
+from pipeline.client.ask import ask, resolve
 from pipeline.errors import StaleError
 from tests.live.harness import Daemon, eventually
 

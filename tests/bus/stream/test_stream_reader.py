@@ -398,7 +398,7 @@ def test_closing_twice_is_fine_and_gives_everything_back(instance: Instance) -> 
 
 def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
-        "import sys, pipeline.subscriber, pipeline.bus.stream.stream_reader\n"
+        "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"
         "heavy = {'numpy', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 're2', 'llvmlite'} & set(sys.modules)\n"
         "own = {m for m in sys.modules if m.startswith(('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings'))}\n"
         "print(sorted(heavy | own))\n"

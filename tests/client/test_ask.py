@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ask, paths
+from pipeline import paths
 from pipeline.bus import requests as wire
+from pipeline.client import ask
 from pipeline.errors import BusyError, StaleError
 
 
