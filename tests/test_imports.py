@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,71 +14,43 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 
-#: What each layer may import, beside itself and LEAVES. A layer is a package or a module below `pipeline`.
-BELOW = {
-    "_epoll": set(),
-    "_records": set(),
-    "events": set(),
-    "digest": set(),
-    "boot": set(),
-    "errors": set(),
-    "config": set(),
-    "paths": set(),
-    "pid_namespace": set(),
-    "trust": set(),
-    "files": set(),
-    "privileges": set(),
-    "notify": set(),
-    "processes": set(),
-    "memory": set(),
-    "log": set(),
-    "specification": set(),
-    "worker": set(),
-    "bpf": set(),
-    "shm": set(),
-    "bus": set(),
-    "export": {"shm"},
-    "subscriber": {"bus", "shm"},
-    "ask": {"bus", "shm"},
-    "resolver": {"bus", "shm", "bpf"},
-    "sources": {"bus", "shm", "bpf"},
-    "supervisor": {"resolver", "sources", "bus", "shm", "bpf", "export"},
-    "cli": {"supervisor", "resolver", "sources", "bus", "shm", "bpf", "export", "subscriber", "ask"},
-}
-#: Reading /proc knows nothing of the tables: a source without eBPF completes its records with it.
-BESIDE = {("sources", "pipeline.procfs.reader"), ("sources", "pipeline.procfs.info")}
-#: Modules that all layers may import; among themselves they follow LEAF_ORDER.
-LEAVES = (
-    "_epoll",
-    "_records",
-    "errors",
-    "events",
-    "digest",
-    "boot",
-    "paths",
-    "pid_namespace",
-    "trust",
-    "files",
-    "privileges",
-    "notify",
-    "processes",
-    "memory",
-    "config",
-    "log",
-    "specification",
-    "worker",
+#: Packages (and single modules) below `pipeline`, lowest first. Each imports only from itself and from rows above it.
+LEVELS = (
+    ("errors", "files", "log", "records", "shm.layout"),
+    ("bus.frames", "config", "paths", "trust"),
+    ("bus.stream", "host", "shm.writer"),
+    ("bpf", "bus", "procfs", "resolver.merge", "shm.check", "shm.names", "worker"),
+    ("resolver.stream", "secrets", "shm.reader", "sources.ring"),
+    ("client", "export", "resolver.apply", "sources.shard"),
+    ("resolver.entries", "sources.proc_connector"),
+    ("resolver.api", "sources.recording", "sources.tracer"),
+    ("resolver.agents", "resolver.upkeep", "sources.synthetic", "supervisor"),
+    ("cli", "resolver.daemon"),
 )
-#: The package itself names public things lazily; those that come from above the layers may go through it.
-THROUGH_PACKAGE = {"cli"}
+LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+#: Importing package, and a family of packages that it may not use at all, whatever the levels allow.
+APART = (("resolver", "sources"), ("sources", "resolver"), ("client", "resolver"), ("shm.reader", "shm.writer"))
+#: No package may be larger: a reader should guess the module from the question.
+MODULES_MAX = 20
 
 
 def modules() -> Iterator[Path]:
     yield from sorted(path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".pyx", ".pxd", ".pyi"})
 
 
-def layer(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.partition(".")[0]
+def module_of(path: Path) -> str:
+    """Return the dotted name of a module below `pipeline`; a package is named by its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path) for path in modules()}
+
+
+def package_of(module: str) -> str:
+    """Return the package of a module, or the module itself if it stands directly below `pipeline`."""
+    folder = PACKAGE / module.replace(".", "/")
+    return module if folder.is_dir() else module.rpartition(".")[0] or module
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -100,25 +73,53 @@ def imported(path: Path) -> Iterator[str]:
             yield f"pipeline.{words[3].rstrip(',')}" if words[1] == "pipeline" and len(words) > 3 else words[1]
 
 
+def imported_modules(path: Path) -> Iterator[str]:
+    """Yield the modules below `pipeline`, without that prefix, that a module imports."""
+    for name in imported(path):
+        module = name.removeprefix("pipeline.")
+        if module == name:
+            continue
+        yield module if module in MODULES else module.rpartition(".")[0]
+
+
 @pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_arrow_points_back_up(path: Path) -> None:
-    own = layer(path)
-    if own == "__init__":
-        return
-    assert own in BELOW, f"{own} is a new layer: give it its place in BELOW"
-    for name in imported(path):
-        if not name.startswith("pipeline."):
+    own = package_of(module_of(path))
+    if not own:
+        return  # the package itself, which names public things lazily
+    for module in imported_modules(path):
+        target = package_of(module)
+        if target == own:
             continue
-        target = name.split(".")[1]
-        if target == own or (own, name) in BESIDE:
+        assert own in LEVEL_OF, f"{own} is a new package: give it its place in LEVELS"
+        if not target:  # a public name, such as ProcessTable
+            assert own == "cli", f"{path}: import a public name from the module that defines it"
             continue
-        if target not in BELOW:  # a public name, such as ProcessTable
-            assert own in THROUGH_PACKAGE, f"{own} must import {name} from where it is defined"
-        elif own in LEAVES:
-            assert target in LEAVES, f"{own} is imported by all layers, so it may not import {name}"
-            assert LEAVES.index(target) < LEAVES.index(own), f"{name} comes after {own} among the leaves"
-        else:
-            assert target in LEAVES or target in BELOW[own], f"{own} may not import {name}"
+        assert LEVEL_OF[target] < LEVEL_OF[own], f"{own} may not import {module}, which is not below it"
+        for user, family in APART:
+            is_apart = f"{own}.".startswith(f"{user}.") and f"{target}.".startswith(f"{family}.")
+            assert not is_apart, f"{own} may not import {module}: {user} and {family} are apart"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    arrows: dict[str, set[str]] = {}
+    for path in modules():
+        module = module_of(path)
+        arrows.setdefault(module, set()).update(name for name in imported_modules(path) if name != module)
+    arrows.pop("")
+    TopologicalSorter(arrows).prepare()  # CycleError names the cycle
+
+
+PACKAGES = sorted(module for module in MODULES if (PACKAGE / module.replace(".", "/")).is_dir())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_says_what_it_does_and_is_small(package: str) -> None:
+    folder = PACKAGE / package.replace(".", "/")
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    assert len(docstring.split("\n\n")) > 1, "the docstring says what the package does, then what it does not do"
+    names = {path.stem for path in folder.iterdir() if path.suffix in {".py", ".pyx"}} - {"__init__"}
+    assert len(names) <= MODULES_MAX, f"{package or 'pipeline'} has {len(names)} modules"
 
 
 def loaded_by(code: str) -> set[str]:
@@ -127,7 +128,15 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-DAEMON_ONLY = {"pylibbpf", "llvmlite", "msgspec", "pythonjsonlogger", "re2", "prometheus_client", "pipeline.config.settings"}
+DAEMON_ONLY = {
+    "pylibbpf",
+    "llvmlite",
+    "msgspec",
+    "pythonjsonlogger",
+    "re2",
+    "prometheus_client",
+    "pipeline.config.settings",
+}
 #: Some MB a process each, and nothing that the daemon uses: the TLS library comes with asyncio, with ssl and hashlib.
 NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futures", "prometheus_client"}
 

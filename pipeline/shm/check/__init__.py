@@ -1,2 +1,4 @@
-"""Invariants of the tables, for tests and diagnosis. It repairs nothing.
+"""Invariants of the tables, for tests and diagnosis.
+
+It does not repair anything.
 """

@@ -1,135 +1,34 @@
-"""Check that an instance's tables are what the writer promises. Used by the tests and by `procline doctor`.
-
-`validate_tables` takes the writer itself, whose private state is then checked as well, or an instance's directory, read
-through its files. Numbered invariants; a violation names its number:
-
-    Tables
-     1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
-     2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
-     3 live       the index names every newest image of a live process, and no process is there twice
-     4 ended      a replaced image has ended and is no head
-     5 links      a link names a row below the frontier; if alive, a row in use and not its own
-     6 chains     following `ancestor` ends
-     7 blocks     an arena's blocks lie end to end from the first unit to the frontier
-     8 strings    a row's arena reference is where a block begins
-     9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
-    10 interned   no two blocks in use hold the same bytes
-    11 checksum   a row's checksum is right (tables made with `checked`)
-    12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq
-    13 commit     commit_index is 0 or 1 and its slot complete; no ring is acknowledged beyond it
-    Writer
-    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes are what the rows say
-    15 refs       a row's count is the number of ancestor, parent and creator links to it
-    16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
-                  refers to; newest images of live processes are in no list
-    17 children   child lists are sound, and hold live processes whose ppid is the list's pid
-
-Of a live instance the files change while they are read: what is found then is looked at again, and only what is found
-each time is reported. Rows being written are passed over.
-"""
+"""Invariants 1 to 13 of validate.py: the tables themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from pipeline.errors import InvariantError
 from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
-    from pipeline.shm.writer._writer import TableWriter
-
-ARENAS = ("names", "args", "envs")
-ARENA_FIELDS = {
-    "names": ("file_ref", "name_ref", "cgroup_ref", "container_ref"),
-    "args": ("args_ref", "extra_ref"),
-    "envs": ("envs_ref",),
-}
-STRONG_LINKS = ("ancestor", "parent", "creator")
-MARK_USED, MARK_LIVE, MARK_EXITED, MARK_QUEUED, MARK_PARKED, MARK_DIGEST, MARK_TTY_GIVEN = 1, 2, 4, 8, 16, 32, 64
-_FREE_UNIT = 0xFFFFFFFF
-_LOOKS = 3
+    pass
+from pipeline.shm.check.state import (
+    _FREE_UNIT,
+    ARENA_FIELDS,
+    STRONG_LINKS,
+    Tables,
+    Violation,
+    resolve_links,
+    walk_blocks,
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """One rule that does not hold: `rule` is "number name"; `row` is a row, a pid or a reference, by the rule."""
-
-    rule: str
-    row: int | None
-    text: str
-
-
-@dataclass(slots=True)
-class Tables:
-    """The segments as arrays, up to the frontier; `writer` is None when they are read from files."""
-
-    control: np.void
-    hot: npt.NDArray[np.void]
-    cold: npt.NDArray[np.void]
-    index: npt.NDArray[np.uint32]
-    arenas: dict[str, npt.NDArray[np.uint8]]
-    commits: list[npt.NDArray[np.void]]
-    acks: npt.NDArray[np.void]
-    commit_rings: list[npt.NDArray[np.void]]
-    writer: TableWriter | None = None
-    used: npt.NDArray[np.bool_] = field(init=False)
-    stable: npt.NDArray[np.bool_] = field(init=False)
-
-    def __post_init__(self) -> None:
-        even = self.hot["row_seq"] % 2 == 0
-        self.stable = even & (self.hot["generation"] != 0)
-        # A published row is a head or replaced, so it has flags; one that is odd as well is in the hand of its writer
-        # or was left so by one that was killed.
-        self.used = (self.hot["generation"] != 0) & (self.hot["flags"] != 0)
-        if len(self.used):
-            self.used[0] = self.stable[0] = False
-
-
-def validate_tables(source: TableWriter | Path) -> None:
-    """Raise for the first invariant that does not hold.
-
-    Args:
-        source: the writer (no row may be open but its `torn_rows`), or an instance's directory.
-
-    Raises:
-        InvariantError: `.rule` and `.row` as in Violation.
-    """
-    found = violations(source)
-    if found:
-        first = found[0]
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise InvariantError(f"invariant {first.rule}: {first.text}{more}", rule=first.rule, row=first.row)
-
-
-def violations(source: TableWriter | Path) -> list[Violation]:
-    """Return everything that does not hold; of a directory, what did not hold in each of three looks."""
-    if not isinstance(source, Path):
-        return list(_check(_from_writer(source)))
-    found = list(_check(_from_files(source)))
-    for _ in range(_LOOKS - 1):
-        if not found:
-            break
-        again = {(violation.rule, violation.row) for violation in _check(_from_files(source))}
-        found = [violation for violation in found if (violation.rule, violation.row) in again]
-    return found
-
-
-def _check(tables: Tables) -> Iterator[Violation]:
+def check(tables: Tables) -> Iterator[Violation]:
+    """Yield what does not hold."""
     yield from _check_index(tables)
     yield from _check_links(tables)
     yield from _check_arenas(tables)
     yield from _check_rows(tables)
     yield from _check_commit(tables)
-    if tables.writer is not None:
-        from pipeline.shm.check import writer as validate_writer
-
-        yield from validate_writer.check(tables, tables.writer)
 
 
 def _check_index(tables: Tables) -> Iterator[Violation]:
@@ -158,15 +57,6 @@ def _check_index(tables: Tables) -> Iterator[Violation]:
         yield Violation("4 ended", int(row), f"row {row} is replaced, but has not ended or is a head")
 
 
-def resolve_links(tables: Tables, links: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Rows that `links` name, 0 where none or dead."""
-    rows = (links & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    generations = (links >> np.uint64(32)).astype(np.uint32)
-    inside = rows < len(tables.hot)
-    rows = np.where(inside, rows, 0)
-    return np.where(inside & (rows != 0) & (tables.hot["generation"][rows] == generations), rows, 0)
-
-
 def _check_links(tables: Tables) -> Iterator[Violation]:
     hot = tables.hot
     own = np.arange(len(hot))
@@ -184,31 +74,6 @@ def _check_links(tables: Tables) -> Iterator[Violation]:
         reach = reach[reach]
     for row in np.flatnonzero(reach):
         yield Violation("6 chains", int(row), f"row {row}: its ancestors form a ring")
-
-
-def walk_blocks(memory: npt.NDArray[np.uint8]) -> tuple[list[tuple[int, int, int, int]], str]:
-    """Walk an arena: ([(reference, units, length, refcount)], what is wrong or "")."""
-    words = memory[: len(memory) // 16 * 16].view(np.uint32).reshape(-1, 4)
-    blocks: list[tuple[int, int, int, int]] = []
-    unit = 1
-    while unit < len(words):
-        refcount, length = int(words[unit, 0]), int(words[unit, 1])
-        if length == 0:
-            break
-        if length != _FREE_UNIT and length > (1 << 20) - 16:
-            return blocks, f"no block begins at unit {unit}"
-        units = 1 if length == _FREE_UNIT else _class_units(1 + -(-length // 16))
-        blocks.append((unit, units, length, refcount))
-        unit += units
-    return blocks, "" if unit <= len(words) else f"the last block ends at unit {unit} of {len(words)}"
-
-
-def _class_units(units: int) -> int:
-    """Size class of arena.h that holds `units`."""
-    if units <= 16:
-        return units
-    step = 1 << ((units - 1).bit_length() - 3)
-    return -(-units // step) * step
 
 
 def _check_arenas(tables: Tables) -> Iterator[Violation]:
@@ -263,59 +128,3 @@ def _check_commit(tables: Tables) -> Iterator[Violation]:
     ahead = tables.acks["applied_pos"] > tables.commit_rings[valid]["applied_pos"]
     for ring in np.flatnonzero(ahead):
         yield Violation("13 commit", int(ring), f"ring {ring} is acknowledged beyond what is committed")
-
-
-def _from_writer(writer: TableWriter) -> Tables:
-    frontier = writer.rows_frontier
-    control = writer.control_view()[0]
-    rings = int(control["ring_count"])
-    memory = np.frombuffer(writer.control_memory(), np.uint8)
-    return Tables(
-        control=control,
-        hot=writer.hot_view()[:frontier],
-        cold=writer.cold_view()[:frontier],
-        index=writer.index_view(),
-        arenas={name: np.frombuffer(getattr(writer, name).view(), np.uint8) for name in ARENAS},
-        commits=[writer.commit_view(slot)[0] for slot in (0, 1)],
-        acks=writer.ring_ack_view(),
-        commit_rings=[_rings(memory, control, slot, rings) for slot in (0, 1)],
-        writer=writer,
-    )
-
-
-def _from_files(directory: Path) -> Tables:
-    def read(name: str, size: int | None = None) -> npt.NDArray[np.uint8]:
-        with (directory / name).open("rb") as file:
-            return np.frombuffer(file.read() if size is None else file.read(size), np.uint8)
-
-    memory = read("control")
-    control = memory[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
-    allocated = int(control["rows_allocated"])
-    hot = read("hot", allocated * layout.HOT.itemsize).view(layout.HOT)
-    cold = read("cold", allocated * layout.COLD.itemsize).view(layout.COLD)
-    used = np.flatnonzero(hot["generation"])
-    frontier = int(used[-1]) + 1 if len(used) else 1
-    arenas = {}
-    for name in ARENAS:
-        try:
-            arenas[name] = read(name, int(control[f"{name}_allocated_bytes"]))
-        except PermissionError:  # args and envs have tighter modes: check what may be read
-            continue
-    rings = int(control["ring_count"])
-    ring_offset = int(control["ring_offset"])
-    slots = [int(control["commit_offset"]) + slot * int(control["commit_bytes"]) for slot in (0, 1)]
-    return Tables(
-        control=control,
-        hot=hot[:frontier],
-        cold=cold[:frontier],
-        index=read("index")[: (int(control["pid_capacity"]) + int(control["key_capacity"])) * 4].view(np.uint32),
-        arenas=arenas,
-        commits=[memory[at : at + layout.COMMIT.itemsize].view(layout.COMMIT)[0] for at in slots],
-        acks=memory[ring_offset : ring_offset + rings * layout.RING_ACK.itemsize].view(layout.RING_ACK),
-        commit_rings=[_rings(memory, control, slot, rings) for slot in (0, 1)],
-    )
-
-
-def _rings(memory: npt.NDArray[np.uint8], control: np.void, slot: int, rings: int) -> npt.NDArray[np.void]:
-    begin = int(control["commit_offset"]) + slot * int(control["commit_bytes"]) + layout.COMMIT.itemsize
-    return memory[begin : begin + rings * layout.COMMIT_RING.itemsize].view(layout.COMMIT_RING)

@@ -1,4 +1,4 @@
-"""Invariants 14 to 17 of tables.py: the writer's private state against the tables."""
+"""Invariants 14 to 17 of validate.py: the writer's private state against the tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.shm.check.tables import (
+from pipeline.shm.check.state import (
     MARK_DIGEST,
     MARK_EXITED,
     MARK_LIVE,

@@ -1,2 +1,4 @@
-"""Layouts of the shared segments, for Python, C and Cython. Nothing here maps or changes a segment.
+"""Layouts of the shared segments, for Python, C and Cython.
+
+It does not map or change a segment.
 """

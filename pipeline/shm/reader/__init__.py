@@ -1,2 +1,4 @@
-"""What a reader process imports: the table, entries and their lineage. It never writes to the segments.
+"""What a reader process imports: the table, entries and their lineage.
+
+It does not write to the segments, and it imports nothing of the daemon.
 """

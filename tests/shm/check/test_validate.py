@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InvariantError
-from pipeline.shm.check.tables import validate_tables, violations
+from pipeline.shm.check.validate import validate_tables, violations
 from pipeline.shm.layout import tables as layout
 from tests.shm.table_host import Host, make_writer
 
@@ -122,10 +122,10 @@ def test_every_invariant_is_broken_once() -> None:
 
 def test_what_changes_between_two_looks_is_not_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader of a live instance meets half of a change now and then; only what stays is an error."""
-    from pipeline.shm.check import tables as validate
+    from pipeline.shm.check import validate
 
     looks = 0
-    look = validate._from_files
+    look = validate.from_files
 
     def once_broken(directory: Path) -> validate.Tables:
         nonlocal looks
@@ -136,6 +136,6 @@ def test_what_changes_between_two_looks_is_not_reported(host: Host, monkeypatch:
             tables.index[5] = 0
         return tables
 
-    monkeypatch.setattr(validate, "_from_files", once_broken)
+    monkeypatch.setattr(validate, "from_files", once_broken)
     assert violations(host.writer.directory) == []
     assert looks == 2

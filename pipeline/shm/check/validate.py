@@ -1,0 +1,81 @@
+"""Check that an instance's tables are what the writer promises. Used by the tests and by `procline doctor`.
+
+`validate_tables` takes the writer itself, whose private state is then checked as well, or an instance's directory, read
+through its files. Numbered invariants; a violation names its number:
+
+    Tables
+     1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
+     2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
+     3 live       the index names every newest image of a live process, and no process is there twice
+     4 ended      a replaced image has ended and is no head
+     5 links      a link names a row below the frontier; if alive, a row in use and not its own
+     6 chains     following `ancestor` ends
+     7 blocks     an arena's blocks lie end to end from the first unit to the frontier
+     8 strings    a row's arena reference is where a block begins
+     9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
+    10 interned   no two blocks in use hold the same bytes
+    11 checksum   a row's checksum is right (tables made with `checked`)
+    12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq
+    13 commit     commit_index is 0 or 1 and its slot complete; no ring is acknowledged beyond it
+    Writer
+    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes are what the rows say
+    15 refs       a row's count is the number of ancestor, parent and creator links to it
+    16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
+                  refers to; newest images of live processes are in no list
+    17 children   child lists are sound, and hold live processes whose ppid is the list's pid
+
+Of a live instance the files change while they are read: what is found then is looked at again, and only what is found
+each time is reported. Rows being written are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InvariantError
+
+if TYPE_CHECKING:
+    from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.check import tables as check_tables
+from pipeline.shm.check import writer as check_writer
+from pipeline.shm.check.state import Tables, Violation, from_files, from_writer
+
+#: How often the files of a live instance are read before something counts as a violation.
+READS = 3
+
+
+def validate_tables(source: TableWriter | Path) -> None:
+    """Raise for the first invariant that does not hold.
+
+    Args:
+        source: the writer (no row may be open but its `torn_rows`), or an instance's directory.
+
+    Raises:
+        InvariantError: `.rule` and `.row` as in Violation.
+    """
+    found = violations(source)
+    if found:
+        first = found[0]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise InvariantError(f"invariant {first.rule}: {first.text}{more}", rule=first.rule, row=first.row)
+
+
+def violations(source: TableWriter | Path) -> list[Violation]:
+    """Return everything that does not hold; of a directory, what did not hold in each of three looks."""
+    if not isinstance(source, Path):
+        return list(_check(from_writer(source)))
+    found = list(_check(from_files(source)))
+    for _ in range(READS - 1):
+        if not found:
+            break
+        again = {(violation.rule, violation.row) for violation in _check(from_files(source))}
+        found = [violation for violation in found if (violation.rule, violation.row) in again]
+    return found
+
+
+def _check(tables: Tables) -> Iterator[Violation]:
+    yield from check_tables.check(tables)
+    if tables.writer is not None:
+        yield from check_writer.check(tables, tables.writer)
