@@ -78,8 +78,14 @@ class Report:
     curves: list[dict[str, Any]] = field(default_factory=list)
 
     def target(
-        self, name: str, value: float, limit: float, unit: str, *,
-        is_upper_bound: bool = True, floor: float | None = None,
+        self,
+        name: str,
+        value: float,
+        limit: float,
+        unit: str,
+        *,
+        is_upper_bound: bool = True,
+        floor: float | None = None,
     ) -> None:
         """Add a target; a value that is None or not a number is left out by the caller."""
         self.targets.append(Target(name, value, limit, unit, is_upper_bound, floor))

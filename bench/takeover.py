@@ -4,9 +4,9 @@
 Method
     A process fills tables with `--images` images by replayed forks, execs and exits and ends without closing them, as a
     killed resolver does. Of three processes one is still alive; each exec has arguments of its own. A second process
-    then builds the resolver of an instance from these tables, as `pipeline.resolver.daemon.main` does, and starts it, up to
-    the state READY. That is repeated `--runs` times on the same tables. The source is the proc connector without its
-    socket: it has no BPF maps to load, and the resolver does not wait for a first frame.
+    then builds the resolver of an instance from these tables, as `pipeline.resolver.daemon.main` does, and starts it,
+    up to the state READY. That is repeated `--runs` times on the same tables. The source is the proc connector without
+    its socket: it has no BPF maps to load, and the resolver does not wait for a first frame.
 Command
     python bench/takeover.py [--images N] [--runs N] [--json]     (root, for the tables' file modes)
 How to read it

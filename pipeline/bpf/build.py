@@ -8,7 +8,6 @@ header of the build machine is used but libbpf's.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -81,8 +80,8 @@ def compile_object(source: Path, output: Path) -> None:
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
         clang, *_FLAGS,
-        f"-ffile-prefix-map={PROGRAMS.parents[1]}=.", f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
-        "-I", os.path.relpath(RECORDS, source.parent),
+        f"-ffile-prefix-map={source.parent}=.", f"-ffile-prefix-map={RECORDS}=records", "-I", str(RECORDS),
+        f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
     # In the source's folder and with a relative name, so that no path of this machine gets into the object.

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 
 from pipeline.bpf import syscall, words
 
-#: Kind of the records that a program makes, by its name: the numbers of pipeline/records/kinds.py. What the others tell (calls
-#: that may have changed something, signals) is not lost by one that was not looked at, or they cannot be preempted.
+#: Kind of the records that a program makes, by its name: the numbers of pipeline/records/kinds.py. What the others tell
+#: (calls that may have changed something, signals) is not lost by one that was not looked at, or they cannot be
+#: preempted.
 KINDS = {
     "pl_on_fork": 1, "pl_on_exec": 2, "pl_on_exit": 3, "pl_commit_creds": 4, "pl_set_loginuid": 4, "pl_on_rename": 5,
     "pl_on_cgroup": 6, "pl_on_mkdir": 6, "pl_change_pid": 7, "pl_clear_tty": 7, "pl_tty_ioctl": 7, "pl_tty_open": 7,

@@ -1,8 +1,8 @@
 """Context events: what agents on the host know of a process and the kernel's rings do not say. Codec and sender.
 
 They travel on the socket of the frames (root only, mode 0600 in a directory of mode 0700), as another message: they
-are rare, so each is a map, not a row of columns. Dispatching is `pipeline.resolver.agents.context_events`'s. A message is one msgpack
-map:
+are rare, so each is a map, not a row of columns. Dispatching is `pipeline.resolver.agents.context_events`'s. A message
+is one msgpack map:
 
     key      type    meaning
     context  uint    CONTEXT_VERSION; the first key, by which a message is told from a frame

@@ -413,9 +413,7 @@ def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
     # Not settimeout(): a socket that does not block fails at once where the listener's queue is full, and one that
     # blocks waits in line.
     left = max(0.001, deadline - time.monotonic())
-    connection.setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1_000_000))
-    )
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1_000_000)))
     try:
         connection.connect(os.fspath(path.with_name(OWN_SOCKET)))
     except OSError as error:

@@ -1,8 +1,9 @@
 """Settings for the commands that need a capture: merged, and checked as far as that needs no capture.
 
-`pipeline.config.settings` checks each setting by itself. Here is what needs this host, or what only the part of the daemon knows
-that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline run`, `record`
-and `config` all call `load`, so that `config` accepts nothing that `run` refuses later for these reasons.
+`pipeline.config.settings` checks each setting by itself. Here is what needs this host, or what only the part of the
+daemon knows that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline
+run`, `record` and `config` all call `load`, so that `config` accepts nothing that `run` refuses later for these
+reasons.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     for event in Subscriber(topics=["exec"]):
         print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
 
-The socket is `pipeline.bus.stream.stream_reader`'s; here the stream is joined with the tables. **Late joiner**: subscribe, wait
-for the welcome, read which numbers the tables have committed (C), list the processes, go on with what is numbered
-above C. Nothing can fall between: the welcome is sent between two steps, so what was published before it is in the
-tables, and what is published after it reaches us. An event may be in both (applied after C was read and before its
-process was listed); a fork or an exec that the list shows already is not told again. After a gap this is done anew.
+The socket is `pipeline.bus.stream.stream_reader`'s; here the stream is joined with the tables. **Late joiner**:
+subscribe, wait for the welcome, read which numbers the tables have committed (C), list the processes, go on with what
+is numbered above C. Nothing can fall between: the welcome is sent between two steps, so what was published before it is
+in the tables, and what is published after it reaches us. An event may be in both (applied after C was read and before
+its process was listed); a fork or an exec that the list shows already is not told again. After a gap this is done anew.
 
 Imports numpy only with the tables, so only for a snapshot.
 """
@@ -37,8 +37,8 @@ _RETRY_S = 0.05
 #: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of pipeline.resolver.stream._encoder:
-#: the name of the stream, and how many events of all topics there were.
+#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of
+#: pipeline.resolver.stream._encoder: the name of the stream, and how many events of all topics there were.
 _WATERMARK = struct.Struct("<8xQ")
 _TOPIC_SEQ = struct.Struct("<128x16Q")
 _STREAM_SLOT = 14

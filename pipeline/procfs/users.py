@@ -224,9 +224,7 @@ def read_names(
         # At the end: a process never comes back to namespaces that it left, unless as root.
         if not _has(process, namespaces) or not (is_host or _owner(process) == 0):
             return None
-        return RootNames(
-            users, groups, uid_map, gid_map, root_identity(root), is_cut=are_users_cut or are_groups_cut
-        )
+        return RootNames(users, groups, uid_map, gid_map, root_identity(root), is_cut=are_users_cut or are_groups_cut)
     except OSError:
         return None
     finally:
@@ -246,9 +244,7 @@ def parse_names(text: bytes) -> dict[int, str]:
     return _parse(io.BytesIO(text), [(0, 0, 1 << 32)], None)[0]
 
 
-def _parse(
-    file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int | None
-) -> tuple[dict[int, str], bool]:
+def _parse(file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int | None) -> tuple[dict[int, str], bool]:
     """The names of the ids that `ranges` map, and whether there are more than may be kept."""
     names: dict[int, str] = {}
     left = kept_bytes

@@ -259,7 +259,8 @@ assert (HEAD.itemsize, TASK.itemsize, FORK.itemsize, EXEC.itemsize, EXIT.itemsiz
 
 
 def cgroup_set(members: Iterable[tuple[int, int]]) -> int:
-    """Return what TASK.cgroups_v1 says of a process in these cgroups of version 1, as ``bpf/programs/task.bpf.h`` computes it.
+    """Return what TASK.cgroups_v1 says of a process in these cgroups of version 1, as ``bpf/programs/task.bpf.h``
+    computes it.
 
     The order does not matter. The top bit is set, so that no id of a cgroup is taken for it.
 

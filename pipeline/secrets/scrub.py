@@ -117,7 +117,7 @@ class _Rules:
 
 
 def _load_rules() -> _Rules:
-    rules = tomllib.loads(files("pipeline.resolver").joinpath("scrub_rules.toml").read_text(encoding="utf-8"))
+    rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text(encoding="utf-8"))
     programs: dict[bytes, list[_Program]] = {}
     for entry in rules["program"]:
         program = _Program(

@@ -1,4 +1,5 @@
-"""A worker's reading of its specification, which `pipeline.worker.specification` describes and writes, by the standard library.
+"""A worker's reading of its specification, which `pipeline.worker.specification` describes and writes, by the standard
+library.
 
 That module needs msgspec and all settings with their limits and descriptions: 2 to 4 MB that each process would keep
 for ever to read one document that the supervisor has checked.

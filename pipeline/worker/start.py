@@ -1,6 +1,7 @@
 """What processes of this package do at their start: read their specification, set up their log, confine themselves.
 
-Of the specification, which `pipeline.worker.specification` describes and writes, a source reads the few fields that it needs.
+Of the specification, which `pipeline.worker.specification` describes and writes, a source reads the few fields that it
+needs.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.bpf import build
 
-SCRIPT = build.HERE.parent.parent / "script" / "bpf-build"
+SCRIPT = Path(build.__file__).parents[2] / "script" / "bpf-build"
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_shipped_objects_match_their_source(compiler: None) -> None:
 
 def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
-    shutil.copytree(build.HERE, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
+    shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
     for source in build.SOURCES:
         output = tmp_path / "out.o"
         build.compile_object(copy / source, output)
@@ -45,10 +45,10 @@ def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> 
 
 def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "bpf"
-    shutil.copytree(build.HERE, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
+    shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
     source = copy / "context.bpf.c"
     source.write_text(source.read_text().replace("task, true)", "task, false)"))
-    monkeypatch.setattr(build, "HERE", copy)
+    monkeypatch.setattr(build, "PROGRAMS", copy)
     assert build.check() == ["context.bpf.o"]
 
 
@@ -73,5 +73,5 @@ def test_objects_hold_no_path_of_the_build_machine() -> None:
     root_home = os.path.join(b"/", b"root", b"")  # noqa: PTH118 - bytes
     for source in build.SOURCES:
         data = build.object_path(source).read_bytes()
-        for word in (b"/usr/", b"/home/", root_home, b"/tmp/", os.fsencode(build.HERE)):
+        for word in (b"/usr/", b"/home/", root_home, b"/tmp/", os.fsencode(build.PROGRAMS)):
             assert word not in data, (source, word)

@@ -408,7 +408,7 @@ def test_a_program_that_has_no_place_is_left_out_unless_it_is_the_one(
 ) -> None:
     source = tmp_path / "two.bpf.c"
     source.write_text(TWO % place)
-    (tmp_path / "vmlinux_min.h").write_bytes((build.HERE / "vmlinux_min.h").read_bytes())
+    (tmp_path / "vmlinux_min.h").write_bytes((build.PROGRAMS / "vmlinux_min.h").read_bytes())
     try:
         build.compile_object(source, tmp_path / "two.bpf.o")
     except build.BuildError as error:

@@ -130,7 +130,7 @@ int pl_bad(u64 *ctx) { return *(int *)(ctx[0] << 3); }
 def bad_object(tmp_path: Path, missing: Callable[[str], NoReturn]) -> Path:
     source = tmp_path / "bad.bpf.c"
     source.write_text(BAD)
-    (tmp_path / "vmlinux_min.h").write_bytes((build.HERE / "vmlinux_min.h").read_bytes())
+    (tmp_path / "vmlinux_min.h").write_bytes((build.PROGRAMS / "vmlinux_min.h").read_bytes())
     try:
         build.compile_object(source, tmp_path / "bad.bpf.o")
     except build.BuildError as error:

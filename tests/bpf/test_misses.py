@@ -59,7 +59,7 @@ def test_every_program_has_its_kind() -> None:
     names = set()
     for source in build.SOURCES:
         if source.startswith(("procline", "context", "capability", "cred_fentry")):
-            text = (build.HERE / source).read_text()
+            text = (build.PROGRAMS / source).read_text()
             names |= set(re.findall(r'SEC\("(?:tp_btf|fexit)/[^\n]*\nint (?:BPF_PROG\()?(pl_\w+)', text))
     assert names - {"pl_on_signal"} == set(misses.KINDS)
     of = {

@@ -132,9 +132,7 @@ def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, act
             time.sleep(0.003)  # ends of one millisecond have no order
 
 
-def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(
-    pids: maps.PidMap, actions: Path
-) -> None:
+def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(pids: maps.PidMap, actions: Path) -> None:
     pid, *others = numbers_of_one_set(pids)
     end(actions, pid, pid, pid)
     first = pids.get(pid)

@@ -173,6 +173,4 @@ def test_output_to_a_full_disk_is_one_line_and_code_2() -> None:
             stdout=full, stderr=subprocess.PIPE, text=True, timeout=30,
         )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr == (
-        "procline: cannot write the output: No space left on device: what is there is incomplete\n"
-    )
+    assert done.stderr == ("procline: cannot write the output: No space left on device: what is there is incomplete\n")

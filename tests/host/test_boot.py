@@ -82,8 +82,15 @@ def test_65536_identities_have_65536_ids() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1234", "7d444840-9dc0-41d1-b245-5ffdce74fad2", "z" * 36, BOOT.hex(), f"{BOOT.hex()}-x-1",
-     f"{BOOT.hex()}-01-1"],
+    [
+        "",
+        "1234",
+        "7d444840-9dc0-41d1-b245-5ffdce74fad2",
+        "z" * 36,
+        BOOT.hex(),
+        f"{BOOT.hex()}-x-1",
+        f"{BOOT.hex()}-01-1",
+    ],
 )
 def test_other_text_is_no_entity_id(text: str) -> None:
     with pytest.raises(ValueError):

@@ -155,7 +155,9 @@ def test_exec_of_a_set_user_id_program_gains_nothing() -> None:
 
 
 def test_a_crash_leaves_no_core_file(tmp_path: Path) -> None:
-    code = "import os, sys; from pipeline.host.privileges import disable_core_dumps\n{}\nos.chdir(sys.argv[1]); os.abort()"
+    code = (
+        "import os, sys; from pipeline.host.privileges import disable_core_dumps\n{}\nos.chdir(sys.argv[1]); os.abort()"
+    )
     child = subprocess.Popen([sys.executable, "-c", code.format("disable_core_dumps()"), os.fspath(tmp_path)])
     _, status = os.waitpid(child.pid, 0)
     child.returncode = 0

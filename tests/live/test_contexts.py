@@ -472,9 +472,7 @@ def auth_info() -> Iterator[Path]:
     path.unlink()
 
 
-def test_an_ssh_session_and_all_below_it(
-    table: ProcessTable, daemon: Daemon, tmp_path: Path, auth_info: Path
-) -> None:
+def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tmp_path: Path, auth_info: Path) -> None:
     sshd = compile_c(SSHD, tmp_path / "sshd")
     with process(sshd, auth_info, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
@@ -587,9 +585,7 @@ def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon
         assert other.stat()["counters"]["sessions_unread"] == 0
 
 
-def test_what_a_short_command_leaves_behind_is_in_its_session(
-    table: ProcessTable, tmp_path: Path
-) -> None:
+def test_what_a_short_command_leaves_behind_is_in_its_session(table: ProcessTable, tmp_path: Path) -> None:
     """`ssh HOST 'sleep 60 &'`."""
     source = SSHD_SHORT.replace('execl("/bin/true", "true", NULL)', 'execl("/bin/sh", "sh", "-c", COMMAND, NULL)')
     sshd = compile_c(f'#define COMMAND "sleep 60 >/dev/null 2>&1 & echo $$ $!"\n{source}', tmp_path / "sshd")

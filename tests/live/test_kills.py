@@ -127,9 +127,7 @@ def _identities(directory: Path, parents: set[int]) -> Counter[str]:
     )  # fmt: skip
     twice = [key for key, n in keys.items() if n > 1]
     assert not twice, f"applied twice: {twice[:5]}"
-    return Counter(
-        fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum())
-    )
+    return Counter(fork=int((~is_exec).sum()), exec=int(is_exec.sum()), alive=int((mine["exit_boot_ns"] == 0).sum()))
 
 
 def _assert_right_within_2s(table, pid: int, workload: Path) -> None:

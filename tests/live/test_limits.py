@@ -23,9 +23,7 @@ def needed(name: str) -> int:
                 if limit == name)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("option", "name"), [("--nofile=32", "RLIMIT_NOFILE"), (f"--as={300_000 << 10}", "RLIMIT_AS")]
-)
+@pytest.mark.parametrize(("option", "name"), [("--nofile=32", "RLIMIT_NOFILE"), (f"--as={300_000 << 10}", "RLIMIT_AS")])
 def test_a_limit_that_is_too_low_ends_the_start_with_one_line_and_code_2(option: str, name: str) -> None:
     daemon = Daemon()
     daemon.wrapper = ("prlimit", option)

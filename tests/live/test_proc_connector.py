@@ -145,6 +145,7 @@ def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) ->
 
 # -- changes while a process lives -------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def actor() -> Iterator[Actor]:
     with Actor() as made:

@@ -111,9 +111,7 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
 
         def counts() -> dict[str, int]:
             stats = table.stats()
-            return {
-                kind: stats["events"][kind] + stats["lost"].get(kind, 0) for kind in ("fork", "exec", "exit")
-            }
+            return {kind: stats["events"][kind] + stats["lost"].get(kind, 0) for kind in ("fork", "exec", "exit")}
 
         def quiet() -> dict[str, int]:
             previous = None

@@ -149,7 +149,13 @@ class Host:
         (self.directory / pid / "mountinfo").write_bytes(os.fsencode(text))
 
     def find(
-        self, path: str, mount_id: int = 30, device: int = 8 << 20 | 1, *, pid: str = "7", mnt_ns: int = 1,
+        self,
+        path: str,
+        mount_id: int = 30,
+        device: int = 8 << 20 | 1,
+        *,
+        pid: str = "7",
+        mnt_ns: int = 1,
         root: str = "/",
     ) -> tuple[int, int] | None:
         fd = os.open(self.directory / pid, os.O_PATH)

@@ -140,7 +140,9 @@ def test_root_without_files_has_no_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "/etc/shadow-copy", "../../secret/passwd", "../../../../../../etc/passwd",
+        "/etc/shadow-copy",
+        "../../secret/passwd",
+        "../../../../../../etc/passwd",
         str(Path("/proc/1", "root", "etc/passwd")),
     ],
 )

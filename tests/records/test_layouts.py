@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
@@ -15,7 +14,6 @@ from pipeline.bpf import build, maps
 from pipeline.records import kinds as events
 from tests.records.layout_tables import rows_of, tables
 
-HEADERS = Path(build.HERE)
 LAYOUTS = {**events.RECORD_LAYOUTS, **maps.MAP_LAYOUTS}
 TABLES = {
     **{name.upper(): (tables(events.__doc__), dtype) for name, dtype in events.RECORD_LAYOUTS.items()},
@@ -61,7 +59,9 @@ def c_answers(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str],
         "int main(void)\n{\n\t" + "\n\t".join(lines) + "\n\treturn 0;\n}\n"
     )
     program = source.with_suffix("")
-    subprocess.run([gcc, "-Wall", "-Werror", "-I", HEADERS, source, "-o", program], check=True)
+    subprocess.run(
+        [gcc, "-Wall", "-Werror", "-I", build.PROGRAMS, "-I", build.RECORDS, source, "-o", program], check=True
+    )
     output = subprocess.run([program], check=True, capture_output=True, text=True).stdout
     return {key: int(value) for key, value in (line.split("=") for line in output.splitlines())}
 

@@ -3,5 +3,5 @@
 import pytest
 
 pytest.register_assert_rewrite(
-    "tests.resolver.scenario_happens", "tests.resolver.scenario_looks", "tests.resolver.keyed_world"
+    "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_looks", "tests.resolver.api.keyed_world"
 )

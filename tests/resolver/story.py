@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.resolver.apply._applier import Applier
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 

@@ -489,7 +489,7 @@ def test_one_long_match_is_cheap(name: str) -> None:
 
 def test_rule_file_is_sound() -> None:
     """Each anchor is in small letters (the prefilter folds case), and a pattern's own text contains one of them."""
-    rules = tomllib.loads(files("pipeline.resolver").joinpath("scrub_rules.toml").read_text())
+    rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text())
     for rule in rules["pattern"]:
         assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
     for program in rules["program"]:

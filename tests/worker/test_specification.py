@@ -63,7 +63,10 @@ def test_a_field_that_is_not_there_is_of_another_version() -> None:
 
 def test_the_resolver_does_without_msgspec() -> None:
     """With the settings' descriptions it would be 2 MB, for one document."""
-    code = "import sys, pipeline.resolver.daemon.main; print(*{'msgspec', 'pipeline.config.settings', 'argparse'} & set(sys.modules))"
+    code = (
+        "import sys, pipeline.resolver.daemon.main\n"
+        "print(*{'msgspec', 'pipeline.config.settings', 'argparse'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 
 

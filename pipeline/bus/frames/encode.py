@@ -26,8 +26,8 @@ are ignored, so a key may be added within a version:
     exit  bin k*32     the same for exit
     blob  bin          the strings of all records, one after the other
 
-Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.records.kinds`, whose 9 MB a shard
-can do without.
+Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.records.kinds`, whose 9 MB
+a shard can do without.
 """
 
 from __future__ import annotations

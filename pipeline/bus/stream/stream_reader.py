@@ -1,8 +1,8 @@
 """Read the public stream from its socket: connect, wait for the welcome, hand over events in order.
 
 `StreamReader` knows sockets and waiting; numbers, gaps and repeats are `tracker`'s, the wire is in `stream`. What joins
-the stream with the tables (a snapshot first, another one after a gap) is `pipeline.client.subscriber`, because the bus does
-not know the tables. Imports neither numpy nor anything of the daemon.
+the stream with the tables (a snapshot first, another one after a gap) is `pipeline.client.subscriber`, because the bus
+does not know the tables. Imports neither numpy nor anything of the daemon.
 """
 
 from __future__ import annotations

@@ -367,9 +367,7 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
-def _names(
-    spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
-) -> LiveNames | None:
+def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack) -> LiveNames | None:
     show = spec.config.contexts.user_names
     if show == "off" or spec.source.startswith("replay:"):
         shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)

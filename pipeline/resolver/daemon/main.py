@@ -1,7 +1,8 @@
 """The resolver process: build one `Resolver` from the worker spec, run its duty cycle, end cleanly.
 
-Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The spec (JSON, read from the inherited
-descriptor) names the instance, its directory, the settings and the inherited descriptors of the rings and BPF maps.
+Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The spec (JSON, read from the
+inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the rings and BPF
+maps.
 """
 
 from __future__ import annotations

@@ -179,9 +179,8 @@ def fill(
 
 def _is_nameless(owner: np.void, head: np.void) -> bool:
     """Whether an entry is of the process that `head` is of, which lives, and names no image."""
-    return (
-        int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0
-        and is_same_start(int(owner["start_boot_ns"]), int(head["start_boot_ns"]) // TICK_NS)
+    return int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0 and is_same_start(
+        int(owner["start_boot_ns"]), int(head["start_boot_ns"]) // TICK_NS
     )
 
 

@@ -82,7 +82,8 @@ class CgroupNamer:
         self._name(cgroup_id, path, container_of_path(text))
 
     def told(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
-        """Take what a CGROUP record tells: `strings` as pipeline.records.kinds has them, of a process with `cgroups_v1`.
+        """Take what a CGROUP record tells: `strings` as pipeline.records.kinds has them, of a process with
+        `cgroups_v1`.
 
         `made_boot_ns` is when the cgroup was made, if that is what the record is about, else 0.
         """

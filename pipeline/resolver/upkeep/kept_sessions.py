@@ -3,8 +3,9 @@
 The sessions of all users together have a limit. At the limit the user that uses most of it loses its oldest session, so
 a flood of one user's sessions displaces nobody else's. Adding one costs the same however many there are.
 
-The file ``sessions`` is replaced whole (`pipeline.shm.names.ssh` reads it), at once or WRITE_NS after the last time. So a row
-can have a number that the file does not have yet: readers then know that there is a session, and nothing else of it.
+The file ``sessions`` is replaced whole (`pipeline.shm.names.ssh` reads it), at once or WRITE_NS after the last time. So
+a row can have a number that the file does not have yet: readers then know that there is a session, and nothing else of
+it.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
 each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
 as one of its processes is seen, as it may be gone when somebody asks. What is read is in `name_reader`, how a foreign
-root is read safely in `users`, how the stream finds a name in `_names`, how readers do in `pipeline.shm.names.usernames`.
+root is read safely in `users`, how the stream finds a name in `_names`, how readers do in
+`pipeline.shm.names.usernames`.
 
 Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
 container, or if a user other than root made one of the two namespaces; else those in its own root directory. A process

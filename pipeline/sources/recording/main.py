@@ -1,8 +1,8 @@
 """The process that replays a recording into an instance: takes the place of the shards.
 
-Started by the supervisor as ``python -m pipeline.sources.recording.main --spec-fd N``, with the source ``replay:FILE`` in
-the specification. After the last frame it stays and keeps its rings current, so that the instance can be asked, until
-SIGTERM.
+Started by the supervisor as ``python -m pipeline.sources.recording.main --spec-fd N``, with the source ``replay:FILE``
+in the specification. After the last frame it stays and keeps its rings current, so that the instance can be asked,
+until SIGTERM.
 """
 
 from __future__ import annotations

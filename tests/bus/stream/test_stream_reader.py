@@ -360,7 +360,8 @@ def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> N
 def test_who_may_not_read_is_told_which_file_and_what_to_do(instance: Instance) -> None:
     instance.path.chmod(0o600)
     program = (
-        "import os, sys; from pipeline.bus.stream.stream_reader import StreamReader; from pipeline.errors import AccessError\n"
+        "import os, sys; from pipeline.bus.stream.stream_reader import StreamReader\n"
+        "from pipeline.errors import AccessError\n"
         "os.setgroups([]); os.setresgid(*[65534] * 3); os.setresuid(*[65534] * 3)\n"
         "try: StreamReader('ipc://' + sys.argv[1])\n"
         "except AccessError as error: print(error.path, '|', error)\n"
@@ -400,7 +401,8 @@ def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"
         "heavy = {'numpy', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 're2', 'llvmlite'} & set(sys.modules)\n"
-        "own = {m for m in sys.modules if m.startswith(('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings'))}\n"
+        "daemon = ('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings')\n"
+        "own = {m for m in sys.modules if m.startswith(daemon)}\n"
         "print(sorted(heavy | own))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)

@@ -13,11 +13,11 @@ from typing import Any
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CacheResolverKey, Source
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
+from tests.resolver.api.scenario_steps import Part, Scenario, expects, happens
 from tests.resolver.resolver_world import check_children
-from tests.resolver.scenario_steps import Part, Scenario, expects, happens
 from tests.resolver.story import instance
 
 Key = tuple[int, int]

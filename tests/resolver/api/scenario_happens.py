@@ -25,8 +25,8 @@ from pipeline.resolver.entries.model import (
     Source,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, encode_payload
+from tests.resolver.api.scenario_steps import Part, Scenario, Step, happens
 from tests.resolver.resolver_world import FakeMap, World, high, image_of, owner_of, world
-from tests.resolver.scenario_steps import Part, Scenario, Step, happens
 
 #: The two processes of which a test knows what the real /proc says.
 OWN, PARENT = os.getpid(), os.getppid()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.resolver.entries.cache_entry import DEFAULTS
+from tests.resolver.api.scenario_steps import expects
 from tests.resolver.resolver_world import World, high
-from tests.resolver.scenario_steps import expects
 
 
 @expects

@@ -12,10 +12,9 @@ from pipeline.resolver.entries.model import (
     Source,
 )
 from pipeline.resolver.entries.opts import ResolverOpts
-from tests.resolver import keyed_world as keyed
-from tests.resolver.keyed_world import ebpfless
-from tests.resolver.resolver_world import high
-from tests.resolver.scenario_happens import (
+from tests.resolver.api import keyed_world as keyed
+from tests.resolver.api.keyed_world import ebpfless
+from tests.resolver.api.scenario_happens import (
     Stars,
     apply_exit,
     apply_exit_of_unknown,
@@ -51,7 +50,7 @@ from tests.resolver.scenario_happens import (
     time_passes,
     update,
 )
-from tests.resolver.scenario_looks import (
+from tests.resolver.api.scenario_looks import (
     ancestor,
     args,
     argv_scrubbed,
@@ -82,7 +81,8 @@ from tests.resolver.scenario_looks import (
     told,
     uncounted,
 )
-from tests.resolver.scenario_steps import given, then, when
+from tests.resolver.api.scenario_steps import given, then, when
+from tests.resolver.resolver_world import high
 
 INIT = fork("I", 0, 1, 100)
 

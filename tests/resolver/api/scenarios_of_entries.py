@@ -16,7 +16,7 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from tests.resolver.scenario_happens import (
+from tests.resolver.api.scenario_happens import (
     change,
     ebpf,
     entry_exec,
@@ -26,8 +26,8 @@ from tests.resolver.scenario_happens import (
     set_exec_parent,
     set_fork_parent,
 )
-from tests.resolver.scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
-from tests.resolver.scenario_steps import given, then, when
+from tests.resolver.api.scenario_looks import ancestor, children, credentials, equal, has, inherits, lineage
+from tests.resolver.api.scenario_steps import given, then, when
 
 #: What descendants have from an ancestor.
 HERITAGE: dict[str, Any] = {

@@ -6,7 +6,7 @@ import os
 
 from pipeline.resolver.api.stats import KERNEL_PPID, SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.model import Source
-from tests.resolver.scenario_happens import (
+from tests.resolver.api.scenario_happens import (
     OWN,
     PARENT,
     cut,
@@ -24,8 +24,20 @@ from tests.resolver.scenario_happens import (
     reparent_from_kernel,
     reparent_from_procfs,
 )
-from tests.resolver.scenario_looks import ancestor, cache, chain, count, file, has, head, ppid, procfs_ppids, same, told
-from tests.resolver.scenario_steps import given, then, when
+from tests.resolver.api.scenario_looks import (
+    ancestor,
+    cache,
+    chain,
+    count,
+    file,
+    has,
+    head,
+    ppid,
+    procfs_ppids,
+    same,
+    told,
+)
+from tests.resolver.api.scenario_steps import given, then, when
 
 #: Of most stories, by the names that the specification uses.
 P, C, X = fork("P", 0, 3, 123), fork("C", 3, 4, 123), exec_("X", 3, 4, 456)

@@ -14,12 +14,12 @@ from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.entry_rows import Book
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import ProcessTable
+from tests.resolver.apply.test_applier import World, flag
 from tests.resolver.resolver_world import check_children_of, world
 from tests.resolver.story import BOOT_ID, Story, instance, make_tables
-from tests.resolver.test_apply import World, flag
 
 LIVE = 65_536
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.host import boot
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.entries.model import CacheResolverKey, ResolverError
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._reader import TableReader
 from pipeline.shm.writer._writer import TableWriter

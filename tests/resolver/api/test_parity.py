@@ -14,9 +14,9 @@ from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.ebpfless import EBPFLessResolver
 from pipeline.resolver.api.stats import COUNTERS
 from pipeline.shm.names.symlinks import BUSYBOX_PATHS, symlink_names
-from tests.resolver.test_scenarios import SCENARIOS
+from tests.resolver.api.test_scenarios import SCENARIOS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXT = (ROOT / "docs/parity.md").read_text(encoding="utf-8")
 
 #: Parameters of the interface, as the reference names them, in snake case.
@@ -89,10 +89,10 @@ def test_names_exist(row: dict[str, str]) -> None:
     if name.endswith(".h"):
         assert defined(name, row["here"].strip("`"))
         return
-    module = import_module(f"pipeline.{name}" if "." in name else f"pipeline.resolver.{name}")
+    module = import_module(f"pipeline.{name}")
     assert has(module, row["here"].strip("`"))
     if row.get("test"):
-        assert is_test(Path(__file__).parent, row["test"])
+        assert is_test(ROOT / "tests", row["test"])
 
 
 def is_test(directory: Path, name: str) -> bool:
@@ -151,18 +151,35 @@ def test_every_metric_and_tag_is_listed() -> None:
 
 def test_constants_have_the_values_that_are_listed() -> None:
     values = {
-        ("model", "SNAPSHOTTING"): 0, ("model", "SNAPSHOTTED"): 1, ("argsenvs", "PRIORITY_PREFIXES"): ("DD_SERVICE",),
-        ("lookup", "PROCFS_DEPTH"): 16, ("argsenvs", "CACHE_IDS"): 512, ("interner", "CAPACITY"): 8192,
-        ("limiter", "CAPACITY"): 128, ("limiter", "ALLOWANCE"): 1, ("limiter", "PERIOD_NS"): 30 * 10**9,
-        ("reparenting", "FORK_LEVELS"): 3, ("reparenting", "WALK_STEPS"): 64, ("ebpf", "FLUSH_INTERVAL_S"): 120,
-        ("ebpf", "FLUSH_AGE_NS"): 60 * 10**9, ("argsenvs", "CHUNK_BYTES"): 256, ("argsenvs", "ENVIRON_STRINGS"): 256,
-        ("argsenvs", "TRUNCATION_MARK"): "...", ("ebpfless", "COMM_CHARS"): 16, ("args_views", "KTHREADD"): 2,
-        ("model", "FILELESS_FILESYSTEM"): "tmpfs", ("model", "FILELESS_PREFIX"): "memfd:",
-        ("procinfo", "UNSET"): 4294967295, ("scrub", "WORD_MASK"): b"*" * 8, ("scrub", "PATTERN_MASK"): b"*" * 5,
-        ("dump", "DOT_DIRECTORY"): "/tmp", ("dump", "DOT_PREFIX"): "process-cache-dump-", ("dump", "DOT_MODE"): 0o400,
-    }  # fmt: skip
+        ("resolver.entries.model", "SNAPSHOTTING"): 0,
+        ("resolver.entries.model", "SNAPSHOTTED"): 1,
+        ("secrets.argsenvs", "PRIORITY_PREFIXES"): ("DD_SERVICE",),
+        ("resolver.api.lookup", "PROCFS_DEPTH"): 16,
+        ("secrets.argsenvs", "CACHE_IDS"): 512,
+        ("secrets.interner", "CAPACITY"): 8192,
+        ("resolver.api.limiter", "CAPACITY"): 128,
+        ("resolver.api.limiter", "ALLOWANCE"): 1,
+        ("resolver.api.limiter", "PERIOD_NS"): 30 * 10**9,
+        ("resolver.api.reparenting", "FORK_LEVELS"): 3,
+        ("resolver.api.reparenting", "WALK_STEPS"): 64,
+        ("resolver.api.ebpf", "FLUSH_INTERVAL_S"): 120,
+        ("resolver.api.ebpf", "FLUSH_AGE_NS"): 60 * 10**9,
+        ("secrets.argsenvs", "CHUNK_BYTES"): 256,
+        ("secrets.argsenvs", "ENVIRON_STRINGS"): 256,
+        ("secrets.argsenvs", "TRUNCATION_MARK"): "...",
+        ("resolver.api.ebpfless", "COMM_CHARS"): 16,
+        ("resolver.entries.args_views", "KTHREADD"): 2,
+        ("resolver.entries.model", "FILELESS_FILESYSTEM"): "tmpfs",
+        ("resolver.entries.model", "FILELESS_PREFIX"): "memfd:",
+        ("procfs.info", "UNSET"): 4294967295,
+        ("secrets.scrub", "WORD_MASK"): b"*" * 8,
+        ("secrets.scrub", "PATTERN_MASK"): b"*" * 5,
+        ("resolver.api.dump", "DOT_DIRECTORY"): "/tmp",
+        ("resolver.api.dump", "DOT_PREFIX"): "process-cache-dump-",
+        ("resolver.api.dump", "DOT_MODE"): 0o400,
+    }
     for (module, name), value in values.items():
-        assert getattr(import_module(f"pipeline.resolver.{module}"), name) == value, name
+        assert getattr(import_module(f"pipeline.{module}"), name) == value, name
     for name, number in (
         ("PL_STRING_MAX", 32_768), ("PL_PID_SETS", 4096), ("PL_PID_WAYS", 8), ("PL_PROC_CACHE_ENTRIES", 16_384),
     ):  # fmt: skip

@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.errors import InvariantError
 from pipeline.resolver.entries.entry_rows import row_of
-from tests.resolver import keyed_world as keyed
-from tests.resolver.keyed_world import KeyedWorld, ebpfless
+from tests.resolver.api import keyed_world as keyed
+from tests.resolver.api.keyed_world import KeyedWorld, ebpfless
+from tests.resolver.api.scenario_happens import ebpf, fork
+from tests.resolver.api.scenario_looks import cache, children, head
+from tests.resolver.api.scenario_steps import Part, Scenario, given, happens, play, then, when
 from tests.resolver.resolver_world import World
-from tests.resolver.scenario_happens import ebpf, fork
-from tests.resolver.scenario_looks import cache, children, head
-from tests.resolver.scenario_steps import Part, Scenario, given, happens, play, then, when
 
 P, C = fork("P", 0, 3, 123), fork("C", 3, 4, 123)
 

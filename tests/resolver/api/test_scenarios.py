@@ -11,10 +11,10 @@ import re
 
 import pytest
 
-from tests.resolver.scenario_steps import play
-from tests.resolver.scenarios_derived import DERIVED
-from tests.resolver.scenarios_of_entries import OF_ENTRIES
-from tests.resolver.scenarios_of_resolver import OF_RESOLVER
+from tests.resolver.api.scenario_steps import play
+from tests.resolver.api.scenarios_derived import DERIVED
+from tests.resolver.api.scenarios_of_entries import OF_ENTRIES
+from tests.resolver.api.scenarios_of_resolver import OF_RESOLVER
 
 SCENARIOS = OF_RESOLVER | OF_ENTRIES | DERIVED
 

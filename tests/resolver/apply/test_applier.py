@@ -13,7 +13,7 @@ from pipeline.resolver.apply import _applier as _apply
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import (

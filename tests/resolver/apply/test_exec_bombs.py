@@ -16,13 +16,13 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import ProcessTable
 from pipeline.shm.writer._writer import TableWriter
+from tests.resolver.apply.test_applier import World
+from tests.resolver.apply.test_interleavings import enter_init
 from tests.resolver.story import Reading, Story, checked, dump, frame_of, instance, make_tables
-from tests.resolver.test_apply import World
-from tests.resolver.test_interleavings import enter_init
 
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
 

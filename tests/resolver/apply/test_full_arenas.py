@@ -24,13 +24,13 @@ from pipeline.resolver.entries.model import (
     UserSessionContext,
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
-from tests.resolver.full_arenas import full
-from tests.resolver.model import Model
+from tests.resolver.apply.full_arenas import full
+from tests.resolver.apply.model import Model
+from tests.resolver.apply.test_interleavings import OPS, enter_init, tell
 from tests.resolver.story import Reading, checked, instance, make_tables
 from tests.resolver.story_world import StoryWorld
-from tests.resolver.test_interleavings import OPS, enter_init, tell
 
 SMALL = {"names_bytes": 1 << 16, "args_bytes": 1 << 16, "envs_bytes": 1 << 16}
 COMMON = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])

@@ -20,8 +20,8 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
     UserSessionContext,
 )
-from tests.resolver.full_arenas import full
-from tests.resolver.keyed_world import exec_entry, keyed_tables
+from tests.resolver.api.keyed_world import exec_entry, keyed_tables
+from tests.resolver.apply.full_arenas import full
 from tests.resolver.story import checked, instance
 from tests.resolver.story_world import StoryWorld
 

@@ -21,7 +21,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import SLACK_NS, Merger
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.model import FIELDS, Model, view_of
+from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from pipeline.records import kinds as events
 from pipeline.resolver.apply import _applier as _apply
 from pipeline.resolver.apply._applier import Applier
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
-from tests.resolver.full_arenas import full
+from tests.resolver.apply.full_arenas import full
+from tests.resolver.apply.test_interleavings import STEP_NS, enter_init, tell
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, instance, make_tables, task_of
-from tests.resolver.test_interleavings import STEP_NS, enter_init, tell
 
 STAT = 1 << 20  # stat() shows another inode number, as on overlayfs
 STEPS = st.lists(

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.records import kinds as events
 from pipeline.resolver.apply import _applier as _apply
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import instance, task_of

@@ -20,7 +20,7 @@ from pipeline.resolver.daemon import requests
 from pipeline.resolver.daemon.requests import Requests, TokenBucket
 from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.resolver.entries.model import SNAPSHOTTED
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from tests.resolver.resolver_world import FakeMap, FakeProc
 from tests.resolver.story import Reading, Story, instance, make_tables
@@ -395,8 +395,9 @@ def test_a_flood_of_one_user_does_not_keep_others_from_an_answer(world: World) -
 
 def test_connections_without_a_question_count(world: World) -> None:
     world.channel.ask(10)
-    world.channel.receive, real = (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)), (
-        world.channel.receive
+    world.channel.receive, real = (
+        (lambda budget: setattr(world.channel, "accepted", 1000) or real(budget)),
+        (world.channel.receive),
     )
     world.requests.poll(world.now)
     assert not world.requests.may_take(world.now + 100_000_000)

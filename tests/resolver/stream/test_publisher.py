@@ -184,9 +184,7 @@ def test_each_topic_with_a_subscriber_beats(instance: Instance, peers: zmq.Conte
     assert receive(socket) is not None
 
 
-def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(
-    directory: Path, peers: zmq.Context
-) -> None:
+def test_welcomes_and_heartbeats_say_when_nobody_watched_and_events_do_not(directory: Path, peers: zmq.Context) -> None:
     with tables() as writer:
         instance = Instance(writer, directory, unwatched=[(7, 9)])
         try:

@@ -15,7 +15,7 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import kinds as events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 

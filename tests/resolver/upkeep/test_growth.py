@@ -51,7 +51,7 @@ def test_a_full_tmpfs_is_counted_and_said_and_growth_goes_on_when_there_is_room(
     mount = 'mount -t tmpfs -o size=8m none /mnt && exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, "-c", SCRIPT],
-        capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+        capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3])),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     counts, line = done.stdout.splitlines()

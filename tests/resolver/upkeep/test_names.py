@@ -28,8 +28,8 @@ from pipeline.shm.names.usernames import UserNames
 from pipeline.shm.writer._writer import TableWriter
 from tests.procfs.strangers import stranger
 from tests.procfs.test_users import UNSHARED, needs_root, process_in, root  # noqa: F401 - a fixture
+from tests.resolver.stream.test_encoder import take
 from tests.resolver.stream_rows import BOOT, CRED, FORK, Row, tables
-from tests.resolver.test_encode import take
 
 KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS
 
@@ -243,8 +243,10 @@ def test_where_a_user_made_the_namespaces_the_hosts_names_count(tmp_path: Path) 
         # They are the host's as of now.
         made.live._users[65534] = "renamed"
         made.live._show_host()
-        assert made.event(row)["user"] == "renamed" == UserNames(str(tmp_path)).name(
-            "user", 65534, "c0ffee", row["mnt_ns"], row["user_ns"]
+        assert (
+            made.event(row)["user"]
+            == "renamed"
+            == UserNames(str(tmp_path)).name("user", 65534, "c0ffee", row["mnt_ns"], row["user_ns"])
         )
 
 
@@ -478,7 +480,7 @@ MEMORY_SCRIPT = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.resolver import test_names
+from tests.resolver.upkeep import test_names
 from tests.procfs.test_users import process_in
 
 def rss():
@@ -517,7 +519,7 @@ def test_memory_for_containers_with_large_files_is_bounded(tmp_path: Path) -> No
     script = MEMORY_SCRIPT.replace("items(made)", "made.live._views")
     done = subprocess.run(
         [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path), "200"],
-        capture_output=True, text=True, timeout=120, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+        capture_output=True, text=True, timeout=120, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3])),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     grown, disk = map(int, done.stdout.split())

@@ -21,11 +21,11 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import kept_sessions, sessions
 from pipeline.resolver.upkeep import sshd as sshd_module
 from pipeline.resolver.upkeep.sessions import SshSessions, session_of
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.names import ssh
+from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
-from tests.resolver.test_apply import World
 
 ENVIRON = b"USER=alice\0SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22\0"
 

@@ -16,8 +16,8 @@ from pipeline.records import kinds as events
 from pipeline.resolver.upkeep import sshd
 from pipeline.resolver.upkeep.sshd import HostSshd, is_hosts_file
 from pipeline.shm.layout import tables as layout
+from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
-from tests.resolver.test_apply import World
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, the owner of sshd")
 

@@ -18,10 +18,10 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import terminals
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
+from tests.resolver.apply.test_applier import World
 from tests.resolver.story import instance
-from tests.resolver.test_apply import World
 
 
 @pytest.fixture
@@ -296,9 +296,7 @@ def test_who_left_the_session_or_has_ended_keeps_what_it_had(w: World, sessions:
     assert ttys(w, 3, 4, 5, 6) == [b"pts1"] * 4
 
 
-def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(
-    w: World, sessions: SessionTerminals
-) -> None:
+def test_a_later_record_that_tells_nothing_of_terminals_does_not_keep_it(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
     put(w.story.exit(3), 3).apply(w.applier)
     change = w.story.change(4, events.KIND_COMM)

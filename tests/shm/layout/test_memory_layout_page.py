@@ -10,13 +10,15 @@ import pytest
 
 from pipeline.shm.layout import tables as layout
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "memory-layout.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "memory-layout.md").read_text()
 
 
 @pytest.mark.parametrize(
     ("heading", "dtype"),
     [
-        ("## Hot row", layout.HOT), ("## Cold row", layout.COLD), ("## FILE record", layout.FILE),
+        ("## Hot row", layout.HOT),
+        ("## Cold row", layout.COLD),
+        ("## FILE record", layout.FILE),
         ("## CGROUP record", layout.CGROUP),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.shm.names import ssh, usernames
 from tests.shm.handmade import Tables
-from tests.shm.test_entry import resolve
+from tests.shm.reader.test_entry import resolve
 
 
 def test_a_number_stands_for_a_session(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.names import usernames
 from pipeline.shm.names.usernames import DIRECTORY, HOST_FILE, UserNames, file_name
 from tests.shm.handmade import Tables
-from tests.shm.test_entry import resolve
+from tests.shm.reader.test_entry import resolve
 
 HOST = {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root", "7": "gr\u00fc\u00df\udcff"}, "group": {"0": "wheel"}}
 INSIDE = {"user": {"7": "app"}, "group": {}}

@@ -709,7 +709,7 @@ def test_readers_are_counted_as_long_as_they_live(tables: Tables) -> None:
         "from pipeline.shm.reader._reader import TableReader\n"
         "reader = TableReader(sys.argv[1]); print(flush=True); sys.stdin.read()\n"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     command = [sys.executable, "-c", program, str(tables.directory), root]
     others = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
     try:
@@ -771,7 +771,7 @@ def test_a_look_up_imports_little(tables: Tables) -> None:
         "heavy = {'numpy', 'msgpack', 'zmq', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 'llvmlite', 're2', 'click'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     command = [sys.executable, "-c", program, str(tables.directory), root]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -14,7 +14,7 @@ import pytest
 from pipeline.shm.layout import tables as layout
 from tests.shm.handmade import Tables
 
-ROOT = str(Path(__file__).parents[2])
+ROOT = str(Path(__file__).parents[3])
 KNOWN = layout.KNOWN_FILE | layout.KNOWN_COMM | layout.KNOWN_ARGS | layout.KNOWN_ENVS | layout.KNOWN_CREDS
 HEAD = "import os, signal, sys; sys.path.insert(0, sys.argv[2])\nfrom pipeline.errors import *\n"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
 from pipeline.shm.writer.segments import SEGMENTS
 from tests.shm.table_host import Host, Process, make_writer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.shm.check.tables import walk_blocks
+from pipeline.shm.check.state import walk_blocks
 from pipeline.shm.writer._writer import TableWriter
 from tests.shm.table_host import make_writer
 

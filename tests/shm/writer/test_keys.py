@@ -205,7 +205,7 @@ def test_a_reader_in_another_process_sees_whole_keys(shm_dir: Path) -> None:
             for ns in (1, 2):
                 enter(w, w.keys.add(pid, ns), (pid, ns))
         child = subprocess.Popen(
-            [sys.executable, "-c", program, str(shm_dir), str(Path(__file__).parents[2])],
+            [sys.executable, "-c", program, str(shm_dir), str(Path(__file__).parents[3])],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.shm.check.tables import validate_tables
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.segments import SEGMENTS
-from tests.shm.stepped import OPTIONS, SCENARIOS, Trace, states_of
 from tests.shm.table_host import Host, Process, make_writer
+from tests.shm.writer.stepped import OPTIONS, SCENARIOS, Trace, states_of
 
 FOREVER = 1 << 62
 
@@ -156,7 +156,7 @@ while True:
 def test_writers_killed_one_after_the_other_in_a_storm(shm_dir: Path) -> None:
     """15 writers, each taking over from the one before, each killed (-9) at a random moment."""
     choice = random.Random(23)
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     options = {"row_capacity": 300, "chunk_rows": 32, "args_bytes": 64 << 10, "retention_ns": 200}
     number = 0
     for seed in range(15):

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError, UnsupportedError, UntrustedError, WriterExistsError
-from pipeline.shm.check.tables import STRONG_LINKS, validate_tables
+from pipeline.shm.check.state import STRONG_LINKS
+from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter, row_check
 from tests.shm.table_host import Host, make_writer
@@ -530,7 +531,7 @@ def test_second_writer_is_refused_and_told_by_whom(shm_dir: Path) -> None:
     with make_writer(shm_dir):
         with pytest.raises(WriterExistsError, match=str(os.getpid())):
             make_writer(shm_dir)
-        root = Path(__file__).parents[2]
+        root = Path(__file__).parents[3]
         result = subprocess.run(
             [sys.executable, "-c", SECOND_WRITER, str(shm_dir), str(root), str(Path(__file__).parent)],
             capture_output=True, text=True, check=True, timeout=60,

@@ -130,10 +130,10 @@ def on_full_tmpfs(script: str, *arguments: object) -> str:
     """Run a Python script with a tmpfs of 64 KiB, of which a page is left, at /mnt; returns what it prints."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")
-    mount = "mount -t tmpfs -o size=64k none /mnt && head -c 61440 /dev/zero > /mnt/filler && exec \"$@\""
+    mount = 'mount -t tmpfs -o size=64k none /mnt && head -c 61440 /dev/zero > /mnt/filler && exec "$@"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+        capture_output=True, text=True, timeout=60, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[3])),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,7 +1,7 @@
 """Golden messages of the stream: what version MAJOR.MINOR puts on the wire, byte by byte.
 
-`python tests/bus/stream/golden/make.py` writes the file of the current version and refuses to change one that is there: a
-message that changes is another version. Files of earlier minor versions stay for ever; the tests read all of them.
+`python tests/bus/stream/golden/make.py` writes the file of the current version and refuses to change one that is there:
+a message that changes is another version. Files of earlier minor versions stay for ever; the tests read all of them.
 """
 
 from __future__ import annotations
