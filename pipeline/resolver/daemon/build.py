@@ -56,7 +56,7 @@ from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.worker.specification import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
