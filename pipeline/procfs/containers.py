@@ -27,6 +27,7 @@ from pipeline.procfs.mountinfo import mounts_of, unescape
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
 _DELETED = b" (deleted)"
+_V2_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 #: The one runtime whose helper is told from its container by a single hierarchy.
 NSPAWN = "systemd-nspawn"
@@ -225,6 +226,14 @@ def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | N
     if v2 is None:
         return None, "legacy" if has_v1 else "none"
     return v2, "hybrid" if has_v1 else "unified"
+
+
+def cgroup_v2_root() -> str | None:
+    """Return the usual mount point of the cgroup v2 hierarchy, as `ProcReader` takes it; None: it is not mounted there.
+
+    On a host with both versions it is below the version 1 mounts.
+    """
+    return next((root for root in _V2_ROOTS if Path(root, "cgroup.procs").exists()), None)
 
 
 class CgroupTree:
