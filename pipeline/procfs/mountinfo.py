@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 def mounts_of(text: bytes) -> Iterator[tuple[list[bytes], bytes]]:
-    """The fields before the dash of each line, and what follows it: type, source, options of the super block."""
+    """Yield the fields before the dash of each line, and the text after it: type, source, super block options."""
     for line in text.split(b"\n"):  # not splitlines(): the kernel does not escape a carriage return in a name
         fields, _, tail = line.partition(b" - ")
         mounted = fields.split(b" ")
