@@ -1,4 +1,4 @@
-"""Containers by cgroup paths, and paths by cgroup ids."""
+"""Containers from cgroup paths, and paths from cgroup ids."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Clock:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree of plain directories: ids are inodes there too."""
+    """A tree of plain directories: as in a hierarchy, the ids are inodes."""
     (tmp_path / f"cg/system.slice/docker-{ID}.scope").mkdir(parents=True)
     (tmp_path / "cg/user.slice").mkdir()
     (tmp_path / "cg/cgroup.procs").touch()
@@ -198,7 +198,7 @@ def test_zero_and_no_mount_are_unknown(root: Path) -> None:
 
 
 def test_live_hierarchy() -> None:
-    """The running kernel's own ids: the path that is found has that inode."""
+    """With the running kernel's ids: the path that is found has that inode."""
     mount, mode = find_cgroup_mounts()
     if mount is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")

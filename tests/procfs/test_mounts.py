@@ -31,14 +31,14 @@ def reader() -> Iterator[ProcReader]:
 
 @contextmanager
 def shell(script: str) -> Iterator[int]:
-    """A script in a mount namespace of its own, which ends in `exec`; the pid, when it has been executed."""
+    """Run a script in its own mount namespace that ends with `exec`; return the pid after the exec."""
     if os.geteuid():
         pytest.skip("needs root to mount")
     command = ["unshare", "--mount", "sh", "-ec", f"echo $$; {script}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdin is not None
         pid = int(child.stdout.readline())
-        # Closed by the program that is executed, or at a failure.
+        # Closed by the program when it is executed, or when it fails.
         while (Path(f"/proc/{pid}/comm").read_text()) in {"sh\n", "mount\n", "cp\n"} and child.poll() is None:
             os.sched_yield()
         try:
@@ -48,7 +48,7 @@ def shell(script: str) -> Iterator[int]:
 
 
 def told(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcInfo, bytes | None, int]:
-    """What was read, where the mount is by the record, and the type."""
+    """Return the facts that were read, the mount point by the record, and the type."""
     info = reader.read(pid, want)
     assert info is not None and info.exe is not None
     row = to_record(info).exec[0]
@@ -87,7 +87,7 @@ def test_a_mount_that_only_its_namespace_has(
 
 
 def test_a_mount_that_is_gone_is_unknown(reader: ProcReader, tmp_path: Path) -> None:
-    """No process can reach it any more; it has a number, and the path of a detached mount's file leads nowhere."""
+    """No process can reach it any more. It keeps its id, and the path of a file on a detached mount leads nowhere."""
     make = f"mount -t tmpfs none {tmp_path}; cp {SLEEP} {tmp_path}/tool"
     with shell(f"{make}; cd {tmp_path}; umount -l {tmp_path}; exec ./tool 60") as pid:
         info, where, magic = told(reader, pid)
@@ -96,7 +96,7 @@ def test_a_mount_that_is_gone_is_unknown(reader: ProcReader, tmp_path: Path) -> 
 
 
 def test_outside_of_its_root(reader: ProcReader, tmp_path: Path) -> None:
-    """Its mount is not among what the process can reach; of our own namespace it is among ours."""
+    """The mount is not in the list of the process; if both share a mount namespace, it is in ours."""
     if os.geteuid():
         pytest.skip("needs root to change the root directory")
     code = f"import os; os.chroot({str(tmp_path)!r}); print(flush=True); input()"
@@ -128,7 +128,7 @@ def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:
             child.kill()
 
 
-# -- readings, by hand -------------------------------------------------------------------------------------------------
+# -- readings of files made by hand ----------------------------------------------------------------------------------
 
 
 class Host:
@@ -191,7 +191,7 @@ def test_a_mount_that_is_newer_than_the_reading_is_found(host: Host) -> None:
     assert host.find("/x") == (1, 0xEF53)
     host.mounts("7", line(30, "/"), line(31, "/new", "tmpfs", "0:50"))
     assert host.find("/new/x", 31, 50) == (5, TMPFS)
-    # Whoever is on a mount that is not there is not a reason to read again and again.
+    # An executable on a mount that is not in the list does not cause further readings.
     (host.directory / "7" / "mountinfo").unlink()
     assert host.find("/else/x", 32) is None
     host.mounts("7", line(32, "/else"))
@@ -208,7 +208,7 @@ def test_the_number_of_a_mount_that_is_gone_is_not_believed(host: Host) -> None:
 
 
 def test_devices_that_files_have_of_their_own(host: Host) -> None:
-    """btrfs: stat(2) tells a subvolume's, mountinfo the file system's. Looked at again once, not each time."""
+    """On btrfs, stat(2) has a subvolume's device and mountinfo the file system's: read again once, not each time."""
     host.mounts("7", line(30, "/", "btrfs", "0:40"))
     assert host.find("/x", device=41) == (1, 0x9123683E)
     host.mounts("7", line(30, "/other"))

@@ -1,4 +1,4 @@
-"""What is hidden in command lines, what is left alone, and that nobody can make it slow."""
+"""What is hidden in command lines, what is not, and that no command line makes it slow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def scrub(*args: str, argv0: str = "prog") -> list[str]:
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        # Specification 3.6: behind spaces or dashes, any case; delimiter space, = or :; quoted runs.
+        # Specification 3.6: after spaces or dashes, any case; delimiter space, = or :; quoted runs.
         (["--password=x"], [f"--password={M}"]),
         (["-password", "x"], ["-password", M]),
         (["password", "x"], ["password", M]),
@@ -39,20 +39,20 @@ def scrub(*args: str, argv0: str = "prog") -> list[str]:
         (["client_secret=x", "credentials=x", "stripetoken=x"], [f"{w}={M}" for w in (
             "client_secret", "credentials", "stripetoken")]),
         (["--registry-token", "x"], ["--registry-token", M]),
-        # Its quirk: a sensitive first argument, and arguments with spaces stay one.
+        # Its special case: a sensitive first argument. Arguments with spaces remain one argument.
         (["password=x", "b c"], [f"password={M}", "b c"]),
         (["--password", "two words", "rest"], ["--password", M, "rest"]),
-        # Names are the tool's own, written with dashes.
+        # Names as tools write them, with dashes.
         (["--api-key=x", "--api-key", "x"], [f"--api-key={M}", "--api-key", M]),
         (["--client-secret", "x"], ["--client-secret", M]),
         (["--pass", "x", "--pass=x", "--passphrase", "x"], ["--pass", M, f"--pass={M}", "--passphrase", M]),
-        # Delimiters as arguments of their own.
+        # Delimiters as separate arguments.
         (["password", "=", "x", "rest"], ["password", "=", M, "rest"]),
         (["--password=", "x", "rest"], ["--password=", M, "rest"]),
-        # A name that follows a name is hidden, and what follows it too.
+        # A name after a name is hidden, and so is what follows it.
         (["--token", "--password", "x", "rest"], ["--token", M, M, "rest"]),
         (["--password", "mysecretvalue"], ["--password", M]),
-        # Inside of an argument.
+        # Inside an argument.
         (["--env=DB_PASSWORD=x"], [f"--env=DB_PASSWORD={M}"]),
         (["-e", "PGPASSWORD=x"], ["-e", f"PGPASSWORD={M}"]),
         (['{"user":"u","password":"x y"}'], [f'{{"user":"u","password":{M}}}']),
@@ -73,7 +73,7 @@ def scrub(*args: str, argv0: str = "prog") -> list[str]:
         (["-H", "Cookie: session=x; a=b"], ["-H", f"Cookie: {M}"]),
         (["bearer", "abcdefgh12345678"], ["bearer", "abcdefgh12345678"]),
         (["Bearer abcdefgh12345678"], [f"Bearer {M}"]),
-        # Shapes.
+        # Known forms of tokens.
         (["ghp_" + "a1" * 18], [f"ghp_{M}"]),
         (["x=glpat-" + "a" * 20], [f"x=glpat-{M}"]),
         (["xoxb-123456789012-abcdef"], [f"xoxb-{M}"]),
@@ -92,7 +92,7 @@ def test_secret_is_hidden(args: list[str], expected: list[str]) -> None:
     assert SCRUBBER.scrub(args, "prog") == (expected, args != expected)
 
 
-#: What the reference's word list misses, as one command line of each kind: (argv0, arguments, secret).
+#: What the reference's word list misses, one command line of each kind: (argv0, arguments, secret).
 GAPS = {
     "names with dashes": ("prog", ["--api-key=s3cr3t"], "s3cr3t"),
     "a short option with its value": ("mysql", ["-ps3cr3t"], "s3cr3t"),
@@ -113,7 +113,7 @@ def test_gap_of_the_word_list_is_closed(gap: str) -> None:
 
 
 def test_everything_is_matched_by_re2() -> None:
-    """Python's re took 27.7 s for a command line of 20,000 spaces; an expression that needs more is refused."""
+    """Python's re took 27.7 s for a command line of 20,000 spaces. Expressions that RE2 cannot match are rejected."""
     for lines in (" " * 20_000, "password " * 2_000, "=" * 20_000, "a:" * 10_000):
         begin = time.perf_counter()
         SCRUBBER.scrub([lines], "prog")
@@ -148,7 +148,7 @@ def test_everything_is_matched_by_re2() -> None:
         ("kubectl", ["create", "--from-literal=k=x"], ["create", f"--from-literal=k={M}"]),
         ("ls", ["-pfoo", "-p", "x"], ["-pfoo", "-p", "x"]),
         ("mysql", ["-p", "db"], ["-p", "db"]),
-        # Short options in one token.
+        # Several short options in one token.
         ("curl", ["-su", "bob:x"], ["-su", f"bob:{M}"]),
         ("curl", ["-fsSu", "bob:x", "-vubob:x", "-sSLb", "a=x"],
          ["-fsSu", f"bob:{M}", f"-vubob:{M}", "-sSLb", f"a={M}"]),
@@ -157,7 +157,7 @@ def test_everything_is_matched_by_re2() -> None:
         ("mysql", ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"],
          ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"]),
         ("curl", ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"], ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"]),
-        # Less known ones.
+        # Less known programs.
         ("redis-cli", ["-h", "h", "-ax", "PING"], ["-h", "h", f"-a{M}", "PING"]),
         ("useradd", ["-m", "-p", "x", "-G", "a,b", "bob"], ["-m", "-p", M, "-G", "a,b", "bob"]),
         ("usermod", ["-px", "-lpeter", "bob"], [f"-p{M}", "-lpeter", "bob"]),
@@ -193,7 +193,7 @@ def test_short_options_of_known_programs(argv0: str, args: list[str], expected: 
         ("sshpass -p 'SEC RET' ssh h", f"sshpass -p {M} ssh h"),
         ("# don't\nmysql -h'x' -pSECRET", f"# don't\nmysql -h'x' -p{M}"),
         ("htpasswd -b f u SECRET; ls a b c d", f"htpasswd -b f u {M}; ls a b c d"),
-        # What follows a command is not its option.
+        # What follows a command is not an option of it.
         ("sshpass -p SECRET ssh h; mkdir -p /a", f"sshpass -p {M} ssh h; mkdir -p /a"),
         ("redis-cli -a SECRET ping | grep -a b", f"redis-cli -a {M} ping | grep -a b"),
         ("PASSWORD=SECRET psql -h db", f"PASSWORD={M} psql -h db"),
@@ -222,12 +222,12 @@ def test_secret_in_a_script_is_hidden_and_the_rest_is_not(script: str, expected:
         (["password=x host=h dbname=d"], [f"password={M} host=h dbname=d"]),
         (["password := x"], [f"password := {M}"]),
         (["--token-file", "/x y/z"], ["--token-file", M]),
-        # To where the value ends, and no further.
+        # Up to the end of the value, and no further.
         (['{"password":"hun\\"ter2x","u":"b c"}'], [f'{{"password":{M},"u":"b c"}}']),
         (['{"u":1,"password": "hun\\\\", "a": "b"}'], [f'{{"u":1,"password": {M}, "a": "b"}}']),
         (["password='a'hunter2x"], [f"password={M}"]),
         (["x password='a''b c'd e"], [f"x password={M} e"]),
-        # Names that were not known.
+        # Further names.
         (["--pwd", "x", "--pwd=x"], ["--pwd", M, f"--pwd={M}"]),
         (["--user-pwd", "two words"], ["--user-pwd", M]),
         (["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"], ["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"]),
@@ -454,7 +454,7 @@ ONE_MATCH = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
-    """Four times the text costs about four times as much; a backtracking matcher would take sixteen times or worse."""
+    """Four times the text takes about four times as long; a backtracking matcher would take sixteen times or more."""
 
     def seconds(size: int) -> float:
         text = (HOSTILE[name] * size)[:size] + " token"
@@ -475,7 +475,7 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
 
 @pytest.mark.parametrize("name", ONE_MATCH)
 def test_one_long_match_is_cheap(name: str) -> None:
-    """RE2's matcher that finds groups costs a microsecond for some bytes: it must not run over a long name."""
+    """RE2's matcher for groups needs a microsecond for a few bytes, so it must not run over a long name."""
     line = b"p\0" + ONE_MATCH[name].encode() + b" token\0"
     scrubber = Scrubber(cache_entries=0)
     best = 1e9
@@ -488,7 +488,7 @@ def test_one_long_match_is_cheap(name: str) -> None:
 
 
 def test_rule_file_is_sound() -> None:
-    """Each anchor is in small letters (the prefilter folds case), and a pattern's own text contains one of them."""
+    """Each anchor is in lower case (the prefilter folds case), and no flag is also an option with a value."""
     rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text())
     for rule in rules["pattern"]:
         assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
