@@ -14,7 +14,7 @@ from pipeline.secrets.rules import SPACE, options
 WORD_MASK = b"*" * 8
 PATTERN_MASK = b"*" * 5
 
-# Each of these expressions is one class in one loop at most, so Python's re is safe.
+# These expressions have no nested or ambiguous repetition, so Python's re is safe.
 SPACES = re.compile(SPACE)
 _RUN = re.compile(rb"[^\x00 \t\n\r\f\v]+")
 #: A word as a shell reads it, without quotes.

@@ -115,9 +115,9 @@ def test_gap_of_the_word_list_is_closed(gap: str) -> None:
 def test_everything_is_matched_by_re2() -> None:
     """Python's re took 27.7 s for a command line of 20,000 spaces. Expressions that RE2 cannot match are rejected."""
     for lines in (" " * 20_000, "password " * 2_000, "=" * 20_000, "a:" * 10_000):
-        begin = time.perf_counter()
+        begin = time.process_time()
         SCRUBBER.scrub([lines], "prog")
-        assert time.perf_counter() - begin < 0.5
+        assert time.process_time() - begin < 0.5
     for pattern in (r"(a)\1", r"(?=x)y", r"(?<!x)y"):
         with pytest.raises(ConfigError, match="RE2"):
             Scrubber([], [pattern])
@@ -462,9 +462,9 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
         best = 1e9
         for _ in range(7):
             scrubber._cache.clear()
-            start = time.perf_counter()
+            start = time.process_time()
             scrubber.scrub_argv(line)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     scrubber = Scrubber()
@@ -480,9 +480,9 @@ def test_one_long_match_is_cheap(name: str) -> None:
     scrubber = Scrubber(cache_entries=0)
     best = 1e9
     for _ in range(7):
-        start = time.perf_counter()
+        start = time.process_time()
         scrubbed = scrubber.scrub_argv(line)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert b"*" * 8 in scrubbed
     assert best < 0.1, "seconds for 20 kB"
 
