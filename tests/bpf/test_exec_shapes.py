@@ -286,7 +286,7 @@ def test_recorder_in_a_chroot_sees_paths_below_it(live_kernel: None, actions: Pa
     root.mkdir()
     program = (
         "import os, subprocess, sys\n"
-        "from pipeline import events\n"
+        "from pipeline.records import kinds as events\n"
         "from pipeline.bpf.loader import Capture\n"
         "from tests.bpf.ring_reader import Reader\n"
         "from pipeline.bpf import libbpf; libbpf.library()\n"

@@ -14,7 +14,7 @@ from pipeline.config import settings as config
 from pipeline.config.settings import Config
 from pipeline.errors import ConfigError
 
-EXAMPLE = Path(__file__).parents[3] / "docs" / "procline.toml"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "procline.toml"
 
 
 def write(directory: Path, text: str) -> Path:

@@ -256,7 +256,7 @@ def test_unreadable_is_unknown_and_tables_are_bounded(host: Host, monkeypatch: p
 
 
 def test_names_and_numbers_are_those_that_readers_have() -> None:
-    text = (Path(filesystems.__file__).parents[1] / "shm" / "_filesystems.pxd").read_text()
+    text = (Path(filesystems.__file__).parents[1] / "shm/names/_filesystems.pxd").read_text()
     shown: dict[str, list[int]] = {}
     for cases, name in re.findall(r"((?:case 0x[0-9a-f]+: )+)return \"(\w+)\"", text):
         shown[name] = [int(number, 16) for number in re.findall(r"0x[0-9a-f]+", cases)]
