@@ -20,7 +20,7 @@ from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.host import boot
 from pipeline.log import get_logger
-from pipeline.procfs.containers import CgroupTree
+from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.reader import ProcReader
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
@@ -56,7 +56,7 @@ from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.worker.specification import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
@@ -67,8 +67,6 @@ GATHER_MS = 0.5
 KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
 LINGER_MS = 500
-
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 class NoProc:
@@ -229,7 +227,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
             ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+                cgroup_root=cgroup_v2_root(),
                 args_limit=config.capture.args_bytes,
                 envs_limit=config.capture.envs_bytes,
             )
