@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipeline.bus.stream.messages import TOPICS, Decoder, Event, unpack_events
+from pipeline.bus.stream.messages import TOPICS, Decoder, Fields, unpack_events
 from pipeline.errors import FrameError
 from pipeline.host import boot
 from pipeline.records import kinds as events
@@ -58,15 +58,15 @@ class ContextStream:
                 topic, kind = (_EXEC, events.KIND_EXEC) if entry.is_exec else (_FORK, events.KIND_FORK)
                 self._followups.add(topic, kind, row_of(entry), event.time_boot_ns)
                 self._encoder.add(self._tables, topic, kind, row_of(entry), event.time_boot_ns)
-        fields: Event = {}
+        fields: Fields = {}
         if self._encoder.topics_mask >> _CONTEXT & 1:
             fields = self._fields(event)
         self._encoder.put(_CONTEXT, fields)
 
-    def _fields(self, event: Dispatched) -> Event:
+    def _fields(self, event: Dispatched) -> Fields:
         entry, sent = event.entry, event.event
         if entry.is_free:
-            fields: Event = dict.fromkeys(FIELDS) | {
+            fields: Fields = dict.fromkeys(FIELDS) | {
                 "pid": sent.pid, "tid": sent.tid or sent.pid, "source": "placeholder", "marks": [], "lineage": [],
             }  # fmt: skip
         else:
