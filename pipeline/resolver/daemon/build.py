@@ -259,7 +259,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         resolver.bind_maps()
         loop.complete = resolver.complete_batch
         repairer = None
-        stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
+        stream = ContextStream(encoder, applier.followups, tables, boot_id, boot_unix_ns)
         if is_live:
             repairer = Repairer(
                 tables, applier, reader, iterate,
@@ -279,8 +279,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
             if config.contexts.tty_fallback:
-                loop.terminals = TtyFallback(tables, applier, encoder, lambda: merger.watermark)
-        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader, loop.terminals)
+                loop.terminals = TtyFallback(tables, applier, lambda: merger.watermark)
+        loop.session_terminals = SessionTerminals(tables, applier, reader, loop.terminals)
         if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:
@@ -289,7 +289,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
             loop.sessions = SshSessions(
-                tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
+                tables, applier.followups, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
                 pids=ForeignPids() if is_tracer else None,
                 user_name=lambda uid: loop.names.user(uid) if loop.names is not None else None,
             )  # fmt: skip
