@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.procfs import containers
 from pipeline.procfs.containers import (
     CgroupTree,
     Container,
@@ -93,6 +94,18 @@ def test_mounts_are_found(tmp_path: Path, text: str, result: tuple[str | None, s
     file = tmp_path / "mountinfo"
     file.write_text(text)
     assert find_cgroup_mounts(str(file)) == result
+
+
+@pytest.mark.parametrize(("mounted", "found"), [((), None), (("a",), "a"), (("b",), "b"), (("a", "b"), "a")])
+def test_the_usual_mount_point_of_v2(
+    mounted: tuple[str, ...], found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_V2_ROOTS", (str(tmp_path / "a"), str(tmp_path / "b")))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        if name in mounted:
+            (tmp_path / name / "cgroup.procs").touch()
+    assert containers.cgroup_v2_root() == (found and str(tmp_path / found))
 
 
 def test_unreadable_mounts_are_none() -> None:
