@@ -25,7 +25,7 @@ for name in ("passwd", "group"):
 mounts = 'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && '
 nap = "sleep 300 & echo $!; wait"
 for options, script in (
-    (("-Ur",), nap),  # the host's files, and root by the map of ids
+    (("-Ur",), nap),  # the host's files, and root through the id map
     (("-Urm",), nap),
     (("-Urm",), mounts + nap),
     (("-Um",), nap),

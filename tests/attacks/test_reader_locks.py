@@ -19,7 +19,7 @@ def lock(fd, start, length):
     fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
 files = []
 for number in range(count):
-    # A few hundred on each file: setting the next one would look at all of the same file.
+    # At most 500 locks per open file: setting a lock takes time in proportion to the locks of the same file.
     if number % 500 == 0:
         files.append(os.open(path, os.O_RDONLY))
     lock(files[-1], 1 + 2 * number, 1)

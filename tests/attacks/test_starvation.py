@@ -14,7 +14,8 @@ from tests.live.harness import Daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
 
-#: Number of busy processes for each CPU, their duration, and the number of processes that only fork meanwhile.
+#: Runs eight busy processes per CPU for the given number of seconds, forks processes that exit at once meanwhile, and
+#: prints the number of these forks.
 ATTACK = """
 import os, sys, time
 end = time.monotonic() + float(sys.argv[1])

@@ -47,7 +47,7 @@ def shell(script: str) -> Iterator[int]:
             child.kill()
 
 
-def told(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcInfo, bytes | None, int]:
+def mount_facts(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcInfo, bytes | None, int]:
     """Return the facts that were read, the mount point by the record, and the type."""
     info = reader.read(pid, want)
     assert info is not None and info.exe is not None
@@ -57,13 +57,13 @@ def told(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcIn
 
 
 def test_our_own_executable(reader: ProcReader) -> None:
-    info, where, magic = told(reader, os.getpid())
+    info, where, magic = mount_facts(reader, os.getpid())
     lines = [line.split(b" ") for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
     (line,) = [line for line in lines if int(line[0]) == info.mount_id]
     kind = line[line.index(b"-") + 1].decode()
     assert where == line[4]
     assert magic == magic_of(kind) != 0
-    assert told(reader, os.getpid(), WANT_DEFAULT & ~WANT_NS)[1:] == (None, 0)
+    assert mount_facts(reader, os.getpid(), WANT_DEFAULT & ~WANT_NS)[1:] == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_mount_that_only_its_namespace_has(
     for name in ("a", "b c\\"):
         (tmp_path / name).mkdir()
     with shell(script.format(top=tmp_path, sleep=SLEEP) + f"; exec '{tmp_path / program}' 60") as pid:
-        info, where, magic = told(reader, pid)
+        info, where, magic = mount_facts(reader, pid)
         assert (info.exe, where) == (os.fsencode(tmp_path / program), os.fsencode(tmp_path / mount))
         kind = subprocess.run(["stat", "-fc", "%t", f"/proc/{pid}/exe"], capture_output=True, text=True, check=True)
         assert f"{magic:x}" == kind.stdout.strip()
@@ -90,7 +90,7 @@ def test_a_mount_that_is_gone_is_unknown(reader: ProcReader, tmp_path: Path) -> 
     """No process can reach it any more. It keeps its id, and the path of a file on a detached mount leads nowhere."""
     make = f"mount -t tmpfs none {tmp_path}; cp {SLEEP} {tmp_path}/tool"
     with shell(f"{make}; cd {tmp_path}; umount -l {tmp_path}; exec ./tool 60") as pid:
-        info, where, magic = told(reader, pid)
+        info, where, magic = mount_facts(reader, pid)
         assert info.mount_id and info.exe == b"/tool"
         assert (where, magic) == (None, 0)
 
@@ -103,13 +103,13 @@ def test_outside_of_its_root(reader: ProcReader, tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        info, where, magic = told(reader, child.pid)
+        info, where, magic = mount_facts(reader, child.pid)
         child.kill()
     assert info.root == os.fsencode(tmp_path)
-    assert (where, magic) == told(reader, os.getpid())[1:]
+    assert (where, magic) == mount_facts(reader, os.getpid())[1:]
     assert where is not None
     assert to_record(info).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
-    assert not to_record(told(reader, os.getpid())[0]).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
+    assert not to_record(mount_facts(reader, os.getpid())[0]).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
 
 
 def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:
@@ -121,7 +121,7 @@ def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:
         try:
             while not str(Path(f"/proc/{child.pid}/exe").readlink()).startswith("/memfd:"):
                 os.sched_yield()
-            info, where, magic = told(reader, child.pid)
+            info, where, magic = mount_facts(reader, child.pid)
             assert info.is_memfd
             assert (where, magic) == (None, TMPFS)
         finally:

@@ -365,7 +365,7 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
 def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
     """Executable, namespaces and environment of another user's process are unknown; parent, ids, arguments are read."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
+        pytest.skip("needs root to change the user")
     code = (
         "import os,sys;os.setgroups([]);os.setresgid(65534,65534,65534);os.setresuid(65534,65534,65534)\n"
         "from pipeline.procfs import reader as procfs\n"
@@ -441,7 +441,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
     try:
         assert reader.read(first.pid) is None
         if heirs[-1].pid != first.pid:
-            pytest.skip("somebody else got the pid each time")
+            pytest.skip("another process got the pid each time")
         wait_until(Path(f"/proc/{first.pid}/cmdline").read_bytes, "exec is complete")
         heir = reader.read(first.pid)
         assert heir is not None and heir.argv == b"sleep\x0061\0"
