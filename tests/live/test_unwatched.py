@@ -1,4 +1,4 @@
-"""A subscriber that stays over a restart of the daemon learns when nobody watched."""
+"""A subscriber that stays connected over a restart of the daemon gets an event for the unwatched period."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_times_enclose_what_nobody_saw(daemon: Daemon, is_killed: bool) -> N
     assert min(seen) < begin and max(seen) > end, "and it is no longer than it must be"
     assert told["seq"] is None and told["time_ns"] >= end
 
-    # One that begins a moment later is told, too.
+    # A subscriber that begins a moment later gets it too.
     with Recorder(daemon, "exec") as later:
         later.wait_for(lambda events: any(event["event"] == "unwatched" for event in events))
         assert later.stop()[0] == told | {"time_ns": later.events[0]["time_ns"]}
