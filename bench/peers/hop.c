@@ -70,7 +70,7 @@ static int waits_on(int fd)
 	return epoll;
 }
 
-/* Start a process bound to `cpu` that writes the time into a pipe `times` times; returns the pipe's read end. */
+/* Start a process bound to `cpu` that writes `times` timestamps into a pipe; returns the pipe's read end. */
 static int poker(int cpu, int ms, long times)
 {
 	cpu_set_t cpus;

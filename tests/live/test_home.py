@@ -43,7 +43,7 @@ def home(daemon: Daemon) -> int | None:
     return next(iter(where[0])) if len(where) >= 4 and where == [where[0]] * len(where) and len(where[0]) == 1 else None
 
 
-@pytest.mark.skipif(len(ALLOWED) < 2, reason="there is but one CPU, which is everybody's home")
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="needs at least two CPUs")
 def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors(live_kernel: None) -> None:
     with Daemon() as daemon:
         settles(lambda: home(daemon) is not None)

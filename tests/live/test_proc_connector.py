@@ -167,7 +167,7 @@ def actor() -> Iterator[Actor]:
 )
 def test_a_change_of_ids_is_in_the_table_at_once(running: Daemon, table, actor: Actor, code: str) -> None:
     if os.geteuid() != 0:
-        pytest.skip("not on this host: only root changes its ids")
+        pytest.skip("needs root to change ids")
     resolve(table, actor.pid)
     actor.do(code)
 
@@ -190,7 +190,7 @@ def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
 def test_capabilities_are_looked_for(table, actor: Actor) -> None:
     """capset has no event; the second read finds the change."""
     if os.geteuid() != 0:
-        pytest.skip("not on this host: no capabilities to drop")
+        pytest.skip("needs root to drop capabilities")
     actor.do("from pipeline.host.privileges import drop_capabilities; drop_capabilities((19,))")
     eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, timeout=12, interval=0.1)
 

@@ -23,7 +23,7 @@ from tests.live.test_contexts import SSHD, compile_c
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are made by root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create namespaces"),
 ]
 
 

@@ -38,8 +38,8 @@ def test_the_times_enclose_what_nobody_saw(daemon: Daemon, is_killed: bool) -> N
     begin, end = told["unwatched_from_ns"], told["unwatched_to_ns"]
     assert begin < unseen_ns < unseen_until_ns < end
     seen = [event["time_ns"] for event in events if event["event"] == "exec"]
-    assert not [time_ns for time_ns in seen if begin < time_ns < end], "what was seen is not in it"
-    assert min(seen) < begin and max(seen) > end, "and it is no longer than it must be"
+    assert not [time_ns for time_ns in seen if begin < time_ns < end], "an event of the unwatched period was seen"
+    assert min(seen) < begin and max(seen) > end, "the unwatched period is too long"
     assert told["seq"] is None and told["time_ns"] >= end
 
     # A subscriber that begins a moment later gets it too.

@@ -99,5 +99,5 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
     assert checked > 1000
     times = np.concatenate(applied)
     assert len(times) == len(head)
-    assert (np.diff(times.astype(np.int64)) >= 0).all(), "events went out against the order of time"
+    assert (np.diff(times.astype(np.int64)) >= 0).all(), "events were not in order of time"
     assert merger.take_counters().get("late", 0) == 0
