@@ -135,7 +135,7 @@ def test_a_lost_exec_of_a_process_from_the_snapshot_shows_at_its_next_fork() -> 
         for shell in missed:
             child = int(tell(shell, "fork"))
             found = resolve(table, child)
-            assert found.inode != Path(new).stat().st_ino or found.path != old, "the entry has the new inode with the old path"
+            assert found.inode != Path(new).stat().st_ino or found.path != old, "new inode with the old path"
             eventually(lambda child=child: resolve(table, child).path == new, 10)
             eventually(lambda shell=shell: resolve(table, shell.pid).path == new, 10)
             chain = [resolve(table, child), *table.ancestors(child)]
