@@ -62,10 +62,7 @@ def imported(path: Path) -> Iterator[str]:
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
                 assert node.level == 0, f"{path}: relative imports hide where an arrow points"
-                if node.module == "pipeline":
-                    yield from (f"pipeline.{alias.name}" for alias in node.names)
-                else:
-                    yield node.module
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
         return
     for line in text.splitlines():  # Cython: one import a line, as PEP 8 has it
         words = line.split()
