@@ -1,8 +1,8 @@
 """Entries and events as JSON: one object a line, or one document. Names and meaning of the fields are Entry's.
 
-Text that is not UTF-8 appears as ``\\udcXX``, one for each such byte, and everything else beyond ASCII is escaped too:
-so a terminal, a log file and a parser get the same. An unknown field is null. Nothing is scrubbed here: what the tables
-hold has been.
+A byte that is not UTF-8 appears as ``\\udcXX``, and all other text beyond ASCII is escaped too, so that a terminal, a
+log file and a parser get the same text. An unknown field is null. Secrets are not scrubbed here: the tables hold
+scrubbed text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pipeline.errors import TooOldError
 from pipeline.shm.reader.table import Entry
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "), check_circular=False).encode
@@ -25,7 +26,7 @@ def entry_line(entry: Entry) -> str:
     """Return one entry as one line.
 
     Raises:
-        TooOldError: it is not retained any more.
+        TooOldError: it has been evicted.
     """
     return _encode(entry.to_dict())
 
@@ -38,10 +39,8 @@ def entries_line(entries: Iterable[Entry]) -> str:
 def document(entries: Iterable[Entry], **head: Any) -> Iterator[str]:
     """Yield one JSON object piece by piece: `head`, then ``entries``, one a line. Needs memory for one entry.
 
-    An entry that is evicted while the document is made is left out.
+    An entry that is evicted meanwhile is left out.
     """
-    from pipeline.errors import TooOldError
-
     prefix = _encode(head)[:-1]
     yield prefix + (', "entries": [' if head else '"entries": [')
     separator = "\n"

@@ -33,7 +33,6 @@ from pipeline.procfs.reader import ProcReader
 from pipeline.resolver.api import dump
 from pipeline.resolver.api.completion import Completer
 from pipeline.resolver.api.fields import FieldFiller, new_entry
-from pipeline.resolver.api.file_facts import file_fields
 from pipeline.resolver.api.flushing import Flusher
 from pipeline.resolver.api.insertion import Inserter
 from pipeline.resolver.api.lifecycle import Lifecycle
@@ -62,6 +61,7 @@ from pipeline.resolver.entries.collaborators import (
     UserSessionResolver,
 )
 from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
+from pipeline.resolver.entries.file_facts import file_fields
 from pipeline.resolver.entries.kernel_maps import KernelMap, KernelMaps
 from pipeline.resolver.entries.model import (
     SNAPSHOTTED,
