@@ -225,7 +225,6 @@ def run(story: Story, data, *, kills: int = 0):
                         shard.seek(int(positions[r]))
                     break
                 assert applier.apply(batch) == len(batch)
-                assert not batch.late.any()
                 merger.done(batch)
                 tables.commit(merger.watermark, merger.applied_pos, merger.ring_watermark, np.zeros(16, np.uint64))
             received = [int(merger.received_pos[r]) for r in range(RINGS)]
@@ -290,11 +289,8 @@ def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
         tables = make_tables(directory)
         applier, read = Applier(tables), Reading(tables)
         enter_init(tables, applier, story)
-        newest = 0
         for i in order:
-            event = story.events[i]
-            event.apply(applier, late=event.time < newest)
-            newest = max(newest, event.time)
+            story.events[i].apply(applier)
             check_children_of(applier)
         rows = dump(tables)
         assert read.live() == {p.tgid for p in story.processes.values() if p.alive}

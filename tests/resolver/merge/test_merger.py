@@ -247,7 +247,7 @@ def test_a_successor_goes_on_where_the_commit_says():
     merger.add(frame(1, [25, 26, 5]))
     merger.advance(MS, positions(5, 3))
     batch = merger.take(100)
-    assert batch.time_boot_ns.tolist() == [26, 30, 40] and not batch.late.any()
+    assert batch.time_boot_ns.tolist() == [26, 30, 40]
     merger.done(batch)
     assert merger.take_counters() == {"replayed": 3}
     assert merger.applied_pos.tolist() == positions(5, 3).tolist()
@@ -271,7 +271,7 @@ def test_a_stalled_ring_is_passed_over_and_what_it_brings_is_late():
     merger.add(frame(1, [1000 * MS + 5]))
     merger.advance(1261 * MS, positions(1, 1))
     batch = merger.take(10)
-    assert batch.time_boot_ns.tolist() == [1000 * MS + 5] and batch.late.tolist() == [1]
+    assert batch.time_boot_ns.tolist() == [1000 * MS + 5]
     merger.done(batch)
     assert not merger.stalled.any()
     assert merger.take_counters() == {"stalls": 1, "late": 1}
@@ -367,7 +367,7 @@ def test_batches_are_what_the_sorter_makes():
     merger.advance(MS, positions(2))
     batch = merger.take(9)
     assert isinstance(batch, Batch)
-    assert (batch.event_no.dtype, batch.frame_no.dtype, batch.late.dtype) == (np.uint32, np.uint32, np.uint8)
+    assert (batch.event_no.dtype, batch.frame_no.dtype) == (np.uint32, np.uint32)
     assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
 
 
