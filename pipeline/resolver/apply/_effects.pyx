@@ -50,6 +50,7 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.resolver.apply._followups cimport (
     TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXEC, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT,
 )
@@ -128,7 +129,6 @@ cdef enum:
     INODE_SAME = 0
     INODE_OTHER = 1
     INODE_UNCLEAR = 2
-    IMAGE_LIMIT = 1024
     #: Ends between two commits, at most: twice the loop's batch.
     RETOLD_LIMIT = 16384
     KTHREADD = 2
@@ -164,13 +164,13 @@ cdef class Events(Rows):
         memset(&record, 0, sizeof(record))
         for i in range(count):
             if i + AHEAD_RECORD < count:
-                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.sorter.columns)
+                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.queues.columns)
             if i + AHEAD_INDEX < count:
-                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.sorter.columns)
+                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.queues.columns)
             if i + AHEAD_ROWS < count:
-                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.sorter.columns)
+                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.queues.columns)
             item = &batch.items[i]
-            col = &batch.sorter.columns[item.slot]
+            col = &batch.queues.columns[item.slot]
             head = &(<const pl_head_any *>col.head)[item.event]
             record.head = head
             record.task = NULL
@@ -582,7 +582,7 @@ cdef class Events(Rows):
             if body != NULL and body.creator_tgid:
                 creator = self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
             # Creator and fork time are those of the process: all of its images say them.
-            for n in range(IMAGE_LIMIT):
+            for n in range(CHAIN_LIMIT):
                 previous = self.previous_image(row)
                 hot = &self.hot[row]
                 self.tables.begin(row)
@@ -649,7 +649,7 @@ cdef class Events(Rows):
             self.tables.end(row)
             self.slots[head.tgid].facts_at = head.time_boot_ns
         previous = row
-        for n in range(IMAGE_LIMIT):
+        for n in range(CHAIN_LIMIT):
             hot = &self.hot[previous]
             if not hot.known & PL_KNOWN_EXEC_TIME:
                 break
@@ -957,7 +957,7 @@ cdef class Events(Rows):
     cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil:
         """Number the images from `row`, which has its number, up to the head anew: they count from the oldest."""
         cdef uint32_t image = head, count = 0, n
-        while image and image != row and count < IMAGE_LIMIT:
+        while image and image != row and count < CHAIN_LIMIT:
             count += 1
             image = self.previous_image(image)
         image = head

@@ -38,6 +38,7 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
 from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, tells_args, tells_envs, told_record
 from pipeline.resolver.stream._skip cimport pl_skip
@@ -101,8 +102,7 @@ from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWrite
 
 
 cdef enum:
-    #: More images or ancestors than a chain may have (design, law 7): a longer walk met a loop.
-    CHAIN_LIMIT = 1024
+    #: Earlier owners of one pid that a look-up follows.
     OWNERS_LIMIT = 1024
     ENDED_SIZE = 1024
     UNKNOWN_SIZE = 1024

@@ -245,7 +245,7 @@ cdef class Turn:
         return self._wait_ms()
 
     cdef double _wait_ms(self) except? -2.0:
-        if self.merger._sorter.pending == 0:
+        if self.merger._queues.pending == 0:
             return -1.0
         # If everything that the rings hold has arrived, only the slack holds events back; otherwise missing frames do.
         if self.merger.timed_by_sender or self.merger.lags():

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
+from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.entries.model import (
     NO_FILE,
     AWSSecurityCredentials,
@@ -30,9 +31,6 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.shm.reader import lineage
-
-#: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.
-CHAIN_LIMIT = 4096
 
 #: Fields and what they are where nobody has set them.
 DEFAULTS: dict[str, Any] = {
@@ -337,7 +335,7 @@ class ProcessCacheEntry:
     def root(self) -> ProcessCacheEntry:
         """The oldest image of this process that is known: the one whose ancestor is the parent."""
         entry = self
-        for _ in range(CHAIN_LIMIT):
+        for _ in range(LINEAGE_LIMIT):
             before = entry.ancestor
             if before is None or before.pid != entry.pid:
                 break
@@ -359,7 +357,7 @@ class ProcessCacheEntry:
     def chain(self) -> Iterator[ProcessCacheEntry]:
         """This entry and all that it descends from, newest first."""
         entry: ProcessCacheEntry | None = self
-        for _ in range(CHAIN_LIMIT):
+        for _ in range(LINEAGE_LIMIT):
             if entry is None:
                 return
             yield entry

@@ -29,7 +29,7 @@ cdef struct columns:
 cdef class Batch
 
 
-cdef class Sorter:
+cdef class RingQueues:
     cdef columns *columns  # by slot
     cdef readonly list frames  # by slot; None where a slot is free
     cdef readonly uint32_t ring_count
@@ -57,7 +57,7 @@ cdef class Sorter:
 
 
 cdef class Batch:
-    cdef readonly Sorter sorter
+    cdef readonly RingQueues queues
     cdef pending_event *items
     cdef readonly uint32_t count
     cdef readonly uint64_t frontier

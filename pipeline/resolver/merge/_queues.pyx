@@ -79,7 +79,7 @@ cdef int _compare(const void *a, const void *b) noexcept nogil:
 
 @cython.freelist(1)
 cdef class Batch:
-    """Events in the order in which they are to be applied. Made by `Sorter.take`, ended by `Sorter.done`.
+    """Events in the order in which they are to be applied. Made by `RingQueues.take`, ended by `RingQueues.done`.
 
     Attributes:
         count: events.
@@ -95,7 +95,7 @@ cdef class Batch:
     @property
     def frames(self):
         """List of frames, indexed by `frame_no`; None at numbers that are not in use."""
-        return self.sorter.frames
+        return self.queues.frames
 
     cdef object _column(self, uint32_t which):
         cdef uint32_t i
@@ -123,7 +123,7 @@ cdef class Batch:
         return np.array([self.items[i].time for i in range(self.count)], np.uint64)
 
 
-cdef class Sorter:
+cdef class RingQueues:
     """Pending events of all rings. One batch may be out at a time.
 
     Args:
@@ -369,7 +369,7 @@ cdef class Sorter:
                 self.raise_frontier(limit_boot_ns)
             return None
         batch = Batch.__new__(Batch)
-        batch.sorter = self
+        batch.queues = self
         batch.items = <pending_event *>malloc(room * sizeof(pending_event))
         if batch.items == NULL:
             raise MemoryError
@@ -399,7 +399,7 @@ cdef class Sorter:
         cdef ring_queue *rings = <ring_queue *>self.rings
         if batch is None:
             raise TypeError("a batch is None")
-        if batch.sorter is not self or not self.outstanding:
+        if batch.queues is not self or not self.outstanding:
             raise RuntimeError("not the batch that is out")
         self.outstanding = False
         for i in range(batch.count):
