@@ -24,7 +24,7 @@ def now_boot_ns() -> int:
 
 
 class MiniResolver:
-    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/loop.py)."""
+    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/duty_cycle.py)."""
 
     def __init__(self, directory: Path, **publisher: Any) -> None:
         self.directory = directory

@@ -18,7 +18,8 @@ import pytest
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.records.limits import MERGE_SLACK_NS
+from pipeline.resolver.merge._merger import Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard
@@ -95,7 +96,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
             first = int(np.searchsorted(mine["ring_pos"], at[number]))
             if first < len(mine):
                 checked += 1
-                assert int(oldest[first]) >= sampled_ns - SLACK_NS, (number, sampled_ns - int(oldest[first]))
+                assert int(oldest[first]) >= sampled_ns - MERGE_SLACK_NS, (number, sampled_ns - int(oldest[first]))
     assert checked > 1000
     times = np.concatenate(applied)
     assert len(times) == len(head)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets._conceal import Literals, digest
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
@@ -217,7 +218,7 @@ class Live:
         if since:
             self.merger.resume(frame.head["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)
         self.merger.add(frame)
-        self.merger.advance(self.story.tick() + SLACK_NS + 1, self.merger.received_pos)
+        self.merger.advance(self.story.tick() + MERGE_SLACK_NS + 1, self.merger.received_pos)
         batch = self.merger.take(8192)
         assert batch is not None
         self.applier.apply(batch)

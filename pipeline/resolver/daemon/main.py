@@ -1,4 +1,4 @@
-"""The resolver process: build one `Resolver` from the worker spec, run its duty cycle, end cleanly.
+"""The resolver process: assemble it from the worker spec, run its duty cycle, end cleanly.
 
 Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The spec (JSON, read from the
 inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the rings and BPF
@@ -22,11 +22,11 @@ from pipeline.worker.reading import read_spec, say_ready, spec_fd
 if TYPE_CHECKING:
     from pipeline.worker.specification import WorkerSpec
 
-#: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
+#: Capabilities that reading other users' processes in /proc needs; all others are dropped (capabilities(7)).
 CAP_DAC_READ_SEARCH = 2
 CAP_SYS_PTRACE = 19
 
-#: After SIGTERM, how long frames may still be under way.
+#: After SIGTERM, frames may arrive for so long.
 DRAIN_SECONDS = 2.0
 
 
@@ -61,17 +61,17 @@ def _run(spec: WorkerSpec) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
-    with build(spec) as worker:
-        # What was built lives as long as the process: the collector need not look at it again.
+    with build(spec) as process:
+        # These objects live as long as the process, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        worker.start()
+        process.start()
         say_ready(spec.ready_fd)
         memory.give_back()  # what the snapshot needed
         while not stopping:
-            worker.loop.poll()
-            worker.follow()
-        worker.drain(DRAIN_SECONDS)
+            process.loop.poll()
+            process.follow()
+        process.drain(DRAIN_SECONDS)
     return 0
 
 

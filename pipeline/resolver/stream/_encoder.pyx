@@ -19,6 +19,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.resolver.stream._cpid cimport pl_cpid
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
 from pipeline.records._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
@@ -359,8 +360,8 @@ cdef class Encoder:
             raise ValueError(f"envs is none or stored, not {envs!r}")
         if file not in ("exec", "all"):
             raise ValueError(f"file is exec or all, not {file!r}")
-        if not 0 <= lineage_depth <= 512:
-            raise ValueError(f"lineage_depth is 0 to 512, not {lineage_depth}")
+        if not 0 <= lineage_depth <= CHAIN_MAX:
+            raise ValueError(f"lineage_depth is 0 to {CHAIN_MAX}, not {lineage_depth}")
         cdef bytes boot_raw = bytes(boot)
         cdef bytes boot_hex = boot_raw.hex().encode()
         memcpy(self.boot_hex, <char *>boot_hex, 32)
