@@ -14,7 +14,6 @@ Imports numpy only with the tables, so only for a snapshot.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -26,6 +25,7 @@ from pipeline import paths
 from pipeline.bus.stream.messages import Event
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
+from pipeline.shm.layout.declared import COMMIT_LAYOUT, SLOT_ORDER, SLOT_STREAM
 
 if TYPE_CHECKING:
     from pipeline.shm.reader.table import ProcessTable
@@ -37,12 +37,8 @@ _RETRY_S = 0.05
 #: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of
-#: pipeline.resolver.stream._encoder: the name of the stream, and how many events of all topics there were.
-_WATERMARK = struct.Struct("<8xQ")
-_TOPIC_SEQ = struct.Struct("<128x16Q")
-_STREAM_SLOT = 14
-_ORDER_SLOT = 15
+_WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
+_TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
 
 
 class Subscriber:
@@ -257,7 +253,7 @@ class Subscriber:
         commit = bytes(table.commit())
         (watermark_boot_ns,) = _WATERMARK.unpack_from(commit)
         seqs = _TOPIC_SEQ.unpack_from(commit)
-        if seqs[_STREAM_SLOT] != tracker.stream:
+        if seqs[SLOT_STREAM] != tracker.stream:
             raise StaleError("the tables and the stream are not of the same epoch yet; try again")
         watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
         events: list[Event] = []
@@ -280,7 +276,7 @@ class Subscriber:
         tracker.stale = False
         self._listed = listed
         # By number, not by time: events may be those of a recording, replayed faster than they were made.
-        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[_ORDER_SLOT] + _OVERLAP_EVENTS
+        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[SLOT_ORDER] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
         return events
 

@@ -22,7 +22,9 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver.stream._cpid cimport pl_cpid
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline.records._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline.records._records cimport (
+    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
+)
 from pipeline.resolver.stream._skip cimport pl_find
 from pipeline.resolver.stream._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
@@ -39,11 +41,7 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream.messages import TOPICS, Message, pack_events
-
-# Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.
-SLOT_ORDER = 15  # events of all topics so far
-SLOT_STREAM = 14  # names this space of numbers
-SLOT_MASK = 13  # topics that had a subscriber
+from pipeline.shm.layout.declared import SLOT_MASK, SLOT_ORDER, SLOT_STREAM
 
 cdef enum:
     TOPIC_CAPACITY = 8
@@ -51,9 +49,6 @@ cdef enum:
     TOPIC_EXIT = 2
     TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
-    ORDER = 15
-    STREAM = 14
-    MASK = 13
     # Room for every field but the strings of variable length.
     FIXED_BYTES = 12288
     ANCESTOR_BYTES = 512
@@ -62,10 +57,6 @@ cdef enum:
     SPARE_MAX_BYTES = 1 << 18
     EVENT_FIELDS = 89
     FILE_FIELDS = 24
-    KIND_FORK = 1
-    KIND_EXEC = 2
-    KIND_EXIT = 3
-    KIND_SID = 7
     LEADERS = 1024
     TTYLESS = 1024
 
@@ -376,7 +367,7 @@ cdef class Encoder:
         self.file_form = file == "all"
         self.message_bytes = message_bytes
         self.limit_bytes = limit_bytes
-        self.topic_seq[STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
+        self.topic_seq[PL_SLOT_STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -403,12 +394,12 @@ cdef class Encoder:
     @property
     def stream(self) -> int:
         """Names the space of sequence numbers; the same after a take-over."""
-        return self.topic_seq[STREAM]
+        return self.topic_seq[PL_SLOT_STREAM]
 
     @property
     def order(self) -> int:
         """Events of all topics so far."""
-        return self.topic_seq[ORDER]
+        return self.topic_seq[PL_SLOT_ORDER]
 
     def sequences(self):
         """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
@@ -419,7 +410,7 @@ cdef class Encoder:
 
     cdef const uint64_t *numbers(self) noexcept nogil:
         """What `sequences` returns, without a copy; valid until the next call of any method."""
-        self.topic_seq[MASK] = self.topics_mask
+        self.topic_seq[PL_SLOT_MASK] = self.topics_mask
         return self.topic_seq
 
     cdef bint has_messages(self) noexcept nogil:
@@ -543,12 +534,12 @@ cdef class Encoder:
         """Number an event that is not about a process, and encode it if it was asked for; returns whether it was."""
         if not 0 <= topic < TOPIC_CAPACITY:
             raise ValueError(f"no topic {topic}")
-        self.topic_seq[ORDER] += 1
+        self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
             return False
         cdef bytes data = pack_events(
-            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[ORDER], **fields}]
+            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[PL_SLOT_ORDER], **fields}]
         )
         cdef open_part *part = self._part(topic, self.topic_seq[topic])
         cdef char *p = self._room(part, NULL, len(data)) if part != NULL else NULL
@@ -564,22 +555,22 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil:
         cdef uint64_t seq
-        self.topic_seq[ORDER] += 1
+        self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
-        if kind == KIND_EXEC:
+        if kind == PL_KIND_EXEC:
             if self.notes_logins:
                 self._note_login(tables, row)
-        elif topic == TOPIC_EXIT or (kind == KIND_SID and topic == TOPIC_CONTEXT):
+        elif topic == TOPIC_EXIT or (kind == PL_KIND_SID and topic == TOPIC_CONTEXT):
             self._note_leader(tables, row, time_boot_ns, topic == TOPIC_EXIT)
         if (
-            self.notes_ttyless and kind != KIND_FORK and kind != KIND_EXIT and tables.cold[row].tty[0] == 0
+            self.notes_ttyless and kind != PL_KIND_FORK and kind != PL_KIND_EXIT and tables.cold[row].tty[0] == 0
             and self.ttyless_count < TTYLESS
         ):
             self.ttyless[self.ttyless_count] = row
             self.ttyless_count += 1
         if not self.topics_mask >> topic & 1:
             # Readers want to know the users of a container, too, and it may be gone when somebody asks.
-            if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
+            if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
                 self._names_of(tables, row)
             return
         seq = self.topic_seq[topic]
@@ -647,7 +638,7 @@ cdef class Encoder:
         p = pl_key(p, "event")
         p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
         p = pl_uint(pl_key(p, "seq"), seq)
-        p = pl_uint(pl_key(p, "order"), self.topic_seq[ORDER])
+        p = pl_uint(pl_key(p, "order"), self.topic_seq[PL_SLOT_ORDER])
         p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
         p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
         p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))

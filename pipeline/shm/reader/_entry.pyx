@@ -22,8 +22,10 @@ cimport cython
 from types import GetSetDescriptorType
 
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
+from pipeline.shm.layout.declared import SOURCE_NAMES
 from pipeline.shm.layout._hash cimport pl_row_check
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_INHERITED, PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
@@ -265,13 +267,6 @@ cdef inline PyObject *_owned(object value) noexcept:
 
 cdef uint32_t _UNSET = 4294967295
 
-cdef enum:
-    # As in pipeline.records.kinds, which needs numpy; a test compares them.
-    EXEC_DELETED = 2
-    EXEC_MEMFD = 4
-    EXEC_UPPER_LAYER = 2048
-
-_SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
@@ -365,7 +360,7 @@ cdef object _file_of(Entry entry, bytes data):
     cdef const char *mount
     cdef uint32_t n = <uint32_t>(PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file)), mount_n = 0, at = 0
     cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
-    cdef bint is_memfd = (file.file_flags & EXEC_MEMFD) != 0
+    cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
     mount = pl_mount_path(file, path, n, &mount_n)
     whole = base = extension = user = group = None
     if n and is_memfd:
@@ -389,7 +384,7 @@ cdef object _file_of(Entry entry, bytes data):
         "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
         "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
         "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
-        "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
+        "in_upper_layer": (file.file_flags & PL_EXEC_UPPER_LAYER) != 0,
         "is_fileless": bool(is_memfd) if is_memfd or file.mount_id else None,
         "mount_path": None if mount == NULL else _decode(mount, mount_n),
         "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
@@ -731,7 +726,7 @@ cdef class Entry:
     @property
     def source(self):
         """Where the entry came from: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
-        return _SOURCES[self.hot.source] if self.hot.source < len(_SOURCES) else "unknown"
+        return SOURCE_NAMES[self.hot.source] if self.hot.source < len(SOURCE_NAMES) else "unknown"
 
     # -- times -------------------------------------------------------------------------------------------------------
 
@@ -870,13 +865,13 @@ cdef class Entry:
     def is_exe_deleted(self):
         """The executable had no name any more when it was executed or looked at."""
         cdef bytes data = self._file()
-        return data is not None and (_facts(data).file_flags & EXEC_DELETED) != 0
+        return data is not None and (_facts(data).file_flags & PL_EXEC_DELETED) != 0
 
     @property
     def is_memfd(self):
         """The executable is a memfd: `path` is "/memfd:NAME"."""
         cdef bytes data = self._file()
-        return data is not None and (_facts(data).file_flags & EXEC_MEMFD) != 0
+        return data is not None and (_facts(data).file_flags & PL_EXEC_MEMFD) != 0
 
     @property
     def inode(self):
