@@ -136,7 +136,7 @@ DAEMON_ONLY = {
     "pythonjsonlogger",
     "re2",
     "prometheus_client",
-    "pipeline.config.settings",
+    "pipeline.config.schema",
 }
 #: Some MB a process each, and nothing that the daemon uses: the TLS library comes with asyncio, with ssl and hashlib.
 NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futures", "prometheus_client"}
