@@ -42,6 +42,7 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
+from pipeline.shm.layout.declared import STATES, State
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
@@ -403,8 +404,15 @@ def _read_ids(info: ProcInfo, fd: int) -> None:
     info.gids = _four(status, b"\nGid:\t")
     info.cap_effective = int(_value(status, b"\nCapEff:\t") or b"0", 16)
     info.cap_permitted = int(_value(status, b"\nCapPrm:\t") or b"0", 16)
+    info.states = tuple(_state(status, state) for state in STATES)
     # A kernel without pid namespaces has no such line.
     info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
+
+
+def _state(status: bytes, state: State) -> int:
+    """Return a state as TASK has it: the number + 1, 0 if the kernel has no such line."""
+    value = _value(status, b"\n" + state.status_key.encode("ascii") + b":\t")
+    return 1 + min(int(value), len(state.values or "01") - 1) if value else 0
 
 
 def _read_namespaces(info: ProcInfo, fd: int, below: bytes, proc: int) -> None:

@@ -116,8 +116,9 @@ TASK_LAYOUT = Layout(
     tty            S16  -      tty->name, e.g. b"pts3"; empty: none
     exe_inode      u8   -      mm->exe_file's inode; for exec: of the image before this one
     exe_dev        u4   -      its s_dev, kernel encoding (major << 20 | minor)
-    told           u4   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
+    told           u2   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
                                (pipeline/shm/layout/declared.py); 0: the fields that are not zero
+    task_reserved  V2   -
     cookie         u8   -      identifies the image; key of the BPF map proc_cache
     cgroups_v1     u8   -      one number for all cgroups of version 1 that the process is in (`cgroup_set`);
                                CGROUPS_V1_ROOTS: only roots
@@ -156,7 +157,7 @@ EXEC_LAYOUT = Layout(
     fs_magic         u4  -          s_magic of its file system
     path_bytes       u4  bytes      path below the global root of its mount tree
     root_offset      u4  bytes      where the path below the task's own root begins, within the path
-    name_bytes       u4  bytes      bprm->filename: what was invoked
+    name_bytes       u4  bytes      bprm->filename: what was invoked; a NUL and the working directory may follow
     args_bytes       u4  bytes      kept of the argument area, NUL after each
     args_full_bytes  u4  bytes      the argument area's whole length
     envs_bytes       u4  bytes      kept of the environment, NUL after each, and `ssh_bytes`

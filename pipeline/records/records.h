@@ -91,7 +91,8 @@ struct pl_task {
 	char tty[16];
 	__u64 exe_inode;
 	__u32 exe_dev;
-	__u32 told;
+	__u16 told;
+	__u8 task_reserved[2];
 	__u64 cookie;
 	__u64 cgroups_v1;
 };

@@ -54,7 +54,8 @@ cdef extern from *:
         char tty[16]
         uint64_t exe_inode
         uint32_t exe_dev
-        uint32_t told
+        uint16_t told
+        uint8_t task_reserved[2]
         uint64_t cookie
         uint64_t cgroups_v1
 

@@ -58,6 +58,8 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._writer cimport TableWriter
 
+include "states.pxi"
+
 #: What `insert_snapshot` returns.
 SAME = 0
 ADDED = 1
@@ -130,7 +132,7 @@ cdef class Applier(Events):
             raise ValueError(f"the record has {h.var_bytes} bytes of strings, not {buffers.length(3)}")
         cdef uint32_t groups = 0
         if t != NULL:
-            groups = self.told(h.flags, t) if known is None else <uint32_t>known
+            groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         self.told_source = <uint8_t>source
         self.digest = digest
         with nogil:
@@ -179,7 +181,7 @@ cdef class Applier(Events):
             <uint64_t>b.path_bytes + b.name_bytes + b.args_bytes + b.envs_bytes > <uint64_t>buffers.length(3)
         ):
             raise ValueError("the strings are shorter than the record says")
-        groups = self.told(h.flags, t) if known is None else <uint32_t>known
+        groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         self.digest = digest
         with nogil:
             result = self.insert(h, t, b, string_bytes, <uint8_t>source, groups, start_ticks, flags, exec_boot_ns)

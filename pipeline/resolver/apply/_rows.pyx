@@ -16,7 +16,7 @@ Rules that hold for every function:
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps, TOPIC_EXIT, TOPIC_REPARENT
@@ -24,15 +24,18 @@ from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
+    PL_EXEC_DELETED,
     PL_EXEC_DETACHED,
     PL_EXEC_ENVS_TRUNCATED,
     PL_EXEC_ENVS_UNREADABLE,
     PL_EXEC_ESCAPED,
     PL_EXEC_MEMFD,
+    PL_EXEC_NAME_TRUNCATED,
     PL_EXEC_NO_ROOT,
     PL_EXEC_PATH_TRUNCATED,
     PL_EXEC_SCRIPT,
     PL_EXEC_THROUGH_SYMLINK,
+    PL_EXEC_UPPER_LAYER,
     PL_FLAG_PARTIAL,
     PL_KIND_EXIT,
     pl_exec_any,
@@ -98,6 +101,8 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
 
+include "states.pxi"
+
 
 cdef enum:
     #: More images or ancestors than a chain may have (design, law 7): a longer walk met a loop.
@@ -109,10 +114,16 @@ cdef enum:
     HEIRS_SIZE = 1024
     WAITING_SIZE = 1024
     PF_KTHREAD = 0x200000
-    #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
-    FILE_FLAGS = 2 | 4 | 8 | 256 | 512 | 1024 | 2048
-    #: And with these the path, or what was invoked, does not tell whether a link was followed; a script's never does.
-    NO_LINK_FLAGS = 1 | 2 | 4 | 8 | 256 | 512 | 1024 | 8192
+    #: What describes the file alone.
+    FILE_FLAGS = (
+        PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT
+        | PL_EXEC_UPPER_LAYER
+    )
+    #: With these, path and name do not show whether a link was followed; those of a script never do.
+    NO_LINK_FLAGS = (
+        PL_EXEC_SCRIPT | PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED
+        | PL_EXEC_NO_ROOT | PL_EXEC_NAME_TRUNCATED
+    )
     IMAGE_FLAGS = (
         PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK | PL_ROW_STAT_INODE
     )
@@ -127,12 +138,18 @@ cdef enum:
     )
 
 
+cdef inline uint32_t name_length(const pl_exec_any *body, const char *name) noexcept nogil:
+    """Bytes of what was invoked, which a NUL and the working directory may follow."""
+    cdef const char *nul = <const char *>memchr(name, 0, body.name_bytes)
+    return body.name_bytes if nul == NULL else <uint32_t>(nul - name)
+
+
 cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const char *name) noexcept nogil:
     """Whether a symbolic link was followed from what was invoked to the executable.
 
     A relative name does not tell, nor one that is not in its shortest form, nor a descriptor's.
     """
-    cdef uint32_t at, dots, n = body.name_bytes
+    cdef uint32_t at, dots, n = name_length(body, name)
     if body.exec_flags & NO_LINK_FLAGS or n == 0 or name[0] != b"/" or body.path_bytes <= body.root_offset:
         return False
     if n == body.path_bytes - body.root_offset and memcmp(name, path + body.root_offset, n) == 0:
@@ -409,12 +426,12 @@ cdef class Rows:
 
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
         """Which groups of fields (KNOWN_*) a TASK tells."""
-        cdef uint32_t groups = TASK_KNOWN
+        cdef uint32_t groups = TASK_KNOWN | known_states(task)
         if flags & PL_FLAG_PARTIAL:
             # Zero is unknown there, unless the record says which groups it tells (root's ids are zero).
             groups = task.told & TASK_KNOWN
             if groups:
-                return groups
+                return groups | known_states(task)
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
                 groups |= PL_KNOWN_CREDS
             if task.cap_effective or task.cap_permitted:
@@ -431,7 +448,7 @@ cdef class Rows:
                 groups |= PL_KNOWN_COMM
             if task.tty[0]:
                 groups |= PL_KNOWN_TTY
-            return groups
+            return groups | known_states(task)
         # A task that ends may have left these already; no task is without them before.
         if task.cgroup_id == 0:
             groups &= ~PL_KNOWN_CGROUP
@@ -480,6 +497,8 @@ cdef class Rows:
         if groups & PL_KNOWN_TTY and not self.keeps_tty(row, task):
             self.mark_tty(row, False)
             memcpy(cold.tty, task.tty, 16)
+        if groups & STATES_KNOWN:
+            hot.flags = put_states(hot.flags, task, groups)
         if self.container_bytes:
             ref = self.tables.names.intern(self.container, self.container_bytes)
             if ref and ref != cold.container_ref and cold.extra_ref:
@@ -535,6 +554,8 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
             return True
+        if groups & STATES_KNOWN and put_states(hot.flags, task, groups) != hot.flags:
+            return True
         return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, 16) != 0 and not self.keeps_tty(row, task)
 
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil:
@@ -564,6 +585,8 @@ cdef class Rows:
             memcpy(hot.comm, from_hot.comm, 16)
         if groups & PL_KNOWN_TTY:
             memcpy(cold.tty, from_cold.tty, 16)
+        if groups & STATES_KNOWN:
+            hot.flags = copied_states(hot.flags, from_hot.flags, groups)
         hot.known |= groups
 
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:

@@ -12,7 +12,33 @@ readers touch only what the control segment says is allocated. All numbers are l
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pipeline.records.declaring import Layout
+
+
+class State(NamedTuple):
+    """A state of a process that HOT.flags holds.
+
+    Attributes:
+        name: of the field of TASK, of an entry and of an event.
+        mask: adjoining bits of HOT.flags.
+        known: the KNOWN_* flag.
+        status_key: name of the number in ``/proc/PID/status``.
+        values: text for each number; empty: the state is true or false.
+    """
+
+    name: str
+    mask: int
+    known: int
+    status_key: str
+    values: tuple[str, ...] = ()
+
+    @property
+    def shift(self) -> int:
+        """Position of the lowest bit of the mask."""
+        return (self.mask & -self.mask).bit_length() - 1
+
 
 MAGIC = b"PROCLINE"
 LAYOUT_VERSION = 5  #: of all segments; readers reject any other
@@ -102,6 +128,10 @@ KNOWN_EXEC_TIME = 1 << 11
 KNOWN_COMM = 1 << 12
 KNOWN_AUID = 1 << 13
 KNOWN_FORK_TIME = 1 << 14
+
+#: States of a process that are small numbers, in the order of TASK. HOT.flags has the number in the bits of a mask; a
+#: KNOWN_* says whether it is known. TASK has a field of the same name: the number + 1, 0 unknown.
+STATES: tuple[State, ...] = ()
 
 # Slots of COMMIT.topic_seq behind those of the topics
 SLOT_MASK = 13  #: topics that had a subscriber, a mask
@@ -296,7 +326,8 @@ COLD_LAYOUT = Layout(
     net_ns          u4   inode
     user_ns         u4   inode
     envs_ref        u4   envs ref   u4 full length, then the strings, NUL after each
-    name_ref        u4   names ref  what was invoked (for a script: the script)
+    name_ref        u4   names ref  what was invoked (for a script: the script); a NUL and the working directory may
+                                    follow
     cgroup_ref      u4   names ref  CGROUP record
     container_ref   u4   names ref  container id
     extra_ref       u4   args ref   msgpack map of what few processes have
