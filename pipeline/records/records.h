@@ -92,7 +92,8 @@ struct pl_task {
 	__u64 exe_inode;
 	__u32 exe_dev;
 	__u16 told;
-	__u8 task_reserved[2];
+	__u8 no_new_privs;
+	__u8 task_reserved[1];
 	__u64 cookie;
 	__u64 cgroups_v1;
 };

@@ -55,7 +55,8 @@ cdef extern from *:
         uint64_t exe_inode
         uint32_t exe_dev
         uint16_t told
-        uint8_t task_reserved[2]
+        uint8_t no_new_privs
+        uint8_t task_reserved[1]
         uint64_t cookie
         uint64_t cgroups_v1
 

@@ -154,6 +154,7 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		out->exe_dev = inode->i_sb->s_dev;
 	}
 	out->told = 0;
+	out->no_new_privs = 1 + (leader->atomic_flags >> PFA_NO_NEW_PRIVS & 1);
 	out->cookie = 0;
 	out->cgroups_v1 = 0;
 }

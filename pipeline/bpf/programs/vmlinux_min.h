@@ -69,6 +69,7 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+#define PFA_NO_NEW_PRIVS 0 /* include/linux/sched.h: a bit of atomic_flags */
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -262,6 +263,7 @@ struct task_struct {
 	int exit_state;
 	int exit_code;
 	unsigned int in_execve : 1;
+	unsigned long atomic_flags;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;

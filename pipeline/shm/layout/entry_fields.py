@@ -97,6 +97,8 @@ caps_attempted           both      uint   cold.cap_attempted
     mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an agent
     reports them
 caps_used                both      uint   cold.cap_used  those of them that it had
+no_new_privs             both      bool   state no_new_privs
+    PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null: unknown
 [terminal]
 tty                      both      str    computed  controlling terminal, such as `pts0`; in events empty: none
 [session copied]
@@ -207,7 +209,7 @@ is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred
 """
 
 #: Minor version of the public stream. Raise it when a release adds a field.
-STREAM_MINOR = 1
+STREAM_MINOR = 2
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 

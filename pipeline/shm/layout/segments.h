@@ -72,6 +72,7 @@
 #define PL_ROW_EXIT_KNOWN (1 << 20) /* exit_code holds a value */
 #define PL_ROW_FOREIGN (1 << 21) /* known by (ns_pid, pid_ns): tgid, ppid and creator_tgid are slots, not pids */
 #define PL_ROW_STAT_INODE (1 << 22) /* the inode is from stat(); on some file systems the kernel's own number differs */
+#define PL_ROW_NO_NEW_PRIVS (1 << 23) /* an exec cannot add privileges (PR_SET_NO_NEW_PRIVS) */
 
 /* HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value */
 #define PL_KNOWN_START (1 << 0)
@@ -89,6 +90,7 @@
 #define PL_KNOWN_COMM (1 << 12)
 #define PL_KNOWN_AUID (1 << 13)
 #define PL_KNOWN_FORK_TIME (1 << 14)
+#define PL_KNOWN_NO_NEW_PRIVS (1 << 15)
 
 /* Slots of COMMIT.topic_seq behind those of the topics */
 #define PL_SLOT_MASK 13 /* topics that had a subscriber, a mask */

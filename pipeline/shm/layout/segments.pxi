@@ -213,6 +213,7 @@ cdef extern from "layout.h" nogil:
         PL_ROW_EXIT_KNOWN
         PL_ROW_FOREIGN
         PL_ROW_STAT_INODE
+        PL_ROW_NO_NEW_PRIVS
         PL_KNOWN_START
         PL_KNOWN_CREDS
         PL_KNOWN_CAPS
@@ -228,6 +229,7 @@ cdef extern from "layout.h" nogil:
         PL_KNOWN_COMM
         PL_KNOWN_AUID
         PL_KNOWN_FORK_TIME
+        PL_KNOWN_NO_NEW_PRIVS
         PL_SLOT_MASK
         PL_SLOT_STREAM
         PL_SLOT_ORDER

@@ -1107,6 +1107,12 @@ cdef class Entry:
         return self._cold().cap_used
 
     @property
+    def no_new_privs(self):
+        """PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null:
+        unknown."""
+        return bool((self.hot.flags & 0x800000) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
+
+    @property
     def sid(self):
         """Pid of the session leader."""
         return self._cold().sid if self.hot.known & PL_KNOWN_SID else None
