@@ -119,7 +119,7 @@ TASK_LAYOUT = Layout(
     told           u2   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
                                (pipeline/shm/layout/declared.py); 0: the fields that are not zero
     no_new_privs   u1   -      task->atomic_flags, PFA_NO_NEW_PRIVS: 1 no, 2 yes
-    task_reserved  V1   -
+    seccomp_mode   u1   -      task->seccomp.mode + 1: 1 disabled, 2 strict, 3 filter
     cookie         u8   -      identifies the image; key of the BPF map proc_cache
     cgroups_v1     u8   -      one number for all cgroups of version 1 that the process is in (`cgroup_set`);
                                CGROUPS_V1_ROOTS: only roots

@@ -93,7 +93,7 @@ struct pl_task {
 	__u32 exe_dev;
 	__u16 told;
 	__u8 no_new_privs;
-	__u8 task_reserved[1];
+	__u8 seccomp_mode;
 	__u64 cookie;
 	__u64 cgroups_v1;
 };

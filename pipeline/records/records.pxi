@@ -56,7 +56,7 @@ cdef extern from *:
         uint32_t exe_dev
         uint16_t told
         uint8_t no_new_privs
-        uint8_t task_reserved[1]
+        uint8_t seccomp_mode
         uint64_t cookie
         uint64_t cgroups_v1
 

@@ -69,6 +69,7 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+#define SECCOMP_MODE_FILTER 2
 #define PFA_NO_NEW_PRIVS 0 /* include/linux/sched.h: a bit of atomic_flags */
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
@@ -252,6 +253,10 @@ struct css_set {
 	struct list_head cgrp_links;
 };
 
+/* Without CONFIG_SECCOMP it has no fields. */
+struct seccomp {
+	int mode;
+};
 /* x86 alone has this field. */
 struct thread_info {
 	u32 status;
@@ -280,6 +285,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	kuid_t loginuid;
 	unsigned int sessionid;
+	struct seccomp seccomp;
 	struct css_set *cgroups;
 };
 

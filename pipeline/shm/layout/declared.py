@@ -112,6 +112,8 @@ ROW_EXIT_KNOWN = 1 << 20  #: exit_code holds a value
 ROW_FOREIGN = 1 << 21  #: known by (ns_pid, pid_ns): tgid, ppid and creator_tgid are slots, not pids
 ROW_STAT_INODE = 1 << 22  #: the inode is from stat(); on some file systems the kernel's own number differs
 ROW_NO_NEW_PRIVS = 1 << 23  #: an exec cannot add privileges (PR_SET_NO_NEW_PRIVS)
+ROW_SECCOMP_STRICT = 1 << 24  #: seccomp mode 1
+ROW_SECCOMP_FILTER = 1 << 25  #: seccomp mode 2
 
 # HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value
 KNOWN_START = 1 << 0
@@ -130,10 +132,17 @@ KNOWN_COMM = 1 << 12
 KNOWN_AUID = 1 << 13
 KNOWN_FORK_TIME = 1 << 14
 KNOWN_NO_NEW_PRIVS = 1 << 15
+KNOWN_SECCOMP = 1 << 16
 
 #: States of a process that are small numbers, in the order of TASK. HOT.flags has the number in the bits of a mask; a
 #: KNOWN_* says whether it is known. TASK has a field of the same name: the number + 1, 0 unknown.
-STATES: tuple[State, ...] = (State("no_new_privs", ROW_NO_NEW_PRIVS, KNOWN_NO_NEW_PRIVS, "NoNewPrivs"),)
+STATES: tuple[State, ...] = (
+    State("no_new_privs", ROW_NO_NEW_PRIVS, KNOWN_NO_NEW_PRIVS, "NoNewPrivs"),
+    State(
+        "seccomp_mode", ROW_SECCOMP_STRICT | ROW_SECCOMP_FILTER, KNOWN_SECCOMP, "Seccomp",
+        ("disabled", "strict", "filter"),
+    ),
+)  # fmt: skip
 
 # Slots of COMMIT.topic_seq behind those of the topics
 SLOT_MASK = 13  #: topics that had a subscriber, a mask

@@ -99,6 +99,8 @@ caps_attempted           both      uint   cold.cap_attempted
 caps_used                both      uint   cold.cap_used  those of them that it had
 no_new_privs             both      bool   state no_new_privs
     PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null: unknown
+seccomp_mode             both      str    state seccomp_mode
+    `disabled`, `strict` or `filter`, as of the last event of the process; null: unknown
 [terminal]
 tty                      both      str    computed  controlling terminal, such as `pts0`; in events empty: none
 [session copied]

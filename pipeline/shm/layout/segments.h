@@ -73,6 +73,8 @@
 #define PL_ROW_FOREIGN (1 << 21) /* known by (ns_pid, pid_ns): tgid, ppid and creator_tgid are slots, not pids */
 #define PL_ROW_STAT_INODE (1 << 22) /* the inode is from stat(); on some file systems the kernel's own number differs */
 #define PL_ROW_NO_NEW_PRIVS (1 << 23) /* an exec cannot add privileges (PR_SET_NO_NEW_PRIVS) */
+#define PL_ROW_SECCOMP_STRICT (1 << 24) /* seccomp mode 1 */
+#define PL_ROW_SECCOMP_FILTER (1 << 25) /* seccomp mode 2 */
 
 /* HOT.known, and TASK.told of records without eBPF: groups of fields that hold a value */
 #define PL_KNOWN_START (1 << 0)
@@ -91,6 +93,7 @@
 #define PL_KNOWN_AUID (1 << 13)
 #define PL_KNOWN_FORK_TIME (1 << 14)
 #define PL_KNOWN_NO_NEW_PRIVS (1 << 15)
+#define PL_KNOWN_SECCOMP (1 << 16)
 
 /* Slots of COMMIT.topic_seq behind those of the topics */
 #define PL_SLOT_MASK 13 /* topics that had a subscriber, a mask */

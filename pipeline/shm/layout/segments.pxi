@@ -214,6 +214,8 @@ cdef extern from "layout.h" nogil:
         PL_ROW_FOREIGN
         PL_ROW_STAT_INODE
         PL_ROW_NO_NEW_PRIVS
+        PL_ROW_SECCOMP_STRICT
+        PL_ROW_SECCOMP_FILTER
         PL_KNOWN_START
         PL_KNOWN_CREDS
         PL_KNOWN_CAPS
@@ -230,6 +232,7 @@ cdef extern from "layout.h" nogil:
         PL_KNOWN_AUID
         PL_KNOWN_FORK_TIME
         PL_KNOWN_NO_NEW_PRIVS
+        PL_KNOWN_SECCOMP
         PL_SLOT_MASK
         PL_SLOT_STREAM
         PL_SLOT_ORDER

@@ -269,6 +269,7 @@ _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 FIELDS = ENTRY_FIELDS
 
 # generated: entry-values
+_SECCOMP_MODE = ('disabled', 'strict', 'filter')
 # end of the generated part
 
 #: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in
@@ -1111,6 +1112,11 @@ cdef class Entry:
         """PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null:
         unknown."""
         return bool((self.hot.flags & 0x800000) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
+
+    @property
+    def seccomp_mode(self):
+        """`disabled`, `strict` or `filter`, as of the last event of the process; null: unknown."""
+        return _SECCOMP_MODE[(self.hot.flags & 0x3000000) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
 
     @property
     def sid(self):
