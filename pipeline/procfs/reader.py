@@ -148,6 +148,10 @@ class ProcReader:
         """
         return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
 
+    def read_cwd(self, tgid: int) -> bytes | None:
+        """Return the current working directory, under the same conditions as `read_args`."""
+        return _directory(b"%d/cwd" % tgid, self._proc)
+
     def read_envs(self, tgid: int) -> Area | None:
         """Return the current environment, under the same conditions as `read_args`."""
         return _read_area(b"%d/environ" % tgid, self._proc, self.envs_limit)
@@ -281,6 +285,7 @@ class ProcReader:
         info.exe = link
         with suppress(OSError):
             info.root = os.readlink(below + b"root", dir_fd=fd)
+        info.cwd = _directory(below + b"cwd", fd)
 
     def _find_mount(self, info: ProcInfo, fd: int, below: bytes) -> None:
         """Find mount point and type of the executable's mount. A memfd is on an internal mount that has none."""
@@ -396,6 +401,15 @@ def _living_thread(fd: int) -> bytes | None:
     finally:
         os.close(task_fd)
     return None
+
+
+def _directory(link: bytes, dir_fd: int) -> bytes | None:
+    """Return where a link to a directory leads; None: unknown, deleted or not below the root directory."""
+    try:
+        path = os.readlink(link, dir_fd=dir_fd)
+    except OSError:
+        return None
+    return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
 
 
 def _read_ids(info: ProcInfo, fd: int) -> None:

@@ -206,6 +206,7 @@ struct file {
 };
 struct fs_struct {
 	struct path root;
+	struct path pwd;
 };
 
 struct mm_struct {

@@ -386,8 +386,8 @@ cdef inline char *put_end(
 
 
 cdef inline char *put_image(
-    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span name, span args,
-    span envs,
+    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span name, span cwd,
+    span args, span envs,
 ) noexcept nogil:
     """Write comm, the paths and names of the executable, and the arguments and environment that it was given."""
     p = pl_key(p, "comm")
@@ -396,6 +396,7 @@ cdef inline char *put_image(
     p = pl_key(p, "script_path")
     p = put_text(p, name, 0) if flags & PL_ROW_SCRIPT else pl_nil(p)
     p = put_text(pl_key(p, "name"), name, 0)
+    p = put_text(pl_key(p, "cwd"), cwd, 0)
     p = put_symlink(p, <const pl_file *>file.at, file.n, args.at, args.n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
     # Arguments begin with the full length of what they were cut from, and so does an environment.
     p = pl_key(p, "argv")
@@ -693,7 +694,7 @@ cdef class Encoder:
         p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
         p = put_times(p, hot, cold, known, flags, boot_unix_ns)
         p = put_end(p, hot, cold, flags, boot_unix_ns)
-        p = put_image(p, hot, cold, known, flags, strings.file, strings.name, strings.args, strings.envs)
+        p = put_image(p, hot, cold, known, flags, strings.file, strings.name, strings.cwd, strings.args, strings.envs)
         p = put_ids(p, hot, cold, known, flags, boot_unix_ns)
         p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
         p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)

@@ -57,6 +57,9 @@ path                     both      str    computed
     describe too
 script_path              both      str    computed  the script that was invoked
 name                     both      str    computed  what was invoked
+cwd                      both      str    computed
+    working directory at the exec, below the daemon's root directory; of a process that was found in /proc, at that
+    moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes
 symlink_paths            both      [str]  computed
     of busybox, or of an executable reached through a symbolic link: its two usual paths by `argv[0]`
 symlink_basename         both      str    computed  the last part of these paths

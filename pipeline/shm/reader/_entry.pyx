@@ -844,6 +844,16 @@ cdef class Entry:
         return self._name()
 
     @property
+    def cwd(self):
+        """Working directory at the exec, or when /proc was read; None: unknown, deleted or unreachable."""
+        cdef bytes data = self._string(NAME_STRING)
+        cdef Py_ssize_t at
+        if data is None:
+            return None
+        at = data.find(b"\0") + 1
+        return _decode(PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at) if at else None
+
+    @property
     def symlink_paths(self):
         """The two usual paths of what was invoked, for busybox or through a symbolic link; None: `path` tells all."""
         names = _symlink_names(self)
