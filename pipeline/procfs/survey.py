@@ -164,7 +164,8 @@ def _complete(
     if want & procfs.WANT_ENVS:
         envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
     is_same = _same_images(head, task, exec_, iterate()).tolist()
-    scripts: list[bytes] = []
+    names: list[bytes] = []
+    scripts: list[bool] = []
     images = zip(paths, task["comm"].tolist(), args, strict=True)
     for i, (path, comm, area) in enumerate(watched(images, show_life)):
         if is_same[i] and path and area is not None and area.text:
@@ -181,13 +182,15 @@ def _complete(
             if info is not None and info.envs is not None:
                 envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
                 exec_["envs_full_bytes"][i] = info.envs_full_bytes
-        scripts.append(script or b"")
+        cwd = reader.read_cwd(tgids[i]) if args[i] is not None else None
+        names.append((script or b"") if cwd is None else b"%b\0%b" % (script or b"", cwd))
+        scripts.append(bool(script))
     exec_["path_bytes"] = [len(path) for path in paths]
-    exec_["name_bytes"] = [len(script) for script in scripts]
+    exec_["name_bytes"] = [len(name) for name in names]
     exec_["exec_flags"] |= np.array([events.EXEC_SCRIPT if script else 0 for script in scripts], np.uint16)
     arg_texts = _put_areas(exec_, "args", "argc", args, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE)
     env_texts = _put_areas(exec_, "envs", "envc", envs, events.EXEC_ENVS_TRUNCATED, events.EXEC_ENVS_UNREADABLE)
-    return [b"".join(pieces) for pieces in zip(paths, scripts, arg_texts, env_texts, strict=True)]
+    return [b"".join(pieces) for pieces in zip(paths, names, arg_texts, env_texts, strict=True)]
 
 
 def _same_images(

@@ -59,6 +59,8 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._writer cimport TableWriter
 
+include "states.pxi"
+
 #: What `insert_snapshot` returns.
 SAME = 0
 ADDED = 1
@@ -132,7 +134,7 @@ cdef class Applier(Events):
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
-            record.groups = self.told(h.flags, t) if known is None else <uint32_t>known
+            record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source if source else PL_SOURCE_EVENT
         record.digest = digest
         with nogil:
@@ -181,7 +183,7 @@ cdef class Applier(Events):
             raise ValueError("the strings are shorter than the record says")
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.exec, record.strings = h, t, b, string_bytes
-        record.groups = self.told(h.flags, t) if known is None else <uint32_t>known
+        record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source
         record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
         record.is_stat = (h.flags & PL_FLAG_PARTIAL) != 0

@@ -16,12 +16,14 @@ Rules that hold for every function:
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps, TOPIC_EXIT, TOPIC_REPARENT
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
+    PL_EXEC_ARGS_TRUNCATED,
+    PL_EXEC_ARGS_UNREADABLE,
     PL_EXEC_DELETED,
     PL_EXEC_DETACHED,
     PL_EXEC_ESCAPED,
@@ -100,6 +102,8 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
 
+include "states.pxi"
+
 
 cdef enum:
     #: Earlier owners of one pid that a look-up follows.
@@ -130,12 +134,18 @@ cdef enum:
     IMAGE_KNOWN = PL_KNOWN_FILE | PL_KNOWN_ARGS | PL_KNOWN_ENVS | PL_KNOWN_EXEC_TIME
 
 
+cdef inline uint32_t name_length(const pl_exec_any *body, const char *name) noexcept nogil:
+    """Bytes of what was invoked, which a NUL and the working directory may follow."""
+    cdef const char *nul = <const char *>memchr(name, 0, body.name_bytes)
+    return body.name_bytes if nul == NULL else <uint32_t>(nul - name)
+
+
 cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const char *name) noexcept nogil:
     """Whether a symbolic link was followed from what was invoked to the executable.
 
     A relative name does not tell, nor one that is not in its shortest form, nor a descriptor's.
     """
-    cdef uint32_t at, dots, n = body.name_bytes
+    cdef uint32_t at, dots, n = name_length(body, name)
     if body.exec_flags & NO_LINK_FLAGS or n == 0 or name[0] != b"/" or body.path_bytes <= body.root_offset:
         return False
     if n == body.path_bytes - body.root_offset and memcmp(name, path + body.root_offset, n) == 0:
@@ -390,12 +400,12 @@ cdef class Rows:
 
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
         """Which groups of fields (KNOWN_*) a TASK tells."""
-        cdef uint32_t groups = TASK_KNOWN
+        cdef uint32_t groups = TASK_KNOWN | known_states(task)
         if flags & PL_FLAG_PARTIAL:
             # Zero is unknown there, unless the record says which groups it tells (root's ids are zero).
             groups = task.told & TASK_KNOWN
             if groups:
-                return groups
+                return groups | known_states(task)
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
                 groups |= PL_KNOWN_CREDS
             if task.cap_effective or task.cap_permitted:
@@ -412,7 +422,7 @@ cdef class Rows:
                 groups |= PL_KNOWN_COMM
             if task.tty[0]:
                 groups |= PL_KNOWN_TTY
-            return groups
+            return groups | known_states(task)
         # A task that ends may have left these already; no task is without them before.
         if task.cgroup_id == 0:
             groups &= ~PL_KNOWN_CGROUP
@@ -454,6 +464,8 @@ cdef class Rows:
         if groups & PL_KNOWN_TTY and not self.keeps_tty(row, task):
             self.mark_tty(row, False)
             memcpy(cold.tty, task.tty, sizeof(cold.tty))
+        if groups & STATES_KNOWN:
+            hot.flags = put_states(hot.flags, task, groups)
         if record.container_bytes:
             ref = self.tables.names.intern(record.container, record.container_bytes)
             if ref and ref != cold.container_ref and cold.extra_ref:
@@ -501,6 +513,8 @@ cdef class Rows:
             return True
         if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, sizeof(hot.comm)) != 0:
             return True
+        if groups & STATES_KNOWN and put_states(hot.flags, task, groups) != hot.flags:
+            return True
         return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, sizeof(cold.tty)) != 0 and not self.keeps_tty(row, task)
 
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil:
@@ -521,6 +535,8 @@ cdef class Rows:
             memcpy(hot.comm, from_hot.comm, sizeof(hot.comm))
         if groups & PL_KNOWN_TTY:
             memcpy(cold.tty, from_cold.tty, sizeof(cold.tty))
+        if groups & STATES_KNOWN:
+            hot.flags = copied_states(hot.flags, from_hot.flags, groups)
         hot.known |= groups
 
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
