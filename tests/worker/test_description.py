@@ -1,0 +1,96 @@
+"""The description that a worker process gets."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.config.settings import Capture, Config, settings
+from pipeline.errors import ConfigError
+from pipeline.records.capture_fds import CaptureFds
+from pipeline.worker.description import WorkerDescription
+from pipeline.worker.reading import read_description
+
+
+def make(**changes: object) -> WorkerDescription:
+    facts = {
+        "instance": "web",
+        "dir": "/dev/shm/procline/web",
+        "role": "shard-0",
+        "source": "ebpf",
+        "config": Config(capture=Capture(ring_bytes=4096)),
+        "boot_id": "00112233445566778899aabbccddeeff",
+        "capture_id": 2**63 + 1,
+        "supervisor_tgid": 1,
+        "ring_count": 4,
+        "ring_bytes": {0: 4096, 3: 8192},
+        "fds": CaptureFds({0: 10, 3: 11}, shared=12, pid_owners=13, pid_cache=11),
+    }
+    return WorkerDescription(**(facts | changes))  # type: ignore[arg-type]
+
+
+def test_a_worker_reads_what_the_supervisor_wrote() -> None:
+    description = make()
+    read = read_description(description.to_memfd())
+    for name in WorkerDescription.__struct_fields__:
+        if name != "config":
+            assert getattr(read, name) == getattr(description, name), name
+    assert description.boot_id_bytes == read.boot_id_bytes == bytes(range(0, 256, 17))
+    assert description.directory == read.directory
+
+
+def test_a_worker_has_every_setting_under_its_name() -> None:
+    config = Config(capture=Capture(ring_bytes=4096))
+    read = read_description(make(config=config).to_memfd()).config
+    for setting in settings(config):
+        section, _, name = setting.key.rpartition(".")
+        value = getattr(getattr(read, section) if section else read, name)
+        assert value == (list(setting.value) if isinstance(setting.value, tuple) else setting.value), setting.key
+
+
+def test_a_field_that_is_not_there_is_of_another_version() -> None:
+    read = read_description(make().to_memfd())
+    with pytest.raises(ConfigError, match="another version"):
+        read.wheels  # noqa: B018
+    with pytest.raises(ConfigError, match="another version"):
+        read.config.capture.wheels  # noqa: B018
+
+
+def test_the_resolver_does_without_msgspec() -> None:
+    """With the settings' descriptions it would be 2 MB, for one document."""
+    code = (
+        "import sys, pipeline.resolver.daemon.main\n"
+        "print(*{'msgspec', 'pipeline.config.settings', 'argparse'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_descriptors_are_named_once_each() -> None:
+    assert make().descriptors() == (10, 11, 12, 13)
+    assert make(fds=CaptureFds()).descriptors() == ()
+    assert make(ready_fd=9).descriptors() == (10, 11, 12, 13, 9)
+
+
+def test_the_description_reaches_another_process() -> None:
+    description = make()
+    fd = description.to_memfd()
+    code = f"from pipeline.worker.reading import read_description; print(read_description({fd}).capture_id)"
+    child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
+    os.close(fd)
+    assert int(child.stdout) == description.capture_id
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"instance": 1}'])
+def test_anything_else_is_refused(content: bytes) -> None:
+    fd = os.memfd_create("x")
+    os.write(fd, content)
+    with pytest.raises(ConfigError, match="started by `procline run`"):
+        read_description(fd)
+
+
+def test_a_descriptor_that_is_not_open_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no worker description"):
+        read_description(99_999)
