@@ -79,6 +79,10 @@ class Area(NamedTuple):
     is_truncated: bool
 
 
+#: Where the cgroup v2 hierarchy is mounted: beside hierarchies of version 1, or alone.
+_CGROUP2_MOUNTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+
+
 class ProcReader:
     """Reads processes from one mount of procfs. Not thread-safe: one reader a thread.
 
@@ -475,3 +479,9 @@ def read_ppid(tgid: int) -> int | None:
 def read_start(tgid: int) -> int | None:
     """`ProcReader.read_start` on ``/proc``."""
     return _reader().read_start(tgid)
+
+
+def open_reader(*, args_limit: int, envs_limit: int) -> ProcReader:
+    """Open this host's ``/proc``, with cgroup ids if a cgroup v2 hierarchy is mounted. Arguments as of ProcReader."""
+    cgroup_root = next((path for path in _CGROUP2_MOUNTS if os.path.exists(f"{path}/cgroup.procs")), None)  # noqa: PTH110
+    return ProcReader(cgroup_root=cgroup_root, args_limit=args_limit, envs_limit=envs_limit)

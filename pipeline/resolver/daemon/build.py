@@ -1,4 +1,4 @@
-"""Build the resolver of an instance from its worker specification, and take it through start, take-over and end.
+"""Build the resolver of an instance from its worker's description, and take it through start, take-over and end.
 
 What it does while it runs is in loop.py, how it begins (signals, the cycle itself) in main.py.
 """
@@ -22,7 +22,8 @@ from pipeline.host import boot
 from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.procfs.reader import ProcReader
+from pipeline.procfs.reader import open_reader
+from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.api.ebpf import EBPFResolver
@@ -52,12 +53,11 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
-from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.config.settings import Config
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.worker.description import WorkerDescription
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
 CATCH_UP_SECONDS = 10.0
@@ -67,8 +67,6 @@ GATHER_MS = 0.5
 KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
 LINGER_MS = 500
-
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 class NoProc:
@@ -91,7 +89,7 @@ class Worker:
     """Everything that the resolver process holds; made by `build`."""
 
     def __init__(
-        self, spec: WorkerSpec, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, waiter: Waiter
+        self, spec: WorkerDescription, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, waiter: Waiter
     ) -> None:
         self.spec = spec
         self.loop = loop
@@ -186,7 +184,7 @@ class Worker:
 
 
 @contextlib.contextmanager
-def build(spec: WorkerSpec) -> Iterator[Worker]:
+def build(spec: WorkerDescription) -> Iterator[Worker]:
     """Make the resolver of `spec` and give everything back at the end.
 
     Raises:
@@ -228,11 +226,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         concealer = Concealer.of(config, scrubber)
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
-            ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
-                args_limit=config.capture.args_bytes,
-                envs_limit=config.capture.envs_bytes,
-            )
+            open_reader(args_limit=config.capture.args_bytes, envs_limit=config.capture.envs_bytes)
         )
         tree = CgroupTree()
         namer = CgroupNamer(applier.cgroups, tree, Hierarchies() if is_live else None)
@@ -308,7 +302,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         yield worker
 
 
-def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
+def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     config = spec.config
     tables = config.tables
     access = config.access
@@ -337,7 +331,12 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
 
 
 def _publisher(
-    spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int, stack: contextlib.ExitStack
+    spec: WorkerDescription,
+    encoder: Encoder,
+    bus: Bus,
+    tables: TableWriter,
+    boot_unix_ns: int,
+    stack: contextlib.ExitStack,
 ) -> Publisher:
     stream = spec.config.stream
     secure: Any = None
@@ -358,7 +357,7 @@ def _publisher(
     )  # fmt: skip
 
 
-def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
+def _questions(spec: WorkerDescription, stack: contextlib.ExitStack) -> RequestSocket:
     path = paths.requests_socket(spec.directory)
     try:
         mode = int(spec.config.access.requests_mode, 8)
@@ -367,7 +366,9 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
-def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack) -> LiveNames | None:
+def _names(
+    spec: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> LiveNames | None:
     show = spec.config.contexts.user_names
     if show == "off" or spec.source.startswith("replay:"):
         shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
@@ -382,15 +383,15 @@ def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: conte
     return names
 
 
-def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
+def _kernel_maps(spec: WorkerDescription) -> dict[str, KernelMap] | None:
     """The kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.pid_owners_fd, spec.pid_cache_fd, spec.proc_cache_fd}:
+    if NO_FD in {spec.fds.pid_owners, spec.fds.pid_cache, spec.fds.proc_cache}:
         return None
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(spec.pid_owners_fd, spec.pid_cache_fd),
-        PROC_CACHE: maps.proc_cache(spec.proc_cache_fd),
+        PID_CACHE: maps.PidMap(spec.fds.pid_owners, spec.fds.pid_cache),
+        PROC_CACHE: maps.proc_cache(spec.fds.proc_cache),
     }
 
 
@@ -406,20 +407,20 @@ def envs_form(config: Config) -> str:
     return "stored" if config.envs.show_values else "none"
 
 
-def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
+def _kernel_side(spec: WorkerDescription, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
     """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
     from pipeline.resolver.daemon._losses import SharedCounters
 
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
-        counts = None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1)
+        counts = None if spec.fds.shared == NO_FD else SharedCounters(spec.fds.shared, max(possible_cpus()) + 1)
         return None, counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 
-    positions = ProducerPositions(spec.rings, spec.ring_count)
+    positions = ProducerPositions(dict(spec.fds.rings), spec.ring_count)
     stack.callback(positions.close)
-    losses = SharedCounters(spec.shared_fd, spec.ring_count) if spec.shared_fd != NO_FD else None
-    iterate = None if spec.iter_link_fd == NO_FD else (lambda: read_tasks(spec.iter_link_fd))
+    losses = SharedCounters(spec.fds.shared, spec.ring_count) if spec.fds.shared != NO_FD else None
+    iterate = None if spec.fds.iter_link == NO_FD else (lambda: read_tasks(spec.fds.iter_link))
     return positions, losses, iterate
