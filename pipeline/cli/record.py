@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.supervisor.feed import Feed
 
 
@@ -80,7 +80,8 @@ def _record(
 ) -> tuple[int, dict[str, int]]:
     """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
     from pipeline.host import boot
-    from pipeline.procfs.reader import open_reader
+    from pipeline.procfs.containers import cgroup_v2_root
+    from pipeline.procfs.reader import ProcReader
     from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
     from pipeline.sources.shard._pacing import RingWaiter
@@ -98,7 +99,9 @@ def _record(
         return True
 
     with ExitStack() as stack:
-        reader = stack.enter_context(open_reader(args_limit=capture.args_bytes, envs_limit=capture.envs_bytes))
+        reader = stack.enter_context(
+            ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
+        )
         write(
             snapshot_frame(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs

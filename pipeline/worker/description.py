@@ -11,7 +11,7 @@ import os
 
 import msgspec
 
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.records.capture_fds import NO_FD, CaptureFds
 from pipeline.worker.reading import DerivedFields
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.worker.description import WorkerDescription
