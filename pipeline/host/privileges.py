@@ -35,6 +35,9 @@ CAP_SYS_RESOURCE = 24
 CAP_PERFMON = 38
 CAP_BPF = 39
 
+#: Needed to read other users' processes in /proc (capabilities(7)).
+READ_PROC = (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8

@@ -41,8 +41,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
     from pipeline.bpf.loader import Capture
 
     with Capture(ring_bytes=32 << 20, args_bytes=256) as capture:
-        positions = ProducerPositions(capture.ring_fds, capture.ring_count)
-        rings = {number: Ring(fd, number=number) for number, fd in capture.ring_fds.items()}
+        positions = ProducerPositions(capture.fds.rings, capture.ring_count)
+        rings = {number: Ring(fd, number=number) for number, fd in capture.fds.rings.items()}
         frames: list[bytes] = []
 
         def keep(frame: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Assemble the resolver process from its worker specification, stage by stage: one function for each stage.
+"""Assemble the resolver process from its worker description, stage by stage: one function for each stage.
 
 What the process does is in process.py, its duty cycle in duty_cycle.py, and how it begins (signals) in main.py.
 """
@@ -23,6 +23,7 @@ from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.reader import ProcReader
+from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.api.ebpf import EBPFResolver
@@ -51,12 +52,11 @@ from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
-from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.config.schema import Config
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.worker.description import WorkerDescription
 
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
 KEYS_UNUSED = 64
@@ -88,7 +88,7 @@ class _Source:
     is_tracer: bool
 
     @classmethod
-    def of(cls, spec: WorkerSpec) -> _Source:
+    def of(cls, spec: WorkerDescription) -> _Source:
         return cls(spec.source == "ebpf", spec.source.startswith("replay:"), spec.source == "tracer")
 
     @property
@@ -122,7 +122,7 @@ class _HostReading:
 
 
 @contextlib.contextmanager
-def build(spec: WorkerSpec) -> Iterator[ResolverProcess]:
+def build(spec: WorkerDescription) -> Iterator[ResolverProcess]:
     """Make the resolver process of `spec`, and release everything at the end.
 
     Raises:
@@ -156,7 +156,7 @@ def build(spec: WorkerSpec) -> Iterator[ResolverProcess]:
 # -- stages ------------------------------------------------------------------------------------------------------------
 
 
-def _stages(spec: WorkerSpec, source: _Source, stack: contextlib.ExitStack) -> _Stages:
+def _stages(spec: WorkerDescription, source: _Source, stack: contextlib.ExitStack) -> _Stages:
     config = spec.config
     boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
     tables = stack.enter_context(_tables(spec, boot_unix_ns))
@@ -174,7 +174,7 @@ def _stages(spec: WorkerSpec, source: _Source, stack: contextlib.ExitStack) -> _
     )  # fmt: skip
 
 
-def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
+def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     config = spec.config
     tables = config.tables
     access = config.access
@@ -203,7 +203,12 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
 
 
 def _publisher(
-    spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int, stack: contextlib.ExitStack
+    spec: WorkerDescription,
+    encoder: Encoder,
+    bus: Bus,
+    tables: TableWriter,
+    boot_unix_ns: int,
+    stack: contextlib.ExitStack,
 ) -> Publisher:
     stream = spec.config.stream
     secure: Any = None
@@ -224,7 +229,7 @@ def _publisher(
     )  # fmt: skip
 
 
-def _merger(spec: WorkerSpec, source: _Source, tables: TableWriter) -> Merger:
+def _merger(spec: WorkerDescription, source: _Source, tables: TableWriter) -> Merger:
     """A merger that continues where the predecessor committed."""
     stall_ms = spec.config.merge.stall_ms
     merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not source.is_ebpf)
@@ -237,7 +242,7 @@ def _merger(spec: WorkerSpec, source: _Source, tables: TableWriter) -> Merger:
 
 
 def _host_reading(
-    spec: WorkerSpec, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
+    spec: WorkerDescription, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
 ) -> _HostReading:
     positions, losses, iterate = _kernel_side(spec, stack)
     proc = stack.enter_context(
@@ -252,7 +257,7 @@ def _host_reading(
 
 
 def _parts(
-    spec: WorkerSpec, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
+    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
     resolver: EBPFResolver, questions: RequestSocket, stack: contextlib.ExitStack,
 ) -> Parts:  # fmt: skip
     """The parts of the duty cycle beside its stages."""
@@ -293,7 +298,7 @@ def _parts(
 
 
 def _sessions(
-    spec: WorkerSpec, source: _Source, stages: _Stages, resolver: EBPFResolver, stream: ContextStream,
+    spec: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver, stream: ContextStream,
     names: LiveNames | None,
 ) -> SshSessions:  # fmt: skip
     def publish_session(row: int, body: dict[str, Any]) -> None:
@@ -309,7 +314,7 @@ def _sessions(
 
 
 def _duty_cycle(
-    spec: WorkerSpec, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer, parts: Parts
+    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer, parts: Parts
 ) -> DutyCycle:
     config, tables, log = spec.config, stages.tables, get_logger()
     translate = take_context = None
@@ -337,7 +342,7 @@ def _duty_cycle(
     )  # fmt: skip
 
 
-def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
+def _questions(spec: WorkerDescription, stack: contextlib.ExitStack) -> RequestSocket:
     path = paths.requests_socket(spec.directory)
     try:
         mode = int(spec.config.access.requests_mode, 8)
@@ -346,7 +351,9 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
-def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack) -> LiveNames | None:
+def _names(
+    spec: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> LiveNames | None:
     show = spec.config.contexts.user_names
     if show == "off" or spec.source.startswith("replay:"):
         shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
@@ -361,15 +368,15 @@ def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: conte
     return names
 
 
-def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
+def _kernel_maps(spec: WorkerDescription) -> dict[str, KernelMap] | None:
     """The kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.pid_owners_fd, spec.pid_cache_fd, spec.proc_cache_fd}:
+    if NO_FD in {spec.fds.pid_owners, spec.fds.pid_cache, spec.fds.proc_cache}:
         return None
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(spec.pid_owners_fd, spec.pid_cache_fd),
-        PROC_CACHE: maps.proc_cache(spec.proc_cache_fd),
+        PID_CACHE: maps.PidMap(spec.fds.pid_owners, spec.fds.pid_cache),
+        PROC_CACHE: maps.proc_cache(spec.fds.proc_cache),
     }
 
 
@@ -385,20 +392,20 @@ def envs_form(config: Config) -> str:
     return "stored" if config.envs.show_values else "none"
 
 
-def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
+def _kernel_side(spec: WorkerDescription, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
     """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
     from pipeline.resolver.daemon._losses import SharedCounters
 
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
-        counts = None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1)
+        counts = None if spec.fds.shared == NO_FD else SharedCounters(spec.fds.shared, max(possible_cpus()) + 1)
         return None, counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 
-    positions = ProducerPositions(spec.rings, spec.ring_count)
+    positions = ProducerPositions(dict(spec.fds.rings), spec.ring_count)
     stack.callback(positions.close)
-    losses = SharedCounters(spec.shared_fd, spec.ring_count) if spec.shared_fd != NO_FD else None
-    iterate = None if spec.iter_link_fd == NO_FD else (lambda: read_tasks(spec.iter_link_fd))
+    losses = SharedCounters(spec.fds.shared, spec.ring_count) if spec.fds.shared != NO_FD else None
+    iterate = None if spec.fds.iter_link == NO_FD else (lambda: read_tasks(spec.fds.iter_link))
     return positions, losses, iterate
