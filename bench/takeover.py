@@ -47,7 +47,7 @@ def specification(directory: Path) -> Any:
     """What a supervisor would tell the resolver of an instance in `directory`."""
     import loads
 
-    from pipeline.config.settings import Config, Tables
+    from pipeline.config.schema import Config, Tables
     from pipeline.worker.specification import WorkerSpec
 
     return WorkerSpec(

@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""A tracer that knows nothing but its own container, and tells a running instance of it.
+"""A minimal tracer: it runs a command in its container and reports the command's process to an instance.
 
-A process is named by its pid *and* its pid namespace, so tracers of many containers can feed one instance. This tracer
-is as small as one can be: it runs a command and reports what it knows of it, from fork to exit. A real one would get
-its events from ptrace, seccomp or a runtime's hooks; the frames would be the same.
+A process is identified by its pid *and* its pid namespace, so tracers of many containers can report to one instance.
+This tracer reports one command from fork to exit. A real tracer would get its events from ptrace, seccomp or the hooks
+of a container runtime; it would send the same frames.
 
     procline run --source tracer --name traced &
     unshare --pid --fork --mount-proc python examples/tracer.py traced -- sleep 60 &
-    procline tree --name traced                         1 is the tracer, below it is its command
-    procline children 1 --pid-ns INODE --name traced    INODE as `lsns -t pid` shows it
+    procline tree --name traced                         pid 1 is the tracer, its child is the command
+    procline children 1 --pid-ns INODE --name traced    `lsns -t pid` shows the INODE
 
-Who may connect to the socket may say anything: `access.tracers_mode` and the instance's group say who that is. In a
-container the socket is a file that is mounted into it: give its path instead of the instance's name.
+Any process that can connect to the socket can report any process; `access.tracers_mode` and the instance's group limit
+the access. To use the tracer in a container, mount the socket into the container, and pass its path instead of the name
+of the instance.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from pathlib import Path
 
 from pipeline import paths
 from pipeline.bus.sockets import Bus
+from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
 from pipeline.procfs.reader import WANT_ALL, ProcInfo, read_process
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
-from pipeline.sources.tracer.frames import FrameSender
 
 
 def about(info: ProcInfo) -> About:
-    """Say whom a record is about; its time is now."""
+    """Return the process and the current time for a record."""
     return About(boot.now_boot_ns(), info.tgid, info.tgid, info.start_boot_ns, ppid=info.ppid)
 
 
 def run(socket: Path, command: list[str]) -> int:
-    """Run a command and report it."""
+    """Run a command, report its process, and return its exit code."""
     with Bus() as bus:
         sender = FrameSender(
             bus.push(socket).send, boot_id=boot.boot_id(), name="example-tracer", ring=os.getpid(),
@@ -43,14 +44,14 @@ def run(socket: Path, command: list[str]) -> int:
         )  # fmt: skip
         me = read_process(os.getpid(), WANT_ALL)
         assert me is not None
-        # What was there before: an exec at the time of its start.
+        # A process that existed before: report an exec at the time of its start.
         found = about(me)
         found.time_boot_ns = me.start_boot_ns
         sender.send([proc_records.exec_(found, me)])
 
         pid = os.posix_spawnp(command[0], command, os.environ)
         child = read_process(pid, WANT_ALL)
-        assert child is not None  # until it is waited for, it is there
+        assert child is not None  # the process exists until waitpid() returns
         sender.send([proc_records.fork(about(child), child), proc_records.exec_(about(child), child)])
 
         _, status = os.waitpid(pid, 0)
@@ -61,6 +62,7 @@ def run(socket: Path, command: list[str]) -> int:
 
 
 def main(arguments: list[str]) -> int:
+    """Parse the command line: the instance's name or a socket's path, ``--``, and a command."""
     match arguments:
         case [where, "--", *command] if command:
             return run(Path(where) if "/" in where else paths.tracers_socket(paths.instance_dir(where)), command)

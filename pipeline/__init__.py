@@ -1,11 +1,11 @@
-"""Procline: process lineage for every pid of a Linux host.
+"""Procline: process lineage for every process of a Linux host.
 
     from pipeline import ProcessTable
 
     with ProcessTable.attach() as table:
         print(table.resolve(1).path)
 
-Names are imported when they are first used, so that a reader does not load what only the daemon needs.
+Public names are imported on first use. A reader therefore does not load the modules that only the daemon needs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Messages between processes: sockets and their authentication, questions of readers, messages of agents.
+"""Messages between processes: sockets and their authentication, requests from readers, context events from agents.
 
-It does not interpret what it carries. `frames` goes from sources to the resolver, `stream` from it to subscribers.
+The bus does not interpret its messages. `frames` carries records from the sources to the resolver; `stream` carries
+events from the resolver to subscribers.
 """

@@ -1,8 +1,8 @@
-"""libzmq's own calls for the few places that a wake-up goes through; see _libzmq.pyx."""
+"""Direct calls of libzmq for the code that runs at each wake-up; see _libzmq.pyx."""
 
 
 cdef class NativeSocket:
-    cdef object socket  # pyzmq's: it owns the handle
+    cdef object socket  # the pyzmq socket, which owns the handle
     cdef void *handle
 
     cpdef bint is_readable(self) except -1

@@ -1,9 +1,15 @@
-"""libzmq's own calls, on sockets that pyzmq has made and closes.
+"""Direct calls of libzmq, on sockets that pyzmq creates and closes.
 
-pyzmq makes an enumeration of each option that is asked for and several objects of each message that is received; on a
-host whose caches belong to others that is tens of microseconds at every wake-up. The functions are those of the very
-library that pyzmq has loaded, found by their names, which are public and stable (zmq_getsockopt(3), zmq_msg_recv(3),
-zmq_send(3)). As with pyzmq, a socket belongs to one thread at a time.
+pyzmq creates an enumeration member for each option that is read and several objects for each message that is received.
+On a busy host with cold caches that costs tens of microseconds at each wake-up.
+
+The functions are found with dlsym(3) in the libzmq that pyzmq has already loaded. They cannot be linked at build time:
+pyzmq's wheel contains its own libzmq under a name with a hash (``libzmq-2f02442c.so``) and no headers, so linking would
+load a second copy, and a socket of one copy is not valid in the other. The names are public and stable
+(zmq_getsockopt(3), zmq_msg_recv(3), zmq_send(3)). Only this module depends on pyzmq's private extension module, through
+which the library is found.
+
+As with pyzmq, only one thread at a time may use a socket.
 """
 
 cimport cython
@@ -26,7 +32,7 @@ cdef extern from "dlfcn.h" nogil:
 
 cdef extern from *:
     """
-    /* zmq.h: opaque, 64 bytes, aligned as a pointer is. */
+    /* zmq.h: opaque, 64 bytes, with the alignment of a pointer. */
     typedef struct pl_zmq_msg { void *align; unsigned char opaque[64 - sizeof(void *)]; } pl_zmq_msg;
     _Static_assert(sizeof(pl_zmq_msg) == 64, "zmq_msg_t");
     typedef int (*pl_zmq_getsockopt)(void *socket, int option, void *value, size_t *bytes);
@@ -62,8 +68,8 @@ cdef void *_function(const char *name) except NULL:
     cdef void *found = dlsym(_library, name) if _library != NULL else NULL
     if found == NULL:
         raise ImportError(
-            f"pyzmq ({_zmq.__file__}) does not let libzmq's {name.decode()} be called: install its wheel, or a build that "
-            "uses a shared libzmq"
+            f"cannot find {name.decode()} of libzmq through pyzmq ({_zmq.__file__}): install the pyzmq wheel, or a "
+            "build of pyzmq that uses a shared libzmq"
         )
     return found
 
@@ -80,7 +86,7 @@ cdef pl_zmq_errno zmq_errno = <pl_zmq_errno>_function("zmq_errno")
 
 @cython.freelist(8)
 cdef class Message:
-    """A message where ZeroMQ has put it: a read-only buffer."""
+    """A received message in ZeroMQ's own memory, as a read-only buffer."""
 
     cdef pl_zmq_msg content
 
@@ -98,10 +104,10 @@ cdef class Message:
 
 
 cdef class NativeSocket:
-    """Asks, receives and sends without waiting.
+    """Reads options, receives and sends without blocking.
 
     Args:
-        socket: pyzmq's, open for as long as this is used.
+        socket: a pyzmq socket; it must stay open while this object is used.
     """
 
     def __init__(self, socket):
@@ -112,7 +118,7 @@ cdef class NativeSocket:
         return self._option(_EVENTS) & _POLLIN != 0
 
     cdef int fd(self) except -1:
-        """The descriptor that tells of changes (ZMQ_FD)."""
+        """The file descriptor that becomes readable when the socket's state changes (ZMQ_FD)."""
         return self._option(_FD)
 
     cdef int _option(self, int option) except -1:
@@ -123,7 +129,7 @@ cdef class NativeSocket:
         return value
 
     cdef object receive(self):
-        """The next message; None if there is none now, and then the descriptor tells of what comes."""
+        """The next message, or None if there is none now; `fd` becomes readable when one arrives."""
         cdef Message message = Message.__new__(Message)
         while zmq_msg_recv(&message.content, self.handle, _DONTWAIT) < 0:
             if zmq_errno() == EAGAIN:
@@ -132,7 +138,7 @@ cdef class NativeSocket:
         return message
 
     cdef int send(self, const char *message, size_t size) except -1:
-        """Offer a message, of which libzmq takes a copy; returns whether it was taken."""
+        """Send a message without blocking; returns False if the queue is full. libzmq copies the bytes."""
         while zmq_send(self.handle, message, size, _DONTWAIT) < 0:
             if zmq_errno() == EAGAIN:
                 return False
@@ -140,7 +146,7 @@ cdef class NativeSocket:
         return True
 
     cdef int _again(self) except -1:
-        """A call failed: return if that was because of a signal."""
+        """Handle the error of a failed call: return if a signal interrupted it, so that the caller can repeat it."""
         cdef int error = zmq_errno()
         if error != EINTR:
             raise zmq.ZMQError(error)

@@ -1,4 +1,4 @@
-"""Hands messages to the resolver; see _push.pyx."""
+"""Sends messages to the resolver without blocking; see _push.pyx."""
 
 from pipeline.bus._libzmq cimport NativeSocket
 

@@ -1,13 +1,16 @@
-"""Hand messages to the resolver without waiting. Compiled because a shard does it in each cycle (sources/shard/_shard.pyx)."""
+"""Send messages to the resolver without blocking. Compiled because a shard sends in each cycle (`sources.shard`)."""
 
 from pipeline.bus._libzmq cimport NativeSocket
 
 
 cdef class FramePush:
-    """Offers messages to a PUSH socket: called with one, says whether it was taken; if not, offer it again later.
+    """Sends messages on a PUSH socket.
+
+    Call it with a message. It returns True if the socket accepted the message, and False if the message must be sent
+    again later.
 
     Args:
-        socket: of `Bus.push`.
+        socket: a socket from `Bus.push`.
     """
 
     def __init__(self, socket):
@@ -17,5 +20,5 @@ cdef class FramePush:
         return bool(self.offer(message, len(message)))
 
     cdef bint offer(self, const char *message, size_t size) except -1:
-        """As a call; the bytes are copied."""
+        """The same for compiled callers; the bytes are copied."""
         return self._socket.send(message, size)

@@ -1,10 +1,13 @@
-"""CURVE for sockets that leave the host: keys on disk, a server that knows its clients, a client that knows its server.
+"""CURVE encryption and authentication for TCP sockets: keys on disk, the server's side and the client's side.
 
-On one host the mode of an ipc socket is enough (`sockets`). Over TCP the server's key proves the server and encrypts,
-and an authenticator (ZeroMQ RFC 27, "ZAP") lets in only clients whose public key lies in a directory. Two traps are
-closed here: without an authenticator a CURVE server accepts every key, so `CurveServer` brings one and its sockets
-refuse everybody where it is gone (ZMQ_ZAP_ENFORCE_DOMAIN); and an authenticator looks keys up by domain, so socket and
-authenticator get the same one, never a wildcard.
+On one host the file mode of an ipc socket is enough (`sockets`). Over TCP the server's key authenticates the server and
+encrypts the connection, and an authenticator (ZeroMQ RFC 27, "ZAP") admits only clients whose public key is in a
+directory. This module avoids two mistakes that are easy to make with ZeroMQ:
+
+- Without an authenticator a CURVE server accepts every key. `CurveServer` therefore starts one, and its sockets reject
+  all clients if the authenticator is gone (ZMQ_ZAP_ENFORCE_DOMAIN).
+- An authenticator looks keys up by domain. The socket and the authenticator therefore use the same domain, never a
+  wildcard.
 """
 
 from __future__ import annotations
@@ -29,22 +32,34 @@ SECRET_SUFFIX = ".key_secret"
 
 
 def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
-    """Make a key pair: `directory`/`name`.key, readable by all, and `directory`/`name`.key_secret, by the owner only.
+    """Create a key pair.
 
-    Changes the umask for a moment, so call it before there are threads that create files.
+    The function changes the umask for a moment. Call it before other threads create files.
+
+    Args:
+        directory: where the keys are written; created if it does not exist.
+        name: base name of the two files.
+
+    Returns:
+        The paths of the public key (`name`.key, readable by all) and of the secret key (`name`.key_secret, readable by
+        its owner only).
 
     Raises:
-        ConfigError: the pair exists, the name is no file name, or the directory cannot be written.
+        ConfigError: the pair exists, `name` is not a file name, or the directory cannot be written.
     """
     if not name or "/" in name or name.startswith("."):
-        raise ConfigError(f"{name!r} cannot name a key pair", key="name", value=name)
+        raise ConfigError(
+            f"{name!r} cannot name a key pair: use a file name without '/' that does not begin with '.'",
+            key="name",
+            value=name,
+        )
     public, secret = directory / (name + PUBLIC_SUFFIX), directory / (name + SECRET_SUFFIX)
     for path in (public, secret):
         if path.exists():
             raise ConfigError(
-                f"{path} exists: remove it, or give the new key pair another name", key="name", value=name
+                f"{path} already exists: remove it, or choose another name for the new key pair", key="name", value=name
             )
-    # create_certificates opens both files with the process's umask; under the usual 022 the secret is public.
+    # create_certificates creates both files with the process's umask. With the usual 022 the secret would be public.
     before = os.umask(0o077)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -59,40 +74,46 @@ def generate_keys(directory: Path, name: str) -> tuple[Path, Path]:
 
 
 def load_public_key(path: Path) -> bytes:
-    """Return the public key in a file, as its 40 characters of Z85.
+    """Return the public key in a file, as 40 characters of Z85.
 
     Raises:
-        ConfigError: the file cannot be read or holds no public key.
+        ConfigError: the file cannot be read or contains no public key.
     """
     public, _ = _load(path)
     return public
 
 
 def load_clients(directory: Path) -> frozenset[bytes]:
-    """Return the public keys of a directory.
+    """Return the public keys in a directory.
 
     Raises:
         ConfigError: the directory or a key in it cannot be read.
     """
     if not directory.is_dir():
-        raise ConfigError(f"{directory} is no directory of clients' keys", key="clients", value=directory)
+        raise ConfigError(
+            f"{directory} is not a directory: create it and put the clients' public keys into it",
+            key="clients",
+            value=directory,
+        )
     return frozenset(load_public_key(path) for path in directory.iterdir() if path.suffix == PUBLIC_SUFFIX)
 
 
 def load_key_pair(path: Path) -> tuple[bytes, bytes]:
-    """Return the public and secret key in a secret file, each as its 40 characters of Z85.
+    """Return the public and the secret key in a secret key file, each as 40 characters of Z85.
 
     Raises:
-        ConfigError: the file cannot be read, holds no secret key, or others than its owner can read it.
+        ConfigError: the file cannot be read, contains no secret key, or users other than its owner can access it.
     """
     public, secret = _load(path)
     if secret is None:
         raise ConfigError(
-            f"{path} holds no secret key: use the file that ends in {SECRET_SUFFIX}", key="key", value=path
+            f"{path} contains no secret key: use the file that ends in {SECRET_SUFFIX}", key="key", value=path
         )
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
-        raise ConfigError(f"{path} has mode {mode:04o}, so others can use the key: chmod 600 it", key="key", value=path)
+        raise ConfigError(
+            f"{path} has mode {mode:04o}, so other users can access the key: run chmod 600 on it", key="key", value=path
+        )
     return public, secret
 
 
@@ -100,17 +121,21 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
     try:
         public, secret = zmq.auth.load_certificate(path)
     except OSError as error:
-        # load_certificate raises a bare OSError("Invalid certificate file") when the file is not there.
+        # load_certificate raises a bare OSError("Invalid certificate file") if the file does not exist.
         raise ConfigError(f"cannot read the key {path}: {error.strerror or 'no such file'}", key="key") from None
     except ValueError:
-        raise ConfigError(f"{path} holds no key", key="key", value=path) from None
+        raise ConfigError(
+            f"{path} contains no CURVE key: use a file that `generate_keys` created", key="key", value=path
+        ) from None
     if len(public) != 40 or (secret is not None and len(secret) != 40):
-        raise ConfigError(f"{path} holds a key of the wrong length", key="key", value=path)
+        raise ConfigError(
+            f"{path} contains a key of the wrong length: a CURVE key has 40 characters", key="key", value=path
+        )
     return public, secret
 
 
 class _KnownKeys:
-    """What the authenticator's thread asks; `keys` is replaced whole, so it never sees half of a reload."""
+    """The admitted keys, read by the authenticator's thread. A reload replaces `keys` in one assignment."""
 
     keys: frozenset[bytes] = frozenset()
 
@@ -119,10 +144,10 @@ class _KnownKeys:
 
 
 class CurveServer:
-    """Lets clients with known keys, and nobody else, use the sockets that `secure` was called for.
+    """Restricts the sockets passed to `secure` to clients with known keys.
 
-    Runs one thread (the authenticator) over the given context. Make it before the sockets are bound, and close it
-    after them.
+    It runs one thread, the authenticator, on the given context. Create it before the sockets are bound, and close it
+    after they are closed.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], *, key: Path, clients: Path) -> None:
@@ -136,18 +161,18 @@ class CurveServer:
         self._known = _KnownKeys()
         self._authenticator = ThreadAuthenticator(context)
         self.reload()
-        # Not configure_curve: it reads the directory itself, by a pattern in which "*" and "[" of the path have a
-        # meaning, takes the path "*" for "allow every key", and only logs a key that it cannot read.
+        # configure_curve is not safe here. It reads the directory with a glob pattern, so "*" and "[" in the path are
+        # special; the path "*" means "accept every key"; and a key that it cannot read is only logged.
         self._authenticator.configure_curve_callback(DOMAIN, self._known)
         self._authenticator.start()
 
     @property
     def public_key(self) -> bytes:
-        """What clients must be given, as 40 characters of Z85."""
+        """The server's public key, which every client needs, as 40 characters of Z85."""
         return self._public
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Make `socket`, not yet bound, demand CURVE and a known key."""
+        """Configure `socket` to require CURVE and a known client key. Call this before the socket is bound."""
         socket.curve_server = True
         socket.curve_publickey = self._public
         socket.curve_secretkey = self._secret
@@ -155,16 +180,21 @@ class CurveServer:
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
 
     def reload(self) -> int:
-        """Read the clients' keys again and return how many there are. Connections that exist stay.
+        """Read the clients' keys again.
+
+        Existing connections stay open, also those of clients whose key was removed.
+
+        Returns:
+            The number of keys.
 
         Raises:
-            ConfigError: the directory or a key in it cannot be read; the keys known before stay in force.
+            ConfigError: the directory or a key in it cannot be read; the previous keys remain in use.
         """
         self._known.keys = load_clients(self._clients)
         return len(self._known.keys)
 
     def close(self) -> None:
-        """End the authenticator's thread. Sockets that are still open let nobody in after this."""
+        """Stop the authenticator's thread. Sockets that are still open admit no new clients after this."""
         if self._authenticator.is_alive():
             self._authenticator.stop()
 
@@ -176,7 +206,12 @@ class CurveServer:
 
 
 def secure_client(socket: zmq.Socket[bytes], *, key: Path, server: Path) -> None:
-    """Make `socket`, not yet connected, speak CURVE with the client's secret key file `key` to the holder of `server`.
+    """Configure a client's socket for CURVE. Call this before the socket connects.
+
+    Args:
+        socket: the client's socket.
+        key: the client's secret key file.
+        server: the server's public key file.
 
     Raises:
         ConfigError: one of the keys cannot be used.

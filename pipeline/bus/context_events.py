@@ -1,42 +1,43 @@
-"""Context events: what agents on the host know of a process and the kernel's rings do not say. Codec and sender.
+"""Codec and sender of context events: facts about a process that agents on the host know and the kernel's rings do not.
 
-They travel on the socket of the frames (root only, mode 0600 in a directory of mode 0700), as another message: they
-are rare, so each is a map, not a row of columns. Dispatching is `pipeline.resolver.agents.context_events`'s. A message
-is one msgpack map:
+Context events use the socket of the frames (root only, mode 0600 in a directory of mode 0700), but another message
+format. They are rare, so each event is a map instead of a row of columns. `pipeline.resolver.agents.context_events`
+dispatches them. A message is one msgpack map:
 
     key      type    meaning
-    context  uint    CONTEXT_VERSION; the first key, by which a message is told from a frame
+    context  uint    CONTEXT_VERSION; the first key, which distinguishes the message from a frame
     boot     bin 16  kernel boot id
     src      str     name of the sender
     events   array   1 to EVENTS_MAX maps
 
-and an event in it:
+Each event is a map:
 
     key       type  meaning
     kind      str   one of KINDS
-    pid       uint  process that made it, in the daemon's pid namespace
-    tid       uint  thread; optional: `pid`
-    time_ns   uint  boot clock; optional, 0: when it is received
-    start_ns  uint  start of the process, boot clock; optional, 0: whoever has the pid
-    ppid      uint  its parent now, as the kernel says; optional, 0: not told
-    inode     uint  of the executable that it runs; optional, 0: any
+    pid       uint  process that caused the event, in the daemon's pid namespace
+    tid       uint  thread; optional, default `pid`
+    time_ns   uint  boot clock; optional, 0: the time of reception
+    start_ns  uint  start of the process, boot clock; optional, 0: any process that has the pid
+    ppid      uint  current parent according to the kernel; optional, 0: not given
+    inode     uint  inode of the process's executable; optional, 0: any
 
-and the fields of its kind (`KINDS`), all optional but those of REQUIRED:
+It also has the fields of its kind (`KINDS`). They are optional except for those in REQUIRED:
 
-    capabilities       attempted, used: uint, masks of capabilities that checks were about, and that were granted
+    capabilities       attempted, used: uint, masks of the capabilities that were checked and that were granted
     imds               access_key_id, expiration: str; code, type, last_updated: str; as the metadata service wrote
                        them, so `expiration` is an RFC 3339 time
-    tracer_memfd_seal  fd: uint, the process' descriptor of the memfd that it has sealed
+    tracer_memfd_seal  fd: uint, the process's descriptor of the memfd that it sealed
     ptrace             target: uint; request: uint
-    signal             target: int, 0 and below is no process; signal: uint
+    signal             target: int, 0 or negative if the target is not a single process; signal: uint
     setrlimit          target: int; resource, soft, hard: uint
     cgroup_tracing     cgroup_id: uint; path: str
     user_session       id, type: uint; ssh_session_id, ssh_client_port: uint; ssh_username, ssh_client_ip,
                        ssh_auth_method, ssh_public_key: str; k8s_session_id: uint; k8s_username, k8s_uid: str;
-                       k8s_groups: array of at most TEXTS_MAX str; k8s_extra: map of as many str to such arrays
+                       k8s_groups: array of at most TEXTS_MAX str; k8s_extra: map of at most TEXTS_MAX str to such
+                       arrays
 
-Keys that a reader does not know are ignored; another version, a kind that is not known, or a wrong type refuses the
-whole message, as with frames. Secrets have no field.
+A reader ignores unknown keys. It rejects the whole message if the version or a kind is unknown or a type is wrong, as
+with frames. No field carries a secret.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ from pipeline.errors import FrameError
 CONTEXT_VERSION = 1
 MESSAGE_MAX_BYTES = 256 << 10
 EVENTS_MAX = 256
-#: Characters of any text in an event.
+#: Characters in one text of an event.
 TEXT_MAX = 4096
-#: Texts of a field that has several.
+#: Texts in one list, and keys in one map of lists.
 TEXTS_MAX = 64
 
 PID_MAX = 1 << 22
@@ -66,7 +67,7 @@ _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
 _I64 = (-(1 << 63), (1 << 63) - 1)
 _I32 = (-(1 << 31), (1 << 31) - 1)
-#: What a message of context events, of any version, has from its second byte on; a frame has something else there.
+#: Every message of context events, of any version, has these bytes at offset 1; a frame has other bytes there.
 CONTEXT_MARK = b"\xa7context"
 
 CAPABILITIES = "capabilities"
@@ -78,15 +79,16 @@ SETRLIMIT = "setrlimit"
 CGROUP_TRACING = "cgroup_tracing"
 USER_SESSION = "user_session"
 
-#: Type of a field: the numbers it may be, `str`, `list` (of str), or `dict` (of str to lists of str).
+#: Type of a field: the (lowest, highest) number, `str`, `list` (of str), or `dict` (of str to lists of str).
 type FieldType = tuple[int, int] | type[str] | type[list[str]] | type[dict[str, list[str]]]
 type FieldValue = int | str | list[str] | dict[str, list[str]]
 
-#: Fields of each kind, those that must be there first.
+#: The mandatory fields of each kind.
 REQUIRED: dict[str, tuple[str, ...]] = {
     CAPABILITIES: ("attempted", "used"), IMDS: ("access_key_id", "expiration"), TRACER_MEMFD_SEAL: ("fd",),
     PTRACE: ("target",), SIGNAL: ("target",), SETRLIMIT: ("target",), CGROUP_TRACING: ("cgroup_id",), USER_SESSION: (),
 }  # fmt: skip
+#: All fields of each kind.
 KINDS: dict[str, dict[str, FieldType]] = {
     CAPABILITIES: {"attempted": (0, _U64), "used": (0, _U64)},
     IMDS: {"access_key_id": str, "code": str, "type": str, "last_updated": str, "expiration": str},
@@ -109,7 +111,7 @@ _COMMON: dict[str, FieldType] = {
 
 @dataclass(frozen=True, slots=True)
 class ContextEvent:
-    """One event; `body` has the fields of its kind. Numbers are 0 where nothing is known."""
+    """One event; `body` has the fields of its kind. An unknown number is 0."""
 
     kind: str
     pid: int
@@ -123,7 +125,7 @@ class ContextEvent:
 
 @dataclass(frozen=True, slots=True)
 class ContextMessage:
-    """What one message holds."""
+    """The contents of one message."""
 
     boot_id: bytes
     source: str
@@ -131,10 +133,12 @@ class ContextMessage:
 
 
 def parse_time_ns(text: str) -> int:
-    """Unix time in ns of an RFC 3339 text; of one that 64 bits of ns do not reach ("never" is year 9999), the nearest.
+    """Return the Unix time in ns of an RFC 3339 text.
+
+    A time that does not fit into a signed 64-bit number of ns (the year 9999 often means "never") is clamped.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not an RFC 3339 time with a time zone.
     """
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
@@ -145,10 +149,10 @@ def parse_time_ns(text: str) -> int:
 
 
 def encode_context(events: Iterable[ContextEvent], *, boot_id: bytes, source: str) -> bytes:
-    """Return the message.
+    """Return the message with these events.
 
     Raises:
-        FrameError: it is none that a reader would take; `reason` says why.
+        FrameError: a reader would reject the message; `reason` says why.
     """
     maps = []
     for event in events:
@@ -157,7 +161,7 @@ def encode_context(events: Iterable[ContextEvent], *, boot_id: bytes, source: st
             "start_ns": event.start_boot_ns, "ppid": event.ppid, "inode": event.inode,
         }  # fmt: skip
         maps.append({name: value for name, value in fields.items() if value} | dict(event.body))
-    # The order of the keys tells this message from a frame.
+    # "context" must be the first key: it distinguishes the message from a frame.
     packed: bytes = msgpack.packb(
         {"context": CONTEXT_VERSION, "boot": boot_id, "src": source, "events": maps}, unicode_errors="surrogateescape"
     )
@@ -169,20 +173,20 @@ def decode_context(message: Buffer) -> ContextMessage:
     """Read a message.
 
     Raises:
-        FrameError: another version, or something in it is not as the tables above say. Nothing of it may be used.
+        FrameError: the message has another version or differs from the tables above. No part of it may be used.
     """
     data = memoryview(message)
     if data.nbytes > MESSAGE_MAX_BYTES:
-        raise _refusal(f"{data.nbytes} bytes are more than a message of context events may have")
+        raise _refusal(f"it has {data.nbytes} bytes, more than the limit of {MESSAGE_MAX_BYTES}")
     try:
         top = msgpack.unpackb(
             data, strict_map_key=True, max_array_len=EVENTS_MAX, max_map_len=64, max_ext_len=0, max_bin_len=16,
             max_str_len=4 * TEXT_MAX, unicode_errors="surrogateescape",
         )  # fmt: skip
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
-        raise _refusal(f"not msgpack, or too large in a part: {error}") from None
+        raise _refusal(f"it is not msgpack, or one of its parts is too large: {error}") from None
     if not isinstance(top, dict):
-        raise _refusal("no map")
+        raise _refusal("it is not a map")
     source = top.get("src")
     peer = source if isinstance(source, str) and len(source) <= TEXT_MAX else ""
     try:
@@ -194,10 +198,10 @@ def decode_context(message: Buffer) -> ContextMessage:
 def _message(top: dict[str, Any], source: str) -> ContextMessage:
     version = top.get("context")
     if version != CONTEXT_VERSION or isinstance(version, bool):
-        raise _refusal(f"version {version!r:.40}, this is version {CONTEXT_VERSION}")
+        raise _refusal(f"it has version {version!r:.40}; this reader supports version {CONTEXT_VERSION}")
     boot_id, events = top.get("boot"), top.get("events")
     if not isinstance(boot_id, bytes) or len(boot_id) != 16:
-        raise _refusal("'boot' is no boot id")
+        raise _refusal("'boot' is not a boot id of 16 bytes")
     if not source:
         raise _refusal("'src' is missing or has the wrong type")
     if not isinstance(events, list) or not events:
@@ -207,10 +211,10 @@ def _message(top: dict[str, Any], source: str) -> ContextMessage:
 
 def _event(fields: Any) -> ContextEvent:
     if not isinstance(fields, dict):
-        raise _refusal("an event is no map")
+        raise _refusal("an event is not a map")
     kind = fields.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise _refusal(f"kind {kind!r:.40} is not known")
+        raise _refusal(f"kind {kind!r:.40} is unknown: use one of {', '.join(KINDS)}")
     common: dict[str, Any] = {name: _value(kind, fields, name, allowed) for name, allowed in _COMMON.items()}
     if common["pid"] is None:
         raise _refusal(f"{kind}: 'pid' is missing")
@@ -225,7 +229,7 @@ def _event(fields: Any) -> ContextEvent:
         try:
             parse_time_ns(str(body["expiration"]))
         except ValueError:
-            raise _refusal(f"{kind}: 'expiration' is no time") from None
+            raise _refusal(f"{kind}: 'expiration' is not an RFC 3339 time") from None
     return ContextEvent(
         kind, common["pid"], common["tid"] or 0, common["time_ns"] or 0, common["start_ns"] or 0, common["ppid"] or 0,
         common["inode"] or 0, body,
@@ -246,7 +250,7 @@ def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> 
         is_good = _is_text(value)
     if is_good:
         return value
-    raise _refusal(f"{kind}: {name!r} has the wrong type, or is out of its range")
+    raise _refusal(f"{kind}: {name!r} has the wrong type or is out of range")
 
 
 def _is_text(value: Any) -> bool:
@@ -258,30 +262,30 @@ def _are_texts(value: Any) -> bool:
 
 
 def _refusal(reason: str, peer: str = "") -> FrameError:
-    whom = f" from {peer}" if peer else ""
-    return FrameError(f"context events{whom} refused: {reason}", peer=peer, reason=reason)
+    sender = f" from {peer}" if peer else ""
+    return FrameError(f"message of context events{sender} rejected: {reason}", peer=peer, reason=reason)
 
 
 class ContextSender:
-    """Hands context events to the instance on this host; for root, as the socket is root's.
+    """Sends context events to an instance on this host. Requires root, because only root can open the socket.
 
         with ContextSender("my-agent") as sender:
             sender.send("tracer_memfd_seal", pid, fd=7)
 
     Args:
         source: name of the sender, for logs.
-        name: the instance.
-        directory: its runtime directory, if it is not where the name says.
-        timeout_s: how long `send` waits for the daemon to take a message.
+        name: name of the instance.
+        directory: the instance's runtime directory, if it is not the usual directory for `name`.
+        timeout_s: how long `send` waits for the daemon to accept a message.
 
     Raises:
-        NotRunningError: there is no such instance.
+        NotRunningError: the instance is not running.
     """
 
     def __init__(
         self, source: str, name: str = "default", *, directory: Path | None = None, timeout_s: float = 5.0
     ) -> None:
-        # Deferred: the codec is read by who has no socket.
+        # Deferred: programs that import only the codec do not need sockets.
         import zmq
 
         from pipeline import paths
@@ -291,7 +295,9 @@ class ContextSender:
 
         path = paths.frames_socket(directory if directory is not None else paths.instance_dir(name))
         if not path.exists():
-            raise NotRunningError(f"there is no socket {path}: start an instance with: procline run", instance=name)
+            raise NotRunningError(
+                f"the socket {path} does not exist: start an instance with: procline run", instance=name
+            )
         self._source = source
         self._boot_id = boot.boot_id()
         self._bus = Bus()
@@ -300,32 +306,38 @@ class ContextSender:
         self._linger_ms = int(timeout_s * 1000)
 
     def send(self, kind: str, pid: int, *, start_boot_ns: int = 0, ppid: int = 0, **body: FieldValue) -> None:
-        """Send one event, stamped with the time now. See the module for the fields of each kind.
+        """Send one event with the current time.
 
         Args:
-            pid: the process that made it, as the daemon sees it.
-            start_boot_ns: its start, so that a reused pid is not taken for it; 0: whoever has the pid.
-            ppid: its parent as the kernel says; 0: not told.
+            kind: one of `KINDS`.
+            pid: the process that caused the event, in the daemon's pid namespace.
+            start_boot_ns: start time of the process, so that a later process with the same pid does not match; 0: any
+                process that has the pid.
+            ppid: the parent according to the kernel; 0: not given.
+            **body: the fields of `kind`, see the module's docstring.
 
         Raises:
-            FrameError: no such kind, or a field of it is missing or wrong.
-            TimeoutError: the daemon does not take messages.
+            FrameError: `kind` is unknown, or a field is missing or wrong.
+            TimeoutError: the daemon did not accept the message within `timeout_s`.
         """
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self.send_events([ContextEvent(kind, pid, time_boot_ns=now, start_boot_ns=start_boot_ns, ppid=ppid, body=body)])
 
     def send_events(self, events: Iterable[ContextEvent]) -> None:
-        """Send several in one message, at most EVENTS_MAX. Errors as `send`."""
+        """Send at most EVENTS_MAX events in one message. Raises the errors of `send`."""
         import zmq
 
         message = encode_context(events, boot_id=self._boot_id, source=self._source)
         try:
             self._socket.send(message)
         except zmq.Again:
-            raise TimeoutError("the daemon did not take the message in time") from None
+            raise TimeoutError(
+                f"the daemon did not accept the message within {self._linger_ms / 1000:g} s: check that it is running "
+                "(`procline stat`)"
+            ) from None
 
     def close(self) -> None:
-        """Give the socket back; what was sent still goes out."""
+        """Close the socket; messages that were sent are still delivered."""
         self._bus.close(linger_ms=self._linger_ms)
 
     def __enter__(self) -> Self:

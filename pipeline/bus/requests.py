@@ -1,30 +1,33 @@
-"""Questions of readers to the resolver: the wire, and the socket at both ends. Answering is the resolver's.
+"""Requests from readers to the resolver: message format, the server's socket and the client's side.
 
-A Unix socket of type SEQPACKET: a question is one packet, its answer another, in order. Each is one msgpack map; keys
-that the other side does not know are ignored. A question:
+The resolver computes the answers (`pipeline.resolver.daemon`); this module only transports them. The transport is a
+Unix socket of type SEQPACKET. A request is one packet and its answer is one packet, in order. Each is one msgpack map;
+unknown keys are ignored. A request:
 
     key   type   meaning
     v     uint   REQUEST_VERSION
     pid   uint   tgid in the daemon's pid namespace, from 1 to PID_MAX
 
-and an answer:
+An answer:
 
     key         type   meaning
     v           uint   REQUEST_VERSION
-    pid         uint   as asked; 0 where the question could not be read
-    found       bool   it is in the tables now: row and generation say where
-    how         str    "cache", "kernel_maps" or "procfs"; "" where it was not found
-    reason      str    why not: one of REASONS; "" where it was found
-    row         uint   of the process' newest image; 0 where it was not found
-    generation  uint   of that row
+    pid         uint   the requested pid; 0 if the request could not be read
+    found       bool   the process is in the tables now, at `row` and `generation`
+    how         str    "cache", "kernel_maps" or "procfs"; "" if the process was not found
+    reason      str    why it was not found, one of REASONS; "" if it was found
+    row         uint   row of the process's newest image; 0 if it was not found
+    generation  uint   generation of that row
     start_ns    uint   start of the process, boot clock
 
-There are two sockets. Anybody may connect to the public one, as far as its mode allows. Only root and the user that the
-daemon runs as may connect to the other one, `OWN_SOCKET` beside it, so that no flood at the public one delays them.
+There are two sockets. Every user that the file mode admits can connect to the public one. Only root and the daemon's
+user can connect to the other one, `OWN_SOCKET` in the same directory, so a flood on the public socket does not delay
+them.
 
-Not a ZeroMQ socket, because anybody may connect here: a peer that never ends its multi-part message makes a ROUTER keep
-all of it, whatever its high-water mark (100 MB of parts sent: the receiver grew by 200 MB). Here what a peer can leave
-waiting is bounded by the kernel's socket buffers, and what it does not fetch is dropped with its connection.
+These are not ZeroMQ sockets, because every local user can connect. A ROUTER keeps all parts of a multi-part message
+that a peer never ends, regardless of its high-water mark (100 MB of parts sent: the receiver grew by 200 MB). With a
+plain socket the kernel's socket buffers limit the data that a peer can leave waiting, and answers that a peer does not
+read are dropped with its connection.
 """
 
 from __future__ import annotations
@@ -51,42 +54,42 @@ from pipeline.errors import AccessError, FrameError, NotRunningError, StaleError
 REQUEST_VERSION = 1
 PID_MAX = 1 << 22
 
-#: A longer question is refused.
+#: A longer request is rejected.
 REQUEST_MAX_BYTES = 256
 ANSWER_MAX_BYTES = 1024
 
 #: Why a process was not found.
-ABSENT = "absent"  #: nobody knows such a process
-LIMITED = "limited"  #: /proc was asked about this pid a moment ago, and is not asked again yet
+ABSENT = "absent"  #: no such process exists
+LIMITED = "limited"  #: /proc was read for this pid a moment ago and is not read again yet
 FILLING = "filling"  #: the tables are not complete yet
-BUSY = "busy"  #: too many questions wait already
-MALFORMED = "malformed"  #: the question could not be read
+BUSY = "busy"  #: too many requests are waiting
+MALFORMED = "malformed"  #: the request could not be read
 REASONS = (ABSENT, LIMITED, FILLING, BUSY, MALFORMED)
 
-#: Connections of all users but root and the daemon's own.
+#: Connections of all users except root and the daemon's user.
 CLIENTS_MAX = 128
 #: Connections of one user.
 CLIENTS_PER_UID = 32
-#: Connections of root and of the user that the daemon runs as, together.
+#: Connections of root and the daemon's user, together.
 CLIENTS_OWN = 32
-#: What `RequestSocket.user_of` returns for root and for the user that the daemon runs as.
+#: Return value of `RequestSocket.user_of` for root and the daemon's user.
 OWN = -1
-#: The socket beside the public one that only these two may connect to.
+#: Name of the socket to which only root and the daemon's user can connect.
 OWN_SOCKET = "own.ipc"
 
 _ACCEPTS_PER_TURN = 32
-#: Connections that the kernel keeps for us. With more of them a client can wait longer in line instead of failing.
+#: Connections that the kernel queues. With a long queue a client waits instead of failing.
 _BACKLOG = 512
 _UCRED = struct.Struct("3i")
 _TIMEVAL = struct.Struct("@ll")
-#: A client waits this long before it connects again, and twice as long each further time.
+#: A client waits this long before it connects again; the pause doubles with each attempt.
 _RETRY_S = 0.002
 _RETRY_MAX_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the resolver found; the fields are those of the table above."""
+    """The resolver's answer; its fields are described in the module's docstring."""
 
     pid: int
     found: bool = False
@@ -98,21 +101,21 @@ class Answer:
 
 
 def encode_request(pid: int) -> bytes:
-    """Return the question about `pid`."""
+    """Return the request packet for `pid`."""
     packed: bytes = msgpack.packb({"v": REQUEST_VERSION, "pid": pid})
     return packed
 
 
 def decode_request(data: bytes) -> int:
-    """Return the pid that is asked about.
+    """Return the requested pid.
 
     Raises:
-        FrameError: it is no question of this version, or no pid.
+        FrameError: the packet is not a request of this version, or its pid is invalid.
     """
     message = _unpack(data, REQUEST_MAX_BYTES)
     pid = message.get("pid")
     if type(pid) is not int or not 0 < pid <= PID_MAX:
-        raise FrameError(f"a question about {pid!r}, which is no pid", reason="pid")
+        raise FrameError(f"the request asks for {pid!r}, which is not a pid from 1 to {PID_MAX}", reason="pid")
     return pid
 
 
@@ -126,27 +129,30 @@ def decode_answer(data: bytes) -> Answer:
     """Read an answer.
 
     Raises:
-        FrameError: it is none of this version.
+        FrameError: the packet is not an answer of this version.
     """
     message = _unpack(data, ANSWER_MAX_BYTES)
     values: dict[str, Any] = {}
     for name, kind in Answer.__annotations__.items():
         value = message.get(name)
         if type(value).__name__ != kind:
-            raise FrameError(f"an answer whose {name} is {value!r}", reason=name)
+            raise FrameError(f"the answer's {name} is {value!r}, not a {kind}", reason=name)
         values[name] = value
     return Answer(**values)
 
 
 def _unpack(data: bytes, limit: int) -> dict[str, object]:
     if len(data) > limit:
-        raise FrameError(f"a message of more than {limit} bytes", reason="length")
+        raise FrameError(f"the message is longer than {limit} bytes", reason="length")
     try:
         message = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException, RecursionError) as error:
-        raise FrameError(f"a message that is no msgpack: {error}", reason="msgpack") from None
+        raise FrameError(f"the message is not msgpack: {error}", reason="msgpack") from None
     if not isinstance(message, dict) or message.get("v") != REQUEST_VERSION:
-        raise FrameError(f"a message of another version than {REQUEST_VERSION}", reason="version")
+        raise FrameError(
+            f"the message does not have version {REQUEST_VERSION}: both sides must run the same release",
+            reason="version",
+        )
     return message
 
 
@@ -154,30 +160,31 @@ def _unpack(data: bytes, limit: int) -> dict[str, object]:
 class _Client:
     socket: socket.socket
     user: int  #: uid, or OWN
-    served: int  #: turn of its last question, so that the longest silent one can be found
+    served: int  #: turn in which its last request was read
 
 
 class RequestSocket:
-    """The resolver's end. `fileno` is readable when there is something to take.
+    """The resolver's side. Its descriptor (`fileno`) is readable when a request or a connection waits.
 
     Args:
-        path: of the public socket. A file of a predecessor is replaced: the caller holds the instance's writer lock, so
-            nobody listens there.
-        mode, group: of the public file; -1 leaves the group.
+        path: of the public socket. A predecessor's file is replaced; the caller holds the instance's writer lock, so
+            no other process listens there.
+        mode: mode of the public socket file.
+        group: gid of the public socket file; -1 leaves it unchanged.
 
     Attributes:
-        accepted: connections so far.
-        dropped: connections that were closed so far to make room for others, and may have waited for an answer.
+        accepted: connections accepted so far.
+        dropped: connections closed so far to make room for others; some of them may have waited for an answer.
 
     Raises:
-        ConfigError: the path is longer than a Unix socket address can be.
-        OSError: it cannot be bound.
+        ConfigError: the path is too long for a Unix socket address.
+        OSError: the socket cannot be bound.
     """
 
     def __init__(self, path: Path, *, mode: int = 0o666, group: int = -1) -> None:
-        # By a number that is never given out again, as a descriptor is: an answer that comes late must find nobody.
-        self._clients: OrderedDict[int, _Client] = OrderedDict()  # silent first
-        self._numbers: dict[int, int] = {}  # by descriptor
+        # Keyed by a number that is never reused, unlike a descriptor: a late answer must not reach another client.
+        self._clients: OrderedDict[int, _Client] = OrderedDict()  # the longest silent client first
+        self._numbers: dict[int, int] = {}  # descriptor -> number of the client
         self._turns = 0
         self.accepted = 0
         self.dropped = 0
@@ -185,7 +192,7 @@ class RequestSocket:
         self._epoll = select.epoll()
         try:
             for name, is_own in ((path, False), (path.with_name(OWN_SOCKET), True)):
-                paths.endpoint(name)  # its check of the length
+                paths.endpoint(name)  # raises ConfigError if the path is too long
                 listener = _Listener(name, 0o600 if is_own else mode, -1 if is_own else group, is_own)
                 self._listeners.append(listener)
                 self._epoll.register(listener.socket.fileno(), select.EPOLLIN)
@@ -194,27 +201,27 @@ class RequestSocket:
             raise
 
     def fileno(self) -> int:
-        """A descriptor to poll for reading."""
+        """Return a descriptor to poll for reading."""
         return self._epoll.fileno()
 
     @property
     def clients(self) -> int:
-        """Connections that are open."""
+        """Number of open connections."""
         return len(self._clients)
 
     def user_of(self, client: int) -> int:
-        """The uid behind a connection; OWN: root or the daemon's user, or the connection is gone."""
+        """Return the uid of a connection; OWN for root and the daemon's user, and if the connection is closed."""
         known = self._clients.get(client)
         return OWN if known is None else known.user
 
     def receive(self, budget: int) -> list[tuple[int, bytes]]:
-        """Return at most `budget` questions with the connections that they came on; one of each connection a turn.
+        """Return at most `budget` requests, each with the number of its connection.
 
-        Root and the daemon's user come first. Then each other user gets one question in turn, and among the connections
-        of one user the one that has waited longest.
+        Each connection gets at most one request a call. Requests of root and the daemon's user come first. The other
+        users then take turns, and among the connections of one user the longest waiting one is served first.
         """
         self._turns += 1
-        # All that are ready, so that nobody's place in the kernel's list decides.
+        # Fetch all ready descriptors, so that the order of the kernel's list does not matter.
         ready = {fd for fd, _ in self._epoll.poll(0, len(self._clients) + len(self._listeners))}
         for listener in self._listeners:
             if listener.socket.fileno() in ready:
@@ -243,7 +250,11 @@ class RequestSocket:
         return questions
 
     def answer(self, client: int, data: bytes) -> bool:
-        """Send an answer; False: the connection is gone, or does not fetch its answers and is dropped."""
+        """Send an answer.
+
+        Returns:
+            False if the connection is closed, or was dropped now because the client does not read its answers.
+        """
         if client not in self._clients:
             return False
         try:
@@ -272,7 +283,7 @@ class RequestSocket:
             self._epoll.register(client.fileno(), select.EPOLLIN)
 
     def _make_room(self, user: int) -> None:
-        """Close the connection that has been silent for longest: one of the user's own, or else anybody's but OWN."""
+        """Close the longest silent connection if the user, or all users except OWN together, have reached the limit."""
         same = [number for number, client in self._clients.items() if client.user == user]
         if len(same) >= (CLIENTS_OWN if user == OWN else CLIENTS_PER_UID):
             self.dropped += 1
@@ -286,10 +297,10 @@ class RequestSocket:
     def _drop(self, number: int) -> None:
         client = self._clients.pop(number).socket
         del self._numbers[client.fileno()]
-        client.close()  # the kernel takes it out of the epoll set
+        client.close()  # the kernel also removes it from the epoll set
 
     def close(self) -> None:
-        """End all connections and remove the socket files, unless a successor has put its own there."""
+        """Close all connections and remove the socket files, unless a successor has already replaced them."""
         for number in list(self._clients):
             self._drop(number)
         self._epoll.close()
@@ -304,16 +315,16 @@ class RequestSocket:
 
 
 class _Listener:
-    """A socket that listens at `path`. It appears there complete, in place of a predecessor's."""
+    """A listening socket at `path`. It replaces a predecessor's file atomically."""
 
     def __init__(self, path: Path, mode: int, group: int, is_own: bool) -> None:
         self.is_own = is_own
         self._path = path
         with suppress(FileNotFoundError):
             if not stat.S_ISSOCK(path.lstat().st_mode):
-                raise FileExistsError(errno.EEXIST, "there is something that is no socket", os.fspath(path))
-        # Made under another name and then renamed, so that a client never finds a socket that is missing, closed to it
-        # or not listening yet.
+                raise FileExistsError(errno.EEXIST, "the file is not a socket; move it away", os.fspath(path))
+        # Created under another name and then renamed, so that a client never finds the path without a socket, with the
+        # wrong mode, or with a socket that does not listen yet.
         made = path.with_name(f".{'o' if is_own else 'p'}")
         made.unlink(missing_ok=True)
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -343,19 +354,25 @@ class _Listener:
 
 
 def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
-    """Ask the resolver that listens at `path` about `pid`, and wait for its answer.
+    """Send a request about `pid` to the resolver that listens at `path`, and wait for the answer.
 
-    A question that the resolver did not take or answer, because it has too many or is being replaced, is asked again as
-    long as there is time.
+    The request is repeated until `timeout_ms` is over if the resolver does not accept or answer it, because it has too
+    many requests or is being replaced.
+
+    Args:
+        path: of the public socket.
+        pid: tgid in the daemon's pid namespace.
+        timeout_ms: maximum time for all attempts.
+
+    Returns:
+        The answer. An answer with the reason BUSY is returned only when the time is over.
 
     Raises:
-        NotRunningError: there is no such socket.
-        AccessError: the socket's mode does not let this user ask.
-        UntrustedError: another user could have made the socket.
-        StaleError: no answer came in time; the message says why and after how long.
-        FrameError: the answer is of another version.
-
-    An answer that says BUSY is returned only when the time is over.
+        NotRunningError: the socket does not exist.
+        AccessError: the socket's mode does not admit this user.
+        UntrustedError: another user could have created the socket file.
+        StaleError: no answer arrived in time; the message says why and after how long.
+        FrameError: the answer has another version.
     """
     paths.endpoint(path)
     began = time.monotonic()
@@ -378,40 +395,45 @@ def exchange(path: Path, pid: int, timeout_ms: int) -> Answer:
 
 
 def _attempt(path: Path, pid: int, deadline: float) -> tuple[Answer | None, str]:
-    """Ask once; returns the answer, or why there is none although there may be one if the question is asked again."""
+    """Send the request once.
+
+    Returns:
+        The answer and "", or None and the reason why the request is worth repeating.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         try:
             _connect(connection, path, deadline)
-            trust.check_socket(path)  # after connecting: what could be connected to exists
+            trust.check_socket(path)  # after connecting, so the path is known to exist
             connection.settimeout(max(0.001, deadline - time.monotonic()))
             connection.send(encode_request(pid), socket.MSG_NOSIGNAL)
             data = connection.recv(ANSWER_MAX_BYTES + 1)
         except TimeoutError:
-            return None, "the resolver took the connection and did not answer"
+            return None, "the resolver accepted the connection but did not answer"
         except BlockingIOError:
-            return None, "too many others wait to connect"
+            return None, "too many other clients are waiting"
         except OSError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
                 raise AccessError(
-                    f"{path}: you may not ask this instance: see access.requests_mode", path=str(path)
+                    f"{path}: you do not have permission to send requests: run as root, or change access.requests_mode",
+                    path=str(path),
                 ) from None
             if error.errno == errno.ENOENT:
-                raise NotRunningError(f"there is no {path}: the instance does not run, or is just starting") from None
+                raise NotRunningError(f"{path} does not exist: the instance is not running, or is starting") from None
             if error.errno == errno.ECONNREFUSED:  # a socket without a listener: its resolver is being replaced
                 return None, "the resolver is gone and not replaced yet"
             return None, f"the resolver closed the connection ({error.strerror})"
     if not data:
-        return None, "the resolver closed the connection: it ended, or has too many of them"
+        return None, "the resolver closed the connection: it ended, or has too many connections"
     answer = decode_answer(data)
     if answer.pid != pid:
-        raise FrameError(f"an answer about pid {answer.pid} to a question about {pid}", reason="pid")
+        raise FrameError(f"the answer is about pid {answer.pid}, the request was about {pid}", reason="pid")
     return answer, ""
 
 
 def _connect(connection: socket.socket, path: Path, deadline: float) -> None:
-    """Connect to the socket for root and the daemon's user if this process may, else to the public one."""
-    # Not settimeout(): a socket that does not block fails at once where the listener's queue is full, and one that
-    # blocks waits in line.
+    """Connect to the socket for root and the daemon's user if permitted, otherwise to the public one."""
+    # SO_SNDTIMEO instead of settimeout(): if the listener's queue is full, a blocking socket waits in the queue, while
+    # the non-blocking socket that settimeout() makes fails at once.
     left = max(0.001, deadline - time.monotonic())
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(left), int(left % 1 * 1_000_000)))
     try:

@@ -1,9 +1,10 @@
-"""ZeroMQ sockets of one process: made, bound and closed here. What they carry is in `encode` and `frames`, keys for TCP
-are in `auth`.
+"""Create, bind and close the ZeroMQ sockets of one process.
 
-An ipc socket's file mode is its access control, and the directories that hold them have modes of their own. libzmq
-removes whatever lies at an ipc path before it binds, a living peer's socket included; so a path is looked at first.
-A context must not be used in a forked child (zmq_ctx(3)), so `Bus` refuses to.
+The messages are described in `frames.encode`, `context_events` and `stream.messages`; keys for TCP are in `auth`.
+
+The file mode of an ipc socket is its access control, together with the mode of its directory. libzmq removes any file
+at an ipc path before it binds, even the socket of a running process; `Bus.bind` therefore checks the path first.
+A context must not be used in a forked child (zmq_ctx(3)); `Bus` raises an error there.
 """
 
 from __future__ import annotations
@@ -22,30 +23,33 @@ from pipeline import paths, trust
 from pipeline.bus.frames.encode import FRAME_MAX_BYTES
 from pipeline.errors import ProclineError, WriterExistsError
 
-#: Frames that may wait on each side before PUSH blocks. The ring is the queue; this only covers the gap of a switch.
+#: Frames that may wait on each side before PUSH blocks. The ring is the real queue; these cover a context switch only.
 PUSH_HWM_FRAMES = 8
 PULL_HWM_FRAMES = 8
-#: Messages that may wait for one subscriber before it loses its own.
+#: Messages that may wait for one subscriber before its further messages are dropped.
 STREAM_HWM_MESSAGES = 100_000
 
-#: A peer that restarts is found again within this time.
+#: A socket reconnects to a restarted peer within this time.
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
 
 
 class SocketError(ProclineError):
-    """A socket could not be made as asked; the message says what stands in the way."""
+    """A socket could not be bound; the message says why."""
 
 
 class Bus:
-    """The ZeroMQ context of this process and the sockets made with it. Close it, or use it as a context manager."""
+    """The ZeroMQ context of this process and the sockets created from it.
+
+    Close it after use, or use it as a context manager.
+    """
 
     def __init__(self, *, io_threads: int = 1) -> None:
         self._tgid = os.getpid()
         self._context = zmq.Context(io_threads)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._bound: list[tuple[Path, tuple[int, int]]] = []
-        # For who forgets to close: a context that is collected before its sockets would wait for them for ever.
+        # If a caller forgets close(), a context that is collected before its sockets would wait for them for ever.
         self._finalizer = weakref.finalize(self, _end, self._tgid, self._context, self._sockets)
         self._finalizer.atexit = False
 
@@ -54,14 +58,14 @@ class Bus:
         """The context, for an authenticator.
 
         Raises:
-            RuntimeError: this is a forked child of the process that made the bus.
+            RuntimeError: this process is a forked child of the process that created the bus.
         """
         if os.getpid() != self._tgid:
             raise RuntimeError("a ZeroMQ context does not survive fork: start processes with spawn")
         return self._context
 
     def socket(self, kind: int, *, send_hwm: int, receive_hwm: int) -> zmq.Socket[bytes]:
-        """Return an unconnected socket that forgets at once what it holds when it is closed (linger 0)."""
+        """Return an unconnected socket that discards its unsent messages when it is closed (linger 0)."""
         made = self.context.socket(kind)
         made.setsockopt(zmq.LINGER, 0)
         made.setsockopt(zmq.SNDHWM, send_hwm)
@@ -74,10 +78,11 @@ class Bus:
     def push(self, path: Path, *, hwm_frames: int = PUSH_HWM_FRAMES) -> zmq.Socket[bytes]:
         """Return a PUSH socket connected to the ipc socket `path`, which need not exist yet.
 
-        It takes frames only while a peer is there (IMMEDIATE): without one, sending blocks or raises `zmq.Again`.
+        The socket accepts messages only while a peer is connected (IMMEDIATE). Without a peer, sending blocks or raises
+        `zmq.Again`.
 
         Raises:
-            UntrustedError: another user could have made the socket.
+            UntrustedError: another user could have created the socket file.
         """
         trust.check_socket(path)
         made = self.socket(zmq.PUSH, send_hwm=hwm_frames, receive_hwm=1)
@@ -109,19 +114,25 @@ class Bus:
         return made
 
     def bind(self, socket: zmq.Socket[bytes], path: Path, *, mode: int, group: int = -1) -> None:
-        """Bind `socket` to the ipc socket `path` with exactly this mode and, unless -1, group.
+        """Bind `socket` to the ipc socket `path`.
 
-        A socket file that a killed process left is replaced. Changes the umask for a moment, so call it before
-        there are threads that create files.
+        A socket file that a killed process left behind is replaced. The function changes the umask for a moment. Call
+        it before other threads create files.
+
+        Args:
+            socket: the socket to bind.
+            path: of the socket file.
+            mode: exact mode of the socket file.
+            group: gid of the socket file; -1 leaves it unchanged.
 
         Raises:
-            ConfigError: the path is longer than a Unix socket address can be.
-            WriterExistsError: somebody listens there.
-            SocketError: something else than a socket lies there, or the system refuses.
+            ConfigError: the path is too long for a Unix socket address.
+            WriterExistsError: another process listens on the path.
+            SocketError: the path is not a socket, or a system call failed.
         """
         address = paths.endpoint(path)
         _clear(path)
-        # Born closed to everybody else and then opened, so that there is no moment with a wider mode than asked for.
+        # The file is created with mode 0600 and then gets the requested mode, so it never has a wider one.
         before = os.umask(0o177)
         try:
             socket.bind(address)
@@ -136,13 +147,16 @@ class Bus:
             status = path.stat()
         except OSError as error:
             socket.unbind(address)
-            raise SocketError(f"cannot set mode or group of {path}: {error.strerror}") from None
+            raise SocketError(f"cannot set the mode or group of {path}: {error.strerror}") from None
         self._bound.append((path, (status.st_dev, status.st_ino)))
 
     def close(self, *, linger_ms: int = 0) -> None:
-        """Close all sockets, wait at most `linger_ms` for what they hold, and remove the socket files bound here.
+        """Close all sockets and remove the socket files that this bus bound.
 
-        In a forked child of the process that made the bus this does nothing.
+        In a forked child of the process that created the bus this does nothing.
+
+        Args:
+            linger_ms: maximum time to wait until unsent messages are delivered.
         """
         if os.getpid() != self._tgid:
             return
@@ -150,7 +164,7 @@ class Bus:
             if not made.closed:
                 made.linger = linger_ms
         self._finalizer()
-        # libzmq leaves the file when it cannot remove it, and a successor may have bound the path meanwhile.
+        # libzmq can fail to remove the file, and a successor may have bound the path in the meantime.
         for path, identity in self._bound:
             try:
                 status = path.lstat()
@@ -178,30 +192,30 @@ def _end(tgid: int, context: zmq.Context[zmq.Socket[bytes]], sockets: list[zmq.S
 
 def is_listening(path: Path) -> bool:
     """Whether a process listens on the Unix socket `path`."""
-    # Deferred: only who binds needs it.
+    # Deferred: only processes that bind need this module.
     import socket as unix
 
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
         except OSError as error:
-            # EAGAIN: its backlog is full, so it lives. EACCES: we may not ask, so we must not replace it either.
+            # EAGAIN: the backlog is full, so a process listens. EACCES, EPERM: unknown, so do not replace the file.
             return error.errno in {errno.EAGAIN, errno.EACCES, errno.EPERM}
     return True
 
 
 def _clear(path: Path) -> None:
-    """Remove a socket file that nobody listens on."""
+    """Remove a socket file on which no process listens."""
     try:
         status = path.lstat()
     except FileNotFoundError:
         if not path.parent.is_dir():
-            raise SocketError(f"cannot bind {path}: there is no directory {path.parent}") from None
+            raise SocketError(f"cannot bind {path}: the directory {path.parent} does not exist") from None
         return
     except OSError as error:
         raise SocketError(f"cannot bind {path}: {error.strerror}") from None
     if not stat.S_ISSOCK(status.st_mode):
-        raise SocketError(f"cannot bind {path}: something that is no socket lies there; move it away")
+        raise SocketError(f"cannot bind {path}: the file is not a socket; move it away")
     if is_listening(path):
         raise WriterExistsError(f"another process listens on {path}: stop it first")
     try:

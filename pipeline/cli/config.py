@@ -31,10 +31,10 @@ def command(file: Path | None, changes: tuple[str, ...], example: bool, check: b
     """
     with daemon_parts():
         from pipeline.cli.settings import load
-        from pipeline.config import settings as config
+        from pipeline.config import rendering
 
     if example:
-        click.echo(config.example(), nl=False)
+        click.echo(rendering.example(), nl=False)
         return 0
     merged, origins = load(file, changes)
     if check:
@@ -42,5 +42,5 @@ def command(file: Path | None, changes: tuple[str, ...], example: bool, check: b
     if as_json:
         click.echo(merged.to_json())
     else:
-        click.echo(config.as_toml(merged, origins), nl=False)
+        click.echo(rendering.as_toml(merged, origins), nl=False)
     return 0

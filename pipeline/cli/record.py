@@ -15,10 +15,8 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.supervisor.feed import Feed
-
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 @click.command(
@@ -84,6 +82,7 @@ def _record(
     import socket
 
     from pipeline.host import boot
+    from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.reader import ProcReader
     from pipeline.sources.proc_connector.living import Living
     from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
@@ -105,7 +104,7 @@ def _record(
     with ExitStack() as stack:
         reader = stack.enter_context(
             ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+                cgroup_root=cgroup_v2_root(),
                 args_limit=settings.capture.args_bytes,
                 envs_limit=settings.capture.envs_bytes,
             )

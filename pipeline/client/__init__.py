@@ -1,4 +1,5 @@
-"""What other programs use beside the tables: ask about a process, and subscribe to events.
+"""Interfaces for other programs besides the tables: ask about a process, subscribe to events, send frames as a tracer.
 
-It does not contain the tables: `pipeline.shm.reader` does.
+This package does not read the tables; `pipeline.shm.reader` does. `pipeline.bus.context_events.ContextSender` sends
+context events.
 """

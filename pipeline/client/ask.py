@@ -1,5 +1,7 @@
-"""Ask the resolver about a process that the tables do not have. The tables stay the resolver's to change: it looks in
-the kernel's maps and in ``/proc``, enters what it finds, and the caller reads the tables again.
+"""Ask the resolver about a process that is not in the tables.
+
+The resolver searches the kernel's maps and ``/proc`` and adds the process to the tables. The caller then reads the
+tables again; only the resolver writes them.
 
     with ProcessTable.attach() as table:
         entry = resolve(table, 4711)
@@ -19,40 +21,54 @@ if TYPE_CHECKING:
 
 __all__ = ["TIMEOUT_MS", "Answer", "ask", "resolve"]
 
+#: Default time for an answer.
 TIMEOUT_MS = 1000
 
 
 def ask(directory: Path, pid: int, timeout_ms: int = TIMEOUT_MS) -> Answer:
-    """Ask the instance whose runtime directory this is what it can find out about `pid`.
+    """Ask an instance to find a process.
+
+    Args:
+        directory: the instance's runtime directory.
+        pid: tgid in the daemon's pid namespace.
+        timeout_ms: how long to wait for the answer.
+
+    Returns:
+        The answer. If `found` is true, the process is in the tables now.
 
     Raises:
-        NotRunningError, AccessError, StaleError, FrameError: see `pipeline.bus.requests.exchange`.
-        StaleError: also if the tables are not complete yet.
-        BusyError: the resolver has too many questions to answer this one in time.
+        NotRunningError: the instance is not running.
+        AccessError: this user may not send requests.
+        UntrustedError: another user could have created the socket.
+        StaleError: no answer arrived in time, or the tables are not complete yet.
+        FrameError: the resolver has another version.
+        BusyError: the resolver has too many requests to answer this one in time.
     """
     answer = exchange(paths.requests_socket(directory), pid, timeout_ms)
     if answer.reason == FILLING:
         raise StaleError("the tables are not complete yet: ask again")
     if answer.reason == BUSY:
-        raise BusyError(f"the resolver has had too many questions for {timeout_ms} ms to look for {pid}: ask again")
+        raise BusyError(f"the resolver had too many requests for {timeout_ms} ms to search for {pid}: ask again")
     return answer
 
 
 def resolve(table: ProcessTable, pid: int, *, wait_ms: int = 0, timeout_ms: int = TIMEOUT_MS) -> Entry | None:
-    """Look `pid` up, and if it is not in the table let the resolver look further.
+    """Look up `pid` in the table; if it is not there, ask the resolver.
+
+    The resolver reads ``/proc`` for the same pid only once in a while. Until it may read again, the result is None; use
+    `ask` and `Answer.reason` to distinguish this case.
 
     Args:
-        table: of the instance.
+        table: the table of the instance.
         pid: tgid in the daemon's pid namespace.
-        wait_ms: as of `ProcessTable.resolve`.
-        timeout_ms: how long the resolver may take.
+        wait_ms: as in `ProcessTable.resolve`.
+        timeout_ms: how long to wait for the resolver's answer.
 
     Returns:
-        The entry; None: nobody knows such a process.
+        The entry, or None if the process was not found.
 
     Raises:
-        What `ProcessTable.resolve` and `ask` raise. A resolver that may not look again yet says "not found" too: see
-        `Answer.reason`.
+        ProclineError: any error of `ProcessTable.resolve` or `ask`.
     """
     entry = table.resolve(pid, wait_ms=wait_ms)
     if entry is not None:

@@ -1,15 +1,21 @@
-"""`Subscriber`: the events of this host's processes, each with its lineage as it was then.
+"""`Subscriber`: the events of this host's processes, each with the lineage at that time.
 
     for event in Subscriber(topics=["exec"]):
         print(event["pid"], event["argv"], [ancestor["comm"] for ancestor in event["lineage"]])
 
-The socket is `pipeline.bus.stream.stream_reader`'s; here the stream is joined with the tables. **Late joiner**:
-subscribe, wait for the welcome, read which numbers the tables have committed (C), list the processes, go on with what
-is numbered above C. Nothing can fall between: the welcome is sent between two steps, so what was published before it is
-in the tables, and what is published after it reaches us. An event may be in both (applied after C was read and before
-its process was listed); a fork or an exec that the list shows already is not told again. After a gap this is done anew.
+`pipeline.bus.stream.stream_reader` reads the socket. This module combines the stream with a snapshot of the tables. A
+subscriber that joins late proceeds in this order:
 
-Imports numpy only with the tables, so only for a snapshot.
+1. Subscribe, and wait for the welcome.
+2. Read the last committed sequence numbers (C) from the tables.
+3. List the processes in the tables.
+4. Continue with the events whose numbers are above C.
+
+No event is missed. The welcome is sent between two steps, so all events published before it are in the tables, and all
+later ones reach the subscriber. An event can be in both, if it was applied after C was read and before its process was
+listed; a fork or an exec that the list already shows is therefore dropped. After a gap, steps 2 to 4 are repeated.
+
+numpy is imported only for a snapshot, together with the tables.
 """
 
 from __future__ import annotations
@@ -17,28 +23,33 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from pipeline import paths
-from pipeline.bus.stream.messages import Event
+from pipeline.bus.stream.event import Ancestor, Event
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
 
 if TYPE_CHECKING:
-    from pipeline.shm.reader.table import ProcessTable
+    import zmq
 
-#: After a gap the processes are listed again, at most this often: a subscriber that is too slow would else be slower.
+    from pipeline.shm.reader.table import Entry, ProcessTable
+
+__all__ = ["Ancestor", "Event", "Subscriber"]
+
+#: Minimum time between two lists of processes after gaps: more lists would make a slow subscriber even slower.
 RESYNC_INTERVAL_S = 1.0
+#: Ancestors in a snapshot event.
 SNAPSHOT_LINEAGE = 8
 _RETRY_S = 0.05
-#: Events that one step of the resolver may make, and far more: what it has applied and not committed may be listed.
+#: More events than one step of the resolver can make. A list can include events that are applied but not committed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq with the slots of
-#: pipeline.resolver.stream._encoder: the name of the stream, and how many events of all topics there were.
+#: Fields of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq, which has slots for the id of the
+#: stream and for the number of events of all topics (pipeline.resolver.stream._encoder).
 _WATERMARK = struct.Struct("<8xQ")
 _TOPIC_SEQ = struct.Struct("<128x16Q")
 _STREAM_SLOT = 14
@@ -46,30 +57,34 @@ _ORDER_SLOT = 15
 
 
 class Subscriber:
-    """Iterates over the events of an instance, sync or async; each is a dict as `procline subscribe --json` prints it.
+    """Iterates over the events of an instance, with ``for`` or ``async for``.
+
+    Each event is a dict, as `procline subscribe --json` prints it. Special events have ``seq`` None:
+
+    - ``snapshot``: a live process. It has the fields of an entry, and `left`, the number of snapshot events to come.
+    - ``missed``: events were lost (`topic`, `first`, `last`, `count`, `reason`), or the stream began anew.
+    - ``unwatched``: events are missing, because no daemon watched the host (`unwatched_from_ns`, `unwatched_to_ns`).
 
     Args:
-        name: of the instance.
-        topics: ``proc.exec``, short ``exec``, or families (``proc``); none: all of ``proc`` and ``sys.loss``.
-        snapshot: first give a ``snapshot`` event for each process that lives, and again after a gap. Needs a topic of
-            each of fork, exec and exit to be of use.
-        path: the instance's runtime directory, where that is not the usual one.
-        endpoint: a ``tcp://`` address instead of the instance on this host.
-        curve: for `endpoint`: (file of the own secret key, file of the publisher's public key).
-        timeout: iteration ends when nothing came for so long, s; None: never.
-        follow: go on when the instance ends, and wait for the next; else iteration ends there.
-        connect_timeout: how long to wait at first for an instance that is just being (re)started, s.
+        name: name of the instance.
+        topics: names such as ``proc.exec`` or ``exec``, or families such as ``proc``; none: all of ``proc`` and
+            ``sys.loss``.
+        snapshot: begin with a ``snapshot`` event for each live process, and repeat them after a gap. Subscribe to fork,
+            exec and exit as well to keep the list up to date.
+        path: the instance's runtime directory, if it is not the usual one.
+        endpoint: a ``tcp://`` address, to subscribe to an instance on another host.
+        curve: keys for `endpoint`: (file of the own secret key, file of the publisher's public key).
+        timeout: iteration ends if no event arrives for this long, s; None: never.
+        follow: if the instance ends, wait for the next one; otherwise iteration ends.
+        connect_timeout: how long to wait for an instance that is being (re)started, s.
         receive_hwm: messages (of up to about 64 KiB) that may wait in this process; a storm makes some 900 a second.
 
-    Special events have ``seq`` None: ``snapshot`` (the entry's fields, and `left`, how many are still to come) and
-    ``missed`` (`topic`, `first`, `last`, `count`, `reason`: numbers that never came, or a stream that began anew), and
-    ``unwatched`` (`unwatched_from_ns`, `unwatched_to_ns`: between two daemons nobody watched, so events are missing).
-
     Raises:
-        NotRunningError: no such instance, or nobody answered.
-        AccessError: the caller may not read it.
-        ConfigError: unknown topic or wrong combination of arguments.
-        StreamVersionError: it speaks another major version of the stream; also from the iteration, after an upgrade.
+        NotRunningError: the instance is not running, or did not answer.
+        AccessError: this user may not read the stream.
+        ConfigError: unknown topic, or invalid combination of arguments.
+        StreamVersionError: the instance uses another major version of the stream. Iteration can also raise this, after
+            an upgrade of the instance.
     """
 
     def __init__(
@@ -90,7 +105,7 @@ class Subscriber:
             topics = (topics,)
         if snapshot and endpoint is not None:
             raise ConfigError(
-                "a snapshot comes from the tables of this host: leave out snapshot or endpoint", key="snapshot"
+                "a snapshot is read from the tables of this host: omit either snapshot or endpoint", key="snapshot"
             )
         self.name = name
         self.timeout = timeout
@@ -143,10 +158,14 @@ class Subscriber:
             pending.extend(events)
 
     def read(self, timeout: float | None = None) -> list[Event]:
-        """Return all events that have come; wait up to `timeout` s for the first (None: for ever).
+        """Return the events that have arrived; wait for the first one.
+
+        Args:
+            timeout: maximum wait, s; None: unlimited.
 
         Returns:
-            Events in the order in which they were applied; none: time is up, or the instance ended and `follow` is off.
+            The events in the order in which they were applied. The list is empty if the timeout expired, or if the
+            instance ended and `follow` is off.
         """
         if self._pending:
             return self._take_pending()
@@ -157,7 +176,7 @@ class Subscriber:
                 return events
 
     async def read_async(self, timeout: float | None = None) -> list[Event]:
-        """Do as `read` does, in the running event loop."""
+        """Do the same as `read`, in the running event loop."""
         if self._pending:
             return self._take_pending()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -172,7 +191,7 @@ class Subscriber:
         return events
 
     def _patience(self, deadline: float | None) -> float | None:
-        """How long to wait for messages: till the deadline, or till the list may be made again."""
+        """How long to wait for messages: until the deadline, or until the processes may be listed again."""
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if self._wants_snapshot and self._reader.tracker.stale:
             resync = max(0.0, self._synced_s + RESYNC_INTERVAL_S - time.monotonic())
@@ -184,7 +203,7 @@ class Subscriber:
 
     def _filter(self, events: list[Event]) -> list[Event]:
         if self._listed and events:
-            first = events[0].get("order")  # none: a note about the stream
+            first = events[0].get("order")  # None: a special event
             if first is not None and first > self._listed_until:
                 self._listed = {}
             else:
@@ -199,27 +218,27 @@ class Subscriber:
 
     @property
     def missed(self) -> int:
-        """Events that were published and never came here."""
+        """Number of events that were published but not received."""
         return self._reader.tracker.missed.total()
 
     @property
     def missed_by_topic(self) -> dict[str, int]:
-        """The same by topic."""
+        """Number of missed events by topic."""
         return dict(self._reader.tracker.missed)
 
     @property
     def unwatched(self) -> list[tuple[int, int]]:
-        """(from, to) of the last times in which no daemon watched this host, ns since the Unix epoch, oldest first."""
+        """(from, to) of the last periods without a daemon on this host, ns since the Unix epoch, oldest first."""
         return list(self._reader.tracker.unwatched)
 
     @property
     def repeats(self) -> int:
-        """Events that came again after a resolver was replaced, and were dropped."""
+        """Number of events that were received again after a resolver was replaced, and were dropped."""
         return self._reader.tracker.repeats
 
     @property
     def refused(self) -> int:
-        """Messages that could not be read."""
+        """Number of messages that could not be read."""
         return self._reader.refused
 
     @property
@@ -228,7 +247,10 @@ class Subscriber:
         return self._reader.welcome.host
 
     def fileno(self) -> int:
-        """For select and friends; edge-triggered: read with timeout 0 until nothing comes before waiting on it."""
+        """Return a descriptor for select(2) and similar calls.
+
+        It is edge-triggered: call `read` with timeout 0 until it returns no events, then wait.
+        """
         return self._reader.fileno()
 
     # -- the list of processes -----------------------------------------------------------------------------------------
@@ -238,10 +260,10 @@ class Subscriber:
         try:
             return self._snapshot(now)
         except (StaleError, BusyError, NotRunningError):
-            return []  # the instance is on its way; the tracker stays stale, so this is tried again
+            return []  # the instance is starting; the tracker stays stale, so this is retried
 
     def _snapshot(self, deadline: float) -> list[Event]:
-        """List the processes. Tried again until `deadline` (monotonic, s) while a resolver is being replaced."""
+        """List the processes; retry until `deadline` (monotonic, s) while a resolver is being replaced."""
         while True:
             try:
                 return self._list()
@@ -258,12 +280,12 @@ class Subscriber:
         (watermark_boot_ns,) = _WATERMARK.unpack_from(commit)
         seqs = _TOPIC_SEQ.unpack_from(commit)
         if seqs[_STREAM_SLOT] != tracker.stream:
-            raise StaleError("the tables and the stream are not of the same epoch yet; try again")
+            raise StaleError("the tables and the stream do not have the same epoch yet: try again")
         watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
         events: list[Event] = []
         listed: dict[str, int] = {}
         for entry in table.walk():
-            # A process that ended after C was read is listed too: its exit is still to come.
+            # A process that ended after C was read is listed too, because its exit event follows.
             if entry.exit_time_ns is not None and entry.exit_time_ns < watermark_ns:
                 continue
             try:
@@ -279,22 +301,23 @@ class Subscriber:
         tracker.skip_to(seqs)
         tracker.stale = False
         self._listed = listed
-        # By number, not by time: events may be those of a recording, replayed faster than they were made.
+        # Compare numbers, not times: a recording may be replayed faster than it was made.
         self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[_ORDER_SLOT] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
         return events
 
     def _is_listed(self, event: Event) -> bool:
-        """Whether the list shows already what this event tells: that a process exists, or that it runs this image."""
+        """Whether the list already shows the new process of a fork, or the new image of an exec."""
         if event["event"] not in ("fork", "exec") or event["seq"] is None:
             return False
-        images = self._listed.get(event["entity_id"])
-        return images is not None and event["images"] <= images
+        listed = self._listed.get(event["entity_id"] or "")
+        images = event["images"]
+        return listed is not None and images is not None and images <= listed
 
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave the stream and the tables. Calling it again does nothing."""
+        """Close the stream and the tables. Calling it again does nothing."""
         self._reader.close()
         if self._table is not None:
             self._table.close()
@@ -315,8 +338,8 @@ class Subscriber:
 
 
 def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
-    """Open the tables; an instance that publishes already may still be filling them."""
-    # Deferred: most subscribers never look at the tables.
+    """Open the tables; retry until `deadline`, because an instance can publish while it still fills its tables."""
+    # Deferred: most subscribers never read the tables.
     from pipeline.shm.reader.table import ProcessTable
 
     while True:
@@ -328,12 +351,12 @@ def _attach(name: str, directory: Path, deadline: float) -> ProcessTable:
             time.sleep(_RETRY_S)
 
 
-def _secure(curve: tuple[Path, Path] | None) -> Any:
+def _secure(curve: tuple[Path, Path] | None) -> Callable[[zmq.Socket[bytes]], None] | None:
     if curve is None:
         return None
     key, server = curve
 
-    def secure(socket: Any) -> None:
+    def secure(socket: zmq.Socket[bytes]) -> None:
         from pipeline.bus.auth import secure_client
 
         secure_client(socket, key=key, server=server)
@@ -341,9 +364,9 @@ def _secure(curve: tuple[Path, Path] | None) -> Any:
     return secure
 
 
-def _snapshot_event(fields: dict[str, Any], chain: Sequence[Any], time_ns: int) -> Event:
-    """An entry in the form of an event."""
-    event: Event = {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields}
+def _snapshot_event(fields: dict[str, Any], chain: Sequence[Entry], time_ns: int) -> Event:
+    """Return an entry in the form of an event."""
+    event = cast("Event", {"event": "snapshot", "seq": None, "order": None, "time_ns": time_ns, **fields})
     event["lineage"] = [
         {
             "pid": ancestor.pid,

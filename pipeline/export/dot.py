@@ -1,7 +1,7 @@
-"""A graph of processes in Graphviz's DOT language: one box for each entry, one arrow from its origin.
+"""A graph of processes in Graphviz's DOT language: one box for each entry, and an arrow from its parent or last image.
 
-Entries are the dicts of the JSON form. Labels hold what strangers chose (names, paths, arguments), so all of it goes
-through `quote`. Layout and drawing are Graphviz's.
+Entries are dicts of the JSON form. Labels contain untrusted text (names, paths, arguments), so all text goes through
+`quote`. Graphviz does the layout and the drawing.
 
 Source of the quoting rules: Graphviz, "The DOT Language", section on IDs and "escString".
 """
@@ -18,11 +18,11 @@ Entry = Mapping[str, Any]
 
 
 def quote(text: str) -> str:
-    """Return `text` as a DOT string that shows exactly that text.
+    r"""Return `text` as a DOT string that shows exactly that text.
 
-    In a quoted string only the quote is special to the parser, but labels read backslashes (``\\N`` is the node's
-    name), so those are doubled. What cannot be shown is written as an escape and not left to the renderer: a NUL ends
-    the input, and control characters are not allowed in SVG.
+    In a quoted string only the quote is special to the parser, but labels interpret backslashes (``\N`` is the name of
+    the node), so backslashes are doubled. Characters that are not printable become escapes: a NUL would end the input,
+    and control characters are not allowed in SVG.
     """
     shown = []
     for character in text:
@@ -44,8 +44,8 @@ def graph(entries: Iterable[Entry], *, title: str = "procline", with_args: bool 
     """Yield the lines of a directed graph.
 
     Args:
-        entries: JSON entries; an arrow is drawn to each from the entry that `parent_entity_id` names, and to an image
-            from the image before it.
+        entries: JSON entries. The first image of a process gets an arrow from the entry that its `parent_entity_id`
+            names; each later image gets an arrow from the image before it.
         title: name of the graph.
         with_args: whether labels show arguments.
     """
@@ -79,5 +79,5 @@ def _label(entry: Entry, with_args: bool) -> str:
     if with_args and len(entry.get("argv") or ()) > 1:
         arguments = " ".join(entry["argv"][1:])
         lines.append(arguments if len(arguments) <= _ARGUMENTS_SHOWN else arguments[: _ARGUMENTS_SHOWN - 1] + "…")
-    # Between lines stands DOT's own "\l" (new line, left): outside of what is quoted.
+    # Each line ends with DOT's "\l" (new line, left-aligned), which must not be quoted.
     return '"' + "".join(quote(line)[1:-1] + "\\l" for line in lines) + '"'

@@ -1,7 +1,8 @@
-"""The figures of an instance, read from its control segment: what Prometheus and statsd are told.
+"""Read the figures of an instance from its control segment, for Prometheus and statsd.
 
-Reads the file and maps nothing, so that a reader in the supervisor follows when the segment is replaced. Numbers only;
-what they are called outside is in `prometheus` and `statsd`. The commit is copied as control.py of pipeline.shm says.
+The module reads the file instead of mapping it, so that a reader in the supervisor notices when the segment is
+replaced. `prometheus` and `statsd` define the public names of the figures. The commit is copied with the protocol of
+`pipeline.shm.layout.control`.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ assert layout.CONTROL.fields is not None and layout.CONTROL.fields["commit_index
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One look.
+    """The figures at one moment.
 
     Attributes:
-        header: one CONTROL.
-        commit: one COMMIT, of one piece; all zeros before the first.
+        header: dtype CONTROL.
+        commit: dtype COMMIT, a consistent copy; all zeros before the first commit.
         rings: shape (ring_count,), dtype RING_ACK.
-        counters: by their name in layout.COUNTERS.
-        now_boot_ns: when this was read.
+        counters: value by name in layout.COUNTERS.
+        now_boot_ns: time of reading.
     """
 
     header: np.void
@@ -44,11 +45,12 @@ class Figures:
 
     @property
     def is_ready(self) -> bool:
+        """Whether the tables are complete."""
         return int(self.header["state"]) == layout.STATE_READY
 
 
 def read_figures(directory: Path) -> Figures | None:
-    """Return the figures of the instance in `directory`; None while it has no control segment of this layout."""
+    """Return the figures of the instance in `directory`; None if it has no control segment of this layout version."""
     try:
         with os.fdopen(trust.open_file(directory / paths.CONTROL), "rb", buffering=0) as file:
             raw = file.read(layout.CONTROL.itemsize) or b""
@@ -69,7 +71,7 @@ def read_figures(directory: Path) -> Figures | None:
 
 
 def _commit(file: FileIO, header: np.void) -> np.void:
-    """Copy the valid slot; each read is a system call, so their order is the order of this code."""
+    """Copy the valid slot. Each read is a system call, so the reads happen in the order of this code."""
     index_at = _COMMIT_INDEX
     for _ in range(_ATTEMPTS):
         index = _word(file, index_at)

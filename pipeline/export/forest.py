@@ -1,4 +1,4 @@
-"""Entries as trees, by parent. Entries are the dicts of the JSON form, one for each process; drawing is elsewhere."""
+"""Arrange entries as trees of parents and children. Entries are dicts of the JSON form, one for each process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ Entry = Mapping[str, Any]
 
 @dataclass
 class Node:
-    """A process and those that it is the parent of, in order of pid."""
+    """A process and its children, in order of pid."""
 
     entry: Entry
     children: list[Node] = field(default_factory=list)
 
 
 def forest(entries: Iterable[Entry]) -> list[Node]:
-    """Return the roots: the processes whose parent is not among `entries`.
+    """Return the roots: the processes whose parent is not in `entries`.
 
-    A parent is found by its identity. Where that is unknown the parent is not in the table, and who has the pid `ppid`
-    there is somebody else. Entries read at different moments can name each other as parents; such a ring is cut at its
-    lowest pid, so that nobody is missing.
+    A parent is found by its identity, not by `ppid`. If its identity is unknown, the parent is not in the table, and
+    another process may have its pid. Entries that were read at different moments can name each other as parents; such
+    a cycle is cut at its lowest pid, so that no process is missing.
     """
     nodes = [Node(entry) for entry in sorted(entries, key=lambda entry: entry["pid"])]
     by_identity = {node.entry["entity_id"]: node for node in nodes if node.entry.get("entity_id")}
@@ -46,19 +46,19 @@ def forest(entries: Iterable[Entry]) -> list[Node]:
 
 
 def _space(entry: Entry) -> int | None:
-    """The pid namespace that `pid` and `ppid` are numbers of; None: the daemon's."""
+    """Return the pid namespace to which `pid` and `ppid` of an entry belong; None: the daemon's."""
     return entry.get("pid_ns") if "foreign" in entry.get("marks", ()) else None
 
 
 def is_called(entry: Entry, pid: int | None, pid_ns: int | None = None) -> bool:
-    """Whether an entry has this pid, in the daemon's namespace or in the one that `pid_ns` names."""
+    """Whether an entry has this pid in the daemon's pid namespace, or in the one with the inode `pid_ns`."""
     if pid_ns is None:
         return bool(entry["pid"] == pid) and _space(entry) is None
     return entry.get("pid_ns") == pid_ns and entry.get("ns_pid") == pid
 
 
 def find(roots: Iterable[Node], pid: int, pid_ns: int | None = None) -> Node | None:
-    """Return the node of a live process, or else the latest that had this pid."""
+    """Return the node of the live process with this pid, otherwise of the latest exited one; None: not found."""
     waiting, found = list(roots), None
     while waiting:
         node = waiting.pop()
@@ -72,9 +72,9 @@ def find(roots: Iterable[Node], pid: int, pid_ns: int | None = None) -> Node | N
 
 
 def nested(node: Node) -> dict[str, Any]:
-    """Return a node as a JSON object: the entry, with `children`.
+    """Return a node as a JSON object: the entry with `children`.
 
-    Built without recursion, because a chain can be longer than Python's stack.
+    The object is built without recursion, because a chain can be longer than Python's stack.
     """
     top: dict[str, Any] = dict(node.entry) | {"children": []}
     waiting = [(node, top)]

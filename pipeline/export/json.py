@@ -1,8 +1,8 @@
-"""Entries and events as JSON: one object a line, or one document. Names and meaning of the fields are Entry's.
+r"""Entries and events as JSON: one object a line, or one document. The fields are those of `Entry`.
 
-Text that is not UTF-8 appears as ``\\udcXX``, one for each such byte, and everything else beyond ASCII is escaped too:
-so a terminal, a log file and a parser get the same. An unknown field is null. Nothing is scrubbed here: what the tables
-hold has been.
+Each byte of text that is not UTF-8 appears as ``\udcXX``. All other characters beyond ASCII are escaped too, so a
+terminal, a log file and a parser get the same text. An unknown value is null. This module hides no secrets; they were
+hidden before the text was written to the tables.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ def entry_line(entry: Entry) -> str:
     """Return one entry as one line.
 
     Raises:
-        TooOldError: it is not retained any more.
+        TooOldError: the entry is no longer retained.
     """
     return _encode(entry.to_dict())
 
 
 def entries_line(entries: Iterable[Entry]) -> str:
-    """Return several entries as one line: an array."""
+    """Return several entries as an array on one line."""
     return _encode([entry.to_dict() for entry in entries])
 
 
 def document(entries: Iterable[Entry], **head: Any) -> Iterator[str]:
-    """Yield one JSON object piece by piece: `head`, then ``entries``, one a line. Needs memory for one entry.
+    """Yield one JSON object in pieces: the keys of `head`, then ``entries`` with one entry a line.
 
-    An entry that is evicted while the document is made is left out.
+    The function needs memory for only one entry. An entry that is evicted in the meantime is omitted.
     """
     from pipeline.errors import TooOldError
 

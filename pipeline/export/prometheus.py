@@ -1,9 +1,9 @@
-"""The figures of an instance for Prometheus: a collector that reads them at the scrape, and a small HTTP server for it.
+"""The figures of an instance for Prometheus: a collector that reads them at each scrape, and a small HTTP server.
 
-Hot loops keep plain counters in the control segment; nothing is counted twice here. All names begin with ``procline_``;
-what specification 6 names has its name and tags behind that. Units are base units, and no label names a pid, a command
-or a user. The server answers ``GET /metrics`` to a few clients at a time. Which process it runs in is the supervisor's
-business.
+The daemon counts in the control segment; this module only reads the counters. All metric names begin with
+``procline_``. Metrics of specification 6 have their names and tags from there. Units are base units. No label contains
+a pid, a command or a user. The server answers ``GET /metrics`` to a few clients at a time. The supervisor decides in
+which process the server runs.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
 
-#: Heartbeats come every 50 ms; an older one than this means that the resolver is gone.
+#: A running resolver writes heartbeats more often than this, so an older heartbeat means that it is gone.
 UP_WITHIN_NS = 1_000_000_000
 
 CLIENTS_MAX = 8
 CLIENT_TIMEOUT_S = 5
 
-#: Counters of the tables that are one metric with a label: metric -> (help, label, {counter: value of the label}).
+#: Metrics that combine several counters of the tables: metric -> (help, label, {counter: value of the label}).
 LABELLED = {
     "events": (
         "Events applied to the tables.", "kind",
@@ -45,74 +45,74 @@ LABELLED = {
     ),
 }  # fmt: skip
 
-#: Help of the others: of the resolver's counters, whose names, labels and values are those of the table of `metrics`
-#: that a collector is given, and of the rest, each called procline_COUNTER_total. Those not named get their own name.
+#: Help of all other metrics. The counters of specification 6 have their names and labels from the table `metrics` of
+#: the collector; every other counter is called procline_COUNTER_total. A counter without an entry here gets a default.
 HELP = {
-    "hits": "Look-ups that found a process, for readers and context events, by where it was found.",
-    "added": "Processes entered into the tables, by where they came from.",
-    "reparent_success": "Processes moved below another parent, by what told of it.",
-    "reparent_failed": "Processes that could not be moved, as their new parent was not known.",
-    "inode_error": "Executables that were not the expected ones: an exec before was lost.",
-    "frames": "Frames that reached the resolver.",
+    "hits": "Look-ups that found a process, for readers and context events, by the place where it was found.",
+    "added": "Processes added to the tables, by the source that reported them.",
+    "reparent_success": "Processes moved to another parent, by the code path that moved them.",
+    "reparent_failed": "Processes that could not be moved to another parent because the parent is unknown.",
+    "inode_error": "Executables that differ from the expected ones because an earlier exec was lost.",
+    "frames": "Frames received by the resolver.",
     "frames_refused": "Frames that could not be read.",
-    "frames_duplicate": "Frames that were received before.",
-    "frames_gap": "Frames that came too early and were asked for again.",
-    "late": "Events older than what was already applied.",
-    "head_only": "Records that had room for their header alone.",
+    "frames_duplicate": "Frames that were already received before.",
+    "frames_gap": "Frames that arrived too early and were requested again.",
+    "late": "Events older than an event that was already applied.",
+    "head_only": "Records without details because the ring had room for the header only.",
     "repairs": "Comparisons of the tables with the live processes.",
-    "evictions": "Exited entries dropped.",
-    "elided": "Images and ancestors dropped at the ceiling of the tables.",
-    "table_full": "Entries that found no room.",
-    "arena_full": "Strings that found no room.",
-    "published": "Events handed to the stream.",
-    "publish_unsent": "Events that subscribers could not be sent.",
-    "stalls": "Times that a ring was passed over.",
-    "threads_forked": "New threads, which are no processes and are not recorded.",
+    "evictions": "Exited entries evicted.",
+    "elided": "Images and ancestors dropped because the tables reached their ceiling.",
+    "table_full": "Entries dropped because a table was full.",
+    "arena_full": "Strings dropped because an arena was full.",
+    "published": "Events passed to the stream.",
+    "publish_unsent": "Events that could not be sent to subscribers.",
+    "stalls": "Times that the merge skipped a stalled ring.",
+    "threads_forked": "New threads; threads are not processes and are not recorded.",
     "kthreads_forked": "New kernel threads.",
-    "procfs_reads": "Processes read from /proc for a question.",
-    "procfs_failed": "Of these, those that could not be read.",
-    "miss": "Look-ups that found nobody.",
-    "flushed": "Processes closed by a comparison because nobody told of their end.",
-    "path_error": "Executables whose path is not known.",
-    "args_size": "Arguments of the images that were executed, in strings.",
-    "args_truncated": "Images whose arguments were cut.",
-    "envs_size": "Environment variables of the images that were executed, in strings.",
-    "envs_truncated": "Images whose environment was cut.",
-    "broken_lineage": "Events of a process whose parent or earlier image is not known.",
+    "procfs_reads": "Processes read from /proc for a request.",
+    "procfs_failed": "Processes that could not be read from /proc for a request.",
+    "miss": "Look-ups that found no process.",
+    "flushed": "Processes closed by a comparison because their exit event was lost.",
+    "path_error": "Executables with an unknown path.",
+    "args_size": "Number of arguments of the executed images.",
+    "args_truncated": "Images with truncated arguments.",
+    "envs_size": "Number of environment variables of the executed images.",
+    "envs_truncated": "Images with a truncated environment.",
+    "broken_lineage": "Events of a process whose parent or earlier image is unknown.",
     "reparent_procfs_ok": "Parents found in /proc.",
     "reparent_procfs_fail": "Parents not found in /proc.",
-    "context_events": "Context events of agents on the host.",
-    "context_dropped": "Of these, those beyond what may wait.",
-    "maps_filled": "Processes that only /proc told of, entered into the kernel's maps.",
-    "maps_refused": "Processes that the kernel's maps did not take.",
-    "maps_full": "Processes that a BPF program found no place for in the kernel's map of processes.",
-    "sessions_unread": "Programs that sshd executed and that ended before it was known whether they began a session.",
-    "sessions_refused": "Programs that a process called sshd executed that is not the host's own sshd.",
-    "sessions_evicted": "ssh sessions of which the details were dropped to make room.",
-    "limiter_drop": "Times that /proc was not asked because it had been asked a moment before.",
-    "requests": "Questions of readers.",
-    "requests_refused": "Questions that were malformed, or too many.",
-    "requests_dropped": "Connections of questioners that were closed to make room for others.",
+    "context_events": "Context events received from agents on the host.",
+    "context_dropped": "Context events dropped because too many were waiting.",
+    "maps_filled": "Processes known only from /proc that were added to the kernel's maps.",
+    "maps_refused": "Processes that could not be added to the kernel's maps.",
+    "maps_full": "Processes for which a BPF program found no room in the kernel's map of processes.",
+    "sessions_unread": "Programs executed by sshd that ended before their ssh session was known.",
+    "sessions_refused": "Programs executed by a process called sshd that is not the host's own sshd.",
+    "sessions_evicted": "ssh sessions whose details were dropped to make room for others.",
+    "limiter_drop": "Times that /proc was not read because it had been read for the same pid a moment before.",
+    "requests": "Requests from readers.",
+    "requests_refused": "Requests rejected because they were malformed or too many.",
+    "requests_dropped": "Connections of requesting clients closed to make room for others.",
     "growth_refused": "Times that a table could not grow because its file system is full.",
-    "names_evicted": "Containers that lost their user names to make room for others.",
-    "names_refused": "Times that names of a container were not read, or not all of them, because of a limit.",
+    "names_evicted": "Containers whose user names were dropped to make room for others.",
+    "names_refused": "Times that names of a container were not read completely because of a limit.",
 }
 _IN_LABELLED = {"events_none", *(counter for _, _, counters in LABELLED.values() for counter in counters)}
 
 
 def name_of(metric: str) -> str:
-    """The name here of a metric of specification 6, without the suffix of counters."""
+    """Return the Prometheus name of a metric of specification 6, without the suffix of counters."""
     return "procline_" + metric.removeprefix(".process_resolver.").replace(".", "_")
 
 
 @dataclass(frozen=True, slots=True)
 class KernelFigures:
-    """What only the holder of the kernel's rings and maps knows; empty for a source that has none.
+    """Figures that require access to the kernel's rings and maps; empty for a source without them.
 
     Attributes:
         lost_by_cpu: records lost so far, by CPU.
-        fill_bytes: what is in a ring and not yet applied, by ring.
-        size_bytes: of a ring, by ring.
+        fill_bytes: bytes in a ring that are not applied yet, by ring.
+        size_bytes: size of a ring, by ring.
     """
 
     lost_by_cpu: dict[int, int] = field(default_factory=dict)
@@ -121,13 +121,13 @@ class KernelFigures:
 
 
 class InstanceCollector:
-    """Gives the metrics of the instance in `directory`, as they are at each scrape.
+    """Collects the current metrics of an instance at each scrape.
 
     Args:
         directory: the instance's runtime directory.
-        version: of Procline, for ``procline_build_info``.
-        metrics: names and tags of the resolver's counters, as statsd is told them too.
-        kernel: reads what the control segment does not have.
+        version: version of Procline, for ``procline_build_info``.
+        metrics: names and tags of the resolver's counters, the same as for statsd.
+        kernel: reads the figures that are not in the control segment.
     """
 
     def __init__(
@@ -143,19 +143,19 @@ class InstanceCollector:
         self._kernel = kernel
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: otherwise a registration would collect once to learn the names."""
+        """Return nothing, so that registration does not collect the metrics to find their names."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric; of an instance without tables only what says so."""
-        yield InfoMetricFamily("procline_build", "What runs here.", value={"version": self._version})
+        """Yield all metrics; without tables only build, up and the costs of the processes."""
+        yield InfoMetricFamily("procline_build", "Version of Procline.", value={"version": self._version})
         figures = read_figures(self._directory)
         age_ns = figures.now_boot_ns - int(figures.header["heartbeat_boot_ns"]) if figures is not None else 0
         is_up = figures is not None and figures.is_ready and age_ns < UP_WITHIN_NS
-        yield _gauge("up", "1: the tables are complete and their resolver lives.", int(is_up))
+        yield _gauge("up", "1 if the tables are complete and their resolver is alive.", int(is_up))
         yield from self._processes()
         if figures is not None:
-            yield _gauge("heartbeat_age_seconds", "Time since the resolver's last sign of life.", max(0, age_ns) / 1e9)
+            yield _gauge("heartbeat_age_seconds", "Time since the resolver's last heartbeat.", max(0, age_ns) / 1e9)
             yield from _state(figures)
             yield from _resolver(figures, self._metrics)
             yield from _counters(figures, self._metrics)
@@ -168,13 +168,13 @@ class InstanceCollector:
         )
         for cpu, count in known.lost_by_cpu.items():
             lost.add_metric([str(cpu)], count)
-        fill = GaugeMetricFamily("procline_ring_fill_bytes", "In a ring and not yet applied.", labels=["ring"])
-        size = GaugeMetricFamily("procline_ring_size_bytes", "Room of a ring.", labels=["ring"])
+        fill = GaugeMetricFamily("procline_ring_fill_bytes", "Bytes in a ring, not applied yet.", labels=["ring"])
+        size = GaugeMetricFamily("procline_ring_size_bytes", "Size of a ring.", labels=["ring"])
         for ring, count in known.fill_bytes.items():
             fill.add_metric([str(ring)], count)
         for ring, count in known.size_bytes.items():
             size.add_metric([str(ring)], count)
-        stalled = GaugeMetricFamily("procline_ring_stalled", "1: passed over by the merge.", labels=["ring"])
+        stalled = GaugeMetricFamily("procline_ring_stalled", "1 if the merge skips the stalled ring.", labels=["ring"])
         for ring in known.size_bytes:
             if ring < len(figures.rings):
                 stalled.add_metric([str(ring)], int(bool(figures.rings["stalled"][ring])))
@@ -204,26 +204,26 @@ def _state(figures: Figures) -> Iterator[Metric]:
     watermark = int(commit["watermark_boot_ns"])
     if watermark:
         lag = max(0, figures.now_boot_ns - watermark)
-        yield _gauge("lag_seconds", "How far the tables are behind the clock.", lag / 1e9)
+        yield _gauge("lag_seconds", "Time by which the tables are behind the clock.", lag / 1e9)
     entries = GaugeMetricFamily("procline_entries", "Processes in the tables.", labels=["state"])
     entries.add_metric(["live"], int(commit["heads_live"]))
     entries.add_metric(["exited"], int(commit["heads_exited"]))
     yield entries
     yield _gauge("table_rows_used", "Images in the entry table.", int(commit["rows_used"]))
-    yield _gauge("table_rows_capacity", "Ceiling of the entry table, in images.", int(header["row_capacity"]))
+    yield _gauge("table_rows_capacity", "Maximum size of the entry table, in images.", int(header["row_capacity"]))
     for what, source, text in (
-        ("used", commit, "Bytes in use in an arena of strings."),
-        ("allocated", header, "Memory of an arena of strings."),
-        ("capacity", header, "Ceiling of an arena of strings."),
+        ("used", commit, "Bytes in use in a string arena."),
+        ("allocated", header, "Allocated bytes of a string arena."),
+        ("capacity", header, "Maximum size of a string arena."),
     ):
         arenas = GaugeMetricFamily(f"procline_arena_{what}_bytes", text, labels=["arena"])
         for arena in ("names", "args", "envs"):
             arenas.add_metric([arena], int(source[f"{arena}_{what}_bytes"]))
         yield arenas
     yield CounterMetricFamily(
-        "procline_takeovers", "Resolvers that took over these tables.", value=int(header["takeovers"])
+        "procline_takeovers", "Number of resolvers that took over these tables.", value=int(header["takeovers"])
     )
-    yield _gauge("table_epoch", "Times that the tables were built anew.", int(header["epoch"]))
+    yield _gauge("table_epoch", "Number of times that the tables were rebuilt.", int(header["epoch"]))
     stream = CounterMetricFamily("procline_stream_events", "Events of the stream, by topic.", labels=["topic"])
     for topic, number in zip(layout.TOPICS, commit["topic_seq"].tolist(), strict=False):
         stream.add_metric([topic], number)
@@ -231,7 +231,7 @@ def _state(figures: Figures) -> Iterator[Metric]:
 
 
 def _resolver(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
-    """What specification 6 names; no order of tags matters, as each is one label."""
+    """Yield the metrics of specification 6. Each has at most one tag, which becomes a label."""
     size = int(figures.commit["heads_live"])
     yield GaugeMetricFamily(name_of(CACHE_SIZE), "Live processes in the tables.", value=size)
     for name, (metric, key, tags) in metrics.items():
@@ -242,15 +242,15 @@ def _resolver(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
 
 
 def _counters(figures: Figures, metrics: MetricTable) -> Iterator[Metric]:
-    """All others."""
+    """Yield the metrics of all other counters."""
     for name, (text, label, values) in LABELLED.items():
         metric = CounterMetricFamily(f"procline_{name}", text, labels=[label])
         for counter, value in values.items():
             metric.add_metric([value], figures.counters[counter])
         yield metric
-    told = {counter_of(name, tag) for name, (_, _, tags) in metrics.items() for tag in tags}
+    reported = {counter_of(name, tag) for name, (_, _, tags) in metrics.items() for tag in tags}
     for counter, number in figures.counters.items():
-        if counter not in _IN_LABELLED and counter not in told:
+        if counter not in _IN_LABELLED and counter not in reported:
             text = HELP.get(counter, f"Counter {counter} of the resolver.")
             yield CounterMetricFamily(f"procline_{counter}", text, value=number)
 
@@ -267,7 +267,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        # Each client has a thread: those beyond a few, who would have to wait for long, are turned away.
+        # Each client needs a thread, so connections beyond the limit are closed at once.
         if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
             return
@@ -284,18 +284,19 @@ class _Server(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: socket | tuple[bytes, socket], client_address: Any) -> None:
-        """A client that went away is no news."""
+        """Ignore errors of a client that disconnected."""
 
 
 class MetricsServer:
-    """Serves ``/metrics`` from a thread of its own until it is closed.
+    """Serves ``/metrics`` in its own thread until it is closed.
 
     Args:
-        host, port: where to listen; port 0: any that is free, see `address`.
-        collector: what is served.
+        host: address on which to listen.
+        port: port on which to listen; 0: any free port, see `address`.
+        collector: collects the metrics.
 
     Raises:
-        OSError: the address cannot be had.
+        OSError: the address is not available.
     """
 
     def __init__(self, host: str, port: int, collector: Any) -> None:
@@ -309,7 +310,7 @@ class MetricsServer:
 
             def do_GET(self) -> None:
                 if self.path.partition("?")[0] != "/metrics":
-                    self.send_error(404, "only /metrics is here")
+                    self.send_error(404, "only /metrics exists")
                     return
                 encode, content_type = choose_encoder(self.headers.get("Accept", ""))
                 body = encode(registry)
@@ -320,7 +321,7 @@ class MetricsServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
-                """Scrapes are no news."""
+                """Do not log scrapes."""
 
         self._server = _Server((host, port), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
@@ -328,12 +329,12 @@ class MetricsServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port that it listens on."""
+        """Host and port on which the server listens."""
         host, port = self._server.server_address[:2]
         return str(host), int(port)
 
     def close(self) -> None:
-        """Stop listening; scrapes under way are cut off."""
+        """Stop the server; running scrapes are aborted."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

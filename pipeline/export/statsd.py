@@ -1,7 +1,7 @@
-"""Push the resolver's counters over DogStatsD, under the names and tags of specification 6.
+"""Send the resolver's counters over DogStatsD, with the names and tags of specification 6.
 
-The client is given: anything with `gauge` and `count`. A counter is sent as what it grew by since the last push, if it
-grew; the cache size is a gauge. Only what the control segment counts is sent. The loop is a thread of its own.
+The caller provides the client, any object with `gauge` and `count`. A counter that has grown since the last push is
+sent as the difference; the cache size is sent as a gauge. All values come from the control segment.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from pipeline.shm.layout.tables import counter_of
 
 CACHE_SIZE = ".process_resolver.cache_size"
 
-#: Counter -> (metric, key of its tag, values of the tag), in the order of sending; see pipeline.resolver.api.stats.
+#: Counter -> (metric, key of its tag, values of the tag), in sending order; see pipeline.resolver.api.stats.
 MetricTable = Mapping[str, tuple[str, str, tuple[str, ...]]]
 
 
 class Client(Protocol):
-    """What is sent to; datadog.dogstatsd.DogStatsd is one."""
+    """A client for DogStatsD, such as datadog.dogstatsd.DogStatsd."""
 
-    def gauge(self, metric: str, value: float, tags: list[str]) -> object: ...
+    def gauge(self, metric: str, value: float, tags: list[str]) -> object:
+        """Send the value of a gauge."""
 
-    def count(self, metric: str, value: int, tags: list[str]) -> object: ...
+    def count(self, metric: str, value: int, tags: list[str]) -> object:
+        """Send the increase of a counter."""
 
 
 class StatsdPush:
-    """Sends what changed; see the module.
+    """Sends the changes since the last push.
 
     Args:
-        client: sent to.
-        metrics: names and tags.
-        prefix: before every name.
-        baseline: figures from before this daemon began, whose counts are not its own; None: there were none.
+        client: the DogStatsD client.
+        metrics: names and tags of the counters.
+        prefix: prefix of all names.
+        baseline: figures at the start of this daemon, if it continues existing tables; their counts are not sent.
     """
 
     def __init__(self, client: Client, metrics: MetricTable, prefix: str, baseline: Figures | None = None) -> None:
@@ -48,16 +50,15 @@ class StatsdPush:
         self._sent = {counter: baseline.counters[counter] if baseline else 0 for counter, _, _ in self._metrics}
 
     def push(self, figures: Figures) -> None:
-        """Send once.
+        """Send the gauge and all counters that have grown.
 
-        Raises:
-            whatever the client raises; what was not sent is sent next time.
+        If the client raises an exception, the values that were not sent are sent with the next push.
         """
         self._client.gauge(self._prefix + CACHE_SIZE, float(figures.commit["heads_live"]), [])
         for counter, metric, tags in self._metrics:
             now = figures.counters[counter]
             if now < self._sent[counter]:
-                self._sent[counter] = 0  # new tables count from 0
+                self._sent[counter] = 0  # the tables were rebuilt and count from 0
             grown = now - self._sent[counter]
             if grown > 0:
                 self._client.count(self._prefix + metric, grown, tags)
@@ -65,13 +66,13 @@ class StatsdPush:
 
 
 class StatsdPusher:
-    """Calls `push` again and again from a thread of its own, until it is closed.
+    """Pushes periodically in its own thread until it is closed.
 
     Args:
-        push: what sends.
-        look: reads the figures; None: nothing to send now.
-        interval_s: between two pushes.
-        log_failed: told of the first failure in a row.
+        push: sends the figures.
+        look: reads the figures; returns None if there is nothing to send now.
+        interval_s: time between two pushes.
+        log_failed: called with the first of several consecutive errors.
     """
 
     def __init__(
@@ -97,13 +98,13 @@ class StatsdPusher:
             if figures is not None:
                 self._push.push(figures)
             self._is_failing = False
-        except Exception as error:  # whatever a client raises must not end the thread
+        except Exception as error:  # no exception of a client may end the thread
             if not self._is_failing:
                 self._log_failed(error)
             self._is_failing = True
 
     def close(self) -> None:
-        """Push once more, and end."""
+        """Push once more and stop the thread."""
         self._ending.set()
         self._thread.join()
         self._once()

@@ -19,7 +19,7 @@ from pipeline.secrets.argsenvs import filter_area
 
 if TYPE_CHECKING:
     from pipeline.bus.frames.frame import Frame
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.procfs.survey import Survey
     from pipeline.secrets.scrub import Scrubber
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.bpf.apart import load_apart
 from pipeline.bpf.misses import Misses
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, FrameError
 from pipeline.worker.reading import NO_FD
 

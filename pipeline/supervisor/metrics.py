@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.settings import Metrics
+from pipeline.config.schema import Metrics
 from pipeline.errors import ConfigError, UnsupportedError
 from pipeline.supervisor.feed import Feed
 from pipeline.worker.reading import NO_FD

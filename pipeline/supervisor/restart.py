@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipeline.config.settings import Supervision
+from pipeline.config.schema import Supervision
 from pipeline.errors import GivingUpError, HopelessError
 
 WINDOW_S = 600.0

@@ -27,7 +27,7 @@ import msgspec
 
 from pipeline import paths
 from pipeline.bpf.host import possible_cpus
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.errors import GivingUpError
 from pipeline.host import memory, notify, privileges, processes
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max

@@ -12,7 +12,7 @@ import os
 
 import msgspec
 
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.worker.reading import NO_FD, Derived
 
 

@@ -1,4 +1,4 @@
-"""CURVE over TCP: who has a known key reads, nobody else does; secret keys stay secret."""
+"""CURVE over TCP: only clients with a known key can read, and secret keys stay secret."""
 
 from __future__ import annotations
 
@@ -155,12 +155,12 @@ def test_unusable_key_files_are_named(bus: Bus, keys: Path) -> None:
     with pytest.raises(ConfigError, match="no secret key"):
         load_key_pair(keys / "server.key")
     (keys / "empty.key").write_text("nothing\n")
-    with pytest.raises(ConfigError, match="holds no key"):
+    with pytest.raises(ConfigError, match="contains no CURVE key"):
         load_public_key(keys / "empty.key")
     (keys / "short.key").write_text('curve\n    public-key = "abc"\n')
     with pytest.raises(ConfigError, match="wrong length"):
         load_public_key(keys / "short.key")
-    with pytest.raises(ConfigError, match="no directory"):
+    with pytest.raises(ConfigError, match="is not a directory"):
         CurveServer(bus.context, key=keys / "server.key_secret", clients=keys / "none")
 
 

@@ -1,4 +1,4 @@
-"""The codec of context events: golden bytes, there and back for any event, and nothing but FrameError for any bytes."""
+"""The codec of context events: golden bytes, round trips of any event, and only FrameError for arbitrary bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.bus.context_events import (
 from pipeline.errors import FrameError, NotRunningError
 from tests.bus.frames.frame_samples import BOOT_ID, Sample
 
-#: What version 1 puts on the wire. It does not change: a message that changes is another version.
+#: A message of version 1. These bytes must not change; a changed message needs another version.
 GOLDEN = (
     "84a7636f6e7465787401a4626f6f74c410000102030405060708090a0b0c0d0e0fa3737263a56167656e74a66576656e74739184a46b69"
     "6e64a67369676e616ca370696405a67461726765742aa67369676e616c0f"
@@ -55,7 +55,7 @@ EVENTS = st.lists(st.sampled_from(sorted(KINDS)).flatmap(event_of), min_size=1, 
 
 
 def message(**changes: Any) -> bytes:
-    """One good message, with other keys or values."""
+    """A valid message with changed keys or values."""
     event = {"kind": "signal", "pid": 5, "target": 42, "signal": 15}
     event |= changes.pop("event", {})
     top = {"context": 1, "boot": BOOT_ID, "src": "agent", "events": [event], **changes}
@@ -105,7 +105,7 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"src": ""}, "src"),
         ({"events": []}, "events"),
         ({"events": {"a": 1}}, "events"),
-        ({"events": [5]}, "no map"),
+        ({"events": [5]}, "not a map"),
         ({"event": {"kind": "fork"}}, "kind 'fork'"),
         ({"event": {"kind": ["signal"]}}, "kind"),
         ({"event": {"pid": 0}}, "'pid'"),
@@ -118,8 +118,8 @@ def test_a_frame_is_no_message_of_context_events() -> None:
         ({"event": {"signal": "15"}}, "'signal'"),
         ({"event": {"time_ns": -1}}, "'time_ns'"),
         ({"event": {"kind": "imds", "access_key_id": 7, "expiration": "x"}}, "'access_key_id'"),
-        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "soon"}}, "no time"),
-        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "2026-01-01T00:00:00"}}, "no time"),
+        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "soon"}}, "not an RFC 3339 time"),
+        ({"event": {"kind": "imds", "access_key_id": "A", "expiration": "2026-01-01T00:00:00"}}, "not an RFC 3339"),
         ({"event": {"kind": "imds", "access_key_id": "A" * (TEXT_MAX + 1), "expiration": "x"}}, "'access_key_id'"),
         ({"event": {"kind": "user_session", "k8s_groups": "dev"}}, "'k8s_groups'"),
         ({"event": {"kind": "user_session", "k8s_groups": ["dev", 5]}}, "'k8s_groups'"),
@@ -137,7 +137,7 @@ def test_what_is_not_as_it_should_be_is_refused_whole(changes: dict[str, Any], r
 
 
 def test_a_message_that_is_too_long_is_refused_unread() -> None:
-    with pytest.raises(FrameError, match="bytes are more"):
+    with pytest.raises(FrameError, match="more than the limit"):
         decode_context(bytes(context.MESSAGE_MAX_BYTES + 1))
 
 

@@ -1,4 +1,4 @@
-"""Frames through libzmq's own calls: `FramePush` on one side, `FrameSocket` on the other."""
+"""Frames over direct calls of libzmq, with `FramePush` on one side and `FrameSocket` on the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bus() -> Iterator[Bus]:
 
 
 def offered(push: FramePush, message: bytes) -> None:
-    """Offer until it is taken: a connection takes a moment."""
+    """Offer the message until the socket accepts it, because connecting takes a moment."""
     deadline = time.monotonic() + 10
     while not push(message):
         assert time.monotonic() < deadline
@@ -52,11 +52,11 @@ def test_without_a_peer_and_with_a_full_queue_nothing_is_taken(bus: Bus, tmp_pat
     assert not push(b"nobody is there")
     frames = FrameSocket(bus.pull(tmp_path / "f.ipc", hwm_frames=2))
     offered(push, b"first")
-    filler = bytes(1 << 20)  # more than what the kernel keeps for a socket
+    filler = bytes(1 << 20)  # larger than the kernel's socket buffers
     full_since = 0.0
     while full_since == 0 or time.monotonic() - full_since < 0.3:
         if push(filler):
-            full_since = 0.0  # the I/O thread had made room
+            full_since = 0.0  # the I/O thread has made room
         else:
             full_since = full_since or time.monotonic()
             time.sleep(0.001)

@@ -1,4 +1,4 @@
-"""Questions of readers on the wire, and a socket that no client can fill, stop or keep for itself."""
+"""Requests of readers: the message format, and a socket that no client can fill, block or monopolise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def connect(path: Path) -> socket.socket:
 
 
 def taken(server: RequestSocket, budget: int = 64, seconds: float = 1.0) -> list[tuple[int, bytes]]:
-    """Questions until none is left."""
+    """Receive requests until none is left."""
     found: list[tuple[int, bytes]] = []
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -165,7 +165,7 @@ def test_one_turn_takes_one_question_of_each_client_and_no_more_than_its_budget(
         for _ in range(50):
             noisy.send(b"noise")
         calm.send(b"calm")
-        server.receive(1)  # accepts
+        server.receive(1)  # accepts the connections
         first = server.receive(2)
         assert sorted(data for _, data in first) == [b"calm", b"noise"]
         assert len(server.receive(1)) == 1
@@ -222,16 +222,16 @@ def test_connections_are_bounded_and_the_longest_silent_goes_first(path: Path) -
                 assert taken(server)[0][1] == b"first"
         clients[-1].send(b"last")
         assert taken(server)[0][1] == b"last"
-        assert clients[0].recv(10) == b""  # was dropped
+        assert clients[0].recv(10) == b""  # the connection was dropped
         for client in clients:
             client.close()
 
 
 @contextlib.contextmanager
 def as_nobody(act: Callable[[], object]) -> Iterator[None]:
-    """Let a process of another user do `act`, and keep what that returns while the body runs."""
+    """Run `act` in a process of another user, and keep its result alive while the body runs."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to be two users")
+        pytest.skip("needs root to act as another user")
     ready, go = os.pipe()
     child = os.fork()
     if child == 0:
@@ -255,7 +255,7 @@ def as_nobody(act: Callable[[], object]) -> Iterator[None]:
 
 def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
     def flood() -> list[socket.socket]:
-        return [connect(path) for _ in range(60)]  # the backlog holds the rest
+        return [connect(path) for _ in range(60)]  # those beyond the limit stay in the backlog
 
     with RequestSocket(path) as server, connect(path) as ours:
         server.receive(1)
@@ -268,7 +268,7 @@ def test_the_connections_of_one_user_leave_room_for_others(path: Path) -> None:
 
 
 def test_a_question_is_asked_again_while_there_is_time(path: Path) -> None:
-    """The resolver is gone, then its successor closes the connection, then it is busy, then it answers."""
+    """The resolver is gone; then its successor closes the connection, is busy, and finally answers."""
     with RequestSocket(path) as killed:
         for listener in killed._listeners:
             listener.socket.close()
@@ -288,7 +288,7 @@ def test_a_question_is_asked_again_while_there_is_time(path: Path) -> None:
 
 
 def test_a_full_queue_is_waited_for(path: Path) -> None:
-    """A connection that the kernel cannot take at once waits in line, and does not fail."""
+    """A connection that the kernel cannot accept at once waits in the queue instead of failing."""
     with RequestSocket(path) as server:
         held = []
         with pytest.raises(BlockingIOError):
@@ -297,7 +297,7 @@ def test_a_full_queue_is_waited_for(path: Path) -> None:
                 held.append(client)
                 client.connect(str(path.with_name(requests.OWN_SOCKET)))
         began = time.monotonic()
-        with pytest.raises(StaleError, match=r"no answer after 2[0-9][0-9] ms: too many others wait"):
+        with pytest.raises(StaleError, match=r"no answer after 2[0-9][0-9] ms: too many other clients are waiting"):
             exchange(path, 7, 200)
         assert 0.2 <= time.monotonic() - began < 1
         for client in held:

@@ -1,4 +1,4 @@
-"""Sockets: modes, stale files, limits, and what a blocked or absent peer means."""
+"""Sockets: modes, stale files, limits, and blocked or absent peers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_path_that_is_too_long_is_named_with_the_limit(tmp_path: Path) -> None:
 
 
 def test_missing_directory_is_named(tmp_path: Path) -> None:
-    with Bus() as bus, pytest.raises(SocketError, match="there is no directory"):
+    with Bus() as bus, pytest.raises(SocketError, match="does not exist"):
         bus.pull(tmp_path / "none" / "frames.ipc")
 
 
@@ -80,7 +80,7 @@ def test_socket_of_a_living_process_is_not_taken_over(tmp_path: Path) -> None:
 def test_ordinary_file_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "frames.ipc"
     path.write_text("precious")
-    with Bus() as bus, pytest.raises(SocketError, match="no socket lies there"):
+    with Bus() as bus, pytest.raises(SocketError, match="is not a socket"):
         bus.pull(path)
     assert path.read_text() == "precious"
 
@@ -114,7 +114,7 @@ def test_push_blocks_at_the_high_water_mark(tmp_path: Path) -> None:
             sent += 1
         with pytest.raises(zmq.Again):
             push.send(b"x" * 300_000, zmq.DONTWAIT)
-        # Both marks, and what is on its way in the kernel's socket buffers.
+        # Both high-water marks, plus the messages in the kernel's socket buffers.
         assert 2 <= sent <= 10
 
 
@@ -128,7 +128,7 @@ def test_push_finds_a_pull_that_starts_later_and_again(tmp_path: Path) -> None:
                 assert push.poll(5000, zmq.POLLOUT)
                 push.send(b"frame")
                 assert pull.poll(5000) and pull.recv() == b"frame"
-            # What is sent before it has noticed goes to the one that has left.
+            # Until the socket notices the disconnection, it would still send to the closed peer.
             deadline = time.monotonic() + 5
             while push.poll(0, zmq.POLLOUT):
                 assert time.monotonic() < deadline
@@ -160,7 +160,7 @@ def test_context_refuses_to_cross_a_fork(tmp_path: Path) -> None:
 
 
 def test_a_bus_that_nobody_closes_is_collected_without_a_wait(tmp_path: Path) -> None:
-    """In a cycle, where the context could be collected first; a context waits for its open sockets."""
+    """In a reference cycle the context could be collected first, and a context waits for its open sockets."""
     code = f"""
 import gc, pathlib
 from pipeline.bus.sockets import Bus

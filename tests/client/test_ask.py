@@ -1,4 +1,4 @@
-"""What the answers of a resolver become for a caller: a resolver that cannot look now never means "not found"."""
+"""Results of `ask`: a resolver that cannot answer now never means "not found"."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.errors import BusyError, StaleError
 
 @contextmanager
 def resolver(reason: str) -> Iterator[Path]:
-    """An instance's directory in which each question is answered alike."""
+    """Directory of an instance that gives the same answer to each request."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     (directory / paths.REQUESTS_DIR).mkdir()
     ended = threading.Event()

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 from pipeline.bus.sockets import Bus
+from pipeline.client.frame_sender import FrameSender
 from pipeline.errors import BusyError, StaleError, UnsupportedError
 from pipeline.host import boot
 from pipeline.procfs.info import ProcInfo
@@ -24,7 +25,6 @@ from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 from pipeline.sources.proc_connector.proc_records import About
-from pipeline.sources.tracer.frames import FrameSender
 from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from pipeline.bus.sockets import Bus
+from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
 from pipeline.procfs.reader import WANT_ALL, ProcInfo, read_process
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.proc_records import About
-from pipeline.sources.tracer.frames import FrameSender
 from tests.live.harness import Daemon, Recorder, eventually
 from tests.live.test_contexts import SSHD, compile_c
 

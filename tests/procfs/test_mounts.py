@@ -1,9 +1,8 @@
-"""Where the mount of an executable is that only ``/proc`` told of, on real mounts; and the names of file systems."""
+"""Mounts of executables that are known only from ``/proc``, found on real mounts."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.procfs import filesystems
 from pipeline.procfs import mounts as proc_mounts
+from pipeline.procfs.filesystems import magic_of
 from pipeline.procfs.info import ProcInfo, to_record
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_NS, ProcReader
@@ -63,7 +62,7 @@ def test_our_own_executable(reader: ProcReader) -> None:
     (line,) = [line for line in lines if int(line[0]) == info.mount_id]
     kind = line[line.index(b"-") + 1].decode()
     assert where == line[4]
-    assert magic == filesystems.magic_of(kind) != 0
+    assert magic == magic_of(kind) != 0
     assert told(reader, os.getpid(), WANT_DEFAULT & ~WANT_NS)[1:] == (None, 0)
 
 
@@ -250,28 +249,3 @@ def test_unreadable_is_unknown_and_tables_are_bounded(host: Host, monkeypatch: p
     for n in range(5):
         assert host.find("/x", mnt_ns=10 + n) == (1, 0xEF53)
     assert len(host.points._tables) <= 2
-
-
-# -- file systems ------------------------------------------------------------------------------------------------------
-
-
-def test_names_and_numbers_are_those_that_readers_have() -> None:
-    text = (Path(filesystems.__file__).parents[1] / "shm" / "_filesystems.pxd").read_text()
-    shown: dict[str, list[int]] = {}
-    for cases, name in re.findall(r"((?:case 0x[0-9a-f]+: )+)return \"(\w+)\"", text):
-        shown[name] = [int(number, 16) for number in re.findall(r"0x[0-9a-f]+", cases)]
-    assert len(shown) > 50
-    for name, numbers in shown.items():
-        if name == "minix":  # one for each version
-            assert filesystems.magic_of(name) == 0
-            continue
-        assert filesystems.magic_of(name) in numbers
-        assert {filesystems.name_of(number) for number in numbers} == {name}
-    assert {filesystems.name_of(magic) for magic in filesystems._NAMES} == shown.keys() - {"minix"}
-
-
-def test_types_that_share_a_number() -> None:
-    assert filesystems.magic_of("ext3") == filesystems.magic_of("ext4") == 0xEF53
-    assert filesystems.magic_of("fuse.sshfs") == filesystems.magic_of("fuseblk") == 0x65735546
-    assert filesystems.magic_of("rootfs") == filesystems.magic_of("") == 0
-    assert filesystems.name_of(0) == ""

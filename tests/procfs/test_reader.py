@@ -368,7 +368,7 @@ def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
         pytest.skip("needs root to become somebody else")
     code = (
         "import os,sys;os.setgroups([]);os.setresgid(65534,65534,65534);os.setresuid(65534,65534,65534)\n"
-        "from pipeline.resolver import procfs\n"
+        "from pipeline.procfs import reader as procfs\n"
         "i=procfs.read_process(int(sys.argv[1]),procfs.WANT_ALL)\n"
         "print((i.exe,i.exe_inode,i.pid_ns,i.envs,i.root),i.ppid,i.uids,i.args,i.cgroup is None,i.is_torn)\n"
         "r=procfs.to_record(i).exec[0];print(int(r['exec_flags']))\n"

@@ -106,7 +106,7 @@ def test_what_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
     (tmp_path / "7/fd/4").symlink_to("/dev/zero")
     (tmp_path / "7/fd/5").symlink_to(tmp_path)
     for fd in (3, 4, 5):
-        with pytest.raises(FrameError, match="no memfd"):
+        with pytest.raises(FrameError, match="not a memfd"):
             read_tracer_metadata(7, fd, str(tmp_path))
     with socket.socket() as other, pytest.raises(FrameError):
         read_tracer_metadata(os.getpid(), other.fileno())
@@ -125,7 +125,7 @@ def test_a_file_that_is_called_as_a_memfd_is_asked_nothing(tmp_path: Path, monke
         child.stdout.readline()
         assert str(Path(f"/proc/{child.pid}/fd/5").readlink()) == f"/{name}"
         monkeypatch.setattr(os, "fstat", None)
-        with pytest.raises(FrameError, match="no memfd"):
+        with pytest.raises(FrameError, match="not a memfd"):
             read_tracer_metadata(child.pid, 5)
         monkeypatch.undo()
         child.stdin.close()

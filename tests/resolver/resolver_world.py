@@ -25,7 +25,8 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_records as records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
-from pipeline.resolver.entries.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext, Source
+from pipeline.resolver.entries.event import Event
+from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext, Source
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.story import BOOT_ID, instance

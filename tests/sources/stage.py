@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.worker.specification import WorkerSpec
 from tests.sources.hand_control import CAPTURE_ID, HandControl

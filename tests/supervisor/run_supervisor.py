@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 from pipeline import log, supervisor
-from pipeline.config.settings import Config, load, parse_option
+from pipeline.config.loading import load, parse_option
+from pipeline.config.schema import Config
 from pipeline.errors import ProclineError
 from pipeline.supervisor import Supervisor
 from pipeline.supervisor.feed import Feed

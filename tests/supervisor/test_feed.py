@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.settings import load
+from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.synthetic.storm import make_storm

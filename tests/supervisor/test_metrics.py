@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.settings import Metrics
+from pipeline.config.schema import Metrics
 from pipeline.errors import UnsupportedError
 from pipeline.supervisor.metrics import measured
 from pipeline.worker.reading import NO_FD

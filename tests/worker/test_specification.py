@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.config.settings import Capture, Config, settings
+from pipeline.config.schema import Capture, Config, settings
 from pipeline.errors import ConfigError
 from pipeline.worker.reading import NO_FD, read_spec
 from pipeline.worker.specification import WorkerSpec
@@ -65,7 +65,7 @@ def test_the_resolver_does_without_msgspec() -> None:
     """With the settings' descriptions it would be 2 MB, for one document."""
     code = (
         "import sys, pipeline.resolver.daemon.main\n"
-        "print(*{'msgspec', 'pipeline.config.settings', 'argparse'} & set(sys.modules))"
+        "print(*{'msgspec', 'pipeline.config.schema', 'argparse'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == ""
 

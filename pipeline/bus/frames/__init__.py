@@ -1,4 +1,5 @@
-"""Frames: batches of records, as columns, on their way from a source to the resolver.
+"""Frames: batches of records, stored as columns, that a source sends to the resolver.
 
-It does not send them: a source does, over a socket of `pipeline.bus.sockets`.
+This package encodes and decodes frames. It does not send them; a source does that with a socket of
+`pipeline.bus.sockets`.
 """

@@ -1,4 +1,4 @@
-"""A column of a frame, for those who write frames and those who read them. In a file of its own: neither needs the other."""
+"""A column of a frame, shared by the frame writer and the frame reader, which do not depend on each other."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-"""What compiled readers need of a frame: where its columns lie. Everything else is in _frame.pyx."""
+"""The columns of a frame, for compiled readers; see _frame.pyx."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -15,12 +15,13 @@ cdef class Frame:
     cdef bint has_watermark
     cdef const unsigned char *boot
     cdef column heads, tasks, forks, execs, exits, strings
-    cdef column task_of, ns_pids  # empty where `tasks` has one TASK for each record
-    cdef column digests  # u8 for each of `execs`, of its strings before something was hidden, 0: nothing was; or empty
-    cdef object message  # what the columns lie in
+    cdef column task_of, ns_pids  # empty if `tasks` has one TASK for each record
+    # A u64 for each of `execs`: digest of its strings before a part was concealed; 0: nothing was concealed. Or empty.
+    cdef column digests
+    cdef object message  # the buffer that contains the columns
     cdef Py_buffer buffer
     cdef bint is_held
-    cdef object owners  # of columns that are not in the message: column number -> bytes
+    cdef object owners  # column number -> bytes, for columns that are not in the message
 
     cdef int hold(self, object message) except -1
     cdef object view(self, uint32_t number, const column *where)

@@ -4,14 +4,22 @@ import numpy as np
 import numpy.typing as npt
 
 class Frame:
-    ring: int
-    frame_seq: int
-    from_pos: int
-    to_pos: int
-    malformed: int
-    count: int
-    source: str
-    lost: dict[str, int]
+    @property
+    def ring(self) -> int: ...
+    @property
+    def frame_seq(self) -> int: ...
+    @property
+    def from_pos(self) -> int: ...
+    @property
+    def to_pos(self) -> int: ...
+    @property
+    def malformed(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def lost(self) -> dict[str, int]: ...
     @property
     def boot_id(self) -> bytes: ...
     @property

@@ -1,7 +1,7 @@
-"""One frame, read in place. What its keys mean is in `encode`, what is done with frames in `frames`.
+"""One frame, read in place. `encode` describes the format; `frame` is the interface for Python code.
 
-`decode` reads the msgpack map and checks the columns, in one pass each and without an object for anything that is not
-asked for: the resolver takes a few hundred frames a second, and each cost it more than fifty of the events in them.
+`decode` reads the msgpack map in one pass, then checks the columns in one pass, and creates objects only when they are
+read. The resolver receives a few hundred frames a second; with objects, one frame cost more than fifty of its events.
 
 Source: records.h for the columns.
 """
@@ -33,7 +33,7 @@ from pipeline.bus.frames.encode import FRAME_MAX_BYTES, FRAME_VERSION
 from pipeline.errors import FrameError
 
 
-# The same without a look-up of their names, each of which costs a message a dozen cache lines.
+# C copies of the constants: a look-up of a Python name touches a dozen cache lines for each message.
 cdef uint64_t _MAX_BYTES = FRAME_MAX_BYTES, _VERSION = FRAME_VERSION
 
 
@@ -41,7 +41,7 @@ cdef int _bad(str reason) except -1:
     raise FrameError(reason, reason=reason)
 
 
-# Keys in the order in which what is wrong with them is told.
+# Keys in the order in which their errors are reported.
 cdef enum:
     KEY_V
     KEY_BOOT
@@ -92,24 +92,25 @@ cdef enum:
     OWNED_EXIT
     OWNED_BLOB
     OWNED_DIGESTS
-    OWNED_NONE  # always in the message
+    OWNED_NONE  # never replaced, always in the message
 
 
 @cython.freelist(8)
 cdef class Frame:
-    """One decoded frame. Its columns are read-only views of the message, which they keep alive (but see `task`).
+    """One decoded frame. Its columns are read-only views that keep the message alive (but see `task`).
 
-    A column may begin at any address. numpy copes with that; C and Cython that read a column through a pointer declare
-    packed structs or copy a record out first (`pipeline/records/_records.pxd`).
+    A column can begin at any address. numpy supports that; C and Cython code that reads a column through a pointer must
+    declare packed structs or copy a record first (`pipeline/records/_records.pxd`).
 
     Attributes:
-        source: who made the records: "ebpf", "proc-connector", "replay" or a tracer's name.
+        source: "ebpf", "proc-connector", "replay" or a tracer's name.
         ring: number of the ring.
-        frame_seq: frames that the sender had sent before this one.
-        from_pos, to_pos: bytes; the range of the ring that the frame covers, `to_pos` not included.
-        count: records.
+        frame_seq: frames that the sender sent before this one.
+        from_pos: first byte of the ring range that the frame covers.
+        to_pos: the byte after the last one of that range.
+        count: number of records.
         lost: records that the kernel could not write for this ring, by kind name, since the capture began.
-        malformed: records that the sender found malformed and left out, since it started.
+        malformed: malformed records that the sender left out since it started.
     """
 
     def __dealloc__(self):
@@ -124,12 +125,12 @@ cdef class Frame:
 
     @property
     def boot_id(self) -> bytes:
-        """16 bytes: the boot in which the records were made."""
+        """16 bytes: id of the boot in which the records were made."""
         return self.boot[:16]
 
     @property
     def watermark_boot_ns(self):
-        """Nothing older follows in this ring; None when the sender does not say."""
+        """No older record follows in this ring; None if the sender sent no watermark."""
         return self.watermark if self.has_watermark else None
 
     @property
@@ -139,7 +140,7 @@ cdef class Frame:
 
     @property
     def task(self):
-        """Shape (count,), dtype `events.TASK`: a view, or a copy where the frame has only the distinct ones."""
+        """Shape (count,), dtype `events.TASK`: a view, or a copy if the frame stores only the distinct TASKs."""
         tasks = np.frombuffer(self.view(OWNED_TASK, &self.tasks), events.TASK)
         if self.task_of.bytes:
             tasks = tasks[np.frombuffer(self.view(OWNED_NONE, &self.task_of), np.uint16)]
@@ -149,22 +150,22 @@ cdef class Frame:
 
     @property
     def fork(self):
-        """Bodies of the fork records that have one, in their order, dtype `events.FORK`."""
+        """Bodies of the fork records that have one, in order, dtype `events.FORK`."""
         return np.frombuffer(self.view(OWNED_FORK, &self.forks), events.FORK)
 
     @property
     def exec(self):
-        """The same of exec records, dtype `events.EXEC`."""
+        """Bodies of the exec records that have one, in order, dtype `events.EXEC`."""
         return np.frombuffer(self.view(OWNED_EXEC, &self.execs), events.EXEC)
 
     @property
     def digests(self):
-        """Shape (exec bodies,), uint64: see `replaced`; empty where nothing was hidden."""
+        """Shape (exec bodies,), uint64: see `replaced`; empty if nothing was concealed."""
         return np.frombuffer(self.view(OWNED_DIGESTS, &self.digests), np.uint64)
 
     @property
     def exit(self):
-        """The same of exit records, dtype `events.EXIT`."""
+        """Bodies of the exit records that have one, in order, dtype `events.EXIT`."""
         return np.frombuffer(self.view(OWNED_EXIT, &self.exits), events.EXIT)
 
     @property
@@ -174,7 +175,7 @@ cdef class Frame:
 
     @property
     def exec_count(self) -> int:
-        """Exec records that have a body."""
+        """Number of exec records that have a body."""
         return self.execs.bytes // sizeof(pl_exec_any)
 
     cdef int hold(self, object message) except -1:
@@ -211,17 +212,24 @@ cdef class Frame:
     def replaced(
         self, bytes head not None, bytes exec_ not None, bytes blob not None, bytes digests not None
     ) -> Frame:
-        """Return the frame with other strings: whole columns, which agree with each other and with the others.
+        """Return the frame with other strings. The new columns must be complete and consistent with all others.
 
-        `digests`: uint64 for each exec body, of what its strings were (_conceal.pyx); 0: what they are. These are for
-        whoever applies the frame, and are never sent.
+        Args:
+            head: HEAD of each record.
+            exec_: the exec bodies.
+            blob: the strings of all records.
+            digests: for each exec body a uint64, the digest of its original strings (_conceal.pyx); 0: they are
+                unchanged. The digests are for the code that applies the frame and are never sent.
+
+        Raises:
+            ValueError: `head`, `exec_` or `digests` has another length than the column that it replaces.
         """
         cdef Frame part = self.copy()
         if (
             len(head) != <Py_ssize_t>self.heads.bytes or len(exec_) != <Py_ssize_t>self.execs.bytes
             or len(digests) != 8 * <Py_ssize_t>self.exec_count
         ):
-            raise ValueError("the columns have other lengths than those that they replace")
+            raise ValueError("a new column has another length than the column that it replaces")
         part.owners = {
             **(self.owners or {}), OWNED_HEAD: head, OWNED_EXEC: exec_, OWNED_BLOB: blob, OWNED_DIGESTS: digests,
         }
@@ -231,9 +239,9 @@ cdef class Frame:
         return part
 
     def since(self, uint64_t position) -> Frame:
-        """Return the part of the frame that begins at `position` of the ring: itself, or a frame of narrower views.
+        """Return the part of the frame from ring position `position` on: the frame itself, or one with narrower views.
 
-        A receiver that has seen everything before `position` so drops what it has seen, whole frames included.
+        A receiver uses this to drop the records that it has already seen. The result can be empty.
         """
         cdef Frame part
         cdef pl_head_any head
@@ -275,10 +283,10 @@ cdef inline void _advance(column *where, uint64_t bytes) noexcept nogil:
 
 
 def decode(message) -> Frame:
-    """Read a message that holds one frame.
+    """Decode a message that contains one frame.
 
     Raises:
-        FrameError: wrong version or shape, or columns that do not agree. Nothing of the message may be used.
+        FrameError: wrong version or shape, or inconsistent columns. No part of the message may be used.
     """
     frames = decode_all(message)
     if len(frames) != 1:
@@ -287,14 +295,14 @@ def decode(message) -> Frame:
 
 
 cpdef list decode_all(object message):
-    """Read a message that holds frames, one map after the other; at least one. Errors as `decode`."""
+    """Decode a message that contains one or more frames, one map after the other. Raises the errors of `decode`."""
     cdef Reader reader = Reader.__new__(Reader)
     cdef Py_buffer buffer
     cdef list frames = []
     PyObject_GetBuffer(message, &buffer, PyBUF_SIMPLE)
     try:
         if <uint64_t>buffer.len > _MAX_BYTES:
-            _bad(f"{buffer.len} bytes are more than a frame may have ({FRAME_MAX_BYTES})")
+            _bad(f"the message has {buffer.len} bytes, more than the limit of {FRAME_MAX_BYTES}")
         reader.data, reader.at, reader.end = <const unsigned char *>buffer.buf, 0, <uint64_t>buffer.len
         while True:
             frames.append(_read(reader, message))
@@ -333,7 +341,7 @@ cdef Frame _read(Reader reader, object message):
                 reader.skip(2 * values[key].number)
     if wrong & 1 or not seen & 1 or values[KEY_V].number != _VERSION:
         shown = "none" if wrong & 1 or not seen & 1 else values[KEY_V].number
-        _bad(f"version {shown}, this is version {FRAME_VERSION}: both sides must have the same release")
+        _bad(f"it has version {shown}, but this is version {FRAME_VERSION}: both sides must run the same release")
     for key in range(KEY_COUNT):
         if wrong >> key & 1:
             _bad(f"{_KEYS[key].decode()!r} has the wrong type")
@@ -342,12 +350,12 @@ cdef Frame _read(Reader reader, object message):
     if values[KEY_BOOT].number != 16:
         _bad(f"'boot' has {values[KEY_BOOT].number} bytes, not 16")
     if values[KEY_RING].number > UINT32_MAX:
-        _bad(f"ring {values[KEY_RING].number} is no ring's number")
+        _bad(f"ring {values[KEY_RING].number} is out of range")
     frame.from_pos, frame.to_pos = values[KEY_FROM].number, values[KEY_TO].number
     if frame.from_pos > frame.to_pos:
         _bad(f"the range [{frame.from_pos}, {frame.to_pos}) ends before it begins")
     if frame.lost is None:
-        _bad("'lost' holds something else than counts")
+        _bad("'lost' contains a value that is not a count")
     frame.hold(message)
     frame.boot = values[KEY_BOOT].at
     frame.source = _source_of(&values[KEY_SRC])
@@ -363,7 +371,7 @@ cdef Frame _read(Reader reader, object message):
     _set(&frame.exits, &values[KEY_EXIT])
     _set(&frame.strings, &values[KEY_BLOB])
     if (seen >> KEY_TASK_OF ^ seen >> KEY_NS_PID) & 1:
-        _bad("of 'task_of' and 'ns_pid' there is one only")
+        _bad("only one of 'task_of' and 'ns_pid' is present; they must occur together")
     if seen >> KEY_TASK_OF & 1:
         _set(&frame.task_of, &values[KEY_TASK_OF])
         _set(&frame.ns_pids, &values[KEY_NS_PID])
@@ -375,8 +383,8 @@ cdef inline void _set(column *where, const value *found) noexcept nogil:
     where.at, where.bytes = found.at, found.number
 
 
-# What the last frame said of its sender and of losses, which is what the next one says in nearly every case: neither is
-# made of its bytes again. Maps of counts are replaced by who keeps them, never changed.
+# Source and losses of the last frame. The next frame nearly always has the same bytes, and then the objects are reused.
+# This is safe because callers replace a map of counts and never change it.
 cdef bytes _source_bytes = b""
 cdef str _source = ""
 cdef bytes _lost_bytes = b""
@@ -392,7 +400,7 @@ cdef str _source_of(const value *found):
 
 
 cdef dict _lost_of(Reader reader, uint64_t entries):
-    """Read the entries of a map of counts, as `_counts`."""
+    """Read the entries of a map of counts; as `_counts`, but reuses the last map if the bytes are the same."""
     global _lost_bytes, _lost
     cdef uint64_t begin = reader.at, n = <uint64_t>len(_lost_bytes)
     if n and n <= reader.end - begin and memcmp(<const char *>_lost_bytes, reader.data + begin, n) == 0:
@@ -407,7 +415,7 @@ cdef dict _lost_of(Reader reader, uint64_t entries):
 
 
 cdef dict _counts(Reader reader, uint64_t left):
-    """Read the entries of a map of counts; None if it holds something else."""
+    """Read the entries of a map of counts; returns None if a value is not a count."""
     cdef dict found = {}
     cdef value name, count
     cdef bint good = True
@@ -448,25 +456,26 @@ cdef enum:
 
 
 _REASONS = {
-    WRONG_KIND: "no such kind of record",
-    WRONG_TASK: "it has a TASK that is not in 'task'",
-    WRONG_LENGTH: "the record's length does not follow from its kind and strings",
-    WRONG_POSITION: "the record lies outside the frame's range or before its predecessor's end",
-    MISSING_BODY: "there are fewer bodies than records of the kind",
+    WRONG_KIND: "its kind is unknown",
+    WRONG_TASK: "its TASK is not in 'task'",
+    WRONG_LENGTH: "its length does not match its kind and strings",
+    WRONG_POSITION: "it is outside the frame's range or overlaps the record before it",
+    MISSING_BODY: "there are fewer bodies than records of this kind",
     MISSING_STRINGS: "the records' strings are longer than the blob",
-    WRONG_STRINGS: "an exec record's strings do not add up",
+    WRONG_STRINGS: "the lengths of its strings do not add up",
 }
 
 
 cdef int _check(Frame frame, uint64_t count) except -1:
-    """Check that the columns agree, so that whoever walks them need not look at a length again.
+    """Check that the columns are consistent, so that the code that walks them need not check a length again.
 
-    1. `head` and `task` have `count` entries, or `head`, `task_of` and `ns_pid` do, and `task` has those that `task_of`
-       names; each body column has one for each record of its kind with a body.
-    2. A record's kind exists, and its length is what kind, flags and `var_bytes` make it.
-    3. Records lie in the frame's range, in order, without overlap, at multiples of 8.
-    4. `var_bytes` of all records add up to the length of `blob`.
-    5. The four strings of an exec record add up to its `var_bytes` (or less, with FLAG_CONTAINER); `root_offset` lies within the path.
+    1. Either `head` and `task` have `count` entries, or `head`, `task_of` and `ns_pid` do and every index in `task_of`
+       is in `task`. Each body column has one body for each record of its kind that has a body.
+    2. The kind of each record exists, and its length follows from its kind, flags and `var_bytes`.
+    3. The records are in the frame's range, in order, without overlap, at multiples of 8.
+    4. The `var_bytes` of all records add up to the length of `blob`.
+    5. The four strings of an exec record add up to its `var_bytes` (or less, with FLAG_CONTAINER), and `root_offset` is
+       within the path.
     """
     cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
     cdef const pl_exec_any *e

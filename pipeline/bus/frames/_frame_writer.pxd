@@ -1,4 +1,4 @@
-"""Encoding frames, for compiled senders."""
+"""The frame encoder, for compiled senders; see _frame_writer.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -10,11 +10,11 @@ cpdef bytes packed_counts(dict lost)
 
 cdef class FrameEncoder:
     cdef bytes boot_id, source
-    cdef dict lost  # by ring: the map of the last frame that was added, and what it was packed to
-    cdef char *data  # of the message
+    cdef dict lost  # ring -> (map of counts of the last added frame, the same packed)
+    cdef char *data  # the message
     cdef uint64_t used, room
-    cdef uint32_t *firsts  # of each distinct TASK of the frame: the first record that has it
-    cdef uint16_t *task_of  # of each record: number of its TASK among the distinct ones
+    cdef uint32_t *firsts  # for each distinct TASK of the frame: the first record that has it
+    cdef uint16_t *task_of  # for each record: index of its TASK among the distinct ones
     cdef uint64_t records_room
 
     cdef int put(

@@ -1,5 +1,4 @@
-from collections.abc import Buffer, Mapping
-from typing import Any
+from collections.abc import Buffer
 
 FRAME_VERSION: int
 
@@ -7,7 +6,24 @@ def packed_counts(lost: dict[str, int]) -> bytes: ...
 
 class FrameEncoder:
     def __init__(self, *, boot_id: bytes, source: str) -> None: ...
-    def encode(self, **frame: Any) -> bytes: ...
+    def encode(
+        self,
+        *,
+        ring: int,
+        seq: int,
+        from_pos: int,
+        to_pos: int,
+        count: int,
+        lost: dict[str, int],
+        head: Buffer = b"",
+        task: Buffer = b"",
+        fork: Buffer = b"",
+        exec: Buffer = b"",
+        exit: Buffer = b"",
+        blob: Buffer = b"",
+        malformed: int = 0,
+        watermark_boot_ns: int | None = None,
+    ) -> bytes: ...
     def take(self) -> bytes: ...
     def add(
         self,
@@ -17,7 +33,7 @@ class FrameEncoder:
         from_pos: int,
         to_pos: int,
         count: int,
-        lost: Mapping[str, int],
+        lost: dict[str, int],
         head: Buffer = b"",
         task: Buffer = b"",
         fork: Buffer = b"",

@@ -1,12 +1,13 @@
-"""Write frames as msgpack: `FrameEncoder`. What a frame holds stands in `encode`.
+"""Encode frames as msgpack: `FrameEncoder`. `encode` describes the format.
 
-Written out by hand because a shard does it between two rounds of a storm, when its caches hold the storm: through a
-dictionary and the library's packer a frame took as long as reading its records did, twice. That both agree is tested.
+The msgpack bytes are written by hand, because a shard encodes frames during storms of events, when its caches are full
+of records. With a dictionary and the library's packer, encoding a frame took twice as long as reading its records. A
+test compares the results of both.
 
-Of a TASK nearly everything is its parent's and stays as it is from fork to exit, so a frame has each one once and says
-which record has which. That is two thirds of the bytes of a storm of forks, which the kernel copies twice on their way
-and the resolver waits for when it reads them. The number in the innermost pid namespace is every process' own, and
-travels apart.
+Most fields of a TASK are inherited from the parent and stay the same from fork to exit. A frame therefore stores each
+distinct TASK once and an index for each record. In a storm of forks that saves two thirds of the bytes, which the
+kernel copies twice and which the resolver must load. The pid in the innermost pid namespace differs between processes,
+so it has a column of its own.
 
 Source: the MessagePack specification; records.h.
 """
@@ -35,7 +36,7 @@ cdef extern from *:
     static inline void pl_put32(char *p, uint32_t v) { v = __builtin_bswap32(v); __builtin_memcpy(p, &v, 4); }
     static inline void pl_put64(char *p, uint64_t v) { v = __builtin_bswap64(v); __builtin_memcpy(p, &v, 8); }
 
-    /* ns_pid is the lower half of a word of the TASK, for both processors that records are made on. */
+    /* ns_pid is the lower half of a 64-bit word of the TASK on both supported (little-endian) processors. */
     enum { PL_NS_PID = offsetof(struct pl_task, ns_pid), PL_TASK_WORDS = sizeof(struct pl_task) / 8 };
     _Static_assert(PL_NS_PID % 8 == 0 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "ns_pid");
 
@@ -47,7 +48,7 @@ cdef extern from *:
         return i == PL_NS_PID / 8 ? word >> 32 : word;
     }
 
-    /* All words, without ns_pid; each has its own odd factor. */
+    /* Hash of all words except ns_pid; each word has its own odd factor. */
     static inline uint8_t pl_task_hash(const unsigned char *task)
     {
         uint64_t h = 0;
@@ -80,36 +81,40 @@ cdef extern from *:
 
 
 cdef enum:
-    #: More than the keys, the numbers and the headers of all columns of a frame take, but for `boot`, `src` and `lost`.
+    #: Upper limit for the keys, numbers and column headers of a frame, without `boot`, `src` and `lost`.
     FIXED_BYTES = 256
-    #: Bytes for each record of a frame that has its distinct TASKs only: number of the TASK, pid in the namespace.
+    #: Bytes for each record of a frame that stores only distinct TASKs: index of the TASK, pid in the namespace.
     SHARED_BYTES = 2 + 4
     NONE = 0xFFFF
 
 
 cpdef bytes packed_counts(dict lost):
-    """The counts of a ring as msgpack. To be kept: it takes as long as a hundred small records, and they hardly change."""
+    """Return the counts of a ring as msgpack.
+
+    Cache the result: the call takes as long as a hundred small records, and the counts hardly change.
+    """
     return msgpack.packb(lost)
 
 
 cdef class FrameEncoder:
-    """Encodes the frames of one sender. Keeps its buffer, so that a frame costs one copy of its columns.
+    """Encodes the frames of one sender. It reuses its buffer, so each frame costs one copy of its columns.
 
-    A message may hold several frames, one behind the other: `add` each, then `take`; `encode` is both for one.
+    A message can contain several frames: call `add` for each frame, then `take`. For a single frame call `encode`.
 
     Args:
-        boot_id, source: what all frames of the sender have in common.
+        boot_id: the 16 raw bytes of the kernel boot id.
+        source: name of the source, at most 255 bytes.
 
     Raises:
-        ValueError: `boot_id` is not the 16 raw bytes of the boot's UUID, or `source` is longer than 255 bytes.
+        ValueError: `boot_id` or `source` has a wrong length.
     """
 
     def __init__(self, *, boot_id, source):
         if len(boot_id) != 16:
-            raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
+            raise ValueError(f"boot_id has {len(boot_id)} bytes: pass the 16 raw bytes of the boot id")
         self.boot_id, self.source = bytes(boot_id), source.encode()
         if len(self.source) > 255:
-            raise ValueError("a source's name has at most 255 bytes")
+            raise ValueError("source is longer than 255 bytes: use a shorter name")
         self.lost = {}
 
     def __dealloc__(self):
@@ -118,12 +123,12 @@ cdef class FrameEncoder:
         free(self.task_of)
 
     def encode(self, **frame) -> bytes:
-        """Return the message that holds one frame; arguments as `add`."""
+        """Return a message with one frame; the arguments are those of `add`."""
         self.add(**frame)
         return self.take()
 
     def take(self) -> bytes:
-        """Return the message with the frames that were added since the last one."""
+        """Return a message with the frames that were added since the last call."""
         message = PyBytes_FromStringAndSize(self.data, <Py_ssize_t>self.used)
         self.used = 0
         return message
@@ -132,9 +137,28 @@ cdef class FrameEncoder:
         self, *, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, lost,
         head=b"", task=b"", fork=b"", exec=b"", exit=b"", blob=b"", uint64_t malformed=0, watermark_boot_ns=None,
     ) -> None:
-        """Encode a frame. Columns are any contiguous buffers; that they agree is checked by the reader only.
+        """Encode a frame into the message. See `encode` for the fields of a frame.
 
-        `lost` is a map of counts by name that the caller does not change but replaces.
+        Only the reader checks that the columns are consistent.
+
+        Args:
+            ring: number of the ring.
+            seq: frames that this sender sent before this one.
+            from_pos: first byte of the covered range of the ring.
+            to_pos: the byte after the last one of that range.
+            count: number of records.
+            lost: counts by kind name; the caller must replace this map to change it, because its encoding is cached.
+            head: any contiguous buffer, like all columns.
+            task: TASK of each record; the encoder removes duplicates.
+            fork: bodies of the fork records.
+            exec: bodies of the exec records.
+            exit: bodies of the exit records.
+            blob: strings of all records.
+            malformed: malformed records left out so far.
+            watermark_boot_ns: no older record of this ring follows; None: unknown.
+
+        Raises:
+            ValueError: a column is longer than msgpack allows (4 GiB).
         """
         cdef Py_buffer[6] buffers
         cdef column[6] columns
@@ -159,7 +183,10 @@ cdef class FrameEncoder:
         self, uint64_t ring, uint64_t seq, uint64_t from_pos, uint64_t to_pos, uint64_t count, bytes lost,
         const column *columns, uint64_t malformed, bint has_watermark, uint64_t watermark_boot_ns,
     ) except -1:
-        """As `add`; `columns` are head, task, fork, exec, exit and blob, and `lost` is packed."""
+        """The same as `add` for compiled callers.
+
+        `columns` has six items: head, task, fork, exec, exit, blob. `lost` is already packed (`packed_counts`).
+        """
         cdef uint64_t need = FIXED_BYTES
         cdef uint32_t keys = 15 + (malformed != 0) + has_watermark
         cdef const char **names = ["head", "task", "fork", "exec", "exit", "blob"]
@@ -167,7 +194,7 @@ cdef class FrameEncoder:
         cdef int i
         for i in range(6):
             if columns[i].bytes > UINT32_MAX:
-                raise ValueError("a column is longer than msgpack allows")
+                raise ValueError("a column is longer than msgpack allows (4 GiB): send fewer records in one frame")
             need += columns[i].bytes
         self._make_room(need + len(self.boot_id) + len(self.source) + len(lost))
         distinct = self._distinct(&columns[1], count)
@@ -219,8 +246,8 @@ cdef class FrameEncoder:
         return 0
 
     cdef uint32_t _distinct(self, const column *tasks, uint64_t count) except? 0xFFFFFFFF:
-        """Number the TASKs of a frame, equal ones alike; returns how many differ, or 0 where it saves nothing."""
-        cdef uint16_t[256] places  # by hash: the last TASK with it. Who loses its place is written once more.
+        """Fill `task_of` and `firsts`; returns the number of distinct TASKs, or 0 if sharing them saves no bytes."""
+        cdef uint16_t[256] places  # hash -> last TASK with that hash; a TASK that lost its place is stored again
         cdef uint32_t found = 0
         cdef uint64_t i, room
         cdef const unsigned char *task = tasks.at
@@ -243,7 +270,7 @@ cdef class FrameEncoder:
         with nogil:
             for i in range(count):
                 if i and pl_same_task(task - sizeof(pl_task_any), task):
-                    self.task_of[i] = self.task_of[i - 1]  # a fork's child is told of next, or its sibling
+                    self.task_of[i] = self.task_of[i - 1]  # common: the next record is about a child or a sibling
                     task += sizeof(pl_task_any)
                     continue
                 at = pl_task_hash(task)

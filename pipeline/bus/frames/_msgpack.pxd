@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 
 cdef enum value_kind:
-    VALUE_OTHER  # stepped over
+    VALUE_OTHER  # skipped
     VALUE_UINT
     VALUE_TEXT
     VALUE_BIN
@@ -13,7 +13,7 @@ cdef enum value_kind:
 
 cdef struct value:
     value_kind kind
-    uint64_t number  # the integer; of a map its entries, of text and bytes their length
+    uint64_t number  # the integer; the number of entries of a map; the length of text or bytes
     const unsigned char *at  # text and bytes
 
 

@@ -1,7 +1,7 @@
-"""Read msgpack in place: a `Reader` steps through a message, and nothing is copied or made an object unasked.
+"""Read msgpack in place: a `Reader` walks through a message without copying it or creating objects.
 
-The msgpack library copies each `bin` field out of the message; a frame's columns are to be read where they lie. Types
-that no frame holds are stepped over.
+The msgpack library copies each `bin` field out of the message, but the columns of a frame must be read in place. Types
+that frames do not use are skipped.
 
 Source: the MessagePack specification (formats by first byte).
 """
@@ -28,7 +28,7 @@ cdef extern from *:
     uint64_t pl_be64(const unsigned char *p) nogil
 
 
-#: More keys than a frame will ever have, fewer than would take noticeable time to read.
+#: More keys than any frame has, but few enough to be read quickly.
 cdef enum:
     MAX_KEYS = 64
 
@@ -38,7 +38,7 @@ cdef int _bad(str reason) except -1:
 
 
 cdef str text(const value *found):
-    """The string that a value of kind VALUE_TEXT is."""
+    """Return the string of a value of kind VALUE_TEXT."""
     try:
         return PyUnicode_DecodeUTF8(<const char *>found.at, <Py_ssize_t>found.number, NULL)
     except UnicodeDecodeError:
@@ -47,10 +47,10 @@ cdef str text(const value *found):
 
 @cython.freelist(2)
 cdef class Reader:
-    """A position in a message. Every length is checked against what is left before it is believed."""
+    """A position in a message. Every length is checked against the remaining bytes before it is used."""
 
     cdef const unsigned char *take(self, uint64_t n) except NULL:
-        """Return where the next `n` bytes are, and step over them."""
+        """Return the address of the next `n` bytes, and advance past them."""
         if n > self.end - self.at:
             _bad("the message ends in the middle of a value")
         cdef const unsigned char *p = self.data + self.at
@@ -58,7 +58,7 @@ cdef class Reader:
         return p
 
     cdef int entries(self, uint64_t *count) except -1:
-        """Read the beginning of a map, which must come now: how many entries it has."""
+        """Read the header of a map, which must be next, and store its number of entries in `count`."""
         cdef value found
         self.read(&found)
         if found.kind != VALUE_MAP:
@@ -69,14 +69,14 @@ cdef class Reader:
         return 0
 
     cdef int key(self, value *found) except -1:
-        """Read a short string, which must come now."""
+        """Read a short string, which must be next."""
         self.read(found)
         if found.kind != VALUE_TEXT:
             _bad("a key is not a short string")
         return 0
 
     cdef int read(self, value *found) except -1:
-        """Read a value that is an unsigned integer, a short string, bytes, or the beginning of a map; step over others."""
+        """Read an unsigned integer, a short string, bytes, or the header of a map; skip a value of another type."""
         cdef uint8_t b = self.take(1)[0]
         found.kind = VALUE_UINT
         found.at = NULL
@@ -116,12 +116,12 @@ cdef class Reader:
             self.at -= 1
             self.skip(1)
         if found.kind == VALUE_TEXT or found.kind == VALUE_BIN:
-            # Nothing at the very end still has an address inside the message's buffer or just behind it.
+            # An empty value at the end of the message gets an address inside its buffer or just past its end.
             found.at = self.take(found.number) if found.number else self.data + self.at
         return 0
 
     cdef int skip(self, uint64_t values) except -1:
-        """Step over complete values, nested ones included, without recursion."""
+        """Skip complete values, including nested ones, without recursion."""
         cdef uint8_t b
         cdef uint64_t n
         while values:
@@ -130,7 +130,7 @@ cdef class Reader:
             n = 0
             if b <= 0x7F or b >= 0xE0 or 0xC0 <= b <= 0xC3:  # fixint, nil, (unused), false, true
                 if b == 0xC1:
-                    _bad("0xc1 begins no msgpack value")
+                    _bad("0xc1 is not a valid msgpack type")
             elif b <= 0x8F:
                 values += 2 * (b & 0x0F)
             elif b <= 0x9F:
@@ -169,7 +169,7 @@ cdef class Reader:
                 values += 2 * <uint64_t>pl_be32(self.take(4))
             if n:
                 self.take(n)
-            # Each value takes at least a byte: what claims more than is left is refused now, not after a long loop.
+            # Each value needs at least one byte, so a count larger than the rest is rejected now, without a long loop.
             if values > self.end - self.at:
                 _bad("the message ends in the middle of a value")
         return 0

@@ -1,33 +1,32 @@
-"""Write one frame: the message in which a source hands records to the resolver. Reading is in `frames`; the records
-themselves are described in `pipeline.records.kinds`.
+"""The format of a frame, the message with which a source sends records to the resolver, and its encoder.
 
-A frame is one msgpack map; a message holds one frame or several, one behind the other. Keys that a reader does not know
-are ignored, so a key may be added within a version:
+`frame` decodes frames; `pipeline.records.kinds` describes the records. A frame is one msgpack map. A message is one or
+more frames, one after the other. A reader ignores unknown keys, so keys can be added within a version:
 
     key   type         meaning
     v     uint         FRAME_VERSION
     boot  bin 16       kernel boot id
     src   str          "ebpf", "proc-connector", "replay", or a tracer's name
-    ring  uint         number of the ring, which for "ebpf" is the CPU
-    seq   uint         frames that this sender has sent so far, from 0
+    ring  uint         number of the ring; for "ebpf" the CPU
+    seq   uint         frames that this sender sent before this one
     from  uint         the frame covers this byte range of the ring: first byte ...
-    to    uint         ... and the byte after the last. Positions only grow, they do not wrap
-    n     uint         records; 0 when the range holds discarded records only, or nothing
+    to    uint         ... and the byte after the last. Positions only grow; they do not wrap
+    n     uint         records; 0 if the range contains only discarded records, or is empty
     lost  map          records that the kernel could not write on this ring's CPUs, by kind name, so far
-    bad   uint         optional: records that the sender found malformed and left out, since it started
-    wm    uint         optional: boot time in ns; no record of the ring that is older than this follows
+    bad   uint         optional: malformed records that the sender left out since it started
+    wm    uint         optional: boot time in ns; no older record of this ring follows
     head  bin n*64     HEAD of each record, in the order of the ring
-    task  bin n*160    TASK of each; zeros where HEAD says FLAG_HEAD_ONLY. Or, where that is shorter, bin m*160: each
-                       one once, with `ns_pid` 0; then the next two say the rest
-    task_of  bin n*2   optional, with `ns_pid`: number of each record's TASK in `task`, u16
-    ns_pid   bin n*4   optional, with `task_of`: TASK's `ns_pid` of each record, u32
+    task  bin n*160    TASK of each record; zeros if HEAD has FLAG_HEAD_ONLY. If this is shorter: bin m*160 with each
+                       distinct TASK once, `ns_pid` set to 0, plus the next two columns
+    task_of  bin n*2   optional, with `ns_pid`: index in `task` of each record's TASK, u16
+    ns_pid   bin n*4   optional, with `task_of`: the TASK's `ns_pid` of each record, u32
     fork  bin k*32     bodies of the fork records that have one, in the same order
     exec  bin k*128    the same for exec
     exit  bin k*32     the same for exit
     blob  bin          the strings of all records, one after the other
 
-Written by compiled code in `_frame_writer`. This module imports neither numpy nor `pipeline.records.kinds`, whose 9 MB
-a shard can do without.
+The encoder is compiled (`_frame_writer`). This module imports neither numpy nor `pipeline.records.kinds`, which saves a
+shard 9 MB.
 """
 
 from __future__ import annotations
@@ -36,13 +35,14 @@ from pipeline.bus.frames._frame_writer import FRAME_VERSION, FrameEncoder
 
 __all__ = ["FRAME_MAX_BYTES", "FRAME_VERSION", "RECORD_HEADER_BYTES", "FrameEncoder", "record_span"]
 
-#: A longer message is refused unread. Also what a receiving socket allows (ZMQ_MAXMSGSIZE).
+#: A longer message is rejected without being read; also the limit of the receiving socket (ZMQ_MAXMSGSIZE).
 FRAME_MAX_BYTES = 128 << 20
 
-#: Bytes before each record in a ring; a record with its header takes a multiple of 8 (kernel/bpf/ringbuf.c).
+#: Size of the header before each record in a ring. A record with its header occupies a multiple of 8 bytes
+#: (kernel/bpf/ringbuf.c).
 RECORD_HEADER_BYTES = 8
 
 
 def record_span(record_bytes: int) -> int:
-    """Return how many bytes of a ring a record of `record_bytes` takes, its header and padding included."""
+    """Return the number of ring bytes that a record of `record_bytes` occupies, including header and padding."""
     return RECORD_HEADER_BYTES + (record_bytes + 7 & ~7)

@@ -1,7 +1,7 @@
-"""Read frames: `decode_frame` and `decode_frames` turn a message into `Frame`s, whose columns are views of the message.
+"""Decode frames: `decode_frame` and `decode_frames` turn a message into `Frame` objects with views of its columns.
 
-What a frame holds stands in `encode`, which writes it and needs no numpy. Nothing here works per record: compiled code
-(`_frame`) reads the map and checks the columns, once, so that what applies them may trust every length.
+`encode` describes the format, writes frames and does not need numpy. Compiled code (`_frame`) reads the map and checks
+the columns once, so that the code that applies them can trust every length.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ __all__ = [
 
 
 def record_ends(head: npt.NDArray[np.void]) -> npt.NDArray[np.uint64]:
-    """Return, for each record, the position in its ring of the byte after it, padding included; shape (n,)."""
+    """Return the ring position after each record, including its padding; shape (n,)."""
     padded = (head["record_bytes"].astype(np.uint64) + np.uint64(7)) & ~np.uint64(7)
     ends: npt.NDArray[np.uint64] = head["ring_pos"] + padded + np.uint64(RECORD_HEADER_BYTES)
     return ends
 
 
 def decode_frame(message: Buffer, *, peer: str = "") -> Frame:
-    """Read a message that holds one frame.
+    """Decode a message that contains one frame.
 
     Args:
         message: the bytes of the frame. The frame's views keep it alive.
-        peer: who sent it, for the error.
+        peer: name of the sender, for the error.
 
     Returns:
-        A frame whose columns agree with each other as `_frame` checks.
+        A frame whose columns are consistent, as `_frame` checks.
 
     Raises:
-        FrameError: wrong version or shape, or columns that do not agree. Nothing of the message may be used.
+        FrameError: wrong version or shape, or inconsistent columns. No part of the message may be used.
     """
     try:
         return decode(message)
@@ -65,9 +65,17 @@ def decode_frame(message: Buffer, *, peer: str = "") -> Frame:
 
 
 def decode_frames(message: Buffer, *, peer: str = "") -> list[Frame]:
-    """Read a message that holds frames, at least one, each behind the other: what a sender had at one time.
+    """Decode a message that contains one or more frames, which a sender sent together.
 
-    Args, errors: as `decode_frame`; one bad frame makes the whole message unusable.
+    Args:
+        message: the bytes of the frames. Their views keep it alive.
+        peer: name of the sender, for the error.
+
+    Returns:
+        At least one frame.
+
+    Raises:
+        FrameError: as `decode_frame`. One bad frame makes the whole message unusable.
     """
     try:
         return decode_all(message)
@@ -76,5 +84,5 @@ def decode_frames(message: Buffer, *, peer: str = "") -> list[Frame]:
 
 
 def _named(error: FrameError, peer: str) -> FrameError:
-    whom = f" from {peer}" if peer else ""
-    return FrameError(f"frame{whom} refused: {error.reason}", peer=peer, reason=error.reason)
+    sender = f" from {peer}" if peer else ""
+    return FrameError(f"frame{sender} rejected: {error.reason}", peer=peer, reason=error.reason)

@@ -1,4 +1,4 @@
-"""The public stream as a subscriber receives it: header, sequence numbers, decoding of events.
+"""The public stream as a subscriber receives it: message format, sequence numbers, decoding of events.
 
-It does not publish: `pipeline.resolver.stream` encodes and sends what is read here.
+This package does not publish. `pipeline.resolver.stream` encodes and sends the events.
 """

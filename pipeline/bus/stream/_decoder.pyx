@@ -1,18 +1,18 @@
-"""Make dicts of the events in a message's body: msgpack for what the stream has, compiled for its shape.
+"""Decode the body of a message into dicts: a msgpack decoder that is optimised for the shape of events.
 
-An event is much like the one before it: the same 89 keys in the same order, and of their values most are equal too
-(ids, namespaces, cgroup, the ancestors, all that is nil). So a decoder remembers, for each place where a map was, its
-keys, and of each field the bytes that it came as; a field that comes as the same bytes is not read again, and a map is
-one copy of the dict that was made of the last one, in which what differs has been replaced. Only what nobody can change
-is taken over so: text, numbers, booleans, nil. Lists and maps are made anew for each event. Ancestors are compared with
-those that stood as far from the end of their list, as it is the distant ones that events have in common.
+An event resembles the event before it: it has the same 89 keys in the same order, and most values are equal too (ids,
+namespaces, cgroup, ancestors, everything that is nil). For each place where a map occurs, a decoder therefore keeps the
+last map: its keys, the bytes of each field, and the resulting dict. A new map is a copy of that dict in which only the
+fields with different bytes are replaced. Only immutable values are reused: text, numbers, booleans, nil. Lists and maps
+are created anew for each event. Ancestors are compared by their distance from the end of the list, because events share
+the distant ancestors.
 
-Short ASCII strings come from a cache, so that a thousand events of one build hold one copy of its path. Measured by
-bench/publish.py.
+Short ASCII strings come from a cache, so a thousand events of one build share one copy of its path. bench/publish.py
+measures the decoder.
 
-What differs from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
-UTF-8), extension types are refused, keys have to be str. Bytes are not trusted: every length is checked against what is
-left, nesting against NESTING_MAX.
+Differences from a general unpacker: bin becomes str with surrogate escapes (the stream's form of text that is not
+UTF-8), extension types are rejected, and keys must be str. The bytes are not trusted: every length is checked against
+the remaining bytes, and nesting against NESTING_MAX.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -35,7 +35,7 @@ cdef extern from *:
     static inline uint32_t pl_get_be32(const unsigned char *p) { uint32_t v; memcpy(&v, p, 4); return __builtin_bswap32(v); }
     static inline uint64_t pl_get_be64(const unsigned char *p) { uint64_t v; memcpy(&v, p, 8); return __builtin_bswap64(v); }
 
-    /* Spreads well enough for a cache; who makes it collide costs himself the cache, no more. */
+    /* Good enough for a cache: deliberate collisions only make the cache useless. */
     static inline uint64_t pl_mix(const unsigned char *p, uint32_t n)
     {
         uint64_t h = n * 0x9e3779b97f4a7c15ull, w;
@@ -67,25 +67,25 @@ cdef enum:
     NESTING_MAX = 16
     STRINGS = 4096
     CACHED_STRING_MAX = 96
-    # What is remembered has a bound, whatever a peer sends: the last event of each size, and maps in an event by their
-    # place, with so many fields at most, of so many bytes.
+    # Limits of the memory for shapes, whatever a peer sends: the last event of each number of fields, the maps inside
+    # an event by their place, the fields of each, and the bytes of a field.
     EVENT_SHAPES = 128
     EVENT_FIELDS_MAX = 255
     INNER_SHAPES = 1024
     INNER_FIELDS_MAX = 32
-    INNER_PLACES = 8  # of a field that is a list: one for each of its last items; the others share the first of these
+    INNER_PLACES = 8  # for a field that is a list: one place for each of its last items; earlier items share one
     FIELD_MAX_BYTES = 142
     NO_PLACE = -1
 
 
 cdef struct Field:
     uint8_t key_bytes
-    uint8_t known_bytes  # key and value, where the value is to be compared; else 0
-    unsigned char wire[FIELD_MAX_BYTES]  # the key, and behind it the value that came last
+    uint8_t known_bytes  # length of key and value if the value can be compared; otherwise 0
+    unsigned char wire[FIELD_MAX_BYTES]  # the key and the last value, as received
 
 
 cdef class Shape:
-    """The last map at its place: its fields as they are on the wire, and the dict that was made of them."""
+    """The last map at one place: its fields as received, and the dict that was decoded from them."""
 
     cdef uint32_t n
     cdef tuple keys
@@ -97,7 +97,7 @@ cdef class Shape:
 
 
 cdef class Decoder:
-    """Reads the bodies of one stream; remembers the last maps, and strings. Not for several threads at once."""
+    """Decodes the bodies of one stream. It keeps the last maps and strings, so use it from one thread at a time."""
 
     cdef const unsigned char *p
     cdef const unsigned char *end
@@ -111,10 +111,14 @@ cdef class Decoder:
         self.strings = [None] * STRINGS
 
     def decode(self, body, Py_ssize_t count) -> list:
-        """Return the `count` events that `body` (bytes-like) consists of.
+        """Return the events of a body.
+
+        Args:
+            body: the bytes of `count` msgpack maps, one after the other.
+            count: number of events.
 
         Raises:
-            ValueError: it consists of something else, or an event has no `seq` and `order`.
+            ValueError: the body is not `count` maps, or an event has no integer `seq` and `order`.
         """
         cdef Py_buffer view
         cdef Py_ssize_t i
@@ -130,10 +134,10 @@ cdef class Decoder:
             for i in range(count):
                 event = self._event()
                 if type(event.get("seq")) is not int or type(event.get("order")) is not int:
-                    raise ValueError("an event has no numbers")
+                    raise ValueError("an event has no integer 'seq' and 'order'")
                 events.append(event)
             if self.p != self.end:
-                raise ValueError("bytes after the last event")
+                raise ValueError("there are bytes after the last event")
             return events
         finally:
             self.p = self.end = NULL
@@ -159,7 +163,7 @@ cdef class Decoder:
 
     cdef inline int _need(self, uint64_t n) except -1:
         if <uint64_t>(self.end - self.p) < n:
-            raise ValueError("the body is cut")
+            raise ValueError("the body is truncated")
         return 0
 
     cdef inline uint32_t _u8(self) except? 0xFFFFFFFF:
@@ -180,7 +184,7 @@ cdef class Decoder:
     # -- values --------------------------------------------------------------------------------------------------------
 
     cdef object _value(self, int depth, int place):
-        """Read a value. `place` (NO_PLACE: none) is where a map is remembered, or the items of a list."""
+        """Read a value. `place` is the index at which a map, or the maps of a list, are remembered; NO_PLACE: not."""
         cdef unsigned char first
         cdef uint64_t bits
         cdef uint32_t bits32
@@ -251,7 +255,7 @@ cdef class Decoder:
             bits32 = self._u32()
             memcpy(&single, &bits32, 4)
             return PyFloat_FromDouble(single)
-        raise ValueError(f"the type {first:#x} is not of this stream")
+        raise ValueError(f"the msgpack type {first:#x} is not used in this stream")
 
     cdef object _str(self, uint32_t n):
         cdef const unsigned char *data
@@ -283,10 +287,10 @@ cdef class Decoder:
         cdef object item
         if depth == NESTING_MAX:
             raise ValueError("nested too deeply")
-        self._need(n)  # each item has a byte at least
+        self._need(n)  # each item has at least one byte
         result = PyList_New(n)
         for i in range(n):
-            # Slots that are not filled yet are NULL, which the list's deallocation allows for.
+            # If an item fails, the remaining slots are NULL, which the list's deallocation supports.
             item = self._value(depth + 1, place + <int>min(n - 1 - i, <uint32_t>INNER_PLACES - 1) if is_placed else NO_PLACE)
             Py_INCREF(item)
             PyList_SET_ITEM(result, i, item)
@@ -323,15 +327,15 @@ cdef class Decoder:
             self.p += length
             value = self._field(field, i, depth)
             PyDict_SetItem(shape.last, shape.keys[i], value)
-        # A copy of `last` has no list and no map of an earlier event: their fields are read each time.
+        # The copy shares no list and no map with an earlier event: such fields are decoded each time.
         return <dict>PyDict_Copy(shape.last)
 
     cdef object _field(self, Field *field, uint32_t i, int depth):
-        """Read the value of field number i, and remember it if it is of those that may be taken over."""
+        """Read the value of field number i, and remember it if it is immutable and short enough."""
         cdef const unsigned char *start = self.p
         cdef object value
         cdef Py_ssize_t length
-        # First: if this is refused, or a list, the value in `last` is not what the next bytes may be compared with.
+        # Clear this first: if the value is a list or is rejected, later bytes must not be compared with the old value.
         field.known_bytes = 0
         value = self._value(depth + 1, (i * INNER_PLACES) & (INNER_SHAPES - 1) if depth == 0 else NO_PLACE)
         length = field.key_bytes + (self.p - start)
@@ -341,7 +345,7 @@ cdef class Decoder:
         return value
 
     cdef dict _new_map(self, uint32_t n, int depth, int place):
-        """Read a map with other keys than the last one at its place, and remember it instead."""
+        """Read a map whose keys differ from the last map at its place, and remember the new one."""
         cdef dict result = {}
         cdef const unsigned char *start
         cdef unsigned char first

@@ -1,43 +1,45 @@
-"""The public stream on the wire: topics, header, body. Order, gaps and repeats are `tracker`'s, sockets `subscriber`'s.
+"""Message format of the public stream: topics, header, body.
 
-A message has three frames. The first is the topic (``proc.exec``), so that ZeroMQ filters on it. The second is the
-header, one msgpack map. The third is the body: `count` msgpack maps, one after the other, one for each event.
+`tracker` handles order, gaps and repeats; `stream_reader` handles the socket. A message has three frames:
 
-HEADER; keys that a reader does not know are ignored, optional ones are left out where they say nothing:
+1. the topic (``proc.exec``), by which ZeroMQ filters
+2. the header, one msgpack map
+3. the body, `count` msgpack maps, one for each event, one after the other
+
+HEADER. A reader ignores unknown keys. A sender omits optional keys that have no information:
 
     key           type    unit       meaning
-    major         uint    -          a reader refuses another one than its own
-    minor         uint    -          fields were added; nothing was taken away or changed its type
+    major         uint    -          a reader rejects any other major version than its own
+    minor         uint    -          increases when fields are added; no field is removed or changes its type
     host          str     -          name of the publishing host
     boot          bin 16  -          its kernel boot id
-    epoch         uint    -          epoch of the tables that the events were applied to
-    stream        uint    -          names the space of sequence numbers: another value, and they began anew
-    writer        uint    -          take-overs so far: a new writer may repeat what the last one did not commit
-    step          uint    -          one step is published before the one before it is committed, never two
+    epoch         uint    -          epoch of the tables to which the events were applied
+    stream        uint    -          id of the sequence number space: if it changes, the numbers began anew
+    writer        uint    -          take-overs so far: a new writer may repeat events that the last did not commit
+    step          uint    -          number of the resolver's step; at most one published step is not committed yet
     group         uint    -          messages of one group belong together, see below
-    rest          uint    topic mask topics of which a message of this group is still to come
-    first         uint    -          sequence number of the first event; with count 0: the number that is next
-    count         uint    events     in the body; 0 is a heartbeat
-    time_ns       int     ns (unix)  when it was sent
-    watermark_ns  int     ns (unix)  events before it have been published; 0 unknown
-    seqs          array   -          optional: last number of each topic, by position in `TOPICS`; in a welcome
-    end           bool    -          optional: the publisher ends on purpose, nothing follows from it
-    unwatched     array   ns (unix)  optional, since 1.1, in heartbeats and welcomes: [from, to] of each of the last
-                                     times in which no daemon watched this host, oldest first
+    rest          uint    topic mask topics that still have a message in this group
+    first         uint    -          sequence number of the first event; if count is 0, the next number
+    count         uint    events     number of events in the body; 0 is a heartbeat
+    time_ns       int     ns (unix)  time of sending
+    watermark_ns  int     ns (unix)  all earlier events have been published; 0: unknown
+    seqs          array   -          optional, in a welcome: last number of each topic, by position in `TOPICS`
+    end           bool    -          optional: the publisher stops on purpose; it sends nothing after this
+    unwatched     array   ns (unix)  optional, since 1.1, in heartbeats and welcomes: [from, to] of the last periods in
+                                     which no daemon watched this host, oldest first
 
-Sequence numbers count the events of a topic from 1, whether anybody listens or not. A heartbeat comes on every topic
-that has a subscriber, so a lost tail is noticed and a filter makes no false gap.
+Sequence numbers count the events of a topic from 1, with or without subscribers. Heartbeats are sent on every topic
+that has a subscriber. A reader therefore notices if the last events were lost, and a filter causes no false gap.
 
-**Groups.** To send one message for each event costs more than to make the event, and forks, execs and exits alternate.
-So a group holds up to one message of each topic, and `order`, a field of every event, says how they interleave: it
-counts the events of all topics. A reader sorts a group by it; ``rest`` tells when its group is complete.
+**Groups.** Sending one message for each event would cost more than making the event, and forks, execs and exits
+alternate. A group therefore contains at most one message of each topic. The field `order` of every event counts the
+events of all topics, so a reader sorts the events of a group by it. ``rest`` shows when a group is complete.
 
-**Text** is msgpack str where it is UTF-8, and bin where the kernel's bytes are not. There is no other use of bin in a
-body, and no extension type.
+**Text** is msgpack str if it is UTF-8, otherwise bin. A body uses bin for nothing else and has no extension types.
 
-**Welcome.** A subscription reaches the publisher some time after it was made. A reader subscribes to what it wants and
-then to ``sys.welcome.`` and a word of its own; the publisher answers on exactly that topic, with `seqs`. Subscriptions
-of one peer are handled in order, so from then on every event above these numbers comes.
+**Welcome.** A subscription takes effect only when it reaches the publisher. A reader therefore subscribes to its topics
+and then to ``sys.welcome.`` followed by a random word. The publisher answers on exactly that topic, with `seqs`. It
+handles the subscriptions of a peer in order, so the reader receives every event with a higher number than these.
 
 Source of the conditions: zmq_setsockopt(3) of libzmq 4.3.5; RFC 29/PUBSUB of ZeroMQ.
 """
@@ -56,22 +58,23 @@ from pipeline.errors import ConfigError, FrameError
 MAJOR = 1
 MINOR = 1
 
-#: Topics by number: the positions in `seqs` and in a topic mask.
+#: All topics. The index of a topic is its number, in `seqs` and in a topic mask.
 TOPICS = (
     "proc.fork", "proc.exec", "proc.exit", "proc.cred", "proc.context", "proc.reparent", "sys.loss", "sys.stats",
 )  # fmt: skip
 TOPIC_BYTES = tuple(topic.encode() for topic in TOPICS)
 TOPIC_NUMBERS = {topic: number for number, topic in enumerate(TOPIC_BYTES)}
-#: What a subscriber gets that names no topic: all but the statistics, which come whether something happens or not.
+#: Topics of a subscriber that names none: all except the statistics, which are sent even if nothing happens.
 DEFAULT_TOPICS = ("proc.", "sys.loss")
 
 WELCOME_PREFIX = b"sys.welcome."
 WELCOME_WORD_MAX_BYTES = 32
 
-#: More than any message of this version: a body is closed at 64 KiB, and the longest event adds a few hundred more.
+#: Larger than any message of this version: a body ends after 64 KiB plus at most one event of a few hundred KiB.
 MESSAGE_MAX_BYTES = 16 << 20
 
-Event = dict[str, Any]
+#: An event as the codec handles it; `pipeline.bus.stream.event.Event` is its type for subscribers.
+Fields = dict[str, Any]
 
 _U32 = (1 << 32) - 1
 _U64 = (1 << 64) - 1
@@ -83,17 +86,17 @@ _NUMBERS = {
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What an encoder hands to the publisher: one body, and what its header has to say of it."""
+    """One body for the publisher, and the fields of its header that the encoder knows."""
 
     topic: int  #: position in `TOPICS`
     first: int
     count: int
     body: Any  #: bytes-like
-    rest: int  #: 0 ends a group
+    rest: int  #: topic mask; 0: this is the last message of its group
 
 
 class StreamVersionError(FrameError):
-    """The publisher speaks another major version; upgrade the older side. `found` is what it speaks."""
+    """The publisher uses another major version of the stream, `found`. Upgrade the older side."""
 
     def __init__(self, message: str, *, found: int) -> None:
         super().__init__(message, reason="stream version")
@@ -123,7 +126,7 @@ class Header:
     minor: int = MINOR
 
     def pack(self) -> bytes:
-        """Return the header as it is sent."""
+        """Return the header as msgpack."""
         fields: dict[str, Any] = {
             "major": self.major,
             "minor": self.minor,
@@ -153,8 +156,8 @@ class Header:
         """Read and check a header.
 
         Raises:
-            StreamVersionError: another major version than this module's.
-            FrameError: it is no header.
+            StreamVersionError: the header has another major version than this module.
+            FrameError: the bytes are not a valid header.
         """
         fields = _unpack(data)
         if type(fields) is not dict:
@@ -165,8 +168,8 @@ class Header:
         if major != MAJOR:
             older = "this subscriber" if major > MAJOR else "the instance"
             raise StreamVersionError(
-                f"the instance publishes version {major} of the stream and this subscriber reads version {MAJOR}: "
-                f"upgrade procline on the side of {older}",
+                f"the instance publishes version {major} of the stream, but this subscriber reads version {MAJOR}: "
+                f"upgrade procline for {older}",
                 found=major,
             )
         known: dict[str, Any] = {"major": MAJOR}
@@ -202,27 +205,30 @@ class Header:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise FrameError(f"a message of the stream was refused: {reason}", peer="stream", reason=reason)
+    raise FrameError(f"message of the stream rejected: {reason}", peer="stream", reason=reason)
 
 
 def _unpack(data: bytes) -> Any:
-    # Lengths inside are limited by the length of `data` (msgpack's default), nesting by the unpacker's own stack.
+    # msgpack limits inner lengths to the length of `data`, and nesting to its own stack.
     try:
         return msgpack.unpackb(data, raw=False, strict_map_key=True)
     except (ValueError, TypeError, RecursionError, OverflowError, msgpack.UnpackException) as error:
         _refuse(f"not msgpack ({error or type(error).__name__})")
 
 
-def pack_events(events: Iterable[Event]) -> bytes:
-    """Return a body; strings with surrogate escapes become bin. For what is rare: apply's events are compiled."""
+def pack_events(events: Iterable[Fields]) -> bytes:
+    """Return a body with these events; strings with surrogate escapes become bin.
+
+    Use this for rare events only. `pipeline.resolver.stream._encoder` encodes the events of processes.
+    """
     return b"".join(msgpack.packb(wire(event)) for event in events)
 
 
-def unpack_events(decoder: Decoder, body: bytes, count: int) -> list[Event]:
-    """Read a body of `count` events; what is not UTF-8 has surrogate escapes.
+def unpack_events(decoder: Decoder, body: bytes, count: int) -> list[Fields]:
+    """Decode a body of `count` events; text that is not UTF-8 gets surrogate escapes.
 
     Raises:
-        FrameError: it does not hold `count` events with their fields `seq` and `order`.
+        FrameError: the body is not `count` events with the fields `seq` and `order`.
     """
     try:
         return decoder.decode(body, count)
@@ -231,7 +237,7 @@ def unpack_events(decoder: Decoder, body: bytes, count: int) -> list[Event]:
 
 
 def wire(value: Any) -> Any:
-    """Return a value with the stream's form of text: where that is not UTF-8 it is bin, and in keys it is escaped."""
+    """Convert text in a value to the stream's form: bytes if it is not UTF-8, and backslash escapes in keys."""
     if isinstance(value, str):
         try:
             value.encode()
@@ -245,15 +251,19 @@ def wire(value: Any) -> Any:
 
 
 def prefix_mask(prefix: bytes) -> int:
-    """Return the mask of the topics that a subscription to `prefix` asks for."""
+    """Return the mask of the topics that match a subscription to `prefix`."""
     return sum(1 << number for number, topic in enumerate(TOPIC_BYTES) if topic.startswith(prefix))
 
 
 def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
-    """Turn what a user names into subscriptions: ``proc.exec``, ``exec``, ``proc``, ``proc.``; nothing: the default.
+    """Return the ZeroMQ subscriptions for the topics that a user names.
+
+    Args:
+        topics: names such as ``proc.exec`` or ``exec``, or families such as ``proc`` or ``proc.``; none:
+            `DEFAULT_TOPICS`.
 
     Raises:
-        ConfigError: no topic has that name.
+        ConfigError: a name matches no topic.
     """
     prefixes: list[bytes] = []
     for name in topics or DEFAULT_TOPICS:
@@ -263,7 +273,7 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
             matches = [family] if any(topic.startswith(family) for topic in TOPICS) else []
         if not matches:
             raise ConfigError(
-                f"no topic {name!r}: there are {', '.join(TOPICS)}, and proc and sys for all of theirs",
+                f"no topic {name!r}: use one of {', '.join(TOPICS)}, or a family (proc, sys)",
                 key="topics",
                 value=name,
             )
@@ -271,12 +281,13 @@ def subscription_prefixes(topics: Sequence[str]) -> list[bytes]:
     return prefixes
 
 
-def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Event:
-    """Return what a subscriber gets for a time in which no daemon watched: nobody knows what happened in it.
+def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Fields:
+    """Return the event for a period in which no daemon watched the host, so that events are missing.
 
     Args:
-        from_ns, to_ns: the time, ns (unix).
-        time_ns: when it was noticed, as the publisher's message says, ns (unix).
+        from_ns: begin of the period, ns (unix).
+        to_ns: end of the period, ns (unix).
+        time_ns: time of the publisher's message that reported it, ns (unix).
     """
     return {
         "event": "unwatched",
@@ -287,13 +298,14 @@ def unwatched_event(*, from_ns: int, to_ns: int, time_ns: int) -> Event:
     }
 
 
-def missed_event(*, topic: str | None, first: int | None, last: int | None, time_ns: int, reason: str) -> Event:
-    """Return what a subscriber gets in place of events that it lost.
+def missed_event(*, topic: str | None, first: int | None, last: int | None, time_ns: int, reason: str) -> Fields:
+    """Return the event that replaces lost events.
 
     Args:
-        topic: where; None is every topic, when the stream began anew and nobody knows how many there were.
-        first, last: the numbers that are missing.
-        time_ns: when it was noticed, as the publisher's message says, ns (unix).
+        topic: topic of the lost events; None: every topic, because the stream began anew.
+        first: first missing number; None: unknown.
+        last: last missing number; None: unknown.
+        time_ns: time of the publisher's message that showed the loss, ns (unix).
         reason: ``"gap"`` or ``"restart"``.
     """
     return {

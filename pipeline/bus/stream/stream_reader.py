@@ -1,8 +1,8 @@
-"""Read the public stream from its socket: connect, wait for the welcome, hand over events in order.
+"""Read the public stream from its socket: connect, wait for the welcome, return events in order.
 
-`StreamReader` knows sockets and waiting; numbers, gaps and repeats are `tracker`'s, the wire is in `stream`. What joins
-the stream with the tables (a snapshot first, another one after a gap) is `pipeline.client.subscriber`, because the bus
-does not know the tables. Imports neither numpy nor anything of the daemon.
+`StreamReader` handles sockets and waiting. `tracker` handles numbers, gaps and repeats; `messages` describes the
+format. `pipeline.client.subscriber` combines the stream with snapshots of the tables, because the bus does not depend
+on the tables. This module imports neither numpy nor code of the daemon.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import zmq
 
 from pipeline import paths, trust
+from pipeline.bus.stream.event import Event
 from pipeline.bus.stream.messages import (
     MESSAGE_MAX_BYTES,
     WELCOME_PREFIX,
-    Event,
     Header,
     prefix_mask,
     subscription_prefixes,
@@ -30,50 +30,50 @@ from pipeline.bus.stream.messages import (
 from pipeline.bus.stream.tracker import Tracker
 from pipeline.errors import AccessError, FrameError, NotRunningError
 
-#: Messages that may wait in this process before the publisher begins to keep, and then to drop, what is ours.
+#: Messages that may wait in this process. Beyond this the publisher queues messages for us, and then drops them.
 RECEIVE_HWM_MESSAGES = 8192
-#: Enough for the supervisor to replace a resolver that was killed a moment ago.
+#: Long enough for the supervisor to replace a resolver that was just killed.
 CONNECT_TIMEOUT_S = 5.0
-#: A welcome that has not come by then is asked for again: it may have met a full queue.
+#: The welcome is requested again after this time, because an answer is dropped if a queue is full.
 _ASK_AGAIN_S = 0.25
 
-#: ZeroMQ counts in 32 bits of milliseconds, and a wait may be for ever.
+#: ZeroMQ has 32 bits for milliseconds, but a wait can be unlimited.
 _POLL_MAX_S = 86_400.0
-#: One read stops receiving at this many events, or a group more: an event takes some 7 KB as a dict, and memory that is
-#: used again at once is warm. A whole group is some hundred events in a storm; with twice as many, reading them takes a
-#: sixth longer (bench/publish.py).
+#: One read stops receiving at this many events or up to one group more. An event takes about 7 KB as a dict, and memory
+#: that is reused at once stays in the CPU caches. In a storm a group has about a hundred events. With twice as many
+#: events a read, reading an event takes a sixth longer (bench/publish.py).
 _BATCH_EVENTS = 32
-#: A killed publisher is found again within this time; short, as what it sends meanwhile is missed.
+#: A subscriber reconnects to a restarted publisher within this time. It is short, because earlier events are missed.
 _RECONNECT_MS = 10
 _RECONNECT_MAX_MS = 200
-#: A peer across the network that vanished without a word is given up after so long.
+#: Interval of heartbeats over TCP; a peer that does not answer three of them counts as gone.
 _TCP_HEARTBEAT_MS = 5000
 _PROBE_PAUSE_S = 0.05
 
 
 class StreamReader:
-    """One subscription to one instance's stream.
+    """One subscription to the stream of one instance.
 
     Args:
         endpoint: ``ipc://PATH`` or ``tcp://HOST:PORT``.
-        topics: names or families of topics, see `stream.subscription_prefixes`; none: the default ones.
+        topics: names or families of topics, see `messages.subscription_prefixes`; none: the default topics.
         secure: called with the socket before it connects, for CURVE (`auth.secure_client`).
-        follow: wait for the next publisher when this one ends on purpose; else reading is over then.
+        follow: if the publisher stops on purpose, wait for the next one; otherwise reading ends then.
         connect_timeout: how long to wait for the welcome, s.
         receive_hwm: messages that may wait in this process.
-        instance: what errors call the instance.
+        instance: name of the instance in errors.
 
     Attributes:
-        tracker: counters of gaps, repeats and refused messages.
-        welcome: the header of the welcome: host, boot id, epoch, and `seqs`, the numbers that the subscription began
-            after.
+        tracker: counters of gaps, repeats and rejected messages.
+        welcome: the header of the welcome: host, boot id, epoch, and `seqs`, the numbers after which the subscription
+            began.
 
     Raises:
-        ConfigError: unknown topic, or a path too long for a socket.
-        NotRunningError: nobody publishes there, or nobody answered in time.
-        AccessError: the socket's mode keeps the caller out.
-        UntrustedError: another user could have made the socket.
-        StreamVersionError: the publisher speaks another major version.
+        ConfigError: unknown topic, or the path is too long for a socket.
+        NotRunningError: no publisher listens there, or it did not answer in time.
+        AccessError: the socket's mode does not admit the caller.
+        UntrustedError: another user could have created the socket file.
+        StreamVersionError: the publisher uses another major version of the stream.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class StreamReader:
             self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3 * _TCP_HEARTBEAT_MS)
 
     def _join(self, prefixes: Sequence[bytes], deadline: float) -> Header:
-        """Subscribe, and wait until the publisher says that it knows."""
+        """Subscribe, and wait until the publisher confirms it with a welcome."""
         for prefix in prefixes:
             self._socket.subscribe(prefix)
         words: set[bytes] = set()
@@ -135,13 +135,13 @@ class StreamReader:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise NotRunningError(
-                        f"instance {self._instance!r} does not answer at {self._endpoint}: is it running, and is its "
-                        "resolver up? See `procline stat`",
+                        f"instance {self._instance!r} does not answer at {self._endpoint}: check with `procline stat` "
+                        "that it and its resolver are running",
                         instance=self._instance,
                     )
-                # After the prefixes: the publisher handles the subscriptions of a peer in the order in which they were
-                # made. Asked again after a while: the prefixes hold by then, and an answer that meets a full queue is
-                # dropped like any other message. The first answer that comes is as good as another.
+                # This comes after the prefixes, because the publisher handles the subscriptions of a peer in order. It
+                # is repeated after a while, because an answer is dropped like any other message if a queue is full. The
+                # first answer to any of the words is sufficient.
                 word = WELCOME_PREFIX + os.urandom(8).hex().encode()
                 self._socket.subscribe(word)
                 words.add(word)
@@ -153,18 +153,20 @@ class StreamReader:
                 self._socket.unsubscribe(word)
 
     def _await_welcome(self, words: set[bytes], deadline: float) -> Header | None:
-        """Read until an answer to one of `words` comes; None when `deadline` is over."""
+        """Read until an answer to one of `words` arrives; returns None after `deadline`."""
         while (left := deadline - time.monotonic()) > 0:
             if not self._socket.poll(max(1, int(left * 1000))):
                 break
             frames = self._socket.recv_multipart()
-            # Events that come earlier are at or below the numbers of the welcome.
+            # Events that arrive before the welcome have numbers up to those of the welcome.
             if len(frames) < 2 or frames[0] not in words:
                 continue
             header = Header.parse(frames[1])
             if header.seqs is None:
                 raise FrameError(
-                    "the welcome of the stream has no numbers", peer=self._endpoint, reason="welcome without seqs"
+                    "the welcome of the stream has no sequence numbers: the publisher is not a procline instance",
+                    peer=self._endpoint,
+                    reason="welcome without seqs",
                 )
             return header
         return None
@@ -173,29 +175,29 @@ class StreamReader:
 
     @property
     def refused(self) -> int:
-        """Messages that could not be read."""
+        """Number of messages that could not be read."""
         return self.tracker.refused + self._malformed
 
     @property
     def is_over(self) -> bool:
-        """The publisher ended on purpose, and no other one is waited for."""
+        """True if the publisher stopped on purpose and `follow` is off."""
         return self.tracker.ended and not self._follow
 
     def fileno(self) -> int:
-        """ZeroMQ's descriptor: edge-triggered, so call `read(0)` until it gives nothing before waiting on it."""
+        """Return ZeroMQ's descriptor. It is edge-triggered: call `read(0)` until it returns no events, then wait."""
         return int(self._socket.getsockopt(zmq.FD))
 
     def read(self, timeout: float | None = None) -> list[Event]:
-        """Return the events that have come, in order; wait for the first of them.
+        """Return the events that have arrived, in order; wait for the first one.
 
         Args:
-            timeout: longest wait, s; None: for ever, 0: not at all.
+            timeout: maximum wait, s; None: unlimited; 0: do not wait.
 
         Returns:
-            Events; empty when the time is up, or reading `is_over`.
+            The events; none if the timeout expired or reading `is_over`.
 
         Raises:
-            StreamVersionError: the publisher was replaced by one of another major version.
+            StreamVersionError: the publisher was replaced by one with another major version of the stream.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -208,7 +210,7 @@ class StreamReader:
             self._socket.poll(None if left is None else int(min(left, _POLL_MAX_S) * 1000) + 1)
 
     async def read_async(self, timeout: float | None = None) -> list[Event]:
-        """Do as `read` does, in the running event loop."""
+        """Do the same as `read`, in the running event loop."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             events = self._receive()
@@ -220,14 +222,14 @@ class StreamReader:
             await self._readable(left)
 
     async def _readable(self, timeout: float | None) -> None:
-        import asyncio  # who awaits has it; for the others it is a third of the start
+        import asyncio  # deferred: it is a third of the start-up time of programs that do not use it
 
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
         descriptor = self.fileno()
         loop.add_reader(descriptor, ready.set)
         try:
-            # The descriptor tells of changes only, so ask once more now that it is being watched.
+            # The descriptor only signals changes, so check the state once more now that it is watched.
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 return
             await asyncio.wait_for(ready.wait(), timeout)
@@ -237,9 +239,9 @@ class StreamReader:
             loop.remove_reader(descriptor)
 
     def _receive(self) -> list[Event]:
-        """Take what has arrived, without waiting."""
+        """Return the events that have arrived, without waiting."""
         events: list[Event] = []
-        feed = self.tracker.feed
+        feed = cast("Callable[[bytes, bytes, bytes], list[Event]]", self.tracker.feed)
         receive = self._socket.recv_multipart
         while len(events) < _BATCH_EVENTS:
             try:
@@ -255,7 +257,7 @@ class StreamReader:
     # -- end -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Leave the stream. Calling it again does nothing."""
+        """Close the subscription. Calling it again does nothing."""
         self._socket.close(linger=0)
         self._context.term()
 
@@ -267,11 +269,11 @@ class StreamReader:
 
 
 def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
-    """Tell at once what ZeroMQ would never say: that there is no such socket, or that we may not use it."""
+    """Raise an error if the socket does not exist or is not accessible, which ZeroMQ does not report."""
     paths.endpoint(path)
     while True:
         reason = _why_not(path)
-        trust.check_socket(path)  # behind it: what could be connected to exists
+        trust.check_socket(path)  # after connecting, so the path is known to exist
         if reason is None:
             return
         if not path.parent.is_dir() or time.monotonic() >= deadline:
@@ -284,22 +286,22 @@ def _wait_for_listener(path: Path, deadline: float, instance: str) -> None:
 
 
 def _why_not(path: Path) -> str | None:
-    """Why nobody can be reached at the Unix socket `path`; None if somebody can."""
+    """Return why no process can be reached at the Unix socket `path`; None if one can."""
     with unix.socket(unix.AF_UNIX, unix.SOCK_STREAM | unix.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(os.fspath(path))
-        except BlockingIOError:  # its backlog is full, so it lives
+        except BlockingIOError:  # the backlog is full, so a process listens
             return None
         except PermissionError:
             mode = stat.S_IMODE(path.stat().st_mode) if os.access(path.parent, os.X_OK) else None
             raise AccessError(
-                f"you may not read the stream at {path}"
+                f"you do not have permission to read the stream at {path}"
                 + (f" (mode {mode:04o})" if mode is not None else "")
-                + ": run as a member of its group or as root, or change access.stream_mode",
+                + ": run as root or as a member of its group, or change access.stream_mode",
                 path=str(path),
             ) from None
         except FileNotFoundError:
-            return "there is no such socket"
+            return "the socket does not exist"
         except OSError as error:
-            return "nobody listens" if isinstance(error, ConnectionRefusedError) else str(error.strerror)
+            return "no process listens" if isinstance(error, ConnectionRefusedError) else str(error.strerror)
     return None

@@ -1,18 +1,19 @@
-"""What a subscriber knows of the stream's numbers: groups put in order, gaps told, repeats dropped. No sockets here.
+"""Track the sequence numbers of the stream: put groups in order, report gaps, drop repeats. This module has no sockets.
 
-`Tracker.feed` takes messages as they arrive and returns events in the order in which they were applied. What disturbs
-that, and what a reader in any language does about it:
+`Tracker.feed` accepts messages as they arrive and returns events in the order in which they were applied. A reader in
+any language must handle these cases:
 
-gap         first > last + 1: the subscriber was slow, or the connection was away. Told by a "missed" event.
-take-over   the header's `writer` is another one: a resolver was killed between publishing and committing, and its
-            successor applied the same records again. It usually makes the same events with the same numbers, but a ring
-            that had stalled before may have its turn now, which moves numbers by a few. So repeats are told by what
-            they say, against the messages of the last step, which is all that can be repeated (a step is published only
-            when the one before it is committed). Numbers that this window does not cover are decided by number.
-new stream  the header's `stream` is another one: the tables began anew, and so did the numbers.
-unwatched   the header names a time that it did not name before: a daemon ended, and nobody watched until the next one
-            began. Told by an "unwatched" event; at a welcome only if that was a short time ago, as a subscriber that
-            was started again with the daemon wants to know it, and one that is new an hour later does not.
+gap         first > last + 1: the subscriber was slow, or the connection was lost. Reported as a "missed" event.
+take-over   The header has another `writer`: a resolver was killed between publishing and committing, and its successor
+            applied the same records again. It usually makes the same events with the same numbers. But a ring that had
+            stalled before may be included now, which shifts the numbers a little. Repeats are therefore recognised by
+            their contents, by comparing them with the messages of the last step. Nothing older can be repeated, because
+            a step is published only when the one before it is committed. Events outside this window are recognised by
+            their numbers.
+new stream  The header has another `stream`: the tables were rebuilt, and the numbers began anew.
+unwatched   The header lists a new period: a daemon ended, and no daemon watched until the next one began. Reported as
+            an "unwatched" event. At a welcome this is reported only if the period ended recently: a subscriber that was
+            restarted together with the daemon needs it, but one that first starts an hour later does not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.bus.stream._decoder import Decoder
 from pipeline.bus.stream.messages import (
     TOPIC_NUMBERS,
     TOPICS,
-    Event,
+    Fields,
     Header,
     StreamVersionError,
     missed_event,
@@ -36,26 +37,27 @@ from pipeline.errors import FrameError
 
 _ORDER = itemgetter("order")
 
-#: Bodies kept to recognise repeats; a step is seldom more than a few MB. Beyond it, numbers alone decide.
+#: Bytes of bodies kept to recognise repeats; a step rarely has more than a few MB. Older repeats are found by number.
 REPEAT_WINDOW_BYTES = 32 << 20
-#: A repeat that has not come after so many further events of its topic will not come: its record had been committed.
+#: After this many further events of a topic no repeat is expected: the remaining records were committed.
 REPEAT_WINDOW_EVENTS = 1 << 16
-#: At its welcome a subscriber is told of a time without a watch that ended so recently, in ns.
+#: A welcome reports an unwatched period if it ended at most this long ago, in ns.
 UNWATCHED_RECENT_NS = 60_000_000_000
 
 
 class Tracker:
-    """Follows the numbers of the topics in `mask`.
+    """Tracks the numbers of the topics in `mask`.
 
     Attributes:
-        missed: events that were published and never came, by topic name.
-        repeats: events that came again after a take-over and were dropped.
+        missed: events that were published but not received, by topic name.
+        repeats: events that were received again after a take-over and dropped.
         refused: messages that could not be read.
-        stale: set at a gap and at a new stream: what was made from events so far is incomplete. The owner clears it.
-        ended: the publisher said that it ends, and nothing came since.
-        stream: the space of numbers that is followed; None before the first message.
-        unwatched: (from, to) of the last times in which nobody watched, ns (unix).
-        last: by topic, the last number that was taken; None before the first.
+        stale: set at a gap, a new stream and an unwatched period: state derived from the events is incomplete. The
+            owner of the tracker clears it.
+        ended: the last message said that the publisher stops on purpose.
+        stream: id of the current sequence number space; None before the first message.
+        unwatched: (from, to) of the last periods in which no daemon watched, ns (unix).
+        last: by topic, the last number received; None before the first.
     """
 
     def __init__(self, mask: int) -> None:
@@ -72,21 +74,21 @@ class Tracker:
         self._decoder = Decoder()
         self._floor = [0] * len(TOPICS)
         self._group: tuple[int, int] | None = None
-        self._open: list[tuple[int, list[Event]]] = []
-        self._notes: list[Event] = []
+        self._open: list[tuple[int, list[Fields]]] = []
+        self._notes: list[Fields] = []
         self._step = -1
         self._window: deque[tuple[int, Header, bytes]] = deque()
         self._window_bytes = 0
         self._repeatable: dict[int, _Repeatable] = {}
 
     def begin(self, header: Header) -> None:
-        """Start at a welcome: everything up to its `seqs` counts as seen."""
+        """Start at a welcome: all events up to its `seqs` count as seen."""
         self._reset(header)
         self.skip_to(header.seqs or ())
         self._tell_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
 
     def skip_to(self, seqs: Sequence[int]) -> None:
-        """Count everything up to these numbers (by topic) as seen, because a snapshot holds it."""
+        """Count all events up to these numbers (by topic) as seen, because a snapshot contains them."""
         for number, seq in enumerate(seqs[: len(TOPICS)]):
             self.last[number] = max(self.last[number] or 0, seq)
             self._floor[number] = max(self._floor[number], seq)
@@ -94,18 +96,23 @@ class Tracker:
             (number, [event for event in events if event["seq"] > self._floor[number]]) for number, events in self._open
         ]
 
-    def feed(self, topic: bytes, header_bytes: bytes, body: bytes) -> list[Event]:
-        """Take one message.
+    def feed(self, topic: bytes, header_bytes: bytes, body: bytes) -> list[Fields]:
+        """Process one message.
+
+        Args:
+            topic: first frame of the message.
+            header_bytes: second frame.
+            body: third frame.
 
         Returns:
-            Events that are ready, in order; often those of a whole group, or none yet.
+            The events that are ready, in order: often those of a whole group, or none yet.
 
         Raises:
-            StreamVersionError: the publisher speaks another major version.
+            StreamVersionError: the publisher uses another major version of the stream.
         """
         number = TOPIC_NUMBERS.get(topic)
         if number is None:
-            return []  # a topic of a later minor version, or a welcome that nobody waits for
+            return []  # a topic of a later minor version, or a late answer to a welcome
         try:
             header = Header.parse(header_bytes)
             events = unpack_events(self._decoder, body, header.count) if header.count else []
@@ -132,23 +139,23 @@ class Tracker:
             ready += self.flush()
         return ready
 
-    def flush(self) -> list[Event]:
-        """Return what is held back for the rest of its group, which will not come."""
+    def flush(self) -> list[Fields]:
+        """Return the events of an incomplete group, whose other messages will not arrive."""
         events, self._notes = self._notes, []
         if len(self._open) == 1:
             events += self._open[0][1]
         elif self._open:
-            # Runs that are each sorted: the sort merges them.
+            # Each run is sorted, so this sort only merges them.
             merged = [event for _, run in self._open for event in run]
             merged.sort(key=_ORDER)
             events += merged
         self._open.clear()
         return events
 
-    def _number(self, number: int, header: Header, events: list[Event]) -> None:
+    def _number(self, number: int, header: Header, events: list[Fields]) -> None:
         last = self.last[number]
         first = header.first
-        if last is None:  # the first message of a topic, and no welcome said where it was
+        if last is None:  # the first message of a topic without a number from a welcome
             last = max(first - 1, 0)
         if first > last + 1:
             self._miss(number, last + 1, first - 1, header.time_ns)
@@ -158,7 +165,7 @@ class Tracker:
         if events:
             self._open.append((number, events))
 
-    def _new_ones(self, number: int, last: int, events: list[Event]) -> list[Event]:
+    def _new_ones(self, number: int, last: int, events: list[Fields]) -> list[Fields]:
         floor = self._floor[number]
         repeatable = self._repeatable.get(number)
         fresh = []
@@ -179,7 +186,7 @@ class Tracker:
                 fresh.append(event)
         if repeatable is not None:
             at = events[-1]["seq"]
-            # All repeats have come, or will not: the records of the others had been committed.
+            # All repeats have arrived, or the remaining records were committed and are not repeated.
             if at >= repeatable.last and (not repeatable.said or at > repeatable.last + REPEAT_WINDOW_EVENTS):
                 del self._repeatable[number]
         return fresh
@@ -191,7 +198,7 @@ class Tracker:
         self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
 
     def _tell_unwatched(self, header: Header, since_ns: int = 0) -> None:
-        """Note the times without a watch that are new and ended after `since_ns`."""
+        """Queue an event for each new unwatched period that ended after `since_ns`."""
         known, self.unwatched = set(self.unwatched), header.unwatched
         self._notes += [
             unwatched_event(from_ns=begin, to_ns=end, time_ns=header.time_ns)
@@ -243,7 +250,7 @@ class Tracker:
 
 
 class _Repeatable:
-    """What the previous writer's last step said about one topic, and the last number it had reached."""
+    """Events of one topic in the previous writer's last step, and the last number received from it."""
 
     __slots__ = ("last", "said", "seqs")
 
@@ -253,5 +260,5 @@ class _Repeatable:
         self.said: set[tuple[object, ...]] = set()
 
 
-def _identity(event: Event) -> tuple[object, ...]:
+def _identity(event: Fields) -> tuple[object, ...]:
     return event.get("event"), event.get("entity_id"), event.get("time_ns")

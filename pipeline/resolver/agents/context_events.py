@@ -24,11 +24,11 @@ from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry, placeholder
+from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
     CGROUP_SOURCE_EVENT,
     AWSSecurityCredentials,
     CGroupContext,
-    Event,
     K8SSessionContext,
     NoProcessContextError,
     PathKey,

@@ -50,11 +50,11 @@ from pipeline.resolver.entries.collaborators import (
     UserSessionResolver,
 )
 from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
     SNAPSHOTTED,
     SNAPSHOTTING,
     CGroupContext,
-    Event,
     FileFields,
     PathResolutionError,
     ResolverError,

@@ -121,8 +121,9 @@ class Fields:
         if not isinstance(store, FreeStore) or not store.times_are_boot:
             return
         store.times_are_boot = False
-        for name in ("fork_time", "exec_time", "exit_time"):
-            value = store.get(name)
+        for name, value in (
+            ("fork_time", entry.fork_time), ("exec_time", entry.exec_time), ("exit_time", entry.exit_time),
+        ):  # fmt: skip
             if value is not None:  # 0 is the kernel's unset time
                 store.update({name: self.clock.to_unix_ns(value) if value else None})
 

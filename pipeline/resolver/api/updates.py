@@ -14,13 +14,12 @@ from pipeline.records import kinds as events
 from pipeline.resolver.api.reparenting import Reparenting
 from pipeline.resolver.entries import entry_records as records
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 from pipeline.resolver.entries.model import (
-    ArgsEnvsEvent,
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
     Credentials,
-    Event,
     UserSessionContext,
 )
 from pipeline.shm.layout import tables as layout

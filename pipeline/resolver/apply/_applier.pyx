@@ -34,7 +34,7 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
-from pipeline.resolver.apply._rows cimport TOPIC_EXIT
+from pipeline.resolver.apply._followups cimport TOPIC_EXIT
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS,
     PL_CGROUP_SOURCE_UNKNOWN,

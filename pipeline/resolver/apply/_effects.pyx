@@ -50,15 +50,12 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.resolver.apply._followups cimport (
+    TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXEC, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT,
+)
 from pipeline.resolver.apply._rows cimport (
     EXTRA_SSH,
     EXTRA_TRACER,
-    TOPIC_CONTEXT,
-    TOPIC_CRED,
-    TOPIC_EXEC,
-    TOPIC_EXIT,
-    TOPIC_FORK,
-    TOPIC_REPARENT,
     Rows,
     ended_process,
     pl_tells_args,

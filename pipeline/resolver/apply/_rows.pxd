@@ -7,6 +7,7 @@ cimport cython
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 from pipeline.resolver.apply._cgroups cimport CgroupNames
+from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -28,16 +29,6 @@ cdef enum:
     EXTRA_TRACER = 2
     EXTRA_CONTAINER = 4
     EXTRA_CGROUP = 8
-
-cdef enum:
-    # Positions in pipeline.shm.layout.tables.TOPICS.
-    TOPIC_FORK = 0
-    TOPIC_EXEC = 1
-    TOPIC_EXIT = 2
-    TOPIC_CRED = 3
-    TOPIC_CONTEXT = 4
-    TOPIC_REPARENT = 5
-
 
 cdef inline bint pl_tells_args(const pl_exec_any *body) noexcept nogil:
     """Whether a record tells arguments, be there none. Not, where all of it was left out: they could not be read, or the
@@ -93,6 +84,7 @@ cdef class Rows:
     cdef readonly TableWriter tables
     cdef readonly Encoder encoder
     cdef readonly CgroupNames cgroups
+    cdef readonly FollowUps followups
     cdef pl_hot *hot
     cdef pl_cold *cold
     cdef uint64_t *counters
@@ -231,8 +223,12 @@ cdef class Rows:
     cdef const char *pick_extra(self, uint32_t ref, uint32_t keys, bint has_rest, uint32_t *n) noexcept nogil
     cdef void forget_told(self, uint32_t row, uint32_t ref, uint32_t places) noexcept nogil
     cdef void inherit_later(self, uint32_t row) noexcept nogil
+    # The event is applied: note what it leaves to be done, and number and encode it for the stream.
     cdef inline void emit(
         self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time, uint32_t detail
     ) noexcept nogil:
-        if self.encodes and row:
+        if row == 0:
+            return
+        self.followups.note(topic, kind, row, time)
+        if self.encodes:
             self.encoder.event(self.tables, topic, kind, row, time, detail)

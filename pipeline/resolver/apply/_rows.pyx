@@ -19,6 +19,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.resolver.apply._cgroups cimport CgroupNames
+from pipeline.resolver.apply._followups cimport FollowUps, TOPIC_EXIT, TOPIC_REPARENT
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
@@ -242,6 +243,7 @@ cdef class Rows:
         self.cold = tables.cold
         self.counters = tables.counters
         self.cgroups = CgroupNames(tables)
+        self.followups = FollowUps(tables)
         self.encoder = encoder
         self.encodes = encoder is not None
         self.tick_ns = 1000000000 // max(tables.control.user_hz, 1)

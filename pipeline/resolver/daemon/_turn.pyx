@@ -297,10 +297,7 @@ cdef class Turn:
             with nogil:
                 self.applier.apply_batch(batch)
             applied += batch.count
-            if (
-                self.encoder.logins_count or self.encoder.ttyless_count or self.encoder.leaders_count
-                or self.applier.heirs_count
-            ):
+            if self.applier.followups.is_any() or self.applier.heirs_count:
                 self.has_called = True
                 self.look_closer()
             if self.encoder.has_messages():

@@ -20,7 +20,7 @@ from pipeline.bus.requests import RequestSocket
 from pipeline.bus.sockets import Bus, SocketError
 from pipeline.host import boot
 from pipeline.log import get_logger
-from pipeline.procfs.containers import CgroupTree
+from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.reader import ProcReader
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
@@ -56,7 +56,7 @@ from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.worker.specification import WorkerSpec
 
 #: How long a start waits for the events that were under way when the live processes were looked at.
@@ -67,8 +67,6 @@ GATHER_MS = 0.5
 KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
 LINGER_MS = 500
-
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 class NoProc:
@@ -229,7 +227,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         positions, losses, iterate = _kernel_side(spec, stack)
         reader = stack.enter_context(
             ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+                cgroup_root=cgroup_v2_root(),
                 args_limit=config.capture.args_bytes,
                 envs_limit=config.capture.envs_bytes,
             )
@@ -261,7 +259,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
         resolver.bind_maps()
         loop.complete = resolver.complete_batch
         repairer = None
-        stream = ContextStream(encoder, tables, boot_id, boot_unix_ns)
+        stream = ContextStream(encoder, applier.followups, tables, boot_id, boot_unix_ns)
         if is_live:
             repairer = Repairer(
                 tables, applier, reader, iterate,
@@ -281,8 +279,8 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
             loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
             loop.name_cgroups = namer
             if config.contexts.tty_fallback:
-                loop.terminals = TtyFallback(tables, applier, encoder, lambda: merger.watermark)
-        loop.session_terminals = SessionTerminals(tables, applier, encoder, reader, loop.terminals)
+                loop.terminals = TtyFallback(tables, applier, lambda: merger.watermark)
+        loop.session_terminals = SessionTerminals(tables, applier, reader, loop.terminals)
         if not is_replay:
 
             def tell_session(row: int, body: dict[str, Any]) -> None:
@@ -291,7 +289,7 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
 
             loop.sessions = SshSessions(
-                tables, encoder, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
+                tables, applier.followups, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
                 pids=ForeignPids() if is_tracer else None,
                 user_name=lambda uid: loop.names.user(uid) if loop.names is not None else None,
             )  # fmt: skip

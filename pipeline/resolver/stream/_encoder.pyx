@@ -1,8 +1,7 @@
 """Encode applied events for the public stream: one msgpack map an event, written straight from the rows.
 
 Called by apply at each event, so what it writes is the entry and its lineage as they are at that event. Runs without the
-GIL and without Python objects, except for an ssh login (`Encoder.login`); messages are handed out by `Encoder.take`
-afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
+GIL and without Python objects; messages are handed out by `Encoder.take` afterwards. The wire (messages, groups, headers) is described in `pipeline.bus.stream.messages`.
 
 An event has the fields FIELDS. They have the names and meanings that they have in an entry (`pipeline.shm.reader._entry`); the
 table with types is in docs/wire-schema.md. What is particular to events:
@@ -31,7 +30,7 @@ from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
-from pipeline.shm.writer._writer cimport MARK_TTY_GIVEN, TableWriter
+from pipeline.shm.writer._writer cimport TableWriter
 
 import os
 
@@ -63,11 +62,7 @@ cdef enum:
     EVENT_FIELDS = 89
     FILE_FIELDS = 24
     KIND_FORK = 1
-    KIND_EXEC = 2
     KIND_EXIT = 3
-    KIND_SID = 7
-    LEADERS = 1024
-    TTYLESS = 1024
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
@@ -455,48 +450,6 @@ cdef class Encoder:
             last[topic] = min(last[topic], self.closed[i].first - 1)
         return last
 
-    @property
-    def login(self):
-        """Called with the row of an exec below sshd and the parent's row, before the exec is encoded; None: nothing is.
-
-        It returns whether there is more to do once the batch is applied.
-        """
-        return self._login
-
-    @login.setter
-    def login(self, called) -> None:
-        self._login = called
-        self.notes_logins = called is not None
-
-    def take_logins(self) -> int:
-        """Return for how many execs below sshd since the last call there is more to do."""
-        cdef uint32_t count = self.logins_count
-        self.logins_count = 0
-        return count
-
-    def take_leaders(self) -> list[tuple[int, int, bytes]]:
-        """Return (session, time in boot ns, terminal) of leaders since the last call; at most 1024, the first ones.
-
-        The terminal is the one that it got; b"": it has none any more, or has ended with one.
-        """
-        cdef uint32_t i
-        found = [
-            (self.leaders[i].sid, self.leaders[i].time_boot_ns, self.leaders[i].tty[:16].rstrip(b"\0"))
-            for i in range(self.leaders_count)
-        ]
-        self.leaders_count = 0
-        return found
-
-    def take_ttyless(self) -> list[int]:
-        """Return the rows of what was executed or changed and has no terminal, since the last call; 1024 at most.
-
-        Nothing is noted unless `notes_ttyless` is set.
-        """
-        cdef uint32_t i
-        rows = [self.ttyless[i] for i in range(self.ttyless_count)]
-        self.ttyless_count = 0
-        return rows
-
     # -- messages ------------------------------------------------------------------------------------------------------
 
     def take(self) -> list[Message]:
@@ -566,17 +519,6 @@ cdef class Encoder:
         cdef uint64_t seq
         self.topic_seq[ORDER] += 1
         self.topic_seq[topic] += 1
-        if kind == KIND_EXEC:
-            if self.notes_logins:
-                self._note_login(tables, row)
-        elif topic == TOPIC_EXIT or (kind == KIND_SID and topic == TOPIC_CONTEXT):
-            self._note_leader(tables, row, time_boot_ns, topic == TOPIC_EXIT)
-        if (
-            self.notes_ttyless and kind != KIND_FORK and kind != KIND_EXIT and tables.cold[row].tty[0] == 0
-            and self.ttyless_count < TTYLESS
-        ):
-            self.ttyless[self.ttyless_count] = row
-            self.ttyless_count += 1
         if not self.topics_mask >> topic & 1:
             # Readers want to know the users of a container, too, and it may be gone when somebody asks.
             if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
@@ -845,62 +787,6 @@ cdef class Encoder:
         if hot.flags & PL_ROW_FOREIGN:
             return pl_entity_in(p, self.boot_hex, cold.pid_ns, cold.ns_pid, hot.start_boot_ns)
         return pl_entity(p, self.boot_hex, hot.tgid, hot.start_boot_ns)
-
-    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil:
-        """Hand on a row that may begin an ssh session: its parent's name is sshd's, and its own is not.
-
-        A name is what anybody may choose, so the parent is looked at here first: only one that root has started gets
-        any further. What is asked with the GIL is asked for real logins only.
-        """
-        cdef uint32_t parent = tables.follow(tables.hot[row].parent) if tables.hot[row].parent else 0
-        if (
-            parent == 0 or memcmp(tables.hot[parent].comm, b"sshd", 4) != 0
-            or memcmp(tables.hot[row].comm, b"sshd", 4) == 0
-        ):
-            return
-        if not self._may_be_roots(tables, parent):
-            tables.counters[PL_C_SESSIONS_REFUSED] += 1
-            return
-        with gil:
-            try:
-                self.logins_count += <bint>self._login(row, parent)
-            except Exception:
-                tables.counters[PL_C_SESSIONS_UNREAD] += 1
-
-    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil:
-        """Whether a process is root's, or was forked by one of root's with the same image, as far as is known."""
-        cdef const pl_hot *hot = &tables.hot[row]
-        cdef uint32_t above
-        if not hot.known & PL_KNOWN_CREDS or (hot.uid == 0 and tables.cold[row].euid == 0):
-            return True
-        above = tables.follow(hot.creator) if hot.creator else 0
-        if above == 0:
-            above = tables.follow(hot.parent) if hot.parent else 0
-        return above != 0 and tables.hot[above].inode == hot.inode and (
-            not tables.hot[above].known & PL_KNOWN_CREDS
-            or (tables.hot[above].uid == 0 and tables.cold[above].euid == 0)
-        )
-
-    cdef void _note_leader(
-        self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended
-    ) noexcept nogil:
-        """Remember a leader whose session has lost its terminal, or has got one that may have been another's."""
-        cdef const pl_hot *hot = &tables.hot[row]
-        cdef const pl_cold *cold = &tables.cold[row]
-        cdef noted_leader *noted
-        if (
-            cold.sid != hot.tgid or hot.flags & PL_ROW_FOREIGN or self.leaders_count == LEADERS
-            or (has_ended and cold.tty[0] == 0) or tables.rows[row].marks & MARK_TTY_GIVEN
-        ):
-            return
-        noted = &self.leaders[self.leaders_count]
-        noted.sid = cold.sid
-        noted.time_boot_ns = time_boot_ns
-        if has_ended:
-            memset(noted.tty, 0, sizeof(noted.tty))
-        else:
-            memcpy(noted.tty, cold.tty, sizeof(noted.tty))
-        self.leaders_count += 1
 
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil:
         """Whose names count for a row; NULL: not known."""

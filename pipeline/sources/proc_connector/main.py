@@ -11,7 +11,6 @@ import gc
 import socket
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
@@ -40,7 +39,6 @@ _GATHER_S = 0.0002
 _STORM_EVENTS = 8
 _IDLE_S = 0.1
 _DRAIN_PART = 0.8
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(spec: Specification, log: Logger) -> int:
     # Deferred: they import numpy, whose threads must not be there before the privileges are gone.
+    from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.reader import ProcReader
     from pipeline.sources.proc_connector.living import Living
     from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
@@ -68,7 +67,7 @@ def _run(spec: Specification, log: Logger) -> int:
     waiter = Waiter((sock.fileno(),))
     acks = ControlAcks(spec.directory / paths.CONTROL, capture_id=spec["capture_id"])
     reader = ProcReader(
-        cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
+        cgroup_root=cgroup_v2_root(),
         args_limit=spec["config.capture.args_bytes"],
         envs_limit=spec["config.capture.envs_bytes"],
     )

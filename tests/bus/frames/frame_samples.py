@@ -1,4 +1,4 @@
-"""Frames made by hand and by Hypothesis: columns that agree with each other."""
+"""Sample frames with consistent columns, made by hand and by Hypothesis."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = range(1, events.KIND_COUNT)
 
 @dataclass
 class Sample:
-    """The parts of a frame, record by record, and the message that they make."""
+    """The parts of a frame, record by record, and the resulting message."""
 
     ring: int = 0
     seq: int = 0
@@ -33,7 +33,7 @@ class Sample:
 
     def add(self, kind: int, *, strings: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b""),
             head_only: bool = False, gap: int = 0, fill: int = 0) -> None:  # fmt: skip
-        """Append one record, `gap` bytes behind the one before it, its free fields made from `fill`."""
+        """Append one record, `gap` bytes after the one before it; `fill` determines its unused fields."""
         head = np.frombuffer(bytes([fill & 0xFF]) * events.HEAD.itemsize, events.HEAD).copy()[0]
         task = np.frombuffer(bytes([fill & 0xFF]) * events.TASK.itemsize, events.TASK).copy()[0]
         blob = b"".join(strings)
@@ -73,7 +73,7 @@ class Sample:
         }
 
     def message(self, **changed: object) -> bytes:
-        """Encode; keyword arguments replace what would be passed to the encoder."""
+        """Encode the frame; keyword arguments replace arguments of the encoder."""
         arguments: dict = {
             "ring": self.ring, "seq": self.seq, "from_pos": self.from_pos, "to_pos": self.to_pos,
             "count": len(self.heads), "lost": self.lost, "malformed": self.malformed,
@@ -114,7 +114,7 @@ def samples(draw: st.DrawFn, max_records: int = 12) -> Sample:
 
 
 def example() -> Sample:
-    """A frame with one record of each kind and one that is header only."""
+    """A frame with one record of each kind and one header-only record."""
     sample = Sample(ring=3, seq=7, from_pos=4096, to_pos=4096, lost={"fork": 2})
     for kind in KINDS:
         sample.add(kind, strings=(b"/usr/bin/true", b"true", b"true\0", b"A=1\0"), fill=kind)
@@ -123,7 +123,7 @@ def example() -> Sample:
 
 
 def family(children: int = 5) -> Sample:
-    """Forks and exits of one parent's children, whose TASKs are the same but for their pids in the namespace."""
+    """Forks and exits of one parent's children. Their TASKs differ only in the pid in the namespace."""
     sample = Sample(ring=1, seq=1, from_pos=0, to_pos=0)
     for kind in (events.KIND_FORK, events.KIND_EXIT):
         for child in range(children):

@@ -1,4 +1,4 @@
-"""The frame codec: there and back, views in place, and what a hostile peer can send."""
+"""The frame codec: round trips, views in place, and hostile messages."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) ->
 @settings(max_examples=500)
 @given(st.data())
 def test_damaged_frame_is_refused_or_still_consistent(data: st.DataObject) -> None:
-    """A few bytes of a good frame are changed, removed or added: it is refused, or every column still agrees."""
+    """Changes, removes or adds a few bytes of a good frame: it is rejected, or all columns are still consistent."""
     message = bytearray(data.draw(st.sampled_from([example(), family()])).message())
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(message) - 1))
@@ -159,9 +159,9 @@ def test_replaced_strings_are_those_of_the_frame_and_of_its_parts() -> None:
     assert bytes(part.blob) == bytes(frame.since(last).blob).upper()
     assert other.digests.tobytes() == digests and frame.digests.size == 0
     assert part.digests.tobytes() == digests[8 * (frame.exec_count - part.exec_count) :]
-    with pytest.raises(ValueError, match="other lengths"):
+    with pytest.raises(ValueError, match="another length"):
         frame.replaced(b"", exec_, blob, digests)
-    with pytest.raises(ValueError, match="other lengths"):
+    with pytest.raises(ValueError, match="another length"):
         frame.replaced(head, exec_, blob, digests + b"1")
 
 
@@ -181,7 +181,7 @@ def test_decoding_reads_the_columns_in_place() -> None:
 
 
 def test_equal_tasks_are_sent_once() -> None:
-    """Of a family of ten records, and of as many strangers, whose TASKs are all written."""
+    """A family of ten records shares one TASK; ten unrelated records have one each."""
     message = msgpack.unpackb(family().message())
     assert len(message["task"]) == events.TASK.itemsize and np.frombuffer(message["task"], events.TASK)["ns_pid"] == 0
     assert np.frombuffer(message["task_of"], np.uint16).tolist() == [0] * 10
@@ -197,7 +197,7 @@ def test_equal_tasks_are_sent_once() -> None:
 def test_tasks_that_differ_in_one_field_are_two(field: str) -> None:
     sample = family()
     sample.tasks[3][field] = b"x" if events.TASK[field].kind == "S" else 1
-    # Three where both have the same place in the writer's table, so that the second drives the first out.
+    # Three if both hash to the same place in the writer's table, so that one is written twice.
     assert len(msgpack.unpackb(sample.message())["task"]) // events.TASK.itemsize in {2, 3}
     _same(decode_frame(sample.message()), sample)
 
@@ -215,7 +215,7 @@ def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
         )
     )
     assert (frame.task["uid"] == np.arange(n)).all()
-    task["uid"] = np.arange(n) // 4  # few enough, in more records than there are numbers
+    task["uid"] = np.arange(n) // 4  # fewer distinct TASKs than numbers, but more records
     frame = decode_frame(
         FrameEncoder(boot_id=BOOT_ID, source="ebpf").encode(
             ring=0, seq=0, from_pos=0, to_pos=n * record_span(64 + 160), count=n, lost={}, head=head, task=task
@@ -229,11 +229,11 @@ def test_more_tasks_than_there_are_numbers_for_are_all_sent() -> None:
     [
         ({"task_of": bytes(19)}, "'task_of' or 'ns_pid' does not have 'n' entries"),
         ({"ns_pid": bytes(44)}, "'task_of' or 'ns_pid' does not have 'n' entries"),
-        ({"task_of": None}, "one only"),
-        ({"ns_pid": None}, "one only"),
-        ({"task_of": bytes(18) + b"\1\0"}, "record 9 of 10: it has a TASK that is not"),
+        ({"task_of": None}, "only one of"),
+        ({"ns_pid": None}, "only one of"),
+        ({"task_of": bytes(18) + b"\1\0"}, "record 9 of 10: its TASK is not in"),
         ({"task": bytes(161)}, "whole entries"),
-        ({"task": b""}, "record 0 of 10: it has a TASK that is not"),
+        ({"task": b""}, "record 0 of 10: its TASK is not in"),
         ({"task_of": b"", "ns_pid": b""}, "'task' does not have 'n' entries"),
     ],
 )
@@ -278,15 +278,15 @@ def _changed(**entries: object) -> bytes:
         ({"boot": "0123456789abcdef"}, "'boot' has the wrong type"),
         ({"src": b"ebpf"}, "'src' has the wrong type"),
         ({"ring": -1}, "'ring' has the wrong type"),
-        ({"ring": 1 << 32}, "no ring's number"),
+        ({"ring": 1 << 32}, "ring 4294967296 is out of range"),
         ({"ring": True}, "'ring' has the wrong type"),
         ({"seq": None}, "'seq' is missing"),
         ({"to": 0}, "ends before it begins"),
-        ({"to": 4096}, "record 0 of 9: the record lies outside"),
-        ({"from": 4104}, "record 0 of 9: the record lies outside"),
+        ({"to": 4096}, "record 0 of 9: it is outside the frame's range"),
+        ({"from": 4104}, "record 0 of 9: it is outside the frame's range"),
         ({"n": 7}, "'head' does not have 'n' entries"),
         ({"n": 1 << 60}, "'head' does not have 'n' entries"),
-        ({"lost": {"fork": "many"}}, "'lost' holds"),
+        ({"lost": {"fork": "many"}}, "'lost' contains"),
         ({"lost": {str(i): i for i in range(65)}}, "a map has 65 keys"),
         ({"task": b""}, "'task' does not have 'n' entries"),
         ({"fork": b""}, "fewer bodies"),
@@ -309,13 +309,13 @@ def test_wrong_shape_is_refused_whole_with_its_reason(entries: dict[str, object]
 @pytest.mark.parametrize(
     ("index", "field", "value", "reason"),
     [
-        (0, "kind", 0, "no such kind"),
-        (6, "kind", events.KIND_COUNT, "no such kind"),
-        (3, "record_bytes", 63, "length does not follow"),
-        (3, "var_bytes", 0, "length does not follow"),
-        (7, "record_bytes", 224, "length does not follow"),
-        (2, "flags", events.FLAG_HEAD_ONLY, "length does not follow"),
-        (1, "ring_pos", 4096, "before its predecessor's end"),
+        (0, "kind", 0, "kind is unknown"),
+        (6, "kind", events.KIND_COUNT, "kind is unknown"),
+        (3, "record_bytes", 63, "length does not match"),
+        (3, "var_bytes", 0, "length does not match"),
+        (7, "record_bytes", 224, "length does not match"),
+        (2, "flags", events.FLAG_HEAD_ONLY, "length does not match"),
+        (1, "ring_pos", 4096, "overlaps the record before it"),
         (1, "ring_pos", (1 << 64) - 8, "outside the frame's range"),
         (0, "ring_pos", 4097, "outside the frame's range"),
     ],
@@ -345,12 +345,12 @@ def test_key_that_occurs_twice_is_refused() -> None:
 
 
 def test_oversized_message_is_refused_unread() -> None:
-    with pytest.raises(FrameError, match="more than a frame may have"):
+    with pytest.raises(FrameError, match="more than the limit"):
         decode_frame(bytes(FRAME_MAX_BYTES + 1))
 
 
 def test_boot_id_of_another_length_is_a_programming_error() -> None:
-    with pytest.raises(ValueError, match="16 bytes"):
+    with pytest.raises(ValueError, match="16 raw bytes"):
         FrameEncoder(boot_id=b"x", source="ebpf")
 
 

@@ -1,4 +1,4 @@
-"""The stream's wire: golden messages of every version, headers, events of any shape, and bytes that are none."""
+"""The stream's message format: golden messages of every version, headers, events of any shape, and invalid bytes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def header(**fields) -> Header:
 
 @pytest.mark.parametrize("path", sorted(GOLDEN.glob(f"{MAJOR}.*.json")), ids=lambda path: path.stem)
 def test_messages_of_every_minor_version_are_read(path: Path) -> None:
-    """What an old instance sends is understood by this subscriber; it gives the same events as when it was current."""
+    """This subscriber decodes the messages of an old instance into the same events as at the time of that version."""
     for each in json.loads(path.read_text()):
         parsed = Header.parse(bytes.fromhex(each["header"]))
         assert [parsed.first, parsed.count, parsed.rest, parsed.end] == [
@@ -76,7 +76,7 @@ def test_messages_of_every_minor_version_are_read(path: Path) -> None:
 
 
 def test_messages_of_this_version_are_the_golden_ones() -> None:
-    """A change on the wire without a new version fails here: see golden/make.py."""
+    """Fails if a message changes without a new version; see golden/make.py."""
     golden = make_golden()
     assert json.loads(golden.CURRENT.read_text()) == json.loads(json.dumps(golden.build()))
 
@@ -122,12 +122,12 @@ def test_keys_of_a_later_minor_version_are_ignored() -> None:
 
 @pytest.mark.parametrize("major", [MAJOR + 1, MAJOR - 1, 99])
 def test_another_major_version_is_refused_in_clear_words(major: int) -> None:
-    # Nothing else of such a header need be what this version knows.
+    # The other fields of such a header may have any form.
     with pytest.raises(StreamVersionError) as caught:
         Header.parse(msgpack.packb({"major": major, "first": "other"}))
     assert caught.value.found == major
     assert f"version {major}" in str(caught.value) and "upgrade" in str(caught.value)
-    assert ("this subscriber" in str(caught.value).split("side of")[1]) == (major > MAJOR)
+    assert ("this subscriber" in str(caught.value).split("upgrade procline for")[1]) == (major > MAJOR)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=50)
 @given(st.lists(EVENTS, max_size=3))
 def test_events_of_any_shape_come_back(batches) -> None:
-    """Also when the decoder has learned other shapes before."""
+    """Also if the decoder has seen other shapes before."""
     decoder = Decoder()
     for events in batches:
         body = b"".join(msgpack.packb(event) for event in events)
@@ -270,7 +270,7 @@ def test_events_do_not_share_what_can_be_changed() -> None:
     assert second == event
 
 
-#: Few values, so that neighbouring events agree in some fields and differ in others; some are equal but not the same.
+#: Only a few values, so that neighbouring events share some fields; some values are equal but have different types.
 TEXTS = ("", "1", "bash", "b\xe4h", "caf\udce9", "x" * 96, "x" * 97, "x" * 300)
 LEAVES = st.sampled_from([None, True, False, 0, 1, 1.0, 7, 300, -1, 2**40, *TEXTS])
 ANCESTORS = st.lists(st.fixed_dictionaries({"pid": LEAVES, "comm": LEAVES, "path": LEAVES}), max_size=11)
@@ -288,14 +288,14 @@ SIMILAR = st.fixed_dictionaries(
 
 
 def said(events) -> str:
-    """Tells 1 from True and from 1.0, and one order of keys from another."""
+    """A form that distinguishes 1, True and 1.0, and also the order of keys."""
     return json.dumps(events)
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(SIMILAR, min_size=1, max_size=8), st.data())
 def test_what_is_taken_over_from_the_event_before_is_what_a_decoder_without_a_past_reads(events, data) -> None:
-    """Also after messages that were refused somewhere in the middle, and after a reader has changed what it got."""
+    """Also after messages that were rejected halfway, and after a reader has changed the events that it got."""
     decoder = Decoder()
     for event in events:
         body = pack_events([event])
@@ -320,7 +320,7 @@ def outcome(decoder: Decoder, body: bytes) -> str | None:
 
 
 def spoil(value) -> None:
-    """Change everything in an event that can be changed."""
+    """Change everything in an event that is mutable."""
     for inner in value.values() if isinstance(value, dict) else value:
         if isinstance(inner, dict | list):
             spoil(inner)
@@ -328,7 +328,7 @@ def spoil(value) -> None:
 
 
 def test_an_event_that_is_cut_anywhere_leaves_no_trace() -> None:
-    """Fields that came before the cut are remembered, and are those of no event."""
+    """The decoder remembers the fields before the cut, but they must not appear in a later event."""
     golden = json.loads((GOLDEN / f"{MAJOR}.0.json").read_text())
     each = next(message for message in golden if message["count"] > 1)
     body, count = bytes.fromhex(each["body"]), each["count"]
@@ -341,7 +341,7 @@ def test_an_event_that_is_cut_anywhere_leaves_no_trace() -> None:
 
 
 def test_maps_at_the_last_places_that_are_remembered() -> None:
-    """As many fields as are remembered, with more items than places, and lists in lists."""
+    """Numbers of fields around the limit, with more items than places, and nested lists."""
     for fields in (127, 128, 129, 255, 256, 300):
         names = [f"field {n}" for n in range(fields - 2)]
         decoder = Decoder()
@@ -385,13 +385,13 @@ def test_a_malformed_body_is_refused(body: bytes) -> None:
     for count in (1, 2, 2**32 - 1):
         with pytest.raises(FrameError):
             unpack_events(decoder, body, count)
-    assert unpack_events(decoder, good, 1)  # and the decoder is as good as before
+    assert unpack_events(decoder, good, 1)  # the decoder still works
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.randoms(use_true_random=False))
 def test_damaged_bodies_give_a_frame_error_or_events(rng: random.Random) -> None:
-    """Real messages with bytes changed, cut and doubled; what msgpack refuses, or reads alike, is the same here."""
+    """Real messages with bytes changed, cut and doubled; the result is the same as with the msgpack library."""
     golden = json.loads((GOLDEN / f"{MAJOR}.0.json").read_text())
     each = rng.choice([message for message in golden if message["count"]])
     data = bytearray.fromhex(each["body"])
@@ -460,7 +460,7 @@ def test_messages_fit_the_limit() -> None:
 
 
 def test_text_that_is_not_utf8_is_bin_and_in_keys_escaped() -> None:
-    """What an agent tells may have such keys, as the annotations of a Kubernetes user; keys of maps are str."""
+    """An agent can send such keys, for example in the annotations of a Kubernetes user; keys of maps must be str."""
     event = {"seq": 1, "order": 1, "context": {"k8s_extra": {"a\udcff": ["\udcfe", "b"]}}}
     (told,) = unpack_events(Decoder(), pack_events([event]), 1)
     assert told["context"] == {"k8s_extra": {"a\\udcff": ["\udcfe", "b"]}}

@@ -1,4 +1,4 @@
-"""The reader on real sockets, against a publisher that the test steps: joining, waiting, restarts, refusals."""
+"""The reader on real sockets, with a publisher that the test controls: joining, waiting, restarts, rejections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FORK, EXEC, EXIT = 0, 1, 2
 
 
 class Instance:
-    """A publisher that polls in a thread of its own, and sends what the test tells it to."""
+    """A publisher that polls in its own thread and sends events on request."""
 
     def __init__(self, path: Path, *, encoder: Encoder | None = None, takeovers: int = 0) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class Instance:
             self.publisher.socket.send_multipart(frames)
 
     def stop(self, *, kill: bool = False) -> None:
-        """End on purpose, or as if killed: without a word."""
+        """Stop on purpose, or as if killed: without a final message."""
         self.is_over = True
         self.thread.join()
         if not kill:
@@ -108,7 +108,7 @@ def test_events_come_in_the_order_in_which_they_were_applied(instance: Instance)
 
 
 def test_everything_after_the_welcome_comes(instance: Instance) -> None:
-    """Whatever is published while the reader joins: no event above the welcome's numbers is missing."""
+    """While events are published, a reader joins and misses no event above the welcome's numbers."""
     stop = threading.Event()
 
     def load() -> None:
@@ -164,7 +164,7 @@ def test_reading_in_an_event_loop(instance: Instance) -> None:
             for n in range(50):
                 instance.send(FORK)
                 assert orders(await made.read_async(5)) == [3 + n]
-            assert ticks > 10, "others had their turn"
+            assert ticks > 10, "other tasks could run"
             task = asyncio.create_task(made.read_async())
             await asyncio.sleep(0.05)
             task.cancel()
@@ -181,7 +181,7 @@ def test_a_filter_makes_no_gap_and_a_heartbeat_tells_of_a_lost_tail(instance: In
     with reader(instance.path, "proc.exit") as made:
         instance.send(FORK, EXIT, EXEC, EXIT)
         assert [event["seq"] for event in read_until(made, 2)] == [1, 2]
-        with instance.lock:  # numbered, and lost on its way
+        with instance.lock:  # an event that gets a number but is never sent
             instance.encoder.put(EXIT, {"event": "e"})
             instance.encoder.take()
         (event,) = read_until(made, 1)
@@ -275,7 +275,7 @@ def test_a_publisher_of_a_new_major_version_is_refused_while_reading(instance: I
 
 
 def answer(path: Path, reply) -> tuple[threading.Thread, threading.Event]:
-    """A publisher made by hand: answers a welcome with what `reply(topic)` gives."""
+    """A hand-made publisher that answers a request for a welcome with `reply(topic)`."""
     stop = threading.Event()
     bound = threading.Event()
 
@@ -299,8 +299,8 @@ def answer(path: Path, reply) -> tuple[threading.Thread, threading.Event]:
     ("reply", "error", "words"),
     [
         (lambda topic: (topic, header(major=2), b""), StreamVersionError, "version 2"),
-        (lambda topic: (topic, header(), b""), FrameError, "no numbers"),
-        (lambda topic: (topic, b"hello", b""), FrameError, "refused"),
+        (lambda topic: (topic, header(), b""), FrameError, "no sequence numbers"),
+        (lambda topic: (topic, b"hello", b""), FrameError, "rejected"),
         (lambda topic: None, NotRunningError, "does not answer"),
         (lambda topic: (b"proc.fork", header(), b""), NotRunningError, "does not answer"),
     ],
@@ -317,7 +317,7 @@ def test_who_does_not_speak_the_protocol_is_told_so(path: Path, reply, error, wo
 
 
 def test_a_welcome_that_met_a_full_queue_is_asked_for_again(path: Path) -> None:
-    """A queue that is full drops the welcome as it drops an event, and nobody would ever say it again."""
+    """A full queue drops the welcome like any event, so the reader must request it again."""
     asked: list[bytes] = []
 
     def third(topic: bytes):
@@ -342,10 +342,10 @@ def test_no_instance_is_a_clear_error_at_once() -> None:
 
 
 def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> None:
-    """A resolver may be in the middle of its restart."""
+    """The resolver may be restarting."""
     with unix.socket(unix.AF_UNIX) as dead:
         dead.bind(str(path))
-    with pytest.raises(NotRunningError, match="nobody listens"):
+    with pytest.raises(NotRunningError, match="no process listens"):
         reader(path, connect_timeout=0.2)
     found: list[Instance] = []
     timer = threading.Timer(0.3, lambda: found.append(Instance(path)))
@@ -401,7 +401,7 @@ def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"
         "heavy = {'numpy', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 're2', 'llvmlite'} & set(sys.modules)\n"
-        "daemon = ('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings')\n"
+        "daemon = ('pipeline.resolver', 'pipeline.bpf', 'pipeline.config')\n"
         "own = {m for m in sys.modules if m.startswith(daemon)}\n"
         "print(sorted(heavy | own))\n"
     )

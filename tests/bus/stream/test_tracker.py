@@ -1,4 +1,4 @@
-"""What a subscriber makes of numbers: groups, filters, gaps, lost tails, take-overs, new streams, hostile messages."""
+"""Sequence numbers in a subscriber: groups, filters, gaps, lost tails, take-overs, new streams, hostile messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.bus.stream.messages import TOPIC_BYTES, Event, Header, StreamVersionError, pack_events
+from pipeline.bus.stream.messages import TOPIC_BYTES, Fields, Header, StreamVersionError, pack_events
 from pipeline.bus.stream.tracker import Tracker
 
 FORK, EXEC, EXIT = 0, 1, 2
@@ -18,7 +18,7 @@ PROC = 0b00111111
 
 @dataclass
 class Sender:
-    """The publishing side in plain Python: numbers events, makes groups, beats."""
+    """The publisher in plain Python: it numbers events, makes groups and sends heartbeats."""
 
     stream: int = 7
     writer: int = 0
@@ -35,8 +35,8 @@ class Sender:
         return Header(**(common | fields)).pack()
 
     def publish(self, topics: list[int], names: list[str] | None = None) -> list[tuple[bytes, bytes, bytes]]:
-        """One step of one group: an event for each of `topics`, in this order; `names` make them recognisable."""
-        bodies: dict[int, list[Event]] = {}
+        """One step with one group: an event for each of `topics`, in this order; `names` identify the events."""
+        bodies: dict[int, list[Fields]] = {}
         for at, topic in enumerate(topics):
             self.order += 1
             self.seqs[topic] = self.seqs.get(topic, 0) + 1
@@ -62,25 +62,25 @@ class Sender:
         return Header.parse(self.header(first=0, seqs=tuple(self.seqs.get(topic, 0) for topic in range(8))))
 
     def successor(self, committed: Sender) -> Sender:
-        """Who takes over: knows what was committed, and is another writer."""
+        """The writer that takes over from the committed state."""
         return replace(self, seqs=dict(committed.seqs), order=committed.order, writer=self.writer + 1, step=0, group=0)
 
     def copy(self) -> Sender:
         return replace(self, seqs=dict(self.seqs))
 
 
-def feed(tracker: Tracker, messages) -> list[Event]:
+def feed(tracker: Tracker, messages) -> list[Fields]:
     events = []
     for message in messages:
         events += tracker.feed(*message)
     return events
 
 
-def names(events: list[Event]) -> list[str]:
+def names(events: list[Fields]) -> list[str]:
     return [event["entity_id"] for event in events if event["event"] == "x"]
 
 
-def gaps(events: list[Event]) -> list[tuple]:
+def gaps(events: list[Fields]) -> list[tuple]:
     return [(e["topic"], e["first"], e["last"], e["reason"]) for e in events if e["event"] == "missed"]
 
 
@@ -156,7 +156,7 @@ def test_events_up_to_the_welcome_are_not_given() -> None:
 def test_events_that_a_snapshot_holds_are_not_given() -> None:
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
-    assert feed(tracker, sender.publish([FORK, EXEC])[:1]) == []  # one is held back for its group
+    assert feed(tracker, sender.publish([FORK, EXEC])[:1]) == []  # the event waits for the rest of its group
     tracker.skip_to([2, 1, 0])
     assert names(feed(tracker, sender.publish([FORK, FORK, EXEC]))) == ["e4", "e5"]
     assert not tracker.missed
@@ -176,7 +176,7 @@ def test_what_a_successor_repeats_is_dropped() -> None:
 
 
 def test_what_a_successor_had_to_number_anew_is_neither_lost_nor_told_twice() -> None:
-    """A ring that had stalled has its turn: an event comes between those that were published before."""
+    """A ring that had stalled is included again: a new event comes between those that were published before."""
     sender, tracker = Sender(), Tracker(PROC)
     tracker.begin(sender.welcome())
     committed = sender.copy()
@@ -231,7 +231,7 @@ def test_over_any_number_of_kills_each_event_comes_once(rng: random.Random) -> N
             pending = step
         else:
             pending = []
-        if rng.random() < 0.1:  # killed after it
+        if rng.random() < 0.1:  # killed after the commit
             sender = sender.successor(sender)
     if pending:
         got += names(feed(tracker, sender.publish([t for t, _ in pending], [name for _, name in pending])))
@@ -296,10 +296,10 @@ def test_another_major_version_ends_it() -> None:
         tracker.feed(*sender.beat(FORK, major=2))
 
 
-# -- times without a watch ---------------------------------------------------------------------------------------------
+# -- unwatched periods -------------------------------------------------------------------------------------------------
 
 
-def unwatched(events: list[Event]) -> list[tuple[int, int]]:
+def unwatched(events: list[Fields]) -> list[tuple[int, int]]:
     return [(e["unwatched_from_ns"], e["unwatched_to_ns"]) for e in events if e["event"] == "unwatched"]
 
 
@@ -312,7 +312,7 @@ def test_a_follower_is_told_once_of_each_time_in_which_nobody_watched() -> None:
     assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2),), time_ns=now)])) == [(1, 2)]
     assert tracker.stale and tracker.unwatched == ((1, 2),)
     assert unwatched(feed(tracker, [after.beat(EXEC, unwatched=((1, 2),), time_ns=now)])) == []
-    assert unwatched(feed(tracker, after.publish([FORK]))) == [], "a message of events does not say it"
+    assert unwatched(feed(tracker, after.publish([FORK]))) == [], "messages with events do not contain it"
     assert unwatched(feed(tracker, [after.beat(FORK, unwatched=((1, 2), (5, 9)), time_ns=now)])) == [(5, 9)]
 
 

@@ -1,4 +1,4 @@
-"""docs/wire-schema.md against the code: tables that readers in other languages are written from must not be behind."""
+"""docs/wire-schema.md agrees with the code. Authors of readers in other languages rely on its tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = (Path(__file__).parents[3] / "docs" / "wire-schema.md").read_text(encodin
 
 
 def rows(title: str, below: str = "# On the wire") -> list[list[str]]:
-    """Rows of the first table below a heading whose head begins with this cell."""
+    """Rows of the first table below a heading that has `title` as its first header cell."""
     lines = TEXT[TEXT.index(f"{below}\n") :].splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith(f"| {title} |"))
     found = []

@@ -14,11 +14,10 @@ import pytest
 from pipeline.procfs import reader as procfs
 from pipeline.resolver.api.stats import DO_EXIT, SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 from pipeline.resolver.entries.model import (
     SNAPSHOTTED,
-    ArgsEnvsEvent,
     AWSSecurityCredentials,
-    Event,
     FileEvent,
     PIDContext,
     ResolverError,

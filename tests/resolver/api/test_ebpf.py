@@ -23,15 +23,14 @@ from pipeline.resolver.entries import kernel_maps
 from pipeline.resolver.entries.args_views import get_process_argv, get_process_argv0
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import row_of
+from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
 from pipeline.resolver.entries.model import (
     CGROUP_SOURCE_EVENT,
     CGROUP_SOURCE_PROCFS,
-    ArgsEnvsEvent,
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
     Credentials,
-    Event,
     FileEvent,
     PathKey,
     PathResolutionError,

@@ -15,7 +15,8 @@ from pipeline.resolver.api.ebpf import FLUSH_AGE_NS
 from pipeline.resolver.api.lock import ResolverLock
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entries.model import CGroupContext, Event, PathKey, ResolverError
+from pipeline.resolver.entries.event import Event
+from pipeline.resolver.entries.model import CGroupContext, PathKey, ResolverError
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 #: How long /proc waits to be let answer; only a failing test waits so long.

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.stream.messages import TOPICS
-from pipeline.config.settings import Config, Envs
+from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver.daemon.build import envs_form

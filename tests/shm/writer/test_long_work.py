@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pipeline import paths
-from pipeline.config.settings import Config, Contexts, Tables
+from pipeline.config.schema import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
 from pipeline.resolver.daemon import build

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline.bus.frames.frame import Frame
-from pipeline.config.settings import Config, Supervision
+from pipeline.config.schema import Config, Supervision
 from pipeline.records import kinds as events
 from pipeline.sources.ring._ring import PAGE_BYTES
 from pipeline.sources.ring.handring import RingWriter, make_ring_file

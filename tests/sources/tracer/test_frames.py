@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame, decode_frames
 from pipeline.bus.stream.messages import Decoder, unpack_events
+from pipeline.client.frame_sender import FrameSender
 from pipeline.host import boot
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs.info import ProcInfo
@@ -29,7 +30,6 @@ from pipeline.sources.proc_connector.proc_records import About
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
-from pipeline.sources.tracer.frames import FrameSender
 from pipeline.sources.tracer.source import TracerFrames
 from tests.sources.hand_records import BOOT_ID
 

@@ -1,7 +1,7 @@
-"""Golden messages of the stream: what version MAJOR.MINOR puts on the wire, byte by byte.
+"""Golden messages of the stream: the exact bytes that version MAJOR.MINOR sends.
 
-`python tests/bus/stream/golden/make.py` writes the file of the current version and refuses to change one that is there:
-a message that changes is another version. Files of earlier minor versions stay for ever; the tests read all of them.
+`python tests/bus/stream/golden/make.py` writes the file of the current version. It does not overwrite a different file,
+because a changed message needs another version. Keep the files of earlier minor versions; the tests read all of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent.parent
+ROOT = HERE.parents[3]
 sys.path.insert(0, str(ROOT))
 
 from pipeline.bus.stream.messages import (  # noqa: E402
@@ -36,7 +36,7 @@ CURRENT = HERE / f"{MAJOR}.{MINOR}.json"
 
 
 def header(**fields: Any) -> Header:
-    """A header in which nothing depends on where or when."""
+    """A header whose fields do not depend on the host or the time."""
     common: dict[str, Any] = {
         "host": "golden", "boot": BOOT, "epoch": 3, "stream": 0x1122334455667788, "writer": 2, "step": 40, "group": 50,
         "rest": 0, "first": 1, "count": 0, "time_ns": BOOT_UNIX_NS + 9_000_000_000,
@@ -100,7 +100,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
 
 
 def build() -> list[dict[str, Any]]:
-    """Every kind of message, with what a reader makes of it."""
+    """Every kind of message, with its decoded form."""
     welcome = WELCOME_PREFIX + b"0123456789abcdef"
     messages = [
         (welcome, header(first=0, seqs=tuple(range(8))).pack(), b""),
@@ -140,7 +140,7 @@ def build() -> list[dict[str, Any]]:
 def main() -> int:
     text = json.dumps(build(), indent=1) + "\n"
     if CURRENT.exists() and CURRENT.read_text() != text:
-        print(f"{CURRENT.name} says something else: the messages have changed, so raise MINOR (or MAJOR) in stream.py")
+        print(f"{CURRENT.name} differs: the messages have changed, so raise MINOR (or MAJOR) in messages.py")
         return 1
     CURRENT.write_text(text)
     return 0

@@ -1,21 +1,23 @@
-"""Frames from any tracer: whoever can say "this pid in this pid namespace forked, ran, ended" can feed a resolver.
+"""`FrameSender`: send records as frames, from any tracer that knows which pids in a pid namespace fork, exec and exit.
 
-A tracer in a container knows processes by their numbers there, so HEAD holds those, and every record says in TASK which
-pid namespace they belong to (`pid_ns`). What else the tracer knows goes into the same records as everybody's
-(`proc_records` makes them from ``/proc`` or from a ProcInfo filled by hand). Transport is the caller's: a function that
-takes one message, such as `send` of a PUSH socket connected to the tracers' socket of an instance that runs with
-``--source tracer`` (`paths.tracers_socket`). What becomes of them there: `tracer_source`, `resolver.keyed_frames`.
+A tracer in a container sees the pids of its own pid namespace. The HEAD of a record contains these pids, and `pid_ns`
+in its TASK names the pid namespace. All other facts are in the same records as those of every source
+(`pipeline.sources.proc_connector.proc_records` makes them from ``/proc`` or from a hand-made ProcInfo). If the tracer
+knows the id of the container, the id follows the strings of each record.
 
-Behind the strings of each record stands the id of the container, where the tracer knows it.
+The caller provides the transport: a function that sends one message, such as `send` of a PUSH socket that is connected
+to the tracers' socket (`paths.tracers_socket`) of an instance with ``--source tracer``. There `pipeline.sources.tracer`
+receives the frames, and `pipeline.resolver.merge.keyed_frames` assigns keys to the processes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pipeline.bus.frames.encode import RECORD_HEADER_BYTES, FrameEncoder, record_span
+from pipeline.bus.frames.encode import FrameEncoder, record_span
 from pipeline.records import kinds as events
 
+# Offsets in HEAD; see records.h.
 _RECORD_BYTES = slice(48, 52)
 _VAR_BYTES = slice(52, 56)
 _RING_POS = slice(56, 64)
@@ -24,10 +26,10 @@ _BODY_COLUMN = {events.KIND_FORK: "fork", events.KIND_EXEC: "exec", events.KIND_
 
 
 class FrameSender:
-    """Numbers records and sends them as frames.
+    """Assigns positions to records and sends them as frames.
 
     Attributes:
-        position: where the next record stands in the ring that is made up for this sender.
+        position: position of the next record in the imaginary ring of this sender.
     """
 
     def __init__(
@@ -36,11 +38,11 @@ class FrameSender:
         """Begin at position 0.
 
         Args:
-            send: takes a message.
+            send: sends one message.
             boot_id: 16 bytes.
-            name: of the tracer; `src` of its frames.
-            ring: tells apart the senders of one receiver.
-            container_id: of the processes that this sender tells of; empty: unknown, or in none.
+            name: name of the tracer; `src` of its frames.
+            ring: a number that distinguishes the senders of one receiver.
+            container_id: container of the reported processes; empty: unknown, or none.
         """
         self._send = send
         self._encoder = FrameEncoder(boot_id=boot_id, source=name)
@@ -53,9 +55,9 @@ class FrameSender:
         """Send records as one frame.
 
         Args:
-            records: as `proc_records` makes them, oldest first.
-            watermark_boot_ns: nothing older than this will follow.
-            lost: events that the tracer had to leave out so far.
+            records: records from `proc_records`, oldest first.
+            watermark_boot_ns: no older record will follow; None: unknown.
+            lost: number of events that the tracer could not report so far.
         """
         columns: dict[str, bytearray] = {name: bytearray() for name in ("head", "task", "fork", "exec", "exit", "blob")}
         from_pos = self.position
@@ -92,6 +94,3 @@ class FrameSender:
                 columns[column] += record[at:end]
             columns["blob"] += record[end : end + int.from_bytes(head[_VAR_BYTES], "little")]
         self.position += record_span(int.from_bytes(head[_RECORD_BYTES], "little"))
-
-
-assert record_span(0) == RECORD_HEADER_BYTES
