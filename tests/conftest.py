@@ -8,6 +8,10 @@ from typing import NoReturn
 
 import pytest
 
+from tests import sampling
+
+sampling.load_profile()
+
 
 def _missing(reason: str) -> NoReturn:
     if os.environ.get("PROCLINE_REQUIRE_LIVE") == "1":

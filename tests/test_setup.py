@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
+from setuptools import Extension
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,6 +117,31 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             sources,
         ):
             assert done.returncode == 0, done.stderr
+
+
+def test_a_module_is_rebuilt_for_what_it_includes_and_for_nothing_else(
+    build: ModuleType, missing: Callable[[str], NoReturn]
+) -> None:
+    """The C preprocessor knows which headers it read; an unrelated header must not rebuild everything."""
+    if shutil.which("gcc") is None:
+        missing("gcc is not installed")
+    includes = [f"-I{folder}" for folder in (sysconfig.get_path("include"), *build.INCLUDED)]
+    modules = [module for module in build.extensions() if module.name != build.SHARED]
+
+    def read(module: Extension) -> set[str]:
+        source = Path(module.sources[0]).with_suffix(".c")
+        command = ["gcc", "-M", "-include", build.COLD, *includes, source]
+        rule = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return {path for path in rule.split() if path.startswith("pipeline/") and path.endswith(".h")}
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for module, headers in zip(modules, threads.map(read, modules), strict=True):
+            assert {path for path in module.depends if path.endswith(".h")} == headers, module.name
+
+
+def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -> None:
+    users = {m.name for m in build.extensions() if "pipeline/bus/_push.pxd" in m.depends}
+    assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
 
 
 class Clone:

@@ -9,6 +9,7 @@ class FrameSocket:
 class TurnWaiter:
     may_be_asked: bool
     is_asked: bool
+    has_slept: bool
     slept_through: bool
     is_interrupted: bool
     def __init__(self, frames: FrameSocket, stream: zmq.Socket[bytes], questions_fd: int = -1) -> None: ...

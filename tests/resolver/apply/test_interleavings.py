@@ -25,6 +25,7 @@ from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
+from tests.sampling import examples
 
 RINGS = 3
 PIDS = range(2, 14)
@@ -33,7 +34,7 @@ STEP_NS = 40_000
 OPS = st.lists(
     st.tuples(st.sampled_from("fffffeeebbxxxcmgsur"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
 )
-COMMON = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+COMMON = settings(deadline=None, max_examples=examples(120), suppress_health_check=[HealthCheck.too_slow])
 
 
 def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
@@ -271,7 +272,7 @@ def test_any_interleaving_gives_the_same_tree(ops, data):
     assert counted == kinds(story), "each event is applied exactly once"
 
 
-@settings(COMMON, max_examples=60)
+@settings(COMMON, max_examples=examples(60))
 @given(OPS, st.data())
 def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
     story = tell(ops)

@@ -38,6 +38,7 @@ from tests.resolver.stream_rows import (
     tables,
     text,
 )  # fmt: skip
+from tests.sampling import examples
 
 ALL = 0xFF
 #: Topic and kind of what apply emits.
@@ -99,7 +100,7 @@ def take(made):
     return sorted(events, key=lambda event: event["order"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans(), st.sampled_from(("exec", "all")))
 def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool, file: str) -> None:
     with tables() as writer:
