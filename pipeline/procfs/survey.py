@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import reader as procfs
-from pipeline.procfs.info import script_of
+from pipeline.procfs.info import PF_KTHREAD, ProcInfo, ProcRecords, script_of, to_records
 from pipeline.records import kinds as events
 
 
@@ -94,7 +94,7 @@ def survey(
         exact_starts = dict(
             zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
         )
-        keep = ((task["task_flags"] & procfs.PF_KTHREAD) == 0) & ~leaderless
+        keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
         if only is not None:
             keep &= np.isin(head["tgid"], np.fromiter(only, np.uint32, len(only)))
         rows = np.flatnonzero(keep)
@@ -123,7 +123,7 @@ def survey(
     for is_exact in (False, True):
         some = [info for info in infos if info.start_is_ticks is not is_exact]
         if some:
-            records = procfs.to_records(some, time_boot_ns=begin)
+            records = to_records(some, time_boot_ns=begin)
             parts.append((*_columns(records), is_exact))
     return _join(parts, begin, now_boot_ns(), cgroup_paths)
 
@@ -228,7 +228,7 @@ def _name_cgroups(
                 _learn_cgroups(info, cgroup_paths)
 
 
-def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
+def _learn_cgroups(info: ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
     """Under the ids of what was read itself: the process may have moved since the iterator saw it."""
     if info.cgroup_path is not None and info.cgroup_id:
         cgroup_paths[info.cgroup_id] = info.cgroup_path
@@ -237,7 +237,7 @@ def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> Non
 
 
 def _columns(
-    records: procfs.ProcRecords,
+    records: ProcRecords,
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes]]:
     ends = np.cumsum(records.head["var_bytes"], dtype=np.int64)
     starts = ends - records.head["var_bytes"]
