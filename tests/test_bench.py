@@ -116,7 +116,7 @@ def test_a_missed_target_says_what_the_machine_alone_takes() -> None:
     cases = "(600, 500, 'us', True, 520), (400, 500, 'us', True, 520), (600, 500, 'us')"
     code = f"import common; print([common.Target('idle', *case).remark for case in ({cases})])"
     done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "['; the machine alone takes 520 us', '', '']", done.stderr
+    assert done.stdout.strip() == "['; the machine alone needs 520 us', '', '']", done.stderr
 
 
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -78,9 +78,6 @@ class NoProc:
     def read_ppid(self, tgid: int) -> None:
         return None
 
-    def read_start(self, tgid: int) -> None:
-        return None
-
     def list_pids(self) -> tuple[int, ...]:
         return ()
 
@@ -267,10 +264,9 @@ def build(spec: WorkerSpec) -> Iterator[Worker]:
                 watermark=lambda: merger.watermark,
                 concealer=concealer,
                 learn_cgroup=namer.learn,
-                capture_boot_ns=capture_boot_ns,
-                close=resolver.flush,
+                rows=resolver.rows,
+                close=resolver.flush_if_gone,
                 fill_maps=resolver.fill_maps,
-                exec_time=resolver.exec_time,
                 with_envs=config.capture.envs_bytes > 0,
             )  # fmt: skip
             loop.repairer = repairer

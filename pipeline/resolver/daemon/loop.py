@@ -263,7 +263,7 @@ class Resolver:
         if self.watch_growth is not None:
             self.watch_growth(now)
         if self.repairer is not None:
-            self.repairer.poll(now)
+            self.repairer.poll()
         if self.name_cgroups is not None:
             self.name_cgroups()
         self.publisher.watermark_boot_ns = self.merger.watermark
