@@ -20,6 +20,7 @@ import pytest
 
 from pipeline.host import boot
 from pipeline.procfs import reader as procfs
+from pipeline.procfs.containers import cgroup_v2_root
 from pipeline.procfs.info import UNSET, ProcInfo, to_record
 from pipeline.procfs.reader import ProcReader
 from pipeline.records import kinds as events
@@ -513,7 +514,7 @@ def test_cgroup_lines(tmp_path: Path, text: bytes, path: bytes | None, v1: dict[
 
 
 def test_cgroup_id_is_the_inode_of_the_directory(tmp_path: Path) -> None:
-    root = next((p for p in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None)
+    root = cgroup_v2_root()
     if root is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
     with ProcReader(cgroup_root=root) as reader:
