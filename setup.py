@@ -52,7 +52,7 @@ class Build(build_ext):
 
 
 def extensions() -> list[Extension]:
-    headers = [*sorted((ROOT / "pipeline").rglob("*.h")), *sorted((ROOT / "pipeline").rglob("*.pxd"))]
+    headers = [header for kind in ("*.h", "*.pxd", "*.pxi") for header in sorted((ROOT / "pipeline").rglob(kind))]
     sources = {
         ".".join(source.relative_to(ROOT).with_suffix("").parts): source.relative_to(ROOT)
         for source in sorted((ROOT / "pipeline").rglob("*.pyx"))

@@ -50,7 +50,7 @@ class Recording:
         from pipeline.bpf import words
 
         self._table = table
-        fd = daemon.map_fd(value_size=words.SETTINGS_BYTES, max_entries=1)
+        fd = daemon.map_fd(value_size=words.SETTINGS_LAYOUT.size, max_entries=1)
         self._words = words.settings_words(fd)
         os.close(fd)
         self._at, self._on = words.FLAGS, words.CAPTURE_ON

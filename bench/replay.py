@@ -24,8 +24,9 @@ from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
 from pipeline.records import kinds as events
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
@@ -110,8 +111,8 @@ class Resolver:
             for frame in frames:
                 merger.add(frame)
             t2 = clock()
-            # Every ring has been received up to its position, so all events of this message can be taken.
-            merger.advance(now + SLACK_NS + 1, merger.received_pos)
+            # Every ring is received up to its position, so all events may go out, and none of the next message.
+            merger.advance(now + MERGE_SLACK_NS + 1, merger.received_pos)
             t3 = clock()
             spent["decode"] += t1 - t0
             spent["add"] += t2 - t1

@@ -47,10 +47,10 @@ def specification(directory: Path) -> Any:
     """Return the specification that a supervisor passes to the resolver of an instance in `directory`."""
     import loads
 
-    from pipeline.config.settings import Config, Tables
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.config.schema import Config, Tables
+    from pipeline.worker.description import WorkerDescription
 
-    return WorkerSpec(
+    return WorkerDescription(
         instance="bench", dir=str(directory), role="resolver", source="proc-connector",
         config=Config(tables=Tables(pid_capacity=PIDS)), boot_id=loads.BOOT.hex(), capture_id=1,
         supervisor_tgid=os.getppid(), ring_count=1,

@@ -1,14 +1,22 @@
-"""One class for each situation that calls for its own reaction; the message names the next step."""
+"""Exceptions of Procline: one class for each situation to which a caller reacts differently.
+
+A message says what failed, why, and what to do about it. The facts are also in attributes.
+"""
 
 from __future__ import annotations
 
 
 class ProclineError(Exception):
-    """Base of everything that Procline raises on purpose."""
+    """Base class of all exceptions that Procline raises on purpose."""
 
 
 class ConfigError(ProclineError):
-    """A setting is wrong; the user corrects it."""
+    """A setting is wrong; the user has to correct it.
+
+    Attributes:
+        key: full name of the setting; None: it has none.
+        value: the rejected value.
+    """
 
     def __init__(self, message: str, *, key: str | None = None, value: object = None) -> None:
         super().__init__(message)
@@ -17,7 +25,11 @@ class ConfigError(ProclineError):
 
 
 class WriteError(ProclineError):
-    """A file that was asked for cannot be written, or not to its end; `path` names it."""
+    """A requested output file cannot be written, or not completely.
+
+    Attributes:
+        path: the file.
+    """
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -25,7 +37,13 @@ class WriteError(ProclineError):
 
 
 class UnsupportedError(ProclineError):
-    """This host lacks something; `hint` says what to do about it."""
+    """This host lacks something that is needed.
+
+    Attributes:
+        feature: what cannot be used.
+        needs: what it needs.
+        hint: what to do about it; it is also appended to the message.
+    """
 
     def __init__(self, message: str, *, feature: str = "", needs: str = "", hint: str = "") -> None:
         super().__init__(message if not hint else f"{message}; {hint}")
@@ -35,7 +53,12 @@ class UnsupportedError(ProclineError):
 
 
 class LoadError(ProclineError):
-    """The kernel refused a BPF program; `log_tail` holds the verifier's last words."""
+    """The kernel rejected a BPF program.
+
+    Attributes:
+        program: name of the program.
+        log_tail: the last lines of the verifier's log.
+    """
 
     def __init__(self, message: str, *, program: str = "", log_tail: str = "") -> None:
         super().__init__(message)
@@ -44,7 +67,11 @@ class LoadError(ProclineError):
 
 
 class GivingUpError(ProclineError):
-    """A worker of the daemon, `role`, cannot be kept alive: the daemon ends."""
+    """A worker process failed too often, so the daemon stops.
+
+    Attributes:
+        role: the worker, for example "resolver".
+    """
 
     def __init__(self, message: str, *, role: str) -> None:
         super().__init__(message)
@@ -52,11 +79,15 @@ class GivingUpError(ProclineError):
 
 
 class HopelessError(GivingUpError):
-    """The worker reported that another start would fail in the same way, for instance because of a setting."""
+    """A worker process reported that a restart would fail in the same way, for example due to a wrong setting."""
 
 
 class NotRunningError(ProclineError):
-    """No such instance, or it is not ready."""
+    """The instance does not exist or is not ready.
+
+    Attributes:
+        instance: its name.
+    """
 
     def __init__(self, message: str, *, instance: str = "") -> None:
         super().__init__(message)
@@ -64,7 +95,11 @@ class NotRunningError(ProclineError):
 
 
 class AccessError(ProclineError):
-    """The caller may not read this instance; `path` is what was refused."""
+    """The caller has no permission to read this instance.
+
+    Attributes:
+        path: the file or directory that cannot be accessed.
+    """
 
     def __init__(self, message: str, *, path: str = "") -> None:
         super().__init__(message)
@@ -72,7 +107,13 @@ class AccessError(ProclineError):
 
 
 class UntrustedError(AccessError):
-    """Another user could have put `path` there, or could change what is below it; `owner` is its uid."""
+    """A file or directory could have been created or changed by another user.
+
+    Attributes:
+        path: the file or directory.
+        owner: uid of its owner; None: unknown.
+        mode: its permission bits; None: unknown.
+    """
 
     def __init__(self, message: str, *, path: str = "", owner: int | None = None, mode: int | None = None) -> None:
         super().__init__(message, path=path)
@@ -81,7 +122,11 @@ class UntrustedError(AccessError):
 
 
 class WriterExistsError(ProclineError):
-    """Another process already writes this instance."""
+    """Another process already writes the tables of this instance.
+
+    Attributes:
+        tgid: the other process; 0: unknown.
+    """
 
     def __init__(self, message: str, *, tgid: int = 0) -> None:
         super().__init__(message)
@@ -89,7 +134,12 @@ class WriterExistsError(ProclineError):
 
 
 class LayoutError(ProclineError):
-    """Magic, version or size of a segment differ from what this version reads."""
+    """A segment has another magic number, version or size than this version of Procline reads.
+
+    Attributes:
+        expected: the value that this version reads.
+        found: the value in the segment.
+    """
 
     def __init__(self, message: str, *, expected: object = None, found: object = None) -> None:
         super().__init__(message)
@@ -98,11 +148,15 @@ class LayoutError(ProclineError):
 
 
 class StaleError(ProclineError):
-    """The writer is gone or behind, so "absent" would be a guess. Ask again when it is back."""
+    """The writer is gone or behind, so the tables cannot show whether a process exists. Retry when it has recovered."""
 
 
 class BehindError(StaleError):
-    """The instance is running, but its tables are `behind_ns` behind the present. Ask again when it has caught up."""
+    """The instance is running, but its tables lag behind. Retry when it has caught up.
+
+    Attributes:
+        behind_ns: the lag.
+    """
 
     def __init__(self, message: str, *, behind_ns: int = 0) -> None:
         super().__init__(message)
@@ -110,11 +164,15 @@ class BehindError(StaleError):
 
 
 class BusyError(ProclineError):
-    """A row stayed under its writer's hand for longer than a reader waits. Ask again."""
+    """A row was being written for longer than a reader waits. Retry."""
 
 
 class TooOldError(ProclineError):
-    """The time asked for lies before what is retained."""
+    """The requested time is before the retained history.
+
+    Attributes:
+        horizon_unix_ns: the earliest time that can be requested.
+    """
 
     def __init__(self, message: str, *, horizon_unix_ns: int = 0) -> None:
         super().__init__(message)
@@ -122,7 +180,12 @@ class TooOldError(ProclineError):
 
 
 class FrameError(ProclineError):
-    """A peer sent what cannot be read; the frame was refused whole."""
+    """A peer sent a frame that cannot be decoded; the whole frame was rejected.
+
+    Attributes:
+        peer: the sender.
+        reason: what is wrong with the frame.
+    """
 
     def __init__(self, message: str, *, peer: str = "", reason: str = "") -> None:
         super().__init__(message)
@@ -131,7 +194,12 @@ class FrameError(ProclineError):
 
 
 class InvariantError(ProclineError):
-    """Raised only by `validate_*`: a rule that the tables must satisfy does not hold."""
+    """A rule that the tables must satisfy is violated. Raised by `validate_*` functions only.
+
+    Attributes:
+        rule: the violated rule.
+        row: the row that violates it; None: no single row.
+    """
 
     def __init__(self, message: str, *, rule: str = "", row: int | None = None) -> None:
         super().__init__(message)
@@ -140,7 +208,7 @@ class InvariantError(ProclineError):
 
 
 class ResolverError(ProclineError):
-    """A call of the resolver was refused, or what it was asked for cannot be had."""
+    """The resolver rejected a call or cannot provide the requested facts."""
 
 
 class NoProcessContextError(ResolverError):
@@ -148,7 +216,13 @@ class NoProcessContextError(ResolverError):
 
 
 class LineageError(ResolverError):
-    """A process' chain of ancestors is not whole; `pid`, `ppid` and `container_id` are of the entry where it breaks."""
+    """The chain of ancestors of a process is broken.
+
+    Attributes:
+        pid: pid of the entry at which the chain breaks.
+        ppid: its parent.
+        container_id: its container.
+    """
 
     def __init__(self, message: str, *, pid: int = 0, ppid: int = 0, container_id: str = "") -> None:
         super().__init__(message)
@@ -158,11 +232,11 @@ class LineageError(ResolverError):
 
 
 class ProcessMissingParentNodeError(LineageError):
-    """An entry on the chain has another parent or previous image than the expected one."""
+    """An entry of the chain has another parent or previous image than expected."""
 
 
 class ProcessWrongParentNodeError(LineageError):
-    """Pid 1 has an ancestor; `ppid` is that ancestor's pid."""
+    """Pid 1 has an ancestor; `ppid` is the pid of that ancestor."""
 
 
 class ProcessIncompleteLineageError(LineageError):

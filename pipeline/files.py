@@ -1,4 +1,7 @@
-"""Replace a file whole, so that no reader finds half of it. Reading what could be another user's is in `trust`."""
+"""Replace a file atomically, so that no reader sees a partly written one.
+
+`pipeline.trust` reads files that another user could have created.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,19 @@ from pathlib import Path
 
 
 def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Put a file with this content and mode at `path`, in place of one that may be there.
+    """Write a file with this content and mode to `path`, replacing an existing file.
 
-    It is written under another name in the same directory, `.NAME.new`, and then renamed. That name is the caller's:
-    nobody else may write to the directory, and a file that a killed process left there is removed.
+    The content is written to a file `.NAME.new` in the same directory, which is then renamed. No other process may
+    write to this directory or use that name; a file that a killed process left under it is removed.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        mode: its permission bits, not reduced by the umask.
 
     Raises:
-        OSError: the file system is full, or the like. What was at `path` stays, and nothing else is left.
+        OSError: writing failed, for example because the file system is full. An existing file at `path` is unchanged,
+            and no other file is left behind.
 
     Example:
         >>> replace(Path("/run/procline/default/processes"), b"{}")
@@ -24,7 +33,7 @@ def replace(path: Path, content: bytes, mode: int = 0o644) -> None:
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         with open(fd, "wb") as file:  # noqa: PTH123 - a descriptor
-            os.fchmod(fd, mode)  # the mode of open() is cut by the umask
+            os.fchmod(fd, mode)  # the umask reduces the mode of open()
             file.write(content)
         temporary.rename(path)
     except OSError:

@@ -1,11 +1,11 @@
-"""Logs of the daemon's processes: one JSON object a line on standard error, or readable lines on a terminal.
+"""Logs of the daemon's processes on standard error: one JSON object per line, or readable lines on a terminal.
 
-Set up once in each process; code asks for a logger by `get_logger` and logs an event with facts:
+Each process calls `set_up` once. Code gets a logger from `get_logger` and logs an event with facts:
 ``log.info("snapshot", entries=812)``. Under journald each line begins with its priority as ``<N>``. Readers and
-subscribers do not import this module: they raise, and do not log.
+subscribers do not import this module: they raise exceptions and do not log.
 
-Every process of the daemon has it in memory, the shards too, so it takes nothing that is large: structlog would be 8 MB
-a process, as it imports asyncio and with that the TLS library.
+Every process of the daemon imports it, so it uses nothing large: structlog would add 8 MB to each process, because it
+imports asyncio and with it the TLS library.
 """
 
 from __future__ import annotations
@@ -23,23 +23,26 @@ from typing import Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-#: Priorities of syslog(3), which journald reads from the front of a line (SyslogLevelPrefix= of systemd.exec(5)).
+#: Priorities of syslog(3). journald reads them from the start of a line (SyslogLevelPrefix= of systemd.exec(5)).
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 _LOGGER = logging.getLogger("procline")
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose methods take facts as keywords; ``exc_info`` and ``stack_info`` are those of `logging`."""
+    """A logger with methods that accept facts as keyword arguments.
+
+    ``exc_info``, ``stack_info`` and ``stacklevel`` have the same meaning as in `logging`.
+    """
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        """Make a message of event and facts: a dict, as the formatters below take it."""
+        """Combine the event and its facts to the dict that the formatters below expect."""
         own = {name: kwargs.pop(name) for name in ("exc_info", "stack_info", "stacklevel") if name in kwargs}
         return {"event": msg, **(self.extra or {}), **kwargs}, own
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether `stream` goes to journald: JOURNAL_STREAM of systemd.exec(5) names its device and inode."""
+    """Return whether `stream` goes to journald: JOURNAL_STREAM of systemd.exec(5) has its device and inode."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -48,16 +51,16 @@ def is_journal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def set_up(level: str = "info", form: str = "auto", role: str = "", stream: TextIO | None = None) -> None:
-    """Send this process's logs to `stream` (standard error).
+    """Configure the logs of this process.
 
     Args:
-        level: least level that is written, ``log.level`` of the configuration.
-        form: ``json``, ``console``, or ``auto`` for readable lines on a terminal; ``log.format``.
-        role: ``supervisor``, ``resolver``, ``shard-0``; in every line if given.
-        stream: where lines go; each is written and flushed whole.
+        level: lowest level that is written; the setting ``log.level``.
+        form: ``json``, ``console``, or ``auto`` for readable lines on a terminal; the setting ``log.format``.
+        role: ``supervisor``, ``resolver``, ``shard-0``; included in every line unless it is empty.
+        stream: where lines are written, each with one flush; None: standard error.
     """
-    # No standard error at all: the interpreter was started with descriptor 2 closed.
-    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - open as long as the process
+    # sys.stderr is None if the interpreter was started with descriptor 2 closed.
+    stream = stream or sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 - stays open until the process ends
     facts = {"role": role, "pid": os.getpid()} if role else {"pid": os.getpid()}
     is_readable = form == "console" or (form == "auto" and stream.isatty())
     handler = _Handler(stream, is_prefixed=is_journal(stream))
@@ -68,12 +71,16 @@ def set_up(level: str = "info", form: str = "auto", role: str = "", stream: Text
 
 
 def get_logger(name: str = "") -> Logger:
-    """Return a logger; `name` (a part of the process, such as ``merge``) is in each of its lines if given."""
+    """Return a logger.
+
+    Args:
+        name: part of the process, such as ``merge``; included in each line unless it is empty.
+    """
     return Logger(_LOGGER, {"part": name} if name else {})
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to a stream whose reader may go away."""
+    """Handler for a stream that can be closed by its reader."""
 
     def __init__(self, stream: TextIO, *, is_prefixed: bool) -> None:
         super().__init__(stream)
@@ -84,13 +91,13 @@ class _Handler(logging.StreamHandler[TextIO]):
         return f"<{PRIORITIES.get(record.levelno, 6)}>{line}" if self._is_prefixed else line
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Losing log lines is no reason for the daemon to end; `logging` tells on standard error if it can."""
+        """Report a failure on standard error if possible; the daemon continues without the lost lines."""
         with contextlib.suppress(OSError, ValueError):
             super().handleError(record)
 
 
 class _JsonLines(JsonFormatter):
-    """One object a line: event, level, timestamp, and all facts, sorted by name."""
+    """One JSON object per line: event, level, timestamp and all facts, sorted by name."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         super().__init__(
@@ -109,7 +116,7 @@ class _JsonLines(JsonFormatter):
 
 
 class _ReadableLines(logging.Formatter):
-    """Local time, level, event, and ``name=value`` for each fact; a traceback on lines of its own."""
+    """Local time, level, event, and ``name=value`` for each fact; a traceback follows on separate lines."""
 
     def __init__(self, facts: dict[str, Any]) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Where an instance's files and sockets are. Names and checks only: nothing is created, opened or removed here.
+"""Paths of the files and sockets of an instance. Nothing is created, opened or removed here.
 
-The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME``, else ``/run/procline/NAME`` where ``/run`` is on
-tmpfs, else ``/dev/shm/procline/NAME``. In it:
+The runtime directory of an instance is ``$PROCLINE_RUNTIME_DIR/NAME`` if the variable is set, otherwise
+``/run/procline/NAME`` if ``/run`` is on tmpfs, otherwise ``/dev/shm/procline/NAME``. It contains:
 
     control index hot cold names args envs keys   segments, written by the resolver
     supervisor.lock writer.lock              flocks: one supervisor, one writer
@@ -10,11 +10,11 @@ tmpfs, else ``/dev/shm/procline/NAME``. In it:
     users/                                   JSON, names of users and groups, written by the resolver
     frames/frames.ipc                        resolver binds PULL, shards connect PUSH
     stream/stream.ipc                        resolver binds XPUB, subscribers connect
-    requests/requests.ipc                    resolver listens, readers that missed connect
+    requests/requests.ipc                    resolver listens; readers connect to ask for a missing process
     requests/own.ipc                         the same for root and the daemon's user
-    tracers/tracers.ipc                      with `--source tracer`: PULL, tracers connect PUSH
+    tracers/tracers.ipc                      with `--source tracer`: resolver binds PULL, tracers connect PUSH
 
-Readers import this module, so it takes nothing but the standard library.
+Readers import this module, so it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from pipeline.errors import ConfigError, UnsupportedError
 RUNTIME_DIR_VARIABLE = "PROCLINE_RUNTIME_DIR"
 DEFAULT_INSTANCE = "default"
 
-#: Below which each instance has its directory, and the place that is used where /run is not on tmpfs.
+#: Parent of the instance directories, and the alternative that is used if /run is not on tmpfs.
 RUN = Path("/run/procline")
 FALLBACK = Path("/dev/shm/procline")
 
-#: `sun_path` is 108 bytes with its NUL (unix(7)); ZeroMQ refuses what is longer.
+#: `sun_path` has 108 bytes including the NUL (unix(7)); ZeroMQ rejects longer paths.
 SOCKET_PATH_MAX_BYTES = 107
 
 CONTROL = "control"
@@ -63,21 +63,23 @@ _MEMORY_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
 def check_name(name: str) -> str:
-    """Return `name` if it can name an instance.
+    """Return `name` if it is a valid name for an instance.
 
     Raises:
-        ConfigError: it is empty, longer than 64 characters, ``.`` or ``..``, or has other characters than letters,
+        ConfigError: it is empty, longer than 64 characters, ``.`` or ``..``, or contains other characters than letters,
             digits, dot, dash and underscore.
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise ConfigError(
-            f"{name!r} cannot name an instance: use 1 to 64 letters, digits, '.', '-' or '_'", key="name", value=name
+            f"{name!r} is not a valid instance name: use 1 to 64 letters, digits, '.', '-' or '_'",
+            key="name",
+            value=name,
         )
     return name
 
 
 def file_system(path: Path) -> str:
-    """Return the type of the file system that holds `path`, or would hold it; empty if mountinfo does not say."""
+    """Return the type of the file system on which `path` is, or would be created; "" if mountinfo does not have it."""
     while True:
         try:
             device = path.stat().st_dev
@@ -97,33 +99,33 @@ def file_system(path: Path) -> str:
 
 
 def is_in_memory(path: Path) -> bool:
-    """Whether `path` is, or would be, on a file system whose pages never go to a disk of their own."""
+    """Return whether `path` is, or would be created, on a file system that keeps its files in memory."""
     return file_system(path) in _MEMORY_FILE_SYSTEMS
 
 
 def runtime_root() -> Path:
-    """Return the directory below which each instance has its own."""
+    """Return the parent of the instance directories."""
     chosen = os.environ.get(RUNTIME_DIR_VARIABLE)
     if chosen:
         return Path(chosen).absolute()
-    # Asked of /run/procline, not of /run: in a container the directory alone may be mounted from the host. Asked of
-    # /dev/shm, not of /dev/shm/procline: anybody could put a link to a disk there.
+    # Check /run/procline, not /run: in a container, only this directory may be mounted from the host. Check /dev/shm,
+    # not /dev/shm/procline: any user could create a link to a disk under that name.
     if not is_in_memory(RUN) and is_in_memory(FALLBACK.parent):
         return FALLBACK
     return RUN
 
 
 def instance_dir(name: str = DEFAULT_INSTANCE) -> Path:
-    """Return the runtime directory of the instance `name`; it need not exist.
+    """Return the runtime directory of the instance `name`, which need not exist.
 
     Raises:
-        ConfigError: `name` cannot name an instance.
+        ConfigError: `name` is not a valid name.
     """
     return runtime_root() / check_name(name)
 
 
 def check_in_memory(directory: Path) -> None:
-    """Refuse a directory whose files would be written back to a disk.
+    """Reject a directory on a file system that writes files to a disk.
 
     Raises:
         UnsupportedError: the directory is not on tmpfs.
@@ -138,36 +140,36 @@ def check_in_memory(directory: Path) -> None:
 
 
 def frames_socket(directory: Path) -> Path:
-    """Return where shards hand over frames."""
+    """Return the path of the socket for frames from the shards."""
     return directory / FRAMES_DIR / FRAMES_SOCKET
 
 
 def stream_socket(directory: Path) -> Path:
-    """Return where subscribers connect."""
+    """Return the path of the socket for subscribers."""
     return directory / STREAM_DIR / STREAM_SOCKET
 
 
 def requests_socket(directory: Path) -> Path:
-    """Return where readers send what they missed."""
+    """Return the path of the socket for requests from readers."""
     return directory / REQUESTS_DIR / REQUESTS_SOCKET
 
 
 def tracers_socket(directory: Path) -> Path:
-    """Return where tracers send their frames."""
+    """Return the path of the socket for frames from tracers."""
     return directory / TRACERS_DIR / TRACERS_SOCKET
 
 
 def endpoint(socket: Path) -> str:
-    """Return the ZeroMQ address of a socket file.
+    """Return the ZeroMQ address of a socket.
 
     Raises:
-        ConfigError: the path is longer than a Unix socket address can be.
+        ConfigError: the path is too long for a Unix socket address.
     """
     length = len(os.fsencode(socket))
     if length > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(
-            f"{socket} is {length} bytes long and a Unix socket's path can have {SOCKET_PATH_MAX_BYTES}: "
-            f"use a shorter instance name or {RUNTIME_DIR_VARIABLE}",
+            f"{socket} is {length} bytes long, but the path of a Unix socket can have at most {SOCKET_PATH_MAX_BYTES}: "
+            f"use a shorter instance name, or set {RUNTIME_DIR_VARIABLE} to a shorter path",
             key=RUNTIME_DIR_VARIABLE,
             value=str(socket),
         )

@@ -1,18 +1,19 @@
-"""Open what belongs to an instance, and refuse what another user could have put there.
+"""Open files of an instance, and reject those that another user could have created or changed.
 
-Readers and the daemon walk the whole path from ``/``, one open directory at a time, and follow symbolic links
-themselves, so nothing can be exchanged between a check and its use. The rules:
+Readers and the daemon open every directory of the path from ``/`` on, one below the other, and follow symbolic links
+themselves. So no part of the path can be replaced between its check and its use. The rules:
 
-1. No directory on the way may be writable by its group or by others. A sticky one (``/tmp``, ``/dev/shm``) may, but
-   then the next name on the path must belong to root or to the user of this process. The last directory may not be,
-   sticky or not.
-2. Every directory and link belongs to root or to the user of this process. Readers also accept one other user, if the
-   first directory of that user lies in one that only accepted users can write to: root made ``/run/procline`` for the
-   service user. A second one is refused. The daemon accepts no other user.
-3. Files and sockets belong to one of these users. Files are regular, are no links, and only their owner may write.
+1. No directory of the path is writable by its group or by others, with one exception: a sticky directory (``/tmp``,
+   ``/dev/shm``) may be, if the next part of the path belongs to root or to the user of this process. The last directory
+   must not be writable even if it is sticky.
+2. Every directory and link belongs to root or to the user of this process. Readers also accept one other user if the
+   first directory of that user is in a directory that only accepted users can write to: for example, root created
+   ``/run/procline`` for the service user. They reject a second other user. The daemon accepts no other user.
+3. Files and sockets belong to one of these users. Files are regular files, not links, and only their owner can write.
 
-The owner of ``/`` counts like root, but not below a sticky directory: in a user namespace it is the overflow uid.
-Readers import this module, so it takes nothing but the standard library.
+The owner of ``/`` is accepted like root, except below a sticky directory: in a user namespace it is the overflow uid.
+
+Readers import this module, so it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from typing import Self
 from pipeline.errors import UntrustedError
 
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-# Not blocking: another user's FIFO must not stop a reader before its owner is known.
+# O_NONBLOCK: opening a FIFO of another user must not block a reader before the owner is checked.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_LINKS_MAX = 40  # as the kernel
+_LINKS_MAX = 40  # the kernel's limit (MAXSYMLINKS)
 _WRITABLE = 0o022
 
-_WHERE = "set PROCLINE_RUNTIME_DIR to a directory that only root and you can write to, or remove this one"
+_ACTION = "set PROCLINE_RUNTIME_DIR to a directory that only root and you can write to, or remove this one"
 
 
 class Directory:
-    """A directory that no stranger can have made or changed; a context manager.
+    """A directory that no untrusted user could have created or changed; a context manager.
 
     Args:
         path: absolute, or relative to the working directory.
-        mine: accept directories of root and of this user only. For the daemon.
-        make: mode of directories that are missing and are to be made; None: they are not made.
+        mine: accept only directories of root and of the user of this process. For the daemon.
+        make: mode with which missing directories are created; None: they are not created.
 
     Raises:
-        UntrustedError: somebody else could have put it there, or files into it.
-        OSError: it is not there, is no directory, or this user may not enter one on the way.
+        UntrustedError: another user could have created or changed the directory or a part of its path.
+        OSError: it does not exist, is not a directory, or the path cannot be searched by this user.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, mine: bool = False, make: int | None = None) -> None:
@@ -57,17 +58,17 @@ class Directory:
         self.fd = self._walk()
 
     def close(self) -> None:
-        """Close the directory. Calling it again does nothing."""
+        """Close the directory. It may be called more than once."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def open(self, name: str) -> int:
-        """Return a descriptor of the file `name`, for reading.
+        """Open the file `name` for reading and return its descriptor.
 
         Raises:
             UntrustedError: it is not a regular file, or an untrusted user could have written it.
-            OSError: it is not there, or this user may not read it.
+            OSError: it does not exist, or this user cannot read it.
         """
         path = f"{self.path}/{name}"
         try:
@@ -87,16 +88,16 @@ class Directory:
         return fd
 
     def read(self, name: str) -> bytes:
-        """Return what is in the file `name`. Errors as `open`."""
+        """Return the content of the file `name`. Raises the same errors as `open`."""
         with open(self.open(name), "rb") as file:  # noqa: PTH123 - a descriptor
             return file.read()
 
     def check_socket(self, name: str) -> None:
-        """Check the owner of the socket `name`.
+        """Check the type and the owner of the socket `name`.
 
         Raises:
             UntrustedError: it is not a socket, or belongs to an untrusted user.
-            OSError: it is not there, or this user may not see it.
+            OSError: it does not exist, or this user cannot access it.
         """
         status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         self._check_file(f"{self.path}/{name}", status, stat.S_ISSOCK(status.st_mode), "a socket")
@@ -107,7 +108,7 @@ class Directory:
         if not is_right:
             raise UntrustedError(f"{path} is not {what}: remove it", path=path, owner=status.st_uid)
 
-    # -- the way there -------------------------------------------------------------------------------------------------
+    # -- opening the path ----------------------------------------------------------------------------------------------
 
     def _walk(self) -> int:
         at, status = self._root()
@@ -119,7 +120,7 @@ class Directory:
                 name = names.pop()
                 if name in {"", "."}:
                     continue
-                is_shared = bool(status.st_mode & _WRITABLE)  # and sticky: _check_directory has seen to that
+                is_shared = bool(status.st_mode & _WRITABLE)  # and sticky, or it had been rejected below
                 shown = f"{shown.rstrip('/')}/{name}"
                 fd = self._enter(name, at, shown)
                 try:
@@ -171,10 +172,10 @@ class Directory:
                 os.mkdir(name, self._make, dir_fd=at)
                 made = True
             except FileExistsError:
-                pass  # by another process in this moment
+                pass  # another process has just created it
             fd = os.open(name, _PATH | os.O_DIRECTORY, dir_fd=at)
             if made and os.fstat(fd).st_uid == os.geteuid():
-                # mkdir's mode is cut by the umask. There is no chmod of an O_PATH descriptor but this one.
+                # The umask reduced the mode of mkdir(). An O_PATH descriptor can be changed only through /proc.
                 os.chmod(f"/proc/self/fd/{fd}", self._make)  # noqa: PTH101
             return fd
         except OSError as error:
@@ -186,7 +187,7 @@ class Directory:
             return
         if is_shared or not self._may_add:
             raise _foreign(path, status)
-        # Only trusted users can write to the directory above, so one of them has put this one there for its owner.
+        # Only trusted users can write to the directory above, so one of them created this directory for its owner.
         self._may_add = False
         self._owners.add(owner)
 
@@ -201,26 +202,27 @@ class Directory:
 
 
 def open_file(path: str | os.PathLike[str]) -> int:
-    """Return a descriptor of a file, for reading. Errors as of `Directory` and its `open`."""
+    """Open a file for reading and return its descriptor. Raises the same errors as `Directory` and `Directory.open`."""
     above, name = _split(path)
     with Directory(above) as directory:
         return directory.open(name)
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """Return what is in a file. Errors as `open_file`."""
+    """Return the content of a file. Raises the same errors as `open_file`."""
     above, name = _split(path)
     with Directory(above) as directory:
         return directory.read(name)
 
 
 def check_socket(path: str | os.PathLike[str]) -> None:
-    """Check that no stranger can listen at `path`. What is missing or may not be seen is left to connect(2) to report.
+    """Check that no untrusted user can listen at `path`.
 
-    As strangers can change no directory on the way, connecting by the path afterwards reaches what was checked.
+    A socket that is missing or not accessible is not reported here but by connect(2). Untrusted users cannot change any
+    directory of the path, so a later connect(2) by path reaches the socket that was checked.
 
     Raises:
-        UntrustedError: another user could have made the socket, or a directory on the way.
+        UntrustedError: another user could have created the socket or a directory of its path.
     """
     above, name = _split(path)
     try:
@@ -237,7 +239,7 @@ def _split(path: str | os.PathLike[str]) -> tuple[str, str]:
 def _foreign(path: str, status: os.stat_result) -> UntrustedError:
     return UntrustedError(
         f"{path} belongs to uid {status.st_uid} (mode {stat.S_IMODE(status.st_mode):04o}), and that user could have "
-        f"forged what is there: {_WHERE}",
+        f"forged its contents: {_ACTION}",
         path=path,
         owner=status.st_uid,
         mode=stat.S_IMODE(status.st_mode),
@@ -248,9 +250,9 @@ def _writable(path: str, status: os.stat_result) -> UntrustedError:
     mode = stat.S_IMODE(status.st_mode)
     writers = "everybody" if mode & 0o002 else f"group {status.st_gid}"
     return UntrustedError(
-        f"{path} belongs to uid {status.st_uid} and can be written by {writers} (mode {mode:04o}), so what is "
-        f"there could be forged: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR "
-        "to another one",
+        f"{path} belongs to uid {status.st_uid} and can be written by {writers} (mode {mode:04o}), so its contents "
+        f"could be forged: make it writable by its owner only (chmod go-w {path}), or set PROCLINE_RUNTIME_DIR to "
+        "another directory",
         path=path,
         owner=status.st_uid,
         mode=mode,
@@ -258,5 +260,5 @@ def _writable(path: str, status: os.stat_result) -> UntrustedError:
 
 
 def _at(error: OSError, path: str) -> OSError:
-    """The same error with the whole path instead of the last name."""
+    """Return the same error with the whole path instead of the last name."""
     return OSError(error.errno, error.strerror, path)

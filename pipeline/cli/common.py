@@ -26,6 +26,7 @@ import click
 
 from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
     from pipeline import Entry, ProcessTable
@@ -37,8 +38,6 @@ PATIENCE_S = 2.5
 FORKED_JUST_NOW_MS = 200
 
 PID_MAX = 1 << 22
-#: Offset in the control segment of the inode of the daemon's pid namespace; a test compares it with the layout.
-PID_NS_OFFSET = 148
 
 
 class Pid(click.ParamType[int]):
@@ -137,7 +136,7 @@ def warn_about_namespace(name: str) -> None:
     """Print a warning on standard error if this process is in another pid namespace than the instance."""
     try:
         with os.fdopen(trust.open_file(paths.instance_dir(name) / paths.CONTROL), "rb") as control:
-            theirs = struct.unpack_from("<I", control.read(512), PID_NS_OFFSET)[0]
+            theirs = CONTROL_LAYOUT.struct("pid_ns").unpack_from(control.read(CONTROL_LAYOUT.size))[0]
         ours = Path("/proc/self/ns/pid").stat().st_ino
     except (OSError, struct.error):
         return

@@ -34,10 +34,10 @@ def command(config_file: Path | None, changes: tuple[str, ...], example: bool, c
     """
     with daemon_parts():
         from pipeline.cli.settings import load
-        from pipeline.config import settings as config
+        from pipeline.config import rendering
 
     if example:
-        click.echo(config.example(), nl=False)
+        click.echo(rendering.example(), nl=False)
         return 0
     merged, origins = load(config_file, changes)
     if check:
@@ -45,5 +45,5 @@ def command(config_file: Path | None, changes: tuple[str, ...], example: bool, c
     if as_json:
         click.echo(merged.to_json())
     else:
-        click.echo(config.as_toml(merged, origins), nl=False)
+        click.echo(rendering.as_toml(merged, origins), nl=False)
     return 0

@@ -172,7 +172,7 @@ def _least_bytes() -> int:
 def _memory() -> Check:
     try:
         with daemon_parts():
-            from pipeline.config.settings import load
+            from pipeline.config.loading import load
         config = load()
     except ProclineError as error:
         return Check("memory", None, str(error))

@@ -15,10 +15,8 @@ from pipeline.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
     from pipeline.supervisor.feed import Feed
-
-_CGROUP_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
 
 @click.command(
@@ -80,22 +78,20 @@ def _record(
     feed: Feed, settings: Config, write: Callable[[bytes], None], begin: Callable[[], None], seconds: float | None
 ) -> tuple[int, dict[str, int]]:
     """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
-    import socket
-
     from pipeline.host import boot
+    from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.reader import ProcReader
-    from pipeline.sources.proc_connector.living import Living
-    from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
-    from pipeline.sources.ring._ring import Ring
-    from pipeline.sources.ring.handring import RingWriter
-    from pipeline.sources.shard._pacing import Waiter
+    from pipeline.sources.shard._pacing import RingWaiter
     from pipeline.sources.shard._shard import Shard
-    from pipeline.sources.shard.main import map_counts, map_cpu_states, ring_cpus
+    from pipeline.sources.shard.process import SourceParts, map_cpu_states, open_rings
+    from pipeline.sources.shard.source import open_shard
 
     began_ns = boot.now_boot_ns()
-    states = map_cpu_states(feed.shared_fd)
-    with_envs = settings.capture.envs_bytes > 0
+    states = map_cpu_states(feed.fds.shared)
+    capture = settings.capture
+    with_envs = capture.envs_bytes > 0
 
     def send(frame: bytes) -> bool:
         write(frame)
@@ -103,43 +99,24 @@ def _record(
 
     with ExitStack() as stack:
         reader = stack.enter_context(
-            ProcReader(
-                cgroup_root=next((root for root in _CGROUP_ROOTS if Path(root, "cgroup.procs").exists()), None),
-                args_limit=settings.capture.args_bytes,
-                envs_limit=settings.capture.envs_bytes,
-            )
+            ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
         )
         write(
             snapshot_frame(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
             )
         )
-        cpus = ring_cpus(states, feed.ring_count) if feed.source == "ebpf" else {0: tuple(range(states.count))}
-        rings = [Ring(fd, number=number, cpus=cpus.get(number, ())) for number, fd in sorted(feed.rings.items())]
-        acks = WrittenAcks(rings)
-        frame_max_bytes = settings.frames.max_bytes
+        rings = open_rings(feed.fds, states, feed.source, feed.ring_bytes)
+        parts = SourceParts(
+            fds=feed.fds, rings=rings, states=states, acks=WrittenAcks(rings), send=send, boot_id=boot.boot_id(),
+            frame_max_bytes=settings.frames.max_bytes,
+        )  # fmt: skip
         shard: Shard
         if feed.source == "ebpf":
-            shard = Shard(
-                rings, acks=acks, send=send, cpus=states, boot_id=boot.boot_id(), frame_max_bytes=frame_max_bytes
-            )
+            shard = open_shard(parts, stack)
         else:
-            sock = socket.socket(fileno=socket.dup(feed.socket_fd))
-            stack.callback(sock.close)
-            connector = ProcConnector(
-                sock,
-                stack.enter_context(RingWriter(feed.rings[0])),
-                Counts(map_counts(feed.shared_fd)),
-                reader,
-                Living(),
-                with_envs=with_envs,
-            )
-            shard = ConnectorShard(
-                connector, rings[0], acks=acks, send=send, cpus=states, boot_id=boot.boot_id(),
-                frame_max_bytes=frame_max_bytes,
-            )  # fmt: skip
-        stack.callback(shard.close)
-        waiter = Waiter(())
+            _, shard = open_connector(parts, reader, stack, with_envs=with_envs)
+        waiter = RingWaiter(())
         stack.callback(waiter.close)
         begin()
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)

@@ -80,11 +80,11 @@ def command(file: Path | None, source: str | None, shards: str | None, changes: 
     with daemon_parts():
         from pipeline import log
         from pipeline.cli.settings import load
-        from pipeline.config import settings as config
+        from pipeline.config.loading import parse_value
         from pipeline.supervisor import Supervisor
     require_packages()
 
-    count = None if shards is None else config.parse_value(shards)
+    count = None if shards is None else parse_value(shards)
     settings, _ = load(file, changes, {"source": source, "shards.count": count})
     pid_namespace.require_initial(settings.source)
     log.set_up(settings.log.level, settings.log.format, "supervisor")

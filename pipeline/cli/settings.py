@@ -1,6 +1,6 @@
 """Merge and check the settings for the commands that start a capture, without starting it.
 
-`pipeline.config.settings` checks each setting by itself. This module checks what depends on the host or on the part of
+`pipeline.config.loading` checks each setting by itself. This module checks what depends on the host or on the part of
 the daemon that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline
 run`, `record` and `config` all call `load`, so `config` rejects every setting that `run` would reject for these
 reasons.
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError, FrameError
 
 if TYPE_CHECKING:
-    from pipeline.config.settings import Config
+    from pipeline.config.schema import Config
 
 
 def load(
@@ -36,11 +36,11 @@ def load(
         ConfigError: a setting cannot be used.
         UnsupportedError: a setting needs a package that is not installed.
     """
-    from pipeline.config import settings as config
+    from pipeline.config import loading
 
-    given = dict(config.parse_option(change) for change in changes)
+    given = dict(loading.parse_option(change) for change in changes)
     given |= {key: value for key, value in (options or {}).items() if value is not None}
-    settings, origins = config.load_with_origins(file, given)
+    settings, origins = loading.load_with_origins(file, given)
     check(settings, origins)
     return settings, origins
 

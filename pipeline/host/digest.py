@@ -1,7 +1,8 @@
 """BLAKE2 without OpenSSL.
 
-hashlib has it from CPython's own `_blake2`, and imports OpenSSL first for other functions: 4 MB of a process. Where an
-interpreter has no such module, it is hashlib's.
+hashlib offers the `blake2b` of CPython's own `_blake2` module, but also imports OpenSSL for its other functions. That
+adds 4.5 MB of resident memory to a process, of which 0.75 MB is private (CPython 3.13, OpenSSL 3.5); `_blake2` alone
+adds 0.3 MB. In an interpreter without `_blake2`, `blake2b` is hashlib's.
 """
 
 from __future__ import annotations

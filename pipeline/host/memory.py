@@ -1,4 +1,4 @@
-"""Memory that a process has freed and its C library has kept."""
+"""Memory that a process has freed but its C library has not returned to the kernel."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import ctypes
 
 
 def give_back() -> None:
-    """Give freed pages of the heap back to the kernel, after work that needed many of them for a moment.
+    """Return freed pages of the heap to the kernel, after work that needed many of them for a short time.
 
-    glibc gives back the end of the heap only, and what a process keeps usually lies there. Other C libraries have no
-    malloc_trim(3), and nothing is done.
+    Without this call glibc returns only the end of the heap, which is usually still in use. Other C libraries have no
+    malloc_trim(3); there the function does nothing.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,4 +1,4 @@
-"""Tell systemd how the daemon is: sd_notify(3) over its datagram socket. Without systemd all of it does nothing."""
+"""Report the daemon's state to systemd: sd_notify(3) over its datagram socket. Without systemd it does nothing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 
 def notify(*fields: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send fields such as ``READY=1`` or ``STATUS=...``; return whether somebody was told.
+    """Send fields such as ``READY=1`` or ``STATUS=...`` and return whether they were sent.
 
-    A manager that is not there or has gone away is no reason to fail.
+    A missing service manager is not an error.
     """
     address = environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
@@ -25,7 +25,7 @@ def notify(*fields: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Return how often to send ``WATCHDOG=1`` (half of what systemd allows), None if it did not ask this process."""
+    """Return how often to send ``WATCHDOG=1``: half of systemd's limit. None: systemd does not watch this process."""
     try:
         allowed_us = int(environ["WATCHDOG_USEC"])
         asked = int(environ.get("WATCHDOG_PID", os.getpid()))

@@ -1,11 +1,11 @@
-"""Whether this process, the kernel's events and ``/proc`` number processes alike.
+"""Check that this process, the kernel's events and ``/proc`` use the same pids.
 
-BPF programs and the proc connector report pids of the initial pid namespace. A capture completes them from ``/proc``,
-which shows the pids of the namespace that it was mounted for. In a container the two differ: each process would appear
-twice, and a pid of one numbering would be taken for another process of the other. So a capture needs the initial pid
+BPF programs and the proc connector report pids of the initial pid namespace. A capture adds facts from ``/proc``, which
+shows pids of the namespace for which it was mounted. In a container the two differ: each process would appear twice,
+and a pid of one namespace would be mistaken for another process of the other. Therefore a capture needs the initial pid
 namespace and a ``/proc`` that was mounted for it. Sources that do not combine the two (tracer, replay) need neither.
 
-Readers and `procline doctor` import this module, so it takes nothing but the standard library.
+Readers and `procline doctor` import this module, so it uses the standard library only.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ _LINK = re.compile(r"pid:\[(\d+)\]")
 
 
 def fault(proc: Path = Path("/proc")) -> tuple[str, str] | None:
-    """Return what makes a capture impossible here and what to do about it; None: nothing.
+    """Return why a capture is impossible here and what to do about it; None: it is possible.
 
     Raises:
-        UnsupportedError: it cannot be told, since ``/proc`` may not be read.
+        UnsupportedError: the pid namespace is unknown, because ``/proc`` cannot be read.
     """
     try:
-        # A mount of another namespace does not have this process, or has it under another number.
+        # A /proc of another namespace does not show this process, or shows it with another pid.
         own = (proc / "self").readlink().name
         found = _LINK.fullmatch(str((proc / own / "ns" / "pid").readlink()))
     except FileNotFoundError:
         return _FOREIGN_PROC if (proc / "uptime").exists() else _NO_PROC
     except OSError as error:
         raise UnsupportedError(
-            f"the pid namespace of this process cannot be read: {error}", feature="pid namespace"
+            f"the pid namespace of this process cannot be read: {error}", feature="pid namespace", hint="run as root"
         ) from None
     if found is None or int(found[1]) != INITIAL:
         return _INNER_NAMESPACE
@@ -47,10 +47,10 @@ def fault(proc: Path = Path("/proc")) -> tuple[str, str] | None:
 
 
 def require_initial(source: str) -> None:
-    """Check that a capture by `source` would see processes by one number each.
+    """Check that a capture by `source` sees each process under one pid.
 
     Raises:
-        UnsupportedError: it would not; the message says what to do.
+        UnsupportedError: it does not; the message says what to do.
     """
     if source not in CAPTURES:
         return
@@ -65,11 +65,11 @@ def require_initial(source: str) -> None:
 
 
 _INNER_NAMESPACE = (
-    "this is not the initial pid namespace, so the pids that the kernel reports are not those of this container",
-    "run it in the host's pid namespace (containers: --pid=host), or use --source tracer",
+    "this is not the initial pid namespace, so the kernel reports other pids than this container uses",
+    "run the daemon in the host's pid namespace (containers: --pid=host), or use --source tracer",
 )
 _NO_PROC = ("nothing is mounted on /proc", "run `mount -t proc proc /proc`")
 _FOREIGN_PROC = (
-    "/proc was mounted for another pid namespace, so its pids are not those that the kernel reports",
+    "/proc was mounted for another pid namespace, so it shows other pids than the kernel reports",
     "mount the host's /proc here (`mount -t proc proc /proc`)",
 )

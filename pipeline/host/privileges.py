@@ -1,8 +1,11 @@
-"""What a process gives up when it starts: capabilities, its user, gaining privileges by exec, core dumps, outliving
-its parent. Standard library only; which process keeps what is decided by the caller.
+"""Drop privileges at the start of a process.
 
-Capabilities, user and no_new_privs belong to a thread (capabilities(7)), so all of this comes before the first thread:
-before a ZeroMQ context is made, and before numpy is imported, whose BLAS starts a pool.
+Covers capabilities, the user, gaining privileges by exec, core dumps, and outliving the parent. The caller decides
+which process keeps which capabilities. The module uses the standard library only.
+
+Capabilities, user and no_new_privs are properties of a thread (capabilities(7)). Therefore all of this must happen
+before the first other thread exists: before a ZeroMQ context is created, and before numpy is imported, as its BLAS
+starts a thread pool.
 
 Source: prctl(2), capabilities(7), linux/capability.h, linux/prctl.h.
 """
@@ -31,6 +34,9 @@ CAP_SYS_ADMIN = 21
 CAP_SYS_RESOURCE = 24
 CAP_PERFMON = 38
 CAP_BPF = 39
+
+#: Needed to read other users' processes in /proc (capabilities(7)).
+READ_PROC = (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -66,11 +72,11 @@ def _prctl(option: int, argument: int = 0) -> int:
 def _check_single_thread() -> None:
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
-        raise RuntimeError(f"{threads} threads: privileges are dropped for one only; drop them before starting threads")
+        raise RuntimeError(f"{threads} threads exist, but one only would lose its privileges: drop them earlier")
 
 
 def permitted_capabilities() -> frozenset[int]:
-    """Return the numbers of the capabilities that this thread may use."""
+    """Return the numbers of the capabilities in this thread's permitted set."""
     data = _capget()
     mask = data[0].permitted | data[1].permitted << 32
     return frozenset(n for n in range(_LAST_CAPABILITY + 1) if mask >> n & 1)
@@ -85,20 +91,23 @@ def _capget() -> ctypes.Array[_CapData]:
 
 
 def drop_capabilities(keep: Iterable[int] = ()) -> frozenset[int]:
-    """Give up every capability but `keep`, for this process and all that it will execute.
+    """Drop every capability except `keep`, for this process and all programs that it executes.
 
-    Effective and permitted become what is both kept and permitted now; inheritable and ambient become empty, and so
-    does the bounding set but for `keep` where CAP_SETPCAP allows it.
+    The effective and permitted sets become the part of `keep` that is permitted now. The inheritable and ambient sets
+    become empty. With CAP_SETPCAP the bounding set is reduced to `keep` too.
+
+    Args:
+        keep: numbers of the capabilities to keep.
 
     Returns:
-        The capabilities that are left: `keep`, without those that were not there.
+        The capabilities that remain: the part of `keep` that was permitted.
 
     Raises:
-        RuntimeError: there are other threads, which would keep theirs.
+        RuntimeError: there are other threads, which would keep their capabilities.
     """
     _check_single_thread()
     kept = frozenset(keep) & permitted_capabilities()
-    # Not before Linux 4.3, where there is nothing to clear.
+    # Before Linux 4.3 there is no ambient set to clear.
     with contextlib.suppress(OSError):
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(_LAST_CAPABILITY + 1):
@@ -106,9 +115,9 @@ def drop_capabilities(keep: Iterable[int] = ()) -> frozenset[int]:
             if number not in kept and _prctl(_PR_CAPBSET_READ, number):
                 _prctl(_PR_CAPBSET_DROP, number)
         except PermissionError:
-            break  # without CAP_SETPCAP the bounding set stays; no_new_privs makes it meaningless
+            break  # without CAP_SETPCAP the bounding set stays; with no_new_privs it has no effect
         except OSError:
-            break  # EINVAL: past the last capability of this kernel
+            break  # EINVAL: beyond the last capability of this kernel
     mask = sum(1 << number for number in kept)
     data = (_CapData * 2)()
     for word in range(2):
@@ -121,48 +130,56 @@ def drop_capabilities(keep: Iterable[int] = ()) -> frozenset[int]:
 
 
 def set_no_new_privs() -> None:
-    """Make sure that no exec of this process or a descendant gains privileges (set-user-id, file capabilities)."""
+    """Prevent this process and its descendants from gaining privileges by exec (set-user-id, file capabilities)."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
 def disable_core_dumps() -> None:
-    """Make sure that what this process has in memory (arguments, environments, keys) ends in no core file.
+    """Prevent core files, which would contain arguments, environments and keys from the memory of this process.
 
-    The limit alone does not hold for a core_pattern that pipes to a program, hence PR_SET_DUMPABLE. That also keeps
-    other processes of the same user from attaching to this one, and makes its /proc files root's.
+    The limit does not apply to a core_pattern that pipes to a program, hence PR_SET_DUMPABLE. This also prevents other
+    processes of the same user from attaching to this one, and changes the owner of its /proc files to root.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def pdeathsig(parent_tgid: int, signum: int = signal.SIGTERM) -> bool:
-    """Ask the kernel for a signal when the parent ends.
+    """Request a signal from the kernel when the parent ends.
 
-    The kernel forgets this when the process changes its user or capabilities, so do those first. It counts the end
-    of the thread that started this process as the parent's.
+    The kernel drops the request when the process changes its user or capabilities, so change those first. The signal is
+    sent when the thread that started this process ends, even if the parent process continues.
+
+    Args:
+        parent_tgid: the expected parent.
+        signum: the signal.
 
     Returns:
-        Whether the parent is still `parent_tgid`; if not it ended before it could be noticed, and the caller should
-        end too.
+        Whether the parent is still `parent_tgid`. If not, it ended before the request, and the caller should exit.
     """
     _prctl(_PR_SET_PDEATHSIG, signum)
     return os.getppid() == parent_tgid
 
 
 def become(user: str, *, keep: Iterable[int] = ()) -> None:
-    """Change to a user for good, with that user's groups, keeping the capabilities `keep` permitted.
+    """Change permanently to a user and that user's groups; the capabilities `keep` remain permitted.
 
-    The effective set is empty afterwards until `drop_capabilities` fills it again. Nothing is done when the process
-    already runs as that user.
+    The effective set is empty afterwards until `drop_capabilities` fills it again. If the process already runs as that
+    user, nothing changes.
+
+    Args:
+        user: name of the user.
+        keep: numbers of the capabilities to keep.
 
     Raises:
-        ConfigError: there is no such user.
-        UnsupportedError: this process may not change its user.
+        ConfigError: the user does not exist.
+        UnsupportedError: this process has no permission to change its user.
+        RuntimeError: there are other threads.
     """
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
-        raise ConfigError(f"there is no user {user!r}", key="user", value=user) from None
+        raise ConfigError(f"there is no user {user!r}: create it or choose another", key="user", value=user) from None
     if os.getresuid() == (entry.pw_uid,) * 3:
         return
     _check_single_thread()
@@ -174,7 +191,7 @@ def become(user: str, *, keep: Iterable[int] = ()) -> None:
         _prctl(_PR_SET_KEEPCAPS, 0)
     except PermissionError:
         raise UnsupportedError(
-            f"this process may not become {user!r}",
+            f"this process has no permission to change its user to {user!r}",
             feature="user",
             needs="CAP_SETUID and CAP_SETGID",
             hint="start it as root or as that user",
@@ -184,18 +201,19 @@ def become(user: str, *, keep: Iterable[int] = ()) -> None:
 def confine(
     *, parent_tgid: int | None = None, user: str | None = None, keep: Iterable[int] = ()
 ) -> tuple[frozenset[int], bool]:
-    """Do all of this in the order in which one step does not undo another.
+    """Drop all privileges, in an order in which no step undoes an earlier one.
 
     Args:
-        parent_tgid: whose end ends this process too; None for nobody's.
-        user: whom to become; None to stay.
+        parent_tgid: the parent with which this process must end; None: it may outlive its parent.
+        user: name of the user to change to; None: keep the user.
         keep: capabilities to keep.
 
     Returns:
-        The capabilities that are left, and whether the parent is still there (True when there is none to watch).
+        The capabilities that remain, and whether the parent still exists (True if `parent_tgid` is None).
 
     Raises:
-        ConfigError, UnsupportedError: as `become`.
+        ConfigError: the user does not exist.
+        UnsupportedError: this process has no permission to change its user.
         RuntimeError: there are other threads already.
     """
     keep = frozenset(keep)
@@ -203,7 +221,7 @@ def confine(
         become(user, keep=keep)
     left = drop_capabilities(keep)
     set_no_new_privs()
-    # Changing the user resets both of these.
+    # Changing the user resets both of the following.
     disable_core_dumps()
     alive = pdeathsig(parent_tgid) if parent_tgid is not None else True
     return left, alive

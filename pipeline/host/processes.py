@@ -1,8 +1,9 @@
-"""The daemon's own processes: who they are, and what they cost. The supervisor writes the list, `procline stat` reads.
+"""The daemon's own processes: which they are, and what they cost.
 
-The list is the file `processes` in the instance's directory: JSON, replaced whole at each change. A process is named
-by pid and start time (clock ticks of ``/proc/PID/stat``), so that an old list never speaks of a stranger. Leaf module:
-readers import it.
+The supervisor writes the list and `procline stat` reads it. It is the file `processes` in the directory of the
+instance: JSON, replaced atomically at each change. A process is identified by pid and start time (clock ticks of
+``/proc/PID/stat``), so an outdated list never matches an unrelated process. Readers import this module, so it uses the
+standard library only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FILE = "processes"
 
 
 def describe(roles: Mapping[str, int]) -> bytes:
-    """Return the list to write.
+    """Return the content of the list.
 
     Args:
         roles: pid by role, the supervisor first.
@@ -30,10 +31,11 @@ def describe(roles: Mapping[str, int]) -> bytes:
 
 
 def measure(directory: Path) -> list[dict[str, Any]]:
-    """Return what `stat --json` shows of each process of the instance in `directory` that lives.
+    """Return what `stat --json` shows for each live process of the instance in `directory`.
 
-    Each has `role`, `pid`, `cpu_seconds` (user and system) and `pss_bytes`, which is None where the caller may not
-    know it. An instance that has no list has no processes.
+    Returns:
+        One dict per process with `role`, `pid`, `cpu_seconds` (user and system) and `pss_bytes` (None if the caller has
+        no permission to read it). Empty if the instance has no list.
     """
     try:
         rows: Iterable[dict[str, Any]] = json.loads(trust.read(directory / FILE))["processes"]
@@ -49,10 +51,12 @@ def measure(directory: Path) -> list[dict[str, Any]]:
 
 
 def lives(pid: int, start_boot_ns: int) -> bool:
-    """Whether the process that started then still has this pid, in the caller's pid namespace. A zombie does not count.
+    """Return whether the process with this pid and start time exists. A zombie does not count.
 
     Args:
-        start_boot_ns: as in a control segment, to a clock tick; 0: unknown, so any process with this pid counts.
+        pid: in the caller's pid namespace.
+        start_boot_ns: start time from a control segment, accurate to a clock tick; 0: unknown, any process with this
+            pid counts.
     """
     if pid <= 0:
         return False
@@ -71,18 +75,18 @@ def lives(pid: int, start_boot_ns: int) -> bool:
 
 
 def _stat(pid: int) -> tuple[float, int]:
-    """Return CPU seconds and start time in ticks of a process, zeros if it is gone."""
+    """Return the CPU seconds and the start time in ticks of a process; zeros if it has ended."""
     fields = _fields(pid)
     return (0.0, 0) if fields is None else ((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, int(fields[19]))
 
 
 def _fields(pid: int) -> list[bytes] | None:
-    """Return the fields of proc_pid_stat(5) from the third on, the state; None: there is no such process to be seen."""
+    """Return the fields of proc_pid_stat(5) from the third (the state) on; None: no such process is visible."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return line.rpartition(b") ")[2].split()  # the name before it is in parentheses and may hold any byte
+    return line.rpartition(b") ")[2].split()  # the name before it is in parentheses and may contain any byte
 
 
 def _pss_bytes(pid: int) -> int | None:

@@ -1,15 +1,15 @@
-"""statx(2), which the standard library does not have: only the call, and the flags that its callers share."""
+"""statx(2), which the standard library lacks: the call and its flags."""
 
 from __future__ import annotations
 
 import ctypes
 
-#: Stands for the current directory; does not matter for an absolute path.
+#: The current directory; ignored if the path is absolute.
 AT_FDCWD = -100
-#: Of what another process or host serves (FUSE, NFS), take what the kernel knows, and do not wait for that server.
+#: Return the attributes that the kernel has cached; do not wait for a file server (FUSE, NFS).
 AT_DONT_SYNC = 0x4000
 BASIC_STATS = 0x7FF
-MNT_ID = 0x1000  #: since 5.8; the field is 0 before
+MNT_ID = 0x1000  #: since 5.8; on older kernels the field is 0
 BUFFER_BYTES = 256
 
 #: statx(directory, path, flags, mask, buffer), 0 or -1.

@@ -1,14 +1,14 @@
-"""Which container a process is in, by its cgroup paths; and cgroup paths by cgroup id.
+"""Containers of processes from their cgroup paths, and cgroup paths from cgroup ids.
 
-Covers the path forms of Docker, containerd, CRI-O, podman, runc and crun alone, Kata, systemd-nspawn, LXC, Kubernetes,
-ECS and Garden, on cgroup v1, v2 and both at once, and `CgroupTree`, which finds the path that belongs to a cgroup id.
-Leaves out asking a container runtime: a name, an image or labels are not to be had from the kernel.
+Covers the path formats of Docker, containerd, CRI-O, podman, runc and crun alone, Kata, systemd-nspawn, LXC,
+Kubernetes, ECS and Garden, on cgroup v1, v2 and both at once; and `CgroupTree`, which finds the path of a cgroup id.
+Container runtimes are not queried, so names, images and labels, which the kernel does not have, are not available.
 
-A container is never invented: a process in no container, a runtime's own helper (conmon, an LXC monitor, the supervisor
-of nspawn, what Kata keeps outside of a sandbox), a pod without a container and a virtual machine (other than Kata's,
-which bears a container's id) give None, and so does a path that is not understood: 64 digits alone do not make a
-container of a unit of systemd. (A helper of a runtime that is itself in a container is in that one.) The parent's
-container is no substitute (specification 9.1 item 10).
+A container is never guessed. The result is None for a process outside of containers; for a runtime's own helper
+(conmon, an LXC monitor, the supervisor of nspawn, what Kata keeps outside of a sandbox); for a pod without a container;
+for a virtual machine (except Kata's, which has a container's id); and for a path of an unknown format. 64 hexadecimal
+digits alone do not turn a systemd unit into a container. (A helper of a runtime that itself runs in a container is in
+that container.) The parent's container is not used instead (specification 9.1 item 10).
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from pipeline.procfs.mountinfo import mounts_of, unescape
 CgroupMode = Literal["unified", "hybrid", "legacy", "none"]
 
 _DELETED = b" (deleted)"
+_V2_ROOTS = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 
-#: The one runtime whose helper is told from its container by a single hierarchy.
+#: The only runtime whose helper differs from its container in a single hierarchy.
 NSPAWN = "systemd-nspawn"
 
 
 class Container(NamedTuple):
-    """A container as a cgroup path names it."""
+    """A container as a cgroup path identifies it."""
 
     container_id: str
-    #: docker, containerd, cri-o, podman, runc, crun, kata, systemd-nspawn, lxc, garden, ecs; "": the path does not tell
+    #: docker, containerd, cri-o, podman, runc, crun, kata, systemd-nspawn, lxc, garden, ecs; "": unknown
     runtime: str
-    pod_uid: str = ""  #: of a Kubernetes pod, in its usual form
+    pod_uid: str = ""  #: uid of its Kubernetes pod, with dashes; "": not in a pod
 
 
-# Python's re is safe here: each is anchored at both ends of one path segment (255 bytes), without nested repetition.
+# Python's re is safe here: each expression matches one whole path segment (255 bytes) and has no nested repetition.
 _ID = re.compile(r"(?:(?P<prefix>[a-z][a-z0-9._-]*?)[-_:])?(?P<id>[0-9a-f]{64})(?:\.scope)?")
 _FARGATE_ID = re.compile(r"[0-9a-f]{32}-[0-9]+")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){4}(?:[0-9a-f]{8})?")
@@ -50,10 +51,10 @@ _POD = re.compile(
 )
 _NSPAWN = re.compile(r"systemd-nspawn@(?P<name>.+)\.service")
 _MACHINE = re.compile(r"machine-(?P<name>.+)\.scope")
-# `lxc.service` is a unit, `lxc.pivot` where a monitor waits: neither is a container.
+# `lxc.service` is a systemd unit and `lxc.pivot` is where a monitor waits: neither is a container.
 _LXC = re.compile(r"(?:lxc\.payload\.|lxc(?:\.payload)?/)(?P<name>.+)")
 
-# What stands before an id in its own segment, or is the segment before it.
+# Prefixes of an id in its own segment, or the whole segment before it.
 _RUNTIMES = {
     "docker": "docker",
     "cri-containerd": "containerd",
@@ -71,31 +72,34 @@ _RUNTIMES = {
     "kata": "kata",
     "ecs": "ecs",
 }
-# Helpers of a runtime that carry the id of the container that they look after.
+# Parts of the names of helpers that have the id of their container.
 _HELPERS = ("conmon", "monitor", "shim", "pod_")
-# What of a sandbox must not count against its limits; the sandbox's own path may follow.
+# Processes of a sandbox that do not count against its limits; the path of the sandbox may follow.
 _KATA_OVERHEAD = "kata_overhead"
-# What is below a service or a scope is named as that likes, so an id there is a container only where a runtime says so.
-# Below a slice systemd has units alone, which end in what they are: an id there is of who makes cgroups without it, as
-# Docker and nerdctl can be told to do (`--cgroup-parent=/batch.slice`).
+# A service or a scope can name its own cgroups freely, so an id below one is a container only if a runtime's name is
+# there too. Below a slice, systemd itself creates only units, whose names end with their type. An id without such an
+# ending was created there by something else: Docker and nerdctl do so with `--cgroup-parent=/batch.slice`.
 _DELEGATED = (".service", ".scope")
 _UNITS = (".slice", *_DELEGATED)
 
 
 def container_of_path(path: str) -> Container | None:
-    """The innermost container that a cgroup path lies in, or None.
+    """Return the innermost container in a cgroup path, or None.
 
     Args:
-        path: of one hierarchy, as ``/proc/PID/cgroup`` has it or with a mount point before it.
+        path: path in one hierarchy, as in ``/proc/PID/cgroup``, or with a mount point before it.
     """
     return place_of_path(path).container
 
 
 def container_of_paths(paths: Iterable[str]) -> Container | None:
-    """The container that the paths of one process tell, those that count most first.
+    """Return the container that the cgroup paths of one process show, or None.
 
-    nspawn's supervisor and its container differ in one hierarchy only. So a path that says "helper" counts before all
-    that say "container", which then mean what it looks after.
+    The supervisor of nspawn and its container differ in one hierarchy only. So a path of a helper overrides all paths
+    of containers, which are then those of the container that the helper serves.
+
+    Args:
+        paths: paths of all hierarchies, the most reliable first.
     """
     places = [place_of_path(path) for path in paths]
     for place in places:
@@ -105,14 +109,14 @@ def container_of_paths(paths: Iterable[str]) -> Container | None:
 
 
 class Place(NamedTuple):
-    """Where a cgroup path leads to."""
+    """What a cgroup path shows about the processes in it."""
 
-    container: Container | None  #: the innermost one that it lies in
-    is_helper: bool  #: a runtime's own process is there, of a container that is not its own
+    container: Container | None  #: the innermost container in the path
+    is_helper: bool  #: the path belongs to a runtime's helper, which serves a container but is not in it
 
 
 def place_of_path(path: str) -> Place:
-    """As `container_of_path`, and whether it is a helper's."""
+    """Return the container of a path as `container_of_path` does, and whether the path is that of a helper."""
     return _place_of_path(path.removesuffix(" (deleted)"))
 
 
@@ -143,18 +147,19 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
     segment = segments[index]
     before = segments[index - 1] if index else ""
     is_last = index == len(segments) - 1
-    # kubepods-burstable-podUID.slice:cri-containerd:ID is what a runtime makes of systemd's form on plain cgroupfs.
+    # kubepods-burstable-podUID.slice:cri-containerd:ID is the systemd form of a path, used by a runtime on plain
+    # cgroupfs.
     own = _ID.fullmatch(segment.partition(":")[2] if segment.count(":") == 2 else segment)
     if own:
         prefix = own["prefix"] or ""
         if any(helper in prefix for helper in _HELPERS):
             return "helper"
         runtime = _RUNTIMES.get(prefix) or _RUNTIMES.get(before, "")
-        # An id counts where a runtime or a pod says that it is one; a bare one also at the end of a path.
+        # An id is a container if the path names a runtime or a pod; without either, only at the end of a path.
         strangers = _UNITS if segment.endswith(".scope") else _DELEGATED
         if runtime or _POD.fullmatch(before) or (is_last and not prefix and not before.endswith(strangers)):
             if not prefix and before in ("ecs", "libpod_parent"):
-                return None  # a task, a pod: not a container (podman's are libpod-ID), and conmon is below a pod too
+                return None  # a task or a pod, not a container (podman's are libpod-ID); conmon is below a pod too
             return Container(own["id"], "docker" if runtime == "ecs" else runtime or _by_ecs(segments))
         return None
     if _FARGATE_ID.fullmatch(segment) and "ecs" in segments[:index]:
@@ -165,7 +170,7 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
         if not is_last and segments[index + 1] == "supervisor":
             return "helper"
         return Container(_unescape(machine["name"]), NSPAWN)
-    # A scope of systemd-machined may be a virtual machine's: only nspawn puts a payload below it.
+    # A scope of systemd-machined may be a virtual machine. Only nspawn creates a `payload` below it.
     if (machine := _MACHINE.fullmatch(segment)) and not is_last and segments[index + 1] == "payload":
         return Container(_unescape(machine["name"]), NSPAWN)
     if segment.startswith("lxc.monitor"):
@@ -176,21 +181,21 @@ def _container_of_segment(segments: list[str], index: int) -> Container | Litera
 
 
 def _by_ecs(segments: Iterable[str]) -> str:
-    """Containers of an ECS task on a host are Docker's: /ecs/TASK/ID."""
+    """Return the runtime of a container in an ECS task on a host: it is Docker's, at /ecs/TASK/ID."""
     return "docker" if "ecs" in segments else ""
 
 
 def _unescape(name: str) -> str:
-    r"""Undo systemd's escapes of unit names: ``\x2d`` is ``-``."""
+    r"""Undo systemd's escapes in unit names: ``\x2d`` is ``-``."""
     return re.sub(r"\\x([0-9a-f]{2})", lambda match: chr(int(match[1], 16)), name)
 
 
 def container_of_cgroups(text: bytes) -> Container | None:
-    """The container by all lines of ``/proc/PID/cgroup``.
+    """Return the container that the lines of ``/proc/PID/cgroup`` show, or None.
 
-    The v2 line is asked first. On hosts with both, it may lead to the runtime's own service while the v1 lines lead to
-    the container, so the others are asked too; the name=systemd hierarchy last, as processes inside of a container
-    change it.
+    The v2 line is checked first. On hosts with both versions it may lead to the runtime's own service while the v1
+    lines lead to the container, so they are checked too. The name=systemd hierarchy is last, because processes inside a
+    container can change it.
     """
     paths: list[tuple[int, str]] = []
     for line in text.splitlines():
@@ -204,10 +209,13 @@ def container_of_cgroups(text: bytes) -> Container | None:
 
 
 def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | None, CgroupMode]:
-    """Where the cgroup v2 hierarchy is mounted, and which hierarchies there are.
+    """Return where the cgroup v2 hierarchy is mounted, and which versions are mounted.
+
+    Args:
+        mountinfo: path of the mountinfo to read.
 
     Returns:
-        Mount point (None: not mounted), and "unified" (v2 alone), "hybrid" (both), "legacy" (v1 alone) or "none".
+        Mount point (None: not mounted), and "unified" (v2 only), "hybrid" (both), "legacy" (v1 only) or "none".
     """
     v2: str | None = None
     has_v1 = False
@@ -218,7 +226,7 @@ def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | N
     for mounted, tail in mounts_of(text):
         kind = tail.split(b" ", 1)[0]
         if kind == b"cgroup2":
-            # The first mount is the host's own; containers that share this mount namespace may have others.
+            # The first mount is the host's own; containers that share this mount namespace may add others.
             v2 = v2 or os.fsdecode(unescape(mounted[4]))
         elif kind == b"cgroup":
             has_v1 = True
@@ -227,19 +235,27 @@ def find_cgroup_mounts(mountinfo: str = "/proc/self/mountinfo") -> tuple[str | N
     return v2, "hybrid" if has_v1 else "unified"
 
 
-class CgroupTree:
-    """Cgroup ids to paths and containers. One user at a time.
+def cgroup_v2_root() -> str | None:
+    """Return the mount point of cgroup v2 if it is one of the usual two, in the form that `ProcReader` takes; or None.
 
-    A cgroup id is the inode number of the cgroup's directory. The kernel does not give one out twice (kernfs counts a
-    generation in its upper half), and a v2 cgroup can not be renamed: a path that was once found stays right for its id
-    also after the cgroup is gone. So what is found is kept, within bounds, and only "not found" is forgotten.
+    On a host with both versions it is below the version 1 mounts.
+    """
+    return next((root for root in _V2_ROOTS if Path(root, "cgroup.procs").exists()), None)
+
+
+class CgroupTree:
+    """Finds paths and containers of cgroup ids. Not thread-safe.
+
+    A cgroup id is the inode number of the cgroup's directory. The kernel does not reuse it (kernfs keeps a generation
+    in its upper half), and a v2 cgroup cannot be renamed. So a path remains correct for its id even after the cgroup is
+    removed. Therefore paths are cached up to a limit, and only "not found" expires.
 
     Args:
-        root: the v2 mount; None: found by `find_cgroup_mounts`.
-        mode: which hierarchies there are; None: found too.
-        proc: where procfs is mounted.
-        capacity: paths kept; the least recently used leaves.
-        walk_interval_ns: the tree is walked at most so often (5,000 cgroups take some 20 ms).
+        root: mount point of v2; None: the result of `find_cgroup_mounts`.
+        mode: which versions are mounted; None: the result of `find_cgroup_mounts`.
+        proc: mount point of procfs.
+        capacity: maximum number of cached paths; the least recently used one is evicted.
+        walk_interval_ns: shortest time between two walks of the tree (5,000 cgroups take about 20 ms).
         clock: monotonic, in ns.
     """
 
@@ -268,7 +284,7 @@ class CgroupTree:
         return len(self._paths)
 
     def learn(self, cgroup_id: int, path: str) -> None:
-        """Take a path that somebody else found, for example in ``/proc/PID/cgroup`` together with its inode."""
+        """Record a path that was found elsewhere, for example in ``/proc/PID/cgroup`` together with its inode."""
         if not cgroup_id:
             return
         self._paths[cgroup_id] = path
@@ -277,12 +293,12 @@ class CgroupTree:
             self._paths.popitem(last=False)
 
     def path_of(self, cgroup_id: int, tgid: int = 0) -> str | None:
-        """Path of a cgroup below the v2 root, with a leading slash; None: unknown.
+        """Return the path of a cgroup below the v2 root, with a leading slash; None: unknown.
 
         Args:
             cgroup_id: inode of its directory.
-            tgid: a process that was in it; asking it is cheaper than a walk. It may have moved since, so its cgroup's
-                inode is compared.
+            tgid: a process that was in it; 0: unknown. Reading the path from the process is cheaper than a walk. The
+                process may have moved since, so the inode of its cgroup is compared.
         """
         if not cgroup_id or self.root is None:
             return None
@@ -300,10 +316,14 @@ class CgroupTree:
         return self._paths.get(cgroup_id)
 
     def container_of(self, cgroup_id: int, tgid: int) -> Container | None:
-        """The container of a process.
+        """Return the container of a process, or None.
 
-        With v2 alone the cgroup id tells. Otherwise containers may live in v1 hierarchies that no id names, so the
-        process itself is asked; gone is unknown.
+        With v2 only, the cgroup id identifies it. Otherwise containers may be in v1 hierarchies without an id, so
+        ``/proc/PID/cgroup`` is read; if the process has ended, the container is unknown.
+
+        Args:
+            cgroup_id: the v2 cgroup of the process.
+            tgid: the process.
         """
         if self.mode == "unified" and (path := self.path_of(cgroup_id, tgid)) is not None:
             return container_of_path(path)
@@ -330,7 +350,7 @@ class CgroupTree:
         return inode == cgroup_id
 
     def _walk(self, wanted: int) -> None:
-        """Learn the whole tree, the wanted one last so that it is not the first to be pushed out."""
+        """Record the whole tree; `wanted` is recorded last, so that it is not evicted first."""
         self.walks_total += 1
         assert self.root is not None
         try:
@@ -344,7 +364,7 @@ class CgroupTree:
             try:
                 with os.scandir(f"{self.root}{below}") as entries:
                     for entry in entries:
-                        # The kernel gives type and inode with the name: no stat per cgroup.
+                        # The kernel returns type and inode with the name, so no stat() per cgroup is needed.
                         if not entry.is_dir(follow_symlinks=False):
                             continue
                         path = f"{below}/{entry.name}"

@@ -1,11 +1,11 @@
-"""Cgroup hierarchies of version 1: which there are, where they are mounted, and the ids of the cgroups in them.
+"""Cgroup hierarchies of version 1: where each is mounted, and the ids of the cgroups in them.
 
-Every process is in one cgroup of each hierarchy. A container may be visible in the paths of some of them only (a host
-with both versions, where version 2 leads to the runtime's own service), so all of them together tell; their ids make
-one number (`pipeline.records.kinds.cgroup_set`), which the BPF programs compute too. Leaves out what a path means
-(containers.py).
+Every process is in one cgroup of each hierarchy. A container may appear in the paths of some of them only (on a host
+with both versions, version 2 may lead to the runtime's own service), so all of them are needed to find it. Their ids
+are combined to one number (`pipeline.records.kinds.cgroup_set`), which the BPF programs compute too. What a path means
+is determined in containers.py.
 
-An id is the inode of the cgroup's directory and counts for one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
+An id is the inode of the cgroup's directory and is valid in one hierarchy. Source: cgroups(7), proc_pid_mountinfo(5).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from pipeline.records import kinds as events
 
 _DELETED = b" (deleted)"
 
-#: Paths that are remembered of those that the kernel told.
+#: Maximum number of cached paths that the kernel reported.
 TOLD_MAX = 16384
 
 
 class Line(NamedTuple):
     """A line of ``/proc/PID/cgroup``."""
 
-    hierarchy: int  #: 0: version 2
-    controllers: str  #: with commas; ``name=...`` for one without controllers
+    hierarchy: int  #: number of the hierarchy; 0: version 2
+    controllers: str  #: separated by commas; ``name=...`` for a hierarchy without controllers
     path: str
 
 
 def lines_of(text: bytes) -> list[Line]:
-    """Take ``/proc/PID/cgroup`` apart; what is not understood is left out."""
+    """Parse ``/proc/PID/cgroup``; lines of an unknown format are skipped."""
     lines = []
     for line in text.splitlines():
         number, _, rest = line.partition(b":")
@@ -47,11 +47,11 @@ def lines_of(text: bytes) -> list[Line]:
 
 
 class Hierarchies:
-    """The hierarchies of version 1 that this process can see. One user at a time.
+    """The hierarchies of version 1 that this process can see. Not thread-safe.
 
     Args:
-        proc: where procfs is.
-        again_ns: what is not known is looked for again after so long, ns.
+        proc: mount point of procfs.
+        again_ns: shortest time between two searches for a missing hierarchy, ns.
         clock: monotonic, ns.
     """
 
@@ -67,12 +67,16 @@ class Hierarchies:
         self._next_look_ns: int | None = None
 
     def set_of(self, text: bytes) -> int:
-        """What `cgroup_set` says of a process whose ``/proc/PID/cgroup`` is `text`; 0: one in it cannot be found."""
+        """Return the `cgroup_set` of a process; 0: one of its cgroups cannot be found.
+
+        Args:
+            text: the content of ``/proc/PID/cgroup``.
+        """
         members = []
         for line in lines_of(text):
             if line.hierarchy and line.path != "/":
                 tree = self._tree(line.hierarchy)
-                if tree is None or line.path.startswith("/.."):  # outside of this reader's namespace
+                if tree is None or line.path.startswith("/.."):  # outside this reader's cgroup namespace
                     return 0
                 try:
                     number = Path(f"{tree.root}{line.path}").lstat().st_ino
@@ -83,7 +87,7 @@ class Hierarchies:
         return events.cgroup_set(members)
 
     def set_of_process(self, tgid: int) -> tuple[int, bytes]:
-        """`set_of` of a live process, and the text; (0, b"") when it is gone."""
+        """Return `set_of` of a live process and the text it was computed from; (0, b"") if the process has ended."""
         try:
             text = Path(self._proc, str(tgid), "cgroup").read_bytes()
         except OSError:
@@ -91,22 +95,26 @@ class Hierarchies:
         return self.set_of(text), text
 
     def learn(self, hierarchy: int, cgroup_id: int, path: str) -> None:
-        """Take a path that the kernel told; the hierarchy may be mounted where this process does not see it."""
+        """Record a path that the kernel reported; the hierarchy may be mounted where this process cannot see it."""
         self._told[hierarchy, cgroup_id] = path
         self._told.move_to_end((hierarchy, cgroup_id))
         if len(self._told) > TOLD_MAX:
             self._told.popitem(last=False)
 
     def container_of(self, members: Iterable[tuple[int, int]]) -> tuple[Container | None, bool]:
-        """The container that these (hierarchy, cgroup id) lie in, and whether the paths of all of them are known.
+        """Return the container of a process in these cgroups, and whether the paths of all of them are known.
 
-        Controllers are asked before hierarchies that only have a name, as processes inside of a container change those.
+        Hierarchies with controllers are checked before those that only have a name, because processes inside a
+        container can change the latter.
+
+        Args:
+            members: pairs of hierarchy and cgroup id.
         """
         paths = []
         is_complete = True
         some = list(members)
         for hierarchy, _ in some:
-            self._tree(hierarchy)  # a look tells which ones have names
+            self._tree(hierarchy)  # also finds out which hierarchies only have a name
         for hierarchy, cgroup_id in sorted(some, key=lambda member: (member[0] in self._named, member[0])):
             path = self._told.get((hierarchy, cgroup_id))
             if path is None and (tree := self._tree(hierarchy)) is not None:
@@ -117,7 +125,7 @@ class Hierarchies:
                 paths.append(path)
         found = container_of_paths(paths)
         if found is not None and not is_complete and found.runtime == NSPAWN:
-            return None, False  # the path that is missing may be the one that says who is the supervisor
+            return None, False  # the missing path may be the one that identifies nspawn's supervisor
         return found, is_complete
 
     def _tree(self, hierarchy: int) -> CgroupTree | None:
@@ -130,7 +138,7 @@ class Hierarchies:
         return tree
 
     def _look(self) -> None:
-        """Find where each hierarchy is mounted: its number by its controllers, those by the options of the mount."""
+        """Find where each hierarchy is mounted, by comparing its controllers with the options of the mounts."""
         try:
             own = lines_of(Path(self._proc, "self/cgroup").read_bytes())
             mounts = Path(self._proc, "self/mountinfo").read_bytes()
@@ -139,7 +147,8 @@ class Hierarchies:
         places: dict[frozenset[str], str] = {}
         for mounted, tail in mounts_of(mounts):
             kind, _, rest = tail.partition(b" ")
-            # Not a part of a hierarchy, as in a container: paths would begin elsewhere.
+            # Only mounts of a whole hierarchy: in a container a part of one may be mounted, where paths start
+            # elsewhere.
             if kind == b"cgroup" and mounted[3] == b"/":
                 options = frozenset(os.fsdecode(rest.rpartition(b" ")[2]).split(","))
                 places.setdefault(options, os.fsdecode(unescape(mounted[4])))

@@ -1,7 +1,7 @@
-"""What ``/proc`` says about a process, and the same as the records that BPF programs write.
+"""Facts about a process from ``/proc``, and their conversion to the records that BPF programs write.
 
-Covers `ProcInfo` and `to_records`, through which a snapshot, a repair and the proc connector feed the same code as the
-kernel does. Leaves out the reading: that is `procfs`.
+Through `to_records`, a snapshot, a repair and the proc connector use the same code as events of the kernel. `reader`
+reads the facts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pipeline.records import kinds as events
 from pipeline.shm.layout import tables as layout
 
-#: Login uid or audit session that was never set, or a kernel without audit.
+#: Value of a login uid or audit session that was never set, or of a kernel without audit.
 UNSET = 0xFFFFFFFF
 
 PF_KTHREAD = 0x00200000
@@ -26,35 +26,37 @@ _PROC_KNOWS = (
     layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_TTY | layout.KNOWN_AUID
 )
 
-# The kernel's invalid id: nobody has it.
+# The kernel's invalid id, which no user or group has.
 _NO_IDS = (UNSET, UNSET, UNSET, UNSET)
 
 
 @dataclass(slots=True)
 class ProcInfo:
-    """What ``/proc`` says about one process. Unknown is None, or for numbers 0, or the sentinel that is named."""
+    """Facts from ``/proc`` about one process. Unknown is None, or 0 for numbers, or the sentinel named at the field."""
 
     tgid: int
     ppid: int
     start_ticks: int  #: since boot, USER_HZ
-    start_boot_ns: int  #: first ns of that tick, unless somebody knew better: see start_is_ticks
+    start_boot_ns: int  #: first ns of that tick, or the exact start time: see start_is_ticks
     comm: bytes  #: at most 15 bytes
     state: str  #: one letter, as in stat
     task_flags: int
     thread_count: int
     pgid: int
     sid: int
-    tty: bytes  #: b"pts3"; b"" none or unknown
+    tty: bytes  #: for example b"pts3"; b"": none or unknown
     uids: tuple[int, int, int, int] = _NO_IDS  #: real, effective, saved, file system
     gids: tuple[int, int, int, int] = _NO_IDS
     cap_effective: int = 0
     cap_permitted: int = 0
+    #: As TASK has them, in the order of STATES: the number in ``/proc/PID/status`` + 1, 0 unknown.
+    states: tuple[int, ...] = (0,) * len(layout.STATES)
     ns_pids: tuple[int, ...] = ()  #: from the reader's pid namespace inwards; the last is the innermost
     start_is_ticks: bool = True
     parent_start_boot_ns: int = 0
-    is_torn: bool = False  #: was calling exec while being read: fields may be of several images
-    is_leader_dead: bool = False  #: other threads live on
-    exe: bytes | None = None  #: as somebody outside a chroot sees it, without " (deleted)"
+    is_torn: bool = False  #: the process called exec while it was read: fields may belong to several images
+    is_leader_dead: bool = False  #: the first thread has ended, other threads have not
+    exe: bytes | None = None  #: path as seen from outside a chroot, without " (deleted)"
     is_exe_deleted: bool = False
     is_memfd: bool = False  #: exe is b"/memfd:NAME"
     exe_inode: int = 0
@@ -66,10 +68,11 @@ class ProcInfo:
     exe_ctime_ns: int = 0  #: unix
     exe_mtime_ns: int = 0
     mount_id: int = 0
-    mount_end: int = 0  #: 1 + how much of exe leads to where that mount is; 0 unknown
+    mount_end: int = 0  #: 1 + length of the mount point at the start of exe; 0: unknown
     fs_magic: int = 0
-    root: bytes | None = None  #: the process' root directory, b"/" unless chrooted
-    argv: bytes | None = None  #: NUL after each, and at least one
+    root: bytes | None = None  #: root directory of the process, b"/" unless chrooted
+    cwd: bytes | None = None  #: working directory; None: unknown, deleted or unreachable
+    argv: bytes | None = None  #: a NUL after each argument; at least one argument
     args_full_bytes: int = 0
     is_args_truncated: bool = False
     envs: bytes | None = None
@@ -81,10 +84,10 @@ class ProcInfo:
     mnt_ns: int = 0
     net_ns: int = 0
     user_ns: int = 0
-    cgroup: bytes | None = None  #: /proc/PID/cgroup as it is
+    cgroup: bytes | None = None  #: content of /proc/PID/cgroup
     cgroup_path: bytes | None = None  #: path in the cgroup v2 hierarchy
     cgroup_id: int = 0
-    cgroups_v1: int = 0  #: as TASK has it; 0: not known
+    cgroups_v1: int = 0  #: as in TASK; 0: unknown
 
     @property
     def ns_pid(self) -> int:
@@ -93,17 +96,17 @@ class ProcInfo:
 
     @property
     def is_kthread(self) -> bool:
-        """A kernel thread: it has no image, and its children are kernel threads."""
+        """Whether it is a kernel thread: it has no image, and its children are kernel threads."""
         return bool(self.task_flags & PF_KTHREAD)
 
     @property
     def is_zombie(self) -> bool:
-        """Every thread has ended; only the exit status waits."""
+        """Whether every thread has ended and only the exit status remains."""
         return self.state in "ZX" and not self.is_leader_dead
 
     @property
     def args(self) -> list[bytes]:
-        """The arguments as a list, argv[0] included."""
+        """The arguments as a list, including argv[0]."""
         return self.argv[:-1].split(b"\0") if self.argv else []
 
     @property
@@ -119,16 +122,22 @@ class ProcInfo:
 
     @property
     def script_path(self) -> bytes | None:
-        """The script that was invoked, when the image looks like a script's interpreter; else None."""
+        """The script that was executed, if the image looks like a script's interpreter; otherwise None."""
         return script_of(self.exe, self.comm, self.argv)
 
 
 def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | None:
-    """The script that was invoked, when an image looks like a script's interpreter; else None.
+    """Return the script that was executed, if an image looks like a script's interpreter; otherwise None.
 
-    The kernel names the task after the script and puts its path behind the interpreter and the interpreter's option.
-    Guessed so: the name is not the executable's, and is that of an argument after the first, which is an absolute path.
-    (Specification 3.3.8 step 7 looks at the last argument only, so misses scripts with arguments.)
+    For a script the kernel names the task after it and passes its path as an argument, after the interpreter and the
+    interpreter's option. This is a guess: the name of the task differs from that of the executable and equals the last
+    part of one of the first arguments after argv[0], and argv[0] is an absolute path. (Specification 3.3.8 step 7
+    checks the last argument only and so misses scripts with arguments.)
+
+    Args:
+        exe: path of the executable.
+        comm: name of the task.
+        argv: the arguments, a NUL after each.
     """
     if not exe or not argv or exe.rpartition(b"/")[2][:15] == comm:
         return None
@@ -139,15 +148,15 @@ def script_of(exe: bytes | None, comm: bytes, argv: bytes | None) -> bytes | Non
 
 
 class ProcRecords(NamedTuple):
-    """Processes as records: the same columns as a frame has. Row i of each is process i."""
+    """Processes as records, in the columns of a frame. Row i of each column is process i."""
 
     head: npt.NDArray[np.void]  #: shape (n,), events.HEAD
     task: npt.NDArray[np.void]  #: shape (n,), events.TASK
     exec: npt.NDArray[np.void]  #: shape (n,), events.EXEC
-    blob: bytes  #: path, name, args, envs of each, concatenated in order
+    blob: bytes  #: path, name, arguments and environment of each process, concatenated in order
 
 
-_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i", "|S16": "16s"}
+_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i", "|S16": "16s", "|V1": "x", "|V2": "2x"}
 
 
 def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
@@ -157,22 +166,22 @@ def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
     return packed
 
 
-# One pack per row is 20 times as fast as storing into a numpy record field by field.
+# One pack per row is 20 times faster than assigning the fields of a numpy record.
 _HEAD = _struct_of(events.HEAD)
 _TASK = _struct_of(events.TASK)
 _EXEC = _struct_of(events.EXEC)
 
 
 def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boot_ns: int | None = None) -> ProcRecords:
-    """What was read, as the records that the BPF programs would have written, all with FLAG_PARTIAL.
+    """Convert facts to the records that the BPF programs would have written, all with FLAG_PARTIAL.
+
+    Unknown is 0, and UNSET for login uid and audit session. EXEC_ARGS_UNREADABLE and EXEC_ENVS_UNREADABLE mark strings
+    that are unknown rather than empty. ``/proc`` does not have the facts of a FORK (creator, clone flags).
 
     Args:
-        infos: processes; a parent that is among them gives its start time to its children.
-        kind: of the HEADs; the EXEC rows are there for every kind.
-        time_boot_ns: when it was so; None: each process' start, the time from which ``/proc`` vouches for it.
-
-    Unknown is 0, and UNSET for login uid and audit session; EXEC_ARGS_UNREADABLE and EXEC_ENVS_UNREADABLE mark
-    strings that are unknown, not empty. FORK facts (creator, clone flags) are not to be had from ``/proc``.
+        infos: the processes. If a parent is among them, its start time is used for its children.
+        kind: kind of the HEADs. EXEC rows are made for every kind.
+        time_boot_ns: time of the records; None: the start of each process, from which on ``/proc`` describes it.
     """
     starts = {info.tgid: info.start_boot_ns for info in infos}
     heads: list[bytes] = []
@@ -182,6 +191,8 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
     for info in infos:
         path = info.exe or b""
         name = info.script_path or b""
+        if info.cwd is not None:
+            name += b"\0" + info.cwd
         args = info.argv or b""
         envs = info.envs or b""
         var_bytes = len(path) + len(name) + len(args) + len(envs)
@@ -201,8 +212,9 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
                 info.gids[3], info.cap_effective, info.cap_permitted, info.auid, info.audit_session, info.sid,
                 info.pgid, info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns, info.task_flags,
                 info.cgroup_id, info.comm, info.tty[:15],
-                # In an exec record TASK's executable is the one before: unknown.
-                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, 0, info.cgroups_v1,
+                # In an exec record the executable in TASK is the previous one, which is unknown.
+                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, *info.states, 0,
+                info.cgroups_v1,
             )
         )  # fmt: skip
         execs.append(
@@ -223,7 +235,13 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
 
 
 def to_record(info: ProcInfo, kind: int = events.KIND_EXEC, time_boot_ns: int | None = None) -> ProcRecords:
-    """`to_records` of one process: columns of length 1."""
+    """Convert the facts of one process, as `to_records` does: columns of length 1.
+
+    Args:
+        info: the process.
+        kind: see `to_records`.
+        time_boot_ns: see `to_records`.
+    """
     return to_records((info,), kind, time_boot_ns)
 
 
@@ -256,11 +274,14 @@ def _root_offset(info: ProcInfo) -> int:
 
 
 def proc_knows(task: np.void, already: int = 0) -> int:
-    """The KNOWN_* groups of a TASK from ``/proc``: 0 means 0 there, but for what it may not show.
+    """Return the KNOWN_* groups of a TASK from ``/proc``.
+
+    In a known group 0 means 0, except in fields that ``/proc`` may not show.
 
     Args:
-        already: the groups that are known. Namespaces without the user namespace (shared_namespaces.py) are less than
-            what an event reports, and do not replace it.
+        task: the TASK record.
+        already: groups that are known already. Namespaces without the user namespace (shared_namespaces.py) are less
+            than an event reports, so they do not replace known ones.
     """
     known = _PROC_KNOWS
     known |= layout.KNOWN_CGROUP if int(task["cgroup_id"]) or int(task["cgroups_v1"]) else 0

@@ -1,14 +1,14 @@
-"""Where mounts are and of what type, from ``/proc/PID/mountinfo``: for executables that only ``/proc`` told of.
+"""Mount point and type of the file system of an executable, from ``/proc/PID/mountinfo``.
 
-The kernel's programs walk a path across its mounts (`mounts`); ``/proc`` shows a path and the number of a mount, and
-beside it the mounts that the process can reach, below its root directory. Reading them costs about 1 us a mount, so one
-reading serves all processes of a mount namespace with the same root directory, for a second at most. No descriptor is
-kept, which would keep the namespace alive.
+This is for executables that are known only from ``/proc``. The BPF programs walk a path across its mounts (`mounts`).
+``/proc`` shows a path and the id of a mount; mountinfo lists the mounts that the process can reach, below its root
+directory. Reading this list takes about 1 us per mount, so one reading serves all processes with the same mount
+namespace and root directory, for at most one second. No descriptor is kept, because it would keep the namespace alive.
 
-The number of a mount that is gone is given to the next one. So a reading that is not new is taken only for a mount of
-the device that the file is on, and a mount only if the file's path leads through where it is. What a process cannot
-reach (its executable is outside of its root, was unmounted, or is of the mount namespace that it came from) is unknown,
-not hidden: its own mounts do not tell which of these it is.
+The kernel reuses the id of a removed mount. So an older reading is used only for a mount of the device that the file is
+on, and a mount is used only if the file's path leads through its mount point. A mount that the process cannot reach
+remains unknown: its executable is outside its root, was unmounted, or is in the mount namespace that the process came
+from, and the list of the process does not show which of these it is.
 """
 
 from __future__ import annotations
@@ -23,29 +23,31 @@ from pipeline.procfs.filesystems import magic_of
 from pipeline.procfs.mountinfo import unescape
 
 MAX_AGE_NS = 1_000_000_000
-#: Readings kept: mount namespaces times root directories. With more, all are forgotten.
+#: Maximum number of cached readings, one for each pair of mount namespace and root directory. Beyond it all are
+#: dropped.
 TABLES_MAX = 1024
-#: Of a longer list, about 4 KiB each, the rest is unknown (the kernel's default is at most 100,000 mounts a namespace).
+#: Maximum number of pieces read of a list, about 4 KiB each; the rest is unknown (the kernel's default limit is 100,000
+#: mounts per namespace).
 PIECES_MAX = 1024
 
 
 class MountPoint(NamedTuple):
-    """The mount that a file is on, as EXEC has it."""
+    """The mount that a file is on, in the form of an EXEC record."""
 
-    end: int  #: 1 + how much of the file's path leads to where the mount is
-    fs_magic: int  #: 0 unknown
+    end: int  #: 1 + length of the mount point at the start of the file's path
+    fs_magic: int  #: 0: unknown
 
 
 class _Mount(NamedTuple):
-    """A line of a mountinfo."""
+    """One line of a mountinfo."""
 
-    device: int  #: of its file system, in the kernel's encoding
-    point: bytes  #: where it is, below the root of the mount tree; b"" for that root
+    device: int  #: device of its file system, in the kernel's encoding
+    point: bytes  #: mount point, below the root of the mount tree; b"" for that root
     fs_magic: int
 
 
 class _Table:
-    """One reading of a mountinfo, of a process with this root directory."""
+    """One reading of the mountinfo of a process with this root directory."""
 
     __slots__ = ("_known", "_lines", "_root", "checked", "read_at_ns")
 
@@ -54,11 +56,11 @@ class _Table:
         self._root = b"" if root == b"/" else root
         self._lines: dict[bytes, bytes] = {}
         self._known: dict[int, _Mount | None] = {}
-        #: (mount, device) that were looked for in a new reading in vain, or that have a device of their own (btrfs).
+        #: Pairs of mount and device that a new reading did not contain, or that have a device of their own (btrfs).
         self.checked: set[tuple[int, int]] = set()
 
     def fill(self, lines: dict[bytes, bytes]) -> None:
-        """Take lines by the numbers of their mounts, in the place of former ones."""
+        """Set the lines by mount id, replacing earlier ones."""
         self._lines, self._known = lines, {}
 
     def mount(self, mount_id: int) -> _Mount | None:
@@ -73,17 +75,17 @@ class _Table:
         _, _, device, _, point, *_ = fields.split(b" ")
         major, _, minor = device.partition(b":")
         point = unescape(point) if b"\\" in point else point
-        # "/" is the process' root.
+        # "/" is the root directory of the process.
         point = self._root + (b"" if point == b"/" else point)
         return _Mount(int(major) << 20 | int(minor), point, magic_of(tail.split(b" ", 1)[0].decode("ascii", "replace")))
 
 
 class MountPoints:
-    """Mounts of processes, read when somebody asks. Not thread-safe: one for a `procfs.ProcReader`.
+    """Mounts of processes, read on demand. Not thread-safe: each `ProcReader` has its own.
 
     Args:
-        proc_fd: the mount of procfs.
-        now_ns: a clock that does not step.
+        proc_fd: descriptor of the mount of procfs.
+        now_ns: a monotonic clock.
     """
 
     def __init__(self, proc_fd: int, now_ns: Callable[[], int] = time.monotonic_ns) -> None:
@@ -97,17 +99,20 @@ class MountPoints:
     def find(
         self, proc_fd: int, below: bytes, mnt_ns: int, root: bytes, mount_id: int, device: int, path: bytes
     ) -> MountPoint | None:
-        """The mount that a process' executable is on; None: unknown.
+        """Return the mount that the executable of a process is on; None: unknown.
 
         Args:
-            proc_fd, below: directory of the process, and of the thread in it ("" or ``task/TID/``).
+            proc_fd: directory of the process.
+            below: directory of a thread below it: "" or ``task/TID/``.
             mnt_ns: inode of its mount namespace.
             root: its root directory, below the root of the mount tree.
-            mount_id, device, path: of the executable; the device in the kernel's encoding.
+            mount_id: mount of the executable.
+            device: device of the executable, in the kernel's encoding.
+            path: path of the executable.
         """
         mount = self._mount((mnt_ns, root), proc_fd, below, mount_id, device)
         if mount is None and root != b"/" and mnt_ns == self._own_ns:
-            # A chroot: the directory's mount is not among what the process can reach, but among ours.
+            # In a chroot the process cannot reach the mount of its root directory, but this process can.
             mount = self._mount((mnt_ns, b"/"), self._proc, b"self/", mount_id, device)
         if mount is None:
             return None
@@ -117,7 +122,7 @@ class MountPoints:
         return MountPoint(1 + end, mount.fs_magic)
 
     def _mount(self, key: tuple[int, bytes], proc_fd: int, below: bytes, mount_id: int, device: int) -> _Mount | None:
-        """A mount of the table `key`, which is read below that directory where it is not there or too old."""
+        """Return a mount from the table `key`, which is read again if the mount is missing or the table is too old."""
         now = self._now_ns()
         table = self._tables.get(key)
         is_new = table is None or now - table.read_at_ns > MAX_AGE_NS
@@ -136,12 +141,12 @@ class MountPoints:
 
 
 def _read(proc_fd: int, below: bytes) -> dict[bytes, bytes]:
-    """Lines of mountinfo by the number of the mount; none if it cannot be read."""
+    """Return the lines of mountinfo by mount id; empty if it cannot be read."""
     pieces: list[bytes] = []
     with suppress(OSError):
         fd = os.open(below + b"mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
         try:
-            # A read ends where a line would not fit: the length of a piece does not tell whether it is the last.
+            # A read ends before a line that does not fit, so a short piece need not be the last.
             for _ in range(PIECES_MAX):
                 piece = os.read(fd, 1 << 16)
                 if not piece:
@@ -149,5 +154,5 @@ def _read(proc_fd: int, below: bytes) -> dict[bytes, bytes]:
                 pieces.append(piece)
         finally:
             os.close(fd)
-    # Spaces, tabs, newlines and backslashes in names are escaped, other control characters are not.
+    # The kernel escapes spaces, tabs, newlines and backslashes in names, but no other control characters.
     return {line[: line.find(b" ")]: line for line in b"".join(pieces).split(b"\n") if line.count(b" ") > 7}

@@ -1,26 +1,26 @@
-"""Read one process from ``/proc``: everything a table entry needs, in one pass of few system calls.
+"""Read a process from ``/proc``: everything a table entry needs, in one pass with few system calls.
 
-Covers listing processes and reading one (`ProcReader`). What was read, and its form as records, is in `procinfo`.
-Leaves out when to read (`limiter`), mounts (`proc_mounts`), the file system walk behind a cgroup id (`containers`) and
-user names (`users`).
+Covers listing processes and reading one (`ProcReader`). The facts and their conversion to records are in `info`, mounts
+in `mounts`, paths of cgroup ids in `containers`, and user names in `users`.
 
-What makes a read safe:
+Reads are safe for these reasons:
 
-1. Everything is opened below one descriptor of ``/proc/PID``. That descriptor holds the kernel's ``struct pid``, so
-   when the process dies and its number is given out again, further reads fail with ESRCH: they never see the
-   successor. The start time is compared all the same.
-2. An exec in the middle would mix two images. ``stat`` is read first and last; the addresses of stack, code and
-   argument area are randomised at every exec, so when they or the name differ the read starts over. After three
-   attempts what was read is returned and marked torn.
-3. A piece that can not be read is unknown (None, 0 or the field's own sentinel), never an error and never a guess. Only
-   a process that is gone as a whole gives None.
+1. Everything is opened below one descriptor of ``/proc/PID``, which holds the kernel's ``struct pid``. When the process
+   ends and its pid is reused, further reads fail with ESRCH and never return facts of the new process. The start time
+   is compared nevertheless.
+2. An exec during the read would mix two images. ``stat`` is read first and last. The addresses of stack, code and
+   argument area are randomised at every exec, so if they or the name differ, the read is repeated. After three attempts
+   the result is returned and marked as torn.
+3. A part that cannot be read is unknown (None, 0 or the sentinel of the field), never an error and never a guess. The
+   result is None only if the process has ended.
 
-Which capability makes which piece readable: none is needed for stat, status, cmdline, cgroup, loginuid and sessionid;
-CAP_SYS_PTRACE for exe, root and ns; CAP_DAC_READ_SEARCH besides for environ. hidepid= hides a process altogether. Where
-ns of the first process is refused, other files show which namespaces it shares with its reader (`shared_namespaces`).
+Capabilities needed for the parts: none for stat, status, cmdline, cgroup, loginuid and sessionid; CAP_SYS_PTRACE for
+exe, root and ns; also CAP_DAC_READ_SEARCH for environ. The mount option hidepid= hides whole processes. If the ns links
+of the first process cannot be read, other files show which namespaces it shares with this process
+(`shared_namespaces`).
 
-Two known differences from the kernel's own view: start times come in ticks of 10 ms, rounded down; and on file systems
-that make up their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from the superblock's.
+There are two known differences from the kernel's own view: start times are in ticks of 10 ms, rounded down; and on file
+systems with their own ``st_dev`` (btrfs subvolumes, some overlays) the device differs from that of the super block.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
+from pipeline.shm.layout.declared import STATES, State
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
@@ -49,7 +50,7 @@ __all__ = [
     "read_process", "read_start", "to_record", "to_records",
 ]  # fmt: skip
 
-WANT_EXE = 1  #: executable, its file facts, root directory; with WANT_NS also where its mount is
+WANT_EXE = 1  #: executable, its file attributes, root directory; with WANT_NS also its mount point
 WANT_ARGS = 2
 WANT_ENVS = 4
 WANT_NS = 8  #: namespace inodes
@@ -65,7 +66,8 @@ _ATTEMPTS = 3
 _DELETED = b" (deleted)"
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _OPEN_DIR = _OPEN | os.O_DIRECTORY
-#: More empty arguments than this at the end are what a process left behind that wrote a title over its arguments.
+#: A process that overwrites its arguments with a title leaves NULs behind. More of them than this at the end are
+#: removed.
 _PADDING_MAX = 8
 
 # struct statx: nlink, uid, gid, mode, ino, ctime, mtime, dev, mnt_id.
@@ -75,18 +77,18 @@ _STATX = struct.Struct("=16xIIIH2xQ56xqI4xqI4x8xIIQ")
 class Area(NamedTuple):
     """Arguments or environment of a process."""
 
-    text: bytes  #: NUL after each
+    text: bytes  #: strings with a NUL after each
     is_truncated: bool
 
 
 class ProcReader:
-    """Reads processes from one mount of procfs. Not thread-safe: one reader a thread.
+    """Reads processes from one mount of procfs. Not thread-safe: use one reader per thread.
 
     Args:
         proc: the mount; pids are those of its pid namespace.
-        cgroup_root: where the cgroup v2 hierarchy is mounted, for cgroup ids; None: ids stay 0.
-        args_limit: bytes of arguments kept at most.
-        envs_limit: bytes of environment kept at most.
+        cgroup_root: mount point of the cgroup v2 hierarchy, for cgroup ids; None: ids stay 0.
+        args_limit: maximum bytes of arguments to read.
+        envs_limit: maximum bytes of environment to read.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class ProcReader:
                 raise
 
     def close(self) -> None:
-        """Give the descriptors back. Harmless when repeated."""
+        """Close the descriptors. It may be called more than once."""
         for fd in (self._proc, self._cgroup_root):
             if fd >= 0:
                 os.close(fd)
@@ -125,28 +127,33 @@ class ProcReader:
         self.close()
 
     def list_pids(self) -> npt.NDArray[np.uint32]:
-        """The tgids of all processes now, ascending; zombies and kernel threads too."""
+        """Return the tgids of all processes, ascending, including zombies and kernel threads."""
         return np.array([int(name) for name in _names(self._proc) if name.isdigit()], np.uint32)
 
     def read_ppid(self, tgid: int) -> int | None:
-        """The parent's tgid; 0 when it is outside this pid namespace or there is none; None: no such process."""
+        """Return the parent's tgid; 0: it is outside this pid namespace or there is none; None: no such process."""
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[1])
 
     def read_start(self, tgid: int) -> int | None:
-        """Start time in clock ticks since boot, or None: no such process."""
+        """Return the start time in clock ticks since boot; None: no such process."""
         fields = self._read_stat(tgid)
         return None if fields is None else int(fields[19])
 
     def read_args(self, tgid: int) -> Area | None:
-        """The arguments that are there now, b"" in the middle of an exec; None: unreadable, or no such process.
+        """Return the current arguments; b"" during an exec; None: unreadable, or no such process.
 
-        One file is read, nothing is compared: who asks sees to it that owner and image were the same before and after.
+        Only one file is read and nothing is compared. The caller must make sure that process and image were the same
+        before and after.
         """
         return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
 
+    def read_cwd(self, tgid: int) -> bytes | None:
+        """Return the current working directory, under the same conditions as `read_args`."""
+        return _directory(b"%d/cwd" % tgid, self._proc)
+
     def read_envs(self, tgid: int) -> Area | None:
-        """The environment, as `read_args`."""
+        """Return the current environment, under the same conditions as `read_args`."""
         return _read_area(b"%d/environ" % tgid, self._proc, self.envs_limit)
 
     def _read_stat(self, tgid: int) -> list[bytes] | None:
@@ -165,11 +172,12 @@ class ProcReader:
         """Read one process.
 
         Args:
-            tgid: in this mount's pid namespace. (A thread's id gives that thread, as ``/proc/TID`` does.)
-            want: WANT_* bits; what is not wanted stays unknown.
+            tgid: process in the pid namespace of the mount. (The id of a thread reads that thread, as ``/proc/TID``
+                does.)
+            want: WANT_* bits; parts that are not wanted remain unknown.
 
         Returns:
-            The process, or None when it does not exist, ended meanwhile, or is hidden from this reader.
+            The process; None if it does not exist, ended during the read, or is hidden from this reader.
         """
         try:
             fd = os.open(b"%d" % tgid, _OPEN_DIR, dir_fd=self._proc)
@@ -183,7 +191,7 @@ class ProcReader:
         try:
             return self._read_below(tgid, fd, stat_fd, want)
         except OSError:
-            # Only stat and status are read without a guard of their own: the process is gone.
+            # Only errors of stat and status are not handled where they are read: the process has ended.
             return None
         finally:
             os.close(stat_fd)
@@ -202,13 +210,13 @@ class ProcReader:
                 _read_ids(info, fd)
             if not info.task_flags & PF_KTHREAD:
                 self._read_pieces(info, fd, want, fields)
-            # The process may have called exec or ended since `fields` was read: look again, and take what changes
-            # without an exec (parent, session, state) from the later look.
+            # The process may have called exec or ended since `fields` was read. Read stat again, and use the later
+            # values of what changes without an exec (parent, session, state).
             comm_after, after = _split_stat(os.pread(stat_fd, 4096, 0))
             is_same_image = comm_after == comm and after[23:26] == fields[23:26] and after[45:49] == fields[45:49]
             is_done = after[0] in b"ZX" or bool(int(after[6]) & (PF_KTHREAD | _PF_EXITING))
-            # No arguments at all is no state that a program can be in (the kernel gives it an empty argv[0] at
-            # least): the new memory is in place and its argument area not yet, so an exec is in its middle.
+            # A program always has an argument (the kernel adds an empty argv[0]). Without any, an exec is in progress:
+            # the new memory is in place, but its argument area is not.
             is_settled = is_done or (is_same_image and info.argv != b"")
             if is_settled or attempt == _ATTEMPTS:
                 break
@@ -229,7 +237,7 @@ class ProcReader:
 
     def _read_pieces(self, info: ProcInfo, fd: int, want: int, fields: list[bytes]) -> None:
         is_dead = fields[0] in b"ZX"
-        # A leader that ended has no memory any more; any thread that lives on shows what the process is.
+        # The memory of an ended leader is gone; a thread that has not ended shows the same process.
         below = _living_thread(fd) if is_dead else b""
         if want & WANT_EXE and below is not None:
             self._read_exe(info, fd, below)
@@ -249,7 +257,7 @@ class ProcReader:
                 self._find_mount(info, fd, below)
         if want & WANT_AUDIT:
             info.auid = _number(b"loginuid", fd)
-            # The kernel sets and unsets the two together.
+            # The kernel sets and clears the two together.
             if info.auid != UNSET:
                 info.audit_session = _number(b"sessionid", fd)
         if want & WANT_CGROUP:
@@ -277,9 +285,10 @@ class ProcReader:
         info.exe = link
         with suppress(OSError):
             info.root = os.readlink(below + b"root", dir_fd=fd)
+        info.cwd = _directory(below + b"cwd", fd)
 
     def _find_mount(self, info: ProcInfo, fd: int, below: bytes) -> None:
-        """Where the executable's mount is and of what type; a memfd is on none that anybody sees."""
+        """Find mount point and type of the executable's mount. A memfd is on an internal mount that has none."""
         if not info.exe or not info.root or not info.mnt_ns or not info.mount_id or info.is_memfd:
             return
         found = self._mounts.find(fd, below, info.mnt_ns, info.root, info.mount_id, info.exe_device, info.exe)
@@ -288,7 +297,7 @@ class ProcReader:
 
     @staticmethod
     def _is_its_name(info: ProcInfo, fd: int, below: bytes, link: bytes) -> bool:
-        """Whether a file really is called ``NAME (deleted)``: then that path, in the process' view, is this inode."""
+        """Return whether a file is really named ``NAME (deleted)``: whether that path leads to the same inode."""
         if info.exe_nlink == 0:
             return False
         try:
@@ -305,12 +314,12 @@ class ProcReader:
         except OSError:
             return
         info.cgroups_v1 = self._hierarchies.set_of(info.cgroup)
-        # The v2 line is "0::PATH". A path may hold anything but a newline, so look at line starts.
+        # The v2 line is "0::PATH". A path may contain anything but a newline, so only line starts are compared.
         _, found, rest = (b"\n" + info.cgroup).partition(b"\n0::")
         if not found:
             return
         path = rest[: rest.find(b"\n")]
-        if self._cgroup_root >= 0 and not path.startswith(b"/.."):  # "/..": outside of this reader's namespace
+        if self._cgroup_root >= 0 and not path.startswith(b"/.."):  # "/..": outside this reader's cgroup namespace
             with suppress(OSError):
                 info.cgroup_id = os.stat(path[1:] or b".", dir_fd=self._cgroup_root, follow_symlinks=False).st_ino
         if not info.cgroup_id and path.endswith(_DELETED):
@@ -319,9 +328,9 @@ class ProcReader:
 
 
 def _split_stat(text: bytes) -> tuple[bytes, list[bytes]]:
-    """Name, and the fields from the third (state) on: field n of proc_pid_stat(5) is at n - 3.
+    """Return the name, and the fields from the third (state) on: field n of proc_pid_stat(5) is at n - 3.
 
-    The name may hold spaces, parentheses and newlines; after the last parenthesis there are numbers only.
+    The name may contain spaces, parentheses and newlines; after the last parenthesis there are only numbers.
     """
     end = text.rfind(b")")
     if end < 0:
@@ -330,7 +339,7 @@ def _split_stat(text: bytes) -> tuple[bytes, list[bytes]]:
 
 
 def _read_small(name: bytes, dir_fd: int) -> bytes:
-    """A file that seq_file makes in one piece. Longer than the buffer (many groups, deep cgroups): read on."""
+    """Read a file that seq_file usually returns in one read; a larger one (many groups, deep cgroups) needs several."""
     fd = os.open(name, _OPEN, dir_fd=dir_fd)
     try:
         text = os.read(fd, 8192)
@@ -343,7 +352,7 @@ def _read_small(name: bytes, dir_fd: int) -> bytes:
 
 
 def _read_area(name: bytes, dir_fd: int, limit: int) -> Area | None:
-    """Arguments or environment; None: unreadable."""
+    """Read arguments or environment; None: unreadable."""
     try:
         fd = os.open(name, _OPEN, dir_fd=dir_fd)
     except OSError:
@@ -368,13 +377,13 @@ def _read_area(name: bytes, dir_fd: int, limit: int) -> Area | None:
 
 
 def _full_bytes(read: Area, start: bytes, end: bytes) -> int:
-    """Length of the whole area. The kernel shows its addresses only to who may trace the process, else 0."""
+    """Return the length of the whole area. The kernel shows its addresses only with permission to trace, else 0."""
     text, is_truncated = read
     return max(len(text) + 1, int(end) - int(start)) if is_truncated else len(text)
 
 
 def _living_thread(fd: int) -> bytes | None:
-    """``task/TID/`` of a thread that has not ended, for a process whose leader has; None: all have."""
+    """Return ``task/TID/`` of a thread that has not ended, for a process with an ended leader; None: all have ended."""
     try:
         task_fd = os.open(b"task", _OPEN_DIR, dir_fd=fd)
     except OSError:
@@ -394,29 +403,46 @@ def _living_thread(fd: int) -> bytes | None:
     return None
 
 
+def _directory(link: bytes, dir_fd: int) -> bytes | None:
+    """Return where a link to a directory leads; None: unknown, deleted or not below the root directory."""
+    try:
+        path = os.readlink(link, dir_fd=dir_fd)
+    except OSError:
+        return None
+    return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
+
+
 def _read_ids(info: ProcInfo, fd: int) -> None:
     status = _read_small(b"status", fd)
     info.uids = _four(status, b"\nUid:\t")
     info.gids = _four(status, b"\nGid:\t")
     info.cap_effective = int(_value(status, b"\nCapEff:\t") or b"0", 16)
     info.cap_permitted = int(_value(status, b"\nCapPrm:\t") or b"0", 16)
+    info.states = tuple(_state(status, state) for state in STATES)
     # A kernel without pid namespaces has no such line.
     info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
 
 
+def _state(status: bytes, state: State) -> int:
+    """Return a state as TASK has it: the number + 1, 0 if the kernel has no such line."""
+    value = _value(status, b"\n" + state.status_key.encode("ascii") + b":\t")
+    return 1 + min(int(value), len(state.values or "01") - 1) if value else 0
+
+
 def _read_namespaces(info: ProcInfo, fd: int, below: bytes, proc: int) -> None:
-    """Inodes of namespaces, from links such as ``pid:[4026531836]``."""
+    """Read the inodes of namespaces from links such as ``pid:[4026531836]``."""
     try:
         info.pid_ns = int(os.readlink(below + b"ns/pid", dir_fd=fd)[5:-1])
     except PermissionError:
-        # Some kernels refuse the first process's links to everyone. Of others, a reader without CAP_SYS_PTRACE knows
-        # nothing: a dozen more files of each process would slow a source that reads /proc at each event.
+        # Some kernels let nobody read the links of the first process. For other processes, a reader without
+        # CAP_SYS_PTRACE does not try the alternative: a dozen more files per process would slow down a source that
+        # reads /proc at each event.
         if info.tgid == 1:
             shared_namespaces.fill(info, fd, proc)
         return
     except OSError:
-        return  # it is gone
-    # A zombie has left the others.
+        return  # it has ended
+    # A zombie has left the other namespaces.
     with suppress(OSError):
         info.user_ns = int(os.readlink(below + b"ns/user", dir_fd=fd)[6:-1])
         info.mnt_ns = int(os.readlink(below + b"ns/mnt", dir_fd=fd)[5:-1])
@@ -435,7 +461,7 @@ def _number(name: bytes, fd: int) -> int:
 
 
 def _value(status: bytes, key: bytes) -> bytes:
-    """A line's value. Keys are searched with the newline before them: the name above is escaped, so has none."""
+    """Return the value of a line. `key` starts with a newline; the escaped process name above contains none."""
     start = status.find(key)
     return b"" if start < 0 else status[start + len(key) : status.find(b"\n", start + 1)]
 
@@ -458,20 +484,30 @@ def _reader() -> ProcReader:
 
 
 def read_process(tgid: int, want: int = WANT_DEFAULT) -> ProcInfo | None:
-    """`ProcReader.read` on ``/proc``, without cgroup ids. For tools and tests; a worker has a reader of its own."""
+    """Read a process from ``/proc`` with `ProcReader.read`, without cgroup ids.
+
+    For tools and tests; a worker has its own reader.
+
+    Args:
+        tgid: see `ProcReader.read`.
+        want: see `ProcReader.read`.
+
+    Returns:
+        See `ProcReader.read`.
+    """
     return _reader().read(tgid, want)
 
 
 def list_pids() -> npt.NDArray[np.uint32]:
-    """`ProcReader.list_pids` on ``/proc``."""
+    """Return the tgids of all processes in ``/proc``, as `ProcReader.list_pids` does."""
     return _reader().list_pids()
 
 
 def read_ppid(tgid: int) -> int | None:
-    """`ProcReader.read_ppid` on ``/proc``."""
+    """Return the parent of a process in ``/proc``, as `ProcReader.read_ppid` does."""
     return _reader().read_ppid(tgid)
 
 
 def read_start(tgid: int) -> int | None:
-    """`ProcReader.read_start` on ``/proc``."""
+    """Return the start time of a process in ``/proc``, as `ProcReader.read_start` does."""
     return _reader().read_start(tgid)

@@ -1,11 +1,11 @@
-"""Open files of strangers, below the root directories of their processes, so that nobody can lead or hold us.
+"""Open files below the root directories of untrusted processes, without being redirected or blocked.
 
-1. No symbolic link, ``..`` or magic link leads out of the process' root (openat2 with RESOLVE_IN_ROOT, since 5.6;
-   before, every component with O_NOFOLLOW).
-2. Nothing on a file system that a process serves, or a network (FUSE, NFS, 9p and the like), is touched: its server
-   could let us wait for ever. ``mountinfo`` tells beforehand.
+1. No symbolic link, ``..`` or magic link leads out of the root of the process (openat2 with RESOLVE_IN_ROOT, since
+   Linux 5.6; on older kernels, every component is opened with O_NOFOLLOW).
+2. Nothing is accessed on a file system that is served by a process or over a network (FUSE, NFS, 9p and the like),
+   because its server could block forever. This is checked in ``mountinfo`` before.
 
-What may be read of which file is up to who asks (`users`, `ssh_auth`).
+The callers (`users`, `ssh_auth`) decide which files to read and how much of them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,18 @@ _syscall.restype = ctypes.c_long
 
 
 def open_in_root(root: int, path: str, mounts: bytes) -> int:
-    """An O_PATH descriptor of a file below `root`: nothing is opened yet, so a pipe or device notices nothing."""
+    """Return an O_PATH descriptor of a file below `root`.
+
+    The file itself is not opened, so a pipe or device is not affected.
+
+    Args:
+        root: descriptor of the root directory.
+        path: relative path of the file.
+        mounts: mountinfo of the process.
+
+    Raises:
+        OSError: the file does not exist, or the path crosses a mount of a file system that could block.
+    """
     inside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
     try:
         return openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | RESOLVE_NO_XDEV)
@@ -43,28 +54,38 @@ def open_in_root(root: int, path: str, mounts: bytes) -> int:
             return _open_by_component(root, path)
         if error.errno != errno.EXDEV:
             raise
-    # Another mount lies on the way, as `docker run -v /etc/passwd:/etc/passwd:ro` makes one. Without links the way is
-    # known, so the mounts on it are, too.
+    # The path crosses a mount, such as `docker run -v /etc/passwd:/etc/passwd:ro` creates. Without symbolic links the
+    # path is fixed, so the mounts on it can be checked.
     if not all(is_local(mounts, b"/" + os.fsencode(part)) for part in (path, str(Path(path).parent))):
         raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), path)
     return openat2(root, path, os.O_PATH | os.O_CLOEXEC, inside | RESOLVE_NO_SYMLINKS)
 
 
 def openat2(root: int, path: str, flags: int, resolve: int) -> int:
-    """openat2(2) below a descriptor; `resolve` are RESOLVE_* bits. Raises OSError, ENOSYS before 5.6."""
+    """Open a path below a descriptor with the system call openat2.
+
+    Args:
+        root: descriptor of the directory.
+        path: path below it.
+        flags: O_* bits.
+        resolve: RESOLVE_* bits.
+
+    Raises:
+        OSError: the file cannot be opened; ENOSYS before Linux 5.6.
+    """
     how = _OPEN_HOW.pack(flags, 0, resolve)
     for _ in range(4):
         fd = int(_syscall(_SYS_OPENAT2, root, os.fsencode(path), how, ctypes.c_size_t(len(how))))
         if fd >= 0:
             return fd
         number = ctypes.get_errno()
-        if number != errno.EAGAIN:  # somebody renames something on the way at this moment
+        if number != errno.EAGAIN:  # EAGAIN: a part of the path was renamed during the call
             break
     raise OSError(number, os.strerror(number), path)
 
 
 def _open_by_component(root: int, path: str) -> int:
-    """For kernels before 5.6: no component may be a symbolic link, so none leads out of the root."""
+    """Open a path on kernels before 5.6: no component may be a symbolic link, so none leads out of the root."""
     *directories, last = path.split("/")
     fd = os.dup(root)
     try:
@@ -84,10 +105,15 @@ def _open_by_component(root: int, path: str) -> int:
 
 
 def is_root_local(root: int, mounts: bytes) -> bool:
-    """Whether an opened directory of a process lies on a file system of this kernel alone; not known is no.
+    """Return whether an open directory of a process is on a file system of this kernel alone; unknown is False.
 
-    Its mount is named by number, which asks the file system nothing. The mount of a chroot's directory is missing in
-    the process' own list, being outside of what it can reach; then it is in ours, if the two share a mount namespace.
+    The mount is identified by its id, which does not access the file system. If the directory is the root of a chroot,
+    its mount may be outside of what the process can reach and missing in its list; then it is in the list of this
+    process, if both share a mount namespace.
+
+    Args:
+        root: the directory.
+        mounts: mountinfo of the process.
     """
     number = mount_id(root)
     for text in (mounts, Path("/proc/self/mountinfo").read_bytes()):
@@ -98,12 +124,21 @@ def is_root_local(root: int, mounts: bytes) -> bool:
 
 
 def mount_id(fd: int) -> bytes:
-    """Number of the mount that a descriptor is on, in digits; the file system is asked nothing. Raises OSError."""
+    """Return the id of the mount that a descriptor is on, in digits, without accessing the file system.
+
+    Raises:
+        OSError: ``/proc`` cannot be read.
+    """
     return Path(f"/proc/self/fdinfo/{fd}").read_bytes().partition(b"mnt_id:")[2].split(None, 1)[0]
 
 
 def is_local(mounts: bytes, point: bytes) -> bool:
-    """Whether what is mounted there last is a file system of this kernel alone; true where nothing is mounted."""
+    """Return whether the last mount on `point` is a file system of this kernel alone; True if nothing is mounted there.
+
+    Args:
+        mounts: mountinfo of the process.
+        point: the mount point.
+    """
     tails = [tail for mounted, tail in mounts_of(mounts) if unescape(mounted[4]) == point]
     return not tails or _is_of_local_type(tails[-1])
 
@@ -113,7 +148,7 @@ def _is_of_local_type(tail: bytes) -> bool:
 
 
 def read_all(fd: int, limit: int) -> bytes:
-    """Read at most `limit` bytes and close."""
+    """Read at most `limit` bytes and close the descriptor."""
     try:
         pieces = []
         while limit > 0 and (piece := os.read(fd, min(limit, 1 << 16))):

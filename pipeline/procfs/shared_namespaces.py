@@ -1,15 +1,17 @@
-"""Namespaces that a process shares with this one, where reading its links below ``/proc/PID/ns`` is refused.
+"""Namespaces that a process shares with this one, if its links below ``/proc/PID/ns`` cannot be read.
 
-Some kernels refuse the links of pid 1 (and its executable) to everyone, root included. Other files of ``/proc/PID``
-show which namespaces it has in common with this process, and this process can read its own links:
+Some kernels let nobody, including root, read the links of pid 1 (and its executable). Other files of ``/proc/PID`` show
+which namespaces it shares with this process, and this process can read its own links:
 
-* pid: NSpid has one number for each namespace from that of the mount inwards. If it has one, it is the mount's.
-* mnt: mountinfo has the mounts of one namespace, by ids that no two mounts share at a time. If the mount of this
-  process's root directory, which cannot go away meanwhile, is among them, it is the same namespace.
-* net: no two network namespaces share an inode below ``/proc/PID/net`` at a time.
+* pid: NSpid has one number for each namespace, from that of the procfs mount inwards. If there is only one number, the
+  process is in the namespace of the mount.
+* mnt: mountinfo lists the mounts of one namespace, by ids that are unique at a time. If the mount of this process's
+  root directory, which cannot go away meanwhile, is in the list, both share the namespace.
+* net: inodes below ``/proc/PID/net`` are unique to a network namespace at a time.
 
-Nothing shows the user namespace, so it stays unknown. But the two may still have the same names for the same ids; a
-mount namespace is taken as shared only if they do (equal uid_map and gid_map). What cannot be shown stays 0.
+Nothing shows the user namespace, so it remains unknown. A mount namespace is used to look up names of ids, so it is
+reported as shared only if both processes map ids in the same way (equal uid_map and gid_map). What is not shown to be
+shared remains 0.
 """
 
 from __future__ import annotations
@@ -21,15 +23,15 @@ from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.rooted import read_all
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
-#: Of each file so much is read: of mountinfo some 500 mounts. The root is among the first.
+#: Maximum bytes read of each file: of mountinfo about 500 mounts. The root is among the first.
 _BYTES = 64 << 10
 
 
 def fill(info: ProcInfo, fd: int, proc: int) -> None:
-    """Fill in pid_ns, mnt_ns and net_ns of a process as far as they are those of this process.
+    """Set pid_ns, mnt_ns and net_ns of a process if they are those of this process.
 
     Args:
-        info: what is known of it; `ns_pids` has been read.
+        info: the process; its `ns_pids` must be known.
         fd: descriptor of its ``/proc/PID``.
         proc: descriptor of the mount of procfs.
     """
@@ -45,19 +47,19 @@ def fill(info: ProcInfo, fd: int, proc: int) -> None:
         if os.stat("net/dev", dir_fd=fd).st_ino == os.stat("net/dev", dir_fd=own).st_ino:
             info.net_ns = _inode(own, "net")
     except OSError:
-        return  # a file that may not be read either; or the process is gone
+        return  # this file cannot be read either, or the process has ended
     finally:
         os.close(own)
 
 
 def _is_of_the_mount(own: int) -> bool:
-    """Whether this process, too, is of the pid namespace that procfs was mounted for."""
+    """Return whether this process is in the pid namespace for which procfs was mounted."""
     found = re.search(rb"^NSpid:((?:\t\d+)+)$", _read(own, "status"), re.MULTILINE)
     return found is not None and len(found[1].split()) == 1
 
 
 def _shares_root_mount(fd: int, own: int) -> bool:
-    # proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT ...; the last one on "/" is the root directory's.
+    # proc_pid_mountinfo(5): ID PARENT MAJOR:MINOR ROOT MOUNT_POINT ...; the last mount on "/" is the root directory's.
     roots = re.findall(rb"^(\d+) \d+ \S+ \S+ / ", _read(own, "mountinfo"), re.MULTILINE)
     return bool(roots) and roots[-1] in re.findall(rb"^(\d+) ", _read(fd, "mountinfo"), re.MULTILINE)
 

@@ -1,17 +1,18 @@
-"""How an ssh session was authenticated: the file that sshd leaves with ``ExposeAuthInfo yes``.
+"""How an ssh session was authenticated, from the file that sshd writes with ``ExposeAuthInfo yes``.
 
-sshd writes the methods that succeeded to ``/tmp/sshauth.XXXXXXXXXXXXXXX`` as the user, names the file to the session in
-SSH_USER_AUTH and removes it at the end. A line is a method, with what stands for it: ``publickey ssh-ed25519 AAAA…``,
-``keyboard-interactive/pam``, ``password``. Without that setting, which is the default, nothing tells, and both stay
-unknown.
+sshd writes the methods that succeeded to ``/tmp/sshauth.XXXXXXXXXXXXXXX`` as the user, passes the name of the file to
+the session in SSH_USER_AUTH, and removes the file at the end. Each line has a method and its credential: ``publickey
+ssh-ed25519 AAAA…``, ``keyboard-interactive/pam``, ``password``. Without that setting, which is off by default, there is
+no file and the result is unknown.
 
-The environment and the file are the user's own, so neither is trusted further than what else the session says of
-itself:
+The user controls the environment and the file, so neither is more trustworthy than what the session itself claims:
 
-1. Only a name as sshd makes it is opened, in the ``tmp`` of the process' root, with no link and no other mount on the
-   way to the file (`rooted`), and never on a file system whose server could let us wait.
-2. It has to be a regular file of the session's user or of root that nobody else may write, of 16 KiB at most.
-3. One line that sshd would not write makes all of it unknown, so that nobody gets another file shown.
+1. Only a file name as sshd creates it is opened, in ``tmp`` of the root directory of the process. The path must not
+   contain a link or, from the directory to the file, cross a mount (`rooted`), and it must not be on a file system with
+   a server that could block.
+2. It must be a regular file of at most 16 KiB that belongs to the session's user or to root and is writable by its
+   owner only.
+3. A line that sshd would not write makes the whole result unknown, so no other file can be disclosed.
 
 Source: OpenSSH session.c (prepare_auth_info_file) and auth2.c (auth2_update_session_info).
 """
@@ -27,9 +28,9 @@ from typing import NamedTuple
 from pipeline.procfs import rooted
 
 FILE_BYTES = 16 << 10
-#: Of a process' mounts; with more, nothing is read.
+#: Maximum size of the mountinfo of a process; if it is larger, nothing is read.
 MOUNTS_BYTES = 512 << 10
-#: Methods of one session (AuthenticationMethods); and characters of a key that are kept.
+#: Maximum number of methods of one session (AuthenticationMethods), and of characters of a key.
 METHODS_MAX = 16
 KEY_CHARS = 4096
 
@@ -42,10 +43,10 @@ _KEY = re.compile(r"([0-9A-Za-z@.-]+ [0-9A-Za-z+/]+={0,2})(?: .*)?")
 
 
 class SshAuth(NamedTuple):
-    """How somebody was authenticated; None: not known."""
+    """How a session was authenticated; None: unknown."""
 
-    auth_method: str | None = None  #: as sshd calls it; several by commas, in the order in which they succeeded
-    public_key: str | None = None  #: type and base64; the first one, if there are several
+    auth_method: str | None = None  #: sshd's names, separated by commas, in the order in which they succeeded
+    public_key: str | None = None  #: type and base64; the first one if there are several
 
 
 UNKNOWN = SshAuth()
@@ -56,7 +57,10 @@ def read_auth(process: int, name: bytes) -> SshAuth:
 
     Args:
         process: descriptor of ``/proc/PID``, which pins the process.
-        name: SSH_USER_AUTH of its environment.
+        name: value of SSH_USER_AUTH in its environment.
+
+    Returns:
+        The authentication; `UNKNOWN` if the file cannot be read safely.
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -67,18 +71,22 @@ def read_auth(process: int, name: bytes) -> SshAuth:
 
 
 def parse_auth(text: bytes) -> SshAuth:
-    """What the file says; raises ValueError where sshd would not have written it."""
+    """Parse the content of the file.
+
+    Raises:
+        ValueError: sshd would not have written this content.
+    """
     methods: list[str] = []
     keys: list[str] = []
     for line in text.decode("ascii").rstrip("\n").split("\n"):
         match = _LINE.fullmatch(line)
         if match is None or len(methods) == METHODS_MAX:
-            raise ValueError("not a file of sshd")
+            raise ValueError("not a file that sshd wrote")
         methods.append(match[1])
         if match[1] == "publickey":
             key = _KEY.fullmatch(match[2] or "")
             if key is None:
-                raise ValueError("not a key")
+                raise ValueError("not a public key")
             keys.append(key[1])
     return SshAuth(",".join(methods), keys[0] if keys and len(keys[0]) <= KEY_CHARS else None)
 
@@ -94,20 +102,20 @@ def _read(process: int, name: str) -> bytes:
         root = held(os.open("root", flags | os.O_DIRECTORY, dir_fd=process))
         mounts = _mounts(process)
         if not rooted.is_root_local(root, mounts):
-            raise OSError(f"root of {name}")
+            raise OSError(f"{name}: the root directory is on a file system that could block")
         inside = rooted.RESOLVE_IN_ROOT | rooted.RESOLVE_NO_MAGICLINKS | rooted.RESOLVE_NO_SYMLINKS
         directory = held(rooted.openat2(root, "tmp", flags | os.O_DIRECTORY, inside))
-        # Asked again: what has been mounted since is opened by now, and has not been touched.
+        # Check again: this covers mounts that were added since, which have been opened but not accessed.
         if not rooted.is_root_local(directory, _mounts(process)):
-            raise OSError(f"directory of {name}")
+            raise OSError(f"{name}: its directory is on a file system that could block")
         file = held(rooted.openat2(directory, name, flags, inside | rooted.RESOLVE_NO_XDEV))
         status = os.fstat(file)
         owners = {0, _user(process)}
         if not stat.S_ISREG(status.st_mode) or status.st_uid not in owners or status.st_mode & 0o022:
-            raise OSError(f"{name} is not a session's")
+            raise OSError(f"{name}: not a regular file that only the session's user can write")
         if status.st_size > FILE_BYTES:
-            raise ValueError("too long")
-        # O_NONBLOCK: an open waits for the holder of a lease otherwise.
+            raise ValueError(f"{name}: larger than {FILE_BYTES} bytes")
+        # O_NONBLOCK: otherwise open() waits if another process holds a lease on the file.
         handle = os.open(f"/proc/self/fd/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         return rooted.read_all(handle, FILE_BYTES)
 
@@ -115,11 +123,11 @@ def _read(process: int, name: str) -> bytes:
 def _mounts(process: int) -> bytes:
     text = rooted.read_all(os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), MOUNTS_BYTES)
     if len(text) == MOUNTS_BYTES:
-        raise OSError("too many mounts to go through them")  # a user can make 100,000 in a namespace of their own
+        raise OSError("too many mounts")  # a user can create 100,000 in a mount namespace
     return text
 
 
 def _user(process: int) -> int:
-    """The real user id, as this process' user namespace has it."""
+    """Return the real user id, as seen from this process's user namespace."""
     status = rooted.read_all(os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), 1 << 16)
     return int(status.partition(b"\nUid:\t")[2].split(None, 1)[0])

@@ -1,12 +1,12 @@
-"""What an APM tracer tells about its process, in a sealed memfd.
+"""Metadata that an APM tracer publishes about its process in a sealed memfd.
 
-A tracer library writes one msgpack map into an anonymous file called ``datadog-tracer-info-XXXXXXXX``, seals its size
-and keeps it open. Covers reading and decoding it. Leaves out when and where: the seal event says, also of a file that
-was sealed before the capture (specification 1.3: nothing is looked up in procfs).
+A tracer library writes one msgpack map to an anonymous file named ``datadog-tracer-info-XXXXXXXX``, seals its size and
+keeps it open. This module reads and decodes it. An event of the seal reports when and where, also for a file that was
+sealed before the capture started (specification 1.3: procfs is not searched).
 
-The file belongs to a stranger, so: only a regular memfd is asked for anything (never a device, a pipe, or a file whose
-file system might let us wait, FUSE's, whatever it is called), its size must be sealed, and at most 64 KiB are decoded,
-with bounds on every container.
+The file is untrusted. Only a regular memfd is accessed, never a device, a pipe, or a file on a file system that could
+block (such as FUSE), whatever its name is. Its size must be sealed, and at most 64 KiB are decoded, with a limit on
+every container.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from pipeline.errors import FrameError
 from pipeline.procfs.rooted import mount_id
 
 SIZE_MAX = 1 << 16
-#: Newest schema that is understood; newer ones must stay compatible, so their known keys are read too.
+#: Newest known schema. Newer ones must remain compatible, so their known keys are read too.
 SCHEMA_VERSION = 2
 
 _LINK = "/memfd:"
-# Tracers seal size and seals; not all of them seal the content (F_SEAL_WRITE), which they write before.
+# Tracers seal size and seals. Not all of them seal the content (F_SEAL_WRITE), which they have written before.
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _ITEMS_MAX = 256
 
 
 @dataclass(frozen=True, slots=True)
 class TracerMetadata:
-    """The decoded map. Text is "" where the tracer left it out; keys that are not known are dropped."""
+    """The decoded map. A text that the tracer left out is ""; unknown keys are dropped."""
 
     schema_version: int
     runtime_id: str = ""
@@ -54,7 +54,7 @@ class TracerMetadata:
 
     @property
     def tags(self) -> Mapping[str, str]:
-        """`process_tags` taken apart: ``a:1,b:2``."""
+        """The pairs of `process_tags`, which has the form ``a:1,b:2``."""
         pairs = (tag.partition(":") for tag in self.process_tags.split(",") if tag)
         return MappingProxyType({name.strip(): value for name, colon, value in pairs if colon})
 
@@ -65,8 +65,12 @@ _TEXTS = frozenset(field.name for field in fields(TracerMetadata) if field.type 
 def decode_tracer_metadata(data: bytes, peer: str = "") -> TracerMetadata:
     """Decode the map.
 
+    Args:
+        data: content of the memfd.
+        peer: name of the process for error messages.
+
     Raises:
-        FrameError: not one msgpack map with a schema version, or a value of the wrong type.
+        FrameError: the content is not exactly one msgpack map with a schema version, or a value has a wrong type.
     """
     try:
         decoded = msgpack.unpackb(
@@ -76,51 +80,52 @@ def decode_tracer_metadata(data: bytes, peer: str = "") -> TracerMetadata:
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:  # TypeError: a list as a key
         raise _refused(peer, f"not msgpack: {error}") from error
     if not isinstance(decoded, dict):
-        raise _refused(peer, f"a map is due, not {type(decoded).__name__}")
+        raise _refused(peer, f"expected a map, got {type(decoded).__name__}")
     version = decoded.get("schema_version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _refused(peer, f"schema_version {version!r}")
+        raise _refused(peer, f"schema_version: expected a positive number, got {version!r}")
     values: dict[str, Any] = {}
     for name in _TEXTS:
         value = decoded.get(name)
         if value is None:
             continue
         if not isinstance(value, str):
-            raise _refused(peer, f"{name} is {type(value).__name__}, not text")
+            raise _refused(peer, f"{name}: expected text, got {type(value).__name__}")
         values[name] = value
     keys = decoded.get("threadlocal_attribute_keys", [])
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise _refused(peer, "threadlocal_attribute_keys is not a list of text")
+        raise _refused(peer, "threadlocal_attribute_keys: expected a list of texts")
     return TracerMetadata(version, threadlocal_attribute_keys=tuple(keys), **values)
 
 
 def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetadata:
-    """Read and decode the metadata that a process holds open.
+    """Read and decode the metadata that a process keeps open.
 
     Args:
         tgid: the process.
         fd: its descriptor of the memfd.
-        proc: where procfs is mounted.
+        proc: mount point of procfs.
 
     Raises:
-        FrameError: gone, unreadable, no memfd, not sealed, too large, or not to be decoded; `reason` says which.
+        FrameError: the file is gone, unreadable, not a memfd, not sealed, too large, or cannot be decoded; `reason`
+            says which.
     """
     peer = f"process {tgid}"
     try:
-        # O_PATH opens nothing yet, so a device or pipe in this place notices nothing and blocks nothing.
+        # O_PATH does not open the file, so a device or pipe in its place is not affected and cannot block.
         handle = os.open(f"{proc}/{tgid}/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error
     try:
         own = f"/proc/self/fd/{handle}"
-        # Name and mount are told without a question to the file system, which may be a stranger's and never answer.
+        # Reading name and mount does not access the file system, which may be untrusted and never answer.
         if not str(Path(own).readlink()).startswith(_LINK) or mount_id(handle) != _memfd_mount():
-            raise _refused(peer, f"descriptor {fd} is no memfd")
+            raise _refused(peer, f"descriptor {fd} is not a memfd")
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise _refused(peer, f"descriptor {fd} is no memfd")
+            raise _refused(peer, f"descriptor {fd} is not a memfd")
         if status.st_size > SIZE_MAX:
-            raise _refused(peer, f"{status.st_size} bytes, more than {SIZE_MAX}")
+            raise _refused(peer, f"{status.st_size} bytes long, more than {SIZE_MAX}")
         content = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error
@@ -129,7 +134,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
     try:
         if fcntl.fcntl(content, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
             raise _refused(peer, f"descriptor {fd} is not sealed")
-        # The size can not change any more. Other than read(), pread() works where the tracer's offset is.
+        # The size cannot change any more. pread() does not depend on the tracer's file offset, read() would.
         data = os.pread(content, SIZE_MAX + 1, 0)
     except OSError as error:
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error
@@ -140,7 +145,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
 
 @cache
 def _memfd_mount() -> bytes:
-    """The mount that all memfds of the kernel are on (but for those of huge pages), and nothing that has a name."""
+    """Return the id of the mount that all memfds are on (except those with huge pages), and no file with a name."""
     fd = os.memfd_create("procline", os.MFD_CLOEXEC)
     try:
         return mount_id(fd)

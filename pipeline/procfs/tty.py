@@ -1,7 +1,7 @@
-"""Names of controlling terminals: from a device number, from the kernel's ``tty->name``, from an open descriptor.
+"""Names of controlling terminals: from a device number, from the kernel's ``tty->name``, or from an open descriptor.
 
-A name has the kernel's form, without directory and slash: ``pts3``, ``tty1``, ``ttyS0``. Leaves out which process has
-which terminal: `procfs` and the BPF programs read that.
+A name has the kernel's form, without directory and slash: ``pts3``, ``tty1``, ``ttyS0``. `reader` and the BPF programs
+read which process has which terminal.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ _STATX = struct.Struct("=16xI8xH2xQ88xII8xQ")
 
 
 class TtyNames:
-    """Device numbers to names, cached. One user at a time; the numbers of a driver never change while it is loaded.
+    """Names of terminals by device number, cached. Not thread-safe.
+
+    The numbers of a driver never change while it is loaded.
 
     Args:
-        sys_dev_char: where sysfs lists character devices by number.
+        sys_dev_char: directory in which sysfs lists character devices by number.
     """
 
     def __init__(self, sys_dev_char: str = SYS_DEV_CHAR) -> None:
@@ -41,9 +43,13 @@ class TtyNames:
         self._names: dict[int, bytes] = {0: b""}
 
     def name(self, tty_nr: int) -> bytes:
-        """Name of the terminal with this number, as field 7 of ``/proc/PID/stat`` has it; b"" for none or unknown.
+        """Return the name of a terminal; b"": none or unknown.
 
-        Pseudo-terminals have no entry in sysfs and virtual consoles are numbered straight, so both are computed.
+        The names of pseudo-terminals, which are not in sysfs, and of virtual consoles, which have consecutive numbers,
+        are computed.
+
+        Args:
+            tty_nr: device number, in the form of field 7 of ``/proc/PID/stat``.
         """
         name = self._names.get(tty_nr)
         if name is None:
@@ -60,10 +66,10 @@ class TtyNames:
 
 
 def clean_tty_name(raw: bytes) -> str:
-    """A terminal's name as a record of the kernel's maps has it: up to the first NUL, "" unless it is printable ASCII.
+    """Return a terminal's name from a record of the kernel: up to the first NUL; "" if it is not printable ASCII.
 
-    Specification 1.3 keeps what begins with ``tty`` or ``pts`` only. The names here are the kernel's own in every
-    record, and a console is also called ``hvc0`` or ``sclp_line0``: one rule for all, and no process loses it in a map.
+    Specification 1.3 keeps only names that begin with ``tty`` or ``pts``. Here every record contains the kernel's own
+    names, and a console can also be ``hvc0`` or ``sclp_line0``, so all names are kept under the same rule.
     """
     name = raw.partition(b"\0")[0]
     if not name.isascii():
@@ -73,11 +79,16 @@ def clean_tty_name(raw: bytes) -> str:
 
 
 def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR) -> str:
-    """A process' terminal by its descriptor 0: the fallback where no better source names one. "" when unreadable.
+    """Return the terminal of a process by its descriptor 0, for use where no better source has one; "": none.
 
-    The device's number says which terminal it is, and that it is one. Its path is the process' choice: it may mount
-    anything at ``/dev/pts/3``. The path only tells which files are left alone: outside of ``/dev`` they may be on a
-    file system that does not answer. Specification 3.4, SetProcessTTY, goes by the path.
+    The device number shows that it is a terminal, and which one. Its path does not, because the process chooses it: it
+    may mount anything at ``/dev/pts/3``. The path only excludes files outside of ``/dev``, which may be on a file
+    system that blocks. Specification 3.4, SetProcessTTY, uses the path.
+
+    Args:
+        tgid: the process.
+        proc: mount point of procfs.
+        sys_dev_char: directory in which sysfs lists character devices by number.
     """
     try:
         link = os.fsencode(Path(proc, str(tgid), "fd/0").readlink())
@@ -92,21 +103,21 @@ def procfs_tty(tgid: int, proc: str = "/proc", sys_dev_char: str = SYS_DEV_CHAR)
 
 
 def _device(process: Path) -> tuple[int, int] | None:
-    """Number of the character device that a process has opened as descriptor 0; None: it is something else.
+    """Return the number of the character device that is descriptor 0 of a process; None: it is something else.
 
     Raises:
-        OSError: the process is gone, or has no descriptor 0.
-        ValueError: the kernel's text has another form.
+        OSError: the process has ended, or has no descriptor 0.
+        ValueError: the kernel's text has an unknown format.
     """
     buffer = ctypes.create_string_buffer(statx.BUFFER_BYTES)
     path = os.fsencode(process / "fd/0")
     if statx.statx(statx.AT_FDCWD, path, statx.AT_DONT_SYNC, statx.BASIC_STATS | statx.MNT_ID, buffer) != 0:
         return None
     links, mode, inode, major, minor, mount = _STATX.unpack_from(buffer)
-    if not stat.S_ISCHR(mode) or links == 0:  # a terminal that was hung up has no link any more
+    if not stat.S_ISCHR(mode) or links == 0:  # a terminal that was hung up has no links
         return None
-    # Anybody may have an O_PATH descriptor of any device, and a FUSE file may have any number: neither was opened as
-    # one. It is the same file in both looks, or it has been replaced in between.
+    # Any process can have an O_PATH descriptor of any device, and a FUSE file can have any device number: neither has
+    # opened the device. Inode and mount must be the same here as in statx(), otherwise the descriptor was replaced.
     lines = (process / "fdinfo/0").read_text("ascii").splitlines()
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     is_same = int(facts.get("ino", inode)) == inode and (not mount or int(facts["mnt_id"]) == mount)  # ino: since 5.14
@@ -114,7 +125,7 @@ def _device(process: Path) -> tuple[int, int] | None:
 
 
 def _is_terminal(major: int, minor: int, sys_dev_char: str) -> bool:
-    """Whether a character device is a terminal by itself; the class ``tty`` also has /dev/tty and /dev/ptmx."""
+    """Return whether a character device is a terminal itself; the class ``tty`` also has /dev/tty and /dev/ptmx."""
     if major == _TTY_MAJOR or _PTS_MAJOR <= major <= _PTS_MAJOR_LAST:
         return True
     if major == _TTY_AUX_MAJOR and minor != _CONSOLE_MINOR:
@@ -128,12 +139,12 @@ def _is_terminal(major: int, minor: int, sys_dev_char: str) -> bool:
 def _device_name(major: int, minor: int, sys_dev_char: str) -> bytes:
     if major == _PTS_MAJOR:
         return b"pts%d" % minor
-    if _PTS_MAJOR < major <= _PTS_MAJOR_LAST:  # kernels that gave each of these majors 256 terminals
+    if _PTS_MAJOR < major <= _PTS_MAJOR_LAST:  # older kernels had 256 terminals per major
         return b"pts%d" % ((major - _PTS_MAJOR) * 256 + minor)
     if major == _TTY_MAJOR and minor < _TTY_VIRTUAL:
         return b"tty%d" % minor
     try:
-        # A relative link that ends in the device's name: ../../devices/platform/serial8250/tty/ttyS0
+        # A relative link whose last part is the name: ../../devices/platform/serial8250/tty/ttyS0
         return os.fsencode(Path(sys_dev_char, f"{major}:{minor}").readlink().name)
     except OSError:
         pass

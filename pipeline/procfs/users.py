@@ -1,27 +1,28 @@
 """Names of users and groups: of the host, and of the container that a process is in.
 
-Covers the look-ups and their cache with an age limit. Leaves out whose ids they are, and how entries and events of a
-running instance get names without waiting for any: `names`.
+Covers the look-ups and a cache with expiry. `pipeline.resolver.upkeep.names` provides names for entries and events of a
+running instance without blocking it.
 
-A container has its own users: uid 1000 there may be "app" while the host calls it "alice" or nothing. So for a process
-with another root directory its own ``/etc/passwd`` and ``/etc/group`` are read, after its user namespace's map has
-turned the kernel's id into the one inside.
+A container has its own users: uid 1000 may be "app" in the container and "alice" or nothing on the host. So for a
+process with another root directory, its own ``/etc/passwd`` and ``/etc/group`` are read, and the kernel's ids are
+converted to ids inside the container by the map of its user namespace.
 
-A user other than root can make a user namespace, and choose its map of ids and what is mounted at ``/etc/passwd`` in
-it. So files and map count only where root made the namespaces, as for most containers (`_owner`). Elsewhere the host's
-names of the kernel's ids count, which nobody can choose.
+Users other than root can create a user namespace and choose its id map and what is mounted at ``/etc/passwd`` in it. So
+files and map are used only if root created the namespaces, as for most containers (`_owner`). Otherwise the host's
+names of the kernel's ids are used, which nobody else can choose.
 
-Files that count still belong to a container, so to a stranger:
+Even then the files belong to a container and are untrusted:
 
-1. They are opened so that no symbolic link, ``..`` or magic link leads out of the process' root (openat2 with
-   RESOLVE_IN_ROOT, since 5.6; before, every component with O_NOFOLLOW).
-2. Only regular files are opened for reading. At most 1 MiB of them is read, line by line, and of the names at most
-   `KEPT_BYTES` are kept, and only those of ids that the user namespace maps.
-3. Nothing on a file system that a process serves, or a network (FUSE, NFS, 9p and the like), is touched: its server
-   could let us wait for ever. ``mountinfo`` tells beforehand, and no other mount is crossed. (One that is mounted over
-   ``/etc/passwd`` in the very moment between would hold up the thread of `names`, nothing else.)
+1. They are opened in such a way that no symbolic link, ``..`` or magic link leads out of the root of the process
+   (openat2 with RESOLVE_IN_ROOT, since Linux 5.6; on older kernels, every component is opened with O_NOFOLLOW).
+2. Only regular files are opened for reading. At most 1 MiB of each is read, line by line. At most `KEPT_BYTES` of names
+   are kept, and only names of ids that the user namespace maps.
+3. Nothing is accessed on a file system that is served by a process or over a network (FUSE, NFS, 9p and the like),
+   because its server could block forever. This is checked in ``mountinfo`` before, and no other mount is crossed. (A
+   mount over ``/etc/passwd`` between check and use would block only the thread that reads names.)
 
-Names that can not be had are "", never a guess; and in a container that root made never the host's.
+A name that cannot be read is "", never a guess. In a container that root created it is never replaced by the host's
+name.
 """
 
 from __future__ import annotations
@@ -44,16 +45,16 @@ from pipeline.procfs.rooted import is_root_local, open_in_root, read_all
 
 Kind = Literal["user", "group"]
 
-#: View of the host: ids as this process' own name service knows them.
+#: The host's view: ids as the name service of this process resolves them.
 HOST = 0
 
 FILE_BYTES = 1 << 20
 NAME_CHARS = 256
-#: What is kept of one file: the length of the names, with NAME_OVERHEAD for each. That is about 2,000 names.
+#: Maximum size of the names kept of one file, with NAME_OVERHEAD for each name: about 2,000 names.
 KEPT_BYTES = 1 << 16
 NAME_OVERHEAD = 24
 TTL_NS = 300 * 1_000_000_000
-#: An id without a name is asked for again sooner: `useradd` often runs after the process was started.
+#: An id without a name expires earlier: `useradd` often runs after the process was started.
 MISS_TTL_NS = 60 * 1_000_000_000
 
 _ID_DIGITS = 10
@@ -62,43 +63,44 @@ _NS_GET_USERNS = 0xB701
 _NS_GET_USERNS_PARENT = 0xB702
 _NS_GET_OWNER_UID = 0xB704
 _UID = struct.Struct("=I")
-_NAMESPACES_MAX = 33  # create_user_ns() refuses deeper ones
+_NAMESPACES_MAX = 33  # create_user_ns() rejects deeper nesting
 _FILES: dict[Kind, str] = {"user": "etc/passwd", "group": "etc/group"}
 
 
 class RootNames(NamedTuple):
-    """The names of one root directory, by the ids inside."""
+    """The names of one root directory, by the ids inside its user namespace."""
 
     user: dict[int, str]
     group: dict[int, str]
-    uid_map: list[tuple[int, int, int]]  #: inside, outside, count
+    uid_map: list[tuple[int, int, int]]  #: first id inside, first id outside, count
     gid_map: list[tuple[int, int, int]]
     root: tuple[int, int]  #: device and inode of the directory
-    #: User of the initial user namespace that made the process' namespaces; 0: root. Of another one's nothing is read.
+    #: Uid, in the initial user namespace, of the user that created the namespaces of the process. If it is not 0
+    #: (root), no files are read.
     owner: int = 0
-    is_cut: bool = False  #: there are more names than are kept
+    is_cut: bool = False  #: the files have more names than are kept
 
     @property
     def is_hosts(self) -> bool:
-        """Whether the host's names count instead."""
+        """Whether the host's names are used instead."""
         return self.owner != 0
 
     def outside(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Users and groups by the ids outside, as the kernel's credentials have them."""
+        """Return users and groups by the ids outside, as in the kernel's credentials."""
         return _outside(self.user, self.uid_map), _outside(self.group, self.gid_map)
 
 
 class UserNames:
-    """Ids to names, cached. Not thread-safe; a look-up may wait for a name service.
+    """Names of ids, cached. Not thread-safe; a look-up may wait for a name service.
 
     Args:
-        proc: where procfs is mounted.
-        ttl_ns: how long a name, or a container's files, are believed.
+        proc: mount point of procfs.
+        ttl_ns: how long a name, or the names of a container, are cached.
         miss_ttl_ns: the same for an id without a name.
-        capacity: ids of the host remembered, for users and groups together.
-        views: containers remembered.
+        capacity: maximum number of cached ids of the host, users and groups together.
+        views: maximum number of cached containers.
         clock: monotonic, in ns.
-        host: looks an id up on the host; raises KeyError when there is none.
+        host: returns the name of an id on the host and raises KeyError if there is none; None: `host_name`.
     """
 
     def __init__(
@@ -123,28 +125,41 @@ class UserNames:
         self._views: OrderedDict[int, tuple[RootNames | None, int]] = OrderedDict()
 
     def user(self, uid: int, tgid: int = 0, view: int = HOST) -> str:
-        """Name of a user, or "".
+        """Return the name of a user, or "".
 
         Args:
-            uid: in the initial user namespace, as the kernel's credentials have it.
-            tgid: a process of the view, whose files are read when the view is not cached.
-            view: names the container, for example by its mount namespace's inode; HOST: none.
+            uid: id in the initial user namespace, as in the kernel's credentials.
+            tgid: a process in the container; its files are read if the container is not cached.
+            view: identifies the container, for example by the inode of its mount namespace; HOST: none.
         """
         return self.name("user", uid, tgid, view)
 
     def group(self, gid: int, tgid: int = 0, view: int = HOST) -> str:
-        """Name of a group, or "". Arguments as of `user`."""
+        """Return the name of a group, or "".
+
+        Args:
+            gid: id in the initial user namespace, as in the kernel's credentials.
+            tgid: see `user`.
+            view: see `user`.
+        """
         return self.name("group", gid, tgid, view)
 
     def name(self, kind: Kind, number: int, tgid: int = 0, view: int = HOST) -> str:
-        """`user` or `group`."""
+        """Return the name of a user or group, or "".
+
+        Args:
+            kind: "user" or "group".
+            number: the id; see `user`.
+            tgid: see `user`.
+            view: see `user`.
+        """
         if (known := self.cached(kind, number, view)) is not None:
             return known
         now = self._clock()
         if view != HOST:
             names = read_names(tgid, self._proc, KEPT_BYTES)
             if names is not None and names.is_hosts:
-                # Not kept: it is true of this process, and others of the view may have another user namespace.
+                # Not cached: it applies to this process, but others in the container may have another user namespace.
                 return self.name(kind, number)
             self._views[view] = (names, now + (self._ttl_ns if names is not None else self._miss_ttl_ns))
             self._views.move_to_end(view)
@@ -152,7 +167,7 @@ class UserNames:
                 self._views.popitem(last=False)
             return _inside(names, kind, number)
         name = ""
-        # KeyError: no such id. OSError: the name service failed. OverflowError: an id that C can not hold.
+        # KeyError: no such id. OSError: the name service failed. OverflowError: the id does not fit a C integer.
         with suppress(KeyError, OSError, OverflowError):
             name = self._host(kind, number)[:NAME_CHARS]
         self._names[kind, number] = (name, now + (self._ttl_ns if name else self._miss_ttl_ns))
@@ -162,7 +177,7 @@ class UserNames:
         return name
 
     def cached(self, kind: Kind, number: int, view: int = HOST) -> str | None:
-        """What is known without asking anybody; None: nothing, or it is too old."""
+        """Return the cached name without reading anything; None: there is none, or it has expired."""
         now = self._clock()
         if view != HOST:
             known = self._views.get(view)
@@ -177,12 +192,20 @@ class UserNames:
         return entry[0]
 
     def forget(self, view: int) -> None:
-        """Drop a container's names, for example when its last process has ended."""
+        """Drop the names of a container, for example when its last process has ended."""
         self._views.pop(view, None)
 
 
 def host_name(kind: Kind, number: int) -> str:
-    """Ask this host's name service (files, LDAP, …). Raises KeyError: no such id."""
+    """Return the name of an id from this host's name service (files, LDAP, …).
+
+    Args:
+        kind: "user" or "group".
+        number: the id.
+
+    Raises:
+        KeyError: there is no such id.
+    """
     return pwd.getpwuid(number).pw_name if kind == "user" else grp.getgrgid(number).gr_name
 
 
@@ -194,16 +217,20 @@ def read_names(
     namespaces: tuple[int, int] = (0, 0),
     is_host: bool = False,
 ) -> RootNames | None:
-    """The names in a process' own root directory; None: gone or not to be read safely. A file that is absent is empty.
+    """Read the names in the root directory of a process.
+
+    The descriptor of ``/proc/PID`` pins the process, so a reused pid cannot mix two roots.
 
     Args:
         tgid: the process.
-        proc: where procfs is mounted.
-        kept_bytes: see KEPT_BYTES; None: no limit but the file's.
+        proc: mount point of procfs.
+        kept_bytes: see KEPT_BYTES; None: no limit except that of the file.
         namespaces: inodes of the mount and user namespace that the process must have; 0: any.
-        is_host: the root directory is the host's, so the owner of the namespaces is not looked up.
+        is_host: the root directory is the host's, so the owner of the namespaces is not checked.
 
-    The descriptor of ``/proc/PID`` pins the process, so pid reuse can not mix two roots.
+    Returns:
+        The names; None: the process has ended, has other namespaces, or its files cannot be read safely. A missing file
+        counts as empty.
     """
     try:
         process = os.open(f"{proc}/{tgid}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -221,7 +248,7 @@ def read_names(
         uid_map, gid_map = _read_id_map(process, "uid_map"), _read_id_map(process, "gid_map")
         users, are_users_cut = _read_file(root, "user", mounts, uid_map, kept_bytes)
         groups, are_groups_cut = _read_file(root, "group", mounts, gid_map, kept_bytes)
-        # At the end: a process never comes back to namespaces that it left, unless as root.
+        # Check at the end: a process never returns to namespaces that it has left, except as root.
         if not _has(process, namespaces) or not (is_host or _owner(process) == 0):
             return None
         return RootNames(users, groups, uid_map, gid_map, root_identity(root), is_cut=are_users_cut or are_groups_cut)
@@ -234,18 +261,22 @@ def read_names(
 
 
 def root_identity(root: int | str) -> tuple[int, int]:
-    """Device and inode of a root directory, by which two can be told apart. Raises OSError."""
+    """Return device and inode of a root directory, which identify it.
+
+    Raises:
+        OSError: it cannot be accessed.
+    """
     status = os.stat(root)  # noqa: PTH116 - a descriptor, mostly
     return status.st_dev, status.st_ino
 
 
 def parse_names(text: bytes) -> dict[int, str]:
-    """Ids and names of a passwd or group file; of two names of one id the first counts, as for the C library."""
+    """Return names by id from a passwd or group file. The first name of an id counts, as in the C library."""
     return _parse(io.BytesIO(text), [(0, 0, 1 << 32)], None)[0]
 
 
 def _parse(file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int | None) -> tuple[dict[int, str], bool]:
-    """The names of the ids that `ranges` map, and whether there are more than may be kept."""
+    """Return the names of the ids in `ranges`, and whether there are more than may be kept."""
     names: dict[int, str] = {}
     left = kept_bytes
     for line in _lines(file):
@@ -253,7 +284,7 @@ def _parse(file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int |
         if len(fields) < 3 or not fields[0] or fields[0][:1] in b"#+-" or not fields[2].isdigit():
             continue
         digits = fields[2].lstrip(b"0") or b"0"
-        if len(digits) > _ID_DIGITS:  # thousands of digits int() refuses
+        if len(digits) > _ID_DIGITS:  # int() rejects thousands of digits
             continue
         number = int(digits)
         if number in names or not any(inside <= number < inside + count for inside, _, count in ranges):
@@ -268,16 +299,16 @@ def _parse(file: BinaryIO, ranges: list[tuple[int, int, int]], kept_bytes: int |
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of the first FILE_BYTES, one by one, so that a large file never is in memory."""
+    """Yield the lines of the first FILE_BYTES one by one, so that a large file is never in memory as a whole."""
     left = FILE_BYTES
     count = 0
     while left > 0 and (line := file.readline(left)):
         left -= len(line)
-        if left > 0 or line.endswith(b"\n"):  # else it is cut, and half a number is another number
+        if left > 0 or line.endswith(b"\n"):  # otherwise it is truncated, and half a number is another number
             yield line.rstrip(b"\n")
         count += 1
         if count % _LINES_AT_ONCE == 0:
-            time.sleep(0)  # lets the thread go on that has no time to lose
+            time.sleep(0)  # releases the GIL, so that more urgent threads can run
 
 
 def _outside(names: dict[int, str], ranges: list[tuple[int, int, int]]) -> dict[int, str]:
@@ -301,7 +332,7 @@ def _inside(names: RootNames | None, kind: Kind, number: int) -> str:
 
 
 def _read_id_map(process: int, name: str) -> list[tuple[int, int, int]]:
-    """Lines of uid_map: first id inside, first id outside (in this reader's user namespace), count."""
+    """Read a uid_map or gid_map: first id inside, first id outside (in this reader's user namespace), count."""
     try:
         text = read_all(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=process), FILE_BYTES)
     except FileNotFoundError:
@@ -331,9 +362,12 @@ def _read_file(
 
 
 def _owner(process: int) -> int:
-    """The user that made the user namespace of a process, or that of its mount namespace; 0: root.
+    """Return the user that created the user namespace of a process, or that of its mount namespace; 0: root.
 
-    The mount namespace is asked as well: root can enter one that a user has made. Raises OSError: not known.
+    The mount namespace is checked too, because root can enter one that another user created.
+
+    Raises:
+        OSError: the owner is unknown.
     """
     try:
         own = Path("/proc/self/ns/user").stat()
@@ -351,10 +385,13 @@ def _owner(process: int) -> int:
 
 
 def _outermost_owner(namespace: int, own: os.stat_result) -> int:
-    """The user that made a user namespace, or the outermost one around it below ours; 0: root, or it is ours.
+    """Return the user that created a user namespace, or the outermost one around it below ours; 0: root, or it is ours.
 
-    A user can make further namespaces inside of the own one, under any of the ids that were delegated to it. So the
-    owner of the outermost one is responsible. Closes the descriptor. Raises OSError: it is not below ours.
+    A user can create further namespaces inside an own one, under any of the ids that were delegated to it. So the owner
+    of the outermost one is responsible. The descriptor is closed.
+
+    Raises:
+        OSError: the namespace is not below ours.
     """
     owner = 0
     try:
@@ -372,7 +409,11 @@ def _outermost_owner(namespace: int, own: os.stat_result) -> int:
 
 
 def _has(process: int, namespaces: tuple[int, int]) -> bool:
-    """Whether a process has this mount and user namespace; 0: any. Raises OSError."""
+    """Return whether a process has this mount and user namespace; 0: any.
+
+    Raises:
+        OSError: the process has ended.
+    """
     names = ("ns/mnt", "ns/user")
     return all(
         not wanted or os.stat(name, dir_fd=process).st_ino == wanted

@@ -36,6 +36,7 @@ from typing import Self
 
 from pipeline import files, paths, trust
 from pipeline.errors import ConfigError, ProclineError, UnsupportedError, WriterExistsError
+from pipeline.host.statx import AT_FDCWD
 from pipeline.log import get_logger
 
 _DIRECTORIES = {
@@ -45,7 +46,6 @@ _DIRECTORIES = {
     paths.TRACERS_DIR: 0o755,
 }
 _RETRY_S = 0.02
-_AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
@@ -227,7 +227,7 @@ def put_aside(root: Path) -> None:
         return  # nothing is there; what else is wrong, the next steps report
     mine.chmod(0o755)
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(mine), _AT_FDCWD, os.fsencode(root), _RENAME_EXCHANGE) != 0:
+    if libc.renameat2(AT_FDCWD, os.fsencode(mine), AT_FDCWD, os.fsencode(root), _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         mine.rmdir()
         if number != errno.ENOENT:  # else it has gone meanwhile

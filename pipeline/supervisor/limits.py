@@ -14,7 +14,7 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.errors import UnsupportedError
 from pipeline.shm.layout import head
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 
-from pipeline.config.settings import Supervision
+from pipeline.config.schema import Supervision
 from pipeline.errors import GivingUpError, HopelessError
 
 WINDOW_S = 600.0
 _FIRST_PAUSE_S = 0.1
-
-#: A worker that ends so has met something that will be the same next time; its log says what.
-EXIT_HOPELESS = 2
 
 
 class RestartPolicy:
@@ -19,7 +16,7 @@ class RestartPolicy:
 
     A single death is answered at once, because readers wait. Early deaths in a row are a loop: they are answered with
     pauses that double, and then the daemon ends; so it does after too many deaths of any kind. A death is early if the
-    worker had not reported that it is ready (`specification.say_ready`), however long it lived, or if it lived for less
+    worker had not reported that it is ready (`start.report_ready`), however long it lived, or if it lived for less
     than `healthy_ms`.
     """
 

@@ -11,6 +11,7 @@ import pytest
 from pipeline import errors, paths
 from pipeline.cli import common
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable, entry
 
@@ -133,16 +134,11 @@ def test_a_caller_in_another_pid_namespace_is_told(procline: Command, table: typ
     assert procline("resolve", "41", "--json").err == ""
     own = Path("/proc/self/ns/pid").stat().st_ino
     for inode, is_warned in ((own, False), (own + 1, True)):
-        struct.pack_into("<I", control, common.PID_NS_OFFSET, inode)
+        struct.pack_into("<I", control, CONTROL_LAYOUT.offset("pid_ns"), inode)
         (directory / "control").write_bytes(control)
         done = procline("resolve", "41", "--json")
         assert done.code == 0
         assert ("another pid namespace" in done.err) is is_warned
-
-
-def test_the_place_of_the_namespace_is_the_layouts() -> None:
-    assert layout.CONTROL.fields is not None
-    assert layout.CONTROL.fields["pid_ns"][1] == common.PID_NS_OFFSET
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pipeline import paths
-from pipeline.config.settings import Config, load
+from pipeline.config.loading import load
+from pipeline.config.schema import Config
 from pipeline.shm.layout import tables as layout
 from tests.cli.conftest import Command
 

@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from pipeline.bus.auth import generate_keys
-from pipeline.config import settings as config
+from pipeline.config import schema
+from pipeline.config.loading import load
+from pipeline.errors import ConfigError
 from pipeline.host import boot
 from pipeline.shm.writer.segments import TablePlan
 from tests.cli.conftest import Command
@@ -90,15 +92,15 @@ def test_a_package_that_a_setting_needs_is_named(procline: Command, monkeypatch:
 
 
 def test_every_size_that_config_accepts_makes_tables() -> None:
-    hints = msgspec.inspect.type_info(config.Tables)
+    hints = msgspec.inspect.type_info(schema.Tables)
     assert isinstance(hints, msgspec.inspect.StructType)
     for field in hints.fields:
         if not isinstance(field.type, msgspec.inspect.IntType):
             continue
         for value in {field.type.ge, field.type.le, 1, 2, 301}:
             try:
-                tables = config.load(None, {f"tables.{field.name}": value}, {}).tables
-            except config.ConfigError:
+                tables = load(None, {f"tables.{field.name}": value}, {}).tables
+            except ConfigError:
                 continue
             TablePlan(
                 boot_id=bytes(16), ring_count=1, row_capacity=tables.max_entries, chunk_rows=tables.chunk_rows,

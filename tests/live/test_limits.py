@@ -9,7 +9,7 @@ import time
 import pytest
 
 from pipeline.bpf.host import possible_cpus
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.host.boot import pid_max
 from pipeline.supervisor import limits
 from tests.live.harness import READY_SECONDS, Daemon

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver.daemon.loop import IDLE_HOUSEKEEPING_NS, IDLE_MS
+from pipeline.resolver.daemon.duty_cycle import IDLE_HOUSEKEEPING_NS, IDLE_MS
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_workload
 

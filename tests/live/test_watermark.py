@@ -18,7 +18,8 @@ import pytest
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.records.limits import MERGE_SLACK_NS
+from pipeline.resolver.merge._merger import Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard
@@ -40,8 +41,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
     from pipeline.bpf.loader import Capture
 
     with Capture(ring_bytes=32 << 20, args_bytes=256) as capture:
-        positions = ProducerPositions(capture.ring_fds, capture.ring_count)
-        rings = {number: Ring(fd, number=number) for number, fd in capture.ring_fds.items()}
+        positions = ProducerPositions(capture.fds.rings, capture.ring_count)
+        rings = {number: Ring(fd, number=number) for number, fd in capture.fds.rings.items()}
         frames: list[bytes] = []
 
         def keep(frame: bytes) -> bool:
@@ -95,7 +96,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
             first = int(np.searchsorted(mine["ring_pos"], at[number]))
             if first < len(mine):
                 checked += 1
-                assert int(oldest[first]) >= sampled_ns - SLACK_NS, (number, sampled_ns - int(oldest[first]))
+                assert int(oldest[first]) >= sampled_ns - MERGE_SLACK_NS, (number, sampled_ns - int(oldest[first]))
     assert checked > 1000
     times = np.concatenate(applied)
     assert len(times) == len(head)

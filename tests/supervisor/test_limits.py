@@ -10,7 +10,7 @@ import pytest
 
 CHECK = """
 import resource, sys
-from pipeline.config.settings import load, parse_option
+from pipeline.config.loading import load, parse_option
 from pipeline.errors import UnsupportedError
 from pipeline.supervisor import limits
 number, soft, hard = map(int, sys.argv[1:4])

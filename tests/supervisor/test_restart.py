@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.settings import Supervision
+from pipeline.config.schema import Supervision
 from pipeline.errors import GivingUpError, HopelessError
 from pipeline.supervisor.restart import RestartPolicy
 

@@ -24,11 +24,11 @@ from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.args_views import is_kworker
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry, placeholder
+from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import (
     CGROUP_SOURCE_EVENT,
     AWSSecurityCredentials,
     CGroupContext,
-    Event,
     K8SSessionContext,
     NoProcessContextError,
     PathKey,
@@ -191,7 +191,6 @@ class ContextLoop:
             if event.kind not in _WITHOUT_PROCESS_CONTEXT:
                 error = self._judge(entry, event)
             told.error = error if isinstance(error, ResolverError) else None
-            resolver.dequeue_exited()
             dispatched = Dispatched(event, time_ns, found, error, self._target(event, made), related)
             update = self._updates.get(event.kind)
             if update is not None and entry is not None:

@@ -19,6 +19,7 @@ from pipeline.resolver.stream._encoder import FIELDS, Encoder
 
 if TYPE_CHECKING:
     from pipeline.resolver.agents.context_events import Dispatched
+    from pipeline.resolver.apply._followups import FollowUps
     from pipeline.shm.writer._writer import TableWriter
 
 _CONTEXT = TOPICS.index("proc.context")
@@ -31,13 +32,17 @@ class ContextStream:
 
     Args:
         encoder: the stream's.
+        followups: the applier's; they note entries that were made for an event, which apply does not see.
         tables: whose rows the processes are.
         boot_id: 16 bytes.
         boot_unix_ns: Unix time of boot-clock zero.
     """
 
-    def __init__(self, encoder: Encoder, tables: TableWriter, boot_id: bytes, boot_unix_ns: int) -> None:
+    def __init__(
+        self, encoder: Encoder, followups: FollowUps, tables: TableWriter, boot_id: bytes, boot_unix_ns: int
+    ) -> None:
         self._encoder = encoder
+        self._followups = followups
         self._tables = tables
         self._boot_id = boot_id
         self._boot_unix_ns = boot_unix_ns
@@ -51,6 +56,7 @@ class ContextStream:
             # What the kernel's maps told was told to the stream as it was applied.
             if entry.source == Source.PROCFS_FALLBACK and not entry.is_free:
                 topic, kind = (_EXEC, events.KIND_EXEC) if entry.is_exec else (_FORK, events.KIND_FORK)
+                self._followups.add(topic, kind, row_of(entry), event.time_boot_ns)
                 self._encoder.add(self._tables, topic, kind, row_of(entry), event.time_boot_ns)
         fields: Fields = {}
         if self._encoder.topics_mask >> _CONTEXT & 1:

@@ -1,6 +1,7 @@
 from collections.abc import Buffer
 
 from pipeline.resolver.apply._cgroups import CgroupNames
+from pipeline.resolver.apply._followups import FollowUps
 from pipeline.resolver.merge._queues import Batch
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.writer._writer import TableWriter
@@ -14,6 +15,7 @@ class Applier:
     tables: TableWriter
     encoder: Encoder | None
     cgroups: CgroupNames
+    followups: FollowUps
     wanted_dropped: int
     def __init__(self, tables: TableWriter, encoder: Encoder | None = None) -> None: ...
     def apply(self, batch: Batch) -> int: ...
@@ -24,7 +26,6 @@ class Applier:
         body: Buffer | None = None,
         strings: Buffer = b"",
         *,
-        late: bool = False,
         known: int | None = None,
         source: int = 2,
         digest: int = 0,

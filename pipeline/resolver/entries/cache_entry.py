@@ -1,28 +1,30 @@
-"""One image of one process as the resolver's interface sees it: fields of specification 1, operations of section 5.
+"""One image of one process as the resolver's interface shows it: fields of specification 1, operations of section 5.
 
-An entry's fields live in a *store*. A new entry has a `FreeStore`, a plain dictionary; when the resolver inserts it, it
-gets a `RowStore` (`entry_rows`), and from then on its fields are those of a row of the shared tables. The operations
-here do not know the difference. Entries are compared by identity: there is one object for one row.
+A store holds an entry's fields. A new entry has a `FreeStore`, a plain dictionary. When the resolver inserts the entry,
+it moves to a `RowStore` (`entry_rows`), and from then on its fields are those of a row of the shared tables. A row has
+one entry object, so entries are compared by identity.
 
-Differs from the baseline as specification 9 asks: no child lists are kept (the tables index children by their parent's
-pid), an unset login uid is what is inherited over, and an exec parent sets `is_exec_exec` for the same pid only.
+Differs from the baseline as specification 9 asks: entries hold no child lists (the tables index children by their
+parent's pid), an unset login uid is inherited from the parent, and `is_exec_exec` is set only if both images have the
+same pid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import takewhile
+from typing import Any, Literal, Protocol, Self, cast, overload
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
+from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.entries.model import (
     NO_FILE,
     AWSSecurityCredentials,
     CGroupContext,
     ContainerContext,
     Credentials,
-    FileEvent,
     LineageError,
     PIDContext,
     Source,
@@ -31,168 +33,189 @@ from pipeline.resolver.entries.model import (
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.shm.reader import lineage
 
-#: A walk along a chain ends here: more than chains may have (images and ancestors, design law 7), so it met a loop.
-CHAIN_LIMIT = 4096
-
-#: Fields and what they are where nobody has set them.
-DEFAULTS: dict[str, Any] = {
-    "pid": 0, "tid": 0, "ppid": 0, "net_ns": 0, "mnt_ns": 0, "is_kworker": False, "sid": 0, "exec_inode": 0,
-    "user_session_id": 0, "nsid": 0, "start_boot_ns": 0, "file_event": NO_FILE, "interpreter": NO_FILE,
-    "cgroup": CGroupContext(), "container": ContainerContext(), "tty_name": "", "comm": "", "fork_time": None,
-    "exec_time": None, "exit_time": None, "fork_flags": 0, "cookie": 0, "credentials": Credentials(),
-    "caps_attempted": 0, "caps_used": 0, "user_session": UserSessionContext(), "aws_security_credentials": (),
-    "tracer_metadata": None, "span_id": 0, "trace_id": 0, "args_id": 0, "envs_id": 0, "args_entry": None,
-    "envs_entry": None, "args_truncated": False, "envs_truncated": False, "symlink_paths": (),
-    "symlink_basename": "", "is_exec": False, "is_exec_exec": False, "is_parent_missing": False,
-    "source": Source.UNKNOWN, "is_through_symlink": False, "ancestor": None,
-}  # fmt: skip
-
-#: What a forked process takes over from its parent (5.3).
+#: Fields that a forked process copies from its parent (5.3).
 _COPIED_AT_FORK = (
     "tty_name", "comm", "file_event", "exec_time", "credentials", "interpreter", "cookie", "tracer_metadata",
 )  # fmt: skip
 
-
-class Store(Protocol):
-    """Where an entry's fields are."""
-
-    def get(self, name: str) -> Any: ...
-
-    def update(self, values: dict[str, Any]) -> None:
-        """Set several fields at once."""
-        ...
+#: Views of arguments and environment that are lists of strings.
+type ListView = Literal["argv", "argv_scrubbed", "envs", "envp"]
 
 
 class FreeStore:
-    """Fields of an entry that no table holds; `told` names those that somebody has set."""
+    """Fields of an entry that is not in the tables.
 
-    __slots__ = ("_values", "times_are_boot")
+    Attributes:
+        values: the fields that a caller has set.
+        times_are_boot: the times are still on the kernel's boot clock; `apply_boot_time` converts them once.
+    """
 
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-        #: Times are still of the kernel's boot clock; `apply_boot_time` turns them into Unix time, once.
+    __slots__ = ("times_are_boot", "values")
+
+    def __init__(self, values: dict[str, object]) -> None:
+        self.values = values
         self.times_are_boot = True
 
-    def get(self, name: str) -> Any:
-        value = self._values.get(name, self)
+    def get(self, name: str) -> object:
+        """Return a field; its default if no caller has set it."""
+        value = self.values.get(name, self)
         return DEFAULTS[name] if value is self else value
 
+    def update(self, values: dict[str, object]) -> None:
+        """Set several fields."""
+        self.values.update(values)
+
+
+class TableStore(Protocol):
+    """Fields and relations of an entry that is a row of the shared tables; `entry_rows.RowStore` implements it."""
+
+    def get(self, name: str) -> object:
+        """Return a field."""
+
     def update(self, values: dict[str, Any]) -> None:
-        self._values.update(values)
+        """Set several fields; readers see all of them or none."""
 
     @property
-    def told(self) -> dict[str, Any]:
-        return self._values
+    def is_replaced(self) -> bool:
+        """Whether a later image of the process has replaced this one."""
+
+    @property
+    def digest(self) -> int:
+        """Digest of arguments and environment from before secrets were hidden; 0: unknown."""
+
+    def head(self) -> ProcessCacheEntry | None:
+        """Return the newest image of the process; None if another process has the pid now."""
+
+    def reparent(self, parent: ProcessCacheEntry) -> bool:
+        """Move the process below `parent`; False if `parent` is younger."""
+
+    def children(self) -> list[ProcessCacheEntry]:
+        """Return the live children."""
+
+    def remove_child(self, child: ProcessCacheEntry) -> None:
+        """Remove a child from the index of children."""
 
 
-class _Field:
-    """A field of the entry, wherever it is stored."""
+class Field[T]:
+    """A field of `ProcessCacheEntry`, read from and written to the entry's store.
 
-    __slots__ = ("_name",)
+    Args:
+        default: the value in an entry where no caller has set the field.
+    """
+
+    __slots__ = ("_name", "default")
+
+    def __init__(self, default: T) -> None:
+        self.default = default
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, entry: ProcessCacheEntry | None, owner: type | None = None) -> Any:
-        return self if entry is None else entry._store.get(self._name)
+    @overload
+    def __get__(self, entry: None, owner: type) -> Self: ...
 
-    def __set__(self, entry: ProcessCacheEntry, value: Any) -> None:
+    @overload
+    def __get__(self, entry: ProcessCacheEntry, owner: type) -> T: ...
+
+    def __get__(self, entry: ProcessCacheEntry | None, owner: type) -> Self | T:
+        return self if entry is None else cast("T", entry._store.get(self._name))
+
+    def __set__(self, entry: ProcessCacheEntry, value: T) -> None:
         entry._store.update({self._name: value})
 
 
 class ProcessCacheEntry:
-    """One image of one process: a fork makes one, an exec makes another one for the same pid.
+    """One image of one process: a fork creates an entry, and an exec creates another one for the same pid.
 
-    `ancestor` of an exec is the image that it replaced, of a fork an entry of the parent: compare pids to tell the two.
-    Times are in ns since the Unix epoch or None; `exit_time` of an image that was replaced is the time of the exec.
+    The `ancestor` of an exec is the image that it replaced; the `ancestor` of a fork is an entry of the parent. Compare
+    the pids to distinguish the two. Times are in ns since the Unix epoch, or None; the `exit_time` of a replaced image
+    is the time of the exec.
 
-    Raises (by any field): TooOldError: the entry was in the tables, and is not retained any more.
+    Raises:
+        TooOldError: by any field, if the entry was in the tables and its row has been evicted.
     """
 
-    pid: int = _Field()  # type: ignore[assignment]
-    tid: int = _Field()  # type: ignore[assignment]
-    ppid: int = _Field()  # type: ignore[assignment]
-    net_ns: int = _Field()  # type: ignore[assignment]
-    mnt_ns: int = _Field()  # type: ignore[assignment]
-    is_kworker: bool = _Field()  # type: ignore[assignment]
-    sid: int = _Field()  # type: ignore[assignment]
-    exec_inode: int = _Field()  # type: ignore[assignment]
-    user_session_id: int = _Field()  # type: ignore[assignment]
-    nsid: int = _Field()  # type: ignore[assignment]
-    start_boot_ns: int = _Field()  # type: ignore[assignment]
-    file_event: FileEvent = _Field()  # type: ignore[assignment]
-    interpreter: FileEvent = _Field()  # type: ignore[assignment]
-    cgroup: CGroupContext = _Field()  # type: ignore[assignment]
-    container: ContainerContext = _Field()  # type: ignore[assignment]
-    tty_name: str = _Field()  # type: ignore[assignment]
-    comm: str = _Field()  # type: ignore[assignment]
-    fork_time: int | None = _Field()  # type: ignore[assignment]
-    exec_time: int | None = _Field()  # type: ignore[assignment]
-    exit_time: int | None = _Field()  # type: ignore[assignment]
-    fork_flags: int = _Field()  # type: ignore[assignment]
-    cookie: int = _Field()  # type: ignore[assignment]
-    credentials: Credentials = _Field()  # type: ignore[assignment]
-    caps_attempted: int = _Field()  # type: ignore[assignment]
-    caps_used: int = _Field()  # type: ignore[assignment]
-    user_session: UserSessionContext = _Field()  # type: ignore[assignment]
-    aws_security_credentials: tuple[AWSSecurityCredentials, ...] = _Field()  # type: ignore[assignment]
-    tracer_metadata: TracerMetadata | None = _Field()  # type: ignore[assignment]
-    span_id: int = _Field()  # type: ignore[assignment]
-    trace_id: int = _Field()  # type: ignore[assignment]
-    args_id: int = _Field()  # type: ignore[assignment]
-    envs_id: int = _Field()  # type: ignore[assignment]
-    args_entry: ArgsEntry | None = _Field()  # type: ignore[assignment]
-    envs_entry: EnvsEntry | None = _Field()  # type: ignore[assignment]
-    args_truncated: bool = _Field()  # type: ignore[assignment]
-    envs_truncated: bool = _Field()  # type: ignore[assignment]
-    symlink_paths: tuple[str, ...] = _Field()  # type: ignore[assignment]
-    symlink_basename: str = _Field()  # type: ignore[assignment]
-    is_exec: bool = _Field()  # type: ignore[assignment]
-    is_exec_exec: bool = _Field()  # type: ignore[assignment]
-    is_parent_missing: bool = _Field()  # type: ignore[assignment]
-    source: Source = _Field()  # type: ignore[assignment]
-    is_through_symlink: bool = _Field()  # type: ignore[assignment]
-    ancestor: ProcessCacheEntry | None = _Field()  # type: ignore[assignment]
+    pid = Field(0)
+    tid = Field(0)
+    ppid = Field(0)
+    net_ns = Field(0)
+    mnt_ns = Field(0)
+    is_kworker = Field(False)
+    sid = Field(0)
+    exec_inode = Field(0)
+    user_session_id = Field(0)
+    nsid = Field(0)
+    start_boot_ns = Field(0)
+    file_event = Field(NO_FILE)
+    interpreter = Field(NO_FILE)
+    cgroup = Field(CGroupContext())
+    container = Field(ContainerContext())
+    tty_name = Field("")
+    comm = Field("")
+    fork_time = Field[int | None](None)
+    exec_time = Field[int | None](None)
+    exit_time = Field[int | None](None)
+    fork_flags = Field(0)
+    cookie = Field(0)
+    credentials = Field(Credentials())
+    caps_attempted = Field(0)
+    caps_used = Field(0)
+    user_session = Field(UserSessionContext())
+    aws_security_credentials = Field[tuple[AWSSecurityCredentials, ...]](())
+    tracer_metadata = Field[TracerMetadata | None](None)
+    span_id = Field(0)
+    trace_id = Field(0)
+    args_id = Field(0)
+    envs_id = Field(0)
+    args_entry = Field[ArgsEntry | None](None)
+    envs_entry = Field[EnvsEntry | None](None)
+    args_truncated = Field(False)
+    envs_truncated = Field(False)
+    symlink_paths = Field[tuple[str, ...]](())
+    symlink_basename = Field("")
+    is_exec = Field(False)
+    is_exec_exec = Field(False)
+    is_parent_missing = Field(False)
+    source = Field(Source.UNKNOWN)
+    is_through_symlink = Field(False)
+    ancestor: Field[ProcessCacheEntry | None] = Field(None)
 
-    def __init__(self, store: Store | None = None, **fields: Any) -> None:
-        """An entry with these fields, in no table."""
+    def __init__(self, store: TableStore | None = None, **fields: object) -> None:
+        """Create an entry with these fields that is in no table; with a `store`, the entry of a row."""
         for name in fields:
             if name not in DEFAULTS:
                 raise TypeError(f"an entry has no field {name!r}")
-        self._store: Store = FreeStore(fields) if store is None else store
-        #: Views of arguments and environment that were computed: name -> value (Argv0, Argv, Envs, Envp of 1.3).
-        self._argv: dict[str, Any] = {}
+        self._store: FreeStore | TableStore = FreeStore(fields) if store is None else store
+        #: Computed views of arguments and environment (Argv0, Argv, Envs, Envp of 1.3).
+        self._argv0: str | None = None
+        self._lists: dict[ListView, list[str] | None] = {}
 
     @classmethod
-    def of_context(cls, context: PIDContext, **fields: Any) -> ProcessCacheEntry:
-        """An entry of the process that made an event."""
-        told = {
-            name: value
-            for name in _CONTEXT_FIELDS
-            if (value := getattr(context, name))
-        }  # fmt: skip
-        return cls(**{**told, **fields})
+    def of_context(cls, context: PIDContext, **fields: object) -> ProcessCacheEntry:
+        """Create an entry of the process that caused an event."""
+        known = {name: value for name in _CONTEXT_FIELDS if (value := getattr(context, name))}
+        return cls(**{**known, **fields})
 
     def __repr__(self) -> str:
         kind = "exec" if self.is_exec else "fork"
         return f"<ProcessCacheEntry {self.pid} {self.comm!r} {kind}{' exited' if self.exit_time else ''}>"
 
     @property
-    def store(self) -> Store:
-        """Where the fields are: a FreeStore, or the RowStore of an entry that is in the tables."""
+    def store(self) -> FreeStore | TableStore:
+        """The object that holds the fields: a FreeStore, or the RowStore of an entry in the tables."""
         return self._store
 
     @property
     def is_free(self) -> bool:
-        """No table holds this entry."""
+        """Whether the entry is in no table."""
         return isinstance(self._store, FreeStore)
 
-    def set(self, **fields: Any) -> None:
+    def set(self, **fields: object) -> None:
         """Set several fields at once; in the tables they become visible together."""
         self._store.update(fields)
 
-    def move_to(self, store: Store) -> None:
-        """From now on the fields are those of `store`."""
+    def move_to(self, store: TableStore) -> None:
+        """Make the entry show the fields of `store` from now on."""
         self._store = store
 
     # -- derived -------------------------------------------------------------------------------------------------------
@@ -204,21 +227,22 @@ class ProcessCacheEntry:
 
     @property
     def is_thread(self) -> bool:
-        """Not an exec. (The reference's name for it.)"""
+        """Whether no exec created this image. (The reference's name for it.)"""
         return not self.is_exec
 
     @property
     def has_interpreter(self) -> bool:
-        """It runs a script: there is an interpreter file."""
+        """Whether the process runs a script, so that there is an interpreter file."""
         return self.interpreter.inode != 0
 
     @property
     def is_not_kworker(self) -> bool:
+        """The opposite of `is_kworker`."""
         return not self.is_kworker
 
     @property
     def created_at(self) -> int:
-        """When the image came to be: the later of fork and exec, ns since the Unix epoch; 0 unknown."""
+        """When the image was created: the later of fork and exec, ns since the Unix epoch; 0: unknown."""
         return max(self.exec_time or 0, self.fork_time or 0)
 
     @property
@@ -228,17 +252,17 @@ class ProcessCacheEntry:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process has ended: an image that an exec replaced has an exit time while its process lives."""
+        """Whether the process has ended. A replaced image has an exit time although its process lives."""
         store = self._store
-        if not getattr(store, "is_replaced", False):
+        if isinstance(store, FreeStore) or not store.is_replaced:
             return self.exit_time is not None
-        head: ProcessCacheEntry | None = store.head()  # type: ignore[attr-defined]
+        head = store.head()
         return head is None or head.exit_time is not None
 
     # -- lineage (5.1 to 5.7) ------------------------------------------------------------------------------------------
 
     def set_ancestor(self, parent: ProcessCacheEntry | None) -> None:
-        """Link, and fill what is unknown from the parent; nothing when it is linked so already."""
+        """Link to `parent` and inherit unknown fields from it; does nothing if the link exists."""
         if self.ancestor is parent:
             return
         self.ancestor = parent
@@ -248,9 +272,10 @@ class ProcessCacheEntry:
     def inherit_from(self, parent: ProcessCacheEntry) -> None:
         """Fill gaps from the parent (5.2): ssh session, login uid, cgroup, container, namespaces.
 
-        In the same container or cgroup, also the parts of it that only the parent has (tags, version, times).
+        If both are in the same container or cgroup, also the parts of it that only the parent has (tags, version,
+        times).
         """
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         session = parent.user_session
         if session.ssh.ssh_session_id and self.user_session.ssh != session.ssh:
             values["user_session"] = replace(self.user_session, ssh=session.ssh)
@@ -259,7 +284,7 @@ class ProcessCacheEntry:
             values["credentials"] = replace(credentials, auid=parent.credentials.auid)
         if self.cgroup.is_null and not parent.cgroup.path_key.is_null:
             values["cgroup"] = parent.cgroup
-            # A container is known by its cgroup: that of another cgroup would be a guess.
+            # The cgroup identifies the container: the container of another cgroup would be a guess.
             if self.container.is_null and not parent.container.is_null:
                 values["container"] = parent.container
         elif (
@@ -280,45 +305,45 @@ class ProcessCacheEntry:
             self.set(**values)
 
     def fork(self, child: ProcessCacheEntry) -> None:
-        """`child` is a fork of this one."""
+        """Make `child` a fork of this entry."""
         child.set(ppid=self.pid, **{name: getattr(self, name) for name in _COPIED_AT_FORK})
         child.set_fork_parent(self)
 
     def set_fork_parent(self, parent: ProcessCacheEntry) -> None:
-        """Link a fork to its parent; arguments and environment are the parent's own objects."""
+        """Link a fork to its parent; both share the objects of arguments and environment."""
         self.set_ancestor(parent)
         self.set(args_entry=parent.args_entry, envs_entry=parent.envs_entry)
 
     def exec(self, entry: ProcessCacheEntry) -> None:
-        """`entry` is the image that replaces this one."""
+        """Make `entry` the image that replaces this one."""
         entry.set_exec_parent(self)
         if entry.exec_time is not None:
             self.exit(entry.exec_time)
 
     def set_exec_parent(self, parent: ProcessCacheEntry) -> None:
-        """Link an exec to the image before, or to the parent where the image between is unknown."""
+        """Link an exec to the image before it, or to the parent if the image in between is unknown."""
         self.set_ancestor(parent)
         self.set(is_exec=True, is_exec_exec=parent.is_exec and parent.pid == self.pid)
 
     def set_as_exec(self) -> None:
-        """Mark as made by an exec."""
+        """Mark the image as created by an exec."""
         self.is_exec = True
 
     def exit(self, time: int) -> None:
-        """The image ended at `time`, ns since the Unix epoch. May be repeated with another time."""
+        """Record that the image ended at `time`, ns since the Unix epoch. A later call may correct the time."""
         self.exit_time = time
 
     def reparent(self, parent: ProcessCacheEntry) -> bool:
-        """`parent` is the parent now, and the lineage counts as whole again here.
+        """Make `parent` the parent; the lineage counts as complete again here.
 
-        The edge that moves is that of the oldest image of this process (specification 9.2), so its exec history stays.
+        The edge of the oldest image of this process moves (specification 9.2), so its exec history stays.
 
         Returns:
-            False, with nothing changed, where the tables know that `parent` is younger than this process.
+            Whether the process moved: False if the tables show that `parent` is younger than this process.
         """
-        mover = getattr(self._store, "reparent", None)
-        if mover is not None:
-            if not mover(parent):
+        store = self._store
+        if not isinstance(store, FreeStore):
+            if not store.reparent(parent):
                 return False
             self.inherit_from(parent)
             return True
@@ -330,36 +355,33 @@ class ProcessCacheEntry:
         return True
 
     def apply_exec_time_of(self, entry: ProcessCacheEntry) -> None:
-        """Take the other one's exec time, nothing else."""
+        """Copy the other entry's exec time, and no other field."""
         self.exec_time = entry.exec_time
 
     @property
     def root(self) -> ProcessCacheEntry:
-        """The oldest image of this process that is known: the one whose ancestor is the parent."""
-        entry = self
-        for _ in range(CHAIN_LIMIT):
-            before = entry.ancestor
-            if before is None or before.pid != entry.pid:
-                break
-            entry = before
-        return entry
+        """The oldest known image of this process: the one that has the parent as its ancestor."""
+        pid, root = self.pid, self
+        for root in takewhile(lambda image: image.pid == pid, self.chain()):  # noqa: B007 - the last one is meant
+            pass
+        return root
 
     @property
     def children(self) -> list[ProcessCacheEntry]:
-        """Live children in the tables; an entry that is in none, or no process' newest image, has none."""
-        lister = getattr(self._store, "children", None)
-        return [] if lister is None else lister()
+        """Live children in the tables. Only the newest image of a process has any."""
+        store = self._store
+        return [] if isinstance(store, FreeStore) else store.children()
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
-        """Take a child out of the index of children; nothing when it is not there."""
-        remover = getattr(self._store, "remove_child", None)
-        if remover is not None:
-            remover(child)
+        """Remove a child from the index of children, if it is there."""
+        store = self._store
+        if not isinstance(store, FreeStore):
+            store.remove_child(child)
 
     def chain(self) -> Iterator[ProcessCacheEntry]:
-        """This entry and all that it descends from, newest first."""
+        """Yield this entry and all its ancestors, newest first."""
         entry: ProcessCacheEntry | None = self
-        for _ in range(CHAIN_LIMIT):
+        for _ in range(LINEAGE_LIMIT):
             if entry is None:
                 return
             yield entry
@@ -368,20 +390,21 @@ class ProcessCacheEntry:
     # -- questions (5.9 to 5.11) ---------------------------------------------------------------------------------------
 
     def equals(self, other: ProcessCacheEntry) -> bool:
-        """Same file, credentials, arguments and environment: what an exec of the same program again looks like.
+        """Whether file, credentials, arguments and environment are the same, as after an exec of the same program.
 
-        The tables have arguments and environment with secrets hidden. Where it is not known any more what they were, as
-        after a restart, two that differ in these only are equal.
+        The tables store arguments and environment with secrets hidden, and a digest of the originals. If a digest is
+        unknown, as after a restart, the stored strings are compared, so two images that differ only in a secret are
+        equal.
         """
         if not self.file_event.equals(other.file_event) or not self.credentials.equals(other.credentials):
             return False
-        digests = getattr(self._store, "digest", 0), getattr(other._store, "digest", 0)
-        if all(digests):
-            return digests[0] == digests[1]
+        own, others = _digest(self._store), _digest(other._store)
+        if own and others:
+            return own == others
         return equal_entries(self.args_entry, other.args_entry) and equal_envs(self.envs_entry, other.envs_entry)
 
     def has_valid_lineage(self) -> tuple[bool, LineageError | None]:
-        """Whether the chain leads to pid 1 without a gap, and if not, why. Computed each time."""
+        """Whether the chain leads to pid 1 without a gap, and if not, why. Computed at each call."""
         fault = lineage.fault(self.chain(), _container)
         return fault is None, fault
 
@@ -390,31 +413,56 @@ class ProcessCacheEntry:
         return any(entry.pid == 1 for entry in self.chain())
 
     def get_ancestors_pids(self) -> list[int]:
-        """Distinct pids of the whole chain, this one first."""
+        """Return the distinct pids of the whole chain, this one first."""
         return lineage.pids(self.chain())
 
     def get_container_pids(self) -> tuple[list[int], list[str]]:
-        """Pids and executables up the chain as far as it is in a container, by the newest image of each."""
+        """Return pids and executables up the chain as far as it is in a container, by the newest image of each."""
         return lineage.in_container(self.chain(), _container, lambda entry: entry.file_event.pathname)
 
     def is_container_root(self) -> bool:
-        """In a container, and its ancestor is in none."""
+        """Whether the entry is in a container and its ancestor is not."""
         before = self.ancestor
         return not self.container.is_null and before is not None and before.container.is_null
 
     # -- computed views of arguments and environment (1.3), set by the functions of `args_views` -----------------------
 
-    def view(self, name: str) -> Any:
-        """A computed view ("argv0", "argv", "argv_scrubbed", "envs", "envp"), None when it was not computed."""
-        return self._argv.get(name)
+    @overload
+    def view(self, name: Literal["argv0"]) -> str | None: ...
 
-    def set_view(self, name: str, value: Any) -> None:
-        """Keep a computed view."""
-        self._argv[name] = value
+    @overload
+    def view(self, name: ListView) -> list[str] | None: ...
+
+    def view(self, name: Literal["argv0"] | ListView) -> str | list[str] | None:
+        """Return a computed view; None if it was not computed."""
+        return self._argv0 if name == "argv0" else self._lists.get(name)
+
+    @overload
+    def set_view(self, name: Literal["argv0"], value: str) -> None: ...
+
+    @overload
+    def set_view(self, name: ListView, value: list[str] | None) -> None: ...
+
+    def set_view(self, name: Literal["argv0"] | ListView, value: str | list[str] | None) -> None:
+        """Store a computed view."""
+        if name == "argv0":
+            self._argv0 = cast("str", value)
+        else:
+            self._lists[name] = cast("list[str] | None", value)
+
+
+#: Fields in the order of specification 1, with their values where no caller has set them.
+DEFAULTS: dict[str, object] = {
+    name: field.default for name, field in vars(ProcessCacheEntry).items() if isinstance(field, Field)
+}
+
+
+def _digest(store: FreeStore | TableStore) -> int:
+    return 0 if isinstance(store, FreeStore) else store.digest
 
 
 def _fill[T: (CGroupContext, ContainerContext)](
-    values: dict[str, Any], name: str, own: T, other: T, fields: tuple[str, ...]
+    values: dict[str, object], name: str, own: T, other: T, fields: tuple[str, ...]
 ) -> None:
     """Add `own` to `values` with those of `fields` that only `other` has."""
     missing = {field: getattr(other, field) for field in fields if not getattr(own, field) and getattr(other, field)}
@@ -426,7 +474,7 @@ def _container(entry: ProcessCacheEntry) -> str:
     return entry.container.container_id
 
 
-#: The specification's name for what an entry is besides its place in the tree.
+#: The specification's name for an entry apart from its place in the tree.
 Process = ProcessCacheEntry
 
 _CONTEXT_FIELDS = (
@@ -436,7 +484,7 @@ _CONTEXT_FIELDS = (
 
 
 def placeholder(pid: int, tid: int, is_kworker: bool = False) -> ProcessCacheEntry:
-    """What an event gets whose process cannot be resolved: an own one each time, with names resolved to empty."""
+    """Create the entry of an event with an unknown process: a new one each time, with names resolved to empty."""
     empty = NO_FILE.with_names("", "")
     return ProcessCacheEntry(
         pid=pid, tid=tid, is_kworker=is_kworker, source=Source.PLACEHOLDER, file_event=empty, interpreter=empty

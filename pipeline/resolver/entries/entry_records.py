@@ -19,7 +19,8 @@ from pipeline.records import kinds as events
 from pipeline.resolver.entries import mounts
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import RowStore, area
-from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, Event, FileEvent
+from pipeline.resolver.entries.event import Event
+from pipeline.resolver.entries.model import FILELESS_PREFIX, Credentials, FileEvent
 from pipeline.secrets._conceal import digest
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, is_absent
 from pipeline.shm.layout import tables as layout
@@ -37,7 +38,7 @@ class TaskRecord(NamedTuple):
 def told(entry: ProcessCacheEntry) -> dict[str, Any]:
     """The fields that were set on a new entry."""
     store = entry.store
-    return store.told if isinstance(store, FreeStore) else {}
+    return store.values if isinstance(store, FreeStore) else {}
 
 
 def head(

@@ -1,8 +1,8 @@
-"""The objects of the resolver's interface: what an event carries and what a process cache entry consists of.
+"""The values that a process cache entry and an event consist of, and the errors of the resolver's interface.
 
 Values (file, credentials, cgroup, container, session) are immutable: an entry's field is replaced, never changed in
 place, because an entry may be a row of the shared tables, where a change is a write under the row's sequence word.
-Names are those of specification 1 in snake case. Leaves out the entry itself (`cache_entry`).
+Names are those of specification 1 in snake case. The entry is in `cache_entry`, the event in `event`.
 
 Times of entries are nanoseconds since the Unix epoch, None is unset; times of events are of the boot clock, 0 is unset.
 """
@@ -10,10 +10,9 @@ Times of entries are nanoseconds since the Unix epoch, None is unset; times of e
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.errors import LineageError as LineageError
 from pipeline.errors import NoProcessContextError as NoProcessContextError
@@ -22,9 +21,14 @@ from pipeline.errors import ProcessMissingParentNodeError as ProcessMissingParen
 from pipeline.errors import ProcessWrongParentNodeError as ProcessWrongParentNodeError
 from pipeline.errors import ResolverError as ResolverError
 from pipeline.procfs.info import UNSET
-
-if TYPE_CHECKING:
-    from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.shm.layout.declared import CGROUP_SOURCE_EVENT as CGROUP_SOURCE_EVENT
+from pipeline.shm.layout.declared import CGROUP_SOURCE_INHERITED as CGROUP_SOURCE_INHERITED
+from pipeline.shm.layout.declared import CGROUP_SOURCE_PROCFS as CGROUP_SOURCE_PROCFS
+from pipeline.shm.layout.declared import CGROUP_SOURCE_UNKNOWN as CGROUP_SOURCE_UNKNOWN
+from pipeline.shm.layout.declared import MOUNT_ORIGIN_PROCFS as MOUNT_ORIGIN_PROCFS
+from pipeline.shm.layout.declared import MOUNT_ORIGIN_UNKNOWN as MOUNT_ORIGIN_UNKNOWN
+from pipeline.shm.layout.declared import MOUNT_SOURCE_SNAPSHOT as MOUNT_SOURCE_SNAPSHOT
+from pipeline.shm.layout.declared import MOUNT_SOURCE_UNKNOWN as MOUNT_SOURCE_UNKNOWN
 
 #: The two states of the eBPF resolver: being filled, filled.
 SNAPSHOTTING = 0
@@ -36,11 +40,6 @@ FILELESS_FILESYSTEM = "tmpfs"
 #: FileFields.flags: the layer of an overlay file system that the file lies in.
 UPPER_LAYER = 1
 LOWER_LAYER = 2
-
-#: As in shm.layout, which needs numpy.
-MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)
-MOUNT_ORIGIN_UNKNOWN, MOUNT_ORIGIN_PROCFS, MOUNT_ORIGIN_EVENT, MOUNT_ORIGIN_UNSHARE = range(4)
-CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS, CGROUP_SOURCE_INHERITED = range(4)
 
 
 # -- errors (specification 1.11) ---------------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ class ProcessBrokenLineageError(ResolverError):
 
 
 class InvalidKeyPathError(ResolverError):
-    """A path was asked for by a key that names no file."""
+    """A path cannot be resolved because its key names no file."""
 
     def __init__(self, message: str, *, inode: int = 0, mount_id: int = 0) -> None:
         super().__init__(message)
@@ -68,7 +67,7 @@ class PathResolutionError(ResolverError):
 
 
 class NotSupportedError(ResolverError):
-    """This resolver does not do that."""
+    """This resolver does not implement the method."""
 
 
 # -- process context ---------------------------------------------------------------------------------------------------
@@ -76,11 +75,11 @@ class NotSupportedError(ResolverError):
 
 @dataclass(slots=True)
 class PIDContext:
-    """Who made an event.
+    """The process that caused an event.
 
-    `start_boot_ns` and `parent_start_boot_ns` make pids identities; 0: unknown, then whoever has the pid is meant.
-    `exec_inode` is of an executable as the kernel knew it; of which process and image depends on the event's kind
-    (specification 2.3).
+    `start_boot_ns` and `parent_start_boot_ns` turn pids into identities; 0: unknown, then the pid's current owner is
+    meant. `exec_inode` is the inode of an executable as the kernel knew it; the event's kind decides which process and
+    image it belongs to (specification 2.3).
     """
 
     pid: int = 0
@@ -98,14 +97,14 @@ class PIDContext:
 
 
 class CacheResolverKey(NamedTuple):
-    """A process as seen in its pid namespace: the key of the eBPF-less resolver."""
+    """A process as its pid namespace numbers it: the key of the eBPF-less resolver."""
 
     pid: int
     nsid: int
 
 
 class Source(enum.IntEnum):
-    """Where an entry comes from; the numbers are those of the tables (SOURCE_* of shm/layout/tables.py)."""
+    """The origin of an entry; the numbers are those of the tables (SOURCE_* of shm/layout/tables.py)."""
 
     UNKNOWN = 0
     PLACEHOLDER = 1
@@ -116,7 +115,7 @@ class Source(enum.IntEnum):
 
     @property
     def text(self) -> str:
-        """Its name in dumps."""
+        """The name in dumps."""
         return self.name.lower()
 
 
@@ -124,7 +123,7 @@ class Source(enum.IntEnum):
 
 
 class PathKey(NamedTuple):
-    """What names a file to the kernel."""
+    """The numbers by which the kernel identifies a file."""
 
     inode: int = 0
     mount_id: int = 0
@@ -143,7 +142,7 @@ NO_KEY = PathKey()
 
 @dataclass(frozen=True, slots=True)
 class FileFields:
-    """Facts about a file that the kernel tells; times in ns since the Unix epoch, `device` in kernel encoding."""
+    """Facts about a file that the kernel reports; times in ns since the Unix epoch, `device` in kernel encoding."""
 
     inode: int = 0
     mount_id: int = 0
@@ -169,13 +168,13 @@ class FileFields:
 
     @property
     def is_fileless(self) -> bool:
-        """An anonymous file in memory: it has an inode and no mount."""
+        """Whether this is an anonymous file in memory: it has an inode and no mount."""
         return self.inode != 0 and self.mount_id == 0
 
 
 @dataclass(frozen=True, slots=True)
 class FileEvent(FileFields):
-    """A file with its names. "" is unknown unless the `is_..._resolved` mark says that it is resolved, and empty."""
+    """A file with its names. An empty name is unknown, unless its `is_..._resolved` mark is set: then it is empty."""
 
     pathname: str = ""
     basename: str = ""
@@ -200,13 +199,8 @@ class FileEvent(FileFields):
     is_pathname_resolved: bool = False
     is_basename_resolved: bool = False
 
-    @classmethod
-    def of_fields(cls, fields: FileFields, **names: Any) -> FileEvent:
-        """A file event with these kernel facts."""
-        return cls(**{name: getattr(fields, name) for name in FileFields.__slots__}, **names)
-
     def equals(self, other: FileEvent) -> bool:
-        """Same file in the same state: inode, mount, modification time, owner and mode. Paths play no part."""
+        """Whether both are the same file in the same state: inode, mount, mtime, owner and mode. Paths do not count."""
         return (
             self.inode == other.inode
             and self.mount_id == other.mount_id
@@ -217,14 +211,14 @@ class FileEvent(FileFields):
         )
 
     def with_names(self, pathname: str, basename: str) -> FileEvent:
-        """With these names, marked as resolved, so "" is an answer too; the extension follows from the second."""
+        """Return a copy with these names, marked as resolved; the extension follows from `basename`."""
         return replace(
             self, pathname=pathname, basename=basename, extension=extension_of(basename),
             is_pathname_resolved=True, is_basename_resolved=True,
         )  # fmt: skip
 
     def with_pathname(self, pathname: str) -> FileEvent:
-        """With the names that a path gives; a fileless one has no path and a basename with `memfd:` before it.
+        """Return a copy with the names that a path has; a fileless one has no path, and `memfd:` before its basename.
 
         Source: specification 1.4, setPathname.
         """
@@ -236,13 +230,16 @@ class FileEvent(FileFields):
         return self.with_names("", base)
 
     def as_memfd(self, walked: str) -> FileEvent:
-        """A memfd's, by the path that the kernel's walk gave. Its own mount has a number, which is nobody's to see:
-        fileless is what is on no mount."""
+        """Return a copy that is a memfd, named by the path that the kernel walked.
+
+        The kernel's internal mount of memfds has a number, but no process can see that mount, so it is stored as 0: a
+        file without a mount is fileless.
+        """
         name = FILELESS_PREFIX + walked.removeprefix("/").removeprefix(FILELESS_PREFIX)
         return replace(self, mount_id=0).with_names("", name)
 
     def unresolved(self, error: str = "") -> FileEvent:
-        """With empty names that are marked as resolved: they will not be asked for again."""
+        """Return a copy with empty names that are marked as resolved, so that they are not looked up again."""
         return replace(self.with_names("", ""), path_resolution_error=error)
 
 
@@ -250,7 +247,7 @@ NO_FILE = FileEvent()
 
 
 def extension_of(basename: str) -> str:
-    """From the last dot on; "" where there is none."""
+    """Return the end of a name from its last dot on; "" if it has none."""
     _, dot, end = basename.rpartition(".")
     return dot + end if dot else ""
 
@@ -260,7 +257,7 @@ def extension_of(basename: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Ids as the kernel's credentials have them, with names where the user/group resolver knew any."""
+    """Ids of the kernel's credentials, with names where the user/group resolver knew them."""
 
     uid: int = 0
     gid: int = 0
@@ -279,7 +276,7 @@ class Credentials:
     cap_permitted: int = 0
 
     def equals(self, other: Credentials) -> bool:
-        """Same ids and capabilities; the login uid and names play no part."""
+        """Whether ids and capabilities are the same; login uid and names are not compared."""
         return all(getattr(self, name) == getattr(other, name) for name in _COMPARED)
 
 
@@ -305,7 +302,7 @@ class CGroupContext:
         return not self.path_key.is_null and bool(self.cgroup_id)
 
     def equals(self, other: CGroupContext) -> bool:
-        """Same directory; mount ids differ between views of one cgroup."""
+        """Whether both are the same directory. Mount ids are not compared: they differ between views of one cgroup."""
         return self.path_key.inode == other.path_key.inode
 
 
@@ -325,7 +322,7 @@ class ContainerContext:
 
 @dataclass(frozen=True, slots=True)
 class SSHSessionContext:
-    """The ssh part of a user session; it is inherited down the tree."""
+    """The ssh part of a user session; children inherit it."""
 
     ssh_session_id: int = 0
     ssh_username: str = ""
@@ -348,7 +345,7 @@ class K8SSessionContext:
 
 @dataclass(frozen=True, slots=True)
 class UserSessionContext:
-    """Who is behind a process."""
+    """The user session that a process belongs to."""
 
     id: int = 0
     session_type: int = 0
@@ -358,7 +355,7 @@ class UserSessionContext:
 
 @dataclass(frozen=True, slots=True)
 class AWSSecurityCredentials:
-    """What a cloud metadata service said of the credentials that it handed out. Secrets are never stored.
+    """Metadata of credentials that a cloud metadata service handed out. Secrets are never stored.
 
     `expiration` is in ns since the Unix epoch.
     """
@@ -373,108 +370,7 @@ class AWSSecurityCredentials:
 
 @dataclass(frozen=True, slots=True)
 class SpanContext:
-    """The span that was active in an application."""
+    """The tracing span that was active in an application."""
 
     span_id: int = 0
     trace_id: int = 0
-
-
-# -- events ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class ArgsEnvsEvent:
-    """A chunk of arguments or environment, sent before its exec event. `count` is how many strings, where told."""
-
-    id: int
-    payload: bytes
-    count: int | None = None
-
-
-@dataclass(slots=True)
-class Event:
-    """What the resolver's methods take of an event; which fields hold something depends on the kind.
-
-    Attributes:
-        timestamp_ns: boot clock; 0: unknown.
-        pid_context: who made it.
-        entry: the process: built by `new_process_cache_entry` for a fork or exec, found by the resolver otherwise.
-        span: active at the event.
-        credentials: the body of a uid, gid, capset or login uid event.
-        aws: the body of an IMDS event.
-        fd: the descriptor of a tracer memfd event.
-        exit_status: wait status of an exit event, None unknown.
-        reaper_pid, reaper_start_boot_ns: who adopts an exiting process' children, 0 where the kernel did not say.
-        exec_entry, exit_entry: the sections that rules read; set by the resolver.
-        error: why the event's process or path is not what it should be.
-    """
-
-    timestamp_ns: int = 0
-    pid_context: PIDContext = field(default_factory=PIDContext)
-    entry: ProcessCacheEntry | None = None
-    span: SpanContext = SpanContext()
-    credentials: Credentials | None = None
-    aws: AWSSecurityCredentials | None = None
-    fd: int = -1
-    exit_status: int | None = None
-    reaper_pid: int = 0
-    reaper_start_boot_ns: int = 0
-    exec_entry: ProcessCacheEntry | None = None
-    exit_entry: ProcessCacheEntry | None = None
-    error: ResolverError | None = None
-
-    @property
-    def exit_cause(self) -> tuple[str, int]:
-        """Cause ("exited", "coredumped", "signaled") and code of the wait status. Source: specification 1.12."""
-        status = self.exit_status or 0
-        low = status & 0x7F
-        if low == 0:
-            return "exited", status >> 8 & 0xFF
-        return ("coredumped" if status & 0x80 else "signaled"), low
-
-
-class ProcessAncestorsIterator:
-    """The ancestors of an event's process, nearest first. Fork and exec edges both count.
-
-    Args:
-        root: the process' entry; its ancestor is the first that is given.
-    """
-
-    def __init__(self, root: ProcessCacheEntry | None) -> None:
-        self._root = root
-        self._first = root.ancestor if root is not None else None
-        self._current: ProcessCacheEntry | None = None
-        self._at: tuple[int, ProcessCacheEntry] | None = None
-
-    def front(self) -> ProcessCacheEntry | None:
-        """The direct ancestor; the walk begins anew."""
-        self._current = self._first
-        return self._current
-
-    def next(self) -> ProcessCacheEntry | None:
-        """The ancestor of the last one, None at the end."""
-        if self._current is not None:
-            self._current = self._current.ancestor
-        return self._current
-
-    def at(self, position: int) -> ProcessCacheEntry | None:
-        """The ancestor at a position, 0 the direct one; None: there are not so many, or it is below 0.
-
-        The last position is remembered, so going on is cheap.
-        """
-        number, entry = 0, self._first if position >= 0 else None
-        if self._at is not None and self._at[0] <= position:
-            number, entry = self._at
-        while entry is not None and number < position:
-            entry = entry.ancestor
-            number += 1
-        if entry is not None:
-            self._at = (number, entry)
-        return entry
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __iter__(self) -> Iterator[ProcessCacheEntry]:
-        # Not by hand: a chain that somebody has closed to a ring ends too.
-        return islice(self._root.chain(), 1, None) if self._root is not None else iter(())

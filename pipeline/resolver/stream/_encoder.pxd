@@ -30,13 +30,6 @@ cdef struct made_cpid:
     char text[36]
 
 
-# What has become of the terminal of a session.
-cdef struct noted_leader:
-    uint64_t time_boot_ns
-    uint32_t sid
-    char tty[16]
-
-
 cdef class Encoder:
     # Bit t: topic t (index in pipeline.shm.layout.tables.TOPICS) has a subscriber; nothing is encoded for the others.
     cdef public uint32_t topics_mask
@@ -84,26 +77,11 @@ cdef class Encoder:
         self, TableWriter tables, open_part *part, char *p, const pl_hot *hot
     ) noexcept nogil
     cdef char *_ancestor(self, TableWriter tables, open_part *part, char *p, uint32_t row) noexcept nogil
-    # Execs below sshd (see `sessions`).
-    cdef object _login
-    cdef bint notes_logins
-    cdef uint32_t logins_count
-
-    cdef public bint notes_ttyless
-    cdef uint32_t ttyless[1024]
-    cdef uint32_t ttyless_count
-
-    # Session leaders that got, or lost, a terminal or ended with one (see `terminals`).
-    cdef noted_leader leaders[1024]
-    cdef uint32_t leaders_count
-
-    cdef void _note_leader(self, TableWriter tables, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
-    cdef void _note_login(self, TableWriter tables, uint32_t row) noexcept nogil
-    cdef bint _may_be_roots(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef const name_table *_names_of(self, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_put_names(
         self, char *p, const name_table *names, const pl_hot *hot, const pl_cold *cold
     ) noexcept nogil
     cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil
+    cdef char *_put_identity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil

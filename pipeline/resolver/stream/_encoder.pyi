@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,9 +7,6 @@ import numpy.typing as npt
 from pipeline.bus.stream.messages import Message
 from pipeline.resolver.stream._name_cache import NameCache
 
-SLOT_ORDER: int
-SLOT_STREAM: int
-SLOT_MASK: int
 FIELDS: tuple[str, ...]
 
 class Encoder:
@@ -30,11 +27,6 @@ class Encoder:
     def former_mask(self) -> int: ...
     @property
     def dropped(self) -> int: ...
-    login: Callable[[int, int], bool] | None
-    def take_logins(self) -> int: ...
-    def take_leaders(self) -> list[tuple[int, int, bytes]]: ...
-    notes_ttyless: bool
-    def take_ttyless(self) -> list[int]: ...
     @property
     def envs(self) -> str: ...
     @property

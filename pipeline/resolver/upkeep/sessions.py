@@ -1,7 +1,7 @@
 """ssh sessions: where one begins, which number it has, and what is known of it.
 
 A session begins with the first image that is not sshd's in a process that the host's sshd has forked (`sshd` says which
-process that is). The encoder calls `SshSessions` while such an exec is applied, and the row of that image gets the
+process that is). The applier calls `SshSessions` while it applies such an exec, and the row of that image gets the
 session's number in `user_session` at once: the applier hands it on at each fork and exec, so nothing is looked up for a
 descendant, and a login costs the same in small and in large tables. What the number stands for is found out afterwards,
 a few logins a turn, and kept by `kept_sessions`. Until then, or if it was displaced there, a reader sees a session of
@@ -43,7 +43,7 @@ from pipeline.resolver.upkeep.sshd import HostSshd
 from pipeline.shm.layout import tables as layout
 
 if TYPE_CHECKING:
-    from pipeline.resolver.stream._encoder import Encoder
+    from pipeline.resolver.apply._followups import FollowUps
     from pipeline.shm.writer._writer import TableWriter
 
 ENVIRON_BYTES = 1 << 16
@@ -95,7 +95,8 @@ class SshSessions:
     """Finds sessions among what is executed, and numbers them. A part of the resolver's duty cycle.
 
     Args:
-        tables, encoder: of this instance; the encoder calls this object for what was executed below sshd.
+        tables: of this instance.
+        followups: the applier's; they call this object for what was executed below sshd.
         directory: the instance's runtime directory.
         mode: of the file.
         proc: where procfs is mounted.
@@ -110,12 +111,12 @@ class SshSessions:
     """
 
     def __init__(
-        self, tables: TableWriter, encoder: Encoder, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
+        self, tables: TableWriter, followups: FollowUps, directory: Path, *, mode: int = 0o644, proc: str = "/proc",
         tell: Callable[[int, dict[str, Any]], None] = _tell_nobody, pids: ForeignPids | None = None,
         user_name: Callable[[int], str | None] = _no_name,
     ) -> None:  # fmt: skip
         self._tables = tables
-        self._encoder = encoder
+        self._followups = followups
         self._proc = proc
         self._tell = tell
         self._pids = pids
@@ -127,7 +128,7 @@ class SshSessions:
         self._waiting: set[int] = set()
         self._begun = 0
         self._told: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        encoder.login = self._begin
+        followups.on_login = self._begin
 
     def take(self, tgid: int, start_boot_ns: int, strings: bytes) -> None:
         """Keep what the record of an exec below sshd says; the exec is applied later.
@@ -163,7 +164,7 @@ class SshSessions:
 
     def poll(self) -> None:
         """Find out more of some of the logins that have been applied, and write the file if that is due."""
-        self._encoder.take_logins()
+        self._followups.take_logins()
         self._begun = 0
         self.sshd.turn()
         self._learn()
@@ -183,7 +184,7 @@ class SshSessions:
     def _begin(self, row: int, parent: int) -> bool:
         """An exec below sshd is applied: number the session that begins with it; returns whether one does.
 
-        The encoder's `login`. The name of the parent is sshd's; everything else is decided here.
+        `FollowUps.on_login`. The name of the parent is sshd's; everything else is decided here.
         """
         hot = self._tables.hot_view()[row]
         if int(hot["flags"]) & layout.ROW_IS_EXEC_EXEC:

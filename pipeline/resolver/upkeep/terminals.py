@@ -28,10 +28,9 @@ from pipeline.shm.layout import tables as layout
 if TYPE_CHECKING:
     from pipeline.procfs.info import ProcInfo
     from pipeline.resolver.apply._applier import Applier
-    from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.writer._writer import TableWriter
 
-#: Of a batch with more leaders than this the encoder notes the first ones.
+#: Of a batch with more leaders than this the follow-ups hold the first ones.
 LEADERS_MAX = 1024
 #: Of /proc/PID/stat, behind the name: the controlling terminal, 0: none (proc_pid_stat(5)).
 _TTY_NR = 4
@@ -49,22 +48,21 @@ class SessionTerminals:
     """Takes the terminal from processes whose session has lost it. A part of the resolver's duty cycle.
 
     Args:
-        tables, applier, encoder: of this instance; the encoder notes what became of leaders.
+        tables, applier: of this instance; the applier's follow-ups say what became of leaders.
         reader: asked whether who has a terminal of the same name still has it: names count in one devpts only.
         fallback: what it gives is nobody's controlling terminal; None: it is not asked for.
     """
 
     def __init__(
-        self, tables: TableWriter, applier: Applier, encoder: Encoder, reader: Reader,
-        fallback: TtyFallback | None = None,
-    ) -> None:  # fmt: skip
+        self, tables: TableWriter, applier: Applier, reader: Reader, fallback: TtyFallback | None = None
+    ) -> None:
         self._tables = tables
         self._applier = applier
-        self._encoder = encoder
         self._reader = reader
         self._fallback = fallback
         #: Sessions that have a terminal: most of the leaders that have none never had one (setsid).
         self._holders: set[int] = set()
+        applier.followups.notes_leaders = True
 
     def begin(self) -> None:
         """Learn which sessions have a terminal; call when the tables are filled."""
@@ -77,7 +75,7 @@ class SessionTerminals:
         """Look at the sessions whose leaders have lost or got a terminal since the last call."""
         lost: dict[int, int] = {}
         got: dict[bytes, tuple[int, int]] = {}
-        taken = self._encoder.take_leaders()
+        taken = self._applier.followups.take_leaders()
         for sid, time_boot_ns, tty in taken:
             if self._fallback is not None and self._fallback.has_told(sid, time_boot_ns, tty):
                 continue
@@ -133,21 +131,20 @@ class TtyFallback:
     change of the terminal.
 
     Args:
-        tables, applier, encoder: of this instance; the encoder notes which rows have none.
+        tables, applier: of this instance; the applier's follow-ups say which rows have none.
         watermark: up to where events are applied, in boot ns: when it is told that there is one.
         proc: where procfs is mounted.
     """
 
     def __init__(
-        self, tables: TableWriter, applier: Applier, encoder: Encoder, watermark: Callable[[], int], proc: str = "/proc"
+        self, tables: TableWriter, applier: Applier, watermark: Callable[[], int], proc: str = "/proc"
     ) -> None:
         self._tables = tables
         self._applier = applier
-        self._encoder = encoder
         self._watermark = watermark
         self._proc = proc
         self._told: set[tuple[int, int, bytes]] = set()
-        encoder.notes_ttyless = True
+        applier.followups.notes_ttyless = True
 
     def begin(self) -> None:
         """Look at every living process; call when the tables are filled."""
@@ -163,7 +160,7 @@ class TtyFallback:
     def poll(self) -> None:
         """Look at what was executed or changed since the last call; after `SessionTerminals` has."""
         self._told.clear()
-        for row in self._encoder.take_ttyless():
+        for row in self._applier.followups.take_ttyless():
             if name := self._find(row):
                 self._give_all(row, name)
 

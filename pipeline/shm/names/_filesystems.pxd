@@ -1,8 +1,7 @@
 """Names of file systems by the magic number of their super blocks, for readers and for the stream.
 
-A name is what mount(8) calls it. Where several types share a number the table has the one that is most usual: ext4
-(ext2, ext3), tmpfs (devtmpfs, memfds), nfs (nfs4), fuse (fuseblk, virtiofs), cifs (smb3), vfat (msdos). Source:
-linux/magic.h, and the kernel's fs/ for the types that keep their number to themselves; ZFS has its own.
+The cases are generated from the table in `pipeline/procfs/filesystems.py`: do not edit them here.
+tests/procfs/test_filesystems.py compares the two and prints the cases to insert after a change of the table.
 """
 
 from libc.stdint cimport uint32_t
@@ -15,7 +14,6 @@ cdef extern from *:
     static const char *pl_filesystem(uint32_t magic)
     {
         switch (magic) {
-        /* on disks and images */
         case 0xef53: return "ext4";
         case 0x58465342: return "xfs";
         case 0x9123683e: return "btrfs";
@@ -42,7 +40,6 @@ cdef extern from *:
         case 0x7461636f: return "ocfs2";
         case 0x137f: case 0x138f: case 0x2468: case 0x2478: case 0x4d5a: return "minix";
         case 0x5a4f4653: return "zonefs";
-        /* over others, from elsewhere */
         case 0x794c7630: return "overlay";
         case 0xf15f: return "ecryptfs";
         case 0x65735546: return "fuse";
@@ -54,12 +51,10 @@ cdef extern from *:
         case 0x73757245: return "coda";
         case 0x786f4256: return "vboxsf";
         case 0x0187: return "autofs";
-        /* memory */
         case 0x01021994: return "tmpfs";
         case 0x858458f6: return "ramfs";
         case 0x958458f6: return "hugetlbfs";
         case 0x64646178: return "dax";
-        /* the kernel's own */
         case 0x9fa0: return "proc";
         case 0x62656572: return "sysfs";
         case 0x0027e0eb: return "cgroup";

@@ -401,7 +401,7 @@ def test_a_reader_loads_nothing_of_the_daemon() -> None:
     program = (
         "import sys, pipeline.client.subscriber, pipeline.bus.stream.stream_reader\n"
         "heavy = {'numpy', 'msgspec', 'pythonjsonlogger', 'pylibbpf', 're2', 'llvmlite'} & set(sys.modules)\n"
-        "daemon = ('pipeline.resolver', 'pipeline.bpf', 'pipeline.config.settings')\n"
+        "daemon = ('pipeline.resolver', 'pipeline.bpf', 'pipeline.config')\n"
         "own = {m for m in sys.modules if m.startswith(daemon)}\n"
         "print(sorted(heavy | own))\n"
     )

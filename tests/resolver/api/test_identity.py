@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.records import kinds as events
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
-from pipeline.resolver.entries.model import CGroupContext, Credentials, Event, FileEvent, PathKey, PIDContext
+from pipeline.resolver.entries.event import Event
+from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext
 from pipeline.secrets.argsenvs import ArgsEntry
 from tests.resolver.resolver_world import World, high, world
 from tests.resolver.story import Event as Record
@@ -57,7 +58,7 @@ class Kernel:
         entry = None
         for record in records:
             if self.how == "records":
-                record.apply(self.w.resolver.applier)
+                record.apply(self.w.applier)
                 continue
             # A row that nobody holds has no object: what a call knows it must have from the tables.
             entry = None

@@ -9,6 +9,7 @@ import pytest
 import pipeline
 from pipeline.errors import ProclineError
 from pipeline.resolver.entries import model
+from pipeline.resolver.entries.ancestors import ProcessAncestorsIterator
 from pipeline.resolver.entries.args_views import is_busybox, is_kworker, is_through_sym_link
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (
@@ -18,7 +19,6 @@ from pipeline.resolver.entries.model import (
     FileEvent,
     FileFields,
     PathKey,
-    ProcessAncestorsIterator,
     ProcessBrokenLineageError,
     ProcessIncompleteLineageError,
 )
@@ -37,7 +37,7 @@ def test_files_are_compared_by_what_the_kernel_says() -> None:
     for name in facts:
         assert not file.equals(FileEvent(**{**facts, name: 9}))
     fields = FileFields(inode=1, mount_id=2, flags=model.UPPER_LAYER)
-    assert FileEvent.of_fields(fields, pathname="/x").in_upper_layer and not file.in_upper_layer
+    assert fields.in_upper_layer and not file.in_upper_layer
     assert FileFields(inode=1).is_fileless and not FileFields().is_fileless and not fields.is_fileless
 
 

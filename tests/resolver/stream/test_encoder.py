@@ -11,11 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.stream.messages import TOPICS
-from pipeline.config.settings import Config, Envs
+from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver.daemon.build import envs_form
-from pipeline.resolver.stream import _encoder as _encode
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.shm.layout import tables as layout
@@ -374,7 +373,7 @@ def test_what_is_no_event_is_refused() -> None:
 
 def test_topics_and_slots_are_those_of_the_layout() -> None:
     assert TOPICS == layout.TOPICS
-    assert {_encode.SLOT_ORDER, _encode.SLOT_STREAM, _encode.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
+    assert {layout.SLOT_ORDER, layout.SLOT_STREAM, layout.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
     assert layout.COMMIT["topic_seq"].shape == (16,)
     assert TOPICS[STATS] == "sys.stats" and TOPICS[LOSS] == "sys.loss" and TOPICS[REPARENT] == "proc.reparent"
 

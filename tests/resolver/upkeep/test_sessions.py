@@ -82,7 +82,7 @@ def w(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         world.encoder = Encoder(bytes(16))
         world.applier = Applier(world.tables, world.encoder)
         users = {0: "root", 1000: "alice", 1001: "bob"}
-        world.sessions = Sessions(world.tables, world.encoder, directory, user_name=users.get)
+        world.sessions = Sessions(world.tables, world.applier.followups, directory, user_name=users.get)
         world.sessions.starts = {}
         monkeypatch.setattr(sshd_module, "is_hosts_file", is_hosts_file)
         monkeypatch.setattr(sessions, "read_session", lambda tgid, proc: session_of(ENVIRON.split(b"\0")))
@@ -134,7 +134,7 @@ def test_a_session_begins_below_sshd_and_is_inherited(w: World) -> None:
 
 
 def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
-    w.encoder.login = None
+    w.applier.followups.on_login = None
     sshd(w, 3)
     w.fork(3, 4)
     w.exec(4, b"/bin/sh")
@@ -150,12 +150,12 @@ def test_sessions_from_before_the_start_and_their_descendants(w: World) -> None:
 def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     sshd(w, 3)
     w.fork(3, 4, uid=1000)
-    assert w.encoder.take_logins() == 0
+    assert w.applier.followups.take_logins() == 0
     w.exec(4, b"/bin/sh")
-    assert w.encoder.take_logins() == 1
+    assert w.applier.followups.take_logins() == 1
     w.fork(4, 5)
     w.exec(5, b"/bin/ls")
-    assert w.encoder.take_logins() == 0
+    assert w.applier.followups.take_logins() == 0
     read(w)
     told: list[tuple[int, dict[str, Any]]] = []
     w.sessions._tell = lambda row, body: told.append((row, body))
@@ -169,7 +169,7 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
         w.exec(5, b"/bin/ls")
         w.exec(4, b"/bin/sh")
         w.sessions.poll()
-    assert len(told) == 1 and w.encoder.take_logins() == 0
+    assert len(told) == 1 and w.applier.followups.take_logins() == 0
 
 
 def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World) -> None:
@@ -544,8 +544,8 @@ def test_many_sessions_of_the_real_sshd_are_cheap(w: World, monkeypatch: pytest.
 
 def test_forged_sshds_never_get_as_far_as_python(w: World) -> None:
     called: list[int] = []
-    begin = w.encoder.login
-    w.encoder.login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
+    begin = w.applier.followups.on_login
+    w.applier.followups.on_login = lambda row, parent: bool(called.append(row)) or begin(row, parent)
     sshd(w, 3, uid=1000)  # root's file, a user's process
     for tgid in range(100, 1100):
         w.fork(3, tgid)
@@ -577,7 +577,7 @@ def test_a_successor_goes_on_with_what_was_known(w: World, monkeypatch: pytest.M
     w.sessions._logins.pop()
     w.sessions.look()
     numbers = [w.proc(tgid).user_session for tgid in (known, unknown)]
-    successor = Sessions(w.tables, w.encoder, w.directory, user_name={1001: "bob", 0: "root"}.get)
+    successor = Sessions(w.tables, w.applier.followups, w.directory, user_name={1001: "bob", 0: "root"}.get)
     successor.starts = w.sessions.starts
     successor.kept.restore()
     successor.begin()

@@ -47,11 +47,11 @@ def ttyless(event):
 def test_nothing_is_noted_unless_it_is_asked_for(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    assert w.encoder.take_ttyless() == []
+    assert w.applier.followups.take_ttyless() == []
 
 
 def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> None:
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     for tgid in (3, 4, 9):
         w.fork(1, tgid)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
@@ -65,7 +65,7 @@ def test_what_is_executed_or_changed_without_a_terminal_gets_one(w: World) -> No
 
 
 def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     ttyless(w.story.exit(3)).apply(w.applier)
@@ -81,7 +81,7 @@ def test_who_has_ended_or_whose_pid_is_somebody_elses_is_left_alone(w: World, mo
 def test_processes_from_before_the_start_are_looked_at_once(w: World) -> None:
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
-    TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now).begin()
+    TtyFallback(w.tables, w.applier, lambda: w.story.now).begin()
     assert w.proc(3).tty == b"pts3"
 
 
@@ -95,7 +95,7 @@ def test_what_a_predecessor_gave_is_known_by_what_the_kernel_says(w: World, tmp_
         change.apply(w.applier)
         (tmp_path / str(pid)).mkdir()
         (tmp_path / str(pid) / "stat").write_text(f"{pid} (a) b) S 1 {pid} {pid} {tty_nr} -1 0")
-    TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now, str(tmp_path)).begin()
+    TtyFallback(w.tables, w.applier, lambda: w.story.now, str(tmp_path)).begin()
     for pid in (3, 4):
         ttyless(w.story.change(pid, events.KIND_SID)).apply(w.applier)
     assert (w.proc(3).tty, w.proc(4).tty) == (b"pts7", b"")
@@ -106,7 +106,7 @@ def context_events(w: World) -> int:
 
 
 def test_subscribers_are_told_of_the_fallback(w: World) -> None:
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     before = context_events(w)
@@ -116,7 +116,7 @@ def test_subscribers_are_told_of_the_fallback(w: World) -> None:
 
 
 def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> None:
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     for parent, child in ((3, 4), (4, 5), (4, 9)):
@@ -128,7 +128,7 @@ def test_a_fork_has_its_parents_and_who_has_executed_is_looked_at(w: World) -> N
 
 def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that name no terminal say nothing of a descriptor: not of a change, not of a fork, not of the end."""
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     fallback.poll()
@@ -137,7 +137,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     for kind in (events.KIND_CRED, events.KIND_SID, events.KIND_COMM, events.KIND_CGROUP):
         ttyless(w.story.change(4, kind, uid=int(kind))).apply(w.applier)
     assert ttys(w, 3, 4, 5) == [b"pts3"] * 3
-    assert w.encoder.take_ttyless() == [], "nobody is looked at again"
+    assert w.applier.followups.take_ttyless() == [], "nobody is looked at again"
     before = context_events(w)
     fallback.poll()
     assert context_events(w) == before
@@ -151,7 +151,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
     # Who was found when it all began is like them.
     w.fork(1, 6)
     ttyless(w.story.exec(6, b"/bin/sh")).apply(w.applier)
-    w.encoder.take_ttyless()
+    w.applier.followups.take_ttyless()
     fallback.begin()
     ttyless(w.story.fork(6, 7)).apply(w.applier)
     for tgid in (6, 7):
@@ -160,7 +160,7 @@ def test_what_the_fallback_gave_is_there_until_the_next_exec(w: World, monkeypat
 
 
 def test_what_the_kernel_names_is_the_kernels_to_take(w: World) -> None:
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
     w.fork(1, 3)
     ttyless(w.story.exec(3, b"/bin/sh")).apply(w.applier)
     fallback.poll()
@@ -177,8 +177,8 @@ def test_leaders_that_share_a_descriptor_keep_it(w: World, monkeypatch: pytest.M
     monkeypatch.setattr(terminals, "procfs_tty", lambda tgid, proc: "pts1")
     w.proc_of = Proc(w)
     w.proc_of.ttys = dict.fromkeys((3, 4, 5, 6), b"")
-    fallback = TtyFallback(w.tables, w.applier, w.encoder, lambda: w.story.now)
-    sessions = SessionTerminals(w.tables, w.applier, w.encoder, w.proc_of, fallback)
+    fallback = TtyFallback(w.tables, w.applier, lambda: w.story.now)
+    sessions = SessionTerminals(w.tables, w.applier, w.proc_of, fallback)
     for leader, member in ((3, 4), (5, 6)):
         session(w, leader, member, tty=b"")
         for tgid in (leader, member):
@@ -225,7 +225,7 @@ class Proc:
 @pytest.fixture
 def sessions(w: World) -> SessionTerminals:
     w.proc_of = Proc(w)
-    return SessionTerminals(w.tables, w.applier, w.encoder, w.proc_of)
+    return SessionTerminals(w.tables, w.applier, w.proc_of)
 
 
 def put(event: Any, sid: int, tty: bytes = b"pts1") -> Any:
@@ -254,12 +254,12 @@ def test_a_session_loses_its_terminal_with_its_leader(w: World, sessions: Sessio
     sessions.poll()
     assert ttys(w, 4, 5, 6, 7) == [b"", b"", b"pts2", b"pts2"]
     assert w.proc(4).known & layout.KNOWN_TTY, "it is known that there is none"
-    assert w.encoder.take_leaders() == []
+    assert w.applier.followups.take_leaders() == []
 
 
 def test_sessions_from_before_the_start(w: World, sessions: SessionTerminals) -> None:
     session(w, 3, 4)
-    w.encoder.take_leaders()
+    w.applier.followups.take_leaders()
     sessions.begin()
     put(w.story.exit(3), 3).apply(w.applier)
     sessions.poll()
@@ -341,9 +341,9 @@ def test_a_process_whose_start_is_known_to_the_tick_only(w: World, sessions: Ses
     assert ttys(w, 4) == [b"pts1"], "it may have been forked later"
 
 
-def test_leaders_are_bounded(w: World) -> None:
+def test_leaders_are_bounded(w: World, sessions: SessionTerminals) -> None:
     w.fork(1, 3)
     for _ in range(1100):
         put(w.story.change(3, events.KIND_SID), 3, b"").apply(w.applier)
-    assert len(w.encoder.take_leaders()) == terminals.LEADERS_MAX
-    assert np.all(w.encoder.take_leaders() == [])
+    assert len(w.applier.followups.take_leaders()) == terminals.LEADERS_MAX
+    assert np.all(w.applier.followups.take_leaders() == [])

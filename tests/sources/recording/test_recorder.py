@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.config.settings import Config
+from pipeline.config.schema import Config
 from pipeline.errors import FrameError
 from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.sources.recording.recorder import ConcealedFrames

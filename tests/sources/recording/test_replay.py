@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
-from pipeline.config.settings import Config, Supervision
+from pipeline.config.schema import Config, Supervision
 from pipeline.errors import FrameError
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* The SSH variables in the environment of the first program of an SSH session. Processes that cannot be a child of sshd are
+ * not searched. */
+#ifndef PROCLINE_SSH_BPF_H
+#define PROCLINE_SSH_BPF_H
+
+/* Limits of the search: strings of the environment, and bytes of each. An SSH_CONNECTION has 139 bytes at most. */
+#define PL_SSH_STRINGS 512
+#define PL_SSH_STRING_MAX 256
+#define PL_SSH_BYTES_MAX 512
+
+struct pl_ssh {
+	u64 from; /* address of the next string */
+	u32 kept; /* bytes in `text` */
+	u32 is_rest; /* the next string is the rest of one that is longer than `piece` */
+	char piece[PL_SSH_STRING_MAX];
+	/* An offset below the limit, plus a string, stays inside for the verifier. */
+	char text[PL_SSH_BYTES_MAX + PL_SSH_STRING_MAX];
+};
+
+struct pl_ssh_search {
+	struct pl_ssh *ssh;
+	u64 end;
+};
+
+/* Read the next string of the environment, and keep it if it is one of the SSH variables. */
+static long pl_search_ssh_string(u64 i, struct pl_ssh_search *search)
+{
+	struct pl_ssh *ssh = search->ssh;
+	bool is_rest = ssh->is_rest;
+	u32 at = ssh->kept, bytes;
+	long length;
+
+	if (ssh->from >= search->end)
+		return 1;
+	length = bpf_probe_read_user_str(ssh->piece, sizeof(ssh->piece), (void *)ssh->from);
+	if (length < 0)
+		return 1;
+	if (!length) /* Linux 6.12 does not count the NUL of an empty string. */
+		length = 1;
+	ssh->is_rest = length == sizeof(ssh->piece);
+	ssh->from += length - ssh->is_rest;
+	if (is_rest || ssh->is_rest ||
+	    (__builtin_memcmp(ssh->piece, "SSH_CONNECTION=", 15) && __builtin_memcmp(ssh->piece, "SSH_CLIENT=", 11)))
+		return 0;
+	bytes = length;
+	asm volatile("" : "+r"(bytes));
+	if (bytes > sizeof(ssh->piece) || at + bytes >= PL_SSH_BYTES_MAX)
+		return 0;
+	bpf_probe_read_kernel(ssh->text + (at & (PL_SSH_BYTES_MAX - 1)), bytes, ssh->piece);
+	ssh->kept = at + bytes;
+	return 0;
+}
+
+/* Whether the comm begins with "sshd". The first process of a session keeps sshd's name until its exec. */
+static __always_inline bool pl_has_sshd_name(const struct task_struct *task)
+{
+	return task->comm[0] == 's' && task->comm[1] == 's' && task->comm[2] == 'h' && task->comm[3] == 'd';
+}
+
+/* The number of the initial user namespace: PROC_USER_INIT_INO of include/linux/proc_ns.h. */
+#define PL_INITIAL_USER_NS 0xEFFFFFFDU
+
+static __always_inline bool pl_runs_as_host_root(const struct task_struct *task)
+{
+	const struct cred *cred = task->real_cred;
+
+	return !cred->uid.val && !cred->euid.val && cred->user_ns->ns.inum == PL_INITIAL_USER_NS;
+}
+
+/* Any user can start a program named sshd, so the name counts only if root runs it in the initial user namespace. sshd drops
+ * root's rights before it forks the user's shell; there the parent must be such a process. The resolver checks whether the
+ * file is the host's sshd. */
+static __always_inline bool pl_may_be_sshd(const struct task_struct *task)
+{
+	const struct task_struct *parent = task->real_parent->group_leader;
+
+	return pl_has_sshd_name(task) &&
+	       (pl_runs_as_host_root(task) || (pl_has_sshd_name(parent) && pl_runs_as_host_root(parent)));
+}
+
+/* Copy the variables in which sshd describes its client to the first program of a session. That program may end before user
+ * space can read its environment (`ssh HOST true`), so they are copied here, even if environments are not captured. The
+ * copy ends with an empty string, which says that the whole environment was searched. Returns the bytes of the copy; 0 if
+ * the environment was not searched. */
+static __always_inline u32 pl_copy_ssh_variables(struct pl_ssh *ssh, struct task_struct *task, u64 from, u64 end)
+{
+	struct pl_ssh_search search = { .ssh = ssh, .end = end };
+	u32 kept;
+
+	if (!pl_may_be_sshd(task->real_parent->group_leader) || pl_has_sshd_name(task))
+		return 0;
+	ssh->from = from;
+	ssh->kept = 0;
+	ssh->is_rest = 0;
+	bpf_loop(PL_SSH_STRINGS, pl_search_ssh_string, &search, 0);
+	kept = ssh->kept;
+	if (!kept && ssh->from < end)
+		return 0;
+	ssh->text[kept & (PL_SSH_BYTES_MAX - 1)] = 0;
+	return kept + 1;
+}
+
+#endif

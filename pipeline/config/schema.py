@@ -1,0 +1,616 @@
+"""Schema of the settings: each setting with its type, default, limits and description.
+
+This is the only place where these facts are written. `loading` checks values against them, and `rendering` writes the
+documented file ``docs/procline.toml`` from them. Every setting has a default, so no configuration file is needed.
+
+Readers and subscribers do not import this module.
+"""
+
+from __future__ import annotations
+
+import mmap
+import typing
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+MIB = 1 << 20
+#: The kernel accepts no smaller kernel.pid_max (kernel/pid.c, RESERVED_PIDS + 1).
+PID_CAPACITY_MIN = 301
+PORT_MAX = 65535
+
+#: Only the owner may write; otherwise a reader could change what other readers see.
+_TABLE_MODE = Meta(
+    pattern="^06[04][04]$",
+    extra={"expected": 'an octal mode in which only the owner can write, such as "0640"'},
+)
+#: Connecting to a Unix socket needs write permission.
+_SOCKET_MODE = Meta(
+    pattern="^06[06][06]$",
+    extra={"expected": 'an octal mode in which others can both read and write or do neither, such as "0660"'},
+)
+
+
+def _check_port(key: str, address: str) -> None:
+    if int(address.rpartition(":")[2] or 0) > PORT_MAX:
+        raise ValueError(f"{key}: expected a port up to {PORT_MAX}, got {address!r}")
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all sections: immutable, and a misspelt key is an error."""
+
+
+class Capture(Section, frozen=True):
+    """What the BPF programs record, and how the shards read it."""
+
+    ring_bytes: Annotated[
+        int,
+        Meta(
+            ge=4096,
+            le=1 << 30,
+            description="Size of the ring buffer of each online CPU, in bytes: a power of two, at least one page. It "
+            "is kernel memory and is allocated at start. The default holds more than one second of a fork storm, long "
+            "enough to restart the resolver without loss. Increase it when `lost` in `procline stat` grows.",
+        ),
+    ] = 8 * MIB
+    args_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=32768,
+            description="Maximum size of the arguments in an exec record, in bytes. Longer arguments are truncated and "
+            "marked. 0: arguments are not captured.",
+        ),
+    ] = 32768
+    envs_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=32768,
+            description="Maximum size of the environment in an exec record, in bytes. 0: the environment is not "
+            "captured. This is the default because environments often contain secrets.",
+        ),
+    ] = 0
+    drain_interval_min_ms: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=1000,
+            description="Shortest time between two reads of the rings by a busy shard, in ms. A lower value reduces "
+            "latency and uses more CPU.",
+        ),
+    ] = 4.0
+    drain_interval_max_ms: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=1000,
+            description="Longest time between two reads, in ms. The interval grows up to this value under load. An "
+            "idle shard sleeps until an event wakes it.",
+        ),
+    ] = 8.0
+    wakeup_fill_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 30,
+            description="A ring with more unread bytes than this wakes its shard before the interval has passed. "
+            "0: a quarter of ring_bytes.",
+        ),
+    ] = 0
+    credentials: Annotated[
+        Literal["auto", "fentry", "kprobe", "syscalls", "off"],
+        Meta(
+            description="How changes to the credentials, session, terminal and namespaces of a running process are "
+            'captured. "fentry" and "kprobe" trace the kernel functions that make the changes. "syscalls" traces the '
+            "end of the system calls that make them; this adds 5 to 40 ns to every system call of the host, and 70 to "
+            '160 ns to open and write. "auto" uses the first of these three that the kernel supports; '
+            '`procline doctor` shows which. If you select a method and the kernel rejects it, startup fails. "off": a '
+            "change is recorded with the next fork, exec, exit, or change of name or cgroup of the process.",
+        ),
+    ] = "auto"
+    compat_calls: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description='Whether 32-bit system calls are traced too when credentials uses "syscalls" (x86-64 only). '
+            "Any program can make 32-bit system calls. Tracing them adds another 5 to 20 ns to every system call of "
+            'the host (docs/sources.md). "off": changes made by 32-bit system calls are recorded as with '
+            'credentials = "off".',
+        ),
+    ] = "auto"
+    task_iterator: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="Whether snapshots and repairs read processes with a BPF task iterator, if the kernel has one. "
+            '"off": they read /proc only, and a start time is accurate to 10 ms until the next event of the process.',
+        ),
+    ] = "auto"
+    capabilities_usage: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Whether entries record which capabilities the kernel checked for the process and which of "
+            "these checks succeeded (caps_attempted, caps_used). Needs Linux 6.14; `procline doctor` shows whether it "
+            'works. "on" adds about 60 ns to each check, and two to four records per process.',
+        ),
+    ] = "off"
+
+    def __post_init__(self) -> None:
+        if self.ring_bytes & (self.ring_bytes - 1) or self.ring_bytes % mmap.PAGESIZE:
+            raise ValueError(f"ring_bytes: expected a power of two of at least one page, got {self.ring_bytes}")
+        if self.drain_interval_max_ms < self.drain_interval_min_ms:
+            raise ValueError(
+                f"drain_interval_max_ms: expected at least {self.drain_interval_min_ms} (drain_interval_min_ms), "
+                f"got {self.drain_interval_max_ms}"
+            )
+        if self.wakeup_fill_bytes > self.ring_bytes:
+            raise ValueError(f"wakeup_fill_bytes: expected at most ring_bytes, got {self.wakeup_fill_bytes}")
+
+    @property
+    def wakeup_level_bytes(self) -> int:
+        """The number of unread bytes above which a ring wakes its shard, with the default filled in."""
+        return self.wakeup_fill_bytes or self.ring_bytes // 4
+
+
+class Shards(Section, frozen=True):
+    """The processes that drain the rings."""
+
+    count: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=1, le=256)],
+        Meta(
+            description='Number of processes that share the rings. "auto": one for every 8 CPUs.',
+            extra={"expected": 'a number from 1 to 256, or "auto"'},
+        ),
+    ] = "auto"
+
+    def resolve(self, ring_count: int) -> int:
+        """Return the number of shards for `ring_count` rings: never more than there are rings."""
+        wanted = 1 + (ring_count - 1) // 8 if self.count == "auto" else self.count
+        return max(1, min(wanted, ring_count))
+
+
+class Frames(Section, frozen=True):
+    """Transport of records from the shards to the resolver."""
+
+    max_bytes: Annotated[
+        int,
+        Meta(ge=65536, le=64 * MIB, description="A frame is closed when it holds this many bytes of records."),
+    ] = MIB
+    push_hwm_frames: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=4096,
+            description="Maximum number of frames queued between one shard and the resolver. When the queue is full, "
+            "the shard waits and its rings fill.",
+        ),
+    ] = 32
+
+
+class Merge(Section, frozen=True):
+    """Merging the events of all rings into one order."""
+
+    stall_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description="The resolver stops waiting for a ring when its shard has delivered nothing for this long, in "
+            "ms. Events of this ring that arrive afterwards are counted as late.",
+        ),
+    ] = 1000
+
+
+class Tables(Section, frozen=True):
+    """The shared tables. All sizes are upper limits: memory is allocated in steps as needed."""
+
+    max_entries: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=1 << 28,
+            description="Maximum number of process images in the table, of live and exited processes; 320 bytes each. "
+            "At the limit the oldest exited images are evicted; live images never are.",
+        ),
+    ] = 262_144
+    chunk_rows: Annotated[int, Meta(ge=64, le=1 << 20, description="Number of entries by which the table grows.")] = (
+        4096
+    )
+    names_bytes: Annotated[
+        int, Meta(ge=MIB, le=1 << 35, description="Maximum size of all executables, paths and names, in bytes.")
+    ] = 64 * MIB
+    args_bytes: Annotated[int, Meta(ge=MIB, le=1 << 35, description="Maximum size of all arguments, in bytes.")] = (
+        256 * MIB
+    )
+    envs_bytes: Annotated[int, Meta(ge=MIB, le=1 << 35, description="Maximum size of all environments, in bytes.")] = (
+        128 * MIB
+    )
+    pid_capacity: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1 << 22,
+            description="Number of pids in the index, 4 bytes each: at least 301. 0: the value of kernel.pid_max.",
+        ),
+    ] = 0
+    key_capacity: Annotated[
+        int,
+        Meta(
+            ge=64,
+            le=1 << 20,
+            description="Maximum number of processes reported by tracers that the index by (pid, pid namespace) holds "
+            "at a time; 20 bytes each.",
+        ),
+    ] = 65_536
+    retention_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400 * 365,
+            description="How long an exited process remains in the tables, in seconds. It remains longer while it has "
+            "a live descendant, and is evicted earlier when a table is full.",
+        ),
+    ] = 300.0
+    chain_max: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=512,
+            description="Maximum length of a chain of images and ancestors. The part beyond it is left out; the entry "
+            "is marked and the omission counted.",
+        ),
+    ] = 512
+    checked: Annotated[
+        bool,
+        Meta(description="Store a checksum in each row that readers can verify. For tests: it slows down the writer."),
+    ] = False
+
+    def __post_init__(self) -> None:
+        if 0 < self.pid_capacity < PID_CAPACITY_MIN:
+            raise ValueError(f"pid_capacity: expected 0 or at least {PID_CAPACITY_MIN}, got {self.pid_capacity}")
+
+
+class Repair(Section, frozen=True):
+    """Comparing the tables with the live processes."""
+
+    min_interval_ms: Annotated[
+        int,
+        Meta(ge=10, le=3_600_000, description="Shortest time between two repairs after lost events, in ms."),
+    ] = 500
+    check_interval_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400,
+            description="Time between two comparisons that are made even without lost events, in seconds. 0: never.",
+        ),
+    ] = 120.0
+
+
+class Args(Section, frozen=True):
+    """How arguments are changed before they reach a table, a reader or a subscriber."""
+
+    show: Annotated[
+        Literal["scrubbed", "raw", "none"],
+        Meta(
+            description='"scrubbed": values that look like secrets are replaced with asterisks. "raw": arguments are '
+            'stored unchanged. "none": only the name of the program is stored.'
+        ),
+    ] = "scrubbed"
+    custom_sensitive_words: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of options and settings with secret values, in addition to the built-in ones. * matches "
+            "any letters."
+        ),
+    ] = ()
+    custom_sensitive_patterns: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Regular expressions (RE2) in addition to the built-in ones. The text that they match is "
+            "replaced."
+        ),
+    ] = ()
+
+
+class Envs(Section, frozen=True):
+    """How environment variables are changed, if they are captured."""
+
+    show_values: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Names of variables that are stored with their value. For all other variables only the name is "
+            "stored. If this list is not empty, events include the stored environment too."
+        ),
+    ] = ()
+
+
+class Contexts(Section, frozen=True):
+    """Facts that are read in addition to what the kernel reports about a process."""
+
+    user_names: Annotated[
+        Literal["all", "host", "off"],
+        Meta(
+            description='Which user and group names are resolved. "all": names of the host, and for a process in a '
+            'container the names in the container\'s own root directory, which is read for this. "host": names of the '
+            'host only; processes in containers have no names. "off": none.'
+        ),
+    ] = "all"
+    tty_fallback: Annotated[
+        bool,
+        Meta(
+            description="Whether a process without a controlling terminal is shown with the terminal of its standard "
+            "input, if that is a terminal. This reads /proc for each exec of such a process."
+        ),
+    ] = False
+
+
+class Access(Section, frozen=True):
+    """Read permissions. Everyone can enter the directories; files and sockets have the modes below."""
+
+    group: Annotated[
+        str,
+        Meta(description='Group of the files and sockets of the instance. "": the group of the daemon.'),
+    ] = ""
+    tables_mode: Annotated[
+        str, _TABLE_MODE, Meta(description="Mode of the tables, except arguments and environments.")
+    ] = "0644"
+    args_mode: Annotated[str, _TABLE_MODE, Meta(description="Mode of the arguments.")] = "0640"
+    envs_mode: Annotated[str, _TABLE_MODE, Meta(description="Mode of the environments.")] = "0600"
+    stream_mode: Annotated[
+        str,
+        _SOCKET_MODE,
+        Meta(description="Mode of the stream's socket. Events contain what the tables contain, including arguments."),
+    ] = "0660"
+    requests_mode: Annotated[
+        str,
+        _SOCKET_MODE,
+        Meta(
+            description="Mode of the socket on which readers ask for a process that the tables do not have. An answer "
+            "contains only the position of the process in the tables."
+        ),
+    ] = "0666"
+    tracers_mode: Annotated[
+        str,
+        _SOCKET_MODE,
+        Meta(description="Mode of the socket of tracers. Any client that can connect can inject events."),
+    ] = "0600"
+
+    @staticmethod
+    def bits(mode: str) -> int:
+        """Return a mode as chmod(2) takes it."""
+        return int(mode, 8)
+
+
+class Stream(Section, frozen=True):
+    """The public stream of events."""
+
+    hwm_messages: Annotated[
+        int,
+        Meta(
+            ge=16,
+            le=1 << 24,
+            description="Maximum number of messages queued for a slow subscriber. Further messages for it are dropped; "
+            "it detects the loss by the sequence numbers. A message holds up to 64 KiB of events, so the default is at "
+            "most 64 MiB, shared by all slow subscribers.",
+        ),
+    ] = 1024
+    heartbeat_ms: Annotated[
+        int,
+        Meta(
+            ge=50,
+            le=60_000,
+            description="Interval at which a topic without events repeats its last sequence number, in ms.",
+        ),
+    ] = 1000
+    file: Annotated[
+        Literal["exec", "all"],
+        Meta(
+            description="Which process events contain the facts of the executable (`file`, and `interpreter` for a "
+            'script). "exec": only exec events; in other events `inode` and `path` identify the file. "all": all '
+            "events, which makes the others about a sixth longer."
+        ),
+    ] = "exec"
+    tcp_endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(tcp://\S+:[0-9]{1,5})?$",
+            extra={"expected": 'an address such as "tcp://127.0.0.1:7717"'},
+            description='Also publish the stream at this address, for example "tcp://127.0.0.1:7717". "": the stream '
+            "is available on this host only, through its socket.",
+        ),
+    ] = ""
+    curve_secret_key_file: Annotated[
+        str,
+        Meta(
+            description="File with the secret key for tcp_endpoint, in the format of zmq.auth. Other users must not be "
+            "able to read it."
+        ),
+    ] = ""
+    curve_clients_dir: Annotated[
+        str, Meta(description="Directory with the public keys of the clients that may connect to tcp_endpoint.")
+    ] = ""
+
+    def __post_init__(self) -> None:
+        if self.tcp_endpoint:
+            for key in ("curve_secret_key_file", "curve_clients_dir"):
+                if not getattr(self, key):
+                    raise ValueError(f"{key}: expected a path, because tcp_endpoint is set and is always encrypted")
+        _check_port("tcp_endpoint", self.tcp_endpoint)
+
+
+#: HOST:PORT with an IPv6 host in brackets, or empty.
+_ADDRESS = r"^((\[[0-9A-Fa-f:.]+\]|[^\s:\[\]]+):[0-9]{1,5})?$"
+
+
+class Metrics(Section, frozen=True):
+    """Metrics for monitoring. They are counts and sizes only: no pid, command or user."""
+
+    listen: Annotated[
+        str,
+        Meta(
+            pattern=_ADDRESS,
+            extra={"expected": 'an address such as "127.0.0.1:9464"'},
+            description="Address at which http://HOST:PORT/metrics is served for Prometheus, for example "
+            '"127.0.0.1:9464". It has no encryption and no authentication, so use a loopback address. "": off.',
+        ),
+    ] = ""
+    statsd: Annotated[
+        str,
+        Meta(
+            pattern=_ADDRESS,
+            extra={"expected": 'an address such as "127.0.0.1:8125"'},
+            description="Address (HOST:PORT) to which counters are sent over DogStatsD, for example "
+            '"127.0.0.1:8125". Use it where no Prometheus server reads the metrics. Needs procline[statsd]. "": off.',
+        ),
+    ] = ""
+    statsd_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z][A-Za-z0-9_.]*$",
+            extra={"expected": "letters, digits, dots and underscores"},
+            description="Prefix of the name of every metric that is sent over DogStatsD.",
+        ),
+    ] = "datadog.runtime_security"
+    statsd_interval_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="Time between two transmissions over DogStatsD, in seconds.")
+    ] = 10.0
+
+    def __post_init__(self) -> None:
+        for key in ("listen", "statsd"):
+            _check_port(key, getattr(self, key))
+
+
+class Log(Section, frozen=True):
+    """Logs, which are written to standard error."""
+
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="The lowest level that is written.")
+    ] = "info"
+    format: Annotated[
+        Literal["auto", "json", "console"],
+        Meta(
+            description='"json": one JSON object per line. "console": readable lines. "auto": "console" if standard '
+            'error is a terminal, otherwise "json".'
+        ),
+    ] = "auto"
+
+
+class Supervision(Section, frozen=True):
+    """Starting, watching and restarting the processes of the daemon."""
+
+    backoff_max_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=600_000,
+            description="Longest pause before a restart, in ms. A process that ended is restarted at once. If it ends "
+            "early again, the pause doubles with each restart, from 100 ms up to this value.",
+        ),
+    ] = 1000
+    healthy_ms: Annotated[
+        int,
+        Meta(
+            ge=100,
+            le=600_000,
+            description="A process that became ready and then ran for at least this long, in ms, did not end early.",
+        ),
+    ] = 300
+    early_deaths_max: Annotated[
+        int,
+        Meta(ge=1, le=1000, description="The daemon stops after a process has ended early this many times in a row."),
+    ] = 8
+    restarts_max: Annotated[
+        int,
+        Meta(
+            ge=1, le=100_000, description="The daemon stops after this many restarts of one process within 10 minutes."
+        ),
+    ] = 100
+    start_timeout_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=3600,
+            description="The daemon stops if the tables are not complete this long after the start, in seconds.",
+        ),
+    ] = 60.0
+    stop_timeout_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=3600,
+            description="How long a process may take to drain when the daemon stops, in seconds, before it is killed.",
+        ),
+    ] = 10.0
+    share_cpu: Annotated[
+        bool,
+        Meta(
+            description="Whether the resolver and the shards share one CPU while that CPU is otherwise idle. Events "
+            "then reach the tables in a third less time. On a busy host the scheduler places them."
+        ),
+    ] = True
+
+
+class Config(Section, frozen=True):
+    """All settings of an instance."""
+
+    source: Annotated[
+        str,
+        Meta(
+            pattern="^(ebpf|proc-connector|tracer|replay:.+)$",
+            extra={"expected": '"ebpf", "proc-connector", "tracer" or "replay:FILE"'},
+            description='Where events come from. "ebpf": BPF programs. "proc-connector": netlink, without BPF. '
+            '"tracer": clients that send frames to the socket in tracers/. "replay:FILE": a recording.',
+        ),
+    ] = "ebpf"
+    capture: Capture = Capture()
+    shards: Shards = Shards()
+    frames: Frames = Frames()
+    merge: Merge = Merge()
+    tables: Tables = Tables()
+    repair: Repair = Repair()
+    args: Args = Args()
+    envs: Envs = Envs()
+    contexts: Contexts = Contexts()
+    access: Access = Access()
+    stream: Stream = Stream()
+    metrics: Metrics = Metrics()
+    log: Log = Log()
+    supervision: Supervision = Supervision()
+
+    def to_json(self) -> bytes:
+        """Return the settings in the form in which they are passed to a worker process."""
+        return msgspec.json.encode(self)
+
+    @staticmethod
+    def from_json(data: bytes) -> Config:
+        """Return the settings that `to_json` encoded."""
+        return msgspec.json.decode(data, type=Config)
+
+
+Value = str | int | float | bool | tuple[str, ...]
+
+
+class Setting(typing.NamedTuple):
+    """One setting: its full name, value and description."""
+
+    key: str
+    value: Value
+    description: str
+
+
+def settings(config: Config) -> Iterator[Setting]:
+    """Yield every setting of `config` section by section; settings without a section come first."""
+    yield from sorted(_walk(config, ""), key=lambda setting: "." in setting.key)
+
+
+def _walk(section: Section, prefix: str) -> Iterator[Setting]:
+    hints = typing.get_type_hints(type(section), include_extras=True)
+    for name in section.__struct_fields__:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            metas = [meta for meta in getattr(hints[name], "__metadata__", ()) if isinstance(meta, Meta)]
+            yield Setting(prefix + name, value, " ".join(meta.description for meta in metas if meta.description))

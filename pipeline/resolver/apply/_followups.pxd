@@ -1,0 +1,67 @@
+"""Work that an applied event leaves for the resolver's Python parts. See _followups.pyx."""
+
+cimport cython
+from libc.stdint cimport uint32_t, uint64_t
+
+from pipeline.records._records cimport PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID
+from pipeline.shm.writer._writer cimport TableWriter
+
+
+cdef enum:
+    # Positions in pipeline.shm.layout.tables.TOPICS.
+    TOPIC_FORK = 0
+    TOPIC_EXEC = 1
+    TOPIC_EXIT = 2
+    TOPIC_CRED = 3
+    TOPIC_CONTEXT = 4
+    TOPIC_REPARENT = 5
+
+cdef enum:
+    # Of more in one batch, the rest is not noted.
+    NOTED_LEADERS = 1024
+    NOTED_TTYLESS = 1024
+    TTY_BYTES = 16
+
+
+# What became of the terminal of a session leader: `tty` is the terminal that it got, or empty if it has none any more.
+cdef struct noted_leader:
+    uint64_t time_boot_ns
+    uint32_t sid
+    char tty[TTY_BYTES]
+
+
+cdef class FollowUps:
+    cdef TableWriter tables
+    cdef uint64_t *counters
+    cdef object _on_login
+    cdef bint notes_logins
+    cdef public bint notes_leaders, notes_ttyless
+    cdef uint32_t logins_count, leaders_count, ttyless_count
+    cdef noted_leader leaders[NOTED_LEADERS]
+    cdef uint32_t ttyless[NOTED_TTYLESS]
+
+    # Note what an event about the process in `row` leaves to be done. Inline, because most callers pass constants for
+    # `topic` and `kind`: nothing remains of this for a fork.
+    cdef inline void note(self, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns) noexcept nogil:
+        if kind == PL_KIND_EXEC:
+            if self.notes_logins:
+                self.note_login(row)
+        elif self.notes_leaders and (topic == TOPIC_EXIT or (kind == PL_KIND_SID and topic == TOPIC_CONTEXT)):
+            self.note_leader(row, time_boot_ns, topic == TOPIC_EXIT)
+        if (
+            kind != PL_KIND_FORK and kind != PL_KIND_EXIT and self.notes_ttyless
+            and self.tables.cold[row].tty[0] == 0 and self.ttyless_count < NOTED_TTYLESS
+        ):
+            self.ttyless[self.ttyless_count] = row
+            self.ttyless_count += 1
+
+    # Whether one of the `take_` methods would return something.
+    cdef inline bint is_any(self) noexcept nogil:
+        return self.logins_count or self.leaders_count or self.ttyless_count
+
+    @cython.final
+    cdef void note_leader(self, uint32_t row, uint64_t time_boot_ns, bint has_ended) noexcept nogil
+    @cython.final
+    cdef void note_login(self, uint32_t row) noexcept nogil
+    @cython.final
+    cdef bint may_be_roots(self, uint32_t row) noexcept nogil

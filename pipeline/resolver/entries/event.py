@@ -1,0 +1,71 @@
+"""Events as the resolver's methods take them: an `Event`, and a chunk of arguments that precedes its exec event.
+
+The kernel's own records do not have this form: they are columns (`pipeline.records`), and the applier reads those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.errors import ResolverError
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.model import AWSSecurityCredentials, Credentials, PIDContext, SpanContext
+
+
+@dataclass(slots=True)
+class ArgsEnvsEvent:
+    """A chunk of arguments or environment, sent before its exec event.
+
+    Attributes:
+        id: names the arguments in the exec event.
+        payload: the strings, see `pipeline.secrets.argsenvs`.
+        count: number of strings; None where the sender does not report it.
+    """
+
+    id: int
+    payload: bytes
+    count: int | None = None
+
+
+@dataclass(slots=True)
+class Event:
+    """The input of the resolver's methods. The event's kind decides which fields hold a value.
+
+    Attributes:
+        timestamp_ns: boot clock; 0: unknown.
+        pid_context: the process that caused the event.
+        entry: that process. The caller of a fork or exec method builds it with `new_process_cache_entry`; for other
+            events the resolver finds it.
+        span: the span that was active at the event.
+        credentials: the body of a uid, gid, capset or login uid event.
+        aws: the body of an IMDS event.
+        fd: the descriptor of a tracer memfd event.
+        exit_status: wait status of an exit event; None: unknown.
+        reaper_pid, reaper_start_boot_ns: the process that adopts the children of an exiting process; 0 where the
+            kernel did not report it.
+        exec_entry, exit_entry: the sections that rules read; set by the resolver.
+        error: why the event's process or path is missing or uncertain.
+    """
+
+    timestamp_ns: int = 0
+    pid_context: PIDContext = field(default_factory=PIDContext)
+    entry: ProcessCacheEntry | None = None
+    span: SpanContext = field(default_factory=SpanContext)
+    credentials: Credentials | None = None
+    aws: AWSSecurityCredentials | None = None
+    fd: int = -1
+    exit_status: int | None = None
+    reaper_pid: int = 0
+    reaper_start_boot_ns: int = 0
+    exec_entry: ProcessCacheEntry | None = None
+    exit_entry: ProcessCacheEntry | None = None
+    error: ResolverError | None = None
+
+    @property
+    def exit_cause(self) -> tuple[str, int]:
+        """Cause ("exited", "coredumped", "signaled") and code of the wait status. Source: specification 1.12."""
+        status = self.exit_status or 0
+        low = status & 0x7F
+        if low == 0:
+            return "exited", status >> 8 & 0xFF
+        return ("coredumped" if status & 0x80 else "signaled"), low

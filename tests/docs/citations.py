@@ -1,0 +1,146 @@
+"""Find what texts of the repository refer to: sections, scenarios, laws, links, files and modules.
+
+Covers the forms in which comments and pages cite something, and whether the target exists. Leaves out URLs, and names
+in the tables of docs/parity.md (tests/resolver/api/test_parity.py checks those).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent.parent
+BEHAVIOUR = ROOT / "docs" / "behaviour.md"
+LAWS = ROOT / "docs" / "architecture.md"
+
+_SUFFIXES = {".py", ".pyx", ".pxd", ".pyi", ".c", ".h", ".md", ".toml"}
+_FOLDERS = ("pipeline", "tests", "docs", "bench", "script", "examples")
+#: A number in parentheses, such as "(9.3.4)", cites a section only here; elsewhere it is a number.
+_NUMBERED = ("docs/parity.md", "docs/behaviour.md", "pipeline/resolver/", "pipeline/secrets/", "tests/resolver/")
+
+_NUMBER = r"[1-9](?:\.\d{1,2}){0,2}"
+_LIST = rf"{_NUMBER}(?:(?:, and |, | and | to | or ){_NUMBER}(?![\d\w%]| [a-z]*s\b))*"
+_SECTION = re.compile(rf"\b[Ss]pecification,? (?:sections? )?({_LIST})(?! [MKG]?B\b)")
+_ITEM = re.compile(r"\b[Ss]pecification (9\.[13]) item (\d+)")
+_PARENTHESES = re.compile(rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
+_SCENARIO = re.compile(r"(?<![\w.\\])([RED])([1-9]\d?)[a-z]?\b(?!\()")
+_LAW = re.compile(r"\b[Ll]aws? (\d+)\b")
+_LINK = re.compile(r"\]\(([^()\s]+)\)")
+_FILE = re.compile(r"(?<![\w./~$*{<-])((?:[\w.-]+/)+[\w-]+\.(?:pyx|pxd|pyi|py|md|toml|h|c))\b(?![*{<])")
+_MODULE = re.compile(r"(?<![\w./-])pipeline((?:\.\w+)+)")
+
+
+class Citation(NamedTuple):
+    """One reference: the file that has it, its line, and its target as written."""
+
+    file: str
+    line: int
+    kind: str
+    target: str
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Path relative to the repository and content of each file that is written by hand."""
+    folders = [path for name in _FOLDERS for path in sorted((ROOT / name).rglob("*"))]
+    for path in [*sorted(ROOT.glob("*.md")), *folders]:
+        generated = path.suffix == ".c" and path.with_suffix(".pyx").exists()
+        if path.suffix in _SUFFIXES and path.is_file() and not generated and path.parent != Path(__file__).parent:
+            yield str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")
+
+
+def citations(file: str, text: str) -> Iterator[Citation]:
+    """All citations in one text."""
+    numbered = file.startswith(_NUMBERED)
+    in_string = False
+    for number, line in enumerate(text.splitlines(), 1):
+        comment = file.endswith(".md") or in_string or '"""' in line or "#" in line
+        if line.count('"""') % 2:
+            in_string = not in_string
+        for found in _SECTION.finditer(line):
+            yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, found[1]))
+        for found in _ITEM.finditer(line):
+            yield Citation(file, number, "section", f"{found[1]}.{found[2]}")
+        for found in _LAW.finditer(line):
+            yield Citation(file, number, "law", found[1])
+        if numbered and comment:
+            for found in _PARENTHESES.finditer(line):
+                if "." in found[1]:
+                    sections = re.sub(r" step \d+", "", found[1])
+                    yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, sections))
+            for found in _SCENARIO.finditer(line):
+                yield Citation(file, number, "scenario", found[1] + found[2])
+        if file.endswith(".md"):
+            for found in _LINK.finditer(line):
+                if not re.match(r"[a-z]+:", found[1]):
+                    yield Citation(file, number, "link", found[1])
+        if comment:
+            for found in _FILE.finditer(line):
+                yield Citation(file, number, "file", found[1])
+            for found in _MODULE.finditer(line):
+                yield Citation(file, number, "module", found[1][1:])
+
+
+@cache
+def all_citations() -> tuple[Citation, ...]:
+    """The citations of all texts."""
+    return tuple(each for file, text in texts() for each in citations(file, text))
+
+
+@cache
+def anchors(path: Path) -> frozenset[str]:
+    """Anchors of a page: those that are written down, and those that headings get."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found = re.findall(r'<a id="([^"]+)">', text)
+    for heading in re.findall(r"^#+ +(.+)$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+        found.append(re.sub(r"[^\w\- ]", "", plain.lower()).strip().replace(" ", "-"))
+    return frozenset(found)
+
+
+def _file_exists(file: str, target: str) -> bool:
+    places = [ROOT, ROOT / "pipeline", ROOT / "tests", ROOT / "bench", (ROOT / file).parent, ROOT / "pipeline" / "bpf"]
+    return any((place / target).exists() for place in places)
+
+
+def _ours(target: str) -> bool:
+    """Whether a path begins in the repository; others, such as kernel/fork.c, are of other projects."""
+    first = target.split("/", 1)[0]
+    if target.startswith("bpf/bpf_"):
+        return False  # headers of libbpf
+    return (ROOT / first).is_dir() or (ROOT / "pipeline" / first).is_dir()
+
+
+def _module_exists(dotted: str) -> bool:
+    place = ROOT / "pipeline"
+    for name in dotted.split("."):
+        if (place / name).is_dir():
+            place = place / name
+            continue
+        if any((place / f"{name}{suffix}").exists() for suffix in (".py", ".pyx", ".pxd")):
+            return True
+        sources = [place / "__init__.py", *place.glob("*.toml")]
+        return any(re.search(rf"\b{name}\b", each.read_text(encoding="utf-8")) for each in sources if each.exists())
+    return True
+
+
+def leads_nowhere(cited: Citation) -> bool:
+    """Whether the target of a citation does not exist."""
+    match cited.kind:
+        case "section":
+            return "s" + cited.target.replace(".", "-") not in anchors(BEHAVIOUR)
+        case "scenario":
+            return cited.target.lower() not in anchors(BEHAVIOUR)
+        case "law":
+            return f"law-{cited.target}" not in anchors(LAWS)
+        case "link":
+            name, _, anchor = cited.target.partition("#")
+            path = (ROOT / cited.file).parent / name if name else ROOT / cited.file
+            return not path.exists() or (bool(anchor) and anchor not in anchors(path))
+        case "file":
+            return _ours(cited.target) and not _file_exists(cited.file, cited.target)
+        case "module":
+            return not _module_exists(cited.target)
+    raise ValueError(cited.kind)

@@ -1,0 +1,51 @@
+"""Every citation leads somewhere: sections, scenarios, laws, links between pages, files and modules."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.docs.citations import BEHAVIOUR, all_citations, anchors, citations, leads_nowhere
+from tests.resolver.api.test_scenarios import IDS
+
+MADE_UP = [
+    ("pipeline/x.py", "# As in specification 3.3.99.", "section", "3.3.99"),
+    ("pipeline/x.py", "# See specification 3.3.1, 3.3.5 to 3.9.", "section", "3.9"),
+    ("pipeline/x.py", "# Never guess (specification 9.1 item 40).", "section", "9.1.40"),
+    ("pipeline/resolver/x.pyx", "# The first image moves (9.3.44).", "section", "9.3.44"),
+    ("docs/parity.md", "| a | b | moves the first image (9.2, 9.3.40) |", "section", "9.3.40"),
+    ("tests/resolver/x.py", "# Nothing is relinked (specification R77).", "scenario", "R77"),
+    ("pipeline/x.py", "# Memory has a ceiling (law 70).", "law", "70"),
+    ("docs/x.md", "[the wire](wire-scheme.md)", "link", "wire-scheme.md"),
+    ("docs/x.md", "[the merge](architecture.md#no-such-heading)", "link", "architecture.md#no-such-heading"),
+    ("pipeline/x.py", "# The layout is in pipeline/shm/rows.py.", "file", "pipeline/shm/rows.py"),
+    ("docs/x.md", "The rows are in `resolver/_rows.pyx`.", "file", "resolver/_rows.pyx"),
+    ("docs/x.md", "Call `pipeline.resolver.procfs`.", "module", "resolver.procfs"),
+]  # fmt: skip
+
+
+def test_every_citation_leads_somewhere() -> None:
+    lost = [each for each in all_citations() if leads_nowhere(each)]
+    assert not lost, "\n".join(f"{each.file}:{each.line}: {each.kind} {each.target}" for each in lost)
+
+
+def test_each_kind_of_citation_is_found() -> None:
+    """An expression that no longer matches anything would make the test above pass."""
+    counts = Counter(each.kind for each in all_citations())
+    assert counts["section"] > 150 and counts["scenario"] > 100 and counts["law"] > 4, counts
+    assert counts["link"] > 60 and counts["file"] > 60 and counts["module"] > 20, counts
+
+
+@pytest.mark.parametrize(("file", "text", "kind", "target"), MADE_UP)
+def test_a_made_up_citation_leads_nowhere(file: str, text: str, kind: str, target: str) -> None:
+    assert target in [each.target for each in citations(file, text) if each.kind == kind and leads_nowhere(each)]
+
+
+def test_the_page_has_every_scenario_of_the_tables() -> None:
+    assert {each.lower() for each in IDS} <= anchors(BEHAVIOUR)
+
+
+def test_no_anchor_is_defined_twice() -> None:
+    ids = [line.split('"')[1] for line in BEHAVIOUR.read_text().split("<a ")[1:]]
+    assert len(ids) == len(set(ids))
