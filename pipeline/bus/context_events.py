@@ -120,7 +120,19 @@ class ContextEvent:
     start_boot_ns: int = 0
     ppid: int = 0
     inode: int = 0
-    body: Mapping[str, Any] = field(default_factory=dict)
+    body: Mapping[str, FieldValue] = field(default_factory=dict)
+
+    def number(self, name: str) -> int:
+        """Return a field of the body that is a number.
+
+        Raises:
+            KeyError: the event does not have the field.
+            TypeError: the field is not a number.
+        """
+        value = self.body[name]
+        if not isinstance(value, int):
+            raise TypeError(f"{name!r} of a context event of kind {self.kind!r} is not a number")
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +221,7 @@ def _message(top: dict[str, Any], source: str) -> ContextMessage:
     return ContextMessage(boot_id, source, tuple(_event(one) for one in events))
 
 
-def _event(fields: Any) -> ContextEvent:
+def _event(fields: object) -> ContextEvent:
     if not isinstance(fields, dict):
         raise _refusal("an event is not a map")
     kind = fields.get("kind")
@@ -253,11 +265,11 @@ def _value(kind: str, fields: dict[str, Any], name: str, allowed: FieldType) -> 
     raise _refusal(f"{kind}: {name!r} has the wrong type or is out of range")
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str) and len(value) <= TEXT_MAX
 
 
-def _are_texts(value: Any) -> bool:
+def _are_texts(value: object) -> bool:
     return isinstance(value, list) and len(value) <= TEXTS_MAX and all(map(_is_text, value))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 from pipeline.export.figures import Figures, read_figures
 from pipeline.export.statsd import CACHE_SIZE, MetricTable
@@ -299,7 +300,7 @@ class MetricsServer:
         OSError: the address is not available.
     """
 
-    def __init__(self, host: str, port: int, collector: Any) -> None:
+    def __init__(self, host: str, port: int, collector: Collector) -> None:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector)
 

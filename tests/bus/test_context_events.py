@@ -141,6 +141,15 @@ def test_a_message_that_is_too_long_is_refused_unread() -> None:
         decode_context(bytes(context.MESSAGE_MAX_BYTES + 1))
 
 
+def test_a_number_of_the_body_is_typed() -> None:
+    event = ContextEvent("cgroup_tracing", 5, body={"cgroup_id": 7, "path": "/x"})
+    assert event.number("cgroup_id") == 7
+    with pytest.raises(TypeError, match="'path' of a context event of kind 'cgroup_tracing'"):
+        event.number("path")
+    with pytest.raises(KeyError):
+        event.number("target")
+
+
 def test_keys_that_are_not_known_are_ignored() -> None:
     (event,) = decode_context(message(event={"colour": "red"}, more=1)).events
     assert event == ContextEvent("signal", 5, body={"target": 42, "signal": 15})

@@ -45,6 +45,7 @@ class Event(TypedDict, total=False):
     path: str | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argv: list[str] | None
@@ -73,6 +74,8 @@ class Event(TypedDict, total=False):
     cap_permitted: int | None
     caps_attempted: int | None
     caps_used: int | None
+    no_new_privs: bool | None
+    seccomp_mode: str | None
     tty: str | None
     sid: int | None
     pgid: int | None

@@ -232,7 +232,7 @@ class ContextLoop:
         """The process that a ptrace, signal or setrlimit is about, its lineage repaired too (9.2)."""
         if event.kind not in _TARGETED:
             return None
-        pid = int(event.body["target"])
+        pid = event.number("target")
         if pid <= 0:
             # PTRACE_TRACEME names nobody; a signal or limit to 0 and below is to a group, or to the caller.
             return placeholder(0, 0) if event.kind == wire.PTRACE else None
@@ -245,18 +245,18 @@ class ContextLoop:
     # -- the calls of table 2.1 ----------------------------------------------------------------------------------------
 
     def _capabilities(self, dispatched: Dispatched, told: Event) -> None:
-        body = dispatched.event.body
-        self._resolver.update_capabilities_usage(dispatched.entry, int(body["attempted"]), int(body["used"]))
+        event = dispatched.event
+        self._resolver.update_capabilities_usage(dispatched.entry, event.number("attempted"), event.number("used"))
 
     def _tracer(self, dispatched: Dispatched, told: Event) -> None:
-        told.fd = int(dispatched.event.body["fd"])
+        told.fd = dispatched.event.number("fd")
         self._resolver.add_tracer_metadata(dispatched.event.pid, told)
 
     def _user_session(self, dispatched: Dispatched, told: Event) -> None:
         self._resolver.update_user_session(dispatched.entry, _session(dispatched.event.body))
 
     def _cgroup(self, event: ContextEvent, entry: ProcessCacheEntry) -> None:
-        cgroup_id, path = int(event.body["cgroup_id"]), str(event.body.get("path", ""))
+        cgroup_id, path = event.number("cgroup_id"), str(event.body.get("path", ""))
         if path:
             self._resolver.learn_cgroup(cgroup_id, path.encode("utf-8", "surrogateescape"))
         self._resolver.move_to_cgroup(entry, CGroupContext(path_key=PathKey(cgroup_id), source=CGROUP_SOURCE_EVENT))
