@@ -165,7 +165,7 @@ class ContextLoop:
             pid=event.pid, tid=event.tid or event.pid, ppid=event.ppid, exec_inode=event.inode,
             start_boot_ns=event.start_boot_ns,
         )  # fmt: skip
-        told = Event(timestamp_ns=time_ns, pid_context=context)
+        api_event = Event(timestamp_ns=time_ns, pid_context=context)
         related: list[ProcessCacheEntry] = []
 
         def made(entry: ProcessCacheEntry, error: ResolverError | None) -> None:
@@ -191,17 +191,17 @@ class ContextLoop:
                 resolver.try_reparent_from_procfs_locked(entry, SET_PROCESS_CONTEXT, made)
             if event.kind not in _WITHOUT_PROCESS_CONTEXT:
                 error = self._judge(entry, event)
-            told.error = error if isinstance(error, ResolverError) else None
+            api_event.error = error if isinstance(error, ResolverError) else None
             dispatched = Dispatched(event, time_ns, found, error, self._target(event, made), related)
             update = self._updates.get(event.kind)
             if update is not None and entry is not None:
                 try:
-                    update(dispatched, told)
+                    update(dispatched, api_event)
                 except (FrameError, OSError) as failed:
                     dispatched.error = failed
             self._stream.dispatch(dispatched)
             if event.kind == wire.IMDS and entry is not None:
-                self._imds(event, told, entry)
+                self._imds(event, api_event, entry)
 
     def _process(
         self, event: ContextEvent, time_ns: int, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
@@ -245,15 +245,15 @@ class ContextLoop:
 
     # -- the calls of table 2.1 ----------------------------------------------------------------------------------------
 
-    def _capabilities(self, dispatched: Dispatched, told: Event) -> None:
+    def _capabilities(self, dispatched: Dispatched, api_event: Event) -> None:
         body = dispatched.event.body
         self._resolver.update_capabilities_usage(dispatched.entry, int(body["attempted"]), int(body["used"]))
 
-    def _tracer(self, dispatched: Dispatched, told: Event) -> None:
-        told.fd = int(dispatched.event.body["fd"])
-        self._resolver.add_tracer_metadata(dispatched.event.pid, told)
+    def _tracer(self, dispatched: Dispatched, api_event: Event) -> None:
+        api_event.fd = int(dispatched.event.body["fd"])
+        self._resolver.add_tracer_metadata(dispatched.event.pid, api_event)
 
-    def _user_session(self, dispatched: Dispatched, told: Event) -> None:
+    def _user_session(self, dispatched: Dispatched, api_event: Event) -> None:
         self._resolver.update_user_session(dispatched.entry, _session(dispatched.event.body))
 
     def _cgroup(self, event: ContextEvent, entry: ProcessCacheEntry) -> None:
@@ -262,14 +262,14 @@ class ContextLoop:
             self._resolver.learn_cgroup(cgroup_id, path.encode("utf-8", "surrogateescape"))
         self._resolver.move_to_cgroup(entry, CGroupContext(path_key=PathKey(cgroup_id), source=CGROUP_SOURCE_EVENT))
 
-    def _imds(self, event: ContextEvent, told: Event, entry: ProcessCacheEntry) -> None:
+    def _imds(self, event: ContextEvent, api_event: Event, entry: ProcessCacheEntry) -> None:
         body: Mapping[str, Any] = event.body
         expiration = wire.parse_time_ns(body["expiration"])
-        told.aws = AWSSecurityCredentials(
+        api_event.aws = AWSSecurityCredentials(
             code=body.get("code", ""), type=body.get("type", ""), access_key_id=body["access_key_id"],
             last_updated=body.get("last_updated", ""), expiration=expiration, expiration_raw=body["expiration"],
         )  # fmt: skip
-        self._resolver.update_aws_security_credentials(event.pid, told)
+        self._resolver.update_aws_security_credentials(event.pid, api_event)
         self._expire_later(entry, expiration)
 
     def _expire_later(self, entry: ProcessCacheEntry, expiration_unix_ns: int) -> None:

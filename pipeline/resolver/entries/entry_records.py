@@ -35,7 +35,7 @@ class TaskRecord(NamedTuple):
     known: int
 
 
-def told(entry: ProcessCacheEntry) -> dict[str, Any]:
+def fields_of(entry: ProcessCacheEntry) -> dict[str, Any]:
     """Return the fields that were set on a new entry."""
     store = entry.store
     return store.values if isinstance(store, FreeStore) else {}
@@ -55,7 +55,7 @@ def head(
 
 def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
     """Return the TASK of a new entry, with the fields that were set."""
-    values = told(entry)
+    values = fields_of(entry)
     row = np.zeros(1, events.TASK)
     row["auid"] = row["audit_session"] = UNSET
     known = 0
