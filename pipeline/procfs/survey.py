@@ -1,13 +1,13 @@
-"""Look at every live process once: the facts that a snapshot inserts and a repair compares.
+"""Survey every live process once: the facts that a snapshot inserts and a repair compares.
 
-Two views are joined. The task iterator, where there is one, gives the kernel's own facts in one pass, with start times
-in ns; ``/proc`` gives what only it has (arguments, environment, cgroup path) and the processes that some kernels hide
-from the iterator (pid 1 on the vendor kernel this was built on). Without an iterator ``/proc`` gives everything, with
-start times in ticks. Inserting and comparing are in repair.py.
+Two views are joined. The task iterator, if there is one, reads the kernel's own facts in one pass, with start times in
+ns. ``/proc`` adds the facts that only it has (arguments, environment, cgroup path) and the processes that some kernels
+hide from the iterator (pid 1 on one vendor kernel). Without an iterator all facts come from ``/proc``, with start times
+in ticks. Inserting and comparing are in resolver/upkeep/repair.py.
 
-A pass of the iterator costs 2 us a process; comparing in ``/proc`` whose arguments were read costs tens. So a second
-pass tells whether they are those of the image that the first saw: what both tell alike was there in between. What
-changed meanwhile is read once more, with the care of reader.py.
+A pass of the iterator costs 2 us a process; checking in ``/proc`` that arguments belong to the right image costs tens
+of us. So a second pass of the iterator checks it: an image that both passes show was there in between. A process that
+changed meanwhile is read once more, as carefully as reader.py does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pipeline.records import kinds as events
 
 
 class Tasks(Protocol):
-    """What the task iterator gives (bpf/iterator.py): HEAD, TASK and EXEC rows, and the path of each executable."""
+    """The result of the task iterator (bpf/iterator.py): HEAD, TASK and EXEC rows, and the path of each executable."""
 
     head: npt.NDArray[np.void]
     task: npt.NDArray[np.void]
@@ -37,7 +37,7 @@ class Tasks(Protocol):
 
 TaskIterator = Callable[[], Tasks]
 
-#: Processes that are asked for the names of their cgroups, until one gives those that the iterator saw.
+#: Processes of one cgroup whose cgroup names are read, until the ids are those that the iterator reported.
 _CGROUP_TRIES = 3
 
 
@@ -57,13 +57,13 @@ class Survey:
     """Live processes in order of their start; row i of every column is one process.
 
     Attributes:
-        head, task, exec: shapes (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was looked at.
+        head, task, exec: shapes (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was read.
         strings: path, name, args and envs of each process, in that order and as long as `exec` says.
-        is_exact: shape (n,), bool: start times in ns; otherwise rounded down to a tick.
-        cgroup_paths: cgroup id -> path, as far as ``/proc`` named them; and set of cgroups of version 1 -> the
-            ``/proc/PID/cgroup`` that it was made of.
-        begin_boot_ns, end_boot_ns: nothing was looked at before or after.
-        digests: of arguments and environments before something was hidden in them (conceal.py); empty: nobody did.
+        is_exact: shape (n,), bool: start times are in ns; otherwise they are rounded down to a tick.
+        cgroup_paths: cgroup id -> path, for the cgroups that ``/proc`` named; and set of cgroups of version 1 -> the
+            ``/proc/PID/cgroup`` from which it was computed.
+        begin_boot_ns, end_boot_ns: all reads happened between these times.
+        digests: of arguments and environments before secrets were hidden (conceal.py); empty: nothing was hidden yet.
     """
 
     head: npt.NDArray[np.void]
@@ -95,9 +95,15 @@ def survey(
     only: frozenset[int] | None = None,
     show_life: Callable[[], object] = lambda: None,
 ) -> Survey:
-    """Look at all live processes, or at those of `only` (tgids); kernel threads are left out.
+    """Survey all live processes except kernel threads.
 
-    `show_life` is called for each process.
+    Args:
+        reader: of ``/proc``.
+        iterate: the task iterator; None: there is none.
+        now_boot_ns: the boot clock.
+        want: the facts to read, see `pipeline.procfs.reader`.
+        only: survey only these tgids; None: all.
+        show_life: is called for each process.
     """
     begin = now_boot_ns()
     parts: list[tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes], bool]] = []
@@ -107,7 +113,7 @@ def survey(
     if iterate is not None:
         tasks = iterate()
         head, task, exec_, paths = tasks.head, tasks.task, tasks.exec, tasks.paths
-        # A leader that ended has no memory, so no image: /proc shows that of the threads that live on.
+        # A leader that has ended has no memory, so no image: /proc shows the image of the remaining threads.
         leaderless = (head["flags"] & events.FLAG_LEADER_DEAD) != 0
         exact_starts = dict(
             zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
@@ -130,7 +136,7 @@ def survey(
         if tgid in seen:
             continue
         info = reader.read(tgid, want)
-        # A zombie has no image any more, but its parent has not waited for it: it is not a live process.
+        # A zombie has no image: only its parent has not waited for it yet.
         if info is None or info.is_kthread or info.is_zombie:
             continue
         exact = exact_starts.get(tgid, 0)
@@ -156,7 +162,7 @@ def _complete(
     paths: list[bytes],
     show_life: Callable[[], object],
 ) -> list[bytes]:
-    """Add to the iterator's rows what only ``/proc`` has; returns each row's strings."""
+    """Add the facts that only ``/proc`` has to the iterator's rows; returns each row's strings."""
     tgids: list[int] = head["tgid"].tolist()
     starts: list[int] = head["start_boot_ns"].tolist()
     args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
@@ -171,7 +177,7 @@ def _complete(
         if is_same[i] and path and area is not None and area.text:
             script = script_of(path, comm, area.text)
         else:
-            # An exec meanwhile or in its middle, an end, or a pid that has another owner by now.
+            # An exec has happened or is under way, the process has ended, or the pid has another owner by now.
             info = reader.read(tgids[i], want & (procfs.WANT_ARGS | procfs.WANT_ENVS | procfs.WANT_EXE))
             if info is not None and info.start_ticks != starts[i] // TICK_NS:
                 info = None
@@ -196,7 +202,7 @@ def _complete(
 def _same_images(
     head: npt.NDArray[np.void], task: npt.NDArray[np.void], exec_: npt.NDArray[np.void], after: Tasks
 ) -> npt.NDArray[np.bool_]:
-    """Which rows a later pass shows with the same image of the same process."""
+    """Return which rows a later pass shows with the same image of the same process."""
     if not len(after.head):
         return np.zeros(len(head), np.bool_)
     rows = np.minimum(np.searchsorted(after.head["tgid"], head["tgid"]), len(after.head) - 1)
@@ -218,7 +224,7 @@ def _put_areas(
     exec_["exec_flags"] |= np.array(flags, np.uint16)
     exec_[f"{what}_bytes"] = lengths
     exec_[count] = [text.count(0) for text in texts]
-    # Of what was cut, and of what cannot be read, the kernel tells the length; the others may have been padded.
+    # The kernel reported the full length of truncated and unreadable areas. Other areas may have been padded.
     full = exec_[f"{what}_full_bytes"]
     is_cut = np.array([area is not None and area.is_truncated for area in areas], np.bool_)
     is_read = np.array([area is not None for area in areas], np.bool_)
@@ -234,7 +240,7 @@ def _name_cgroups(
     cgroup_paths: dict[int, bytes],
     show_life: Callable[[], object],
 ) -> None:
-    """Ask one process of each cgroup for its paths; what all of them have moved away from, others will name."""
+    """Read the paths of each cgroup from one of its processes. If all have moved away, a later read names it."""
     tries: dict[tuple[int, int], int] = {}
     places = zip(head["tgid"].tolist(), task["cgroup_id"].tolist(), task["cgroups_v1"].tolist(), strict=True)
     for tgid, cgroup_id, cgroups_v1 in watched(places, show_life):

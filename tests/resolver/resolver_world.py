@@ -261,7 +261,7 @@ class World:
         time_ns = self.clock()
         told = records.task(entry)
         values = {
-            name: value for name, value in records.told(entry).items()
+            name: value for name, value in records.fields_of(entry).items()
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
         self.applier.insert_snapshot(

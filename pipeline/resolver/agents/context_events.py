@@ -1,10 +1,10 @@
 """The event loop around the resolver for the rare kinds: context events of agents (specification 2.5, table 2.1).
 
-Covers taking messages, waiting until what the kernel told before has been applied, and the steps of 2.5 for one event:
-resolve its process, drop kernel threads, repair the lineage, judge it, run the call of its kind, tell the stream.
-Updates that rules should see the process without come after that (2.5 step 9, 9.3.21). The wire is in
-`pipeline.bus.context_events`, what the stream is told in `context_stream`. Forks, execs, exits and credentials are the
-compiled applier's.
+Covers receiving messages, waiting until the kernel's earlier events have been applied, and the steps of 2.5 for one
+event: resolve its process, drop kernel threads, repair the lineage, check it, run the call of its kind, publish it.
+Updates that rules must not see yet come after that (2.5 step 9, 9.3.21). The wire format is in
+`pipeline.bus.context_events`, the published form in `context_stream`. The compiled applier handles forks, execs, exits
+and credentials.
 """
 
 from __future__ import annotations
@@ -40,29 +40,29 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.shm.writer._writer import TableWriter
 
-#: Events that wait for the watermark; more are dropped, and counted.
+#: Events that wait for the watermark; further ones are dropped and counted.
 WAITING_MAX = 4096
-#: An event does not wait longer for a watermark that stands still.
+#: An event does not wait longer than this for a watermark that does not advance.
 WAIT_MAX_NS = 300_000_000
 #: Events dispatched in one turn of the duty cycle.
 EVENTS_PER_POLL = 64
 
-#: Kinds of which the sender's process is not the subject (2.5 step 7).
+#: Kinds whose subject is not the sender's process (2.5 step 7).
 _WITHOUT_PROCESS_CONTEXT = frozenset({wire.IMDS})
 _TARGETED = frozenset({wire.PTRACE, wire.SIGNAL, wire.SETRLIMIT})
 
 
 @dataclass(slots=True)
 class Dispatched:
-    """An event as rules and the stream see it.
+    """An event as rules and the stream receive it.
 
     Attributes:
         event: as it was sent.
         time_boot_ns: when it happened.
-        entry: its process, a placeholder where nobody knows it.
-        error: why the process is not what it should be, or what of the event failed; None: nothing.
-        target: the process that it is about, where the kind has one; a placeholder where nobody knows it.
-        related: entries that were made to resolve the process, in the order of making.
+        entry: its process; a placeholder if it is unknown.
+        error: why the process is missing or its lineage broken, or which part of the event failed; None: no error.
+        target: the process that the event acts on, if its kind has one; a placeholder if it is unknown.
+        related: entries that were inserted to resolve the process, in this order.
     """
 
     event: ContextEvent
@@ -74,20 +74,21 @@ class Dispatched:
 
 
 class Stream(Protocol):
-    """Who is told of dispatched events; see `context_stream.ContextStream`."""
+    """Receives dispatched events; see `context_stream.ContextStream`."""
 
-    def dispatch(self, event: Dispatched) -> None: ...
+    def dispatch(self, event: Dispatched) -> None:
+        """Publish an event."""
 
 
 class ContextLoop:
-    """Takes context events and dispatches them; a part of the resolver's duty cycle.
+    """Receives context events and dispatches them. A part of the resolver's duty cycle.
 
     Args:
-        resolver: whose entries they are about.
-        tables: whose counters count.
-        stream: is told.
-        watermark: how far the kernel's events are applied, boot ns.
-        boot_id: 16 bytes; events of another boot are refused.
+        resolver: holds the entries.
+        tables: hold the counters.
+        stream: publishes.
+        watermark: the time up to which the kernel's events have been applied, boot ns.
+        boot_id: 16 bytes; events of another boot are rejected.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class ContextLoop:
         self._stream = stream
         self._watermark = watermark
         self._boot_id = boot_id
-        self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # when it happened, when it came
+        self._waiting: deque[tuple[int, int, ContextEvent]] = deque()  # (when it happened, when it arrived, event)
         self._expiries: list[tuple[int, int, int]] = []  # (expiration, pid, start): both times of the boot clock
         self._updates: Mapping[str, Callable[[Dispatched, Event], None]] = {
             wire.CAPABILITIES: self._capabilities,
@@ -107,21 +108,21 @@ class ContextLoop:
         }
 
     def begin(self) -> None:
-        """Go on with what a predecessor's events have left: credentials that are to expire. Once, after a take-over."""
+        """Schedule the expiry of the credentials that a predecessor stored. Call once, after a take-over."""
         for entry in watched(self._resolver.book.with_extra(), self._tables.py_show_life):
             for one in entry.aws_security_credentials:
                 self._expire_later(entry, one.expiration)
 
     @property
     def waiting(self) -> int:
-        """Events that were taken and are not dispatched yet."""
+        """Events that were received and are not dispatched yet."""
         return len(self._waiting)
 
     def take(self, message: bytes | memoryview, now_boot_ns: int) -> int:
-        """Take a message; returns how many events it had.
+        """Receive a message; returns how many events it had.
 
         Raises:
-            FrameError: it is none, or of another boot. It is for the caller to count, as a refused frame.
+            FrameError: it cannot be decoded, or is of another boot. The caller counts it as a rejected frame.
         """
         taken = decode_context(message)
         if taken.boot_id != self._boot_id:
@@ -130,7 +131,7 @@ class ContextLoop:
         return len(taken.events)
 
     def add(self, events: Iterable[ContextEvent], now_boot_ns: int) -> None:
-        """Take events that somebody has decoded; those that there is no room for are dropped and counted."""
+        """Receive decoded events. Events without room are dropped and counted."""
         for event in events:
             if len(self._waiting) >= WAITING_MAX:
                 self._tables.count("context_dropped")
@@ -139,7 +140,7 @@ class ContextLoop:
             self._waiting.append((time_ns if 0 < time_ns < now_boot_ns else now_boot_ns, now_boot_ns, event))
 
     def poll(self, now_boot_ns: int) -> int:
-        """Dispatch what is due, in the order of arrival; returns how much was done."""
+        """Dispatch the events that are due, in the order of arrival; returns how much was done."""
         done = 0
         while self._waiting and done < EVENTS_PER_POLL:
             time_ns, came_ns, event = self._waiting[0]
@@ -164,7 +165,7 @@ class ContextLoop:
             pid=event.pid, tid=event.tid or event.pid, ppid=event.ppid, exec_inode=event.inode,
             start_boot_ns=event.start_boot_ns,
         )  # fmt: skip
-        told = Event(timestamp_ns=time_ns, pid_context=context)
+        api_event = Event(timestamp_ns=time_ns, pid_context=context)
         related: list[ProcessCacheEntry] = []
 
         def made(entry: ProcessCacheEntry, error: ResolverError | None) -> None:
@@ -174,12 +175,12 @@ class ContextLoop:
         with resolver.lock:
             entry = self._process(event, time_ns, made)
             if event.kind == wire.CGROUP_TRACING:
-                # Step 1: ends here; the stream hears of a move from the applier.
+                # Step 1: ends here; the applier publishes a move.
                 if entry is not None:
                     self._cgroup(event, entry)
                 return
             if entry is not None:
-                # From here on the event is about this very process: its pid may have another owner by now.
+                # From here on the event identifies this process: its pid may have another owner by now.
                 context.start_boot_ns = entry.start_boot_ns
             found = entry if entry is not None else placeholder(event.pid, event.tid or event.pid)
             if found.is_kworker or is_kworker(found.ppid, found.pid):
@@ -190,34 +191,34 @@ class ContextLoop:
                 resolver.try_reparent_from_procfs_locked(entry, SET_PROCESS_CONTEXT, made)
             if event.kind not in _WITHOUT_PROCESS_CONTEXT:
                 error = self._judge(entry, event)
-            told.error = error if isinstance(error, ResolverError) else None
+            api_event.error = error if isinstance(error, ResolverError) else None
             dispatched = Dispatched(event, time_ns, found, error, self._target(event, made), related)
             update = self._updates.get(event.kind)
             if update is not None and entry is not None:
                 try:
-                    update(dispatched, told)
+                    update(dispatched, api_event)
                 except (FrameError, OSError) as failed:
                     dispatched.error = failed
             self._stream.dispatch(dispatched)
             if event.kind == wire.IMDS and entry is not None:
-                self._imds(event, told, entry)
+                self._imds(event, api_event, entry)
 
     def _process(
         self, event: ContextEvent, time_ns: int, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
     ) -> ProcessCacheEntry | None:
-        """Who made the event: whoever had the pid then, or the very process that it names."""
+        """Return the process of an event: the pid's owner at that time, or the one that the event identifies."""
         start = event.start_boot_ns
         entry = self._resolver.find_at(event.pid, time_ns, event.inode, start)
         if entry is not None:
             return entry
-        # Others know who has the pid now.
+        # The kernel's maps and /proc only know the current owner of the pid.
         entry = self._resolver.resolve(event.pid, event.tid or event.pid, event.inode, True, made)
         if entry is None or entry.start_boot_ns > time_ns:
             return None
         return entry if not start or ticks_of(entry.start_boot_ns) == ticks_of(start) else None
 
     def _judge(self, entry: ProcessCacheEntry | None, event: ContextEvent) -> ResolverError | None:
-        """Step 7."""
+        """Return what is wrong with the process or its lineage (step 7)."""
         if entry is None:
             return NoProcessContextError(f"pid {event.pid} could not be resolved")
         _, broken = entry.has_valid_lineage()
@@ -229,12 +230,12 @@ class ContextLoop:
     def _target(
         self, event: ContextEvent, made: Callable[[ProcessCacheEntry, ResolverError | None], None]
     ) -> ProcessCacheEntry | None:
-        """The process that a ptrace, signal or setrlimit is about, its lineage repaired too (9.2)."""
+        """Return the process that a ptrace, signal or setrlimit acts on, and repair its lineage too (9.2)."""
         if event.kind not in _TARGETED:
             return None
         pid = event.number("target")
         if pid <= 0:
-            # PTRACE_TRACEME names nobody; a signal or limit to 0 and below is to a group, or to the caller.
+            # PTRACE_TRACEME has no target; a signal or limit for 0 and below is for a group, or for the caller.
             return placeholder(0, 0) if event.kind == wire.PTRACE else None
         target = self._resolver.resolve(pid, pid, 0, False, made)
         if target is None:
@@ -244,15 +245,15 @@ class ContextLoop:
 
     # -- the calls of table 2.1 ----------------------------------------------------------------------------------------
 
-    def _capabilities(self, dispatched: Dispatched, told: Event) -> None:
+    def _capabilities(self, dispatched: Dispatched, api_event: Event) -> None:
         event = dispatched.event
         self._resolver.update_capabilities_usage(dispatched.entry, event.number("attempted"), event.number("used"))
 
-    def _tracer(self, dispatched: Dispatched, told: Event) -> None:
-        told.fd = dispatched.event.number("fd")
-        self._resolver.add_tracer_metadata(dispatched.event.pid, told)
+    def _tracer(self, dispatched: Dispatched, api_event: Event) -> None:
+        api_event.fd = dispatched.event.number("fd")
+        self._resolver.add_tracer_metadata(dispatched.event.pid, api_event)
 
-    def _user_session(self, dispatched: Dispatched, told: Event) -> None:
+    def _user_session(self, dispatched: Dispatched, api_event: Event) -> None:
         self._resolver.update_user_session(dispatched.entry, _session(dispatched.event.body))
 
     def _cgroup(self, event: ContextEvent, entry: ProcessCacheEntry) -> None:
@@ -261,14 +262,14 @@ class ContextLoop:
             self._resolver.learn_cgroup(cgroup_id, path.encode("utf-8", "surrogateescape"))
         self._resolver.move_to_cgroup(entry, CGroupContext(path_key=PathKey(cgroup_id), source=CGROUP_SOURCE_EVENT))
 
-    def _imds(self, event: ContextEvent, told: Event, entry: ProcessCacheEntry) -> None:
+    def _imds(self, event: ContextEvent, api_event: Event, entry: ProcessCacheEntry) -> None:
         body: Mapping[str, Any] = event.body
         expiration = wire.parse_time_ns(body["expiration"])
-        told.aws = AWSSecurityCredentials(
+        api_event.aws = AWSSecurityCredentials(
             code=body.get("code", ""), type=body.get("type", ""), access_key_id=body["access_key_id"],
             last_updated=body.get("last_updated", ""), expiration=expiration, expiration_raw=body["expiration"],
         )  # fmt: skip
-        self._resolver.update_aws_security_credentials(event.pid, told)
+        self._resolver.update_aws_security_credentials(event.pid, api_event)
         self._expire_later(entry, expiration)
 
     def _expire_later(self, entry: ProcessCacheEntry, expiration_unix_ns: int) -> None:

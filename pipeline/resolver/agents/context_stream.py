@@ -1,7 +1,7 @@
-"""Tell the stream of context events: `proc.context` with the process as it is, and what the event says beside it.
+"""Publish context events: `proc.context` with the current fields of the process, and the event's own fields.
 
-These are rare, so an event is the map that apply's encoder makes of a row, read back and completed. Leaves out what an
-event does to the tables: that is `context`.
+They are rare, so an event is built in Python: from the map that the encoder makes of a row, decoded and completed. What
+an event does to the tables is in `context_events`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class ContextStream:
     """Numbers and encodes dispatched context events.
 
     Args:
-        encoder: the stream's.
-        followups: the applier's; they note entries that were made for an event, which apply does not see.
-        tables: whose rows the processes are.
+        encoder: of the stream.
+        followups: of the applier; they note entries that were made for an event, which apply does not see.
+        tables: hold the rows of the processes.
         boot_id: 16 bytes.
         boot_unix_ns: Unix time of boot-clock zero.
     """
@@ -51,9 +51,9 @@ class ContextStream:
         self._decoder = Decoder()
 
     def dispatch(self, event: Dispatched) -> None:
-        """The entries that were made for it first, then the event (specification 2.5 step 10)."""
+        """Publish the entries that were inserted for an event, then the event (specification 2.5 step 10)."""
         for entry in event.related:
-            # What the kernel's maps told was told to the stream as it was applied.
+            # The applier has published those that came from the kernel's maps.
             if entry.source == Source.PROCFS_FALLBACK and not entry.is_free:
                 topic, kind = (_EXEC, events.KIND_EXEC) if entry.is_exec else (_FORK, events.KIND_FORK)
                 self._followups.add(topic, kind, row_of(entry), event.time_boot_ns)
@@ -84,7 +84,7 @@ class ContextStream:
         return fields
 
     def _process(self, entry: ProcessCacheEntry) -> dict[str, Any]:
-        """Like one of `lineage`."""
+        """Return a process in the form of an element of `lineage`."""
         is_known = not entry.is_free
         start = entry.start_boot_ns
         return {
@@ -95,7 +95,7 @@ class ContextStream:
 
 
 def _error(error: Exception | None) -> str | None:
-    """A word for programs, with the reason behind it where there is one."""
+    """Return a word for programs, followed by the reason of a failure."""
     if error is None:
         return None
     if isinstance(error, NoProcessContextError):

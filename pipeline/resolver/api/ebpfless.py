@@ -187,11 +187,11 @@ class EBPFLessResolver:
             if entry is None or not values:
                 return
             wanted = replace(entry.credentials, **values)  # type: ignore[arg-type]
-            told = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
+            task_record = records.credentials_task(entry, wanted, layout.KNOWN_CREDS)
             # The message has no time: it is later than every earlier message about the process, whatever clock its
             # tracer has.
             time_ns = max(self._now_boot_ns(), entry.start_boot_ns, self.book.to_boot(entry.exec_time))
-            self._recorder.credentials(key, entry.start_boot_ns, time_ns, told)
+            self._recorder.credentials(key, entry.start_boot_ns, time_ns, task_record)
             records.keep_names(entry, wanted)
 
     def delete_entry(self, key: CacheResolverKey, exit_time: int) -> None:

@@ -75,8 +75,8 @@ class KeyedRecorder:
         head["flags"] = events.FLAG_CONTAINER if container else 0
         task = np.zeros(1, events.TASK)
         task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
-        told = records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
-        row = self._apply(key, head, told, body, strings + container, entry.source)
+        task_record = records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
+        row = self._apply(key, head, task_record, body, strings + container, entry.source)
         return self._book.attach(entry, row)
 
     def exit(self, key: CacheResolverKey, start_ns: int, time_ns: int) -> None:
@@ -85,12 +85,12 @@ class KeyedRecorder:
         head["flags"] = events.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
         self._apply(key, head)
 
-    def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, told: records.TaskRecord) -> None:
+    def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, task_record: records.TaskRecord) -> None:
         """Record a change of credentials."""
-        self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), told)
+        self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), task_record)
 
     def _apply(
-        self, key: CacheResolverKey, head: records.Column, told: records.TaskRecord | None = None,
+        self, key: CacheResolverKey, head: records.Column, task_record: records.TaskRecord | None = None,
         body: records.Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
     ) -> int:  # fmt: skip
         """Apply a record of a process; returns the row of its newest image.
@@ -98,7 +98,7 @@ class KeyedRecorder:
         Raises:
             ResolverError: there is no room for the process.
         """
-        task, known = told or records.TaskRecord(np.zeros(1, events.TASK), 0)
+        task, known = task_record or records.TaskRecord(np.zeros(1, events.TASK), 0)
         task["pid_ns"] = key.nsid
         fork = body if int(head["kind"][0]) == events.KIND_FORK else None
         if not self._frames.record(head, task, fork):

@@ -1,9 +1,8 @@
 """The resolver's counters and how they are sent to a statsd client (specification 6).
 
-The numbers themselves are counters of the tables, so that live batches (counted by the applier), single calls,
-`procline stat`, Prometheus and the daemon's statsd push all speak of the same ones; a name here with its tag is a name
-there (`counter_of`). Leaves out the client: it is injected, and has `gauge(name, value, tags)` and `count(name, value,
-tags)`.
+The numbers are counters of the tables, so that live batches (counted by the applier), single calls, `procline stat`,
+Prometheus and the daemon's statsd push all report the same ones. A name here with its tag is a name there
+(`counter_of`). The client is passed in.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pipeline.shm.layout.tables import counter_of
 
 PREFIX = "datadog.runtime_security"
 
-#: Tag of a reparenting by who asked for it.
+#: Tags of a reparenting: the reason why a parent was determined.
 SET_PROCESS_CONTEXT = "set_process_context"
 DO_EXIT = "do_exit"
 DEQUEUE_EXITED = "dequeue_exited"
@@ -50,33 +49,37 @@ COUNTERS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 
 
 class StatsdClient(Protocol):
-    """What statistics are sent to. Any exception that it raises is the caller's."""
+    """Receives statistics. Its exceptions reach the caller of `send_stats`."""
 
-    def gauge(self, name: str, value: float, tags: list[str]) -> object: ...
+    def gauge(self, name: str, value: float, tags: list[str]) -> object:
+        """Set a value."""
 
-    def count(self, name: str, value: int, tags: list[str]) -> object: ...
+    def count(self, name: str, value: int, tags: list[str]) -> object:
+        """Add to a counter."""
 
 
 class Counters(Protocol):
-    """Where the numbers are: a TableWriter."""
+    """Holds the numbers: a TableWriter."""
 
-    def count(self, name: str, n: int = ...) -> object: ...
+    def count(self, name: str, n: int = ...) -> object:
+        """Add to a counter."""
 
-    def counter(self, name: str) -> int: ...
+    def counter(self, name: str) -> int:
+        """Return a counter."""
 
 
 class Stats:
-    """The resolver's counters as they are sent: what each has grown by since it was last sent. For several threads.
+    """The growth of the resolver's counters since they were last sent. For several threads.
 
     Args:
-        tables: that hold them.
+        tables: holds the counters.
     """
 
     def __init__(self, tables: Counters) -> None:
         self._tables = tables
         self._lock = threading.Lock()
         self._sending = threading.Lock()
-        #: What was sent of each so far, a predecessor's counts with it.
+        #: The value of each counter when it was last sent; at first a predecessor's.
         self._sent = {
             (name, tag): tables.counter(counter_of(name, tag))
             for name, (_, _, tags) in COUNTERS.items()
@@ -84,27 +87,31 @@ class Stats:
         }  # fmt: skip
 
     def add(self, name: str, tag: str = "", n: int = 1) -> None:
-        """Count. KeyError: no such counter or tag."""
+        """Add to a counter.
+
+        Raises:
+            KeyError: there is no such counter or tag.
+        """
         with self._lock:
             if (name, tag) not in self._sent:
                 raise KeyError((name, tag))
             self._tables.count(counter_of(name, tag), n)
 
     def get(self, name: str, tag: str = "") -> int:
-        """What was counted since it was last sent."""
+        """Return the growth of a counter since it was last sent."""
         with self._lock:
             return self._tables.counter(counter_of(name, tag)) - self._sent[name, tag]
 
     def all(self) -> dict[tuple[str, str], int]:
-        """Everything counted since it was last sent, zeros too."""
+        """Return the growth of each counter since it was last sent, zeros too."""
         return {key: self.get(*key) for key in self._sent}
 
     def send(self, client: StatsdClient, cache_size: int) -> None:
         """Send the gauge, then each counter that is not 0, in the order of specification 6.
 
         Raises:
-            whatever the client raises: the first failure ends it. What was not sent, the failing one too, is sent next
-            time (specification 9.3.19).
+            Exception: whatever the client raises, at the first failure. Counters that were not sent, and the one that
+                failed, are sent next time (specification 9.3.19).
         """
         with self._sending:  # two at once would both send what each of them saw
             client.gauge(PREFIX + CACHE_SIZE, float(cache_size), [])

@@ -64,13 +64,13 @@ class Updater:
             return
         changed = {name: getattr(event.credentials, name) for name in names}
         wanted: Credentials = replace(entry.credentials, **changed)
-        told = records.credentials_task(entry, wanted, group)
+        task_record = records.credentials_task(entry, wanted, group)
         self._state.applier.apply_records(
             records.head(
                 events.KIND_CRED, pid, context.tid, event.timestamp_ns or self._state.now_boot_ns(),
                 entry.start_boot_ns, context.ppid, context.parent_start_boot_ns,
             ),
-            told.task, known=told.known,
+            task_record.task, known=task_record.known,
         )  # fmt: skip
         records.keep_names(entry, wanted)
 
@@ -126,11 +126,11 @@ class Updater:
             inode = cgroup.path_key.inode
             head = None if entry.is_free else self._state.book.head(entry.pid)
             if head is entry and inode and inode != entry.cgroup.path_key.inode:
-                told = records.cgroup_task(inode)
+                task_record = records.cgroup_task(inode)
                 now = self._state.now_boot_ns()
                 self._state.applier.apply_records(
                     records.head(events.KIND_CGROUP, entry.pid, entry.tid, now, entry.start_boot_ns),
-                    told.task, known=told.known,
+                    task_record.task, known=task_record.known,
                 )  # fmt: skip
         if not container.is_null:
             values["container"] = container

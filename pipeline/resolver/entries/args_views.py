@@ -1,7 +1,7 @@
-"""What an entry's arguments and environment look like to whoever asks: the functions of specification 3.4 and 3.5.
+"""Views of an entry's arguments and environment: the functions of specification 3.4 and 3.5.
 
-Covers the computed views (argv0, argv, scrubbed argv, envs, envp), what of them both resolvers store, and the small
-questions about an entry. Leaves out the shared objects themselves (`argsenvs`).
+Covers the computed views (argv0, argv, scrubbed argv, envs, envp), the form in which both resolvers store them, and
+small questions about an entry. The shared objects themselves are in `argsenvs`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KTHREADD = 2
 
 
 def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:
-    """Arguments after argv[0] as they are stored, and whether they were cut. None: nobody knows them."""
+    """Return the arguments after argv[0] as they are stored, and whether they were truncated. None: unknown."""
     args = pr.args_entry
     if args is None:
         return pr.view("argv"), pr.args_truncated
@@ -31,7 +31,7 @@ def get_process_argv(pr: Process) -> tuple[list[str] | None, bool]:
 
 
 def get_process_argv0(pr: Process) -> tuple[str, bool]:
-    """The first argument, "" if there is none, and whether the arguments were cut."""
+    """Return the first argument, "" if there is none, and whether the arguments were truncated."""
     args = pr.args_entry
     if args is None:
         return pr.view("argv0") or "", pr.args_truncated
@@ -40,7 +40,7 @@ def get_process_argv0(pr: Process) -> tuple[str, bool]:
 
 
 def argv_scrubbed(pr: Process, scrubber: ArgScrubber | None) -> tuple[list[str] | None, bool]:
-    """Arguments after argv[0] with secrets hidden; every holder of the same arguments gets the same list."""
+    """Return the arguments after argv[0] with secrets hidden; entries with the same arguments share the list."""
     args = pr.args_entry
     if args is None:
         return pr.view("argv"), pr.args_truncated
@@ -50,7 +50,7 @@ def argv_scrubbed(pr: Process, scrubber: ArgScrubber | None) -> tuple[list[str] 
 
 
 def envs(pr: Process, allow: Collection[str]) -> tuple[list[str] | None, bool]:
-    """Names of variables, with the value for allowed names only, and whether the environment was cut."""
+    """Return names of variables, with values of allowed names only, and whether the environment was truncated."""
     entry = pr.envs_entry
     if entry is None:
         return pr.view("envs"), pr.envs_truncated
@@ -60,7 +60,7 @@ def envs(pr: Process, allow: Collection[str]) -> tuple[list[str] | None, bool]:
 
 
 def envp(pr: Process) -> tuple[list[str] | None, bool]:
-    """Whole variables as they are stored, and whether the environment was cut."""
+    """Return whole variables as they are stored, and whether the environment was truncated."""
     entry = pr.envs_entry
     if entry is None:
         return pr.view("envp"), pr.envs_truncated
@@ -69,10 +69,10 @@ def envp(pr: Process) -> tuple[list[str] | None, bool]:
 
 
 def scrubber_or_default(scrubber: ArgScrubber | None, opts: ResolverOpts) -> ArgScrubber | None:
-    """What hides secrets in a resolver: who gives none gets the built-in one, unless raw values are asked for."""
+    """Return the scrubber of a resolver: without one the built-in one, unless `opts` asks for raw values."""
     if scrubber is not None or opts.raw_values:
         return scrubber
-    from pipeline.secrets.scrub import Scrubber  # its engine is loaded where it is used only
+    from pipeline.secrets.scrub import Scrubber  # imported here, so that its engine is loaded only if it is used
 
     return Scrubber()
 
@@ -80,7 +80,7 @@ def scrubber_or_default(scrubber: ArgScrubber | None, opts: ResolverOpts) -> Arg
 def kept(
     args: ArgsEntry | None, envs: EnvsEntry | None, scrubber: ArgScrubber | None, opts: ResolverOpts
 ) -> tuple[ArgsEntry | None, EnvsEntry | None]:
-    """What of arguments and environment goes into the tables: they are files that others map."""
+    """Return the form of arguments and environment that goes into the tables, which other users may map."""
     if opts.raw_values:
         return args, envs
     if args is not None and scrubber is not None and args.values:
@@ -92,7 +92,7 @@ def kept(
 
 
 def _kept_argv0(args: ArgsEntry, scrubber: ArgScrubber) -> str:
-    """argv[0], scrubbed where it is a command line: a process' title over its arguments."""
+    """Return argv[0], scrubbed if it is a command line: a process may write a title over its arguments."""
     argv0 = args.argv0
     if not is_command_line(argv0, not any(args.values[1:])):
         return argv0
@@ -116,7 +116,7 @@ def _envs_truncated(pr: Process, is_truncated: bool) -> bool:
 
 
 def is_kworker(ppid: int, pid: int) -> bool:
-    """Whether these pids are of a kernel thread: kthreadd or a child of it."""
+    """Whether these are the pids of a kernel thread: kthreadd or a child of it."""
     return ppid == KTHREADD or pid == KTHREADD
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, Literal, Protocol, Self, cast, overload
+from typing import Literal, Protocol, Self, cast, overload
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
@@ -72,7 +72,7 @@ class TableStore(Protocol):
     def get(self, name: str) -> object:
         """Return a field."""
 
-    def update(self, values: dict[str, Any]) -> None:
+    def update(self, values: dict[str, object]) -> None:
         """Set several fields; readers see all of them or none."""
 
     @property

@@ -1,7 +1,7 @@
-"""The resolver's cgroup resolver: cgroup ids to paths and containers, from what the daemon knows of cgroups.
+"""The resolver's cgroup resolver: paths and containers of cgroup ids, from the daemon's tree of cgroups.
 
-Rows of live events get their names from the applier (`_cgroups`); this is for single calls and context events. Leaves
-out the walk of the cgroup file system (`containers`).
+It serves single calls and context events. The applier names the cgroups of live events (`_cgroups`), and `containers`
+walks the cgroup file system.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class CgroupContexts:
     """A `collaborators.CGroupResolver` over a tree.
 
     Args:
-        tree: knows paths.
-        learn: told (cgroup id, path) of what is resolved here, so that the rows of others have it too.
+        tree: the paths of cgroups.
+        learn: is called with (cgroup id, path) of each resolved cgroup, so that other rows get the path too.
     """
 
     def __init__(self, tree: CgroupTree, learn: Callable[[int, bytes], None]) -> None:
@@ -26,7 +26,7 @@ class CgroupContexts:
         self._learn = learn
 
     def add_pid(self, pid: int, cgroup: CGroupContext) -> tuple[CGroupContext, ContainerContext] | None:
-        """The cgroup and its container; None: of a null cgroup, whose row has what the applier knew, or unknown."""
+        """Return the cgroup and its container; None: unknown, or a null cgroup, whose row the applier has filled."""
         inode = cgroup.path_key.inode
         if not inode:
             return None
@@ -39,4 +39,4 @@ class CgroupContexts:
         return CGroupContext(cgroup_id=path, path_key=PathKey(inode), source=cgroup.source), container
 
     def del_pid(self, pid: int) -> None:
-        """Nothing is kept by pid."""
+        """Do nothing: no state is stored by pid."""

@@ -1,12 +1,12 @@
-"""What the resolver is given: the interfaces of its collaborators, each of which may be absent.
+"""The interfaces of the resolver's collaborators, each of which may be absent.
 
-Leaves out what they do; where Procline has one of its own, the interface names it.
+It does not implement any. If Procline has an implementation, the interface names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol, SupportsInt
 
 from pipeline.procfs.info import ProcInfo
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
@@ -19,65 +19,98 @@ from pipeline.resolver.entries.model import (
     SSHSessionContext,
 )
 
-#: Told of each entry that the resolver makes by itself. Runs under the lock: only `..._locked` methods may be called.
+#: Is called with each entry that the resolver inserts by itself. It runs under the lock, so it may call only the
+#: `..._locked` methods.
 NewEntryCallback = Callable[[ProcessCacheEntry, ResolverError | None], None]
 
 
 class MountResolver(Protocol):
+    """Follows mounts."""
+
     def process_seen(self, pid: int, mnt_ns: int) -> object:
-        """A process with this mount namespace is there."""
-        ...
+        """Note that a process has this mount namespace."""
 
     def filesystem(self, mount_id: int, device: int, pid: int) -> str:
-        """Type of a mount's file system. Raises LookupError or OSError."""
-        ...
+        """Return the type of a mount's file system.
+
+        Raises:
+            LookupError, OSError: it is unknown.
+        """
 
 
 class CGroupResolver(Protocol):
-    def add_pid(self, pid: int, cgroup: CGroupContext) -> tuple[CGroupContext, ContainerContext] | None:
-        """Register a process and tell its cgroup and container; None: unknown. A null `cgroup`: look it up."""
-        ...
+    """Follows the cgroups of processes; `cgroup_contexts.CgroupContexts` implements it."""
 
-    def del_pid(self, pid: int) -> object: ...
+    def add_pid(self, pid: int, cgroup: CGroupContext) -> tuple[CGroupContext, ContainerContext] | None:
+        """Register a process; returns its cgroup and container, None: unknown. If `cgroup` is null, look it up."""
+
+    def del_pid(self, pid: int) -> object:
+        """Note that a process has left the cache."""
 
 
 class UserGroupResolver(Protocol):
-    """`users.UserNames`; `view` is the mount namespace of a process in a container, else 0."""
+    """Names of users and groups; `users.UserNames` implements it.
 
-    def user(self, uid: int, tgid: int = 0, view: int = 0) -> str: ...
+    `view` is the mount namespace of a process in a container, else 0.
+    """
 
-    def group(self, gid: int, tgid: int = 0, view: int = 0) -> str: ...
+    def user(self, uid: int, tgid: int = 0, view: int = 0) -> str:
+        """Return the name of a user; "" if it has none."""
+
+    def group(self, gid: int, tgid: int = 0, view: int = 0) -> str:
+        """Return the name of a group; "" if it has none."""
 
 
 class TimeResolver(Protocol):
-    """`boot.BootClock`."""
+    """Converts times; `boot.BootClock` implements it."""
 
-    def to_unix_ns(self, boot_ns: int) -> int: ...
+    def to_unix_ns(self, boot_ns: int) -> int:
+        """Convert a time of the boot clock to ns since the Unix epoch."""
 
-    def to_boot_ns(self, unix_ns: int) -> int: ...
+    def to_boot_ns(self, unix_ns: int) -> int:
+        """Convert ns since the Unix epoch to the boot clock."""
 
 
 class PathResolver(Protocol):
+    """Finds the paths of files that the kernel did not report."""
+
     def resolve(self, file: FileEvent, context: PIDContext) -> FileEvent:
-        """The file with its names and mount. Raises ResolverError, LookupError or OSError."""
-        ...
+        """Return the file with its names and mount.
+
+        Raises:
+            ResolverError, LookupError, OSError: they are unknown.
+        """
 
 
 class EnvVarsResolver(Protocol):
+    """Reads environments."""
+
     def resolve(self, pid: int) -> tuple[list[str], bool]:
-        """Environment of a process, and whether it was cut. Raises OSError."""
-        ...
+        """Return the environment of a process, and whether it was truncated.
+
+        Raises:
+            OSError: it cannot be read.
+        """
 
 
 class UserSessionResolver(Protocol):
-    def resolve_ssh(self, entry: ProcessCacheEntry) -> SSHSessionContext | None: ...
+    """Finds the sessions that processes belong to."""
+
+    def resolve_ssh(self, entry: ProcessCacheEntry) -> SSHSessionContext | None:
+        """Return the ssh session of a process; None: it is in none."""
 
 
 class ProcSource(Protocol):
-    """`procfs.ProcReader`. `read` is called by one thread at a time, the others by any; mostly without the lock."""
+    """Reads ``/proc``; `procfs.ProcReader` implements it.
 
-    def read(self, tgid: int, want: int = ...) -> ProcInfo | None: ...
+    One thread at a time calls `read`; several may call the other methods. Most calls come without the resolver's lock.
+    """
 
-    def read_ppid(self, tgid: int) -> int | None: ...
+    def read(self, tgid: int, want: int = ...) -> ProcInfo | None:
+        """Read a process; `want` selects the facts. None: it is gone."""
 
-    def list_pids(self) -> Iterable[Any]: ...
+    def read_ppid(self, tgid: int) -> int | None:
+        """Read the parent of a process; None: it is gone."""
+
+    def list_pids(self) -> Iterable[SupportsInt]:
+        """List the pids of all processes. Raises OSError: the directory cannot be read."""

@@ -1,14 +1,13 @@
 """Values of an entry as bytes: the FILE record of the names arena, and the msgpack map in a row's `extra`.
 
-The map holds what few processes have or what no column is for, under the names of `cache_entry.DEFAULTS`; a value that
-is partly in columns ("file", "cgroup", "container") holds only the fields that differ from what the columns say.
-Readers find the map as `Entry.extra`. Unknown keys are kept. An interpreter that a caller told of is there as readers
-and the stream show it, so that both can show it as it is (`interpreter`), and what that form does not hold beside it
-(`interpreter_more`).
+The map holds the fields that few processes have or that have no column, under the names of `cache_entry.DEFAULTS`. A
+value that is partly in columns ("file", "cgroup", "container") holds only the fields that the columns do not. Readers
+find the map as `Entry.extra`. Unknown keys are preserved. An interpreter that a caller reported is stored in the form
+that readers and the stream show (`interpreter`), and its other fields beside it (`interpreter_more`).
 
-Keys that forks and execs inherit come first, where the applier finds and copies them without Python: `ssh` (both,
+Keys that forks and execs inherit come first, so that the applier finds and copies them without Python: `ssh` (both,
 specification 5.2), `tracer_metadata` (forks, 5.3), `container` and `cgroup` (both, while the process stays in that
-container or cgroup). A map that is inherited as a whole is shared.
+container or cgroup). Processes share a map that is inherited as a whole.
 """
 
 from __future__ import annotations
@@ -51,20 +50,21 @@ _RECORD_FIELDS = {
 }  # fmt: skip
 
 
-#: Keys that are inherited; the applier knows them too (`Rows.inherit_extra`).
+#: Keys that are inherited; the applier has the same list (`Rows.inherit_extra`).
 INHERITED = ("ssh", "tracer_metadata", "container", "cgroup")
-#: Keys that complete what columns hold, so that they are wrong as soon as the columns say something else.
+#: Keys that complete columns, so that they become wrong when the columns change.
 OF_COLUMNS = ("file", "cgroup", "container", "names")
 
 
 def pack(extra: dict[str, Any]) -> bytes:
-    """The map as it is stored: as an event has it, so that the encoder copies it (text that is not UTF-8 is bin)."""
+    """Encode a map in the form of events, so that the encoder can copy it (text that is not UTF-8 is bin)."""
     ordered = {name: extra[name] for name in INHERITED if name in extra} | extra
     data: bytes = msgpack.packb(wire(ordered))
     return data
 
 
 def unpack(data: bytes) -> dict[str, Any]:
+    """Decode a map."""
     extra: dict[str, Any] = _text(msgpack.unpackb(data))
     return extra
 
@@ -78,7 +78,7 @@ def _text(value: Any) -> Any:
 
 
 def blob(strings: bytes) -> bytes:
-    """Arguments or environment as the arenas hold them: whole length, then the strings."""
+    """Return arguments or environment in the form of the arenas: the whole length, then the strings."""
     return _FULL_BYTES.pack(len(strings)) + strings
 
 
@@ -86,7 +86,7 @@ def blob(strings: bytes) -> bytes:
 
 
 def file_of_record(data: bytes) -> FileEvent:
-    """What a FILE record and its path say."""
+    """Decode a FILE record and its path."""
     record = np.frombuffer(data, layout.FILE, 1)[0]
     raw = data[layout.FILE.itemsize :]
     path = fsdecode(raw)
@@ -104,7 +104,10 @@ def file_of_record(data: bytes) -> FileEvent:
 
 
 def record_of_file(file: FileEvent, old: bytes = b"") -> bytes:
-    """A FILE record with its path; b"" for no file. What only the kernel tells is kept from `old`, if of this inode."""
+    """Encode a FILE record with its path; b"" for no file.
+
+    Fields that only the kernel reports are copied from `old`, an earlier record, if it has the same inode.
+    """
     if not file.inode and not file.pathname:
         return b""
     record = np.zeros(1, layout.FILE)
@@ -139,7 +142,7 @@ _SHOWN_OR_NIL = {
 
 
 def shown_file(file: FileEvent) -> dict[str, Any]:
-    """A file as `Entry.file` shows one."""
+    """Return a file in the form of `Entry.file`."""
     is_named = file.is_basename_resolved or bool(file.basename)
     is_memfd = file.is_fileless and file.basename.startswith(FILELESS_PREFIX)
     return {
@@ -159,7 +162,7 @@ def shown_file(file: FileEvent) -> dict[str, Any]:
 
 
 def file_of_shown(shown: dict[str, Any]) -> FileEvent:
-    """The opposite, as far as that form says it."""
+    """Return the file of that form, with the fields that it has."""
     return FileEvent(
         **{name: shown[name] for name in _SHOWN_SAME},
         **{own: shown[name] or getattr(NO_FILE, own) for name, own in _SHOWN_OR_NIL.items()},
@@ -174,19 +177,19 @@ def file_of_shown(shown: dict[str, Any]) -> FileEvent:
 
 
 def plain_interpreter(file: FileEvent, stored: FileEvent) -> dict[str, Any]:
-    """An interpreter as msgpack can hold it: two keys of the map. `stored`: what is meant where neither is there."""
+    """Return the two keys of the map for an interpreter; `stored` is the interpreter that a map without them means."""
     shown = shown_file(file) if file.inode else None
     return {"interpreter": shown, "interpreter_more": extra_of(file, stored if shown is None else file_of_shown(shown))}
 
 
 def interpreter(extra: dict[str, Any], stored: FileEvent) -> FileEvent:
-    """The opposite, of the whole map."""
+    """Return the interpreter of a map; `stored` as of `plain_interpreter`."""
     shown = extra.get("interpreter")
     return with_extra(stored if shown is None else file_of_shown(shown), extra.get("interpreter_more"))
 
 
 def cgroup_of_record(data: bytes) -> tuple[int, str]:
-    """When a cgroup was made (boot clock, 0 unknown), and its path, of a CGROUP record; of none 0 and ""."""
+    """Decode a CGROUP record: when the cgroup was created (boot clock, 0 unknown), and its path; of none 0 and ""."""
     if len(data) < layout.CGROUP.itemsize:
         return 0, ""
     made = int(np.frombuffer(data, layout.CGROUP, 1)["cgroup_made_boot_ns"][0])
@@ -194,12 +197,12 @@ def cgroup_of_record(data: bytes) -> tuple[int, str]:
 
 
 def cgroup_record(path: str, old: bytes = b"") -> bytes:
-    """A CGROUP record with times as in `old`, if that is of the same cgroup; b"" for no path."""
+    """Encode a CGROUP record with the times of `old`, an earlier record of the same cgroup; b"" for no path."""
     return (old or bytes(layout.CGROUP.itemsize))[: layout.CGROUP.itemsize] + fsencode(path) if path else b""
 
 
 def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: T) -> dict[str, Any] | None:
-    """The fields of a value that its columns do not hold; None: they hold all."""
+    """Return the fields of a value that its columns do not hold; None: they hold all."""
     changed = {}
     for field in fields(value):
         own = getattr(value, field.name)
@@ -211,13 +214,13 @@ def extra_of[T: (FileEvent, CGroupContext, ContainerContext)](value: T, stored: 
 def with_extra[T: (FileEvent, CGroupContext, ContainerContext, Credentials)](
     value: T, extra: dict[str, Any] | None, **more: Any
 ) -> T:
-    """The value with what `extra_of` kept."""
+    """Return the value with the fields that `extra_of` returned."""
     changes = {**more, **{name: _exact(name, own) for name, own in (extra or {}).items()}}
     return replace(value, **changes) if changes else value
 
 
 def _exact(name: str, value: Any) -> Any:
-    """msgpack has lists where the model has tuples."""
+    """Convert the lists of msgpack to the tuples of the model."""
     if name == "path_key":
         return PathKey(*value)
     return tuple(value) if isinstance(value, list) else value
@@ -227,7 +230,7 @@ def _exact(name: str, value: Any) -> Any:
 
 
 def plain(name: str, value: Any) -> Any:
-    """A field as msgpack can hold it; None where it holds nothing."""
+    """Convert a field to a form that msgpack can hold; None if it is empty."""
     if not value:
         return None
     if name == "aws_security_credentials":
@@ -235,14 +238,14 @@ def plain(name: str, value: Any) -> Any:
     if name == "tracer_metadata":
         return asdict(value)
     if name == "trace_id":
-        return f"{value:032x}"  # as traces are named; no number of msgpack is as wide
+        return f"{value:032x}"  # the usual form of trace ids; msgpack has no number of 128 bits
     if name == "symlink_paths":
         return list(value)
     return value
 
 
 def get(extra: dict[str, Any], name: str) -> Any:
-    """A field of the map, as the entry shows it."""
+    """Return a field of the map in the form of the entry."""
     value = extra.get(name)
     if name == "aws_security_credentials":
         return tuple(AWSSecurityCredentials(**one) for one in value or ())
@@ -260,7 +263,7 @@ def get(extra: dict[str, Any], name: str) -> Any:
 
 
 def plain_session(session: UserSessionContext) -> dict[str, Any]:
-    """A user session as msgpack can hold it: the keys `session` and `ssh`; None: there is nothing of it."""
+    """Convert a user session to the keys `session` and `ssh` of the map; None for an empty one."""
     values: dict[str, Any] = {}
     if session.id or session.session_type:
         values = {"id": session.id, "session_type": session.session_type}
@@ -271,7 +274,7 @@ def plain_session(session: UserSessionContext) -> dict[str, Any]:
 
 
 def session(extra: dict[str, Any]) -> UserSessionContext:
-    """The opposite of `plain_session`, of the whole map."""
+    """Return the user session of a map."""
     values = extra.get("session") or {}
     ssh = SSHSessionContext(**(extra.get("ssh") or {}))
     k8s = dict(values.get("k8s", {}))

@@ -1,8 +1,8 @@
-"""Entries as the records that the kernel's programs would have written, so that one code applies both.
+"""Entries as the records that the BPF programs would have written, so that the same code applies both.
 
-Covers HEAD, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. Leaves out
-what a record does to the tables (`_apply`). Only fields that somebody has set are told; the rest is left to the
-applier, which takes it from the parent or the image before.
+Covers HEAD, TASK, FORK, EXEC and EXIT of an entry that is in no table yet, and of a change to one that is. The applier
+decides what a record does to the tables (`apply/_applier.pyx`). A record holds only the fields that a caller has set;
+the applier copies the others from the parent or the image before.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class TaskRecord(NamedTuple):
     known: int
 
 
-def told(entry: ProcessCacheEntry) -> dict[str, Any]:
-    """The fields that were set on a new entry."""
+def fields_of(entry: ProcessCacheEntry) -> dict[str, Any]:
+    """Return the fields that were set on a new entry."""
     store = entry.store
     return store.values if isinstance(store, FreeStore) else {}
 
@@ -45,7 +45,7 @@ def head(
     kind: int, pid: int, tid: int, time_boot_ns: int, start_boot_ns: int, ppid: int = 0, parent_start_boot_ns: int = 0,
     var_bytes: int = 0,
 ) -> Column:  # fmt: skip
-    """One HEAD; 0 for the parent's start: whoever has its pid."""
+    """Return one HEAD. A `parent_start_boot_ns` of 0 is unknown: the current owner of the ppid is meant."""
     row = np.zeros(1, events.HEAD)
     row["kind"], row["tgid"], row["tid"] = kind, pid, tid or pid
     row["time_boot_ns"], row["start_boot_ns"] = time_boot_ns, start_boot_ns
@@ -54,8 +54,8 @@ def head(
 
 
 def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
-    """What a new entry tells of its process."""
-    values = told(entry)
+    """Return the TASK of a new entry, with the fields that were set."""
+    values = fields_of(entry)
     row = np.zeros(1, events.TASK)
     row["auid"] = row["audit_session"] = UNSET
     known = 0
@@ -80,7 +80,7 @@ def task(entry: ProcessCacheEntry, exe_inode: int = 0) -> TaskRecord:
 
 
 def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: int) -> TaskRecord:
-    """A change of an entry's credentials: `only` are the groups that changed. What is not told stays as it is."""
+    """Return the TASK of a change of credentials; `only` are the KNOWN_* groups that changed. The others stay."""
     row = np.zeros(1, events.TASK)
     _put_credentials(row, credentials)
     if isinstance(entry.store, RowStore):
@@ -90,14 +90,14 @@ def credentials_task(entry: ProcessCacheEntry, credentials: Credentials, only: i
 
 
 def keep_names(entry: ProcessCacheEntry, credentials: Credentials) -> None:
-    """After a record told these credentials: keep the names, which it did not carry, if its ids were taken."""
+    """Store the names of credentials, which a record does not carry, if the applier has stored its ids."""
     now = entry.credentials
     if now != credentials and now.equals(credentials) and now.auid == credentials.auid:
         entry.credentials = credentials
 
 
 def cgroup_task(cgroup_id: int) -> TaskRecord:
-    """A move to another cgroup."""
+    """Return the TASK of a move to another cgroup."""
     row = np.zeros(1, events.TASK)
     row["cgroup_id"] = cgroup_id
     return TaskRecord(row, layout.KNOWN_CGROUP)
@@ -106,7 +106,7 @@ def cgroup_task(cgroup_id: int) -> TaskRecord:
 def _put_credentials(row: Column, credentials: Credentials) -> int:
     for name in ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted"):
         row[name] = getattr(credentials, name)
-    # Saved ids are not among the specification's; exec makes them the effective ones.
+    # The specification has no saved ids; an exec sets them to the effective ones.
     row["suid"], row["sgid"] = credentials.euid, credentials.egid
     row["audit_session"] = UNSET
     known = layout.KNOWN_CREDS | layout.KNOWN_CAPS
@@ -114,7 +114,7 @@ def _put_credentials(row: Column, credentials: Credentials) -> int:
 
 
 def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int = 0) -> Column:
-    """The FORK body; who forked is told by pid and start. 0: unknown."""
+    """Return the FORK body; pid and start identify the creator. 0: unknown."""
     row = np.zeros(1, events.FORK)
     row["clone_flags"] = entry.fork_flags
     if creator_start_boot_ns:
@@ -126,7 +126,7 @@ def fork(entry: ProcessCacheEntry, creator: int = 0, creator_start_boot_ns: int 
 def image(
     entry: ProcessCacheEntry, args: ArgsEntry | None, envs: EnvsEntry | None, previous_inode: int = 0
 ) -> tuple[Column, bytes]:
-    """The EXEC body and its strings, with these arguments and environment."""
+    """Return the EXEC body and its strings, with these arguments and environment."""
     file = entry.file_event
     row = np.zeros(1, events.EXEC)
     put_file(row, file)
@@ -150,7 +150,7 @@ def image(
     row["exec_flags"] = flags | (events.EXEC_UPPER_LAYER if file.in_upper_layer else 0)
     row["exec_tid"] = row["prev_tid"] = entry.tid or entry.pid
     row["path_bytes"] = len(strings[0])
-    # Of what was cut at least one byte is not there (survey.py says it so, too).
+    # At least one byte of a truncated area is missing (survey.py sets the lengths in the same way).
     row["args_bytes"], row["envs_bytes"] = len(strings[2]), len(strings[3])
     row["args_full_bytes"] = len(strings[2]) + (flags & events.EXEC_ARGS_TRUNCATED != 0)
     row["envs_full_bytes"] = len(strings[3]) + (flags & events.EXEC_ENVS_TRUNCATED != 0)
@@ -159,12 +159,12 @@ def image(
 
 
 def digest_of(args: ArgsEntry | None, envs: EnvsEntry | None) -> int:
-    """The digest that goes with an image of these, before anything is hidden."""
+    """Return the digest of arguments and environment from before secrets are hidden."""
     return digest(*(None if entry is None or is_absent(entry) else area(entry.values) for entry in (args, envs)))
 
 
 def put_file(row: Column, file: FileEvent) -> None:
-    """Store a file's facts in an EXEC body."""
+    """Store the facts about a file in an EXEC body."""
     row["inode"], row["mount_id"], row["device"] = file.inode, file.mount_id, file.device
     row["file_uid"], row["file_gid"], row["nlink"], row["mode"] = file.uid, file.gid, file.nlink, file.mode
     row["ctime_ns"], row["mtime_ns"] = file.ctime, file.mtime
@@ -173,7 +173,7 @@ def put_file(row: Column, file: FileEvent) -> None:
 
 
 def exit_body(event: Event) -> Column:
-    """The EXIT body: wait status, and the reaper where the kernel named one."""
+    """Return the EXIT body: wait status, and the reaper if the kernel named one."""
     row = np.zeros(1, events.EXIT)
     row["exit_code"] = event.exit_status or 0
     row["reaper_tgid"], row["reaper_start_boot_ns"] = event.reaper_pid, event.reaper_start_boot_ns

@@ -1,11 +1,11 @@
-"""Entries that are rows of the shared tables: reading and writing the fields of `cache_entry` on (row, generation).
+"""Entries that are rows of the shared tables: read and write the fields of `cache_entry` on (row, generation).
 
-Covers `Book`, which gives one entry object for one row and knows which rows count as cached, and `RowStore`, the
-fields. Those that have no column are in the row's `extra`, a msgpack map with the field names of specification 1.3;
-what the values look like there is `entry_extra`'s. Leaves out what an event does to rows (`_apply`) and when (`ebpf`).
+Covers `Book`, which has one entry object for each row and knows which rows count as cached, and `RowStore`, the fields.
+Fields without a column are in the row's `extra`, a msgpack map with the field names of specification 1.3; `entry_extra`
+defines the form of its values. The applier decides what an event does to rows.
 
-Writing happens under the row's sequence word, so a reader in another process sees all of an update or nothing. A change
-that an event would make too (credentials, end, parent) goes through the applier, which tells the stream.
+A write changes the row's sequence word, so that a reader in another process sees all of an update or nothing. A change
+that an event would make too (credentials, end, parent) passes through the applier, which publishes it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _FLAGS = {
     "is_parent_missing": layout.ROW_PARENT_MISSING, "args_truncated": layout.ROW_ARGS_TRUNCATED,
     "envs_truncated": layout.ROW_ENVS_TRUNCATED, "is_through_symlink": layout.ROW_THROUGH_SYMLINK,
 }  # fmt: skip
-#: field -> (is in the hot part, column, what is known with it)
+#: field -> (whether it is in the hot part, column, KNOWN_* group that is set with it)
 _COLUMNS = {
     "pid": (True, "tgid", 0), "ppid": (True, "ppid", 0), "tid": (False, "tid", 0),
     "start_boot_ns": (True, "start_boot_ns", 0), "exec_inode": (False, "exec_inode", 0),
@@ -60,7 +60,7 @@ _COLUMNS = {
 }  # fmt: skip
 _READ_ONLY = ("pid", "start_boot_ns")
 _HOT_NAMES = layout.HOT.names or ()
-#: Columns and flags that say something of another field: they stay as they are where that one was refused.
+#: Columns and flags that describe another field: they do not change if there was no room for that field.
 _BELONGS_TO = {"args_truncated": "args_entry", "envs_truncated": "envs_entry", "user_session_id": "extra"}
 _NO_INTERPRETER = NO_FILE.with_names("", "")
 _EXTRA_FIELDS = (
@@ -73,12 +73,13 @@ class Book:
     """Entry objects of one writer's tables.
 
     Args:
-        tables, applier: the tables and what changes them.
+        tables, applier: the tables and their applier.
         offset_ns: Unix time of boot-clock zero.
         now_boot_ns: the boot clock.
 
     Attributes:
-        leaving: pids whose exit event was applied and that stay cached until they are deleted, with their rows' links.
+        leaving: pid -> link of its row, of each process whose exit event was applied and that stays cached until it is
+            deleted.
     """
 
     def __init__(
@@ -93,15 +94,15 @@ class Book:
         self._shared: OrderedDict[tuple[type, bytes, bool], ArgsEntry | EnvsEntry] = OrderedDict()
 
     def store(self, link: int) -> RowStore:
-        """The fields of the row that `link` names."""
+        """Return the fields of the row that `link` names."""
         return RowStore(self, link)
 
     def index(self) -> npt.NDArray[np.uint32]:
-        """The part of the index that this book is about: pids of the root pid namespace."""
+        """Return the part of the index that this book covers: pids of the root pid namespace."""
         return self.tables.index_view()[: self.tables.root_pids]
 
     def entry(self, row: int) -> ProcessCacheEntry:
-        """The one object for a row that is in use."""
+        """Return the entry object of a row that is in use."""
         link = self.tables.py_link(row)
         entry = self._entries.get(link)
         if entry is None:
@@ -110,12 +111,12 @@ class Book:
         return entry
 
     def of_link(self, link: int) -> ProcessCacheEntry | None:
-        """The entry that a link leads to, None for no link or one whose row is not retained any more."""
+        """Return the entry of a link; None for no link, or if its row has been evicted."""
         row = self.tables.py_follow(link)
         return self.entry(row) if row else None
 
     def attach(self, entry: ProcessCacheEntry, row: int) -> ProcessCacheEntry:
-        """Make a new entry the object of a row; if the row has an object already, that one is returned."""
+        """Make a new entry the object of a row, and return it. If the row has an object already, return that one."""
         link = self.tables.py_link(row)
         known = self._entries.get(link)
         if known is not None:
@@ -125,19 +126,24 @@ class Book:
         return entry
 
     def is_cached(self, row: int) -> bool:
-        """Whether a head counts as cached: its process was not deleted."""
+        """Whether the newest image of a process counts as cached: the process was not deleted."""
         hot = self.tables.hot_view()[row]
         if not int(hot["flags"]) & layout.ROW_DELETED:
             return True
         return self.leaving.get(int(hot["tgid"])) == self.tables.py_link(row)
 
     def head(self, pid: int) -> ProcessCacheEntry | None:
-        """The newest image of a cached process. A number that no process can have is nobody's."""
+        """Return the newest image of a cached process; None: there is none, or no process can have this pid."""
         row = self.tables.py_head(pid) if is_number(pid) else 0
         return self.entry(row) if row and self.is_cached(row) else None
 
     def owner_at(self, pid: int, time_boot_ns: int) -> ProcessCacheEntry | None:
-        """Who had a pid then, by its newest image: a cached process, or one that ended later. `pid`: an index entry."""
+        """Return the newest image of the process that had a pid at a time: it is cached, or ended later.
+
+        Args:
+            pid: of the process; of a keyed process its slot in the index.
+            time_boot_ns: the time, on the boot clock.
+        """
         row = self.tables.py_head(pid) if is_number(pid) else 0
         while row and int(self.tables.hot_view()[row]["start_boot_ns"]) > time_boot_ns:
             row = self.tables.py_follow(int(self.tables.cold_view()[row]["previous_owner"]))
@@ -146,12 +152,12 @@ class Book:
         return self.entry(row)
 
     def of_identity(self, pid: int, start_boot_ns: int) -> ProcessCacheEntry | None:
-        """The newest image of this very process, also if it has ended or another one has its pid."""
+        """Return the newest image of a process, even if it has ended or another process has its pid."""
         row = self.applier.py_find(pid, start_boot_ns) if is_number(pid) else 0
         return self.entry(row) if row else None
 
     def images(self, row: int) -> Iterator[int]:
-        """The rows of a process' images, the newest first, given the row of that one."""
+        """Yield the rows of a process' images, the newest first; `row` is the newest one's."""
         hot = self.tables.hot_view()
         tgid, start = int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])
         for _ in range(LINEAGE_LIMIT):
@@ -161,24 +167,24 @@ class Book:
                 return
 
     def image_of_exec(self, row: int, time_boot_ns: int) -> int:
-        """The row of the image that the exec of this time made, given that of the newest; 0: there is none."""
+        """Return the row of the image that the exec of this time created; `row` is the newest image's. 0: none."""
         return next((image for image in self.images(row) if self._exec_of(image) == time_boot_ns), 0)
 
     def _exec_of(self, row: int) -> int | None:
-        """When an exec made this image; None: none did, or nobody knows when."""
+        """Return when an exec created this image; None: no exec did, or the time is unknown."""
         hot = self.tables.hot_view()[row]
         is_known = int(hot["flags"]) & layout.ROW_IS_EXEC and int(hot["known"]) & layout.KNOWN_EXEC_TIME
         return int(hot["exec_boot_ns"]) if is_known else None
 
     def heads(self) -> Iterator[ProcessCacheEntry]:
-        """The newest images of all cached processes, as they are when the walk begins, by pid."""
+        """Yield the newest images of the processes that are cached when the walk starts, by pid."""
         index = self.index()
         for row in index[np.flatnonzero(index)].tolist():
             if self.is_cached(row):
                 yield self.entry(row)
 
     def with_extra(self) -> Iterator[ProcessCacheEntry]:
-        """The newest images of cached processes that have something in `extra`."""
+        """Yield the newest images of cached processes that have an `extra`."""
         index = self.index()
         rows = index[np.flatnonzero(index)]
         for row in rows[self.tables.cold_view()["extra_ref"][rows] != 0].tolist():
@@ -186,7 +192,7 @@ class Book:
                 yield self.entry(row)
 
     def count(self) -> int:
-        """How many processes are cached."""
+        """Return how many processes are cached."""
         index = self.index()
         rows = index[np.flatnonzero(index)]
         deleted = self.tables.hot_view()["flags"][rows] & layout.ROW_DELETED != 0
@@ -194,7 +200,7 @@ class Book:
         return len(rows) - int(deleted.sum()) + leaving
 
     def delete(self, pid: int, link: int) -> None:
-        """The process with this head leaves the cache; its row is history."""
+        """Remove the process with this newest image from the cache; its row becomes history."""
         self.leaving.pop(pid, None)
         row = self.tables.py_follow(link)
         if row and not int(self.tables.hot_view()[row]["flags"]) & layout.ROW_DELETED:
@@ -209,7 +215,7 @@ class Book:
             self.tables.py_end(row)
 
     def forget_exit_code(self, entry: ProcessCacheEntry) -> None:
-        """Nobody told how the process ended."""
+        """Mark the exit code as unknown: the event did not report it."""
         row = row_of(entry)
         self.tables.py_begin(row)
         hot = self.tables.hot_view()[row]
@@ -217,11 +223,11 @@ class Book:
         self.tables.py_end(row)
 
     def share[T: (ArgsEntry, EnvsEntry)](self, kind: type[T], data: bytes, is_truncated: bool) -> T:
-        """One object for the same arguments, whoever has them: a process and its forks share it."""
+        """Return the object of stored arguments or environment, which a process and its forks share."""
         key = (kind, data, is_truncated)
         entry = self._shared.get(key)
         if entry is None:
-            # The area is NUL behind each string, after the u32 length of the whole.
+            # The u32 length of the whole area, then each string with a NUL behind it.
             values = [fsdecode(value) for value in data[4:].removesuffix(b"\0").split(b"\0")] if len(data) > 4 else []
             entry = kind(values, is_truncated)
             self._shared[key] = entry
@@ -232,19 +238,21 @@ class Book:
         return entry  # type: ignore[return-value]
 
     def to_unix(self, boot_ns: int) -> int | None:
+        """Convert a time of a row to Unix time; 0 is unset."""
         return boot_ns + self.offset_ns if boot_ns else None
 
     def to_boot(self, unix_ns: int | None) -> int:
+        """Convert a time of an entry to the boot clock; None is unset."""
         return max(unix_ns - self.offset_ns, 1) if unix_ns is not None else 0
 
 
 def is_number(pid: int) -> bool:
-    """Whether a pid fits into its column: who asks about another asks about nobody."""
+    """Whether a pid fits into its column: no process can have another one."""
     return 0 <= pid <= 0xFFFFFFFF
 
 
 def area(values: list[str]) -> bytes:
-    """Strings with a NUL behind each; one that has a NUL in it ends there, as in the kernel (specification 1.12)."""
+    """Return strings with a NUL behind each. A string ends at its first NUL, as in the kernel (specification 1.12)."""
     return b"".join(fsencode(value).partition(b"\0")[0] + b"\0" for value in values)
 
 
@@ -266,36 +274,39 @@ class RowStore:
         """The row.
 
         Raises:
-            TooOldError: it has another owner by now.
+            TooOldError: another process owns it by now.
         """
         row = self.book.tables.py_follow(self.link)
         if not row:
-            raise TooOldError("this entry is not retained any more")
+            raise TooOldError("this entry has been evicted from the tables: look the process up again")
         return row
 
     @property
     def hot(self) -> np.void:
+        """The hot part of the row, as a view."""
         view: np.void = self.book.tables.hot_view()[self.row]
         return view
 
     @property
     def cold(self) -> np.void:
+        """The cold part of the row, as a view."""
         view: np.void = self.book.tables.cold_view()[self.row]
         return view
 
     @property
     def is_replaced(self) -> bool:
-        """Another image of the process has taken this one's place: its exit time is that exec's."""
+        """Whether an exec has replaced this image; its exit time is the time of that exec."""
         return bool(int(self.hot["flags"]) & layout.ROW_REPLACED)
 
     def head(self) -> ProcessCacheEntry | None:
-        """The newest image of this process; None when its pid has another owner by now."""
+        """Return the newest image of this process; None if the pid has another owner by now."""
         head = self.book.applier.py_find(int(self.hot["tgid"]), int(self.hot["start_boot_ns"]))
         return self.book.entry(head) if head else None
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def get(self, name: str) -> Any:
+        """Return a field."""
         row = self.row
         if name in _COLUMNS:
             is_hot, column, _ = _COLUMNS[name]
@@ -308,7 +319,7 @@ class RowStore:
         return _GETTERS[name](self, row)
 
     def extra(self) -> dict[str, Any]:
-        """The row's map of what few processes have."""
+        """Return the row's `extra` map."""
         ref = int(self.cold["extra_ref"])
         return entry_extra.unpack(self.book.tables.args.py_bytes(ref)) if ref else {}
 
@@ -328,12 +339,12 @@ class RowStore:
     def _interpreter(self, row: int) -> FileEvent:
         extra = self.extra()
         if "interpreter" not in extra and int(self.hot["flags"]) & layout.ROW_SCRIPT:
-            # Of a script the tables hold the program that runs, which is the interpreter.
+            # The image of a script is the program that runs: the interpreter.
             return self._file(row)
         return entry_extra.interpreter(extra, self._no_interpreter())
 
     def _no_interpreter(self) -> FileEvent:
-        """What is understood of the interpreter where nobody told one: none, if the image is known (1.3, 3.3.8)."""
+        """Return the interpreter if no source reported one: none, if the image is known (1.3, 3.3.8)."""
         return _NO_INTERPRETER if int(self.hot["known"]) & layout.KNOWN_FILE else NO_FILE
 
     def _cgroup(self, row: int) -> CGroupContext:
@@ -394,9 +405,9 @@ class RowStore:
     def update(self, values: dict[str, Any]) -> None:
         """Store fields. If there is no room for a value in its arena, the field keeps its former value as a whole.
 
-        Each string that was not stored is counted in `arena_full`. Arguments and environments that had no value are
-        marked as truncated then. A new image never comes here with the values of the image before: the applier has
-        cleared them (`Rows.put_image`).
+        Each string that was not stored is counted in `arena_full`, and arguments and environments without a former
+        value are marked as truncated. The row of a new image does not have the values of the image before: the applier
+        has cleared them (`Rows.put_image`).
         """
         changed_extra: dict[str, Any] = {}
         refused: set[str] = set()
@@ -427,7 +438,7 @@ class RowStore:
         is_hot, column, known = _COLUMNS[name]
         if name in _READ_ONLY:
             if value != self.get(name):
-                raise ResolverError(f"{name} of an entry in the tables is its identity")
+                raise ResolverError(f"{name} cannot change: it identifies an entry of the tables. Create a new entry")
             return
         if name == "ppid":
             self._relist(value)
@@ -436,7 +447,7 @@ class RowStore:
             self._know(known)
 
     def _relist(self, ppid: int) -> None:
-        """Who is listed as a child of the pid that it names as its parent's goes to the list of the next one."""
+        """Move the process from the list of children of its former ppid to the list of the new one."""
         tables, hot = self.book.tables, self.hot
         tgid, before = int(hot["tgid"]), int(hot["ppid"])
         if before not in (0, ppid) and tables.py_head(tgid) == self.row and tgid in tables.py_children(before):
@@ -452,14 +463,14 @@ class RowStore:
         hot["known"] = int(hot["known"]) | groups
 
     def _put_extra(self, row: int, changed: dict[str, Any]) -> bool:
-        """`changed` values of None take a key away. Returns False where there was no room for it."""
+        """Change keys of the map; a value of None removes its key. Returns False if there was no room."""
         before = self.extra()
         if self._store_extra(row, before | changed):
             return True
-        # The map stays as it was, but for keys that complete columns which have just changed.
+        # The map does not change, except for keys that complete columns which have just changed.
         stale = {name: None for name in entry_extra.OF_COLUMNS if name in before and name in changed}
         if stale and not self._store_extra(row, before | stale):
-            # The row gives its own block back first, which is large enough unless other rows share it.
+            # Release the row's own block first: it is large enough, unless other rows share it.
             self.book.tables.py_set_ref("extra", row, 0)
             self._store_extra(row, before | stale)
         return False
@@ -473,10 +484,10 @@ class RowStore:
         return True
 
     def _put_string(self, field: str, row: int, intern: Callable[[bytes], int], data: bytes) -> int:
-        """Store a string in the column `field`_ref; empty: none. Returns its reference, 0 where there was no room.
+        """Store a string in the column `field`_ref; empty: none. Returns its reference, 0 if there was no room.
 
         Raises:
-            _NoRoomError: there was no room, and the row has an earlier string, which stays.
+            _NoRoomError: there was no room, and the row keeps its former string.
         """
         ref = intern(data) if data else 0
         column = f"{field}_ref"
@@ -494,7 +505,7 @@ class RowStore:
         if ref:
             self._know(layout.KNOWN_FILE)
         stored = entry_extra.file_of_record(record) if record else NO_FILE
-        # What the caller left out is known all the same: by the kernel's number, and by the name.
+        # If the caller left these out, readers derive them from the kernel's number and from the name.
         if not file.filesystem:
             stored = replace(stored, filesystem="")
         if not file.extension:
@@ -508,7 +519,7 @@ class RowStore:
 
     def _put_cgroup(self, row: int, cgroup: CGroupContext) -> dict[str, Any]:
         is_same = int(self.hot["cgroup_id"]) == cgroup.path_key.inode
-        # When it was made the kernel told, and stays, as does what told of it.
+        # The kernel reported when it was created; that time and its source stay.
         record = entry_extra.cgroup_record(cgroup.cgroup_id, self._bytes("cgroup_ref") if is_same else b"")
         self._put_string("cgroup", row, self.book.tables.py_intern_names, record)
         if cgroup.source or not is_same:
@@ -527,7 +538,7 @@ class RowStore:
         name = fsencode(container.container_id)
         ref = self._put_string("container", row, self.book.tables.py_intern_names, name)
         if name and not ref:
-            raise _NoRoomError  # tags of a container without its id would be nobody's
+            raise _NoRoomError  # the tags are useless without the id of their container
         return {"container": entry_extra.extra_of(container, ContainerContext(container_id=container.container_id))}
 
     def _put_credentials(self, row: int, credentials: Credentials) -> dict[str, Any]:
@@ -547,7 +558,7 @@ class RowStore:
 
     @property
     def digest(self) -> int:
-        """Of arguments and environment before anything was hidden in them; 0: not known."""
+        """Digest of arguments and environment from before secrets were hidden; 0: unknown."""
         return self.book.applier.py_digest(self.row)
 
     def _put_args(self, row: int, entry: ArgsEntry | None) -> None:
@@ -592,7 +603,7 @@ class RowStore:
     # -- lineage and end -----------------------------------------------------------------------------------------------
 
     def _put_ancestor(self, row: int, ancestor: ProcessCacheEntry | None) -> None:
-        """Link by hand; the index of children follows, as it would after an event."""
+        """Set the links of the row; the index of children changes as it would after an event."""
         tables, hot = self.book.tables, self.hot
         target = 0 if ancestor is None else row_of(ancestor)
         tables.py_set_link("ancestor", row, target)
@@ -602,7 +613,7 @@ class RowStore:
         tables.py_set_link("parent", row, target)
         head = tables.py_head(tgid)
         if head != row:
-            # Below the images that have followed: what the process' newest says of its parent goes with it.
+            # Later images have followed: the newest one has the same parent.
             if not head or int(tables.hot_view()[head]["start_boot_ns"]) != int(hot["start_boot_ns"]):
                 return
             tables.py_begin(head)
@@ -619,11 +630,11 @@ class RowStore:
             tables.py_orphan(tgid)
 
     def _end(self, time: int | None) -> None:
-        """The image has ended. Its row is history from now on, unless somebody refers to it."""
+        """Record the end of the image. Its row is history from now on, unless another row refers to it."""
         tables = self.book.tables
         if time is None:
             if int(self.hot["exit_boot_ns"]):
-                raise ResolverError("an entry of the tables that has ended cannot begin to live again")
+                raise ResolverError("an entry of the tables that has ended cannot become alive: create a new entry")
             return
         with self._open():
             self.hot["exit_boot_ns"] = max(self.book.to_boot(time), int(self.hot["start_boot_ns"]))
@@ -634,7 +645,7 @@ class RowStore:
             tables.py_orphan(tgid)
 
     def reparent(self, parent: ProcessCacheEntry) -> bool:
-        """The process' oldest image moves below `parent`, by the same code as when the kernel tells of it."""
+        """Move the oldest image of the process below `parent`, by the code that applies events."""
         tables, tgid = self.book.tables, int(self.hot["tgid"])
         head, target = tables.py_head(tgid), row_of(parent)
         if not head or int(tables.hot_view()[head]["start_boot_ns"]) != int(self.hot["start_boot_ns"]):
@@ -646,28 +657,30 @@ class RowStore:
         return moved
 
     def children(self) -> list[ProcessCacheEntry]:
+        """Return the live children of the process, if this is its newest image."""
         tables, tgid, row = self.book.tables, int(self.hot["tgid"]), self.row
         if tables.py_head(tgid) != row:
             return []
-        # The index is by pid: it has children of a later owner too, who is not in the tables yet.
+        # The index is by pid, so it also has children of a later owner that is not in the tables yet.
         heads = (tables.py_head(child) for child in tables.py_children(tgid))
         return [self.book.entry(head) for head in heads if head and self.book.applier.py_is_child_of(head, row)]
 
     def remove_child(self, child: ProcessCacheEntry) -> None:
+        """Remove a child from the index of children, if it is there."""
         if child in self.children():
             self.book.tables.py_orphan(int(self.book.tables.hot_view()[row_of(child)]["tgid"]))
 
 
 def row_of(entry: ProcessCacheEntry) -> int:
-    """The row of an entry.
+    """Return the row of an entry.
 
     Raises:
         ResolverError: it is in no table.
-        TooOldError: it was, and is not retained any more.
+        TooOldError: its row has been evicted.
     """
     store = entry.store
     if not isinstance(store, RowStore):
-        raise ResolverError(f"pid {entry.pid}: an entry of the tables cannot descend from one that is in none")
+        raise ResolverError(f"pid {entry.pid}: the entry is in no table: insert it before those that descend from it")
     return store.row
 
 

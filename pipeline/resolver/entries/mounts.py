@@ -1,8 +1,8 @@
-"""The mount that a file is on: between what the walk of its path told, the FILE record, and a FileEvent.
+"""The mount of a file: conversion between the walk of its path, the FILE record and a FileEvent.
 
-The kernel's programs walk the path of an executable across the mounts as they are at that moment, and tell how much of
-it leads to where the file's mount is (`mount_end` of EXEC: 1 + that many bytes, 0 unknown). So no table of mounts is
-kept, and none is asked by the number of a mount, which is another one's after an unmount.
+The BPF programs walk the path of an executable across the mounts of that moment, and report how much of it leads to the
+mount point of the file (`mount_end` of EXEC: 1 + that many bytes, 0 unknown). So no table of mounts is needed, and no
+look-up by the number of a mount, which the kernel may reuse after an unmount.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from pipeline.shm.layout.declared import (
 
 
 def path_of(path: bytes, end: int, flags: int) -> str:
-    """Where the mount is, of a path, its `mount_end` and MOUNT_*; "" unknown, or nowhere."""
+    """Return the mount point of a file with this path, `mount_end` and MOUNT_* flags; "": unknown or detached."""
     if end == 0 or end - 1 > len(path) or flags & MOUNT_DETACHED:
         return ""
     return fsdecode(path[: end - 1]) or "/"
 
 
 def end_of(path: bytes, mount_path: str) -> int:
-    """The opposite; 0 where the file is not below that path."""
+    """Return the `mount_end` of a path; 0 if the file is not below `mount_path`."""
     mount = b"" if mount_path == "/" else fsencode(mount_path)
     is_below = path.startswith(mount) and path[len(mount) : len(mount) + 1] in {b"", b"/"}
     return 1 + len(mount) if mount_path and is_below else 0
 
 
 def flags_of(file: FileEvent) -> int:
-    """MOUNT_* of a file."""
+    """Return the MOUNT_* flags of a file."""
     flags = MOUNT_VISIBLE if file.mount_visible else 0
     flags |= MOUNT_DETACHED if file.mount_detached else 0
     return flags | (MOUNT_RESOLVED if file.mount_visibility_resolved else 0)
 
 
 def marks(flags: int) -> dict[str, bool]:
-    """The fields of a FileEvent that MOUNT_* flags stand for."""
+    """Return the fields of a FileEvent that MOUNT_* flags represent."""
     return {
         "mount_visible": bool(flags & MOUNT_VISIBLE), "mount_detached": bool(flags & MOUNT_DETACHED),
         "mount_visibility_resolved": bool(flags & MOUNT_RESOLVED),
@@ -51,7 +51,7 @@ def marks(flags: int) -> dict[str, bool]:
 
 
 def walked(path: bytes, end: int, exec_flags: int) -> dict[str, Any]:
-    """The fields of a FileEvent that an event's walk tells, as the applier has them; nothing where nobody walked."""
+    """Return the fields of a FileEvent that an event's walk reported, as the applier sets them; none without a walk."""
     if not end and not exec_flags & (EXEC_MEMFD | EXEC_ESCAPED | EXEC_PATH_TRUNCATED):
         return {}
     flags = 0

@@ -7,14 +7,14 @@ from typing import Self
 
 
 class ResolverOpts:
-    """Options; every method returns the object, so calls chain.
+    """Options. Every method returns the object, so that calls can be chained.
 
     Attributes:
         envs_resolution_enabled: environments of processes are attached to their entries.
-        envs_with_value: names of variables that are shown, and stored, with their value.
-        tty_fallback_enabled: a terminal that the kernel did not name is looked up in procfs.
-        raw_values: arguments and environments are stored as they are, secrets too. (Not in the reference, which keeps
-            them in its own memory only; here they are in files that readers map.)
+        envs_with_value: names of variables that are shown and stored with their value.
+        tty_fallback_enabled: a terminal that the kernel did not name is read from ``/proc``.
+        raw_values: arguments and environments are stored unchanged, with secrets. (The reference has no such option,
+            because it stores them only in its own memory; here readers map the files that hold them.)
     """
 
     def __init__(self) -> None:
@@ -32,15 +32,15 @@ class ResolverOpts:
         """Add names of variables that keep their value.
 
         Raises:
-            TypeError: a single text, whose letters would be the names.
+            TypeError: the argument is one string, whose letters would become the names.
         """
         if isinstance(envs_with_value, str):
-            raise TypeError(f"names of variables are expected, not one text: [{envs_with_value!r}]")
+            raise TypeError(f"expected a list of names of variables, not one string: use [{envs_with_value!r}]")
         self.envs_with_value.update(envs_with_value)
         return self
 
     def with_tty_fallback_enabled(self) -> Self:
-        """Look a missing terminal up in procfs."""
+        """Read a missing terminal from ``/proc``."""
         self.tty_fallback_enabled = True
         return self
 
@@ -50,7 +50,7 @@ class ResolverOpts:
         return self
 
     def copy(self) -> ResolverOpts:
-        """An independent copy: what a resolver keeps."""
+        """Return an independent copy, which a resolver stores."""
         other = ResolverOpts()
         other.envs_resolution_enabled = self.envs_resolution_enabled
         other.envs_with_value = set(self.envs_with_value)
