@@ -197,6 +197,12 @@ def _known(field: EntryField) -> str | None:
     return f"KNOWN_{field.known}" if field.known else None
 
 
+def _texts(state: segments.State) -> list[str]:
+    """Return a text for every number that the bits of a state can hold, also for those that mean nothing."""
+    count = (state.mask >> state.shift) + 1
+    return [state.values[min(number, len(state.values) - 1)] for number in range(count)]
+
+
 def _name_of_flag(prefix: str, value: int) -> str:
     return next(name for name, found in vars(segments).items() if name.startswith(prefix) and found == value)
 
@@ -210,7 +216,7 @@ def properties() -> list[EntryField]:
     return [
         field
         for field in entry_fields.FIELDS
-        if field.shown != "event" and field.value != ["computed"] and not _has(field, "cached")
+        if field.shown not in ("event", "some") and field.value != ["computed"] and not _has(field, "cached")
     ]
 
 
@@ -259,7 +265,11 @@ def entry_properties() -> str:
 
 def entry_values() -> str:
     """Return the texts of states, for ``_entry.pyx``."""
-    return "".join(f"_{state.name.upper()} = {state.values!r}\n" for state in segments.STATES if state.values)
+    return "".join(
+        f"_{state.name.upper()} = {tuple(_texts(state))!r}\n".replace("'", '"')
+        for state in segments.STATES
+        if state.values
+    )
 
 
 def entry_stubs() -> str:
@@ -308,7 +318,7 @@ def event_fields_pxi() -> str:
     ]  # fmt: skip
     for state in segments.STATES:
         if state.values:
-            texts = ", ".join(f'"{text}"' for text in state.values)
+            texts = ", ".join(f'"{text}"' for text in _texts(state))
             lines += [f"cdef const char **{state.name}_names = [{texts}]", ""]
     for group, fields in groups.items():
         lines += [
@@ -392,7 +402,7 @@ def markdown_fields() -> str:
     """Return the table of all fields of an event."""
     lines = ["| field | type | meaning |", "| --- | --- | --- |"]
     for field in entry_fields.FIELDS:
-        if field.shown in ("both", "event"):
+        if field.shown in ("both", "event", "some"):
             lines.append(f"| `{field.name}` | {field.type} | {_escaped(field.meaning)} |")
     return "\n".join(lines) + "\n"
 
