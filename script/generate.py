@@ -282,6 +282,20 @@ def entry_stubs() -> str:
     return "\n".join(lines) + "\n"
 
 
+#: Fields that are never null, or have a type of their own, in the static type of an event.
+_EVENT_TYPES = {"pid": "int", "lineage": "list[Ancestor]"}
+
+
+def event_types() -> str:
+    """Return the static types of the fields that all events of processes have."""
+    types = _PYTHON_TYPES | {"map": "dict[str, object]", "[str]": "list[str]"}
+    fields = [field for field in entry_fields.FIELDS if field.shown in ("both", "event")]
+    fields = fields[[field.name for field in fields].index("pid") :]
+    return "".join(
+        f"    {field.name}: {_EVENT_TYPES.get(field.name) or types[field.type] + ' | None'}\n" for field in fields
+    )
+
+
 def event_field(field: EntryField) -> str:
     """Return the statement of the encoder that writes a copied field."""
     key, row, known = f'pl_key(p, "{field.name}")', _row_field(field), _known(field)
@@ -411,6 +425,7 @@ def tables() -> dict[str, str]:
     """Return the generated parts of files that are written by hand, by the name that their markers have."""
     found = {
         "event-fields": markdown_fields(),
+        "event-types": event_types(),
         "entry-properties": entry_properties(),
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),
@@ -465,7 +480,11 @@ def generated() -> dict[str, str]:
         "pipeline/resolver/apply/states.pxi": states_pxi(),
     }  # fmt: skip
     parts = tables()
-    marked = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")]
+    marked = [
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")),
+        ROOT / "pipeline/bus/stream/event.py",
+    ]
     for path in marked:
         text = path.read_text()
         if _MARKED.search(text):

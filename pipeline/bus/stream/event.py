@@ -30,6 +30,7 @@ class Event(TypedDict, total=False):
     seq: int | None  # None: a special event
     order: int | None
     time_ns: int
+    # generated: event-types
     pid: int
     tid: int | None
     ppid: int | None
@@ -45,6 +46,7 @@ class Event(TypedDict, total=False):
     path: str | None
     script_path: str | None
     name: str | None
+    cwd: str | None
     symlink_paths: list[str] | None
     symlink_basename: str | None
     argv: list[str] | None
@@ -73,6 +75,8 @@ class Event(TypedDict, total=False):
     cap_permitted: int | None
     caps_attempted: int | None
     caps_used: int | None
+    no_new_privs: bool | None
+    seccomp_mode: str | None
     tty: str | None
     sid: int | None
     pgid: int | None
@@ -115,6 +119,7 @@ class Event(TypedDict, total=False):
     extra: dict[str, object] | None
     lineage: list[Ancestor]
     lineage_truncated: bool | None
+    # end of the generated part
 
     new_parent: Ancestor  # reparent
     context: dict[str, object]  # context events
