@@ -197,6 +197,12 @@ def _known(field: EntryField) -> str | None:
     return f"KNOWN_{field.known}" if field.known else None
 
 
+def _texts(state: segments.State) -> list[str]:
+    """Return a text for every number that the bits of a state can hold, also for those that mean nothing."""
+    count = (state.mask >> state.shift) + 1
+    return [state.values[min(number, len(state.values) - 1)] for number in range(count)]
+
+
 def _name_of_flag(prefix: str, value: int) -> str:
     return next(name for name, found in vars(segments).items() if name.startswith(prefix) and found == value)
 
@@ -210,7 +216,7 @@ def properties() -> list[EntryField]:
     return [
         field
         for field in entry_fields.FIELDS
-        if field.shown != "event" and field.value != ["computed"] and not _has(field, "cached")
+        if field.shown not in ("event", "some") and field.value != ["computed"] and not _has(field, "cached")
     ]
 
 
@@ -259,7 +265,11 @@ def entry_properties() -> str:
 
 def entry_values() -> str:
     """Return the texts of states, for ``_entry.pyx``."""
-    return "".join(f"_{state.name.upper()} = {state.values!r}\n" for state in segments.STATES if state.values)
+    return "".join(
+        f"_{state.name.upper()} = {tuple(_texts(state))!r}\n".replace("'", '"')
+        for state in segments.STATES
+        if state.values
+    )
 
 
 def entry_stubs() -> str:
@@ -270,6 +280,20 @@ def entry_stubs() -> str:
         kind += " | None" if _is_nullable(field) else ""
         lines += ["    @property", f"    def {field.name}(self) -> {kind}: ..."]
     return "\n".join(lines) + "\n"
+
+
+#: Fields that are never null, or have a type of their own, in the static type of an event.
+_EVENT_TYPES = {"pid": "int", "lineage": "list[Ancestor]"}
+
+
+def event_types() -> str:
+    """Return the static types of the fields that all events of processes have."""
+    types = _PYTHON_TYPES | {"map": "dict[str, object]", "[str]": "list[str]"}
+    fields = [field for field in entry_fields.FIELDS if field.shown in ("both", "event")]
+    fields = fields[[field.name for field in fields].index("pid") :]
+    return "".join(
+        f"    {field.name}: {_EVENT_TYPES.get(field.name) or types[field.type] + ' | None'}\n" for field in fields
+    )
 
 
 def event_field(field: EntryField) -> str:
@@ -308,7 +332,7 @@ def event_fields_pxi() -> str:
     ]  # fmt: skip
     for state in segments.STATES:
         if state.values:
-            texts = ", ".join(f'"{text}"' for text in state.values)
+            texts = ", ".join(f'"{text}"' for text in _texts(state))
             lines += [f"cdef const char **{state.name}_names = [{texts}]", ""]
     for group, fields in groups.items():
         lines += [
@@ -392,7 +416,7 @@ def markdown_fields() -> str:
     """Return the table of all fields of an event."""
     lines = ["| field | type | meaning |", "| --- | --- | --- |"]
     for field in entry_fields.FIELDS:
-        if field.shown in ("both", "event"):
+        if field.shown in ("both", "event", "some"):
             lines.append(f"| `{field.name}` | {field.type} | {_escaped(field.meaning)} |")
     return "\n".join(lines) + "\n"
 
@@ -401,6 +425,7 @@ def tables() -> dict[str, str]:
     """Return the generated parts of files that are written by hand, by the name that their markers have."""
     found = {
         "event-fields": markdown_fields(),
+        "event-types": event_types(),
         "entry-properties": entry_properties(),
         "entry-values": entry_values(),
         "entry-stubs": entry_stubs(),
@@ -455,7 +480,11 @@ def generated() -> dict[str, str]:
         "pipeline/resolver/apply/states.pxi": states_pxi(),
     }  # fmt: skip
     parts = tables()
-    marked = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")]
+    marked = [
+        *sorted((ROOT / "docs").glob("*.md")),
+        *sorted((ROOT / "pipeline/shm/reader").glob("_entry.py[xi]")),
+        ROOT / "pipeline/bus/stream/event.py",
+    ]
     for path in marked:
         text = path.read_text()
         if _MARKED.search(text):

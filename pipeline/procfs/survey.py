@@ -166,6 +166,7 @@ def _complete(
     tgids: list[int] = head["tgid"].tolist()
     starts: list[int] = head["start_boot_ns"].tolist()
     args: list[procfs.Area | None] = [reader.read_args(tgid) for tgid in watched(tgids, show_life)]
+    cwds: list[bytes | None] = [reader.read_cwd(tgid) for tgid in watched(tgids, show_life)]
     envs: list[procfs.Area | None] = [None] * len(tgids)
     if want & procfs.WANT_ENVS:
         envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
@@ -182,13 +183,14 @@ def _complete(
             if info is not None and info.start_ticks != starts[i] // TICK_NS:
                 info = None
             args[i] = envs[i] = script = None
+            cwds[i] = None if info is None else info.cwd
             if info is not None and info.argv is not None:
                 args[i], script = procfs.Area(info.argv, info.is_args_truncated), info.script_path
                 exec_["args_full_bytes"][i] = info.args_full_bytes
             if info is not None and info.envs is not None:
                 envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
                 exec_["envs_full_bytes"][i] = info.envs_full_bytes
-        cwd = reader.read_cwd(tgids[i]) if args[i] is not None else None
+        cwd = cwds[i]
         names.append((script or b"") if cwd is None else b"%b\0%b" % (script or b"", cwd))
         scripts.append(bool(script))
     exec_["path_bytes"] = [len(path) for path in paths]

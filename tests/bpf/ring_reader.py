@@ -31,6 +31,7 @@ class Record:
     place: np.void | None = None
     members: list[tuple[int, int]] = field(default_factory=list)
     caps: np.void | None = None
+    cwd: bytes | None = None
 
     @property
     def is_about_a_cgroup(self) -> bool:
@@ -87,7 +88,11 @@ def parse(ring: int, data: bytes) -> Record:
             strings.append(data[at : at + int(body[field])])
             at += int(body[field])
     assert at == len(data)
-    return Record(ring, head, task, body, *strings)
+    cwd = None
+    if strings:
+        strings[1], nul, directory = strings[1].partition(b"\0")
+        cwd = directory if nul else None
+    return Record(ring, head, task, body, *strings, cwd=cwd)
 
 
 class RingReader:

@@ -12,6 +12,7 @@ import pytest
 from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
 from pipeline.procfs.reader import WANT_ALL, read_process
 from pipeline.records import kinds as events
+from pipeline.shm.layout import declared as layout
 
 
 def make(**facts: Any) -> ProcInfo:
@@ -109,6 +110,20 @@ def test_exec_has_each_value_in_its_field() -> None:
     assert records.blob == b"/jail/bin/xx\0\0y\0A=1\0"
     assert records.head[0]["var_bytes"] == len(records.blob)
     assert records.head[0]["record_bytes"] == 64 + 160 + 128 + len(records.blob)
+
+
+def test_states_and_the_working_directory_are_in_the_record() -> None:
+    records = to_record(make(states=(2, 3), cwd=b"/srv", exe=b"/bin/x", argv=b"x\0", envs=b""))
+    assert (records.task[0]["no_new_privs"], records.task[0]["seccomp_mode"]) == (2, 3)
+    assert (records.exec[0]["name_bytes"], records.blob) == (5, b"/bin/x\0/srvx\0")
+    unknown = to_record(make()).task[0]
+    assert (unknown["no_new_privs"], unknown["seccomp_mode"]) == (0, 0)
+
+
+def test_the_states_of_a_record_have_the_order_of_the_declaration() -> None:
+    names = events.TASK.names or ()
+    places = [names.index(state.name) for state in layout.STATES]
+    assert places == sorted(places)
 
 
 def test_unknown_is_marked_not_empty() -> None:

@@ -22,6 +22,7 @@ class Host:
     passes: list[list[dict]]  #: for each pass of the iterator, what it shows; the last one goes on
     args: dict[int, bytes] = field(default_factory=dict)
     envs: dict[int, bytes] = field(default_factory=dict)
+    cwds: dict[int, bytes] = field(default_factory=dict)
     infos: dict[int, ProcInfo] = field(default_factory=dict)
     limit: int = 100
     asked: list[int] = field(default_factory=list)  #: who was read closely
@@ -34,6 +35,9 @@ class Host:
 
     def read_envs(self, tgid: int) -> Area | None:
         return self._area(self.envs.get(tgid))
+
+    def read_cwd(self, tgid: int) -> bytes | None:
+        return self.cwds.get(tgid)
 
     def _area(self, text: bytes | None) -> Area | None:
         return None if text is None else Area(text[: self.limit], len(text) > self.limit)
@@ -80,6 +84,17 @@ def pieces(look: Survey, i: int = 0) -> list[bytes]:
         at += int(look.exec[name][i])
     assert at == len(look.strings[i]) == look.head["var_bytes"][i]
     return found
+
+
+def test_the_working_directory_follows_the_name() -> None:
+    later = process(6, comm=b"b")
+    host = Host(
+        [[process(5), process(6), process(7)], [process(5), later, process(7)]],
+        args={5: b"a\0", 6: b"a\0", 7: b"a\0"}, cwds={5: b"/srv", 6: b"/stale"},
+        infos={6: info(6, argv=b"b\0", cwd=b"/new")},
+    )  # fmt: skip
+    look = host.look()
+    assert [pieces(look, i)[1] for i in range(3)] == [b"\0/srv", b"\0/new", b""]
 
 
 def test_what_two_passes_tell_alike_is_not_read_closely() -> None:

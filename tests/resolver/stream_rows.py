@@ -150,7 +150,7 @@ def expected(
             "exit_cause_code": signal or status >> 8 & 0xFF,
         }
     file = row.strings.get("file") if known & layout.KNOWN_FILE else None
-    name = row.strings.get("name")
+    name, nul, cwd = row.strings.get("name", b"").partition(b"\0")
     facts = None
     has_files = topic == EXEC or file_form == "all"
     if file is not None and has_files:
@@ -183,7 +183,7 @@ def expected(
            for key, value in when(layout.KNOWN_COMM, "comm").items()},
         "path": text(file[64:]) if file is not None else None,
         "script_path": text(name) if name and flags & layout.ROW_SCRIPT else None,
-        "name": text(name) if name else None,
+        "name": text(name) if name else None, "cwd": text(cwd) if nul else None,
         **symlink(file, row.strings.get("args") if known & layout.KNOWN_ARGS else None, flags),
         "argv": strings_of(row.strings.get("args")) if known & layout.KNOWN_ARGS else None,
         **when(layout.KNOWN_ARGS, "argc"), "args_truncated": bool(flags & layout.ROW_ARGS_TRUNCATED),
@@ -203,6 +203,8 @@ def expected(
         },
         **when(layout.KNOWN_CAPS, "cap_effective", "cap_permitted"),
         "caps_attempted": row["cap_attempted"], "caps_used": row["cap_used"],
+        "no_new_privs": bool(flags & layout.ROW_NO_NEW_PRIVS) if known & layout.KNOWN_NO_NEW_PRIVS else None,
+        "seccomp_mode": SECCOMP[flags >> 24 & 3] if known & layout.KNOWN_SECCOMP else None,
         "tty": field_text(row["tty"]) if known & layout.KNOWN_TTY else None,
         **when(layout.KNOWN_SID, "sid", "pgid"), **when(layout.KNOWN_FILE, "inode"), "file": facts,
         "interpreter": extra["interpreter"] if has_files and "interpreter" in extra
@@ -215,7 +217,7 @@ def expected(
         "cgroup_source": {1: "event", 2: "procfs", 3: "inherited"}.get(row["cgroup_source"])
         if known & layout.KNOWN_CGROUP and (row["cgroup_id"] or row["cgroup_source"] == 3) else None,
         "container_id": text(row.strings["container"]) if "container" in row.strings else None,
-        **when(layout.KNOWN_NS, "ns_pid"),
+        "ns_pid": row["ns_pid"] or None if spaces else None,
         **{key: value or None for key, value in when(layout.KNOWN_NS, "pid_ns", "mnt_ns", "net_ns", "user_ns").items()},
         "fork_flags": row["fork_flags"] or None, "cookie": row["cookie"] or None,
         "user_session": row["user_session"] or None, "source": layout.SOURCE_NAMES[row["source"]],
@@ -309,6 +311,9 @@ WORDS = (
 )  # fmt: skip
 
 
+SECCOMP = ("disabled", "strict", "filter", "filter")
+
+
 def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives: list[Row]) -> Row:
     """A row with anything in it that a row can hold."""
 
@@ -338,11 +343,13 @@ def random_row(random: random.Random, writer: TableWriter, tgid: int, relatives:
             else:
                 # Numbers from the kernel have their full width; flags and masks too, as unknown bits must not matter.
                 fields[name] = number(kind.itemsize * 8 - (kind.kind == "i"))
-    fields["flags"] = random.getrandbits(21)
-    fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(15)))
+    fields["flags"] = random.getrandbits(21) | random.getrandbits(1) << 23 | random.randrange(4) << 24
+    fields["known"] = random.choice((0, 0xFFFFFFFF, random.getrandbits(17)))
     for name in ("name", "cgroup", "container"):
         if random.random() < 0.5:
             fields[name] = random.choice(WORDS)
+    if random.random() < 0.5:
+        fields["name"] = fields.get("name", b"") + b"\0" + random.choice(WORDS)
     if "cgroup" in fields:
         times = [random.choice((0, 1, random.getrandbits(50))) for _ in range(2)]
         fields["cgroup"] = struct.pack("<QQ", *times) + fields["cgroup"]

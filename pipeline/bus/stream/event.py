@@ -30,6 +30,7 @@ class Event(TypedDict, total=False):
     seq: int | None  # None: a special event
     order: int | None
     time_ns: int
+    # generated: event-types
     pid: int
     tid: int | None
     ppid: int | None
@@ -118,6 +119,7 @@ class Event(TypedDict, total=False):
     extra: dict[str, object] | None
     lineage: list[Ancestor]
     lineage_truncated: bool | None
+    # end of the generated part
 
     new_parent: Ancestor  # reparent
     context: dict[str, object]  # context events

@@ -3,7 +3,7 @@
 cdef enum:
     EVENT_FIELDS = 92
 
-cdef const char **seccomp_mode_names = ["disabled", "strict", "filter"]
+cdef const char **seccomp_mode_names = ["disabled", "strict", "filter", "filter"]
 
 
 cdef inline char *put_times(

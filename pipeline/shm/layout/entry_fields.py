@@ -4,9 +4,9 @@
 the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Whatever
 shows all fields goes through ENTRY_FIELDS or EVENT_FIELDS. Needs no numpy.
 
-A line has the name, where the field is shown (``both``, ``entry``, ``event``, ``property``: an attribute of `Entry`
-that its JSON form does not have), its type, where its value comes from, and its meaning. The value is ``computed`` (by
-hand), or a field of the row, followed by conditions:
+A line has the name, where the field is shown (``both``, ``entry``, ``event``; ``some``: in some events; ``property``:
+an attribute of `Entry` that its JSON form lacks), its type, where its value comes from, and its meaning. The value is
+``computed`` (by hand), or a field of the row, followed by conditions:
 
 - ``known NAME``: null unless KNOWN_NAME is set
 - ``nonzero``: null if it is 0
@@ -195,6 +195,11 @@ extra                    both      map    computed  what few processes have, see
 lineage                  event     [map]  computed
     ancestors at the event, nearest first, earlier images among them: pid, start_time_ns, comm, path, entity_id
 lineage_truncated        event     bool   computed  there are more than eight, or the chain leads out of the table
+new_parent               some      map    computed  `reparent` only: like one of `lineage`
+context                  some      map    computed
+    context events only: the keys of its kind; `target`, where it has one, like one of `lineage`; `error`: null,
+    `no_process_context` (the process is unknown; all fields but the pid are null), `broken_lineage`, or `failed: ` and
+    the reason
 [properties]
 start_boot_ns            property  uint   hot.start_boot_ns
     start time on the boot clock; with pid and boot id the identity. 0: unknown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-SHOWN = ("both", "entry", "event", "property")
+SHOWN = ("both", "entry", "event", "some", "property")
 
 
 class EntryField(NamedTuple):

@@ -269,7 +269,7 @@ _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 FIELDS = ENTRY_FIELDS
 
 # generated: entry-values
-_SECCOMP_MODE = ('disabled', 'strict', 'filter')
+_SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
 # end of the generated part
 
 #: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in

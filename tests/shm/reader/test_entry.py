@@ -22,7 +22,7 @@ from pipeline.shm.reader.table import FIELDS, Entry
 from pipeline.shm.writer._segment import filesystem_type
 from tests.shm.handmade import BOOT_ID, BOOT_UNIX_NS, Tables
 
-ALL_KNOWN = 0x7FFF
+ALL_KNOWN = 0x1FFFF
 
 
 @pytest.fixture
@@ -51,7 +51,10 @@ def full_row(tables: Tables) -> int:
     fields["cgroup_source"] = layout.CGROUP_SOURCE_PROCFS
     fields |= {"exit_code": 3 << 8, "argc": 3, "envc": 1, "ppid": 3, "creator_tgid": 4}
     fields |= {"parent": tables.link(parent), "creator": tables.link(creator), "ancestor": 0, "previous_owner": 0}
-    fields |= {"flags": layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN}
+    fields["flags"] = (
+        layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_NO_NEW_PRIVS
+        | layout.ROW_SECCOMP_FILTER
+    )  # fmt: skip
     fields["file_ref"] = tables.file(
         b"/chroot/usr/bin/python3", file_inode=7, device=8, mount_id=9, mode=0o100755, file_uid=10, file_gid=11,
         nlink=1, mtime_ns=12, ctime_ns=13, fs_magic=0x9123683E, file_flags=1, root_offset=7,
@@ -60,7 +63,7 @@ def full_row(tables: Tables) -> int:
     )  # fmt: skip
     fields["args_ref"] = tables.strings("args", b"python3", b"", b"\xfe.py")
     fields["envs_ref"] = tables.strings("envs", b"A=1")
-    fields["name_ref"] = tables.intern("names", b"./run.py")
+    fields["name_ref"] = tables.intern("names", b"./run.py\0/srv/w\xc3\xb6rk")
     fields["cgroup_ref"] = tables.intern("names", struct.pack("<QQ", 7000, 6000) + b"/system.slice")
     fields["container_ref"] = tables.intern("names", b"c0ffee")
     fields["extra_ref"] = tables.intern("args", msgpack.packb({"user": "root"}))
@@ -87,7 +90,8 @@ def test_every_field_is_shown(tables: Tables) -> None:
     assert shown == {
         "pid": 7, "fork_time_ns": BOOT_UNIX_NS + int(cold["fork_boot_ns"]), "exit_cause": "exited",
         "exit_cause_code": 3, "comm": "tool\udcff", "path": "/chroot/usr/bin/python3", "script_path": "./run.py",
-        "name": "./run.py", "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
+        "name": "./run.py", "cwd": "/srv/w\u00f6rk", "no_new_privs": True, "seccomp_mode": "filter",
+        "argv": ["python3", "", "\udcfe.py"], "args_truncated": False, "envs": ["A=1"],
         "envs_truncated": False, "caps_attempted": cold["cap_attempted"], "caps_used": cold["cap_used"], "tty": "pts3",
         "file": (file := {
             "path": "/chroot/usr/bin/python3", "basename": "python3", "extension": "", "is_fileless": False,
@@ -123,6 +127,43 @@ def test_what_is_not_known_is_none(tables: Tables) -> None:
         "is_through_symlink": False, "is_head": True, "is_exited": False, "is_thread": True,
     }  # fmt: skip
     assert shown == dict.fromkeys(FIELDS) | values
+
+
+@pytest.mark.parametrize(
+    ("flags", "known", "shown"),
+    [
+        (0, 0, (None, None)),
+        (layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_FILTER, 0, (None, None)),
+        (0, layout.KNOWN_NO_NEW_PRIVS | layout.KNOWN_SECCOMP, (False, "disabled")),
+        (layout.ROW_NO_NEW_PRIVS, layout.KNOWN_NO_NEW_PRIVS, (True, None)),
+        (layout.ROW_SECCOMP_STRICT, layout.KNOWN_SECCOMP, (None, "strict")),
+        (layout.ROW_SECCOMP_FILTER, layout.KNOWN_SECCOMP, (None, "filter")),
+    ],
+)
+def test_states_are_shown_where_they_are_known(
+    tables: Tables, flags: int, known: int, shown: tuple[bool | None, str | None]
+) -> None:
+    tables.row(7, known=known, flags=layout.ROW_HEAD | flags)
+    entry = resolve(tables, 7)
+    assert (entry.no_new_privs, entry.seccomp_mode) == shown
+
+
+@pytest.mark.parametrize(
+    ("stored", "name", "cwd"),
+    [
+        (b"./a", "./a", None),
+        (b"./a\0/", "./a", "/"),
+        (b"\0/srv/\xff\n", None, "/srv/\udcff\n"),
+        (b"./a\0/" + b"d" * 4094, "./a", "/" + "d" * 4094),
+    ],
+)
+def test_the_working_directory_follows_the_name(
+    tables: Tables, stored: bytes, name: str | None, cwd: str | None
+) -> None:
+    tables.row(7, flags=layout.ROW_HEAD | layout.ROW_SCRIPT, name_ref=tables.intern("names", stored))
+    entry = resolve(tables, 7)
+    for _ in range(2):
+        assert (entry.name, entry.script_path, entry.cwd) == (name, name, cwd)
 
 
 @pytest.mark.parametrize(
@@ -285,14 +326,16 @@ def test_marks_say_what_is_not_certain(tables: Tables) -> None:
 def test_the_flags_of_marks_and_statements_are_those_of_the_layout(tables: Tables) -> None:
     """Each ROW_ flag has an attribute or a mark, so that none is hidden from readers."""
     flags = {name: value for name, value in vars(layout).items() if re.fullmatch(r"ROW_[A-Z_]+", name)}
-    tables.row(7, flags=0)
+    tables.row(7, flags=0, known=ALL_KNOWN)
     plain = resolve(tables, 7)
-    seen = ["marks"] + [name for name in dir(Entry) if name.startswith("is_") or name.endswith("_truncated")]
+    seen = ["marks", "no_new_privs", "seccomp_mode"] + [
+        name for name in dir(Entry) if name.startswith("is_") or name.endswith("_truncated")
+    ]
     for name, flag in flags.items():
         # script_path, exit_code; exit_time_ns; and what only the writer needs
         if name in ("ROW_SCRIPT", "ROW_EXIT_KNOWN", "ROW_DELETED", "ROW_STAT_INODE"):
             continue
-        tables.hot["flags"][1] = flag
+        tables.hot["flags"][1], tables.hot["known"][1] = flag, ALL_KNOWN
         entry = resolve(tables, 7)
         assert any(getattr(entry, attribute) != getattr(plain, attribute) for attribute in seen), name
 

@@ -56,7 +56,7 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             facts[name] = 10 + number
         facts["fs_magic"] = 0xEF53
         facts["mount_end"], facts["mount_source"], facts["mount_origin"], facts["mount_flags"] = 5, 1, 2, 5
-        known = 0x7FFF
+        known = 0x1FFFF
         init = Row(writer, tgid=1, start_boot_ns=10**9, comm=b"systemd", known=known, source=5, images=1)
         shell = Row(
             writer, tgid=400, ppid=1, start_boot_ns=2 * 10**9, comm=b"bash", known=known, images=2, ancestor=init,
@@ -71,12 +71,12 @@ def events() -> list[tuple[bytes, bytes, bytes]]:
             ns_pid=2, pid_ns=4026531836, mnt_ns=4026531841, net_ns=4026531840, user_ns=4026531837,
             cap_effective=1 << 40, cap_permitted=3, cap_attempted=5, cap_used=1, cookie=99, fork_flags=17, cgroup_id=77,
             argc=4, envc=1, exec_inode=13,
-            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py",
+            file=facts.tobytes() + "/opt/grüß/py".encode(), name=b"./run\xff.py\0/srv/w\xc3\xb6rk",
             cgroup=struct.pack("<QQ", 10**9, 2 * 10**9) + b"/system.slice/x.service",
             container=b"c0ffee", args=blob([b"./run\xff.py", b"", "ü".encode(), b"x" * 40]), envs=blob([b"HOME"]),
             extra=EXTRA, tty=b"",
             flags=layout.ROW_HEAD | layout.ROW_IS_EXEC | layout.ROW_SCRIPT | layout.ROW_EXIT_KNOWN | layout.ROW_GAP
-            | layout.ROW_ARGS_TRUNCATED | layout.ROW_ADOPTED,
+            | layout.ROW_ARGS_TRUNCATED | layout.ROW_ADOPTED | layout.ROW_NO_NEW_PRIVS | layout.ROW_SECCOMP_FILTER,
         )  # fmt: skip
         encoder = Encoder(BOOT, lineage_depth=1, envs="stored")
         encoder.topics_mask = 0xFF
