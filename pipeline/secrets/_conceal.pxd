@@ -1,5 +1,4 @@
-"""What the resolver's turn asks of a frame's strings; and their digest, for the applier, which makes it of records that hide
-nothing. See _conceal.pyx."""
+"""The sieve for frames, and the digest of strings, which apply computes for records without secrets. See _conceal.pyx."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -29,5 +28,5 @@ cdef class Sieve:
     cpdef Frame frame(self, Frame frame)
 
 
-# Of arguments and environment as they are before anything is hidden, never 0. NULL: absent, which is not empty.
+# Digest of arguments and environment before anything is hidden, never 0. NULL: absent, which differs from empty.
 cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs, uint32_t envs_bytes) noexcept nogil
