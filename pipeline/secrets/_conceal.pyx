@@ -1,9 +1,9 @@
-"""Find the exec records of a frame whose strings may hold something to hide. Hiding it is in conceal.py and scrub.py.
+"""Find the exec records of a frame whose strings may hold secrets. conceal.py and scrub.py hide the secrets.
 
-And what is left of what was hidden: a digest, by which two images are told apart that are the same as far as one sees.
+A digest of the original strings distinguishes two images whose strings are equal after hiding.
 
-Nearly no command line holds a secret, so all of them are looked over here, without Python objects: for the literals that
-every rule of the scrubber needs to match, case ignored. What has none of them is not touched again.
+Few command lines hold a secret. So all of them are searched here, without Python objects, for the literals without which
+no rule of the scrubber can match; case is ignored. Strings without any of them are not processed further.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -16,7 +16,7 @@ from pipeline.shm.layout._hash cimport pl_hash64
 
 import os
 
-#: Of this process: a digest means nothing to anybody else, and is in no memory that anybody else may read.
+#: Key of this process: its digests cannot be compared with those of another, and are in private memory only.
 cdef uint64_t _KEY = int.from_bytes(os.urandom(8), "little")
 
 
@@ -25,14 +25,14 @@ cdef inline bint in_word(uint8_t c) noexcept nogil:
 
 
 cdef class Literals:
-    """A set of byte strings (ASCII case ignored) that can be looked for in one pass.
+    """A set of byte strings that are searched in one pass; ASCII case is ignored.
 
-    A pair of bytes that begins no literal is passed over by one look into a table of bits; where one may begin, the
-    literals of that pair are compared.
+    A table of bits shows for each pair of bytes whether a literal begins with it. Only then are the literals with that
+    pair compared.
 
     Args:
-        literals: found anywhere; each of at least two bytes, a shorter one makes every text a hit.
-        words: found only where neither a letter, a digit nor an underscore stands before or behind.
+        literals: found anywhere. Each has at least two bytes; a shorter one matches every text.
+        words: found only if no letter, digit or underscore comes directly before or after.
     """
 
     def __cinit__(self, literals, words=()):
@@ -41,7 +41,7 @@ cdef class Literals:
         anywhere = {bytes(one).lower() for one in literals}
         for i in range(256):
             self.lower[i] = <uint8_t>(i + 32 if 65 <= i <= 90 else i)
-        # By their first pair, so that those of one pair lie together.
+        # Sorted, so that literals with the same first pair are adjacent.
         self.groups = sorted(anywhere | {bytes(one).lower() for one in words})
         self.count = <uint32_t>len(self.groups)
         self.pairs = <uint8_t *>calloc(8192, 1)
@@ -123,10 +123,10 @@ cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs,
 
 
 def digest(bytes args, bytes envs) -> int:
-    """A keyed digest of arguments and environment as they are before anything is hidden, never 0.
+    """Return a keyed digest of arguments and environment before anything is hidden; it is never 0.
 
     Args:
-        args, envs: strings with a NUL behind each; None: absent, which is not the same as empty.
+        args, envs: strings, each with a NUL at its end; None: absent, which differs from empty.
     """
     return pl_digest(
         <const char *>args if args is not None else NULL, 0 if args is None else <uint32_t>len(args),
@@ -135,11 +135,11 @@ def digest(bytes args, bytes envs) -> int:
 
 
 cdef class Sieve:
-    """Hands on the frames that hold nothing to hide, as they are.
+    """Passes on frames without secrets unchanged, and has the secrets of others hidden.
 
     Args:
-        literals: exec records whose arguments have none of them hold nothing to hide, unless they have an environment.
-        hide: a frame and what `_suspects` found in it -> the frame to keep.
+        literals: without one of these in its arguments, and without an environment, an exec record has no secrets.
+        hide: a frame and the result of `_suspects` -> the frame to keep.
     """
 
     def __init__(self, Literals literals, hide):
@@ -155,9 +155,13 @@ cdef class Sieve:
 
 
 cdef list _suspects(Frame frame, Literals literals):
-    """Return (number of the exec body, number of its record, where in the blob its strings begin) of every exec record
-    of `frame` that has one of `literals` in its arguments, or an environment. Without `literals`: an environment.
-    None where there is no such record.
+    """Find the exec records of `frame` with one of `literals` in their arguments, or with an environment.
+
+    Without `literals`, only records with an environment are found.
+
+    Returns:
+        (number of the exec body, number of its record, offset of its strings in the blob); None: there is no such
+        record.
     """
     cdef const pl_head_any *heads = <const pl_head_any *>frame.heads.at
     cdef const pl_exec_any *bodies = <const pl_exec_any *>frame.execs.at

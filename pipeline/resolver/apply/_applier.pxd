@@ -10,7 +10,7 @@ cdef class Applier(Events):
     cdef int insert(
         self, const told_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil
-    cdef void count_told(self, uint8_t source) noexcept nogil
+    cdef void count_made(self, uint8_t source) noexcept nogil
     cdef bint is_other_image(self, uint32_t row, const told_record *record, uint64_t exec_boot_ns) noexcept nogil
     cdef int merge_facts(
         self, uint32_t row, const told_record *record, bint ticks, uint64_t exec_boot_ns

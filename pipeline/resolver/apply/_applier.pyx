@@ -1,63 +1,41 @@
-"""The Applier: events in batches or one at a time, and what /proc says, into the tables.
+"""The Applier: applies events, in batches or one at a time, and facts from /proc to the tables.
 
-What an event does is in _effects.pyx. /proc facts come as the same records (`insert_snapshot`), with the time at which they
-were read. They are newer than the events that were under way then: a process entered from /proc is put back to what its
-fork event says when that one arrives, and the events that follow bring it forward again, so the tables end as if /proc had
-never been asked. Follows specification 3.3.6, 3.3.7 and 3.3.9; reading /proc is in survey.py and reader.py.
+The classes below it are described in _rows.pyx. Facts from /proc have the form of records (`insert_snapshot`), with the
+time at which they were read. They are younger than the events that were under way then. When the fork of a process
+that was entered from /proc arrives, the process returns to its state at the fork, and the following events bring it
+forward again; so the tables end as if /proc had never been read. Follows specification 3.3.6, 3.3.7 and 3.3.9; /proc is
+read by survey.py and reader.py.
 
-Python-level methods, for the resolver's loop, snapshot, repair and single calls (times are boot ns):
+Methods for Python: the duty cycle, the snapshot, repairs and single calls (times are boot ns):
 
     apply(batch) -> int                                       events applied; the batch of a Merger
     apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
-    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  the process is gone and nobody saw it end
-    reparent(tgid, ppid, time_boot_ns, ...) -> bool           the kernel says who its parent is
-    take_wanted() -> [(tgid, start_boot_ns)]                  what /proc should be asked about
+    close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  end a process whose exit was lost
+    reparent(tgid, ppid, time_boot_ns, ...) -> bool           set the parent that the kernel names
+    take_wanted() -> [(tgid, start_boot_ns)]                  processes to read from /proc
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memcmp, memset
 
-from pipeline.resolver.apply._effects cimport PROCESS_FLAGS, Events
-from pipeline.resolver.merge._queues cimport Batch
 from pipeline.records._records cimport (
-    PL_FLAG_HEAD_ONLY,
-    PL_FLAG_PARTIAL,
-    PL_KIND_EXEC,
-    PL_KIND_EXIT,
-    PL_KIND_FORK,
-    pl_exec_any,
-    pl_exit_any,
-    pl_fork_any,
-    pl_head_any,
-    pl_task_any,
+    PL_FLAG_HEAD_ONLY, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, pl_exec_any, pl_exit_any,
+    pl_fork_any, pl_head_any, pl_task_any,
 )
+from pipeline.resolver.apply._effects cimport Events
+from pipeline.resolver.apply._execs cimport PROCESS_FLAGS
 from pipeline.resolver.apply._followups cimport TOPIC_EXIT
 from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.merge._queues cimport Batch
 from pipeline.shm.layout._layout cimport (
-    PL_CGROUP_SOURCE_PROCFS,
-    PL_CGROUP_SOURCE_UNKNOWN,
-    PL_C_ADDED_KERNEL_MAPS,
-    PL_C_ADDED_PROCFS,
-    PL_C_EXITS_UNSEEN,
-    PL_C_SNAPSHOT_ADDED,
-    PL_KNOWN_FILE,
-    PL_ROW_EXIT_UNSEEN,
-    PL_ROW_GAP,
-    PL_ROW_HEAD,
-    PL_ROW_IS_EXEC,
-    PL_ROW_IS_EXEC_EXEC,
-    PL_ROW_START_TICKS,
-    PL_ROW_STAT_INODE,
-    PL_SOURCE_EVENT,
-    PL_SOURCE_MAP,
-    PL_SOURCE_PROCFS,
-    PL_SOURCE_SNAPSHOT,
-    pl_hot,
+    PL_CGROUP_SOURCE_PROCFS, PL_CGROUP_SOURCE_UNKNOWN, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_EXITS_UNSEEN,
+    PL_C_SNAPSHOT_ADDED, PL_KNOWN_FILE, PL_ROW_EXIT_UNSEEN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC,
+    PL_ROW_IS_EXEC_EXEC, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_EVENT, PL_SOURCE_MAP, PL_SOURCE_PROCFS,
+    PL_SOURCE_SNAPSHOT, pl_hot,
 )
-from pipeline.shm.writer._writer cimport TableWriter
 
 include "states.pxi"
 
@@ -75,15 +53,15 @@ cdef enum:
 
 
 cdef class Applier(Events):
-    """Applies events: the only code that decides what is in the rows.
+    """Applies events and facts from /proc. No other code decides what the rows hold.
 
     Args:
         tables: pipeline.shm.writer._writer.TableWriter of this process.
-        encoder: pipeline.resolver.stream._encoder.Encoder to tell each applied event, or None.
+        encoder: pipeline.resolver.stream._encoder.Encoder that gets each applied event, or None.
     """
 
     def apply(self, Batch batch not None) -> int:
-        """Apply a batch of a Merger; returns how many events it had."""
+        """Apply a batch of a Merger; return how many events it had."""
         with nogil:
             self.apply_batch(batch)
         return batch.count
@@ -97,14 +75,14 @@ cdef class Applier(Events):
 
         Args:
             head, task, body: buffers of one HEAD, one TASK and the body of the kind (FORK, EXEC or EXIT) of
-                pipeline.records.kinds; None where the record has none.
+                pipeline.records.kinds; None: the record has none.
             strings: path, name, args and envs of an exec, one after the other.
             known: KNOWN_* groups of `task` that hold a value; by default what the head's flags say.
-            source: SOURCE_* of the images that it makes: where somebody else than the kernel's ring told it.
-            digest: of the arguments and the environment before anything was hidden (_conceal.pyx); 0: nothing was.
+            source: SOURCE_* of the images that the record makes, if it is not from the kernel's ring.
+            digest: of arguments and environment before anything was hidden (_conceal.pyx); 0: nothing was hidden.
 
         Returns:
-            The row of the process's head, 0 when it is not in the tables.
+            The row of the process's head; 0: it is not in the tables.
 
         Raises:
             ValueError: a buffer has the wrong length.
@@ -134,7 +112,7 @@ cdef class Applier(Events):
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
-            record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
+            record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source if source else PL_SOURCE_EVENT
         record.digest = digest
         with nogil:
@@ -145,23 +123,23 @@ cdef class Applier(Events):
         self, head, task, exec_=None, strings=b"", *, int source=PL_SOURCE_SNAPSHOT, known=None,
         bint start_ticks=False, uint32_t flags=0, uint64_t exec_boot_ns=0, uint64_t digest=0,
     ) -> int:
-        """Enter, complete or correct a live process from what /proc, the task iterator or the kernel maps say of it.
+        """Enter, complete or correct a live process with facts from /proc, the task iterator or the kernel's maps.
 
         Args:
-            head: one HEAD: tgid, tid, start_boot_ns, ppid, and time_boot_ns: when this was read. parent_start_boot_ns
-                may be 0; then whoever has the parent's pid is linked if it is older.
+            head: one HEAD: tgid, tid, start_boot_ns, ppid, and in time_boot_ns the time of reading. If
+                parent_start_boot_ns is 0, the current owner of the parent's pid is linked, provided it is older.
             task, exec_: one TASK, one EXEC or None; strings: path, name, args, envs, as `exec_` says.
             source: SOURCE_SNAPSHOT, SOURCE_PROCFS or SOURCE_MAP.
             known: KNOWN_* groups of `task` that hold a value; by default all for a head without FLAG_PARTIAL, else
                 those that are not zero.
-            start_ticks: the start time is one of /proc, rounded down to a tick.
-            flags: ROW_* to set on a row that is entered (ROW_BEFORE_CAPTURE, ROW_GAP).
-            exec_boot_ns: when an exec made the image that has `task`'s cookie, as the kernel's maps say; 0: unknown, or none
-                did. If the row has another cookie, that exec was lost.
-            digest: as in `apply_records`, but for 0: not known.
+            start_ticks: the start time is from /proc, rounded down to a tick.
+            flags: ROW_* to set on a new row (ROW_BEFORE_CAPTURE, ROW_GAP).
+            exec_boot_ns: time of the exec that made the image with `task`'s cookie, from the kernel's maps; 0: it is
+                unknown, or there was none. If the row has another cookie, that exec was lost.
+            digest: as in `apply_records`, except that 0 means unknown.
 
         Returns:
-            SAME, ADDED, COMPLETED (what was unknown is known now) or CHANGED (something was different).
+            SAME, ADDED, COMPLETED (an unknown fact was added) or CHANGED (a fact was different).
 
         Raises:
             ValueError: a buffer has the wrong length.
@@ -183,7 +161,7 @@ cdef class Applier(Events):
             raise ValueError("the strings are shorter than the record says")
         memset(&record, 0, sizeof(record))
         record.head, record.task, record.body.exec, record.strings = h, t, b, string_bytes
-        record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
+        record.groups = self.groups_of(h.flags, t) if known is None else <uint32_t>known | known_states(t)
         record.source = <uint8_t>source
         record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
         record.is_stat = (h.flags & PL_FLAG_PARTIAL) != 0
@@ -203,7 +181,7 @@ cdef class Applier(Events):
             return self.merge_facts(row, record, ticks, exec_boot_ns)
         row = self.tables.head(head.tgid)
         if row and self.hot[row].start_boot_ns > head.start_boot_ns:
-            return RESULT_SAME  # its pid has a younger owner already
+            return RESULT_SAME  # the pid has a younger owner already
         row = self.open_entry(head, head.start_boot_ns, &newer)
         if row == 0:
             return RESULT_SAME
@@ -223,7 +201,7 @@ cdef class Applier(Events):
                 hot.flags |= PL_ROW_STAT_INODE
         self.missing_parent(row, head, newer)
         parent = self.tables.follow(hot.parent)
-        # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
+        # A difference from the parent shows that there was an exec since the fork (specification 3.3.9).
         if head.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
         elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
@@ -236,23 +214,23 @@ cdef class Applier(Events):
         if record.source == PL_SOURCE_SNAPSHOT:
             self.counters[PL_C_SNAPSHOT_ADDED] += 1
         else:
-            self.count_told(record.source)
+            self.count_made(record.source)
         self.close_if_ended(row)
         return RESULT_ADDED
 
-    cdef void count_told(self, uint8_t source) noexcept nogil:
-        """An entry was made of what events did not tell; of a snapshot that is counted nowhere (specification 3.3.7)."""
+    cdef void count_made(self, uint8_t source) noexcept nogil:
+        """Count an entry that no event made; entries of a snapshot are not counted here (specification 3.3.7)."""
         if source == PL_SOURCE_PROCFS:
             self.counters[PL_C_ADDED_PROCFS] += 1
         elif source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
 
     cdef bint is_other_image(self, uint32_t row, const told_record *record, uint64_t exec_boot_ns) noexcept nogil:
-        """Whether a look at a process shows another image than the row has.
+        """Whether a record shows another image than the row.
 
-        Either the kernel's exec program gave the process another image since, by its cookie. Or the executable is
-        another one. Inode numbers of the kernel and of stat() differ on some file systems, so between these the path
-        has to differ too; a path alone can change by a rename.
+        Either the cookie shows that there was an exec, or the executable is another one. Inode numbers of the kernel
+        and of stat() differ on some file systems, so if one is compared with the other, the path has to differ too. The
+        path alone does not count, as a rename changes it.
         """
         cdef const pl_task_any *task = record.task
         cdef const pl_exec_any *body = record.body.exec
@@ -266,7 +244,7 @@ cdef class Applier(Events):
             return True
         if hot.inode == 0 or body.inode == 0 or hot.inode == body.inode:
             return False
-        # Whatever filled the kernel's maps does not say which of the two it had.
+        # Entries of the kernel's maps do not say which of the two they hold.
         is_comparable = (
             not record.is_stat and not hot.flags & PL_ROW_STAT_INODE
             and record.source != PL_SOURCE_MAP and hot.source != PL_SOURCE_MAP
@@ -281,10 +259,10 @@ cdef class Applier(Events):
     cdef int merge_facts(
         self, uint32_t row, const told_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil:
-        """The process is there: fill what is unknown, correct what differs if /proc is younger than the last event.
+        """Complete a process, and correct it if the record is younger than the last event.
 
-        The path, the arguments and the environment of an image are never corrected: an exec that was lost makes another
-        image, and without an exec only the process itself can have changed what /proc shows of them.
+        Path, arguments and environment of an image are never corrected. A lost exec makes another image, and without an
+        exec only the process itself can have changed them in /proc.
         """
         cdef const pl_head_any *head = record.head
         cdef const pl_task_any *task = record.task
@@ -299,7 +277,7 @@ cdef class Applier(Events):
             self.exact_start(row, head.start_boot_ns)
             result = RESULT_COMPLETED
         if has_image and younger and self.is_other_image(row, record, exec_boot_ns):
-            # An exec between the last event and now was lost; its time is unknown.
+            # An exec since the last event was lost; its time is unknown.
             image = self.copy_row(row)
             if image:
                 hot = &self.hot[image]
@@ -321,7 +299,7 @@ cdef class Applier(Events):
                 self.tables.end(image)
                 self.tables.set_head(head.tgid, image)
                 self.replace(row, head.time_boot_ns)
-                self.count_told(record.source)
+                self.count_made(record.source)
                 row = image
                 result = RESULT_CHANGED
         elif has_image and self.complete_image(row, record):
@@ -341,7 +319,7 @@ cdef class Applier(Events):
                 result = RESULT_COMPLETED
         if younger:
             if task.cookie and self.cold[row].cookie != task.cookie:
-                # The maps are others than those of which an event told: a new supervisor's, or they had forgotten it.
+                # The maps are not those of the last event: a new supervisor made them, or the entry was evicted.
                 self.tables.begin(row)
                 self.cold[row].cookie = task.cookie
                 self.tables.end(row)
@@ -354,14 +332,14 @@ cdef class Applier(Events):
     def close_missing(
         self, uint32_t tgid, uint64_t start_boot_ns, uint64_t time_boot_ns, *, bint seen=False
     ) -> bool:
-        """The process did not live any more at `time_boot_ns`, and its end was not seen.
+        """End a process that was gone at `time_boot_ns` and whose exit was lost.
 
         Args:
-            start_boot_ns: of the process meant; 0: whoever has the pid.
-            seen: the end was seen after all, at `time_boot_ns`, by whoever calls.
+            start_boot_ns: of the process; 0: the current owner of the pid.
+            seen: the caller has seen the end, at `time_boot_ns`.
 
         Returns:
-            False when there is no such process, or it has ended, or something younger is known of it.
+            False if there is no such process, if it has ended, or if younger facts of it are known.
         """
         cdef uint32_t row = self.tables.head(tgid)
         if (
@@ -383,9 +361,9 @@ cdef class Applier(Events):
         self, uint32_t tgid, uint32_t ppid, uint64_t time_boot_ns, *, uint64_t start_boot_ns=0,
         uint64_t parent_start_boot_ns=0,
     ) -> bool:
-        """The kernel says that the parent of `tgid` is `ppid` now; returns whether anything moved.
+        """Set the parent of `tgid` to the `ppid` that the kernel names; return whether that changed it.
 
-        A parent that is not in the tables moves nothing (specification R21); it shows up in `take_wanted`.
+        A parent that is not in the tables changes nothing (specification R21); `take_wanted` returns it.
         """
         cdef uint32_t row = self.tables.head(tgid)
         cdef uint64_t parent

@@ -20,18 +20,18 @@ cdef struct wanted_name:
 
 cdef class CgroupNames:
     cdef TableWriter tables
-    cdef public object told
+    cdef public object on_record
     cdef cgroup_name *slots
     cdef uint32_t capacity, used
     cdef wanted_name wanted[64]
     cdef uint32_t wanted_count
-    # By tgid: TASK.cgroups_v1 of the process that has the pid, as of its last record; 0: not known.
+    # By tgid: TASK.cgroups_v1 of the owner of the pid, from its last record; 0: not known.
     cdef uint64_t *sets
 
-    # Between begin and end of `row`: give it path and container of its cgroups, or ask for them.
+    # Between begin and end of `row`: store path and container of its cgroups, or note that they are missing.
     cdef void put(self, uint32_t row) noexcept nogil
-    # What a CGROUP record tells, before it is applied.
-    # `made_boot_ns`: when the cgroup was made that the record is about; 0: it is about a move.
+    # Learn names from a CGROUP record before it is applied.
+    # `made_boot_ns`: when the cgroup was made; 0: the record is about a move.
     cdef void hear(
         self, const char *strings, uint32_t length, const pl_task_any *task, uint64_t made_boot_ns
     ) noexcept nogil

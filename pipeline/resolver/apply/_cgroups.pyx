@@ -1,12 +1,12 @@
-"""Path and container of each cgroup id that processes are in, so that apply can write them into a row at once.
+"""Path and container of each cgroup id, so that apply can write them into a row at once.
 
-An event carries ids, not paths: that of the process's cgroup of version 2, and one for all of its cgroups of version 1 (a
-set, `pipeline.records.kinds.cgroup_set`). Names come from the records of moves and new cgroups (`hear`, which calls `told`); an id
-that is new all the same is asked for (`take_wanted`), the resolver's loop finds the path, and `name` writes it into every
-row of that cgroup and remembers it for those that follow. Finding is in cgroups.py.
+An event carries ids, not paths: the id of the process's version 2 cgroup, and one id for all of its version 1 cgroups (a
+set, `pipeline.records.kinds.cgroup_set`). Names come from records of moves and of new cgroups (`hear`, which calls
+`on_record`). An id without a name is noted (`take_wanted`); cgroups.py finds its path, and `name` writes it into every row of
+that cgroup and keeps it for later rows.
 
-The container is that of the version 2 path; if that leads to none, the one of the set. A cgroup id names one cgroup for
-ever (kernfs counts a generation in its upper half), and a cgroup of version 2 cannot be renamed.
+The container is that of the version 2 path; if that path belongs to no container, it is that of the set. A cgroup id
+always names the same cgroup (kernfs counts a generation in its upper half), and a version 2 cgroup cannot be renamed.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -19,20 +19,20 @@ from pipeline.shm.writer._writer cimport TableWriter
 cdef enum:
     FIRST_CAPACITY = 1024
     WANTED_MAX = 64
-    #: Names that are remembered. Of most cgroups that were made nothing is left after a while; what is still of use after
-    #: all are forgotten is asked for again.
+    #: Names that are kept. At the limit all are forgotten, because most of these cgroups do not exist any more; names
+    #: that are still needed are read again.
     LIMIT = 65536
 
 
 cdef class CgroupNames:
-    """Names by id; holds one reference of each string in the names arena. One thread's: the writer's.
+    """Names by id; holds one reference of each string in the names arena. Only the writer's thread uses it.
 
     Args:
-        tables: whose arena holds the names.
+        tables: their arena holds the names.
 
     Attributes:
-        told: called with (strings, cgroups_v1, made_boot_ns) of a CGROUP record that names what is not known, or tells
-            when a cgroup was made (else 0); None: nobody.
+        on_record: called with (strings, cgroups_v1, made_boot_ns) of a CGROUP record that has an unknown name, or the time at
+            which a cgroup was made (else 0); None: not called.
     """
 
     def __cinit__(self, TableWriter tables not None):
@@ -52,7 +52,7 @@ cdef class CgroupNames:
         return self.used
 
     cdef cgroup_name *_find(self, uint64_t cgroup_id) noexcept nogil:
-        """The slot of the id, or the free one where it belongs."""
+        """Return the slot of the id, or the free slot for it."""
         cdef uint32_t at = <uint32_t>((cgroup_id * <uint64_t>0x9E3779B97F4A7C15) >> 32) & (self.capacity - 1)
         while self.slots[at].cgroup_id != 0 and self.slots[at].cgroup_id != cgroup_id:
             at = (at + 1) & (self.capacity - 1)
@@ -86,7 +86,7 @@ cdef class CgroupNames:
         for i in range(self.wanted_count):
             if self.wanted[i].cgroup_id == cgroup_id:
                 return
-        # More at a time than can be kept: the rows stay without a name until another process of theirs comes by.
+        # If too many are noted at once, their rows stay without a name until another process of the cgroup appears.
         if self.wanted_count < WANTED_MAX:
             self.wanted[self.wanted_count].cgroup_id = cgroup_id
             self.wanted[self.wanted_count].tgid = tgid
@@ -98,19 +98,19 @@ cdef class CgroupNames:
         if made_boot_ns == 0 and self._find(task.cgroup_id).cgroup_id != 0 and (
             task.cgroups_v1 <= PL_CGROUPS_V1_ROOTS or self._find(task.cgroups_v1).cgroup_id != 0
         ):
-            return  # moves between known ones are most
+            return  # most records are moves between known cgroups
         with gil:
-            if self.told is not None:
-                self.told(strings[:length], 0 if made_boot_ns else task.cgroups_v1, made_boot_ns)
+            if self.on_record is not None:
+                self.on_record(strings[:length], 0 if made_boot_ns else task.cgroups_v1, made_boot_ns)
 
     def take_wanted(self) -> list[tuple[int, int]]:
-        """Return the ids that rows have and nobody named, each with a process that had it, and forget them."""
+        """Return the ids of rows without a name, each with a process that had the id, and forget them."""
         wanted = [(self.wanted[i].cgroup_id, self.wanted[i].tgid) for i in range(self.wanted_count)]
         self.wanted_count = 0
         return wanted
 
     cdef bint _times_of(self, uint64_t cgroup_id, pl_cgroup *times) noexcept nogil:
-        """When a cgroup and its container were made, as rows have it whose name a predecessor, or this one, forgot."""
+        """Find in the rows when a cgroup and its container were made; the name itself may have been forgotten."""
         cdef uint32_t row, n = 0
         cdef const char *record
         for row in range(1, self.tables.rows_fresh):
@@ -128,15 +128,15 @@ cdef class CgroupNames:
         self, uint64_t cgroup_id, bytes path not None, bytes container=b"", *, bint is_new=False,
         uint64_t made_boot_ns=0, uint64_t container_made_boot_ns=0,
     ) -> int:
-        """Name a cgroup, and write the name into the rows that have its id; returns how many.
+        """Name a cgroup, and write the name into the rows with its id; return how many.
 
         Args:
-            cgroup_id: not 0; or a set of cgroups, which has a container but no path.
+            cgroup_id: not 0. It may be a set of cgroups, which has a container but no path.
             path: below the root of the hierarchy.
             container: container id; empty: none.
-            is_new: no row can have it yet.
-            made_boot_ns: when it was made; 0: unknown, or what rows of it say.
-            container_made_boot_ns: the same of its container.
+            is_new: no row can have the id yet.
+            made_boot_ns: when the cgroup was made; 0: unknown, or as rows say.
+            container_made_boot_ns: the same for its container.
         """
         cdef cgroup_name *slot
         cdef pl_hot *hot = self.tables.hot
@@ -162,7 +162,7 @@ cdef class CgroupNames:
                 ref = 0
             container_ref = self.tables.names.intern(container, <uint32_t>len(container))
             if (path and ref == 0) or (container and container_ref == 0):
-                # The arena is full: the cgroup stays without a name, so that it is asked for again.
+                # The arena is full: the cgroup stays without a name, so that it is noted again.
                 self.tables.names.release(ref)
                 self.tables.names.release(container_ref)
                 return 0
@@ -171,11 +171,11 @@ cdef class CgroupNames:
             slot.cgroup_id = cgroup_id
             self.used += 1
         elif made_boot_ns != 0 and slot.path_ref != 0:
-            # A look found it before the record of its making was applied.
+            # The name was read before the record of the new cgroup was applied.
             times.cgroup_made_boot_ns = made_boot_ns
             times.container_made_boot_ns = container_made_boot_ns
             ref = self.tables.names.intern2(<const char *>&times, sizeof(times), given, <uint32_t>len(path))
-            if ref:  # else the arena is full, and the name stays, without the times
+            if ref:  # else the arena is full, and the name stays without the times
                 stale = slot.path_ref
                 slot.path_ref = ref
                 is_new = False
@@ -199,7 +199,7 @@ cdef class CgroupNames:
         return rows
 
     def forget(self) -> None:
-        """Let go of every name; rows keep theirs. (The invariants of the arena count the rows' references alone.)"""
+        """Release every name; rows keep theirs. (The arena's invariants count only the references of rows.)"""
         cdef uint32_t i
         for i in range(self.capacity):
             self.tables.names.release(self.slots[i].path_ref)

@@ -8,8 +8,8 @@ from libc.stdint cimport uint32_t
 
 from pipeline.records._records cimport pl_task_any
 from pipeline.shm.layout._layout cimport (
-    PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY,
-    pl_cold,
+    PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_NS, PL_KNOWN_SID,
+    PL_KNOWN_TTY, pl_cold,
 )
 
 

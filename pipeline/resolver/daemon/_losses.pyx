@@ -1,7 +1,7 @@
-"""What the kernel could not write or tell, and what it filtered: the sums over all CPUs of the shared counters.
+"""Records that the kernel lost or filtered: sums of the shared counters over all CPUs.
 
-Compiled because it is read twice a second, on a host whose caches belong to others (see _turn.pyx): with numpy's sums
-it took a third of the resolver's housekeeping.
+The module is compiled because it runs twice a second with cold caches (see _turn.pyx): with numpy's sums it took a third
+of the resolver's housekeeping.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,7 +20,7 @@ cdef struct counts:
 
 
 cdef class SharedCounters:
-    """Counters of the BPF programs for this capture, as of the last `read`; see CPU_STATE in bpf/maps.py.
+    """Counters of the BPF programs for this capture at the last `read`; see CPU_STATE in bpf/maps.py.
 
     Args:
         shared_fd: descriptor of the map `pl_shared`.
@@ -29,7 +29,7 @@ cdef class SharedCounters:
     Attributes:
         lost_total: records lost so far.
         threads_forked, kthreads_forked: new threads and kernel threads, which are not recorded.
-        pids_full: processes that `pid_cache` had no place for.
+        pids_full: processes for which `pid_cache` had no room.
     """
 
     cdef object _states  # keeps the mapping
@@ -67,7 +67,7 @@ cdef class SharedCounters:
         return self._now.pids_full
 
     def read(self) -> bool:
-        """Read the counters anew; returns whether anything was counted since the last time."""
+        """Read the counters; return whether they have changed since the last time."""
         cdef counts now
         cdef uint64_t cpu
         cdef int kind
@@ -77,7 +77,7 @@ cdef class SharedCounters:
             now.threads_forked += pl_counted(&self._cpus[cpu].threads_forked)
             now.kthreads_forked += pl_counted(&self._cpus[cpu].kthreads_forked)
             now.pids_full += pl_counted(&self._cpus[cpu].pids_full)
-        # Only `lost_samples` of it is in use.
+        # Only `lost_samples` is used in this entry.
         pl_add_lost(&self._cpus[self._missed], now.lost)
         if memcmp(&now, &self._now, sizeof(now)) == 0:
             return False

@@ -188,7 +188,7 @@ def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
         row_capacity=tables.max_entries,
         chunk_rows=tables.chunk_rows,
         pid_capacity=tables.pid_capacity or boot.pid_max(),
-        # Only tracers tell of processes by such keys; the segment is touched as a whole, 1.3 MB with the default.
+        # Only tracers use such keys. The segment is touched as a whole: 1.3 MB with the default.
         key_capacity=tables.key_capacity if spec.source == "tracer" else KEYS_UNUSED,
         names_bytes=tables.names_bytes,
         args_bytes=tables.args_bytes,
@@ -308,7 +308,7 @@ def _sessions(
 
     return SshSessions(
         stages.tables, stages.applier.followups, spec.directory, mode=int(spec.config.access.tables_mode, 8),
-        tell=publish_session, pids=ForeignPids() if source.is_tracer else None,
+        publish=publish_session, pids=ForeignPids() if source.is_tracer else None,
         user_name=lambda uid: names.user(uid) if names is not None else None,
     )  # fmt: skip
 
@@ -369,7 +369,7 @@ def _names(
 
 
 def _kernel_maps(spec: WorkerDescription) -> dict[str, KernelMap] | None:
-    """The kernel's own process caches by name; None: this capture has none."""
+    """Return the kernel's own process caches by name; None: this capture has none."""
     if NO_FD in {spec.fds.pid_owners, spec.fds.pid_cache, spec.fds.proc_cache}:
         return None
     from pipeline.bpf import maps
@@ -388,12 +388,12 @@ def _opts(config: Config) -> ResolverOpts:
 
 
 def envs_form(config: Config) -> str:
-    """Whether events have environments: who lists variables to see their values is to see them there, too."""
+    """Return whether events have environments: they do if the settings show the values of some variables."""
     return "stored" if config.envs.show_values else "none"
 
 
 def _kernel_side(spec: WorkerDescription, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
-    """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
+    """Return producer positions, loss counters and the task iterator of an eBPF capture; None: the source has none."""
     from pipeline.resolver.daemon._losses import SharedCounters
 
     if spec.source != "ebpf":

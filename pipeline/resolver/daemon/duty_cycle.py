@@ -362,5 +362,5 @@ class DutyCycle:
 
 
 _LOST = tuple(name.removeprefix("lost_") for name in layout.COUNTERS if name.startswith("lost_"))
-#: The first is of a source that cannot tell what it lost.
+#: The first is for a source that does not know the kind of its losses.
 _LOST_KINDS = {kind: "unknown" if kind == "none" else kind for kind in _LOST}

@@ -1,12 +1,12 @@
-"""Answer the questions of readers that missed a process, as a part of the resolver's duty cycle.
+"""Answer the questions of readers that missed a process. A part of the resolver's duty cycle.
 
-Who is asked is `EBPFResolver.find`: cache, then the kernel's maps, then ``/proc`` (specification 3.3.1). Here is when,
-and with which bounds. The wire and the socket are in `pipeline.bus.requests`.
+`EBPFResolver.find` answers: from the cache, then the kernel's maps, then ``/proc`` (specification 3.3.1). This module
+decides when it is called, and how often. The wire and the socket are in `pipeline.bus.requests`.
 
-A question about a process that is not in the tables waits until the watermark has passed the time of the question: what
-was merely on its way is there then, and only what the capture missed is looked for elsewhere.
+A question about a process that is not in the tables waits until the watermark has passed the time of the question. By
+then, records that were under way have been applied, and only processes that the capture missed are searched elsewhere.
 
-Root and the daemon's own user come first and have room of their own; other users share the rest in turn.
+Root and the daemon's own user are answered first and have places of their own; other users share the rest in turn.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from pipeline.resolver.entries.entry_rows import row_of
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 
-#: Questions and connections taken a second, and at once; a second for questions that the cache does not answer.
+#: Questions and connections that are accepted a second, and at once.
 RATE_PER_S = 5000
 BURST = 64
-#: In a flood they are taken in portions of at least so many, which costs less than one by one.
+#: In a flood, questions are accepted in portions of at least this many, which costs less than one by one.
 PORTION = 8
+#: The same limits for questions that the cache does not answer.
 MISS_RATE_PER_S = 500
 MISS_BURST = 16
-#: Questions that wait for the watermark or for their turn; more are refused. Those of root and of the daemon's user
-#: have WAITING_PER_USER places of their own.
+#: Questions that wait for the watermark or for their turn; more are rejected. Root and the daemon's user have
+#: WAITING_PER_USER places of their own.
 WAITING_MAX = 256
 WAITING_PER_USER = 64
-#: A question does not wait longer for a watermark that stands still.
+#: Longest time that a question waits for the watermark.
 WAIT_MAX_NS = 300_000_000
 
 
 class Resolver(Protocol):
-    """Who finds processes: an EBPFResolver."""
+    """The methods of EBPFResolver that find processes."""
 
     def find_cached(self, pid: int) -> ProcessCacheEntry | None: ...
 
@@ -57,7 +58,7 @@ class TokenBucket:
         self._filled_ns = 0
 
     def available(self, now_ns: int) -> int:
-        """Uses that are left now."""
+        """Return how many uses are left now."""
         if self._filled_ns:
             gained = (now_ns - self._filled_ns) / self._ns_per_token
             self._tokens = min(float(self._burst), self._tokens + max(0.0, gained))
@@ -65,12 +66,12 @@ class TokenBucket:
         return int(self._tokens)
 
     def take(self, count: int = 1) -> None:
-        """Count uses; the caller knows that they are available."""
+        """Count uses; the caller has checked that they are available."""
         self._tokens -= count
 
 
 class Channel(Protocol):
-    """Where questions come from; see pipeline.bus.requests.RequestSocket."""
+    """The source of questions; see pipeline.bus.requests.RequestSocket."""
 
     accepted: int
     dropped: int
@@ -90,7 +91,7 @@ class _Question:
 
 
 class _Waiting:
-    """Questions that wait, by user. `take` gives each user a turn, root and the daemon's user before all others."""
+    """Questions that wait, by user. `take` serves users in turn, but root and the daemon's user first."""
 
     def __init__(self) -> None:
         self._by_user: OrderedDict[int, deque[_Question]] = OrderedDict()
@@ -100,7 +101,7 @@ class _Waiting:
         return self._count
 
     def add(self, user: int, question: _Question) -> bool:
-        """Let a question wait; False: there is no room."""
+        """Queue a question; False: there is no room."""
         own = self._by_user.get(user, ())
         others = self._count - len(self._by_user.get(wire.OWN, ()))
         if len(own) >= WAITING_PER_USER or (user != wire.OWN and others >= WAITING_MAX):
@@ -130,15 +131,15 @@ class _Waiting:
 
 @dataclass
 class Requests:
-    """Takes and answers questions, a bounded number each turn.
+    """Accepts and answers questions, a bounded number each turn.
 
     Attributes:
         channel: the socket.
         resolver: finds processes.
-        tables: whose counters count, and whose state says whether absent is an answer.
-        watermark: how far events are applied, boot ns.
-        use_procfs: whether the tables are about this host, so that its maps and its ``/proc`` may be asked.
-        is_flooded: there were more questions than may be taken, and `may_take` has not said since that more may be.
+        tables: their counters are incremented, and in state READY *absent* is a valid answer.
+        watermark: up to when events are applied, boot ns.
+        use_procfs: the tables are about this host, so its maps and its ``/proc`` may be read.
+        is_flooded: there were more questions than the rate allows, and `may_take` has not returned True since.
     """
 
     channel: Channel
@@ -153,16 +154,16 @@ class Requests:
 
     @property
     def waiting(self) -> int:
-        """Questions that were taken and are not answered yet."""
+        """Questions that were accepted and are not answered yet."""
         return len(self._waiting)
 
     def may_take(self, now_boot_ns: int) -> bool:
-        """Whether a question that comes now would be taken; else there is no use in waking up for it."""
+        """Whether a question that arrives now would be accepted; otherwise there is no need to wake up for it."""
         self.is_flooded = self._all.available(now_boot_ns) < PORTION
         return not self.is_flooded
 
     def poll(self, now_boot_ns: int) -> int:
-        """Answer what can be answered; returns how many questions were taken or answered."""
+        """Answer what can be answered; return how many questions were accepted or answered."""
         done = self._answer_waiting(now_boot_ns)
         budget = min(BURST, self._all.available(now_boot_ns))
         if budget < PORTION:

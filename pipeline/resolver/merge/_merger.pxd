@@ -22,7 +22,7 @@ cdef class Merger:
     cdef bint _is_complete
     cdef dict _rewind_asked
     cdef list _rewinds
-    # Counted since the last `take_counters`, and what of others it told.
+    # Counted since the last `take_counters`; `_told_`: totals of others that it has returned.
     cdef uint64_t malformed, frames_gap, frames_duplicate, _told_stalls, _told_late, _told_replayed
 
     cpdef add(self, Frame frame)

@@ -1,20 +1,21 @@
-"""Decide when events may be applied: receive frames once each, and let events out behind the watermark.
+"""Decide when events may be applied: accept each frame once, and release events up to the watermark.
 
-The boot time T was read before the rings' producer positions. When everything of a ring up to its position has been
-received, no record of that ring older than T - 100 us is still to come: between a record's reservation and its
-timestamp stands a full barrier, and the slack covers the kernel's fast clock. That time is the ring's watermark; the
-least of all rings is how far events may go out, in the order (time, ring, ring_seq). Sorting itself is in `_merge`, the
-watermarks in `_watermark`.
+The boot time T is read before the producer positions of the rings. When everything of a ring up to its position has been
+received, no record of that ring older than T - MERGE_SLACK_NS can still arrive: a full barrier stands between a
+record's reservation and its timestamp, and the slack covers the lag of the kernel's fast clock. That time is the ring's
+watermark. Events are released up to the lowest watermark of all rings, in the order (time, ring, ring_seq). `_queues`
+sorts them, and `_watermark` keeps the watermarks.
 
-A ring that makes no progress for `stall_ms` while events of others wait, or that is behind for `hold_ms`, is passed
-over until it moves (or, when it crawls, until it has caught up). What it brings later is late if younger events have
-gone out meanwhile: flagged, so that apply lets no time run backwards. When a ring moves again, its shard is back, and
-all stalled rings are waited for anew: so a single shard that dies and comes back within `hold_ms` makes nothing late.
+A ring is passed over if it makes no progress for `stall_ms` while events of other rings wait, or if it is behind for
+`hold_ms`. It stays so until it moves, or, if it is slow, until it has caught up. Its events are late if younger ones
+have been released meanwhile; they are counted, and apply does not let them undo younger facts. When a ring moves again,
+its shard has returned, and the merger waits for all stalled rings again. So a single shard that dies and returns within
+`hold_ms` makes no event late.
 
-A frame names the byte range of the ring that it covers. What was received before is dropped, whole or in part; a frame
-that begins behind a hole is dropped too and the hole asked for again (`take_rewinds`).
+A frame names the byte range of the ring that it covers. Bytes that were received before are dropped. A frame after a
+hole is dropped too, and the hole is requested again (`take_rewinds`).
 
-Rings without producer positions (sources that are no kernel ring) say in their frames up to when they are complete.
+Sources without a kernel ring have no producer positions; their frames say up to when they are complete.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -29,26 +30,26 @@ from pipeline.resolver.merge._watermark cimport RingWatermarks
 from pipeline.shm.writer._control cimport ControlWriter
 
 cdef enum:
-    #: A gap is reported again when the shard has not rewound by then.
+    #: A hole is requested again if the shard has not rewound by then.
     REWIND_RETRY_NS = 100_000_000
 
 
 cdef class Merger:
-    """Frames in, batches of events in time order out. Belongs to the resolver's thread.
+    """Turns frames into batches of events in time order. Only the resolver's thread uses it.
 
     Args:
         ring_count: rings are numbered 0 to ring_count - 1.
-        stall_ms: a ring without progress for so long is passed over.
-        hold_ms: a ring that is behind for so long is passed over even if it makes progress.
+        stall_ms: a ring without progress for this long is passed over.
+        hold_ms: a ring that is behind for this long is passed over even if it makes progress.
         slack_ns: see the module.
-        max_pending: events; with more of them waiting, rings that are behind are passed over at once.
+        max_pending: with more events than this waiting, rings that are behind are passed over at once.
         timed_by_sender: frames carry the watermark of their ring; `advance` gets no positions.
 
     Attributes:
-        received_pos, applied_pos: shape (ring_count,), uint64, bytes: received without a hole; applied without a hole.
+        received_pos, applied_pos: shape (ring_count,), uint64, bytes: received and applied without a hole.
         ring_watermark: shape (ring_count,), uint64, boot ns: events of the ring up to this time, included, are applied.
         stalled: shape (ring_count,), bool: passed over at the moment.
-        watermark: boot ns: events before it are applied, but for those of stalled rings.
+        watermark: boot ns: events before it are applied, except those of stalled rings.
         pending: events received and not yet in a batch.
     """
 
@@ -73,12 +74,12 @@ cdef class Merger:
         )
         self.stalled = self._watermarks.stalled
         self._received, self._applied, self._marks = self.received_pos, self.applied_pos, self.ring_watermark
-        # Boot time up to which each ring has been received; the least of the rings not passed over.
+        # Boot time up to which each ring has been received.
         self._seen = self._watermarks.seen
         self._limits = np.zeros(ring_count, np.uint64)
         self._queues = RingQueues(ring_count)
         self._is_complete = True
-        # Of senders that say their watermark: when each did so last.
+        # When each sender has sent its watermark last, if senders do that.
         self._spoke_ns = np.zeros(ring_count, np.uint64)
         self._speaking = np.zeros(ring_count, np.uint8)
         self._malformed = np.zeros(ring_count, np.uint64)
@@ -93,10 +94,10 @@ cdef class Merger:
         return self._queues.pending
 
     def resume(self, applied_pos, ring_watermark, watermark=None) -> None:
-        """Go on from where a predecessor committed. Call before the first frame.
+        """Continue where a predecessor committed. Call it before the first frame.
 
         Args:
-            applied_pos: shape (ring_count,), bytes; records before it are not wanted again.
+            applied_pos: shape (ring_count,), bytes; records before it are not needed again.
             ring_watermark: shape (ring_count,), boot ns; events of the ring with this time or an earlier one are in the
                 tables already. They are skipped and counted as `replayed`.
             watermark: the committed watermark; events before it that are not skipped are late.
@@ -109,7 +110,7 @@ cdef class Merger:
         self._queues.raise_frontier(self.watermark)
 
     cpdef add(self, Frame frame):
-        """Take a frame. What it repeats is dropped; behind a hole all of it is, and a rewind is asked for.
+        """Accept a frame. Repeated records are dropped; a frame after a hole is dropped, and a rewind is requested.
 
         Raises:
             IndexError: the frame names a ring that does not exist.
@@ -123,7 +124,7 @@ cdef class Merger:
             raise IndexError(f"ring {ring} is outside 0..{self.ring_count - 1}")
         received = self._received[ring]
         if frame.malformed != self._malformed[ring]:
-            # A sender says how much it left out since it started, so less than before is a new sender.
+            # A sender counts the records that it dropped since its start, so a lower count is from a new sender.
             self.malformed += frame.malformed - (
                 self._malformed[ring] if frame.malformed > self._malformed[ring] else 0
             )
@@ -136,7 +137,7 @@ cdef class Merger:
             if frame.to_pos > frame.from_pos:
                 self.frames_duplicate += 1
         else:
-            # The records that were asked for are here.
+            # The requested records have arrived.
             if self._rewind_asked:
                 self._rewind_asked.pop(ring, None)
             self._queues.add(frame, received)
@@ -146,19 +147,19 @@ cdef class Merger:
             if self.timed_by_sender:
                 self._speaking[ring] = True
                 self._spoke_ns[ring] = self._now
-            # A shard that drained its ring to the end says from when on: sooner known than by our own samples, which
-            # the frames after this one have to reach.
+            # A shard that drained its ring to the end sends its watermark. That is known sooner than by our own samples,
+            # which need the frames after this one.
             self._seen[ring] = max(self._seen[ring], frame.watermark)
 
     def _ask_rewind(self, ring, received):
-        # The shard's frames that were under way when it was asked come with the same hole: ask once, then wait.
+        # Frames that were under way at the request show the same hole: request once, then wait.
         asked = self._rewind_asked.get(ring)
         if asked is None or self._now - <uint64_t>asked >= REWIND_RETRY_NS:
             self._rewind_asked[ring] = self._now
             self._rewinds.append((ring, received))
 
     def take_rewinds(self) -> list[tuple[int, int]]:
-        """Return (ring, position) of the holes to ask for again, and forget them."""
+        """Return (ring, position) of the holes to request again, and forget them."""
         rewinds = self._rewinds
         if rewinds:
             self._rewinds = []
@@ -167,23 +168,23 @@ cdef class Merger:
     # -- the watermark -------------------------------------------------------------------------------------------------
 
     def advance(self, uint64_t now_boot_ns, const uint64_t[::1] producer_pos=None) -> int:
-        """Take note of the time and of the producer positions that were read after it.
+        """Note the time and the producer positions, which were read after it.
 
         Args:
             now_boot_ns: boot clock, ns.
-            producer_pos: shape (ring_count,), bytes; not needed when senders say their watermark.
+            producer_pos: shape (ring_count,), bytes; not needed if senders send their watermark.
 
         Returns:
-            Boot time in ns before which events may go out now. It falls back when a stalled ring moves again.
+            Boot time in ns before which events may be released now. It decreases when a stalled ring moves again.
         """
         if self.timed_by_sender:
             return self.take_note(now_boot_ns, NULL)
         if producer_pos is None or <uint64_t>producer_pos.shape[0] < self.ring_count:
-            raise ValueError("a position of each ring is needed: senders do not say their watermark")
+            raise ValueError("a position of each ring is needed, because senders do not send their watermark")
         return self.take_note(now_boot_ns, &producer_pos[0])
 
     cdef uint64_t take_note(self, uint64_t now_boot_ns, const uint64_t *producer_pos) noexcept nogil:
-        """As `advance`; `producer_pos` has ring_count numbers and is not read when senders say their watermark."""
+        """As `advance`; `producer_pos` has ring_count numbers and is not read if senders send their watermark."""
         cdef uint32_t ring
         if not self._now:
             for ring in range(self.ring_count):
@@ -198,7 +199,7 @@ cdef class Merger:
         return self._limit
 
     cdef uint64_t _advance_by_sender(self, uint64_t now) noexcept nogil:
-        # A sender that is current says so within the stall time, with an empty frame if need be.
+        # A sender that is current sends its watermark within the stall time, with an empty frame if necessary.
         cdef uint32_t ring
         cdef uint64_t limit = 0
         cdef bint is_stalled, has_limit = False
@@ -213,12 +214,12 @@ cdef class Merger:
         return limit
 
     cdef bint lags(self) noexcept nogil:
-        """Whether a ring held more than had been received when `advance` looked."""
+        """Whether a ring held more at the last `advance` than had been received."""
         return not self.timed_by_sender and self._watermarks.is_behind()
 
     @property
     def due_boot_ns(self) -> int:
-        """When the oldest pending event may go out if its ring is received up to then; 0: nothing is pending."""
+        """When the oldest pending event may be released if its ring is received up to then; 0: nothing is pending."""
         return self.due()
 
     cdef uint64_t due(self) noexcept nogil:
@@ -227,9 +228,9 @@ cdef class Merger:
     # -- batches out ---------------------------------------------------------------------------------------------------
 
     cpdef Batch take(self, uint32_t max_events):
-        """Return the next events that may go out, at most `max_events`, in the order in which to apply them; or None.
+        """Return the next events that may be released, at most `max_events`, in the order of applying; None: none.
 
-        One batch at a time: the one before must be `done`.
+        There is one batch at a time: the one before must be `done`.
         """
         cdef Batch batch = self._queues.take(self._limit, max_events, self._is_complete)
         if batch is None:
@@ -254,7 +255,7 @@ cdef class Merger:
             self.watermark = frontier
 
     def commit(self, ControlWriter tables not None, const uint64_t[::1] topic_seq not None) -> None:
-        """Commit what is applied, with its counters, and let the shards release it."""
+        """Commit the applied events with their counters, and let the shards release them."""
         if topic_seq.shape[0] != 16:
             raise ValueError("there are not 16 topics")
         self.commit_to(tables, &topic_seq[0])

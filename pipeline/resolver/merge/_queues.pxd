@@ -1,4 +1,4 @@
-"""What apply needs of the merge: the events of a batch and the columns that they lie in."""
+"""The events of a batch, and the columns of frames to which they refer. See _queues.pyx."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 

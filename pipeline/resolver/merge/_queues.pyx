@@ -1,11 +1,11 @@
-"""Order the events of all rings by time. Which events may go out, and when, is decided in _merger.pyx.
+"""Order the events of all rings by time. _merger.pyx decides which events may be released, and when.
 
-Each ring has a queue of its pending events, kept sorted by (time, ring_seq). A ring is nearly sorted (a program that
-interrupts another reserves later and stamps earlier), so an event that arrives moves a few places at most. A batch is
-merged from the queues by (time, ring, ring_seq). A frame is kept until the last of its events is done, and the events
-of a batch are found in the frame's own columns: nothing is copied.
+Each ring has a queue of its pending events, sorted by (time, ring_seq). A ring is nearly sorted (a program that
+interrupts another reserves later and stamps earlier), so an arriving event moves a few places at most. A batch is merged
+from the queues by (time, ring, ring_seq). A frame is kept until the last of its events is done, and a batch refers to
+the columns of the frames, so no event is copied.
 
-Also kept here, because it needs each event: how far a ring is applied without a hole, so that its bytes may be given back.
+The queues also know how far each ring is applied without a hole, so that its bytes can be released.
 """
 
 cimport cython
@@ -94,7 +94,7 @@ cdef class Batch:
 
     @property
     def frames(self):
-        """List of frames, indexed by `frame_no`; None at numbers that are not in use."""
+        """List of frames, indexed by `frame_no`; None at unused numbers."""
         return self.queues.frames
 
     cdef object _column(self, uint32_t which):
@@ -186,14 +186,14 @@ cdef class RingQueues:
         self.free_slot = number
 
     def skip_until(self, uint32_t ring, uint64_t time_boot_ns, uint64_t position):
-        """Start `ring` at `position`; of what follows, events with `time_boot_ns` or an earlier time are replayed ones."""
+        """Start `ring` at `position`; later events with a time up to `time_boot_ns` count as replayed."""
         if ring >= self.ring_count:
             raise IndexError(ring)
         (<ring_queue *>self.rings)[ring].skip_time = time_boot_ns
         (<ring_queue *>self.rings)[ring].applied_pos = position
 
     cpdef void raise_frontier(self, uint64_t time_boot_ns) noexcept:
-        """Everything before `time_boot_ns` counts as gone out."""
+        """Treat everything before `time_boot_ns` as released."""
         if time_boot_ns > self.frontier:
             self.frontier = time_boot_ns
 
@@ -202,9 +202,9 @@ cdef class RingQueues:
         return (<ring_queue *>self.rings)[ring].applied_pos
 
     cpdef int64_t add(self, Frame frame, uint64_t from_pos) except -1:
-        """Take the events of a frame whose records begin at `from_pos` or later; earlier ones were seen before.
+        """Queue the events of a frame whose records begin at `from_pos` or later; earlier ones were queued before.
 
-        The frame is kept until the last of its events is done; that its columns agree was checked when it was decoded.
+        The frame is kept until the last of its events is done. Its columns were checked when it was decoded.
         """
         cdef ring_queue *queue
         cdef frame_slot *slot
@@ -266,7 +266,7 @@ cdef class RingQueues:
         cdef uint64_t used = queue.last - queue.first, capacity = queue.capacity
         cdef void *items
         if queue.first >= used + count:
-            # The front half is free: the copy costs at most what was taken out since the last one.
+            # The front half is free: the copy moves at most as many events as were removed since the last one.
             memmove(queue.items, queue.items + queue.first, used * sizeof(pending_event))
             queue.first, queue.last = 0, used
             return 0
@@ -280,7 +280,7 @@ cdef class RingQueues:
         return 0
 
     cdef void _settle(self, uint32_t ring):
-        """Let go of the ring's oldest frames that are done, and move its applied position."""
+        """Release the oldest frames of a ring that are done, and move its applied position."""
         cdef ring_queue *queue = &(<ring_queue *>self.rings)[ring]
         cdef frame_slot *slot
         cdef uint32_t number
@@ -382,8 +382,8 @@ cdef class RingQueues:
         if batch.count < max_events and complete:
             self.raise_frontier(limit_boot_ns)
         elif batch.count:
-            # Sorted, so the last is the newest; late ones do not move the frontier back. Beyond its very time unless
-            # another event has that too: a successor skips what is before the frontier, and would apply it once more.
+            # The batch is sorted, so the last event is the newest; late ones do not move the frontier back. The frontier
+            # lies after its time, unless a pending event has the same time: a successor skips what is before it.
             newest = batch.items[batch.count - 1].time
             self.raise_frontier(newest if self.pending and self.oldest() == newest else newest + 1)
         if batch.count == 0:
@@ -414,7 +414,7 @@ cdef class RingQueues:
 cdef uint32_t _enqueue(
     ring_queue *queue, frame_slot *slot, uint32_t number, columns *col, uint64_t from_pos, uint32_t *replayed
 ) noexcept nogil:
-    """Append a frame's events to their ring's queue, which has room for them, and keep it sorted. Returns how many."""
+    """Append a frame's events to the queue of their ring, which has room, and keep it sorted; return how many."""
     cdef const pl_head_any *heads = <const pl_head_any *>col.head
     cdef const pl_head_any *head
     cdef pending_event *items = queue.items
@@ -449,7 +449,7 @@ cdef uint32_t _enqueue(
                 items[at] = items[at - 1]
                 at -= 1
             moves += last - at
-            # Far out of order (a broken sender): sort once instead of moving each.
+            # The order is far off (a broken sender): sort once instead of moving each event.
             if moves > 65536 + 16 * <uint64_t>i:
                 sorted_now = False
         items[at] = item

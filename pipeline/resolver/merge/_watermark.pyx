@@ -1,7 +1,7 @@
 """How far each kernel ring has been received in time, and which rings are passed over. The rules are in _merger.pyx.
 
-Compiled because it runs at every turn of the resolver, also when next to nothing has come in: with numpy a turn cost
-more for two rings than applying sixty events.
+The module is compiled because it runs at every turn of the resolver, even without a frame: with numpy, a turn with two
+rings cost more than applying sixty events.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -9,12 +9,12 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 import numpy as np
 
 cdef enum:
-    #: Samples of (time, positions) that wait for their frames. Beyond it every other one is given up.
+    #: Samples of (time, positions) that wait for their frames. At the limit, every other one is dropped.
     SAMPLES_MAX = 64
 
 
 cdef class RingWatermarks:
-    """Times and positions of all rings; one thread's.
+    """Times, positions and watermarks of all rings. For one thread.
 
     Args:
         ring_count: rings.
@@ -24,7 +24,7 @@ cdef class RingWatermarks:
     Attributes:
         seen: shape (ring_count,), uint64, boot ns: received up to here.
         stalled: shape (ring_count,), bool: passed over.
-        stalls: rings that have begun to be passed over, in all.
+        stalls: how often a ring began to be passed over.
         complete: no ring is passed over.
     """
 
@@ -43,18 +43,18 @@ cdef class RingWatermarks:
         self.complete = True
 
     cdef void begin(self, uint64_t now) noexcept nogil:
-        """The clock starts: no ring has been still or behind before."""
+        """Start the clock: no ring has been still or behind before."""
         cdef int r
         for r in range(self.rings):
             self.moved_ns[r] = self.behind_ns[r] = now
             self.moved_pos[r] = self.received[r]
 
     cdef uint64_t take_note(self, uint64_t now, const uint64_t *producer, bint is_crowded) noexcept nogil:
-        """Take note of the positions at `now`; returns the time up to which all rings that count are received.
+        """Note the positions at `now`; return the time up to which all rings that are not passed over are received.
 
         Args:
-            producer: of each ring; read after `now`.
-            is_crowded: so much waits that rings that are behind are passed over at once.
+            producer: position of each ring, read after `now`.
+            is_crowded: too many events wait, so rings that are behind are passed over at once.
         """
         self._note(now, producer)
         return self._pass_over(now, is_crowded)
@@ -73,7 +73,7 @@ cdef class RingWatermarks:
                 self._see(r, now)
             return
         if self.sample_count == SAMPLES_MAX:
-            # Long behind: keep the oldest, which tells when the ring was current last, and every other one.
+            # A ring is behind for long: keep every other sample, and the oldest, which shows when it was current last.
             self.sample_count = SAMPLES_MAX // 2
             for i in range(self.sample_count):
                 self._move_sample(i, 2 * i)
@@ -82,7 +82,7 @@ cdef class RingWatermarks:
         self.times[self.sample_count] = now
         self.sample_count += 1
         for r in range(self.rings):
-            # Positions only grow, so the samples that a ring has reached are the first ones.
+            # Positions only grow, so the first samples are those that a ring has reached.
             reached = 0
             while reached < self.sample_count and self.samples[reached, r] <= self.received[r]:
                 reached += 1
@@ -114,7 +114,7 @@ cdef class RingWatermarks:
                 is_back = True
         for r in range(self.rings):
             if is_back and self.still[r] and not self.given_up[r]:
-                # A shard is back. Its rings come one after the other: wait for all of them again, and nothing is late.
+                # A shard has returned. Its rings arrive one after the other: wait for all again, so nothing is late.
                 self.moved_ns[r] = self.behind_ns[r] = now
             if self.received[r] != self.moved_pos[r] or not self.behind[r]:
                 self.moved_ns[r] = now
@@ -128,7 +128,7 @@ cdef class RingWatermarks:
         for r in range(self.rings):
             held = self.behind[r] and now - self.behind_ns[r] > self.hold_ns
             self.given_up[r] = self.behind[r] and (self.given_up[r] or (held and not self.still[r]) or is_crowded)
-            # Nobody is held up while all that waits is the still rings' own.
+            # A still ring holds up no other ring as long as only its own events wait.
             stalled = self.given_up[r] or (self.still[r] and (held or held_up))
             if stalled and not self.stalled_view[r]:
                 self.stalls += 1
@@ -138,11 +138,11 @@ cdef class RingWatermarks:
             elif not has_limit or self.seen_view[r] < limit:
                 limit = self.seen_view[r]
                 has_limit = True
-        # All are stalled: nothing to go by, and nothing that could be out of order with anything else. Wait.
+        # If all rings are stalled, there is no limit, and no order that could be violated: wait.
         return limit
 
     cdef bint is_behind(self) noexcept nogil:
-        """Whether some ring held more than has been received, at the last `advance`."""
+        """Whether some ring held more at the last `advance` than has been received."""
         cdef int r
         for r in range(self.rings):
             if self.behind[r]:
@@ -150,10 +150,10 @@ cdef class RingWatermarks:
         return False
 
     cdef void applied_until(self, uint64_t frontier, const uint64_t *limits, uint64_t *watermarks) noexcept nogil:
-        """Raise `watermarks` to what is applied now that events before `frontier` are.
+        """Raise `watermarks` after the events before `frontier` have been applied.
 
-        Strictly before it: events with its very time may be in the next batch. Not beyond `limits`, what a ring has been
-        received up to: a successor would skip what a stalled ring still has to bring.
+        They stay strictly below `frontier`, because the next batch may have events of exactly that time. They stay within
+        `limits`, up to which each ring is received: otherwise a successor would skip events of a stalled ring.
         """
         cdef int r
         cdef uint64_t limit

@@ -1,11 +1,10 @@
-"""Frames of tracers, before they go where all frames go: numbers in a pid namespace become entries of the index.
+"""Translate frames of tracers before the merge: numbers in a pid namespace become slots of the index.
 
-A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TASK's `pid_ns`. Here each key gets its
-slot (`shm.keyspace`), and from there on, in merge, apply, the stream and the tables, the slot is what a pid is
-elsewhere. The same record gets the same slot whoever translates it: the keys are in a segment, so a successor finds
-what its predecessor gave out. Making such frames is in `sources.tracer`.
+A tracer's record names its process by (pid, pid namespace): HEAD's tgid and TASK's `pid_ns`. Here each key gets a slot
+(`shm.writer.keyspace`). In merge, apply, the stream and the tables, the slot stands for the pid. The keys are in a
+segment, so a successor translates the same record to the same slot. `sources.tracer` makes such frames.
 
-A start time that a tracer does not know is the time of the first record, since a process needs one to be told from the
+If a tracer does not know a start time, the time of the first record is used, because the start tells a process from the
 next owner of its number.
 """
 
@@ -29,27 +28,26 @@ class KeyedFrames:
     """Translates messages.
 
     Args:
-        tables: whose rows tell the start of a process that began before this process did.
-        space: gives out slots.
+        tables: their rows have the start of processes that began before the resolver.
+        space: assigns slots.
 
     Attributes:
-        skipped_total: records without pid, without a pid namespace or without room for their key; `apply` counts them
-            as malformed.
+        skipped_total: records without a pid, a pid namespace or a free slot; `apply` counts them as malformed.
     """
 
     def __init__(self, tables: TableWriter, space: KeySpace) -> None:
         self._tables = tables
         self._space = space
         self._encoders: dict[tuple[bytes, str], FrameEncoder] = {}
-        #: By index entry: start of the process that was told of last; 0 it has ended, or none was.
+        #: By slot: start of the process in the last record; 0: it has ended, or there was none.
         self._starts = np.zeros(len(tables.index_view()), np.uint64)
         self.skipped_total = 0
 
     def message(self, data: bytes | memoryview) -> bytes:
-        """Return the message with slots in the place of numbers.
+        """Return the message with slots instead of numbers.
 
         Raises:
-            FrameError: it cannot be read.
+            FrameError: the message is malformed.
         """
         translated = bytearray()
         for frame in decode_frames(data):
@@ -85,7 +83,7 @@ class KeyedFrames:
         """Translate one record in place; arrays of one element each.
 
         Returns:
-            The process' slot, 0 (and a HEAD without tgid) where there is none.
+            The slot of the process; 0 (and a HEAD without tgid) if there is none.
         """
         pid_ns, pid = int(task["pid_ns"][0]), int(head["tgid"][0])
         slot = self._space.slot(pid, pid_ns) if pid_ns else 0
@@ -108,7 +106,7 @@ class KeyedFrames:
     def _start(self, slot: int, head: Column) -> None:
         start, kind = int(head["start_boot_ns"][0]), int(head["kind"][0])
         if not start:
-            # A fork begins a process; whatever else is told is of the one that is there.
+            # A fork begins a process; all other records are about the process that has the slot.
             start = 0 if kind == events.KIND_FORK else int(self._starts[slot]) or self._live_start(slot)
             start = start or int(head["time_boot_ns"][0])
             head["start_boot_ns"] = start

@@ -1,8 +1,8 @@
-"""Give the cgroups of the tables their names: ids that rows have, to paths and containers.
+"""Name the cgroups of the tables: find the path and the container for the ids in rows.
 
-Names come with the records of moves and of new cgroups, before the event that they belong to is told; with every look
-at ``/proc``; and, for what neither told, from the cgroup file systems. The names in the rows are _cgroups.pyx's, the
-file systems are walked by containers.py and hierarchies.py.
+Names come from the records of moves and of new cgroups, before the event of the record is published; from every reading
+of ``/proc``; and, if neither had the name, from the cgroup file systems. _cgroups.pyx writes the names into rows;
+containers.py and hierarchies.py walk the file systems.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.records import kinds as events
 from pipeline.resolver.apply._cgroups import CgroupNames
 
-#: A cgroup that is gone before anybody looked is looked for so often: longer than walks are apart.
+#: Attempts to find a cgroup, which may be gone already. They last longer than the time between two walks.
 TRIES = 25
-#: Containers of which is remembered when they were made.
+#: Containers whose creation time is remembered.
 MADE_MAX = 16384
 
 _PLACE = struct.Struct("<QIHH")
@@ -26,12 +26,12 @@ assert (_PLACE.size, _MEMBER.size) == (events.PLACE.itemsize, events.MEMBER.item
 
 
 class CgroupNamer:
-    """Finds what `CgroupNames` asks for, and hears what records tell; a part of the resolver's housekeeping.
+    """Finds the names that `CgroupNames` needs, and learns those in records. A part of the resolver's housekeeping.
 
     Args:
         names: of the applier.
-        tree: knows paths of version 2.
-        hierarchies: those of version 1; None: what records tell is not of this host.
+        tree: finds paths of version 2.
+        hierarchies: those of version 1; None: the records are not about this host.
     """
 
     def __init__(self, names: CgroupNames, tree: CgroupTree, hierarchies: Hierarchies | None = None) -> None:
@@ -40,10 +40,10 @@ class CgroupNamer:
         self._hierarchies = hierarchies
         self._tries: dict[int, tuple[int, int]] = {}
         self._made: dict[str, int] = {}
-        names.told = self.told
+        names.on_record = self.hear
 
     def __call__(self) -> None:
-        """Name what is asked for; what is not found yet is tried again the next times."""
+        """Name the cgroups that need it; those that are not found are tried again at the next calls."""
         for cgroup_id, tgid in self._names.take_wanted():
             self._tries.setdefault(cgroup_id, (tgid, 0))
         for cgroup_id, (tgid, tries) in list(self._tries.items()):
@@ -60,18 +60,18 @@ class CgroupNamer:
             return path is not None
         if self._hierarchies is None:
             return False
-        # The process may have moved since: then its cgroups make another number.
+        # If the process has moved since, its cgroups are another set, with another number.
         found, text = self._hierarchies.set_of_process(tgid)
         if found == cgroup_id:
             self.learn(cgroup_id, text)
         return found == cgroup_id
 
     def learn(self, cgroup_id: int, path: bytes) -> None:
-        """Take what a look at ``/proc`` found.
+        """Learn names from ``/proc``.
 
         Args:
-            cgroup_id: of a cgroup of version 2, or what `cgroup_set` says of those of version 1.
-            path: of the one; for the others all of ``/proc/PID/cgroup``.
+            cgroup_id: of a version 2 cgroup, or the `cgroup_set` of version 1 cgroups.
+            path: of the cgroup; for a set, the whole of ``/proc/PID/cgroup``.
         """
         if is_set(cgroup_id):
             lines = [line for line in path.splitlines() if not line.startswith(b"0:")]
@@ -81,11 +81,13 @@ class CgroupNamer:
         self._tree.learn(cgroup_id, text)
         self._name(cgroup_id, path, container_of_path(text))
 
-    def told(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
-        """Take what a CGROUP record tells: `strings` as pipeline.records.kinds has them, of a process with
-        `cgroups_v1`.
+    def hear(self, strings: bytes, cgroups_v1: int, made_boot_ns: int) -> None:
+        """Learn names from a CGROUP record.
 
-        `made_boot_ns` is when the cgroup was made, if that is what the record is about, else 0.
+        Args:
+            strings: of the record, in the form of pipeline.records.kinds.
+            cgroups_v1: the set of version 1 cgroups of its process.
+            made_boot_ns: when the cgroup was made; 0: the record is about a move.
         """
         if len(strings) < _PLACE.size:
             return
@@ -119,14 +121,14 @@ class CgroupNamer:
         number = container.container_id if container else ""
         self._names.name(
             cgroup_id, path, number.encode(),
-            # Nobody can be in a cgroup that is only just made, so there is no row to look for.
+            # A new cgroup has no processes, so no row can have its id.
             is_new=made_boot_ns != 0,
             made_boot_ns=made_boot_ns,
             container_made_boot_ns=self._container_made(number, path, made_boot_ns) if path and number else 0,
         )  # fmt: skip
 
     def _container_made(self, number: str, path: bytes, made_boot_ns: int) -> int:
-        """When a container was made: when its outermost cgroup was, those in it come later; 0: unknown."""
+        """Return when a container was made, which is when its outermost cgroup was made; 0: unknown."""
         above = container_of_path(os.fsdecode(path.rpartition(b"/")[0]))
         if made_boot_ns and (above is None or above.container_id != number):
             self._made[number] = made_boot_ns
@@ -136,5 +138,5 @@ class CgroupNamer:
 
 
 def is_set(cgroup_id: int) -> bool:
-    """Whether it is a number that `cgroup_set` made, and not the id of a cgroup."""
+    """Whether the number is from `cgroup_set` instead of being the id of a cgroup."""
     return bool(cgroup_id >> 63)

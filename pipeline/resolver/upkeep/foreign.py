@@ -1,8 +1,8 @@
-"""Which process of the daemon's own ``/proc`` it is that a tracer names by its number in another pid namespace.
+"""Find the process in the daemon's own ``/proc`` that a tracer names by its number in another pid namespace.
 
-What a tracer can not tell of a process (the files of its root, its environment as sshd left it) is read where the
-daemon can see the process too, which is so where it runs on the host. Leaves out whether what is found is meant: who
-asks compares start or namespaces. Nobody found is the usual answer for a daemon that is in a container itself.
+Facts that a tracer cannot report (files in the root of a process, its environment) are read from ``/proc`` if the
+daemon sees the process there, which is the case on the host. The caller checks by start or namespaces that the right
+process was found. A daemon that runs in a container usually finds none.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 
-#: A pass over ``/proc`` costs some 15 us a process, so passes are at least so far apart.
+#: Least time between two passes over ``/proc``, which cost about 15 us for each process.
 PASS_NS = 100_000_000
 
-#: Number of a process in its innermost pid namespace, and the inode of that.
+#: Number of a process in its innermost pid namespace, and the inode of that namespace.
 Key = tuple[int, int]
 
 
 def key_of(tables: TableWriter, tgid: int) -> Key | None:
-    """The key of an entry of the index; None: it is no tracer's, or nobody has it."""
+    """Return the key of an index entry; None: it has no process, or the process is not a tracer's."""
     row = tables.py_head(tgid)
     if not row or not int(tables.hot_view()["flags"][row]) & layout.ROW_FOREIGN:
         return None
@@ -45,7 +45,7 @@ class ForeignPids:
         self._due_ns = 0
 
     def refresh(self) -> bool:
-        """Look at all processes; False: that was done a moment before."""
+        """Read all processes; False: they were read less than PASS_NS ago."""
         now = self._now_ns()
         if now < self._due_ns:
             return False
@@ -55,7 +55,7 @@ class ForeignPids:
         return True
 
     def find(self, key: Key) -> int:
-        """The pid of a process as of the last look; 0: it was not there, or is not any more."""
+        """Return the pid that the last `refresh` found for a process; 0: there was none, or it is gone."""
         pid = self._pids.get(key, 0)
         return pid if pid and _key(Path(self._proc, str(pid))) == key else 0
 

@@ -1,7 +1,7 @@
-"""Tables that cannot grow because their file system is full: counted, and said in the log now and then.
+"""Count and log that the tables cannot grow because their file system is full.
 
-The writer goes on as at a ceiling (`_segment.pyx`): it evicts exited processes early and leaves out what it cannot
-store. Without a word that would look like tables that are complete.
+The writer continues as at a ceiling (`_segment.pyx`): it evicts exited processes early and drops what it cannot store.
+Without the counter and the log, the tables would look complete.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-#: While it lasts, the log says so this often.
+#: Time between two log lines while the condition lasts.
 LOG_AGAIN_NS = 60_000_000_000
 
 
 class Tables(Protocol):
-    """A TableWriter."""
+    """The methods of a TableWriter that are used here."""
 
     def growth_refused(self) -> tuple[int, list[str]]: ...
 
@@ -26,12 +26,12 @@ class Tables(Protocol):
 
 
 class GrowthWatch:
-    """Looks after what the file system refused; a part of the resolver's housekeeping.
+    """Watches for growth that the file system refused. A part of the resolver's housekeeping.
 
     Args:
-        tables: of this process; their counter `growth_refused` is kept here.
+        tables: of this process; this object sets their counter `growth_refused`.
         directory: of the tables.
-        warn: gets one line.
+        warn: logs one line.
     """
 
     def __init__(self, tables: Tables, directory: Path, warn: Callable[[str], None]) -> None:
@@ -43,7 +43,7 @@ class GrowthWatch:
         self._due_ns = 0
 
     def __call__(self, now_boot_ns: int) -> None:
-        """Count what is new, and say so if it is due."""
+        """Count new refusals, and log them if a line is due."""
         refused, waiting = self._tables.growth_refused()
         if refused == self._seen:
             return
@@ -62,6 +62,6 @@ class GrowthWatch:
             room = str(error.strerror)
         return (
             f"{self._directory}: the tables cannot grow ({', '.join(waiting) or 'several'}): the file system is full "
-            f"({room}): exited processes are evicted early, and what does not fit is left out; make room, or mount it "
+            f"({room}), so exited processes are evicted early, and what does not fit is dropped; free space, mount it "
             "with a larger size, or lower tables.max_entries and the *_bytes of [tables]"
         )

@@ -1,11 +1,11 @@
-"""What the numbers of ssh sessions stand for: how many are kept, and the file that shows them to readers.
+"""The known ssh sessions: a bounded number of them, and the file that shows them to readers.
 
-The sessions of all users together have a limit. At the limit the user that uses most of it loses its oldest session, so
-a flood of one user's sessions displaces nobody else's. Adding one costs the same however many there are.
+The sessions of all users together have a limit. At the limit, the user with the largest share loses its oldest session,
+so a flood of one user's sessions does not displace those of others. Adding a session costs the same for any number.
 
-The file ``sessions`` is replaced whole (`pipeline.shm.names.ssh` reads it), at once or WRITE_NS after the last time. So
-a row can have a number that the file does not have yet: readers then know that there is a session, and nothing else of
-it.
+The file ``sessions`` is replaced as a whole (`pipeline.shm.names.ssh` reads it), at once or WRITE_NS after the last
+replacement. So a row can have the number of a session that is not in the file yet: readers then see a session without
+details.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pipeline import files
 from pipeline.host.boot import now_boot_ns
 from pipeline.shm.names.ssh import FILE
 
-#: Sessions that are kept, in shares: one takes a share for each SHARE_BYTES that it has in the file, begun or whole.
+#: Limit of all sessions, in shares. A session takes one share for each SHARE_BYTES of its text in the file, rounded up.
 SHARES_MAX = 4096
 SHARE_BYTES = 512
-#: Between two replacements of the file, at least.
+#: Least time between two replacements of the file.
 WRITE_NS = 250_000_000
-#: The key by which a session names its user in the file; readers leave it out.
+#: Key of the user id in the file; readers drop it.
 UID = "uid"
 
 
 class KeptSessions:
-    """Sessions by number, and their file. One writer: the resolver.
+    """Sessions by number, and their file. The resolver is the only writer.
 
     Args:
         directory: the instance's runtime directory.
         mode: of the file.
-        count: told (counter, number): ``sessions_evicted``.
+        count: called with (counter, number): ``sessions_evicted``.
         now_ns: a clock.
 
     Attributes:
@@ -70,18 +70,18 @@ class KeptSessions:
         return number in self._sessions
 
     def get(self, number: int) -> dict[str, Any]:
-        """What is known of a session; empty: nothing."""
+        """Return the details of a session; empty: none are known."""
         return self._sessions.get(number, {})
 
     def restore(self) -> None:
-        """Go on with what a predecessor has written."""
+        """Continue with the sessions that a predecessor has written."""
         with contextlib.suppress(OSError, ValueError):
             for number, session in json.loads(self._path.read_text(encoding="ascii")).items():
                 uid = session.pop(UID, 0)
                 self.keep(int(number), uid, session)
 
     def keep(self, number: int, uid: int, session: dict[str, Any]) -> None:
-        """Keep what is known of a session, in the place of what was known before. It shows with the next `write`."""
+        """Replace the details of a session. Readers see them after the next `write`."""
         self._forget(number)
         text = b'"%d": %b' % (number, json.dumps(session | {UID: uid}).encode("ascii"))
         shares = 1 + len(text) // SHARE_BYTES
@@ -98,13 +98,13 @@ class KeptSessions:
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether there is something that the file does not have."""
+        """Whether the file is out of date."""
         return self._is_changed
 
     def write(self, *, at_once: bool = False) -> None:
-        """Replace the file if it is not up to date, unless that was done a moment ago.
+        """Replace the file if it is out of date and WRITE_NS have passed.
 
-        A full file system costs readers this file, and nothing else.
+        If the file system is full, only this file is missing for readers.
         """
         now = self._now_ns()
         is_due = self._written_ns is None or now - self._written_ns >= WRITE_NS
@@ -126,7 +126,7 @@ class KeptSessions:
             del self._by_user[uid]
 
     def _change(self, uid: int, shares: int) -> None:
-        """Give shares to a user, or take them; users stay sorted by how many they have."""
+        """Add shares to a user, or subtract them; users stay sorted by their shares."""
         before = self._shares.pop(uid, 0)
         after = before + shares
         if before:
@@ -138,6 +138,6 @@ class KeptSessions:
             self._users.setdefault(after, OrderedDict())[uid] = None
         self._used += shares
         self._most = max(self._most, after)
-        # As many steps at most as shares were taken: the user that had most has not lost more.
+        # At most as many steps as shares were subtracted, because the largest user has not lost more.
         while self._most and self._most not in self._users:
             self._most -= 1

@@ -1,4 +1,4 @@
-"""What the thread of `names` reads: the host's files and name service, and the files in a container's root."""
+"""Read names for the thread of `names`: from the host's files and name service, and from the root of a container."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _KINDS: dict[int, Kind] = {USER: "user", GROUP: "group"}
 
 
 class ViewNames(NamedTuple):
-    """The names of a container, as they are kept: for the stream, and as a file for readers."""
+    """The names of a container: for the stream, and as a file for readers."""
 
-    names: Names  #: HOST_NAMES where the host's count
+    names: Names  #: HOST_NAMES if the host's names apply
     file: bytes
     digest: bytes  #: of `file`
     owner: int  #: user that made the namespaces; see RootNames
-    is_cut: bool  #: there are more names than are kept
+    is_cut: bool  #: some names were dropped, as there are too many
 
 
 class NameReader:
-    """Reads names, and waits for them. It never raises: a name that can not be had is none.
+    """Reads names; its methods block. They never raise: a name that cannot be read counts as missing.
 
     Args:
         proc: where procfs is mounted.
@@ -45,8 +45,8 @@ class NameReader:
         self._foreign = ForeignPids(proc)
 
     def host(self) -> tuple[Any, ...] | None:
-        """The host's names, from its own files; None: nothing has changed."""
-        # Pid 1's root, as this process may have another one; where that can not be entered, its own.
+        """Return the host's names from its own files; None: they have not changed."""
+        # The root of pid 1, because this process may have another one. Without permission, its own root.
         root = f"{self._proc}/1/root"
         with contextlib.suppress(OSError):
             self._root = own = root_identity("/")
@@ -63,21 +63,21 @@ class NameReader:
         return "host", users, groups
 
     def view(self, tgid: int, is_container: bool, mnt_ns: int = 0, user_ns: int = 0) -> ViewNames | None:
-        """The names in a process' own root; None: it is gone, or not in its container yet.
+        """Return the names in the root of a process; None: it is gone, or not in its container yet.
 
         Args:
             tgid: the process.
-            is_container: its cgroup is called like a container's.
-            mnt_ns, user_ns: namespaces that it must have still; 0: any.
+            is_container: its cgroup has the name of a container's.
+            mnt_ns, user_ns: namespaces that it must still have; 0: any.
         """
-        with contextlib.suppress(Exception):  # whatever a stranger's files make happen: the thread lives on
+        with contextlib.suppress(Exception):  # an untrusted file must not end the thread
             names = read_names(tgid, self._proc, KEPT_BYTES, namespaces=(mnt_ns, user_ns))
             if names is not None and (names.is_hosts or not (is_container and names.root == self._root)):
                 return packed(names)
         return None
 
     def foreign_view(self, key: Key, mnt_ns: int, is_container: bool) -> ViewNames | None:
-        """The same of a process that a tracer named; None also: it is in another mount namespace, or not to be seen."""
+        """The same for a process that a tracer named; None also if it has another mount namespace or is not visible."""
         with contextlib.suppress(OSError):
             pid = self._foreign.find(key)
             if not pid and self._foreign.refresh():
@@ -87,7 +87,10 @@ class NameReader:
         return None
 
     def ids(self, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
-        """The host's name service; "" for an id without a name. In another root than the host's it is another one."""
+        """Return names from the host's name service, "" for an id without a name.
+
+        In another root than the host's there may be another name service, so all names are "" there.
+        """
         found = {}
         for kind, number in wanted:
             name = ""
@@ -98,7 +101,7 @@ class NameReader:
 
 
 def packed(names: RootNames) -> ViewNames:
-    """Return the names of a root in the form in which they are kept."""
+    """Return the names of a root in the form for the cache and the file."""
     if names.is_hosts:
         kept, content = HOST_NAMES, HOSTS
     else:

@@ -1,8 +1,8 @@
-"""The names of containers that are kept, bounded: by number and size, together and for each user.
+"""The names of containers that are kept. Number and size are bounded, for all views together and for each user.
 
-A view is a container, or namespaces that are not the host's. An unprivileged user can make thousands of them, so the
-views that one user made never take the room of all others. Nothing is read in them; what root made may have large
-files. Covers what is kept and what leaves; leaves out reading (`name_reader`) and when a view is read (`names`).
+A view is a container, or namespaces other than the host's. An unprivileged user can make thousands of them, so the
+views of one user never displace those of all others. This module decides what is kept and what is evicted; names are
+read by `name_reader`, and `names` decides when.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from pipeline.resolver.stream._name_cache import VIEWS_MAX, VIEWS_PER_USER, Names
 
-#: Names in memory and the files of them below ``users``, of all views together.
+#: Limit for names in memory and for their files below ``users``, of all views together.
 BYTES_MAX = 16 << 20
-#: A file takes whole pages.
+#: A file occupies whole pages.
 _PAGE = 4096
 
 #: Container id, mount namespace, user namespace.
@@ -24,17 +24,17 @@ View = tuple[bytes, int, int]
 
 @dataclass(slots=True)
 class Known:
-    """What is known of one view; `names` is None while nothing is.
+    """The state of one view; `names` is None until they have been read.
 
     Attributes:
-        user: the user that it counts against: the owner of its namespaces or, until that is
-            known, the user of its process.
+        user: the user to which the view is charged: the owner of its namespaces or, until that is known, the user of
+            its process.
         nbytes: of names and file.
         digest: of the file.
-        first_ns, seen_ns: when a process of it was seen first and last.
-        due_ns: when it may be read again.
-        failures: readings without an answer, since the last one with one.
-        is_asked: it is being read.
+        first_ns, seen_ns: when a process of the view was seen first and last.
+        due_ns: when the view may be read again.
+        failures: failed readings since the last successful one.
+        is_asked: the view is being read.
     """
 
     user: int = 0
@@ -49,7 +49,7 @@ class Known:
 
 
 class Views:
-    """Views by their key, the one that was not seen for longest first."""
+    """Views by their key, the least recently seen first."""
 
     def __init__(self, count_max: int = VIEWS_MAX) -> None:
         self._count_max = count_max
@@ -65,15 +65,15 @@ class Views:
 
     @property
     def nbytes(self) -> int:
-        """Of all views."""
+        """Size of all views."""
         return self._bytes.total()
 
     def get(self, view: View) -> Known | None:
-        """What is known of a view; None: it is not among them."""
+        """Return the state of a view; None: it is not kept."""
         return self._known.get(view)
 
     def see(self, view: View, user: int, now: int) -> Known:
-        """Return a view of which a process was seen, added if it is new; `user` counts only then."""
+        """Return the view of a process that was seen; if the view is new, add it and charge it to `user`."""
         known = self._known.get(view)
         if known is None:
             known = self._known[view] = Known(user, first_ns=now)
@@ -83,7 +83,7 @@ class Views:
         return known
 
     def put(self, view: View, user: int, names: Names, digest: bytes, file_bytes: int) -> None:
-        """Keep the names of a view that is among them."""
+        """Store the names of a view that is kept."""
         known = self._known[view]
         self._charge(known, -1)
         known.user, known.names, known.digest = user, names, digest
@@ -95,15 +95,15 @@ class Views:
         self._charge(self._known.pop(view), -1)
 
     def strip(self, view: View, due_ns: int) -> None:
-        """Drop the names of a view that stays among them, and is not read again before `due_ns`."""
+        """Drop the names of a view, but keep the view, which is not read again before `due_ns`."""
         known = self._known[view]
         self._bytes[known.user] -= known.nbytes
         known.names, known.nbytes, known.digest, known.due_ns = None, 0, b"", due_ns
 
     def surplus(self) -> tuple[View, bool] | None:
-        """Return the view that has to go next, and whether its names are enough; None: all is within bounds.
+        """Return the view to evict next, and whether dropping its names is enough; None: all limits hold.
 
-        It is one of a user that has more than a user may have, else one of the user that has most.
+        It belongs to a user that exceeds the limit of one user, else to the user with the most.
         """
         for user, count in self._count.items():
             if user and count > VIEWS_PER_USER:

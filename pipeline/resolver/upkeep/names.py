@@ -1,15 +1,15 @@
 """Names of users and groups for a running instance: in the events of its stream, and in files for its readers.
 
-Names cost a file system or a name service, so they are read on a thread of their own, once for the host and once for
-each container, and no row, event or reader waits: what is not known yet is null. A container's files are read as soon
-as one of its processes is seen, as it may be gone when somebody asks. What is read is in `name_reader`, how a foreign
-root is read safely in `users`, how the stream finds a name in `_names`, how readers do in
-`pipeline.shm.names.usernames`.
+Reading names needs a file system or a name service. So a separate thread reads them, once for the host and once for
+each container, and no row, event or reader waits: an unknown name is null. A container's files are read as soon as one
+of its processes is seen, because the container may be gone when the names are needed. `name_reader` reads the names,
+`pipeline.procfs.users` reads a foreign root safely, `_name_cache` finds names for the stream, and
+`pipeline.shm.names.usernames` finds them for readers.
 
-Whose names count for a process: the host's, if its mount and user namespace are those of pid 1 and it is in no
-container, or if a user other than root made one of the two namespaces; else those in its own root directory. A process
-that is on its way into a container still has the host's root (runc joins the cgroup before it changes the root): then
-nothing is believed, and it is asked again a little later.
+The names that apply to a process are the host's if its mount and user namespaces are those of pid 1 and it is in no
+container, or if a user other than root made one of the two namespaces. Otherwise they are the names in its own root
+directory. A process on its way into a container still has the host's root (runc joins the cgroup before it changes the
+root). Its names are not used then; they are read again a little later.
 """
 
 from __future__ import annotations
@@ -43,41 +43,42 @@ if TYPE_CHECKING:
     from pipeline.resolver.stream._encoder import Encoder
     from pipeline.shm.writer._writer import TableWriter
 
-#: How often the host's files are looked at for changes, and how often the rows for containers that nobody noted.
+#: How often the host's files are checked for changes, and how often the rows for containers that were not noted.
 CHECK_NS = 2_000_000_000
 SWEEP_NS = 2_000_000_000
-#: The time between two sweeps is at least so many times what one takes: some 10 ns a row.
+#: The time between two sweeps is at least this many times the duration of one, which is about 10 ns a row.
 SWEEP_SHARE = 500
-#: A container's files may change; and namespaces whose first process may not have changed its root yet are young.
+#: A container's files are read again after REREAD_NS. Namespaces younger than YOUNG_NS are read again at once, because
+#: their first process may not have changed its root yet.
 REREAD_NS = 30_000_000_000
 YOUNG_NS = 10_000_000_000
-#: A container that could not be read is asked again after this, then after twice as long, and so on.
+#: A container that could not be read is read again after RETRY_NS, then after twice that time, and so on.
 RETRY_NS = 100_000_000
 RETRY_MAX_NS = 10_000_000_000
-#: An id of the host that has no name is asked for again.
+#: An id of the host without a name is looked up again after this.
 MISS_NS = 60_000_000_000
 IDS_MAX = 4096
-#: Of the ids in one user's own namespaces so many are asked for in a sweep.
+#: Ids in the namespaces of one user that are looked up in one sweep.
 STRANGERS_IDS = 16
 JOBS_MAX = 4096
 
-#: A container that lost its names for want of room is read again after this.
+#: A container whose names were evicted is read again after this.
 EVICTED_NS = 60_000_000_000
-#: A view of which no process has lived for this long is forgotten.
+#: A view without a live process for this long is forgotten.
 FORGET_NS = 300_000_000_000
-#: Answers taken at a time: the rest waits, and events do not.
+#: Answers that are handled in one turn, so that events do not wait.
 ANSWERS_PER_TURN = 16
-#: Reading the files of users' own namespaces takes at most this share of a CPU.
+#: Reading files in the namespaces of unprivileged users takes at most this share of a CPU.
 STRANGERS_SHARE = 0.2
 PAUSE_MAX_S = 0.2
 #: Files of a predecessor that are kept until their containers are read again.
 LEFT_BYTES = 4 << 20
-#: Freed memory is given back to the kernel when it is this much, and not more often than this.
+#: Freed memory is returned to the kernel if there is this much of it, and no more often than this.
 GIVE_BACK_BYTES = 1 << 20
 GIVE_BACK_NS = 10_000_000_000
 
 
-#: Turn, number, whether it reads what an unprivileged user has made, and what to do; None ends the thread.
+#: Turn, number, whether it reads files of an unprivileged user, and the function to call; None ends the thread.
 _Job = tuple[int, int, bool, Callable[[], tuple[Any, ...] | None] | None]
 
 
@@ -86,14 +87,14 @@ class LiveNames:
 
     Args:
         tables, encoder: of this instance.
-        directory: the instance's runtime directory; what a predecessor left there is replaced as it becomes known.
-        mode: of the files. Their group is the instance's directory's, where that has the set-group-id bit.
-        with_containers: whether the roots of containers are read at all.
+        directory: the instance's runtime directory; a predecessor's files there are replaced one by one.
+        mode: of the files. Their group is that of the directory, if it has the set-group-id bit.
+        with_containers: read the roots of containers.
         proc: where procfs is mounted.
         look_up: asks the host's name service; raises KeyError for an id without a name.
         now: the boot clock, in ns.
-        is_traced: processes are those of tracers, which are found in ``/proc`` by their keys.
-        forget_ns: a view of which no process has lived for this long is forgotten.
+        is_traced: tracers report the processes, which are found in ``/proc`` by their keys.
+        forget_ns: a view without a live process for this long is forgotten.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class LiveNames:
         self._is_traced = is_traced
         self._views = Views(VIEWS_MAX)
         self._forget_ns = forget_ns
-        self._is_changed = False  #: the encoder's cache is not what `_views` holds
+        self._is_changed = False  #: the encoder's cache differs from `_views`
         self._left: list[str] = []  # files of a predecessor
         self._forget_left_ns = 0
         self._users: dict[int, str] = {}
@@ -136,13 +137,13 @@ class LiveNames:
         self._closing = threading.Event()
         self._freed_bytes = self._gave_back_ns = 0
         self._answers: deque[tuple[Any, ...]] = deque()
-        # A daemon: a look-up that hangs must not keep the process from ending.
+        # A daemon thread: a look-up that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="names", daemon=True)
 
     # -- duty cycle ----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Learn the host's names and start; call when the tables know pid 1.
+        """Read the host's names and start the thread; call it when pid 1 is in the tables.
 
         Raises:
             OSError: the directory cannot be made.
@@ -151,7 +152,18 @@ class LiveNames:
             shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(exist_ok=True)
         self._directory.chmod(0o755 | self._directory.stat().st_mode & stat.S_ISGID)
-        # A predecessor's views are shown until they are known again; how old they are only their files tell.
+        self._keep_files_of_predecessor()
+        mnt_ns, user_ns = host_namespaces(self._tables)
+        self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
+        self._thread.start()
+        self._read_host_first()
+        self._checked_ns = self._now()
+        self._take_answers()
+        if not (self._directory / HOST_FILE).exists():
+            self._write_host()
+
+    def _keep_files_of_predecessor(self) -> None:
+        """Keep a bounded number of a predecessor's files until their views are read again; the newest ones first."""
         left = sorted(self._directory.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
         room = LEFT_BYTES
         for file in reversed(left):
@@ -163,27 +175,22 @@ class LiveNames:
             else:
                 self._left.append(file.name)
         self._forget_left_ns = self._now() + self._forget_ns
-        mnt_ns, user_ns = host_namespaces(self._tables)
-        self._encoder.names = NameCache(Names(), mnt_ns, user_ns)
-        self._thread.start()
-        # Waited for, so that the first events have names; a host whose files hang must not keep us from starting.
+
+    def _read_host_first(self) -> None:
+        """Wait for the host's names, which the first events need; a file that hangs must not block the start."""
         self._ask(self._reader.host)
         for _ in watched(range(200), self._tables.py_show_life):
             if self._answers or not self._thread.is_alive():
                 break
             self._thread.join(0.005)
-        self._checked_ns = self._now()
-        self._take_answers()
-        if not (self._directory / HOST_FILE).exists():
-            self._write_host()
 
     @property
     def has_answers(self) -> bool:
-        """Whether something came that `poll` has not taken yet."""
+        """Whether the thread has answers that `poll` has not handled yet."""
         return bool(self._answers)
 
     def poll(self, now: int) -> None:
-        """Ask for what is missing and take what has come; costs next to nothing when there is neither."""
+        """Request missing names and handle answers; this is cheap if there are none."""
         cache = self._encoder.names
         if cache is None:
             return
@@ -205,24 +212,24 @@ class LiveNames:
             self._show_views()
 
     def user(self, uid: int) -> str | None:
-        """The host's name of a user, as far as it is known by now; None: it has none, or it is asked for."""
+        """Return the host's name of a user; None: there is none, or it is being looked up."""
         name = self._users.get(uid) or self._service.get((USER, uid))
         if not name:
             self._want_ids([(USER, uid)], self._now())
         return name or None
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the thread; what it is just reading is given up."""
+        """End the thread; what it is reading is abandoned."""
         self._closing.set()
         with contextlib.suppress(queue.Full):
             self._jobs.put_nowait((-1, next(self._numbers), False, None))
         if self._thread.is_alive():
             self._thread.join(timeout_s)
 
-    # -- what is missing -----------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def _sweep(self, now: int) -> None:
-        """Ask for each view and each of the host's ids that a living process has."""
+        """Request each view, and each of the host's ids, of live processes."""
         cache = self._encoder.names
         assert cache is not None
         views, ids, strangers = cache.living(self._tables)
@@ -234,12 +241,12 @@ class LiveNames:
             self._want_ids(new[:STRANGERS_IDS], now, is_strangers=True)
 
     def _want(self, view: View, tgid: int, now: int) -> None:
-        """Read a view through one of its processes, unless it was read or asked for a short time ago."""
+        """Read a view through one of its processes, unless it was read or requested a short time ago."""
         if not self._with_containers:
             return
         cache = self._encoder.names
         if self._is_traced and cache is not None and view[2] != cache.host_user_ns:
-            return  # a tracer's ids are those of its own user namespace: here they are somebody else's
+            return  # a tracer's ids are those of its own user namespace: here they belong to other users
         known = self._views.get(view)
         known = self._views.see(view, self._user_of(tgid) if known is None else known.user, now)
         self._make_room(now)
@@ -258,19 +265,19 @@ class LiveNames:
             self._pending[user] += 1
 
     def _user_of(self, tgid: int) -> int:
-        """The user that a new view counts against until the owner of its user namespace is known."""
+        """Return the user to which a new view is charged until the owner of its user namespace is known."""
         row = self._tables.py_head(tgid)
         return int(self._tables.hot_view()["uid"][row]) if row else 0
 
     def _make_room(self, now: int) -> None:
-        """Let names of views go until all is within bounds."""
+        """Evict names of views until all limits hold."""
         while (surplus := self._views.surplus()) is not None:
             view, is_for_bytes = surplus
             self._drop(view, now + EVICTED_NS if is_for_bytes else 0)
             self._tables.count("names_evicted")
 
     def _drop(self, view: View, due_ns: int = 0) -> None:
-        """Let a view go, or with `due_ns` its names until then."""
+        """Drop a view, or with `due_ns` only its names, until then."""
         known = self._views.get(view)
         assert known is not None
         self._freed_bytes += known.nbytes
@@ -282,7 +289,7 @@ class LiveNames:
         (self._directory / _file_of(view)).unlink(missing_ok=True)
 
     def _forget(self, now: int) -> None:
-        """Drop the views of which no process has lived for long, and give back what was freed."""
+        """Drop views without a live process for a long time, and return freed memory to the kernel."""
         gone = [view for view, known in self._views if now - known.seen_ns > self._forget_ns and not known.is_asked]
         for view in gone:
             self._drop(view)
@@ -307,7 +314,7 @@ class LiveNames:
 
         def read() -> tuple[Any, ...]:
             found = self._reader.ids(new)
-            # That an id has no name is remembered so that it is not noted again; strangers' ids never are noted.
+            # Remember an id without a name, so that it is not noted again; ids of foreign namespaces are never noted.
             return "ids", {one: name for one, name in found.items() if name or not is_strangers}
 
         if self._ask(read):
@@ -334,7 +341,7 @@ class LiveNames:
                 self._closing.wait(min(PAUSE_MAX_S, (time.thread_time() - began) * (1 / STRANGERS_SHARE - 1)))
             del job, answer  # nothing is kept while the next job is awaited
 
-    # -- what has come -------------------------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------------------
 
     def _take_answers(self) -> None:
         for _ in range(min(len(self._answers), ANSWERS_PER_TURN)):
@@ -369,13 +376,13 @@ class LiveNames:
         self._write(HOST_FILE, json.dumps(content).encode("ascii"))
 
     def _host_names(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Files first, as name services do."""
-        told = self._service.items()
-        users = {number: name for (kind, number), name in told if kind == USER} | self._users
-        return users, {number: name for (kind, number), name in told if kind == GROUP} | self._groups
+        """Return users and groups; files take precedence, as in name services."""
+        known = self._service.items()
+        users = {number: name for (kind, number), name in known if kind == USER} | self._users
+        return users, {number: name for (kind, number), name in known if kind == GROUP} | self._groups
 
     def _learn_ids(self, found: dict[tuple[int, int], str]) -> None:
-        """Names that only the name service knows (LDAP and the like); "" is remembered in the cache alone."""
+        """Store names that only the name service has (such as LDAP); "" is stored in the cache only."""
         cache = self._encoder.names
         assert cache is not None
         before = dict(self._service)
@@ -389,7 +396,7 @@ class LiveNames:
             self._write_host()
 
     def _learn_view(self, view: View, asked_by: int, found: ViewNames | None) -> bool:
-        """Returns whether the cache must be told: also of a failure, so that the next event asks again."""
+        """Store the names of a view; return whether the cache must change, as it also must after most failures."""
         self._pending[asked_by] -= 1
         if not self._pending[asked_by]:
             del self._pending[asked_by]
@@ -401,13 +408,13 @@ class LiveNames:
         if found is None:
             known.due_ns = now + min(RETRY_NS << min(known.failures, 16), RETRY_MAX_NS)
             known.failures += 1
-            # What is known of a container stays true; of a namespace whose number is used again it may not be.
+            # The names of a container stay valid; those of a namespace may not, because its number may be reused.
             return known.names is None or not view[0]
         known.failures = 0
         known.due_ns = now if now - known.first_ns < YOUNG_NS else now + REREAD_NS
         if known.names is not None and known.digest == found.digest:
             return False
-        # Nobody but root is charged for what root made; of what a user made the owner is known now.
+        # The owner of the namespaces is known now, so the view is charged to that user.
         self._views.put(view, found.owner, found.names, found.digest, len(found.file))
         if found.is_cut:
             self._tables.count("names_refused")
@@ -416,7 +423,7 @@ class LiveNames:
         return True
 
     def _write(self, name: str, content: bytes) -> None:
-        """Replace a file whole. A full file system costs readers names, and nothing else."""
+        """Replace a file as a whole. If the file system is full, only these names are missing for readers."""
         if name in self._left:
             self._left.remove(name)
         with contextlib.suppress(OSError):

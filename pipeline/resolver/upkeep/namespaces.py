@@ -1,4 +1,4 @@
-"""Which mount and user namespace are the host's."""
+"""The mount namespace and the user namespace of the host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def host_namespaces(tables: TableWriter) -> tuple[int, int]:
-    """Mount and user namespace of pid 1, as the kernel reported them; of this process where it did not. 0: unknown."""
+    """Return mount and user namespace of pid 1 if the kernel reported them, else those of this process; 0: unknown."""
     row = tables.py_head(1)
     if row and int(tables.hot_view()["known"][row]) & layout.KNOWN_NS:
         cold = tables.cold_view()[row]

@@ -1,18 +1,18 @@
-"""Whether a process is the host's own sshd, so that what it puts into an environment can be believed.
+"""Decide whether a process is the host's own sshd, so that the environment that it sets can be trusted.
 
-A name says nothing: anybody may call a program sshd, and may mount a file of root's over that name in a mount namespace
-of their own. So a process is the host's sshd only if all of this holds:
+A name proves nothing: any user can call a program sshd, and can mount a file of root's over that name in an own mount
+namespace. So a process is the host's sshd only if all of these conditions hold:
 
 1. It runs in the host's mount namespace (pid 1's) and in the initial user namespace.
-2. It runs as root, really and effectively; or it was forked, as the same image, by a process that does. sshd gives up
-   root's rights in the process that forks the user's shell.
-3. Its executable is the file that the host has at that path: device and inode are compared. It is called sshd,
-   sshd-session or sshd-auth, is a regular file of root's that nobody else may write, and is not setuid or setgid.
-4. Every directory on the way to the file belongs to root, and nobody else may write to it. One with the sticky bit is
-   accepted, except the file's own: there others may add a link to a file of root's.
+2. Its real and effective user is root, or it was forked, as the same image, by such a process. sshd drops root's
+   privileges in the process that forks the user's shell.
+3. Its executable is the host's file at that path: device and inode are equal. The file is called sshd, sshd-session or
+   sshd-auth, is a regular file of root that only root can write, and is neither setuid nor setgid.
+4. Every directory on the path belongs to root, and only root can write to it. A directory with the sticky bit is
+   accepted, except the last one, where other users could add a link to a file of root.
 
-A process of which one of these facts is unknown is not accepted: a missing session is better than a wrong one. So an
-sshd in a container, or one with a mount namespace of its own, begins no session.
+If one of these facts is unknown, the process is not accepted: a missing session is better than a wrong one. So an sshd
+in a container, or with its own mount namespace, begins no session.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
     from pipeline.shm.writer._writer import TableWriter
 
 NAMES = frozenset({b"sshd", b"sshd-session", b"sshd-auth"})
-#: Accepted processes and files that are remembered; of more, the oldest are forgotten.
+#: Accepted processes and files that are remembered; beyond that, the oldest are forgotten.
 PROCESSES_MAX = 1024
 FILES_MAX = 64
-#: Processes that are read from `/proc` in a turn, because a record of theirs was lost.
+#: Processes with lost records that are read from `/proc` in one turn.
 READS_PER_TURN = 16
-#: Components of a path that are examined.
+#: Longest path, in components, that is examined.
 DEPTH_MAX = 32
 
 _KNOWN = layout.KNOWN_CREDS | layout.KNOWN_NS | layout.KNOWN_FILE
@@ -50,7 +50,7 @@ _NOT_A_PATH = (
     events.EXEC_MEMFD | events.EXEC_DELETED | events.EXEC_PATH_TRUNCATED | events.EXEC_DETACHED | events.EXEC_ESCAPED
     | events.EXEC_NO_ROOT
 )  # fmt: skip
-#: File systems with a server that could keep a stat(2) waiting.
+#: File systems with a server, where a stat(2) could block.
 _SERVED = frozenset({"fuse", "nfs", "9p", "cifs", "ceph", "afs", "coda", "vboxsf", "autofs", "ocfs2", "gfs2"})
 
 
@@ -67,20 +67,20 @@ class _Facts(NamedTuple):
 
     @property
     def image(self) -> tuple[int, bytes]:
-        """Inode and path: the other facts of a file differ a little between the kernel's record and `/proc`."""
+        """Inode and path; the other facts of a file differ slightly between the kernel's record and `/proc`."""
         record = np.frombuffer(self.file[: layout.FILE.itemsize], layout.FILE)[0]
         return int(record["file_inode"]), self.file[layout.FILE.itemsize :]
 
 
 class HostSshd:
-    """Recognizes the host's sshd among the rows of the tables. For one thread.
+    """Recognizes the host's sshd among the rows of the tables. Not thread-safe.
 
     Args:
         tables: of this instance.
         proc: where procfs is mounted.
 
     Attributes:
-        decisions: rows that were examined because they were not remembered.
+        decisions: rows that were examined; remembered rows are not.
     """
 
     def __init__(self, tables: TableWriter, proc: str = "/proc") -> None:
@@ -93,7 +93,7 @@ class HostSshd:
         self.decisions = 0
 
     def turn(self) -> None:
-        """Another turn begins: `/proc` may be read again."""
+        """Begin another turn, in which `/proc` may be read again."""
         self._reads = READS_PER_TURN
 
     def recognizes(self, row: int) -> bool:
@@ -116,7 +116,7 @@ class HostSshd:
         if not facts.is_roots:
             hot = self._tables.hot_view()[row]
             if int(hot["source"]) == layout.SOURCE_EVENT and int(hot["flags"]) & layout.ROW_IS_EXEC:
-                return False  # the user has started it
+                return False  # the user has executed it
             above = self._tables.py_follow(int(hot["creator"])) or self._tables.py_follow(int(hot["parent"]))
             up = self._facts(above) if above else None
             if up is None or not self._is_on_host(up) or not up.is_roots or up.image != facts.image:
@@ -154,10 +154,10 @@ class HostSshd:
 
 
 def is_hosts_file(record: bytes, root: str = "") -> bool:
-    """Whether a FILE record with its path is of an sshd that the host has there (points 3 and 4 above).
+    """Whether a FILE record with its path is the host's sshd at that path (conditions 3 and 4 above).
 
     Args:
-        record: as the names arena has it.
+        record: in the form of the names arena.
         root: the host's root directory, without a slash at the end.
     """
     file = np.frombuffer(record[: layout.FILE.itemsize], layout.FILE)[0]
@@ -181,7 +181,7 @@ def is_hosts_file(record: bytes, root: str = "") -> bool:
         if status.st_uid != 0 or not _is_safe(status.st_mode) or status.st_ino != int(file["file_inode"]):
             return False
         device = os.major(status.st_dev) << 20 | os.minor(status.st_dev)
-        # btrfs shows each subvolume as a device of its own, which the kernel's record does not.
+        # btrfs shows each subvolume as a separate device; the kernel's record does not.
         return device == int(file["device"]) or _mount_of(way + name) == int(file["mount_id"])
     except (OSError, ValueError):
         return False
@@ -200,7 +200,7 @@ def _mount_of(path: bytes) -> int:
 
 
 def _root_of(proc: str) -> str:
-    """The root directory of pid 1, which this daemon's own need not be; this one's where pid 1 cannot be examined."""
+    """Return the root directory of pid 1, which may differ from the daemon's; "" (the daemon's) without permission."""
     root = f"{proc}/1/root"
     with suppress(OSError):
         os.stat(root)  # noqa: PTH116

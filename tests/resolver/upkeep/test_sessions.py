@@ -20,7 +20,8 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.upkeep import kept_sessions, sessions
 from pipeline.resolver.upkeep import sshd as sshd_module
-from pipeline.resolver.upkeep.sessions import SshSessions, session_of
+from pipeline.resolver.upkeep.sessions import SshSessions
+from pipeline.resolver.upkeep.ssh_client import session_of
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.names import ssh
@@ -158,7 +159,7 @@ def test_an_exec_below_sshd_is_looked_at_when_it_is_applied(w: World) -> None:
     assert w.applier.followups.take_logins() == 0
     read(w)
     told: list[tuple[int, dict[str, Any]]] = []
-    w.sessions._tell = lambda row, body: told.append((row, body))
+    w.sessions._publish = lambda row, body: told.append((row, body))
     w.sessions.poll()
     number = w.proc(4).user_session
     assert number == w.proc(5).user_session != 0
@@ -179,7 +180,7 @@ def test_a_session_that_execs_twice_before_it_is_looked_at_is_told_once(w: World
     w.exec(4, b"/bin/bash")
     read(w)
     told: list[int] = []
-    w.sessions._tell = lambda row, body: told.append(row)
+    w.sessions._publish = lambda row, body: told.append(row)
     w.sessions.poll()
     assert told == [w.proc(4).row] and w.proc(4).user_session
 
@@ -282,7 +283,7 @@ def test_a_command_that_ended_before_it_was_looked_at(
     w.exec(4, b"/bin/true", envs=recorded)
     w.exit(4)
     told: list[dict[str, Any]] = []
-    w.sessions._tell = lambda row, body: told.append(body)
+    w.sessions._publish = lambda row, body: told.append(body)
     w.sessions.poll()
     assert bool(w.proc(4).user_session) is is_session
     assert w.tables.counter("sessions_unread") == unread
@@ -350,10 +351,10 @@ def test_who_outlives_a_command_is_in_its_session(w: World) -> None:
 
 
 def test_what_records_tell_is_bounded(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "TOLD_MAX", 3)
+    monkeypatch.setattr(sessions, "RECORDED_MAX", 3)
     for tgid in range(10):
         w.sessions.take(tgid, 5, b"\0")
-    assert list(w.sessions._told) == [(7, 5), (8, 5), (9, 5)]
+    assert list(w.sessions._records) == [(7, 5), (8, 5), (9, 5)]
 
 
 def test_of_what_was_forked_before_a_login_is_known_all_is_in_its_session(w: World) -> None:

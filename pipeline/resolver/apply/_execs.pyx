@@ -1,0 +1,541 @@
+"""Chains of images: what an exec does, in whatever order records arrive. Follows specification 3.3.4.
+
+An exec makes a row for the new image, whose ancestor is the image that it replaces. An exec of what the image is already
+(an exec bomb) makes none. A late exec is put between the images that were there before and after it, or parts an image
+that was taken for one.
+
+Before that stand the functions that records of several kinds share.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
+
+from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.records._records cimport (
+    PL_FLAG_KEYED, PL_FLAG_PARTIAL, PL_KIND_EXEC, PL_KIND_EXIT, pl_exec_any, pl_head_any, pl_task_any,
+)
+from pipeline.resolver.apply._followups cimport TOPIC_EXEC, TOPIC_EXIT
+from pipeline.resolver.apply._lineage cimport Lineage
+from pipeline.resolver.apply._record cimport told_record
+from pipeline.resolver.apply._rows cimport ended_process
+from pipeline.shm.layout._layout cimport (
+    PL_C_ADDED_EVENT, PL_C_ADDED_KERNEL_MAPS, PL_C_ADDED_PROCFS, PL_C_ELIDED, PL_C_EXEC_BOMB, PL_C_EXEC_WITHOUT_FORK,
+    PL_C_INODE_ERROR_EXEC_PARENT_MISSING, PL_C_PARENT_MISSING, PL_KNOWN_CAPS, PL_KNOWN_COMM, PL_KNOWN_CREDS,
+    PL_KNOWN_EXEC_TIME, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN,
+    PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC, PL_ROW_IS_EXEC_EXEC, PL_ROW_PARENT_MISSING,
+    PL_ROW_REPLACED, PL_ROW_START_TICKS, PL_ROW_STAT_INODE, PL_SOURCE_MAP, PL_SOURCE_PROCFS, PL_SOURCE_SNAPSHOT,
+    pl_cold, pl_hot,
+)
+
+
+cdef enum:
+    KTHREADD = 2
+
+
+cdef class Execs(Lineage):
+    """What records of several kinds have in common, and what an exec does."""
+
+    # -- for records of several kinds ----------------------------------------------------------------------------------
+
+    cdef void count_added(self, uint8_t source) noexcept nogil:
+        if source == PL_SOURCE_MAP:
+            self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
+        elif source == PL_SOURCE_PROCFS:
+            self.counters[PL_C_ADDED_PROCFS] += 1
+        else:
+            self.counters[PL_C_ADDED_EVENT] += 1
+
+    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil:
+        """Link the parent that the record names to a row that is not visible yet; return whether it is missing."""
+        cdef uint32_t parent = 0
+        cdef pl_hot *hot = &self.hot[row]
+        hot.ppid = head.ppid
+        if head.ppid == 0:
+            return False
+        if head.parent_start_boot_ns:
+            parent = self.find(head.ppid, head.parent_start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+        else:
+            parent = self.tables.head(head.ppid)
+        if parent and parent != row and self.can_descend(row, parent):
+            self.link_parent(row, parent, head.time_boot_ns)
+            if self.hot[parent].exit_boot_ns and not newer:
+                # The parent ended before this process was known, so its new parent was not reported.
+                self.want(head.tgid, head.start_boot_ns)
+            return False
+        if head.ppid == KTHREADD:
+            return False  # a helper that the kernel started; kernel threads are not in the tables
+        hot.flags |= PL_ROW_PARENT_MISSING
+        self.counters[PL_C_PARENT_MISSING] += 1
+        self.want(head.ppid, head.parent_start_boot_ns)
+        return True
+
+    cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie, bint is_stat) noexcept nogil:
+        """Compare the image in a row with the executable and the cookie that a record names.
+
+        An inode from stat() may have another number inside the kernel (overlayfs). Then the cookie decides, which the
+        BPF programs change at each exec.
+
+        Returns:
+            INODE_SAME, INODE_OTHER (an exec was lost), or INODE_UNCLEAR.
+        """
+        cdef uint64_t known = self.hot[row].inode
+        if inode == known or inode == 0:
+            return INODE_SAME
+        if known == 0:
+            return INODE_UNCLEAR
+        if ((self.hot[row].flags & PL_ROW_STAT_INODE) != 0) == is_stat:
+            return INODE_OTHER
+        if cookie == 0 or self.cold[row].cookie == 0:
+            return INODE_UNCLEAR
+        return INODE_SAME if cookie == self.cold[row].cookie else INODE_OTHER
+
+    cdef bint is_provisional(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Whether the row holds facts that /proc showed after `time`: events will lead to them."""
+        cdef const pl_hot *hot = &self.hot[row]
+        return (
+            (hot.source == PL_SOURCE_SNAPSHOT or hot.source == PL_SOURCE_PROCFS)
+            and not hot.known & PL_KNOWN_EXEC_TIME
+            and self.slots[hot.tgid].facts_at > time
+            and self.tables.head(hot.tgid) == row
+        )
+
+    cdef bint is_news(self, uint32_t row, uint64_t time) noexcept nogil:
+        """Whether a record of `time` is at least as young as the facts in the head of its process."""
+        cdef const pl_hot *hot = &self.hot[row]
+        if self.tables.head(hot.tgid) != row or time < self.slots[hot.tgid].facts_at:
+            return False
+        # After a take-over the time of the facts is unknown; the last exec or exit that was applied gives a lower bound.
+        if hot.flags & PL_ROW_IS_EXEC and hot.known & PL_KNOWN_EXEC_TIME and time < hot.exec_boot_ns:
+            return False
+        return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
+
+    cdef void refresh(self, uint32_t row, const told_record *record) noexcept nogil:
+        """Update the head of a process from a record; nothing is written if nothing differs."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef pl_hot *hot = &self.hot[row]
+        if not self.is_news(row, head.time_boot_ns):
+            return
+        self.slots[head.tgid].facts_at = head.time_boot_ns
+        if task != NULL and (self.differs(row, task, record.groups) or self.cold[row].tid != head.tid):
+            self.tables.begin(row)
+            self.put_task(row, record, record.groups)
+            self.cold[row].tid = head.tid
+            self.tables.end(row)
+        if hot.exit_boot_ns == 0:
+            self.follow_kernel(row, head, head.kind)
+
+    cdef void close_if_ended(self, uint32_t row) noexcept nogil:
+        """End a process whose exit was applied before its fork."""
+        cdef pl_hot *hot = &self.hot[row]
+        cdef ended_process *ended
+        if not self.unknown_mask >> (hot.tgid & 63) & 1:
+            return
+        ended = self.ended_slot(self.unknown, hot.tgid, hot.start_boot_ns)
+        if ended.tgid != hot.tgid or ended.start != hot.start_boot_ns:
+            return
+        ended.tgid = 0
+        if hot.exit_boot_ns and not hot.flags & PL_ROW_EXIT_UNSEEN:
+            return
+        self.tables.begin(row)
+        hot.flags &= ~PL_ROW_EXIT_UNSEEN
+        if ended.has_code:
+            self.cold[row].exit_code = ended.exit_code
+            hot.flags |= PL_ROW_EXIT_KNOWN
+        self.tables.end(row)
+        self.finish(row, ended.time, 0)
+        if self.tables.head(hot.tgid) == row:
+            self.leave_children(row, ended.reaper_tgid, ended.reaper_start, ended.time)
+        self.emit(TOPIC_EXIT, PL_KIND_EXIT, row, ended.time, 0)
+
+    # -- exec ----------------------------------------------------------------------------------------------------------
+
+    cdef void exec(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
+        cdef bint ticks = head.flags & PL_FLAG_PARTIAL
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, before, newer = 0, n
+        cdef uint64_t kernel
+        cdef pl_hot *hot
+        if row == 0:
+            self.exec_without_fork(record)
+            return
+        if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:
+            self.exact_start(row, head.start_boot_ns)
+        if self.is_provisional(row, head.time_boot_ns):
+            previous = self.previous_image(row)
+            if previous:
+                # /proc was read after this exec and showed its image, or that of a later exec whose record follows.
+                self.tables.begin(row)
+                self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
+                self.fill_exec(row, record, record.groups)
+                self.link_image(row, previous, record)
+                self.tables.end(row)
+                self.slots[head.tgid].facts_at = head.time_boot_ns
+                self.replace(previous, head.time_boot_ns)
+                if head.ppid:
+                    self.follow_kernel(row, head, PL_KIND_EXEC)
+                self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+                return
+            # The same for the first image of a process. Of the image before, only this record's facts are known.
+            kernel = body.prev_inode if body != NULL else 0
+            hot = &self.hot[row]
+            self.tables.begin(row)
+            self.clear_image(row)
+            hot.inode = kernel
+            hot.known &= ~PL_KNOWN_COMM
+            memset(hot.comm, 0, 16)
+            hot.flags &= ~(PL_ROW_IS_EXEC | PL_ROW_IS_EXEC_EXEC)
+            self.tables.end(row)
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+        previous = row
+        for n in range(CHAIN_LIMIT):
+            hot = &self.hot[previous]
+            if not hot.known & PL_KNOWN_EXEC_TIME:
+                break
+            if hot.exec_boot_ns == head.time_boot_ns:  # without ROW_IS_EXEC, which a tracer's entry may lack
+                # Applied already. If the writer was killed right then, the image before has not been replaced yet.
+                before = self.previous_image(row) if previous == row else 0
+                if before and not self.hot[before].flags & PL_ROW_REPLACED:
+                    self.replace(before, head.time_boot_ns)
+                self.emit(TOPIC_EXEC, PL_KIND_EXEC, previous, head.time_boot_ns, 0)
+                return
+            if not hot.flags & PL_ROW_IS_EXEC or hot.exec_boot_ns < head.time_boot_ns:
+                break
+            newer = previous
+            previous = self.previous_image(previous)
+            if previous == 0:
+                break
+        row = self.append_image(previous, newer, record)
+        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+
+    cdef bint has_lost_exec(self, uint32_t previous, const told_record *record) noexcept nogil:
+        """Whether the exec replaced another image than `previous`: an exec between the two was lost."""
+        cdef const pl_exec_any *body = record.body.exec
+        if body == NULL or body.prev_inode == 0 or body.prev_inode == self.hot[previous].inode:
+            return False
+        # The kernel's map names the replaced image by its cookie; the inode in the map may also be from stat().
+        if body.prev_cookie and body.prev_cookie == self.cold[previous].cookie:
+            return False
+        return self.compare_inode(previous, body.prev_inode, body.prev_cookie, record.is_stat) == INODE_OTHER
+
+    cdef void link_image(self, uint32_t row, uint32_t previous, const told_record *record) noexcept nogil:
+        """Between begin and end of an image: link it as the one after `previous`."""
+        if self.hot[previous].flags & PL_ROW_IS_EXEC:
+            self.hot[row].flags |= PL_ROW_IS_EXEC_EXEC
+        if self.has_lost_exec(previous, record):
+            self.hot[row].flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+            self.counters[PL_C_PARENT_MISSING] += 1
+            self.counters[PL_C_INODE_ERROR_EXEC_PARENT_MISSING] += 1
+        self.tables.set_ancestor(row, previous)
+        self.hot[row].images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
+
+    cdef bint is_exec_bomb(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+        """Whether an exec started what the image is already (specification 3.3.4)."""
+        # Sources without eBPF read /proc after the exec and may see the image of a later one. For tracers, each exec
+        # makes an image (specification 4).
+        return (
+            record.body.exec != NULL and not record.head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
+            and self.is_same_again(row, record, groups)
+        )
+
+    cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil:
+        """When an image began to run; that is before its exec time if it was started again."""
+        cdef uint64_t time = self.hot[row].exec_boot_ns
+        if self.hot[row].flags & PL_ROW_ELIDED:
+            return time  # other images ran in between
+        if previous:
+            return min(time, self.hot[previous].exit_boot_ns) if self.hot[previous].flags & PL_ROW_REPLACED else time
+        # The first image runs from the fork on; if the fork is missing, the image before is unknown.
+        return time if self.hot[row].flags & PL_ROW_GAP else self.hot[row].start_boot_ns
+
+    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
+        """Let `newer` begin at a late exec that started the same image; False: another image ran in between."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
+        cdef uint64_t replaced = self.cold[newer].exec_inode
+        if replaced and replaced != body.inode:
+            return False
+        # This comes first, so that a repetition after a kill finds that the image was running by then.
+        self.replace(previous, head.time_boot_ns)
+        self.tables.begin(newer)
+        self.cold[newer].exec_inode = body.prev_inode
+        if previous and not self.has_lost_exec(previous, record):
+            self.forget_loss(newer)
+        self.tables.end(newer)
+        return True
+
+    cdef void forget_loss(self, uint32_t row) noexcept nogil:
+        """Between begin and end of an image: clear the marks of a lost exec, which has arrived after all."""
+        cdef pl_hot *hot = &self.hot[row]
+        if hot.flags & PL_ROW_PARENT_MISSING:
+            hot.flags &= ~(PL_ROW_PARENT_MISSING | PL_ROW_GAP)
+            if hot.flags & PL_ROW_HEAD_ONLY:
+                hot.flags |= PL_ROW_GAP
+
+    cdef void start_again(self, uint32_t row, const told_record *record) noexcept nogil:
+        """Apply an exec bomb: make no new image, and give the existing one a later exec time (specification 3.3.4).
+
+        The image still runs from the end of the image before; look-ups for a past time depend on that.
+        """
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef pl_hot *hot = &self.hot[row]
+        cdef bint is_head = self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0
+        cdef bint is_news = is_head and self.is_news(row, head.time_boot_ns)
+        self.counters[PL_C_EXEC_BOMB] += 1
+        self.tables.begin(row)
+        if is_news:
+            # Facts that are not compared may have changed: names, path, terminal, cgroup, cookie and descriptors.
+            self.mark_tty(row, False)
+            self.put_task(row, record, record.groups)
+            self.put_image(row, record, False)
+            self.cold[row].tid = head.tid
+        if task.cookie and head.time_boot_ns >= hot.exec_boot_ns:
+            self.cold[row].cookie = task.cookie
+        hot.exec_boot_ns = max(hot.exec_boot_ns, head.time_boot_ns)
+        hot.known |= PL_KNOWN_EXEC_TIME
+        hot.flags |= PL_ROW_IS_EXEC
+        self.tables.end(row)
+        if is_news:
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+        if is_head and head.ppid:
+            self.follow_kernel(row, head, PL_KIND_EXEC)
+
+    cdef uint32_t part_image(self, uint32_t previous, uint32_t newer, uint64_t time) noexcept nogil:
+        """Part `newer` at `time`: a late exec started another image between two starts that were taken for one image.
+
+        Returns:
+            The first of the two parts, which ended at `time`; 0: the table is full.
+        """
+        cdef uint64_t began = self.hot[previous].exit_boot_ns  # read first: the copy may evict its row
+        cdef uint32_t row = self.copy_row(newer)
+        cdef pl_hot *hot = &self.hot[row]
+        if row == 0:
+            return 0
+        hot.flags &= ~(PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN)
+        hot.flags |= PL_ROW_REPLACED
+        if previous:
+            hot.exec_boot_ns = began
+        else:  # that of the fork
+            hot.exec_boot_ns = 0
+            hot.known &= ~PL_KNOWN_EXEC_TIME
+            hot.flags &= ~PL_ROW_IS_EXEC
+        hot.exit_boot_ns = time
+        self.cold[row].exit_code = 0
+        self.tables.end(row)
+        self.tables.retire(row)
+        self.tables.begin(newer)
+        self.forget_loss(newer)
+        self.cold[newer].exec_inode = 0  # it named the image that the first part replaced
+        self.tables.set_ancestor(newer, row)
+        self.tables.end(newer)
+        return row
+
+    cdef void replace(self, uint32_t previous, uint64_t time) noexcept nogil:
+        """Mark an image as replaced by the exec at `time`."""
+        if previous == 0 or (self.hot[previous].flags & PL_ROW_REPLACED and self.hot[previous].exit_boot_ns == time):
+            return
+        self.tables.begin(previous)
+        self.hot[previous].exit_boot_ns = time
+        self.hot[previous].flags = (self.hot[previous].flags | PL_ROW_REPLACED) & ~PL_ROW_HEAD
+        self.tables.end(previous)
+
+    cdef void fill_exec(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+        """Between begin and end of an image: store the record's facts."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
+        cdef pl_hot *hot = &self.hot[row]
+        cdef pl_cold *cold = &self.cold[row]
+        hot.source = record.source
+        cold.tid = head.tid
+        if body == NULL:
+            # Only the exec itself is known. Session, namespaces, cgroup and terminal stay; the rest may have changed.
+            self.clear_image(row)
+            hot.known &= ~(PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_COMM)
+            hot.flags |= PL_ROW_HEAD_ONLY | PL_ROW_GAP
+            cold.exec_inode = 0
+            cold.cookie = 0
+            self.want(head.tgid, head.start_boot_ns)
+        else:
+            # The process may have other descriptors now: its terminal is read again.
+            self.mark_tty(row, False)
+            self.put_task(row, record, groups)
+            self.put_image(row, record, True)
+            cold.exec_inode = body.prev_inode
+            cold.cookie = record.task.cookie
+        hot.exec_boot_ns = head.time_boot_ns
+        hot.known |= PL_KNOWN_EXEC_TIME
+        hot.flags |= PL_ROW_IS_EXEC
+
+    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
+        """Enter an image after `previous` and before `newer`, one of which may be 0.
+
+        Returns:
+            The row of the image, or of the image that an exec bomb started again; 0: the table is full.
+        """
+        cdef const pl_head_any *head = record.head
+        cdef uint32_t model, row
+        cdef bint is_head = newer == 0, ended
+        cdef pl_hot *hot
+        cdef uint32_t flags
+        cdef uint64_t until = 0  # when `newer` began to run
+        # If the record is late or repeated, the credentials may have changed since: they are not compared.
+        cdef uint32_t groups = record.groups
+        cdef uint32_t compared = groups if head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
+        if newer:
+            until = self.begun(previous, newer)
+        if (
+            previous and (newer == 0 or head.time_boot_ns < until)
+            and self.is_exec_bomb(previous, record, compared) and not self.has_lost_exec(previous, record)
+        ):
+            self.start_again(previous, record)
+            return previous
+        if newer:
+            if self.is_exec_bomb(newer, record, compared):
+                if until <= head.time_boot_ns or self.begin_earlier(previous, newer, record):
+                    self.start_again(newer, record)
+                    return newer
+            elif until <= head.time_boot_ns:
+                if until < head.time_boot_ns:
+                    previous = self.part_image(previous, newer, head.time_boot_ns)
+                    if previous == 0:
+                        return 0
+                # else a predecessor, which was killed then, has parted the image or ended the one before already
+                until = self.hot[newer].exec_boot_ns
+        model = previous if previous else newer
+        flags = self.hot[model].flags
+        ended = is_head and self.hot[model].exit_boot_ns != 0
+        row = self.copy_row(model)
+        if row == 0:
+            return self.overwrite(model, record) if is_head else 0
+        if ended:
+            # The record arrived after the exit. Rows keep their places in the pid index and in the retention queue, so
+            # the new row gets the contents of the image before, and the head's row gets the image of this record.
+            self.tables.end(row)
+            previous = row
+            row = model
+            self.replace(previous, head.time_boot_ns)
+            self.tables.begin(row)
+        hot = &self.hot[row]
+        if is_head and not ended and head.time_boot_ns < self.slots[head.tgid].facts_at:
+            # Younger records have set the facts of the process, except its name, which comes from the program.
+            groups &= ~hot.known | PL_KNOWN_COMM
+        hot.flags = flags & PROCESS_FLAGS
+        if is_head:
+            hot.flags |= PL_ROW_HEAD | (flags & (PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN))
+        else:
+            hot.flags |= PL_ROW_REPLACED
+            hot.exit_boot_ns = until
+        self.fill_exec(row, record, groups)
+        if previous:
+            self.forget_told(
+                row, self.cold[previous].extra_ref,
+                self.same_places(row, self.hot[previous].cgroup_id, self.cold[previous].container_ref),
+            )
+        else:
+            self.forget_told(row, 0, 0)
+        if previous:
+            self.link_image(row, previous, record)
+        else:
+            # Older than the oldest known image: it takes the place of that image below the parent.
+            hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+            hot.images = 1
+        self.tables.end(row)
+        self.count_added(record.source)
+        if ended:
+            self.tables.retire(previous)
+            return row
+        if is_head:
+            if self.tables.head(head.tgid) == previous:
+                self.tables.set_head(head.tgid, row)
+                # Even a late exec of a live process is younger than the last image.
+                self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            self.replace(previous, head.time_boot_ns)
+            if head.ppid and self.hot[row].exit_boot_ns == 0:
+                self.follow_kernel(row, head, PL_KIND_EXEC)
+            return row
+        self.replace(previous, head.time_boot_ns)
+        self.tables.begin(newer)
+        self.tables.set_ancestor(newer, row)
+        self.hot[newer].flags |= PL_ROW_IS_EXEC_EXEC
+        if self.cold[newer].exec_inode == hot.inode:
+            self.forget_loss(newer)  # this is the exec that was missing
+        self.tables.end(newer)
+        self.tables.retire(row)
+        self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
+        return row
+
+    cdef uint32_t overwrite(self, uint32_t row, const told_record *record) noexcept nogil:
+        """Overwrite the head, as the table is full: the process is right then, and its history is lost."""
+        cdef const pl_head_any *head = record.head
+        cdef pl_hot *hot = &self.hot[row]
+        cdef uint32_t flags = hot.flags, container = self.cold[row].container_ref, extra = self.cold[row].extra_ref
+        cdef uint64_t cgroup_id = hot.cgroup_id
+        # Hold the strings, so that the references below stay valid.
+        self.tables.names.hold(container)
+        self.tables.args.hold(extra)
+        self.tables.begin(row)
+        hot.flags = PL_ROW_ELIDED | (flags & (
+            PROCESS_FLAGS | PL_ROW_HEAD | PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN | PL_ROW_EXIT_KNOWN
+            | PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        ))
+        if flags & PL_ROW_IS_EXEC:
+            hot.flags |= PL_ROW_IS_EXEC_EXEC
+        self.fill_exec(row, record, record.groups)
+        self.forget_told(row, extra, self.same_places(row, cgroup_id, container))
+        self.tables.end(row)
+        self.tables.names.release(container)
+        self.tables.args.release(extra)
+        self.counters[PL_C_ELIDED] += 1
+        if self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0:
+            self.slots[head.tgid].facts_at = max(self.slots[head.tgid].facts_at, head.time_boot_ns)
+            if head.ppid:
+                self.follow_kernel(row, head, PL_KIND_EXEC)
+        return row
+
+    cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil:
+        """Number the images after `row`, up to the head, again; `row` has its number, which counts from the oldest."""
+        cdef uint32_t image = head, count = 0, n
+        while image and image != row and count < CHAIN_LIMIT:
+            count += 1
+            image = self.previous_image(image)
+        image = head
+        for n in range(count):
+            self.tables.begin(image)
+            self.hot[image].images = <uint16_t>min(<uint32_t>self.hot[row].images + count - n, <uint32_t>0xFFFF)
+            self.tables.end(image)
+            image = self.previous_image(image)
+
+    cdef void exec_without_fork(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef uint32_t newer = 0, row = self.open_entry(head, head.start_boot_ns, &newer), parent
+        cdef pl_hot *hot
+        if row == 0:
+            return
+        hot = &self.hot[row]
+        self.missing_parent(row, head, newer)
+        self.fill_exec(row, record, record.groups)
+        if head.flags & PL_FLAG_KEYED and head.time_boot_ns == head.start_boot_ns:
+            # A tracer found the process when the tracer began; that corresponds to the snapshot of other sources.
+            parent = self.tables.follow(hot.parent)
+            hot.source = PL_SOURCE_SNAPSHOT
+            hot.flags |= PL_ROW_BEFORE_CAPTURE
+            # No difference from the parent means that there was no exec since the fork (specification 3.3.9).
+            if parent == 0 or self.same_image(row, parent):
+                hot.flags &= ~PL_ROW_IS_EXEC
+        else:
+            # The image before is missing, even if the parent is known.
+            self.counters[PL_C_EXEC_WITHOUT_FORK] += 1
+            hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
+        if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
+            hot.flags |= PL_ROW_START_TICKS
+        self.publish_entry(row, newer)
+        self.count_added(record.source)
+        if not newer:
+            self.slots[head.tgid].facts_at = head.time_boot_ns
+            self.slots[head.tgid].parent_start = head.parent_start_boot_ns
+            if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
+                self.link_waiting(row, head.time_boot_ns)
+        self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
+        self.close_if_ended(row)
