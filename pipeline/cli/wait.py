@@ -84,11 +84,11 @@ def behind(name: str) -> int:
 def is_ready(name: str) -> bool:
     """Whether the tables of an instance are complete and its resolver alive."""
     from pipeline.shm.layout import tables as layout
-    from pipeline.supervisor.vitals import look
+    from pipeline.supervisor.vitals import read_vitals
 
     directory = paths.instance_dir(name)
     try:
-        vitals = look(directory)
+        vitals = read_vitals(directory)
     except NotADirectoryError:
         return False
     except PermissionError:
