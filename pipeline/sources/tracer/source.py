@@ -103,9 +103,7 @@ class TracerFrames:
             if message is None:
                 self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
                 break
-                done += 1  # for a message without records too: a flood of these must not keep this loop busy for ever
-                1  # also for a message without records, so that a flood of these cannot keep this loop busy for ever
-            )
+            done += 1  # for a message without records too: a flood of these must not keep this loop busy for ever
             try:
                 for frame in decode_frames(message, peer="a tracer"):
                     self._take(frame)
