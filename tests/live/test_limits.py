@@ -32,7 +32,7 @@ def test_a_limit_that_is_too_low_ends_the_start_with_one_line_and_code_2(option:
         assert daemon.process is not None
         assert daemon.process.wait(READY_SECONDS) == 2
         (line,) = daemon.log.read_text().splitlines()
-        assert line.startswith(f"procline: the limit {name} is ")
+        assert line.startswith(f"procline: the hard limit {name} is ")
         assert f"needs {needed(name)}" in line and "raise it" in line
         assert not daemon.directory.exists()
     finally:
