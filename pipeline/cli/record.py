@@ -22,31 +22,30 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  procline record storm.rec --seconds 10
+  procline record storm.rec --seconds 10               record for 10 seconds
   procline record boot.rec --source proc-connector     without eBPF
   procline replay storm.rec --name then &
   procline tree --name then --exited
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
-@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
+@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: on Ctrl-C]")
+@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="Source of the events.  [default: ebpf]")
 @click.option(
     "--raw",
     is_flag=True,
-    help="Hide nothing: arguments with the secrets in them, and environments (if captured) with all values.",
+    help="Record arguments and environments (if captured) with all values, including secrets.",
 )
-@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
+@common.config_options
 def command(
     file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None, changes: tuple[str, ...]
 ) -> int:
-    """Record the processes of this host, and what they do from now on, into FILE.
+    """Record the processes of this host and their events into FILE.
 
-    It is a capture of its own, beside an instance that may be running, and needs the same privileges. FILE must not
-    exist, and is readable by its owner only. It is removed if the recording ends before it has begun; after that, what
-    is in it can be replayed however the recording ends. Of arguments and environments it holds what the tables of an
-    instance with these settings would (args.show, envs.show_values), unless --raw says otherwise.
+    The recording is independent of a running instance and needs the same privileges. FILE must not exist; only its
+    owner can read it. It is removed if the recording fails to start. A recording that was interrupted later can still
+    be replayed. Without --raw, FILE contains the same arguments and environments as the tables of an instance with
+    these settings (args.show, envs.show_values).
     """
     with daemon_parts():
         from pipeline.cli.settings import load

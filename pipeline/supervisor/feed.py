@@ -151,14 +151,14 @@ def _open_tracer(config: Config) -> Feed:
 
 def _create_ring_file(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
     """Create a ring and counters in memory files, for a source that fills its ring itself; return the descriptors."""
-    from pipeline.bpf.words import CPU_STATE_BYTES, MAX_CPUS
+    from pipeline.bpf.declared import CPU_STATE_LAYOUT, MAX_CPUS
     from pipeline.sources.ring.handring import make_ring_file
 
     ring_fd = make_ring_file(ring_bytes)
     stack.callback(os.close, ring_fd)
     counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
     stack.callback(os.close, counts_fd)
-    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE_BYTES)
+    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE_LAYOUT.size)
     return ring_fd, counts_fd
 
 

@@ -19,7 +19,7 @@ from pipeline.resolver.daemon._losses import SharedCounters
 @pytest.fixture
 def shared() -> int:
     fd = os.memfd_create("shared")
-    os.ftruncate(fd, words.CPU_STATE_BYTES * words.MAX_CPUS)
+    os.ftruncate(fd, words.CPU_STATE_LAYOUT.size * words.MAX_CPUS)
     return fd
 
 

@@ -70,6 +70,8 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+#define SECCOMP_MODE_FILTER 2
+#define PFA_NO_NEW_PRIVS 0 /* include/linux/sched.h: a bit of atomic_flags */
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -205,6 +207,7 @@ struct file {
 };
 struct fs_struct {
 	struct path root;
+	struct path pwd;
 };
 
 struct mm_struct {
@@ -252,6 +255,10 @@ struct css_set {
 	struct list_head cgrp_links;
 };
 
+/* Without CONFIG_SECCOMP it has no fields. */
+struct seccomp {
+	int mode;
+};
 /* x86 alone has this field. */
 struct thread_info {
 	u32 status;
@@ -263,6 +270,7 @@ struct task_struct {
 	int exit_state;
 	int exit_code;
 	unsigned int in_execve : 1;
+	unsigned long atomic_flags;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
@@ -279,6 +287,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	kuid_t loginuid;
 	unsigned int sessionid;
+	struct seccomp seccomp;
 	struct css_set *cgroups;
 };
 

@@ -1,4 +1,4 @@
-"""The resolver process: build one `Resolver` from the worker's description, run its duty cycle, end cleanly.
+"""The resolver process: assemble it from the worker description, run its duty cycle, end cleanly.
 
 Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The description
 (JSON, in the inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the
@@ -20,7 +20,7 @@ from pipeline.worker.start import report_ready, run_worker
 if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
-#: After SIGTERM, how long frames may still be under way.
+#: After SIGTERM, frames may arrive for so long.
 DRAIN_SECONDS = 2.0
 
 
@@ -38,17 +38,17 @@ def _run(description: WorkerDescription) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
-    with build(description) as worker:
-        # What was built lives as long as the process: the collector need not look at it again.
+    with build(description) as process:
+        # These objects live as long as the process, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        worker.start()
+        process.start()
         report_ready(description)
         memory.give_back()  # what the snapshot needed
         while not stopping:
-            worker.loop.poll()
-            worker.follow()
-        worker.drain(DRAIN_SECONDS)
+            process.loop.poll()
+            process.follow()
+        process.drain(DRAIN_SECONDS)
     return 0
 
 
