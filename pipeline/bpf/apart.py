@@ -1,10 +1,9 @@
-"""Load the BPF programs in a process that ends then, and keep its descriptors, which are all that a capture is.
+"""Load the BPF programs in a child process that then ends, and keep its descriptors.
 
-Loading (loader.py) needs libbpf, the libraries below it, the kernel's types and a second thread: 4 MB that would
-stay with the supervisor for as long as it lives, and that nothing uses once the programs are attached. So a child is
-forked, which loads, sends every descriptor of the kernel's BPF objects (SCM_RIGHTS of unix(7)) and ends. A link, a map
-or a program lives as long as a descriptor of it, in whichever process. A fork and not a new interpreter: that would
-make each start 0.1 s longer.
+Loading (loader.py) needs libbpf, its libraries, the kernel's types and a second thread: 4 MB that the supervisor would
+keep for its whole life, and that nothing uses once the programs are attached. So a forked child loads them, sends every
+descriptor of the kernel's BPF objects (SCM_RIGHTS of unix(7)) and ends. A link, a map or a program exists as long as
+any process has a descriptor of it. A new interpreter instead of a fork would make each start 0.1 s longer.
 """
 
 from __future__ import annotations
@@ -30,17 +29,23 @@ from pipeline.records.capture_fds import CaptureFds
 if TYPE_CHECKING:
     from pipeline.bpf.loader import Capture
 
-#: Descriptors in a message; the kernel takes 253 (SCM_MAX_FD).
+#: Descriptors in a message; the kernel allows 253 (SCM_MAX_FD).
 _FDS_A_MESSAGE = 200
-#: Of the message that tells what they are: names and refusals, with the last lines of the verifier.
+#: Size of the message that describes them: names and errors, with the last lines of the verifier's log.
 _MESSAGE_MAX_BYTES = 1 << 20
-#: What the links of a capture are made of, as /proc/PID/fd names them; on some kernels a link is a perf event.
+#: The objects of a capture as /proc/PID/fd names them; on some kernels a link is a perf event.
 _KEPT = ("anon_inode:bpf", "anon_inode:[perf_event]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldCapture:
-    """A running capture without what loaded it. Attributes as those of `loader.Capture`; `tiers` by name, in words."""
+    """A running capture in a process that did not load it.
+
+    Attributes:
+        ring_bytes, ring_count, fds: as of `loader.Capture`.
+        tiers: description of each tier by its name.
+        open_fds: every descriptor of the capture, those of links and programs too.
+    """
 
     ring_bytes: int
     ring_count: int
@@ -61,14 +66,14 @@ class HeldCapture:
 
 
 def load_apart(**settings: Any) -> HeldCapture:
-    """Make a `loader.Capture` with these arguments in a child. To be called before this process has threads.
+    """Create a `loader.Capture` with these arguments in a child. Call it before this process has threads.
 
     Raises:
-        UnsupportedError, LoadError: as from Capture; LoadError also when the child ended without a word.
+        UnsupportedError, LoadError: as from Capture; LoadError also if the child ended without an answer.
     """
 
     def make() -> Capture:
-        # Here, so that it is the child's alone: the heaviest import of the daemon.
+        # Deferred to the child: it is the heaviest import of the daemon.
         from pipeline.bpf.loader import Capture
 
         return Capture(**settings)
@@ -77,32 +82,32 @@ def load_apart(**settings: Any) -> HeldCapture:
 
 
 def hold(make: Callable[[], Capture]) -> HeldCapture:
-    """Call `make` in a child and return what it made; see `load_apart`."""
+    """Call `make` in a child and return the capture; see `load_apart`."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         ours.close()
-        _work(make, theirs, parent)
+        _load(make, theirs, parent)
     theirs.close()
     fds: list[int] = []
     try:
         with ours:
-            told = _receive(ours, fds)
+            answer = _receive(ours, fds)
     except BaseException:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         _close(fds)
         raise
     _, status = os.waitpid(child, 0)
-    if told is None or "error" in told:
+    if answer is None or "error" in answer:
         _close(fds)
-        raise _error(told, os.waitstatus_to_exitcode(status))
+        raise _error(answer, os.waitstatus_to_exitcode(status))
     return HeldCapture(
-        ring_bytes=told["ring_bytes"],
-        ring_count=told["ring_count"],
-        fds=CaptureFds.from_json(told["places"]).renumbered(fds.__getitem__),
-        tiers=told["tiers"],
+        ring_bytes=answer["ring_bytes"],
+        ring_count=answer["ring_count"],
+        fds=CaptureFds.from_json(answer["places"]).renumbered(fds.__getitem__),
+        tiers=answer["tiers"],
         open_fds=fds,
     )
 
@@ -115,11 +120,11 @@ def _close(fds: list[int]) -> None:
 # -- the child -------------------------------------------------------------------------------------------------------
 
 
-def _work(make: Callable[[], Capture], to: socket.socket, parent: int) -> NoReturn:
-    """Load, tell, end; never returns into what the parent was doing."""
+def _load(make: Callable[[], Capture], to: socket.socket, parent: int) -> NoReturn:
+    """Load, send the descriptors and end; never returns to the parent's code."""
     code = 1
     try:
-        # The signals are the parent's: its handlers and what wakes it must not be used from here.
+        # Signals are for the parent: its handlers and its wake-up descriptor must not be used here.
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -128,16 +133,16 @@ def _work(make: Callable[[], Capture], to: socket.socket, parent: int) -> NoRetu
             try:
                 capture = make()
             except ProclineError as error:
-                to.send(json.dumps({"error": _facts(error)}, default=str).encode())
+                to.send(json.dumps({"error": _fields_of(error)}, default=str).encode())
             else:
-                _tell(capture, sorted(_bpf_fds() - before), to)
+                _send(capture, sorted(_bpf_fds() - before), to)
             code = 0
     except BaseException:
         traceback.print_exc()
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
-        # Not sys.exit: what is registered to happen at the end is the parent's.
+        # Not sys.exit: exit handlers belong to the parent.
         os._exit(code)
 
 
@@ -150,19 +155,19 @@ def _bpf_fds() -> set[int]:
     return found
 
 
-def _facts(error: ProclineError) -> dict[str, Any]:
+def _fields_of(error: ProclineError) -> dict[str, Any]:
     code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
     return {"class": type(error).__name__, "message": str(error), "fields": vars(error), "errno": code}
 
 
-def _tell(capture: Capture, fds: list[int], to: socket.socket) -> None:
+def _send(capture: Capture, fds: list[int], to: socket.socket) -> None:
     place_of = {fd: place for place, fd in enumerate(fds)}
-    told = {
+    answer = {
         "fds": len(fds), "ring_bytes": capture.ring_bytes, "ring_count": capture.ring_count,
         "places": capture.fds.renumbered(place_of.__getitem__),
         "tiers": {tier.name: tier.detail if tier.is_on else f"off: {tier.detail}" for tier in capture.tiers},
     }  # fmt: skip
-    to.send(json.dumps(told).encode())
+    to.send(json.dumps(answer).encode())
     for begin in range(0, len(fds), _FDS_A_MESSAGE):
         socket.send_fds(to, [b"\0"], fds[begin : begin + _FDS_A_MESSAGE])
 
@@ -171,28 +176,28 @@ def _tell(capture: Capture, fds: list[int], to: socket.socket) -> None:
 
 
 def _receive(by: socket.socket, fds: list[int]) -> dict[str, Any] | None:
-    """Return what the child tells, its descriptors in `fds`; None: it ended before it had told all."""
+    """Return the child's answer, and append its descriptors to `fds`; None if it ended before it had sent all of it."""
     message = by.recv(_MESSAGE_MAX_BYTES)
     if not message:
         return None
-    told: dict[str, Any] = json.loads(message)
-    while len(fds) < told.get("fds", 0):
-        # Not socket.recv_fds, which leaves out the flag: workers would inherit all of them.
+    answer: dict[str, Any] = json.loads(message)
+    while len(fds) < answer.get("fds", 0):
+        # Not socket.recv_fds: it does not set the close-on-exec flag, and workers would inherit all of them.
         more, ancillary, _, _ = by.recvmsg(1, socket.CMSG_SPACE(4 * _FDS_A_MESSAGE), socket.MSG_CMSG_CLOEXEC)
         for _, _, data in ancillary:
             fds += array.array("i", data)
         if not more:
             return None
-    return told
+    return answer
 
 
-def _error(told: dict[str, Any] | None, code: int) -> ProclineError:
-    if told is None:
+def _error(answer: dict[str, Any] | None, code: int) -> ProclineError:
+    if answer is None:
         how = f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
-        return LoadError(f"the process that loads the BPF programs {how}: see what it said above")
-    facts = told["error"]
+        return LoadError(f"the process that loads the BPF programs {how}; its output above has the reason")
+    facts = answer["error"]
     kind: type[ProclineError] = getattr(errors, facts["class"])
-    # Not by calling it: some classes make their message of several parts.
+    # Without __init__: some classes build their message from several arguments.
     error = kind.__new__(kind, facts["message"])
     error.__dict__.update(facts["fields"])
     if facts["errno"] is not None:

@@ -1,8 +1,8 @@
-"""Compile the BPF programs ahead of time, the same bytes everywhere, and check that the shipped ones are current.
+"""Compile the BPF programs ahead of time, and check that the shipped objects match their source.
 
-Users need no clang: the objects (``*.bpf.o``) are part of the package. This is for who changes the C files. The same
-clang gives the same bytes in any folder: file names are relative, debug information is stripped but for BTF, and no
-header of the build machine is used but libbpf's.
+Users need no clang: the objects (``*.bpf.o``) are part of the package. Run this after a change of the C files. The same
+clang produces the same bytes in any folder: file names are relative, no debug information remains except BTF, and the
+only header of the build machine is libbpf's.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SOURCES = (
     "cred_syscalls.bpf.c", "iter.bpf.c", "probe.bpf.c",
 )  # fmt: skip
 
-#: The compiler whose output is committed. Another version gives other, equally good bytes.
+#: The compiler of the committed objects. Another version produces different, equally good bytes.
 CLANG_VERSION = 19
 
 _FLAGS = (
@@ -37,14 +37,14 @@ _FLAGS = (
 
 
 class BuildError(Exception):
-    """A tool is missing or refused; the message says which and what to do."""
+    """A tool is missing or failed; the message says which one and what to do."""
 
 
 def tool(name: str) -> str:
     """Return the path of a tool of the right version, such as ``clang``.
 
     Raises:
-        BuildError: there is none.
+        BuildError: it is not installed.
     """
     for candidate in (f"{name}-{CLANG_VERSION}", name):
         path = shutil.which(candidate)
@@ -55,7 +55,8 @@ def tool(name: str) -> str:
         if found and int(found[1]) == CLANG_VERSION:
             return path
     raise BuildError(
-        f"{name} {CLANG_VERSION} is not here; on Debian 13: apt-get install clang-{CLANG_VERSION} llvm-{CLANG_VERSION}"
+        f"{name} {CLANG_VERSION} is not installed; on Debian 13: "
+        f"apt-get install clang-{CLANG_VERSION} llvm-{CLANG_VERSION}"
     )
 
 
@@ -63,19 +64,19 @@ def libbpf_include() -> Path:
     """Return the folder with ``bpf/bpf_helpers.h``.
 
     Raises:
-        BuildError: there is none.
+        BuildError: it is not installed.
     """
     for folder in (Path("/usr/include"), Path("/usr/local/include")):
         if (folder / "bpf" / "bpf_helpers.h").is_file():
             return folder
-    raise BuildError("bpf/bpf_helpers.h is not here; on Debian 13: apt-get install libbpf-dev")
+    raise BuildError("bpf/bpf_helpers.h is not installed; on Debian 13: apt-get install libbpf-dev")
 
 
 def compile_object(source: Path, output: Path) -> None:
     """Compile one C file to a stripped object.
 
     Raises:
-        BuildError: a tool is missing, or the compiler refused (its words are in the message).
+        BuildError: a tool is missing, or the compiler failed; its output is in the message.
     """
     clang, strip, include = tool("clang"), tool("llvm-strip"), libbpf_include()
     command = [
@@ -84,7 +85,7 @@ def compile_object(source: Path, output: Path) -> None:
         f"-ffile-prefix-map={include}=include", "-idirafter", str(include),
         "-c", source.name, "-o", str(output),
     ]  # fmt: skip
-    # In the source's folder and with a relative name, so that no path of this machine gets into the object.
+    # In the source's folder and with a relative name, so that the object contains no path of this machine.
     for step in (command, [strip, "-g", str(output)]):
         result = subprocess.run(step, cwd=source.parent, capture_output=True, text=True, check=False)
         if result.returncode:
@@ -92,7 +93,7 @@ def compile_object(source: Path, output: Path) -> None:
 
 
 def object_path(source: str) -> Path:
-    """Return where the object of a source of SOURCES is shipped."""
+    """Return the path of the shipped object of one of SOURCES."""
     return PROGRAMS / source.replace(".bpf.c", ".bpf.o")
 
 
@@ -104,7 +105,7 @@ def build() -> list[Path]:
 
 
 def check() -> list[str]:
-    """Return the names of shipped objects that differ from their source, byte for byte."""
+    """Return the names of shipped objects that differ from a fresh build."""
     stale = []
     with tempfile.TemporaryDirectory(prefix="procline-bpf-") as directory:
         for source in SOURCES:
@@ -116,7 +117,7 @@ def check() -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, or with ``--check`` compare; 0 done, 1 objects differ, 2 a tool is missing or refused."""
+    """Build, or with ``--check`` compare; 0 done, 1 objects differ, 2 a tool is missing or failed."""
     parser = argparse.ArgumentParser(prog="script/bpf-build", description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="compare the shipped objects with their source")
     options = parser.parse_args(arguments)
@@ -130,9 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"bpf-build: {error}", file=sys.stderr)
         return 2
     if stale:
-        print(f"bpf-build: not what their source gives: {', '.join(stale)}; run script/bpf-build", file=sys.stderr)
+        print(f"bpf-build: objects differ from their source: {', '.join(stale)}; run script/bpf-build", file=sys.stderr)
         return 1
-    print(f"{len(SOURCES)} objects are what their source gives")
+    print(f"{len(SOURCES)} objects match their source")
     return 0
 
 

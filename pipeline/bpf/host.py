@@ -1,4 +1,4 @@
-"""What this host has for eBPF: CPUs, kernel version, BTF, capabilities. Reading only; trying is in probe.py."""
+"""What this host offers for eBPF: CPUs, kernel version, BTF, capabilities. This module reads; probe.py tries."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pipeline.host import privileges
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
-#: CPUs that there is room for; the element behind theirs in `pl_shared` has another use.
+#: CPUs that the maps have room for; the next element of `pl_shared` has another use.
 CPU_ROOM = MISSED
 
-#: bpf_rdonly_cast() is the newest thing that every program uses.
+#: bpf_rdonly_cast() is the newest function that every program uses.
 OLDEST_KERNEL = (6, 2)
 
 CAPABILITIES = {
@@ -37,23 +37,23 @@ def parse_cpus(text: str) -> list[int]:
 
 
 def possible_cpus() -> list[int]:
-    """Return the CPUs that this machine can have, online or not."""
+    """Return the CPUs that this machine can have, online or offline."""
     return parse_cpus(Path("/sys/devices/system/cpu/possible").read_text())
 
 
 def online_cpus() -> list[int]:
-    """Return the CPUs that run now."""
+    """Return the CPUs that are online."""
     return parse_cpus(Path("/sys/devices/system/cpu/online").read_text())
 
 
 def kernel_version() -> tuple[int, int]:
-    """Return major and minor of the running kernel, (0, 0) if its release does not begin with them."""
+    """Return major and minor version of the running kernel; (0, 0) if its release does not begin with them."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def effective_capabilities() -> frozenset[str]:
-    """Return which of CAPABILITIES this process has in force."""
+    """Return those of CAPABILITIES that are effective in this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             mask = int(line.split()[1], 16)
@@ -62,13 +62,13 @@ def effective_capabilities() -> frozenset[str]:
 
 
 def missing_capabilities() -> list[str]:
-    """Return what loading needs and this process has not; CAP_SYS_ADMIN stands for both."""
+    """Return the capabilities that loading needs and this process lacks; CAP_SYS_ADMIN includes both."""
     have = effective_capabilities()
     return [] if "CAP_SYS_ADMIN" in have else [name for name in ("CAP_BPF", "CAP_PERFMON") if name not in have]
 
 
 def require() -> None:
-    """Check what is cheap to check before anything is loaded.
+    """Check the host before anything is loaded.
 
     Raises:
         UnsupportedError: something is missing; the message says what to do.

@@ -1,9 +1,9 @@
-"""The only module that calls libbpf: its C functions, by ctypes. Nothing above this module sees them.
+"""The only module that calls libbpf: its C functions, through ctypes.
 
-The library is the one inside the package pylibbpf, where that is installed: it brings its own libelf, so the host needs
-nothing. pylibbpf has wheels for some versions of Python only; without it the system's libbpf.so.1 is used. pylibbpf's
-classes are not used: they have no iterators, no shared maps and no access to libbpf's messages, and importing them
-takes llvmlite.
+If the package pylibbpf is installed, the library inside it is used: it contains libelf, so the host needs nothing else.
+pylibbpf has wheels only for some versions of Python; without it the system's libbpf.so.1 is used. pylibbpf's classes
+are
+not used: they have no iterators, no shared maps and no access to libbpf's messages, and their import needs llvmlite.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pipeline.errors import LoadError, UnsupportedError
 
 MAP_TYPE_RINGBUF = 27
 
-#: Lines of libbpf's messages that an error keeps; the verifier's last words are at their end.
+#: Lines of libbpf's messages that an error keeps; the verifier's verdict is at their end.
 _LOG_TAIL_LINES = 40
 
 #: The system's library: every libbpf 1.x has this name.
@@ -35,7 +35,7 @@ _PACKAGES = "libbpf1 (Debian, Ubuntu) or libbpf (Fedora, Arch)"
 
 
 def bundled() -> str | None:
-    """Return the path of the extension module in pylibbpf, which has libbpf in it; None if it is not installed."""
+    """Return the path of the extension module in pylibbpf, which contains libbpf; None if it is not installed."""
     package = importlib.util.find_spec("pylibbpf")
     for folder in (package.submodule_search_locations or ()) if package else ():
         for suffix in importlib.machinery.EXTENSION_SUFFIXES:
@@ -112,7 +112,7 @@ def library() -> Any:
     """Return libbpf, loading it on first use.
 
     Raises:
-        UnsupportedError: there is none on this host.
+        UnsupportedError: this host has no libbpf.
     """
     global _library
     if _library is None:
@@ -138,7 +138,7 @@ def _receive(text: str) -> None:
 
 @contextmanager
 def messages() -> Iterator[list[str]]:
-    """Collect libbpf's warnings in this thread, which hold the verifier's log; otherwise they go to stderr."""
+    """Collect this thread's warnings of libbpf, with the verifier's log. Outside of this they are written to stderr."""
     library()
     lines: list[str] = []
     before, _collected.lines = _collected.lines, lines
@@ -149,7 +149,7 @@ def messages() -> Iterator[list[str]]:
 
 
 class TierObject:
-    """A loaded BPF object. It shares the maps of a CoreObject."""
+    """A loaded BPF object, which shares the maps of a CoreObject."""
 
     def __init__(
         self, path: Path, shared: Mapping[str, int], *, only: str | None = None, without: Collection[str] = ()
@@ -158,12 +158,12 @@ class TierObject:
 
         Args:
             path: the object file.
-            shared: descriptors by map name; maps of these names are not created but used.
+            shared: descriptors by map name; these maps are used instead of new ones.
             only: name of the one program to load; None: all.
-            without: names of programs not to load.
+            without: names of programs that are not loaded.
 
         Raises:
-            LoadError: the kernel refused a map or a program.
+            LoadError: the kernel rejected a map or a program.
         """
         lib = library()
         self._links: list[int] = []
@@ -198,7 +198,7 @@ class TierObject:
                 kind, _, target = lib.bpf_program__section_name(program).decode().partition("/")
                 try:
                     if kind == "tp":
-                        # libbpf's own way finds no tracefs but a mounted one.
+                        # libbpf itself finds tracefs only if it is mounted.
                         events = events or opened.enter_context(tracefs.Tracefs())
                         link, code = _attach_tracepoint(program, events.event_id(*target.split("/")))
                     else:
@@ -213,7 +213,7 @@ class TierObject:
 
     @property
     def link_fds(self) -> list[int]:
-        """Descriptors of the links in the order of the programs; they live as long as the object."""
+        """Descriptors of the links in the order of the programs; valid as long as the object."""
         return [library().bpf_link__fd(link) for link in self._links]
 
     def close(self) -> None:
@@ -233,24 +233,24 @@ class TierObject:
 
 
 class CoreObject(TierObject):
-    """The BPF object that owns the maps which others share."""
+    """The BPF object that owns the shared maps."""
 
     def __init__(self, path: Path) -> None:
         """Load the object; errors as in TierObject."""
         super().__init__(path, {})
 
     def map_fd(self, name: str) -> int:
-        """Return the descriptor of a map; it lives as long as the object."""
+        """Return the descriptor of a map; valid as long as the object."""
         one = library().bpf_object__find_map_by_name(self._object, name.encode())
         if not one:
             raise KeyError(name)
         return int(library().bpf_map__fd(one))
 
     def map_update(self, name: str, key: int, value: int) -> None:
-        """Store a number of 32 bits (a map's descriptor, for a map of maps) under a key of 32 bits.
+        """Store a 32-bit value (a map's descriptor, for a map of maps) under a 32-bit key.
 
         Raises:
-            OSError: the kernel refused.
+            OSError: the kernel rejected it.
         """
         words = ctypes.c_uint32(key), ctypes.c_uint32(value)
         code = library().bpf_map_update_elem(self.map_fd(name), *map(ctypes.byref, words), 0)
@@ -262,7 +262,7 @@ def _attach_tracepoint(program: int, number: int) -> tuple[int | None, int]:
     """Attach to the tracepoint of that number; return the link, which owns the event, or None, and the errno.
 
     Raises:
-        OSError: there may be no event of it.
+        OSError: the perf event cannot be opened.
     """
     event = tracefs.open_event(number)
     link = library().bpf_program__attach_perf_event(program, event)
@@ -276,7 +276,7 @@ def create_ring(name: str, ring_bytes: int) -> int:
     """Create a BPF ring buffer of `ring_bytes` (a power of two, whole pages); return its descriptor.
 
     Raises:
-        OSError: no memory, or a size that the kernel does not take.
+        OSError: no memory, or a size that the kernel rejects.
     """
     fd = int(library().bpf_map_create(MAP_TYPE_RINGBUF, name.encode(), 0, 0, ring_bytes, None))
     if fd < 0:
@@ -289,10 +289,10 @@ def load_error(path: Path, reason: str, lines: list[str], code: int = 0, program
 
     Args:
         path: object file, for its name.
-        reason: what could not be done.
+        reason: what failed.
         lines: libbpf's messages.
-        code: errno, 0 if not known.
-        program: name of the program, if known; else the last one that the messages name.
+        code: errno; 0 if unknown.
+        program: name of the program; empty: the last one that the messages name.
     """
     found = re.findall(r"prog '([^']+)'", "\n".join(lines))
     program = program or (found[-1] if found else "")

@@ -1,7 +1,7 @@
-"""Load and attach the BPF programs, make the rings, and hold all of it for as long as the capture lasts.
+"""Load and attach the BPF programs, create the rings, and hold all of it for as long as the capture lasts.
 
-The core object (fork, exec, exit) must load. Every other one is a tier: an attach kind that a kernel may refuse, in an
-object of its own; the capture goes on without it and says so in `Capture.tiers`. Reading the rings is in _drain.pyx,
+The core object (fork, exec, exit) must load. Every other object is a tier: it uses an attach kind that a kernel may
+reject. Then the capture runs without it, and `Capture.tiers` has the reason. Reading the rings is in _drain.pyx,
 reading the maps in maps.py; both need only descriptors.
 """
 
@@ -23,23 +23,23 @@ from pipeline.records.capture_fds import NO_FD, CaptureFds
 
 OBJECTS = Path(__file__).parent / "programs"
 
-#: Maps that the core object makes and the tiers share.
+#: Maps that the core object creates and the tiers share.
 SHARED_MAPS = ("pl_rings", "pl_shared", "pl_settings", "pid_owners", "pid_cache", "proc_cache")
 
 
 @dataclass(frozen=True, slots=True)
 class TierKind:
-    """A tier that can be loaded: object ``NAME.bpf.o``, with the attach kind that a kernel may refuse.
+    """A tier that can be loaded from the object ``NAME.bpf.o``.
 
     Attributes:
-        name: its object's.
-        attach_kind: what a kernel may refuse.
-        gives: what is known with it.
-        core: the program that it is for; the others are left out one by one if the kernel has not got what they attach
-            to. Empty: all of them are needed.
-        trial: an empty program of probe.bpf.o with the same place; where it is refused, so is this, and the kernel need
-            not verify the tier's own programs (0.2 s) to find that out. Empty: a refusal costs nothing.
-        compat: the program for system calls in the way of 32-bit programs, if they need one of their own.
+        name: name of the object.
+        attach_kind: the attach kind, which a kernel may reject.
+        gives: what the tier records.
+        core: the program that must load. Any other program is skipped if the kernel lacks its attach point. Empty:
+            every program must load.
+        trial: an empty program of probe.bpf.o with the same attach kind. If the kernel rejects it, the tier is skipped
+            without verification of its own programs, which takes 0.2 s. Empty: no trial is needed.
+        compat: the program for 32-bit system calls, if they need one of their own.
     """
 
     name: str
@@ -55,14 +55,14 @@ TIERS = (
     TierKind("iter", "iter", "all processes in one pass, for snapshot and repair"),
 )
 
-#: Loaded where `capture.capabilities_usage` says so.
+#: Loaded if `capture.capabilities_usage` is on.
 CAPABILITY = TierKind("capability", "tp_btf", "capabilities that processes are asked for, and whether they have them")
-#: What a kernel must know for it; libbpf says but that something was not found.
+#: What the kernel needs for it; libbpf reports only that something was not found.
 _CAPABLE = "tracepoint cap_capable (Linux 6.14)"
 
 _CHANGES = "changes of credentials, session, terminal and namespaces"
 
-#: Several ways to the same, best first; at most one of them is in force. Keys are the values of `capture.credentials`.
+#: Alternatives, best first; at most one is in force. Keys are the values of `capture.credentials`.
 CREDENTIALS = {
     "fentry": TierKind("cred_fentry", "fexit", f"{_CHANGES}, at no cost to others", "pl_commit_creds"),
     "kprobe": TierKind(
@@ -77,13 +77,13 @@ CREDENTIALS = {
     ),
 }
 
-#: Where any program can make system calls in the way of 32-bit ones; elsewhere only these can, and are not looked for.
+#: Machines on which any program can make 32-bit system calls. On others only 32-bit programs can; those are not traced.
 _COMPAT_MACHINES = ("x86_64",)
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """What became of a tier: `is_on`, and in `detail` what it gives or why it is not there."""
+    """The state of a tier: `is_on`, and in `detail` what it records or why it is off."""
 
     name: str
     attach_kind: str
@@ -93,9 +93,9 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class ProgramStats:
-    """Run-time figures of a program; `runs` and `run_ns` count only while something has BPF statistics enabled.
+    """Run-time figures of a program; `runs` and `run_ns` count only while BPF statistics are enabled.
 
-    `recursion_misses` counts events that the kernel did not give to the program because it was already running on that
+    `recursion_misses` counts events for which the kernel did not run the program because it was already running on that
     CPU; it should stay 0.
     """
 
@@ -106,7 +106,8 @@ class ProgramStats:
 
 
 class _Beside(threading.Thread):
-    """A call in a thread of its own, begun at once. concurrent.futures would do, and imports half of a start."""
+    """A call in a thread of its own, started at once. concurrent.futures would do, but its import takes half of a
+    start."""
 
     def __init__(self, call: Callable[[], list[Tier]]) -> None:
         super().__init__(name="load")
@@ -122,7 +123,7 @@ class _Beside(threading.Thread):
             self._error = error
 
     def result(self) -> list[Tier]:
-        """What the call returned, or its error; after `join`."""
+        """Return what the call returned, or raise its error; valid after `join`."""
         if self._error is not None:
             raise self._error
         return self._tiers
@@ -131,7 +132,7 @@ class _Beside(threading.Thread):
 class Capture:
     """A running capture: programs attached, rings filling. Close it, or use it as a context manager.
 
-    Descriptors are close-on-exec and stay this object's; a worker inherits copies. Nothing is pinned: when the last
+    Descriptors are close-on-exec and belong to this object; a worker inherits copies. Nothing is pinned: when the last
     copy is closed, the kernel frees everything.
 
     Attributes:
@@ -161,16 +162,15 @@ class Capture:
             ring_bytes: a power of two, at least a page.
             args_bytes, envs_bytes: kept of each exec at most, up to 32768.
             wakeup_fill_bytes: a ring filled above this wakes its shard; 0: a quarter of ring_bytes.
-            credentials: a key of CREDENTIALS, "auto" for the first that the kernel takes, or "off".
-            compat_calls: "auto" to see changes by system calls in the way of 32-bit programs too where that costs the
-                others, or "off".
-            task_iterator: "auto" for where the kernel takes it, or "off".
-            capabilities_usage: "on" for where the kernel tells of them, or "off".
+            credentials: a key of CREDENTIALS, "auto" for the first one that the kernel accepts, or "off".
+            compat_calls: "auto" to trace 32-bit system calls too where that costs the others, or "off".
+            task_iterator: "auto" to use it if the kernel accepts it, or "off".
+            capabilities_usage: "on" to use it if the kernel reports them, or "off".
 
         Raises:
-            UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that refuses
+            UnsupportedError: no BTF, no capability, a kernel that is too old, too many CPUs, or a kernel that rejects
                 the tier that `credentials` names.
-            LoadError: the kernel refused a program, or has no memory for the rings.
+            LoadError: the kernel rejected a program, or has no memory for the rings.
         """
         host.require()
         self.ring_bytes = ring_bytes
@@ -198,7 +198,7 @@ class Capture:
             settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
             self._core.attach()
-            # Most of a start is the kernel's verifier, which works on one program for each thread that asks.
+            # Most of the start time is the kernel's verifier, which verifies one program per thread at a time.
             changes = _Beside(lambda: self._load_credentials(credentials, compat_calls))
             try:
                 tiers = [
@@ -212,7 +212,7 @@ class Capture:
             tiers.append(self._load_capability(capabilities_usage))
             self.tiers = (Tier("core", "tp_btf", True, "fork, exec and exit"), *tiers, *changes.result())
             self._program_fds = sorted(_program_fds() - known)
-            # Last, so that all kinds of event begin together.
+            # Last, so that all kinds of events begin at the same time.
             settings[words.FLAGS] = words.CAPTURE_ON
             if self.fds.iter_link != NO_FD:
                 # Stores this process's root directory, and enters the processes that exist already into the caches.
@@ -236,8 +236,8 @@ class Capture:
                     rings[ring] = libbpf.create_ring(f"pl_ring_{ring}", self.ring_bytes)
                 except OSError as error:
                     raise LoadError(
-                        f"ring {ring} of {len(set(numbers.values()))}, {self.ring_bytes} bytes: {error.strerror}; "
-                        "lower capture.ring_bytes"
+                        f"cannot create ring {ring} of {len(set(numbers.values()))} with {self.ring_bytes} bytes: "
+                        f"{error.strerror}; lower capture.ring_bytes"
                     ) from error
             ring_of_cpu[cpu] = ring
             self._core.map_update("pl_rings", cpu, rings[ring])
@@ -265,7 +265,7 @@ class Capture:
         if kind.attach_kind == "iter":
             (link_fd,) = one.link_fds
             self.fds = self.fds._replace(iter_link=link_fd)
-        missing = f"; this kernel has no place for {', '.join(left_out)}" if left_out else ""
+        missing = f"; this kernel has no attach point for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
 
     @staticmethod
@@ -273,7 +273,7 @@ class Capture:
         """Attach a program of probe.bpf.o for a moment.
 
         Raises:
-            LoadError: the kernel refused.
+            LoadError: the kernel rejected it.
         """
         one = libbpf.TierObject(OBJECTS / "probe.bpf.o", {}, only=program)
         try:
@@ -288,7 +288,7 @@ class Capture:
         return tier if tier.is_on else replace(tier, detail=f"needs the {_CAPABLE}: {tier.detail}")
 
     def _load_credentials(self, choice: str, compat_calls: str) -> list[Tier]:
-        """Load the first of CREDENTIALS that the kernel takes, or the one chosen; say of the others why not."""
+        """Load the first of CREDENTIALS that the kernel accepts, or the chosen one; each other one has its reason."""
         if choice not in {"auto", "off", *CREDENTIALS}:
             raise ValueError(f"credentials: {choice!r}")
         tiers: list[Tier] = []
@@ -300,7 +300,7 @@ class Capture:
                 without = _compat_unwanted(compat_calls) if kind.compat else ""
                 tier = self._load_tier(kind, [kind.compat] if without else [])
                 if tier.is_on and without:
-                    tier = replace(tier, detail=f"{tier.detail}; not by calls of 32-bit programs: {without}")
+                    tier = replace(tier, detail=f"{tier.detail}; without 32-bit system calls: {without}")
                 tiers.append(tier)
                 chosen = kind.name if tiers[-1].is_on else ""
             else:
@@ -309,7 +309,7 @@ class Capture:
             kind = CREDENTIALS[choice]
             refusal = next(tier.detail for tier in tiers if tier.name == kind.name)
             raise UnsupportedError(
-                f"this kernel refuses changes of credentials by {choice}: {refusal}",
+                f'this kernel rejects capture.credentials = "{choice}": {refusal}',
                 feature=f"attach {kind.attach_kind}",
                 needs=f"a kernel and privileges that allow {kind.attach_kind}",
                 hint='set capture.credentials = "auto"',
@@ -318,7 +318,7 @@ class Capture:
 
     @property
     def programs(self) -> list[ProgramStats]:
-        """Figures of every loaded program, now."""
+        """Current figures of every loaded program."""
         found = []
         for fd in self._program_fds:
             data = syscall.info(fd, 232)
@@ -351,10 +351,10 @@ class Capture:
 
 
 def enable_stats() -> int:
-    """Let the kernel measure the run time of all BPF programs until the returned descriptor is closed.
+    """Make the kernel measure the run time of all BPF programs until the returned descriptor is closed.
 
     Raises:
-        UnsupportedError: needs CAP_SYS_ADMIN.
+        UnsupportedError: CAP_SYS_ADMIN is missing.
     """
     fd = int(libbpf.library().bpf_enable_stats(0))  # BPF_STATS_RUN_TIME
     if fd < 0:
@@ -365,7 +365,7 @@ def enable_stats() -> int:
 
 
 def _compat_unwanted(choice: str) -> str:
-    """Return why calls in the way of 32-bit programs are not looked for; empty: they are."""
+    """Return why 32-bit system calls are not traced; empty if they are."""
     if choice == "off":
         return 'capture.compat_calls is "off"'
     machine = os.uname().machine

@@ -1,12 +1,12 @@
-"""Events that the kernel did not give to a program, counted among the lost ones.
+"""Events for which the kernel did not run a program, counted as lost.
 
-The kernel lets no program run while it is already running on the same CPU. Since Linux v7.0 one at a tracepoint can be
-preempted (one at a function could before, where the kernel is preemptible): fork on CPU 0, its program is preempted,
-the next process forks there too, and nobody records it. The kernel counts that by program, and what was counted
-starts a repair as any loss does. No program can keep it from happening: one that switches preemption off is preempted
-when it switches it on again, and is still running then.
+The kernel does not run a program that is already running on the same CPU. Since Linux v7.0 a program on a tracepoint
+can be preempted; on preemptible kernels a program on a function always could. Fork on CPU 0, its program is preempted,
+the next process forks on CPU 0 too: that fork is not recorded. The kernel counts these events by program, and they
+start a repair as any other loss does. A program cannot prevent this: if it disables preemption it is preempted when it
+enables it again, and it is still running then.
 
-Works with the descriptors alone, without numpy: it is the supervisor that looks.
+This module needs only descriptors, and no numpy, because the supervisor runs it.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ KINDS = {
     "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
 }  # fmt: skip
 
-# struct bpf_prog_info of include/uapi/linux/bpf.h: how much of it is asked for; id, name, recursion_misses in it.
+# struct bpf_prog_info of include/uapi/linux/bpf.h: bytes to read; offsets of id, name, recursion_misses.
 _INFO_BYTES = 232
 _ID, _NAME, _MISSES = 4, slice(64, 80), 208
 
 
 class Misses:
-    """What the programs of a capture have missed; the one writer of the last element of `pl_shared`.
+    """Missed runs of the programs of a capture; the one writer of the last element of `pl_shared`.
 
     Args:
-        program_fds: descriptors of the programs; others of the same one may be among them.
+        program_fds: descriptors of the programs; several may be of the same program.
         shared_fd: descriptor of `pl_shared`.
-        info: reads what the kernel says of a program; tests give their own.
+        info: returns the kernel's information about a program.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Misses:
                 programs[struct.unpack_from("<I", data, _ID)[0]] = fd, kind
         self._programs = list(programs.values())
 
-    def look(self) -> None:
-        """Bring the counts up to date: some microseconds."""
+    def update(self) -> None:
+        """Update the counts; this takes some microseconds."""
         sums = [0] * len(self._lost)
         for fd, kind in self._programs:
             sums[kind] += struct.unpack_from("<Q", self._info(fd, _INFO_BYTES), _MISSES)[0]

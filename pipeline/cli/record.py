@@ -121,5 +121,5 @@ def _record(
         begin()
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)
         records = follow(shard, waiter, seconds)
-        feed.look()
+        feed.update_counts()
         return records, lost_in(states.lost(range(states.count)))

@@ -92,11 +92,11 @@ def is_ready(name: str) -> bool:
         UntrustedError: another user could have created the instance's directory.
     """
     from pipeline.shm.layout import tables as layout
-    from pipeline.supervisor.vitals import look
+    from pipeline.supervisor.vitals import read_vitals
 
     directory = paths.instance_dir(name)
     try:
-        vitals = look(directory)
+        vitals = read_vitals(directory)
     except NotADirectoryError:
         return False
     except PermissionError:

@@ -1,4 +1,4 @@
-"""One worker process: started with its description, watched by a pidfd, ended by signals. Policy is restart.py's."""
+"""One worker process: started with its description, watched by a pidfd, ended by signals. restart.py has the policy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ import msgspec
 from pipeline.worker.description import WorkerDescription
 from pipeline.worker.start import EXIT_HOPELESS
 
-#: One thread does all the work; a pool of them would only cost memory and start-up time.
+#: One thread does all the work; a pool of threads would only cost memory and start-up time.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
 def module_command(module: str) -> tuple[str, ...]:
     """Return the command that runs a worker's module.
 
-    ``-P`` keeps the current directory out of the module path: a daemon must not run what lies where it was started.
+    ``-P`` keeps the current directory out of the module path: a daemon must not run files of the directory in which it
+    was started.
     """
     return (sys.executable, "-P", "-m", module)
 
@@ -43,7 +44,7 @@ class Child:
 
     def __init__(self, description: WorkerDescription, command: Sequence[str]) -> None:
         self.description = description
-        # Nothing but a signal from the worker to this process, so a descriptor that both have and that needs no reader.
+        # An eventfd: the worker can report without a reader at this end.
         self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._was_ready = False
         inherited = msgspec.structs.replace(description, ready_fd=self._ready_fd)
@@ -55,7 +56,8 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(description_fd, *inherited.descriptors()),
                 env=os.environ | _ENVIRONMENT,
-                # A group of its own: the terminal's Ctrl-C is for the supervisor, which stops workers in order.
+                # A process group of its own: only the supervisor gets the terminal's Ctrl-C, and stops workers in
+                # order.
                 process_group=0,
             )
         finally:
@@ -69,7 +71,7 @@ class Child:
         return self.description.role
 
     def has_ended(self) -> bool:
-        """Whether the process has ended; if so it has been reaped, and nothing of it is left."""
+        """Whether the process has ended; if so, it has been reaped."""
         return self._process.poll() is not None
 
     @property
@@ -82,16 +84,16 @@ class Child:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether it ended with the code that says that another start would end the same way."""
+        """Whether its exit code says that another start would end the same way."""
         return self._process.returncode == EXIT_HOPELESS
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code, negative for a signal, None while it lives."""
+        """Exit code; negative for a signal, None while it runs."""
         return self._process.returncode
 
     def how(self) -> str:
-        """Say how it ended."""
+        """Return how it ended, in words."""
         code = self._process.returncode
         if code is None:
             return "is alive"
@@ -103,7 +105,7 @@ class Child:
             return f"was killed by signal {-code}"
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, if it lives; by pidfd, so never to another process."""
+        """Send a signal if it runs; by pidfd, so never to another process."""
         if self._process.returncode is None:
             try:
                 signal.pidfd_send_signal(self.pidfd, number)
@@ -119,6 +121,6 @@ class Child:
         return True
 
     def close(self) -> None:
-        """Forget an ended process."""
+        """Close the descriptors of an ended process."""
         os.close(self.pidfd)
         os.close(self._ready_fd)

@@ -1,22 +1,22 @@
-"""The runtime directory of an instance: made, locked and removed by its supervisor, and by nobody else.
+"""The runtime directory of an instance. Only its supervisor creates, locks and removes it.
 
-    path             mode  made by
-    .                0755  here
-    supervisor.lock  0600  here; the flock on it is the supervisor's claim
-    processes        0644  here; see pipeline.host.processes
-    tiers            0644  here; JSON, what of the capture is in force by name, and why what is not
-    frames/          0700  here; only the daemon's own processes put frames in
-    stream/          0755  here; the socket in it has a mode of its own
-    requests/        0755  here; the same
+    path             mode  content
+    .                0755
+    supervisor.lock  0600  the supervisor claims the instance by an flock on it
+    processes        0644  see pipeline.host.processes
+    tiers            0644  JSON: the state of each tier of the capture, by name
+    frames/          0700  only the daemon's own processes send frames
+    stream/          0755  the socket in it has a mode of its own
+    requests/        0755  the socket in it has a mode of its own
 
-Where a group is set, the directories belong to it and have the set-group-id bit, so that files and sockets made in them
-get the group although the workers that make them may not give files away.
+If a group is set, the directories belong to it and have the set-group-id bit. So new files and sockets get the group,
+although the workers that create them may not change the group of a file.
 
-The whole path belongs to root or to the daemon's user, and nobody else may write to a directory on it (pipeline.trust);
-else the start is refused. A directory that somebody else made at the fallback under /dev/shm is put aside by root.
+The whole path must belong to root or to the daemon's user, and no other user may write to a directory on it
+(pipeline.trust); else the start fails. If another user has created the fallback under /dev/shm, root renames it.
 
-A supervisor that was killed leaves its directory behind. The next one takes it over as it is: the resolver decides
-whether the tables in it are still of use.
+A killed supervisor leaves its directory behind. The next one uses it unchanged: the resolver decides whether the tables
+in it are still valid.
 """
 
 from __future__ import annotations
@@ -61,25 +61,25 @@ def group_id(name: str) -> int:
         return grp.getgrnam(name).gr_gid
     except KeyError:
         raise ConfigError(
-            f"access.group: there is no group {name!r} on this host: make it (groupadd --system {name}) or change the "
-            "setting",
+            f"access.group: this host has no group {name!r}; create it (groupadd --system {name}) or "
+            "change the setting",
             key="access.group",
             value=name,
         ) from None
 
 
 class InstanceDirectory:
-    """The claimed directory of one instance; a context manager that gives the claim up.
+    """The claimed directory of one instance; as a context manager it releases the claim at the end.
 
     Args:
         name: name of the instance.
         takeover_timeout_s: how long to wait for the workers of a supervisor that was killed.
-        group: group of what is made in it, -1 for the daemon's own.
+        group: group of the files in it; -1 for the daemon's own.
 
     Raises:
         ConfigError: the name, or a socket's path, cannot be used.
-        UnsupportedError: the directory is not on tmpfs, or cannot be made.
-        UntrustedError: somebody else owns, or may write to, a directory on the way.
+        UnsupportedError: the directory is not on tmpfs, or cannot be created.
+        UntrustedError: another user owns, or may write to, a directory on the path.
         WriterExistsError: the instance is running.
     """
 
@@ -102,7 +102,7 @@ class InstanceDirectory:
             raise
 
     def _claim(self) -> int:
-        """Make the directory and lock it; return the descriptor that holds the lock."""
+        """Create the directory and lock it; return the descriptor that holds the lock."""
         file = self.path / paths.SUPERVISOR_LOCK
         while True:
             try:
@@ -110,7 +110,7 @@ class InstanceDirectory:
                 _make(self.path, 0o755)
                 lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             except FileNotFoundError:
-                continue  # the instance that was here removed its directory between two of our steps
+                continue  # the previous instance removed its directory between two of these steps
             except OSError as error:
                 raise _cannot_use(file, error) from None
             try:
@@ -119,11 +119,11 @@ class InstanceDirectory:
                 tgid = _owner(lock)
                 os.close(lock)
                 raise WriterExistsError(
-                    f"instance {self.name!r} is already running{f' (pid {tgid})' if tgid else ''} in {self.path}: "
+                    f"instance {self.name!r} is already running{f' (pid {tgid})' if tgid else ''} in {self.path}; "
                     "stop it first, or choose another name with --name",
                     tgid=tgid,
                 ) from None
-            # Its last owner may have removed the file after we opened it: then others lock another one.
+            # The last owner may have removed the file after it was opened here; then others lock another file.
             if _is_at(lock, file):
                 with contextlib.suppress(OSError):  # a full file system; the number only serves messages
                     os.ftruncate(lock, 0)
@@ -132,7 +132,7 @@ class InstanceDirectory:
             os.close(lock)
 
     def _wait_for_orphans(self, timeout_s: float) -> None:
-        """Wait until no worker of a killed supervisor writes the tables any more."""
+        """Wait until no worker of a killed supervisor writes the tables."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
@@ -145,7 +145,7 @@ class InstanceDirectory:
             except BlockingIOError:
                 if time.monotonic() >= deadline:
                     raise WriterExistsError(
-                        f"a resolver of an earlier run still writes {self.path}: end it (fuser -v "
+                        f"a resolver of an earlier run still writes {self.path}; end it (fuser -v "
                         f"{self.path / paths.WRITER_LOCK} shows it), then start again"
                     ) from None
             finally:
@@ -160,14 +160,14 @@ class InstanceDirectory:
                 directory.chmod(0o2755)
         except PermissionError:
             raise UnsupportedError(
-                f"{self.path} cannot be given to group {group}",
+                f"cannot change the group of {self.path} to {group}",
                 feature="access.group",
                 needs="CAP_CHOWN, or membership of the group",
                 hint="run as root, or as a member of the group",
             ) from None
 
     def write(self, name: str, content: bytes, mode: int = 0o644) -> None:
-        """Replace a file whole, so that no reader finds half of it.
+        """Replace a file atomically, so that no reader sees a part of it.
 
         Raises:
             OSError: the file system is full.
@@ -175,8 +175,8 @@ class InstanceDirectory:
         files.replace(self.path / name, content, mode)
 
     def remove(self) -> None:
-        """Remove the directory and all in it; the claim is held until `close`."""
-        # The lock's name goes last: as long as it is there, others find it locked.
+        """Remove the directory and its content; the claim is held until `close`."""
+        # The lock file is last: as long as it exists, others find it locked.
         for entry in self.path.iterdir():
             if entry.name == paths.SUPERVISOR_LOCK:
                 continue
@@ -185,12 +185,12 @@ class InstanceDirectory:
             else:
                 entry.unlink(missing_ok=True)
         (self.path / paths.SUPERVISOR_LOCK).unlink(missing_ok=True)
-        # Another supervisor may be in there again by now.
+        # Another supervisor may already use the directory again.
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
     def close(self) -> None:
-        """Give up the claim."""
+        """Release the claim."""
         os.close(self._lock)
 
     def __enter__(self) -> Self:
@@ -201,20 +201,20 @@ class InstanceDirectory:
 
 
 def _make(directory: Path, mode: int) -> None:
-    """Make a directory with this mode, and those above it that are missing; check the whole path."""
+    """Create a directory with this mode, and its missing parents; check the whole path."""
     try:
         trust.Directory(directory, mine=True, make=mode).close()
     except FileNotFoundError:
-        raise  # made and gone again: somebody removes an instance
+        raise  # another supervisor removed it meanwhile
     except OSError as error:
         raise _cannot_use(directory, error) from None
 
 
 def put_aside(root: Path) -> None:
-    """If somebody else made the directory `root`, put one of this user in its place, in one step.
+    """Replace the directory `root` atomically by one of this user, if another user created it.
 
-    Anybody may make names in /dev/shm, and root alone may rename those of others. The other directory gets a new name
-    beside it and is left as it is: deleting what a stranger has put there is not the daemon's business.
+    Any user may create names in /dev/shm, and only root may rename those of others. The other directory gets a new name
+    beside it. It is not deleted, because the daemon does not know what it contains.
     """
     if os.geteuid() != 0:
         return
@@ -224,23 +224,23 @@ def put_aside(root: Path) -> None:
             return
         mine = Path(tempfile.mkdtemp(prefix=f"{root.name}-not-ours-", dir=root.parent))
     except OSError:
-        return  # nothing is there; what else is wrong, the next steps report
+        return  # it does not exist; the next steps report any other error
     mine.chmod(0o755)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(AT_FDCWD, os.fsencode(mine), AT_FDCWD, os.fsencode(root), _RENAME_EXCHANGE) != 0:
         number = ctypes.get_errno()
         mine.rmdir()
-        if number != errno.ENOENT:  # else it has gone meanwhile
-            get_logger().warning(f"cannot put {root} of uid {owner} aside: {os.strerror(number)}")
+        if number != errno.ENOENT:  # else it was removed meanwhile
+            get_logger().warning(f"cannot rename {root} of uid {owner}: {os.strerror(number)}; remove it by hand")
         return
-    get_logger().warning(f"{root} belonged to uid {owner}: it was renamed to {mine}, which you can delete")
+    get_logger().warning(f"{root} belonged to uid {owner}; it was renamed to {mine}, which you can delete")
 
 
 def _cannot_use(path: Path, error: OSError) -> ProclineError:
     return UnsupportedError(
         f"{path}: {error.strerror}",
         feature="runtime directory",
-        needs="a directory that this user may write",
+        needs="a directory that this user may write to",
         hint=f"run as root, or set {paths.RUNTIME_DIR_VARIABLE} to a directory of yours on tmpfs",
     )
 

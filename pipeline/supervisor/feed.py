@@ -1,7 +1,7 @@
-"""Where an instance's records come from, as the supervisor sees it: rings and maps to hand on, and a way to end it.
+"""The open source of an instance, as the supervisor holds it: descriptors for the workers, and a way to close it.
 
-One `Feed` for each kind of source; the supervisor opens it before it starts a worker and closes it after the last has
-ended, so that no record is without a reader while the kernel still writes.
+The supervisor opens the `Feed` before it starts a worker and closes it after the last worker has ended, so that the
+rings have a reader while the kernel writes to them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPLAY_MODULE = "pipeline.sources.recording.main"
 CONNECTOR_MODULE = "pipeline.sources.proc_connector.main"
 TRACER_MODULE = "pipeline.sources.tracer.main"
 
-#: The netlink socket has room for as many times the ring's bytes: the kernel accounts 800 bytes for an event of 76.
+#: The socket buffer is larger than the ring by this factor: the kernel accounts 800 bytes for an event of 76.
 _SOCKET_ROOM = 8
 
 
@@ -33,17 +33,17 @@ class Feed:
 
     Attributes:
         source: its name, as in the settings.
-        shard_module: what a shard process of this source runs.
+        shard_module: module that a shard process of this source runs.
         ring_count: length of the ring section of the control segment.
         fds: descriptors of the rings, the maps and the socket.
         ring_bytes: bytes of each ring, by ring number.
-        shard_count: how many shards the rings are for; a source without rings has one.
-        capture_id: names the rings of this feed; positions of another one mean nothing here.
-        boot_id: 16 bytes: the boot that the records are from, where it is not this one; else empty.
-        boot_unix_ns: Unix time of that boot's clock zero; 0 where it is this one.
-        tiers: what is in force, for the log.
-        look: counts what the source cannot count by itself; called now and then.
-        close: ends the source.
+        shard_count: number of shards that share the rings; a source without rings has one.
+        capture_id: identifies the rings of this feed; positions of another feed are not valid here.
+        tiers: state of each tier, for the log.
+        update_counts: updates the counts that the source cannot update by itself; called every few seconds.
+        close: closes the source.
+        boot_id: 16 bytes, the boot of the records if it is not this one; else empty.
+        boot_unix_ns: Unix time of that boot's clock zero; 0 if it is this boot.
     """
 
     source: str
@@ -53,14 +53,14 @@ class Feed:
     ring_bytes: Mapping[int, int] = field(default_factory=dict)
     shard_count: int = 1
     tiers: Mapping[str, object] = field(default_factory=dict)
-    look: Callable[[], None] = lambda: None
+    update_counts: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
     boot_id: bytes = b""
     boot_unix_ns: int = 0
     capture_id: int = field(default_factory=lambda: int.from_bytes(os.urandom(8)) | 1)
 
     def shard_of(self) -> dict[int, int]:
-        """Return the shard of each ring: neighbours apart, as busy CPUs are often next to each other."""
+        """Return the shard of each ring. Neighbours get different shards, because busy CPUs are often adjacent."""
         return {ring: position % self.shard_count for position, ring in enumerate(sorted(self.fds.rings))}
 
 
@@ -68,10 +68,10 @@ def open_feed(config: Config) -> Feed:
     """Open the source that the settings name.
 
     Raises:
-        UnsupportedError: this host, or this version, does not have it.
-        LoadError: the kernel refused a program.
+        UnsupportedError: this host lacks what the source needs.
+        LoadError: the kernel rejected a program.
         ConfigError: there is no such source, or its file cannot be read.
-        FrameError: the file is no recording.
+        FrameError: the file is not a recording.
     """
     kind = config.source.partition(":")[0]
     if kind == "ebpf":
@@ -82,7 +82,11 @@ def open_feed(config: Config) -> Feed:
         return _open_connector(config)
     if kind == "tracer":
         return _open_tracer(config)
-    raise ConfigError(f"source: there is no source {config.source!r}", key="source", value=config.source)
+    raise ConfigError(
+        f"source: unknown source {config.source!r}; use ebpf, proc-connector, tracer or replay:FILE",
+        key="source",
+        value=config.source,
+    )
 
 
 def _open_ebpf(config: Config) -> Feed:
@@ -104,20 +108,20 @@ def _open_ebpf(config: Config) -> Feed:
         ring_bytes=dict.fromkeys(capture.fds.rings, capture.ring_bytes),
         shard_count=config.shards.resolve(len(capture.fds.rings)),
         tiers=capture.tiers,
-        look=Misses(capture.program_fds, capture.fds.shared).look,
+        update_counts=Misses(capture.program_fds, capture.fds.shared).update,
         close=capture.close,
     )
 
 
 def _open_connector(config: Config) -> Feed:
-    """Open the socket, and the ring and counters that outlive the one process which works with them."""
+    """Open the socket, and create the ring and the counters, which outlive the process that uses them."""
     from pipeline.sources.proc_connector.netlink import close_socket, open_socket
 
     ring_bytes = config.capture.ring_bytes
     with ExitStack() as stack:
         sock = open_socket(_SOCKET_ROOM * ring_bytes)
         stack.callback(close_socket, sock)
-        ring_fd, counts_fd = _ring_by_hand(ring_bytes, stack)
+        ring_fd, counts_fd = _create_ring_file(ring_bytes, stack)
         return Feed(
             source="proc-connector",
             shard_module=CONNECTOR_MODULE,
@@ -130,23 +134,23 @@ def _open_connector(config: Config) -> Feed:
 
 
 def _open_tracer(config: Config) -> Feed:
-    """Make the ring and the counters; the process that works with them binds the socket."""
+    """Create the ring and the counters; the process that uses them binds the socket."""
     ring_bytes = config.capture.ring_bytes
     with ExitStack() as stack:
-        ring_fd, counts_fd = _ring_by_hand(ring_bytes, stack)
+        ring_fd, counts_fd = _create_ring_file(ring_bytes, stack)
         return Feed(
             source="tracer",
             shard_module=TRACER_MODULE,
             ring_count=1,
             fds=CaptureFds({0: ring_fd}, shared=counts_fd),
             ring_bytes={0: ring_bytes},
-            tiers={"tracer": "what tracers tell, of processes of their own pid namespaces"},
+            tiers={"tracer": "processes that tracers report, in their pid namespaces"},
             close=stack.pop_all().close,
         )
 
 
-def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
-    """Return the descriptors of a ring and of counters for a source that fills a ring by itself."""
+def _create_ring_file(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
+    """Create a ring and counters in memory files, for a source that fills its ring itself; return the descriptors."""
     from pipeline.bpf.declared import CPU_STATE_LAYOUT, MAX_CPUS
     from pipeline.sources.ring.handring import make_ring_file
 
@@ -165,11 +169,11 @@ def _open_replay(config: Config) -> Feed:
     path = Path(config.source.partition(":")[2]).absolute()
     recording = Recording(path)
     rings = 0
-    # A recording that was cut off is replayed up to there, and says so then.
+    # A truncated recording is replayed as far as it is readable; the replay logs a warning.
     with suppress(FrameError):
         for message in recording:
             rings = max(rings, *(frame.ring + 1 for frame in decode_frames(message)))
     if rings == 0:
-        raise FrameError(f"{path}: there is not one readable frame in it", peer=str(path), reason="empty")
+        raise FrameError(f"{path} has no readable frame; record it again", peer=str(path), reason="empty")
     return Feed(source=f"replay:{path}", shard_module=REPLAY_MODULE, ring_count=rings, boot_id=recording.boot_id,
                 boot_unix_ns=recording.boot_unix_ns)  # fmt: skip

@@ -1,7 +1,7 @@
-"""Check the resource limits (getrlimit(2)) before a start: a worker that met one would die and be started in vain.
+"""Check the resource limits (getrlimit(2)) before a start: a worker that reached one would die again and again.
 
-A soft limit is raised as far as the hard one allows. What is checked is an estimate of what a daemon needs at its
-start, with room to spare; a host that is short of memory is another matter (`tables` in the settings).
+A soft limit is raised as far as the hard limit allows. The check uses an estimate of what a daemon needs at its start,
+with a reserve. It does not cover a host that is short of memory (see `tables` in the settings).
 
 RLIMIT_MEMLOCK is not checked: since Linux 5.11 the memory of BPF maps counts against the memory cgroup, and all kernels
 on which the programs load are newer. RLIMIT_NPROC does not bind root (copy_process in kernel/fork.c).
@@ -18,8 +18,8 @@ from pipeline.config.schema import Config
 from pipeline.errors import UnsupportedError
 from pipeline.shm.layout import head
 
-#: Descriptors of one process: the loader's programs, links and maps for eBPF, for each CPU a ring and what belongs to
-#: it, and for any source sockets and their clients.
+#: Descriptors of one process: for eBPF the loader's programs, links and maps, and some for the ring of each CPU; for
+#: any source the sockets and their clients.
 _FILES = 256
 _FILES_EBPF = 512
 _FILES_A_CPU = 4
@@ -32,18 +32,18 @@ _PRIVATE_PID_BYTES = 20
 #: An arena's buckets are at most half as large as the arena.
 _ARENA_SHARE = 1.5
 
-#: Processes, and threads of each: its own, two of ZeroMQ, one for names.
+#: Processes, and threads of each: the main thread, two of ZeroMQ, one for names.
 _PROCESSES = 3
 _THREADS = 4
 
 
 def check(config: Config, cpus: int, pid_max: int) -> None:
-    """Raise soft limits that are too low, and refuse hard limits that are.
+    """Raise soft limits that are too low, and fail if a hard limit is too low.
 
     Args:
         config: all settings.
-        cpus: how many CPUs this host may have.
-        pid_max: entries of the pid index, where the settings do not say.
+        cpus: number of CPUs that this host can have.
+        pid_max: entries of the pid index if the settings do not set them.
 
     Raises:
         UnsupportedError: a hard limit is too low.
@@ -53,7 +53,7 @@ def check(config: Config, cpus: int, pid_max: int) -> None:
         if hard != resource.RLIM_INFINITY and hard < needed:
             unit_option = f"{name.replace('RLIMIT_', 'Limit')}= of the systemd unit"
             raise UnsupportedError(
-                f"the limit {name} is {hard}, and a daemon with these settings needs {needed} {unit}",
+                f"the hard limit {name} is {hard}, but a daemon with these settings needs {needed} {unit}",
                 feature="resource limits",
                 needs=f"{name} of {needed} {unit} or more",
                 hint=f"raise it (ulimit {option}, prlimit(1), or {unit_option})",
@@ -63,7 +63,7 @@ def check(config: Config, cpus: int, pid_max: int) -> None:
 
 
 def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, str, str, int]]:
-    """Yield (number, name, option of `ulimit`, unit, what is needed) of each limit."""
+    """Yield (number, name, option of `ulimit`, unit, needed value) of each limit."""
     tables = config.tables
     is_ebpf = config.source == "ebpf"
     files = _FILES_EBPF + _FILES_A_CPU * cpus if is_ebpf else _FILES
@@ -72,7 +72,7 @@ def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, 
     arenas = tables.names_bytes + tables.args_bytes + tables.envs_bytes
     rows = tables.max_entries * (head.ROW_BYTES + _PRIVATE_ROW_BYTES)
     pids = (tables.pid_capacity or pid_max) * _PRIVATE_PID_BYTES
-    # A ring's data is mapped twice in a row (kernel/bpf/ringbuf.c), by its shard.
+    # The shard maps the data of a ring twice in a row (kernel/bpf/ringbuf.c).
     space = _BASE_BYTES + max(2 * rings, int(arenas * _ARENA_SHARE) + rows + pids)
     yield resource.RLIMIT_AS, "RLIMIT_AS", "-v (in KiB)", "bytes", space
     largest = max(tables.names_bytes, tables.args_bytes, tables.envs_bytes, tables.max_entries * head.COLD_BYTES)
@@ -83,7 +83,7 @@ def _needs(config: Config, cpus: int, pid_max: int) -> Iterator[tuple[int, str, 
 
 
 def _threads_of(uid: int) -> int:
-    """Threads that a user has now."""
+    """Return the number of threads that a user has now."""
     threads = 0
     for process in Path("/proc").iterdir():
         if process.name.isdigit():

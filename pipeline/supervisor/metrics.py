@@ -1,7 +1,7 @@
-"""What an instance tells monitoring, from threads of the supervisor: an address for Prometheus, a push to statsd.
+"""Metrics of an instance, from threads of the supervisor: an HTTP address for Prometheus, and a push to statsd.
 
-The supervisor and not the resolver, so that a scrape takes no time from the events; and both are off by default. What
-only the supervisor can read (the kernel's counts by CPU, how full the rings are) is read here; names are in
+They run in the supervisor, so that a scrape does not delay the resolver. Both are off by default. Figures that only the
+supervisor can read (the kernel's counts by CPU, the fill of the rings) are read here; their names are in
 `pipeline.export`.
 """
 
@@ -31,10 +31,10 @@ def split_address(text: str) -> tuple[str, int]:
 
 @contextlib.contextmanager
 def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterator[None]:
-    """Serve and push, as the settings say, as long as the context lasts.
+    """Serve and push according to the settings, as long as the context lasts.
 
     Raises:
-        ConfigError: the address cannot be had.
+        ConfigError: the address cannot be used.
         UnsupportedError: the library for one of them is not installed.
     """
     require_packages(settings)
@@ -47,7 +47,7 @@ def measured(settings: Metrics, directory: Path, feed: Feed, log: Any) -> Iterat
 
 
 def require_packages(settings: Metrics) -> None:
-    """Look for the libraries that the settings need.
+    """Check that the libraries for these settings are installed.
 
     Raises:
         UnsupportedError: one of them is not installed.
@@ -58,10 +58,10 @@ def require_packages(settings: Metrics) -> None:
     ):
         if is_set and importlib.util.find_spec(module) is None:
             raise UnsupportedError(
-                f"{key} is set and the package {package} is not installed",
+                f"{key} is set, but the package {package} is not installed",
                 feature=key,
                 needs=package,
-                hint=f"install procline[{extra}], or take the setting out",
+                hint=f"install procline[{extra}], or remove the setting",
             )
 
 
@@ -91,12 +91,12 @@ def _push(settings: Metrics, directory: Path, log: Any) -> Any:
     from pipeline.resolver.api.stats import COUNTERS
 
     host, port = split_address(settings.statsd)
-    # Without telemetry of its own, and without a tag of this process: the figures are the instance's.
+    # Without the library's own telemetry and without a tag of this process: the figures belong to the instance.
     client = DogStatsd(host=host, port=port, disable_telemetry=True, origin_detection_enabled=False)
     push = StatsdPush(client, COUNTERS, settings.statsd_prefix, read_figures(directory))
     return StatsdPusher(
         push, lambda: read_figures(directory), settings.statsd_interval_s,
-        lambda error: log.warning("statsd: not sent", address=settings.statsd, reason=str(error)),
+        lambda error: log.warning("cannot send metrics to statsd", address=settings.statsd, reason=str(error)),
     )  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def _kernel_figures(feed: Feed, stack: contextlib.ExitStack) -> Callable[[Figure
     stack.callback(positions.close)
 
     def read(figures: Figures) -> KernelFigures:
-        # Applied first: the other way round a ring could seem to hold less than nothing.
+        # Applied positions first: in the other order a ring could seem to hold less than nothing.
         applied = figures.rings["applied_pos"]
         produced = np.zeros(feed.ring_count, np.uint64)
         positions.sample(produced)

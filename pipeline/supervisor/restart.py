@@ -1,4 +1,4 @@
-"""When a worker that ended is started again, and when it is no use. Times only; starting is child.py's."""
+"""When a worker that ended is started again, and when the daemon gives up. child.py starts workers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FIRST_PAUSE_S = 0.1
 
 
 class RestartPolicy:
-    """The history of one worker's deaths.
+    """The history of one worker's ends.
 
-    A single death is answered at once, because readers wait. Early deaths in a row are a loop: they are answered with
-    pauses that double, and then the daemon ends; so it does after too many deaths of any kind. A death is early if the
+    After a single end the worker is started again at once, because readers wait. After several early ends in a row the
+    pauses double, and then the daemon gives up; so it does after too many ends of any kind. An end is early if the
     worker had not reported that it is ready (`start.report_ready`), however long it lived, or if it lived for less
     than `healthy_ms`.
     """
@@ -29,17 +29,17 @@ class RestartPolicy:
     def after(
         self, started_s: float, ended_s: float, how: str, *, was_ready: bool = True, is_hopeless: bool = False
     ) -> float:
-        """Take note of an end and return how long to wait before the next start, in seconds.
+        """Record an end and return how long to wait before the next start, in seconds.
 
         Args:
             started_s: monotonic time of the start.
             ended_s: monotonic time of the end.
-            how: the end in words, for the message.
+            how: description of the end, for the message.
             was_ready: the worker had reported that it is ready.
-            is_hopeless: the worker said that it would end the same way again.
+            is_hopeless: the worker reported that it would end the same way again.
 
         Raises:
-            GivingUpError: it is not to be started again; HopelessError where `is_hopeless`.
+            GivingUpError: it must not be started again; HopelessError if `is_hopeless`.
         """
         settings = self._settings
         self._deaths.append(ended_s)
@@ -49,12 +49,12 @@ class RestartPolicy:
         self._early = self._early + 1 if is_early else 0
         if is_hopeless:
             raise HopelessError(
-                f"{self._role} {how}: it says that it cannot work; its last log line says why", role=self._role
+                f"{self._role} {how}: it cannot work; its last log line has the reason", role=self._role
             )
         if self._early >= settings.early_deaths_max:
-            reason = f"it died {self._early} times in a row before it was ready or right after; the log above says why"
+            reason = f"it ended {self._early} times in a row before or soon after it was ready; see the log above"
         elif len(self._deaths) > settings.restarts_max:
-            reason = f"it died {len(self._deaths)} times in {WINDOW_S / 60:.0f} minutes"
+            reason = f"it ended {len(self._deaths)} times in {WINDOW_S / 60:.0f} minutes; the log above has the reasons"
         else:
             if self._early <= 1:
                 return 0.0

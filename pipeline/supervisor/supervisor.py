@@ -1,11 +1,11 @@
-"""The supervisor of an instance: claims its directory, opens the source, keeps the workers alive, ends all in order.
+"""The supervisor of an instance: it claims the directory, opens the source, keeps the workers running, and ends them.
 
-Start: directory, source (BPF programs attached, rings there), resolver, shards. The instance is ready when the
-resolver says so in the control segment. A worker that ends is reaped and started again (restart.py says when); one
-that hangs is killed first (watchdog.py says what hangs). End, by SIGTERM or SIGINT: the shards, which hand over what
-the rings hold, then the resolver, which applies it and commits, then the source, then the directory.
+Start order: directory, source (BPF programs attached, rings created), resolver, shards. The instance is ready when the
+control segment says so. A worker that ends is reaped and started again (restart.py decides when); a worker that hangs
+is killed first (watchdog.py decides). End by SIGTERM or SIGINT, in this order: the shards, which hand over the content
+of the rings; the resolver, which applies it and commits; the source; the directory.
 
-The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and touches no event:
+The supervisor holds the links of the BPF programs and the only other descriptors of the rings, and handles no event. So
 a worker can be killed at any moment and replaced without a loss.
 """
 
@@ -36,33 +36,34 @@ from pipeline.shm.layout import head
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
-from pipeline.supervisor.home import Home
 from pipeline.supervisor.limits import check as check_limits
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import RestartPolicy
+from pipeline.supervisor.shared_cpu import SharedCpu
 from pipeline.supervisor.unwatched import WatchRecord
-from pipeline.supervisor.vitals import Vitals, look
+from pipeline.supervisor.vitals import Vitals, read_vitals
 from pipeline.supervisor.watchdog import Watchdog
 from pipeline.worker.description import WorkerDescription
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.daemon.main"
 
-#: A resolver without a heartbeat, or a shard that hands over nothing of a stalled ring, for so long hangs. Only time
-#: that the process could have used counts: see watchdog.py.
+#: A resolver without a heartbeat, or a shard that hands over nothing of a stalled ring, hangs after this time. Only
+#: time that the process could have used is counted: see watchdog.py.
 HANG_S = 10.0
 
-#: SIGHUP too: the terminal of an interactive run was closed.
+#: SIGHUP is sent when the terminal of an interactive run is closed.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-#: That a worker has ended is told by its descriptor; in a daemon that is ready a look is for what hangs.
-_LOOK_S = 4.0
-_LOOK_STARTING_S = 0.02
+#: A descriptor reports at once that a worker has ended. The pauses between checks: of a ready daemon, for hangs, and of
+#: one that starts, for readiness.
+_CHECK_S = 4.0
+_CHECK_STARTING_S = 0.02
 
 
 @dataclass
 class _Worker:
-    """A place in the daemon, and who fills it now."""
+    """A role in the daemon, and the process that has it now."""
 
     description: WorkerDescription
     command: Sequence[str]
@@ -80,9 +81,9 @@ class Supervisor:
     Args:
         config: all settings.
         name: name of the instance.
-        opener: opens the source; tests give their own.
-        resolver_command: what the resolver runs; likewise.
-        shard_command: what a shard runs; None: what the source says.
+        opener: opens the source.
+        resolver_command: command of the resolver.
+        shard_command: command of a shard; None: the module that the source names.
 
     Raises:
         ConfigError: the name or the group cannot be used.
@@ -110,15 +111,15 @@ class Supervisor:
         self._is_ready = False
         self._vitals: Vitals | None = None
         self._record: WatchRecord | None = None
-        self._home = Home() if config.supervision.share_cpu else None
+        self._shared_cpu = SharedCpu() if config.supervision.share_cpu else None
         self._watchdog_s = notify.watchdog_interval_s()
         self._fed_s = 0.0
 
     def run(self) -> int:
-        """Run until a signal ends it.
+        """Run until a signal arrives.
 
         Returns:
-            0 if all drained in time, 1 if a process had to be killed.
+            0 if every worker drained in time, 1 if a process had to be killed.
 
         Raises:
             WriterExistsError: the instance is already running.
@@ -142,7 +143,7 @@ class Supervisor:
                 self._place_workers(directory, feed, holes)
                 while not self._signals:
                     self._step(directory)
-                    feed.look()
+                    feed.update_counts()
                 notify.notify("STOPPING=1", "STATUS=draining")
                 is_clean = self._stop()
             except BaseException:
@@ -155,7 +156,7 @@ class Supervisor:
     def _claimed(self) -> Iterator[InstanceDirectory]:
         settings = self._config.supervision
         with InstanceDirectory(self._name, settings.stop_timeout_s, self._group_id) as directory:
-            # What a replay shows happened elsewhere or earlier.
+            # The events of a replay happened earlier or on another host.
             if not self._config.source.startswith("replay:"):
                 self._record = WatchRecord(directory.path, boot_id())
             try:
@@ -226,7 +227,7 @@ class Supervisor:
             try:
                 directory.write(processes.FILE, processes.describe(self._pids()))
             except OSError as error:
-                self._log.warning(f"{directory.path / processes.FILE}: {error.strerror}: `stat` will not list workers")
+                self._log.warning(f"{directory.path / processes.FILE}: {error.strerror}; `stat` will not list workers")
 
     def _pids(self) -> dict[str, int]:
         pids = {"supervisor": os.getpid()}
@@ -235,11 +236,11 @@ class Supervisor:
     # -- duty --------------------------------------------------------------------------------------------------------
 
     def _step(self, directory: InstanceDirectory) -> None:
-        """Start what is due, wait a moment or until something happens, and react to it."""
+        """Start workers that are due, wait until something happens or a check is due, and react."""
         self._start_due(directory)
         now = time.monotonic()
         pauses = [worker.due_s - now for worker in self._workers.values() if worker.child is None]
-        pauses.append(_LOOK_S if self._is_ready else _LOOK_STARTING_S)
+        pauses.append(_CHECK_S if self._is_ready else _CHECK_STARTING_S)
         if self._watchdog_s:
             pauses.append(self._watchdog_s)
         self._selector.select(max(0.0, min(pauses)))
@@ -248,10 +249,10 @@ class Supervisor:
             return
         for worker in self._workers.values():
             self._reap(worker)
-        self._vitals = look(directory.path)
+        self._vitals = read_vitals(directory.path)
         self._see_readiness()
         self._see_hangs()
-        self._keep_home()
+        self._balance_workers()
         self._feed_watchdog()
 
     def _reap(self, worker: _Worker) -> None:
@@ -269,7 +270,7 @@ class Supervisor:
             self._is_ready = False
             notify.notify("STATUS=resolver is being replaced")
         self._log.warning(
-            f"{child.role} {child.how()}: starting it again", worker=child.role, worker_pid=child.pid, pause_s=pause
+            f"{child.role} {child.how()}; starting it again", worker=child.role, worker_pid=child.pid, pause_s=pause
         )
 
     def _forget(self, worker: _Worker) -> None:
@@ -295,46 +296,47 @@ class Supervisor:
             self._log.info("ready", instance=self._name, after_s=round(now - resolver.child.started_s, 3),
                            replaced=not is_first)  # fmt: skip
             gc.collect()
-            memory.give_back()  # what imports and the settings needed
+            memory.give_back()  # memory of imports and settings
             notify.notify("READY=1", f"STATUS=following processes from {self._config.source}")
             return
         if resolver.start_watchdog is None:
             return
-        resolver.start_watchdog.look("starting", now)
+        resolver.start_watchdog.observe("starting", now)
         if resolver.start_watchdog.counted_s > self._config.supervision.start_timeout_s:
             limit = f"{self._config.supervision.start_timeout_s:g} s"
             raise GivingUpError(
-                f"the tables were not complete {limit} after the start: see the log above, and "
-                "supervision.start_timeout_s if the host is only slow (time spent waiting for a CPU is not counted)",
+                f"the tables were not complete {limit} after the start; the log above may have the reason. "
+                "If the host is only slow, raise supervision.start_timeout_s (waiting for a CPU is not counted)",
                 role=RESOLVER,
             )
 
     def _see_hangs(self) -> None:
-        """Kill what is alive and does nothing; what follows is as for any other death."""
+        """Kill workers that hang; they are then replaced like any other worker that ended."""
         if self._vitals is None:
             return
         now = time.monotonic()
         signs = self._signs(self._vitals)
         resolver = self._workers[RESOLVER].watchdog
-        # Everyone looks at all, so that each has the times of the last look.
+        # Every watchdog observes every time, so that each has the times of the last observation.
         for role, worker in self._workers.items():
             if worker.watchdog is not None:
-                worker.watchdog.look(signs[role], now)
-        # A shard can hand over nothing while the resolver takes nothing, be it starved or hung: that one comes first.
-        is_taking = self._is_ready and resolver is not None and resolver.still_s <= _LOOK_S * 2
+                worker.watchdog.observe(signs[role], now)
+        # While the resolver receives nothing, starved or hung, no shard can hand over anything: the resolver comes
+        # first.
+        is_receiving = self._is_ready and resolver is not None and resolver.still_s <= _CHECK_S * 2
         for role, worker in self._workers.items():
             child, watchdog = worker.child, worker.watchdog
             if child is None or watchdog is None:
                 continue
-            if role != RESOLVER and not is_taking:
-                watchdog.look(None, now)
+            if role != RESOLVER and not is_receiving:
+                watchdog.observe(None, now)
             elif watchdog.counted_s > HANG_S:
-                self._log.error(f"{role} shows no sign of life: killing it", worker=role, worker_pid=child.pid)
-                watchdog.look(None, now)
+                self._log.error(f"{role} shows no sign of life; killing it", worker=role, worker_pid=child.pid)
+                watchdog.observe(None, now)
                 child.send(signal.SIGKILL)
 
     def _signs(self, vitals: Vitals) -> Mapping[str, object]:
-        """Return by role what must change from look to look; None where nothing need change."""
+        """Return by role the value that must change between checks; None if no change is expected."""
         signs: dict[str, object] = {}
         for role, worker in self._workers.items():
             if role == RESOLVER:
@@ -347,17 +349,18 @@ class Supervisor:
                 signs[role] = tuple(vitals.received_pos[ring] for ring in stalled) or None
         return signs
 
-    def _keep_home(self) -> None:
-        """Keep the workers together where that is better. A start is work for all CPUs."""
-        if self._home is None or not self._is_ready:
+    def _balance_workers(self) -> None:
+        """Keep the workers on one CPU if that is better; not during a start, which uses all CPUs."""
+        if self._shared_cpu is None or not self._is_ready:
             return
-        was = self._home.cpu
-        self._home.look((worker.child.pid for worker in self._workers.values() if worker.child), time.monotonic())
-        if self._home.cpu != was:
-            self._log.debug("workers have a home" if was is None else "workers run free", cpu=self._home.cpu)
+        was = self._shared_cpu.cpu
+        pids = [worker.child.pid for worker in self._workers.values() if worker.child]
+        self._shared_cpu.balance(pids, time.monotonic())
+        if self._shared_cpu.cpu != was:
+            self._log.debug("workers share a CPU" if was is None else "workers use all CPUs", cpu=self._shared_cpu.cpu)
 
     def _feed_watchdog(self) -> None:
-        """Tell systemd that the daemon lives, which it does as long as a resolver works or is being replaced."""
+        """Report to systemd that the daemon works: a resolver runs, or is being replaced."""
         now = time.monotonic()
         if self._watchdog_s and now - self._fed_s >= self._watchdog_s / 2:
             self._fed_s = now
@@ -366,13 +369,13 @@ class Supervisor:
     # -- end ---------------------------------------------------------------------------------------------------------
 
     def _stop(self) -> bool:
-        """End the shards, then the resolver; return whether all drained and ended by themselves."""
+        """End the shards, then the resolver; return whether every worker drained and ended by itself."""
         shards = [worker for role, worker in self._workers.items() if role != RESOLVER]
         is_clean = self._stop_these(shards)
         return self._stop_these([self._workers[RESOLVER]]) and is_clean
 
     def _stop_these(self, workers: Sequence[_Worker]) -> bool:
-        """Let these drain and end; a further signal, or the end of their time, kills them."""
+        """Let these workers drain and end; kill them at a further signal or at the end of their time."""
         deadline = time.monotonic() + self._config.supervision.stop_timeout_s
         signals = self._signals
         is_clean = True
@@ -383,20 +386,22 @@ class Supervisor:
             for worker in left:
                 ended = worker.child
                 if ended is not None and ended.has_ended():
-                    # By SIGTERM itself: it had not yet begun its work, so there was nothing to drain.
+                    # A worker that SIGTERM itself ended had not yet begun its work, so there was nothing to drain.
                     if ended.exit_code not in {0, -signal.SIGTERM}:
                         is_clean = False
-                        self._log.warning(f"{ended.role} {ended.how()} at the end", worker=ended.role)
+                        self._log.warning(
+                            f"{ended.role} {ended.how()} while the daemon was stopping", worker=ended.role
+                        )
                     self._forget(worker)
             left = [worker for worker in left if worker.child is not None]
             if left and (time.monotonic() >= deadline or self._signals != signals):
                 for child in _children(left):
-                    self._log.error(f"{child.role} did not drain in time: killing it", worker=child.role)
+                    self._log.error(f"{child.role} did not drain in time; killing it", worker=child.role)
                     child.send(signal.SIGKILL)
                 deadline = float("inf")
                 signals = self._signals
             if left:
-                self._selector.select(max(0.0, min(deadline - time.monotonic(), _LOOK_S)))
+                self._selector.select(max(0.0, min(deadline - time.monotonic(), _CHECK_S)))
                 self._drain_signals()
         return is_clean
 
@@ -413,7 +418,7 @@ class Supervisor:
 
     @contextlib.contextmanager
     def _signals_as_input(self) -> Iterator[None]:
-        """Make SIGTERM and SIGINT readable by the selector, and restore what was there."""
+        """Make the ending signals readable by the selector; restore the previous handlers at the end."""
 
         def count(number: int, frame: FrameType | None) -> None:
             self._signals += 1

@@ -1,12 +1,13 @@
-"""Know when nobody watched: the times between the end of one daemon of an instance and the start of the next.
+"""The unwatched times of an instance: from the end of one daemon to the start of the next.
 
-Every start publishes these times (`unwatched` in docs/wire-schema.md), because subscribers that stay over a restart see
-neither a gap in the numbers nor a loss. The former daemon watched up to the watermark in its
-tables: a killed daemon leaves them, and a stopped one notes the watermark before it removes them. The
-note, ``.NAME~watched`` beside the instance's directory, also keeps the last few such times, for subscribers that were
-away for longer. No instance can have a name with ``~``.
+Every start publishes these times (`unwatched` in docs/wire-schema.md), because subscribers that stay connected over a
+restart see neither a gap in the numbers nor a loss. The previous daemon watched up to the watermark in its tables. A
+killed daemon leaves its tables; a daemon that is stopped saves the watermark before it removes them. It is saved in the
+file ``.NAME~watched`` beside the instance's directory, with the last few such times for subscribers that were absent
+for longer. No instance name can contain ``~``.
 
-Times are of the boot clock, so a note of another boot is ignored. So is one that somebody else could have written.
+Times are of the boot clock, so a file of another boot is ignored. A file that another user could have written is
+ignored too.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pipeline.errors import UntrustedError
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
 
-#: Times that are kept; of more, the oldest are forgotten.
+#: How many times are kept; older ones are dropped.
 HOLES_MAX = 8
 _NOTE_MAX_BYTES = 4096
 _TIME_MAX_NS = 1 << 63
@@ -33,12 +34,12 @@ Hole = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the last daemon knew; times in boot ns, 0: unknown.
+    """What the last daemon saved; times in boot ns, 0 if unknown.
 
     Attributes:
         began: when its watch began.
-        until: up to when the watch before that one lasted, or, after a stop in order, its own.
-        holes: (from, to) of the times without a watch.
+        until: end of the watch before that one; after a regular stop, end of its own watch.
+        holes: (from, to) of the unwatched times.
     """
 
     began: int = 0
@@ -47,7 +48,7 @@ class _Note:
 
 
 class WatchRecord:
-    """The note of one instance. Belongs to the supervisor that holds the instance's directory.
+    """The saved times of one instance. The supervisor that holds the instance's directory owns it.
 
     Args:
         directory: of the instance.
@@ -62,12 +63,12 @@ class WatchRecord:
         self._until = self._watched_until(self._note)
 
     def begin(self, now_boot_ns: int) -> tuple[Hole, ...]:
-        """Take note that a watch has begun; returns the times without one, oldest first.
+        """Save that a watch has begun; return the unwatched times, oldest first.
 
         Args:
-            now_boot_ns: from when on the new capture sees everything.
+            now_boot_ns: the time from which the new capture sees everything.
         """
-        # A daemon that died before it had applied anything has not ended the hole that it found.
+        # A daemon that died before it applied anything has not ended the hole before it.
         holes = [hole for hole in self._note.holes if hole[0] != self._until]
         if 0 < self._until < now_boot_ns:
             holes.append((self._until, now_boot_ns))
@@ -76,13 +77,13 @@ class WatchRecord:
         return self._note.holes
 
     def end(self) -> None:
-        """Take note that the watch has ended; call while the tables are still there."""
+        """Save that the watch has ended; call this while the tables exist."""
         self._note = _Note(self._note.began, self._watched_until(self._note), self._note.holes)
-        if self._note.began or self._note.until:  # else nobody has watched, neither this time nor before
+        if self._note.began or self._note.until:  # else no daemon has ever watched
             self._write()
 
     def _watched_until(self, note: _Note) -> int:
-        """The end of the last watch: the watermark of the tables, if anything was applied since that watch began."""
+        """Return the end of the last watch: the watermark of the tables, if anything was applied since it began."""
         watermark = self._watermark()
         return watermark if watermark > note.began else note.until
 
@@ -108,7 +109,7 @@ class WatchRecord:
                 return _Note()
 
     def _write(self) -> None:
-        """Replace the note whole. Without it only these times are lost."""
+        """Replace the file as a whole. A failure loses only these times."""
         note = self._note
         text = json.dumps(
             {"boot_id": self._boot_id.hex(), "began_boot_ns": note.began, "until_boot_ns": note.until,
@@ -117,12 +118,14 @@ class WatchRecord:
         try:
             files.replace(self._path, text.encode("ascii"), 0o600)
         except OSError as error:
-            get_logger().warning(f"{self._path}: {error.strerror}: subscribers will not learn when nobody watched")
+            get_logger().warning(
+                f"cannot write {self._path}: {error.strerror}; subscribers will not see the unwatched times"
+            )
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[int | None]:
-    """Open a file; yields None where there is none that can be trusted."""
+    """Open a file; yield None if there is none, or if another user could have written it."""
     try:
         fd = trust.open_file(path)
     except (OSError, UntrustedError):
@@ -136,5 +139,5 @@ def _opened(path: Path) -> Iterator[int | None]:
 
 def _time(value: object) -> int:
     if type(value) is not int or not 0 <= value < _TIME_MAX_NS:
-        raise ValueError("no time")
+        raise ValueError("not a time in boot ns")
     return value

@@ -1,7 +1,7 @@
-"""How an instance is, read from its control segment: the resolver's state, and signs of life of it and of the rings.
+"""The state of an instance, read from its control segment: the resolver's state, and signs of life of it and the rings.
 
-Reads the file, maps nothing: the supervisor looks a few times a second, and the segment may be replaced under it. What
-it reads are single aligned words, so no protocol is needed.
+The file is read, not mapped: the supervisor does so every few seconds, and the segment may be replaced meanwhile. The
+values are single aligned words, so no protocol is needed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pipeline.shm.layout import head
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """One look.
+    """The state at one moment.
 
     Attributes:
         writer_tgid: the resolver that wrote it.
         state: STATE_* of the layout.
         heartbeat_boot_ns: its last sign of life.
         received_pos: by ring, bytes that reached the resolver.
-        stalled: by ring, whether the merge passes it over at the moment.
+        stalled: by ring, whether the merge does not wait for it at the moment.
     """
 
     writer_tgid: int
@@ -33,8 +33,8 @@ class Vitals:
     stalled: tuple[bool, ...]
 
 
-def look(directory: Path) -> Vitals | None:
-    """Return how the instance in `directory` is; None while there is no control segment of this layout version.
+def read_vitals(directory: Path) -> Vitals | None:
+    """Return the state of the instance in `directory`; None while it has no control segment of this layout version.
 
     Raises:
         UntrustedError: another user could have put it there.

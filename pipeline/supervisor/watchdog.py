@@ -1,16 +1,16 @@
-"""Tell a worker that hangs from one that is starved. What a sign of life is, and what follows, is the supervisor's.
+"""Distinguish a worker that hangs from one that is starved. The supervisor defines the signs of life and reacts.
 
 A worker hangs if it shows no sign of life for a time in which it could have shown one. Only such time is counted
 (`counted_s`):
 
-- its own CPU time: a worker that computes for that long without a sign of life spins;
-- time in which it slept, was stopped, or was blocked without getting on at all.
+- its own CPU time: a worker that computes for that long without a sign of life is in an endless loop;
+- time in which it slept, was stopped, or was blocked without any progress.
 
-Not counted is time in which it waited for a CPU, or for memory or a disk while it got on in between: the host starves
-it then, and a replacement would fare no better. So on a loaded host, or one that swaps, a worker that makes progress is
-never killed, however long its work takes.
+Time in which it waited for a CPU is not counted, nor time in which it waited for memory or a disk and made progress in
+between. Then the host starves the worker, and a replacement would be starved too. So a worker that makes progress is
+never killed on a loaded or swapping host, however long its work takes.
 
-Only the main thread is observed: it does the work and shows the signs of life. Nothing here sends a signal.
+Only the main thread is observed: it does the work and shows the signs of life. This module sends no signal.
 
 Source: proc_pid_stat(5) for the state; Documentation/scheduler/sched-stats.rst for ``schedstat``. The kernel adds the
 time that a thread waited for a CPU to ``schedstat`` only when the wait is over, so a thread that is found runnable is
@@ -23,8 +23,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-#: Of one interval between two looks no more than this is counted, so that one observation never decides: the observer
-#: itself may have been starved.
+#: At most this much of the time between two observations is counted, so that one observation never decides: the
+#: observer itself may have been starved.
 INTERVAL_MAX_S = 5.0
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -33,12 +33,12 @@ _BLOCKED = "D"
 
 
 class Times(NamedTuple):
-    """What the kernel says of a thread.
+    """What the kernel reports about a thread.
 
     Attributes:
         state: a letter of proc_pid_stat(5).
         cpu_s: CPU time so far.
-        waited_s: time that it was runnable and waited for a CPU so far; 0 where the kernel does not count it.
+        waited_s: time so far in which it was runnable and waited for a CPU; 0 if the kernel does not count it.
     """
 
     state: str
@@ -47,7 +47,7 @@ class Times(NamedTuple):
 
 
 def read_times(pid: int, proc: Path = Path("/proc")) -> Times | None:
-    """Read the times of a process' main thread; None: it cannot be read."""
+    """Read the times of a process's main thread; return None if they cannot be read."""
     thread = proc / str(pid) / "task" / str(pid)
     try:
         fields = (thread / "stat").read_bytes().rpartition(b") ")[2].split()
@@ -71,8 +71,8 @@ class Watchdog:
         proc: where /proc is.
 
     Attributes:
-        still_s: for how long its sign of life has been the same.
-        counted_s: how much of that it could have used to show one; see this module's docstring.
+        still_s: how long its sign of life has been the same.
+        counted_s: the part of that in which it could have shown one; see this module's docstring.
     """
 
     def __init__(self, pid: int, proc: Path = Path("/proc")) -> None:
@@ -82,18 +82,18 @@ class Watchdog:
         self._proc = proc
         self._sign: object = None
         self._since_s = 0.0
-        self._looked_s = 0.0
+        self._observed_s = 0.0
         self._times: Times | None = None
 
-    def look(self, sign: object, now_s: float) -> None:
-        """Take note of the present sign of life.
+    def observe(self, sign: object, now_s: float) -> None:
+        """Record the current sign of life.
 
         Args:
-            sign: anything that changes while the process gets on; None: nothing is expected of it now.
-            now_s: monotonic time, which stands still while the host sleeps.
+            sign: any value that changes while the process makes progress; None if no progress is expected now.
+            now_s: monotonic time, which stops while the host is suspended.
         """
         before, self._times = self._times, read_times(self._pid, self._proc)
-        elapsed_s, self._looked_s = now_s - self._looked_s, now_s
+        elapsed_s, self._observed_s = now_s - self._observed_s, now_s
         if sign is None or sign != self._sign:
             self._sign, self._since_s, self.counted_s = sign, now_s, 0.0
         else:
@@ -102,7 +102,7 @@ class Watchdog:
 
 
 def _countable_s(before: Times | None, after: Times | None, elapsed_s: float) -> float:
-    """Return how much of the time between two looks a process could have used."""
+    """Return how much of the time between two observations a process could have used."""
     if before is None or after is None:
         return elapsed_s
     cpu_s = max(0.0, after.cpu_s - before.cpu_s)

@@ -188,7 +188,7 @@ def test_it_can_be_switched_off(actor: Actor) -> None:
     """Then the next record tells."""
     with Capture(ring_bytes=1 << 16, credentials="syscalls", compat_calls="off") as capture:
         (tier,) = (one for one in capture.tiers if one.name == "cred_syscalls")
-        assert tier.is_on and tier.detail.endswith('not by calls of 32-bit programs: capture.compat_calls is "off"')
+        assert tier.is_on and tier.detail.endswith('without 32-bit system calls: capture.compat_calls is "off"')
         assert "pl_compat" not in {program.name for program in capture.programs}
         reader = Reader(capture)
         actor.do("int80(215, 1081)")
@@ -201,4 +201,4 @@ def test_machines_that_it_is_not_made_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(loader, "_COMPAT_MACHINES", ())
     with Capture(ring_bytes=4096, credentials="syscalls") as capture:
         (tier,) = (one for one in capture.tiers if one.name == "cred_syscalls")
-        assert tier.is_on and tier.detail.endswith("not by calls of 32-bit programs: not on x86_64")
+        assert tier.is_on and tier.detail.endswith("without 32-bit system calls: not on x86_64")

@@ -38,16 +38,16 @@ def test_what_was_missed_is_lost(shared: int) -> None:
     programs[11] = [110, "pl_on_fork", 0]
     watch = misses.Misses(programs, shared, info=lambda fd, _: described(*programs[fd]))
     counters = SharedCounters(shared, 2)
-    watch.look()
+    watch.update()
     assert not counters.read()
     for fd, count in ((10, 7), (11, 7), (12, 3), (13, 100), (14, 1), (15, 1)):
         programs[fd][2] = count
-    watch.look()
+    watch.update()
     assert counters.read()
     assert {events.KIND_NAMES[kind]: int(count) for kind, count in enumerate(counters.lost) if count} == {
         "fork": 7, "exit": 3, "sid": 2,
     }  # fmt: skip
-    watch.look()
+    watch.update()
     assert not counters.read()
     # Beside what the programs themselves count.
     maps.cpu_states(shared, writable=True)["lost_samples"][1, events.KIND_FORK] = 5
@@ -79,7 +79,7 @@ def test_the_programs_of_a_capture_are_asked(live_kernel: None) -> None:
         assert {"pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup"} <= names
         watch = misses.Misses(capture.program_fds, capture.fds.shared)
         assert len(watch._programs) == len(names & set(misses.KINDS))
-        watch.look()
+        watch.update()
         missed = maps.cpu_states(capture.fds.shared)[words.MISSED]
         assert int(missed["ring_seq"]) == 0
         if int(Path("/proc/sys/kernel/osrelease").read_text().partition(".")[0]) < 7:

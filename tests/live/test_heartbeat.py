@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from pipeline.supervisor.vitals import look
+from pipeline.supervisor.vitals import read_vitals
 from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
@@ -23,7 +23,7 @@ def gaps_ns(daemon: Daemon) -> list[int]:
     seen: list[int] = []
     end = time.monotonic() + WINDOW_S
     while time.monotonic() < end:
-        vitals = look(daemon.directory)
+        vitals = read_vitals(daemon.directory)
         assert vitals is not None
         if not seen or vitals.heartbeat_boot_ns != seen[-1]:
             seen.append(vitals.heartbeat_boot_ns)

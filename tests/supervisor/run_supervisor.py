@@ -27,7 +27,7 @@ def opener(config: Config) -> Feed:
         fds=CaptureFds({ring: file.fileno() for ring, file in enumerate(files)}),
         ring_bytes=dict.fromkeys(range(4), 4096),
         shard_count=config.shards.resolve(4),
-        look=look,
+        update_counts=look,
         close=lambda: [file.close() for file in files] and None,
     )
 

@@ -45,7 +45,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> Non
     with pytest.raises(FrameError):
         open_feed(load(None, {"source": f"replay:{other}"}, {}))
     other.write_bytes(recording.read_bytes()[:64])
-    with pytest.raises(FrameError, match="not one readable frame"):
+    with pytest.raises(FrameError, match="no readable frame"):
         open_feed(load(None, {"source": f"replay:{other}"}, {}))
 
 

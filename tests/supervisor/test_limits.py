@@ -44,7 +44,7 @@ def test_a_hard_limit_that_is_too_low_is_named_with_what_is_needed(
     limit: int, hard: int, name: str, needed: str
 ) -> None:
     said = check(limit, hard, hard)
-    assert said.startswith(f"resource limits: the limit {name} is {hard}, and a daemon with these settings needs ")
+    assert said.startswith(f"resource limits: the hard limit {name} is {hard}, but a daemon with these settings needs ")
     assert needed in said and "raise it (ulimit -" in said
 
 

@@ -30,7 +30,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_setting(
     monkeypatch.setitem(sys.modules, modules[0], None)  # type: ignore[arg-type]
     feed: Any = SimpleNamespace(source="tracer", fds=CaptureFds())
     with (
-        pytest.raises(UnsupportedError, match=rf"metrics\.{setting} is set and the package {package}") as caught,
+        pytest.raises(UnsupportedError, match=rf"metrics\.{setting} is set, but the package {package}") as caught,
         measured(Metrics(**{setting: "127.0.0.1:0"}), Path("/dev/shm"), feed, None),
     ):
         pass

@@ -31,7 +31,7 @@ class Process:
         (self.thread / "stat").write_text(f"7 (a) b) c) {' '.join(fields)}\n")
         if self.has_schedstat:
             (self.thread / "schedstat").write_text(f"{int(self.cpu_s * 1e9)} {int(self.waited_s * 1e9)} 12\n")
-        self.watchdog.look(sign, self.now_s)
+        self.watchdog.observe(sign, self.now_s)
 
 
 @pytest.fixture(params=[True, False], ids=["schedstat", "no schedstat"])
@@ -104,7 +104,7 @@ def test_one_look_after_a_long_time_does_not_decide(process: Process) -> None:
 def test_a_process_whose_times_cannot_be_read_is_judged_by_the_clock(tmp_path: Path) -> None:
     watchdog = Watchdog(7, tmp_path)
     for now_s in range(0, 12, 4):
-        watchdog.look(0, now_s)
+        watchdog.observe(0, now_s)
     assert watchdog.counted_s == 8
 
 

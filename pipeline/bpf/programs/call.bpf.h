@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The system call that the current task is in, by its registers, which still have what it came into the kernel with at the
- * call's end. */
+/* The current task's system call, from its registers. At the end of the call they still have the values of its start. */
 #ifndef PROCLINE_CALL_BPF_H
 #define PROCLINE_CALL_BPF_H
 
 #define TS_COMPAT 0x0002		 /* arch/x86/include/asm/thread_info.h */
 #define __X32_SYSCALL_BIT 0x40000000 /* arch/x86/include/uapi/asm/unistd.h */
 
-/* Whether the call was made in the way of 32-bit x86 programs, which any program can: numbers and registers are theirs. */
+/* Whether it is a 32-bit x86 system call, which has other numbers and registers. 64-bit programs can make these too. */
 static __always_inline bool pl_is_i386_call(struct task_struct *task)
 {
 	return bpf_core_field_exists(task->thread_info.status) && task->thread_info.status & TS_COMPAT;

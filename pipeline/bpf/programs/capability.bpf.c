@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Capabilities that the kernel asked for, and whether the process had them. Attach kind: tp_btf, on a tracepoint that there is
- * since Linux 6.14 (include/trace/events/capability.h).
+/* Capabilities that the kernel checked, and whether the process had them. Attach kind: tp_btf, on a tracepoint that
+ * exists since Linux 6.14 (include/trace/events/capability.h).
  *
- * The kernel asks often (for each mapping of memory, to begin with), so nearly all of what comes by here has been told: a
- * look at the process's own storage, which ends with the process, says so. It holds what its image was asked for, as
- * exec begins anew; which image that is says the kernel's count of execs. */
+ * The kernel checks often (for example at each memory mapping), so nearly every check has been reported before. A
+ * storage that belongs to the process, and ends with it, shows that. It holds the checks of one image, because an exec
+ * resets them; the kernel's count of execs identifies the image. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -22,9 +22,9 @@ struct pl_asked {
 	u64 exec_id;
 	u64 attempted;
 	u64 used;
-	/* Of these, what has been written into a ring. */
-	u64 told_attempted;
-	u64 told_used;
+	/* The part of these that is in a record. */
+	u64 reported_attempted;
+	u64 reported_used;
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
@@ -45,9 +45,9 @@ struct {
 	__type(value, struct pl_caps_record);
 } pl_caps_buf SEC(".maps");
 
-/* Tell all that the process was asked for; false if there was no room. pid_cache is left as it is: the kernel asks before it
- * changes credentials, and who sees the change compares with what is there. */
-static __always_inline bool pl_tell(struct task_struct *task, const struct pl_asked *asked, struct pl_settings *settings)
+/* Record every checked capability of the process; returns false if there was no room. pid_cache is not updated: the
+ * kernel checks before it changes credentials, and the hook of that change compares with pid_cache. */
+static __always_inline bool pl_report(struct task_struct *task, const struct pl_asked *asked, struct pl_settings *settings)
 {
 	struct task_struct *leader = task->group_leader;
 	struct pl_caps_record *record;
@@ -59,7 +59,7 @@ static __always_inline bool pl_tell(struct task_struct *task, const struct pl_as
 	record = bpf_map_lookup_elem(&pl_caps_buf, &zero);
 	if (!record)
 		return false;
-	/* A leader that has ended has no namespaces any more; then the thread at hand speaks. */
+	/* A leader that has ended has no namespaces; then this thread is used. */
 	if (!(leader->flags & PF_EXITING))
 		task = leader;
 	pl_fill_head(&record->head, task);
@@ -83,9 +83,9 @@ static __always_inline bool pl_tell(struct task_struct *task, const struct pl_as
 	return room == PL_ROOM_FULL;
 }
 
-/* Asked about the current process, with credentials that are its own: not those that a file was opened with or a file
- * system was mounted with, nor those of another process. The kernel asks in process context only, as who passes is marked
- * (PF_SUPERPRIV). What an exec itself is asked for is left out: it is neither the image before nor the one behind it. */
+/* Only checks of the current process's own credentials are recorded: not those of an open file, of a mount, or of
+ * another process. The kernel checks in process context only, because it marks the process (PF_SUPERPRIV). Checks in
+ * the middle of an exec are left out: they belong neither to the old image nor to the new one. */
 SEC("tp_btf/cap_capable")
 int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, const void *capable_ns, int cap, int ret)
 {
@@ -102,7 +102,7 @@ int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, cons
 	leader = task->group_leader;
 	exec_id = task->self_exec_id;
 	asked = bpf_task_storage_get(&pl_asked, leader, NULL, 0);
-	if (asked && asked->exec_id == exec_id && !(attempted & ~asked->told_attempted) && !(used & ~asked->told_used))
+	if (asked && asked->exec_id == exec_id && !(attempted & ~asked->reported_attempted) && !(used & ~asked->reported_used))
 		return 0;
 	if (BPF_CORE_READ_BITFIELD_PROBED(task, in_execve))
 		return 0;
@@ -115,24 +115,24 @@ int BPF_PROG(pl_on_capable, const struct cred *cred, const void *target_ns, cons
 			return 0;
 	}
 	if (asked->exec_id != exec_id) {
-		/* exec has ended all other threads. */
+		/* An exec has ended all other threads. */
 		asked->exec_id = exec_id;
 		asked->attempted = 0;
 		asked->used = 0;
-		asked->told_attempted = 0;
-		asked->told_used = 0;
+		asked->reported_attempted = 0;
+		asked->reported_used = 0;
 	}
 	__sync_fetch_and_or(&asked->attempted, attempted);
 	__sync_fetch_and_or(&asked->used, used);
-	/* Of several threads that are asked for the same one tells. */
-	attempted &= ~__sync_fetch_and_or(&asked->told_attempted, attempted);
-	used &= ~__sync_fetch_and_or(&asked->told_used, used);
+	/* If several threads are checked for the same capability, one of them reports it. */
+	attempted &= ~__sync_fetch_and_or(&asked->reported_attempted, attempted);
+	used &= ~__sync_fetch_and_or(&asked->reported_used, used);
 	if (!(attempted | used))
 		return 0;
-	if (!pl_tell(task, asked, settings)) {
-		/* The next time, then. */
-		__sync_fetch_and_and(&asked->told_attempted, ~attempted);
-		__sync_fetch_and_and(&asked->told_used, ~used);
+	if (!pl_report(task, asked, settings)) {
+		/* The next check reports it. */
+		__sync_fetch_and_and(&asked->reported_attempted, ~attempted);
+		__sync_fetch_and_and(&asked->reported_used, ~used);
 	}
 	return 0;
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Changes of a living process that no scheduler tracepoint reports: credentials, and what it belongs to (session, process
- * group, terminal, namespaces). The tiers differ in where they look; what they do there is the same and is here: compare
- * the process with what was last recorded of it, and record it if it differs.
+/* Changes of a live process that no scheduler tracepoint reports: credentials, session, process group, terminal,
+ * namespaces. The tiers have different hooks. What they do there is the same and is here: compare the process with its
+ * last record, and record it if it differs.
  *
- * So a hook may fire too often, and need not know what its call was about or whether it succeeded. A process that is not
+ * So a hook may fire too often, and does not depend on the arguments or the success of its call. A process that is not
  * in pid_cache is recorded, and entered. */
 #ifndef PROCLINE_CHANGE_BPF_H
 #define PROCLINE_CHANGE_BPF_H
@@ -16,7 +16,7 @@ struct pl_change_scratch {
 	struct pl_change_record record;
 	struct pl_pid pid;
 };
-/* One element for each program that can interrupt, or be preempted by, another one of its object. */
+/* One element for each program that can interrupt, or be preempted by, another program of its object. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, PL_CHANGE_BUFFERS);
@@ -33,7 +33,7 @@ static __always_inline bool pl_differ_cred(const struct pl_pid *entry, const str
 	       entry->cap_permitted != task->cap_permitted || entry->user_ns != task->user_ns;
 }
 
-/* The session alone changes in the middle of setsid() only; the group follows at once, and one record has both. */
+/* Only in the middle of setsid() does the session change alone; the group follows at once, and one record has both. */
 static __always_inline bool pl_differ_session(const struct pl_pid *entry, const struct pl_task *task)
 {
 	return entry->pgid != task->pgid || entry->mnt_ns != task->mnt_ns || entry->net_ns != task->net_ns ||
@@ -73,7 +73,7 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 		buf->record.task.cookie = entry->cookie;
 		pl_refresh_pid(entry, head, &buf->record.task);
 	} else {
-		/* Without a cookie: what it runs is not looked for here. */
+		/* Without a cookie: its image is not read here. */
 		pl_init_pid(&buf->pid, head, &buf->record.task);
 		pl_add_pid(tgid, &buf->pid, false);
 	}
@@ -87,8 +87,8 @@ static __noinline void pl_record_change(u32 index, struct task_struct *task, u8 
 	pl_submit(&slot, settings);
 }
 
-/* The current thread's credentials may have changed. They are each thread's own, and the process's are its leader's. An
- * exec changes them too, and reports that itself. */
+/* The current thread's credentials may have changed. Each thread has its own; those of the process are its leader's. An
+ * exec changes them too, and the exec record reports that. */
 static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
@@ -99,19 +99,19 @@ static __noinline __attribute__((unused)) void pl_cred_changed(u32 index)
 	pl_record_change(index, task, PL_KIND_CRED);
 }
 
-/* What the process of `task` belongs to may have changed: that is the same for all of its threads. */
+/* Session, group, terminal or namespaces of the process of `task` may have changed: all of its threads share them. */
 static __noinline void pl_session_changed(u32 index, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
 
 	if (task->flags & (PF_KTHREAD | PF_EXITING))
 		return;
-	/* A leader that has ended has no namespaces any more; then the thread at hand speaks. */
+	/* A leader that has ended has no namespaces; then this thread is used. */
 	pl_record_change(index, leader->flags & PF_EXITING ? task : leader, PL_KIND_SID);
 }
 
-/* change_pid() was called for `task`, by setsid() or setpgid(). The latter leaves leaders of sessions where they are, so one
- * with a terminal is in the middle of setsid(): that calls proc_clear_tty() next, and one record has both. */
+/* setsid() or setpgid() called change_pid() for `task`. setpgid() does not move the leader of a session, so a leader
+ * that has a terminal is in the middle of setsid(). That calls proc_clear_tty() next, and one record has both changes. */
 static __always_inline __attribute__((unused)) void pl_pid_changed(u32 index, struct task_struct *task)
 {
 	struct signal_struct *signal = task->signal;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Changes in a process's life that tracepoints report: its name, its cgroups, and the hangup of its terminal; and the names of
- * new cgroups. Attach kind: tp_btf. The records have no body; their TASK says what is true now. */
+/* Changes of a process that tracepoints report: its name, its cgroups, and the hangup of its terminal; and the paths of
+ * new cgroups. Attach kind: tp_btf. The records have no body; their TASK has the current values. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -28,7 +28,7 @@ struct {
 	__type(value, struct pl_plain_record);
 } pl_rename_buf SEC(".maps");
 
-static __always_inline void pl_fill(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
+static __always_inline void pl_fill_record(struct pl_plain_record *record, struct task_struct *task, bool has_moved)
 {
 	struct pl_pid *entry;
 
@@ -44,7 +44,7 @@ static __always_inline void pl_fill(struct pl_plain_record *record, struct task_
 	}
 }
 
-/* The process's name is its leader's. exec renames too, and reports that itself. */
+/* The name of a process is its leader's. exec renames too; the exec record reports that. */
 SEC("tp_btf/task_rename")
 int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 {
@@ -61,8 +61,8 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 	record = bpf_map_lookup_elem(&pl_rename_buf, &zero);
 	if (!record)
 		return 0;
-	pl_fill(record, task, false);
-	/* The tracepoint comes before the name is stored. */
+	pl_fill_record(record, task, false);
+	/* The tracepoint fires before the name is stored. */
 	__builtin_memset(record->task.comm, 0, sizeof(record->task.comm));
 	bpf_probe_read_kernel_str(record->task.comm, sizeof(record->task.comm), comm);
 	record->head.record_bytes = sizeof(*record);
@@ -79,15 +79,15 @@ int BPF_PROG(pl_on_rename, struct task_struct *task, const char *comm)
 /* ---- a terminal's hangup ---- */
 
 #define SIGHUP 1
-/* include/linux/sched/signal.h: instead of a siginfo, the kernel itself sends it. */
+/* include/linux/sched/signal.h: in the place of a siginfo, for signals of the kernel itself. */
 #define SEND_SIG_PRIV 1
 
-/* Nothing but the signal says that a terminal was hung up (its other end was closed, or vhangup()):
- * tty_signal_session_leader() has taken it from the leader by then, and takes it from all of the session. The leader speaks
- * for them. The tracepoint comes also when the leader ignores the signal, and before it can act on it.
+/* Only the signal reports that a terminal was hung up (its other end was closed, or vhangup()). By then
+ * tty_signal_session_leader() has removed it from the leader, and it removes it from the whole session; the leader's
+ * record stands for all. The tracepoint fires even if the leader ignores the signal, and before the leader can react.
  *
- * Every signal of the host comes by here, with siglock held. Who gets a hangup for another reason, as an orphaned process
- * group does, is found unchanged. */
+ * Every signal of the host passes here, with siglock held. A process that gets SIGHUP for another reason, such as an
+ * orphaned process group, is found unchanged. */
 SEC("tp_btf/signal_generate")
 int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 {
@@ -101,7 +101,7 @@ int BPF_PROG(pl_on_signal, int sig, const void *info, struct task_struct *task)
 	return 0;
 }
 
-/* ---- cgroups: where a process is, and what ids are called ---- */
+/* ---- cgroups: which ones a process is in, and the paths of their ids ---- */
 
 #define PL_MEMBERS_MAX 16
 /* The tracepoints' own limit on a path is 1,024. */
@@ -128,7 +128,7 @@ struct pl_listing {
 	u32 count;
 };
 
-static long pl_list_step(u64 i, struct pl_listing *listing)
+static long pl_list_cgroup(u64 i, struct pl_listing *listing)
 {
 	const struct cgrp_cset_link *link = pl_cset_link(listing->link);
 	const struct cgroup *cgroup = link->cgrp;
@@ -145,9 +145,10 @@ static long pl_list_step(u64 i, struct pl_listing *listing)
 	return listing->count == PL_MEMBERS_MAX || listing->link == listing->end;
 }
 
-static __always_inline void pl_write_some(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
+static __always_inline void pl_append(struct pl_slot *slot, u32 at, const void *from, u32 bytes, u32 limit)
 {
-	/* Apart: clang would make one comparison of bytes - 1 of the two, of which Linux 6.12 learns nothing about bytes. */
+	/* Two checks: clang would combine them to one of bytes - 1, from which the verifier of Linux 6.12 derives no
+	 * bound of bytes. */
 	if (!bytes)
 		return;
 	asm volatile("" : "+r"(bytes));
@@ -155,8 +156,8 @@ static __always_inline void pl_write_some(struct pl_slot *slot, u32 at, const vo
 		bpf_dynptr_write(&slot->data, at, (void *)from, bytes, 0);
 }
 
-/* Write the record with the strings that a CGROUP record has. */
-static __always_inline void pl_end_cgroup(struct pl_cgroup_record *record, struct cgroup *cgroup, const char *path,
+/* Complete a CGROUP record with its members and its path, and submit it. */
+static __always_inline void pl_send_cgroup(struct pl_cgroup_record *record, struct cgroup *cgroup, const char *path,
 					  struct css_set *css_set, struct pl_settings *settings)
 {
 	struct pl_place *place = &record->place;
@@ -173,10 +174,10 @@ static __always_inline void pl_end_cgroup(struct pl_cgroup_record *record, struc
 		struct list_head *list = &css_set->cgrp_links;
 		struct pl_listing listing = { .link = list->next, .end = list, .members = record->members };
 
-		bpf_loop(PL_HIERARCHIES, pl_list_step, &listing, 0);
+		bpf_loop(PL_HIERARCHIES, pl_list_cgroup, &listing, 0);
 		place->place_members = listing.count;
 	}
-	/* A path that was cut is no path. */
+	/* A truncated path is left out. */
 	length = bpf_probe_read_kernel_str(record->path, sizeof(record->path), path);
 	place->place_path_bytes = length > 1 && length < PL_CGROUP_PATH_MAX ? length - 1 : 0;
 	pl_forget();
@@ -193,14 +194,14 @@ static __always_inline void pl_end_cgroup(struct pl_cgroup_record *record, struc
 		bpf_dynptr_write(&slot.data, at, place, sizeof(*place), 0);
 		at += sizeof(*place);
 		bytes = place->place_members * sizeof(struct pl_member);
-		pl_write_some(&slot, at, record->members, bytes, sizeof(record->members));
+		pl_append(&slot, at, record->members, bytes, sizeof(record->members));
 		at += bytes;
-		pl_write_some(&slot, at, record->path, place->place_path_bytes, sizeof(record->path));
+		pl_append(&slot, at, record->path, place->place_path_bytes, sizeof(record->path));
 	}
 	pl_submit(&slot, settings);
 }
 
-/* After the move, once for a process (its leader) or for a single thread. */
+/* Fires after the move, once for a process (its leader) or for a single thread. */
 SEC("tp_btf/cgroup_attach_task")
 int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_struct *task, bool threadgroup)
 {
@@ -215,13 +216,13 @@ int BPF_PROG(pl_on_cgroup, struct cgroup *to, const char *path, struct task_stru
 	record = bpf_map_lookup_elem(&pl_cgroup_buf, &index);
 	if (!record)
 		return 0;
-	pl_fill(&record->plain, task, true);
-	pl_end_cgroup(record, to, path, task->cgroups, settings);
+	pl_fill_record(&record->plain, task, true);
+	pl_send_cgroup(record, to, path, task->cgroups, settings);
 	return 0;
 }
 
-/* The path of a new cgroup, before anybody is in it: who is forked right into it, as systemd does, gives the id alone. The
- * record is about no process; HEAD and TASK are those of the maker. */
+/* The path of a new cgroup, before a process is in it. A process that is forked into a cgroup, as systemd does it,
+ * reports only the id. The record describes no process; HEAD and TASK are those of the creator. */
 SEC("tp_btf/cgroup_mkdir")
 int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 {
@@ -240,6 +241,6 @@ int BPF_PROG(pl_on_mkdir, struct cgroup *made, const char *path)
 	pl_fill_head(&record->plain.head, task);
 	pl_fill_task(&record->plain.task, task);
 	record->plain.head.flags |= PL_FLAG_CGROUP_MADE;
-	pl_end_cgroup(record, made, path, NULL, settings);
+	pl_send_cgroup(record, made, path, NULL, settings);
 	return 0;
 }

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit. Costs nothing but
- * in those functions. pl_commit_creds is what the tier is for; of the others, one whose function this kernel has not got
- * (or has inlined) is left out by the loader.
+/* Changes of credentials and session, seen in the kernel functions that make them. Attach kind: fexit. It costs time
+ * only in those functions. The tier needs pl_commit_creds; the loader skips any other program if this kernel lacks its
+ * function or has inlined it.
  *
- * Trampolines can be preempted, so each program has a buffer of its own (no program runs inside itself). */
+ * Trampolines can be preempted, so each program has a buffer of its own (no program interrupts itself). */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -19,7 +19,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* All ways to other credentials end here, always for the current thread. */
+/* Every change of credentials ends here, always for the current thread. */
 SEC("fexit/commit_creds")
 int pl_commit_creds(void *ctx)
 {
@@ -34,19 +34,19 @@ int pl_set_loginuid(void *ctx)
 	return 0;
 }
 
-/* setsid() and setpgid(), the latter also for a child. */
+/* setsid(), and setpgid(), which can also move a child. */
 SEC("fexit/change_pid")
 int pl_change_pid(void *ctx)
 {
 	u64 task = 0;
 
-	/* Since Linux 6.15 there is an argument in front of the task. */
+	/* Since Linux 6.15 there is an argument before the task. */
 	bpf_get_func_arg(ctx, bpf_get_func_arg_cnt(ctx) == 4, &task);
 	pl_pid_changed(2, bpf_rdonly_cast((void *)task, bpf_core_type_id_kernel(struct task_struct)));
 	return 0;
 }
 
-/* The end of setsid(). Of a whole session that loses its terminal, the leader's record tells. */
+/* The end of setsid(). If a whole session loses its terminal, the leader's record reports it. */
 SEC("fexit/proc_clear_tty")
 int pl_clear_tty(void *ctx)
 {

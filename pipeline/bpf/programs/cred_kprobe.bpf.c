@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /* Changes of credentials and session, seen as the kernel functions that make them return. Attach kind: kretprobe, for
- * kernels without trampolines. As cred_fentry.bpf.c, but the arguments of the functions are gone by then. */
+ * kernels without trampolines. Like cred_fentry.bpf.c, but the arguments of the functions are no longer there. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -11,7 +11,7 @@
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "task.bpf.h"
-/* Programs of this kind run with preemption off and never one inside another on the same CPU. */
+/* Programs of this kind run with preemption disabled and never interrupt each other on the same CPU. */
 #define PL_CHANGE_BUFFERS 1
 #include "change.bpf.h"
 #include "call.bpf.h"
@@ -42,7 +42,7 @@ PL_AFTER_SESSION(pl_clear_tty, proc_clear_tty) /* the end of setsid() */
 PL_AFTER_SESSION(pl_tty_ioctl, tty_jobctrl_ioctl)
 PL_AFTER_SESSION(pl_tty_open, tty_open_proc_set_tty)
 
-/* setsid() and setpgid(); which of them, and whose group, is not told. */
+/* setsid() or setpgid(); neither the call nor the moved process is known here. */
 SEC("kretprobe/change_pid")
 int pl_change_pid(void *ctx)
 {

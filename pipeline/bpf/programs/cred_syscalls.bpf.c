@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* Changes of credentials and session where neither trampolines nor kprobes may be attached: at the end of the system
- * calls that make them. Attach kind: tp/syscalls, and tp_btf for calls in the way of 32-bit programs.
+/* Changes of credentials and session on kernels that allow neither trampolines nor kprobes: at the end of the system
+ * calls that make them. Attach kind: tp/syscalls, and tp_btf for 32-bit system calls.
  *
- * Every system call of the host is slowed a little as long as one such tracepoint is in use (it leaves the kernel by the
- * slow path), however many there are; the calls that are traced, by some more. */
+ * While at least one such tracepoint is in use, every system call of the host is slower, because it leaves the kernel
+ * by the slow path. Traced calls are slower still. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -14,8 +14,8 @@
 #include "maps.bpf.h"
 #include "ring.bpf.h"
 #include "task.bpf.h"
-/* Programs at tracepoints of single calls run with preemption off and never one inside another on the same CPU: they share
- * buffer 0. The raw tracepoint can be preempted on newer kernels: buffer 1. */
+/* Programs on tracepoints of single calls run with preemption disabled and never interrupt each other on the same CPU:
+ * they share buffer 0. The raw tracepoint can be preempted on newer kernels: it has buffer 1. */
 #define PL_CHANGE_BUFFERS 2
 #define PL_NATIVE 0
 #define PL_COMPAT 1
@@ -25,7 +25,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* What may have changed after a call that returned `ret`. The arguments are the call's own first two. */
+/* What may have changed after a call that returned `ret`; further arguments are those of the call. */
 
 static __always_inline void pl_after_cred(u32 index, long ret)
 {
@@ -39,7 +39,7 @@ static __always_inline void pl_after_session(u32 index, long ret)
 		pl_session_changed(index, (void *)bpf_get_current_task_btf());
 }
 
-/* Of the caller itself, or of a child, which the call's first argument names. */
+/* The group of the caller, or of a child that the first argument identifies. */
 static __always_inline void pl_after_setpgid(u32 index, long ret, int nr)
 {
 	if (ret == 0)
@@ -50,15 +50,15 @@ static __always_inline void pl_after_setpgid(u32 index, long ret, int nr)
 #define TIOCSCTTY 0x540E
 #define TIOCNOTTY 0x5422
 
-/* A terminal is taken by the leader of a session, and given up by anybody: by the leader for the whole session, by others for
- * their own process. */
+/* The leader of a session acquires a terminal. Any process can release it: the leader for the whole session, others for
+ * themselves. */
 static __always_inline void pl_after_ioctl(u32 index, long ret, u32 command)
 {
 	if (ret == 0 && (command == TIOCSCTTY || command == TIOCNOTTY))
 		pl_session_changed(index, (void *)bpf_get_current_task_btf());
 }
 
-/* A leader of a session that has no terminal takes the one that it opens. */
+/* The leader of a session without a terminal acquires the terminal that it opens. */
 static __always_inline void pl_after_open(u32 index, long ret)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
@@ -71,12 +71,12 @@ static __always_inline void pl_after_open(u32 index, long ret)
 		pl_session_changed(index, task);
 }
 
-/* A login uid is a number that is written to /proc/self/loginuid, by its own thread. Nothing tells which file a write was to
- * but what can be compared: the process with what was last recorded of it. Longer texts are no such number. */
+/* A login uid is a number that a thread writes to its own /proc/self/loginuid. The file of a write is not known here,
+ * so the process is compared with its last record. Longer writes are not such a number. */
 #define PL_NUMBER_MAX 64
 
-/* The last process of each CPU that was compared and did not differ. What counts as a difference after it has changed once
- * more is another number of changes. */
+/* The last process of each CPU that was compared and did not differ. `changes` is the count at that time: after another
+ * change the process is compared again. */
 struct pl_login {
 	u64 start_boot_ns;
 	u32 tgid;
@@ -118,7 +118,7 @@ static __always_inline void pl_after_write(u32 index, long ret)
 		return;
 	entry = pl_find_pid(task->tgid, task->start_boottime);
 	if (!entry)
-		return; /* nothing to compare with; writes are too many to record every process that is new here */
+		return; /* nothing to compare with; there are too many writes to record every unknown process */
 	if (entry->auid != auid || entry->audit_session != session) {
 		__sync_fetch_and_add(changes, 1);
 		pl_cred_changed(index);
@@ -145,10 +145,10 @@ PL_AFTER(setreuid, cred)
 PL_AFTER(setregid, cred)
 PL_AFTER(setresuid, cred)
 PL_AFTER(setresgid, cred)
-PL_AFTER(setfsuid, cred) /* returns the id before, even if it did nothing */
+PL_AFTER(setfsuid, cred) /* returns the previous id, even if it changed nothing */
 PL_AFTER(setfsgid, cred)
 PL_AFTER(capset, cred)
-/* A new user namespace comes with all capabilities in it; the other namespaces are each thread's own as well. */
+/* A new user namespace gives all capabilities in it. Each thread has its own namespaces of the other kinds, too. */
 PL_AFTER(unshare, cred)
 PL_AFTER(setns, cred)
 PL_AFTER(setsid, session)
@@ -163,9 +163,8 @@ PL_AFTER(pwrite64, write)
 PL_AFTER(pwritev, write)
 PL_AFTER(pwritev2, write)
 
-/* The tracepoints above leave out calls by the tables of 32-bit programs, as the numbers mean other calls there. No program
- * need be a 32-bit one to make them: any can (int 0x80). Of what sees them too, the end of all calls, this is the way that
- * costs those least. */
+/* The tracepoints above skip 32-bit system calls, which have other numbers. Any program can make these (int 0x80), not
+ * only a 32-bit one. Of the hooks at the end of every call, which see them too, this one costs the other calls least. */
 
 /* arch/x86/entry/syscalls/syscall_32.tbl */
 static __noinline void pl_after_i386(u32 call, long ret)
@@ -216,7 +215,7 @@ static __noinline void pl_after_i386(u32 call, long ret)
 	}
 }
 
-/* arch/x86/entry/syscalls/syscall_64.tbl: the numbers of 64-bit programs but for calls whose arguments differ in size. */
+/* arch/x86/entry/syscalls/syscall_64.tbl: the 64-bit numbers, except for calls with arguments of another size. */
 static __noinline void pl_after_x32(u32 call, long ret)
 {
 	switch (call & ~__X32_SYSCALL_BIT) {

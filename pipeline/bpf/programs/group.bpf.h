@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* setpgid() for who is not told whose group was changed. Include after change.bpf.h. */
+/* setpgid() as seen by hooks that do not know which process was moved. Include after change.bpf.h. */
 #ifndef PROCLINE_GROUP_BPF_H
 #define PROCLINE_GROUP_BPF_H
 
-/* Children that are looked at for the one that a call named; the newest come first. */
+/* Children that the search for the moved one visits at most; the newest come first. */
 #define PL_CHILDREN_STEPS 4096
 
 struct pl_children {
@@ -14,7 +14,7 @@ struct pl_children {
 	const void *found;
 };
 
-static long pl_child_step(u64 i, struct pl_children *children)
+static long pl_compare_child(u64 i, struct pl_children *children)
 {
 	const struct task_struct *child;
 	struct pid *pid;
@@ -32,9 +32,9 @@ static long pl_child_step(u64 i, struct pl_children *children)
 	return 0;
 }
 
-/* The current task's setpgid() changed its own group, or that of a child: `nr`, the first argument, is the caller's view of
- * it. A child that another thread forked is that thread's. No lock: a child that is taken from the list in between ends the
- * search. */
+/* The current task's setpgid() changed its own group or that of a child. `nr`, the first argument, is the number in the
+ * caller's pid namespace. A child that another thread forked is in that thread's list. No lock is held: a child that is
+ * removed from the list meanwhile ends the search. */
 static __noinline void pl_group_changed(u32 index, int nr)
 {
 	struct task_struct *task = (void *)bpf_get_current_task_btf();
@@ -45,7 +45,7 @@ static __noinline void pl_group_changed(u32 index, int nr)
 		return;
 	if (nr) {
 		children.level = task->thread_pid->level;
-		bpf_loop(PL_CHILDREN_STEPS, pl_child_step, &children, 0);
+		bpf_loop(PL_CHILDREN_STEPS, pl_compare_child, &children, 0);
 	}
 	if (children.found)
 		pl_session_changed(index, bpf_rdonly_cast(children.found, bpf_core_type_id_kernel(struct task_struct)));

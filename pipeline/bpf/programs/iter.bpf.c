@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* All processes that there are: a task iterator. Attach kind: iter. For each process, kernel threads left out, it writes
- * HEAD, TASK, EXEC and the path of the executable, in the form of an exec record, kind 0 and without a ring number.
- * Arguments, environment and what was typed are not here: reading another process's memory needs an iterator that may
- * sleep; /proc has them.
+/* A task iterator over all processes. Attach kind: iter. For each process, but not for kernel threads, it writes HEAD,
+ * TASK, EXEC and the path of the executable, as an exec record of kind 0 without a ring number. Arguments and
+ * environment come from /proc instead: to read another process's memory, an iterator must be able to sleep.
  *
- * A process that pid_cache does not know, because it is older than the capture, gets its entries here. */
+ * The iterator adds every process that it visits to pid_cache, if the process is older than the capture. */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -12,7 +11,7 @@
 #include "records.h"
 #include "shared.h"
 #include "kfuncs.bpf.h"
-#define PL_GLOBAL static __noinline /* preemption is off while a task is looked at */
+#define PL_GLOBAL static __noinline /* preemption is disabled while a task is read */
 #include "maps.bpf.h"
 #include "task.bpf.h"
 #include "path.bpf.h"
@@ -37,8 +36,8 @@ struct {
 	__type(value, struct pl_iter_scratch);
 } pl_iter_buf SEC(".maps");
 
-/* Remember where the recorder's own paths begin: one in a chroot or a container wants them without what is above. */
-static __always_inline void pl_note_root(struct pl_settings *settings)
+/* Store the root of this process: paths begin there, so that they are right in a chroot or a container. */
+static __always_inline void pl_store_root(struct pl_settings *settings)
 {
 	struct task_struct *self = (void *)bpf_get_current_task_btf();
 	struct path *root = &self->fs->root;
@@ -47,7 +46,7 @@ static __always_inline void pl_note_root(struct pl_settings *settings)
 	settings->root_dentry = (u64)root->dentry;
 }
 
-static __always_inline void pl_cache_known(struct pl_iter_scratch *buf)
+static __always_inline void pl_enter_process(struct pl_iter_scratch *buf)
 {
 	struct pl_head *head = &buf->record.head;
 	struct pl_task *task = &buf->record.task;
@@ -63,7 +62,7 @@ static __always_inline void pl_cache_known(struct pl_iter_scratch *buf)
 	task->cookie = cookie;
 	pl_fill_image(&buf->image, head, task, &buf->record.exec, &buf->path);
 	bpf_map_update_elem(&proc_cache, &cookie, &buf->image, BPF_NOEXIST);
-	/* An exec on another CPU may come in between; its cookie wins. */
+	/* An exec on another CPU may come in between; then its cookie is used. */
 	if (entry) {
 		u64 before = __sync_val_compare_and_swap(&entry->cookie, 0, cookie);
 
@@ -77,7 +76,7 @@ static __always_inline void pl_cache_known(struct pl_iter_scratch *buf)
 		task->cookie = 0;
 }
 
-static __always_inline void pl_gather(struct pl_iter_scratch *buf, struct task_struct *task,
+static __always_inline void pl_fill_record(struct pl_iter_scratch *buf, struct task_struct *task,
 				      const struct pl_settings *settings)
 {
 	struct pl_head *head = &buf->record.head;
@@ -96,14 +95,14 @@ static __always_inline void pl_gather(struct pl_iter_scratch *buf, struct task_s
 
 		pl_path_of(&buf->path, exec, file, task, settings);
 		pl_fill_file(exec, file);
-		/* In the middle of an exec only the beginnings are set. */
+		/* In the middle of an exec only the start addresses are set. */
 		if (mm->arg_end > mm->arg_start)
 			exec->args_full_bytes = mm->arg_end - mm->arg_start;
 		if (mm->env_end > mm->env_start)
 			exec->envs_full_bytes = mm->env_end - mm->env_start;
 		exec->exec_tid = task->pid;
 		exec->prev_tid = task->pid;
-		pl_cache_known(buf);
+		pl_enter_process(buf);
 	} else {
 		struct pl_pid *entry = pl_find_pid(head->tgid, head->start_boot_ns);
 
@@ -130,18 +129,18 @@ int pl_each_task(struct bpf_iter__task *ctx)
 	if (!settings)
 		return 0;
 	if (ctx->meta->seq_num == 0)
-		pl_note_root(settings);
+		pl_store_root(settings);
 	if (!task || task->pid != task->tgid || task->flags & PF_KTHREAD)
 		return 0;
-	if (!task->signal->live.counter) /* ended, its parent has not waited yet */
+	if (!task->signal->live.counter) /* it has ended, and its parent has not waited yet */
 		return 0;
-	/* Unlike tracepoints, iterators can be preempted by another reader of the same kind, which would use the same
-	 * buffer. */
+	/* Unlike a tracepoint, an iterator can be preempted by another reader of the same kind, which would use the
+	 * same buffer. */
 	if (bpf_ksym_exists(bpf_preempt_disable))
 		bpf_preempt_disable();
 	buf = bpf_map_lookup_elem(&pl_iter_buf, &zero);
 	if (buf) {
-		pl_gather(buf, task, settings);
+		pl_fill_record(buf, task, settings);
 		pl_forget();
 		bytes = buf->record.exec.path_bytes;
 		bpf_seq_write(seq, &buf->record, sizeof(buf->record));

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The maps that the objects share. procline.bpf.o creates them; every other object is given the same ones by name when
- * it is opened (loader.py). */
+/* The maps that the objects share. procline.bpf.o creates them; the loader sets them, by name, in every other object
+ * that it opens (loader.py). */
 #ifndef PROCLINE_MAPS_BPF_H
 #define PROCLINE_MAPS_BPF_H
 
-/* What was stored before is loaded again after. Between the steps of a program: a value that went through a map is just a
- * number to the verifier, which then does not follow each earlier branch to the end (of the exec program it looked at
- * 62,000 instructions, and now at 3,200). */
+/* Values that were stored before are loaded again after this. It stands between the steps of a program: a value that
+ * went through a map is an unknown number for the verifier, which then does not follow every earlier branch to the end.
+ * For the exec program it verifies 3,200 instructions instead of 62,000. */
 #define pl_forget() asm volatile("" ::: "memory")
 
-/* The inner map says what kind a ring is; the real ones, of the configured size, are put in by the loader. */
+/* The inner map declares the kind of the rings; the loader inserts the real ones, of the configured size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, PL_MAX_CPUS);
@@ -59,8 +59,8 @@ static __always_inline struct pl_settings *pl_get_settings(void)
 
 static __always_inline void pl_count(u64 *counter)
 {
-	/* No result used: a relaxed atomic. Another program can run on this CPU in between, and on kernels whose
-	 * tracepoints can be preempted another task can. */
+	/* A relaxed atomic, as the result is not used. Another program can run on this CPU in between, and on kernels
+	 * with preemptible tracepoints another task can. */
 	__sync_fetch_and_add(counter, 1);
 }
 

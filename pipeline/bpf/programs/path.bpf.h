@@ -1,18 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The path of a file by a walk over its dentries, mounts crossed, as prepend_path() of fs/d_path.c does it; and the facts
- * of its inode. No locks: a rename of a directory during the walk can give a path that never was. */
+/* The path of a file, by a walk over its dentries and across mounts, as prepend_path() of fs/d_path.c does it; and the
+ * facts of its inode. No locks are held: if a directory is renamed during the walk, the result can be a path that never
+ * existed. */
 #ifndef PROCLINE_PATH_BPF_H
 #define PROCLINE_PATH_BPF_H
 
-/* bpf_loop's bound costs the verifier nothing, so this is a limit on time. One step is a component or a mount. */
+/* The verifier does not unroll bpf_loop, so this limits only the run time. One step is a component or a mount. */
 #define PL_WALK_STEPS 2048
 
 /* The path grows backwards from PL_PATH_MAX to 0. Twice the size, so that an offset below PL_PATH_MAX plus a length up
  * to it stays inside for the verifier, which does not know that their sum is PL_PATH_MAX. */
 struct pl_path {
 	char text[2 * PL_PATH_MAX];
-	/* Where the path below the root of the file's mount begins; 0: not met yet. Not in pl_walk, whose fields multiply what
-	 * the verifier has to look at. */
+	/* Where the path below the root of the file's mount begins; 0 until it is reached. Not in pl_walk, because
+	 * every field of that multiplies the states that the verifier visits. */
 	u32 mount_start;
 	u32 pad;
 };
@@ -26,7 +27,7 @@ struct pl_walk {
 	const void *end_dentry; /* the recorder's root: paths begin there */
 	const void *end_mnt;
 	u32 start; /* of the path in out->text */
-	u32 root_start; /* of the path below the task's own root; 0: not met yet (the real one is never 0) */
+	u32 root_start; /* of the path below the task's own root; 0 until it is reached */
 	u32 flags;
 	u32 done;
 };
@@ -58,7 +59,7 @@ static long pl_walk_step(u64 i, struct pl_walk *walk)
 		return 0;
 	}
 	parent = dentry->d_parent;
-	if (walk->dentry == parent) { /* a directory that was moved out of what is mounted */
+	if (walk->dentry == parent) { /* a directory that was moved out of the mount */
 		walk->flags |= PL_EXEC_ESCAPED;
 		goto done;
 	}
@@ -78,8 +79,8 @@ done:
 	return 1;
 }
 
-/* Write the path of `file` as `task` has it to `out`, where it ends at PL_PATH_MAX, and what EXEC says of it to `exec`;
- * exec_flags begin anew. */
+/* Write the path of `file`, as `task` sees it, to `out`, where it ends at PL_PATH_MAX. Fill the fields of EXEC that
+ * describe the path; exec_flags are overwritten. */
 static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec, struct file *file,
 				       struct task_struct *task, const struct pl_settings *settings)
 {
@@ -128,7 +129,7 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	}
 	exec->mount_end = 0;
 	if (!(walk.flags & (PL_EXEC_MEMFD | PL_EXEC_ESCAPED | PL_EXEC_PATH_TRUNCATED)))
-		/* Where the walk ended without leaving the mount, that is where the path begins. */
+		/* If the walk did not leave the mount, the path begins at the mount. */
 		exec->mount_end = 1 + (out->mount_start ? out->mount_start - walk.start : 0);
 	exec->path_bytes = PL_PATH_MAX - walk.start;
 	exec->root_offset = walk.root_start > walk.start ? walk.root_start - walk.start : 0;
@@ -173,7 +174,7 @@ static __always_inline const char *pl_path_text(const struct pl_path *path, cons
 	return path->text + ((PL_PATH_MAX - exec->path_bytes) & (PL_PATH_MAX - 1));
 }
 
-/* Fill what EXEC says of the file itself, without its path. */
+/* Fill the fields of EXEC that describe the file itself, not its path. */
 static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 {
 	struct inode *inode = file->f_inode;
@@ -188,7 +189,7 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 	out->nlink = inode->i_nlink;
 	out->mode = inode->i_mode;
 	if (bpf_core_field_exists(inode->i_ctime_sec)) {
-		/* The top bit says that somebody asked for the time. Since Linux 4e40eff0b573 ("fs: add infrastructure for
+		/* The top bit says that the time was queried. Since Linux 4e40eff0b573 ("fs: add infrastructure for
 		 * multigrain timestamps") (v6.13). */
 		out->ctime_ns = inode->i_ctime_sec * 1000000000ull + (inode->i_ctime_nsec & 0x7fffffff);
 		out->mtime_ns = inode->i_mtime_sec * 1000000000ull + inode->i_mtime_nsec;
@@ -204,8 +205,8 @@ static __always_inline void pl_fill_file(struct pl_exec *out, struct file *file)
 		out->mtime_ns = old->i_mtime.tv_sec * 1000000000ull + old->i_mtime.tv_nsec;
 	}
 	if (magic == OVERLAYFS_SUPER_MAGIC) {
-		/* Where overlayfs is a module that is not loaded yet its types are unknown; the field has followed the
-		 * embedded inode since Linux v4.14. */
+		/* While the module overlayfs is not loaded, its types are unknown. The field has followed the embedded
+		 * inode since Linux v4.14. */
 		const void *at = (const void *)inode + bpf_core_type_size(struct inode);
 		const void *upper = NULL;
 
@@ -241,7 +242,7 @@ static __always_inline void pl_fill_image(struct pl_image *out, const struct pl_
 	out->mount_end = exec->mount_end;
 	__builtin_memcpy(out->comm, task->comm, sizeof(out->comm));
 	__builtin_memcpy(out->tty, task->tty, sizeof(out->tty));
-	/* The bytes after the path are of no meaning; path_bytes > PL_IMAGE_PATH_BYTES: the front of it. */
+	/* Bytes after the path have no meaning. If path_bytes > PL_IMAGE_PATH_BYTES, this is the beginning of the path. */
 	bpf_probe_read_kernel(out->path, sizeof(out->path), pl_path_text(path, exec));
 }
 

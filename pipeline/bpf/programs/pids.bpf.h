@@ -1,26 +1,28 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* pid_cache: which process has a pid, and what was last recorded of it. Found by tgid, for who lives and for who has ended
- * not long ago. What is in an entry is in task.bpf.h; user space's half is in pipeline/bpf/maps.py.
+/* pid_cache: the process that has a pid, and its last record. It holds live processes, and processes that ended
+ * recently, by tgid. task.bpf.h fills the entries; the user-space half is in pipeline/bpf/maps.py.
  *
- * Places in sets: a process can be in one of the PL_PID_WAYS places of the set that the low bits of its tgid name. pids are
- * given out one after another, so sets fill evenly. A new process takes a free place, else that of who ended longest ago;
- * whoever lives stays. If all of the set live, the new one is a stranger, which is counted.
+ * Places are in sets: the low bits of a tgid select the set, which has PL_PID_WAYS places. The kernel allocates pids in
+ * sequence, so sets fill evenly. A new process gets a free place, else the place of the process that ended longest ago.
+ * Live processes are never evicted. If every process of the set is alive, the new process gets no entry, which is
+ * counted.
  *
- * No hash map: there, to enter and to delete a process costs two locks and five cold cache lines each, and an LRU gives out
- * the element that was used longest ago and forgets who lives long. Here the words of a set are one cache line, and an end
- * is a store.
+ * This is not a hash map: there, every insertion and deletion costs two locks and five cold cache lines. An LRU map
+ * would evict the entries that were used longest ago, and so long-lived processes. Here the words of a set are one
+ * cache line, and an end is one store.
  *
- * A place's word of pid_owners says whose it is:
+ * The word of a place in pid_owners names its owner:
  *
  *     low 32 bits   tgid; the whole word is 0: free
- *     high 32 bits  0: lives; PL_PLACE_BUSY: the entry is being written; else when it ended, see pl_end_stamp()
+ *     high 32 bits  0: alive; PL_PLACE_BUSY: the entry is being written; else the time of its end, see pl_end_stamp()
  *
- * An entry is taken back by who needs its place, never otherwise: the exits of all whom the programs entered are seen, as the
- * maps are made and go with the capture; user space enters only who is in /proc and no zombie, and of who ended under the
- * capture there is an entry already, which is not overwritten.
+ * An entry is replaced only when another process needs its place. No exit is missed: the maps exist exactly as long as
+ * the capture, so the programs see the exit of every process that they entered. User space enters only processes that
+ * are in /proc and are not zombies. A process that ended under the capture already has an entry, which is not
+ * overwritten.
  *
- * Who enters a process exchanges the word for one with PL_PLACE_BUSY, writes the entry, and stores the word that others
- * find it by. Between the exchange and the store nobody else touches the place. */
+ * To enter a process, a writer exchanges the word for one with PL_PLACE_BUSY, writes the entry, and stores the final
+ * word. Between the exchange and the store no other writer touches the place. */
 #ifndef PROCLINE_PIDS_BPF_H
 #define PROCLINE_PIDS_BPF_H
 
@@ -42,26 +44,26 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, PL_PID_SETS *PL_PID_WAYS);
-	__uint(map_flags, BPF_F_MMAPABLE); /* user space gives images a name, in place */
+	__uint(map_flags, BPF_F_MMAPABLE); /* user space sets cookies of images in place */
 	__type(key, u32);
 	__type(value, struct pl_pid);
 } pid_cache SEC(".maps");
 
-/* When a process ended, in a half of a word: units of about a millisecond, so that the order of who ended in the same one is
- * lost, and after 26 days an end seems young again. Never 0, and never with PL_PLACE_BUSY. */
+/* The time of an end in half a word, in units of about a millisecond. Ends in the same unit have no order, and after 26
+ * days an end looks recent again. Never 0, and never with PL_PLACE_BUSY. */
 static __always_inline u32 pl_end_stamp(u64 boot_ns)
 {
 	return ((u32)(boot_ns >> 20) & ~PL_PLACE_BUSY) | 1;
 }
 
-/* Two searches of a set. Global functions: the verifier looks at such a one by itself, and knows of a call only that it gives
- * a number. In line, or static, it would follow the rest of each program once for every way that a search can end. An
- * object whose programs call them with preemption off defines PL_GLOBAL as static: Linux 6.12 refuses the call. */
+/* Two searches of a set. They are global functions: the verifier verifies these separately, and assumes only that a
+ * call returns a number. Inline or static, it would follow the rest of each program once for every result of a search.
+ * An object that calls them with preemption disabled defines PL_GLOBAL as static, because Linux 6.12 rejects the call. */
 #ifndef PL_GLOBAL
 #define PL_GLOBAL __attribute__((noinline))
 #endif
 
-/* Where in its set a tgid is; PL_PID_WAYS: nowhere. */
+/* The place of a tgid in its set; PL_PID_WAYS if it has none. */
 PL_GLOBAL u32 pl_place_of(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS;
@@ -76,7 +78,8 @@ PL_GLOBAL u32 pl_place_of(u32 tgid)
 	return place;
 }
 
-/* Where in its set a tgid may go: to its own place, a free one, or that of who ended longest ago; PL_PID_WAYS: all live. */
+/* The place in its set that a tgid can get: its own, a free one, or that of the process that ended longest ago;
+ * PL_PID_WAYS if all are alive. */
 PL_GLOBAL u32 pl_place_for(u32 tgid)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = PL_PID_WAYS, now = pl_end_stamp(bpf_ktime_get_boot_ns());
@@ -90,7 +93,7 @@ PL_GLOBAL u32 pl_place_for(u32 tgid)
 		u64 age = 0, word = set->owner[way];
 
 		if ((u32)word == tgid)
-			age = ~0ull; /* the same process, or one that had the pid before it */
+			age = ~0ull; /* the same process, or an earlier owner of the pid */
 		else if (!word)
 			age = 1ull << 32;
 		else if (word >> 32 && word >> 32 != PL_PLACE_BUSY)
@@ -103,7 +106,7 @@ PL_GLOBAL u32 pl_place_for(u32 tgid)
 	return place;
 }
 
-/* The entry of a tgid, or nothing; *word is its word. */
+/* The entry of a tgid, or NULL; *word points to its word. */
 static __always_inline struct pl_pid *pl_pid_at(u32 tgid, u64 **word)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_of(tgid);
@@ -116,7 +119,7 @@ static __always_inline struct pl_pid *pl_pid_at(u32 tgid, u64 **word)
 	return bpf_map_lookup_elem(&pid_cache, &place);
 }
 
-/* One attempt of pl_add_pid; -EAGAIN: another CPU was quicker at the place. */
+/* One attempt of pl_add_pid; -EAGAIN if another CPU got the place first. */
 static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
 	u32 key = tgid & (PL_PID_SETS - 1), place = pl_place_for(tgid);
@@ -142,8 +145,8 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
 	word = (u64)PL_PLACE_BUSY << 32 | tgid;
 	if (__sync_val_compare_and_swap(&set->owner[place], before, word) != before)
 		return -PL_EAGAIN;
-	/* Entered elsewhere in the set meanwhile: of two that do so at once each sees the other, behind the full barrier of
-	 * its exchange, and at least one gives up. */
+	/* Another CPU may have entered the same process in another place of the set. Each of the two sees the other,
+	 * after the full barrier of its exchange, and at least one gives up. */
 #pragma unroll
 	for (u32 way = 0; way < PL_PID_WAYS; way++)
 		if (way != place && (u32)set->owner[way] == tgid)
@@ -153,22 +156,22 @@ static __noinline long pl_try_add_pid(u32 tgid, const struct pl_pid *entry, bool
 		return -PL_EEXIST;
 	}
 	*at = *entry;
-	/* A full barrier: who sees the word sees the entry. */
+	/* A full barrier: a reader that sees the word sees the entry. */
 	__sync_lock_test_and_set(&set->owner[place], tgid);
 	return 0;
 }
 
 /* Enter a process.
  *
- * @is_new: not over an entry of the same process, or of a later owner of the pid; then it is -EEXIST.
+ * @is_new: fail with -EEXIST if there is an entry of the same process, or of a later owner of the pid.
  *
- * -E2BIG: there is no place, which is counted. The process is a stranger then, until it changes and there is one.
- * Global, as the searches above are. */
+ * -E2BIG: there is no place, which is counted. Then the process has no entry until it changes and there is a place.
+ * Global for the same reason as the searches above. */
 PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 {
 	long error;
 
-	if (!entry) /* never; the verifier does not know */
+	if (!entry) /* never, but the verifier cannot know that */
 		return -PL_E2BIG;
 	error = pl_try_add_pid(tgid, entry, is_new);
 	if (error == -PL_EAGAIN)
@@ -182,7 +185,7 @@ PL_GLOBAL long pl_add_pid(u32 tgid, const struct pl_pid *entry, bool is_new)
 	return error;
 }
 
-/* The process has ended: its entry stays until another one needs the place. */
+/* The process has ended: its entry stays until another process needs the place. */
 static __always_inline void pl_end_pid(u32 tgid, u64 boot_ns)
 {
 	u64 *word;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-/* One empty program of each attach kind that Procline uses, to find out by trying what a kernel lets us attach. probe.py
- * loads them one at a time. commit_creds() is what the credentials tier wants. */
+/* One empty program of each attach kind that Procline uses, to test which kinds a kernel accepts. probe.py loads them
+ * one at a time. The credentials tier needs commit_creds(). */
 #include "vmlinux_min.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>

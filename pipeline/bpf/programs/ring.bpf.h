@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Room for a record: reserve, number, stamp, or count the loss. Nothing else reserves, so nothing is lost uncounted. */
+/* Room for a record: reserve it, number and stamp the record, or count the loss. Nothing else reserves room, so every
+ * loss is counted. */
 #ifndef PROCLINE_RING_BPF_H
 #define PROCLINE_RING_BPF_H
 
 enum pl_room {
-	PL_ROOM_NONE, /* lost and counted; the dynptr is given back */
+	PL_ROOM_NONE, /* lost and counted; the dynptr is released */
 	PL_ROOM_HEAD, /* room for the header alone, which is already written */
-	PL_ROOM_FULL, /* room for all; the header is written, the rest is the caller's to write */
+	PL_ROOM_FULL, /* room for the whole record; the header is written, the caller writes the rest */
 };
 
-/* What pl_reserve finds out and pl_submit needs. */
+/* What pl_reserve passes on to pl_submit. */
 struct pl_slot {
 	struct bpf_dynptr data;
 	void *ring;
@@ -17,7 +18,7 @@ struct pl_slot {
 	u32 taken; /* bytes in the ring, with the kernel's header */
 };
 
-/* The comparison is for the verifier, which forgets the bound of a number that was on the stack in between. */
+/* The verifier needs the comparison: it drops the bound of a number that was on the stack in between. */
 static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 {
 	asm volatile("" : "+r"(kind));
@@ -26,8 +27,8 @@ static __always_inline void pl_count_kind(u64 *counters, u32 kind)
 }
 
 /* Reserve head->record_bytes in this CPU's ring; if there is no room, the header alone. On success *head has its number
- * and its time. Whatever the result, the caller touches slot->data with bpf_dynptr_write() and pl_submit() only, and must
- * call pl_submit unless the result is PL_ROOM_NONE. */
+ * and its time. Whatever the result, the caller touches slot->data with bpf_dynptr_write() and pl_submit() only, and
+ * must call pl_submit unless the result is PL_ROOM_NONE. */
 static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_head *head, u8 kind)
 {
 	u32 index = bpf_get_smp_processor_id();
@@ -35,12 +36,12 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	enum pl_room room = PL_ROOM_FULL;
 
 	if (!cpu)
-		return PL_ROOM_NONE; /* CPU number above PL_MAX_CPUS; the loader refuses such a host */
+		return PL_ROOM_NONE; /* CPU number above PL_MAX_CPUS; the loader rejects such a host */
 	head->kind = kind;
 	head->cpu = index;
 	slot->owner = cpu;
 	if (cpu->ring != index) {
-		/* A CPU that came after the start shares the spare ring with others of its kind. */
+		/* A CPU that came online after the start shares the spare ring with others like it. */
 		index = cpu->ring;
 		slot->owner = bpf_map_lookup_elem(&pl_shared, &index);
 	}
@@ -51,7 +52,7 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 		return PL_ROOM_NONE;
 	}
 	if (bpf_ringbuf_reserve_dynptr(slot->ring, head->record_bytes, 0, &slot->data)) {
-		/* The verifier wants a failed reservation given back. */
+		/* The verifier requires that a failed reservation is released. */
 		bpf_ringbuf_discard_dynptr(&slot->data, BPF_RB_NO_WAKEUP);
 		head->record_bytes = sizeof(*head);
 		head->var_bytes = 0;
@@ -66,10 +67,10 @@ static __always_inline enum pl_room pl_reserve(struct pl_slot *slot, struct pl_h
 	}
 	slot->taken = ((head->record_bytes + 7) & ~7u) + 8;
 	/* The full barrier between reservation and clock: a reader that takes the time T, fences and then reads the
-	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is not
-	 * older than T. Without it the store to the producer position can still sit in this CPU's store buffer when the
-	 * clock is read. A fetch whose result is used is fully ordered on every architecture; a plain atomic add is not.
-	 * The same barrier stands between that store and the load of `sleeping` in pl_submit. */
+	 * producer position p knows that a record at or after p was reserved after T was taken, so that its stamp is
+	 * not older than T. Without it the store to the producer position can still sit in this CPU's store buffer when
+	 * the clock is read. A fetch whose result is used is fully ordered on every architecture; a plain atomic add is
+	 * not. The same barrier stands between that store and the load of `sleeping` in pl_submit. */
 	head->ring_seq = __sync_fetch_and_add(&cpu->ring_seq, 1);
 	head->time_boot_ns = bpf_ktime_get_boot_ns();
 	bpf_dynptr_write(&slot->data, 0, head, sizeof(*head), 0);
@@ -82,16 +83,17 @@ static __always_inline void pl_submit(struct pl_slot *slot, struct pl_settings *
 	u64 wake = BPF_RB_NO_WAKEUP;
 	struct pl_cpu *owner = slot->owner;
 
-	/* Dekker's handshake: the shard stores sleeping = 1, fences, and looks at the producer position once more before
-	 * it blocks; here the position was stored before the barrier in pl_reserve and the flag is loaded after it. One of
-	 * the two sees the other's store. The exchange lets one record wake the shard, not all until it runs. */
+	/* Dekker's handshake: the shard stores sleeping = 1, fences, and reads the producer position once more before
+	 * it blocks; here the position was stored before the barrier in pl_reserve and the flag is loaded after it. One
+	 * of the two sees the other's store. With the exchange, one record wakes the shard, not every record until it
+	 * runs. */
 	if (owner->sleeping && __sync_lock_test_and_set(&owner->sleeping, 0)) {
 		wake = BPF_RB_FORCE_WAKEUP;
 	} else if (settings->wakeup_fill_bytes) {
 		u64 unread = bpf_ringbuf_query(slot->ring, BPF_RB_AVAIL_DATA);
 
-		/* Only when the mark is crossed: a wake-up costs more than a record, and a shard whose consumer position
-		 * waits for the resolver stays above the mark for long. */
+		/* Only when the mark is crossed: a wake-up costs more than a record, and a shard whose consumer
+		 * position waits for the resolver stays above the mark for long. */
 		if (unread >= settings->wakeup_fill_bytes && unread - slot->taken < settings->wakeup_fill_bytes)
 			wake = BPF_RB_FORCE_WAKEUP;
 	}

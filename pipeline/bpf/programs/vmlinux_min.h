@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* The kernel types that the programs read, with just the fields they read. libbpf finds each field's real offset by
- * name when it loads (CO-RE), so order and padding here mean nothing. Names, nesting and pointer depth are the kernel's
- * (Linux 6.12 and 6.18); a field that an older kernel has under another name stands in a flavour (NAME___since). */
+/* The kernel types that the programs read, with only the fields that they read. libbpf finds each field's real offset
+ * by name when it loads (CO-RE), so order and padding here have no meaning. Names, nesting and pointer depth are the
+ * kernel's (Linux 6.12 and 6.18). If an older kernel has a field under another name, a flavour (NAME___since) declares
+ * it. */
 #ifndef PROCLINE_VMLINUX_MIN_H
 #define PROCLINE_VMLINUX_MIN_H
 
@@ -28,7 +29,7 @@ typedef _Bool bool;
 #define false 0
 #define NULL ((void *)0)
 
-/* From include/uapi/linux/bpf.h; taken over so that the build needs libbpf's headers and no kernel's. */
+/* From include/uapi/linux/bpf.h; copied, so that the build needs libbpf's headers but none of the kernel. */
 enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,

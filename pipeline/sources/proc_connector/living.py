@@ -1,9 +1,10 @@
-"""What a source without eBPF must remember of the live processes: when each began, and which threads it has.
+"""The live processes as a source without eBPF must know them: the start time of each, and its threads.
 
-The proc connector names processes by number alone and reports every thread. So this keeps the start time of each
-process, which with the number makes its identity, and the threads of those that have several, since a process ends
-with its last thread and not with its leader. Both come from fork and exit events; what began before the first event, or
-went by in a loss, comes from one pass over ``/proc`` (`survey`). Reading more of a process is `resolver.procfs`'s.
+The proc connector identifies a process only by its number, and reports every thread. So this module keeps the start
+time of each process, which with the number is its identity. It also keeps the threads of processes that have several,
+because a process ends with its last thread and not with its leader. Both come from fork and exit events. Processes that
+started before the first event, or during a loss, come from one pass over ``/proc`` (`survey`). `pipeline.procfs` reads
+the other facts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _OPEN = os.O_RDONLY | os.O_CLOEXEC
 
 
 class Stat(NamedTuple):
-    """The few fields of ``/proc/PID/stat`` that are needed here."""
+    """The fields of ``/proc/PID/stat`` that are needed here."""
 
     state: bytes
     task_flags: int
@@ -28,15 +29,16 @@ class Stat(NamedTuple):
 
 
 class Living:
-    """The live processes, as far as they are known.
+    """The known live processes.
 
     Args:
         proc: the mount of procfs.
 
     Attributes:
-        starts: start of each process by its tgid, boot ns. Exact to the tick of ``/proc`` (10 ms); within it, the time
-            of the fork event where that was seen, which tells apart two processes that had one pid in one tick.
-        threads: live threads, by tgid, of processes that have others than the leader.
+        starts: start of each process by its tgid, boot ns. It is exact to the tick of ``/proc`` (10 ms). Within the
+            tick it is the time of the fork event if there was one, which distinguishes two processes that had the same
+            pid in one tick.
+        threads: live threads, by tgid, of processes with threads besides the leader.
         is_sure: no event is missing since the last `survey`.
     """
 
@@ -48,13 +50,13 @@ class Living:
         self._missing: set[int] = set()
 
     def close(self) -> None:
-        """Give the descriptor back. Harmless when repeated."""
+        """Close the descriptor; idempotent."""
         if self._proc >= 0:
             os.close(self._proc)
             self._proc = -1
 
     def survey(self) -> None:
-        """Read all processes from ``/proc``. Events that come later than this began, again or not, do no harm."""
+        """Read all processes from ``/proc``. Events that arrive during or after the pass may repeat what it found."""
         before, self.starts, self.threads = self.starts, {}, {}
         missing_before = self._missing
         for name in os.listdir(self._proc):  # noqa: PTH208 - a descriptor, not a path
@@ -67,8 +69,8 @@ class Living:
             self.starts[tgid] = self._better(before.get(tgid, 0), stat.start_boot_ns)
             if stat.thread_count > 1:
                 self._list_threads(tgid, stat)
-        # Who is not there has ended. Events of its last moments may still be on their way, so it is forgotten only when
-        # it is missing for the second time.
+        # A process that is not there has ended. Its last events may still arrive, so it is removed only when it is
+        # missing for the second time.
         self._missing = before.keys() - self.starts.keys()
         for tgid in self._missing - missing_before:
             self.starts[tgid] = before[tgid]
@@ -81,7 +83,7 @@ class Living:
     def _list_threads(self, tgid: int, stat: Stat) -> None:
         threads = self._tids(tgid)
         if stat.state in b"ZX":
-            threads.discard(tgid)  # the leader has ended; it is listed until the group has
+            threads.discard(tgid)  # the leader has ended; it is listed until the whole process has
         if threads and threads != {tgid}:
             self.threads[tgid] = threads
 
@@ -98,11 +100,11 @@ class Living:
             os.close(fd)
 
     def stat(self, tgid: int) -> Stat | None:
-        """Read ``/proc/PID/stat``; None: no such process."""
+        """Read ``/proc/PID/stat``; return None if there is no such process."""
         text = self._read(b"%d/stat" % tgid)
         if text is None:
             return None
-        # The name may hold anything; behind the last parenthesis there are numbers only.
+        # The name may contain any byte; only numbers follow the last parenthesis.
         fields = text[text.rfind(b")") + 2 :].split(None, 20)
         if len(fields) < 20:
             return None
@@ -133,34 +135,38 @@ class Living:
     def start_of(self, tgid: int, time_boot_ns: int) -> int:
         """Return the start of the process that had this pid at that time; 0: unknown."""
         start = self.starts.get(tgid, 0)
-        # A younger owner of the pid says nothing of the one that is meant.
+        # A start after that time is one of a later owner of the pid.
         return start if start <= time_boot_ns else 0
 
     def forked(self, tgid: int, time_boot_ns: int, stat: Stat | None) -> int:
-        """Note a new process, of which `stat` was read afterwards; returns its start in boot ns.
+        """Record a new process; return its start in boot ns.
 
-        A process that is gone began when it was forked; so did one whose pid has another owner by now.
+        Args:
+            tgid: the process.
+            time_boot_ns: of the fork event.
+            stat: read after the event. If the process has gone, or its pid has another owner, the start is the time
+                of the event.
         """
         start = time_boot_ns
         if stat is not None and stat.start_boot_ns <= time_boot_ns:
-            # Its clock was read up to 70 us before the event was made, perhaps in the tick before.
+            # The kernel reads the start time up to 70 us before the event, perhaps in the previous tick.
             start = min(time_boot_ns, stat.start_boot_ns + TICK_NS - 1)
         self.starts[tgid] = start
         self.threads.pop(tgid, None)
         return start
 
     def thread_forked(self, tgid: int, tid: int) -> None:
-        """Note a new thread."""
+        """Record a new thread."""
         self.threads.setdefault(tgid, {tgid}).add(tid)
 
     def execed(self, tgid: int, start_boot_ns: int) -> int:
-        """Note that the process has its leader alone now, and what ``/proc`` says of its start; returns the start."""
+        """Record an exec, after which only the leader is left, and the start from ``/proc``; return the start."""
         self.threads.pop(tgid, None)
         start = self.starts[tgid] = self._better(self.starts.get(tgid, 0), start_boot_ns)
         return start
 
     def thread_ended(self, tgid: int, tid: int) -> bool:
-        """Note the end of a thread, the leader perhaps; returns whether the process has ended with it."""
+        """Record the end of a thread, which may be the leader; return whether the process has ended with it."""
         threads = self.threads.get(tgid)
         if threads is not None:
             threads.discard(tid)
@@ -169,7 +175,7 @@ class Living:
             if threads:
                 return False
         elif tid != tgid or not self.is_sure:
-            # A thread, or a process with threads, that nobody told of.
+            # A thread, or a process with threads, of which no event was received.
             stat = self.stat(tgid)
             if stat is not None and stat.start_boot_ns <= self.starts.get(tgid, stat.start_boot_ns):
                 if stat.state not in b"ZX":
@@ -183,5 +189,5 @@ class Living:
         return True
 
     def ended(self, tgid: int) -> None:
-        """Forget a process."""
+        """Remove a process."""
         self.starts.pop(tgid, None)

@@ -1,4 +1,4 @@
-"""The kernel's proc connector: its netlink socket, and its messages taken apart. Their use is in `proc_connector`.
+"""The kernel's proc connector: its netlink socket, and the layout of its messages. `source` uses them.
 
 Every datagram is a struct nlmsghdr (16 bytes), a struct cn_msg (20) and a struct proc_event (40), in native byte order:
 
@@ -14,10 +14,10 @@ Every datagram is a struct nlmsghdr (16 bytes), a struct cn_msg (20) and a struc
     44      8     timestamp_ns          u8    ns (mono)  taken before the message is numbered and sent
     52      24    data                  6u4   -          ids of thread and process first, then as the kind has it
 
-Processes and threads are numbered as in the initial pid namespace. The kernel numbers all messages of a CPU without a
-hole, whether a listener takes them or not, and leaves one out where a receiver's buffer is full. So losses are counted
-exactly, as long as the kernel filters nothing: all kinds of events are asked for, although two are of no use here and a
-newer kernel (6.6) could keep them back.
+Processes and threads have their numbers of the initial pid namespace. The kernel numbers all messages of a CPU without
+a gap, whether or not there is a listener, and drops a message if a receiver's buffer is full. So losses are counted
+exactly as long as the kernel filters nothing. That is why all kinds of events are requested, although two are not used
+here and a newer kernel (6.6) could filter them.
 
 Source: linux/cn_proc.h, linux/connector.h, drivers/connector/cn_proc.c (Linux 6.12, 6.18).
 """

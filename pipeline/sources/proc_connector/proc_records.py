@@ -1,8 +1,7 @@
-"""Records of a source that knows a process by its number and by what ``/proc`` says of it.
+"""Records of a source that knows processes by their numbers and from ``/proc``.
 
-They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: TASK says which of its groups hold a value
-(`told`), and what was not to be had stays unknown. Reading ``/proc`` is `resolver.procfs`'s; which record an
-event becomes is decided in `proc_connector`.
+They are the records of `pipeline.records.kinds`, all with FLAG_PARTIAL: `told` of TASK says which groups have a value;
+the others are unknown. `pipeline.procfs` reads ``/proc``; `source` decides which record an event becomes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _PROC_KNOWS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_COMM | layou
 
 @dataclass(slots=True)
 class About:
-    """What the HEAD of a record says: which process, when, and who reported it."""
+    """The content of a HEAD: which process, when, and on which CPU."""
 
     time_boot_ns: int
     tgid: int

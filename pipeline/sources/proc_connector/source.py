@@ -1,21 +1,21 @@
-"""Make records of the proc connector's events, and hand them over as a shard does.
+"""Turn the proc connector's events into records in a ring, from which a shard sends them.
 
-Events are read from the netlink socket in batches, each becomes at most one record, completed from ``/proc`` at once,
-and the record goes into a ring made by hand (`handring`). From there on everything is as for a ring of the kernel: the
-shard reads ahead with a cursor, keeps what is not applied, and reads again what is asked for. The supervisor holds ring
-and socket too, so a shard that is killed loses the event in its hand, nothing else, and its successor counts that one.
+Events are read from the netlink socket in batches. Each becomes at most one record, which is completed from ``/proc``
+at once and written into a ring in a file (`handring`). From there on everything is as for a ring of the kernel: the
+shard reads ahead with a cursor, keeps records that are not applied, and reads again from a position that the resolver
+asks for. The supervisor holds ring and socket too. So a killed shard loses only the event that it was handling, and its
+successor counts that one.
 
-Loss happens in one place. When the ring is full, events stay in the socket; when that is full, the kernel leaves them
-out, and the holes in its numbers say how many (`proc_events`), though not of which kind: they are counted as kind 0.
-The resolver repairs after it, and this source looks through ``/proc`` again for itself.
+Loss happens in one place. When the ring is full, events stay in the socket. When the socket is full, the kernel drops
+events. The gaps in its numbers (`netlink`) show how many, but not of which kind, so they are counted as kind 0. Then
+the resolver starts a repair, and this source reads all of ``/proc`` again.
 
-What ``/proc`` says is what is true when it is read, a moment after the event. A process that is gone by then stays
-known in part: of an exec only that there was one (FLAG_HEAD_ONLY). A child is what its parent was, so its fork needs
-nothing from ``/proc`` but the start time.
+``/proc`` has the state a moment after the event. If the process is gone by then, the record of an exec has only a HEAD
+(FLAG_HEAD_ONLY). A child inherits its parent's state, so a fork needs only the start time from ``/proc``.
 
-Changes that the proc connector does not report (capabilities, login uid, cgroups, terminals) are looked for a while
-after an exec or a change of credentials (`second_look`); repairs bring the others. Who adopts the children of a process
-that ended is asked by the resolver.
+Changes that the proc connector does not report (capabilities, login uid, cgroups, terminals) are found by reading the
+process again a while after an exec or a change of credentials (`recheck`); repairs find the others. The resolver finds
+the process that adopts the children of an ended process.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from pipeline.sources.proc_connector import netlink as proc_events
 from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living
 from pipeline.sources.proc_connector.proc_records import About
-from pipeline.sources.proc_connector.second_look import WANT_LOOK, Facts, Looks
+from pipeline.sources.proc_connector.recheck import WANT_RECHECK, Facts, Rechecks
 from pipeline.sources.ring._shared import Words
 from pipeline.sources.ring.handring import RingWriter
 from pipeline.sources.shard.filling import FillingShard
@@ -45,14 +45,14 @@ from pipeline.sources.shard.process import SourceParts, map_counts
 
 SOURCE = "proc-connector"
 
-#: An event's time is taken before it is sent, by a task that may lose its CPU in between. Measured in a storm on two
-#: CPUs: events arrive at most 6 us behind younger ones. What is later than this is applied as late.
+#: A task reads the time of its event before it sends it, and may lose its CPU in between. In a storm on two CPUs,
+#: events arrived at most 6 us after younger ones. An event that arrives later than this is counted as late.
 SLACK_NS = 1_000_000
-#: After a loss, ``/proc`` is looked through when the socket is empty, but not more often than this.
+#: After a loss, ``/proc`` is read when the socket is empty, but not more often than this.
 SURVEY_AGAIN_NS = 500_000_000
-#: Second looks in one turn at most, when the socket is empty.
-LOOKS_PER_PUMP = 64
-#: The clocks' distance changes in suspend only; a smaller difference is the time between two readings.
+#: Processes that are read again in one turn at most, when the socket is empty.
+RECHECKS_PER_PUMP = 64
+#: The difference of the clocks changes only in suspend; a smaller change is the time between two readings.
 _SUSPEND_NS = 20_000_000
 _KTHREADD = 2
 _SEEN = 1 << 32
@@ -66,7 +66,7 @@ def _field(name: str) -> int:
 class Counts:
     """The counters of this source, in the form of `pl_shared` (bpf/maps.py), for its successor and the resolver.
 
-    `ring_seq` holds the number that the next message of the CPU must have, once one was seen (bit 32 says so).
+    `ring_seq` holds the expected number of the CPU's next message; bit 32 says that one was received.
     """
 
     def __init__(self, buffer: Any) -> None:
@@ -74,12 +74,12 @@ class Counts:
         self.cpu_count = min(MAX_CPUS, memoryview(buffer).nbytes // CPU_STATE.itemsize)
 
     def add(self, cpu: int, field: str, count: int = 1) -> None:
-        """Add to a counter of a CPU; to the first CPU's if that one has none."""
+        """Add to a counter of a CPU, or of the first CPU if that one has no counters."""
         offset = (cpu if cpu < self.cpu_count else 0) * CPU_STATE.itemsize + _field(field)
         self._words.store64(offset, self._words.load64(offset) + count)
 
     def saw(self, cpu: int, seq: int) -> int:
-        """Note the number of a message that is dealt with; returns how many are missing before it."""
+        """Record the number of a handled message; return how many are missing before it."""
         if cpu >= self.cpu_count:
             return 0
         offset = cpu * CPU_STATE.itemsize + _field("ring_seq")
@@ -95,12 +95,12 @@ class Counts:
         return any(self._words.load64(cpu * size + _field("ring_seq")) for cpu in range(self.cpu_count))
 
     def release(self) -> None:
-        """Let go of the buffer."""
+        """Release the buffer."""
         self._words.release()
 
 
 def measure_offset_ns() -> int:
-    """Return boot clock minus monotonic clock: how long this boot was suspended, to within a microsecond."""
+    """Return boot clock minus monotonic clock, to a microsecond: the time that this boot was suspended."""
     best = (1 << 62, 0)
     for _ in range(16):
         before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -111,16 +111,16 @@ def measure_offset_ns() -> int:
 
 
 class ProcConnector:
-    """From the socket into the ring: the ring's one producer.
+    """Moves events from the socket into the ring: the ring's one producer.
 
     Attributes:
-        complete_boot_ns: nothing older than this will come any more, and everything older is in the ring.
+        complete_boot_ns: every older record is in the ring.
         last_boot_ns: time of the youngest event so far.
         events_total: messages read.
-        refused_total: datagrams that were none of the kernel's events.
+        refused_total: datagrams that are not events of the kernel.
         surveys_total: passes over ``/proc``.
-        lost_total: messages that the kernel left out, as far as their numbers say.
-        overflows_total: times that the kernel said that the socket had no room.
+        lost_total: messages that the kernel dropped, by the gaps in their numbers.
+        overflows_total: times that the kernel reported a full socket.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class ProcConnector:
         *,
         with_envs: bool = False,
     ) -> None:
-        """Begin to follow: from now on what happens is in the socket, and what was before is read from ``/proc``."""
+        """Read the processes that exist from ``/proc``; the socket has every later event."""
         self._sock = sock
         self._writer = writer
         self._counts = counts
@@ -143,7 +143,7 @@ class ProcConnector:
         self._buffer = bytearray(4096)
         self._offset_ns = measure_offset_ns()
         self._held: tuple[bytes, proc_events.Event] | None = None
-        self._looks = Looks()
+        self._rechecks = Rechecks()
         self._guessed_lost = 0
         self._surveyed_ns = 0
         self.complete_boot_ns = 0
@@ -155,8 +155,8 @@ class ProcConnector:
         self.overflows_total = 0
         self._survey()
         if counts.is_used:
-            # The process before was killed. An event may have been in its hand, and its second looks are forgotten: it
-            # counts as a loss, and so is repaired.
+            # The previous process was killed. It may have been handling an event, and its planned checks are lost: this
+            # counts as a loss, and so it is repaired.
             self._guess_loss()
 
     def _survey(self) -> None:
@@ -165,10 +165,10 @@ class ProcConnector:
         self.surveys_total += 1
 
     def pump(self, budget: int) -> int:
-        """Take at most `budget` events out of the socket; returns how many."""
-        looked_ns = now_boot_ns()
+        """Read at most `budget` events from the socket; return how many."""
+        now_ns = now_boot_ns()
         monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        if abs(looked_ns - monotonic_ns - self._offset_ns) > _SUSPEND_NS:
+        if abs(now_ns - monotonic_ns - self._offset_ns) > _SUSPEND_NS:
             self._offset_ns = measure_offset_ns()
         done = 0
         while done < budget:
@@ -177,10 +177,10 @@ class ProcConnector:
             try:
                 length, sender = self._sock.recvfrom_into(self._buffer)
             except BlockingIOError:
-                self.complete_boot_ns = max(self.complete_boot_ns, looked_ns - SLACK_NS)
-                if not self._living.is_sure and looked_ns - self._surveyed_ns >= SURVEY_AGAIN_NS:
+                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
+                if not self._living.is_sure and now_ns - self._surveyed_ns >= SURVEY_AGAIN_NS:
                     self._survey()
-                self._look_again(looked_ns)
+                self._recheck(now_ns)
                 return done
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
@@ -199,26 +199,26 @@ class ProcConnector:
         if self._held is None:
             self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns - SLACK_NS)
         else:
-            # The ring is full, and gets room when what it holds is applied. So the slack must not hold that back: what
-            # is older than the event that is held, and comes after it, is late.
+            # The ring is full, and gets room when its records are applied. So the slack must not delay that: an older
+            # event that arrives after the held one is late.
             self.complete_boot_ns = max(self.complete_boot_ns, self._held[1][3] + self._offset_ns)
         return done
 
     def _guess_loss(self) -> None:
-        """Count one event as lost at once: how many are missing is seen only at the next message of each CPU."""
+        """Count one event as lost at once; the next message of each CPU shows how many are missing."""
         self._living.is_sure = False
         if not self._guessed_lost:
             self._guessed_lost = 1
             self._counts.add(0, "lost_samples")
 
     def _put(self, record: bytes | None, event: proc_events.Event) -> bool:
-        """Write what became of an event; False: the ring is full, and the event is held."""
+        """Write the record of an event; return False if the ring is full, and keep the event."""
         if record is not None and self._writer.write(record) is None:
             self._held = record, event
             return False
         self._held = None
         self.events_total += 1
-        # Only now: if this process is killed before, its successor finds the number missing.
+        # Not earlier: if this process is killed before, its successor finds the number missing.
         missing = self._counts.saw(event[1], event[2])
         if missing:
             self._living.is_sure = False
@@ -231,7 +231,7 @@ class ProcConnector:
     # -- events --------------------------------------------------------------------------------------------------------
 
     def _record(self, event: proc_events.Event) -> bytes | None:
-        """Return the record that an event becomes, None for those that become none."""
+        """Return the record of an event; None if it has none."""
         what, cpu, seq, monotonic_ns, tid, tgid = event[:6]
         if what == proc_events.EVENT_NONE:
             return None
@@ -244,26 +244,26 @@ class ProcConnector:
         if what == proc_events.EVENT_EXEC:
             return self._exec(About(now, tgid, tid, 0, cpu, seq))
         if tid != tgid:
-            return None  # of a thread; the process is what its leader is
+            return None  # of a thread; the process has the leader's values
         about = About(now, tgid, tid, self._living.start_of(tgid, now), cpu, seq)
         if not about.start_boot_ns:
-            return None  # nobody knows whom it was about; what began is repaired after a loss
+            return None  # an unknown process; it started in a loss, and the repair finds it
         if what == proc_events.EVENT_COMM:
             return proc_records.comm(about, proc_events.name(event))
         if what == proc_events.EVENT_SID:
-            self._looks.session_told(tgid, about.start_boot_ns)
+            self._rechecks.session_reported(tgid, about.start_boot_ns)
             return proc_records.sid(about)
         if what in (proc_events.EVENT_UID, proc_events.EVENT_GID):
-            info = self._read(about, WANT_LOOK)
+            info = self._read(about, WANT_RECHECK)
             if info is None:
                 return proc_records.unknown(about, events.KIND_CRED)
-            self._looks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
-            # All that was read: what had changed before without an event would look as if it had been told.
+            self._rechecks.plan(tgid, about.start_boot_ns, Facts.of(info), now)
+            # With everything that was read: a change without an event would otherwise count as reported.
             return proc_records.change(about, events.KIND_CRED, info, proc_records.told_by(info) & ~layout.KNOWN_COMM)
         return None
 
     def _read(self, about: About, want: int) -> ProcInfo | None:
-        """Ask ``/proc`` about the process meant, not about a younger owner of its pid."""
+        """Read the process from ``/proc``; return None if its pid has a later owner."""
         info = self._reader.read(about.tgid, want)
         if info is None or info.start_boot_ns > about.time_boot_ns:
             return None
@@ -291,8 +291,8 @@ class ProcConnector:
     def _exec(self, about: About) -> bytes | None:
         info = self._read(about, self._want)
         known = self._living.start_of(about.tgid, about.time_boot_ns)
-        # A younger owner of the pid may have begun in the tick of this exec. While nothing was missed, its fork is
-        # still to come; else what /proc says is the best that there is.
+        # A later owner of the pid may have started in the tick of this exec. If no event is missing, its fork follows;
+        # else /proc has the best information.
         if info is not None and known and self._living.is_sure and info.start_ticks > known // TICK_NS:
             info = None
         if info is None:
@@ -303,7 +303,7 @@ class ProcConnector:
             return None
         about.start_boot_ns = self._living.execed(about.tgid, info.start_boot_ns)
         about.parent_start_boot_ns = self._living.start_of(info.ppid, about.time_boot_ns)
-        self._looks.plan(about.tgid, about.start_boot_ns, Facts.of(info), about.time_boot_ns)
+        self._rechecks.plan(about.tgid, about.start_boot_ns, Facts.of(info), about.time_boot_ns)
         return proc_records.exec_(about, info)
 
     def _exit(self, event: proc_events.Event, now: int) -> bytes | None:
@@ -317,27 +317,27 @@ class ProcConnector:
             self._living.ended(tgid)
         return proc_records.exit_(about, exit_code)
 
-    def _look_again(self, now: int) -> None:
-        """Look at some of the processes that may have changed without an event."""
-        looks = 0
-        while looks < LOOKS_PER_PUMP:
-            look = self._looks.due(now)
-            if look is None:
+    def _recheck(self, now: int) -> None:
+        """Read some processes again that may have changed without an event."""
+        count = 0
+        while count < RECHECKS_PER_PUMP:
+            watched = self._rechecks.due(now)
+            if watched is None:
                 return
-            if self._living.starts.get(look.tgid) != look.start_boot_ns:
+            if self._living.starts.get(watched.tgid) != watched.start_boot_ns:
                 continue
-            looks += 1
-            about = About(now_boot_ns(), look.tgid, look.tgid, look.start_boot_ns)
-            info = self._read(about, WANT_LOOK)
+            count += 1
+            about = About(now_boot_ns(), watched.tgid, watched.tgid, watched.start_boot_ns)
+            info = self._read(about, WANT_RECHECK)
             if info is None or info.is_zombie:
                 continue
             facts = Facts.of(info)
-            for kind, groups in look.facts.changes(facts):
-                # If the ring is full, the next look or the next repair has to bring it.
+            for kind, groups in watched.facts.changes(facts):
+                # If the ring is full, the next check or the next repair reports it.
                 if self._writer.write(proc_records.change(about, kind, info, groups)) is None:
                     return
                 self.last_boot_ns = max(self.last_boot_ns, about.time_boot_ns)
-            look.facts = facts
+            watched.facts = facts
 
 
 def open_connector(

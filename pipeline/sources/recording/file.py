@@ -17,10 +17,9 @@ Then entries, one behind the other, until the file ends. ENTRY, 8 bytes, and the
     0       4     frame_bytes           u4    bytes      of the frame that follows
     4       4     crc32                 u4    -          of the frame (zlib)
 
-There is nothing at the end, so a writer may be killed at any moment: the entries that are whole stay readable. The file
-holds arguments and environments, scrubbed and reduced as in tables unless whoever made it wanted them raw, and is made
-for its owner only. What a frame is stands in `pipeline.bus.frames.encode`;
-sending a recording is in `replay`.
+The file has no trailer, so a writer may be killed at any moment: complete entries stay readable. The file contains
+arguments and environments, with secrets hidden as in the tables unless it was recorded raw, and only its owner may read
+it. `pipeline.bus.frames.encode` describes a frame; `replay` sends a recording.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ assert (_HEADER.size, _ENTRY.size) == (64, 8)
 class RecordingWriter:
     """Writes a new recording. Each frame is in the file, whole, when `write` returns.
 
-    A file without a frame that a killed process left behind is written anew.
+    A file without a frame, which a killed process left behind, is overwritten.
 
     Args:
         path: of the file, which gets mode 0600.
@@ -75,7 +74,7 @@ class RecordingWriter:
             self._fd = _open_unfinished(path)
             if self._fd < 0:
                 raise ConfigError(
-                    f"{path} exists: a recording does not overwrite: remove it or choose another name",
+                    f"{path} exists, and a recording does not overwrite it; remove it or choose another name",
                     key="file", value=path,
                 ) from None  # fmt: skip
         except OSError as error:

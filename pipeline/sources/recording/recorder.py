@@ -1,8 +1,8 @@
-"""Record a capture: what shards would send goes into a file, behind a frame with the processes that were there before.
+"""Record a capture: the frames that shards would send go into a file, after a frame with the processes that exist.
 
-A recorder is a shard whose receiver is the file: what is written counts as applied, so ring space is given back at
-once. What the file may not hold is hidden on the way. The file is described in `recording`, how it is handed over again
-in `replay`; opening the source is `supervisor.feed`'s.
+The recorder is a shard that sends to a file: written records count as applied, so their ring space is released at once.
+Secrets are hidden before a frame is written. `file` describes the file, `replay` sends it again, and
+`pipeline.supervisor.feed` opens the source.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _IDLE_S = 0.02
 
 
 class WrittenAcks:
-    """Says that everything which was read is applied: it is in the file before it is asked for."""
+    """Reports every record that was read as applied: it is in the file by then."""
 
     def __init__(self, rings: Sequence[Ring]) -> None:
         self._rings = {ring.number: ring for ring in rings}
 
     def refresh(self) -> None:
-        """Nothing else can take this one's place."""
+        """Do nothing: these answers have no other source."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
         """Return (applied_pos, wanted_pos, mark): the cursor, and never a rewind."""
@@ -42,21 +42,20 @@ class WrittenAcks:
 
 
 class ConcealedFrames:
-    """Passes messages on with what has to be hidden hidden.
+    """Hides secrets in messages, and passes them on.
 
-    A record whose strings change has another length and takes another room, so what follows in its ring moves. Nobody
-    reads that ring by these positions: a replay makes up its own. A message in which nothing changes is passed on as
-    it came.
+    A record with changed strings has another length, so the records that follow in its ring move. No reader depends on
+    these positions: a replay simulates its own rings. A message without changes is passed on unchanged.
 
     Args:
-        conceal: a frame -> the same, or one with other strings in its records.
-        write: takes a message.
+        conceal: returns the same frame, or one with other strings in its records.
+        write: writes a message.
     """
 
     def __init__(self, conceal: Callable[[Frame], Frame], write: Callable[[bytes], None]) -> None:
         self._conceal = conceal
         self._write = write
-        self._moved: dict[int, int] = {}  # bytes by which what comes next in a ring is further on than it was
+        self._moved: dict[int, int] = {}  # bytes by which the next record of a ring has moved
         self._encoders: dict[str, FrameEncoder] = {}
 
     def write(self, message: bytes) -> None:
@@ -76,7 +75,7 @@ class ConcealedFrames:
         moved = self._moved.get(old.ring, 0)
         head = new.head.copy()
         length_before = record_ends(head) - head["ring_pos"]
-        # Numbers below zero modulo 2**n, which is what adding them comes to.
+        # Negative differences are added modulo 2**n.
         head["record_bytes"] += head["var_bytes"] - old.head["var_bytes"]
         ends = (record_ends(head) - head["ring_pos"] - length_before).astype(np.int64).cumsum() + moved
         starts = np.concatenate([[moved], ends])[: len(head)]
@@ -125,7 +124,7 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
 
 
 def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Callable[[], None] = lambda: None) -> int:
-    """Record until `seconds` are over or a signal says so, and then what the rings still hold; returns the records."""
+    """Record for `seconds` or until a signal, then record the rest of the rings; return the number of records."""
     deadline = None if seconds is None else time.monotonic() + seconds
     total = 0
     while not waiter.stopping:
@@ -149,6 +148,6 @@ def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Ca
 
 
 def lost_in(states_lost: tuple[int, ...]) -> dict[str, int]:
-    """Return what was lost so far, by kind; what only its number is known of is ``unknown``."""
+    """Return the losses so far by kind; a loss of unknown kind is ``unknown``."""
     names = ("unknown", *events.KIND_NAMES[1:])
     return {name: count for name, count in zip(names, states_lost, strict=True) if count}

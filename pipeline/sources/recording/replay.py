@@ -1,9 +1,9 @@
-"""Hand over the frames of a recording as a shard does those of its rings.
+"""Send the frames of a recording as a shard sends those of its rings.
 
-A recording has no ring behind it, so the replay makes one up for each that occurs in it: positions begin at 0 and have
-neither holes nor repetitions, whatever was missing or sent twice when it was recorded. What the resolver has not
-applied is read again from the file, so the same acknowledgements and rewinds work. Since there is no producer position
-to go by, each frame says up to when its ring is complete; the recording knows, as it knows what follows.
+A recording has no rings, so the replay simulates each ring that occurs in it. Its positions begin at 0 and have neither
+gaps nor repetitions, whatever was missing or sent twice in the recording. Records that the resolver has not applied are
+read again from the file, so acknowledgements and rewinds work as usual. There is no producer position, so each frame
+says up to what time its ring is complete; the recording shows what follows.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pipeline.sources.ring.acks import AckSource
 from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard.process import SourceParts
 
-#: Says that nothing follows in a ring. Far in the future, and far from the end of 64 bits.
+#: The watermark after which nothing follows in a ring: far in the future, and far from the end of 64 bits.
 WATERMARK_END_NS = 1 << 62
-#: A ring that has nothing to send says so after this time, or the merge would think that its sender is dead.
+#: A ring without records sends an empty frame after this time; else the merge would assume that its sender is dead.
 _KEEP_ALIVE_S = 0.1
 #: Frames of one duty cycle, after which the replay reads the acknowledgements again.
 BUDGET_FRAMES = 64
@@ -36,7 +36,7 @@ _IDLE_PAUSE_S = 0.02
 
 @dataclass(slots=True)
 class _Entry:
-    """A frame of the recording, its place in its message, and the one in the ring made up for it."""
+    """A frame of the recording, its place in its message, and its place in the simulated ring."""
 
     message: bytes | memoryview
     index: int
@@ -85,7 +85,7 @@ class ReplaySource:
         speed: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Look through the frames once.
+        """Read all frames once.
 
         Args:
             messages: a `Recording`, or frames in the order of their recording. They are read again when sent.
@@ -95,7 +95,7 @@ class ReplaySource:
             clock: seconds.
 
         Raises:
-            FrameError: there is not one readable frame.
+            FrameError: there is no readable frame.
         """
         self._acks = acks
         self._send = send
@@ -116,7 +116,7 @@ class ReplaySource:
                 for index, frame in enumerate(decode_frames(message)):
                     self._note(order, message, index, frame)
         except FrameError as error:
-            # What came before is whole: a recording that was cut off is replayed up to there.
+            # Earlier frames are complete: a truncated recording is replayed up to there.
             self.error = error
         self._rings = {number: ring for number, ring in self._rings.items() if ring.entries}
         if not self._rings:
@@ -133,7 +133,7 @@ class ReplaySource:
     def _note(self, order: int, message: bytes | memoryview, index: int, frame: Frame) -> None:
         ring = self._rings.setdefault(frame.ring, _Ring(frame.ring))
         ring.lost_at_end = frame.lost
-        # Nothing to apply, or recorded twice. A range without records need not be in a ring that is made up.
+        # Nothing to apply, or recorded twice. A range without records is not needed in a simulated ring.
         part = frame.since(ring.end_recorded)
         ring.end_recorded = max(ring.end_recorded, frame.to_pos)
         if part.count == 0:
@@ -195,8 +195,8 @@ class ReplaySource:
                 self._pending = None
 
     def _prepare(self, now: float) -> bool:
-        """Encode what comes next, or a sign of life; returns whether there is anything."""
-        # Signs of life first, in the beginning one of each ring: the merge waits for none that it has not heard of.
+        """Encode the next frame, or a sign of life; return whether there is one."""
+        # Signs of life first, initially one of each ring: the merge does not wait for a ring of which it has no frame.
         for ring in self._rings.values():
             if now - ring.spoke_s >= _KEEP_ALIVE_S:
                 self._pending = ring, self._encode_nothing(ring)
@@ -233,7 +233,7 @@ class ReplaySource:
         frame = self._read[1][entry.index].since(entry.skip_to)
         ring.lost = frame.lost
         head = frame.head.copy()
-        # Modulo 2**64 when the shift is negative, which is what adding a negative number comes to.
+        # A negative shift is added modulo 2**64.
         head["ring_pos"] += np.uint64(entry.shift & (1 << 64) - 1)
         return self._encoder.encode(
             ring=ring.number, seq=self.frames_total, from_pos=entry.from_pos, to_pos=entry.to_pos,

@@ -1,4 +1,4 @@
-"""Where a source learns what the resolver has applied, and what it wants again. The daemon's own is in _acks.pyx."""
+"""The interface by which a source reads what the resolver has applied. _acks.pyx implements it for the daemon."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import Protocol
 
 
 class AckSource(Protocol):
-    """Where a shard learns what to release and what to read again."""
+    """Says which positions a shard may release, and which it must read again."""
 
     def refresh(self) -> None:
-        """Look whether the answers come from somewhere else now. Called once in each duty cycle."""
+        """Check whether another resolver answers now. Called once in each duty cycle."""
 
     def ring(self, number: int) -> tuple[int, int, int] | None:
-        """Return (applied_pos, wanted_pos, mark), or None while nobody says anything about the ring.
+        """Return (applied_pos, wanted_pos, mark); None while no resolver answers for the ring.
 
-        When `mark` changes, the ring is to be read again from `wanted_pos`.
+        When `mark` changes, the ring must be read again from `wanted_pos`.
         """

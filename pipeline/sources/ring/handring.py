@@ -1,12 +1,12 @@
-"""A ring made by hand: an ordinary memory file laid out like a BPF ring buffer, and the producer's side of it.
+"""A ring in a memory file with the layout of a BPF ring buffer, and its producer.
 
     offset            size        part
     0                 page        consumer position (u64), written by the reader
     page              page        producer position (u64), written by the producer
     2 * page          data_bytes  records, as `_drain` describes them
 
-For tests and benches, and for sources whose events do not come from the kernel's ring. One producer only; the kernel's
-lock between several is not imitated. Reading is the same as for a real ring (`ring.Ring`).
+The proc connector and the tracer source fill such a ring; so do tests and benches. It has one producer: the kernel's
+lock between several producers is not imitated. `_ring.Ring` reads it like a ring of the kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
 
     Args:
         data_bytes: a power of two, at least a page.
-        position: where both positions begin; a multiple of 8.
+        position: initial value of both positions; a multiple of 8.
     """
     fd = os.memfd_create("procline-ring", os.MFD_CLOEXEC)
     os.ftruncate(fd, 2 * PAGE_BYTES + data_bytes)
@@ -39,10 +39,10 @@ def make_ring_file(data_bytes: int, *, position: int = 0) -> int:
 
 
 class RingWriter:
-    """The producer of a ring made by hand. Reserve, then commit; or `write`, which does both."""
+    """The producer of a ring in a file. Reserve, then commit; or `write`, which does both."""
 
     def __init__(self, fd: int) -> None:
-        """Map the file and go on at its producer position."""
+        """Map the file and continue at its producer position."""
         self.data_bytes = ring_data_bytes(fd)
         self._file = mmap.mmap(fd, 2 * PAGE_BYTES + self.data_bytes)
         self._words = Words(self._file, writable=True)
@@ -51,46 +51,46 @@ class RingWriter:
 
     @property
     def consumer_pos(self) -> int:
-        """Position before which the reader has given space back."""
+        """Position before which the reader has released the space."""
         return self._words.load64(0)
 
     def _offset(self, position: int) -> int:
         return 2 * PAGE_BYTES + (position & self._mask)
 
     def _room(self, length: int) -> int | None:
-        """Return the position behind a record of `length` bytes that comes next, or None when the ring is full."""
+        """Return the position after the next record, of `length` bytes; None if the ring is full."""
         end = self.producer_pos + HEADER_BYTES + (length + 7 & ~7)
         return None if end - self.consumer_pos > self.data_bytes else end
 
     def reserve(self, length: int) -> int | None:
-        """Make room for a record of `length` bytes; it is busy until it is committed.
+        """Reserve room for a record of `length` bytes; it is busy until it is committed.
 
         Returns:
-            Its position, or None when the ring is full.
+            Its position; None if the ring is full.
         """
         end = self._room(length)
         if end is None:
             return None
         position = self.producer_pos
-        # The header, busy, is there before the position that makes a reader look at it.
+        # The busy header is stored before the position that makes a reader read it.
         self._words.store32(self._offset(position), length | BUSY_BIT)
         self._advance(end)
         return position
 
     def commit(self, position: int, record: bytes, *, discard: bool = False) -> None:
-        """Fill the record reserved at `position` and hand it over, or give it up."""
+        """Fill the record that was reserved at `position` and publish it, or discard it."""
         start = self._offset(position + HEADER_BYTES)
         first = min(len(record), 2 * PAGE_BYTES + self.data_bytes - start)
         self._file[start : start + first] = record[:first]
         if first < len(record):
             self._file[2 * PAGE_BYTES : 2 * PAGE_BYTES + len(record) - first] = record[first:]
-        # Release: the reader that sees the busy bit gone sees the whole record.
+        # Release: a reader that sees the busy bit cleared sees the whole record.
         self._words.store32(self._offset(position), len(record) | (DISCARD_BIT if discard else 0))
 
     def write(self, record: bytes, *, discard: bool = False) -> int | None:
-        """Write a whole record; returns its position, or None when the ring is full.
+        """Write a whole record; return its position, or None if the ring is full.
 
-        It is never busy: a producer that is killed here leaves nothing that its reader would wait for, for ever.
+        It is never busy: a producer that is killed here leaves no record for which the reader would wait for ever.
         """
         end = self._room(len(record))
         if end is None:
@@ -101,12 +101,12 @@ class RingWriter:
         return position
 
     def _advance(self, end: int) -> None:
-        # Release: the reader that sees the position sees what is before it.
+        # Release: a reader that sees the position sees every record before it.
         self.producer_pos = end
         self._words.store64(PAGE_BYTES, end)
 
     def close(self) -> None:
-        """Unmap; the descriptor stays the caller's."""
+        """Unmap the file; the caller still owns the descriptor."""
         self._words.release()
         self._file.close()
 

@@ -1,4 +1,4 @@
-"""Generated process storms as frames, for benches and tests.
+"""Generated process storms as frames, for benches and tests only.
 
 The daemon never uses it.
 """

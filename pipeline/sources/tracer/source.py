@@ -1,11 +1,11 @@
-"""Frames of tracers, from their socket into a ring: what the proc connector's source does with events.
+"""Move the records of tracers' frames from their socket into a ring, from which a shard sends them.
 
-A tracer's frame is read whole or refused whole; its records then go into a ring made by hand, and from there on all is
-as for a ring of the kernel: what is not applied is kept, and read again when the resolver is replaced. A tracer that is
-faster than the resolver waits in its own send queue. What is in the socket's queue when this process is killed is lost,
-and nobody can count it: a tracer that must not lose anything says what it lost by itself (`lost` of a frame).
+A frame is accepted or rejected as a whole. Its records go into a ring in a file; from there on everything is as for a
+ring of the kernel: records that are not applied are kept, and read again when the resolver is replaced. If a tracer is
+faster than the resolver, its frames wait in its own send queue. Frames in the socket's queue are lost when this process
+is killed, and cannot be counted here; a tracer reports its own losses (`lost` of a frame).
 
-Taken from a frame are the records. Its ring and its positions are the tracer's own; a time in the future is now.
+Only the records of a frame are used. Its ring and positions belong to the tracer; a time in the future becomes now.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from pipeline.worker.description import WorkerDescription
 
 SOURCE = "tracer"
-#: What comes behind younger records is applied all the same; it is counted as late.
+#: A record that arrives after younger ones is applied too; it is counted as late.
 SLACK_NS = 1_000_000
-#: A longer record does not fit into a shard's columns.
+#: A longer record does not fit into the columns of a shard.
 RECORD_MAX_BYTES = 128 << 10
 #: Flags that a tracer may set.
 _FLAGS = events.FLAG_PARTIAL | events.FLAG_LEADER_DEAD | events.FLAG_CONTAINER
@@ -43,19 +43,20 @@ _SENDERS_MAX = 1024
 
 
 class TracerFrames:
-    """From the socket into the ring: the ring's one producer.
+    """Moves records from the socket into the ring: the ring's one producer.
 
     Args:
-        receive: gives a message, None when there is none now.
+        receive: returns a message, or None if there is none now.
         writer: of the ring.
-        lose: called with the number of records that a tracer says it lost, or that are too long.
+        lose: called with the number of records that a tracer reports as lost, or that are too long.
         clock_ns: the boot clock.
 
     Attributes:
-        complete_boot_ns: everything older is in the ring, as far as it has come.
+        complete_boot_ns: every older record that has arrived is in the ring.
         last_boot_ns: time of the youngest record so far.
-        records_total, refused_total: records taken; frames that could not be read, and records that name no process.
-        refusal: why the last one was refused.
+        records_total: records in the ring so far.
+        refused_total: rejected frames, and records that identify no process.
+        refusal: why the last one was rejected.
     """
 
     def __init__(
@@ -79,19 +80,19 @@ class TracerFrames:
 
     @property
     def is_full(self) -> bool:
-        """Records wait for room in the ring."""
+        """Whether records wait for room in the ring."""
         return bool(self._records)
 
     def pump(self, budget: int) -> int:
-        """Put at most about `budget` records into the ring; returns how many, and the messages that they were in."""
-        looked_ns = self._clock_ns()
+        """Move at most about `budget` records into the ring; return the number of records and messages."""
+        now_ns = self._clock_ns()
         done = 0
         while done < budget:
             while self._records:
                 time_ns, record = self._records[0]
                 if self._writer.write(record) is None:
-                    # It gets room when what the ring holds is applied, so nothing may hold that back: what is older
-                    # and still to come is late.
+                    # The ring gets room when its records are applied, so the slack must not delay that: an older record
+                    # that arrives later is late.
                     self.complete_boot_ns = max(self.complete_boot_ns, self.last_boot_ns + 1)
                     return done
                 self._records.popleft()
@@ -100,9 +101,9 @@ class TracerFrames:
                 done += 1
             message = self._receive()
             if message is None:
-                self.complete_boot_ns = max(self.complete_boot_ns, looked_ns - SLACK_NS)
+                self.complete_boot_ns = max(self.complete_boot_ns, now_ns - SLACK_NS)
                 break
-            done += 1  # also for one without records: whoever sends these only must not keep this busy for ever
+            done += 1  # for a message without records too: a flood of these must not keep this loop busy for ever
             try:
                 for frame in decode_frames(message, peer="a tracer"):
                     self._take(frame)
@@ -138,13 +139,13 @@ class TracerFrames:
             whole["time_boot_ns"] = min(int(head["time_boot_ns"]), now)
             whole["flags"] = int(head["flags"]) & _FLAGS
             whole["record_bytes"], whole["ring_pos"] = length, 0
-            # Of records with the same time the one that came first is first.
+            # Records with the same time keep their order of arrival.
             whole["ring_seq"] = self.records_total + len(self._records)
             self._records.append((int(whole["time_boot_ns"][0]), whole.tobytes() + rest))
         self._count_lost(frame)
 
     def _count_lost(self, frame: Frame) -> None:
-        """A tracer's counts are of all that it lost so far."""
+        """Count the difference: a tracer reports the total of its losses so far."""
         total = sum(frame.lost.values())
         sender = (frame.source, frame.ring)
         before = self._lost.pop(sender, 0)

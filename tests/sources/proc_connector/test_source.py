@@ -22,9 +22,9 @@ from pipeline.procfs.reader import ProcReader, read_process
 from pipeline.records import kinds as events
 from pipeline.shm.layout import tables as layout
 from pipeline.sources.proc_connector import netlink as proc_events
-from pipeline.sources.proc_connector import proc_records, second_look
+from pipeline.sources.proc_connector import proc_records, recheck
 from pipeline.sources.proc_connector.living import Living
-from pipeline.sources.proc_connector.second_look import Facts, Looks
+from pipeline.sources.proc_connector.recheck import Facts, Rechecks
 from pipeline.sources.proc_connector.source import (
     SLACK_NS,
     SOURCE,
@@ -584,13 +584,13 @@ def info(**changes: object) -> ProcInfo:
         ({"comm": b"b", "ppid": 5}, []),  # events tell
     ],
 )
-def test_a_second_look_finds_what_no_event_tells(changes: dict[str, object], kinds: list[int]) -> None:
+def test_a_recheck_finds_what_no_event_reports(changes: dict[str, object], kinds: list[int]) -> None:
     found = Facts.of(info()).changes(Facts.of(info(**changes)))
     assert [kind for kind, _ in found] == kinds
 
 
 def test_looks_are_due_after_a_second_and_after_ten() -> None:
-    looks = Looks()
+    looks = Rechecks()
     looks.plan(7, 1, Facts.of(info()), 0)
     assert looks.due(999_999_999) is None
     assert looks.due(1_000_000_000) is not None and looks.due(9_999_999_999) is None
@@ -598,18 +598,18 @@ def test_looks_are_due_after_a_second_and_after_ten() -> None:
 
 
 def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = Looks()
+    looks = Rechecks()
     looks.plan(7, 1, Facts.of(info()), 0)
     looks.plan(7, 1, Facts.of(info(cap_effective=1)), 1)
-    looks.session_told(7, 1)
-    looks.session_told(8, 1)
+    looks.session_reported(7, 1)
+    looks.session_reported(8, 1)
     for at in (1_000_000_001, 10_000_000_001):
         assert looks.due(at - 1) is None, "it has changed again since the first look was planned"
         watched = looks.due(at)
         assert watched is not None
         assert not list(watched.facts.changes(Facts.of(info(cap_effective=1, tty=b""))))
     assert looks.due(1 << 62) is None and not looks._watched
-    monkeypatch.setattr(second_look, "WAITING_MAX", 3)
+    monkeypatch.setattr(recheck, "WAITING_MAX", 3)
     for tgid in range(10, 20):
         looks.plan(tgid, 1, Facts.of(info()), 0)
     assert len(looks._watched) <= len(looks._waiting) == 3
@@ -618,10 +618,10 @@ def test_looks_compare_with_what_was_told_last_and_forget_who_waits_no_more(monk
 
 
 def test_a_process_that_changes_all_the_time_waits_once() -> None:
-    looks = Looks()
+    looks = Rechecks()
     for n in range(1000):
         looks.plan(7, 1, Facts.of(info()), n)
-    assert len(looks._waiting) == len(second_look.AFTER_NS)
+    assert len(looks._waiting) == len(recheck.AFTER_NS)
 
 
 def test_a_change_tells_its_groups_only() -> None:

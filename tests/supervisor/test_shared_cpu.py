@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.supervisor.home import WAIT_NS, Home
+from pipeline.supervisor.shared_cpu import WAIT_NS, SharedCpu
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 BUSY, IDLE = (100, 0), (0, 100)
@@ -25,7 +25,7 @@ class Host:
         self.where: dict[int, set[int]] = {}
         self.refuses: type[OSError] | None = None
         self.refuses_at = 0  # once
-        self.home = Home(directory, self.bind)
+        self.home = SharedCpu(directory, self.bind)
         self.now_s = 0.0
         self.pass_time(*[IDLE] * len(ALLOWED))
 
@@ -55,15 +55,15 @@ class Host:
         lines.append("cpu4095 0 0 0 99999 0 0 0 0 0 0")  # nobody may run there
         (self.directory / "stat").write_text("\n".join([*lines, "intr 1 2 3"]) + "\n")
 
-    def look(self, *pids: int) -> int | None:
-        self.home.look(pids, self.now_s)
+    def balance(self, *pids: int) -> int | None:
+        self.home.balance(pids, self.now_s)
         return self.home.cpu
 
     def settled(self, *pids: int) -> int:
         """Let all CPUs be idle until the workers have a home."""
-        self.look(*pids)
+        self.balance(*pids)
         self.pass_time(*[IDLE] * len(ALLOWED))
-        cpu = self.look(*pids)
+        cpu = self.balance(*pids)
         assert cpu is not None
         return cpu
 
@@ -79,7 +79,7 @@ def on_all_but(cpu: int, others: tuple[int, int], own: tuple[int, int]) -> list[
 
 def test_an_idle_cpu_becomes_the_home_of_all_threads(host: Host) -> None:
     shard, resolver = host.worker(10), host.worker(20, threads=3)
-    assert host.look(shard, resolver) is None, "one look says nothing about CPUs"
+    assert host.balance(shard, resolver) is None, "one look says nothing about CPUs"
     assert host.where == {}
     cpu = host.settled(shard, resolver)
     assert host.where == {thread: {cpu} for thread in (10, 11, 20, 21, 22)}
@@ -87,16 +87,16 @@ def test_an_idle_cpu_becomes_the_home_of_all_threads(host: Host) -> None:
 
 def test_the_idlest_of_those_that_may_be_used(host: Host) -> None:
     worker = host.worker(10)
-    host.look(worker)
+    host.balance(worker)
     host.pass_time(*on_all_but(ALLOWED[0], (20, 80), (10, 90)))
-    assert host.look(worker) == ALLOWED[0]
+    assert host.balance(worker) == ALLOWED[0]
 
 
 def test_without_an_idle_cpu_nobody_is_bound(host: Host) -> None:
     worker = host.worker(10)
-    host.look(worker)
+    host.balance(worker)
     host.pass_time(*[(30, 70)] * len(ALLOWED))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     assert host.where == {}
 
 
@@ -105,13 +105,13 @@ def test_who_has_to_share_the_home_leaves_it_and_gets_another(host: Host) -> Non
     first = host.settled(worker)
     host.worker(10, wait_ns=10 * (WAIT_NS + 1), runs=11)
     host.pass_time(*on_all_but(first, IDLE, BUSY))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     assert host.where == {10: set(ALLOWED), 11: set(ALLOWED)}
     host.pass_time(*on_all_but(first, IDLE, BUSY))
     if len(ALLOWED) > 1:
-        assert host.look(worker) not in {first, None}
+        assert host.balance(worker) not in {first, None}
     else:
-        assert host.look(worker) is None
+        assert host.balance(worker) is None
 
 
 def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
@@ -120,7 +120,7 @@ def test_short_waits_are_no_reason_to_leave(host: Host) -> None:
     host.where.clear()
     host.worker(10, wait_ns=1000 * WAIT_NS, runs=1001)
     host.pass_time(*[BUSY] * len(ALLOWED))
-    assert host.look(worker) == cpu
+    assert host.balance(worker) == cpu
     assert host.where == {}, "and nobody is bound anew"
 
 
@@ -129,7 +129,7 @@ def test_what_was_waited_for_before_does_not_count(host: Host) -> None:
     assert host.settled(worker) in ALLOWED
     host.pass_time(*[IDLE] * len(ALLOWED))
     replaced = host.worker(30, wait_ns=10**12, runs=1)
-    assert host.look(replaced) in ALLOWED
+    assert host.balance(replaced) in ALLOWED
 
 
 def test_who_is_replaced_is_bound_as_well(host: Host) -> None:
@@ -137,7 +137,7 @@ def test_who_is_replaced_is_bound_as_well(host: Host) -> None:
     cpu = host.settled(first, second)
     host.where.clear()
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(first, host.worker(30)) == cpu
+    assert host.balance(first, host.worker(30)) == cpu
     assert host.where == {30: {cpu}, 31: {cpu}}
 
 
@@ -147,7 +147,7 @@ def test_nobody_else_is_moved(host: Host) -> None:
     host.where.clear()
     host.worker(20, wait_ns=10 * WAIT_NS, runs=2)
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     assert set(host.where) == {20, 21}, "the pid of who has ended may be a stranger's by now"
 
 
@@ -156,7 +156,7 @@ def test_looks_that_follow_at_once_say_nothing(host: Host) -> None:
     cpu = host.settled(worker)
     host.worker(10, wait_ns=10 * WAIT_NS, runs=2)
     host.now_s += 0.5
-    assert host.look(worker) == cpu
+    assert host.balance(worker) == cpu
 
 
 def test_a_worker_that_is_gone_is_passed_over(host: Host) -> None:
@@ -168,20 +168,20 @@ def test_a_worker_that_is_gone_is_passed_over(host: Host) -> None:
 def test_who_may_not_bind_lets_all_run_free(host: Host, error: type[OSError]) -> None:
     worker = host.worker(10)
     host.refuses = error
-    host.look(worker)
+    host.balance(worker)
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     host.refuses = None
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(worker) is None, "and does not try again"
+    assert host.balance(worker) is None, "and does not try again"
 
 
 def test_who_is_half_bound_is_freed(host: Host) -> None:
     worker = host.worker(10, threads=3)
-    host.look(worker)
+    host.balance(worker)
     host.refuses_at = 11
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     assert host.where[10] == set(ALLOWED)
 
 
@@ -189,9 +189,9 @@ def test_who_is_half_bound_is_freed(host: Host) -> None:
 def test_a_kernel_that_does_not_count_waits(host: Host, told: str) -> None:
     worker = host.worker(10)
     (host.directory / "10" / "schedstat").write_text(told)
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
     host.pass_time(*[IDLE] * len(ALLOWED))
-    assert host.look(worker) is None
+    assert host.balance(worker) is None
 
 
 def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
@@ -207,15 +207,15 @@ def test_real_threads_are_bound_and_freed(tmp_path: Path) -> None:
         (tmp_path / str(process.pid) / "task").symlink_to(f"/proc/{process.pid}/task")
         schedstat = tmp_path / str(process.pid) / "schedstat"
         schedstat.write_text("1 0 1\n")
-        home = Home(tmp_path)
-        home.look([process.pid], 0.0)
+        home = SharedCpu(tmp_path)
+        home.balance([process.pid], 0.0)
         (tmp_path / "stat").write_text(cpus.replace("%d", "200"))
-        home.look([process.pid], 2.0)
+        home.balance([process.pid], 2.0)
         threads = [int(entry.name) for entry in Path(f"/proc/{process.pid}/task").iterdir()]
         assert len(threads) == 2
         assert [os.sched_getaffinity(thread) for thread in threads] == [{ALLOWED[-1]}] * 2
         schedstat.write_text(f"1 {10 * WAIT_NS} 2\n")
-        home.look([process.pid], 4.0)
+        home.balance([process.pid], 4.0)
         assert home.cpu is None
         assert [os.sched_getaffinity(thread) for thread in threads] == [set(ALLOWED)] * 2
         process.communicate()

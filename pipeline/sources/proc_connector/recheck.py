@@ -1,8 +1,8 @@
-"""What the proc connector does not report: processes are looked at again a while after they changed.
+"""Changes that the proc connector does not report: processes are read again a while after an event.
 
-Programs set themselves up just after they begin, or after they changed their user: capabilities, groups, login uid,
-session, terminal, cgroup. So each exec and each change of credentials has the process looked at again after a second
-and after ten. One that has ended by then costs a look into a dictionary.
+Programs set themselves up soon after they start, or after they change their user: capabilities, groups, login uid,
+session, terminal, cgroup. So after each exec and each change of credentials the process is read again, after one second
+and after ten. A process that has ended by then costs one lookup in a dictionary.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pipeline.procfs.reader import WANT_AUDIT, WANT_CGROUP, WANT_IDS, WANT_NS
 from pipeline.records import kinds as events
 from pipeline.shm.layout import tables as layout
 
-WANT_LOOK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
+WANT_RECHECK = WANT_IDS | WANT_AUDIT | WANT_CGROUP | WANT_NS
 AFTER_NS = (1_000_000_000, 10_000_000_000)
-#: With more of them waiting, the soonest are given up: a repair will find what they would have.
+#: If more are waiting, the earliest are dropped; a repair finds the changes that they would have found.
 WAITING_MAX = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is compared, by the kind of event that would have told; what was not to be read is None."""
+    """The values that are compared, by the kind of event that reports them; None if they could not be read."""
 
     cred: tuple[object, ...]
     session: tuple[object, ...]
@@ -35,7 +35,7 @@ class Facts:
 
     @classmethod
     def of(cls, info: ProcInfo) -> Facts:
-        """Take them from what ``/proc`` said."""
+        """Return the values of a process that was read from ``/proc``."""
         return cls(
             (info.uids, info.gids, info.cap_effective, info.cap_permitted, info.auid),
             (info.sid, info.pgid, info.tty),
@@ -45,7 +45,7 @@ class Facts:
         )
 
     def changes(self, later: Facts) -> Iterator[tuple[int, int]]:
-        """Yield (kind of event, KNOWN_* groups) for what is different later."""
+        """Yield (kind of event, KNOWN_* groups) of the values that differ in `later`."""
         if self.cred != later.cred:
             yield events.KIND_CRED, layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_AUID
         belongs = layout.KNOWN_SID | layout.KNOWN_TTY if self.session != later.session else 0
@@ -61,25 +61,25 @@ class Facts:
 
 @dataclass(slots=True)
 class Watched:
-    """A process to be looked at again, and what was last told of it: its looks compare with that."""
+    """A process to read again, and the values that were last reported, which are compared."""
 
     tgid: int
     start_boot_ns: int
     facts: Facts
-    planned_boot_ns: int = 0  #: the last time
-    waits: int = 0  #: bit n: the look after AFTER_NS[n] is still to come
+    planned_boot_ns: int = 0  #: time of the last event
+    waits: int = 0  #: bit n: the check after AFTER_NS[n] is due later
 
 
-class Looks:
-    """The looks that are due, soonest first; each process waits once for each of AFTER_NS, whatever it does."""
+class Rechecks:
+    """The checks that are due, earliest first. Each process waits at most once for each of AFTER_NS."""
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[int, int, int, Watched]] = []  # a heap: when, number, which of AFTER_NS, who
+        self._waiting: list[tuple[int, int, int, Watched]] = []  # a heap: time, number, index in AFTER_NS, process
         self._watched: dict[int, Watched] = {}
         self._numbers = itertools.count()
 
     def plan(self, tgid: int, start_boot_ns: int, facts: Facts, now_boot_ns: int) -> None:
-        """Have a process looked at after each of AFTER_NS; `facts` are those of now, and were told."""
+        """Plan a check of a process after each of AFTER_NS; `facts` are the current values, which were reported."""
         watched = self._watched.get(tgid)
         if watched is None or watched.start_boot_ns != start_boot_ns:
             watched = self._watched[tgid] = Watched(tgid, start_boot_ns, facts)
@@ -92,18 +92,18 @@ class Looks:
         while len(self._waiting) > WAITING_MAX:
             self._forget(*heapq.heappop(self._waiting)[2:])
 
-    def session_told(self, tgid: int, start_boot_ns: int) -> None:
-        """An event has told that a process leads a new session: no look need tell it again."""
+    def session_reported(self, tgid: int, start_boot_ns: int) -> None:
+        """Record that an event has reported a new session of the process, so that no check reports it again."""
         watched = self._watched.get(tgid)
         if watched is not None and watched.start_boot_ns == start_boot_ns:
             watched.facts = replace(watched.facts, session=(tgid, tgid, b""))
 
     def due(self, now_boot_ns: int) -> Watched | None:
-        """Take one that is due; None if there is none."""
+        """Remove and return a process that is due; None if there is none."""
         while self._waiting and self._waiting[0][0] <= now_boot_ns:
             due_ns, _, which, watched = heapq.heappop(self._waiting)
             if watched.planned_boot_ns + AFTER_NS[which] > due_ns:
-                self._wait(which, watched)  # it has changed again since
+                self._wait(which, watched)  # it has changed again
                 continue
             self._forget(which, watched)
             return watched
