@@ -52,7 +52,7 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/run", description="Show this host's processes, live.")
-    parser.add_argument("--seconds", type=float, help="end after this time (default: never at a terminal, otherwise 20)")
+    parser.add_argument("--seconds", type=float, help="end after this time (default: 20, at a terminal never)")
     parser.add_argument("--name", default=paths.DEFAULT_INSTANCE, help="instance to use or to start")
     parser.add_argument("--quiet", action="store_true", help="do not start the workload")
     arguments = parser.parse_args()

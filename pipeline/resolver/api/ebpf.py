@@ -1,4 +1,4 @@
-"""`EBPFResolver`: the resolver's interface over the shared tables (specification 3, names of `spec/api.md`).
+"""`EBPFResolver`: the resolver's interface over the shared tables (specification 3, names as in docs/parity.md).
 
     resolver = EBPFResolver(tables=tables, opts=ResolverOpts().with_envs_resolution_enabled())
     resolver.add_fork_entry(event, CGroupContext(), None)
