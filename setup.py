@@ -1,11 +1,13 @@
 """Compile the hot path: every ``.pyx`` below ``pipeline`` becomes an extension module beside it."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from Cython.Build import cythonize
+from Cython.Build.Dependencies import create_dependency_tree
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -51,19 +53,40 @@ class Build(build_ext):
         super().build_extensions()
 
 
+def included(source: Path) -> set[Path]:
+    """Return the files that a module's object file depends on: each `.pxd` and, through them, each C header.
+
+    Cython finds the `.pxd` files, but not a header that is only named in C code or by another header.
+
+    Args:
+        source: of the module, relative to ROOT; so are the paths returned.
+    """
+    tree = create_dependency_tree(quiet=True)
+    found = {Path(os.path.relpath(path, ROOT)) for path in tree.all_dependencies(str(ROOT / source))}
+    found = {path for path in found if path.parts[0] == "pipeline"}  # not Cython's own
+    unread = sorted(found)
+    while unread:
+        for name in re.findall(r'(?:extern from|#include) "([^"]+)"', (ROOT / unread.pop()).read_text()):
+            for header in {Path(folder, name) for folder in INCLUDED} - found:
+                if (ROOT / header).exists():
+                    found.add(header)
+                    unread.append(header)
+    return found - {source}
+
+
 def extensions() -> list[Extension]:
-    headers = [*sorted((ROOT / "pipeline").rglob("*.h")), *sorted((ROOT / "pipeline").rglob("*.pxd"))]
     sources = {
         ".".join(source.relative_to(ROOT).with_suffix("").parts): source.relative_to(ROOT)
         for source in sorted((ROOT / "pipeline").rglob("*.pyx"))
     }
+    depends = {name: included(source) for name, source in sources.items()}
     sources[SHARED] = Path(*SHARED.split(".")).with_suffix(".c")  # written by Cython
     return [
         Extension(
             name,
             [str(source)],
             include_dirs=INCLUDED,
-            depends=["setup.py", ORDER, *(str(header.relative_to(ROOT)) for header in headers)],
+            depends=["setup.py", COLD, ORDER, *sorted(map(str, depends.get(name, ())))],
             extra_compile_args=[
                 # No debugging information, which Python's own options ask for: it takes a sixth of the time.
                 "-O2", "-g0", "-Wno-unused-function",

@@ -1,10 +1,11 @@
 """Run the benches one after another and write one report: report.md, report.json, and a plot (SVG) of each curve.
 
-Each bench runs as a process of its own with --json, in a size that keeps the whole below ten minutes; names, or options
-of one's own behind `--`, run just those, in the size wanted (`-- --small`: a minute for all of them, which only shows
-that they work). A bench that fails is in the report with what it said, and the others go on. Called by script/bench.
-
     python bench/_all.py [NAME...] [--output DIRECTORY] [-- OPTIONS OF THE BENCHES]
+
+Each bench runs in its own process with --json, with sizes that keep the total time below ten minutes. Give names to run
+only some benches. Options after `--` are passed to each bench; `-- --small` runs all of them in a minute, only to check
+that they work. If a bench fails, its output is in the report and the other benches still run. script/bench calls this
+script.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import common
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 300
 
-#: Where the defaults of a bench take longer than a round through all of them should.
+#: Options of the benches whose defaults take too long for a run of all benches.
 QUICK: dict[str, list[str]] = {
     "publish": ["--events", "150000", "--runs", "2"],
     "ingest_replay": ["--events", "200000", "--runs", "3"],
@@ -36,13 +37,13 @@ QUICK: dict[str, list[str]] = {
 
 
 def benches() -> list[str]:
-    """Names of all scripts that are benches: those that can be started and are not this one."""
+    """Return the names of all benches: every executable script except this one."""
     found = (path for path in HERE.glob("*.py") if not path.name.startswith("_") and '"__main__"' in path.read_text())
     return sorted(path.stem for path in found)
 
 
 def run(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """Run one bench; returns its report, or {"bench", "failed"}."""
+    """Run one bench; returns its report, or {"bench", "failed"} if it has none."""
     begin = time.perf_counter()
     command = [sys.executable, str(HERE / f"{name}.py"), "--json", *(options or QUICK.get(name, []))]
     try:
@@ -61,7 +62,7 @@ def run(name: str, options: Sequence[str]) -> dict[str, Any]:
 
 
 def as_markdown(report: dict[str, Any], plots: Sequence[str]) -> str:
-    """One bench's part of report.md."""
+    """Return the section of report.md for one bench."""
     lines = [f"## {report['bench']}", ""]
     if "question" in report:
         lines += [report["question"], ""]
@@ -78,17 +79,17 @@ def as_markdown(report: dict[str, Any], plots: Sequence[str]) -> str:
 
 
 def is_loaded(report: dict[str, Any]) -> bool:
-    """Whether others kept the machine busy when a bench began."""
+    """Whether other programs kept the machine busy before a bench."""
     return bool(report.get("machine", {}).get("busy_cores_before", 0) > common.QUIET_BUSY_CORES)
 
 
 def block(lines: Sequence[str]) -> list[str]:
-    """Lines that stand as they are."""
+    """Return a Markdown block with preformatted lines."""
     return ["```text", *lines, "```", ""] if lines else []
 
 
 def summary(reports: Sequence[dict[str, Any]]) -> str:
-    """The table of question, figure and target, and before it what failed."""
+    """Return the failed benches and a table of all questions, figures and targets."""
     lines = [f"**{each['bench']} failed**: {each['failed']}\n" for each in reports if "failed" in each]
     lines += ["| question | figure | measured | target | |", "| --- | --- | --- | --- | --- |"]
     for report in reports:
@@ -108,7 +109,7 @@ def summary(reports: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(curves: Sequence[dict[str, Any]], directory: Path) -> list[str] | None:
-    """Draw each curve into a file of its own; returns the names, or None if there is no matplotlib."""
+    """Draw each curve into its own file; returns the file names, or None if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -121,12 +122,12 @@ def plot(curves: Sequence[dict[str, Any]], directory: Path) -> list[str] | None:
         figure, field = pyplot.subplots(figsize=(7, 3.5))
         for series, values in curve["y"].items():
             field.plot(curve["x"], values, marker="o", label=series)
-        # Sizes go by factors, but where they begin with none: then what grows by the byte is a straight line.
+        # A logarithmic axis suits sizes that grow by factors; a linear one is needed if the first size is 0.
         if 0 < min(curve["x"]) * 10 <= max(curve["x"]):
             field.set_xscale("log")
             field.set_xticks(curve["x"], [f"{x:,}" for x in curve["x"]])
             field.minorticks_off()
-        field.set_ylim(bottom=0)  # so that flat looks flat
+        field.set_ylim(bottom=0)  # a flat curve should look flat
         field.set(title=curve["title"], xlabel=curve["x_label"], ylabel=curve["y_label"])
         field.grid(alpha=0.3)
         field.legend()
@@ -138,11 +139,11 @@ def plot(curves: Sequence[dict[str, Any]], directory: Path) -> list[str] | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what was asked for; returns 1 if a bench failed."""
+    """Run the selected benches; returns 1 if one failed."""
     arguments = sys.argv[1:] if argv is None else argv
     own = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a bench; none: all")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="name of a bench; none: all")
     parser.add_argument("--list", action="store_true", help="print the names of all benches")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="directory for the report")
     options = parser.parse_args(arguments[: arguments.index("--")] if "--" in arguments else arguments)
@@ -153,7 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     names = [name.removesuffix(".py") for name in options.names] or known
     for name in names:
         if name not in known:
-            parser.error(f"there is no bench {name!r}: {', '.join(known)}")
+            parser.error(f"there is no bench {name!r}: use one of {', '.join(known)}")
     machine = common.machine()
     when = datetime.now(UTC).isoformat(timespec="seconds")
     print(common.table([{"fact": key, "": str(value)} for key, value in machine.items()]), flush=True)
@@ -179,16 +180,16 @@ def write(directory: Path, when: str, machine: dict[str, Any], reports: list[dic
     for report in reports:
         names = plot(report.get("curves", ()), directory) if report.get("curves") else []
         if names is None:
-            report.setdefault("notes", []).append("no matplotlib here: the curves are in report.json, not drawn")
+            report.setdefault("notes", []).append("matplotlib is not installed: the curves are only in report.json")
         parts.append(as_markdown(report, names or ()))
         written += names or ()
     facts = [{"fact": key, "value": str(value)} for key, value in machine.items()]
     head = f"# Procline, benchmarks of {when}\n\n" + "\n".join(block([common.table(facts)]))
     if any("--small" in report.get("command", ()) for report in reports):
-        head += "\n**Run with --small**: this shows that the benches work; the figures say nothing.\n"
+        head += "\n**Run with --small**: this only shows that the benches work; the figures are meaningless.\n"
     loaded = [each["bench"] for each in reports if is_loaded(each)]
     if loaded:
-        head += f"\n**Others kept this machine busy during**: {', '.join(loaded)}. Their figures are upper bounds.\n"
+        head += f"\n**Other programs loaded the machine** before {', '.join(loaded)}: figures are upper bounds.\n"
     (directory / "report.md").write_text(f"{head}\n{summary(reports)}\n" + "\n".join(parts))
     return written
 

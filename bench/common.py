@@ -1,16 +1,16 @@
-"""What the benches share: options, facts about the machine, distributions, and one form of report.
+"""Shared code of the benches: options, facts about the machine, distributions, and the report.
 
-A bench makes a `Report` and gives it to `finish`, which prints tables, or with --json one object:
+A bench fills a `Report` and passes it to `finish`, which prints tables, or with --json one object:
 
     bench     name of the script
-    question  first line of its docstring
-    machine   processor, cores, kernel, versions, and how busy others kept the machine when the bench began
+    question  first paragraph of its docstring
+    machine   processor, cores, kernel, versions, and the load of the machine before the bench
     rows      list of objects, one for each line of the table
     targets   list of {name, value, limit, unit, floor, is_reached, remark}
-    notes     list of sentences: what is missing, what to know about these figures
+    notes     list of sentences about missing parts and about the figures
     curves    list of {title, x, y, x_label, y_label}; y is {series: values}
 
-What needs a running daemon is in live.py.
+live.py has the shared code of the benches that need a running daemon.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-#: Cores that others keep busy above which a figure is marked as taken on a shared machine.
+#: If other programs keep more cores busy than this, the report marks its figures as measured on a shared machine.
 QUIET_BUSY_CORES = 0.15
 _VERSIONS = ("numpy", "pyzmq", "msgpack", "psutil")
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A figure that is owed: `value` against `limit`, and whether more or less is better.
+    """A figure with a target: `value` against `limit`, which is an upper or a lower bound.
 
-    `floor` is what the machine took in the same run for the part that no design can do without, if that was measured.
+    `floor` is the time that the machine itself needs for the unavoidable part, measured in the same run; None: not
+    measured.
     """
 
     name: str
@@ -59,15 +60,15 @@ class Target:
 
     @property
     def remark(self) -> str:
-        """What to know beside the verdict: the floor, where the target was missed."""
+        """A remark for the report: the floor, if the target was missed."""
         if self.is_reached or self.floor is None:
             return ""
-        return f"; the machine alone takes {number(self.floor)} {self.unit}"
+        return f"; the machine alone needs {number(self.floor)} {self.unit}"
 
 
 @dataclass(slots=True)
 class Report:
-    """What a bench found; see the module's docstring for the JSON form."""
+    """The results of a bench; the module's docstring describes the JSON form."""
 
     bench: str
     question: str
@@ -87,25 +88,25 @@ class Report:
         is_upper_bound: bool = True,
         floor: float | None = None,
     ) -> None:
-        """Add a target; a value that is None or not a number is left out by the caller."""
+        """Add a target; `value` must be a number."""
         self.targets.append(Target(name, value, limit, unit, is_upper_bound, floor))
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as JSON shows it."""
+        """Return the report in its JSON form."""
         targets = [asdict(each) | {"is_reached": each.is_reached, "remark": each.remark} for each in self.targets]
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {"targets": targets}
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the script's docstring as help, and the options that every bench has."""
+    """Return a parser with the script's docstring as help and the common options."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    made.add_argument("--small", action="store_true", help="so little that it only shows that the bench works")
+    made.add_argument("--small", action="store_true", help="run with tiny sizes, only to check that the bench works")
     return made
 
 
 def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, small: Mapping[str, Any]) -> argparse.Namespace:
-    """Parse; with --small, `small` are the defaults."""
+    """Parse the arguments; with --small, the defaults are those in `small`."""
     options = made.parse_args(argv)
     if options.small:
         made.set_defaults(**small)
@@ -114,19 +115,19 @@ def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None, small: Mapp
 
 
 def begin(script: str, doc: str | None) -> Report:
-    """Return an empty report of the script `script` (its __file__) with the facts of this moment."""
+    """Return an empty report for a script (its __file__ and __doc__), with facts about the machine."""
     question = (doc or "").strip().partition("\n\n")[0].replace("\n", " ")
     report = Report(Path(script).stem, question, machine())
     if report.machine["busy_cores_before"] > QUIET_BUSY_CORES:
         report.notes.append(
-            f"measured on a shared, loaded machine: others kept {report.machine['busy_cores_before']:.2f} of "
-            f"{report.machine['cores']} cores busy when the bench began"
+            f"measured on a loaded machine: other programs kept {report.machine['busy_cores_before']:.2f} of "
+            f"{report.machine['cores']} cores busy before the bench"
         )
     return report
 
 
 def finish(report: Report, *, as_json: bool) -> int:
-    """Print the report; returns the exit code of the script, which is 0 also when a target is missed."""
+    """Print the report; returns the exit code of the script, which is 0 even if a target was missed."""
     if as_json:
         print(json.dumps(report.as_dict()))
         return 0
@@ -148,7 +149,7 @@ def finish(report: Report, *, as_json: bool) -> int:
 
 
 def machine() -> dict[str, Any]:
-    """Facts that a figure cannot be understood without."""
+    """Return the facts about the machine that are needed to interpret the figures."""
     facts: dict[str, Any] = {
         "processor": _processor(),
         "machine": platform.machine(),
@@ -175,11 +176,11 @@ def _processor() -> str:
 
 
 def busy_cores(seconds: float) -> float:
-    """Cores that were not idle during the next `seconds`, time stolen by the hypervisor included."""
+    """Return the average number of busy cores during the next `seconds`, including time stolen by the hypervisor."""
 
     def look() -> tuple[int, int]:
         fields = [int(value) for value in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        return sum(fields), fields[3] + fields[4]  # all; idle and iowait
+        return sum(fields), fields[3] + fields[4]  # total; idle and iowait
 
     all_before, idle_before = look()
     time.sleep(seconds)
@@ -189,7 +190,7 @@ def busy_cores(seconds: float) -> float:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and maximum of a sample; the nearest sample, nothing interpolated."""
+    """Return p50, p99 and the maximum of a sample, without interpolation."""
     ordered = sorted(values)
     if not ordered:
         return {"n": 0}
@@ -201,13 +202,13 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def spread(values: Sequence[float]) -> float:
-    """(largest - smallest) / median: how far runs of the same thing lie apart."""
+    """Return (largest - smallest) / median, the relative spread of several runs."""
     middle = statistics.median(values)
     return (max(values) - min(values)) / middle if middle else 0.0
 
 
 def time_ns_per_call(call: Any, *, least_s: float = 0.05, runs: int = 5) -> list[float]:
-    """Time `call` in `runs` loops of at least `least_s` seconds; returns ns a call of each. A first loop warms up."""
+    """Time `call` in `runs` loops of at least `least_s` seconds, after a warm-up; returns ns a call for each loop."""
     loops = 1
     while True:
         begin_ns = time.perf_counter_ns()
@@ -227,13 +228,13 @@ def time_ns_per_call(call: Any, *, least_s: float = 0.05, runs: int = 5) -> list
 
 
 def pin(core: int) -> None:
-    """Run on one of the allowed cores from now on; counted round."""
+    """Pin this process to one of the allowed cores; `core` is taken modulo their number."""
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {allowed[core % len(allowed)]})
 
 
 def number(value: Any) -> str:
-    """A figure with three significant digits, thousands apart; anything else as it is; None as a dash."""
+    """Format a number with three significant digits or with thousands separators; None becomes a dash."""
     if value is None:
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -244,16 +245,16 @@ def number(value: Any) -> str:
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as text: a table for each group of rows, one after another, that have the same keys."""
+    """Format rows as tables, one for each run of consecutive rows with the same keys."""
     return "\n\n".join(table(list(group)) for _, group in itertools.groupby(rows, lambda row: list(row)))
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as aligned text; a column for each key, in order of appearance."""
+    """Format rows as an aligned table with a column for each key, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     cells = [[number(row.get(column)) for column in columns] for row in rows]
     widths = [max(len(column), *(len(line[i]) for line in cells)) for i, column in enumerate(columns)]
-    # Words to the left, figures to the right.
+    # Text is left-aligned, numbers are right-aligned.
     is_text = [any(isinstance(row.get(column), str) for row in rows) for column in columns]
 
     def line(values: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""What the benches of growth share: costs in pairs with the smallest size, and their rows, curves and targets.
+"""Shared code of the growth benches: costs measured in pairs with the smallest size, and their rows and curves.
 
-A cost that is compared over minutes drifts with the machine, so each size is measured right before or after the
-smallest one, and what is reported of its growth is the median of these pairs' ratios.
+Measurements that are minutes apart drift with the machine. Each size is therefore measured directly before or after the
+smallest size, and the reported growth is the median of the ratios of these pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import common
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one size: ns (median and best), and ratios to the smallest size (median and quartiles of the pairs)."""
+    """Cost of one size: ns (median and best), and ratio to the smallest size (median and quartiles of the pairs)."""
 
     ns: float
     best: float
@@ -25,13 +25,13 @@ class Cost:
 
 
 def paired(runs: Mapping[int, Callable[[], float]], rounds: int) -> dict[int, Cost]:
-    """Measure each size beside the smallest, `rounds` times, in the order A B B A …; ns by size.
+    """Measure each size in pairs with the smallest, `rounds` times, in the order A B B A ...; returns costs by size.
 
-    The smallest is paired with itself: its quartiles are the noise.
+    The smallest size is also paired with itself; its quartiles show the noise.
     """
     base, *_ = runs
     for run in runs.values():
-        run()  # touches and compiles everything
+        run()  # warm-up: touches all pages
     times: dict[int, list[float]] = {size: [] for size in runs}
     ratios: dict[int, list[float]] = {size: [] for size in runs}
     for number in range(rounds):
@@ -56,7 +56,16 @@ def add(
     report: common.Report, title: str, x_label: str, unit: str, series: Mapping[str, Mapping[int, Cost]],
     flat: Mapping[str, float],
 ) -> None:  # fmt: skip
-    """Put series over the same sizes into a report: rows, one curve, and for those in `flat` the most they may grow."""
+    """Add series over the same sizes to a report.
+
+    Args:
+        report: the report.
+        title: title of the curve.
+        x_label: what the sizes count.
+        unit: unit of the costs.
+        series: costs by size, for each series.
+        flat: for some series, the target of the ratio between the largest and the smallest size.
+    """
     for name, costs in series.items():
         for size, cost in costs.items():
             report.rows.append({
@@ -65,7 +74,7 @@ def add(
             })  # fmt: skip
         if name in flat:
             first, *_, last = costs
-            what = f"{title}, {name}: at {last:,} {x_label} over {first:,}'s"
+            what = f"{title}, {name}: {last:,} {x_label} relative to {first:,}"
             report.target(what, costs[last].ratio, flat[name], "times")
     sizes = list(next(iter(series.values())))
     report.curves.append({

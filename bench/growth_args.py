@@ -2,18 +2,18 @@
 """How do the cost of an exec and the cost of reading its arguments grow with their size?
 
 Method
-    Processes that are forked, exec and end are replayed, with arguments of 0 to `--bytes` bytes in strings of 16:
-    `new` each time, so that the tables have to store them, or the `same` for all, so that they are found and shared.
-    Reads: `resolve` and then `argv` of a process. Each size is measured in pairs with none, `--rounds` times.
+    Replay processes that fork, exec and exit, with arguments of 0 to `--bytes` bytes in strings of 16 bytes. In the
+    series `new` all arguments differ, so the tables must store them; in `same` all are equal, so they are found and
+    shared. Reads: `resolve` and then `argv` of a process. Each size is measured in pairs with size 0, `--rounds` times.
 Command
     python bench/growth_args.py [--bytes N] [--processes N] [--rounds N] [--json]
 How to read it
-    CPU ns of the resolver for one process (three events), decode to commit, and CPU ns of a reader for one `argv`. Not
-    flat, and it cannot be: each byte is fetched from the message, hashed, and copied (`new`) or compared (`same`), and
-    a list of a string for every 16 bytes is what Python's `argv` is. `ns/KiB` is the slope between the last two sizes.
-    Where `new` and `same` cost the same, fetching a message that lies in no cache is what costs.
+    CPU ns of the resolver for one process (three events), from decode to commit, and CPU ns of a reader for one `argv`.
+    The curves cannot be flat: each byte is fetched from the message, hashed, and copied (`new`) or compared (`same`),
+    and `argv` is a Python list with a string for each 16 bytes. `ns/KiB` is the slope between the last two sizes. If
+    `new` and `same` cost the same, most of the time is spent on cache misses of the message.
 What it does not show
-    What the kernel's side pays for copying them out of the process: live_cost.py.
+    The cost in the kernel of copying the arguments out of the process; see live_cost.py.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from pipeline.shm.reader.table import ProcessTable
 SMALL = {"bytes": 1024, "processes": 300, "rounds": 1}
 SIZES = (0, 256, 1024, 4096, 16384, 32768)
 LIVE = 64
-NEW = 512  # different arguments: more than are retained at one time, so that each is new to the tables
+NEW = 512  # different arguments; more than are retained at one time, so each is new to the tables
 
 
 def arguments(size: int, number: int) -> bytes:
-    """`size` bytes of arguments, different for each number."""
+    """Return `size` bytes of arguments that differ for each number."""
     return b"".join(b"file%011d\0" % (number * 4096 + i) for i in range(size // 16))
 
 
 def cost(stack: ExitStack, size: int, variants: int, processes: int) -> tuple[replay.Resolver, Callable[[], float]]:
-    """Tables, and what measures CPU ns a process."""
+    """Return a resolver and a function that measures CPU ns a process."""
     strings = [(b"/usr/bin/cc1", b"cc1", arguments(size, number), b"") for number in range(variants)]
     load = loads.Load(loads.lives(processes, LIVE, lambda i: True), strings=strings)
     resolver = stack.enter_context(replay.Resolver(1, retention_ns=100_000))
@@ -61,7 +61,7 @@ def cost(stack: ExitStack, size: int, variants: int, processes: int) -> tuple[re
 
 
 def read_cost(stack: ExitStack, resolver: replay.Resolver, size: int) -> Callable[[], float]:
-    """What measures CPU ns for the arguments of one process that stays."""
+    """Return a function that measures CPU ns for reading the arguments of one live process."""
     body = (b"/usr/bin/cc1", b"cc1", arguments(size, 1), b"")
     load = loads.Load(([1, 2], [0, 0]), strings=[body])  # a fork and an exec
     resolver.enter()
@@ -83,7 +83,7 @@ def read_cost(stack: ExitStack, resolver: replay.Resolver, size: int) -> Callabl
 
 
 def measure(options: argparse.Namespace, report: common.Report) -> None:
-    """All sizes."""
+    """Measure all sizes and add them to the report."""
     sizes = [size for size in SIZES if size <= options.bytes]
     series = {}
     for name, variants in (("new", NEW), ("same", 1)):
@@ -106,8 +106,8 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure all sizes; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--bytes", type=int, default=32768, help="the largest")
-    parser.add_argument("--processes", type=int, default=2000, help="of a round")
+    parser.add_argument("--bytes", type=int, default=32768, help="largest size")
+    parser.add_argument("--processes", type=int, default=2000, help="processes in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

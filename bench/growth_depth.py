@@ -2,18 +2,19 @@
 """How do the cost of an event and the cost of a walk grow with the depth of the ancestry?
 
 Method
-    Tables with a chain of 1 to `--depth` ancestors. Events: a storm of forks and exits is replayed, all of whose forks
-    are children of the chain's end (`apply`), and events of processes at its end are encoded for subscribers
-    (`encode`), with the default of eight ancestors in each. Walks: `ancestors(pid)` and `ancestors_many` from there.
-    Each depth is measured in pairs with the smallest, `--rounds` times.
+    The tables contain a chain of 1 to `--depth` ancestors. `apply`: replay a storm of forks and exits whose parent is
+    the last process of the chain. `encode`: encode events of processes at the end of the chain for subscribers, with
+    the default of eight ancestors in each event. Walks: `ancestors(pid)` and `ancestors_many` from the end of the
+    chain. Each depth is measured in pairs with the smallest, `--rounds` times.
 Command
     python bench/growth_depth.py [--depth N] [--events N] [--rounds N] [--json]
 How to read it
-    CPU ns an event: `apply` is flat, since a fork only links to its parent; `encode` grows until depth 8, from where
-    each event tells of as many. CPU ns a hop: falls for one call, whose own cost is shared, to what an Entry costs;
-    `ancestors_many` is flat up to the size of the first-level cache (512 rows of 128 bytes are more than it holds).
+    CPU ns an event: `apply` is flat, because a fork only links to its parent. `encode` grows until depth 8, because an
+    event has at most eight ancestors. CPU ns a hop: `ancestors(pid)` falls towards the cost of an Entry, because more
+    hops share the fixed cost of the call. `ancestors_many` is flat until the rows exceed the first-level cache (512
+    rows of 128 bytes do).
 What it does not show
-    Chains whose rows lie all over a large table: there each hop is a cache miss (live_lookup.py, 65,000 entries).
+    Chains whose rows are spread over a large table, where each hop is a cache miss (live_lookup.py, 65,000 entries).
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ WALKS = 20_000  # hops of one measurement
 
 
 def apply_cost(resolver: replay.Resolver, last: loads.Processes, events: int) -> Callable[[], float]:
-    """What measures CPU ns an event, below `last`."""
+    """Return a function that measures CPU ns an event of children of `last`."""
     load = loads.Load(loads.storm(events), parents=last)
     stream = load.stream(1)
 
@@ -56,7 +57,7 @@ def apply_cost(resolver: replay.Resolver, last: loads.Processes, events: int) ->
 
 
 def encode_cost(place: Path, depth: int, events: int) -> Callable[[], float]:
-    """What measures CPU ns to encode an event of a process with `depth` ancestors."""
+    """Return a function that measures CPU ns for encoding an event of a process with `depth` ancestors."""
     load = publish.Load(place, 768, depth)
     load.encoder.topics_mask = 7
 
@@ -71,7 +72,7 @@ def encode_cost(place: Path, depth: int, events: int) -> Callable[[], float]:
 
 
 def walks(table: ProcessTable, pid: int, depth: int) -> dict[str, Callable[[], float]]:
-    """What measures CPU ns a hop."""
+    """Return functions that measure CPU ns a hop, by kind of call."""
     assert len(table.ancestors(pid)) == depth
     count = max(1, WALKS // depth)
     many = np.full(count, pid, np.uint32)
@@ -91,14 +92,14 @@ def walks(table: ProcessTable, pid: int, depth: int) -> dict[str, Callable[[], f
 
 
 def measure(options: argparse.Namespace, report: common.Report) -> None:
-    """All depths."""
+    """Measure all depths and add them to the report."""
     depths = [depth for depth in DEPTHS if depth <= options.depth]
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="procline-bench-", dir="/dev/shm")))
         applied, encoded, walked = {}, {}, {}
         for depth in depths:
             resolver = stack.enter_context(replay.Resolver(1))
-            # The walk begins at the chain's last one, which has `depth` ancestors.
+            # The walk begins at the last process of the chain, which has `depth` ancestors.
             chain = loads.Processes.row(2, depth + 1)
             resolver.enter(chain, is_chain=True)
             resolver.open_for_readers()
@@ -122,8 +123,8 @@ def measure(options: argparse.Namespace, report: common.Report) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure all depths; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--depth", type=int, default=512, help="the largest")
-    parser.add_argument("--events", type=int, default=30_000, help="of a round")
+    parser.add_argument("--depth", type=int, default=512, help="largest depth")
+    parser.add_argument("--events", type=int, default=30_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

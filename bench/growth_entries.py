@@ -2,18 +2,18 @@
 """How do the cost of an event and the cost of a read grow with the number of entries in the tables?
 
 Method
-    Tables are filled by replayed forks with 100 to `--entries` processes that stay. Then a storm of forks and exits is
-    replayed into them, whose parents are chosen at random among all entries (`parents: any`) or among 200 (`parents:
-    200`), and readers look up pids at random. Each size is measured in pairs with the smallest, `--rounds` times.
+    Fill tables with 100 to `--entries` live processes by replaying forks. Then replay a storm of forks and exits into
+    them. Its parents are chosen at random from all entries (`parents: any`) or from 200 entries (`parents: 200`).
+    Readers look up random pids. Each size is measured in pairs with the smallest, `--rounds` times.
 Command
     python bench/growth_entries.py [--entries N] [--events N] [--rounds N] [--json]
 How to read it
-    CPU ns of the resolver for an event, decode to commit; CPU ns for `resolve` of one pid and for a pid of
-    `resolve_many`. `ratio` is that to the smallest size, with the quartiles of the pairs. `parents: 200` is
-    the flat one: nothing in the code depends on how many entries there are. `parents: any` and the look-ups touch rows
-    that lie in no cache once the tables are larger than the caches: a miss or two of 80 to 100 ns for each.
+    CPU ns of the resolver for an event, from decode to commit; CPU ns for `resolve` of one pid and for one pid in
+    `resolve_many`. `ratio` is relative to the smallest size, with the quartiles of the pairs. `parents: 200` is flat,
+    because no code depends on the number of entries. If the tables exceed the caches, `parents: any` and the look-ups
+    have one or two cache misses of 80 to 100 ns each.
 What it does not show
-    What the daemon's other work (snapshot, repair: they pass over all entries) takes with so many.
+    The cost of the snapshot and of repairs, which walk over all entries.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FILL_PID = 1000
 
 
 def fill(size: int) -> tuple[loads.Load, loads.Messages]:
-    """Forks of `size` processes that stay, before anything else."""
+    """Return a load of `size` forks of processes that stay, and its messages."""
     load = loads.Load(
         loads.forks(size), first_pid=FILL_PID, pid_range=size, begin_boot_ns=1_600_000_000
     )  # fmt: skip
@@ -49,19 +49,19 @@ def fill(size: int) -> tuple[loads.Load, loads.Messages]:
 
 
 def filled(stack: ExitStack, load: loads.Load, messages: loads.Messages) -> replay.Resolver:
-    """Tables that hold the processes of `load`."""
+    """Return a resolver whose tables contain the processes of `load`."""
     pids = FILL_PID + load.count + loads.PID_RANGE + 1
     made = replay.Resolver(1, rows=load.count + (1 << 17), pids=1 << pids.bit_length())
     resolver = stack.enter_context(made)
     resolver.enter()
     resolver.take_in(messages)
-    # The rings begin anew for the storm, as with a new capture.
+    # The storm begins with new rings, as a new capture does.
     resolver.restart()
     return resolver
 
 
 def storm_cost(resolver: replay.Resolver, filling: loads.Load, events: int, parents: Any) -> Callable[[], float]:
-    """What measures CPU ns an event of one round of a storm."""
+    """Return a function that measures CPU ns an event in one round of a storm."""
     load = loads.Load(
         loads.storm(events), parents=parents, first_pid=FILL_PID + filling.count,
         begin_boot_ns=filling.end_boot_ns,
@@ -78,7 +78,7 @@ def storm_cost(resolver: replay.Resolver, filling: loads.Load, events: int, pare
 
 
 def reads(table: ProcessTable, size: int) -> dict[str, Callable[[], float]]:
-    """What measures ns a read, by kind of read."""
+    """Return functions that measure CPU ns a pid, by kind of read."""
     rng = np.random.default_rng(1)
     asked = [(rng.integers(0, size, 1000) + FILL_PID).astype(np.uint32) for _ in range(40)]
     batch = itertools.cycle(asked)
@@ -105,8 +105,8 @@ def reads(table: ProcessTable, size: int) -> dict[str, Callable[[], float]]:
 def main(argv: list[str] | None = None) -> int:
     """Measure all sizes; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--entries", type=int, default=1_000_000, help="of the largest table")
-    parser.add_argument("--events", type=int, default=20_000, help="of a round")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the largest table")
+    parser.add_argument("--events", type=int, default=20_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

@@ -2,19 +2,19 @@
 """How do the cost of an event and the cost of a read grow with the number of readers?
 
 Method
-    0 to `--readers` processes resolve pids and walk to ancestors as fast as they can, in the tables into which a storm
-    of forks and exits is replayed meanwhile. The writer has a core for itself, the readers share the others. Each
-    number of readers is measured in pairs with the smallest (none for the event, one for the read), `--rounds` times.
-    The series `tables at rest` is of as many readers of tables that nobody writes, in turn with the others.
+    0 to `--readers` processes resolve pids and walk to ancestors as fast as possible, while a storm of forks and exits
+    is replayed into the same tables. The writer has its own core; the readers share the others. Each number of readers
+    is measured in pairs with the smallest (none for events, one for reads), `--rounds` times. The series `tables at
+    rest` has the same readers on tables that are not written, in turn with the others.
 Command
     python bench/growth_readers.py [--readers N] [--events N] [--rounds N] [--json]
 How to read it
-    CPU ns of the writer for an event, and CPU ns of the readers for a look-up (one in sixteen is a walk too). Readers
-    write nothing that is shared and take no lock, so both should be flat: what they may cost the writer is fetching
-    back cache lines of rows that it changes. Readers beyond the cores take turns on them, and each finds caches that
-    the others had meanwhile: that grows alike where nobody writes; `read over tables at rest` is what is left.
+    CPU ns of the writer for an event, and CPU ns of the readers for a look-up (one in sixteen also walks to the
+    ancestors). Readers write no shared memory and take no lock, so both should be flat. The only cost for the writer is
+    to fetch back the cache lines of rows that it changes. If there are more readers than cores, they take turns and
+    lose their cache contents. This cost is the same for tables at rest, so `read over tables at rest` excludes it.
 What it does not show
-    More readers than cores at the same moment.
+    More simultaneous readers than cores.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ COUNTS = (1, 2, 4, 8, 16)
 def main(argv: list[str] | None = None) -> int:
     """Measure all numbers of readers; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--readers", type=int, default=16, help="the most")
-    parser.add_argument("--events", type=int, default=50_000, help="of a round")
+    parser.add_argument("--readers", type=int, default=16, help="largest number of readers")
+    parser.add_argument("--events", type=int, default=50_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=7)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
@@ -56,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
             common.pin(0)
 
             def measured(count: int, hammers: Hammers = here) -> tuple[float, float]:
-                """(ns an event, ns a read) with `count` readers."""
+                """Return (ns an event, ns a read) with `count` readers."""
                 messages = next(stream)
                 hammers.let(count)
                 reads, cpu_ns = hammers.read()
                 begin = time.process_time_ns()
                 resolver.take_in(messages)
                 event = (time.process_time_ns() - begin) / load.count
-                time.sleep(0.05 if count else 0)  # with few events a reader may not have had its turn yet
+                time.sleep(0.05 if count else 0)  # with few events, give each reader the time to run
                 now_reads, now_cpu_ns = hammers.read()
                 hammers.let(0)
                 return event, (now_cpu_ns - cpu_ns) / max(now_reads - reads, 1)
@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     curves.add(report, "event against readers", "readers", "ns/event", {"fork/exit": event}, {"fork/exit": 1.05})
     curves.add(report, "read against readers", "readers", "ns/read", {"resolve": read, "tables at rest": rest}, {})
     report.rows.append({"readers": counts[-1], "read over tables at rest": statistics.median(over)})
-    what = f"a read of {counts[-1]} readers, over the same of tables at rest"
+    what = f"read with {counts[-1]} readers, relative to tables at rest"
     report.target(what, statistics.median(over), 1.25, "times")
     return common.finish(report, as_json=options.json)
 

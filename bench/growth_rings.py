@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""How does the cost of an event grow with the number of CPUs, each of which has a ring?
+"""How does the cost of an event grow with the number of CPUs (one ring each)?
 
 Method
-    A storm of forks and exits, and a build, are replayed from 1 to `--rings` rings: decode, merge, apply, commit. A
-    message has what all rings hold at one time: `in all` 8,192 events in each, so that with more rings each has fewer;
-    `a ring` 64 events a ring. Each number of rings is measured in pairs with one ring, `--rounds` times.
+    Replay a storm of forks and exits, and a build, from 1 to `--rings` rings: decode, merge, apply, commit. A message
+    has one frame for each ring. With `8,192 in all`, a message has 8,192 events, so each ring has fewer if there are
+    more rings. With `64 a ring`, each ring has 64 events in a message. Each number of rings is measured in pairs with
+    one ring, `--rounds` times.
 Command
     python bench/growth_rings.py [--rings N] [--events N] [--rounds N] [--json]
 How to read it
-    CPU ns of the resolver for an event. `8,192 in all` grows for two reasons: the merge compares more rings with each
-    other (by the logarithm of their number), and a frame has a cost of its own: with 256 rings each has 32 events, in
-    256 places instead of one. `ns/frame` is the difference between the most rings and one, for each frame. `64 a ring`
-    is the same with frames that do not shrink: nearly flat.
+    CPU ns of the resolver for an event. `8,192 in all` grows for two reasons: the merge compares more rings (by the
+    logarithm of their number), and each frame has a fixed cost; with 256 rings a frame has only 32 events. `ns/frame`
+    is the difference between the largest number of rings and one ring, divided by the number of frames. `64 a ring` has
+    frames of constant size and is nearly flat.
 What it does not show
-    Shards, which have their own rings each, and what 256 CPUs make in a second.
+    Several shards with their own rings, and the event rate of 256 CPUs.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ COUNTS = (1, 4, 16, 64, 256)
 
 
 def cost(stack: ExitStack, load: loads.Load, rings: int, round_events: int) -> Callable[[], float]:
-    """What measures CPU ns an event of the load, once more each time."""
+    """Return a function that measures CPU ns an event for one more pass of the load."""
     resolver = stack.enter_context(replay.Resolver(rings))
     resolver.enter()
     stream = load.stream(rings, round_events)
@@ -53,8 +54,8 @@ def cost(stack: ExitStack, load: loads.Load, rings: int, round_events: int) -> C
 def main(argv: list[str] | None = None) -> int:
     """Measure all numbers of rings; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--rings", type=int, default=256, help="the most")
-    parser.add_argument("--events", type=int, default=50_000, help="of a round")
+    parser.add_argument("--rings", type=int, default=256, help="largest number of rings")
+    parser.add_argument("--events", type=int, default=50_000, help="events in a round")
     parser.add_argument("--rounds", type=int, default=5)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

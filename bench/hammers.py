@@ -1,4 +1,4 @@
-"""Processes that read tables as fast as they can, for benches of what readers cost and what they see."""
+"""Processes that read tables as fast as possible, for benches of the cost of readers and the consistency of reads."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def _hammer(directory: str, cores: list[int], number: int, active: Any, reads: Any, cpu_ns: Any) -> None:
-    """Resolve and walk as fast as possible while `number` is below `active`; -1 ends it."""
+    """Resolve and walk as fast as possible while `number` is below `active`; end when `active` is -1."""
     from pipeline.shm.reader.table import ProcessTable
 
     os.sched_setaffinity(0, cores)
-    # Of those that are there throughout, and of those that come and go.
+    # Half of the pids are live throughout, the others come and go.
     passing = range(loads.FIRST_PID, loads.FIRST_PID + loads.PID_RANGE)
     pids = random.Random(number).choices(loads.PARENTS.tgid.tolist(), k=2048)
     pids += random.Random(number).choices(passing, k=2048)
@@ -47,9 +47,9 @@ def _hammer(directory: str, cores: list[int], number: int, active: Any, reads: A
 
 
 class Hammers:
-    """`count` processes that read a table as fast as they can, as many of them as `let` says. A context manager.
+    """A context manager with `count` processes that read a table as fast as possible; `let` activates some of them.
 
-    They are pinned to the cores other than the first, if there are any.
+    The processes are pinned to all cores except the first, if there are several.
     """
 
     def __init__(self, directory: Path, count: int) -> None:
@@ -81,10 +81,10 @@ class Hammers:
             process.kill()
 
     def let(self, active: int) -> None:
-        """Let the first `active` of them read."""
+        """Activate the first `active` processes; the others pause."""
         self._active.value = active
         time.sleep(0.02)
 
     def read(self) -> tuple[int, int]:
-        """Look-ups so far, and the CPU time of the readers, ns."""
+        """Return the look-ups so far, and the CPU time of the readers in ns."""
         return sum(self._reads), sum(self._cpu_ns)

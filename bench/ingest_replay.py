@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""How many events a second does one resolver core take in, from frames to tables?
+"""How many events a second can one resolver core process, from frames to tables?
 
 Method
-    For a fork/exit storm and for a build (one exec in four, paths, arguments and environments as a compiler run has
-    them): messages of `--rings` rings are made beforehand, encoded as shards encode them. Then, for each run: fresh
-    tables on tmpfs, a new merger and applier, and the clock runs over the resolver's own steps: decode, add, advance,
-    take, apply, done, commit. Everything is touched and compiled in a first run, which is not counted. The process is
-    pinned. In the rows `ipc` the messages come through a PUSH and a PULL socket from a second process on another core;
-    in those with subscribers every event is encoded too. `ipc, thrown away` receives the same messages and does nothing
-    with them: its figure is by CPU time of both threads, and no resolver behind ZeroMQ on one core can be above it.
+    Two loads: a storm of forks and exits, and a build (one event in four is an exec; paths, arguments and environments
+    resemble compiler runs). The messages of `--rings` rings are prepared and encoded as by shards. Each run uses new
+    tables on tmpfs, a new merger and a new applier, and measures the resolver's steps: decode, add, advance, take,
+    apply, done, commit. A first run is not counted. The process is pinned. In the rows `ipc`, the messages arrive
+    through a PUSH and a PULL socket from a second process on another core. In the rows with subscribers, every event is
+    also encoded. `ipc, thrown away` receives the same messages and discards them. Its figure is the CPU time of both
+    threads, which is the upper limit for any resolver behind ZeroMQ on one core.
 Command
     python bench/ingest_replay.py [--events N] [--rings N] [--runs N] [--json]
 How to read it
-    `M events/s` is the median of the runs, with the best and the spread; ns/event is split by step. Above the targets
-    the resolver is not what limits any host.
+    `M events/s` is the median of the runs, with the best run and the spread; ns/event is split by step. At the targets
+    the resolver does not limit the event rate of any host.
 What it does not show
-    The kernel, the shards, contention for the cores, and cold caches: messages lie in memory, and the working set is
-    that of a few thousand live processes (growth.py has larger ones).
+    The kernel, the shards, contention for the cores, and cold caches: the messages are in memory, and the working set
+    is a few thousand live processes (growth_entries.py has more).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TARGETS = {"fork/exit": 5.0, "build": 1.0}
 def measure(
     load: loads.Load, messages: loads.Messages, rings: int, *, ipc: bool, encode: bool
 ) -> tuple[float, list[float]]:
-    """One run; returns (events/s, seconds by step)."""
+    """Measure one run; returns (events/s, seconds by step)."""
     allowed = sorted(os.sched_getaffinity(0))
     with replay.Resolver(rings, encode=encode) as resolver:
         resolver.enter()
@@ -49,12 +49,12 @@ def measure(
             finally:
                 os.sched_setaffinity(0, allowed)
         resolver.check()
-        assert resolver.applied == load.count, "every event once"
+        assert resolver.applied == load.count, "an event was lost or applied twice"
         return load.count / seconds, list(resolver.spent.values())
 
 
 def thrown_away(load: loads.Load, messages: loads.Messages) -> float:
-    """Receive the messages and look at none of them; returns events/s of the receiver's CPU time."""
+    """Receive the messages and discard them; returns events a second of the receiver's CPU time."""
     allowed = sorted(os.sched_getaffinity(0))
     with replay.through_ipc(messages, allowed[-1]) as source:
         os.sched_setaffinity(0, {allowed[0]})

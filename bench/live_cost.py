@@ -1,28 +1,27 @@
 #!/usr/bin/env python3
-"""What does the running daemon cost: CPU per event in a storm, CPU when nothing happens, and memory?
+"""How much does the running daemon cost: CPU per event in a storm, CPU when idle, and memory?
 
 Method
-    A crowd of `--sleepers` sleeping processes is made, then a daemon with its defaults is started beside it.
-    Idle: the CPU time of all its processes over `--idle-s` seconds. Storms: a C program forks children that end at once
-    (`fork/exit`), or of which one in five execs (`one exec in 5`); before and after, and once all of it is in the
-    tables, the daemon's CPU time and event counters are read. CPU time is user and system of all threads of supervisor,
-    shard and resolver as the scheduler counts it in ns (/proc/PID/task/*/schedstat); user and system apart are in ticks
-    of 10 ms (/proc/PID/stat). Then the same storm once more with BPF_ENABLE_STATS: what the kernel measured for each of
-    the daemon's BPF programs. PSS is what /proc/PID/smaps_rollup says, shared pages by share.
-    Transport alone: before the daemon is started, two C processes that do nothing but hand 16 KiB over by libzmq every
-    8 ms, as shard and resolver do in a storm (peers/hop.c), during the same storms.
+    Start a crowd of `--sleepers` sleeping processes, then a daemon with default settings.
+    Idle: the CPU time of all its processes over `--idle-s` seconds. Storms: a C program forks children that exit at
+    once (`fork/exit`); in the second storm one in five calls exec before (`one exec in 5`). The daemon's CPU time and
+    event counters are read before the storm and when all its events are in the tables. CPU time is the time of all
+    threads of supervisor, shard and resolver as the scheduler counts it in ns (/proc/PID/task/*/schedstat); the split
+    into user and system time is in ticks of 10 ms (/proc/PID/stat). Another storm with BPF_ENABLE_STATS measures each
+    of the daemon's BPF programs in the kernel. PSS comes from /proc/PID/smaps_rollup.
+    Transport alone: before the daemon starts, two C processes pass 16 KiB through libzmq every 8 ms during the same
+    storms and do nothing else (peers/hop.c); shard and resolver do the same in a storm.
 Command
     python bench/live_cost.py [--forks N] [--runs N] [--idle-s S] [--sleepers N] [--json]     (root)
 How to read it
-    `us/event` is the daemon's CPU time over the events that it applied, those of bystanders included; supervisor, shard
-    and resolver apart beside it. `transport alone` is what any daemon pays for an event whose reader and resolver are
-    two processes with ZeroMQ between them, before it has looked at one. `bpf us/event` is time that the BPF programs
-    take inside the forking processes: it is not in the first figure, it is what the storm itself pays. Idle is in
-    percent of one core, with the events a second that the host made meanwhile; `sleeper` is what five wake-ups a second
-    cost a Python process that does nothing.
+    `us/event` is the daemon's CPU time divided by the events that it applied, including events of other processes; the
+    next columns split it by process. `transport alone` is the minimum cost of an event for any daemon with two
+    processes and ZeroMQ between them. `bpf us/event` is the time of the BPF programs inside the forking processes. It
+    is not part of the first figure; the storm pays it. Idle is in percent of one core, with the events a second of the
+    host in that time. `sleeper` is the cost of five wake-ups a second in an otherwise idle Python process.
 What it does not show
-    Subscribers (bench/publish.py) and readers. The statistics of BPF cost a few ten ns a run, so the figures of the BPF
-    programs are a little high; the storms before are measured without.
+    Subscribers (bench/publish.py) and readers. The BPF statistics cost some tens of ns a run, so the figures of the BPF
+    programs are slightly too high; the storms are measured without the statistics.
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from typing import Any
 import common
 import live
 
-#: Name, and how many in five of the children exec.
+#: Name, and how many of five children call exec.
 STORMS = (("fork/exit", 0), ("one exec in 5", 1))
-#: Of shards in a storm: how often they look, and about what they send then.
+#: Typical interval and size of a shard's messages in a storm.
 INTERVAL_MS = 8
 MESSAGE_BYTES = 16 << 10
 
@@ -49,13 +48,13 @@ SMALL = {"forks": 500, "runs": 1, "idle_s": 0.5, "sleepers": 20}
 
 
 def storm_of(program: Path, forks: int, fifths: int) -> live.Storm:
-    """A storm of `forks` children, of which so many in five exec."""
+    """Return a storm of `forks` children, of which `fifths` in five call exec."""
     execs = fifths * forks // 5
     return live.Storm(program, forks - execs, execs)
 
 
 def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """CPU of the daemon per event, for two kinds of storm."""
+    """Measure the daemon's CPU time per event, for two kinds of storm."""
     with daemon.attach() as table:
         for case, fifths in STORMS:
             storm = storm_of(program, options.forks, fifths)
@@ -70,7 +69,7 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
                 used = live.usage(daemon.directory).since(before)
                 events = sum(live.event_counts(stats).values()) - sum(counts.values())
                 if run == 0:
-                    continue  # pages of the tables were touched for the first time
+                    continue  # warm-up: the first run touches new pages of the tables
                 user, system = user + used.user_s, system + used.system_s
                 runs.append({
                     "us": used.total_ns / events / 1000, "rate": events / took, "events": events,
@@ -94,7 +93,7 @@ def storm_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, 
 
 
 def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """Run time of the daemon's BPF programs, by the kernel's own statistics."""
+    """Measure the run time of the daemon's BPF programs with the kernel's statistics."""
     from pipeline.bpf.loader import enable_stats
 
     with daemon.attach() as table:
@@ -123,7 +122,7 @@ def bpf_rows(daemon: live.Daemon, program: Path, options: argparse.Namespace, re
 
 
 def transport_rows(program: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """CPU of a message that is handed over every 8 ms, and nothing else, in the same storms."""
+    """Measure the CPU time of passing a message every 8 ms, in the same storms."""
     for case, fifths in STORMS:
         storm = storm_of(program, options.forks, fifths)
         each: list[float] = []
@@ -147,7 +146,7 @@ TARGETS_US = {"pl_on_fork": 1.5, "pl_on_exit": 1.5, "pl_on_exec": 8.0}
 
 
 def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
-    """(name, run ns, runs, recursion misses) of the BPF programs that a process holds, by program id."""
+    """Return (name, run ns, runs, recursion misses) of the BPF programs that a process holds, by program id."""
     import ctypes
     import struct
 
@@ -160,7 +159,7 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
             continue
         identity = int(lines["prog_id"])
         attributes = ctypes.create_string_buffer(struct.pack("=III", identity, 0, 0), 12)
-        fd = syscall.bpf(13, attributes)  # BPF_PROG_GET_FD_BY_ID: its name is only in the object info
+        fd = syscall.bpf(13, attributes)  # BPF_PROG_GET_FD_BY_ID, because only the object info has the name
         name = syscall.info(fd, 232)[64:80].split(b"\0")[0].decode()
         os.close(fd)
         found[identity] = (
@@ -170,7 +169,7 @@ def program_runs(pid: int) -> dict[int, tuple[str, int, int, int]]:
 
 
 def sleeper_percent(seconds: float) -> float:
-    """CPU of a Python process that wakes up as often as a resolver gives signs of life, and does nothing."""
+    """Return the CPU percentage of a Python process that only wakes up, as often as an idle resolver."""
     code = "import select; sleep = select.epoll().poll\nwhile True: sleep(0.2)"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
         try:
@@ -183,7 +182,7 @@ def sleeper_percent(seconds: float) -> float:
 
 
 def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
-    """CPU of the daemon while the benches do nothing."""
+    """Measure the daemon's CPU time while the bench is idle."""
     with daemon.attach() as table:
         stats, before, begin = live.caught_up(table), live.usage(daemon.directory), time.perf_counter()
         time.sleep(options.idle_s)
@@ -197,11 +196,11 @@ def idle_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Re
     report.rows.append({"case": "sleeper", "% of a core": sleeper_percent(options.idle_s)})
     report.target("idle", percent, 0.3, "% of a core")
     if events / took > 5:
-        report.notes.append(f"the host was not idle: bystanders made {events / took:.0f} events a second")
+        report.notes.append(f"the host was not idle: other processes made {events / took:.0f} events a second")
 
 
 def memory_row(daemon: live.Daemon, options: argparse.Namespace, report: common.Report) -> None:
-    """PSS of all processes of the daemon."""
+    """Measure the PSS of all processes of the daemon."""
     from pipeline.host import processes
 
     pss = {each["role"]: each["pss_bytes"] / 1e6 for each in processes.measure(daemon.directory)}
@@ -212,7 +211,7 @@ def memory_row(daemon: live.Daemon, options: argparse.Namespace, report: common.
 def main(argv: list[str] | None = None) -> int:
     """Run all cases; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--forks", type=int, default=10_000, help="children that a storm makes")
+    parser.add_argument("--forks", type=int, default=10_000, help="children of a storm")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--idle-s", type=float, default=5.0)
     parser.add_argument("--sleepers", type=int, default=1000)

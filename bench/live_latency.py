@@ -1,30 +1,29 @@
 #!/usr/bin/env python3
-"""How long after it happened does an event show in the table, and when does a subscriber have it?
+"""How long does an event take to appear in the table, and to reach a subscriber?
 
 Method
-    Table: a small C program (peers/watcher.c) has children forked one at a time, at random moments (exponential, mean
-    `--gap-ms`, fixed seed), and reads the table until it shows the child; then it kills the child, at a random moment
-    as well, and the same is done for its exit. The latency is the boot clock at the first look that shows it minus the
-    kernel's time of the event, which the entry has. It looks every 5 us, without a sleep in between, on a CPU other
-    than that of the daemon's workers, and when that CPU has nothing else to do, so that no look stops who is looked at;
-    in a storm every `--poll-us`, as a program of ordinary priority. Storm: a C program forks as fast as it can, 8 at a
-    time, for the whole run.
-    Subscriber: a `Subscriber` on fork and exit takes the clock when an event comes out of it; idle the events of the
-    same children, in a storm all of the storm's.
+    Table: a small C program (peers/watcher.c) forks children one at a time, at random moments (exponential, mean
+    `--gap-ms`, fixed seed), and reads the table until it shows the child. Then it kills the child, also at a random
+    moment, and waits for its exit in the same way. The latency is the boot clock at the first read that shows the event
+    minus the kernel's time of the event, which is in the entry. On an idle host the program reads every 5 us without
+    sleeping, at idle priority on a CPU without workers of the daemon, so that it does not disturb them. In a storm it
+    reads every `--poll-us` at normal priority. Storm: a C program forks as fast as possible, 8 children at a time.
+    Subscriber: a `Subscriber` on fork and exit reads the clock when it returns an event; on an idle host for the events
+    of the same children, in a storm for all events of the storm.
 Command
     python bench/live_latency.py [--samples N] [--gap-ms MS] [--poll-us US] [--json]     (root)
 How to read it
-    Microseconds; p50, p99 and maximum of `n` events. An event is due when the kernel's tracepoint runs, so nothing is
-    left out that waits in a ring, a frame or the merge. What the machine itself takes for such a way stands beside it.
-    `chain of 4`: four sleeping C processes hand a number on by pipes (peers/relay.c), as an event on an idle host
-    passes the shard, the two I/O threads of ZeroMQ and the resolver, which all sleep. `hop through libzmq`: a message
-    between two C processes which do nothing else (peers/hop.c). `on one CPU`: all of them bound to it, as the daemon's
-    workers are on an idle host. `poked from another CPU`: a process on another CPU wakes the one that sends, as an
-    event does. The last is the floor of what is measured, whatever is done on either side of ZeroMQ.
+    Microseconds; p50, p99 and maximum of `n` events. The time begins when the kernel's tracepoint runs, so it includes
+    the waiting in a ring, in a frame and in the merge. The other rows show what the machine itself needs. `chain of 4`:
+    four sleeping C processes pass a number on through pipes (peers/relay.c); on an idle host an event passes the shard,
+    two I/O threads of ZeroMQ and the resolver, which all sleep. `hop through libzmq`: a message between two C processes
+    that do nothing else (peers/hop.c). `on one CPU`: all processes are bound to one CPU, as the daemon's workers are on
+    an idle host. `poked from another CPU`: a process on another CPU wakes the sender, as an event does. This last row
+    is the minimum for any daemon that uses ZeroMQ.
 What it does not show
-    The time from the system call to the tracepoint. In a storm on as many cores as it has children to run, the reader
-    itself waits for its turn, and that is in the figures: `late turn` says by how much its timer was late meanwhile.
-    A reader in Python that sleeps between its looks takes some 100 us longer to see what is there.
+    The time from the system call to the tracepoint. If the storm occupies all cores, the reader also waits for a core,
+    and the figures include that; `late turn` is the delay of its timer. A Python reader that sleeps between reads needs
+    about 100 us more.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ import live
 
 from pipeline.host import processes
 
-#: Sleepers between the kernel's event and the table: shard, its I/O thread, the resolver's, the resolver.
+#: Sleeping threads between the event and the table: the shard, its I/O thread, the resolver's I/O thread, the resolver.
 CHAIN = 4
 IDLE_POLL_US = 5.0
-#: About what a shard sends of one event.
+#: Approximate size of a shard's message with one event.
 MESSAGE_BYTES = 512
 
 SMALL = {"samples": 15, "gap_ms": 10.0, "storm_forks": 2000}
@@ -58,12 +57,15 @@ Times = dict[str, list[float]]
 
 
 def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, seed: int, is_idle: bool) -> Times:
-    """Watch `samples` children come and end; microseconds of their forks and exits, and by how much looks were late.
+    """Measure the latencies of the forks and exits of children, and the delays of the reader's timer, in microseconds.
 
     Args:
-        daemon, samples: whose tables, and how many children.
-        gap_ms, poll_us, seed: see peers/watcher.c.
-        is_idle: look where and when nobody is disturbed by it.
+        daemon: the daemon whose tables are read.
+        samples: number of children.
+        gap_ms: see peers/watcher.c.
+        poll_us: see peers/watcher.c.
+        seed: see peers/watcher.c.
+        is_idle: read at idle priority on a CPU without workers of the daemon.
     """
     arguments = [str(live.peer("watcher")), str(daemon.directory), str(samples), str(gap_ms), str(poll_us), str(seed)]
     if is_idle:
@@ -77,7 +79,7 @@ def watch(daemon: live.Daemon, samples: int, gap_ms: float, poll_us: float, *, s
 
 
 def elsewhere(daemon: live.Daemon) -> set[int]:
-    """The CPUs to which no worker of the daemon is bound, or all if there is none."""
+    """Return the CPUs to which no worker of the daemon is bound; if there are none, all CPUs."""
     cpus = os.sched_getaffinity(0)
     workers = [os.sched_getaffinity(p["pid"]) for p in processes.measure(daemon.directory) if p["role"] != "supervisor"]
     bound = set().union(*(worker for worker in workers if worker < cpus))
@@ -85,17 +87,17 @@ def elsewhere(daemon: live.Daemon) -> set[int]:
 
 
 def on_cpus(cpus: set[int]) -> tuple[str, ...]:
-    """What runs the command behind it on these CPUs only."""
+    """Return the prefix that runs a command on these CPUs only."""
     return ("taskset", "-c", ",".join(map(str, sorted(cpus))))
 
 
-#: A CPU for what is measured on one only, and the one from which it is poked; the same where there is but one.
+#: The CPU for measurements on one CPU, and the CPU that pokes it; they are equal if the machine has only one CPU.
 ONE_CPU, OTHER_CPU = max(os.sched_getaffinity(0)), min(os.sched_getaffinity(0))
 ON_ONE_CPU = on_cpus({ONE_CPU})
 
 
 def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
-    """How long a chain of sleeping processes takes to hand a number on, in microseconds."""
+    """Return how long a chain of sleeping processes needs to pass a number on, in microseconds."""
     done = subprocess.run(
         [*where, str(live.peer("relay")), str(hops), str(samples), str(gap_ms), "1"],
         check=True, capture_output=True, text=True,
@@ -104,18 +106,21 @@ def relay(samples: int, gap_ms: float, hops: int, *where: str) -> list[float]:
 
 
 def hop(samples: int, gap_ms: float, *where: str, poked_from: int | None = None) -> list[float]:
-    """How long libzmq takes from one process that slept to another, in microseconds; from a poke, if a CPU is given."""
+    """Return the latency of libzmq between two sleeping processes, in microseconds.
+
+    If `poked_from` is given, a process on that CPU wakes the sender, and the time begins there.
+    """
     arguments = [*where, str(live.peer("hop")), live.libzmq(), str(int(gap_ms)), str(MESSAGE_BYTES), str(samples)]
     if poked_from is not None:
         arguments.append(str(poked_from))
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None  # its input stays open: that would end it
+        assert process.stdout is not None  # stdin must stay open, because the program ends with it
         lines = process.stdout.read().splitlines()
     return [float(line) for line in lines[1:]]
 
 
 def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
-    """Subscribe, and note the latency in microseconds of each event of processes named `comm`, until told to stop."""
+    """Subscribe, and record the latency of each event of processes named `comm`, until a message on `results`."""
     from pipeline import Subscriber
 
     found: dict[str, list[float]] = {"fork": [], "exit": []}
@@ -138,7 +143,7 @@ def listen(directory: Path, comm: str, boot_unix_ns: int, results: Any) -> None:
 
 @contextmanager
 def listening(daemon: live.Daemon, comm: str, boot_unix_ns: int) -> Iterator[dict[str, Any]]:
-    """A subscriber in a process of its own; its findings are in what this yields, after the end."""
+    """Run a subscriber in its own process; the yielded dict contains its latencies after the block."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
     process = context.Process(target=listen, args=(daemon.directory, comm, boot_unix_ns, there))
@@ -158,7 +163,7 @@ def listening(daemon: live.Daemon, comm: str, boot_unix_ns: int) -> Iterator[dic
 
 @contextmanager
 def storming(program: Path, forks: int) -> Iterator[None]:
-    """A fork storm, again and again, for as long as the block lasts."""
+    """Repeat a fork storm during the block."""
     script = 'while :; do "$@" > /dev/null; done'
     arguments = live.Storm(program, forks, 0).arguments
     process = subprocess.Popen(["sh", "-c", script, "storm", *arguments], start_new_session=True)
@@ -171,7 +176,7 @@ def storming(program: Path, forks: int) -> Iterator[None]:
 
 
 def measure(daemon: live.Daemon, program: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """All cases."""
+    """Measure all cases and add them to the report."""
     with daemon.attach() as table:
         offset = table.boot_unix_ns
 
@@ -220,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--gap-ms", type=float, default=50.0, help="mean time between two children")
-    parser.add_argument("--poll-us", type=float, default=100.0, help="how often it looks in a storm")
+    parser.add_argument("--poll-us", type=float, default=100.0, help="interval of reads in a storm")
     parser.add_argument("--storm-forks", type=int, default=20_000)
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)

@@ -1,27 +1,26 @@
 #!/usr/bin/env python3
-"""What does a look-up cost, beside what else a user would take: psutil, a Go map under a mutex, libsinsp's table?
+"""How much does a look-up cost, compared with psutil, a Go map with a mutex, and libsinsp's table?
 
 Method
-    Python: on a live daemon, with `--sleepers` processes of a crowd. One call after another from one thread, pids in
-    turn: `resolve`; `resolve` and then pid, ppid, comm, path, argv, uid, gid and start time read; the same fields from
-    a new psutil.Process; `ancestors` and psutil's `parents()`.
-    Bulk: on tables of each of `--entries` entries in chains of `--depth`, pids at random (fixed seed): `resolve_many`
-    in calls of 1,000 pids and `ancestors_many`; a Go program and a C++ program (peers/gomap, peers/sinsp) with as many
-    entries in the same chains, look-ups one after another in process. Both are built here if their compilers and
-    libraries are there (Debian: golang-go; libfalcosecurity0-dev), and named as missing if not.
-    All pinned to one core; a first round is not counted; `--runs` rounds.
+    Python: a live daemon and a crowd of `--sleepers` processes. One thread calls, for each pid in turn: `resolve`;
+    `resolve` followed by reading pid, ppid, comm, path, argv, uid, gid and start time; the same fields of a new
+    psutil.Process; `ancestors`; psutil's `parents()`.
+    Bulk: tables with each number of `--entries`, in chains of `--depth`, and random pids (fixed seed): `resolve_many`
+    in calls of 1,000 pids, and `ancestors_many`. A Go program and a C++ program (peers/gomap, peers/sinsp) with the
+    same number of entries in the same chains do single look-ups in process. They are built if their compilers and
+    libraries are installed (Debian: golang-go; libfalcosecurity0-dev); otherwise the report says that they are missing.
+    Everything is pinned to one core; a first round is not counted; `--runs` rounds.
 Command
     python bench/live_lookup.py [--sleepers N] [--entries N,N,…] [--runs N] [--json]     (root)
 How to read it
-    ns a call, a pid or a hop: median, best and spread of the rounds. A Python call is compared with a Python call, and
-    bulk with bulk. What Procline copies is checked against the writer and comes from another process; the peers' tables
-    are in the process that asks, libsinsp's without a lock.
-    A reader keeps the names, paths and arguments of the rows that it read last (2,048 places), each for as long as the
-    row does not change: those of the crowd are found there, as those of a host of that size are. With `--sleepers 5000`
-    hardly any are.
+    ns a call, a pid or a hop: median, best and spread of the rounds. Python calls are compared with Python calls, and
+    bulk with bulk. Procline's tables belong to another process, and each copy is checked against the writer. The peers'
+    tables are in the calling process; libsinsp's has no lock.
+    A reader caches the names, paths and arguments of the last rows (2,048 places) until a row changes. Those of the
+    crowd are in this cache, as on a host of that size. With `--sleepers 5000` few of them are.
 What it does not show
-    psutil's cache of Process objects that are kept; a Go or C++ program that has to be asked by another process, which
-    is what it takes to use them from outside. With few entries everything lies in the first-level cache.
+    psutil's cache of Process objects that are kept, and the cost of asking a Go or C++ program from another process.
+    With few entries all data is in the first-level cache.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def add(report: common.Report, case: str, what: str, unit: str, runs: list[float
 
 
 def python_calls(options: argparse.Namespace, report: common.Report) -> None:
-    """Python calls against psutil's, on the live host."""
+    """Compare Python calls with psutil on the live host."""
     with live.crowd(options.sleepers) as pids, live.Daemon() as daemon, daemon.attach() as table:
         time.sleep(0.5)
         common.pin(0)
@@ -87,7 +86,7 @@ def python_calls(options: argparse.Namespace, report: common.Report) -> None:
         try:
             import psutil
         except ImportError:
-            report.notes.append("psutil is missing: not compared")
+            report.notes.append("psutil is not installed: no comparison")
             return
 
         def theirs(pid: int) -> dict[str, Any]:
@@ -99,13 +98,13 @@ def python_calls(options: argparse.Namespace, report: common.Report) -> None:
         parents = add(
             report, "psutil", f"parents(), {count} of them", "call", timed(lambda pid: psutil.Process(pid).parents())
         )
-        report.target("psutil over Procline, the same fields", peer / fields, 300, "times", is_upper_bound=False)
+        report.target("psutil relative to Procline, same fields", peer / fields, 300, "times", is_upper_bound=False)
         ratio = parents / count / (chain / hops)
-        report.target("psutil over Procline, an ancestor", ratio, 200, "times", is_upper_bound=False)
+        report.target("psutil relative to Procline, an ancestor", ratio, 200, "times", is_upper_bound=False)
 
 
 def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Namespace, report: common.Report) -> None:
-    """Bulk look-ups in tables of one size."""
+    """Measure bulk look-ups in tables of one size."""
     directory = root / f"tables-{entries}"
     with (
         write_tables(directory, entries, options.depth),
@@ -138,14 +137,14 @@ def bulk(root: Path, entries: int, peers: dict[str, Path], options: argparse.Nam
 
 
 def build_peers(place: Path, report: common.Report) -> dict[str, Path]:
-    """Build what can be built; a peer that cannot is named in the report's notes."""
+    """Build the peers; if one cannot be built, the notes of the report say why."""
     peers = live.HERE / "peers"
     built = {}
     go = shutil.which("go")
     if go is None:
-        report.notes.append("the Go map is missing: no `go` here (Debian: golang-go)")
+        report.notes.append("the Go map is missing: install Go (Debian: golang-go)")
     else:
-        # Nothing is downloaded: the program uses the standard library alone.
+        # Nothing is downloaded, because the program uses only the standard library.
         environment = os.environ | {"GOCACHE": str(live.cache("go")), "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"}
         build = [go, "build", "-o", str(place / "gomap"), "."]
         if (error := _build(build, cwd=peers / "gomap", env=environment)) is None:
@@ -153,13 +152,13 @@ def build_peers(place: Path, report: common.Report) -> dict[str, Path]:
         else:
             report.notes.append(f"the Go map is missing: {error}")
     if not Path("/usr/include/falcosecurity/libsinsp/sinsp.h").exists():
-        report.notes.append("libsinsp is missing: no headers here (Debian: libfalcosecurity0-dev)")
+        report.notes.append("libsinsp is missing: install its headers (Debian: libfalcosecurity0-dev)")
         return built
     if shutil.which("pkg-config") is None or shutil.which("g++") is None:
-        report.notes.append("libsinsp is missing: no compiler here (Debian: g++, pkg-config, uthash-dev)")
+        report.notes.append("libsinsp is missing: install a compiler (Debian: g++, pkg-config, uthash-dev)")
         return built
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "libsinsp"], capture_output=True, text=True)
-    # Debian's pkg-config file names a directory of headers that is not there.
+    # Debian's pkg-config file names a directory of headers that does not exist.
     compiler = ["g++", "-std=c++17", "-O2", "-o", str(place / "sinsp"), "main.cpp", "-I/usr/include/falcosecurity"]
     if (error := _build([*compiler, *flags.stdout.split()], cwd=peers / "sinsp", env=dict(os.environ))) is None:
         built["libsinsp"] = place / "sinsp"
@@ -169,7 +168,7 @@ def build_peers(place: Path, report: common.Report) -> dict[str, Path]:
 
 
 def _build(command: list[str], *, cwd: Path, env: dict[str, str]) -> str | None:
-    """Run a compiler; returns the last line of what it said if it failed."""
+    """Run a compiler; returns the last line of its errors if it failed, otherwise None."""
     try:
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
     except OSError as error:
@@ -184,7 +183,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--entries", default="100,65000", help="table sizes of the bulk cases, comma-separated")
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--least-s", type=float, default=0.05, help="length of a round of Python calls")
+    parser.add_argument("--least-s", type=float, default=0.05, help="minimum length of a round of Python calls")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     allowed = os.sched_getaffinity(0)

@@ -1,24 +1,23 @@
 #!/usr/bin/env python3
-"""What does watching the same storm cost with Procline, and what with the tools that a host has for it?
+"""How much does watching the same storm cost with Procline and with other tools?
 
 Method
-    The same storm (a C program: children that end at once, one in five execs first) is watched by Procline, by
-    `forkstat` (netlink proc connector, reads /proc for each event) and by `execsnoop` of libbpf-tools (eBPF, execs
-    alone), one after another, `--runs` times round. Each tool writes to a file on tmpfs. Its CPU time (user and system,
-    as the scheduler counts it in ns) is read before and after, and its lines are counted and compared with what the
-    storm made; forkstat's are found by the program's name. A tool that is not installed or does not start here
-    is named, not replaced.
+    Procline, `forkstat` (netlink proc connector; reads /proc for each event) and `execsnoop` of libbpf-tools (eBPF;
+    execs only) watch the same storm one after another, `--runs` times. The storm is a C program whose children exit at
+    once; one in five calls exec before. Each tool writes to a file on tmpfs. Its CPU time (as the scheduler counts it
+    in ns) is read before and after the storm. Its lines are counted and compared with the events of the storm; lines of
+    forkstat are recognised by the program's name. If a tool is not installed or does not start, the report says so.
 Command
     python bench/live_peers.py [--forks N] [--runs N] [--json]     (root; Debian: forkstat, libbpf-tools)
 How to read it
-    `us/event` is the tool's CPU time over the events that it reported, `lost %` the part of the storm's events that it
-    did not, `unnamed %` the part of those reported whose process had gone before the tool could name it. `storm` is the
-    storm's wall time over that of the same storm with nobody watching (median over median).
-    Procline keeps a table and the lineage of all processes meanwhile, and prints nothing; the others print and keep
-    nothing (forkstat: names and times of those that live).
+    `us/event` is the tool's CPU time divided by the events that it reported. `lost %` is the part of the storm's events
+    that it did not report. `unnamed %` is the part of the reported events without a name, because the process had
+    exited before the tool read it. `storm` is the storm's wall time relative to the same storm without a watcher
+    (median over median). Procline maintains a table with the lineage of all processes and prints nothing. The other
+    tools print, and keep no state (forkstat: names and times of live processes).
 What it does not show
-    Which events are lost when the machine is more loaded, or what the tools cost in the kernel: the BPF programs of
-    Procline and execsnoop, and the connector's messages, run inside the storm and show in `storm` only.
+    Losses on a more loaded machine, and the tools' cost in the kernel: the BPF programs of Procline and execsnoop and
+    the connector's messages run inside the storm and appear only in `storm`.
 """
 
 from __future__ import annotations
@@ -39,16 +38,16 @@ import live
 
 SMALL = {"forks": 400, "runs": 1}
 KINDS = ("fork", "exec", "exit")
-#: A tool has read all when it takes less than this in 0.2 s, what bystanders cost it included; or after so long.
+#: A tool has read all events when it uses less CPU time than this in 0.2 s, or at the latest after _SETTLE_S.
 _QUIET_NS = 2_000_000
 _SETTLE_S = 5.0
-#: From a tool's output: events of the storm, and how many of them have no name.
+#: Counts in a tool's output the events of the storm, and those without a name.
 Counter = Callable[[str], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One storm under watch: wall seconds of the storm, CPU of the watcher in ns, events reported, those unnamed."""
+    """One watched storm: its wall seconds, the watcher's CPU ns, the reported events, and those without a name."""
 
     seconds: float
     cpu_ns: int
@@ -57,12 +56,12 @@ class Run:
 
 
 def watched_by_nobody(storm: live.Storm) -> Run:
-    """The storm alone."""
+    """Run the storm without a watcher."""
     return Run(storm.run()[0], 0, 0, 0)
 
 
 def watched_by_procline(storm: live.Storm, daemon: live.Daemon) -> Run:
-    """The storm beside a running daemon."""
+    """Run the storm while a daemon is running."""
     with daemon.attach() as table:
         counts = live.event_counts(live.caught_up(table))
         before = live.usage(daemon.directory)
@@ -74,7 +73,7 @@ def watched_by_procline(storm: live.Storm, daemon: live.Daemon) -> Run:
 
 
 def watched_by(command: list[str], settle_s: float, storm: live.Storm, place: Path, count: Counter) -> Run:
-    """The storm beside a tool that writes lines; `count` finds the storm's events in them."""
+    """Run the storm while a tool writes lines; `count` counts the storm's events in them."""
     path = place / "out"
     with path.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, cwd=place)
@@ -83,11 +82,11 @@ def watched_by(command: list[str], settle_s: float, storm: live.Storm, place: Pa
             if process.poll() is not None:
                 assert process.stderr is not None
                 said = process.stderr.read().decode(errors="replace").strip().splitlines()
-                raise OSError(said[-1] if said else f"it ended with {process.returncode}")
+                raise OSError(said[-1] if said else f"it exited with {process.returncode}")
             before = live.cpu_ns(process.pid)
             seconds, _ = storm.run()
             used, deadline = 0, time.monotonic() + _SETTLE_S
-            while time.monotonic() < deadline:  # what it has not read yet is still to pay
+            while time.monotonic() < deadline:  # wait until the tool has read all events
                 time.sleep(0.2)
                 before_look, used = used, live.cpu_ns(process.pid) - before
                 if used - before_look < _QUIET_NS:
@@ -99,9 +98,9 @@ def watched_by(command: list[str], settle_s: float, storm: live.Storm, place: Pa
 
 
 def forkstat_events(text: str) -> tuple[int, int]:
-    """Events of the storm, and how many of them have no name: "TIME fork PID child … workload", "TIME exec PID …".
+    """Count the storm's events, and those without a name: "TIME fork PID child … workload", "TIME exec PID …".
 
-    A process that has gone before forkstat looked into /proc is <unknown>; those of bystanders cannot be told apart.
+    A process that exited before forkstat read /proc is <unknown>. Such events of other processes are counted too.
     """
     found = unnamed = 0
     for line in text.splitlines():
@@ -113,11 +112,11 @@ def forkstat_events(text: str) -> tuple[int, int]:
 
 
 def execsnoop_events(text: str) -> tuple[int, int]:
-    """Events of the storm; execsnoop sees execs only, and the kernel gives it the name."""
+    """Count the storm's execs; execsnoop always knows the name, which comes from the kernel."""
     return sum(line.startswith("workload") for line in text.splitlines()), 0
 
 
-#: name: (programs, arguments, seconds that it needs to start, counter, which events it can see)
+#: name: (programs, arguments, seconds to start, counter, kinds of events that it reports)
 TOOLS: dict[str, tuple[tuple[str, ...], list[str], float, Counter, tuple[str, ...]]] = {
     "forkstat": (("forkstat",), ["-e", "fork,exec,exit", "-l"], 0.5, forkstat_events, KINDS),
     "execsnoop": (("execsnoop-libbpf", "execsnoop"), [], 1.5, execsnoop_events, ("exec",)),
@@ -128,7 +127,7 @@ PACKAGES = {"forkstat": "forkstat", "execsnoop": "libbpf-tools"}
 
 
 def find_tool(name: str) -> str | None:
-    """Path of a tool, also where a user's PATH does not look."""
+    """Return the path of a tool, also outside the user's PATH."""
     for program in TOOLS[name][0]:
         if path := shutil.which(program, path="/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin"):
             return path
@@ -145,7 +144,7 @@ def measure(program: Path, place: Path, options: argparse.Namespace, report: com
         runs["nobody"].append(watched_by_nobody(storm))
         with live.Daemon() as daemon:
             time.sleep(0.5)
-            watched_by_procline(storm, daemon)  # touches pages for the first time
+            watched_by_procline(storm, daemon)  # warm-up: touches new pages
             runs["Procline"].append(watched_by_procline(storm, daemon))
         for name, (_, arguments, settle_s, count, _) in TOOLS.items():
             path = find_tool(name)
@@ -155,9 +154,9 @@ def measure(program: Path, place: Path, options: argparse.Namespace, report: com
             try:
                 found = watched_by([path, *arguments], settle_s, storm, place, count)
             except OSError as error:
-                missing[name] = f"does not run here: {error}"
+                missing[name] = f"did not start: {error}"
                 if not Path("/sys/kernel/tracing/events").exists():
-                    missing[name] += " (no tracefs here: mount -t tracefs none /sys/kernel/tracing)"
+                    missing[name] += " (tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing)"
                 continue
             runs.setdefault(name, []).append(found)
     alone = statistics.median(run.seconds for run in runs["nobody"])

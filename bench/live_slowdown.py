@@ -1,25 +1,26 @@
 #!/usr/bin/env python3
-"""How much slower is a fork storm because Procline watches it?
+"""How much does Procline slow down a fork storm?
 
 Method
-    The same storm (a C program, children that end at once, 8 at a time) with a daemon of default settings that records,
-    and beside the same daemon while its programs are told not to record (`flags` of `pl_settings`), when all of its
-    processes sleep: storms A (recording) and B (not) in the order A B B A A B B A ..., half a second each, so that a
-    drift of the machine falls on both. Starting and ending a daemon between A and B takes seconds, in which a shared
-    machine changes by more than what is looked for. A pair is an A and the B beside it; the figure is the median of the
-    pairs' ratios, with their quartiles. As a measure of the noise the same is done with neighbours of one kind.
-    What the programs cost while they are told not to record is measured by the kernel (BPF_ENABLE_STATS), in a storm of
-    its own, and added: `attached` is that time for a fork and its exit over the time that the storm takes for them.
+    Run the same storm (a C program with 8 children at a time that exit at once) with a daemon with default settings
+    that records (A), and with the same daemon while its BPF programs do not record (B; `flags` of `pl_settings`) and
+    its processes sleep. The order is A B B A A B B A ..., half a second each, so that a drift of the machine affects
+    both. (Restarting the daemon between A and B would take seconds, and a shared machine changes in that time by more
+    than the effect to be measured.) A pair is an A and the B next to it. The figure is the median of the pairs' ratios,
+    with their quartiles. Ratios of neighbours of the same kind show the noise.
+    The kernel measures the cost of the programs that do not record (BPF_ENABLE_STATS) in a separate storm. This cost is
+    added: `attached` is this time for a fork and its exit, relative to the storm's time for them.
 Command
     python bench/live_slowdown.py [--forks N] [--pairs N] [--width N] [--json]     (root)
 How to read it
-    `slowdown` is ratio - 1. `wall` is what the storm's owner waits for: BPF programs, and the daemon's share of the
-    cores. `CPU` is user and system time of the storm itself, so only what happens inside its system calls; it is the
-    steadier of the two on a machine with other work. Where the middle of the pairs' ratios is not known to half the
-    target (by the distance of their quartiles and their number), no verdict is given.
+    `slowdown` is ratio - 1. `wall` is the storm's wall time; it includes the BPF programs and the daemon's use of the
+    cores. `CPU` is the storm's user and system time; it includes only the BPF programs, and is steadier on a loaded
+    machine. If the error of the median (from the quartiles and the number of pairs) exceeds half the target, the report
+    gives no verdict.
 What it does not show
-    Storms narrower than the machine (then the daemon runs on another core and only `CPU` remains), execs (they cost the
-    storm so much more that the daemon's part is smaller), other hosts: a fork here is that of a small C program.
+    Storms with fewer processes than cores (the daemon then runs on another core, and only `CPU` is affected), execs
+    (the storm pays much more for them, so the daemon's part is smaller), and larger processes: here a small C program
+    forks.
 """
 
 from __future__ import annotations
@@ -43,21 +44,21 @@ SMALL = {"forks": 300, "pairs": 2}
 
 
 class Recording:
-    """Whether a daemon's programs record."""
+    """Switches the recording of a daemon's BPF programs."""
 
     def __init__(self, daemon: live.Daemon, table: Any) -> None:
         from pipeline.bpf import words
 
         self._table = table
-        fd = daemon.map_fd(value_size=words.SETTINGS_BYTES, max_entries=1)
+        fd = daemon.map_fd(value_size=words.SETTINGS_LAYOUT.size, max_entries=1)
         self._words = words.settings_words(fd)
         os.close(fd)
         self._at, self._on = words.FLAGS, words.CAPTURE_ON
-        assert self._words[self._at] & self._on, "this is not the map of the settings"
+        assert self._words[self._at] & self._on, "the map is not pl_settings, or the capture is off"
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Not recording, and done with what was recorded."""
+        """Wait until all recorded events are applied, and record nothing during the block."""
         live.caught_up(self._table)
         self._words[self._at] &= ~self._on
         try:
@@ -67,7 +68,7 @@ class Recording:
 
 
 def attached_share(daemon: live.Daemon, recording: Recording, storm: live.Storm) -> float:
-    """Run time of all programs while they do not record, over the CPU time of the storm."""
+    """Return the run time of all programs while they do not record, relative to the CPU time of the storm."""
     from pipeline.bpf.loader import enable_stats
 
     assert daemon.process is not None
@@ -86,7 +87,7 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
     """Run the storms and add the rows."""
     storm = live.Storm(program, options.forks, 0, options.width)
     with live.Daemon() as daemon, daemon.attach() as table:
-        time.sleep(1.0)  # what the snapshot left to do
+        time.sleep(1.0)  # let the daemon finish the work of the snapshot
         recording = Recording(daemon, table)
         storm.run()
         before = live.caught_up(table)
@@ -120,9 +121,9 @@ def measure(program: Path, options: argparse.Namespace, report: common.Report) -
                 ),
             })  # fmt: skip
         low, middle, high = _quartiles(ratios)
-        # Standard error of a median of values of a normal distribution, by their quartiles.
+        # Standard error of the median for a normal distribution, estimated from the quartiles.
         if 1.25 * (high - low) / 1.35 / len(ratios) ** 0.5 * 100 > TARGET_PERCENT / 2:
-            report.notes.append(f"{what}: undecided, the pairs differ by too much")
+            report.notes.append(f"{what}: no verdict, because the pairs differ too much; use more --pairs")
         else:
             percent = (middle * (1 + attached) - 1) * 100
             report.target(f"slowdown of a fork storm, {what}", percent, TARGET_PERCENT, "%")
@@ -141,7 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--forks", type=int, default=5000, help="children of one storm")
     parser.add_argument("--pairs", type=int, default=40)
-    parser.add_argument("--width", type=int, default=8, help="children that live at a time")
+    parser.add_argument("--width", type=int, default=8, help="children that run at a time")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     with live.storms() as program:

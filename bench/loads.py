@@ -1,7 +1,7 @@
-"""Made-up events for the benches that replay: forks, execs and exits in time order, in messages as shards make them.
+"""Synthetic events for the replaying benches: forks, execs and exits in time order, in the messages of a shard.
 
-A `Load` is a sequence of them whose parents are processes that exist before it (or are of an earlier load). What takes
-messages in is in replay.py.
+A `Load` is a sequence of events. The parents of its processes exist before it, or are from an earlier load. replay.py
+processes the messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Strings = tuple[bytes, bytes, bytes, bytes]
 BOOT = bytes(range(16))
 FIRST_PID = 1000
 PID_RANGE = 30_000
-LIVE = 1500  # children that live at any time
+LIVE = 1500  # children that are alive at any time
 ROUND_EVENTS = 2048  # in one message
 _KINDS = {events.KIND_FORK: events.FORK, events.KIND_EXEC: events.EXEC, events.KIND_EXIT: events.EXIT}
 PID_NS = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
@@ -40,19 +40,20 @@ class Processes:
 
     @classmethod
     def row(cls, first_pid: int, count: int) -> Processes:
-        """`count` processes with pids one after another, all older than what a load begins with."""
+        """Return `count` processes with consecutive pids that are older than every load."""
         numbers = np.arange(count, dtype=np.uint64)
         return cls((first_pid + numbers).astype(np.uint32), 1_000_000_000 + numbers)
 
 
-#: The parents of the loads that need no others: entered by `Resolver.enter`.
+#: The default parents of a load; `Resolver.enter` adds them to the tables.
 PARENTS = Processes.row(2, 200)
 
 
 def lives(processes: int, live: int, does_exec: Callable[[int], bool]) -> Actions:
-    """Kinds and numbers of `processes` that are forked, exec half way through their lives if `does_exec`, and end.
+    """Return the kinds and process numbers of the events of `processes` that fork, exec and exit.
 
-    `live` of them live at a time; at the end all have ended, so that the same can come again (`Load.stream`).
+    A process calls exec halfway through its life if `does_exec` is true for its number. `live` processes are alive at
+    any time. All have exited at the end, so the load can be repeated (`Load.stream`).
     """
     kinds, actor = [], []
     for i in range(processes + live):
@@ -66,22 +67,22 @@ def lives(processes: int, live: int, does_exec: Callable[[int], bool]) -> Action
 
 
 def storm(count: int) -> Actions:
-    """About `count` forks and exits."""
+    """Return about `count` forks and exits."""
     return lives(count // 2, min(LIVE, count // 8), lambda i: False)
 
 
 def build(count: int) -> Actions:
-    """The same for a build: of three processes two exec, so of eight events two are execs."""
+    """Return about `count` events of a build: two of three processes call exec, so two of eight events are execs."""
     return lives(count * 3 // 8, min(LIVE, count // 8), lambda i: bool(i % 3))
 
 
 def forks(count: int) -> Actions:
-    """Processes that stay."""
+    """Return `count` forks of processes that do not exit."""
     return [events.KIND_FORK] * count, list(range(count))
 
 
 def compiler_runs() -> list[Strings]:
-    """(path, name, args, envs) of 4,096 compiler runs; every run has arguments of its own."""
+    """Return (path, name, args, envs) of 4,096 compiler runs with distinct arguments."""
     rng = np.random.default_rng(1)
     programs = [b"/usr/bin/x86_64-linux-gnu-gcc-14", b"/usr/libexec/gcc/x86_64-linux-gnu/14/cc1", b"/usr/bin/dash",
                 b"/usr/bin/x86_64-linux-gnu-as", b"/usr/bin/make", b"/usr/bin/sed"]  # fmt: skip
@@ -100,7 +101,7 @@ def compiler_runs() -> list[Strings]:
 
 
 class Messages(list[bytes]):
-    """Messages, and the time of the youngest event in each: where the host's clock is when it comes."""
+    """Messages, and for each the time of its youngest event, which is the host's clock when the message arrives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,15 +112,17 @@ class Load:
     """Events in time order, as columns.
 
     Args:
-        actions: kinds, and for each the number of the process that it happens to (`storm`, `build`, `lives`, `forks`).
-        strings: (path, name, args, envs) that the execs have in turn.
-        parents: of whom the processes are children, at random.
-        first_pid, pid_range: pids are given out in turn from this range.
+        actions: the kind of each event and the number of its process (from `storm`, `build`, `lives` or `forks`).
+        strings: (path, name, args, envs) for the execs, used in turn.
+        parents: parents of the processes, chosen at random.
+        first_pid: first pid of the processes.
+        pid_range: number of pids, which are used in turn.
         begin_boot_ns: time before the first event; events are 0.5 to 3 us apart.
+        seed: seed of all random choices.
 
     Attributes:
-        count: events.
-        processes: those that it forks, in order of their numbers.
+        count: number of events.
+        processes: the processes of the load, in order of their numbers.
         end_boot_ns: time after the last event.
     """
 
@@ -154,7 +157,7 @@ class Load:
         self._bodies(strings)
 
     def _bodies(self, strings: Sequence[Strings]) -> None:
-        """Fill `body` by kind, `rank` (the number of an event among those of its kind), `blobs` of the execs."""
+        """Fill `body` by kind, `rank` (the index of an event among those of its kind), and `blobs` of the execs."""
         self.rank = np.zeros(self.count, np.int64)
         self.body: dict[int, Array] = {}
         for kind, dtype in _KINDS.items():
@@ -180,14 +183,14 @@ class Load:
         self.head["record_bytes"] = 64 + 160 + self.head["var_bytes"] + sizes[self.kind]
 
     def messages(self, rings: int, round_events: int = ROUND_EVENTS) -> Messages:
-        """The load as messages, once."""
+        """Return the messages of the load."""
         return next(self.stream(rings, round_events))
 
     def stream(self, rings: int, round_events: int = ROUND_EVENTS) -> Iterator[Messages]:
-        """The load as messages, again and again: the same happens to other processes with the same pids, later.
+        """Yield the messages of the load repeatedly: the same events later, for new processes with the same pids.
 
-        A message has `round_events` events one after another, in a frame for each ring that has some of them; rings are
-        chosen at random. That is what a shard makes of what its rings have at one time.
+        A message contains `round_events` consecutive events, like a message of a shard. Events are assigned to rings at
+        random, and the message has one frame for each ring with events.
         """
         ring_of = np.random.default_rng(1).integers(0, rings, self.count)
         encoder = FrameEncoder(boot_id=BOOT, source="replay")

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""How much memory does a process take in the tables, how much does a reader take, and do a million entries fit?
+"""How much memory do a process in the tables and a reader need, and how fast are look-ups among a million entries?
 
 Method
-    live:    a daemon with defaults, then `--sleepers` processes are forked and exec a program with arguments of their
-             own: their images in the table (that of the fork and that of the exec), 320 bytes each, and the growth of
-             names and arguments by the daemon's own statistics, over the processes.
-    reader:  tables of 10,000 entries, written by this bench; a fresh Python with numpy that attaches and resolves all
-             of them, against one that only imports numpy. PSS and private memory of /proc/self/smaps_rollup.
-    growth:  tables of 10^2 to `--entries` entries, each with a path (one of 1,000) and a parent; `resolve_many` on
-             pids at random (fixed seed) in calls of `--batch`, best and median of `--runs`; pages touched before.
+    live:    Start a daemon with default settings, then `--sleepers` processes that fork and exec a program with
+             distinct arguments. Count their images in the table (one of the fork, one of the exec; 320 bytes each), and
+             read the growth of names and arguments from the daemon's statistics.
+    reader:  Write tables of 10,000 entries. Compare a new Python process with numpy that attaches and resolves all of
+             them with one that only imports numpy: PSS and private memory of /proc/self/smaps_rollup.
+    growth:  Write tables of 10^2 to `--entries` entries, each with a path (one of 1,000) and a parent. Measure
+             `resolve_many` on random pids (fixed seed) in calls of `--batch`: best and median of `--runs`, after a
+             first pass over all pages.
 Command
     python bench/memory.py [--entries N] [--sleepers N] [--batch N] [--runs N] [--no-live] [--json]     (live: root)
 How to read it
-    Bytes a process: what the tables grew by. ns/pid against entries: how look-ups slow down as the tables outgrow the
-    caches; `MB` is what the table files take on tmpfs.
+    Bytes a process: growth of the tables. ns/pid by entries: how look-ups slow down when the tables exceed the caches;
+    `MB` is the size of the table files on tmpfs.
 What it does not show
-    The daemon's own memory (live_cost.py). Tables written here have no arguments.
+    The daemon's own memory (live_cost.py). The tables that this bench writes have no arguments.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ print(json.dumps(memory()))
 
 
 def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
-    """Tables with `entries` live processes, pids from FIRST_PID on, in chains of `depth` that begin at random ones."""
+    """Write tables with `entries` live processes, pids from FIRST_PID on, in chains of `depth` with random parents."""
     tables = TableWriter.create(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=1, row_capacity=entries + 4096,
         pid_capacity=max(32768, entries + FIRST_PID + 1), names_bytes=1 << 24, args_bytes=1 << 20, envs_bytes=1 << 20,
@@ -93,7 +94,7 @@ def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
 
 
 def growth(root: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """Look-ups at random against the number of entries."""
+    """Measure random look-ups by the number of entries."""
     sizes = [size for size in SIZES if size <= options.entries] or [options.entries]
     rng = np.random.default_rng(1)
     curve: dict[int, float] = {}
@@ -127,11 +128,11 @@ def growth(root: Path, options: argparse.Namespace, report: common.Report) -> No
     if 65_000 in curve:
         report.target("resolve_many at random, 65,000 entries", curve[65_000], 25, "ns/pid")
         if 1_000_000 in curve:
-            report.target("the same at 1,000,000, over 65,000's", curve[1_000_000] / curve[65_000], 4, "times")
+            report.target("1,000,000 entries relative to 65,000", curve[1_000_000] / curve[65_000], 4, "times")
 
 
 def reader(root: Path, options: argparse.Namespace, report: common.Report) -> None:
-    """Memory of a reader process beyond numpy's."""
+    """Measure the memory of a reader process in addition to numpy's."""
     entries = min(10_000, options.entries)
     directory = root / "reader"
     with write_tables(directory, entries):
@@ -155,13 +156,13 @@ def reader(root: Path, options: argparse.Namespace, report: common.Report) -> No
 
 
 def daemon(options: argparse.Namespace, report: common.Report) -> None:
-    """Growth of a live daemon's tables by process."""
+    """Measure the growth of a live daemon's tables for each process."""
     with live.Daemon() as running, running.attach() as table:
         time.sleep(1.0)
         before = live.caught_up(table)["memory"]
         with live.crowd(options.sleepers) as pids:
             after = live.caught_up(table)["memory"]
-            # Counted process by process: what bystanders do meanwhile grows the tables too.
+            # Count only the images of the sleepers, because other processes make the tables grow too.
             rows = sum(1 + sum(image.pid == pid for image in table.ancestors(pid)) for pid in pids)
     grown = {what: after[f"{what}_used_bytes"] - before[f"{what}_used_bytes"] for what in ("names", "args")}
     each = (rows * (layout.HOT.itemsize + layout.COLD.itemsize) + grown["names"]) / options.sleepers
@@ -169,18 +170,18 @@ def daemon(options: argparse.Namespace, report: common.Report) -> None:
         "case": "live process", "processes": options.sleepers, "images each": rows / options.sleepers,
         "bytes each": each, "args bytes each": grown["args"] / options.sleepers,
     })  # fmt: skip
-    report.target("memory of a live process, arguments apart", each, 700, "bytes")
-    report.notes.append("live process: the images are the sleepers' alone; names and arguments of bystanders are in it")
+    report.target("memory of a live process, without arguments", each, 700, "bytes")
+    report.notes.append("live process: names and arguments include those of other processes, images do not")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run all cases; returns the exit code."""
     parser = common.parser(__doc__)
-    parser.add_argument("--entries", type=int, default=1_000_000, help="of the largest table")
+    parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the largest table")
     parser.add_argument("--sleepers", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=1000, help="pids of one call")
     parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--no-live", action="store_true", help="leave out what needs a daemon, and so root")
+    parser.add_argument("--no-live", action="store_true", help="skip the part that needs a daemon and root")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))

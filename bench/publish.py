@@ -1,26 +1,26 @@
-"""How many enriched events a second go out to subscribers, and how many does a Python subscriber take?
+"""How many events a second can be published, and how many can a Python subscriber receive?
 
 Method
-    Rows of 2,000 processes, each with a path, arguments, a cgroup and `--depth` ancestors (a build below a shell below
-    a session), are written into real tables: an image from the fork, with its parent's path and arguments, and one from
-    the exec, whose first ancestor the former is. The encoder and the publisher then run as in the resolver, in steps of
-    `--step` events that go round fork, exec and exit, over a real ipc socket. One process for each side, pinned to one
-    core each with its ZeroMQ thread; pages are touched by a first run that is not counted.
-    nobody: events numbered with no subscriber: what an instance pays that nobody listens to. encode: events encoded,
-    not sent. send: encoded and sent, as fast as it goes, to a subscriber that takes messages and does not look into
-    them. receive: the Python subscriber makes dicts of them, with all fields of every event; the publisher keeps at
-    most `--window` messages ahead. receive, mixed: the same where neighbouring events have less in common, as a
-    subscriber does not read again what is as in the event before: 16 users, each with a cgroup, namespaces and
-    capabilities of their own and a chain of ancestors of another length, 97 programs, in random order.
+    Write rows of 2,000 processes into real tables, each with a path, arguments, a cgroup and `--depth` ancestors (a
+    build below a shell below a session). Each process has an image from its fork, with its parent's path and arguments,
+    and an image from its exec. The encoder and the publisher then run as in the resolver, in steps of `--step` events
+    that alternate between fork, exec and exit, over a real ipc socket. Publisher and subscriber are two processes, each
+    pinned to one core together with its ZeroMQ thread. A first run is not counted.
+    nobody: events get numbers, but there is no subscriber. encode: events are encoded but not sent. send: events are
+    encoded and sent as fast as possible to a subscriber that does not decode them. receive: the Python subscriber
+    decodes all fields of all events into dicts; the publisher is at most `--window` messages ahead. receive, mixed: as
+    receive, but neighbouring events have less in common, because a subscriber reuses equal fields of the previous
+    event. There are 16 users with different cgroups, namespaces, capabilities and chains of ancestors, and 97 programs,
+    in random order.
 Command
     python bench/publish.py [--events N] [--runs N] [--step N] [--depth N] [--window N] [--file exec|all] [--json]
 How to read it
-    `events/s` is wall time, the median of the runs; `us CPU/event` is user and system time of that one process,
-    ZeroMQ's thread included. For `send`, `lost` says what the subscriber's full queue cost it (the publisher never
-    waits): with both sides on two cores it should be 0.
+    `events/s` is by wall time, the median of the runs. `us CPU/event` is the user and system time of one process,
+    including its ZeroMQ thread. For `send`, `lost` counts the events that were dropped because the subscriber's queue
+    was full, because the publisher never waits. With each side on its own core it should be 0.
 What it does not show
-    CURVE over TCP, several subscribers, cold rows (all rows are in the cache after the first round, as they are right
-    after apply has written them).
+    CURVE over TCP, several subscribers, and cold rows (all rows are in the cache after the first round, as they are
+    directly after apply has written them).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TARGET_RECEIVE = 150_000
 
 
 def make_rows(tables: Any, processes: int, depth: int, users: int) -> np.ndarray:
-    """Write a chain of ancestors for each user, and `processes` below them; returns the rows (fork, exec) of each."""
+    """Write a chain of ancestors for each user and `processes` below them; returns the rows (fork, exec) of each."""
     parents = []
     for user in range(users):
         parent = 0
@@ -75,7 +75,7 @@ def make_rows(tables: Any, processes: int, depth: int, users: int) -> np.ndarray
 
 
 def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: list[int]) -> int:
-    """Write one image. `links`: its ancestor, parent and creator; 0: none."""
+    """Write one image and return its row. `links` are the rows of its ancestor, parent and creator; 0: none."""
     row: int = tables.py_new_row()
     hot, cold = tables.hot_view()[row : row + 1], tables.cold_view()[row : row + 1]
     ppid = tables.hot_view()[links[1]]["tgid"] if links[1] else 1
@@ -115,7 +115,7 @@ def make_row(tables: Any, pid: int, user: int, path: bytes, args: bytes, links: 
 
 
 class Load:
-    """Tables, an encoder, and steps of events."""
+    """Tables, an encoder, and the events of one step."""
 
     def __init__(self, directory: Path, step: int, depth: int, file: str = "exec", *, is_mixed: bool = False) -> None:
         self.tables = TableWriter.create(
@@ -148,7 +148,7 @@ class Load:
 
 
 def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The cases without a socket."""
+    """Measure the cases without a socket."""
     common.pin(0)
     load = Load(directory, options.step, options.depth, options.file)
     results = []
@@ -163,7 +163,7 @@ def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[s
                 size += sum(len(message.body) for message in load.encoder.take())
                 events += options.step
             elapsed, cpu = time.perf_counter() - begin, time.process_time() - cpu
-            if run:  # the first touches the pages
+            if run:  # the first run is a warm-up
                 rates.append(events / elapsed)
                 cpus.append(cpu / events * 1e6)
         results.append(_result(case, rates, cpus, size / events, 0))
@@ -172,8 +172,8 @@ def measure_encoder(directory: Path, options: argparse.Namespace) -> list[dict[s
 
 
 def subscriber_main(socket: Path, core: int, case: str, total: int, progress: Any, result: Any) -> None:
-    """Take `total` events on core `core` and say how long it took."""
-    os.sched_setaffinity(0, {core})  # not common.pin: what may be used was inherited from the publisher, its own core
+    """Receive `total` events on core `core`, and send the time that it took."""
+    os.sched_setaffinity(0, {core})  # not common.pin: the allowed cores were inherited from the pinned publisher
     reader = StreamReader(f"ipc://{socket}", ["proc"], receive_hwm=4096)
     if case == "send":
         reader.tracker.feed = _Counter(reader.tracker)  # type: ignore[method-assign]
@@ -185,14 +185,14 @@ def subscriber_main(socket: Path, core: int, case: str, total: int, progress: An
             break
         got += len(events)
         progress.value = got
-        if not begin:  # the first batch waited for the publisher's start
+        if not begin:  # do not count the first batch, which waited for the publisher
             begin, cpu, before = time.perf_counter(), time.process_time(), got
     result.send((got - before, time.perf_counter() - begin, time.process_time() - cpu, reader.tracker.missed.total()))
     reader.close()
 
 
 class _Counter:
-    """Stands in for Tracker.feed: counts events by the header alone."""
+    """Replaces Tracker.feed: counts events from the header only."""
 
     def __init__(self, tracker: Any) -> None:
         self.tracker = tracker
@@ -209,7 +209,7 @@ class _Counter:
 
 
 def measure_socket(case: str, directory: Path, core: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The cases with a subscriber, which runs on `core`."""
+    """Measure a case with a subscriber, which runs on `core`."""
     common.pin(0)
     context = multiprocessing.get_context("spawn")
     rates, cpus, lost, size = [], [], 0, 1.0
@@ -271,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", type=int, default=768, help="events between two commits (4 ms at 200,000/s)")
     parser.add_argument("--depth", type=int, default=5, help="ancestors of an image from an exec")
     parser.add_argument("--window", type=int, default=64, help="messages that the publisher may be ahead (receive)")
-    parser.add_argument("--file", choices=("exec", "all"), default="exec", help="which events tell of the file")
+    parser.add_argument("--file", choices=("exec", "all"), default="exec", help="events with the fields of the file")
     options = common.parse(parser, argv, SMALL)
     report = common.begin(__file__, __doc__)
     root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))

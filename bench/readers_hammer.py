@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Do readers ever see half of a row, and what do they cost the writer?
+"""Do readers ever see a torn row, and how much do they slow down the writer?
 
 Method
-    Several processes read as fast as they can while the writer forks, execs, exits, changes rows in place, and reuses
-    rows and strings: is any copy torn, is a process that lives told to be absent, and is the writer slower for it?
-    torn:   One process applies frames to tables made with checksums (changes of credentials, execs, forks, exits,
-            evictions, of few pids, so that reads and writes meet). Readers resolve these pids, take the cold part too
-            and compute the row's checksum; every eighth time they walk the ancestors and check each. A read overlapped
-            a write when it had to be begun again. Pids that live throughout must never be None.
-    writer: The loads of ingest_replay.py are taken in while nobody reads, while readers hammer these tables, and while
-            they hammer other tables, in turn. The writer has a core for itself, the readers share the others. Ratios
-            are of the writer's CPU time, which other work on the machine disturbs least.
+    Several processes read as fast as possible while the writer applies forks, execs and exits, changes rows in place,
+    and reuses rows and strings.
+    torn:   One process applies frames to tables with checksums: changes of credentials, execs, forks, exits and
+            evictions of only a few pids, so that reads and writes collide. Readers resolve these pids, also read the
+            cold part, and verify the row's checksum; every eighth time they also verify the ancestors. A read that had
+            to be repeated overlapped a write. Look-ups of pids that are always live must never return None.
+    writer: Process the loads of ingest_replay.py without readers, with readers on the same tables, and with readers on
+            other tables, in turn. The writer has its own core; the readers share the others. The ratios use the
+            writer's CPU time, which is least sensitive to other work on the machine.
 Command
     python bench/readers_hammer.py [--reads N] [--readers N] [--rounds N] [--events N] [--json]
 How to read it
     torn, absent and wrong must be 0, with overlapped in the 100,000s. `slowdown %` is the median of the rounds, with
-    the least and the most. `elsewhere %` is what the same readers cost a writer whose tables they do not touch: cores
-    share a cache, memory and a clock. `sharing %` is the rest, the waiting for cache lines that both want.
+    the smallest and the largest value. `elsewhere %` is the slowdown by the same readers on other tables, because cores
+    share a cache, memory and a clock. `sharing %` is the rest: the waiting for cache lines that both sides use.
 What it does not show
-    Tables larger than the caches, and readers on the writer's core: there they cost what any process costs.
+    Tables larger than the caches, and readers on the writer's core, which cost as much as any other process there.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ SMALL = {"reads": 400_000, "rounds": 1, "events": 20_000}
 
 Array = npt.NDArray[Any]
 BOOT = bytes(range(16))
-LIVE_PIDS = range(2, 6)  # live throughout; change credentials and image all the time, the first one most
-PASSING_PIDS = range(100, 140)  # forked, and gone again
+LIVE_PIDS = range(2, 6)  # always live; their credentials and images change constantly, those of the first pid most
+PASSING_PIDS = range(100, 140)  # fork and exit constantly
 
 
 # -- torn --------------------------------------------------------------------------------------------------------------
 
 
 class Changes:
-    """Frames of records that change few processes all the time, one frame as quickly made as applied."""
+    """Makes frames of records that constantly change a few processes."""
 
     def __init__(self) -> None:
         from pipeline.bus.frames.frame import FrameEncoder
@@ -78,7 +78,7 @@ class Changes:
             self.execs.append((body.tobytes(), path + args))
 
     def _action(self, time_ns: int) -> tuple[int, int, int]:
-        """Return (kind, pid, start of the process) of a record that makes or ends an image."""
+        """Return (kind, pid, start of the process) of a record that creates or ends an image."""
         events, choice = self.events, self.choice
         if choice.random() < 0.5:
             pid = choice.choice(LIVE_PIDS)
@@ -90,7 +90,7 @@ class Changes:
         return events.KIND_FORK, pid, self.start[pid]
 
     def images(self, count: int) -> bytes:
-        """Return a frame of forks, execs and exits; the first one brings the pids that stay."""
+        """Return a frame of forks, execs and exits; the first frame creates the pids that are always live."""
         events = self.events
         if self.records:
             actions = [self._action(self.now + 1000 * i) for i in range(1, count + 1)]
@@ -102,7 +102,7 @@ class Changes:
         return self._frame(kinds, pids, starts, execs)
 
     def changes(self, count: int) -> bytes:
-        """Return a frame of changes in place."""
+        """Return a frame of records that change rows in place."""
         pids = np.full(count, LIVE_PIDS[0], np.uint64)
         pids[::16] = self.rng.choice(np.array(LIVE_PIDS, np.uint64), len(pids[::16]))
         return self._frame(np.full(count, self.events.KIND_CRED), pids, np.full(count, self.start[LIVE_PIDS[0]]), [])
@@ -138,7 +138,7 @@ class Changes:
 
 
 def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
-    """Apply frames until told to stop; send how many records."""
+    """Apply frames until `stop` is set, then send the number of records."""
     os.sched_setaffinity(0, {core})
     from pipeline.bus.frames.frame import decode_frame
     from pipeline.resolver.apply._applier import Applier
@@ -155,7 +155,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     changes = Changes()
 
     def take(message: bytes) -> tuple[Array, Any]:
-        """Put one frame through the merger; return its times, which may be changed, and its batch."""
+        """Pass one frame through the merger; return its times, which can be modified, and its batch."""
         buffer = bytearray(message)
         frame = decode_frame(buffer)
         head = np.frombuffer(buffer, frame.head.dtype, frame.count, buffer.index(frame.head.tobytes()))
@@ -175,7 +175,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     applied = 0
     while not stop.is_set():
         images()
-        # Making a frame takes longer than applying it, so this one is applied over and over, each time a bit younger.
+        # Making a frame takes longer than applying it, so this frame is applied repeatedly, each time with later times.
         times, batch = take(changes.changes(8192))
         for _ in range(40):
             applied += applier.apply(batch)
@@ -195,7 +195,7 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
 
 
 def read_torn(directory: str, cores: list[int], reads: int, seed: int, out: Connection) -> None:
-    """Read `reads` rows and check each."""
+    """Read `reads` rows and verify each."""
     os.sched_setaffinity(0, cores)
     from pipeline.shm.reader.table import ProcessTable
 
@@ -222,7 +222,7 @@ def read_torn(directory: str, cores: list[int], reads: int, seed: int, out: Conn
                         done += 1
                         torn += not ancestor.verify()
             except (BusyError, TooOldError):
-                gone += 1  # busy for 50 ms, or evicted between the two reads: an answer, and no wrong one
+                gone += 1  # busy for 50 ms, or evicted between the two reads; both are correct results
             if view.busy_retries != retries:
                 retries = view.busy_retries
                 overlapped += 1
@@ -230,14 +230,14 @@ def read_torn(directory: str, cores: list[int], reads: int, seed: int, out: Conn
 
 
 def torn(reads: int, readers: int) -> dict[str, Any]:
-    """Run the readers against the writer of torn rows."""
+    """Run the readers and the writer of the torn case."""
     directory = tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm")
     cores = sorted(os.sched_getaffinity(0))
     stop = SPAWN.Event()
     mine, theirs = SPAWN.Pipe()
     writer = SPAWN.Process(target=write_torn, args=(directory, cores[0], stop, theirs))
     writer.start()
-    theirs.close()  # so that its end is noticed
+    theirs.close()  # so that recv() fails if the writer dies
     try:
         mine.recv()
         pipes, processes = [], []
@@ -268,7 +268,7 @@ def torn(reads: int, readers: int) -> dict[str, Any]:
 
 
 def writer_slowdown(name: str, rounds: int, events: int, readers: int) -> dict[str, Any]:
-    """Apply a load while nobody reads, while readers read `here`, and while they read tables `elsewhere`, in turn."""
+    """Apply a load without readers, with readers of the same tables and with readers of other tables, in turn."""
     load = loads.Load(loads.storm(events)) if name == "fork/exit" else loads.Load(
         loads.build(events), strings=loads.compiler_runs()
     )  # fmt: skip
@@ -278,7 +278,7 @@ def writer_slowdown(name: str, rounds: int, events: int, readers: int) -> dict[s
         for each, messages in ((resolver, next(stream)), (other, load.messages(4))):
             each.enter()
             each.open_for_readers()
-            each.take_in(messages)  # touches and compiles everything
+            each.take_in(messages)  # warm-up
         with Hammers(resolver.directory, readers) as here, Hammers(other.directory, readers) as elsewhere:
             os.sched_setaffinity(0, {min(cores)})
             cases = [("nobody", None), ("here", here), ("elsewhere", elsewhere)]
@@ -314,7 +314,7 @@ def writer_slowdown(name: str, rounds: int, events: int, readers: int) -> dict[s
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run both cases; returns the exit code: 1 if a row was torn."""
+    """Run both cases; returns the exit code, which is 1 if a row was torn, absent or wrong."""
     parser = common.parser(__doc__)
     parser.add_argument("--reads", type=int, default=10_000_000)
     parser.add_argument("--readers", type=int, default=4)

@@ -1,7 +1,7 @@
-"""The resolver's steps for the benches that replay: messages in, tables out, by the daemon's own code.
+"""The resolver's steps for the replaying benches, with the daemon's own code.
 
-A `Resolver` has tables of its own on tmpfs and takes messages (loads.py) in: decode, add, advance, take, apply, done,
-commit, evict. Nothing of the kernel is in it.
+A `Resolver` has its own tables on tmpfs and processes the messages of loads.py: decode, add, advance, take, apply,
+done, commit, evict. It does not involve the kernel.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from loads import BOOT, PARENTS, PID_NS, Messages, Processes
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.bus.sockets import PULL_HWM_FRAMES, PUSH_HWM_FRAMES
 from pipeline.records import kinds as events
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
@@ -34,18 +35,19 @@ STEPS = ("decode", "add", "advance", "take", "apply", "done", "commit")
 
 
 class Resolver:
-    """Tables on tmpfs, merger and applier, and the steps that the daemon takes with a message. A context manager.
+    """A context manager with tables on tmpfs, a merger and an applier; it processes messages like the daemon.
 
     Args:
-        rings: of the capture.
-        rows, pids: capacities.
-        retention_ns: how long exited entries are kept.
-        encode: every topic has a subscriber: events are encoded too.
-        tables: existing tables to fill; None: new ones with these capacities.
+        rings: number of rings of the capture.
+        rows: row capacity of the tables.
+        pids: pid capacity of the tables.
+        retention_ns: how long exited entries are retained.
+        encode: also encode all events, as if every topic had a subscriber.
+        tables: existing tables to fill; None: create new tables with these capacities.
 
     Attributes:
         spent: seconds by step (STEPS).
-        applied: events.
+        applied: number of applied events.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Resolver:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def enter(self, processes: Processes = PARENTS, *, is_chain: bool = False) -> None:
-        """Enter processes as a snapshot does; with `is_chain` each is the child of the one before."""
+        """Add processes to the tables as a snapshot does; with `is_chain` each is the child of the one before."""
         head, task, body = np.zeros(1, events.HEAD), np.zeros(1, events.TASK), np.zeros(1, events.EXEC)
         head["time_boot_ns"] = 1_500_000_000
         task["pid_ns"], task["cgroup_id"], task["comm"] = PID_NS, 4711, b"make"
@@ -90,16 +92,16 @@ class Resolver:
             self.applier.insert_snapshot(head, task, body, strings)
 
     def restart(self) -> None:
-        """Let rings begin at position 0 again, as those of a new capture do."""
+        """Begin with all rings at position 0 again, as after a new capture."""
         self.merger = Merger(self.merger.ring_count, stall_ms=1e9, hold_ms=1e9)
 
     def open_for_readers(self) -> None:
-        """Let readers attach, now and for as long as the bench takes."""
+        """Allow readers to attach for the duration of the bench."""
         self.tables.heartbeat(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + 10**15)
         self.tables.set_state(layout.STATE_READY)
 
     def take_in(self, messages: Messages, source: Iterable[bytes | memoryview] | None = None) -> float:
-        """Take messages in, from `source` if they come from elsewhere; returns the wall time, s."""
+        """Process messages, which come from `source` if it is given; returns the wall time, s."""
         clock, spent, merger, tables = time.perf_counter, self.spent, self.merger, self.tables
         begin = clock()
         for message, now in zip(source or messages, messages.youngest_ns, strict=True):
@@ -110,7 +112,7 @@ class Resolver:
                 merger.add(frame)
             t2 = clock()
             # Every ring is received up to its position, so all events may go out, and none of the next message.
-            merger.advance(now + SLACK_NS + 1, merger.received_pos)
+            merger.advance(now + MERGE_SLACK_NS + 1, merger.received_pos)
             t3 = clock()
             spent["decode"] += t1 - t0
             spent["add"] += t2 - t1
@@ -137,7 +139,7 @@ class Resolver:
         return clock() - begin
 
     def check(self) -> None:
-        """Nothing was late, lost or unknown."""
+        """Check that no event was late, lost or about an unknown process."""
         names = ("late", "exit_unknown", "table_full", "parent_missing", "arena_full")
         odd = {name: self.tables.counter(name) for name in names if self.tables.counter(name)}
         assert not odd, odd
@@ -160,7 +162,7 @@ def _push(
     may_begin.wait()
     for message in messages:
         socket.send(message, copy=False)
-    # A receiver whose queue is full when its peer hangs up does not read what the kernel still has of it.
+    # If a peer closes its socket while the receiver's queue is full, the receiver loses the messages in the kernel.
     is_done.wait()
     socket.close(linger=-1)
     context.term()
@@ -168,10 +170,10 @@ def _push(
 
 @contextlib.contextmanager
 def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]:
-    """Give the same messages, sent over ipc by a second process on core `core`, with the daemon's queues.
+    """Yield an iterator over the messages, which a second process on core `core` sends over ipc.
 
-    The process is connected when the context begins and sends from when the first message is asked for, so that who
-    times the messages times neither its start nor its end.
+    The queues have the sizes of the daemon's queues. The process connects when the context begins and starts sending
+    when the first message is requested, so a measurement includes neither its start nor its end.
     """
     import zmq
 
@@ -195,7 +197,7 @@ def through_ipc(messages: Messages, core: int) -> Iterator[Iterator[memoryview]]
         try:
             yield received()
         except BaseException:
-            sender.kill()  # it may be waiting for room in a queue that nobody empties any more
+            sender.kill()  # it may wait for room in a queue that is no longer read
             raise
         finally:
             may_begin.set()

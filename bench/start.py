@@ -1,19 +1,19 @@
 #!/usr/bin/env python3
-"""How long does it take until a look-up can be answered: a new reader, a command from the shell, a new daemon?
+"""How long does it take until a look-up can be answered by a new reader, a shell command, or a new daemon?
 
 Method
-    `--processes` sleeping processes are made, each with arguments of its own; a daemon is started `--starts` times: the
-    time from starting the command until its tables are complete (`daemon, start to ready`), and what of it the
-    resolver's snapshot took, by the state in the control segment, looked at every ms (`snapshot`). Beside the last
-    daemon, `--runs` times in turn: a Python that does nothing; one that imports ProcessTable, attaches and resolves one
-    pid; the command `procline resolve PID`. Processes are started from a warm page cache, one after another.
+    Start `--processes` sleeping processes with distinct arguments. Start a daemon `--starts` times and measure the time
+    until its tables are complete (`daemon, start to ready`) and the time of the resolver's snapshot, from the state in
+    the control segment, which is read every ms (`snapshot`). While the last daemon is running, start these processes
+    `--runs` times in turn: a Python that does nothing; one that imports ProcessTable, attaches and resolves one pid;
+    the command `procline resolve PID`. The page cache is warm.
 Command
     python bench/start.py [--processes N] [--starts N] [--runs N] [--json]     (root)
 How to read it
-    Milliseconds of wall time from the start of the process to its end, or to ready. `python -c pass` is what any Python
-    program pays here; the rest is Procline's.
+    Milliseconds of wall time from the start of a process to its end, or until the daemon is ready. `python -c pass` is
+    the cost of any Python program; the difference is Procline's.
 What it does not show
-    The first start after boot, from disk. Attaching within a process that runs already takes less than a millisecond.
+    The first start after boot, from disk. In a running process, attaching takes less than a millisecond.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ READ_ONE = "from pipeline import ProcessTable; print(ProcessTable.attach().resol
 
 
 def daemon_start(daemon: live.Daemon) -> dict[str, float]:
-    """Start the daemon; returns ms until ready and of the snapshot."""
+    """Start the daemon; returns the ms until it is ready, and of its snapshot."""
     from pipeline.shm.layout import tables as layout
     from pipeline.supervisor.vitals import look
 
@@ -53,7 +53,7 @@ def daemon_start(daemon: live.Daemon) -> dict[str, float]:
 
 
 def command(daemon: live.Daemon) -> list[str]:
-    """`procline` as a shell would find it, else the module that it starts."""
+    """Return the command line of `procline resolve 1`, with the installed script or with the module."""
     script = Path(sys.executable).with_name("procline")
     start = [str(script)] if script.exists() else [sys.executable, "-m", "pipeline.cli.main"]
     return [*start, "resolve", "--name", daemon.name, "1"]
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
         report.rows.append({"case": NAMES.get(case, case), **figures})
         if limit:
             report.target(f"{NAMES.get(case, case)}, p50", figures["p50"], limit, "ms")
-    report.notes.append(f"the host had {options.processes} sleeping processes beside its own")
+    report.notes.append(f"the host had {options.processes} sleeping processes in addition to its own")
     return common.finish(report, as_json=options.json)
 
 
@@ -107,7 +107,7 @@ def readers(daemon: live.Daemon, options: argparse.Namespace) -> dict[str, list[
         for case, arguments in cases.items():
             begin = time.perf_counter()
             subprocess.run(arguments, env=environment, cwd=os.sep, stdout=subprocess.DEVNULL, check=True)
-            if run:  # the first one fills the page cache
+            if run:  # the first run fills the page cache
                 found[case].append((time.perf_counter() - begin) * 1000)
     return found
 

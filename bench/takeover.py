@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""How much CPU time does a resolver need to take over the tables that a killed predecessor left?
+"""How much CPU time does a resolver need to take over the tables of a killed predecessor?
 
 Method
-    A process fills tables with `--images` images by replayed forks, execs and exits and ends without closing them, as a
-    killed resolver does. Of three processes one is still alive; each exec has arguments of its own. A second process
-    then builds the resolver of an instance from these tables, as `pipeline.resolver.daemon.main` does, and starts it,
-    up to the state READY. That is repeated `--runs` times on the same tables. The source is the proc connector without
-    its socket: it has no BPF maps to load, and the resolver does not wait for a first frame.
+    A process fills tables with `--images` images by replaying forks, execs and exits, and exits without closing them,
+    like a killed resolver. One of three processes is still alive; each exec has distinct arguments. A second process
+    then builds the resolver of an instance from these tables, as `pipeline.resolver.daemon.main` does, and starts it
+    until the state is READY. This is repeated `--runs` times on the same tables. The source is the proc connector
+    without its socket, which has no BPF maps to load, and the resolver does not wait for a first frame.
 Command
     python bench/takeover.py [--images N] [--runs N] [--json]     (root, for the tables' file modes)
 How to read it
-    CPU milliseconds of the second process, by phase. `imports` is what any start of a resolver pays. `tables` is the
-    compiled pass over all rows and strings, `other` everything else up to READY: sockets, names, sessions, terminals.
-    `take-over` is `tables` and `other` together.
+    CPU milliseconds of the second process, by phase. `imports` is part of any start of a resolver. `tables` is the
+    compiled pass over all rows and strings; `other` is everything else until READY: sockets, names, sessions,
+    terminals. `take-over` is `tables` plus `other`.
 What it does not show
-    The repair that follows a take-over while the instance is in use already, and waiting: for shards, subscribers and
-    the host's names.
+    The repair after a take-over, during which the instance is already usable, and the time of waiting for shards,
+    subscribers and the host's names.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ from pipeline import paths
 
 SMALL = {"images": 4000, "runs": 1}
 IMAGES = 262_144
-#: The largest kernel.pid_max, which hosts with many CPUs have.
+#: The largest kernel.pid_max, which is usual on hosts with many CPUs.
 PIDS = 1 << 22
 LIMIT_MS = 1000.0
 PHASES = ("imports", "tables", "other", "take-over")
 
 
 def specification(directory: Path) -> Any:
-    """What a supervisor would tell the resolver of an instance in `directory`."""
+    """Return the specification that a supervisor passes to the resolver of an instance in `directory`."""
     import loads
 
     from pipeline.config.schema import Config, Tables
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.worker.description import WorkerDescription
 
-    return WorkerSpec(
+    return WorkerDescription(
         instance="bench", dir=str(directory), role="resolver", source="proc-connector",
         config=Config(tables=Tables(pid_capacity=PIDS)), boot_id=loads.BOOT.hex(), capture_id=1,
         supervisor_tgid=os.getppid(), ring_count=1,
@@ -58,7 +58,7 @@ def specification(directory: Path) -> Any:
 
 
 def fill(directory: Path, images: int) -> None:
-    """Fill new tables in `directory` with about `images` images, and leave them as a killed writer does."""
+    """Fill new tables in `directory` with about `images` images, and exit without closing them."""
     import loads
     import replay
 
@@ -91,7 +91,7 @@ def take(directory: Path) -> None:
     """Take over the tables in `directory` and print CPU ms by phase."""
     from pipeline.resolver.daemon import build
 
-    # Waiting for frames is polling: nobody sends any here, and it is no part of the take-over.
+    # Waiting for frames is not part of the take-over, and no frames arrive here.
     build.CATCH_UP_SECONDS = 0.0
     spec = specification(directory)
     begin = time.process_time()
@@ -116,14 +116,14 @@ def take(directory: Path) -> None:
 
 
 def child(*arguments: str) -> dict[str, float]:
-    """Run this script with one of its internal commands; returns what it printed."""
+    """Run this script with one of its internal options; returns the JSON that it prints."""
     done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure; returns the exit code."""
+    """Measure all phases; returns the exit code."""
     parser = common.parser(__doc__)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--runs", type=int, default=5)

@@ -71,7 +71,9 @@ def check_name(name: str) -> str:
     """
     if not _NAME.fullmatch(name) or name in {".", ".."}:
         raise ConfigError(
-            f"{name!r} is no valid instance name: use 1 to 64 letters, digits, '.', '-' or '_'", key="name", value=name
+            f"{name!r} is not a valid instance name: use 1 to 64 letters, digits, '.', '-' or '_'",
+            key="name",
+            value=name,
         )
     return name
 

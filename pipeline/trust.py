@@ -108,8 +108,7 @@ class Directory:
         if not is_right:
             raise UntrustedError(f"{path} is not {what}: remove it", path=path, owner=status.st_uid)
 
-    # -- opening the path
-    # --------------------------------------------------------------------------------------------------
+    # -- opening the path ----------------------------------------------------------------------------------------------
 
     def _walk(self) -> int:
         at, status = self._root()

@@ -1,7 +1,7 @@
-"""A process that does what it is told, one thing at a time, for tests of what happens while a process lives.
+"""A process that executes statements on demand, for tests of changes while a process lives.
 
-It is plain Python with the C library's functions at hand (`libc`), which raise OSError when they fail. Told by a line,
-it answers when the thing is done, and waits.
+It is plain Python with functions of the C library (`libc`), which raise OSError when they fail. It reads a line of
+code, executes it, answers, and waits for the next line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-# One thread, so that the C library makes each change by one plain system call.
+# One thread only, so that the C library makes each change with one system call.
 _PROGRAM = r"""
 import ctypes, json, os, pty, sys, threading, time
 dll = ctypes.CDLL(None, use_errno=True)
@@ -46,14 +46,14 @@ for line in sys.stdin:
 
 
 class Actor:
-    """One such process; a context manager that ends it.
+    """Such a process; a context manager that ends it.
 
     Attributes:
         pid: its pid.
     """
 
     def __init__(self, command: Sequence[str] = (), program: str = sys.executable) -> None:
-        """Start it, by way of `command` (such as ``setpriv --reuid 1000``) if given."""
+        """Start the process, through `command` (such as ``setpriv --reuid 1000``) if given."""
         self._process = subprocess.Popen(
             [*command, program, "-u", "-c", _PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -65,25 +65,25 @@ class Actor:
             raise
 
     def do(self, code: str) -> None:
-        """Have it run `code`, and wait until it has.
+        """Let the process execute `code`, and wait until it is done.
 
         Raises:
-            AssertionError: it failed, or the process has ended.
+            AssertionError: the code failed, or the process has ended.
         """
         self.start(code)
         self.finish()
 
     def start(self, code: str) -> None:
-        """Have it run `code`; `finish` waits."""
+        """Let the process execute `code`; `finish` waits for it."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Wait until it has run what it was told to.
+        """Wait until the code of `start` is done.
 
         Raises:
-            AssertionError: it failed, or the process has ended.
+            AssertionError: the code failed, or the process has ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -92,9 +92,10 @@ class Actor:
         assert answer is None, answer
 
     def join_session(self) -> int:
-        """Make it a member of a session with a terminal (descriptor `slave`); return the pid of the session's leader.
+        """Make the process a member of a session with a terminal (descriptor `slave`); return the pid of the leader.
 
-        The leader is the process so far, which waits for its child to end: the member, which `pid` names from now on.
+        The leader is the original process, which waits for its child. The child is the member, and `pid` is its pid
+        from now on.
         """
         self.do(
             "import fcntl, termios\n"
@@ -109,7 +110,7 @@ class Actor:
         return leader
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.stdout.close()

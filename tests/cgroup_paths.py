@@ -1,4 +1,4 @@
-"""The paths of fixtures/cgroup_paths.toml, and real cgroups that are called so."""
+"""The paths of fixtures/cgroup_paths.toml, and real cgroups with these paths."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ FIXTURES: dict[str, Any] = tomllib.loads((Path(__file__).parent / "fixtures/cgro
 
 @contextmanager
 def cgroups_of_the_fixture(top: Path) -> Iterator[dict[Path, str | None]]:
-    """Make a cgroup for each path that one can have, below a new one; give the container that each lies in.
+    """Create a cgroup for each path that is possible, below a new one; yield the expected container of each.
 
-    At the end the processes in them are moved to the root of the hierarchy, and they are removed.
+    At the end the processes in them are moved to the root of the hierarchy, and the cgroups are removed.
 
     Args:
-        top: the new one, right below the root.
+        top: the new cgroup, directly below the root.
     """
     top.mkdir()
     try:

@@ -1,6 +1,6 @@
-"""System calls in the way of 32-bit x86 programs, as machine code made here: no compiler and no library is needed.
+"""32-bit x86 system calls as machine code that is generated here: neither a compiler nor a library is needed.
 
-The bytes of `call` mean the same in a 32-bit and in a 64-bit program, so both kinds of program can make the calls.
+The bytes of `call` have the same meaning in 32-bit and 64-bit programs, so both can make the calls.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-#: Where the program stands in its memory, and what its calls may point to.
+#: Address of the program in its memory, and of the data for its calls.
 _BASE = 0x08048000
 _DATA_OFFSET = 2048
 DATA = _BASE + _DATA_OFFSET
 _HEADERS_BYTES = 52 + 32
-#: Loads of a number into the registers that arguments are passed in: ebx, ecx, edx, esi.
+#: Instructions that load a number into the registers for arguments: ebx, ecx, edx, esi.
 _ARGUMENTS = (b"\xbb", b"\xb9", b"\xba", b"\xbe")
 
 INT_80 = b"\xcd\x80"
-#: As the C library does it: by the kernel's own code, whose address stands in edi after `FIND_VDSO`.
+#: Through the kernel's own code, as the C library does; `FIND_VDSO` puts its address in edi.
 VDSO = b"\xff\xd7"
-#: Look for AT_SYSINFO (32) on the stack, behind arguments and environment.
+#: Find AT_SYSINFO (32) on the stack, after arguments and environment.
 _FIND_VDSO = bytes.fromhex("89e6 ad 8d748604 ad 85c0 75fb ad 83f820 ad 75f9 89c7")
 
 #: Numbers of arch/x86/entry/syscalls/syscall_32.tbl.
@@ -40,17 +40,17 @@ def call(number: int, *arguments: int, way: bytes = INT_80) -> bytes:
 
 
 def program(path: Path, *calls: tuple[int, ...], way: bytes = INT_80, data: bytes = b"") -> Path:
-    """Write a static 32-bit program that makes these calls, each a number and its arguments, and ends with 0.
+    """Write a static 32-bit program that makes these calls, each a number and its arguments, and exits with 0.
 
-    Before the first and after the last of them it writes a byte to its stdout and reads one from its stdin. `data`
-    stands at DATA.
+    Before the first and after the last call it writes a byte to its stdout and reads one from its stdin. `data` is at
+    DATA.
     """
     wait = call(WRITE, 1, _BASE, 1) + call(READ, 0, _BASE + 4096 - 1, 1)
     code = _FIND_VDSO + wait + b"".join(call(*one, way=way) for one in calls) + wait + call(EXIT, 0)
     room = _DATA_OFFSET - _HEADERS_BYTES
     assert len(code) < room and len(data) < 1024
     bytes_ = _DATA_OFFSET + len(data)
-    # Elf32_Ehdr, Elf32_Phdr of elf(5): EM_386; one segment, PT_LOAD, that can be read, written and run.
+    # Elf32_Ehdr and Elf32_Phdr of elf(5): EM_386, with one readable, writable and executable segment (PT_LOAD).
     header = struct.pack(
         "<16sHHIIIIIHHHHHH", b"\x7fELF\1\1\1", 2, 3, 1, _BASE + _HEADERS_BYTES, 52, 0, 0, 52, 32, 1, 0, 0, 0
     )
@@ -69,12 +69,12 @@ class Compat32:
         self._await()
 
     def make_calls(self) -> None:
-        """Have it make its calls; returns when all are made."""
+        """Let the program make its calls; return when all are made."""
         self._step()
         self._await()
 
     def end(self) -> int:
-        """Let it end; return its exit code."""
+        """Let the program end; return its exit code."""
         self._step()
         return self._process.wait(10)
 
@@ -95,7 +95,8 @@ class Compat32:
         self._process.communicate()
 
 
-#: For an Actor, a 64-bit program: `int80(number, arguments...)`, where bytes are put where 32 bits reach them.
+#: For an Actor, which is a 64-bit program: `int80(number, arguments...)`. Bytes are placed where 32 bits can address
+#: them.
 INT80 = f"""
 import mmap, struct
 page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40, 7)  # MAP_32BIT
@@ -116,7 +117,7 @@ def int80(number, *arguments):
 
 
 def require(directory: Path, missing: Callable[[str], NoReturn]) -> None:
-    """Call `missing` where this kernel runs no 32-bit programs."""
+    """Call `missing` if this kernel does not run 32-bit programs."""
     if os.uname().machine != "x86_64":
         missing(f"32-bit calls of {os.uname().machine}")
     try:

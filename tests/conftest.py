@@ -1,4 +1,4 @@
-"""What tests of all folders share: whether this host lets us load eBPF, and how a test says that it needs something."""
+"""Helpers for all tests: whether this host can load eBPF, and how a test reports what it needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 import pytest
+
+from tests import sampling
+
+sampling.load_profile()
 
 
 def _missing(reason: str) -> NoReturn:
@@ -17,13 +21,13 @@ def _missing(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def missing() -> Callable[[str], NoReturn]:
-    """Call it with what is not there: skips the test, or fails it where the host should be able to run it."""
+    """Return a function to call with what is missing: it skips the test, or fails it if PROCLINE_REQUIRE_LIVE=1."""
     return _missing
 
 
 @pytest.fixture(scope="session")
 def live_kernel() -> None:
-    """Needed by every test that loads eBPF into the running kernel (marker `live`)."""
+    """Required by every test that loads eBPF into the running kernel (marker `live`)."""
     from pipeline.bpf import host, libbpf
     from pipeline.errors import UnsupportedError
 

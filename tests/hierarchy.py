@@ -1,4 +1,4 @@
-"""A cgroup hierarchy of version 1 for a test, beside what the host has: with version 2 that makes a hybrid host."""
+"""A cgroup hierarchy of version 1 for a test, in addition to the host's: with version 2, a hybrid host."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NoReturn
 
 
 def remove_cgroups(top: Path, refuge: Path) -> None:
-    """Move every process that is in a cgroup or below it to another one, and remove them all."""
+    """Move every process in a cgroup and below it to another cgroup, and remove them."""
     deadline = time.monotonic() + 5
     for group in sorted((Path(path) for path, _, _ in os.walk(top)), reverse=True):
         for pid in (group / "cgroup.procs").read_text().split():
@@ -22,14 +22,14 @@ def remove_cgroups(top: Path, refuge: Path) -> None:
         while group.exists() and time.monotonic() < deadline:
             try:
                 group.rmdir()
-            except OSError:  # a process in it is about to be gone
+            except OSError:  # a process in it is about to end
                 time.sleep(0.01)
 
 
 def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
-    """Mount one with a name and no controllers; give the folder, which has the hierarchy's name.
+    """Mount a hierarchy with a name and no controllers; yield its directory, which has the same name.
 
-    At the end every process is moved to the root and all cgroups are removed, so that the hierarchy goes.
+    At the end every process is moved to the root and all cgroups are removed, so that the kernel removes the hierarchy.
     """
     folder = Path(tempfile.mkdtemp(prefix="procline-v1-"))
     command = ["mount", "-t", "cgroup", "-o", f"none,name={folder.name}", "none", folder]
@@ -44,7 +44,8 @@ def named_hierarchy(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
             remove_cgroups(group, folder)
         deadline = time.monotonic() + 5
         subprocess.run(["umount", folder], check=True)
-        # Cgroups go some time after their directories, and only an unmount without any ends the hierarchy.
+        # The kernel removes cgroups some time after their directories, and an unmount ends the hierarchy only without
+        # cgroups.
         while f"name={folder.name}:" in Path("/proc/self/cgroup").read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:

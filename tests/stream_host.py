@@ -1,4 +1,4 @@
-"""A resolver in small: real tables, applier, encoder and publisher, fed with a story of fake processes by a thread."""
+"""A small resolver: real tables, applier, encoder and publisher; a thread feeds it with events of fake processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def now_boot_ns() -> int:
 
 
 class MiniResolver:
-    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/loop.py)."""
+    """Applies, publishes and commits in the resolver's order (see pipeline/resolver/daemon/duty_cycle.py)."""
 
     def __init__(self, directory: Path, **publisher: Any) -> None:
         self.directory = directory
@@ -49,7 +49,7 @@ class MiniResolver:
         self.tables.commit(self.watermark, zeros, zeros, self.encoder.sequences())
 
     def apply(self, events: list[Any], *, commit: bool = True) -> None:
-        """One step."""
+        """Apply and publish events; commit unless told otherwise."""
         for event in events:
             event.apply(self.applier)
             self.watermark = max(self.watermark, event.time + 1)
@@ -64,7 +64,7 @@ class MiniResolver:
         self.commit()
 
     def close(self, *, kill: bool = False) -> None:
-        """End on purpose and take everything away, or as if killed."""
+        """End in an orderly way and remove all files, or as if killed."""
         if kill:
             self.bus.close()
             self.tables.close()
@@ -75,7 +75,7 @@ class MiniResolver:
 
 
 class Host:
-    """Fake processes that fork, exec and exit at random; `live` is what there is: pid -> images."""
+    """Fake processes that fork, exec and exit at random. `live` maps each live pid to its number of images."""
 
     def __init__(self, resolver: MiniResolver, *, seed: int = 1) -> None:
         self.resolver = resolver
@@ -105,7 +105,7 @@ class Host:
                 pid = self.random.choice(list(self.live))
                 self.made["exec"] += 1
                 path = self.random.choice((b"/bin/sh", b"/usr/bin/make", b"/opt/caf\xe9"))
-                # With arguments of its own: else it may start what runs already, which makes no image.
+                # With its own arguments; otherwise it may execute the same program again, which makes no image.
                 events.append(self.story.exec(pid, path, args=[path, b"%d" % self.made["exec"]]))
                 self.live[pid] += 1
             else:
@@ -116,7 +116,7 @@ class Host:
         self.resolver.apply(events, commit=commit)
 
     def run(self) -> None:
-        """Steps until `stop`, in a thread."""
+        """Make steps in a thread until `stop`."""
 
         def loop() -> None:
             while not self.is_over:

@@ -1,4 +1,4 @@
-"""Every bench runs, small, and says what its docstring promises; the report of all is written."""
+"""Every bench runs with small sizes and prints what its docstring promises; the combined report is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 BENCH = Path(__file__).parents[1] / "bench"
-#: What the first column of each bench must have. Those of the first table need a daemon.
+#: Required texts in the first column of each bench. The benches of the first table need a daemon.
 LIVE = {
     "live_cost": {"idle", "fork/exit", "one exec in 5", "bpf, all"},
     "live_slowdown": {"wall", "CPU", "wall, noise", "CPU, noise"},
@@ -39,7 +39,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def report_of(name: str, expected: set[str]) -> dict[str, Any]:
-    """Run a bench small, and check what all have in common."""
+    """Run a bench with small sizes, and check what all reports have in common."""
     done = run(str(BENCH / f"{name}.py"), "--small", "--json")
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
@@ -112,11 +112,11 @@ def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path
 
 
 def test_a_missed_target_says_what_the_machine_alone_takes() -> None:
-    """And one that is reached does not, nor one without such a figure."""
+    """A reached target does not, nor does one without such a figure."""
     cases = "(600, 500, 'us', True, 520), (400, 500, 'us', True, 520), (600, 500, 'us')"
     code = f"import common; print([common.Target('idle', *case).remark for case in ({cases})])"
     done = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "['; the machine alone takes 520 us', '', '']", done.stderr
+    assert done.stdout.strip() == "['; the machine alone needs 520 us', '', '']", done.stderr
 
 
 def test_a_bench_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_file_is_replaced_whole_with_its_mode_whatever_the_umask(tmp_path: Pat
         for content, mode in ((b"one", 0o644), (b"another one", 0o640), (b"", 0o600)):
             with (tmp_path / "file").open("ab") as held:
                 files.replace(tmp_path / "file", content, mode)
-                assert os.fstat(held.fileno()).st_nlink == 0, "it is another file, not the same one written anew"
+                assert os.fstat(held.fileno()).st_nlink == 0, "it is a new file, not the old one with other content"
             assert (tmp_path / "file").read_bytes() == content
             assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == mode
     finally:

@@ -14,9 +14,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pipeline"
 
-#: Packages (and single modules) below `pipeline`, lowest first. Each imports only from itself and from rows above it.
+#: Packages (and single modules) below `pipeline`, lowest first. Each may import only from itself and from rows above
+#: it.
 LEVELS = (
-    ("errors", "files", "log", "records", "shm.layout"),
+    ("errors", "files", "log", "records"),
+    ("shm.layout",),
     ("bus.frames", "config", "paths", "trust"),
     ("bus.stream", "host", "shm.writer"),
     ("bpf", "bus", "procfs", "resolver.merge", "shm.check", "shm.names", "worker"),
@@ -28,9 +30,9 @@ LEVELS = (
     ("cli", "resolver.daemon"),
 )
 LEVEL_OF = {package: level for level, packages in enumerate(LEVELS) for package in packages}
-#: Importing package, and a family of packages that it may not use at all, whatever the levels allow.
+#: An importing package, and a family of packages that it must not import in any case.
 APART = (("resolver", "sources"), ("sources", "resolver"), ("client", "resolver"), ("shm.reader", "shm.writer"))
-#: No package may be larger: a reader should guess the module from the question.
+#: Maximum number of modules in a package, so that a reader can guess the module from the question.
 MODULES_MAX = 20
 
 
@@ -48,23 +50,23 @@ MODULES = {module_of(path) for path in modules()}
 
 
 def package_of(module: str) -> str:
-    """Return the package of a module, or the module itself if it stands directly below `pipeline`."""
+    """Return the package of a module, or the module itself if it is directly below `pipeline`."""
     folder = PACKAGE / module.replace(".", "/")
     return module if folder.is_dir() else module.rpartition(".")[0] or module
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted names below `pipeline` that a module imports, those for type checking too."""
+    """Yield the dotted names below `pipeline` that a module imports, including those for type checking."""
     text = path.read_text()
     if path.suffix in {".py", ".pyi"}:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
-                assert node.level == 0, f"{path}: relative imports hide where an arrow points"
+                assert node.level == 0, f"{path}: use an absolute import, which shows its direction"
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
         return
-    for line in text.splitlines():  # Cython: one import a line, as PEP 8 has it
+    for line in text.splitlines():  # Cython: one import per line, as in PEP 8
         words = line.split()
         if len(words) > 1 and words[0] in {"import", "cimport", "from"} and words[1].startswith("pipeline"):
             yield f"{words[1]}.{words[3].rstrip(',')}" if len(words) > 3 and words[0] == "from" else words[1]
@@ -82,12 +84,12 @@ def imported_modules(path: Path) -> Iterator[str]:
 def test_no_arrow_points_back_up(path: Path) -> None:
     own = package_of(module_of(path))
     if not own:
-        return  # the package itself, which names public things lazily
+        return  # the package itself, which imports public names on demand
     for module in imported_modules(path):
         target = package_of(module)
         if target == own:
             continue
-        assert own in LEVEL_OF, f"{own} is a new package: give it its place in LEVELS"
+        assert own in LEVEL_OF, f"{own} is a new package: add it to LEVELS"
         if not target:  # a public name, such as ProcessTable
             assert own == "cli", f"{path}: import a public name from the module that defines it"
             continue
@@ -113,7 +115,7 @@ PACKAGES = sorted(module for module in MODULES if (PACKAGE / module.replace(".",
 def test_a_package_says_what_it_does_and_is_small(package: str) -> None:
     folder = PACKAGE / package.replace(".", "/")
     docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
-    assert len(docstring.split("\n\n")) > 1, "the docstring says what the package does, then what it does not do"
+    assert len(docstring.split("\n\n")) > 1, "it must say what the package does, and what it does not do"
     names = {path.stem for path in folder.iterdir() if path.suffix in {".py", ".pyx"}} - {"__init__"}
     assert len(names) <= MODULES_MAX, f"{package or 'pipeline'} has {len(names)} modules"
 
@@ -133,7 +135,7 @@ DAEMON_ONLY = {
     "prometheus_client",
     "pipeline.config.schema",
 }
-#: Some MB a process each, and nothing that the daemon uses: the TLS library comes with asyncio, with ssl and hashlib.
+#: Each adds some MB to a process, and the daemon uses none: asyncio, ssl and hashlib import the TLS library.
 NOT_IN_DAEMON = {"asyncio", "ssl", "_ssl", "_hashlib", "rich", "concurrent.futures", "prometheus_client"}
 
 

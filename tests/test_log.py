@@ -1,4 +1,4 @@
-"""Lines of the log, as a terminal, a pipe and the journal get them."""
+"""Log lines for a terminal, a pipe and the journal."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_reader_that_went_away_does_not_end_the_daemon(before: str) -> None:
     child.stderr.close()
     child.stdin.write("\n")
     child.stdin.close()
-    assert child.wait(20) in {0, 120}  # 120: the interpreter's own flush at the end found the pipe closed
+    assert child.wait(20) in {0, 120}  # 120: the interpreter's final flush failed because the pipe was closed
 
 
 def test_a_process_without_standard_error_can_log() -> None:

@@ -1,4 +1,4 @@
-"""Names of an instance's files: where they are, and which names are refused."""
+"""Paths of an instance's files: where they are, and which names are rejected."""
 
 from __future__ import annotations
 

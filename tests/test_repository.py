@@ -1,4 +1,4 @@
-"""The repository itself: lock files, scripts, and the view that a newcomer sees first."""
+"""The repository itself: lock files, scripts, and the first commands that a new user runs."""
 
 from __future__ import annotations
 
@@ -72,5 +72,5 @@ def test_the_first_view_shows_processes_with_their_lineage(live_kernel: None) ->
         assert re.search(r"> exec +\d+  sort  \(was sh\) < sh\(\d+\) < ", done.stdout)
         assert re.search(r"- exit +\d+  sort  \[code 0 after ", done.stdout)
         assert re.search(r"Seen: \d+ forks, .* lost: 0; late: ", done.stdout)
-        # All that stays is the note by which the next daemon knows when this one ended.
+        # Only the record remains that shows the next daemon when this one ended.
         assert [left.name for left in Path(runtime).iterdir()] == [".first~watched"]

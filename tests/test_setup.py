@@ -1,4 +1,4 @@
-"""script/setup and script/run keep a working environment; setup.py makes errors of what newer compilers reject."""
+"""script/setup and script/run keep a working environment; setup.py rejects what newer compilers reject."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
+from setuptools import Extension
 
 ROOT = Path(__file__).parent.parent
 
-#: A build backend that installs nothing, so that script/setup needs neither a network nor a compiler.
+#: A build backend that installs nothing, so script/setup needs neither network nor compiler.
 BACKEND = """
 import pathlib, zipfile
 
@@ -35,7 +36,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 build_wheel = build_editable
 """
 
-#: Each is an error by default in gcc 14 or clang 19 and no more than a warning in gcc 12.
+#: Each is an error by default in gcc 14 or clang 19, but at most a warning in gcc 12.
 FAULTS = {
     "incompatible-pointer-types": "long f(long *a) { return *a; } long g(long long *a) { return f(a); }",
     "int-conversion": "long *f(long a) { return a; }",
@@ -51,7 +52,7 @@ COMPILERS = [
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """setup.py, as a module."""
+    """setup.py as a module."""
     spec = importlib.util.spec_from_file_location("procline_setup", ROOT / "setup.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -74,7 +75,7 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
 
 
 def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
-    """With whichever compiler builds extensions here: an element's address, as it was before gcc 14 rejected it."""
+    """For the compiler of this host: the address of an element, a mistake that gcc rejects only since version 14."""
     folder = tmp_path / "pipeline"
     folder.mkdir()
     for name in ("cold.h", "order.ld"):
@@ -102,7 +103,7 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
 
 
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
-    """gcc of this release is what the core was built with; clang finds other faults."""
+    """The core is built with gcc; clang finds other mistakes."""
     if shutil.which("clang-19") is None:
         missing("clang-19 is not installed")
     options = build.accepted(["clang-19"], build.STRICT)
@@ -116,6 +117,31 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             sources,
         ):
             assert done.returncode == 0, done.stderr
+
+
+def test_a_module_is_rebuilt_for_what_it_includes_and_for_nothing_else(
+    build: ModuleType, missing: Callable[[str], NoReturn]
+) -> None:
+    """The C preprocessor knows which headers it read; an unrelated header must not rebuild everything."""
+    if shutil.which("gcc") is None:
+        missing("gcc is not installed")
+    includes = [f"-I{folder}" for folder in (sysconfig.get_path("include"), *build.INCLUDED)]
+    modules = [module for module in build.extensions() if module.name != build.SHARED]
+
+    def read(module: Extension) -> set[str]:
+        source = Path(module.sources[0]).with_suffix(".c")
+        command = ["gcc", "-M", "-include", build.COLD, *includes, source]
+        rule = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        return {path for path in rule.split() if path.startswith("pipeline/") and path.endswith(".h")}
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        for module, headers in zip(modules, threads.map(read, modules), strict=True):
+            assert {path for path in module.depends if path.endswith(".h")} == headers, module.name
+
+
+def test_a_change_of_a_declaration_rebuilds_its_users_alone(build: ModuleType) -> None:
+    users = {m.name for m in build.extensions() if "pipeline/bus/_push.pxd" in m.depends}
+    assert users == {"pipeline.bus._push", "pipeline.sources.shard._pacing", "pipeline.sources.shard._shard"}
 
 
 class Clone:
@@ -156,14 +182,14 @@ def clone(tmp_path: Path) -> Clone:
 
 
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
-    """With the environment first in PATH its own interpreter is found first, which must not count as another one."""
+    """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
     assert "making .venv" in clone.setup()
     clone.marker.touch()
     folder = clone.root / ".venv"
     active = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "VIRTUAL_ENV": str(folder)}
     assert clone.setup(**active) == "setup: ready: .venv/bin/procline\n"
     assert clone.marker.exists()
-    # Nor is an environment made of another environment.
+    # An environment is not created from another environment either.
     (folder / "procline-host").unlink()
     assert "making .venv" in clone.setup(**active)
     assert not clone.marker.exists()
@@ -172,7 +198,7 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
 
 
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
-    """As /usr/bin/python3 is: the environment itself names what the link led to."""
+    """For example /usr/bin/python3: the environment records the target of the link."""
     link = tmp_path / "python3"
     link.symlink_to(getattr(sys, "_base_executable", sys.executable))
     clone.setup("--host", PROCLINE_PYTHON=str(link))
@@ -254,7 +280,7 @@ def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> N
 
 
 def test_no_wheel_of_pylibbpf_is_asked_for_where_there_is_none() -> None:
-    """pip would try to build it, and llvmlite comes for nobody."""
+    """Otherwise pip would try to build it; and llvmlite is never installed."""
     for name in ("host", "dev"):
         text = (ROOT / "requirements" / f"{name}.txt").read_text()
         (line,) = re.findall(r"^pylibbpf==.*$", text, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Directories and files that another user could have made or changed are refused, wherever on the path they are."""
+"""Directories and files that another user could have created or changed are rejected anywhere on the path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give fi
 
 @pytest.fixture
 def top() -> Iterator[Path]:
-    """A directory of ours below a sticky one that everybody may write to."""
+    """A directory of ours below a sticky one that everyone can write to."""
     path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
@@ -29,7 +29,7 @@ def top() -> Iterator[Path]:
 
 @pytest.fixture
 def instance(top: Path) -> Path:
-    """The directory of an instance in it, with one file."""
+    """The directory of an instance below `top`, with one file."""
     (top / "procline" / "default").mkdir(parents=True)
     (top / "procline" / "default" / "control").write_bytes(b"tables")
     return top / "procline" / "default"
@@ -86,7 +86,7 @@ def test_another_users_directory_below_a_sticky_one_is_refused(instance: Path, t
 
 @needs_root
 def test_readers_accept_one_user_whom_root_gave_a_directory(instance: Path) -> None:
-    """As /run/procline, which systemd makes for the user that runs the daemon."""
+    """For example /run/procline, which systemd creates for the service user."""
     give(instance.parent, SERVICE)
     give(instance, SERVICE)
     give(instance / "control", SERVICE)
@@ -139,7 +139,7 @@ def test_links_are_followed_only_if_they_are_ours(instance: Path, top: Path) -> 
     for link in ("relative", "absolute"):
         assert trust.read(top / link / "control") == b"tables"
         give(top / link, STRANGER)
-    # Root has put them there for their owner, as it does with directories; a daemon still does not follow them.
+    # Root has created them for their owner, as it does with directories; a daemon does not follow them nevertheless.
     with pytest.raises(UntrustedError, match="relative belongs to uid 65534"):
         trust.Directory(top / "relative", mine=True)
     top.chmod(0o1777)
@@ -168,14 +168,14 @@ def test_a_file_that_others_may_write_is_refused(instance: Path) -> None:
 @needs_root
 def test_sockets_of_strangers_are_refused(instance: Path) -> None:
     path = instance / "stream.ipc"
-    trust.check_socket(path)  # what is not there, connect(2) reports
+    trust.check_socket(path)  # connect(2) reports a missing socket
     trust.check_socket(instance / "none" / "stream.ipc")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     path.chmod(0o666)
     trust.check_socket(path)
     give(path, STRANGER)
-    # A service user may own the socket of root's directory only if it owns a directory on the way.
+    # A service user may own a socket in root's directory only if it owns a directory of the path.
     with pytest.raises(UntrustedError, match=r"stream\.ipc belongs to uid 65534"):
         trust.check_socket(path)
     with pytest.raises(UntrustedError, match="not a socket"):
@@ -193,4 +193,4 @@ def test_missing_directories_are_made_with_their_mode(top: Path) -> None:
     (top / "a").chmod(0o777)
     with pytest.raises(UntrustedError):
         trust.Directory(top / "a" / "c" / "d", mine=True, make=0o755)
-    assert not (top / "a" / "c").exists(), "nothing is made where strangers may write"
+    assert not (top / "a" / "c").exists(), "nothing is created where other users can write"

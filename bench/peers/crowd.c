@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A crowd of processes that sleep: "crowd COUNT [exec]".
+/* A crowd of sleeping processes: "crowd COUNT [exec]".
  *
- * Prints the pid of each, then a line with a dot. They end when standard input does. With "exec" each runs this program
- * anew with arguments of its own, as different programs on a host have.
+ * Prints the pid of each process, then a line with a dot. The processes end when standard input ends. With "exec", each
+ * process executes this program again with distinct arguments, like different programs on a host.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -41,12 +41,12 @@ int main(int argc, char **argv)
 			break;
 		}
 		if (!pids[i]) {
-			/* Whatever kills the crowd ends its members too. */
+			/* If the parent is killed, its children end too. */
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			close(0);
 			close(1);
 			if (is_exec) {
-				/* The pipe closes at the exec: that is how the crowd knows. */
+				/* The exec closes the pipe, which tells the parent that it is done. */
 				close(ready[0]);
 				snprintf(number, sizeof(number), "--number=%d", i);
 				execl("/proc/self/exe", "crowd", "sleeper", number, "--config=/etc/crowd/crowd.conf", NULL);

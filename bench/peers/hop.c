@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What ZeroMQ itself costs: a process sends BYTES every MS milliseconds, another waits for each message and reads it.
+/* The cost of ZeroMQ itself: one process sends BYTES every MS milliseconds, another waits for each message and reads it.
  *
  *   hop LIBZMQ MS BYTES [MESSAGES [CPU]]
  *
- * until its standard input ends or so many messages were sent; then prints "MESSAGES CPU_NS", of both processes together, and
- * behind it for each of the first 65,536 messages the microseconds from before it was sent to when it was received.
+ * The program ends when its standard input ends or MESSAGES were sent. It prints "MESSAGES CPU_NS" for both processes
+ * together, and then for each of the first 65,536 messages the microseconds between sending and receiving.
  *
- * With CPU a third process, bound to that, tells the sender through a pipe when to send, every MS milliseconds on average
- * (exponential, fixed seed), and the microseconds count from before it tells: an event on one CPU that has to be known to a
- * process which sleeps behind a socket of another's. Then it looks for what becomes of it, at the lowest priority, as watcher.c
- * does.
+ * With CPU, a third process bound to that CPU tells the sender through a pipe when to send, every MS milliseconds on
+ * average (exponential, fixed seed), and the microseconds count from there. This models an event on one CPU that must
+ * reach a process on another CPU through a socket. The third process then polls for the arrival at the lowest priority,
+ * as watcher.c does.
  *
- * Both do nothing else, so their CPU time is that of two wake-ups and of libzmq with its two I/O threads. Linked at run
- * time: what pyzmq brings is the library that the daemon uses, and it comes without a header. */
+ * Both processes do nothing else, so their CPU time consists of two wake-ups and of libzmq with its two I/O threads.
+ * libzmq is loaded at run time, because the daemon uses pyzmq's library, which has no header. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
@@ -53,12 +53,12 @@ static void *found(void *library, const char *name)
 	void *at = dlsym(library, name);
 
 	if (!at)
-		die(name); /* errno is not dlsym's, the name is what counts */
+		die(name); /* dlsym does not set errno; the name is sufficient */
 	return at;
 }
 
 static double took_us[65536];
-static uint64_t *arrived; /* messages; both processes' */
+static uint64_t *arrived; /* number of messages; shared by the processes */
 
 static int waits_on(int fd)
 {
@@ -70,7 +70,7 @@ static int waits_on(int fd)
 	return epoll;
 }
 
-/* A process bound to `cpu` that writes the time into the pipe that is returned, so many times. */
+/* Start a process bound to `cpu` that writes `times` timestamps into a pipe; returns the pipe's read end. */
 static int poker(int cpu, int ms, long times)
 {
 	cpu_set_t cpus;
@@ -86,7 +86,7 @@ static int poker(int cpu, int ms, long times)
 	CPU_ZERO(&cpus);
 	CPU_SET(cpu, &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus) || sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
-		die("the poker");
+		die("binding the poking process");
 	srand48(1);
 	for (long i = 0; i < times; i++) {
 		uint64_t now;
@@ -174,11 +174,11 @@ int main(int argc, char **argv)
 	snprintf(address, sizeof(address), "ipc://@procline-hop-%d", getpid());
 	arrived = mmap(NULL, sizeof(*arrived), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (arrived == MAP_FAILED || pipe(told) || pipe(bound))
-		die("memory or a pipe");
+		die("mmap or pipe");
 	if (fork() == 0) {
-		/* Who connects too early tries again after 100 ms, and messages wait for that. */
+		/* A socket that connects before the bind retries after 100 ms, and its messages wait. */
 		if (read(bound[0], &byte, 1) != 1)
-			die("the receiver");
+			die("read from the receiver");
 		used = sender(address, atoi(argv[2]), atol(argv[3]), argc > 4 ? atol(argv[4]) : -1, argc > 5 ? atoi(argv[5]) : -1);
 		return write(told[1], &used, sizeof(used)) != sizeof(used);
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Hands the time on through a chain of sleeping processes: relay HOPS SAMPLES MEAN_MS SEED prints, a line each, how many
- * ns it took to reach the end of the chain, at random moments. bench/live_latency.py has it beside its own figures: what
- * the machine at hand takes to wake so many processes one after the other.
+/* Passes the time on through a chain of sleeping processes: relay HOPS SAMPLES MEAN_MS SEED.
+ *
+ * At random moments a time is sent through the chain. For each the program prints a line with the ns that it took to
+ * reach the end. bench/live_latency.py reports this as the time that the machine needs to wake HOPS processes in turn.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -18,7 +19,7 @@ static uint64_t now_ns(void)
 	return t.tv_sec * 1000000000ull + t.tv_nsec;
 }
 
-/* One link: passes on what it reads; the last one tells how old it is. */
+/* One link of the chain: passes on the time that it reads; the last link writes how old it is. */
 static void link_of_chain(int in, int out, int is_last)
 {
 	uint64_t at;

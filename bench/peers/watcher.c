@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Has children forked, one at a time, and reads an instance's tables until each shows there, and until its end does.
+/* Forks children one at a time, and reads an instance's tables until they show the fork and the exit of each child.
  *
  *   watcher DIRECTORY SAMPLES GAP_MS POLL_US SEED [idle]
  *
- * Waits a random time before each fork and before each end (exponential, mean GAP_MS), looks every POLL_US microseconds, and
- * says "fork US", "exit US" for each child: from the kernel's time of the event, which the row has, to the first look that
- * shows it; and "turn US" for each sleep between two looks: by how much its timer was late. The tables are read as any reader
- * reads them (reader.h). In C, because a Python process takes 100 us to wake up on an idle host, and takes the caches from what
- * it measures.
+ * The program waits a random time before each fork and before each exit (exponential, mean GAP_MS), reads the tables every
+ * POLL_US microseconds, and prints "fork US" and "exit US" for each child: the time from the kernel's time of the event,
+ * which is in the row, to the first read that shows it. It prints "turn US" for each sleep between two reads: the delay of
+ * its timer. It reads the tables like any reader (reader.h). It is written in C, because a Python process needs 100 us to
+ * wake up on an idle host and would displace the caches of the measured processes.
  *
- * With "idle" it looks when its CPU has nothing else to do (SCHED_IDLE, sched(7)), and does not sleep between two looks, since
- * that would be up to 65 us each time in the place of POLL_US: to wake up costs more than to look. Between an event and its row
- * that CPU never rests then, so it must not be one on which the daemon's workers run. What forks is another process, of ordinary
- * priority, which shares its CPU. */
+ * With "idle" it runs only if its CPU has nothing else to do (SCHED_IDLE, sched(7)), and does not sleep between two reads,
+ * because a sleep would take up to 65 us instead of POLL_US; waking up costs more than reading. Its CPU is then always busy
+ * between an event and its row, so the daemon's workers must run on another CPU. Another process with ordinary priority
+ * forks the children on the same CPU. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <math.h>
@@ -43,7 +43,7 @@ static const void *mapped(const char *directory, const char *name, size_t bytes)
 
 	snprintf(path, sizeof(path), "%s/%s", directory, name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
-	/* Longer than the file, as it grows; nothing behind its end is touched. */
+	/* The mapping is longer than the file, which can grow; nothing beyond its end is read. */
 	at = fd < 0 ? MAP_FAILED : mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
 	if (at == MAP_FAILED)
 		die(path);
@@ -74,7 +74,7 @@ static void look_later(uint64_t poll_ns)
 	printf("turn %.1f\n", (double)(int64_t)(pl_now_boot_ns() - due) / 1000);
 }
 
-/* Look until the child's row says when it was forked, or, with `ended`, when it ended; that time. */
+/* Read until the child's row has the time of its fork, or with `ended` of its exit; returns that time. */
 static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_ns, int ended, uint64_t poll_ns)
 {
 	uint64_t begun_ns = pl_now_boot_ns();
@@ -83,13 +83,13 @@ static uint64_t seen(const struct pl_view *view, uint32_t pid, uint64_t called_n
 	uint32_t row;
 
 	while (pl_now_boot_ns() - begun_ns < NEVER_NS) {
-		/* Whoever had the pid before may still be in the table; he began earlier than the call. */
+		/* An earlier process with the same pid may still be in the table; its start is before the call. */
 		if (pl_lookup_once(view, pid, &hot, &row) == PL_READ_FOUND && hot.start_boot_ns >= called_ns &&
 		    pl_copy_row(view, row, &hot, &cold) && hot.tgid == pid && (!ended || hot.exit_boot_ns))
 			return ended ? hot.exit_boot_ns : cold.fork_boot_ns;
 		look_later(poll_ns);
 	}
-	fprintf(stderr, "watcher: an event did not show within 5 s\n");
+	fprintf(stderr, "watcher: an event did not appear within 5 s: is the instance running?\n");
 	exit(1);
 }
 
@@ -106,7 +106,7 @@ static void fork_children(int commands, uint32_t *pid)
 			for (;;)
 				pause();
 		}
-		/* Publishes a number and nothing else, so no order is needed with other stores. */
+		/* The store publishes only this number, so it needs no order with other stores. */
 		__atomic_store_n(pid, child < 0 ? UINT32_MAX : (uint32_t)child, __ATOMIC_RELAXED);
 	}
 	_exit(0);
@@ -129,15 +129,15 @@ int main(int argc, char **argv)
 	view.cold = mapped(argv[1], "cold", sizeof(*view.cold) * (size_t)view.row_capacity);
 	poll_ns = (uint64_t)(atof(argv[4]) * 1000);
 	srand48(atol(argv[5]));
-	signal(SIGCHLD, SIG_IGN); /* the kernel reaps */
+	signal(SIGCHLD, SIG_IGN); /* the kernel reaps the children */
 	pid = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (pid == MAP_FAILED || pipe(commands))
-		die("memory or a pipe");
+		die("mmap or pipe");
 	if (!fork()) {
-		close(commands[1]); /* so that it ends with the watcher */
+		close(commands[1]); /* so that the forker ends with the watcher */
 		fork_children(commands[0], pid);
 	}
-	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* timers are else up to 50 us late */
+	prctl(PR_SET_TIMERSLACK, 1000, 0, 0, 0); /* by default timers can be up to 50 us late */
 	sleeps = argc != 7;
 	if (!sleeps && sched_setscheduler(0, SCHED_IDLE, &(struct sched_param){ 0 }))
 		die("sched_setscheduler");
@@ -149,14 +149,14 @@ int main(int argc, char **argv)
 		*pid = 0;
 		called_ns = pl_now_boot_ns();
 		if (write(commands[1], "f", 1) != 1)
-			die("the forker");
+			die("write to the forking process");
 		while (!(child = __atomic_load_n(pid, __ATOMIC_RELAXED)))
 			look_later(poll_ns);
 		if (child == UINT32_MAX)
 			die("fork");
 		at_ns = seen(&view, child, called_ns, 0, poll_ns);
 		printf("fork %.1f\n", (double)(pl_now_boot_ns() - at_ns) / 1000);
-		/* What is shown is shown at the end of a turn: an exit right behind that would always wait for a whole one. */
+		/* Events appear at the end of a turn; without a gap the exit would always have to wait for a whole turn. */
 		wait_at_random(atof(argv[3]));
 		kill((pid_t)child, SIGKILL);
 		at_ns = seen(&view, child, called_ns, 1, poll_ns);

@@ -18,13 +18,14 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline import errors
 from pipeline.errors import LoadError, ProclineError
 from pipeline.host import privileges
+from pipeline.records.capture_fds import CaptureFds
 
 if TYPE_CHECKING:
     from pipeline.bpf.loader import Capture
@@ -43,30 +44,20 @@ class HeldCapture:
 
     ring_bytes: int
     ring_count: int
-    ring_fds: Mapping[int, int]
-    shared_fd: int
-    settings_fd: int
-    pid_owners_fd: int
-    pid_cache_fd: int
-    proc_cache_fd: int
-    iter_link_fd: int
+    fds: CaptureFds
     tiers: Mapping[str, str]
-    fds: list[int]
+    open_fds: list[int]
 
     @property
     def program_fds(self) -> list[int]:
-        """Descriptors of the programs among `fds`."""
-        return [fd for fd in self.fds if "bpf-prog" in str(Path(f"/proc/self/fd/{fd}").readlink())]
+        """Descriptors of the programs among `open_fds`."""
+        return [fd for fd in self.open_fds if "bpf-prog" in str(Path(f"/proc/self/fd/{fd}").readlink())]
 
     def close(self) -> None:
         """Detach the programs, free maps and rings; idempotent. Workers' copies keep their rings readable."""
-        while self.fds:
+        while self.open_fds:
             with contextlib.suppress(OSError):
-                os.close(self.fds.pop())
-
-
-#: The attributes of a Capture that are one descriptor.
-_SINGLE = tuple(field.name for field in fields(HeldCapture) if field.name.endswith("_fd"))
+                os.close(self.open_fds.pop())
 
 
 def load_apart(**settings: Any) -> HeldCapture:
@@ -110,10 +101,9 @@ def hold(make: Callable[[], Capture]) -> HeldCapture:
     return HeldCapture(
         ring_bytes=told["ring_bytes"],
         ring_count=told["ring_count"],
-        ring_fds={int(ring): fds[place] for ring, place in told["rings"].items()},
+        fds=CaptureFds.from_json(told["places"]).renumbered(fds.__getitem__),
         tiers=told["tiers"],
-        fds=fds,
-        **{name: -1 if place is None else fds[place] for name, place in told["single"].items()},
+        open_fds=fds,
     )
 
 
@@ -169,8 +159,7 @@ def _tell(capture: Capture, fds: list[int], to: socket.socket) -> None:
     place_of = {fd: place for place, fd in enumerate(fds)}
     told = {
         "fds": len(fds), "ring_bytes": capture.ring_bytes, "ring_count": capture.ring_count,
-        "rings": {ring: place_of[fd] for ring, fd in capture.ring_fds.items()},
-        "single": {name: place_of.get(getattr(capture, name)) for name in _SINGLE},
+        "places": capture.fds.renumbered(place_of.__getitem__),
         "tiers": {tier.name: tier.detail if tier.is_on else f"off: {tier.detail}" for tier in capture.tiers},
     }  # fmt: skip
     to.send(json.dumps(told).encode())

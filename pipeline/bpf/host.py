@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.bpf.words import MISSED
 from pipeline.errors import UnsupportedError
+from pipeline.host import privileges
 
 BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -17,7 +18,12 @@ CPU_ROOM = MISSED
 #: bpf_rdonly_cast() is the newest thing that every program uses.
 OLDEST_KERNEL = (6, 2)
 
-CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+CAPABILITIES = {
+    "CAP_SYS_PTRACE": privileges.CAP_SYS_PTRACE,
+    "CAP_SYS_ADMIN": privileges.CAP_SYS_ADMIN,
+    "CAP_PERFMON": privileges.CAP_PERFMON,
+    "CAP_BPF": privileges.CAP_BPF,
+}
 
 
 def parse_cpus(text: str) -> list[int]:

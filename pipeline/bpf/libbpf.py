@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bpf import tracefs
+from pipeline.bpf._libbpf_log import print_function
 from pipeline.errors import LoadError, UnsupportedError
 
 MAP_TYPE_RINGBUF = 27
 
 #: Lines of libbpf's messages that an error keeps; the verifier's last words are at their end.
 _LOG_TAIL_LINES = 40
-
-_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-_libc = ctypes.CDLL(None)
 
 #: The system's library: every libbpf 1.x has this name.
 SYSTEM_LIBRARY = "libbpf.so.1"
@@ -100,8 +98,8 @@ class _Library:
                 )
             function.restype, function.argtypes = result, arguments
             setattr(self, name, function)
-        # For good: libbpf has one for all threads.
-        self.libbpf_set_print(ctypes.cast(_keep, pointer))
+        # For the whole process: libbpf has one for all threads.
+        self.libbpf_set_print(print_function(_receive))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"libbpf function {name} is not declared in {__name__}")
@@ -123,7 +121,7 @@ def library() -> Any:
 
 
 class _Collected(threading.local):
-    """Where a thread's messages of libbpf go; None: to stderr."""
+    """Where a thread collects libbpf's messages; None: they are written to stderr."""
 
     lines: list[str] | None = None
 
@@ -131,22 +129,11 @@ class _Collected(threading.local):
 _collected = _Collected()
 
 
-@_PRINT
-def _keep(level: int, form: bytes, arguments: int) -> int:
-    if level > 0:  # LIBBPF_INFO, LIBBPF_DEBUG
-        return 0
-    # The verifier's log is one argument and can be megabytes, its end matters: measure first. A va_list is used up
-    # by printing; a copy of its bytes (24 on x86-64, 32 on aarch64) is as good as va_copy().
-    spare = ctypes.create_string_buffer(ctypes.string_at(arguments, 32), 32)
-    length = _libc.vsnprintf(None, ctypes.c_size_t(0), ctypes.c_char_p(form), spare)
-    buffer = ctypes.create_string_buffer(max(0, length) + 1)
-    _libc.vsnprintf(buffer, ctypes.c_size_t(len(buffer)), ctypes.c_char_p(form), ctypes.c_void_p(arguments))
-    text = buffer.value.decode(errors="replace")
+def _receive(text: str) -> None:
     if _collected.lines is None:
         sys.stderr.write(text)
     else:
         _collected.lines.extend(text.rstrip("\n").split("\n"))
-    return 0
 
 
 @contextmanager

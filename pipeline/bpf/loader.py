@@ -19,6 +19,7 @@ from typing import Self
 
 from pipeline.bpf import host, libbpf, syscall, words
 from pipeline.errors import LoadError, UnsupportedError
+from pipeline.records.capture_fds import NO_FD, CaptureFds
 
 OBJECTS = Path(__file__).parent / "programs"
 
@@ -136,11 +137,10 @@ class Capture:
     Attributes:
         ring_bytes: size of each ring, bytes.
         ring_count: highest possible CPU number + 1; ring numbers are below it.
-        ring_fds: descriptor of each ring by its number. The number is that of the CPU whose records it takes.
-        spare_ring: number of the ring that all CPUs share that were not online at the start; None if there are none.
-        shared_fd, settings_fd, pid_owners_fd, pid_cache_fd, proc_cache_fd: maps, see maps.py.
-        iter_link_fd: for `iterator.read_tasks`; -1 if the kernel refuses it.
-        tiers: what is in force and why.
+        fds: descriptors of rings, maps (see maps.py) and the task iterator.
+        spare_ring: number of the ring that is shared by all CPUs that were offline at the start; None if there are
+            none.
+        tiers: which tiers are in force, and why.
     """
 
     def __init__(
@@ -175,9 +175,8 @@ class Capture:
         host.require()
         self.ring_bytes = ring_bytes
         self.ring_count = max(host.possible_cpus()) + 1
-        self.ring_fds: dict[int, int] = {}
+        self.fds = CaptureFds()
         self.spare_ring: int | None = None
-        self.iter_link_fd = -1
         self.tiers: tuple[Tier, ...] = ()
         self._tier_objects: list[libbpf.TierObject] = []
         self._program_fds: list[int] = []
@@ -186,13 +185,15 @@ class Capture:
             known = _program_fds()
             self._core: libbpf.CoreObject | None = libbpf.CoreObject(OBJECTS / "procline.bpf.o")
             self._map_fds = {name: self._core.map_fd(name) for name in SHARED_MAPS}
-            self.shared_fd = self._map_fds["pl_shared"]
-            self.settings_fd = self._map_fds["pl_settings"]
-            self.pid_owners_fd = self._map_fds["pid_owners"]
-            self.pid_cache_fd = self._map_fds["pid_cache"]
-            self.proc_cache_fd = self._map_fds["proc_cache"]
+            self.fds = CaptureFds(
+                shared=self._map_fds["pl_shared"],
+                settings=self._map_fds["pl_settings"],
+                pid_owners=self._map_fds["pid_owners"],
+                pid_cache=self._map_fds["pid_cache"],
+                proc_cache=self._map_fds["proc_cache"],
+            )
             self._make_rings()
-            settings = words.settings_words(self.settings_fd)
+            settings = words.settings_words(self.fds.settings)
             settings[words.ARGS_BYTES] = min(args_bytes, 32768)
             settings[words.ENVS_BYTES] = min(envs_bytes, 32768)
             settings[words.WAKEUP_FILL_BYTES] = wakeup_fill_bytes or ring_bytes // 4
@@ -213,31 +214,33 @@ class Capture:
             self._program_fds = sorted(_program_fds() - known)
             # Last, so that all kinds of event begin together.
             settings[words.FLAGS] = words.CAPTURE_ON
-            if self.iter_link_fd >= 0:
-                # Notes this process's root directory and fills the caches with the processes that are there already.
-                syscall.run_iterator(self.iter_link_fd)
+            if self.fds.iter_link != NO_FD:
+                # Stores this process's root directory, and enters the processes that exist already into the caches.
+                syscall.run_iterator(self.fds.iter_link)
             undo.pop_all()
 
     def _make_rings(self) -> None:
         assert self._core is not None
         online = host.online_cpus()
         absent = sorted(set(host.possible_cpus()) - set(online))
-        ring_of_cpu = words.cpu_words(self.shared_fd, words.RING)
+        ring_of_cpu = words.cpu_words(self.fds.shared, words.RING)
         numbers = {cpu: cpu for cpu in online}
         if absent:
             self.spare_ring = absent[0]
             numbers |= dict.fromkeys(absent, self.spare_ring)
+        rings: dict[int, int] = {}
+        self.fds = self.fds._replace(rings=rings)
         for cpu, ring in sorted(numbers.items()):
-            if ring not in self.ring_fds:
+            if ring not in rings:
                 try:
-                    self.ring_fds[ring] = libbpf.create_ring(f"pl_ring_{ring}", self.ring_bytes)
+                    rings[ring] = libbpf.create_ring(f"pl_ring_{ring}", self.ring_bytes)
                 except OSError as error:
                     raise LoadError(
                         f"ring {ring} of {len(set(numbers.values()))}, {self.ring_bytes} bytes: {error.strerror}; "
                         "lower capture.ring_bytes"
                     ) from error
             ring_of_cpu[cpu] = ring
-            self._core.map_update("pl_rings", cpu, self.ring_fds[ring])
+            self._core.map_update("pl_rings", cpu, rings[ring])
 
     def _load_tier(self, kind: TierKind, unwanted: Collection[str] = ()) -> Tier:
         left_out: list[str] = []
@@ -260,7 +263,8 @@ class Capture:
                 left_out.append(error.program)
         self._tier_objects.append(one)
         if kind.attach_kind == "iter":
-            (self.iter_link_fd,) = one.link_fds
+            (link_fd,) = one.link_fds
+            self.fds = self.fds._replace(iter_link=link_fd)
         missing = f"; this kernel has no place for {', '.join(left_out)}" if left_out else ""
         return Tier(kind.name, kind.attach_kind, True, kind.gives + missing)
 
@@ -331,13 +335,11 @@ class Capture:
         self._core, core = None, getattr(self, "_core", None)
         if core is not None:
             core.close()
-        for fd in self.ring_fds.values():
+        for fd in self.fds.rings.values():
             with suppress(OSError):
                 os.close(fd)
-        self.ring_fds = {}
+        self.fds = CaptureFds()
         self._program_fds = []
-        self.iter_link_fd = self.shared_fd = self.settings_fd = -1
-        self.pid_owners_fd = self.pid_cache_fd = self.proc_cache_fd = -1
 
     def __enter__(self) -> Self:
         return self

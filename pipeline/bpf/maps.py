@@ -1,95 +1,7 @@
 """The maps that BPF programs and user space share: layouts, mapped views, look-ups by descriptor.
 
-Works in any process that was given a map's descriptor, without capabilities and without libbpf. The C side is
-``shared.h``; sizes of the maps are there. All numbers are little-endian; 0 means unknown unless said otherwise.
-
-CPU_STATE, 256 bytes, map `pl_shared` (mapped), one element for each possible CPU; written by the programs on that CPU
-but for the fields marked otherwise. The last element is no CPU's: its lost_samples are what misses.py found out.
-
-    offset  size  field                 type  unit       meaning
-    0       4     sleeping              u4    -          set to 1 by the shard of this ring before it blocks, to 0 by
-                                                         the program that wakes it
-    4       4     ring                  u4    -          number of the ring that takes this CPU's records; written by
-                                                         the loader
-    8       8     ring_seq              u8    -          records of this CPU that got room
-    16      72    lost_samples          9u8   -          records that got none, by kind
-    88      72    head_only             9u8   -          records that got room for their header alone, by kind
-    160     8     threads_forked        u8    -          not recorded: threads
-    168     8     threads_exited        u8    -          not recorded: exits that left other threads alive
-    176     8     kthreads_forked       u8    -          not recorded: kernel threads
-    184     8     kthreads_exited       u8    -
-    192     8     exec_reread           u8    -          argument areas with an absent page, read again in pieces
-    200     8     wakeups               u8    -          wake-ups of this ring's shard
-    208     8     no_ring               u8    -          records lost because this CPU has no ring (in lost_samples too)
-    216     8     pids_full             u8    -          processes that `pid_cache` had no place for
-    224     32    reserved              4u8   -
-
-SETTINGS, 64 bytes, map `pl_settings` (mapped), one element, written by the loader; programs read it at every event:
-
-    offset  size  field                 type  unit       meaning
-    0       4     args_bytes            u4    bytes      kept of the arguments at most, up to 32768
-    4       4     envs_bytes            u4    bytes      kept of the environment at most, up to 32768
-    8       4     wakeup_fill_bytes     u4    bytes      a ring that fills above this wakes its shard; 0: never
-    12      4     flags                 u4    mask       CAPTURE_ON
-    16      8     root_mnt              u8    -          the recorder's root directory, by which paths end: addresses
-    24      8     root_dentry           u8    -          in the kernel, noted by the task iterator; 0: global root
-    32      32    reserved              4u8   -
-
-PID_ENTRY, 144 bytes, map `pid_cache`, an array of places; which place has which tgid, the words of `pid_owners` say
-(mapped, u8, PID_WAYS of them a set; layout and protocol are in ``pids.bpf.h``):
-
-    offset  size  field                 type  unit       meaning
-    0       8     cookie                u8    -          names the image, key of `proc_cache`; shared with the forked
-                                                         children that have not called exec
-    8       8     start_boot_ns         u8    ns (boot)  which owner of the pid this is; rounded down to a tick where
-                                                         /proc alone told of it (fork_boot_ns is 0 then)
-    16      8     fork_boot_ns          u8    ns (boot)  when the fork was seen; 0: older than the capture
-    24      8     exit_boot_ns          u8    ns (boot)  0: alive
-    32      8     cap_effective         u8    mask       credentials as in TASK, as of the last event of the process
-    40      8     cap_permitted         u8    mask
-    48      8     cgroup_id             u8    -
-    56      8     cgroups_v1            u8    -          as in TASK
-    64      4     uid                   u4    -
-    68      4     gid                   u4    -
-    72      4     euid                  u4    -
-    76      4     egid                  u4    -
-    80      4     suid                  u4    -
-    84      4     sgid                  u4    -
-    88      4     fsuid                 u4    -
-    92      4     fsgid                 u4    -
-    96      4     auid                  u4    -          4294967295 is unset
-    100     4     audit_session         u4    -          4294967295 is unset
-    104     4     ppid                  u4    -
-    108     4     user_ns               u4    inode
-    112     4     sid                   u4    -          as in TASK; these too as of the last event
-    116     4     pgid                  u4    -
-    120     4     mnt_ns                u4    inode
-    124     4     net_ns                u4    inode
-    128     16    tty                   S16   -
-
-IMAGE_ENTRY, 240 bytes, map `proc_cache`, key u8 cookie:
-
-    offset  size  field                 type  unit       meaning
-    0       8     exec_boot_ns          u8    ns (boot)  0: the exec is older than the capture
-    8       8     cgroup_id             u8    -          at the exec
-    16      8     inode                 u8    -          as in EXEC, and so on
-    24      8     ctime_ns              u8    ns (unix)
-    32      8     mtime_ns              u8    ns (unix)
-    40      4     device                u4    -
-    44      4     mount_id              u4    -
-    48      4     file_uid              u4    -
-    52      4     file_gid              u4    -
-    56      4     nlink                 u4    -
-    60      2     mode                  u2    -
-    62      2     exec_flags            u2    mask       those that the file itself gives
-    64      4     fs_magic              u4    -
-    68      4     tgid                  u4    -          who called exec
-    72      2     path_bytes            u2    bytes      whole length
-    74      2     root_offset           u2    bytes
-    76      4     mount_end             u4    bytes      as in EXEC
-    80      16    comm                  S16   -
-    96      16    tty                   S16   -
-    112     128   path                  V128  -          the first 128 bytes; bytes after path_bytes mean nothing
+Works in any process that was given a map's descriptor, without capabilities and without libbpf. Layouts, limits and
+flags are declared in `pipeline.bpf.declared`.
 """
 
 from __future__ import annotations
@@ -103,59 +15,24 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.bpf import syscall, words
+from pipeline.bpf import declared, syscall
 from pipeline.bpf._places import exchange
-from pipeline.bpf.words import CAPTURE_ON as CAPTURE_ON
-from pipeline.bpf.words import MAX_CPUS as MAX_CPUS
+from pipeline.bpf.declared import CAPTURE_ON as CAPTURE_ON
+from pipeline.bpf.declared import MAX_CPUS as MAX_CPUS
+from pipeline.bpf.declared import PID_SETS as PID_SETS
+from pipeline.bpf.declared import PID_WAYS as PID_WAYS
+from pipeline.bpf.declared import PLACE_BUSY as PLACE_BUSY
 
-#: Sets of `pid_cache`, and places in each.
-PID_SETS, PID_WAYS = 4096, 8
-#: High half of the word of a place that is being written.
-PLACE_BUSY = 0x80000000
 _WORD = np.dtype([("word", "<u8")])
 #: A program that comes in between is done within a microsecond.
 _ATTEMPTS = 8
 
-CPU_STATE = np.dtype(
-    [
-        ("sleeping", "<u4"), ("ring", "<u4"), ("ring_seq", "<u8"), ("lost_samples", "<u8", 9), ("head_only", "<u8", 9),
-        ("threads_forked", "<u8"), ("threads_exited", "<u8"), ("kthreads_forked", "<u8"), ("kthreads_exited", "<u8"),
-        ("exec_reread", "<u8"), ("wakeups", "<u8"), ("no_ring", "<u8"), ("pids_full", "<u8"),
-        ("reserved", "<u8", 4),
-    ]
-)  # fmt: skip
-SETTINGS = np.dtype(
-    [
-        ("args_bytes", "<u4"), ("envs_bytes", "<u4"), ("wakeup_fill_bytes", "<u4"), ("flags", "<u4"),
-        ("root_mnt", "<u8"), ("root_dentry", "<u8"), ("reserved", "<u8", 4),
-    ]
-)  # fmt: skip
-PID_ENTRY = np.dtype(
-    [
-        ("cookie", "<u8"), ("start_boot_ns", "<u8"), ("fork_boot_ns", "<u8"), ("exit_boot_ns", "<u8"),
-        ("cap_effective", "<u8"), ("cap_permitted", "<u8"), ("cgroup_id", "<u8"), ("cgroups_v1", "<u8"),
-        ("uid", "<u4"), ("gid", "<u4"),
-        ("euid", "<u4"), ("egid", "<u4"), ("suid", "<u4"), ("sgid", "<u4"), ("fsuid", "<u4"), ("fsgid", "<u4"),
-        ("auid", "<u4"), ("audit_session", "<u4"), ("ppid", "<u4"), ("user_ns", "<u4"), ("sid", "<u4"),
-        ("pgid", "<u4"), ("mnt_ns", "<u4"), ("net_ns", "<u4"), ("tty", "S16"),
-    ]
-)  # fmt: skip
-IMAGE_ENTRY = np.dtype(
-    [
-        ("exec_boot_ns", "<u8"), ("cgroup_id", "<u8"), ("inode", "<u8"), ("ctime_ns", "<u8"), ("mtime_ns", "<u8"),
-        ("device", "<u4"), ("mount_id", "<u4"), ("file_uid", "<u4"), ("file_gid", "<u4"), ("nlink", "<u4"),
-        ("mode", "<u2"), ("exec_flags", "<u2"), ("fs_magic", "<u4"), ("tgid", "<u4"), ("path_bytes", "<u2"),
-        ("root_offset", "<u2"), ("mount_end", "<u4"), ("comm", "S16"), ("tty", "S16"), ("path", "V128"),
-    ]
-)  # fmt: skip
+CPU_STATE = np.dtype(declared.CPU_STATE_LAYOUT.dtype())
+SETTINGS = np.dtype(declared.SETTINGS_LAYOUT.dtype())
+PID_ENTRY = np.dtype(declared.PID_ENTRY_LAYOUT.dtype())
+IMAGE_ENTRY = np.dtype(declared.IMAGE_ENTRY_LAYOUT.dtype())
 
-_COOKIE_WORD = PID_ENTRY.fields["cookie"][1] // 8 if PID_ENTRY.fields else 0
-
-#: Layouts that must match ``struct pl_NAME`` in shared.h.
-MAP_LAYOUTS = {"cpu": CPU_STATE, "settings": SETTINGS, "pid": PID_ENTRY, "image": IMAGE_ENTRY}
-
-assert (CPU_STATE.itemsize, SETTINGS.itemsize, PID_ENTRY.itemsize, IMAGE_ENTRY.itemsize) == (256, 64, 144, 240)
-assert (CPU_STATE.itemsize, SETTINGS.itemsize) == (words.CPU_STATE_BYTES, words.SETTINGS_BYTES)
+_COOKIE_WORD = declared.PID_ENTRY_LAYOUT.word("cookie")
 
 
 def cpu_states(fd: int, *, writable: bool = False, count: int = MAX_CPUS) -> npt.NDArray[np.void]:

@@ -15,14 +15,24 @@ import struct
 from collections.abc import Callable, Iterable
 
 from pipeline.bpf import syscall, words
+from pipeline.records.declared import (
+    KIND_CAPS,
+    KIND_CGROUP,
+    KIND_COMM,
+    KIND_CRED,
+    KIND_EXEC,
+    KIND_EXIT,
+    KIND_FORK,
+    KIND_SID,
+)  # fmt: skip
 
-#: Kind of the records that a program makes, by its name: the numbers of pipeline/records/kinds.py. What the others tell
-#: (calls that may have changed something, signals) is not lost by one that was not looked at, or they cannot be
-#: preempted.
+#: Kind of the records that a program makes, by its name. Programs that are not listed report signals, or calls that may
+#: have changed something: no record is lost when one of them is skipped, or they cannot be preempted.
 KINDS = {
-    "pl_on_fork": 1, "pl_on_exec": 2, "pl_on_exit": 3, "pl_commit_creds": 4, "pl_set_loginuid": 4, "pl_on_rename": 5,
-    "pl_on_cgroup": 6, "pl_on_mkdir": 6, "pl_change_pid": 7, "pl_clear_tty": 7, "pl_tty_ioctl": 7, "pl_tty_open": 7,
-    "pl_switch_ns": 7, "pl_on_capable": 8,
+    "pl_on_fork": KIND_FORK, "pl_on_exec": KIND_EXEC, "pl_on_exit": KIND_EXIT, "pl_commit_creds": KIND_CRED,
+    "pl_set_loginuid": KIND_CRED, "pl_on_rename": KIND_COMM, "pl_on_cgroup": KIND_CGROUP, "pl_on_mkdir": KIND_CGROUP,
+    "pl_change_pid": KIND_SID, "pl_clear_tty": KIND_SID, "pl_tty_ioctl": KIND_SID, "pl_tty_open": KIND_SID,
+    "pl_switch_ns": KIND_SID, "pl_on_capable": KIND_CAPS,
 }  # fmt: skip
 
 # struct bpf_prog_info of include/uapi/linux/bpf.h: how much of it is asked for; id, name, recursion_misses in it.

@@ -1,46 +1,42 @@
-"""The words of `pl_settings` and `pl_shared` that the loader stores. The whole layouts are in maps.py, with numpy.
+"""Single words of `pl_settings` and `pl_shared`, read and stored without numpy.
 
-The loader's process is the supervisor, which does without numpy: 7 MB. maps.py checks these numbers against its dtypes.
+The loader runs in the supervisor, which has no numpy (7 MB). `pipeline.bpf.maps` maps the same values for numpy.
 """
 
 from __future__ import annotations
 
 import mmap
 
-#: Length of `pl_shared` and `pl_rings`.
-MAX_CPUS = 1024
-#: Element of `pl_shared` that is no CPU's: what the kernel did not give to the programs (misses.py).
+from pipeline.bpf.declared import CAPTURE_ON as CAPTURE_ON
+from pipeline.bpf.declared import CPU_STATE_LAYOUT, MAX_CPUS, SETTINGS_LAYOUT
+
+#: Element of `pl_shared` that belongs to no CPU: events that the kernel did not report to the programs (misses.py).
 MISSED = MAX_CPUS - 1
 
-#: SETTINGS.flags: the programs record.
-CAPTURE_ON = 1
-
-SETTINGS_BYTES = 64
-CPU_STATE_BYTES = 256
-
-#: Words of SETTINGS, counted in u4.
-ARGS_BYTES, ENVS_BYTES, WAKEUP_FILL_BYTES, FLAGS = range(4)
+# Words of SETTINGS, counted in u4.
+ARGS_BYTES = SETTINGS_LAYOUT.word("args_bytes")
+ENVS_BYTES = SETTINGS_LAYOUT.word("envs_bytes")
+WAKEUP_FILL_BYTES = SETTINGS_LAYOUT.word("wakeup_fill_bytes")
+FLAGS = SETTINGS_LAYOUT.word("flags")
 #: Word of each CPU_STATE, counted in u4.
-RING = 1
-#: Words of lost_samples in each CPU_STATE, counted in u8.
-LOST_SAMPLES = slice(2, 11)
+RING = CPU_STATE_LAYOUT.word("ring")
 
 
 def settings_words(fd: int) -> memoryview:
     """Map `pl_settings` to write; format ``I``."""
-    return _mapped(fd, SETTINGS_BYTES)
+    return _mapped(fd, SETTINGS_LAYOUT.size)
 
 
 def cpu_words(fd: int, word: int) -> memoryview:
     """Map `pl_shared` to write; format ``I``, item CPU is the given word of each CPU's state."""
-    return _mapped(fd, CPU_STATE_BYTES * MAX_CPUS)[word :: CPU_STATE_BYTES // 4]
+    return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS)[word :: CPU_STATE_LAYOUT.size // 4]
 
 
 def missed_words(fd: int) -> memoryview:
-    """Map `pl_shared` to write; format ``Q``, items are lost_samples, by kind, of the element MISSED."""
-    words = _mapped(fd, CPU_STATE_BYTES * MAX_CPUS).cast("B").cast("Q")
-    begin = MISSED * CPU_STATE_BYTES // 8
-    return words[begin + LOST_SAMPLES.start : begin + LOST_SAMPLES.stop]
+    """Map `pl_shared` to write; format ``Q``, items are the lost_samples of the element MISSED, by kind."""
+    span = CPU_STATE_LAYOUT.span("lost_samples")
+    begin = MISSED * CPU_STATE_LAYOUT.size
+    return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS).cast("B")[begin + span.start : begin + span.stop].cast("Q")
 
 
 def _mapped(fd: int, length: int) -> memoryview:

@@ -125,7 +125,7 @@ def _load(path: Path) -> tuple[bytes, bytes | None]:
         raise ConfigError(f"cannot read the key {path}: {error.strerror or 'no such file'}", key="key") from None
     except ValueError:
         raise ConfigError(
-            f"{path} contains no CURVE key: use a file that `generate_keys` created", key="key", value=path
+            f"{path} contains no CURVE key: create one with pipeline.bus.auth.generate_keys", key="key", value=path
         ) from None
     if len(public) != 40 or (secret is not None and len(secret) != 40):
         raise ConfigError(

@@ -1,4 +1,5 @@
-"""The command `procline`: one module for each subcommand, and what they share.
+"""The command `procline`: one module for each subcommand, and shared functions.
 
-It does not implement what a command does: it parses options, calls the other packages and prints the result.
+This package parses options, calls the other packages and prints the results. It does not implement the functions
+themselves.
 """

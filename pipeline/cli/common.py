@@ -1,6 +1,7 @@
-"""What the subcommands share: options, reaching an instance, and writing JSON and text.
+"""Shared functions of the subcommands: options, access to an instance, and output as JSON and text.
 
-Names, paths and arguments come from strangers: `printable` keeps what they hold from reaching a terminal as commands.
+Names, paths and arguments of processes are untrusted. `printable` escapes control characters, so that a terminal does
+not interpret them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import click
 
 from pipeline import paths, trust
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.shm.layout.declared import CONTROL_LAYOUT
 
 if TYPE_CHECKING:
     from pipeline import Entry, ProcessTable
@@ -32,12 +34,10 @@ if TYPE_CHECKING:
 
 #: How long a command waits for a resolver that is being replaced, or for a row that is being written.
 PATIENCE_S = 2.5
-#: How long `resolve` waits for a process that was forked this moment and is still on its way.
+#: How long `resolve` waits for a process that was just forked and is not in the tables yet.
 FORKED_JUST_NOW_MS = 200
 
 PID_MAX = 1 << 22
-#: Where the control segment has the inode of the daemon's pid namespace; a test compares it with the layout.
-PID_NS_OFFSET = 148
 
 
 class Pid(click.ParamType[int]):
@@ -46,6 +46,7 @@ class Pid(click.ParamType[int]):
     name = "pid"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the pid, or fail if it is out of range."""
         try:
             number = int(value)
         except ValueError:
@@ -56,29 +57,31 @@ class Pid(click.ParamType[int]):
 
 
 class Namespace(click.ParamType[int]):
-    """A namespace, by its inode."""
+    """A pid namespace, given by its inode: a number, or ``pid:[NUMBER]`` as in ``/proc/PID/ns``."""
 
     name = "inode"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the inode, or fail if it is not a number in range."""
         digits = str(value).removeprefix("pid:[").removesuffix("]")
         if not digits.isdigit() or not 0 < int(digits) < 1 << 32:
-            self.fail(f"{value!r} is not a pid namespace: give its inode, as `lsns -t pid` shows it", param, ctx)
+            self.fail(f"{value!r} is not a pid namespace: give its inode, see `lsns -t pid`", param, ctx)
         return int(digits)
 
 
 class Seconds(click.ParamType[float]):
-    """A length of time; infinity is for ever."""
+    """A duration in seconds; ``inf`` is unlimited."""
 
     name = "seconds"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number of seconds, or fail if it is negative or not a number."""
         try:
             number = float(value)
         except ValueError:
             number = math.nan
-        if not number >= 0:  # nor is nan, with which no time is ever up
-            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        if not number >= 0:  # also true for nan, with which a timeout would never expire
+            self.fail(f"{value!r} is not a number of seconds: give a number such as 10 or 0.5", param, ctx)
         return number
 
 
@@ -92,13 +95,15 @@ def pid_ns_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--pid-ns",
         type=Namespace(),
         metavar="INODE",
-        help="PID is a number of this pid namespace, not of the daemon's.",
+        help="Pid namespace to which PID belongs.  [default: the daemon's]",
     )(function)
 
 
 def name_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--name``."""
-    return click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Which instance.")(function)
+    return click.option(
+        "--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance."
+    )(function)
 
 
 def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -106,38 +111,49 @@ def json_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
 
 
+def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--config`` and ``--set``."""
+    function = click.option(
+        "--set", "changes", multiple=True, metavar="KEY=VALUE",
+        help="Change one setting; overrides the file. See `procline config --example`.",
+    )(function)  # fmt: skip
+    return click.option(
+        "--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings."
+    )(function)
+
+
 @contextmanager
 def attached(name: str) -> Iterator[ProcessTable]:
-    """Open the tables of an instance to read, and tell a caller in another pid namespace that pids differ."""
+    """Open the tables of an instance for reading, and print a warning if its pids differ from the caller's."""
     from pipeline import ProcessTable
 
     with ProcessTable.attach(name) as table:
-        tell_namespace(name)
+        warn_about_namespace(name)
         yield table
 
 
-def tell_namespace(name: str) -> None:
-    """Say so on standard error if this process numbers processes differently from the instance."""
+def warn_about_namespace(name: str) -> None:
+    """Print a warning on standard error if this process is in another pid namespace than the instance."""
     try:
         with os.fdopen(trust.open_file(paths.instance_dir(name) / paths.CONTROL), "rb") as control:
-            theirs = struct.unpack_from("<I", control.read(512), PID_NS_OFFSET)[0]
+            theirs = CONTROL_LAYOUT.struct("pid_ns").unpack_from(control.read(CONTROL_LAYOUT.size))[0]
         ours = Path("/proc/self/ns/pid").stat().st_ino
     except (OSError, struct.error):
         return
     if theirs and theirs != ours:
         click.echo(
-            "procline: you are in another pid namespace: pids are those of the host, not the ones you see here",
+            "procline: you are in another pid namespace than the instance: pids are those of the instance, not yours",
             err=True,
         )
 
 
-def say_behind(name: str, behind_ns: int) -> None:
-    """Say on standard error that an instance runs and what it shows is old."""
+def warn_about_delay(name: str, behind_ns: int) -> None:
+    """Print a warning on standard error that an instance is running but its data is old."""
     click.echo(f"procline: instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s", err=True)
 
 
 def patiently[T](read: Callable[[], T]) -> T:
-    """Call `read` again while the tables are stale or the row is busy, for as long as a replacement takes."""
+    """Call `read`; repeat it for up to PATIENCE_S while the tables are stale or the row is busy."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -149,9 +165,9 @@ def patiently[T](read: Callable[[], T]) -> T:
 
 
 def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
-    """Return the JSON form of the entries that `read` gives, patiently.
+    """Return the JSON form of the entries that `read` returns; `read` is called as by `patiently`.
 
-    An entry is read in two steps and can be evicted in between; then all are looked up again.
+    An entry is read in two steps and can be evicted between them. All entries are then looked up again.
     """
 
     def complete() -> list[dict[str, Any]]:
@@ -166,7 +182,7 @@ def facts(read: Callable[[], Iterable[Entry]]) -> list[dict[str, Any]]:
 
 
 def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
-    """Return what `read` iterates over, with the first entry read patiently: so no output is begun before an error."""
+    """Iterate over the entries of `read`; the first is read as by `patiently`, so that errors precede all output."""
 
     def begin() -> tuple[list[Entry], Iterator[Entry]]:
         entries = iter(read())
@@ -177,7 +193,7 @@ def begun(read: Callable[[], Iterable[Entry]]) -> Iterator[Entry]:
 
 
 def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
-    """Yield the JSON form of entries, without those that are evicted meanwhile."""
+    """Yield the JSON form of entries; entries that are evicted in the meantime are omitted."""
     for entry in entries:
         try:
             yield entry.to_dict()
@@ -186,18 +202,18 @@ def retained(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
 
 
 def not_found(pid: int, instance: str, pid_ns: int | None = None) -> int:
-    """Say that nothing is known of a pid; return the exit code."""
+    """Print that a pid is unknown, and return the exit code."""
     text = f"procline: instance {instance!r} knows no process {pid}"
     if pid_ns is not None:
         text += f" in pid namespace {pid_ns}"
     elif _is_traced(instance):
-        text += ": its tracers tell of processes by pid and pid namespace, so give --pid-ns too"
+        text += ": the source of this instance is a tracer, so --pid-ns is needed as well as the pid"
     click.echo(text, err=True)
     return 1
 
 
 def _is_traced(instance: str) -> bool:
-    """Whether it is tracers that tell an instance of processes."""
+    """Whether tracers are the source of an instance."""
     try:
         return "tracer" in json.loads(trust.read(paths.instance_dir(instance) / paths.TIERS))
     except (OSError, ValueError):
@@ -205,7 +221,7 @@ def _is_traced(instance: str) -> bool:
 
 
 def printable(text: object) -> str:
-    """Return `text` with everything that is not a printable character written as an escape."""
+    """Return `text` with an escape for each character that is not printable."""
     string = str(text)
     if string.isprintable():
         return string
@@ -220,7 +236,7 @@ def _escape(character: str) -> str:
 
 
 def command_line(entry: Mapping[str, Any]) -> str:
-    """Return what a process runs, as it would be typed; like ps(1), ``[comm]`` where no arguments are known."""
+    """Return the command line of a process as for a shell, or its path; like ps(1), ``[comm]`` if neither is known."""
     argv = entry.get("argv")
     if argv:
         return printable(shlex.join(argv))
@@ -228,7 +244,7 @@ def command_line(entry: Mapping[str, Any]) -> str:
 
 
 def moment(time_ns: int | None) -> str:
-    """Return a time since the Unix epoch for people, in UTC with microseconds."""
+    """Return a time as text, in UTC with microseconds; `time_ns` counts from the Unix epoch."""
     if time_ns is None:
         return "-"
     return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S") + (
@@ -237,7 +253,7 @@ def moment(time_ns: int | None) -> str:
 
 
 def duration(ns: int) -> str:
-    """Return a length of time for people, with three digits."""
+    """Return a duration as text with three digits and a suitable unit."""
     for unit, size in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if ns >= size:
             return f"{ns / size:.3g} {unit}" if ns < 1000 * size else f"{ns / size:.0f} {unit}"
@@ -245,7 +261,7 @@ def duration(ns: int) -> str:
 
 
 def ending(entry: Mapping[str, Any]) -> str:
-    """Return in words how a process ended; empty where that is not known."""
+    """Return a description of how a process ended; empty if unknown."""
     cause, number = entry.get("exit_cause"), entry.get("exit_cause_code")
     if cause is None or number is None:
         return ""
@@ -253,20 +269,20 @@ def ending(entry: Mapping[str, Any]) -> str:
         return f"code {number}"
     try:
         name = f" ({signal.Signals(number).name})"
-    except ValueError:  # one of the real-time signals
+    except ValueError:  # a real-time signal has no name
         name = ""
     return f"signal {number}{name}" + (", core dumped" if cause == "coredumped" else "")
 
 
 def echo_lines(lines: Iterable[str]) -> None:
-    """Print lines; on a terminal each is cut to fit."""
+    """Print lines; on a terminal, lines that do not fit are truncated."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
     for line in lines:
         click.echo(line if not width or len(line) <= width else line[: width - 1] + "…")
 
 
 def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a heading and a line for each entry."""
+    """Yield a table: a heading, and a line for each entry."""
     yield f"{'PID':>8} {'PPID':>8}  {'STARTED':27}  COMMAND"
     for entry in entries:
         ended = entry.get("exit_time_ns")
@@ -281,7 +297,7 @@ def rows(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 def show_relatives(
     pid: int, pid_ns: int | None, name: str, as_json: bool, relatives: Callable[[Any], Iterable[Any]]
 ) -> int:
-    """Print the entries that `relatives` gives for the table, once `pid` is known there; returns the exit code."""
+    """Print the entries that `relatives` returns for the table, if `pid` is known; returns the exit code."""
     with attached(name) as table:
         if patiently(lambda: table.resolve(pid, pid_ns=pid_ns, wait_ms=FORKED_JUST_NOW_MS)) is None:
             return not_found(pid, name, pid_ns)

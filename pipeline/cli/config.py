@@ -1,33 +1,36 @@
-"""`procline config`: settings, as they are or could be."""
+"""`procline config`: show, check and explain settings."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli import common
 from pipeline.cli.run import daemon_parts
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 @click.command(
     epilog="""\b
 Examples:
-  procline config --example > procline.toml     all settings, explained
-  procline config --config procline.toml        what these settings come to
+  procline config --example > procline.toml     a file with all settings and their descriptions
+  procline config --config procline.toml        the resulting settings
   procline config --config procline.toml --check && systemctl restart procline
 """
 )
-@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="One setting, over the file.")
+@common.config_options
 @click.option("--example", is_flag=True, help="Print every setting with its description and default.")
-@click.option("--check", is_flag=True, help="Print nothing if the settings are good.")
+@click.option("--check", is_flag=True, help="Only check the settings; print nothing if they are valid.")
 @common.json_option
-def command(file: Path | None, changes: tuple[str, ...], example: bool, check: bool, as_json: bool) -> int:
-    """Print the settings that `procline run` would use, and where each that is no default was set.
+def command(config_file: Path | None, changes: tuple[str, ...], example: bool, check: bool, as_json: bool) -> int:
+    """Print the settings that `procline run` would use.
 
-    Ends with 2 and one line if a setting is wrong. What only a start can tell, such as whether an address is free or
-    the kernel has a feature, is not checked; for the latter see `procline doctor`.
+    For each setting that is not a default, the output shows where it was set. If a setting is wrong, the command prints
+    one line and exits with 2. Conditions that are known only at the start are not checked, for example whether an
+    address is free. `procline doctor` checks the features of the kernel.
     """
     with daemon_parts():
         from pipeline.cli.settings import load
@@ -36,7 +39,7 @@ def command(file: Path | None, changes: tuple[str, ...], example: bool, check: b
     if example:
         click.echo(rendering.example(), nl=False)
         return 0
-    merged, origins = load(file, changes)
+    merged, origins = load(config_file, changes)
     if check:
         return 0
     if as_json:

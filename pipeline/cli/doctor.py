@@ -1,7 +1,7 @@
-"""`procline doctor`: what this host offers, what is missing, and what to do about it.
+"""`procline doctor`: check the features of this host, and say what to do about missing ones.
 
-What concerns BPF is found out by pipeline.bpf.probe; here are the rest of the host, the instance, and the report. A
-finding is `ok` true (present), false (absent) or null (could not tell).
+`pipeline.bpf.probe` checks BPF. This module checks the rest of the host and the instance, and prints the report. The
+result of a check (`ok`) is true (present), false (missing) or null (unknown).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from pipeline.cli.run import PACKAGES, daemon_parts
 from pipeline.errors import ProclineError, UntrustedError
 from pipeline.host import pid_namespace
 
-#: Without these an instance does not start; of everything else there is a second way.
+#: An instance does not start without these. For everything else there is an alternative.
 NEEDED = frozenset({
     "packages", "libbpf", "runtime directory", "kernel", "BTF", "capabilities", "attach tp_btf", "cpus",
     "pid namespace",
 })  # fmt: skip
 
-#: Of these, what a source without eBPF does not need.
+#: The needed ones that a source without eBPF does not need.
 _OF_EBPF = frozenset({"libbpf", "kernel", "BTF", "attach tp_btf"})
 
-#: And what only some instances need.
-_OF_SOME = {"prometheus_client": "needed where metrics.listen is set"}
+#: Packages that only some instances need.
+_OF_SOME = {"prometheus_client": "needed if metrics.listen is set"}
 _INSTALL = "pip install 'procline[daemon]'"
 _SIGNS = {True: "ok", False: "missing", None: "unknown"}
-#: Names of the probe that are written otherwise.
+#: Spelling in the report of the probe's names.
 _NAMES = {"btf": "BTF"}
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One line of the report; as pipeline.bpf.probe.Finding, and whether an instance needs it."""
+    """One line of the report: the fields of pipeline.bpf.probe.Finding, and whether an instance needs the feature."""
 
     name: str
     ok: bool | None
@@ -53,16 +53,17 @@ class Check:
 @click.command(
     epilog="""\b
 Examples:
-  procline doctor                    as root, or much of it cannot be tried
+  procline doctor                    run it as root; otherwise most checks are skipped
   procline doctor --json | jq '.checks[] | select(.ok == false)'
 """
 )
 @common.name_option
 @common.json_option
 def command(name: str, as_json: bool) -> int:
-    """Look at everything that Procline needs or can use on this host, and try it where that is permitted.
+    """Check every feature of this host that Procline needs or can use.
 
-    Ends with 0 if an instance can run here, with 1 if something that it needs is missing.
+    The command tries each feature if it has the permission. Exits with 0 if an instance can run on this host, and with
+    1 if a needed feature is missing.
     """
     checks = list(examine(name))
     missing = {check.name for check in checks if check.needed and check.ok is False}
@@ -79,7 +80,7 @@ def command(name: str, as_json: bool) -> int:
         if check.hint and check.ok is not True:
             click.echo(f"{'':{9 + width}} -> {common.printable(check.hint)}")
     if missing and missing <= _OF_EBPF:
-        click.echo("An instance cannot run here by eBPF: see what is missing above. Try --source proc-connector.")
+        click.echo("An instance cannot run here with eBPF: see what is missing above. Try --source proc-connector.")
     else:
         click.echo(
             "An instance can run here." if can_run else "An instance cannot run here: see what is missing above."
@@ -88,9 +89,9 @@ def command(name: str, as_json: bool) -> int:
 
 
 def examine(name: str) -> Iterator[Check]:
-    """Yield all checks; the BPF programs are tried last."""
+    """Yield all checks; those of BPF come last."""
     checks = [_python(), *_packages(), _namespace()]
-    # The other checks read /proc/self, which a /proc of another pid namespace does not have.
+    # The other checks read /proc/self, which does not exist in a /proc of another pid namespace.
     is_readable = Path("/proc/self/status").exists()
     if is_readable:
         checks += [_runtime_directory(name), _memory(), _instance(name)]
@@ -108,7 +109,7 @@ def _bpf() -> Iterator[Check]:
 
         found = probe.findings()
     except (ImportError, ProclineError) as error:
-        yield Check("BPF", None, f"not tried: {error}", _INSTALL)
+        yield Check("BPF", None, f"not checked: {error}", _INSTALL)
         return
     for finding in found:
         name = _NAMES.get(finding.name, finding.name)
@@ -116,13 +117,13 @@ def _bpf() -> Iterator[Check]:
 
 
 def _tiers(name: str) -> Iterator[Check]:
-    """Yield what the running instance captures by, and why not by something else; nothing if there is none."""
+    """Yield the capture methods of the running instance and why others are off; nothing if no instance is running."""
     import json
 
     try:
         tiers = json.loads(trust.read(paths.instance_dir(name) / paths.TIERS))
     except (OSError, ValueError, UntrustedError):
-        return  # the check of the instance says why
+        return  # the check of the instance reports the reason
     for tier, detail in tiers.items():
         yield Check(f"tier {tier}", not detail.startswith("off: "), detail.removeprefix("off: "))
 
@@ -136,7 +137,7 @@ def _packages() -> Iterator[Check]:
     if missing:
         yield Check("packages", False, f"{', '.join(missing)} not installed", _INSTALL)
     else:
-        yield Check("packages", True, "all that the daemon needs are installed")
+        yield Check("packages", True, "all packages of the daemon are installed")
     for name, what_for in _OF_SOME.items():
         if importlib.util.find_spec(name) is None:
             yield Check(f"package {name}", False, f"not installed; {what_for}", _INSTALL)
@@ -156,12 +157,14 @@ def _runtime_directory(name: str) -> Check:
     free = status.f_bavail * status.f_frsize
     detail = f"{directory} on {paths.file_system(directory)}, {free // MIB} MiB free"
     if free < _least_bytes():
-        return Check("runtime directory", False, detail, f"the tables begin with {_least_bytes() // MIB + 1} MiB")
+        return Check(
+            "runtime directory", False, detail, f"make {_least_bytes() // MIB + 1} MiB available for the tables"
+        )
     return Check("runtime directory", True, detail)
 
 
 def _least_bytes() -> int:
-    """What the tables take at their start: a pid index, the first rows, the first part of each arena."""
+    """Return the initial size of the tables: the pid index, the first rows, the first part of each arena."""
     pids = int(Path("/proc/sys/kernel/pid_max").read_text())
     return 4 * pids + 4096 * 320 + 3 * (256 << 10) + (1 << 16)
 
@@ -212,7 +215,7 @@ def _instance(name: str) -> Check:
         if behind_ns:
             return Check(
                 "instance", False, f"{name!r} is running, behind by {behind_ns / 1e9:.1f} s",
-                "its resolver gets too little CPU time, or hangs: see the log",
+                "its resolver gets too little CPU time or hangs: see its log",
             )  # fmt: skip
     except (ProclineError, ImportError) as error:
         return Check("instance", None, str(error))

@@ -1,16 +1,17 @@
-"""The `procline` command: finds the subcommand, and turns what goes wrong into one line and an exit code.
+"""The `procline` command: find the subcommand, and turn an error into one line and an exit code.
 
-Each subcommand is a module of this package with a click command named `command`, imported only when it is called: a
-look-up must not pay for what `run` or `tree` need. Data goes to standard output, everything else to standard error.
+Each subcommand is a module of this package with a click command named `command`. The module is imported only when its
+command is called, so a look-up does not load the packages of `run` or `tree`. Data goes to standard output, everything
+else to standard error.
 
     code  meaning
-    0     done, found (also when it has exited and is retained)
-    1     not found, or no longer known; for `doctor`: something is missing
-    2     it cannot work so: arguments, settings, permissions, what the host lacks, an instance that runs already, or
-          output that cannot be written
-    3     no running instance: none was started, it is not ready, it has ended
-    4     only `run` and `replay`: a process of the daemon died again and again, or its start took too long
-    75    the instance cannot answer now: it is busy, behind, or its resolver is being replaced. Ask again (EX_TEMPFAIL)
+    0     success; a process was found (it may have exited and be retained)
+    1     not found, or no longer known; for `doctor`: a needed feature is missing
+    2     the command cannot work: wrong arguments or settings, missing permissions or host features, the instance is
+          already running, or the output cannot be written
+    3     no running instance: it was not started, is not ready, or has ended
+    4     only `run` and `replay`: a process of the daemon died repeatedly, or its start took too long
+    75    the instance cannot answer now: it is busy, behind, or its resolver is being replaced. Try again (EX_TEMPFAIL)
     130   interrupted
 """
 
@@ -27,22 +28,22 @@ import click
 
 from pipeline import errors
 
-#: Name: what `procline --help` says of it.
+#: Name of each command, and its line in `procline --help`.
 COMMANDS = {
     "run": "Start an instance and keep it running.",
     "wait": "Wait until an instance is ready.",
-    "resolve": "What is this pid, and where did it come from?",
-    "ancestors": "Parents of a process and its earlier images, nearest first.",
-    "children": "Live children of a process.",
-    "tree": "The tree of processes, as text, JSON, DOT or SVG.",
-    "dump": "What the table has of all pids, as JSON or DOT.",
-    "subscribe": "Follow events as they happen.",
-    "stat": "Counters, sizes and costs of an instance.",
+    "resolve": "Show a process and its lineage.",
+    "ancestors": "Show the parents of a process, nearest first.",
+    "children": "Show the live children of a process.",
+    "tree": "Show the tree of processes, as text, JSON, DOT or SVG.",
+    "dump": "Print the whole table, as JSON or DOT.",
+    "subscribe": "Print events as they happen.",
+    "stat": "Show counters, sizes and costs of an instance.",
     "record": "Record the events of this host into a file.",
     "replay": "Start an instance from a recording.",
-    "doctor": "What this host offers, what is missing, and what to do.",
+    "doctor": "Check whether an instance can run on this host.",
     "config": "Show, check or explain settings.",
-    "version": "Show the version.",
+    "version": "Show the versions of Procline, Python and the kernel.",
 }
 
 EXIT_NOT_FOUND = 1
@@ -53,7 +54,7 @@ EXIT_TRY_AGAIN = 75
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-#: Standard output is a file on a full disk, or the like.
+#: Errors of writing to standard output, for example to a file on a full disk.
 _CANNOT_WRITE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG})
 
 _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
@@ -67,21 +68,23 @@ _EXIT_CODES: tuple[tuple[type[errors.ProclineError], int], ...] = (
 
 EPILOG = """\b
 Examples:
-  procline run &                     start following this host's processes
-  procline wait --timeout 10         until it knows them all
-  procline resolve 4711              what is 4711?
-  procline tree                      all of them
-  procline subscribe proc.exec       what is being executed, as it happens
+  procline run &                     start an instance (as root)
+  procline wait --timeout 10         wait until it knows all processes
+  procline resolve 4711              show the process with pid 4711
+  procline tree                      show all live processes
+  procline subscribe proc.exec       print each exec as it happens
 """
 
 
 class Commands(click.Group):
-    """The subcommands of `COMMANDS`, each imported when it is asked for."""
+    """The subcommands of `COMMANDS`, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the subcommands, in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return a subcommand; None if it does not exist."""
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(f"pipeline.cli.{cmd_name}").command
@@ -89,6 +92,7 @@ class Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of subcommands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -108,19 +112,20 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> N
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
 )
 def cli() -> None:
-    """What is this pid, and where did it come from?
+    """Show the processes of this Linux host and their lineage.
 
-    Procline follows the processes of a Linux host and answers for each of them, also when it has exited.
+    An instance of Procline records every process: what it runs, its parents, and how it ended. The other commands read
+    the instance's tables, which also retain exited processes.
     """
 
 
 def exit_code(error: errors.ProclineError) -> int:
-    """Return the exit code that stands for an error; the table is in this module's docstring."""
+    """Return the exit code of an error; this module's docstring lists them."""
     return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), EXIT_USAGE)
 
 
 def explain(error: errors.ProclineError) -> str:
-    """Return one line that says what happened and what to do."""
+    """Return one line that says what failed and what to do."""
     text = " ".join(str(error).split())
     if isinstance(error, errors.NotRunningError) and "procline run" not in text:
         name = f" --name {error.instance}" if error.instance not in {"", "default"} else ""
@@ -130,10 +135,10 @@ def explain(error: errors.ProclineError) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    # BLAS would start a thread for each CPU when numpy is imported; nothing here multiplies matrices.
+    # When numpy is imported, BLAS would start a thread for each CPU, but no command multiplies matrices.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for stream in (sys.stdout, sys.stderr):
-        # Names of processes and files can hold any byte; no terminal's encoding is a reason to stop.
+        # Names of processes and files can contain any byte, so text that the terminal cannot encode must not fail.
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
@@ -159,19 +164,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _CANNOT_WRITE or error.filename is not None:
             raise
-        click.echo(f"procline: cannot write the output: {error.strerror}: what is there is incomplete", err=True)
+        click.echo(f"procline: cannot write the output: {error.strerror}; the output is incomplete", err=True)
         _drop_output()
         return EXIT_USAGE
 
 
 def _drop_output() -> None:
-    """Standard output cannot be written; the interpreter would complain once more when it flushes at its end."""
+    """Redirect standard output to /dev/null, so that the interpreter does not report the error again at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> None:
-    """Run as a program."""
+    """Run the command line of this process and exit."""
     sys.exit(main())
 
 

@@ -22,31 +22,30 @@ if TYPE_CHECKING:
 @click.command(
     epilog="""\b
 Examples:
-  procline record storm.rec --seconds 10
+  procline record storm.rec --seconds 10               record for 10 seconds
   procline record boot.rec --source proc-connector     without eBPF
   procline replay storm.rec --name then &
   procline tree --name then --exited
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: Ctrl-C]")
-@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="[default: as in the settings: ebpf]")
+@click.option("--seconds", type=common.Seconds(), metavar="S", help="Stop after S seconds.  [default: on Ctrl-C]")
+@click.option("--source", type=click.Choice(["ebpf", "proc-connector"]), help="Source of the events.  [default: ebpf]")
 @click.option(
     "--raw",
     is_flag=True,
-    help="Hide nothing: arguments with the secrets in them, and environments (if captured) with all values.",
+    help="Record arguments and environments (if captured) with all values, including secrets.",
 )
-@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
+@common.config_options
 def command(
     file: Path, seconds: float | None, source: str | None, raw: bool, config_file: Path | None, changes: tuple[str, ...]
 ) -> int:
-    """Record the processes of this host, and what they do from now on, into FILE.
+    """Record the processes of this host and their events into FILE.
 
-    It is a capture of its own, beside an instance that may be running, and needs the same privileges. FILE must not
-    exist, and is readable by its owner only. It is removed if the recording ends before it has begun; after that, what
-    is in it can be replayed however the recording ends. Of arguments and environments it holds what the tables of an
-    instance with these settings would (args.show, envs.show_values), unless --raw says otherwise.
+    The recording is independent of a running instance and needs the same privileges. FILE must not exist; only its
+    owner can read it. It is removed if the recording fails to start. A recording that was interrupted later can still
+    be replayed. Without --raw, FILE contains the same arguments and environments as the tables of an instance with
+    these settings (args.show, envs.show_values).
     """
     with daemon_parts():
         from pipeline.cli.settings import load
@@ -79,23 +78,20 @@ def _record(
     feed: Feed, settings: Config, write: Callable[[bytes], None], begin: Callable[[], None], seconds: float | None
 ) -> tuple[int, dict[str, int]]:
     """Follow the source; returns the records, and what was lost by kind. `begin` is called when all is ready."""
-    import socket
-
     from pipeline.host import boot
     from pipeline.procfs.containers import cgroup_v2_root
     from pipeline.procfs.reader import ProcReader
-    from pipeline.sources.proc_connector.living import Living
-    from pipeline.sources.proc_connector.source import ConnectorShard, Counts, ProcConnector
+    from pipeline.sources.proc_connector.source import open_connector
     from pipeline.sources.recording.recorder import WrittenAcks, follow, lost_in, snapshot_frame
-    from pipeline.sources.ring._ring import Ring
-    from pipeline.sources.ring.handring import RingWriter
-    from pipeline.sources.shard._pacing import Waiter
+    from pipeline.sources.shard._pacing import RingWaiter
     from pipeline.sources.shard._shard import Shard
-    from pipeline.sources.shard.main import map_counts, map_cpu_states, ring_cpus
+    from pipeline.sources.shard.process import SourceParts, map_cpu_states, open_rings
+    from pipeline.sources.shard.source import open_shard
 
     began_ns = boot.now_boot_ns()
-    states = map_cpu_states(feed.shared_fd)
-    with_envs = settings.capture.envs_bytes > 0
+    states = map_cpu_states(feed.fds.shared)
+    capture = settings.capture
+    with_envs = capture.envs_bytes > 0
 
     def send(frame: bytes) -> bool:
         write(frame)
@@ -103,43 +99,24 @@ def _record(
 
     with ExitStack() as stack:
         reader = stack.enter_context(
-            ProcReader(
-                cgroup_root=cgroup_v2_root(),
-                args_limit=settings.capture.args_bytes,
-                envs_limit=settings.capture.envs_bytes,
-            )
+            ProcReader(cgroup_root=cgroup_v2_root(), args_limit=capture.args_bytes, envs_limit=capture.envs_bytes)
         )
         write(
             snapshot_frame(
                 reader, boot_id=boot.boot_id(), ring=feed.ring_count, before_boot_ns=began_ns, with_envs=with_envs
             )
         )
-        cpus = ring_cpus(states, feed.ring_count) if feed.source == "ebpf" else {0: tuple(range(states.count))}
-        rings = [Ring(fd, number=number, cpus=cpus.get(number, ())) for number, fd in sorted(feed.rings.items())]
-        acks = WrittenAcks(rings)
-        frame_max_bytes = settings.frames.max_bytes
+        rings = open_rings(feed.fds, states, feed.source, feed.ring_bytes)
+        parts = SourceParts(
+            fds=feed.fds, rings=rings, states=states, acks=WrittenAcks(rings), send=send, boot_id=boot.boot_id(),
+            frame_max_bytes=settings.frames.max_bytes,
+        )  # fmt: skip
         shard: Shard
         if feed.source == "ebpf":
-            shard = Shard(
-                rings, acks=acks, send=send, cpus=states, boot_id=boot.boot_id(), frame_max_bytes=frame_max_bytes
-            )
+            shard = open_shard(parts, stack)
         else:
-            sock = socket.socket(fileno=socket.dup(feed.socket_fd))
-            stack.callback(sock.close)
-            connector = ProcConnector(
-                sock,
-                stack.enter_context(RingWriter(feed.rings[0])),
-                Counts(map_counts(feed.shared_fd)),
-                reader,
-                Living(),
-                with_envs=with_envs,
-            )
-            shard = ConnectorShard(
-                connector, rings[0], acks=acks, send=send, cpus=states, boot_id=boot.boot_id(),
-                frame_max_bytes=frame_max_bytes,
-            )  # fmt: skip
-        stack.callback(shard.close)
-        waiter = Waiter(())
+            _, shard = open_connector(parts, reader, stack, with_envs=with_envs)
+        waiter = RingWaiter(())
         stack.callback(waiter.close)
         begin()
         click.echo(f"recording from {feed.source}" + ("; Ctrl-C ends it" if seconds is None else ""), err=True)

@@ -1,4 +1,4 @@
-"""`procline replay`: an instance from a recording."""
+"""`procline replay`: start an instance from a recording."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import paths
+from pipeline.cli import common
 from pipeline.cli.run import command as run_command
 
 
@@ -20,14 +20,14 @@ Examples:
 """
 )
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--config", "config_file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file.")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
-@click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Name of the instance.")
+@common.config_options
+@common.name_option
 def command(file: Path, config_file: Path | None, changes: tuple[str, ...], name: str) -> int:
-    """Start an instance that shows what a recording holds: the same as `procline run --source replay:FILE`.
+    """Start an instance with the processes of the recording FILE.
 
-    It is ready when all is replayed, and stays until SIGTERM or Ctrl-C, to be asked like any other. Times are those of
-    the recording; what has ended is kept. The processes of this host do not occur in it.
+    This is the same as `procline run --source replay:FILE`. The instance is ready when the whole recording is replayed,
+    and runs until SIGTERM or Ctrl-C. All commands work with it. Times are those of the recording, exited processes are
+    retained, and the processes of this host do not appear.
     """
     result = click.get_current_context().invoke(
         run_command, file=config_file, source=f"replay:{file}", shards=None, changes=changes, name=name

@@ -1,4 +1,4 @@
-"""`procline resolve`: one process."""
+"""`procline resolve`: show one process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pipeline.export.json import dumps
 if TYPE_CHECKING:
     from pipeline import ProcessTable
 
-#: What is shown first, in this order; the rest of the entry follows in its own.
+#: Fields that are shown first, in this order. The other fields follow in the order of the entry.
 _FIRST = ("pid", "ppid", "comm", "path", "script_path", "uid", "gid", "cgroup", "container_id", "tty")
-#: For programs only: how the table keeps the entry, what is shown in another form, and the reference's name for what
-#: has called no exec, which is no thread.
+#: Fields that are shown only as JSON: internals of the table, fields that the text shows in another form, and
+#: `is_thread`, a name of the specification for a process that has called no exec, which would mislead readers.
 _HIDDEN = {
     "pid", "argv", "row", "generation", "flags", "file", "interpreter", "cookie", "fork_flags", "is_head", "images",
     "caps_attempted", "caps_used", "exit_cause", "exit_cause_code", "is_thread",
@@ -29,35 +29,36 @@ _CAPABILITIES = ("cap_effective", "cap_permitted")
 @click.command(
     epilog="""\b
 Examples:
-  procline resolve 4711
-  procline resolve 4711 --json | jq .argv
-  procline resolve 4711 --at "$(date +%s%N)"    who had that pid then?
-  procline resolve 7 --pid-ns 4026532208        by its number in a container's pid namespace
-  procline resolve 4711 --ask                 if it is not in the table, let the daemon look for it
+  procline resolve 4711                         the process with pid 4711
+  procline resolve 4711 --json | jq .argv       its arguments
+  procline resolve 4711 --at "$(date +%s%N)"    the process that had the pid at that time
+  procline resolve 7 --pid-ns 4026532208        pid 7 of a container's pid namespace
+  procline resolve 4711 --ask                   let the daemon search for a missing process
 """
 )
 @click.argument("pid", type=common.Pid())
 @click.option(
-    "--at", type=common.TIME_NS, metavar="TIME_NS", help="Who had the pid at this time (ns since the Unix epoch)?"
-)
+    "--at", type=common.TIME_NS, metavar="TIME_NS",
+    help="Show the process that had the pid at this time (ns since the Unix epoch).",
+)  # fmt: skip
 @click.option(
     "--ask", "is_asked", is_flag=True,
-    help="If it is not in the table, let the daemon look in the kernel's maps and in /proc.",
+    help="If the process is not in the table, let the daemon search the kernel's maps and /proc.",
 )  # fmt: skip
 @common.pid_ns_option
 @common.name_option
 @common.json_option
 def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: str, as_json: bool) -> int:
-    """What is PID, and where did it come from?
+    """Show the process PID and its lineage.
 
-    Ends with 0 if it is known, also if it has exited and is retained; with 1 if not.
+    Exits with 0 if the process is known, also if it has exited and is retained, otherwise with 1.
     """
     if is_asked and at is not None:
-        raise click.UsageError("--ask is about the present: leave out --at")
+        raise click.UsageError("--ask searches for live processes: omit --at")
     if is_asked and pid_ns is not None:
-        raise click.UsageError("--ask is about pids of the daemon's namespace: leave out --pid-ns")
+        raise click.UsageError("--ask accepts only pids of the daemon's pid namespace: omit --pid-ns")
     with common.attached(name) as table:
-        # A process of the past is either in the table or not; a new one may be on its way.
+        # Wait only for a current process, because its fork may not be applied yet.
         wait_ms = 0 if at is not None else common.FORKED_JUST_NOW_MS
         try:
             found = common.facts(lambda: filter(None, [table.resolve(pid, at, pid_ns=pid_ns, wait_ms=wait_ms)]))
@@ -76,18 +77,18 @@ def command(pid: int, at: int | None, is_asked: bool, pid_ns: int | None, name: 
 
 
 def _ask(table: ProcessTable, pid: int) -> list[dict[str, Any]]:
-    # Deferred: needs msgpack, and look-ups that hit do without.
+    # Deferred: this needs msgpack, which a successful look-up does not.
     from pipeline.bus.requests import LIMITED
     from pipeline.client.ask import ask
 
     answer = common.patiently(lambda: ask(Path(table.directory), pid))
     if answer.reason == LIMITED:
-        click.echo("procline: /proc was read for this pid less than 30 s ago and is not read again yet", err=True)
+        click.echo("procline: /proc was read for this pid less than 30 s ago: try again later", err=True)
     return common.facts(lambda: filter(None, [table.resolve(pid)])) if answer.found else []
 
 
 def describe(entry: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield lines about an entry, without what is unknown."""
+    """Yield the known fields of an entry as lines of text."""
     yield f"{entry['pid']}  {common.command_line(entry)}"
     if lineage:
         chain = " < ".join(f"{common.printable(each.get('comm') or '?')}({each['pid']})" for each in lineage)

@@ -51,29 +51,31 @@ def _not_installed(name: str) -> UnsupportedError:
 @click.command(
     epilog="""\b
 Examples:
-  procline run                                  as root; Ctrl-C ends it
-  procline run --config /etc/procline.toml
+  procline run                                  as root; stop it with Ctrl-C
+  procline run --config /etc/procline.toml      with settings from a file
   procline run --name test --set capture.ring_bytes=4096 --set log.level=debug
 """
 )
-@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="A TOML file with settings.")
+@click.option("--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="TOML file with settings.")
 @click.option("--source", metavar="SOURCE", help="ebpf, proc-connector, tracer or replay:FILE.  [default: ebpf]")
-@click.option("--shards", metavar="auto|K", help="Processes that drain the rings.  [default: auto]")
-@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `procline config`.")
-@click.option("--name", default=paths.DEFAULT_INSTANCE, show_default=True, help="Name of the instance.")
+@click.option("--shards", metavar="auto|K", help="Number of processes that drain the rings.  [default: auto]")
+@click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE",
+    help="Change one setting; overrides the file. See `procline config --example`.",
+)  # fmt: skip
+@click.option("--name", default=paths.DEFAULT_INSTANCE, metavar="NAME", show_default=True, help="Name of the instance.")
 def command(file: Path | None, source: str | None, shards: str | None, changes: tuple[str, ...], name: str) -> int:
-    """Start an instance and keep it running until SIGTERM or Ctrl-C, which drain it and end with 0.
+    r"""Start an instance and keep it running until SIGTERM or Ctrl-C.
 
-    It is ready when it says so: in its log, to systemd, and to `procline wait`.
-
-    ebpf and proc-connector need the initial pid namespace; elsewhere, as in most containers, they are refused.
+    The instance reports when it is ready: in its log, to systemd, and to `procline wait`. The sources ebpf and
+    proc-connector need the initial pid namespace, so they do not work in most containers.
 
     \b
     Exit codes:
-      0  stopped, everything drained
+      0  stopped; all events were applied
       1  stopped, but a process had to be killed at the end
-      2  cannot run: a setting, a permission, a resource limit, what the host lacks, already running
-      4  gave up: a process of the daemon died again and again, or its start took too long
+      2  cannot run: a setting, a permission, a resource limit, a missing feature, or already running
+      4  gave up: a process of the daemon died repeatedly, or its start took too long
     """
     with daemon_parts():
         from pipeline import log

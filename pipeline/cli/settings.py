@@ -1,8 +1,8 @@
-"""Settings for the commands that need a capture: merged, and checked as far as that needs no capture.
+"""Merge and check the settings for the commands that start a capture, without starting it.
 
-`pipeline.config.loading` checks each setting by itself. Here is what needs this host, or what only the part of the
-daemon knows that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline
-run`, `record` and `config` all call `load`, so that `config` accepts nothing that `run` refuses later for these
+`pipeline.config.loading` checks each setting by itself. This module checks what depends on the host or on the part of
+the daemon that uses a setting: whether a regular expression compiles, a group exists, a key can be read. `procline
+run`, `record` and `config` all call `load`, so `config` rejects every setting that `run` would reject for these
 reasons.
 """
 
@@ -25,12 +25,12 @@ def load(
     """Merge all settings and check them.
 
     Args:
-        file: of ``--config``.
-        changes: of ``--set``, KEY=VALUE.
-        options: settings that have an option of their own, by name; None: not given.
+        file: the file of ``--config``.
+        changes: the values of ``--set``, each KEY=VALUE.
+        options: settings with their own option, by name; None: not given.
 
     Returns:
-        The settings, and where each that is no default was set.
+        The settings, and the origin of each setting that is not a default.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -46,10 +46,11 @@ def load(
 
 
 def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
-    """Check what needs this host, or the part of the daemon that uses the setting.
+    """Check the settings that depend on the host or on the part of the daemon that uses them.
 
     Raises:
-        ConfigError, UnsupportedError: as `load`.
+        ConfigError: as `load`.
+        UnsupportedError: as `load`.
     """
     from pipeline.bus import auth
     from pipeline.secrets.scrub import Scrubber
@@ -86,7 +87,7 @@ def check(settings: Config, origins: Mapping[str, str] | None = None) -> None:
 
 @contextmanager
 def _named(key: str, value: object, origins: Mapping[str, str]) -> Iterator[None]:
-    """Say which setting an error is about, and where it was set."""
+    """Add the name and the origin of a setting to an error."""
     try:
         yield
     except (ConfigError, FrameError) as error:

@@ -1,4 +1,4 @@
-"""`procline stat`: what an instance has done, what it holds and what it costs."""
+"""`procline stat`: counters, sizes and costs of an instance."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.export.json import dumps
     epilog="""\b
 Examples:
   procline stat
-  procline stat --json | jq .lost
+  procline stat --json | jq .lost      the events lost so far, by kind
 """
 )
 @common.name_option
 @common.json_option
 def command(name: str, as_json: bool) -> int:
-    """Show counters, sizes, lag and the cost of each process of an instance."""
+    """Show the counters, sizes and lag of an instance, and the CPU time and memory of its processes."""
     with common.attached(name) as table:
         stats = common.patiently(table.stats)
     if stats.get("behind_ns"):
-        common.say_behind(name, stats["behind_ns"])
+        common.warn_about_delay(name, stats["behind_ns"])
     if as_json:
         click.echo(dumps(stats))
         return 0
@@ -35,7 +35,7 @@ def command(name: str, as_json: bool) -> int:
 
 
 def describe(stats: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the statistics as lines to read."""
+    """Yield the statistics as lines of text."""
     for key, value in stats.items():
         if key in {"processes", "behind_ns", "readers_complete"}:
             continue

@@ -18,31 +18,31 @@ import click
 from pipeline.cli import common
 from pipeline.errors import NotRunningError
 
-#: How long a line that was begun is waited for, and how often that is looked at.
+#: How long to wait for the reader until an incomplete line is written, and how often to check for a signal.
 _LAST_LINE_S = 1.0
 _POLL_MS = 50
 
 
 class _EndedError(Exception):
-    """Somebody asked for an end while we were waiting."""
+    """A signal asked the command to end."""
 
 
 @click.command(
     epilog="""\b
 Examples:
-  procline subscribe                            all of them
-  procline subscribe exec --json | jq -r '[.pid, .path] | @tsv'
-  procline subscribe --snapshot --count 100     first what is there already
+  procline subscribe                                             all events of processes
+  procline subscribe exec --json | jq -r '[.pid, .path] | @tsv'  pid and path of each exec
+  procline subscribe --snapshot --count 100                      begin with the live processes
 
 \b
 Topics: proc.fork proc.exec proc.exit proc.cred proc.context proc.reparent sys.loss sys.stats
 """
 )
 @click.argument("topics", nargs=-1, metavar="[TOPIC]...")
-@click.option("--snapshot", is_flag=True, help="Begin with an event for each process that lives already.")
-@click.option("--follow", is_flag=True, help="When the instance ends, wait for the next one.")
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after this many events.")
-@click.option("--timeout", type=common.Seconds(), metavar="S", help="End after this many seconds.")
+@click.option("--snapshot", is_flag=True, help="Begin with an event for each live process.")
+@click.option("--follow", is_flag=True, help="If the instance ends, wait for the next one.")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="Exit after N events.")
+@click.option("--timeout", type=common.Seconds(), metavar="S", help="Exit after S seconds.")
 @common.name_option
 @common.json_option
 def command(
@@ -54,9 +54,13 @@ def command(
     name: str,
     as_json: bool,
 ) -> int:
-    """Print events as they happen, one a line: a JSON object, or at a terminal without --json a line to read.
+    """Print events as they happen, one a line.
 
-    Ctrl-C ends it with 0, as do --count and --timeout; with both, too few events in time end it with 1.
+    TOPIC is the name of a topic, with or without its family (proc.exec or exec), or a family (proc). The default is all
+    of proc and sys.loss. On a terminal each line is readable text, otherwise or with --json a JSON object.
+
+    Ctrl-C, --count and --timeout end the command with exit code 0. With both options, the command exits with 1 if fewer
+    than N events arrive in S seconds. It exits with 3 if the instance ends, unless --follow is given.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     left = count
@@ -66,13 +70,13 @@ def command(
 
         form = readable if sys.stdout.isatty() and not as_json else dumps
         with contextlib.closing(Subscriber(name, topics, snapshot=snapshot, follow=follow)) as subscriber:
-            common.tell_namespace(name)
+            common.warn_about_namespace(name)
             while left is None or left > 0:
                 wait_s = None if deadline is None else max(0.0, deadline - time.monotonic())
                 events = subscriber.read(wait_s)[:left]
                 if not events:
                     break
-                # One call for all that has come: a line never waits for the next event.
+                # Write all events that have arrived at once, so that no line waits for the next event.
                 ending.write("".join(form(event) + "\n" for event in events))
                 left = None if left is None else left - len(events)
             if not left and left is not None:
@@ -84,7 +88,7 @@ def command(
 
 
 def readable(event: Mapping[str, Any]) -> str:
-    """Return one line about an event: when, what, who, how it ended, from where."""
+    """Return one line about an event: its time, kind, pid, command, exit status and lineage."""
     time_of_day = common.moment(event.get("time_ns"))[11:23]
     kind = event.get("event") or "?"
     pid = event.get("pid")
@@ -95,7 +99,7 @@ def readable(event: Mapping[str, Any]) -> str:
             if key not in _ELSEWHERE and value is not None
         )
         return f"{time_of_day}   {kind:8} {common.printable(facts)}"
-    # A child has its parent's image until it execs: its name says enough.
+    # A child has its parent's image until it calls exec, so its name is sufficient.
     what = common.printable(event.get("comm") or "?") if kind == "fork" else common.command_line(event)
     return f"{time_of_day} {_SIGNS.get(kind, ' ')} {kind:8} {pid:>7}  {what}{_end(event)}{lineage(event)}"
 
@@ -105,7 +109,7 @@ _ELSEWHERE = {"event", "time_ns", "seq", "order"}
 
 
 def _end(event: Mapping[str, Any]) -> str:
-    """Return how a process ended and how long it lived; empty for other events."""
+    """Return the exit status and the lifetime of a process; empty for other events."""
     if event.get("event") != "exit":
         return ""
     started_ns, ended_ns = event.get("start_time_ns"), event.get("exit_time_ns")
@@ -118,16 +122,16 @@ def _end(event: Mapping[str, Any]) -> str:
 
 
 def lineage(event: Mapping[str, Any]) -> str:
-    """Return where a process came from, as ``  (was sh) < bash(400) < sshd(1)``; empty if the event does not tell.
+    """Return the lineage of an event as ``  (was sh) < bash(400) < sshd(1)``; empty if it is unknown.
 
-    The ancestors in an event are images, so one process can be among them several times; here it is named once.
+    The ancestors in an event are images, so one process can occur several times; the text names it once.
     """
     parts: list[str] = []
     last = event.get("pid")
     for image in event.get("lineage") or ():
         name, pid = common.printable(image.get("comm") or "?"), image.get("pid")
         if pid == event.get("pid"):
-            # For a fork that is never so, for an exit it would be said a second time.
+            # A fork has no earlier images, and for an exit the name is already in the line.
             if event.get("event") == "exec" and not parts:
                 parts.append(f"  (was {name})")
         elif pid != last:
@@ -137,10 +141,10 @@ def lineage(event: Mapping[str, Any]) -> str:
 
 
 class _Ending:
-    """Lets SIGINT and SIGTERM end the body, but never in the middle of a line.
+    """Lets SIGINT and SIGTERM end the body, but not in the middle of a line.
 
-    What waits for events is interrupted. What writes them goes on to the end of the line, for as long as whoever reads
-    takes something within _LAST_LINE_S: a reader that has stopped must not keep the command from ending.
+    A signal interrupts waiting for events. If a line is being written, it is completed first, as long as the reader of
+    the output accepts bytes within _LAST_LINE_S. A reader that has stopped must not keep the command from ending.
     """
 
     def __init__(self) -> None:
@@ -161,17 +165,17 @@ class _Ending:
             raise _EndedError
 
     def write(self, text: str) -> None:
-        """Write whole lines to standard output, at once.
+        """Write complete lines to standard output, without buffering.
 
         Raises:
-            _EndedError: somebody asked for an end; the last line that was begun is complete.
-            BrokenPipeError: whoever read has gone.
+            _EndedError: a signal asked the command to end; the current line is complete.
+            BrokenPipeError: the reader of the output has closed it.
         """
         self._is_writing = True
         try:
             try:
                 output = sys.stdout.fileno()
-            except io.UnsupportedOperation:  # not a file: nothing can wait
+            except io.UnsupportedOperation:  # not a file, so writing cannot block
                 sys.stdout.write(text)
             else:
                 self._write(output, text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
@@ -181,7 +185,7 @@ class _Ending:
             raise _EndedError
 
     def _write(self, output: int, data: bytes) -> None:
-        # What poll says is writable takes so many bytes of a pipe without waiting.
+        # If poll reports a pipe as writable, a write of up to PIPE_BUF bytes does not block.
         poll = select.poll()
         poll.register(output, select.POLLOUT)
         done = 0

@@ -1,4 +1,4 @@
-"""`procline tree`: who descends from whom."""
+"""`procline tree`: processes as a tree of parents and children."""
 
 from __future__ import annotations
 
@@ -20,33 +20,39 @@ if TYPE_CHECKING:
     from rich.text import Text
     from rich.tree import Tree
 
-#: Columns that rich's guides take for each level.
+#: Columns of rich's guide lines for each level.
 _INDENT = 4
 
 
 @click.command(
     epilog="""\b
 Examples:
-  procline tree
-  procline tree $$ --exited          what this shell has started, also what has ended
+  procline tree                      all live processes
+  procline tree $$ --exited          this shell and its descendants, including exited ones
   procline tree --svg tree.svg       a drawing (needs Graphviz)
 """
 )
 @click.argument("pid", type=common.Pid(), required=False)
-@click.option("--dot", "as_dot", is_flag=True, help="Print a graph in Graphviz's language.")
-@click.option("--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), help="Draw to this file.")
-@click.option("--exited", is_flag=True, help="Show exited processes that are retained too.")
+@click.option("--dot", "as_dot", is_flag=True, help="Print a graph in the DOT language of Graphviz.")
+@click.option(
+    "--svg", "svg", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="Write a drawing to FILE (needs Graphviz).",
+)  # fmt: skip
+@click.option("--exited", is_flag=True, help="Also show exited processes that are retained.")
 @common.pid_ns_option
 @common.name_option
 @common.json_option
 def command(
     pid: int | None, as_dot: bool, svg: Path | None, exited: bool, pid_ns: int | None, name: str, as_json: bool
 ) -> int:
-    """Show the tree of live processes, all of it or what descends from PID."""
+    """Show the tree of live processes, or only PID and its descendants.
+
+    Exits with 1 if PID is unknown.
+    """
     if pid_ns is not None and pid is None:
-        raise click.UsageError("--pid-ns says what PID is a number of: give PID too", click.get_current_context())
+        raise click.UsageError("--pid-ns needs a PID: give one", click.get_current_context())
     if as_json + as_dot + (svg is not None) > 1:
-        raise click.UsageError("choose one of --json, --dot and --svg", click.get_current_context())
+        raise click.UsageError("give only one of --json, --dot and --svg", click.get_current_context())
     with common.attached(name) as table:
         entries = common.retained(table.walk(exited=exited or pid is not None))
         roots = forest(
@@ -73,15 +79,21 @@ def command(
 
 
 def draw(graph: str, file: Path) -> None:
-    """Let Graphviz draw a graph.
+    """Draw a graph with Graphviz.
+
+    Args:
+        graph: the graph in the DOT language.
+        file: the SVG file to write.
 
     Raises:
         UnsupportedError: Graphviz is not installed, or failed.
     """
     program = shutil.which("dot")
-    hint = "install Graphviz (apt-get install graphviz), or use --dot and draw it elsewhere"
+    hint = "install Graphviz (apt-get install graphviz), or use --dot and draw the graph on another host"
     if program is None:
-        raise UnsupportedError("--svg needs Graphviz's program `dot`", feature="--svg", needs="graphviz", hint=hint)
+        raise UnsupportedError(
+            "--svg needs the program `dot` of Graphviz", feature="--svg", needs="graphviz", hint=hint
+        )
     done = subprocess.run([program, "-Tsvg"], input=graph.encode("utf-8", "replace"), capture_output=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
@@ -93,7 +105,7 @@ def draw(graph: str, file: Path) -> None:
 
 
 def _write_json(roots: list[Node], *, is_one: bool) -> None:
-    # Each level of the tree is two of JSON's, and chains are longer than the default limit allows.
+    # Each level of the tree is two levels of JSON, and long chains exceed Python's default recursion limit.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 100_000))
     if is_one:
         click.echo(dumps(nested(roots[0])))
@@ -123,7 +135,7 @@ def _print(roots: Iterable[Node]) -> None:
             width = max(width, _INDENT * depth + drawn.label.cell_len)  # type: ignore[union-attr]
             for child in node.children:
                 waiting.append((child, drawn.add(_label(child)), depth + 1))
-        # On a terminal long lines are cut; elsewhere they are kept whole.
+        # Long lines are truncated only on a terminal.
         is_terminal = sys.stdout.isatty()
         console = Console(highlight=False, markup=False, emoji=False, width=None if is_terminal else width)
         console.print(top, no_wrap=True, overflow="ellipsis")

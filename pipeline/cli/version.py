@@ -1,4 +1,4 @@
-"""`procline version`."""
+"""`procline version`: the versions of Procline, Python and the kernel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ def version() -> str:
     """Return the version of the installed distribution."""
     try:
         return metadata.version("procline")
-    except metadata.PackageNotFoundError:  # run from a tree that was not installed
+    except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return "0+unknown"
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  procline version --json      for a bug report
+"""
+)
 @common.json_option
 def command(as_json: bool) -> None:
     """Show the versions of Procline, Python and the kernel."""

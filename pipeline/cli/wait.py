@@ -1,4 +1,4 @@
-"""`procline wait`: until an instance is ready."""
+"""`procline wait`: wait until an instance is ready."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from pipeline.errors import (
 from pipeline.host.boot import now_boot_ns
 
 _LOOK_S = 0.02
-#: An older heartbeat is that of a resolver which was killed and left its tables behind.
+#: An older heartbeat belongs to a resolver that was killed and left its tables behind.
 _FRESH_NS = 1_000_000_000
 
 
 @click.command(
     epilog="""\b
 Examples:
-  procline wait --timeout 10 && procline tree
+  procline wait --timeout 10 && procline tree      show the tree as soon as it is complete
 """
 )
-@click.option("--timeout", type=common.Seconds(), metavar="S", default=30.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", type=common.Seconds(), metavar="S", default=30.0, show_default=True, help="Wait at most S seconds."
+)
 @common.name_option
 def command(timeout: float, name: str) -> int:
-    """Wait until an instance knows all processes and can be asked.
+    """Wait until an instance is ready, which means that it knows all processes.
 
-    Ends with 0 when it is ready. When the time is up it ends with 3, or with 75 if the instance is running but behind.
+    Exits with 0 when the instance is ready. If it is not ready in time, exits with 3, or with 75 if the instance is
+    running but behind.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -43,7 +46,7 @@ def command(timeout: float, name: str) -> int:
             if is_ready(name):
                 return 0
         except UntrustedError:
-            # A daemon of root that starts now puts another user's directory aside.
+            # A daemon of root that starts now moves another user's directory away, so retry.
             if time.monotonic() >= deadline:
                 raise
         else:
@@ -56,7 +59,7 @@ def _not_ready(name: str, timeout: float) -> ProclineError:
     behind_ns = behind(name)
     if behind_ns:
         return BehindError(
-            f"instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s after {timeout:g} s of waiting",
+            f"instance {name!r} is running, behind by {behind_ns / 1e9:.1f} s after waiting for {timeout:g} s",
             behind_ns=behind_ns,
         )
     directory = paths.instance_dir(name)
@@ -65,10 +68,10 @@ def _not_ready(name: str, timeout: float) -> ProclineError:
 
 
 def behind(name: str) -> int:
-    """How far a running instance with complete tables is behind, ns; 0: it is not, or there is none.
+    """Return how far a running instance with complete tables is behind, ns; 0: it is not behind, or not running.
 
     Raises:
-        AccessError: its tables may not be read.
+        AccessError: this user may not read the tables.
     """
     from pipeline import ProcessTable
     from pipeline.shm.layout import tables as layout
@@ -82,7 +85,12 @@ def behind(name: str) -> int:
 
 
 def is_ready(name: str) -> bool:
-    """Whether the tables of an instance are complete and its resolver alive."""
+    """Whether the tables of an instance are complete and its resolver is alive.
+
+    Raises:
+        AccessError: this user may not read the tables.
+        UntrustedError: another user could have created the instance's directory.
+    """
     from pipeline.shm.layout import tables as layout
     from pipeline.supervisor.vitals import look
 
@@ -93,7 +101,7 @@ def is_ready(name: str) -> bool:
         return False
     except PermissionError:
         raise AccessError(
-            f"you may not read {directory / paths.CONTROL}: run as root or as a member of its group",
+            f"you do not have permission to read {directory / paths.CONTROL}: run as root or as a member of its group",
             path=str(directory / paths.CONTROL),
         ) from None
     if vitals is None or vitals.state != layout.STATE_READY:

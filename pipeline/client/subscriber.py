@@ -20,7 +20,6 @@ numpy is imported only for a snapshot, together with the tables.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -32,6 +31,7 @@ from pipeline import paths
 from pipeline.bus.stream.event import Ancestor, Event
 from pipeline.bus.stream.stream_reader import CONNECT_TIMEOUT_S, RECEIVE_HWM_MESSAGES, StreamReader
 from pipeline.errors import BusyError, ConfigError, NotRunningError, StaleError, TooOldError
+from pipeline.shm.layout.declared import COMMIT_LAYOUT, SLOT_ORDER, SLOT_STREAM
 
 if TYPE_CHECKING:
     import zmq
@@ -48,12 +48,8 @@ _RETRY_S = 0.05
 #: More events than one step of the resolver can make. A list can include events that are applied but not committed.
 _OVERLAP_EVENTS = 1 << 20
 
-#: Fields of COMMIT (pipeline.shm.layout.tables): watermark_boot_ns, and topic_seq, which has slots for the id of the
-#: stream and for the number of events of all topics (pipeline.resolver.stream._encoder).
-_WATERMARK = struct.Struct("<8xQ")
-_TOPIC_SEQ = struct.Struct("<128x16Q")
-_STREAM_SLOT = 14
-_ORDER_SLOT = 15
+_WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
+_TOPIC_SEQ = COMMIT_LAYOUT.struct("topic_seq")
 
 
 class Subscriber:
@@ -279,7 +275,7 @@ class Subscriber:
         commit = bytes(table.commit())
         (watermark_boot_ns,) = _WATERMARK.unpack_from(commit)
         seqs = _TOPIC_SEQ.unpack_from(commit)
-        if seqs[_STREAM_SLOT] != tracker.stream:
+        if seqs[SLOT_STREAM] != tracker.stream:
             raise StaleError("the tables and the stream do not have the same epoch yet: try again")
         watermark_ns = watermark_boot_ns + table.view.boot_unix_ns
         events: list[Event] = []
@@ -302,7 +298,7 @@ class Subscriber:
         tracker.stale = False
         self._listed = listed
         # Compare numbers, not times: a recording may be replayed faster than it was made.
-        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[_ORDER_SLOT] + _OVERLAP_EVENTS
+        self._listed_until = _TOPIC_SEQ.unpack_from(bytes(table.commit()))[SLOT_ORDER] + _OVERLAP_EVENTS
         self._synced_s = time.monotonic()
         return events
 

@@ -175,7 +175,7 @@ class Frames(Section, frozen=True):
 
     max_bytes: Annotated[
         int,
-        Meta(ge=65536, le=64 * MIB, description="A frame is sent when it holds this many bytes of records."),
+        Meta(ge=65536, le=64 * MIB, description="A frame is closed when it holds this many bytes of records."),
     ] = MIB
     push_hwm_frames: Annotated[
         int,

@@ -1,14 +1,14 @@
 """A graph of processes in Graphviz's DOT language: one box for each entry, and an arrow from its parent or last image.
 
-Entries are dicts of the JSON form. Labels contain untrusted text (names, paths, arguments), so all text goes through
-`quote`. Graphviz does the layout and the drawing.
+Entries are the dicts of the JSON form. Any user of the host can choose names, paths and arguments, so all text of a
+label passes through `quote`. Graphviz does the layout and the drawing.
 
 Source of the quoting rules: Graphviz, "The DOT Language", section on IDs and "escString".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,35 +17,35 @@ _ARGUMENTS_SHOWN = 80
 Entry = Mapping[str, Any]
 
 
-def quote(text: str) -> str:
-    r"""Return `text` as a DOT string that shows exactly that text.
+def visible(character: str) -> str:
+    """Return an unprintable character as an escape: a byte that is not UTF-8 by its number, others by their code."""
+    if character == "\n":
+        return "\\n"
+    code = ord(character)
+    return f"\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}"
 
-    In a quoted string only the quote is special to the parser, but labels interpret backslashes (``\N`` is the name of
-    the node), so backslashes are doubled. Characters that are not printable become escapes: a NUL would end the input,
-    and control characters are not allowed in SVG.
+
+def quote(text: str, visible: Callable[[str], str] = visible) -> str:
+    """Return `text` as a DOT string that shows exactly that text.
+
+    In a quoted string only the quote is special to the parser, but labels interpret backslashes (``\\N`` is the node's
+    name), so those are doubled. Unprintable characters become escapes, because a NUL ends the input, and SVG does not
+    allow control characters.
+
+    Args:
+        text: any text.
+        visible: returns the escape of an unprintable character.
     """
-    shown = []
-    for character in text:
-        if character == "\\":
-            shown.append("\\\\")
-        elif character == '"':
-            shown.append('\\"')
-        elif character == "\n":
-            shown.append("\\\\n")
-        elif character.isprintable():
-            shown.append(character)
-        else:
-            code = ord(character)
-            shown.append(f"\\\\x{code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code:02x}")
-    return f'"{"".join(shown)}"'
+    shown = "".join(character if character.isprintable() else visible(character) for character in text)
+    return '"' + shown.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def graph(entries: Iterable[Entry], *, title: str = "procline", with_args: bool = True) -> Iterator[str]:
     """Yield the lines of a directed graph.
 
     Args:
-        entries: JSON entries. The first image of a process gets an arrow from the entry that its `parent_entity_id`
-            names; each later image gets an arrow from the image before it.
+        entries: JSON entries. An arrow leads to each from the entry that `parent_entity_id` names, and to an image from
+            the image before it.
         title: name of the graph.
         with_args: whether labels show arguments.
     """
@@ -79,5 +79,5 @@ def _label(entry: Entry, with_args: bool) -> str:
     if with_args and len(entry.get("argv") or ()) > 1:
         arguments = " ".join(entry["argv"][1:])
         lines.append(arguments if len(arguments) <= _ARGUMENTS_SHOWN else arguments[: _ARGUMENTS_SHOWN - 1] + "…")
-    # Each line ends with DOT's "\l" (new line, left-aligned), which must not be quoted.
+    # DOT's own "\l" (new line, left) separates the lines, so it is outside of the quoted text.
     return '"' + "".join(quote(line)[1:-1] + "\\l" for line in lines) + '"'

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pipeline.errors import TooOldError
 from pipeline.shm.reader.table import Entry
 
 _encode = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "), check_circular=False).encode
@@ -40,8 +41,6 @@ def document(entries: Iterable[Entry], **head: Any) -> Iterator[str]:
 
     The function needs memory for only one entry. An entry that is evicted in the meantime is omitted.
     """
-    from pipeline.errors import TooOldError
-
     prefix = _encode(head)[:-1]
     yield prefix + (', "entries": [' if head else '"entries": [')
     separator = "\n"

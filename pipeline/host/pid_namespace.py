@@ -39,8 +39,7 @@ def fault(proc: Path = Path("/proc")) -> tuple[str, str] | None:
         return _FOREIGN_PROC if (proc / "uptime").exists() else _NO_PROC
     except OSError as error:
         raise UnsupportedError(
-            f"the pid namespace of this process cannot be read: {error}; run as root",
-            feature="pid namespace",
+            f"the pid namespace of this process cannot be read: {error}", feature="pid namespace", hint="run as root"
         ) from None
     if found is None or int(found[1]) != INITIAL:
         return _INNER_NAMESPACE

@@ -35,6 +35,9 @@ CAP_SYS_RESOURCE = 24
 CAP_PERFMON = 38
 CAP_BPF = 39
 
+#: Needed to read other users' processes in /proc (capabilities(7)).
+READ_PROC = (CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_KEEPCAPS = 8
@@ -69,7 +72,7 @@ def _prctl(option: int, argument: int = 0) -> int:
 def _check_single_thread() -> None:
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads != 1:
-        raise RuntimeError(f"{threads} threads exist, but only one would lose its privileges: drop them before that")
+        raise RuntimeError(f"{threads} threads exist, but one only would lose its privileges: drop them earlier")
 
 
 def permitted_capabilities() -> frozenset[int]:

@@ -37,8 +37,7 @@ class Container(NamedTuple):
     """A container as a cgroup path identifies it."""
 
     container_id: str
-    #: docker, containerd, cri-o, podman, runc, crun, kata, systemd-nspawn, lxc, garden, ecs; "": the path does not show
-    #: it
+    #: docker, containerd, cri-o, podman, runc, crun, kata, systemd-nspawn, lxc, garden, ecs; "": unknown
     runtime: str
     pod_uid: str = ""  #: uid of its Kubernetes pod, with dashes; "": not in a pod
 

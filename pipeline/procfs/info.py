@@ -49,6 +49,8 @@ class ProcInfo:
     gids: tuple[int, int, int, int] = _NO_IDS
     cap_effective: int = 0
     cap_permitted: int = 0
+    #: As TASK has them, in the order of STATES: the number in ``/proc/PID/status`` + 1, 0 unknown.
+    states: tuple[int, ...] = (0,) * len(layout.STATES)
     ns_pids: tuple[int, ...] = ()  #: from the reader's pid namespace inwards; the last is the innermost
     start_is_ticks: bool = True
     parent_start_boot_ns: int = 0
@@ -69,6 +71,7 @@ class ProcInfo:
     mount_end: int = 0  #: 1 + length of the mount point at the start of exe; 0: unknown
     fs_magic: int = 0
     root: bytes | None = None  #: root directory of the process, b"/" unless chrooted
+    cwd: bytes | None = None  #: working directory; None: unknown, deleted or unreachable
     argv: bytes | None = None  #: a NUL after each argument; at least one argument
     args_full_bytes: int = 0
     is_args_truncated: bool = False
@@ -153,7 +156,7 @@ class ProcRecords(NamedTuple):
     blob: bytes  #: path, name, arguments and environment of each process, concatenated in order
 
 
-_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i", "|S16": "16s"}
+_CODES = {"<u8": "Q", "<u4": "I", "<u2": "H", "|u1": "B", "<i4": "i", "|S16": "16s", "|V1": "x", "|V2": "2x"}
 
 
 def _struct_of(dtype: np.dtype[np.void]) -> struct.Struct:
@@ -188,6 +191,8 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
     for info in infos:
         path = info.exe or b""
         name = info.script_path or b""
+        if info.cwd is not None:
+            name += b"\0" + info.cwd
         args = info.argv or b""
         envs = info.envs or b""
         var_bytes = len(path) + len(name) + len(args) + len(envs)
@@ -208,7 +213,8 @@ def to_records(infos: Sequence[ProcInfo], kind: int = events.KIND_EXEC, time_boo
                 info.pgid, info.ns_pid, info.pid_ns, info.mnt_ns, info.net_ns, info.user_ns, info.task_flags,
                 info.cgroup_id, info.comm, info.tty[:15],
                 # In an exec record the executable in TASK is the previous one, which is unknown.
-                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, 0, info.cgroups_v1,
+                0 if is_exec else info.exe_inode, 0 if is_exec else info.exe_device, 0, *info.states, 0,
+                info.cgroups_v1,
             )
         )  # fmt: skip
         execs.append(

@@ -42,6 +42,7 @@ from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
+from pipeline.shm.layout.declared import STATES, State
 
 __all__ = [
     "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
@@ -146,6 +147,10 @@ class ProcReader:
         before and after.
         """
         return _read_area(b"%d/cmdline" % tgid, self._proc, self.args_limit)
+
+    def read_cwd(self, tgid: int) -> bytes | None:
+        """Return the current working directory, under the same conditions as `read_args`."""
+        return _directory(b"%d/cwd" % tgid, self._proc)
 
     def read_envs(self, tgid: int) -> Area | None:
         """Return the current environment, under the same conditions as `read_args`."""
@@ -280,6 +285,7 @@ class ProcReader:
         info.exe = link
         with suppress(OSError):
             info.root = os.readlink(below + b"root", dir_fd=fd)
+        info.cwd = _directory(below + b"cwd", fd)
 
     def _find_mount(self, info: ProcInfo, fd: int, below: bytes) -> None:
         """Find mount point and type of the executable's mount. A memfd is on an internal mount that has none."""
@@ -397,14 +403,30 @@ def _living_thread(fd: int) -> bytes | None:
     return None
 
 
+def _directory(link: bytes, dir_fd: int) -> bytes | None:
+    """Return where a link to a directory leads; None: unknown, deleted or not below the root directory."""
+    try:
+        path = os.readlink(link, dir_fd=dir_fd)
+    except OSError:
+        return None
+    return path if path.startswith(b"/") and not path.endswith(_DELETED) else None
+
+
 def _read_ids(info: ProcInfo, fd: int) -> None:
     status = _read_small(b"status", fd)
     info.uids = _four(status, b"\nUid:\t")
     info.gids = _four(status, b"\nGid:\t")
     info.cap_effective = int(_value(status, b"\nCapEff:\t") or b"0", 16)
     info.cap_permitted = int(_value(status, b"\nCapPrm:\t") or b"0", 16)
+    info.states = tuple(_state(status, state) for state in STATES)
     # A kernel without pid namespaces has no such line.
     info.ns_pids = tuple(map(int, _value(status, b"\nNSpid:\t").split())) or (info.tgid,)
+
+
+def _state(status: bytes, state: State) -> int:
+    """Return a state as TASK has it: the number + 1, 0 if the kernel has no such line."""
+    value = _value(status, b"\n" + state.status_key.encode("ascii") + b":\t")
+    return 1 + min(int(value), len(state.values or "01") - 1) if value else 0
 
 
 def _read_namespaces(info: ProcInfo, fd: int, below: bytes, proc: int) -> None:

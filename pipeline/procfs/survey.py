@@ -12,9 +12,9 @@ changed meanwhile is read once more, with the care of reader.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,17 @@ TaskIterator = Callable[[], Tasks]
 
 #: Processes that are asked for the names of their cgroups, until one gives those that the iterator saw.
 _CGROUP_TRIES = 3
+
+
+class LiveProcess(NamedTuple):
+    """One live process, in the form in which it is entered into the tables."""
+
+    head: np.void  #: HEAD; `time_boot_ns` is when the process was read
+    task: np.void  #: TASK
+    exec: np.void  #: EXEC
+    strings: bytes  #: path, name, args and envs, as long as `exec` says
+    is_exact: bool  #: the start is in ns; otherwise it is rounded down to a tick
+    digest: int = 0  #: of arguments and environment before secrets were hidden; 0: unknown
 
 
 @dataclass(slots=True)
@@ -67,6 +78,13 @@ class Survey:
 
     def __len__(self) -> int:
         return len(self.head)
+
+    def process(self, i: int) -> LiveProcess:
+        """Return process i."""
+        digest = self.digests[i] if self.digests else 0
+        return LiveProcess(
+            self.head[i], self.task[i], self.exec[i], self.strings[i], bool(self.is_exact[i]), digest
+        )  # fmt: skip
 
 
 def survey(
@@ -119,7 +137,7 @@ def survey(
         if exact and exact // TICK_NS == info.start_ticks:
             info.start_boot_ns, info.start_is_ticks = exact, False
         infos.append(info)
-        _learn_cgroups(info, cgroup_paths)
+        cgroup_paths.update(named_cgroups(info))
     for is_exact in (False, True):
         some = [info for info in infos if info.start_is_ticks is not is_exact]
         if some:
@@ -146,7 +164,8 @@ def _complete(
     if want & procfs.WANT_ENVS:
         envs = [reader.read_envs(tgid) for tgid in watched(tgids, show_life)]
     is_same = _same_images(head, task, exec_, iterate()).tolist()
-    scripts: list[bytes] = []
+    names: list[bytes] = []
+    scripts: list[bool] = []
     images = zip(paths, task["comm"].tolist(), args, strict=True)
     for i, (path, comm, area) in enumerate(watched(images, show_life)):
         if is_same[i] and path and area is not None and area.text:
@@ -163,13 +182,15 @@ def _complete(
             if info is not None and info.envs is not None:
                 envs[i] = procfs.Area(info.envs, info.is_envs_truncated)
                 exec_["envs_full_bytes"][i] = info.envs_full_bytes
-        scripts.append(script or b"")
+        cwd = reader.read_cwd(tgids[i]) if args[i] is not None else None
+        names.append((script or b"") if cwd is None else b"%b\0%b" % (script or b"", cwd))
+        scripts.append(bool(script))
     exec_["path_bytes"] = [len(path) for path in paths]
-    exec_["name_bytes"] = [len(script) for script in scripts]
+    exec_["name_bytes"] = [len(name) for name in names]
     exec_["exec_flags"] |= np.array([events.EXEC_SCRIPT if script else 0 for script in scripts], np.uint16)
     arg_texts = _put_areas(exec_, "args", "argc", args, events.EXEC_ARGS_TRUNCATED, events.EXEC_ARGS_UNREADABLE)
     env_texts = _put_areas(exec_, "envs", "envc", envs, events.EXEC_ENVS_TRUNCATED, events.EXEC_ENVS_UNREADABLE)
-    return [b"".join(pieces) for pieces in zip(paths, scripts, arg_texts, env_texts, strict=True)]
+    return [b"".join(pieces) for pieces in zip(paths, names, arg_texts, env_texts, strict=True)]
 
 
 def _same_images(
@@ -225,15 +246,18 @@ def _name_cgroups(
         if tries[place] <= _CGROUP_TRIES:
             info = reader.read(tgid, procfs.WANT_CGROUP)
             if info is not None:
-                _learn_cgroups(info, cgroup_paths)
+                cgroup_paths.update(named_cgroups(info))
 
 
-def _learn_cgroups(info: procfs.ProcInfo, cgroup_paths: dict[int, bytes]) -> None:
-    """Under the ids of what was read itself: the process may have moved since the iterator saw it."""
+def named_cgroups(info: procfs.ProcInfo) -> Iterator[tuple[int, bytes]]:
+    """Yield the cgroups whose names ``/proc`` showed with their ids, as in `Survey.cgroup_paths`.
+
+    The ids were read together with the names: the process may have moved since the iterator visited it.
+    """
     if info.cgroup_path is not None and info.cgroup_id:
-        cgroup_paths[info.cgroup_id] = info.cgroup_path
+        yield info.cgroup_id, info.cgroup_path
     if info.cgroups_v1 > events.CGROUPS_V1_ROOTS and info.cgroup is not None:
-        cgroup_paths[info.cgroups_v1] = info.cgroup
+        yield info.cgroups_v1, info.cgroup
 
 
 def _columns(

@@ -125,7 +125,7 @@ def read_tracer_metadata(tgid: int, fd: int, proc: str = "/proc") -> TracerMetad
         if not stat.S_ISREG(status.st_mode):
             raise _refused(peer, f"descriptor {fd} is not a memfd")
         if status.st_size > SIZE_MAX:
-            raise _refused(peer, f"{status.st_size} bytes, more than {SIZE_MAX}")
+            raise _refused(peer, f"{status.st_size} bytes long, more than {SIZE_MAX}")
         content = os.open(own, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise _refused(peer, f"descriptor {fd}: {error.strerror}") from error

@@ -1,5 +1,7 @@
-"""What the resolver's turn asks of a frame's strings; and their digest, for the applier, which makes it of records that hide
-nothing. See _conceal.pyx."""
+"""The search for strings that may need hiding, and the digest of strings. See _conceal.pyx.
+
+The resolver's loop uses `Sieve` for frames. The applier uses `pl_digest` for records in which nothing is hidden.
+"""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -7,8 +9,8 @@ from pipeline.bus.frames._frame cimport Frame
 
 
 cdef class Literals:
-    cdef uint8_t *pairs  # 65,536 bits: some literal begins so
-    cdef uint16_t *firsts  # number of the first literal of a pair; they are sorted, so the others follow
+    cdef uint8_t *pairs  # 65,536 bits, one for each pair of bytes: a literal begins with it
+    cdef uint16_t *firsts  # index of the first literal of a pair; literals are sorted, so the others follow
     cdef uint8_t lower[256]
     cdef list groups
     cdef char *text  # all literals, lower case
@@ -29,5 +31,5 @@ cdef class Sieve:
     cpdef Frame frame(self, Frame frame)
 
 
-# Of arguments and environment as they are before anything is hidden, never 0. NULL: absent, which is not empty.
+# Digest of arguments and environment before anything is hidden; never 0. NULL: absent, which differs from empty.
 cdef uint64_t pl_digest(const char *args, uint32_t args_bytes, const char *envs, uint32_t envs_bytes) noexcept nogil

@@ -1,8 +1,8 @@
-"""Arguments and environments of processes, as objects that a parent and its forked children share.
+"""Arguments and environments of processes, as objects that a parent shares with its forked children.
 
-Covers the entries, their filtered and scrubbed views, the payload form in which arguments travel in chunks, the cache
-that collects chunks until the exec event arrives, and the filter for environments as raw bytes. Leaves out what is
-secret in arguments (`scrub`) and where bytes are stored (`pipeline.shm`).
+Covers the entries with their filtered and scrubbed views, the payload format in which arguments are sent in chunks, the
+cache that collects chunks until the exec event arrives, and the filter for raw environments. `scrub` determines what is
+secret in arguments, and `pipeline.shm` stores the bytes.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from pipeline.secrets.interner import Interner
 CACHE_IDS = 512
 CHUNK_BYTES = 256
 TRUNCATION_MARK = "..."
-#: Strings kept of an environment read from procfs.
+#: Maximum number of strings kept of an environment that was read from procfs.
 ENVIRON_STRINGS = 256
-#: Names whose variables come first when an environment is cut, besides those with a shown value.
+#: Prefixes of names of variables that are kept first when an environment is cut, besides those with a shown value.
 PRIORITY_PREFIXES = ("DD_SERVICE",)
 
 _LENGTH = struct.Struct("=I")
 
 
 class ArgScrubber(Protocol):
-    """What hides secrets in arguments: `scrub.Scrubber`."""
+    """Hides secrets in arguments: `scrub.Scrubber` or `Unscrubbed`."""
 
     def scrub(self, args: Sequence[str], argv0: str = "") -> tuple[list[str], bool]:
-        """Arguments after argv[0] to a new list, and whether anything was hidden."""
+        """Return a new list of the arguments after argv[0], and whether anything was hidden."""
         ...
 
 
 class Unscrubbed:
-    """A scrubber that hides nothing: for who wants arguments as they are, and environments as always."""
+    """A scrubber that hides nothing. For callers that need unchanged arguments but filtered environments."""
 
     def scrub(self, args: Sequence[str], argv0: str = "") -> tuple[list[str], bool]:
+        """Return a copy of the arguments, and that nothing was hidden."""
         return list(args), False
 
 
 class ArgsEntry:
-    """The arguments of one image, argv[0] included; shared by reference between a process and its forks.
+    """The arguments of one image, including argv[0]; a process and its forks share one object.
 
-    The scrubbed list is a list of its own, computed once under the entry's lock: a holder that never asked for it still
-    sees the arguments as they were, and two holders get the same list.
+    The scrubbed list is a separate list, computed once under the entry's lock. So other holders still see the
+    unscrubbed arguments, and all of them get the same scrubbed list.
     """
 
     __slots__ = ("_lock", "_scrubbed", "is_truncated", "values")
@@ -76,7 +77,7 @@ class ArgsEntry:
         return self._scrubbed is not None
 
     def scrubbed(self, scrubber: ArgScrubber | None) -> list[str]:
-        """The arguments after argv[0] with secrets hidden; without a scrubber, as they are. Computed once."""
+        """Return the arguments after argv[0] with secrets hidden, computed once; without a scrubber, unchanged."""
         with self._lock:
             if self._scrubbed is None:
                 argv = self.values[1:]
@@ -84,12 +85,12 @@ class ArgsEntry:
             return self._scrubbed
 
     def equals(self, other: ArgsEntry | None) -> bool:
-        """Whether the values are the same; truncation plays no part."""
+        """Return whether the values are equal; truncation is ignored."""
         return other is self or (other is not None and self.values == other.values)
 
 
 class EnvsEntry:
-    """The environment of one image as ``KEY=VALUE`` strings; shared by reference between a process and its forks."""
+    """The environment of one image as ``KEY=VALUE`` strings; a process and its forks share one object."""
 
     __slots__ = ("_filtered", "_map", "is_truncated", "values")
 
@@ -103,9 +104,12 @@ class EnvsEntry:
         return f"EnvsEntry({len(self.values)} values, is_truncated={self.is_truncated})"
 
     def filter(self, allow: Collection[str]) -> tuple[list[str] | None, bool]:
-        """Names of all variables, with the value only for allowed names; and whether the environment was cut.
+        """Return the names of all variables, with the value of allowed names only; and whether the environment was cut.
 
-        The first call decides: its result is kept, and later ones get it whatever they allow. None for no values.
+        The result of the first call is kept: later calls return it whatever they allow. None: there are no values.
+
+        Args:
+            allow: names of variables with a shown value.
         """
         if not self.values:
             return None, self.is_truncated
@@ -114,47 +118,51 @@ class EnvsEntry:
         return self._filtered, self.is_truncated
 
     def get(self, key: str) -> str:
-        """Value of a variable; of two with one name the last; "" when absent."""
+        """Return the value of a variable; "" if it is absent. If there are two with one name, the last counts."""
         if self._map is None:
             pairs = (env.partition("=") for env in self.values)
             self._map = {name: value for name, equals, value in pairs if equals}
         return self._map.get(key, "")
 
     def equals(self, other: EnvsEntry | None) -> bool:
-        """Whether the values are the same; truncation plays no part."""
+        """Return whether the values are equal; truncation is ignored."""
         return other is self or (other is not None and self.values == other.values)
 
 
 def is_command_line(argv0: str | bytes, is_alone: bool) -> bool:
-    """Whether argv[0] may hold more than a program's name: it has several words, or no other argument has any.
+    """Return whether argv[0] may be more than a program's name: it has several words, or no other argument has any.
 
-    So it is with a process that wrote a title over its arguments.
+    This is so in a process that wrote a title over its arguments.
+
+    Args:
+        argv0: the first argument.
+        is_alone: no other argument has any text.
     """
     words = len(argv0.split(None, 1))
     return words > 1 or (words == 1 and is_alone)
 
 
 def is_absent(entry: ArgsEntry | EnvsEntry | None) -> bool:
-    """Whether nothing is known of arguments or an environment; so it is, too, where they were cut to nothing."""
+    """Return whether arguments or an environment are unknown, which is also the case if they were cut to nothing."""
     return entry is None or (entry.is_truncated and not entry.values)
 
 
 def equal_entries(left: ArgsEntry | None, right: ArgsEntry | None) -> bool:
-    """Whether two arguments or environments are equal; absent is equal to absent only. Source: specification 1.5."""
+    """Return whether two argument lists are equal; absent equals absent only. Source: specification 1.5."""
     if is_absent(left) or is_absent(right):
         return is_absent(left) and is_absent(right)
     return left is not None and left.equals(right)
 
 
 def equal_envs(left: EnvsEntry | None, right: EnvsEntry | None) -> bool:
-    """`equal_entries` of environments."""
+    """Return whether two environments are equal, by the rules of `equal_entries`."""
     if is_absent(left) or is_absent(right):
         return is_absent(left) and is_absent(right)
     return left is not None and left.equals(right)
 
 
 def filter_area(area: bytes, allow: frozenset[bytes]) -> bytes:
-    """`EnvsEntry.filter` on a raw environment area: NUL behind each variable, before and after."""
+    """Filter a raw environment as `EnvsEntry.filter` does; it has a NUL after each variable, before and after."""
     if not area:
         return area
     kept = []
@@ -167,12 +175,12 @@ def filter_area(area: bytes, allow: frozenset[bytes]) -> bytes:
 def cut_environ(
     area: bytes, priority: Sequence[str] = PRIORITY_PREFIXES, limit: int = ENVIRON_STRINGS
 ) -> tuple[list[str], bool]:
-    """The first strings of an environment, those with a priority prefix before the others.
+    """Return the first strings of an environment, those with a priority prefix before the others.
 
     Args:
-        area: raw, NUL behind each.
+        area: raw environment, a NUL after each string.
         priority: prefixes; strings that start with one come first, in their order.
-        limit: strings kept.
+        limit: maximum number of strings.
 
     Returns:
         The strings, and whether some were left out.
@@ -187,7 +195,11 @@ def cut_environ(
 
 
 class PayloadOverflowError(ValueError):
-    """A chunk's lengths do not fit its size; `strings` is what could be read."""
+    """A length in a chunk exceeds its size.
+
+    Attributes:
+        strings: the strings that could be read.
+    """
 
     def __init__(self, message: str, strings: list[bytes]) -> None:
         super().__init__(message)
@@ -195,22 +207,23 @@ class PayloadOverflowError(ValueError):
 
 
 def encode_payload(strings: Sequence[bytes]) -> bytes:
-    """Strings in chunk form: a u32 length before each, native byte order."""
+    """Encode strings as a chunk: a u32 length before each, in native byte order."""
     return b"".join(_LENGTH.pack(len(string)) + string for string in strings)
 
 
 def decode_payload(payload: bytes, count: int | None = None) -> list[bytes]:
-    """Take a chunk apart.
+    """Decode a chunk.
 
     Args:
-        payload: repeated u32 length and that many bytes; a string ends at its first NUL.
-        count: strings in it, where the sender tells. Without it, a length of 0 is an empty string if anything but
-            zeros follows, else the end.
+        payload: repeatedly a u32 length and that many bytes; a string ends at its first NUL.
+        count: number of strings, if the sender provides it. None: a length of 0 is an empty string if anything but
+            zeros follows, otherwise the end.
 
     Raises:
-        PayloadOverflowError: cut within a length, or a length beyond the end. The rest counts as a last string.
+        PayloadOverflowError: the chunk ends within a length, or a length exceeds the rest. The rest counts as a last
+            string.
 
-    Source: specification 1.12. (The reference stops at the first empty string, and loses the rest of the chunk.)
+    Source: specification 1.12. (The reference stops at the first empty string and loses the rest of the chunk.)
     """
     strings: list[bytes] = []
     end = len(payload) if count is not None else len(payload.rstrip(b"\0"))
@@ -219,22 +232,23 @@ def decode_payload(payload: bytes, count: int | None = None) -> list[bytes]:
         if len(payload) - offset < _LENGTH.size + (count is None):
             if count is not None and offset == len(payload):
                 break
-            raise PayloadOverflowError(f"{len(payload) - offset} bytes left where a length is due", strings)
+            raise PayloadOverflowError(f"expected a length, but only {len(payload) - offset} bytes are left", strings)
         (length,) = _LENGTH.unpack_from(payload, offset)
         offset += _LENGTH.size
         strings.append(payload[offset : offset + length].partition(b"\0")[0])
         if length > len(payload) - offset:
-            raise PayloadOverflowError(f"length {length} with {len(payload) - offset} bytes left", strings)
+            raise PayloadOverflowError(f"length {length}, but only {len(payload) - offset} bytes are left", strings)
         offset += length
     return strings
 
 
 class ArgsEnvsCache:
-    """Collects arguments and environments by id until their exec event takes them. One user at a time.
+    """Collects arguments and environments by id until the exec event takes them. Not thread-safe.
 
     Args:
-        capacity: ids kept; processes that start at the same time. The least recently used leaves.
-        interner: shared by all strings.
+        capacity: maximum number of ids, which is the number of processes that can start at the same time. The least
+            recently used id is evicted.
+        interner: used for all strings; None: a new one.
 
     Source: specification 3.1, 3.4 (UpdateArgsEnvs, SetProcessArgs).
     """
@@ -250,7 +264,12 @@ class ArgsEnvsCache:
     def update(self, entry_id: int, payload: bytes, count: int | None = None) -> None:
         """Add a chunk to an id.
 
-        It was truncated if it can not be decoded or is a full chunk; then its last string gets ``...``.
+        The chunk counts as truncated if it cannot be decoded or is full; then ``...`` is appended to its last string.
+
+        Args:
+            entry_id: the id.
+            payload: the chunk.
+            count: number of strings in it; see `decode_payload`.
         """
         is_truncated = len(payload) == CHUNK_BYTES
         try:
@@ -264,7 +283,13 @@ class ArgsEnvsCache:
         self.add(entry_id, values, is_truncated)
 
     def add(self, entry_id: int, values: Sequence[str], is_truncated: bool = False) -> None:
-        """Add decoded strings to an id, as `update` does after decoding."""
+        """Add decoded strings to an id, as `update` does after decoding.
+
+        Args:
+            entry_id: the id.
+            values: the strings.
+            is_truncated: strings are missing.
+        """
         known, was_truncated = self._entries.pop(entry_id, ([], False))
         known += self._interner.intern_all(values)
         self._entries[entry_id] = (known, was_truncated or is_truncated)
@@ -272,5 +297,5 @@ class ArgsEnvsCache:
             self._entries.popitem(last=False)
 
     def take(self, entry_id: int) -> tuple[list[str], bool] | None:
-        """Remove an id and give its strings and whether they were cut; None when it is not there (any more)."""
+        """Remove an id and return its strings and whether they were truncated; None: it is unknown or was evicted."""
         return self._entries.pop(entry_id, None)

@@ -1,8 +1,9 @@
-"""Hide what the settings say, before anything is stored: arguments and environments in frames and in surveys.
+"""Conceal arguments and environments in frames and surveys, as the settings require, before anything is stored.
 
-Everything behind this point (tables, stream, dumps, recordings) holds the concealed form only. How a secret is told is
-in scrub.py; here it is applied to the strings of records, which are replaced only where they differ. What sshd told of
-a client (`ssh_bytes`) is no part of an environment: it is handed on to who looks for sessions, and dropped.
+Everything after this point (tables, stream, dumps, recordings) contains the concealed form only. scrub.py determines
+what is a secret; this module applies it to the strings of records, which are replaced only if they differ. Facts about
+an ssh client, which sshd put into its environment (`ssh_bytes`), are not part of the stored environment: they are
+passed to the code that tracks sessions, and dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def scrubber_of(config: Config) -> Scrubber | None:
-    """What hides secrets in arguments, in frames and in single entries alike; None: they are kept as they are."""
+    """Return the scrubber for arguments in frames and in single entries; None: arguments are stored unchanged."""
     if config.args.show == "raw":
         return None
     from pipeline.secrets.scrub import Scrubber
@@ -34,9 +35,17 @@ def scrubber_of(config: Config) -> Scrubber | None:
 
 
 def digest_of(body: np.void, args: bytes, envs: bytes) -> int:
-    """The digest of the strings of an EXEC before anything is hidden. What it says nothing of is absent: what is not
-    captured, of which it has the length alone, and of a look at `/proc` what could not be read. (Of an event that says
-    so, nobody knows what the exec had: it has no digest, and is like no other.)"""
+    """Return the digest of the strings of an EXEC record before anything was hidden.
+
+    Strings that the record does not contain count as absent: strings that are not captured, of which it has only the
+    length, and strings that could not be read from ``/proc``. (If an event marks its strings as unreadable, they are
+    unknown: it gets no digest and differs from every other.)
+
+    Args:
+        body: the EXEC record.
+        args: its arguments, a NUL after each.
+        envs: its environment, a NUL after each variable.
+    """
     flags = int(body["exec_flags"])
     return digest(
         args or (None if flags & (EXEC_ARGS_UNREADABLE | EXEC_ARGS_TRUNCATED) else args),
@@ -45,17 +54,19 @@ def digest_of(body: np.void, args: bytes, envs: bytes) -> int:
 
 
 class Concealer:
-    """What may be kept of arguments and environments.
+    """Removes from arguments and environments what must not be stored.
 
     Args:
-        scrub_argv: NUL-terminated arguments in, the same with secrets hidden out; None: arguments are kept as they are.
-        literals: arguments that hold none of them and none of `words` need no scrubbing; None: all may need it.
-        words: the same for whole words.
-        show_values: names of environment variables that keep their value; of others only the name is kept.
+        scrub_argv: returns arguments (a NUL after each) with their secrets hidden; None: arguments are stored
+            unchanged.
+        literals: arguments that contain none of these and none of `words` need no scrubbing; None: all may need it.
+        words: the same, for whole words.
+        show_values: names of environment variables that are stored with their value; of others only the name is stored.
 
     Attributes:
-        sieve: for frames: those that hold nothing to hide come through it as they are.
-        take_ssh: told (tgid, start in boot ns, strings) of what sshd executed, where the record has it.
+        sieve: processes frames; a frame with nothing to hide passes unchanged.
+        take_ssh: called with (tgid, start in boot ns, strings) for programs that sshd executed, if the record has the
+            facts of the client.
     """
 
     def __init__(
@@ -66,7 +77,7 @@ class Concealer:
         show_values: Collection[str] = (),
     ) -> None:
         self._scrub_argv = scrub_argv
-        # A single byte is in nearly every text: then all of them are looked at.
+        # The empty literal is in every text, so all of them are scrubbed.
         self.sieve = Sieve(
             None if scrub_argv is None else Literals([b""] if literals is None else literals, words), self._hide
         )
@@ -75,17 +86,22 @@ class Concealer:
 
     @classmethod
     def of(cls, config: Config, scrubber: Scrubber | None) -> Concealer:
-        """What the settings say; `scrubber` as `scrubber_of` makes it."""
+        """Return the concealer for the settings.
+
+        Args:
+            config: the settings.
+            scrubber: the result of `scrubber_of`.
+        """
         if scrubber is None:
             return cls(None, show_values=config.envs.show_values)
-        # "none" changes every command line.
+        # "none" changes every command line, so no literals can exclude any.
         literals = scrubber.literals if config.args.show == "scrubbed" else None
         return cls(scrubber.scrub_argv, literals, scrubber.program_names, config.envs.show_values)
 
     def _hide(self, frame: Frame, suspected: list[tuple[int, int, int]]) -> Frame:
-        """Return the frame, or one with its exec strings replaced where something had to be hidden.
+        """Return the frame, or a copy with other exec strings if something had to be hidden.
 
-        Records stay where they are in their ring, and as long there (`record_bytes`), whatever became of their strings.
+        Positions and sizes of records in their ring (`record_bytes`) do not change with their strings.
         """
         blob, bodies = frame.blob, frame.exec
         changes: dict[int, tuple[int, int, bytes, bytes]] = {}
@@ -114,7 +130,12 @@ class Concealer:
         return self._scrub_argv(args) if args and self._scrub_argv else args, filter_area(envs, self._show)
 
     def survey(self, survey: Survey, show_life: Callable[[], object] = lambda: None) -> None:
-        """Conceal the strings of a survey in place; its digests are of what they were."""
+        """Conceal the strings of a survey in place. Its digests are those of the original strings.
+
+        Args:
+            survey: the survey.
+            show_life: see `pipeline.host.alive`.
+        """
         survey.digests = [0] * len(survey.strings)
         for i, text in enumerate(watched(survey.strings, show_life)):
             row = survey.exec[i]
@@ -130,7 +151,14 @@ class Concealer:
 
     @staticmethod
     def _replace(frame: Frame, changes: dict[int, tuple[int, int, bytes, bytes]], digests: bytes) -> Frame:
-        """Copy the frame with other strings: exec body -> (record, where they begin in the blob, args, envs)."""
+        """Return a copy of the frame with other strings.
+
+        Args:
+            frame: the frame.
+            changes: by number of the exec body: the record, the offset of its strings in the blob, arguments,
+                environment.
+            digests: see `digest_of`; uint64 for each exec body.
+        """
         head, exec_, blob = frame.head.copy(), frame.exec.copy(), frame.blob
         pieces: list[bytes | memoryview] = []
         done = 0

@@ -1,7 +1,6 @@
-"""Keep one object for equal strings: processes share most of their arguments and environment with each other.
+"""Keep one object for equal strings, because processes share most of their arguments and environment.
 
-Covers a bounded interner of immutable values. Leaves out the strings of the shared tables: those are interned in the
-arena (`pipeline.shm`).
+The interner is bounded. Strings of the shared tables are interned in the arena (`pipeline.shm`) instead.
 """
 
 from __future__ import annotations
@@ -13,15 +12,18 @@ CAPACITY = 8192
 
 
 class Interner[T: (str, bytes)]:
-    """An LRU of values; the least recently used leaves. One user at a time.
+    """An LRU cache of immutable values: the least recently used is evicted. Not thread-safe.
 
     Args:
-        capacity: values kept. Values that left stay alive in whoever holds them, they are only no longer shared.
+        capacity: maximum number of values. Holders of an evicted value keep it, but it is no longer shared.
+
+    Raises:
+        ValueError: the capacity is not positive.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         if capacity < 1:
-            raise ValueError(f"capacity {capacity} must be positive")
+            raise ValueError(f"capacity: expected a positive number, got {capacity}")
         self._capacity = capacity
         self._values: OrderedDict[T, T] = OrderedDict()
 
@@ -29,7 +31,7 @@ class Interner[T: (str, bytes)]:
         return len(self._values)
 
     def intern(self, value: T) -> T:
-        """The object that stands for this value; `value` itself when it is new."""
+        """Return the object for this value; `value` itself if it is new."""
         known = self._values.get(value)
         if known is not None:
             self._values.move_to_end(value)
@@ -40,5 +42,5 @@ class Interner[T: (str, bytes)]:
         return value
 
     def intern_all(self, values: Iterable[T]) -> list[T]:
-        """`intern` of each."""
+        """Return the objects for these values, as `intern` does."""
         return [self.intern(value) for value in values]

@@ -1,4 +1,4 @@
-"""One worker process: started with its specification, watched by a pidfd, ended by signals. Policy is restart.py's."""
+"""One worker process: started with its description, watched by a pidfd, ended by signals. Policy is restart.py's."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.supervisor.restart import EXIT_HOPELESS
-from pipeline.worker.specification import WorkerSpec
+from pipeline.worker.description import WorkerDescription
+from pipeline.worker.start import EXIT_HOPELESS
 
 #: One thread does all the work; a pool of them would only cost memory and start-up time.
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
@@ -31,42 +31,42 @@ class Child:
     """A running worker.
 
     Args:
-        spec: its specification; the descriptors named in it must be open here.
+        description: of the worker; the descriptors named in it must be open here.
         command: what to run, without ``--spec-fd N``.
 
     Attributes:
-        spec: as given.
+        description: as passed.
         pid: process id.
         pidfd: readable when the process has ended; for a selector.
         started_s: monotonic time of the start.
     """
 
-    def __init__(self, spec: WorkerSpec, command: Sequence[str]) -> None:
-        self.spec = spec
+    def __init__(self, description: WorkerDescription, command: Sequence[str]) -> None:
+        self.description = description
         # Nothing but a signal from the worker to this process, so a descriptor that both have and that needs no reader.
         self._ready_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._was_ready = False
-        spec = msgspec.structs.replace(spec, ready_fd=self._ready_fd)
-        spec_fd = spec.to_memfd()
+        inherited = msgspec.structs.replace(description, ready_fd=self._ready_fd)
+        description_fd = inherited.to_memfd()
         try:
             self.started_s = time.monotonic()
             self._process = subprocess.Popen(
-                [*command, "--spec-fd", str(spec_fd)],
+                [*command, "--spec-fd", str(description_fd)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(spec_fd, *spec.descriptors()),
+                pass_fds=(description_fd, *inherited.descriptors()),
                 env=os.environ | _ENVIRONMENT,
                 # A group of its own: the terminal's Ctrl-C is for the supervisor, which stops workers in order.
                 process_group=0,
             )
         finally:
-            os.close(spec_fd)
+            os.close(description_fd)
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
 
     @property
     def role(self) -> str:
         """Its role, ``resolver`` or ``shard-N``."""
-        return self.spec.role
+        return self.description.role
 
     def has_ended(self) -> bool:
         """Whether the process has ended; if so it has been reaped, and nothing of it is left."""
@@ -74,7 +74,7 @@ class Child:
 
     @property
     def was_ready(self) -> bool:
-        """Whether it has reported that it is ready (`specification.say_ready`)."""
+        """Whether it has reported that it is ready (`start.report_ready`)."""
         if not self._was_ready:
             with contextlib.suppress(BlockingIOError):
                 self._was_ready = os.eventfd_read(self._ready_fd) > 0

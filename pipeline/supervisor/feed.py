@@ -16,7 +16,7 @@ from pipeline.bpf.apart import load_apart
 from pipeline.bpf.misses import Misses
 from pipeline.config.schema import Config
 from pipeline.errors import ConfigError, FrameError
-from pipeline.worker.reading import NO_FD
+from pipeline.records.capture_fds import CaptureFds
 
 SHARD_MODULE = "pipeline.sources.shard.main"
 REPLAY_MODULE = "pipeline.sources.recording.main"
@@ -35,11 +35,10 @@ class Feed:
         source: its name, as in the settings.
         shard_module: what a shard process of this source runs.
         ring_count: length of the ring section of the control segment.
-        rings: descriptor of each ring, by ring number.
+        fds: descriptors of the rings, the maps and the socket.
         ring_bytes: bytes of each ring, by ring number.
         shard_count: how many shards the rings are for; a source without rings has one.
         capture_id: names the rings of this feed; positions of another one mean nothing here.
-        socket_fd: the netlink socket of the proc connector.
         boot_id: 16 bytes: the boot that the records are from, where it is not this one; else empty.
         boot_unix_ns: Unix time of that boot's clock zero; 0 where it is this one.
         tiers: what is in force, for the log.
@@ -50,16 +49,9 @@ class Feed:
     source: str
     shard_module: str = SHARD_MODULE
     ring_count: int = 0
-    rings: Mapping[int, int] = field(default_factory=dict)
+    fds: CaptureFds = field(default_factory=CaptureFds)
     ring_bytes: Mapping[int, int] = field(default_factory=dict)
     shard_count: int = 1
-    shared_fd: int = NO_FD
-    settings_fd: int = NO_FD
-    pid_owners_fd: int = NO_FD
-    pid_cache_fd: int = NO_FD
-    proc_cache_fd: int = NO_FD
-    iter_link_fd: int = NO_FD
-    socket_fd: int = NO_FD
     tiers: Mapping[str, object] = field(default_factory=dict)
     look: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
@@ -69,7 +61,7 @@ class Feed:
 
     def shard_of(self) -> dict[int, int]:
         """Return the shard of each ring: neighbours apart, as busy CPUs are often next to each other."""
-        return {ring: position % self.shard_count for position, ring in enumerate(sorted(self.rings))}
+        return {ring: position % self.shard_count for position, ring in enumerate(sorted(self.fds.rings))}
 
 
 def open_feed(config: Config) -> Feed:
@@ -108,17 +100,11 @@ def _open_ebpf(config: Config) -> Feed:
     return Feed(
         source="ebpf",
         ring_count=capture.ring_count,
-        rings=capture.ring_fds,
-        ring_bytes=dict.fromkeys(capture.ring_fds, capture.ring_bytes),
-        shard_count=config.shards.resolve(len(capture.ring_fds)),
-        shared_fd=capture.shared_fd,
-        settings_fd=capture.settings_fd,
-        pid_owners_fd=capture.pid_owners_fd,
-        pid_cache_fd=capture.pid_cache_fd,
-        proc_cache_fd=capture.proc_cache_fd,
-        iter_link_fd=capture.iter_link_fd,
+        fds=capture.fds,
+        ring_bytes=dict.fromkeys(capture.fds.rings, capture.ring_bytes),
+        shard_count=config.shards.resolve(len(capture.fds.rings)),
         tiers=capture.tiers,
-        look=Misses(capture.program_fds, capture.shared_fd).look,
+        look=Misses(capture.program_fds, capture.fds.shared).look,
         close=capture.close,
     )
 
@@ -136,10 +122,8 @@ def _open_connector(config: Config) -> Feed:
             source="proc-connector",
             shard_module=CONNECTOR_MODULE,
             ring_count=1,
-            rings={0: ring_fd},
+            fds=CaptureFds({0: ring_fd}, shared=counts_fd, socket=sock.fileno()),
             ring_bytes={0: ring_bytes},
-            shared_fd=counts_fd,
-            socket_fd=sock.fileno(),
             tiers={"proc-connector": "fork, exec, exit, users, groups, sessions, names; the rest from /proc"},
             close=stack.pop_all().close,
         )
@@ -154,9 +138,8 @@ def _open_tracer(config: Config) -> Feed:
             source="tracer",
             shard_module=TRACER_MODULE,
             ring_count=1,
-            rings={0: ring_fd},
+            fds=CaptureFds({0: ring_fd}, shared=counts_fd),
             ring_bytes={0: ring_bytes},
-            shared_fd=counts_fd,
             tiers={"tracer": "what tracers tell, of processes of their own pid namespaces"},
             close=stack.pop_all().close,
         )
@@ -164,14 +147,14 @@ def _open_tracer(config: Config) -> Feed:
 
 def _ring_by_hand(ring_bytes: int, stack: ExitStack) -> tuple[int, int]:
     """Return the descriptors of a ring and of counters for a source that fills a ring by itself."""
-    from pipeline.bpf.words import CPU_STATE_BYTES, MAX_CPUS
+    from pipeline.bpf.declared import CPU_STATE_LAYOUT, MAX_CPUS
     from pipeline.sources.ring.handring import make_ring_file
 
     ring_fd = make_ring_file(ring_bytes)
     stack.callback(os.close, ring_fd)
     counts_fd = os.memfd_create("procline-counts", os.MFD_CLOEXEC)
     stack.callback(os.close, counts_fd)
-    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE_BYTES)
+    os.ftruncate(counts_fd, MAX_CPUS * CPU_STATE_LAYOUT.size)
     return ring_fd, counts_fd
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import Metrics
 from pipeline.errors import ConfigError, UnsupportedError
+from pipeline.records.capture_fds import NO_FD
 from pipeline.supervisor.feed import Feed
-from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.export.figures import Figures
@@ -105,13 +105,13 @@ def _kernel_figures(feed: Feed, stack: contextlib.ExitStack) -> Callable[[Figure
 
     from pipeline.export.prometheus import KernelFigures
 
-    if feed.source != "ebpf" or feed.shared_fd == NO_FD:
+    if feed.source != "ebpf" or feed.fds.shared == NO_FD:
         return lambda figures: KernelFigures()
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.maps import cpu_states
 
-    states = cpu_states(feed.shared_fd, count=feed.ring_count)
-    positions = ProducerPositions(dict(feed.rings), feed.ring_count)
+    states = cpu_states(feed.fds.shared, count=feed.ring_count)
+    positions = ProducerPositions(dict(feed.fds.rings), feed.ring_count)
     stack.callback(positions.close)
 
     def read(figures: Figures) -> KernelFigures:
@@ -121,9 +121,9 @@ def _kernel_figures(feed: Feed, stack: contextlib.ExitStack) -> Callable[[Figure
         positions.sample(produced)
         lost = states["lost_samples"].sum(axis=1)
         return KernelFigures(
-            lost_by_cpu={cpu: int(lost[cpu]) for cpu in feed.rings if cpu < len(lost)},
+            lost_by_cpu={cpu: int(lost[cpu]) for cpu in feed.fds.rings if cpu < len(lost)},
             fill_bytes={
-                ring: max(0, int(produced[ring]) - int(applied[ring])) for ring in feed.rings if ring < len(applied)
+                ring: max(0, int(produced[ring]) - int(applied[ring])) for ring in feed.fds.rings if ring < len(applied)
             },
             size_bytes=dict(feed.ring_bytes),
         )

@@ -10,16 +10,13 @@ from pipeline.errors import GivingUpError, HopelessError
 WINDOW_S = 600.0
 _FIRST_PAUSE_S = 0.1
 
-#: A worker that ends so has met something that will be the same next time; its log says what.
-EXIT_HOPELESS = 2
-
 
 class RestartPolicy:
     """The history of one worker's deaths.
 
     A single death is answered at once, because readers wait. Early deaths in a row are a loop: they are answered with
     pauses that double, and then the daemon ends; so it does after too many deaths of any kind. A death is early if the
-    worker had not reported that it is ready (`specification.say_ready`), however long it lived, or if it lived for less
+    worker had not reported that it is ready (`start.report_ready`), however long it lived, or if it lived for less
     than `healthy_ms`.
     """
 

@@ -33,18 +33,17 @@ from pipeline.host import memory, notify, privileges, processes
 from pipeline.host.boot import boot_id, now_boot_ns, pid_max
 from pipeline.log import get_logger
 from pipeline.shm.layout import head
-from pipeline.supervisor import limits
 from pipeline.supervisor.child import Child, module_command
 from pipeline.supervisor.directory import InstanceDirectory, group_id
 from pipeline.supervisor.feed import Feed, open_feed
 from pipeline.supervisor.home import Home
+from pipeline.supervisor.limits import check as check_limits
 from pipeline.supervisor.metrics import measured
 from pipeline.supervisor.restart import RestartPolicy
 from pipeline.supervisor.unwatched import WatchRecord
 from pipeline.supervisor.vitals import Vitals, look
 from pipeline.supervisor.watchdog import Watchdog
-from pipeline.worker.reading import NO_FD
-from pipeline.worker.specification import WorkerSpec
+from pipeline.worker.description import WorkerDescription
 
 RESOLVER = "resolver"
 RESOLVER_MODULE = "pipeline.resolver.daemon.main"
@@ -65,7 +64,7 @@ _LOOK_STARTING_S = 0.02
 class _Worker:
     """A place in the daemon, and who fills it now."""
 
-    spec: WorkerSpec
+    description: WorkerDescription
     command: Sequence[str]
     policy: RestartPolicy
     child: Child | None = None
@@ -126,7 +125,7 @@ class Supervisor:
             UnsupportedError, LoadError: the host lacks something.
             GivingUpError: a worker cannot be kept alive.
         """
-        limits.check(self._config, max(possible_cpus()) + 1, pid_max())
+        check_limits(self._config, max(possible_cpus()) + 1, pid_max())
         privileges.disable_core_dumps()
         with (
             self._signals_as_input(),
@@ -136,7 +135,7 @@ class Supervisor:
         ):
             opened_boot_ns = now_boot_ns()
             self._log.info("starting", instance=self._name, directory=str(directory.path), source=feed.source,
-                           rings=len(feed.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
+                           rings=len(feed.fds.rings), shards=feed.shard_count, tiers=dict(feed.tiers))  # fmt: skip
             try:
                 directory.write(paths.TIERS, json.dumps(dict(feed.tiers)).encode() + b"\n")
                 holes = () if self._record is None else self._record.begin(opened_boot_ns)
@@ -179,7 +178,7 @@ class Supervisor:
     def _place_workers(
         self, directory: InstanceDirectory, feed: Feed, unwatched: Sequence[tuple[int, int]] = ()
     ) -> None:
-        everything = WorkerSpec(
+        everything = WorkerDescription(
             instance=self._name,
             dir=str(directory.path),
             role=RESOLVER,
@@ -191,48 +190,38 @@ class Supervisor:
             group_id=self._group_id,
             ring_count=feed.ring_count,
             ring_bytes=dict(feed.ring_bytes),
-            rings=dict(feed.rings),
+            fds=feed.fds,
             ring_shards=feed.shard_of(),
-            shared_fd=feed.shared_fd,
-            settings_fd=feed.settings_fd,
-            pid_owners_fd=feed.pid_owners_fd,
-            pid_cache_fd=feed.pid_cache_fd,
-            proc_cache_fd=feed.proc_cache_fd,
-            iter_link_fd=feed.iter_link_fd,
-            socket_fd=feed.socket_fd,
             unwatched=list(unwatched),
             boot_unix_ns=feed.boot_unix_ns,
         )
-        self._place(msgspec.structs.replace(everything, socket_fd=NO_FD), self._resolver_command)
+        self._place(msgspec.structs.replace(everything, fds=feed.fds.for_resolver()), self._resolver_command)
         for number in range(feed.shard_count):
             own = [ring for ring, shard in feed.shard_of().items() if shard == number]
             self._place(
                 msgspec.structs.replace(
                     everything,
                     role=f"shard-{number}",
-                    rings={ring: feed.rings[ring] for ring in own},
+                    fds=feed.fds.for_shard(own),
                     ring_bytes={ring: feed.ring_bytes[ring] for ring in own},
                     ring_shards={},
-                    pid_owners_fd=NO_FD,
-                    pid_cache_fd=NO_FD,
-                    proc_cache_fd=NO_FD,
-                    iter_link_fd=NO_FD,
                 ),
                 self._shard_command or module_command(feed.shard_module),
             )
 
-    def _place(self, spec: WorkerSpec, command: Sequence[str]) -> None:
-        self._workers[spec.role] = _Worker(spec, command, RestartPolicy(spec.role, self._config.supervision))
+    def _place(self, description: WorkerDescription, command: Sequence[str]) -> None:
+        policy = RestartPolicy(description.role, self._config.supervision)
+        self._workers[description.role] = _Worker(description, command, policy)
 
     def _start_due(self, directory: InstanceDirectory) -> None:
         now = time.monotonic()
         due = [worker for worker in self._workers.values() if worker.child is None and worker.due_s <= now]
         for worker in due:
-            worker.child = Child(worker.spec, worker.command)
+            worker.child = Child(worker.description, worker.command)
             worker.starts += 1
             self._selector.register(worker.child.pidfd, selectors.EVENT_READ)
             worker.watchdog, worker.start_watchdog = Watchdog(worker.child.pid), Watchdog(worker.child.pid)
-            self._log.debug("worker started", worker=worker.spec.role, worker_pid=worker.child.pid)
+            self._log.debug("worker started", worker=worker.description.role, worker_pid=worker.child.pid)
         if due:
             try:
                 directory.write(processes.FILE, processes.describe(self._pids()))
@@ -352,7 +341,9 @@ class Supervisor:
                 is_writing = worker.child is not None and vitals.writer_tgid == worker.child.pid
                 signs[role] = vitals.heartbeat_boot_ns if is_writing else None
             else:
-                stalled = [ring for ring in worker.spec.rings if ring < len(vitals.stalled) and vitals.stalled[ring]]
+                stalled = [
+                    ring for ring in worker.description.fds.rings if ring < len(vitals.stalled) and vitals.stalled[ring]
+                ]
                 signs[role] = tuple(vitals.received_pos[ring] for ring in stalled) or None
         return signs
 

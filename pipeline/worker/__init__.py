@@ -1,4 +1,4 @@
-"""Worker processes: how the supervisor describes one, and how a worker reads that description and starts.
+"""Worker processes: the description that the supervisor writes for each, and how a worker reads it and starts.
 
 It does not start, watch or restart workers: `pipeline.supervisor` does.
 """

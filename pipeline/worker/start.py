@@ -1,71 +1,71 @@
-"""What processes of this package do at their start: read their specification, set up their log, confine themselves.
-
-Of the specification, which `pipeline.worker.specification` describes and writes, a source reads the few fields that it
-needs.
-"""
+"""The start of a worker process: read its description, set up its log, drop privileges, and report that it is ready."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, ProclineError
+from pipeline.errors import ProclineError
 from pipeline.host import privileges
-from pipeline.log import set_up
-from pipeline.worker.reading import read_fields, spec_fd
+from pipeline.log import get_logger, set_up
+from pipeline.records.capture_fds import NO_FD
+from pipeline.worker.reading import description_fd, read_description
 
-#: Exit code that tells the supervisor that another start would end the same way.
+if TYPE_CHECKING:
+    from pipeline.worker.description import WorkerDescription
+
+#: Exit code of a worker that would fail the same way if it were started again; its last log line says why.
 EXIT_HOPELESS = 2
 
 
-class Specification:
-    """The fields of a worker's specification, by name; `config` by dotted name.
+def run_worker(
+    work: Callable[[WorkerDescription], int], *, keep: tuple[int, ...] = (), arguments: list[str] | None = None
+) -> int:
+    """Start this process as a worker, and do its work.
 
-    Raises:
-        ConfigError: from every access, when there is no such field.
+    Args:
+        work: does it until SIGTERM; returns the exit code.
+        keep: capabilities to keep.
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        The exit code; EXIT_HOPELESS after a ProclineError, which is logged.
     """
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self._fields = fields
-
-    def __getitem__(self, name: str) -> Any:
-        found: Any = self._fields
-        for part in name.split("."):
-            if not isinstance(found, dict) or part not in found:
-                raise ConfigError(f"the worker specification has no {name!r}: it is of another version", key=name)
-            found = found[part]
-        return found
-
-    @property
-    def directory(self) -> Path:
-        """The runtime directory of the instance."""
-        return Path(self["dir"])
-
-    @property
-    def boot_id(self) -> bytes:
-        """16 bytes."""
-        return bytes.fromhex(self["boot_id"])
-
-    def by_ring(self, name: str) -> dict[int, int]:
-        """Return a field whose keys are ring numbers."""
-        return {int(ring): value for ring, value in self[name].items()}
+    try:
+        return work(begin(sys.argv[1:] if arguments is None else arguments, keep))
+    except ProclineError as error:
+        get_logger().error(str(error))
+        return EXIT_HOPELESS
 
 
-def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> Specification:
-    """Read the specification, set up the log, and give up what a source's process does not need (privileges, dumps).
+def begin(arguments: list[str], keep: tuple[int, ...] = ()) -> WorkerDescription:
+    """Read the description, set up the log, and drop what the worker does not need: capabilities and core dumps.
 
     Args:
         arguments: of the command line.
-        keep: capabilities to keep; none are needed to drain a ring.
+        keep: capabilities to keep.
 
     Raises:
-        ConfigError: there is no specification.
+        ConfigError: there is no description.
         ProclineError: the supervisor has ended already.
     """
-    set_up()  # a specification that cannot be read is told too
-    spec = Specification(read_fields(spec_fd(arguments)))
-    set_up(spec["config.log.level"], spec["config.log.format"], spec["role"])
-    _, is_parent_there = privileges.confine(parent_tgid=spec["supervisor_tgid"], keep=keep)
+    set_up()  # for a description that cannot be read
+    description: WorkerDescription = read_description(description_fd(arguments))
+    set_up(description.config.log.level, description.config.log.format, description.role)
+    _, is_parent_there = privileges.confine(parent_tgid=description.supervisor_tgid, keep=keep)
     if not is_parent_there:
-        raise ProclineError("the supervisor has ended: nothing to work for")
-    return spec
+        raise ProclineError("the supervisor has ended, so this worker ends too")
+    return description
+
+
+def report_ready(description: WorkerDescription) -> None:
+    """Report to the supervisor that this worker has begun its work. A worker that ends before that has failed to start.
+
+    The resolver reports it when its tables are complete (READY), every other worker when it has opened and mapped its
+    input and is about to read its first record. Closes `ready_fd`.
+    """
+    if description.ready_fd != NO_FD:
+        os.eventfd_write(description.ready_fd, 1)
+        os.close(description.ready_fd)

@@ -1,1 +1,1 @@
-"""Attacks that an unprivileged local user can try against a live daemon. One module per attack."""
+"""Attacks on a live daemon that an unprivileged local user can try. One module per attack."""

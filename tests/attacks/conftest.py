@@ -1,4 +1,4 @@
-"""A daemon for the attacks of one module: a successful attack must not spoil another module's tests."""
+"""A daemon for the attacks of one module, so that a successful attack does not affect the tests of another."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ _SAMPLE_S = 0.02
 
 @contextmanager
 def as_nobody(script: str, *arguments: str | int) -> Iterator[subprocess.Popen[str]]:
-    """Run a Python script as an unprivileged user while the body runs; kill it with all its children at the end.
+    """Run a Python script as an unprivileged user while the body runs; kill it and its children at the end.
 
     Yields:
-        The process. Its standard output is a pipe, its standard error goes to the test's.
+        The process. Its standard output is a pipe, its standard error is that of the test.
     """
     process = subprocess.Popen(
         [sys.executable, "-I", "-c", script, *map(str, arguments)],
@@ -53,10 +53,10 @@ def as_nobody(script: str, *arguments: str | int) -> Iterator[subprocess.Popen[s
 
 
 def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
-    """Wait for a script to end by itself and return what it printed.
+    """Wait for a script to end by itself and return its output.
 
     Raises:
-        AssertionError: it failed, so the attack was not made.
+        AssertionError: it failed, so the attack did not take place.
     """
     output, _ = process.communicate(timeout=timeout)
     assert process.returncode == 0, f"the attack script exited with {process.returncode}: {output}"
@@ -65,7 +65,7 @@ def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
 
 @contextmanager
 def unharmed(daemon: Daemon, *, max_lag_s: float = MAX_LAG_S) -> Iterator[None]:
-    """Check that no worker was replaced during the body, and that the tables never fell behind by `max_lag_s`."""
+    """Check that no worker is replaced during the body, and that the tables are never `max_lag_s` behind."""
     before = worker_pids(daemon)
     ended = threading.Event()
     lags: list[float] = []
@@ -83,7 +83,7 @@ def unharmed(daemon: Daemon, *, max_lag_s: float = MAX_LAG_S) -> Iterator[None]:
 
 
 def worker_pids(daemon: Daemon) -> dict[str, int]:
-    """The daemon's processes, by role."""
+    """Return the pids of the daemon's processes by role."""
     rows = json.loads((daemon.directory / processes.FILE).read_bytes())["processes"]
     return {row["role"]: row["pid"] for row in rows}
 
@@ -91,7 +91,7 @@ def worker_pids(daemon: Daemon) -> dict[str, int]:
 def _sample(table: ProcessTable, lags: list[float], ended: threading.Event) -> None:
     watermark_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     while not ended.wait(_SAMPLE_S):
-        # A writer that is gone moves no watermark, and so falls behind.
+        # If the writer has ended, the watermark does not advance and the lag grows.
         with suppress(ProclineError):
             commit = np.frombuffer(table.commit()[: layout.COMMIT.itemsize], layout.COMMIT)[0]
             watermark_ns = int(commit["watermark_boot_ns"])

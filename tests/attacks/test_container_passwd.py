@@ -1,4 +1,4 @@
-"""Namespaces with passwd files as large as they may be: the resolver keeps nothing of them."""
+"""Namespaces with passwd files of maximum size: the resolver's memory does not grow with them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live
 
 NAMESPACES = 200
 SECONDS = 3
-#: The rows of 400 processes, and what the allocator holds.
+#: Memory for the rows of 400 processes, and what the allocator keeps.
 ALLOWANCE = 12 << 20
 
-#: Makes user and mount namespaces, each with large files at /etc/passwd and /etc/group, and keeps a process in each.
+#: Creates user and mount namespaces, each with large files at /etc/passwd and /etc/group, and keeps a process in each.
 FLOOD = """
 import shutil, subprocess, sys, tempfile, time
 count, size = int(sys.argv[1]), int(sys.argv[2])
@@ -68,7 +68,7 @@ def test_the_resolvers_memory_stays_within_its_bound(daemon: Daemon) -> None:
 
 
 def memory(pid: int) -> int:
-    """Private and shared memory of a process, its share of the latter (PSS), in bytes."""
+    """Return private memory, shared memory and PSS of a process, in bytes."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) << 10

@@ -1,4 +1,4 @@
-"""Names of users, groups and terminals that a process chooses for itself: they are never shown."""
+"""Names of users, groups and terminals that a process chooses for itself are never shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
 
-#: Runs commands in user namespaces of its own, as "root" or not, some with its own files at /etc/passwd and /etc/group.
+#: Runs commands in new user namespaces, as "root" or not, some with own files at /etc/passwd and /etc/group.
 FORGE = """
 import subprocess, sys, tempfile, time
 uid = sys.argv[1]
@@ -25,7 +25,7 @@ for name in ("passwd", "group"):
 mounts = 'mount --bind "$0/passwd" /etc/passwd && mount --bind "$0/group" /etc/group && '
 nap = "sleep 300 & echo $!; wait"
 for options, script in (
-    (("-Ur",), nap),  # the host's files, and root by the map of ids
+    (("-Ur",), nap),  # the host's files, and root through the id map
     (("-Urm",), nap),
     (("-Urm",), mounts + nap),
     (("-Um",), nap),
@@ -63,13 +63,13 @@ def test_a_user_does_not_choose_its_name(daemon: Daemon) -> None:
             eventually(partial(check, table, pid), timeout=15)
         events = [event for event in recorder.stop() if event["uid"] == NOBODY]
     assert set(pids) <= {event["pid"] for event in events if event["event"] == "exec"}
-    # A name that is not known yet is missing.
+    # A name that is not known yet is None.
     assert {event["user"] for event in events} <= {"nobody", None}
     assert {event["group"] for event in events} <= {"nogroup", "nobody", None}
     assert {event["file"]["user"] for event in events if event.get("file")} <= {"root", "nobody", None}
 
 
-#: Descriptor 0 is the user's own terminal, then a file at another terminal's path, then it has not opened anything.
+#: Descriptor 0 is first the user's own terminal, then a file at another terminal's path, then an O_PATH descriptor.
 TERMINALS = """
 import os, subprocess, time
 leader, follower = os.openpty()
@@ -87,7 +87,7 @@ time.sleep(300)
 
 
 def test_a_user_does_not_choose_its_terminal(live_kernel: None) -> None:
-    """`contexts.tty_fallback` shows what is standard input; a path there, or a descriptor alone, is no terminal."""
+    """With `contexts.tty_fallback`, the path of the standard input or an O_PATH descriptor makes no terminal."""
 
     def check(table: ProcessTable, pid: int, wanted: str) -> None:
         entry = table.resolve(pid)
@@ -109,7 +109,7 @@ def test_a_user_does_not_choose_its_terminal(live_kernel: None) -> None:
         assert Path(f"/proc/{plain}/fd/0").readlink() == Path("/dev/pts/77")
         assert Path(f"/proc/{unopened}/fd/0").readlink().name == name
         recorder.wait_for(lambda events: any((e["pid"], e["tty"]) == (own, f"pts{name}") for e in events))
-        time.sleep(0.5)  # longer than the turn in which an executed program is looked at
+        time.sleep(0.5)  # longer than the resolver needs to check an executed program
         for pid in (plain, unopened):
             check(table, pid, "")
         assert not [event for event in recorder.stop() if event["pid"] in (plain, unopened) and event["tty"]]

@@ -1,4 +1,4 @@
-"""Tables that another user plants where root would look for an instance are not read, nor keep the daemon out."""
+"""Another user's tables in the place of an instance: root does not read them, and they do not prevent a start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.live.harness import CHECKOUT, READY_SECONDS, STOP_SECONDS, Daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
 
-#: Copies the real tables to the place where an instance without settings would have them, and says that all is well.
+#: Copies the real tables to the default path of an instance, and keeps the heartbeat of the copy recent.
 PLANT = """
 import os, shutil, sys
 source, target = sys.argv[1:]
@@ -42,7 +42,7 @@ with open(sys.argv[1], "r+b") as control:
         time.sleep(0.1)
 """
 
-#: Run by the owner of the tables; -I leaves PYTHONPATH out.
+#: Run by the owner of the tables; -I ignores PYTHONPATH.
 OWN_LOOK = f"""
 import sys
 sys.path.insert(0, {str(CHECKOUT)!r})
@@ -50,7 +50,7 @@ from pipeline import ProcessTable
 print(ProcessTable.attach().resolve(1).pid)
 """
 
-#: A mount namespace of its own where /dev/shm is empty and /run is not on tmpfs: /dev/shm/procline is used.
+#: A mount namespace with an empty /dev/shm and with /run not on tmpfs, so that /dev/shm/procline is used.
 PRIVATE = (
     "mount -t tmpfs -o mode=1777 none /dev/shm && "
     '{ [ "$(stat -fc %T /run)" != tmpfs ] || mount --bind /sys /run; } && exec "$@"'
@@ -58,7 +58,7 @@ PRIVATE = (
 
 
 class Host:
-    """Processes in a mount namespace whose /dev/shm is private, without PROCLINE_RUNTIME_DIR."""
+    """Runs processes in a mount namespace with a private /dev/shm, without PROCLINE_RUNTIME_DIR."""
 
     def __init__(self) -> None:
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PROCLINE_")}
@@ -73,7 +73,7 @@ class Host:
         return ["nsenter", f"--mount=/proc/{self.keeper.pid}/ns/mnt", "--", *command]
 
     def path(self, path: str) -> Path:
-        """A path there, as it is seen from here."""
+        """Return the path, as seen from this process, of a path inside."""
         return Path(f"/proc/{self.keeper.pid}/root{path}")
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -89,13 +89,13 @@ class Host:
 
 @pytest.fixture(scope="module")
 def planted(daemon: Daemon) -> Iterator[Host]:
-    """Copies of real tables, made by nobody, with a heartbeat."""
-    # As nobody inside: setpriv drops all that as_nobody drops.
+    """Copies of real tables that belong to nobody, with a heartbeat."""
+    # Runs as nobody inside: setpriv drops the same privileges as as_nobody.
     drop = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--", sys.executable, "-I", "-c"]
     target = "/dev/shm/procline/default"
     host = Host()
     try:
-        # Below /tmp, since the private /dev/shm hides the original. Arguments too, so that nothing is missing.
+        # Below /tmp, because the private /dev/shm hides the original. With arguments, so that no segment is missing.
         with tempfile.TemporaryDirectory(dir="/tmp") as passed:
             Path(passed).chmod(0o755)
             for path in daemon.directory.iterdir():
@@ -107,7 +107,7 @@ def planted(daemon: Daemon) -> Iterator[Host]:
         try:
             assert beat.stdout is not None and beat.stdout.readline() == "beat\n"
             assert host.path(target).stat().st_uid == NOBODY
-            # The tables are good: their owner reads them.
+            # The tables are valid: their owner can read them.
             owner = subprocess.run(
                 host.inside(*drop, OWN_LOOK), env=host.environment, stdout=subprocess.PIPE, text=True, check=True
             )
@@ -157,14 +157,14 @@ def test_the_daemon_starts_where_others_have_planted_tables(planted: Host, tmp_p
         assert planted.path("/dev/shm/procline/default").stat().st_uid == 0
         (aside,) = planted.path("/dev/shm").glob("procline-not-ours-*")
         assert aside.stat().st_uid == NOBODY and aside.name in (tmp_path / "log").read_text()
-        assert (aside / "default" / "control").exists(), "what a stranger made is not the daemon's to delete"
+        assert (aside / "default" / "control").exists(), "the daemon must not delete files of another user"
     finally:
         daemon.send_signal(signal.SIGTERM)
         code = daemon.wait(3 * STOP_SECONDS)
     assert code == 0, (tmp_path / "log").read_text()
 
 
-#: Tries to get a name in the way to the live instance.
+#: Tries to change files and directories of the live instance.
 MEDDLE = """
 import os, sys
 root, name = os.path.split(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Locks that any user can take on the control file do not hang or mislead `procline stat`, nor readers."""
+"""Locks that any user can take on the control file neither block nor mislead `procline stat` and readers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.live.harness import Daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
 
-#: Takes shared locks that belong to the open file: COUNT single bytes, and then one of everything if LONG is 1.
+#: Takes shared locks that belong to the open file: COUNT single bytes; then one of the whole file if LONG is 1.
 LOCK = """
 import fcntl, os, struct, sys, time
 path, count, long = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -19,7 +19,7 @@ def lock(fd, start, length):
     fcntl.fcntl(fd, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0))
 files = []
 for number in range(count):
-    # A few hundred on each file: setting the next one would look at all of the same file.
+    # At most 500 locks per open file: setting a lock takes time in proportion to the locks of the same file.
     if number % 500 == 0:
         files.append(os.open(path, os.O_RDONLY))
     lock(files[-1], 1 + 2 * number, 1)
@@ -48,7 +48,7 @@ def test_stat_answers_whatever_locks_others_hold(daemon: Daemon, count: int, lon
         assert done.returncode == 0 and time.monotonic() - begun < 2 + without_locks_s, done.stderr
         assert "readers            at least " in done.stdout
         assert not daemon.stat()["readers_complete"]
-        # Neither is a reader that comes now kept out, nor one that looks a process up.
+        # A new reader is not blocked either, nor is a look-up.
         assert daemon.cli("resolve", "1").returncode == 0
     stats = daemon.stat()
     assert stats["readers_complete"] and stats["readers"] >= 1

@@ -1,4 +1,4 @@
-"""Thousands of connections to the socket for questions: root's questions are answered all the same."""
+"""Thousands of connections to the requests socket: all of root's requests are answered nevertheless."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live
 
 QUESTIONS = 50
 
-#: Connects again and again, with and without a question, and keeps many connections open at a time.
+#: Connects repeatedly, with and without a request, and keeps many connections open.
 CHURN = """
 import os, socket, sys
 path, workers = sys.argv[1], int(sys.argv[2])
@@ -54,7 +54,8 @@ def test_all_questions_of_root_are_answered(daemon: Daemon) -> None:
             began = time.monotonic()
             answer = ask(daemon.directory, os.getpid())
             assert answer.found, answer
-            # A process that is in no table: it waits for the watermark, in a line that the flood fills, too.
+            # For a process that is in no table, the request waits for the watermark, in a queue that the flood fills
+            # too.
             absent = ask(daemon.directory, missing - number)
             assert not absent.found and absent.reason in {"absent", "limited"}, absent
             waits.append(time.monotonic() - began)
@@ -67,7 +68,7 @@ def test_all_questions_of_root_are_answered(daemon: Daemon) -> None:
 
 
 def _another_user_is_answered(daemon: Daemon) -> bool:
-    """Whether a user that is neither root nor the attacker gets an answer."""
+    """Return whether a user that is neither root nor the attacker gets an answer."""
     code = (
         "import sys; from pathlib import Path; from pipeline.client.ask import ask; "
         "sys.exit(not ask(Path(sys.argv[1]), int(sys.argv[2]), 5000).found)"

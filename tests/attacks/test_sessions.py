@@ -1,7 +1,7 @@
-"""An unprivileged user calls a shell of root's sshd and lets it run commands that say they come from a client.
+"""An unprivileged user names a shell like root's sshd and lets it run commands with the variables of an ssh session.
 
-Each of them once was an ssh session of root's: it was shown as one, and so many of them held the resolver up until the
-supervisor took it for hung and replaced it.
+Each of these commands used to be shown as an ssh session of root. Many of them blocked the resolver until the
+supervisor considered it hung and replaced it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live
 COMMANDS = 2000
 CLIENT = "203.0.113.66"
 
-#: In a user namespace of its own the user is root, and what is mounted over a file there keeps owner and inode: the
-#: shell's file is root's, and the name is sshd. The last command stays, to be looked at.
+#: In a new user namespace the user is root, and a file mounted over another keeps owner and inode: the shell's file
+#: belongs to root, and its name is sshd. The last command keeps running, so that it can be checked.
 FORGE = r"""
 import subprocess, sys, time
 commands, client = sys.argv[1:]

@@ -1,4 +1,4 @@
-"""An unprivileged user keeps every CPU busy and forks meanwhile: no worker is killed for being slow.
+"""An unprivileged user keeps every CPU busy and forks meanwhile: no worker is killed because it is slow.
 
 Law 8: a watchdog never kills a process that makes progress.
 """
@@ -14,7 +14,8 @@ from tests.live.harness import Daemon
 
 pytestmark = [pytest.mark.live, pytest.mark.alone, pytest.mark.usefixtures("live_kernel")]
 
-#: Busy processes for each CPU, and for how long; and processes that do nothing but fork meanwhile.
+#: Runs eight busy processes per CPU for the given number of seconds, forks processes that exit at once meanwhile, and
+#: prints the number of these forks.
 ATTACK = """
 import os, sys, time
 end = time.monotonic() + float(sys.argv[1])
@@ -41,7 +42,7 @@ def test_no_worker_is_replaced_while_a_user_keeps_all_cpus_busy(daemon: Daemon) 
     before = daemon.stat()
     with unharmed(daemon), as_nobody(ATTACK, SECONDS) as attacker:
         forks = int(finished(attacker))
-    assert forks > 50, "the attack forked nearly nothing"
+    assert forks > 50, "the attack made hardly any forks"
     time.sleep(2)  # the last events, and the counts that are stored once a second
     after = daemon.stat()
     assert after["takeovers"] == before["takeovers"]

@@ -124,7 +124,7 @@ class Reader:
     """All rings of a capture, and what was read so far in `records`."""
 
     def __init__(self, capture: Capture) -> None:
-        self.rings = [RingReader(ring, fd, capture.ring_bytes) for ring, fd in capture.ring_fds.items()]
+        self.rings = [RingReader(ring, fd, capture.ring_bytes) for ring, fd in capture.fds.rings.items()]
         self.records: list[Record] = []
 
     def poll(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.bpf import apart
 from pipeline.errors import LoadError, ProclineError, UnsupportedError
+from pipeline.records.capture_fds import CaptureFds
 
 # Test runners have threads, which the child does not use.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
@@ -29,8 +30,8 @@ def links():
 with_none = links()
 capture = load_apart(ring_bytes=1 << 20)
 assert not [name for name in sys.modules if "pylibbpf" in name or name == "pipeline.bpf.loader"]
-assert not any(os.get_inheritable(fd) for fd in capture.fds)
-rings = [Ring(fd, number=number, data_bytes=capture.ring_bytes) for number, fd in capture.ring_fds.items()]
+assert not any(os.get_inheritable(fd) for fd in capture.open_fds)
+rings = [Ring(fd, number=number, data_bytes=capture.ring_bytes) for number, fd in capture.fds.rings.items()]
 def positions():
     return [ring.producer_pos for ring in rings]
 try:
@@ -43,10 +44,10 @@ for _ in range(7):
     subprocess.run(["/bin/true"], check=True)
 assert sum(positions()) > sum(before), "no records: the programs went with the process that loaded them"
 assert capture.tiers["core"] == "fork, exec and exit", capture.tiers
-assert min(capture.shared_fd, capture.settings_fd, capture.pid_owners_fd) >= 0
-assert min(capture.pid_cache_fd, capture.proc_cache_fd) >= 0
-assert (capture.iter_link_fd >= 0) == (not capture.tiers["iter"].startswith("off"))
-assert capture.ring_count > max(capture.ring_fds)
+assert min(capture.fds.shared, capture.fds.settings, capture.fds.pid_owners) >= 0
+assert min(capture.fds.pid_cache, capture.fds.proc_cache) >= 0
+assert (capture.fds.iter_link >= 0) == (not capture.tiers["iter"].startswith("off"))
+assert capture.ring_count > max(capture.fds.rings)
 capture.close()
 capture.close()
 assert links() == with_none
@@ -79,20 +80,23 @@ def test_any_number_of_rings_comes_through(live_kernel: None, count: int) -> Non
     def make() -> Any:
         fds = maps(count)
         return SimpleNamespace(
-            ring_bytes=4096, ring_count=count, ring_fds=dict(enumerate(fds)), tiers=(), shared_fd=fds[0],
-            settings_fd=fds[-1], pid_owners_fd=fds[0], pid_cache_fd=fds[0], proc_cache_fd=fds[0], iter_link_fd=-1,
+            ring_bytes=4096, ring_count=count, tiers=(),
+            fds=CaptureFds(
+                dict(enumerate(fds)), shared=fds[0], settings=fds[-1], pid_owners=fds[0], pid_cache=fds[0],
+                proc_cache=fds[0],
+            ),
         )  # fmt: skip
 
     held = apart.hold(make)
     try:
-        assert sorted(held.ring_fds) == list(range(count)) and len(set(held.ring_fds.values())) == count
-        assert held.shared_fd == held.ring_fds[0] and held.settings_fd == held.ring_fds[count - 1]
-        assert held.iter_link_fd == -1
-        for fd in held.ring_fds.values():
+        assert sorted(held.fds.rings) == list(range(count)) and len(set(held.fds.rings.values())) == count
+        assert held.fds.shared == held.fds.rings[0] and held.fds.settings == held.fds.rings[count - 1]
+        assert held.fds.iter_link == -1
+        for fd in held.fds.rings.values():
             assert Path(f"/proc/self/fd/{fd}").readlink() == Path("anon_inode:bpf-map")
     finally:
         held.close()
-    assert not held.fds
+    assert not held.open_fds
 
 
 def test_a_refusal_is_told_with_its_facts() -> None:

@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 @pytest.fixture(scope="module")
 def pids(capture: Capture) -> maps.PidMap:
-    return maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
 
 
 @pytest.fixture(scope="module")
 def images(capture: Capture) -> maps.HashMap:
-    return maps.proc_cache(capture.proc_cache_fd)
+    return maps.proc_cache(capture.fds.proc_cache)
 
 
 def test_exec_makes_an_image_and_points_the_process_to_it(
@@ -96,7 +96,7 @@ def test_processes_older_than_the_capture_are_filled_in(pids: maps.PidMap, image
 
 def test_the_iterator_changes_no_cookie(capture: Capture, pids: maps.PidMap) -> None:
     before = pids.get(os.getpid())
-    tasks = iterator.read_tasks(capture.iter_link_fd)
+    tasks = iterator.read_tasks(capture.fds.iter_link)
     after = pids.get(os.getpid())
     assert before is not None and after is not None
     assert before["cookie"] == after["cookie"]

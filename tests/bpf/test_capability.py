@@ -116,7 +116,7 @@ def test_what_found_no_room_is_told_the_next_time(live_kernel: None, asked: Read
         actor.do("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")
         actor.do("for _ in range(30): os.waitpid(os.fork() or os._exit(0), 0)")
         actor.do("os.chroot('/')")
-        assert maps.cpu_states(capture.shared_fd)["lost_samples"][:, events.KIND_CAPS].any()
+        assert maps.cpu_states(capture.fds.shared)["lost_samples"][:, events.KIND_CAPS].any()
         reader.poll()
         assert not [r for r in reader.of(actor.pid, events.KIND_CAPS) if masks(r)[1] & 1 << SYS_CHROOT]
         actor.do("os.chroot('/')")

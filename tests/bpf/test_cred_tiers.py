@@ -37,7 +37,7 @@ class Tier:
 
     def __init__(self, name: str) -> None:
         self.capture = Capture(ring_bytes=1 << 20, credentials=name)
-        self.pids = maps.PidMap(self.capture.pid_owners_fd, self.capture.pid_cache_fd)
+        self.pids = maps.PidMap(self.capture.fds.pid_owners, self.capture.fds.pid_cache)
         self._reader = Reader(self.capture)
         self._marks = 0
 
@@ -344,7 +344,7 @@ def test_loss_is_counted_under_its_kind(tier: Tier, actor: Actor) -> None:
         actor.do("os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})")
         actor.do("for i in range(401): libc.setfsuid(2000 + i)")
         reader.poll()
-        states = maps.cpu_states(small.shared_fd)
+        states = maps.cpu_states(small.fds.shared)
         lost = int(states["lost_samples"][:, CRED].sum())
         assert lost > 300
         mine = reader.of(actor.pid, CRED)

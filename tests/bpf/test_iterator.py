@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 @pytest.fixture(autouse=True)
 def link(capture: Capture, missing) -> int:
-    if capture.iter_link_fd < 0:
+    if capture.fds.iter_link < 0:
         missing("no task iterator")
-    return capture.iter_link_fd
+    return capture.fds.iter_link
 
 
 def tasks_by_tgid(link: int) -> dict[int, Record]:
@@ -107,7 +107,8 @@ def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -
     import json
 
     fds = [
-        link, capture.shared_fd, capture.settings_fd, capture.pid_owners_fd, capture.pid_cache_fd, capture.proc_cache_fd
+        link, capture.fds.shared, capture.fds.settings, capture.fds.pid_owners, capture.fds.pid_cache,
+        capture.fds.proc_cache,
     ]  # fmt: skip
     pid = os.getpid()
     # Its packages may be in a folder that only root can enter, so it starts as root and gives everything up.
@@ -131,4 +132,4 @@ def test_descriptors_suffice_without_capabilities(capture: Capture, link: int) -
 
 def test_what_is_no_iterator_is_refused(capture: Capture) -> None:
     with pytest.raises(OSError):
-        iterator.read_tasks(capture.shared_fd)
+        iterator.read_tasks(capture.fds.shared)

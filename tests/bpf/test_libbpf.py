@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -12,10 +13,11 @@ from typing import NoReturn
 import pytest
 
 from pipeline.bpf import libbpf, probe
-from pipeline.errors import UnsupportedError
+from pipeline.errors import LoadError, UnsupportedError
 
 CAPTURE = """
 import sys
+import threading
 from pipeline.bpf import libbpf
 if sys.argv[1] == "system":
     libbpf.bundled = lambda: None
@@ -84,3 +86,17 @@ def test_the_systems_library_is_used_where_that_of_the_package_cannot_be_loaded(
     monkeypatch.setattr(libbpf, "bundled", lambda: str(broken))
     monkeypatch.setattr(libbpf, "SYSTEM_LIBRARY", "libc.so.6")
     assert libbpf._open()[0] == "libc.so.6"
+
+
+def test_a_warning_is_formatted_whole_and_kept_by_the_calling_thread(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    absent = tmp_path / ("x" * 200) / ("y" * 200) / "none.bpf.o"
+    with pytest.raises(LoadError, match=r"none\.bpf\.o: cannot be opened: No such file") as caught:
+        libbpf.TierObject(absent, {})
+    assert f"failed to open {absent}: " in caught.value.log_tail
+    with libbpf.messages() as lines:
+        other = threading.Thread(target=libbpf.library().bpf_object__open_file, args=(b"/other", None))
+        other.start()
+        other.join()
+    assert lines == [] and "failed to open /other" in capfd.readouterr().err

@@ -43,7 +43,7 @@ def test_closing_leaves_no_descriptor() -> None:
     capture.close()
     capture.close()
     assert descriptors() == before
-    assert capture.ring_fds == {} and capture.iter_link_fd == -1
+    assert capture.fds.rings == {} and capture.fds.iter_link == -1
 
 
 @live_test
@@ -51,9 +51,9 @@ def test_what_is_in_force() -> None:
     """Changes of credentials have several ways: test_cred_tiers.py."""
     sizes = {"ring_bytes": 8192, "args_bytes": 100, "envs_bytes": 200, "wakeup_fill_bytes": 300}
     with loader.Capture(**sizes, credentials="off") as capture:
-        assert set(capture.ring_fds) == set(host.online_cpus()) | ({capture.spare_ring} - {None})
+        assert set(capture.fds.rings) == set(host.online_cpus()) | ({capture.spare_ring} - {None})
         assert capture.ring_count == max(host.possible_cpus()) + 1
-        settings = maps.settings(capture.settings_fd)[0]
+        settings = maps.settings(capture.fds.settings)[0]
         limits = (settings["args_bytes"], settings["envs_bytes"], settings["wakeup_fill_bytes"], settings["flags"])
         assert limits == (100, 200, 300, maps.CAPTURE_ON)
         assert settings["root_dentry"]
@@ -63,7 +63,7 @@ def test_what_is_in_force() -> None:
             "pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup", "pl_on_mkdir", "pl_on_signal",
             "pl_each_task",
         }  # fmt: skip
-        for fd in (*capture.ring_fds.values(), capture.shared_fd, capture.iter_link_fd):
+        for fd in (*capture.fds.rings.values(), capture.fds.shared, capture.fds.iter_link):
             assert not os.get_inheritable(fd)
 
 
@@ -88,7 +88,7 @@ def test_run_time_is_measured_and_small_beside_the_work(actions: Path) -> None:
 @live_test
 def test_two_captures_do_not_disturb_each_other() -> None:
     with loader.Capture(ring_bytes=4096) as one, loader.Capture(ring_bytes=8192) as two:
-        assert one.shared_fd != two.shared_fd
+        assert one.fds.shared != two.fds.shared
         one.close()
         assert two.programs
 

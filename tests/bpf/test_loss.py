@@ -32,8 +32,8 @@ class Switched:
     """A capture with rings of one page that is off until it is switched on."""
 
     def __init__(self, capture: Capture) -> None:
-        self.settings = maps.settings(capture.settings_fd, writable=True)
-        self.states = maps.cpu_states(capture.shared_fd)
+        self.settings = maps.settings(capture.fds.settings, writable=True)
+        self.states = maps.cpu_states(capture.fds.shared)
         self.reader = Reader(capture)
 
     def switch(self, flag: int) -> tuple[int, int]:
@@ -99,7 +99,7 @@ def test_one_page_ring_under_a_storm(live_kernel: None, actions: Path) -> None:
                 break
         assert runs == 3, "the host was too busy to switch in a quiet moment"
         # The large rings lost nothing, or they are no truth.
-        assert not maps.cpu_states(large.shared_fd)["lost_samples"].any()
+        assert not maps.cpu_states(large.fds.shared)["lost_samples"].any()
 
 
 def test_a_header_alone_still_says_who(live_kernel: None, actions: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_header_alone_still_says_who(live_kernel: None, actions: Path) -> None
         assert record.is_head_only
         assert record.head["ppid"] == os.getpid()
         assert record.head["start_boot_ns"] == reader.one(child.pid, events.KIND_FORK).head["start_boot_ns"]
-        states = maps.cpu_states(capture.shared_fd)
+        states = maps.cpu_states(capture.fds.shared)
         assert states["head_only"][record.ring][events.KIND_EXEC] >= 1
 
 
@@ -126,10 +126,10 @@ def pinned(cpu: int, *command: str | Path) -> int:
 def test_a_cpu_can_use_another_ring(live_kernel: None, actions: Path) -> None:
     """As a CPU does that came after the start: it writes to the spare ring."""
     with Capture(ring_bytes=1 << 20) as capture:
-        *_, cpu = sorted(capture.ring_fds)
+        *_, cpu = sorted(capture.fds.rings)
         if cpu == 0:
             pytest.skip("only one CPU")
-        maps.cpu_states(capture.shared_fd, writable=True)["ring"][cpu] = 0
+        maps.cpu_states(capture.fds.shared, writable=True)["ring"][cpu] = 0
         time.sleep(0.01)
         reader = Reader(capture)
         reader.poll()
@@ -142,8 +142,8 @@ def test_a_cpu_can_use_another_ring(live_kernel: None, actions: Path) -> None:
 
 def test_a_cpu_without_a_ring_counts_every_record_lost(live_kernel: None, actions: Path) -> None:
     with Capture(ring_bytes=1 << 20) as capture:
-        *_, cpu = sorted(capture.ring_fds)
-        states = maps.cpu_states(capture.shared_fd, writable=True)
+        *_, cpu = sorted(capture.fds.rings)
+        states = maps.cpu_states(capture.fds.shared, writable=True)
         states["ring"][cpu] = maps.MAX_CPUS - 1
         before = states[cpu].copy()
         pid = pinned(cpu, actions, "forks", "23")
@@ -166,7 +166,7 @@ def test_forks_and_threads_agree_with_the_kernels_count(live_kernel: None, actio
         return next(int(line.split()[1]) for line in lines if line.startswith("processes "))
 
     with Capture(ring_bytes=16 << 20) as capture:
-        reader, states = Reader(capture), maps.cpu_states(capture.shared_fd)
+        reader, states = Reader(capture), maps.cpu_states(capture.fds.shared)
         outcomes = []
         for _ in range(5):  # something of the host's own can fork between the two readings
             reader.poll()

@@ -19,7 +19,7 @@ from pipeline.resolver.daemon._losses import SharedCounters
 @pytest.fixture
 def shared() -> int:
     fd = os.memfd_create("shared")
-    os.ftruncate(fd, words.CPU_STATE_BYTES * words.MAX_CPUS)
+    os.ftruncate(fd, words.CPU_STATE_LAYOUT.size * words.MAX_CPUS)
     return fd
 
 
@@ -77,10 +77,10 @@ def test_the_programs_of_a_capture_are_asked(live_kernel: None) -> None:
     try:
         names = {syscall.info(fd, 232)[64:80].split(b"\0")[0].decode() for fd in capture.program_fds}
         assert {"pl_on_fork", "pl_on_exec", "pl_on_exit", "pl_on_rename", "pl_on_cgroup"} <= names
-        watch = misses.Misses(capture.program_fds, capture.shared_fd)
+        watch = misses.Misses(capture.program_fds, capture.fds.shared)
         assert len(watch._programs) == len(names & set(misses.KINDS))
         watch.look()
-        missed = maps.cpu_states(capture.shared_fd)[words.MISSED]
+        missed = maps.cpu_states(capture.fds.shared)[words.MISSED]
         assert int(missed["ring_seq"]) == 0
         if int(Path("/proc/sys/kernel/osrelease").read_text().partition(".")[0]) < 7:
             assert not missed["lost_samples"].any()

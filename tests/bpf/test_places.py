@@ -28,7 +28,7 @@ NOBODY = 1 << 30
 
 @pytest.fixture(scope="module")
 def pids(capture: Capture) -> maps.PidMap:
-    return maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+    return maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
 
 
 def numbers_of_one_set(pids: maps.PidMap, count: int = 5) -> list[int]:
@@ -107,7 +107,7 @@ def test_who_lives_stays_while_many_times_the_places_are_forked(pids: maps.PidMa
 def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> None:
     """Processes of any pids, many more than there are places in a set, whose pids come round on a small host."""
     with Capture(ring_bytes=1 << 20) as capture:
-        pids = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
         keys, entries = pids.items()
         mine = {int(key): int(entry["start_boot_ns"]) for key, entry in zip(keys, entries, strict=True)}
         assert os.getpid() in mine
@@ -116,7 +116,7 @@ def test_whoever_lives_stays_in_a_storm(live_kernel: None, actions: Path) -> Non
             if Path(f"/proc/{pid}").exists():
                 entry = pids.get(pid)
                 assert entry is not None and entry["start_boot_ns"] == start, pid
-        assert not SharedCounters(capture.shared_fd, capture.ring_count).pids_full
+        assert not SharedCounters(capture.fds.shared, capture.ring_count).pids_full
 
 
 def test_who_has_ended_is_found_until_the_places_are_used(pids: maps.PidMap, actions: Path) -> None:
@@ -148,8 +148,8 @@ def test_a_pid_that_is_given_out_again_has_one_entry_and_it_is_the_new_owners(pi
 def test_a_full_set_is_counted_and_the_process_recorded(actions: Path) -> None:
     with Capture(ring_bytes=1 << 20) as capture:
         reader = Reader(capture)
-        counters = SharedCounters(capture.shared_fd, capture.ring_count)
-        pids = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd)
+        counters = SharedCounters(capture.fds.shared, capture.ring_count)
+        pids = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache)
         first, second, *_ = numbers_of_one_set(pids)
         with places(pids, first, 1):
             with living(actions, first):

@@ -182,7 +182,7 @@ def test_fork_and_exit_say_what_proc_says(reader: Reader, actions: Path) -> None
 
 
 def test_threads_are_counted_and_not_recorded(reader: Reader, capture: Capture, actions: Path) -> None:
-    states = maps.cpu_states(capture.shared_fd)
+    states = maps.cpu_states(capture.fds.shared)
     forked, exited = states["threads_forked"].sum(), states["threads_exited"].sum()
     pid, _ = act(actions, "threads", "23")
     reader.ended(pid)
@@ -233,7 +233,7 @@ def test_an_exit_has_the_facts_of_the_process_not_of_its_last_thread(
     assert exit_.body["exit_code"] == code << 8
     # While the whole group is ended, the leader may not have stored its code yet.
     assert exit_.body["leader_exit_code"] in ({leader_code << 8} if how != "group" else {0, leader_code << 8})
-    entry = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd).get(pid)
+    entry = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).get(pid)
     assert entry is not None
     for name in ("uid", "euid", "gid", "cap_effective", "cap_permitted", "mnt_ns", "net_ns"):
         assert entry[name] == exec_.task[name], name
@@ -397,7 +397,7 @@ def test_a_leader_that_has_ended_is_where_it_was(reader: Reader, capture: Captur
     assert renamed.task["comm"] == b"leaderless"
     (group / "cgroup.procs").write_text(str(child.pid))
     moved = reader.one(child.pid, events.KIND_CGROUP)
-    entry = maps.PidMap(capture.pid_owners_fd, capture.pid_cache_fd).get(child.pid)
+    entry = maps.PidMap(capture.fds.pid_owners, capture.fds.pid_cache).get(child.pid)
     assert entry is not None
     for said, names in ((renamed.task, spaces), (moved.task, spaces), (entry, ("mnt_ns", "net_ns", "user_ns"))):
         assert {name: int(said[name]) for name in names} == {name: spaces[name] for name in names}

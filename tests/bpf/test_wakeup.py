@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 @pytest.fixture
 def ring(capture: Capture) -> tuple[int, select.epoll]:
-    cpu = min(capture.ring_fds)
+    cpu = min(capture.fds.rings)
     epoll = select.epoll()
-    epoll.register(capture.ring_fds[cpu], select.EPOLLIN | select.EPOLLET)
+    epoll.register(capture.fds.rings[cpu], select.EPOLLIN | select.EPOLLET)
     epoll.poll(0)  # what is there already
     return cpu, epoll
 
@@ -30,7 +30,7 @@ def test_the_first_event_wakes_a_sleeper_and_no_other_does(
     capture: Capture, ring: tuple[int, select.epoll], actions: Path
 ) -> None:
     cpu, epoll = ring
-    states = maps.cpu_states(capture.shared_fd, writable=True)
+    states = maps.cpu_states(capture.fds.shared, writable=True)
     before = int(states["wakeups"][cpu])
     states["sleeping"][cpu] = 1
     child = subprocess.Popen(["taskset", "-c", str(cpu), actions, "forks", "101"], stdout=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ def test_the_first_event_wakes_a_sleeper_and_no_other_does(
 
 def test_nobody_is_woken_who_does_not_sleep(capture: Capture, ring: tuple[int, select.epoll], actions: Path) -> None:
     cpu, epoll = ring
-    states = maps.cpu_states(capture.shared_fd)
+    states = maps.cpu_states(capture.fds.shared)
     before = int(states["wakeups"][cpu])
     pinned(cpu, actions, "nothing")
     assert epoll.poll(0.05) == []
@@ -51,10 +51,10 @@ def test_nobody_is_woken_who_does_not_sleep(capture: Capture, ring: tuple[int, s
 
 def test_a_ring_that_fills_above_the_mark_wakes_once(live_kernel: None, actions: Path) -> None:
     with Capture(ring_bytes=1 << 20, wakeup_fill_bytes=100_000) as capture:
-        cpu = min(capture.ring_fds)
-        reader, states = Reader(capture), maps.cpu_states(capture.shared_fd)
+        cpu = min(capture.fds.rings)
+        reader, states = Reader(capture), maps.cpu_states(capture.fds.shared)
         epoll = select.epoll()
-        epoll.register(capture.ring_fds[cpu], select.EPOLLIN | select.EPOLLET)
+        epoll.register(capture.fds.rings[cpu], select.EPOLLIN | select.EPOLLET)
         epoll.poll(0)
         # About 256 bytes for each fork and each exit, all in this ring, none of it read.
         pinned(cpu, actions, "storm", "499")

@@ -13,7 +13,7 @@ from pipeline.bpf import maps, words
 @pytest.fixture
 def fd() -> Iterator[int]:
     fd = os.memfd_create("words")
-    os.ftruncate(fd, words.CPU_STATE_BYTES * words.MAX_CPUS)
+    os.ftruncate(fd, words.CPU_STATE_LAYOUT.size * words.MAX_CPUS)
     yield fd
     os.close(fd)
 

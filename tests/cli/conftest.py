@@ -1,4 +1,4 @@
-"""The commands, run in this process over a fake table, or as programs."""
+"""Run the commands in this process, with a fake table and a fake subscriber."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.cli.fakes import FakeSubscriber, FakeTable, entry
 
 
 class Done(NamedTuple):
-    """What a command did."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -27,14 +27,14 @@ Command = Callable[..., Done]
 
 @pytest.fixture
 def runtime() -> Iterator[Path]:
-    """A runtime directory on tmpfs where nothing runs."""
+    """A runtime directory on tmpfs without an instance."""
     with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory:
         yield Path(directory)
 
 
 @pytest.fixture
 def procline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runtime: Path) -> Command:
-    """Run a command in this process, with a runtime directory where nothing runs."""
+    """Run a command in this process, with a runtime directory without an instance."""
     monkeypatch.setenv("PROCLINE_RUNTIME_DIR", str(runtime))
     monkeypatch.delenv("PROCLINE_CONFIG", raising=False)
 
@@ -48,7 +48,7 @@ def procline(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[FakeTable]]:
-    """A table with init, a shell below it, and two children of the shell, of which one has exited."""
+    """A table with init, its child, a shell, and two children of the shell; one of these has exited."""
 
     class Table(FakeTable):
         entries = (

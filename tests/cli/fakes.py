@@ -1,4 +1,4 @@
-"""A table and a subscriber that hold what a test puts in them, with the methods that the commands call."""
+"""A fake table and a fake subscriber with the methods that the commands call; the test provides their contents."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOOT_NS = 1_700_000_000_000_000_000
 
 
 class FakeEntry:
-    """An entry made of its JSON form."""
+    """An entry with a given JSON form."""
 
     def __init__(self, **fields: Any) -> None:
         self._fields = fields
@@ -23,7 +23,7 @@ class FakeEntry:
 
 
 def entry(pid: int, ppid: int = 1, comm: str = "sh", **changes: Any) -> FakeEntry:
-    """Return an entry of a process that started `pid` seconds after the boot."""
+    """Return the entry of a process that started `pid` seconds after the boot."""
     fields = {
         "pid": pid, "tid": pid, "ppid": ppid, "start_time_ns": BOOT_NS + pid * 10**9, "exec_time_ns": None,
         "exit_time_ns": None, "comm": comm, "path": f"/usr/bin/{comm}", "argv": [comm, "-x"], "envs": None,
@@ -34,7 +34,7 @@ def entry(pid: int, ppid: int = 1, comm: str = "sh", **changes: Any) -> FakeEntr
 
 
 class FakeTable:
-    """A `ProcessTable` of entries; `failures` are raised one by one before anything is answered."""
+    """A `ProcessTable` with given entries. Each call first raises the next of `failures`, if there is one left."""
 
     entries: tuple[FakeEntry, ...] = ()
     failures: tuple[Exception, ...] = ()
@@ -97,7 +97,7 @@ class FakeTable:
 
 
 class FakeSubscriber:
-    """A `Subscriber` whose reads give what `batches` holds; a batch that can be called is called."""
+    """A `Subscriber` whose reads return `batches` one by one; if a batch is callable, it is called."""
 
     batches: tuple[Any, ...] = ()
     made: tuple[Any, ...] = ()

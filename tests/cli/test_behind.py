@@ -1,4 +1,4 @@
-"""A daemon that is behind is called running: by stat, which shows it all the same, by look-ups, wait and doctor."""
+"""An instance that is behind is reported as running by `stat`, look-ups, `wait` and `doctor`; `stat` still shows it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BEHIND_S = 30
 
 @pytest.fixture
 def behind(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> Tables:
-    """Tables of a writer that lives (this process) and gave its last sign of life half a minute ago."""
+    """Tables of a live writer (this process) whose last heartbeat was half a minute ago."""
     monkeypatch.setattr("pipeline.cli.common.PATIENCE_S", 0.05)
     tables = Tables(runtime / "default")
     tables.row(7)

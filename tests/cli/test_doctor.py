@@ -1,4 +1,4 @@
-"""doctor: what it finds, and what it says when something is missing."""
+"""`procline doctor`: its checks, and its advice if something is missing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_needed_and_missing_is_said_with_what_to_do(
     assert done.code == 1
     assert "missing" in done.out and f"-> do {name.replace('_', ' ', 1)}" in done.out
     assert "see what is missing above." in done.out.splitlines()[-1]
-    # Who may not load BPF may not listen to the proc connector either.
+    # Without the capability to load BPF the process connector is not permitted either.
     assert ("proc-connector" in done.out) == (name != "capabilities")
 
 

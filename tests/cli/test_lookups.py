@@ -1,4 +1,4 @@
-"""resolve, ancestors, children, stat: what they print of what the table says."""
+"""`procline resolve`, `ancestors`, `children` and `stat`: their output for a given table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from pipeline import errors, paths
 from pipeline.cli import common
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.layout.declared import CONTROL_LAYOUT
 from tests.cli.conftest import Command
 from tests.cli.fakes import FakeTable, entry
 
@@ -59,8 +60,8 @@ def test_an_instance_of_tracers_says_how_its_processes_are_called(
 ) -> None:
     (runtime / "default").mkdir()
     (runtime / "default" / paths.TIERS).write_text('{"tracer": "what tracers tell"}')
-    assert "--pid-ns" in procline("resolve", "99").err
-    assert "give --pid-ns" not in procline("resolve", "99", "--pid-ns", "4026532208").err
+    assert "--pid-ns is needed" in procline("resolve", "99").err
+    assert "--pid-ns is needed" not in procline("resolve", "99", "--pid-ns", "4026532208").err
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_how_a_process_ended_is_said_in_words(
                             created_at_ns=1_700_000_000_000_000_000),)  # fmt: skip
     lines = procline("resolve", "43").out.splitlines()
     assert f"  {'exit':18} {text}" in lines
-    # Neither the wait status, nor the reference's name for what has called no exec, nor a bare number of ns.
+    # The output has no wait status, no `is_thread`, and no bare number of ns.
     assert not [line for line in lines if "768" in line or "is_thread" in line or "_ns" in line]
     assert json.loads(procline("resolve", "43", "--json").out)["exit_code"] == 768
 
@@ -132,17 +133,12 @@ def test_a_caller_in_another_pid_namespace_is_told(procline: Command, table: typ
     (directory / "control").write_bytes(control)
     assert procline("resolve", "41", "--json").err == ""
     own = Path("/proc/self/ns/pid").stat().st_ino
-    for inode, told in ((own, False), (own + 1, True)):
-        struct.pack_into("<I", control, common.PID_NS_OFFSET, inode)
+    for inode, is_warned in ((own, False), (own + 1, True)):
+        struct.pack_into("<I", control, CONTROL_LAYOUT.offset("pid_ns"), inode)
         (directory / "control").write_bytes(control)
         done = procline("resolve", "41", "--json")
         assert done.code == 0
-        assert ("another pid namespace" in done.err) is told
-
-
-def test_the_place_of_the_namespace_is_the_layouts() -> None:
-    assert layout.CONTROL.fields is not None
-    assert layout.CONTROL.fields["pid_ns"][1] == common.PID_NS_OFFSET
+        assert ("another pid namespace" in done.err) is is_warned
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""run, wait and config: what is refused before anything is started, and when an instance counts as ready."""
+"""`procline run`, `wait` and `config`: errors before anything is started, and when an instance counts as ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`procline config` accepts nothing that `run` refuses later for what the setting says."""
+"""`procline config` rejects every setting that `run` would reject."""
 
 from __future__ import annotations
 

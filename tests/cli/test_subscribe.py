@@ -1,4 +1,4 @@
-"""subscribe: lines as they come, and every way to end."""
+"""`procline subscribe`: a line for each event, and every way to end."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ class Backlog:
 
 
 pipeline.Subscriber = Backlog
-common.tell_namespace = lambda name: None
+common.warn_about_namespace = lambda name: None
 sys.exit(main.main(["subscribe", "--json"]))
 """
 
 
 @contextmanager
 def backlog() -> Iterator[subprocess.Popen[bytes]]:
-    """The command with more events than anybody takes."""
+    """The command with an endless supply of events."""
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
         [sys.executable, "-c", BACKLOG, root], stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -1,4 +1,4 @@
-"""tree and dump: forests, long chains, drawings."""
+"""`procline tree` and `dump`: forests, long chains, drawings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_chain_of_600_is_shown(procline: Command, table: type[FakeTable], form
 
 
 def test_parents_are_found_by_identity_never_by_pid() -> None:
-    """Of 8 the parent is not in the table: who is there as pid 5 had the pid before."""
+    """The parent of 8 is not in the table; the process with its pid 5 in the table is another one."""
     entries = [
         entry(5, 0, parent_entity_id=None),
         entry(6, 5, parent_entity_id="gone"),
@@ -127,7 +127,7 @@ def test_graphviz_draws_hostile_labels(procline: Command, table: type[FakeTable]
 
 
 def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) -> None:
-    """Pids of a namespace are no pids of the host: neither as parents nor by number."""
+    """Pids of a pid namespace do not match pids of the host, neither as parents nor in look-ups."""
     told = {"pid_ns": 77, "marks": ["foreign"], "parent_entity_id": None}
     table.entries = (
         entry(1, 0, "systemd"),
@@ -142,7 +142,7 @@ def test_what_a_tracer_told_is_apart(procline: Command, table: type[FakeTable]) 
     assert procline("tree", "2").code == 1
     assert procline("tree", "1").out.startswith("1 systemd")
     assert procline("tree", "2", "--pid-ns", "77").out == "2 worker -x\n"
-    # The host's own, by their number in an inner namespace.
+    # A process of the host, by its pid in an inner namespace.
     assert procline("tree", "2", "--pid-ns", "pid:[88]").out == "40 inner -x\n"
     assert json.loads(procline("resolve", "2", "--pid-ns", "77", "--json").out)["comm"] == "worker"
     assert json.loads(procline("ancestors", "2", "--pid-ns", "77", "--json").out)[0]["comm"] == "init"

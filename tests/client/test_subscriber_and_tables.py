@@ -1,4 +1,4 @@
-"""Stream and tables together: who joins late knows every process, hears of each change once, and after a gap again."""
+"""Stream and tables together: a late subscriber gets every process and each change once, and a new list after a gap."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def subscribe(directory: Path, *topics: str, **options: Any) -> Subscriber:
 
 
 class Follower:
-    """A consumer that keeps the set of live processes, and insists that each event makes sense."""
+    """A consumer that maintains the set of live processes and checks that each event is consistent with it."""
 
     def __init__(self) -> None:
         self.live: dict[str, int] = {}
@@ -60,29 +60,29 @@ class Follower:
             if kind == "missed":
                 self.is_unsure = True
                 continue
-            who = event["entity_id"]
+            entity = event["entity_id"]
             if kind == "snapshot":
                 self.listing = self.listing if self.listing is not None else {}
-                self.listing[who] = event["images"]
+                self.listing[entity] = event["images"]
                 if event["left"] == 0:
                     self.live, self.listing, self.is_unsure = self.listing, None, False
                     self.lists += 1
                 continue
-            assert self.listing is None, "a list comes in one piece"
-            assert event["order"] > self.order, "events come in order, each once"
+            assert self.listing is None, "no event may interrupt a list"
+            assert event["order"] > self.order, "events must be in order and not repeated"
             self.order = event["order"]
             if kind == "fork":
-                assert self.is_unsure or who not in self.live, f"{who} was told already"
-                self.live[who] = event["images"]
+                assert self.is_unsure or entity not in self.live, f"{entity} was already reported"
+                self.live[entity] = event["images"]
             elif kind == "exec":
-                assert self.is_unsure or event["images"] == self.live[who] + 1, "images come one after the other"
-                self.live[who] = event["images"]
+                assert self.is_unsure or event["images"] == self.live[entity] + 1, "an image is missing or repeated"
+                self.live[entity] = event["images"]
             elif kind == "exit":
-                assert self.is_unsure or who in self.live, f"{who} ended and was never told of"
-                self.live.pop(who, None)
+                assert self.is_unsure or entity in self.live, f"{entity} ended but was never reported"
+                self.live.pop(entity, None)
 
     def pids(self) -> dict[int, int]:
-        return {int(who.split("-")[1], 16): images for who, images in self.live.items()}
+        return {int(entity.split("-")[1], 16): images for entity, images in self.live.items()}
 
 
 def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds: float = 20.0) -> None:
@@ -101,7 +101,7 @@ def test_a_late_joiner_under_load_knows_every_process_and_hears_of_each_change_o
             deadline = time.monotonic() + 0.3
             while time.monotonic() < deadline:
                 follower.take(subscriber.read(0.05))
-            with host.lock:  # let it catch up with a moment that stands still
+            with host.lock:  # stop the host, and let the follower catch up
                 wanted, order = dict(host.live), host.resolver.encoder.order
                 follow_until(subscriber, follower, order)
                 assert follower.pids() == wanted | {1: 1} or follower.pids() == wanted
@@ -135,13 +135,13 @@ def keep_polling(host: Host, seconds: float) -> None:
 
 
 def iter_for(subscriber: Subscriber, seconds: float) -> list[dict[str, Any]]:
-    """What iteration gives until nothing comes for so long."""
+    """The events of an iteration that ends when no event arrives for `seconds`."""
     subscriber.timeout = seconds
     return list(subscriber)
 
 
 class Polling:
-    """The resolver's housekeeping in a thread, while the test steps the events."""
+    """The resolver's housekeeping in a thread, while the test makes the events."""
 
     def __init__(self, host: Host) -> None:
         self.host = host
@@ -209,10 +209,10 @@ def test_after_a_gap_the_processes_are_listed_again(directory: Path) -> None:
                 missed = subscriber.missed
                 deadline = time.monotonic() + 20
                 while subscriber.missed == missed and time.monotonic() < deadline:
-                    time.sleep(0.5)  # too slow: its queues run over
+                    time.sleep(0.5)  # too slow, so its queues overflow
                     follower.take(subscriber.read(0.2))
             assert subscriber.missed > 0 and sum(subscriber.missed_by_topic.values()) == subscriber.missed
-            # Nothing more happens; a lost tail is told by the next heartbeat, and a list follows.
+            # No more events: the next heartbeat reveals a lost tail, and then a list follows.
             host.step_events = 0
             quiet = 0
             deadline = time.monotonic() + 20
@@ -240,7 +240,7 @@ def test_over_a_resolver_that_is_killed_each_event_comes_once(directory: Path) -
         for _ in range(4):
             step(host, 60)
             follow_until(subscriber, follower, host.resolver.encoder.order)
-            # The next step is published and not committed when the resolver dies; its events are applied again.
+            # The resolver dies after it has published the next step but not committed it; the events are applied again.
             before = len(host.story.events)
             step_uncommitted(host, 40)
             follow_until(subscriber, follower, host.resolver.encoder.order)

@@ -16,7 +16,7 @@ EXAMPLE = Path(__file__).parents[2] / "docs" / "procline.toml"
 
 
 def test_the_example_has_every_setting_with_its_default(tmp_path: Path) -> None:
-    """Uncommented, it is the defaults; and each setting has a description."""
+    """Uncommented, the file contains the defaults; and each setting has a description."""
     text = rendering.example()
     active = re.sub(r"^#(\w+ = )", r"\1", text, flags=re.MULTILINE)
     keys = [line.split(" = ")[0] for line in active.splitlines() if not line.startswith(("#", "[")) and line]

@@ -1,4 +1,4 @@
-"""Graphs in DOT: quoting, and which arrows are drawn."""
+"""Graphs in DOT: quoting and arrows."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.export.dot import graph, quote
 from tests.cli.fakes import entry
 
-#: A quoted string of the language: no bare quote inside, and the last one not escaped.
+#: A quoted string of DOT: it contains no unescaped quote, and its last quote is not escaped.
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus is told: every counter once, under names that it likes, by a server that nobody can hold up."""
+"""Metrics for Prometheus: every counter once, with valid names, from a server that no client can block."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_each_counter_of_the_tables_is_there_once_with_its_own_value(directory: 
     assert found["procline_stream_events_total", ("proc.exec",)] == 2
 
 
-#: Specification 6, row by row: counter here, metric there, its tags ("" is none); and its name and label here.
+#: Specification 6, row by row: counter, metric, key and values of its tag ("" is none), and name for Prometheus.
 CALLPATHS = ("set_process_context", "do_exit", "dequeue_exited", "event_serialization", "kernel_ppid")
 SECTION_6 = [
     ("hits", "hits", "type", ("cache", "kernel_maps", "procfs"), "procline_hits_total"),
@@ -115,7 +115,7 @@ SECTION_6 = [
 def test_every_counter_and_tag_of_section_6_is_told_by_statsd_and_prometheus(
     directory: Path, tables: TableWriter
 ) -> None:
-    """One set of numbers: what is pushed by a tag is scraped by a label of that name and value, and nothing else is."""
+    """Each value that is pushed with a tag is scraped with a label of the same name and value, and no others are."""
     values = {counter: 1000 + number for number, counter in enumerate(_counters_of_section_6())}
     for counter, value in values.items():
         tables.set_counter(counter, value)
@@ -139,11 +139,11 @@ def test_every_counter_and_tag_of_section_6_is_told_by_statsd_and_prometheus(
     before = f"{PREFIX}.process_resolver."
     assert pushed.pop((before + "cache_size", ())) == scraped["procline_cache_size", ()] == 0
     for name, metric, key, tags, here in SECTION_6:
-        told = {tag: values[counter_of(name, tag)] for tag in tags}
-        for tag, value in told.items():
+        of_metric = {tag: values[counter_of(name, tag)] for tag in tags}
+        for tag, value in of_metric.items():
             label = (f"{key}:{tag}",) if key else ()
             assert pushed.pop((before + metric, label)) == scraped[here, label] == value
-        assert sum(name == here for name, _ in scraped) == len(told)
+        assert sum(name == here for name, _ in scraped) == len(of_metric)
     assert not pushed
 
 
@@ -192,7 +192,7 @@ def test_what_only_the_holder_of_the_rings_knows_is_passed_on(directory: Path, t
 
 
 def test_a_commit_under_way_is_not_read_by_halves(directory: Path, tables: TableWriter) -> None:
-    """Both counters are counted together, so no reader may see them differ."""
+    """Both counters always increase together, so a reader must see equal values."""
     import threading
 
     ending = threading.Event()

@@ -1,4 +1,4 @@
-"""What is pushed over DogStatsD: names and tags of the specification, growth only, nothing lost by a failure."""
+"""Metrics over DogStatsD: names and tags of the specification, only increases, and no loss after a failure."""
 
 from __future__ import annotations
 
@@ -157,8 +157,8 @@ def test_the_real_client_puts_it_on_the_wire(world: World) -> None:
             host="127.0.0.1", port=receiver.getsockname()[1], disable_telemetry=True, origin_detection_enabled=False
         )
         StatsdPush(client, COUNTERS, PREFIX).push(world.figures(hits_cache=3))
-        told = {receiver.recv(4096).decode().strip() for _ in range(2)}
-    assert told == {
+        received = {receiver.recv(4096).decode().strip() for _ in range(2)}
+    assert received == {
         "datadog.runtime_security.process_resolver.cache_size:0.0|g",
         "datadog.runtime_security.process_resolver.hits:3|c|#type:cache",
     }

@@ -30,7 +30,7 @@ def test_pid_max_is_within_the_kernels_limit() -> None:
 
 
 def test_offset_is_between_two_readings_of_the_clocks() -> None:
-    """A reading of both clocks brackets what the offset says, up to its own stated error and clock slew."""
+    """A reading of both clocks confirms the offset, up to its own error and the slew of the clock."""
     clock = boot.BootClock.read()
     assert 0 <= clock.error_ns < 10_000_000
     before = time.time_ns()
@@ -48,7 +48,7 @@ def test_unset_time_stays_unset_and_conversions_are_inverse() -> None:
 
 
 def test_tightest_sample_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second attempt has the shorter window, so its offset is taken."""
+    """The second sample has the shorter window, so its offset is used."""
     readings = iter([0, 5_000, 1_000, 2_000, 12_010, 2_020])
     monkeypatch.setattr(boot.time, "clock_gettime_ns", lambda clock: next(readings))
     assert boot.BootClock.read(samples=2) == boot.BootClock(10_000, 10)
@@ -69,7 +69,7 @@ def test_entity_id_gives_its_identity_back(raw: bytes, tgid: int, start: int) ->
 
 
 def test_entity_id_has_a_fixed_form() -> None:
-    """Golden value: ids are stored elsewhere, so the form never changes."""
+    """A golden value: ids are stored elsewhere, so the form never changes."""
     assert boot.entity_id(BOOT, 39174, 555_580_000_000) == f"{BOOT.hex()}-9906-815b260700"
 
 
@@ -102,7 +102,7 @@ def test_cpid_of_the_specifications_worked_example() -> None:
 
 
 def test_import_is_cheap() -> None:
-    """Readers import this: nothing beyond the standard library, and no OpenSSL."""
+    """Readers import this module, so it loads only the standard library, and not OpenSSL."""
     code = "import sys, pipeline.host.boot; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"numpy", "msgspec", "msgpack", "zmq", "hashlib", "_hashlib", "uuid"} & set(modules)

@@ -1,4 +1,4 @@
-"""The digests are hashlib's, without the library that hashlib imports."""
+"""`blake2b` is hashlib's, without the library that hashlib imports."""
 
 from __future__ import annotations
 

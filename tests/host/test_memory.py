@@ -1,4 +1,4 @@
-"""Freed memory goes back to the kernel."""
+"""Freed memory is returned to the kernel."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def test_fields_arrive_in_one_message(tmp_path: Path, abstract: bool) -> None:
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:1"}, {"NOTIFY_SOCKET": "/no"}])
-def test_nobody_to_tell_is_no_error(environ: dict[str, str]) -> None:
+def test_a_missing_service_manager_is_no_error(environ: dict[str, str]) -> None:
     assert not notify("READY=1", environ=environ)
 
 

@@ -1,4 +1,4 @@
-"""Where a capture is refused because the kernel's pids and those of ``/proc`` differ."""
+"""A capture is rejected if the kernel's pids and those of ``/proc`` differ."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INNER = 4026532201
 
 
 def made(proc: Path, own: int, inode: int) -> Path:
-    """A ``/proc`` in which this process is `own`, in the pid namespace `inode`."""
+    """Create a ``/proc`` in which this process is `own`, in the pid namespace `inode`."""
     (proc / str(own) / "ns").mkdir(parents=True)
     (proc / str(own) / "ns" / "pid").symlink_to(f"pid:[{inode}]")
     (proc / "self").symlink_to(str(own))

@@ -1,4 +1,4 @@
-"""What a process gives up: tried in processes of their own, and read back from /proc and from refused acts."""
+"""Dropping privileges: in separate processes, checked in /proc and by calls that must fail."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_supplementary_groups_are_the_users() -> None:
     assert _run(code) == "False True"
 
 
-def test_becoming_who_one_is_needs_no_privilege() -> None:
+def test_becoming_the_same_user_needs_no_privilege() -> None:
     assert _run("import pwd; become(pwd.getpwuid(os.getuid()).pw_name); print('done')") == "done"
 
 
@@ -127,8 +127,8 @@ def test_threads_that_would_keep_their_privileges_are_an_error() -> None:
 
 @needs_root
 def test_exec_of_a_set_user_id_program_gains_nothing() -> None:
-    """Against the same program executed by the same user without `set_no_new_privs`, which becomes root."""
-    # Not tmp_path: pytest closes its directories to other users.
+    """Without `set_no_new_privs` the same program, executed by the same user, becomes root."""
+    # Not tmp_path: other users cannot enter pytest's directories.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         Path(directory).chmod(0o755)
         helper = Path(directory) / "helper"
@@ -167,7 +167,7 @@ def test_a_crash_leaves_no_core_file(tmp_path: Path) -> None:
 
 @needs_root
 def test_memory_is_closed_to_others_of_the_same_user() -> None:
-    """Without PR_SET_DUMPABLE a process of the same user may read another one's memory."""
+    """Without PR_SET_DUMPABLE a process can read the memory of another process of the same user."""
     code = """
     import subprocess, sys
     become("nobody")

@@ -1,4 +1,4 @@
-"""Compare the table with /proc, pid by pid, both ways."""
+"""Compare the table with /proc, pid by pid, in both directions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipeline.procfs.info import UNSET
 
 
 class Difference(NamedTuple):
-    """What the table and /proc do not agree about."""
+    """A difference between the table and /proc."""
 
     pid: int
-    fact: str  #: a name, as in `differences`
+    fact: str  #: name of the fact, as in `differences`
     text: str
 
 
 def read_all() -> dict[int, procfs.ProcInfo]:
-    """Every live process that is no kernel thread."""
+    """Return every live process except kernel threads."""
     infos = {}
     with procfs.ProcReader(cgroup_root=_cgroup_root()) as reader:
         for tgid in reader.list_pids().tolist():
@@ -39,17 +39,17 @@ def _cgroup_root() -> str | None:
 
 
 def assert_agrees(table: Any, complete: bool = True, groups: bool = True) -> int:
-    """Fail with every difference; returns how many processes were compared. Arguments as for `differences`."""
+    """Fail with all differences; returns the number of compared processes. The arguments are those of `differences`."""
     found, compared = differences(table, complete, groups)
     assert not found, "\n".join(one.text for one in found)
     return compared
 
 
 def differences(table: Any, complete: bool = True, groups: bool = True) -> tuple[list[Difference], int]:
-    """Every difference, and how many processes were compared.
+    """Return all differences and the number of compared processes.
 
-    A process whose start time changed between two readings of /proc, or that is in only one of them, began or ended
-    meanwhile and is left out. `complete`: every image is known. `groups`: process groups are told.
+    A process is skipped if it began or ended between the two reads of /proc: its start time differs, or it is in only
+    one of them. `complete`: every image must be known. `groups`: also compare process groups.
     """
     began_ns = time.time_ns()
     before = read_all()

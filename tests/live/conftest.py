@@ -1,4 +1,4 @@
-"""One daemon for all ordinary tests of a worker process; tests that disturb it start their own."""
+"""One daemon for all ordinary tests of a test process; tests that disturb a daemon start their own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
         yield running
 
 
-#: Raw arguments, because the tests compare them with /proc.
+#: Arguments are stored raw, because the tests compare them with /proc.
 CONFIG = """
 [args]
 show = "raw"

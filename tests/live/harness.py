@@ -1,4 +1,4 @@
-"""A real daemon with its own runtime directory, and a workload that says what it did. Used by the tests here only."""
+"""A real daemon with its own runtime directory, and a workload that reports its actions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _PIDFD_GETFD = 438
 
 
 class Daemon:
-    """`procline run` as a child process, with a runtime directory of its own on tmpfs."""
+    """`procline run` as a child process, with its own runtime directory on tmpfs."""
 
     def __init__(self, config: str = "", *options: str, name: str = "test") -> None:
         self.name = name
         self.root = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
         self.root.chmod(0o755)
-        # The workers look for the package where it is installed, not in the current directory (python -P).
+        # Workers import the installed package, not the current directory (python -P).
         self.environment = dict(
             os.environ, PROCLINE_RUNTIME_DIR=str(self.root), PYTHONUNBUFFERED="1", PYTHONPATH=str(CHECKOUT)
         )
@@ -44,7 +44,7 @@ class Daemon:
         self.config.write_text(config)
         self.log = self.root / "log"
         self.options = options
-        #: Runs the command that follows it: `procline run`, but in other surroundings.
+        #: Prefix of the command `procline run`, to run it in another environment.
         self.wrapper: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -78,11 +78,11 @@ class Daemon:
         return json.loads(done.stdout)
 
     def pids(self, role: str) -> list[int]:
-        """Pids of the daemon's processes whose role begins with `role`."""
+        """Return the pids of the daemon's processes whose role begins with `role`."""
         return [p["pid"] for p in self.stat()["processes"] if p["role"].startswith(role)]
 
     def map_fd(self, **fields: int) -> int:
-        """A descriptor of our own of the supervisor's BPF map that has these numbers in its fdinfo; close it."""
+        """Return a new descriptor of the supervisor's BPF map with these facts in its fdinfo; the caller closes it."""
         (supervisor,) = self.pids("supervisor")
         for info in Path(f"/proc/{supervisor}/fdinfo").iterdir():
             shown = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
@@ -97,18 +97,21 @@ class Daemon:
         raise AssertionError(f"the supervisor has no map with {fields}")
 
     def attach(self) -> ProcessTable:
-        """A ProcessTable on this instance."""
+        """Return a ProcessTable of this instance."""
         return ProcessTable.attach(path=self.directory)
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:
-        """SIGKILL the supervisor; returns when its workers, which the kernel then tells to end, have ended, too: until
-        then the tables are theirs, and say first READY and then STOPPED."""
+        """Kill the supervisor, and wait until its workers have ended.
+
+        The kernel signals the workers when the supervisor dies. Until they have ended they own the tables, whose state
+        is first READY and then STOPPED.
+        """
         assert self.process is not None
         workers = [os.pidfd_open(process["pid"]) for process in self.stat()["processes"]]
         self.process.kill()
@@ -138,7 +141,7 @@ class Daemon:
 
 
 class Recorder:
-    """`procline subscribe --json` in the background; the events that it printed."""
+    """`procline subscribe --json` in the background, and the events that it printed."""
 
     def __init__(self, daemon: Daemon, *topics: str, options: tuple[str, ...] = ()) -> None:
         self.events: list[dict] = []
@@ -156,7 +159,7 @@ class Recorder:
             self.events.append(json.loads(line))
 
     def started(self, marker: str = "/bin/true") -> Recorder:
-        """Return when the subscription is in force: marker processes show up in it."""
+        """Wait until the subscription is in force: the events of marker processes arrive."""
         deadline = time.monotonic() + 30
         while not self.events:
             assert self._process.poll() is None, self._process.stderr.read()
@@ -166,14 +169,14 @@ class Recorder:
         return self
 
     def wait_for(self, predicate, timeout: float = 30) -> None:
-        """Return when `predicate(events)` holds; fails after `timeout` seconds."""
+        """Wait until `predicate(events)` is true; fails after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not predicate(self.events):
             assert time.monotonic() < deadline, f"after {timeout} s: {len(self.events)} events: {self.events[-3:]}"
             time.sleep(0.05)
 
     def stop(self) -> list[dict]:
-        """SIGINT; the command ends with 0, and every event is here."""
+        """Send SIGINT and read all remaining events; the command must exit with 0."""
         self._process.send_signal(signal.SIGINT)
         code = self._process.wait(20)
         self._thread.join(10)
@@ -197,7 +200,7 @@ def build_workload(directory: Path) -> Path:
 
 
 def run_workload(program: Path, *arguments: str | int, timeout: float = 120) -> list[tuple[str, int, int]]:
-    """Run to the end; what it says it made: (kind, pid, ppid)."""
+    """Run the workload, and return the events that it reports: (kind, pid, ppid)."""
     out = subprocess.run(
         [str(program), *map(str, arguments)], stdout=subprocess.PIPE, check=True, text=True, timeout=timeout
     ).stdout
@@ -208,7 +211,7 @@ def run_workload(program: Path, *arguments: str | int, timeout: float = 120) -> 
 def running_workload(
     program: Path, *arguments: str | int, lines: int = 1
 ) -> Iterator[tuple[int, list[tuple[str, int, int]]]]:
-    """Start it; yields its pid and the first `lines` of what it says. Killed at the end, with all it made."""
+    """Start the workload; yield its pid and its first `lines` lines. At the end it is killed with all its children."""
     process = subprocess.Popen(
         [str(program), *map(str, arguments)], stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -223,14 +226,14 @@ def running_workload(
 
 
 def resolve(table: ProcessTable, pid: int) -> Any:
-    """The process that has this pid now; it may have ended since."""
+    """Return the process that has this pid now; it may end at any time."""
     entry = table.resolve(pid, wait_ms=2000)
     assert entry is not None
     return entry
 
 
 def kernel_forks() -> int:
-    """Every process and thread that was made since boot (proc_stat(5), `processes`)."""
+    """Return the number of processes and threads created since boot (proc_stat(5), `processes`)."""
     for line in Path("/proc/stat").read_text().splitlines():
         if line.startswith("processes "):
             return int(line.split()[1])
@@ -238,10 +241,11 @@ def kernel_forks() -> int:
 
 
 def eventually(check, timeout: float = 5.0, interval: float = 0.02):
-    """Call `check` until what it returns is true, or it returns (None) without an error of these; return that.
+    """Call `check` until it returns a true value, or None without an error; return that value.
 
     Raises:
-        AssertionError, BehindError: its last one, or that what it returned was still false, after `timeout` s.
+        AssertionError: the last error of `check`, or its value was still false, after `timeout` s.
+        BehindError: the last error of `check`.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -250,7 +254,7 @@ def eventually(check, timeout: float = 5.0, interval: float = 0.02):
             if result or result is None:
                 return result
             error: Exception = AssertionError(f"still {result!r}")
-        except (AssertionError, BehindError) as failure:  # tables that are behind catch up
+        except (AssertionError, BehindError) as failure:  # tables that are behind can catch up
             error = failure
         if time.monotonic() > deadline:
             raise error

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 def test_after_the_snapshot_and_after_a_storm(live_kernel: None, workload: Path) -> None:
     with Daemon('[args]\nshow = "raw"\n') as daemon, daemon.attach() as table:
         time.sleep(1)
-        # A process may rename itself or lose its parent between the two looks: the difference must not last.
+        # A process can change its name or lose its parent between the two reads, but a difference must not persist.
         assert eventually(lambda: assert_agrees(table), timeout=3) >= 5
         sleepers = [subprocess.Popen(["sleep", "60"]) for _ in range(97)]
         try:

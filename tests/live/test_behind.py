@@ -1,4 +1,4 @@
-"""A daemon that gets no CPU time runs all the same: it is behind, and says so as long as it is."""
+"""A daemon without CPU time is reported as running but behind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 def test_a_daemon_that_is_held_is_running_and_behind(live_kernel: None) -> None:
     with Daemon() as daemon:
-        # The supervisor first, which would replace a resolver that hangs.
+        # Stop the supervisor first, because it would replace a resolver that hangs.
         held = [*daemon.pids("supervisor"), *daemon.pids("resolver")]
         for pid in held:
             os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What processes were asked for, by the capture itself: `capture.capabilities_usage`."""
+"""Capabilities that processes were checked for, with `capture.capabilities_usage`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.live.harness import Daemon, Recorder, eventually
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 SYS_CHROOT, SYS_TIME = 18, 25
-#: A change is in the table this long after it was made; see test_changes.
+#: A change must be in the table within this time; see test_changes.
 VISIBLE_SECONDS = 0.1
 USER = ["setpriv", "--reuid", "1000", "--clear-groups", "--regid", "1000"]
 TRY = "try:\n    {}\nexcept OSError:\n    pass"
@@ -25,7 +25,7 @@ def daemon(live_kernel: None) -> Iterator[Daemon]:
     with Daemon('[capture]\ncapabilities_usage = "on"\n', name="caps") as one:
         tier = tier_of(one)
         if not tier["ok"]:
-            # No fault of the host: kernels before 6.14 have no such tracepoint.
+            # Kernels before 6.14 do not have this tracepoint.
             pytest.skip(tier["detail"])
         yield one
 
@@ -53,7 +53,7 @@ def test_what_processes_attempt_and_use(daemon: Daemon) -> None:
             return entry is not None and bits(entry, capability) == expected
 
         def told(pid: int) -> list[tuple[int, int]]:
-            """Of the image that it runs."""
+            """The masks of its current image."""
             found = [e for e in recorder.events if (e["pid"], e["event"]) == (pid, "caps")]
             return [(e["caps_attempted"], e["caps_used"]) for e in found if e["images"] == found[-1]["images"]]
 
@@ -63,7 +63,7 @@ def test_what_processes_attempt_and_use(daemon: Daemon) -> None:
         eventually(lambda: is_seen(user.pid, SYS_CHROOT, (1, 0)), VISIBLE_SECONDS, 0.001)
         root.do("os.chroot('/')")
         eventually(lambda: is_seen(root.pid, SYS_CHROOT, (1, 1)), VISIBLE_SECONDS, 0.001)
-        # Bits add up, on the stream as in the table, and what is asked again is not told again.
+        # Bits accumulate on the stream and in the table, and a repeated check causes no event.
         user.do(TRY.format("time.clock_settime(time.CLOCK_REALTIME, 0)"))
         eventually(lambda: is_seen(user.pid, SYS_TIME, (1, 0)), VISIBLE_SECONDS, 0.001)
         user.do(TRY.format("os.chroot('/')"))
@@ -74,7 +74,7 @@ def test_what_processes_attempt_and_use(daemon: Daemon) -> None:
         entry = table.resolve(user.pid)
         assert masks[-1] == (entry.caps_attempted, entry.caps_used) and entry.caps_used == 0
         assert all(before[0] & after[0] == before[0] for before, after in pairwise(masks))
-        # A child begins with nothing, whatever its parent did.
+        # A child begins with empty masks, regardless of its parent.
         root.do("child = os.fork() or time.sleep(60)")
         eventually(lambda: table.children(root.pid))
         (child,) = table.children(root.pid)

@@ -1,5 +1,5 @@
-"""Changes while a process lives: in the table and on the stream at once, however they are made; and after a storm of
-them the table is what /proc says."""
+"""Changes of a live process appear in the table and on the stream at once, however they are made, and after a storm of
+changes the table agrees with /proc."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
-#: A change is in the table, and on the stream, this long after the call that made it has returned. It takes a few
-#: milliseconds; the rest is for a busy machine.
+#: A change must be in the table and on the stream within this time after the call has returned. It takes a few
+#: milliseconds; the rest is a margin for a busy machine.
 VISIBLE_SECONDS = 0.1
 
 CONTAINER = "0123456789abcdef" * 4
@@ -35,7 +35,7 @@ CGROUPS = next(
 )
 
 
-#: What is in the table was told by an event, unless one was lost.
+#: Without regular comparisons: all facts in the table come from events, unless one was lost.
 CONFIG = """
 [repair]
 check_interval_s = 0
@@ -57,7 +57,7 @@ class Watch:
         ]  # fmt: skip
 
     def see(self, pid: int, act: Callable[[], object], **expected: object) -> float:
-        """Do it, and wait until the process's entry is as expected; returns how long that took, in seconds."""
+        """Make a change, and wait until the process's entry is as expected; returns how long that took, in seconds."""
         act()
         began = time.monotonic()
 
@@ -127,7 +127,7 @@ def test_credentials(watch: Watch, actor: Actor, code: str, expected: dict[str, 
 
 
 def test_every_step_is_on_the_stream(watch: Watch, actor: Actor) -> None:
-    """A server that gives up root step by step: subscribers see each, in order."""
+    """A server drops root privileges step by step; subscribers see each change, in order."""
     actor.do("libc.setgroups(0, None); libc.setresgid(1021, 1021, 1021); libc.setresuid(1022, 1022, 1022)")
     eventually(lambda: len(watch.events(actor.pid, "cred")) >= 2)
     assert [(e["gid"], e["uid"]) for e in watch.events(actor.pid, "cred")] == [(1021, 0), (1021, 1022)]
@@ -163,7 +163,7 @@ def test_namespaces(watch: Watch, actor: Actor) -> None:
 
 
 def test_the_login_uid(watch: Watch, actor: Actor, missing: Callable[[str], NoReturn]) -> None:
-    """What pam_loginuid does; nothing else happens to the process."""
+    """Set the login uid as pam_loginuid does, without any other change of the process."""
     if not Path("/proc/self/loginuid").exists():
         missing("no login uid in this kernel (CONFIG_AUDIT)")
     took = watch.see(actor.pid, lambda: actor.do("open('/proc/self/loginuid', 'w').write('1041')"), auid=1041)
@@ -172,7 +172,7 @@ def test_the_login_uid(watch: Watch, actor: Actor, missing: Callable[[str], NoRe
     assert event["auid"] == 1041
     session = int(Path(f"/proc/{actor.pid}/sessionid").read_text())
     assert watch.table.resolve(actor.pid).audit_session == event["audit_session"] == session
-    # Inherited, as the kernel does.
+    # The child inherits it, as in the kernel.
     actor.do("child = os.fork() or time.sleep(60)")
     (child,) = children(actor.pid)
     watch.see(child, lambda: None, auid=1041, audit_session=session)
@@ -199,19 +199,19 @@ def test_a_terminal_that_a_session_leader_opens(watch: Watch, actor: Actor) -> N
 
 
 def tty_number(pid: int) -> int:
-    """The terminal of a process, 0 for none, as /proc has it."""
+    """Return the terminal of a process from /proc; 0: none."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[4])
 
 
 def have_terminals(watch: Watch, *pids: int) -> bool:
-    """Whether the table has them, and a terminal for each."""
+    """Whether the table has all of them, each with a terminal."""
     entries = [watch.table.resolve(pid) for pid in pids]
     return all(entry is not None and (entry.tty or "").startswith("pts") for entry in entries)
 
 
 @pytest.mark.parametrize("call", ["fcntl.ioctl(slave, termios.TIOCNOTTY)", "os.setsid()"])
 def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor, call: str) -> None:
-    """For itself alone: the leader keeps it."""
+    """A member detaches itself from the terminal; the leader keeps it."""
     leader = actor.join_session()
     eventually(lambda: have_terminals(watch, leader, actor.pid), timeout=VISIBLE_SECONDS)
     sid = actor.pid if "setsid" in call else leader
@@ -222,7 +222,7 @@ def test_a_terminal_that_a_member_of_a_session_leaves(watch: Watch, actor: Actor
     assert tty_number(leader) and have_terminals(watch, leader)
 
 
-#: A session with a terminal: its leader is the actor's child, and has a child itself, that no hangup ends.
+#: A session with a terminal: its leader is the actor's child, and has a child that ignores hangups.
 SESSION = """
 import fcntl, signal, termios
 master, slave = os.openpty()
@@ -241,7 +241,7 @@ os.read(r, 1)
 
 
 def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Actor) -> None:
-    """The kernel takes it from all of them, and tells of none."""
+    """The kernel detaches all processes from the terminal without an event."""
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
@@ -256,7 +256,7 @@ def test_a_terminal_that_a_session_loses_with_its_leader(watch: Watch, actor: Ac
 
 
 def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
-    """The other end is closed, as when an ssh connection breaks; the leader ignores it, and nobody does anything."""
+    """The other end is closed, as if an ssh connection broke; the leader ignores the hangup."""
     actor.do(SESSION)
     (leader,) = children(actor.pid)
     (member,) = children(leader)
@@ -267,7 +267,7 @@ def test_a_terminal_that_is_hung_up(watch: Watch, actor: Actor) -> None:
     for pid in pids:
         assert watch.see(pid, lambda: None, tty=None, sid=leader) < VISIBLE_SECONDS
         assert tty_number(pid) == 0
-    # The leader by setsid() and by taking it, too.
+    # The leader also gets it by setsid() and by opening the terminal.
     for pid, shown in ((leader, [False, True, False]), (member, [False])):
         eventually(lambda pid=pid, shown=shown: len(watch.events(pid, "sid")) >= len(shown))
         assert [bool(event["tty"]) for event in watch.events(pid, "sid")] == shown
@@ -339,7 +339,7 @@ def cgroup(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
 
 
 def remove(group: Path) -> bool:
-    """A cgroup is busy for a moment after its last process has ended."""
+    """Remove a cgroup, which is busy for a moment after its last process has ended."""
     try:
         group.rmdir()
     except OSError:
@@ -355,7 +355,7 @@ def test_cgroups(watch: Watch, actor: Actor, cgroup: Path) -> None:
         cgroup=f"/{cgroup.name}",
     )
     assert took < VISIBLE_SECONDS
-    # The first event of a new group has its path already.
+    # The first event of a new group already has its path.
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["cgroup_id"], event["cgroup"]) == (cgroup.stat().st_ino, f"/{cgroup.name}")
     assert (event["cgroup_version"], event["cgroup_source"]) == (2, "event")
@@ -393,7 +393,7 @@ def test_a_container_by_its_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> 
 
 
 def test_a_process_that_is_forked_right_into_a_new_cgroup(watch: Watch, actor: Actor, cgroup: Path) -> None:
-    """clone3(CLONE_INTO_CGROUP), as systemd does: no move is ever reported."""
+    """clone3(CLONE_INTO_CGROUP), as systemd uses it: the kernel reports no move."""
     scope = cgroup / f"docker-{CONTAINER}.scope"
     scope.mkdir()
     actor.do(
@@ -416,7 +416,7 @@ def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
 
 
 def test_a_container_that_only_version_1_shows(watch: Watch, actor: Actor, v1: Path, cgroup: Path) -> None:
-    """A host with both versions. The path of version 2 is what it was; the container comes and goes with the other."""
+    """On a host with both versions, the path of version 2 stays the same, and the container follows version 1."""
     group = v1 / "docker" / CONTAINER
     group.mkdir(parents=True)
     before = watch.table.resolve(actor.pid).cgroup
@@ -426,15 +426,15 @@ def test_a_container_that_only_version_1_shows(watch: Watch, actor: Actor, v1: P
     assert took < VISIBLE_SECONDS
     (event,) = eventually(lambda: watch.events(actor.pid, "cgroup") or False)
     assert (event["container_id"], event["cgroup"]) == (CONTAINER, before)
-    # What is made there is there.
+    # A child created there is in the same cgroup.
     actor.do("child = os.fork()\nif child == 0:\n    os.execv('/bin/sleep', ['sleep', '60'])")
     (child,) = children(actor.pid)
     watch.see(child, lambda: None, container_id=CONTAINER, comm="sleep")
     eventually(lambda: [e["container_id"] for e in watch.events(child, "fork", "exec")] == [CONTAINER, CONTAINER])
-    # A move in version 2 does not change it.
+    # A move in version 2 does not change the container.
     watch.see(child, lambda: (cgroup / "cgroup.procs").write_text(str(child)), cgroup=f"/{cgroup.name}")
     assert watch.table.resolve(child).container_id == CONTAINER
-    # Out again, and nothing of it is left; the child stays.
+    # After it has left, it has no container; its child keeps it.
     took = watch.see(actor.pid, lambda: (v1 / "cgroup.procs").write_text(str(actor.pid)), container_id=None)
     assert took < VISIBLE_SECONDS
     eventually(lambda: len(watch.events(actor.pid, "cgroup")) == 2)
@@ -448,7 +448,7 @@ def test_a_container_that_only_version_1_shows(watch: Watch, actor: Actor, v1: P
 
 
 def test_containers_of_version_1_that_were_there_before(live_kernel: None, v1: Path) -> None:
-    """By the snapshot; and after the resolver was killed, by what its successor looks at."""
+    """Found by the snapshot; and by the successor, after the resolver was killed."""
     group = v1 / "kubepods" / f"pod{'0' * 8}-{'1' * 4}-{'2' * 4}-{'3' * 4}-{'4' * 12}" / CONTAINER
     group.mkdir(parents=True)
     with Actor() as actor:
@@ -462,7 +462,7 @@ def test_containers_of_version_1_that_were_there_before(live_kernel: None, v1: P
             (child,) = children(actor.pid)
 
             def is_in_container() -> bool:
-                with contextlib.suppress(StaleError):  # nobody writes at the moment
+                with contextlib.suppress(StaleError):  # the table has no writer at the moment
                     entry = table.resolve(child)
                     return entry is not None and entry.container_id == CONTAINER
                 return False
@@ -508,11 +508,11 @@ def test_a_parent_that_ends(watch: Watch, actor: Actor) -> None:
 def test_programs_that_run_others_as_another_user(
     watch: Watch, command: tuple[str, ...], missing: Callable[[str], NoReturn]
 ) -> None:
-    """The changes are theirs, before the exec, and last through it."""
+    """The changes are recorded before the exec and survive it."""
     if shutil.which(command[0]) is None:
         missing(f"no {command[0]}: apt-get install {'sudo' if command[0] == 'sudo' else 'util-linux'}")
     with Actor(command, "/usr/bin/python3") as one:
-        # su and sudo may stay and wait for a child that is somebody else.
+        # su and sudo may wait for a child that has another user.
         pid = next(p for p in (one.pid, *children(one.pid)) if "python" in str(Path(f"/proc/{p}/exe").readlink()))
         took = watch.see(pid, lambda: None, uid=65534, euid=65534, suid=65534, gid=65534, egid=65534, sgid=65534)
         assert took < VISIBLE_SECONDS
@@ -526,7 +526,7 @@ def test_programs_that_run_others_as_another_user(
 def test_changes_by_calls_in_the_way_of_32_bit_programs(
     watch: Watch, actor: Actor, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
-    """By such a program, and by another one."""
+    """With a setuid program, and with another one."""
     compat.require(tmp_path, missing)
     actor.do(compat.INT80)
     took = watch.see(actor.pid, lambda: actor.do("int80(210, 70001, 70002, 70003)"), gid=70001, egid=70002, sgid=70003)
@@ -597,7 +597,7 @@ def test_doctor_says_which_way_is_in_force_and_why(watch: Watch) -> None:
 
 
 def repairs(watch: Watch) -> dict[str, int]:
-    """What the daemon has lost, and how often it has looked at /proc since."""
+    """Return the counts of lost events, of repairs, and of what the repairs found."""
     stat = watch.daemon.stat()
     looks = {name: stat["counters"][name] for name in ("repair_added", "repair_changed", "procfs_reads")}
     return {"lost": sum(stat["lost"].values()), "repairs": stat["repairs"], **looks}
@@ -621,7 +621,7 @@ def test_after_a_storm_of_changes_the_table_is_what_proc_says(watch: Watch, cgro
             actor.finish()
         made = sum(int(Path(f"/proc/{actor.pid}/comm").read_text().strip().removeprefix("made")) for actor in actors)
         assert made > 300
-        # What is compared is what the events made of the table: no look at /proc has set it right meanwhile.
+        # The compared table results from events only: no repair from /proc has corrected it in the meantime.
         eventually(lambda: assert_agrees(watch.table), timeout=3)
         assert repairs(watch) == before
         for starter in starters:

@@ -1,4 +1,4 @@
-"""The commands against a running instance, and what they say when something is wrong."""
+"""The commands with a running instance, and their error messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """The command ended with `code` and said one clear line, with `words` in it, and no traceback."""
+    """Check that the command exited with `code` and printed one line with `words` and no traceback."""
     assert done.returncode == code, done
     lines = done.stderr.strip().splitlines()
     assert 1 <= len(lines) <= 4 and "Traceback" not in done.stderr, done.stderr
@@ -121,7 +121,7 @@ def test_a_table_of_another_layout_version(live_kernel: None) -> None:
 
 
 def test_no_capability(live_kernel: None, tmp_path: Path) -> None:
-    """A daemon without root says what it needs."""
+    """A daemon without root reports the missing capability."""
     root = Path("/dev/shm") / f"procline-nocap-{os.getpid()}"
     root.mkdir()
     os.chown(root, 65534, 65534)
@@ -154,7 +154,7 @@ def test_a_full_tmpfs(live_kernel: None, tmp_path: Path) -> None:
 
 @pytest.mark.alone
 def test_sigterm_and_ctrl_c_leave_nothing_behind(live_kernel: None, missing: Callable[[str], NoReturn]) -> None:
-    """Alone, because BPF objects are the whole host's."""
+    """This test runs alone, because it lists all BPF objects of the host."""
     if shutil.which("bpftool") is None:
         missing("bpftool, which lists BPF objects")
 

@@ -1,4 +1,4 @@
-"""Context events in a running daemon: agents tell, the tables and `proc.context` show it, and what expires goes."""
+"""Context events in a running daemon: agents send them, the tables and `proc.context` show them, and they expire."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.live.harness import Daemon, Recorder, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: A process that publishes tracer metadata, says the number of its descriptor, and starts children when it is told to.
+#: A process that publishes tracer metadata, prints the number of its descriptor, and starts children on request.
 TRACED = """
 import fcntl, os, subprocess, sys
 import msgpack
@@ -101,7 +101,7 @@ def test_tracer_metadata_is_read_from_the_sealed_memfd_and_goes_to_forks_only(to
         eventually(lambda: resolved(told, executed)["is_exec"])
         assert extra_of(told, forked) == {"tracer_metadata": metadata}
         assert extra_of(told, executed) == {}
-        # One that is no memfd, and one that is not there: told with the reason, and nothing is changed.
+        # A descriptor that is not a memfd, and one that does not exist: the event has the reason, and nothing changes.
         sender.send("tracer_memfd_seal", process.pid, fd=0)
         sender.send("tracer_memfd_seal", process.pid, fd=4000)
         recorder.wait_for(lambda events: len(of(events, "tracer_memfd_seal", process.pid)) == 3)
@@ -136,7 +136,7 @@ def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None
             sender.send("imds", process.pid, **short)
             recorder.wait_for(lambda events: len(of(events, "imds", process.pid)) == 2)
             first, second = of(recorder.events, "imds", process.pid)
-            # Rules see the process as it was before: the update follows the event.
+            # The event shows the process before the update, for rules.
             assert first["extra"] is None and first["context"] == {**long, "error": None}
             assert [one["access_key_id"] for one in second["extra"]["aws_security_credentials"]] == ["AKIALONG"]
             eventually(lambda: keys_of(told, process.pid).keys() == {"AKIALONG", "AKIASHORT"})
@@ -151,7 +151,7 @@ def test_cloud_credentials_appear_are_refreshed_and_expire(told: Daemon) -> None
 def test_what_was_told_outlives_the_resolver_and_still_expires(live_kernel: None) -> None:
     with Daemon(name="killed") as daemon, subprocess.Popen(["/bin/sleep", "300"]) as process:
         try:
-            # What is told of the image before an exec is not of the one after it; Popen returns before the exec ends.
+            # Facts about an image do not apply to the image after an exec; Popen returns before the exec ends.
             eventually(lambda: resolved(daemon, process.pid)["is_exec"])
             with ContextSender("test", directory=daemon.directory) as sender:
                 sender.send("imds", process.pid, **imds("AKIALONG", 3600))
@@ -207,7 +207,7 @@ def test_capabilities_add_up_and_targets_are_told(told: Daemon) -> None:
             assert limit["context"] == {"target": 0, "resource": 7, "soft": 10, "hard": 20, "error": None}
             nobody, stranger = of(recorder.events, "ptrace", os.getpid())
             assert nobody["context"]["target"]["comm"] is None
-            # The pid has another owner than the one that is meant: nothing of it is told.
+            # Another process has the pid now, so the event contains no facts about it.
             assert stranger["context"]["error"] == "no_process_context" and stranger["comm"] is None
         finally:
             process.kill()

@@ -1,4 +1,5 @@
-"""What an entry shows beside the kernel's own facts, against /proc: names of users, container, session, links."""
+"""Facts of an entry that the kernel's records do not contain, compared with /proc: user names, containers, sessions,
+links."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ int main(int argc, char **argv)
 }
 """
 
-#: As for `ssh HOST true`: the command ends at once.
+#: Like `ssh HOST true`: the command ends at once.
 SSHD_SHORT = """
 #include <stdlib.h>
 #include <unistd.h>
@@ -76,7 +77,7 @@ def table(daemon: Daemon) -> Iterator[ProcessTable]:
 
 @contextmanager
 def process(*command: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process, ended at the end with all that it made."""
+    """Run a process; at the end it is killed with all its children."""
     child = subprocess.Popen(list(map(str, command)), text=True, start_new_session=True, **options)
     try:
         yield child
@@ -114,7 +115,7 @@ def test_names_of_the_hosts_users(table: ProcessTable, daemon: Daemon) -> None:
         with process(
             "setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "sleep", "60"
         ) as child:
-            # setpriv changes users and groups one after the other, and is done when it execs.
+            # setpriv changes users and groups one after the other; the changes are complete when it calls exec.
             eventually(lambda child=child: resolve(table, child.pid).comm == "sleep")
             eventually(lambda child=child, name=name: resolve(table, child.pid).user == name)
             entry = resolve(table, child.pid)
@@ -224,7 +225,7 @@ os.execv("/bin/nap", ["nap"])
 def test_names_in_a_container_are_its_own(
     table: ProcessTable, daemon: Daemon, tmp_path: Path, missing: Callable[[str], NoReturn]
 ) -> None:
-    """uid 1000 is somebody else there, or nobody; and never what the host calls it."""
+    """In a container uid 1000 has another name or none, but never its name on the host."""
     root = tmp_path / "root"
     os.chown(compile_c("#include <unistd.h>\nint main(void) { return pause(); }\n", root / "bin/nap"), 1000, 0)
     (root / "etc").mkdir()
@@ -255,7 +256,7 @@ def test_names_in_a_container_are_its_own(
 
 
 def test_names_in_a_user_namespace_are_of_the_ids_inside(table: ProcessTable) -> None:
-    """uid and gid 0 of this host are other ones there, or, where they are not mapped, nobody's: not root."""
+    """In a user namespace, uid and gid 0 of this host have other ids or, if not mapped, no name; they are not root."""
     other = ("daemon", "nogroup")
     maps = (
         ((), (None, None)),
@@ -272,7 +273,7 @@ def test_names_in_a_user_namespace_are_of_the_ids_inside(table: ProcessTable) ->
 
     with ExitStack() as stack:
         pids = [stack.enter_context(process("unshare", "--user", *options, "sleep", "60")).pid for options, _ in maps]
-        # Who has no name began first, and still has none when the others have theirs.
+        # The process without a name began first, and still has no name when the others have theirs.
         for pid, (_, names) in reversed(list(zip(pids, maps, strict=True))):
             eventually(partial(check, pid, names), timeout=15)
 
@@ -281,7 +282,7 @@ def test_names_in_a_user_namespace_are_of_the_ids_inside(table: ProcessTable) ->
 
 
 def test_containers_of_every_runtime(table: ProcessTable, missing: Callable[[str], NoReturn]) -> None:
-    """A process is moved from one cgroup to the next, and makes a child in each."""
+    """A process is moved from cgroup to cgroup, and creates a child in each."""
     if CGROUPS is None:
         missing("no cgroup v2 hierarchy is mounted")
 
@@ -309,7 +310,7 @@ def test_containers_of_every_runtime(table: ProcessTable, missing: Callable[[str
 
 
 def mounted(pid: int, mount_id: int) -> str:
-    """Type of a mount that a process sees."""
+    """Return the file system type of a mount, as a process sees it."""
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         fields, _, tail = line.partition(" - ")
         if int(fields.split()[0]) == mount_id:
@@ -349,7 +350,7 @@ def test_the_file_system_of_the_executable(table: ProcessTable, daemon: Daemon, 
 
 
 def mount_point(pid: int, mount_id: int) -> str:
-    """Where a mount is, as a process sees it. (Made-up places here have no characters that are escaped.)"""
+    """Return the mount point of a mount, as a process sees it; the paths in these tests need no unescaping."""
     for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
         if int(line.split()[0]) == mount_id:
             return line.split()[4]
@@ -361,7 +362,7 @@ def mount_facts(file: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_path: Path) -> None:
-    """Mounts of its own namespace; the number of a mount that is gone is the next one's, the path is not."""
+    """Mounts of its own namespace: the kernel reuses the id of an unmounted mount, but not the path."""
     sleep, place, other = shutil.which("sleep"), tmp_path / "place", tmp_path / "other"
     assert sleep is not None
     place.mkdir()
@@ -405,13 +406,13 @@ def test_the_mount_of_an_executable(table: ProcessTable, daemon: Daemon, tmp_pat
         )  # fmt: skip
         recorder.stop()
         shown = json.loads(daemon.cli("resolve", str(second.pid), "--json").stdout)
-        # Names of a namespace that has just been made come a moment later, and not to all readers at once.
+        # Names of a new namespace appear a moment later, and not to all readers at once.
         nameless = {"user": None, "group": None}
         assert resolve(table, second.pid).file | nameless == shown["file"] | nameless
 
 
 def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> None:
-    """The task iterator walks as the exec program does."""
+    """The task iterator walks the mounts as the exec program does."""
     file = resolve(table, os.getpid()).file
     assert mount_facts(file) == {
         "id": file["mount_id"], "path": mount_point(os.getpid(), file["mount_id"]), "source": "snapshot",
@@ -420,7 +421,7 @@ def test_the_mount_of_what_was_there_before_the_start(table: ProcessTable) -> No
 
 
 def test_the_mount_of_what_only_proc_told_of(live_kernel: None, tmp_path: Path) -> None:
-    """A start without the task iterator: a mount of its own namespace, a file of no directory, a mount that is gone."""
+    """A start without the task iterator: a mount of its own namespace, an unmounted mount, a file in memory."""
     sleep = shutil.which("sleep")
     place, other = tmp_path / "place", tmp_path / "other"
     place.mkdir()
@@ -464,7 +465,7 @@ def test_the_mount_of_what_only_proc_told_of(live_kernel: None, tmp_path: Path) 
 
 @pytest.fixture
 def auth_info() -> Iterator[Path]:
-    """The file that sshd makes with `ExposeAuthInfo yes`, in the folder and with the name that it has there."""
+    """The file that sshd creates with `ExposeAuthInfo yes`, in the same directory and with the same kind of name."""
     path = Path(f"/tmp/sshauth.{secrets.token_hex(8)}")
     path.write_text(f"publickey {KEY}\nkeyboard-interactive/pam\n")
     path.chmod(0o600)
@@ -486,10 +487,10 @@ def test_an_ssh_session_and_all_below_it(table: ProcessTable, daemon: Daemon, tm
             "client_port": 50022, "client_source": "exec", "auth_method": "publickey,keyboard-interactive/pam",
             "public_key": KEY,
         }  # fmt: skip
-        connection = b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22"  # not there in the middle of an exec
+        connection = b"SSH_CONNECTION=192.0.2.7 50022 198.51.100.1 22"  # missing during an exec
         eventually(lambda: connection in Path(f"/proc/{first}/environ").read_bytes().split(b"\0"))
         assert resolve(table, server.pid).ssh_session is None, "the server is in no session"
-        # A second session is another one, also of the same client.
+        # A second session of the same client has another number.
         with process(sshd, stdout=subprocess.PIPE) as other:
             assert other.stdout is not None
             pid = int(other.stdout.readline())
@@ -535,7 +536,7 @@ def test_sessions_from_before_the_start(live_kernel: None, tmp_path: Path) -> No
 
 
 def short_sessions(daemon: Daemon, sshd: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Let sshd run 20 commands that end at once; return the events of these, when all of their sessions were told."""
+    """Let sshd run 20 commands that end at once; return their events when all sessions were reported."""
     with Recorder(daemon, "proc.context", "proc.exec").started() as recorder:
         for _ in range(20):
             subprocess.run([sshd], check=True, env=environment)
@@ -552,14 +553,14 @@ def short_sessions(daemon: Daemon, sshd: Path, environment: dict[str, str]) -> l
 
 
 def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Path) -> None:
-    """Environments are not captured: what is read for the session is nowhere but in the session."""
+    """Environments are not captured: the variables read for the session appear only in the session."""
     sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
     secret = secrets.token_hex(16)
     with Daemon(name="short") as daemon:
         told = short_sessions(daemon, sshd, {"TOKEN": secret})
         contexts = [event["context"] for event in told if event["event"] == "user_session"]
         assert {(one["ssh_client_ip"], one["ssh_client_port"]) for one in contexts} == {("192.0.2.7", 50022)}
-        # The user is the kernel's, and known of a command that has ended, too. USER says "alice".
+        # The user comes from the kernel, also for a command that has ended; the variable USER is "alice".
         assert {context.get("ssh_username") for context in contexts} == {"root"}
         assert daemon.stat()["counters"]["sessions_unread"] == 0
         assert not any(event["envs"] for event in told)
@@ -570,7 +571,7 @@ def test_a_short_command_is_known_by_its_record(live_kernel: None, tmp_path: Pat
 
 
 def test_a_short_command_whose_environment_is_captured(live_kernel: None, daemon: Daemon, tmp_path: Path) -> None:
-    """What is captured and shown of an environment plays no part in what is known of the session."""
+    """The settings for environments do not affect the facts of a session."""
     sshd = compile_c(SSHD_SHORT, tmp_path / "sshd")
     settings = '[capture]\nenvs_bytes = 4096\n[envs]\nshow_values = ["USER"]\n'
     with Daemon(settings, name="short") as other:
@@ -628,7 +629,7 @@ def test_busybox_and_links(table: ProcessTable, tmp_path: Path) -> None:
         ((tmp_path / "bin/ls",), (True, ["/bin/ls", "/usr/bin/ls"], "ls")),
         ((program,), (False, None, None)),
         (("chroot", tmp_path, "/bin/ls"), (True, ["/bin/ls", "/usr/bin/ls"], "ls")),
-        # Busybox by its path: what it is then called says the argument.
+        # Busybox called by its path: the argument determines the name.
         (("chroot", tmp_path, "/bin/busybox"), (False, ["/bin/busybox", "/usr/bin/busybox"], "busybox")),
     ):
         with process(*command) as child:
@@ -652,10 +653,10 @@ def test_namespaces(table: ProcessTable) -> None:
 
 
 def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: ProcessTable) -> None:
-    """A process of another session keeps the descriptor and loses the terminal: the kernel names none."""
+    """A process of another session keeps the descriptor but loses the terminal: the kernel reports none."""
     main, other = pty.openpty()
     name = os.ttyname(other)
-    # Its descriptor 0 is the terminal from right before its exec: who looks at it earlier finds none.
+    # Its descriptor 0 is the terminal only just before its exec; an earlier read finds none.
     code = f"import os; os.read(0, 1); os.dup2({other}, 0); os.execlp('sleep', 'sleep', '60')"
     try:
         with (
@@ -677,7 +678,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
             with process("sleep", "60", stdin=subprocess.DEVNULL) as none:
                 eventually(lambda: resolve(asked, none.pid).comm == "sleep")
                 assert not resolve(asked, none.pid).tty
-            # Subscribers are told of it after the exec.
+            # Subscribers get it after the exec.
             seen = ("sid", child.pid, wanted)
             recorder.wait_for(lambda events: any((e["event"], e["pid"], e["tty"]) == seen for e in events))
             mine = [e for e in recorder.stop() if e["pid"] == child.pid]
@@ -688,7 +689,7 @@ def test_the_fallback_for_terminals_is_a_setting(live_kernel: None, table: Proce
 
 
 def test_what_the_fallback_found_is_inherited_and_stays(live_kernel: None) -> None:
-    """A fork after the look, without an exec of its own; changes; and the end, whose record names no terminal."""
+    """After the read: a fork without an exec, changes, and an exit, whose record has no terminal."""
     code = (
         "import os, sys, time\n"
         "sys.stdin.readline()\n"

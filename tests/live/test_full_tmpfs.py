@@ -1,4 +1,4 @@
-"""An instance whose tmpfs is full: it goes on, says so in its log and in `stat`, and grows again when there is room."""
+"""An instance on a full tmpfs continues, reports it in its log and in `stat`, and grows again when there is room."""
 
 from __future__ import annotations
 

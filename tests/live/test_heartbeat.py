@@ -1,4 +1,4 @@
-"""Signs of life of a real resolver that nobody gives anything to do: readers take 1 s without one for its end."""
+"""Heartbeats of an idle resolver. After 1 s without a heartbeat, readers assume that the resolver has ended."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
-#: Housekeeping, which is rarer, falls into it.
+#: Long enough to include the housekeeping, which is rarer.
 WINDOW_S = 4.0
-#: One left out is 0.6 s.
+#: A missing heartbeat would be a gap of 0.6 s.
 GAP_NS = 500_000_000
 
 
 def gaps_ns(daemon: Daemon) -> list[int]:
-    """Between neighbouring signs of life within a window."""
+    """Return the longest time between two heartbeats within a window."""
     seen: list[int] = []
     end = time.monotonic() + WINDOW_S
     while time.monotonic() < end:
@@ -33,5 +33,5 @@ def gaps_ns(daemon: Daemon) -> list[int]:
 
 def test_an_idle_resolver_leaves_no_sign_of_life_out(live_kernel: None) -> None:
     with Daemon() as daemon:
-        # In one of a few windows: the machine may have stood still in another.
+        # One good window is enough, because the machine may have stopped in another.
         eventually(lambda: max(gaps_ns(daemon)) < GAP_NS, timeout=3 * WINDOW_S)

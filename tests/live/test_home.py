@@ -1,4 +1,4 @@
-"""Where the workers of a real daemon run: on one CPU while it is theirs, and elsewhere when it is not."""
+"""The workers of a real daemon share one CPU while nothing else uses it, and leave it otherwise."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.live.harness import Daemon, eventually
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 ALLOWED = os.sched_getaffinity(0)
-#: Looks are four seconds apart; a CPU may be busy with something else at first.
+#: The supervisor checks every four seconds; a CPU can be busy with something else at first.
 SETTLES_S = 30
 
 
 def cpus(daemon: Daemon) -> list[set[int]]:
-    """Where the threads of the workers may run, of each thread one set."""
+    """Return the allowed CPUs of the workers, one set for each thread."""
     return [
         os.sched_getaffinity(int(thread.name))
         for process in processes.measure(daemon.directory)
@@ -33,17 +33,17 @@ def cpus(daemon: Daemon) -> list[set[int]]:
 
 
 def settles(check: Callable[[], bool]) -> None:
-    """Looks of the test must not make CPUs busy."""
+    """Wait with few checks, so that the test does not make CPUs busy."""
     eventually(check, timeout=SETTLES_S, interval=0.25)
 
 
 def home(daemon: Daemon) -> int | None:
-    """The CPU that all threads of all workers are bound to."""
+    """Return the CPU to which all threads of all workers are bound."""
     where = cpus(daemon)
     return next(iter(where[0])) if len(where) >= 4 and where == [where[0]] * len(where) and len(where[0]) == 1 else None
 
 
-@pytest.mark.skipif(len(ALLOWED) < 2, reason="there is but one CPU, which is everybody's home")
+@pytest.mark.skipif(len(ALLOWED) < 2, reason="needs at least two CPUs")
 def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors(live_kernel: None) -> None:
     with Daemon() as daemon:
         settles(lambda: home(daemon) is not None)
@@ -64,5 +64,5 @@ def test_workers_share_a_cpu_leave_it_to_who_needs_it_and_fetch_their_successors
 
 def test_nobody_is_bound_where_the_settings_say_so(live_kernel: None) -> None:
     with Daemon("[supervision]\nshare_cpu = false\n") as daemon:
-        time.sleep(9)  # two looks of the supervisor
+        time.sleep(9)  # two checks of the supervisor
         assert cpus(daemon) == [set(ALLOWED)] * len(cpus(daemon))

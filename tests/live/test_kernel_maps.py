@@ -1,4 +1,4 @@
-"""The kernel's maps of a running instance hold the processes that are older than it, also whom /proc alone shows."""
+"""The kernel's maps of a running instance contain the processes that are older than it, also those only in /proc."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ os.execv("/bin/sleep", ["sleep", "300"])
 
 
 class Maps:
-    """Both maps of a daemon."""
+    """Return both maps of a daemon."""
 
     def __init__(self, pids: maps.PidMap, images: maps.HashMap) -> None:
         self.pids = pids
         self.images = images
 
     def of(self, pid: int) -> tuple[Any, Any]:
-        """A process' two records."""
+        """Return the two records of a process."""
         owner = self.pids.get(pid)
         assert owner is not None, pid
         return owner, self.images.get(int(owner["cookie"]))
@@ -66,13 +66,13 @@ def maps_of(daemon: Daemon) -> Iterator[Maps]:
 
 
 def older(reader: ProcReader) -> dict[int, Any]:
-    """The user processes that live now."""
+    """Return the live user processes."""
     infos = [reader.read(pid) for pid in reader.list_pids().tolist()]
     return {info.tgid: info for info in infos if info is not None and not info.is_kthread and not info.is_zombie}
 
 
 def assert_held(held: Maps, before: dict[int, Any], reader: ProcReader) -> int:
-    """Every process that was there before and has not changed is in the maps as /proc has it; returns how many."""
+    """Check that the maps agree with /proc for all older, unchanged processes; returns their number."""
     compared = 0
     for pid, info in before.items():
         now = reader.read(pid)
@@ -88,7 +88,7 @@ def assert_held(held: Maps, before: dict[int, Any], reader: ProcReader) -> int:
         for name in ("cap_effective", "cap_permitted", "auid", "mnt_ns", "net_ns", "user_ns"):
             assert int(owner[name]) == getattr(info, name), (pid, name)
         assert owner["cookie"] and image is not None, pid
-        # What /proc hides of pid 1, on some hosts, nobody tells.
+        # On some hosts /proc hides facts of pid 1.
         assert (image["inode"], image["exec_boot_ns"]) == (info.exe_inode, 0), (pid, info.exe)
         compared += 1
     return compared
@@ -113,20 +113,20 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
                 owner, image = held.of(steps.pid)
                 assert is_rounded(owner) and image["tgid"] == steps.pid
                 assert table.resolve(steps.pid).cookie == owner["cookie"]
-                # Its child shares the image, as any child does.
+                # Its child shares the image.
                 steps.stdin.write("\n")
                 child = int(steps.stdout.readline())
                 eventually(lambda: table.resolve(child) is not None)
                 assert held.of(child)[0]["cookie"] == owner["cookie"] == table.resolve(child).cookie
                 exact, _ = held.of(steps.pid)
                 assert not is_rounded(exact) and exact["fork_boot_ns"] == 0
-                # A change of credentials is entered in place.
+                # A change of credentials is made in place.
                 steps.stdin.write("\n")
                 assert steps.stdout.readline() == "changed\n"
                 changed = eventually(lambda: held.of(steps.pid)[0]["uid"] == 1234 and held.of(steps.pid)[0])
                 assert changed["cookie"] == owner["cookie"]
                 eventually(lambda: table.resolve(steps.pid).uid == 1234)
-                # An exec repoints it.
+                # An exec changes the image.
                 steps.stdin.write("\n")
                 eventually(lambda: table.resolve(steps.pid).comm == "sleep")
                 renewed, image = held.of(steps.pid)
@@ -140,7 +140,7 @@ def test_the_snapshot_fills_both_maps_without_the_iterator() -> None:
 
 
 def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
-    """There is no snapshot then: the comparison that follows a take-over tells the maps."""
+    """A take-over has no snapshot: the comparison that follows it fills the maps."""
     with ProcReader() as reader:
         before = older(reader)
         with Daemon('[capture]\ntask_iterator = "off"\n', name="remapped") as daemon:
@@ -155,9 +155,9 @@ def test_new_maps_are_filled_for_tables_that_are_taken_over() -> None:
 
 
 def test_whom_the_iterator_does_not_show_is_in_the_maps() -> None:
-    """Pid 1, on some kernels. Its children tell its start to the ns.
+    """Pid 1, on some kernels. The records of its children contain its exact start time.
 
-    With a daemon of its own: images that nobody asks for leave the map when 16,384 others have come.
+    The test starts its own daemon, because unused images leave the map after 16,384 others.
     """
     with ProcReader() as reader, Daemon(name="init") as daemon, maps_of(daemon) as held:
         init = older(reader)[1]
@@ -167,6 +167,6 @@ def test_whom_the_iterator_does_not_show_is_in_the_maps() -> None:
 
 
 def _with(found: dict[int, Any], pid: int) -> dict[int, Any]:
-    """`found`, once that process runs Python rather than what forked it."""
+    """Return `found` as soon as the process runs Python instead of the image of its parent."""
     assert pid in found and b"signal.pause" in (found[pid].argv or b"")
     return found

@@ -1,4 +1,4 @@
-"""kill -9 of shards, resolver and supervisor while a storm is on: nothing is lost, nothing is applied twice."""
+"""kill -9 of shards, resolver and supervisor during a storm: nothing is lost, nothing is applied twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 
 class Storm:
-    """Workloads one after another until told to stop; what they made, by kind."""
+    """Run workloads one after another until `stop` is called; count their events by kind."""
 
     def __init__(self, program: Path) -> None:
         self.program = program
@@ -52,7 +52,7 @@ class Storm:
 
 
 class Watcher(threading.Thread):
-    """A reader that asks for a pid that lives all the time; anything but the right answer is recorded."""
+    """A reader that looks up a pid that is always live, and records every wrong answer."""
 
     def __init__(self, daemon: Daemon, pid: int) -> None:
         super().__init__(daemon=True)
@@ -116,7 +116,7 @@ def kill_in_a_storm(workload: Path, roles: list[str]) -> None:
 
 
 def _identities(directory: Path, parents: set[int]) -> Counter[str]:
-    """Images of the storm's processes in the tables, counted by what made them; fails if one is there twice."""
+    """Count the images of the storm's processes in the tables by kind; fails if one is there twice."""
     hot = np.fromfile(directory / "hot", HOT)
     used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
     mine = used[np.isin(used["ppid"], list(parents)) & (used["comm"] == b"workload")]
@@ -131,7 +131,7 @@ def _identities(directory: Path, parents: set[int]) -> Counter[str]:
 
 
 def _assert_right_within_2s(table, pid: int, workload: Path) -> None:
-    """2 s after a kill a process that is made now is found, and the tables are not stale."""
+    """2 s after a kill a new process is found, and the tables are not stale."""
     child = subprocess.Popen([str(workload), "sleep", "3000"])
     try:
 
@@ -157,7 +157,7 @@ def test_5_kills_of_the_resolver(live_kernel: None, workload: Path) -> None:
 
 
 def test_subscribers_lose_nothing_that_they_do_not_know_of(live_kernel: None, workload: Path) -> None:
-    """Across a kill of the resolver a number comes once, and a number that does not come is reported."""
+    """Across a kill of the resolver each number arrives once, and each missing number is reported."""
     with Daemon() as daemon, Recorder(daemon, "proc.fork", "proc.exit").started() as recorder:
         with Storm(workload):
             time.sleep(0.5)
@@ -204,7 +204,7 @@ def _is_procline(pid: int) -> bool:
 
 
 def test_a_loss_is_counted_once_across_a_kill_of_the_resolver(live_kernel: None, workload: Path) -> None:
-    """Seen and lost together are never more than the kernel made, however often the resolver is replaced."""
+    """Seen plus lost events never exceed those of the kernel, however often the resolver is replaced."""
     made_before = kernel_forks()
     with Daemon("[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
         for takeovers in (1, 2):

@@ -1,6 +1,6 @@
-"""A process whose leader ends first and whose last thread has a name and credentials of its own.
+"""A process whose leader ends first and whose last thread has another name and other credentials.
 
-The exit event and the table have the facts of the process, which are its leader's, and the status that wait() reports.
+The exit event and the table have the facts of the leader, and the status that wait() reports.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.live.harness import Daemon, Recorder, eventually, resolve
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
-#: Numbers of exit and setresuid: the C library's own functions act on every thread.
+#: System call numbers of exit and setresuid, because the C library's functions act on every thread.
 CALLS = {"x86_64": (60, 117), "aarch64": (93, 147)}
 
 PROGRAM = """

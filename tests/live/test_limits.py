@@ -1,4 +1,4 @@
-"""A daemon under real resource limits: it starts, or says in one line why not."""
+"""A daemon with real resource limits starts, or reports in one line why it cannot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
 
 def needed(name: str) -> int:
-    """What the check asks of a daemon with default settings."""
+    """Return the value that the check requires for a limit, with default settings."""
     return next(least for _, limit, _, _, least in limits._needs(Config(), max(possible_cpus()) + 1, pid_max())
                 if limit == name)  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_with_the_least_that_the_check_asks_for_a_daemon_works() -> None:
 
 
 def test_workers_that_never_get_ready_end_the_daemon_with_one_line_and_code_4() -> None:
-    """The limit is lowered after the check, so that what the workers meet is what nobody thought of."""
+    """The limit is lowered after the check, so the workers run into an unexpected limit."""
     daemon = Daemon("", "--set", "supervision.early_deaths_max=3")
     try:
         with daemon:

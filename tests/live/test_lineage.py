@@ -1,4 +1,4 @@
-"""Where processes come from: nesting, images, orphans, reused pids."""
+"""Lineage: nesting, images, orphans, reused pids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.live
 
 
 def parents_of(pid: int) -> list[int]:
-    """Pids from the parent of `pid` up to pid 1, as /proc tells."""
+    """Return the pids from the parent of `pid` up to pid 1, from /proc."""
     chain = []
     while pid > 1:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -38,11 +38,11 @@ def test_ancestors_of_a_nest_of_64_reach_pid_1(daemon: Daemon, workload: Path) -
         expected = parents_of(leaf)
         assert len(expected) >= 65
         ancestors = table.ancestors(leaf)
-        # Images of one process follow each other: each pid once is the kernel's chain.
+        # Images of one process follow each other; with each pid once this is the kernel's chain.
         pids = [a.pid for i, a in enumerate(ancestors) if i == 0 or a.pid != ancestors[i - 1].pid]
         assert pids == expected
         assert ancestors[-1].pid == 1
-        # The process that was there before us: its earlier images are unknown, and it says so.
+        # A process from before the capture: its earlier images are unknown, and a mark says so.
         assert ancestors[-1].is_before_capture
         out = json.loads(daemon.cli("ancestors", str(leaf), "--json").stdout)
         assert [a["pid"] for a in out] == [a.pid for a in ancestors]
@@ -55,7 +55,7 @@ def test_twenty_execs_in_one_pid_are_twenty_images_in_order(daemon: Daemon, work
         images = [entry, *(a for a in table.ancestors(pid) if a.pid == pid)]
         argvs = [image.argv for image in images if image.is_exec]
         assert [argv[2] for argv in argvs if len(argv) > 2] == [str(n) for n in range(21)]
-        # The first image is the fork: it still was what its parent was.
+        # The first image is that of the fork, which is the same as its parent's.
         assert not images[-1].is_exec
         times = [image.exec_time_ns for image in images if image.is_exec]
         assert times == sorted(times, reverse=True)
@@ -82,9 +82,9 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
         made = run_workload(workload, "reuse", 50)
         assert len({pid for _, pid, _ in made}) == 1
         pid = made[0][1]
-        # The last of them, not one before it: the number is its argument.
+        # The last process, not one before it: its argument is the number.
         eventually(lambda: is_over(table.resolve(pid), "49"))
-        # Every start that the pid had, from the rows themselves; the last to the first.
+        # All start times of the pid, from the rows themselves.
         rows = np.fromfile(daemon.directory / "hot", HOT)
         is_mine = (rows["tgid"] == pid) & (rows["start_boot_ns"] > before - table.boot_unix_ns)
         mine = rows[is_mine & (rows["flags"] != 0)]
@@ -94,19 +94,19 @@ def test_a_pid_that_is_reused_50_times_is_50_processes(live_kernel: None, worklo
         for number, start in enumerate(starts.tolist()):
             first = table.resolve(pid, at=start + table.boot_unix_ns)
             assert first is not None and not first.is_exec and first.start_boot_ns == start
-            # Between fork and exec it is what its parent is; nothing of the pid's owner before.
+            # Between fork and exec it has its parent's image, and no fact of the pid's previous owner.
             assert first.argv == [str(workload), "reuse", "50"]
             last = table.resolve(pid, at=first.exit_time_ns)
             assert last.is_exec and last.argv == ["workload", "nop", str(number)]
             assert last.exit_code == 0 and last.entity_id == first.entity_id
-            # Nobody had the pid between two of them.
+            # Between two of them no process had the pid.
             assert table.resolve(pid, at=last.exit_time_ns + 1) is None
             identities.add(last.entity_id)
         assert len(identities) == 50
         with pytest.raises(TooOldError):
             table.resolve(pid, at=table.boot_unix_ns + 1)
     with Daemon("[tables]\nretention_s = 0\n") as daemon, daemon.attach() as table:
-        before = time.time_ns()  # earlier than their ends, however long the workload takes to say that it is done
+        before = time.time_ns()  # before their ends, however long the workload takes to report that it is done
         made = run_workload(workload, "reuse", 5)
         eventually(lambda: table.resolve(made[0][1]) is None, timeout=10)
         with pytest.raises(TooOldError):

@@ -28,7 +28,7 @@ NO_REPAIR = """
 min_interval_ms = 3600000
 check_interval_s = 0
 """
-#: Writes over its own arguments, as setproctitle() does.
+#: Overwrites its own arguments, as setproctitle() does.
 REWRITER = """
 import sys
 fields = open("/proc/self/stat").read().rpartition(")")[2].split()
@@ -67,7 +67,7 @@ def started(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def tell(process: subprocess.Popen[str], line: str) -> str:
-    """Write a line to the process; returns the line that it answers."""
+    """Write a line to the process; returns its answer."""
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(line + "\n")
     process.stdin.flush()
@@ -76,13 +76,13 @@ def tell(process: subprocess.Popen[str], line: str) -> str:
 
 @contextmanager
 def stopped(daemon: Daemon) -> Iterator[None]:
-    """Nobody drains the rings meanwhile, and they are full."""
+    """During the block the rings are not drained, and are full."""
     shards = daemon.pids("shard")
     for shard in shards:
         os.kill(shard, signal.SIGSTOP)
     try:
         for cpu in os.sched_getaffinity(0):
-            # Each shell forks and executes on one CPU, so that every ring is full.
+            # One shell forks and executes on each CPU, so that every ring is full.
             loop = "for i in $(seq 40); do /bin/true; done"
             subprocess.run(["taskset", "-c", str(cpu), "sh", "-c", loop], check=True)
         yield
@@ -99,7 +99,7 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
         before = resolve(table, process.pid)
         told = before.argv, before.args_truncated, before.argc
         assert told[0] and told[0][:2] == command[:2] and told[1:] == (True, len(command))
-        for _ in range(2):  # a repair that is under way when a loss begins may not be that loss's
+        for _ in range(2):  # a repair that already runs when the loss begins may not repair it
             lost, repairs = _losses(daemon)
             with stopped(daemon):
                 pass
@@ -111,7 +111,7 @@ def test_a_process_that_rewrites_its_arguments_keeps_those_of_its_exec() -> None
 
 
 def _losses(daemon: Daemon) -> tuple[int, int]:
-    """How many events were lost, and how many repairs there were."""
+    """Return the number of lost events and of repairs."""
     now = daemon.stat()
     return sum(now["lost"].values()), now["repairs"]
 
@@ -135,7 +135,7 @@ def test_a_lost_exec_of_a_process_from_the_snapshot_shows_at_its_next_fork() -> 
         for shell in missed:
             child = int(tell(shell, "fork"))
             found = resolve(table, child)
-            assert found.inode != Path(new).stat().st_ino or found.path != old, "the new inode with the old path"
+            assert found.inode != Path(new).stat().st_ino or found.path != old, "new inode with the old path"
             eventually(lambda child=child: resolve(table, child).path == new, 10)
             eventually(lambda shell=shell: resolve(table, shell.pid).path == new, 10)
             chain = [resolve(table, child), *table.ancestors(child)]

@@ -1,4 +1,4 @@
-"""An exit that nobody tells of: the process is flushed within the interval of the comparison, and counted."""
+"""An exit without an event: the process is flushed within the interval of the comparison, and counted."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ check_interval_s = {INTERVAL_S}
 
 @contextmanager
 def nothing_is_recorded(daemon: Daemon) -> Iterator[None]:
-    """What happens here is neither in a ring nor counted as lost."""
-    # By these the kernel's programs are told to record.
+    """Events during the block are neither in a ring nor counted as lost."""
+    # The map with the switch for the BPF programs.
     fd = daemon.map_fd(value_size=64, max_entries=1)
     try:
         (settings,) = maps.settings(fd, writable=True)
@@ -52,7 +52,7 @@ def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
                 gone.kill()
                 gone.wait()
                 ended = time.monotonic()
-            assert table.resolve(gone.pid).exit_time_ns is None  # nobody has told
+            assert table.resolve(gone.pid).exit_time_ns is None  # no event was recorded
             eventually(lambda: table.resolve(gone.pid).exit_time_ns is not None, INTERVAL_S + 3)
             assert time.monotonic() - ended < INTERVAL_S + 2
             entry = table.resolve(gone.pid)
@@ -68,12 +68,12 @@ def test_a_process_whose_exit_was_lost_is_flushed_within_the_interval() -> None:
                 one.wait()
 
 
-#: Forks a child, says its pid, and waits.
+#: Forks a child, prints its pid, and waits.
 PARENT = "import os, time; pid = os.fork(); pid and print(pid, flush=True); time.sleep(300)"
 
 
 def test_a_child_of_a_process_whose_exit_was_lost_moves_with_the_flush() -> None:
-    """To whom the kernel gave it, counted under the callpath of the flush."""
+    """The orphan gets the parent that the kernel chose, counted under the callpath of the flush."""
     with Daemon(CONFIG, name="orphaned") as daemon, daemon.attach() as table:
         parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
         assert parent.stdout is not None

@@ -1,4 +1,4 @@
-"""A daemon is scraped for real, and pushes for real."""
+"""A real daemon is scraped by Prometheus' client, and pushes over DogStatsD."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_scrape_agrees_with_stat() -> None:
         stat = daemon.stat()
         assert after["procline_table_rows_capacity", ""] == stat["memory"]["rows_capacity"]
         assert after["procline_events_total", "fork"] <= stat["events"]["fork"]
-        # The same address twice: one clear line.
+        # The same address twice is an error of one line.
         other = Daemon(f'[metrics]\nlisten = "127.0.0.1:{port}"\n', name="second")
         try:
             other.start(wait=False)
@@ -62,7 +62,7 @@ def test_a_scrape_agrees_with_stat() -> None:
         assert daemon.stop() == 0
 
 
-#: Forks a child that forks a child and ends, so that the last one gets another parent; says its pid.
+#: Forks a child that forks a child and exits, so that the grandchild gets another parent; prints its pid.
 ORPHAN = """
 import os, time
 if os.fork() == 0:
@@ -98,7 +98,7 @@ def test_the_resolvers_counters_move_for_what_the_kernel_tells() -> None:
             with daemon.attach() as table:
                 entry = table.resolve(orphan)
                 assert entry is not None and "adopted" in entry.marks
-            # One source: `stat` has the same numbers, and nothing of it is counted twice.
+            # `stat` has the same source and the same numbers.
             stat = daemon.stat()["counters"]
             again = scrape(port)
             for name in ("args_size", "args_truncated", "envs_size", "reparent_success_do_exit", "flushed"):

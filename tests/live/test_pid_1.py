@@ -1,4 +1,4 @@
-"""pid 1, which some kernels hide from the task iterator, is as /proc shows it; kernel threads are not in the tables."""
+"""pid 1, which some kernels hide from the task iterator, agrees with /proc; kernel threads are not in the tables."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_pid_1_has_what_proc_shows_of_it(daemon: Daemon) -> None:
     try:
         executable: str | None = str(Path("/proc/1/exe").readlink())
     except PermissionError:
-        executable = None  # a kernel that refuses it to everybody
+        executable = None  # some kernels deny it to every user
     assert entry["path"] == executable
     for kind in ("pid", "mnt", "net", "user"):
         theirs = inode(f"/proc/1/ns/{kind}")
         if theirs is None and kind != "user":
-            # The link is refused, and the namespace is shown by other files: it is this process's, too.
+            # The link is not readable, but other files show that the namespace is the same as this process's.
             theirs = inode(f"/proc/self/ns/{kind}")
         assert entry[f"{kind}_ns"] == theirs, kind
 
@@ -63,7 +63,7 @@ def test_kernel_threads_are_not_in_the_tables(daemon: Daemon) -> None:
         assert not known & kernel
         assert os.getpid() in known & user
         assert all(not entry.is_kworker for entry in table.walk())
-        # Asked for by number, from the cache, from /proc and on the command line.
+        # Look it up in the cache, in /proc and on the command line.
         for pid in sorted(kernel)[:3]:
             assert table.resolve(pid) is None
             for options in ((), ("--ask",)):

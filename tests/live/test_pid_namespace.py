@@ -1,4 +1,4 @@
-"""Outside the initial pid namespace, and with a /proc of another one, a capture is refused before anything is made."""
+"""Outside the initial pid namespace, or with a /proc of another one, a capture fails before it creates anything."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROCLINE = (sys.executable, "-P", "-m", "pipeline.cli.main")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with an empty runtime directory; nothing must be made there."""
+    """Run a command with an empty runtime directory, which must stay empty."""
     with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as parent:
         root = Path(parent, "root")
         environment = dict(os.environ, PROCLINE_RUNTIME_DIR=str(root), PYTHONPATH=str(CHECKOUT))
@@ -44,7 +44,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], reason: str) -> None:
 
 @contextmanager
 def proc_of_an_inner_namespace() -> Iterator[tuple[str, ...]]:
-    """What runs a command in the initial pid namespace, with the /proc of another one."""
+    """Return the prefix that runs a command in the initial pid namespace with the /proc of another one."""
     outer = subprocess.Popen([*INNER, "sleep", "60"])
     try:
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
@@ -83,7 +83,7 @@ def test_doctor_finds_an_inner_pid_namespace() -> None:
 
 
 def test_the_tracer_source_runs_in_an_inner_pid_namespace() -> None:
-    """It has no events of the kernel, so all its numbers are those of its own namespace."""
+    """It has no events of the kernel, so all pids are those of its own namespace."""
     daemon = Daemon("", "--source", "tracer")
     daemon.wrapper = INNER
     try:

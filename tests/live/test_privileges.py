@@ -1,4 +1,4 @@
-"""What the daemon's processes keep of their rights, and the modes of what they make (docs/security.md)."""
+"""Privileges of the daemon's processes, and modes of the files that they create (docs/security.md)."""
 
 from __future__ import annotations
 

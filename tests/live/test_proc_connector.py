@@ -38,7 +38,7 @@ show = "raw"
 """
 FORKS, EXECS = 4001, 1009
 TICK_NS = 10_000_000
-#: Facts that no event tells: they are looked for 1 s and 10 s after an exec or a change of credentials, and else every
+#: Facts without an event are read 1 s and 10 s after an exec or a change of credentials, and otherwise every
 #: repair.check_interval_s (docs/sources.md).
 LOOKED_FOR = {"capabilities", "login uid", "tty", "ns", "container", "cgroup_id", "cgroup"}
 REPAIRED_S = 120 + 10
@@ -69,11 +69,11 @@ def table(running: Daemon):
 
 
 def assert_soon_agrees(table, timeout: float, ours: Collection[int] = ()) -> int:
-    """The table is what /proc says within `timeout` seconds; returns how many processes were compared.
+    """Wait until the table agrees with /proc; returns the number of compared processes.
 
-    But for the process groups that shells of this host give to their jobs: no event tells. What is looked for is
-    compared of the processes `ours` and of this one. Others of this host may drop capabilities at any time; of them
-    a difference must not outlast the next repair.
+    Process groups are not compared, because no event reports the groups that shells give to their jobs. Facts without
+    an event are compared for the processes `ours` and for this process. Other processes of this host can drop
+    capabilities at any time; such a difference must not outlast the next repair.
     """
     ours = {os.getpid(), *ours}
 
@@ -118,7 +118,7 @@ def test_a_storm_is_delivered_exactly_and_in_order(running: Daemon, workload: Pa
 
 
 def test_table_and_proc_agree_after_a_storm(running: Daemon, table, workload: Path) -> None:
-    """Within the second look's second: capabilities are looked for, not reported."""
+    """Within the time of the second read, because capabilities have no event."""
     with ExitStack() as stack:
         sleepers = [stack.enter_context(subprocess.Popen(["sleep", "600"])) for _ in range(23)]
         for sleeper in sleepers:
@@ -128,10 +128,10 @@ def test_table_and_proc_agree_after_a_storm(running: Daemon, table, workload: Pa
 
 
 def test_a_process_that_is_quick_is_marked_not_guessed(table, workload: Path) -> None:
-    """What execs and ends at once is often gone when it is looked at: known are identity, parent and end."""
+    """A process that execs and exits at once is often gone before it is read; identity, parent and end are known."""
     made = run_workload(workload, "storm", 0, 199)
     known = Counter()
-    # The last one's end comes behind all others'. To wait for each takes a second on an idle host.
+    # The end of the last one comes after all others. Waiting for each would take a second on an idle host.
     eventually(lambda: resolve(table, made[-1][1]).exit_time_ns is not None)
     for _, pid, parent in made:
         entry = table.resolve(pid)
@@ -167,7 +167,7 @@ def actor() -> Iterator[Actor]:
 )
 def test_a_change_of_ids_is_in_the_table_at_once(running: Daemon, table, actor: Actor, code: str) -> None:
     if os.geteuid() != 0:
-        pytest.skip("not on this host: only root changes its ids")
+        pytest.skip("needs root to change ids")
     resolve(table, actor.pid)
     actor.do(code)
 
@@ -188,20 +188,20 @@ def test_session_and_name_are_in_the_table_at_once(table, actor: Actor) -> None:
 
 
 def test_capabilities_are_looked_for(table, actor: Actor) -> None:
-    """capset tells nobody: the second look finds it."""
+    """capset has no event; the second read finds the change."""
     if os.geteuid() != 0:
-        pytest.skip("not on this host: no capabilities to drop")
+        pytest.skip("needs root to drop capabilities")
     actor.do("from pipeline.host.privileges import drop_capabilities; drop_capabilities((19,))")
     eventually(lambda: resolve(table, actor.pid).cap_permitted == 1 << 19, timeout=12, interval=0.1)
 
 
 def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
-    """Each once: a look at the process, a second after, does not tell again what an event has told."""
+    """Each change is reported once: the read of the process one second later does not report it again."""
     with Recorder(running, "proc.fork", "proc.cred", "proc.context").started() as recorder:
         actor.do("os.setsid()")
         actor.do("libc.prctl(15, b'renamed', 0, 0, 0)")
         actor.do("os.setresgid(4105, 4106, 4107)")
-        # What the event says is read from /proc after it, so the next change waits.
+        # The values are read from /proc after the event, so wait before the next change.
         recorder.wait_for(lambda seen: any(e["event"] == "cred" and e["pid"] == actor.pid for e in seen))
         actor.do("os.setresuid(4108, 4109, 4110)")
         expected = ["sid", "comm", "cred", "cred"]
@@ -218,7 +218,7 @@ def test_events_of_changes_are_published(running: Daemon, actor: Actor) -> None:
 def test_after_a_storm_of_changes_the_table_is_what_proc_says(
     table, workload: Path, missing: Callable[[str], NoReturn]
 ) -> None:
-    """Login uids, capabilities and cgroups are looked for, so within the time of the second look."""
+    """Login uids, capabilities and cgroups have no event; the second read finds them."""
     with ExitStack() as stack:
         v1 = stack.enter_context(v1_hierarchy(missing))
         others = [str(v1), str(v1 / "docker" / CONTAINER), str(v1 / "docker" / CONTAINER[::-1])]
@@ -265,7 +265,7 @@ def test_names_of_users_and_what_a_process_belongs_to(table) -> None:
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_a_container_by_its_cgroup(running: Daemon, table, missing: Callable[[str], NoReturn], version: int) -> None:
-    """A runtime moves the process and lets it exec; what is moved later is seen by the second look."""
+    """A runtime moves the process before its exec; the second read finds later moves."""
     with ExitStack() as stack:
         root = container_root(missing, stack, version)
         group = root / (f"docker-{CONTAINER}.scope" if version == 2 else "docker/" + CONTAINER)
@@ -298,7 +298,7 @@ def container_root(missing: Callable[[str], NoReturn], stack: ExitStack, version
 
 
 def removed(group: Path) -> bool:
-    """A cgroup is busy for a moment after its last process has ended."""
+    """Remove a cgroup, which is busy for a moment after its last process has ended."""
     try:
         group.rmdir()
     except OSError:
@@ -311,7 +311,7 @@ def removed(group: Path) -> bool:
 
 def test_exec_from_a_thread_that_is_not_the_leader(table, workload: Path) -> None:
     with running_workload(workload, "threadexec", 30_000) as (pid, _):
-        # Of the first exec, read late, /proc may say already what the second has made.
+        # If the first exec is read late, /proc may already show the second one.
         eventually(lambda: resolve(table, pid).images == 3)
         entry = resolve(table, pid)
         assert entry.argv == ["workload", "sleep", "30000"]
@@ -348,7 +348,7 @@ def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:
     def exits(seen: list[dict]) -> int:
         ours = forks(seen, {os.getpid()})
         ours |= forks(seen, ours)
-        # By pid alone: of one that ended at once, /proc may have told no name.
+        # Compare only pids: /proc may have no name of a process that ended at once.
         return sum(e["event"] == "exit" and e["pid"] in ours for e in seen)
 
     with Recorder(running, "proc.fork", "proc.exit").started() as recorder:
@@ -360,7 +360,7 @@ def test_threads_are_not_processes(running: Daemon, workload: Path) -> None:
 
 
 def test_one_pid_many_times_is_as_many_identities(running: Daemon, workload: Path) -> None:
-    """Start times of /proc count 10 ms: two of these begin within one, and are two all the same."""
+    """Start times in /proc have a resolution of 10 ms; two processes with the same start time remain distinct."""
     with Recorder(running, "proc.fork", "proc.exit").started() as recorder:
         made = run_workload(workload, "reuse", 20)
         pid = made[0][1]
@@ -400,7 +400,7 @@ def test_all_commands_work(running: Daemon) -> None:
 
 
 def images(directory: Path, parents: set[int]) -> Counter[str]:
-    """Images of the children of `parents` in the tables, by what made them; fails if one is there twice."""
+    """Count the images of the children of `parents` in the tables by kind; fails if one is there twice."""
     hot = np.fromfile(directory / "hot", HOT)
     mine = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0) & np.isin(hot["ppid"], list(parents))]
     is_exec = (mine["flags"] & ROW_IS_EXEC) != 0
@@ -412,7 +412,7 @@ def images(directory: Path, parents: set[int]) -> Counter[str]:
 
 
 def kill_in_a_storm(workload: Path, role: str, kills: int) -> tuple[Counter[str], Counter[str], dict[str, int]]:
-    """Kill a process of the daemon again and again; returns what was made, what is in the tables, and what was lost."""
+    """Kill a process of the daemon repeatedly; returns the events made, those in the tables, and those lost."""
     rng = random.Random(20261)
     with connector_daemon() as daemon, subprocess.Popen(["sleep", "600"]) as sleeper:
         try:
@@ -456,7 +456,7 @@ def test_kills_of_the_shard_lose_what_it_had_in_its_hand_and_say_so(connector: N
 
 
 def test_a_socket_that_overflows_is_counted_and_repaired(connector: None, workload: Path) -> None:
-    """Room for 40 events: most of the storm is lost, and afterwards the table is right all the same."""
+    """A ring with room for 40 events loses most of the storm, but the table is correct afterwards."""
     with connector_daemon(CONFIG + "[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
         run_workload(workload, "storm", FORKS, EXECS)
         eventually(lambda: table.stats()["lost"]["unknown"] > 100, timeout=5)

@@ -1,4 +1,4 @@
-"""`procline record` and `procline replay`: what was recorded is there again, and nothing of this host."""
+"""`procline record` and `procline replay`: the replay shows the recorded processes, and none of this host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORKS, EXECS = 211, 53
 
 
 def record(file: Path, *options: str) -> subprocess.Popen[str]:
-    """Start `procline record`; returns when it records."""
+    """Start `procline record`, and wait until it records."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli.main", "record", str(file), *options],
         stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -38,7 +38,7 @@ def record(file: Path, *options: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
-    """End it in order; returns what it says."""
+    """Stop the recording; returns its output."""
     process.send_signal(number)
     said = process.communicate(timeout=30)[1]
     assert process.returncode == 0, said
@@ -50,7 +50,7 @@ def recorded(
     request: pytest.FixtureRequest, live_kernel: None, missing: Callable[[str], NoReturn], workload: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, int]:  # fmt: skip
-    """A recording of a storm, and the pid of who made it."""
+    """A recording of a storm, and the pid of the workload."""
     if request.param == "proc-connector":
         try:
             close_socket(open_socket(1 << 16))
@@ -59,7 +59,7 @@ def recorded(
     file = tmp_path_factory.mktemp(request.param) / "storm.rec"
     process = record(file, "--source", request.param)
     made = run_workload(workload, "storm", FORKS, EXECS)
-    # The workload's own end, too.
+    # The exit of the workload is included.
     time.sleep(0.2)
     said = finish(process)
     assert "lost: none" in said
@@ -158,7 +158,7 @@ def test_a_killed_resolver_replays_the_rest_once(replayed: tuple[Daemon, int]) -
         def same() -> bool:
             try:
                 now = sorted((entry.pid, entry.start_time_ns, entry.is_exec) for entry in table.walk())
-            except StaleError:  # nobody writes: what is not there may exist all the same
+            except StaleError:  # the table has no writer, so a missing process may exist nevertheless
                 return False
             return now == before and table.stats()["takeovers"] == 1
 

@@ -1,4 +1,4 @@
-"""A process whose events were lost is found by asking, with its image and its parent, and a flood does no harm."""
+"""A request finds a process whose events were lost, with its image and its parent; a flood of requests does no harm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.live.harness import Daemon, eventually
 
 pytestmark = [pytest.mark.live, pytest.mark.usefixtures("live_kernel")]
 
-#: Rings that a stopped shard lets fill, and no repair that would find the processes by itself.
+#: Rings that are full soon if the shard is stopped, and no repairs that would find the processes.
 CONFIG = """
 [capture]
 ring_bytes = 4096
@@ -43,7 +43,7 @@ def lossy(live_kernel: None) -> Iterator[Daemon]:
 
 
 def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
-    """Start processes while nobody drains the rings; return those that the table lacks."""
+    """Start processes while the rings are not drained; return those that are missing in the table."""
     shards = daemon.pids("shard")
     for shard in shards:
         os.kill(shard, signal.SIGSTOP)
@@ -56,7 +56,7 @@ def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
         stack.callback(sleeper.wait)
         stack.callback(sleeper.kill)
     table = stack.enter_context(daemon.attach())
-    eventually(lambda: _is_followed(table), 20)  # so what fitted has arrived
+    eventually(lambda: _is_followed(table), 20)  # so all recorded events have arrived
     missing = [sleeper.pid for sleeper in sleepers if table.resolve(sleeper.pid, wait_ms=500) is None]
     assert missing, daemon.stat()["lost"]
     return missing
@@ -64,7 +64,7 @@ def lose(daemon: Daemon, program: str, stack: ExitStack) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long_path(live_kernel: None) -> Iterator[str]:
-    """A program whose path is longer than a kernel map's entry has room for."""
+    """A program whose path is too long for an entry of the kernel's map."""
     directory = Path(tempfile.mkdtemp(prefix="procline-test-"))
     deep = directory.joinpath(*["d" * 60] * 3)
     deep.mkdir(parents=True)
@@ -87,7 +87,7 @@ def test_a_lost_process_is_found_in_the_kernels_maps(lossy: Daemon) -> None:
         assert (entry.file["mount_visible"], entry.file["mount_detached"]) == (True, False)
         mounts = [line.split() for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines()]
         assert [m[4] for m in mounts if int(m[0]) == entry.file["mount_id"]] == [entry.file["mount_path"]]
-        # Its fork too, so that the lineage is what the events would have made.
+        # The fork is added too, so the lineage is the same as with the events.
         assert (entry.images, entry.is_exec, entry.is_parent_missing) == (2, True, False)
         fork = table.ancestors(pid)[0]
         assert (fork.pid, fork.is_exec, fork.exit_time_ns) == (pid, False, entry.exec_time_ns)
@@ -189,7 +189,7 @@ def _is_found(daemon: Daemon, pid: int) -> bool:
 
 
 def _is_followed(table: ProcessTable) -> bool:
-    """Whether a process that begins now is in the table; the first ones may find a ring that is still full."""
+    """Whether a new process is in the table; the events of the first ones can be lost in a full ring."""
     with subprocess.Popen(["/bin/sleep", "5"]) as marker:
         try:
             return table.resolve(marker.pid, wait_ms=1000) is not None
@@ -220,7 +220,7 @@ def _flood(daemon: Daemon, stop: float, garbage: bool) -> threading.Thread:
                         number += 1
                         client.send(b"\xc1" * 40 if garbage else encode_request(1 + number % 30_000))
                 except OSError:
-                    continue  # dropped, as it fetches no answers
+                    continue  # dropped, because it does not read its answers
 
     thread = threading.Thread(target=run)
     thread.start()

@@ -1,4 +1,4 @@
-"""Shapes of processes and executables that are easily got wrong, each compared with /proc."""
+"""Unusual processes and executables, each compared with /proc."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_leader_that_ends_while_its_threads_live(table, workload: Path) -> Non
     with running_workload(workload, "leaderexit", 1500) as (pid, _):
         eventually(lambda: "Z" in Path(f"/proc/{pid}/stat").read_text().split(")")[1])
         assert resolve(table, pid).exit_time_ns is None
-        # The thread ends the process with exit_group(7): that is the exit code, not the leader's 3.
+        # The thread ends the process with exit_group(7), which is the exit code, not the leader's 3.
         eventually(lambda: resolve(table, pid).exit_time_ns is not None, timeout=5)
         assert os.waitstatus_to_exitcode(resolve(table, pid).exit_code) == 7
 
@@ -157,7 +157,7 @@ def test_100_kb_of_arguments_are_cut_and_flagged(table) -> None:
 
 
 def test_an_empty_argument_list(table, workload: Path) -> None:
-    """The kernel puts in an empty string (since 5.18), so that is what there is."""
+    """Since 5.18 the kernel adds an empty string, so the table has one."""
     with running_workload(workload, "emptyargv", 30_000) as (pid, _):
         eventually(lambda: resolve(table, pid).argv == [""])
         assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"\0"
@@ -177,7 +177,7 @@ def test_arguments_that_are_not_utf8(table) -> None:
 
 
 def static_sleep(directory: Path) -> Path:
-    """A program that needs no library, so that it runs in an empty root."""
+    """A program without libraries, which can run in an empty root directory."""
     source = directory / "nap.c"
     source.write_text("#include <unistd.h>\nint main(void) { sleep(30); return 0; }\n")
     subprocess.run(["gcc", "-static", "-o", directory / "nap", source], check=True)
@@ -232,7 +232,7 @@ def test_exit_codes_and_signals(table) -> None:
 
 
 def test_names_and_ids_that_change_while_it_lives(table) -> None:
-    """prctl(PR_SET_NAME) is seen at once; new ids at the latest with the next event of the process."""
+    """prctl(PR_SET_NAME) is recorded at once; new ids at the latest with the next event of the process."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:

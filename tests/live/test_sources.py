@@ -35,7 +35,7 @@ CONTAINER = "c0ffee" * 10
 
 
 class Traced:
-    """An instance and a shell below a tracer, with a child, in a pid namespace of their own or in ours."""
+    """An instance, and a shell with a child below a tracer, in their own pid namespace or in ours."""
 
     def __init__(self, daemon: Daemon, source: str) -> None:
         self.daemon = daemon
@@ -58,7 +58,7 @@ class Traced:
 
     def _told(self) -> int | None:
         told = self.json("dump", option=False)["entries"]
-        # In the namespace of this one; of another there may be some from another test.
+        # Only in this pid namespace; another may contain processes of another test.
         mine = (one["pid"] for one in told if one["pid_ns"] == self.namespace and not one["exit_time_ns"])
         return next((pid for pid in mine if pid != 1), None)
 
@@ -76,7 +76,7 @@ class Traced:
 
 
 def soon(check: Callable[[], Any]) -> Any:
-    """What `check` gives once that is something."""
+    """Return the first true value of `check`."""
     found: list[Any] = []
 
     def look() -> bool:
@@ -176,7 +176,7 @@ def doctor(traced: Traced) -> None:
 
 
 def record(traced: Traced) -> None:
-    """A capture of its own, beside the instance. That of the proc connector runs where the instance's runs."""
+    """A recording is independent of the instance. That of the proc connector runs in the same place as the instance."""
     file = traced.daemon.root / "some.rec"
     command = [sys.executable, "-m", "pipeline.cli.main", "record", str(file), "--seconds", "1"]
     done = subprocess.run(
@@ -199,7 +199,7 @@ def test_commands(traced: Traced, command: Callable[[Traced], None]) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_after_the_resolver_was_killed(traced: Traced, times: int) -> None:
-    """The successor finds rows and keys as they were, and goes on."""
+    """The successor finds the rows and keys unchanged, and continues."""
     before = traced.json("resolve", str(traced.pid))
     stat_before = traced.json("stat", option=False)
     os.kill(stat_before["writer_pid"], signal.SIGKILL)
@@ -223,7 +223,7 @@ def test_after_the_resolver_was_killed(traced: Traced, times: int) -> None:
 
 @pytest.mark.parametrize("traced", ["tracer"], indirect=True)
 def test_a_life_is_told_to_subscribers(traced: Traced) -> None:
-    """fork, exec and exit arrive, with pids as their namespace counts. (Of the proc connector: test_proc_connector.)"""
+    """fork, exec and exit arrive with pids of their own namespace. (test_proc_connector tests the proc connector.)"""
     with Recorder(traced.daemon, "proc.fork", "proc.exec", "proc.exit") as recorder:
         time.sleep(1.5)
         subprocess.run(
@@ -232,7 +232,7 @@ def test_a_life_is_told_to_subscribers(traced: Traced) -> None:
             env=dict(traced.daemon.environment, PYTHONPATH=str(ROOT)), timeout=60, check=False,
         )  # fmt: skip
 
-        # The kernel may give the number of a namespace that has ended to the new one, whose pids then have new owners.
+        # The kernel can reuse the inode of an ended namespace, so a pid in it can have a new owner.
         def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
             return [event for event in events if "exit_unseen" not in event["marks"]]
 
@@ -266,7 +266,7 @@ def test_a_process_of_the_host_by_its_number_in_an_inner_namespace(traced: Trace
 
 
 def _live_writer(traced: Traced) -> int:
-    """The resolver, 0 while it is being replaced."""
+    """Return the pid of the resolver, 0 while it is being replaced."""
     found = traced.json("stat", option=False)
     is_there = found["state"] == "ready" and Path(f"/proc/{found['writer_pid']}").exists()
     return int(found["writer_pid"]) if is_there else 0

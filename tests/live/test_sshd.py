@@ -1,4 +1,4 @@
-"""Sessions of a real sshd: on a port of the loopback address, with keys made for it."""
+"""Sessions of a real sshd on the loopback address, with new keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USER = "procline-ssh"
 
 
 class Server:
-    """An sshd of root's, and a user that may log in by key."""
+    """An sshd of root, and a user that can log in with a key."""
 
     def __init__(self, folder: Path) -> None:
         self.key = folder / "key"
@@ -72,11 +72,11 @@ def server(missing: Callable[[str], NoReturn]) -> Iterator[Server]:
     try:
         pwd.getpwnam(USER)
     except KeyError:
-        # Without a password that may be typed, but not locked: sshd refuses the key of a locked one.
+        # The account has no valid password but is not locked, because sshd rejects keys of locked accounts.
         subprocess.run(["useradd", "--no-create-home", "--home-dir", "/", "--shell", "/bin/bash", "-p", "*", USER],
                        check=True)  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="procline-sshd-", dir="/dev/shm"))
-    folder.chmod(0o755)  # sshd reads the key as the user
+    folder.chmod(0o755)  # sshd reads the key as this user
     running = Server(folder)
     yield running
     running.close()
@@ -92,12 +92,12 @@ def table(daemon: Daemon) -> Iterator[ProcessTable]:
 
 @pytest.mark.parametrize("user", [USER, "root"])
 def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, user: str) -> None:
-    """sshd forks a user's shell from a process of the user's, and root's from one of root's."""
+    """sshd forks a user's shell from a process of that user, and root's shell from a process of root."""
     with server.ssh(user, "echo $$ $SSH_CONNECTION; sleep 60 & echo $!; cat") as client:
         assert client.stdout is not None and client.stdin is not None
         shell, ip, port = client.stdout.readline().split()[:3]
         child = int(client.stdout.readline())
-        # A new user has a name when the host's files are read again.
+        # A new user has a name as soon as the host's files are read again.
         eventually(lambda: session_of(table, int(shell))["username"] is not None, 30)
         session = session_of(table, int(shell))
         assert session | {"id": 0} == {
@@ -105,10 +105,10 @@ def test_a_login_by_key(server: Server, table: ProcessTable, daemon: Daemon, use
             "auth_method": "publickey",
             "public_key": " ".join(server.key.with_suffix(".pub").read_text().split()[:2]),
         }  # fmt: skip
-        # The shell says its child's pid as soon as it has forked: the event of the fork may still be on its way.
+        # The shell prints its child's pid directly after the fork, so the event may not have arrived yet.
         eventually(lambda: session_of(table, child) == session)
         assert table.resolve(server.process.pid).ssh_session is None
-        # So says a daemon that starts now, of which the client is what the process shows.
+        # A daemon that starts now finds the same; it reads the client from the process.
         with Daemon(name="later") as later, later.attach() as other:
             found = eventually(lambda: session_of(other, child), 10)
             assert found == session | {"client_source": "environ"}
@@ -135,7 +135,7 @@ def test_commands_that_end_at_once(server: Server, table: ProcessTable, daemon: 
 
 
 def test_the_same_sshd_in_a_container_begins_no_session(server: Server, table: ProcessTable, daemon: Daemon) -> None:
-    """The same file, run by root, but in a mount namespace of its own: there its user chooses what it says."""
+    """The same file run by root in its own mount namespace, whose user controls its contents."""
     before = daemon.stat()["counters"]["sessions_refused"]
     contained = Server.__new__(Server)
     contained.__dict__.update(server.__dict__)

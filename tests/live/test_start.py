@@ -1,4 +1,4 @@
-"""An instance that starts while processes are forked faster than anybody can look at them."""
+"""An instance that starts while processes are forked faster than they can be read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STARTS = 2
 
 
 def identities(daemon: Daemon) -> dict[tuple[int, int], int]:
-    """Every process in the tables, live or exited: (pid, start) -> end, 0 while it lives; times of the boot clock.
+    """Return (pid, start) -> end of every live or exited process in the tables; end 0: live; times of the boot clock.
 
-    Fails where one process is there twice. Of a process with several images the newest ends last.
+    Fails if a process is there twice. If a process has several images, the newest one ends last.
     """
     hot = np.fromfile(daemon.directory / "hot", HOT)
     used = hot[(hot["flags"] != 0) & (hot["row_seq"] % 2 == 0)]
@@ -40,17 +40,17 @@ def identities(daemon: Daemon) -> dict[tuple[int, int], int]:
 
 
 def settled(daemon: Daemon) -> None:
-    """Return when everything that has happened so far is in the tables."""
+    """Wait until all events so far are in the tables."""
     now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     with daemon.attach() as table:
         eventually(lambda: table.watermark_boot_ns > now, timeout=30)
 
 
 def test_a_start_during_a_fork_storm_misses_nobody(live_kernel: None, workload: Path) -> None:
-    """Who lived when the second instance was ready, or began after its capture had, is in its tables, and once.
+    """Each process that was live when the second instance was ready, or began after its capture, is in its tables once.
 
-    The first instance, which runs already, tells what there was. (Who began before the capture of the second and ended
-    before its snapshot is in neither, and as-of look-ups say so: they answer from `ready_boot_ns` on.)
+    The first instance, which is already running, is the reference. (A process that began before the second capture and
+    ended before its snapshot is in neither part; look-ups in the past therefore answer only from `ready_boot_ns` on.)
     """
     with Daemon(name="before") as before:
         for _ in range(STARTS):
@@ -62,7 +62,7 @@ def test_a_start_during_a_fork_storm_misses_nobody(live_kernel: None, workload: 
                 with Daemon(name="during") as during:
                     header = np.fromfile(during.directory / "control", CONTROL, count=1)[0]
                     began_ns, ready_ns = int(header["horizon_boot_ns"]), int(header["ready_boot_ns"])
-                    assert 0 < began_ns < ready_ns  # the tables are made after the capture began
+                    assert 0 < began_ns < ready_ns  # the tables are created after the capture began
                     time.sleep(0.5)
                     os.killpg(storm.pid, signal.SIGKILL)
                     storm.wait()
@@ -79,9 +79,9 @@ def test_a_start_during_a_fork_storm_misses_nobody(live_kernel: None, workload: 
                     lived = {who for who, end in there.items() if not end or end >= ready_ns} | quick
                     missed = lived - found.keys()
                     assert not missed, {who: (there[who], began_ns, ready_ns) for who in missed}
-                    # Nobody is made up, and nobody is there again with a coarser start time.
+                    # No process is invented, and none is there twice with a coarser start time.
                     assert found.keys() - identities(before).keys() == set()
-                    # Who has ended is known to have: no exit of the storm was missed either.
+                    # The exits of all ended processes are known.
                     with during.attach() as table:
                         eventually(lambda table=table: assert_agrees(table))
             finally:

@@ -1,4 +1,4 @@
-"""Exactly what a known workload made, no more and no less, in order."""
+"""The stream and the tables have exactly the events of a known workload, in order."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.resolver.daemon.loop import IDLE_HOUSEKEEPING_NS, IDLE_MS
+from pipeline.resolver.daemon.duty_cycle import IDLE_HOUSEKEEPING_NS, IDLE_MS
 from tests.live.agreement import assert_agrees
 from tests.live.harness import Daemon, Recorder, eventually, kernel_forks, run_workload
 
 pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 FORKS, EXECS = 20_000, 5_000
-#: On an idle host the kernel's own counts are read so often, and a little more.
+#: On an idle host the kernel's counters are read in this interval; with a margin.
 COUNTS_READ_S = IDLE_HOUSEKEEPING_NS / 1e9 + IDLE_MS / 1e3 + 0.25
 
 
@@ -49,7 +49,7 @@ def test_a_storm_is_delivered_exactly_and_in_order(own_daemon: Daemon, workload:
     assert not [e for e in events if e["event"] == "missed"]
     assert own_daemon.stat()["lost"].get("fork", 0) == 0
 
-    # Per process: fork, then perhaps exec, then exit; never the other way round, and times do not go back.
+    # For each process: fork, then perhaps exec, then exit, in this order and with ascending times.
     lives: dict[str, list[dict]] = defaultdict(list)
     for event in events:
         if event["ppid"] == parent:
@@ -63,7 +63,7 @@ def test_a_storm_is_delivered_exactly_and_in_order(own_daemon: Daemon, workload:
 
 
 def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, workload: Path) -> None:
-    """`processes` of /proc/stat counts every fork and every new thread of the host."""
+    """`processes` in /proc/stat counts every fork and every new thread of the host."""
 
     table = own_daemon.attach()
     with table:
@@ -76,7 +76,7 @@ def test_forks_and_threads_agree_with_the_kernels_own_count(own_daemon: Daemon, 
             )  # fmt: skip
 
         def settled() -> tuple[int, int]:
-            # Both counts move while anything forks: take a moment in which neither does.
+            # Both counters change while anything forks, so wait for a moment in which neither does.
             for _ in range(70):
                 before = kernel_forks()
                 eventually(lambda: table.stats()["watermark_lag_ns"] < 200_000_000)
@@ -98,15 +98,15 @@ def test_threads_are_not_processes(own_daemon: Daemon, workload: Path) -> None:
     with Recorder(own_daemon, "proc.fork", "proc.exit").started() as recorder:
         run_workload(workload, "threads", 499)
         ((_, child, _),) = run_workload(workload, "storm", 1, 0)
-        # Events come in order: with this one, all before it are here.
+        # Events arrive in order, so all earlier ones are here too.
         recorder.wait_for(lambda events: any(e["event"] == "exit" and e["pid"] == child for e in events))
         events = recorder.stop()
-    # Of the two workloads, which were something else when they were forked, only the second made a process.
+    # The two workloads had another image when they were forked; only the second created a process.
     assert [e["pid"] for e in events if e["event"] == "fork" and e["comm"] == "workload"] == [child]
 
 
 def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload: Path) -> None:
-    """made = seen + lost, by kind, run after run; afterwards the table equals /proc."""
+    """made = seen + lost, by kind, for each run; afterwards the table agrees with /proc."""
     with Daemon("[capture]\nring_bytes = 4096\n") as daemon, daemon.attach() as table:
 
         def counts() -> dict[str, int]:
@@ -129,8 +129,8 @@ def test_a_ring_of_one_page_loses_and_counts_exactly(live_kernel: None, workload
             run_workload(workload, "storm", 4001, 1009)
             after, kernel_after, alive_after = quiet(), kernel_forks(), processes_alive()
             if kernel_after - kernel_before != 5011 or alive_after != alive_before:
-                continue  # something else ran on this host meanwhile: this run says nothing
-            # The workload itself: one fork, one exec and one exit more.
+                continue  # another program ran on this host, so this run proves nothing
+            # The workload itself adds one fork, one exec and one exit.
             made = {kind: after[kind] - before[kind] for kind in after}
             assert made == {"fork": 5011, "exec": 1010, "exit": 5011}
             runs += 1

@@ -1,4 +1,4 @@
-"""Names of users and ssh sessions of processes that a tracer names, where the daemon can see them too."""
+"""User names and ssh sessions of processes that a tracer reports and the daemon can also see."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.live.test_contexts import SSHD, compile_c
 
 pytestmark = [
     pytest.mark.live,
-    pytest.mark.skipif(os.geteuid() != 0, reason="namespaces are made by root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root to create namespaces"),
 ]
 
 
@@ -35,7 +35,7 @@ def traced() -> Iterator[Daemon]:
 
 @contextmanager
 def inside(*command: str | Path, mounts: str = "") -> Iterator[int]:
-    """Run a command as pid 1 of a pid namespace, and with `mounts` in a mount namespace of its own; its pid here."""
+    """Run a command as pid 1 of a new pid namespace, with `mounts` in a new mount namespace too; yield its pid here."""
     own = ["--mount"] if mounts else []
     unshare = ["unshare", "--pid", *own, "--fork", "--kill-child", "sh", "-c", f'{mounts}\nexec "$@"', "sh"]
     started = subprocess.Popen([*unshare, *command], stdout=subprocess.DEVNULL)
@@ -53,7 +53,7 @@ def inside(*command: str | Path, mounts: str = "") -> Iterator[int]:
 
 
 def told(pid: int) -> ProcInfo:
-    """What a tracer in the namespace of a process would read of it."""
+    """Return the facts that a tracer in the pid namespace of a process would read."""
     info = read_process(pid, WANT_ALL)
     assert info is not None
     above = read_process(info.ppid, WANT_ALL)
@@ -62,7 +62,7 @@ def told(pid: int) -> ProcInfo:
 
 
 def tell(daemon: Daemon, *infos: ProcInfo, container_id: str = "") -> None:
-    """Processes as a tracer finds them when it begins, the last one with its exec."""
+    """Report processes like a tracer that finds them when it begins, the last one with its exec."""
     with Bus() as bus:
         push = bus.push(daemon.directory / "tracers" / "tracers.ipc")
         sender = FrameSender(
@@ -78,7 +78,7 @@ def tell(daemon: Daemon, *infos: ProcInfo, container_id: str = "") -> None:
 
 @pytest.fixture
 def mounts(tmp_path: Path) -> str:
-    """Puts other users and groups in the place of the host's."""
+    """Return commands that replace the host's users and groups by others."""
     (tmp_path / "passwd").write_text("boss:x:0:0::/:/bin/sh\n")
     (tmp_path / "group").write_text("bosses:x:0:\n")
     return f"mount --bind {tmp_path}/passwd /etc/passwd && mount --bind {tmp_path}/group /etc/group"
@@ -93,11 +93,11 @@ def test_names_are_those_in_its_own_root(traced: Daemon, mounts: str) -> None:
 
 
 def test_a_tracers_ids_of_another_user_namespace_have_no_names(traced: Daemon, mounts: str) -> None:
-    """They are other ids than the kernel's, which names are kept by."""
+    """The ids differ from the kernel's ids, which are the keys of the names."""
     with inside("/bin/sleep", "302", mounts=mounts) as pid, inside("/bin/sleep", "303", mounts=mounts) as other:
         info, known = replace(told(pid), user_ns=4_026_599_999), told(other)
         tell(traced, info)
-        tell(traced, known)  # asked for after the first one
+        tell(traced, known)  # reported after the first one
         eventually(lambda: names_of(traced, known) == ("boss", "bosses"), 15)
         assert names_of(traced, info) == (None, None)
 
@@ -133,7 +133,7 @@ def test_an_ssh_session(traced: Daemon, tmp_path: Path) -> None:
 
 
 def _is_heard(daemon: Daemon, recorder: Recorder) -> bool:
-    """Tell of somebody, until the recorder has heard of one."""
+    """Report processes until an event of one has arrived."""
     info = read_process(os.getpid(), WANT_ALL)
     assert info is not None
     now = boot.now_boot_ns()

@@ -1,4 +1,4 @@
-"""A subscriber that stays over a restart of the daemon learns when nobody watched."""
+"""A subscriber that stays connected over a restart of the daemon gets an event for the unwatched period."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_the_times_enclose_what_nobody_saw(daemon: Daemon, is_killed: bool) -> N
     begin, end = told["unwatched_from_ns"], told["unwatched_to_ns"]
     assert begin < unseen_ns < unseen_until_ns < end
     seen = [event["time_ns"] for event in events if event["event"] == "exec"]
-    assert not [time_ns for time_ns in seen if begin < time_ns < end], "what was seen is not in it"
-    assert min(seen) < begin and max(seen) > end, "and it is no longer than it must be"
+    assert not [time_ns for time_ns in seen if begin < time_ns < end], "an event of the unwatched period was seen"
+    assert min(seen) < begin and max(seen) > end, "the unwatched period is too long"
     assert told["seq"] is None and told["time_ns"] >= end
 
-    # One that begins a moment later is told, too.
+    # A subscriber that begins a moment later gets it too.
     with Recorder(daemon, "exec") as later:
         later.wait_for(lambda events: any(event["event"] == "unwatched" for event in events))
         assert later.stop()[0] == told | {"time_ns": later.events[0]["time_ns"]}

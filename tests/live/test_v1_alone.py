@@ -1,4 +1,4 @@
-"""A host without cgroups of version 2: containers are known all the same, by the paths of version 1."""
+"""On a host without cgroups of version 2, containers are known by the paths of version 1."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def v1(missing: Callable[[str], NoReturn]) -> Iterator[Path]:
 def test_containers_without_cgroups_of_version_2(
     request: pytest.FixtureRequest, missing: Callable[[str], NoReturn], v1: Path, source: str
 ) -> None:
-    """The daemon runs where version 2 is not mounted. The hierarchy of the test is, as it was there before."""
+    """The daemon runs without a mount of version 2. The hierarchy of the test is mounted before."""
     if source == "ebpf":
         request.getfixturevalue("live_kernel")
     else:
@@ -54,10 +54,10 @@ def test_containers_without_cgroups_of_version_2(
         actor = stack.enter_context(Actor())
         (group / "cgroup.procs").write_text(str(actor.pid))
         table = stack.enter_context(stack.enter_context(daemon).attach())
-        # By the snapshot.
+        # Found by the snapshot.
         eventually(lambda: table.resolve(actor.pid).container_id == CONTAINER)
         assert table.resolve(os.getpid()).container_id is None
-        # By a move, and what is made there.
+        # Found by a move, and inherited by a child.
         inside = subprocess.Popen(["sh", "-c", f"echo $$ > {group}/cgroup.procs; sleep 600 & exec sleep 601"])
         stack.callback(inside.wait)
         stack.callback(inside.kill)
@@ -74,12 +74,12 @@ def test_containers_without_cgroups_of_version_2(
             entry = table.resolve(actor.pid)
             assert (entry.uid, entry.container_id) == (uid, container)
 
-        # By all that runtimes call a cgroup, in turn, and out again.
+        # Moves through all names that runtimes give to cgroups, and out again.
         groups = stack.enter_context(cgroups_of_the_fixture(v1 / "fixture"))
         for uid, (to, container) in enumerate([*groups.items(), (v1, None)], 1001):
             (to / "cgroup.procs").write_text(str(actor.pid))
             path = str(to).removeprefix(str(v1)) or "/"
             assert f"name={v1.name}:{path}\n" in Path(f"/proc/{actor.pid}/cgroup").read_text()
-            # The proc connector sees it with the next change that the kernel reports.
+            # The proc connector finds it with the next change that the kernel reports.
             actor.do(f"os.setresuid({uid}, 0, 0)")
             eventually(partial(check, uid, container))

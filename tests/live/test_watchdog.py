@@ -1,4 +1,4 @@
-"""A worker that hangs is replaced, whether it is stopped or not. What is only slow is left alone: tests/attacks."""
+"""A worker that hangs is replaced, whether it is stopped or not. (tests/attacks: a slow worker is not replaced.)"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The claim on which the order of events rests, on the kernel's own rings while two CPUs write to them.
+"""The assumption behind the order of events, checked on real rings while two CPUs write to them.
 
-Take the time T, then the producer positions: no record at or behind a position read then has a timestamp before
-T - 100 us. The property is checked for every sample of a storm; the same rings then go through the shard's drain and
-the resolver's merge, in which nothing may be late and nothing out of order.
+Read the time T, then the producer positions: no record at or after such a position has a timestamp before T - 100 us.
+The property is checked for every sample of a storm. The same rings then pass the shard's drain and the resolver's
+merge, in which no event may be late or out of order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import pytest
 from pipeline.bpf._positions import ProducerPositions
 from pipeline.bus.frames.frame import decode_frames
 from pipeline.host.boot import boot_id
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.records.limits import MERGE_SLACK_NS
+from pipeline.resolver.merge._merger import Merger
 from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.shard._shard import Shard
@@ -27,7 +28,7 @@ pytestmark = [pytest.mark.live, pytest.mark.alone]
 
 
 class Acks:
-    """Everything is kept: what was drained is looked at again afterwards."""
+    """The records are kept, because they are checked again after draining."""
 
     def refresh(self) -> None:
         return None
@@ -40,8 +41,8 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
     from pipeline.bpf.loader import Capture
 
     with Capture(ring_bytes=32 << 20, args_bytes=256) as capture:
-        positions = ProducerPositions(capture.ring_fds, capture.ring_count)
-        rings = {number: Ring(fd, number=number) for number, fd in capture.ring_fds.items()}
+        positions = ProducerPositions(capture.fds.rings, capture.ring_count)
+        rings = {number: Ring(fd, number=number) for number, fd in capture.fds.rings.items()}
         frames: list[bytes] = []
 
         def keep(frame: bytes) -> bool:
@@ -62,7 +63,7 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
             sampled_ns = positions.sample(now_positions)
             samples.append((sampled_ns, now_positions))
             if len(samples) % 50 == 0 or not running:
-                # As the daemon does it: drain, hand the frames over, sample again, let out what is complete.
+                # The same steps as in the daemon: drain, pass the frames on, sample again, take the complete events.
                 shard.poll(1 << 20)
                 for data in frames[fed:]:
                     for frame in decode_frames(data):
@@ -89,15 +90,15 @@ def test_nothing_older_comes_after_a_sample(live_kernel: None, workload: Path) -
         mine = np.sort(head[rings_of == number], order="ring_pos")
         if not len(mine):
             continue
-        # The oldest timestamp at or behind each position.
+        # The oldest timestamp at or after each position.
         oldest = np.minimum.accumulate(mine["time_boot_ns"][::-1])[::-1]
         for sampled_ns, at in samples:
             first = int(np.searchsorted(mine["ring_pos"], at[number]))
             if first < len(mine):
                 checked += 1
-                assert int(oldest[first]) >= sampled_ns - SLACK_NS, (number, sampled_ns - int(oldest[first]))
+                assert int(oldest[first]) >= sampled_ns - MERGE_SLACK_NS, (number, sampled_ns - int(oldest[first]))
     assert checked > 1000
     times = np.concatenate(applied)
     assert len(times) == len(head)
-    assert (np.diff(times.astype(np.int64)) >= 0).all(), "events went out against the order of time"
+    assert (np.diff(times.astype(np.int64)) >= 0).all(), "events were not in order of time"
     assert merger.take_counters().get("late", 0) == 0

@@ -1,4 +1,4 @@
-"""Processes of tests that stand for somebody else's."""
+"""Processes that stand for an untrusted user's in tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 def stranger(
     command: Sequence[str | Path], env: dict[str, str] | None = None, user: int | None = None
 ) -> Iterator[int]:
-    """Run a command that prints its pid and lives until its input ends; gives the pid."""
+    """Run a command that prints its pid and runs until its input is closed; yield the pid."""
     with subprocess.Popen(command, env=env, user=user, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdin is not None
         try:

@@ -1,4 +1,4 @@
-"""Containers by cgroup paths, and paths by cgroup ids."""
+"""Containers from cgroup paths, and paths from cgroup ids."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.procfs import containers
 from pipeline.procfs.containers import (
     CgroupTree,
     Container,
@@ -95,6 +96,18 @@ def test_mounts_are_found(tmp_path: Path, text: str, result: tuple[str | None, s
     assert find_cgroup_mounts(str(file)) == result
 
 
+@pytest.mark.parametrize(("mounted", "found"), [((), None), (("a",), "a"), (("b",), "b"), (("a", "b"), "a")])
+def test_the_usual_mount_point_of_v2(
+    mounted: tuple[str, ...], found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_V2_ROOTS", (str(tmp_path / "a"), str(tmp_path / "b")))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        if name in mounted:
+            (tmp_path / name / "cgroup.procs").touch()
+    assert containers.cgroup_v2_root() == (found and str(tmp_path / found))
+
+
 def test_unreadable_mounts_are_none() -> None:
     assert find_cgroup_mounts("/nonexistent") == (None, "none")
 
@@ -109,7 +122,7 @@ class Clock:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A tree of plain directories: ids are inodes there too."""
+    """A tree of plain directories: as in a hierarchy, the ids are inodes."""
     (tmp_path / f"cg/system.slice/docker-{ID}.scope").mkdir(parents=True)
     (tmp_path / "cg/user.slice").mkdir()
     (tmp_path / "cg/cgroup.procs").touch()
@@ -198,7 +211,7 @@ def test_zero_and_no_mount_are_unknown(root: Path) -> None:
 
 
 def test_live_hierarchy() -> None:
-    """The running kernel's own ids: the path that is found has that inode."""
+    """With the running kernel's ids: the path that is found has that inode."""
     mount, mode = find_cgroup_mounts()
     if mount is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")

@@ -1,4 +1,4 @@
-"""Cgroup hierarchies of version 1: which numbers they have, where they are, what their cgroups are called."""
+"""Cgroup hierarchies of version 1: their numbers, their mount points, and the paths of their cgroups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 def host(tmp_path: Path) -> Path:
-    """Plain directories for two hierarchies with controllers and one with a name: ids are inodes there too."""
+    """Plain directories for two hierarchies with controllers and one with a name: the ids are inodes."""
     (tmp_path / f"memory/docker/{ID}").mkdir(parents=True)
     (tmp_path / f"my cpu/docker/{ID}").mkdir(parents=True)
     (tmp_path / f"systemd/docker/{OTHER}").mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_a_process_is_asked(host: Path) -> None:
 
 
 def test_controllers_are_asked_before_names(host: Path) -> None:
-    """Processes inside of a container change the hierarchy name=systemd."""
+    """Processes inside a container can change the hierarchy name=systemd."""
     hierarchies = of(host)
     memory = (5, (host / f"memory/docker/{ID}").stat().st_ino)
     named = (1, (host / f"systemd/docker/{OTHER}").stat().st_ino)

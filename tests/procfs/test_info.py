@@ -1,4 +1,4 @@
-"""What was read from /proc as the records that BPF programs write."""
+"""Facts from /proc as the records that BPF programs write."""
 
 from __future__ import annotations
 

@@ -31,14 +31,14 @@ def reader() -> Iterator[ProcReader]:
 
 @contextmanager
 def shell(script: str) -> Iterator[int]:
-    """A script in a mount namespace of its own, which ends in `exec`; the pid, when it has been executed."""
+    """Run a script in its own mount namespace that ends with `exec`; return the pid after the exec."""
     if os.geteuid():
         pytest.skip("needs root to mount")
     command = ["unshare", "--mount", "sh", "-ec", f"echo $$; {script}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdin is not None
         pid = int(child.stdout.readline())
-        # Closed by the program that is executed, or at a failure.
+        # Closed by the program when it is executed, or when it fails.
         while (Path(f"/proc/{pid}/comm").read_text()) in {"sh\n", "mount\n", "cp\n"} and child.poll() is None:
             os.sched_yield()
         try:
@@ -47,8 +47,8 @@ def shell(script: str) -> Iterator[int]:
             child.kill()
 
 
-def told(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcInfo, bytes | None, int]:
-    """What was read, where the mount is by the record, and the type."""
+def mount_facts(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcInfo, bytes | None, int]:
+    """Return the facts that were read, the mount point by the record, and the type."""
     info = reader.read(pid, want)
     assert info is not None and info.exe is not None
     row = to_record(info).exec[0]
@@ -57,13 +57,13 @@ def told(reader: ProcReader, pid: int, want: int = WANT_DEFAULT) -> tuple[ProcIn
 
 
 def test_our_own_executable(reader: ProcReader) -> None:
-    info, where, magic = told(reader, os.getpid())
+    info, where, magic = mount_facts(reader, os.getpid())
     lines = [line.split(b" ") for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
     (line,) = [line for line in lines if int(line[0]) == info.mount_id]
     kind = line[line.index(b"-") + 1].decode()
     assert where == line[4]
     assert magic == magic_of(kind) != 0
-    assert told(reader, os.getpid(), WANT_DEFAULT & ~WANT_NS)[1:] == (None, 0)
+    assert mount_facts(reader, os.getpid(), WANT_DEFAULT & ~WANT_NS)[1:] == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -80,36 +80,36 @@ def test_a_mount_that_only_its_namespace_has(
     for name in ("a", "b c\\"):
         (tmp_path / name).mkdir()
     with shell(script.format(top=tmp_path, sleep=SLEEP) + f"; exec '{tmp_path / program}' 60") as pid:
-        info, where, magic = told(reader, pid)
+        info, where, magic = mount_facts(reader, pid)
         assert (info.exe, where) == (os.fsencode(tmp_path / program), os.fsencode(tmp_path / mount))
         kind = subprocess.run(["stat", "-fc", "%t", f"/proc/{pid}/exe"], capture_output=True, text=True, check=True)
         assert f"{magic:x}" == kind.stdout.strip()
 
 
 def test_a_mount_that_is_gone_is_unknown(reader: ProcReader, tmp_path: Path) -> None:
-    """No process can reach it any more; it has a number, and the path of a detached mount's file leads nowhere."""
+    """No process can reach it any more. It keeps its id, and the path of a file on a detached mount leads nowhere."""
     make = f"mount -t tmpfs none {tmp_path}; cp {SLEEP} {tmp_path}/tool"
     with shell(f"{make}; cd {tmp_path}; umount -l {tmp_path}; exec ./tool 60") as pid:
-        info, where, magic = told(reader, pid)
+        info, where, magic = mount_facts(reader, pid)
         assert info.mount_id and info.exe == b"/tool"
         assert (where, magic) == (None, 0)
 
 
 def test_outside_of_its_root(reader: ProcReader, tmp_path: Path) -> None:
-    """Its mount is not among what the process can reach; of our own namespace it is among ours."""
+    """The mount is not in the list of the process; if both share a mount namespace, it is in ours."""
     if os.geteuid():
         pytest.skip("needs root to change the root directory")
     code = f"import os; os.chroot({str(tmp_path)!r}); print(flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
-        info, where, magic = told(reader, child.pid)
+        info, where, magic = mount_facts(reader, child.pid)
         child.kill()
     assert info.root == os.fsencode(tmp_path)
-    assert (where, magic) == told(reader, os.getpid())[1:]
+    assert (where, magic) == mount_facts(reader, os.getpid())[1:]
     assert where is not None
     assert to_record(info).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
-    assert not to_record(told(reader, os.getpid())[0]).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
+    assert not to_record(mount_facts(reader, os.getpid())[0]).exec[0]["exec_flags"] & events.EXEC_NO_ROOT
 
 
 def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:
@@ -121,14 +121,14 @@ def test_a_memfd_is_on_no_mount(reader: ProcReader) -> None:
         try:
             while not str(Path(f"/proc/{child.pid}/exe").readlink()).startswith("/memfd:"):
                 os.sched_yield()
-            info, where, magic = told(reader, child.pid)
+            info, where, magic = mount_facts(reader, child.pid)
             assert info.is_memfd
             assert (where, magic) == (None, TMPFS)
         finally:
             child.kill()
 
 
-# -- readings, by hand -------------------------------------------------------------------------------------------------
+# -- readings of files made by hand ----------------------------------------------------------------------------------
 
 
 class Host:
@@ -191,7 +191,7 @@ def test_a_mount_that_is_newer_than_the_reading_is_found(host: Host) -> None:
     assert host.find("/x") == (1, 0xEF53)
     host.mounts("7", line(30, "/"), line(31, "/new", "tmpfs", "0:50"))
     assert host.find("/new/x", 31, 50) == (5, TMPFS)
-    # Whoever is on a mount that is not there is not a reason to read again and again.
+    # An executable on a mount that is not in the list does not cause further readings.
     (host.directory / "7" / "mountinfo").unlink()
     assert host.find("/else/x", 32) is None
     host.mounts("7", line(32, "/else"))
@@ -208,7 +208,7 @@ def test_the_number_of_a_mount_that_is_gone_is_not_believed(host: Host) -> None:
 
 
 def test_devices_that_files_have_of_their_own(host: Host) -> None:
-    """btrfs: stat(2) tells a subvolume's, mountinfo the file system's. Looked at again once, not each time."""
+    """On btrfs, stat(2) has a subvolume's device and mountinfo the file system's: read again once, not each time."""
     host.mounts("7", line(30, "/", "btrfs", "0:40"))
     assert host.find("/x", device=41) == (1, 0x9123683E)
     host.mounts("7", line(30, "/other"))

@@ -1,4 +1,4 @@
-"""Reading live processes: against psutil, and while they exec, end and are refused."""
+"""Reading live processes: compared with psutil, and while they call exec, end, or cannot be read."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def reader() -> Iterator[ProcReader]:
 
 @contextmanager
 def running(*command: str | bytes, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child whose exec is complete when the body runs, and that is gone after it."""
+    """Run a child; its exec is complete when the body runs, and it is killed afterwards."""
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, **options)
     try:
-        # Popen returns when the child has left this memory, which is before its new arguments are in place.
+        # Popen returns when the child has left the shared memory, which is before its new arguments are in place.
         wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
         yield child
     finally:
@@ -63,7 +63,7 @@ def wait_until(condition: Callable[[], Any], what: str) -> None:
 
 
 def test_every_live_process_reads_as_psutil_sees_it(reader: ProcReader) -> None:
-    """All processes of the host; one that changes or ends between the two looks is looked at again."""
+    """All processes of the host. A process that changes or ends between the two readings is read again."""
     compared = 0
     for tgid in reader.list_pids().tolist():
         for attempt in range(10):
@@ -94,7 +94,7 @@ def differences(ours: ProcInfo, theirs: dict[str, Any]) -> dict[str, tuple[Any, 
         "threads": (ours.thread_count, theirs["num_threads"]),
         "status": (ours.state == "Z", theirs["status"] == psutil.STATUS_ZOMBIE),
         "tty": (text(ours.tty), (theirs["terminal"] or "").removeprefix("/dev/").replace("pts/", "pts")),
-        # psutil lengthens a cut name from the arguments.
+        # psutil completes a truncated name from the arguments.
         "name": (text(ours.comm), theirs["name"][: len(text(ours.comm))]),
     }
     if theirs["exe"] and ours.exe is not None:
@@ -331,7 +331,7 @@ def test_terminal_is_named_by_its_number(reader: ProcReader) -> None:
 
 
 def test_executable_of_another_root_is_named_from_outside(reader: ProcReader, tmp_path: Path) -> None:
-    """A chrooted process: the path is the one that a reader outside can open, and the root says where it begins."""
+    """In a chroot: the path is the one that a reader outside can open, and the root is the prefix of it."""
     if os.geteuid() != 0:
         pytest.skip("needs root for chroot")
     inside = tmp_path / "jail/bin"
@@ -348,7 +348,7 @@ def test_executable_of_another_root_is_named_from_outside(reader: ProcReader, tm
 
 
 def test_process_of_other_namespaces(reader: ProcReader) -> None:
-    """The pid in the innermost namespace, and the namespaces' own numbers."""
+    """The pid in the innermost namespace, and the inodes of the namespaces."""
     if os.geteuid() != 0:
         pytest.skip("needs root for unshare")
     with running("unshare", "--pid", "--net", "--fork", "--kill-child", "sleep", "60") as child:
@@ -365,7 +365,7 @@ def test_process_of_other_namespaces(reader: ProcReader) -> None:
 def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
     """Executable, namespaces and environment of another user's process are unknown; parent, ids, arguments are read."""
     if os.geteuid() != 0:
-        pytest.skip("needs root to become somebody else")
+        pytest.skip("needs root to change the user")
     code = (
         "import os,sys;os.setgroups([]);os.setresgid(65534,65534,65534);os.setresuid(65534,65534,65534)\n"
         "from pipeline.procfs import reader as procfs\n"
@@ -386,7 +386,7 @@ def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
 
 @pytest.mark.parametrize("moment", range(1, 31))
 def test_process_that_vanishes_at_any_moment(reader: ProcReader, monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
-    """The child is killed and reaped just before the n-th system call of the read: gone is None, never an error."""
+    """The child is killed and reaped just before the n-th system call of the read: the result is None, not an error."""
     child = subprocess.Popen(["sleep", "60"])
     wait_until(Path(f"/proc/{child.pid}/cmdline").read_bytes, "exec is complete")
     calls = 0
@@ -418,7 +418,7 @@ def test_process_that_vanishes_at_any_moment(reader: ProcReader, monkeypatch: py
 
 
 def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events in order: /proc/PID opened, process dies, its pid goes to another one, the rest is read."""
+    """Events in order: /proc/PID is opened, the process ends, its pid is reused, the rest is read."""
     last_pid = Path("/proc/sys/kernel/ns_last_pid")
     if os.geteuid() != 0 or not last_pid.exists():
         pytest.skip("needs root and CONFIG_CHECKPOINT_RESTORE to choose a pid")
@@ -441,7 +441,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
     try:
         assert reader.read(first.pid) is None
         if heirs[-1].pid != first.pid:
-            pytest.skip("somebody else got the pid each time")
+            pytest.skip("another process got the pid each time")
         wait_until(Path(f"/proc/{first.pid}/cmdline").read_bytes, "exec is complete")
         heir = reader.read(first.pid)
         assert heir is not None and heir.argv == b"sleep\x0061\0"
@@ -452,7 +452,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
 
 
 def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcReader, tmp_path: Path) -> None:
-    """Two scripts exec each other: name, arguments and environment of one read belong to one of them."""
+    """Two scripts exec each other: name, arguments and environment of one read belong to the same script."""
     for name, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):
         script = tmp_path / name
         script.write_text(f"#!/bin/sh\nMARK={other} exec {tmp_path}/{other}\n")

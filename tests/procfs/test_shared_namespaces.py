@@ -1,4 +1,4 @@
-"""Namespaces of a process whose own links are refused: those that it shares with the reader, and no others."""
+"""Namespaces of a process with unreadable links: those that it shares with the reader are found, and no others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def links(tgid: int) -> dict[str, int]:
 
 @contextmanager
 def sleeper(*options: str) -> Iterator[int]:
-    """The pid of a `sleep` in namespaces of its own."""
+    """Run `sleep` in its own namespaces; yield its pid."""
     command = ["unshare", *options, "sleep", "60"] if options else ["sleep", "60"]
     with subprocess.Popen(command) as outer:
         try:
@@ -74,7 +74,7 @@ def filled(tgid: int) -> ProcInfo:
         (["--net"], ("pid", "mnt")),
         (["--pid", "--fork", "--kill-child"], ("mnt", "net")),
         (ALL, ()),
-        # Another user namespace in the same mount namespace: the ids have other names.
+        # In another user namespace of the same mount namespace, the ids have other names.
         (["--user"], ("pid", "net")),
         (["--user", "--map-root-user"], ("pid", "net")),
     ],

@@ -1,4 +1,4 @@
-"""How an ssh session was authenticated: files as sshd writes them, and what a user may not make of them."""
+"""How an ssh session was authenticated: files as sshd writes them, and files that a user could forge."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def test_any_bytes_are_a_session_or_refused(text: bytes) -> None:
 
 
 def session(name: str, *before: str, **variables: str) -> AbstractContextManager[int]:
-    """A process with the environment that sshd gives; its pid."""
+    """Run a process with the environment that sshd sets; yield its pid."""
     environment = {"SSH_CONNECTION": "192.0.2.7 50022 198.51.100.1 22", "USER": "alice", "SSH_USER_AUTH": name}
     return stranger([*before, "/bin/sh", "-c", "echo $$; read line"], {**os.environ, **environment, **variables})
 
 
 @pytest.fixture
 def file() -> Iterator[Path]:
-    """A name as sshd makes one, in the folder in which it does."""
+    """A file name as sshd creates it, in the directory that sshd uses."""
     path = Path(f"/tmp/sshauth.{secrets.token_hex(8)}")
     yield path
     path.unlink(missing_ok=True)
@@ -110,7 +110,7 @@ def test_a_session_without_a_file() -> None:
 
 
 @needs_root
-def test_whose_file_it_may_be(file: Path) -> None:
+def test_owner_and_mode_of_the_file(file: Path) -> None:
     write(file)
     as_nobody = ("setpriv", "--reuid", "65534", "--clear-groups")
     with session(str(file), *as_nobody) as pid:
@@ -168,7 +168,7 @@ def test_nobody_waits_for_a_pipe_or_a_lease(file: Path) -> None:
 
 @needs_root
 def test_a_root_of_its_own(file: Path, tmp_path: Path) -> None:
-    """The file is the one below the session's root, also on a file system of its own; ours is never taken for it."""
+    """The file is read below the root of the session, also on another file system; ours is never used instead."""
     write(file, "password\n")
     script = f"mount -t tmpfs none /tmp && printf 'publickey {KEY}\\n' > {file} && chmod 600 {file} && exec \"$@\""
     with session(str(file), "unshare", "--mount", "sh", "-c", script, "sh") as pid:
@@ -179,7 +179,7 @@ def test_a_root_of_its_own(file: Path, tmp_path: Path) -> None:
 
 @needs_root
 def test_no_mount_is_crossed_to_the_file(file: Path, tmp_path: Path) -> None:
-    """Users may mount what they serve themselves (FUSE) over files of their own."""
+    """A user can mount a self-made file system (FUSE) over an own file."""
     write(file)
     other = tmp_path / "other"
     write(other, "password\n")
@@ -188,7 +188,7 @@ def test_no_mount_is_crossed_to_the_file(file: Path, tmp_path: Path) -> None:
         assert auth(pid, str(file)) == UNKNOWN
 
 
-def test_what_may_let_us_wait_is_not_touched(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_that_could_block_are_not_touched(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(file)
     with session(str(file)) as pid:
         real: Callable[[int, bytes], bool] = rooted.is_root_local

@@ -99,7 +99,7 @@ def test_too_large_is_refused() -> None:
 
 
 def test_what_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
-    """A pipe that nobody writes to would block a plain open for ever."""
+    """A plain open of a pipe without a writer would block forever."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "7/fd").mkdir(parents=True)
     (tmp_path / "7/fd/3").symlink_to(tmp_path / "pipe")
@@ -116,7 +116,7 @@ def test_what_is_no_memfd_is_refused_without_waiting(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
 def test_a_file_that_is_called_as_a_memfd_is_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a mount that is taken out of the tree only the path below it is shown; it could be one of FUSE."""
+    """For a detached mount only the path below it is shown. It could be one of FUSE, so the file is not accessed."""
     name = "memfd:datadog-tracer-info-1 (deleted)"
     script = f"mount -t tmpfs none {tmp_path} && exec 5<>'{tmp_path}/{name}' && umount -l {tmp_path} && echo && cat"
     command = ["unshare", "-m", "sh", "-c", script]

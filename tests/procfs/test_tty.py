@@ -1,4 +1,4 @@
-"""Terminal names from numbers, from the kernel's text and from descriptors."""
+"""Terminal names from device numbers, from the kernel's text and from descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.procfs.tty import TtyNames, clean_tty_name, procfs_tty
 
 
 def encode(major: int, minor: int) -> int:
-    """The kernel's new_encode_dev()."""
+    """Encode a device number as the kernel's new_encode_dev() does."""
     return (minor & 0xFF) | major << 8 | (minor & ~0xFF) << 12
 
 
@@ -69,7 +69,7 @@ def test_only_a_printable_name_is_kept(raw: bytes, name: str) -> None:
 
 @contextmanager
 def running(stdin: int, *command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process with this input."""
+    """Run a process with this standard input."""
     command = command or ("sleep", "60")
     with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True, **options) as child:
         try:
@@ -79,7 +79,7 @@ def running(stdin: int, *command: str, **options: Any) -> Iterator[subprocess.Po
 
 
 def name_with(mount: str, path: str) -> str:
-    """What is found for a process whose input is a file that a shell command has put there, for it alone."""
+    """Return the terminal of a process with a standard input that a shell command created in its mount namespace."""
     script = f"{mount} && exec sh -c 'echo $$; readlink /proc/self/fd/0; exec sleep 60' <{path}"
     with running(subprocess.DEVNULL, "unshare", "-m", "sh", "-c", script) as child:
         assert child.stdout is not None
@@ -119,7 +119,7 @@ def test_other_files_are_none(tmp_path: Path, terminal: tuple[int, int, str]) ->
 
 
 def test_a_descriptor_that_opened_nothing_is_none(terminal: tuple[int, int, str]) -> None:
-    """Anybody may have one of anybody's terminal."""
+    """Any process can have an O_PATH descriptor of another user's terminal."""
     fd = os.open(os.ttyname(terminal[1]), os.O_PATH)
     with running(fd) as child:
         assert Path(f"/proc/{child.pid}/fd/0").readlink() == Path(os.ttyname(terminal[1]))
@@ -140,7 +140,7 @@ def test_the_number_counts_and_not_the_path(terminal: tuple[int, int, str]) -> N
     _, follower, name = terminal
     there = os.ttyname(follower)
     assert name_with("mount -t tmpfs none /dev/pts && : >/dev/pts/3", "/dev/pts/3") == ""
-    # A terminal with the path of another file, as containers have one at /dev/console.
+    # A terminal with the path of another file, such as /dev/console in a container.
     assert name_with(f"mount --bind {there} /dev/zero", "/dev/zero") == name
 
 

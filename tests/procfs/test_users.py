@@ -1,4 +1,4 @@
-"""Names of ids, also inside of other roots, and what a hostile root can not do."""
+"""Names of ids, also inside other root directories, and what a hostile root directory cannot do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.procfs.strangers import stranger
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a process another root directory")
 
 
-#: A process in user and mount namespaces of its own, in which it is root.
+#: A process in its own user and mount namespaces, in which it is root.
 UNSHARED = ["unshare", "-Urm", "sh", "-c", "echo $$; read wait"]
 
 
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Host:
-    """A name service that counts."""
+    """A name service that counts its calls."""
 
     def __init__(self, **names: int) -> None:
         self.names = {number: name for name, number in names.items()}
@@ -46,7 +46,7 @@ class Host:
 
 
 def process_in(root: Path, *before: str) -> AbstractContextManager[int]:
-    """A process whose root directory is `root`; `before` are words before its command."""
+    """Run a process with the root directory `root`; `before` are words before its command."""
     code = "import os,sys;os.chroot(sys.argv[1]);os.chdir('/');print(os.getpid(),flush=True);sys.stdin.read()"
     return stranger([*before, sys.executable, "-c", code, root])
 
@@ -150,7 +150,7 @@ def test_root_without_files_has_no_names(tmp_path: Path) -> None:
 def test_link_does_not_lead_out_of_the_root(
     root: Path, monkeypatch: pytest.MonkeyPatch, target: str, is_old_kernel: bool
 ) -> None:
-    """Followed from outside, each of these ends at a file of the host."""
+    """Followed from outside, each of these links leads to a file of the host."""
     secret = root.parent / "secret"
     secret.mkdir()
     (secret / "passwd").write_text("stolen:x:1000:1000::/:\n")
@@ -201,10 +201,10 @@ def test_kernel_without_openat2_reads_plain_files(root: Path, monkeypatch: pytes
 
 @needs_root
 def test_file_that_is_mounted_over_is_read(root: Path, tmp_path: Path) -> None:
-    """`docker run -v /etc/passwd:/etc/passwd:ro`: the file lies on another mount than the root."""
+    """With `docker run -v /etc/passwd:/etc/passwd:ro` the file is on another mount than the root."""
     other = tmp_path / "other"
     other.write_text("mounted:x:1000:1000::/:\n")
-    # As of a container, the root itself is a mount of a mount namespace that is not ours.
+    # As in a container, the root itself is a mount in another mount namespace.
     script = f'mount --bind {root} {root} && mount --bind {other} {root}/etc/passwd && exec "$@"'
     with process_in(root, "unshare", "--mount", "sh", "-c", script, "sh") as tgid:
         found = read_names(tgid)
@@ -232,7 +232,7 @@ def test_file_system_types() -> None:
 
 @needs_root
 def test_user_namespace_turns_ids_round(root: Path) -> None:
-    """Kernel id 101000 is 1000 in a namespace that begins at 100000."""
+    """Kernel id 101000 is 1000 in a namespace that starts at 100000."""
     code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
     with subprocess.Popen(
         ["unshare", "--user", sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -313,7 +313,7 @@ def test_only_names_of_mapped_ids_are_kept(root: Path) -> None:
 
 @needs_root
 def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
-    """And only what root made has names of its own."""
+    """Names are read only from namespaces that root created."""
     code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
     for command, user, owner in (
         (["unshare", "-Ur"], 65534, 65534),
@@ -337,7 +337,7 @@ def test_the_owner_is_the_user_that_made_the_outermost_namespace() -> None:
 
 @needs_root
 def test_a_mount_namespace_that_a_user_made_has_no_names_for_root_either() -> None:
-    """The administrator may look into it with nsenter."""
+    """An administrator may enter one with nsenter."""
     code = "import os,sys;print(os.getpid(),flush=True);sys.stdin.readline()"
     with (
         stranger(["unshare", "-Urm", sys.executable, "-c", code], user=65534) as made,
@@ -354,7 +354,7 @@ def test_in_namespaces_that_a_user_made_the_hosts_names_count(root: Path) -> Non
     names = UserNames(host=Host(alice=1000, nobody=65534))
     with stranger(UNSHARED, user=65534) as tgid:
         assert [names.user(uid, tgid, view=7) for uid in (0, 1000, 65534)] == ["", "alice", "nobody"]
-        # Others with the same view may be in the container's own user namespace.
+        # Other processes with the same view may be in the container's own user namespace.
         with process_in(root) as other:
             assert names.user(1000, other, view=7) == "app"
 

@@ -1,4 +1,4 @@
-"""Each layout is stated three times: table, dtype, C struct. The three agree."""
+"""The dtypes and the C structs are what the declaration says."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 
 from pipeline.bpf import build, maps
-from pipeline.records import kinds as events
-from tests.records.layout_tables import rows_of, tables
+from pipeline.bpf import declared as map_declaration
+from pipeline.records import declared
+from tests.records.layout_rows import rows_of
 
-LAYOUTS = {**events.RECORD_LAYOUTS, **maps.MAP_LAYOUTS}
-TABLES = {
-    **{name.upper(): (tables(events.__doc__), dtype) for name, dtype in events.RECORD_LAYOUTS.items()},
-    "CPU_STATE": (tables(maps.__doc__), maps.CPU_STATE),
-    "SETTINGS": (tables(maps.__doc__), maps.SETTINGS),
-    "PID_ENTRY": (tables(maps.__doc__), maps.PID_ENTRY),
-    "IMAGE_ENTRY": (tables(maps.__doc__), maps.IMAGE_ENTRY),
+DECLARED = {**declared.LAYOUTS, **map_declaration.LAYOUTS}
+#: Every integer of the two declarations, by name.
+CONSTANTS = {
+    name: value
+    for module in (declared, map_declaration)
+    for name, value in vars(module).items()
+    if name.isupper() and type(value) is int
 }
+LAYOUTS = {name: np.dtype(layout.dtype()) for name, layout in DECLARED.items()}
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_table_says_what_the_dtype_is(name: str) -> None:
-    found, dtype = TABLES[name]
-    size, rows = found[name]
-    assert size == dtype.itemsize
-    assert rows == rows_of(dtype)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
+    rows = [(field.offset, field.size, field.name, field.type) for field in DECLARED[name].fields.values()]
+    assert (DECLARED[name].size, rows) == (LAYOUTS[name].itemsize, rows_of(LAYOUTS[name]))
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,8 @@ def c_answers(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str],
         for field in dtype.names:
             lines.append(f'P("{name}.{field}", offsetof(struct pl_{name}, {field}));')
             lines.append(f'P("{name}.{field} size", sizeof(((struct pl_{name} *)0)->{field}));')
-    for constant in _constants():
-        lines.append(f'P("PL_{constant}", PL_{constant});')
-    for constant in ("PL_PID_SETS", "PL_PID_WAYS", "PL_PLACE_BUSY"):
-        lines.append(f'P("{constant}", {constant});')
-    for constant in ("PL_MAX_CPUS", "PL_CAPTURE_ON", "PL_STRING_MAX", "PL_IMAGE_PATH_BYTES"):
-        lines.append(f'P("{constant}", {constant});')
+    for constant in CONSTANTS:
+        lines.append(f'P("{constant}", PL_{constant});')
     source = tmp_path_factory.mktemp("layouts") / "layouts.c"
     source.write_text(
         "#include <linux/types.h>\n#include <stddef.h>\n#include <stdio.h>\n"
@@ -66,12 +62,6 @@ def c_answers(tmp_path_factory: pytest.TempPathFactory, missing: Callable[[str],
     return {key: int(value) for key, value in (line.split("=") for line in output.splitlines())}
 
 
-def _constants() -> list[str]:
-    """Names in events.py that records.h repeats."""
-    prefixes = ("KIND_", "FLAG_", "EXEC_", "EXIT_")
-    return [name for name in dir(events) if name.startswith(prefixes) and isinstance(getattr(events, name), int)]
-
-
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_c_struct_has_the_same_offsets(name: str, c_answers: dict[str, int]) -> None:
     dtype: np.dtype[np.void] = LAYOUTS[name]
@@ -81,10 +71,5 @@ def test_c_struct_has_the_same_offsets(name: str, c_answers: dict[str, int]) -> 
 
 
 def test_c_constants_have_the_same_values(c_answers: dict[str, int]) -> None:
-    for name in _constants():
-        assert c_answers[f"PL_{name}"] == getattr(events, name), name
-    assert c_answers["PL_MAX_CPUS"] == maps.MAX_CPUS
-    assert (c_answers["PL_PID_SETS"], c_answers["PL_PID_WAYS"]) == (maps.PID_SETS, maps.PID_WAYS)
-    assert c_answers["PL_PLACE_BUSY"] == maps.PLACE_BUSY
-    assert c_answers["PL_CAPTURE_ON"] == maps.CAPTURE_ON
-    assert c_answers["PL_IMAGE_PATH_BYTES"] == maps.IMAGE_ENTRY["path"].itemsize
+    assert {name: c_answers[name] for name in CONSTANTS} == CONSTANTS
+    assert maps.IMAGE_ENTRY["path"].itemsize == map_declaration.IMAGE_PATH_BYTES

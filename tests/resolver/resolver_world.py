@@ -169,8 +169,11 @@ class World:
             pid_capacity=pid_capacity, names_bytes=rows * 256, args_bytes=rows * 256, envs_bytes=1 << 20,
             boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,
         )  # fmt: skip
+        self.applier = Applier(self.tables)
         self.proc = FakeProc(procfs.ProcReader() if real_proc else None)
         self.paths = EmptyPaths()
+        #: The kernel's maps, for `bind`.
+        self.maps: dict[str, FakeMap] = {}
         self.resolver = self.resolver_with(**more)
         self.offset = 1_700_000_000_000_000_000
         self.named: dict[str, ProcessCacheEntry] = {}
@@ -183,10 +186,16 @@ class World:
     def resolver_with(self, **collaborators: Any) -> EBPFResolver:
         """Another resolver over the same tables, which takes the place of the one before."""
         self.resolver = EBPFResolver(
-            path_resolver=collaborators.pop("path_resolver", self.paths), tables=self.tables, proc=self.proc,
+            collaborators.pop("manager", self.maps), path_resolver=collaborators.pop("path_resolver", self.paths),
+            tables=self.tables, applier=self.applier, proc=self.proc,
             now_boot_ns=self.clock, limiter_clock=lambda: self.clock.now, **collaborators,
         )  # fmt: skip
         return self.resolver
+
+    def bind(self, pids: FakeMap, images: FakeMap) -> None:
+        """Give the kernel's maps to the resolver."""
+        self.maps.update(pid_cache=pids, proc_cache=images)
+        self.resolver.bind_maps()
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
@@ -255,7 +264,7 @@ class World:
             name: value for name, value in records.told(entry).items()
             if name not in ("pid", "tid", "ancestor", "source", "fork_time")
         }  # fmt: skip
-        resolver.applier.insert_snapshot(
+        self.applier.insert_snapshot(
             records.head(
                 events.KIND_FORK, entry.pid, entry.tid, time_ns, time_ns, parent.pid if parent is not None else 0,
                 parent.start_boot_ns if parent is not None else 0,

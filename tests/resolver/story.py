@@ -51,10 +51,10 @@ class Event:
     def is_head_only(self) -> bool:
         return bool(self.head["flags"][0] & events.FLAG_HEAD_ONLY)
 
-    def apply(self, applier: Applier, *, late: bool = False, digest: int = 0) -> int:
+    def apply(self, applier: Applier, *, digest: int = 0) -> int:
         task = None if self.is_head_only else self.task
         body = None if self.is_head_only else self.body
-        return applier.apply_records(self.head, task, body, self.strings, late=late, digest=digest)
+        return applier.apply_records(self.head, task, body, self.strings, digest=digest)
 
 
 @dataclass

@@ -28,7 +28,7 @@ from pipeline.secrets.scrub import Scrubber
 
 
 class Stars:
-    """Hides everything, and counts how often it was asked."""
+    """A scrubber that hides everything and counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -53,7 +53,7 @@ def test_scrubbing_makes_one_list_and_leaves_the_values() -> None:
 
 
 def test_sharer_sees_the_same_scrubbed_list() -> None:
-    """A parent and its fork hold one object: whoever asks first, both get what was computed, never an empty list."""
+    """A parent and its fork share one object. Both get the list that the first call computed, never an empty one."""
     shared = ArgsEntry(["prog", "--password=x", "y"])
     scrubber = Scrubber()
     assert shared.scrubbed(scrubber) == ["--password=********", "y"]
@@ -154,7 +154,7 @@ def test_any_bytes_decode_or_overflow(payload: bytes, count: int | None) -> None
 
 
 def test_full_chunk_marks_its_last_string() -> None:
-    """Specification D6: two strings, then a full chunk whose string was cut."""
+    """Specification D6: two strings, then a full chunk with a truncated string."""
     cache = ArgsEnvsCache()
     cache.update(5, encode_payload([b"a", b"b"]))
     cut = encode_payload([b"c" * (CHUNK_BYTES - 4)])
@@ -178,7 +178,7 @@ def test_flag_stays_set() -> None:
 
 
 def test_oldest_id_leaves() -> None:
-    """Specification D7: with 513 ids the first is gone."""
+    """Specification D7: with 513 ids the first is evicted."""
     cache = ArgsEnvsCache()
     for entry_id in range(CACHE_IDS + 1):
         cache.update(entry_id, encode_payload([b"x"]))

@@ -1,4 +1,4 @@
-"""What is hidden before it is stored, in frames and in surveys."""
+"""What is hidden in frames and in surveys before anything is stored."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import ADDED, Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import Merger
 from pipeline.secrets._conceal import Literals, digest
 from pipeline.secrets.conceal import Concealer
 from pipeline.secrets.scrub import Scrubber
@@ -27,7 +28,7 @@ BOOT = bytes(16)
 
 
 def frame_of(processes: list[tuple[bytes, bytes, bytes, bytes]]) -> Frame:
-    """A frame with an exec record for each (path, name, args, envs), and a fork between them."""
+    """Return a frame with an exec record for each (path, name, args, envs), and a fork between them."""
     n = 2 * len(processes)
     head, task = np.zeros(n, events.HEAD), np.zeros(n, events.TASK)
     fork, body = np.zeros(len(processes), events.FORK), np.zeros(len(processes), events.EXEC)
@@ -75,7 +76,7 @@ def test_secrets_are_hidden_and_everything_else_is_as_before() -> None:
     assert strings_of(hidden) == [plain, (b"/bin/p", b"p", b"p\0--password=********\0-x\0", b"A\0PATH=/bin\0"), plain]
     assert hidden.head["var_bytes"].sum() == len(hidden.blob)
     assert b"hunter2" not in bytes(hidden.blob)
-    # The frame that came in is a view of a message and stays as it is.
+    # The original frame is a view of a message and must not change.
     assert strings_of(frame)[1] == secret
 
 
@@ -102,7 +103,8 @@ def test_what_sshd_told_is_handed_on_and_dropped(is_raw: bool) -> None:
     ]  # fmt: skip
     assert hidden.head["var_bytes"].sum() == len(hidden.blob) and not hidden.exec["ssh_bytes"].any()
     assert told == [(0, 0, ssh), (0, 0, ssh)]
-    # Who does not want it loses it too; and a record that says more than it has is cut, nothing else.
+    # Without a receiver the facts are dropped too. A record that claims more bytes than it has is cut, and nothing else
+    # changes.
     hides.take_ssh = None
     assert strings_of(hides.sieve.frame(frame)) == strings_of(hidden)
     lying = frame.replaced(frame.head.tobytes(), with_ssh_bytes(frame, 9, 900, 9, 0), bytes(frame.blob), bytes(32))
@@ -189,11 +191,11 @@ def test_a_digest_tells_what_was_there() -> None:
     assert digests == [digest(*strings) for strings in some]
 
 
-# -- what was hidden tells images apart --------------------------------------------------------------------------------
+# -- images that differ only in hidden strings --------------------------------------------------------------------
 
 
 class Live:
-    """Tables that frames are applied to as the daemon does it: concealed, merged, in batches."""
+    """Tables to which frames are applied as in the daemon: concealed, merged, in batches."""
 
     def __init__(self, directory: Path, **options: object) -> None:
         self.tables = make_tables(directory, ring_count=1)
@@ -206,14 +208,17 @@ class Live:
         self.told = 0
 
     def apply(self, *happened: Event, since: int = 0) -> None:
-        """`since`: events that were seen before, so the merger takes the part of the frame behind them."""
+        """Apply a frame.
+
+        `since`: number of events that were seen before; the merger uses only the part of the frame after them.
+        """
         position = int(self.merger.received_pos[0])
         frame = self.concealer.sieve.frame(frame_of_events(happened, ring=0, from_pos=position, seq=self.told))
         self.told += len(happened)
         if since:
             self.merger.resume(frame.head["ring_pos"][since : since + 1].copy(), np.zeros(1, np.uint64), 0)
         self.merger.add(frame)
-        self.merger.advance(self.story.tick() + SLACK_NS + 1, self.merger.received_pos)
+        self.merger.advance(self.story.tick() + MERGE_SLACK_NS + 1, self.merger.received_pos)
         batch = self.merger.take(8192)
         assert batch is not None
         self.applier.apply(batch)
@@ -225,7 +230,7 @@ class Live:
         return found
 
     def find_in_proc(self, tgid: int, args: bytes, *, envs: bytes | None = None) -> ProcessCacheEntry:
-        """A process that no event told of, as a survey finds it."""
+        """Add a process for which there was no event, as a survey does."""
         process = self.story.processes[tgid]
         path, body = process.paths[-1], np.zeros(1, events.EXEC)
         body["inode"], body["path_bytes"] = process.inode, len(path)
@@ -264,7 +269,7 @@ def secret(value: bytes) -> list[bytes]:
 
 @pytest.mark.parametrize("since", [0, 3])
 def test_images_of_live_frames_are_told_apart_by_what_was_hidden(live: Live, since: int) -> None:
-    """Also where only a part of a frame is taken, as after a restart."""
+    """Also if only a part of a frame is used, as after a restart."""
     story = live.story
     seen = [story.fork(1, 9), story.exec(9, args=secret(b"z")), story.exec(9, args=secret(b"y"))]
     forks = [story.fork(1, pid) for pid in (2, 3, 4, 5)]
@@ -275,7 +280,7 @@ def test_images_of_live_frames_are_told_apart_by_what_was_hidden(live: Live, sin
     assert one.args_entry is not None and one.args_entry.values == ["p", "--password=********"]
     assert not one.equals(other) and not other.equals(one) and one.equals(same)
     assert not plain.equals(one)
-    # A fork shares its parent's.
+    # A fork shares its parent's strings.
     live.apply(story.fork(2, 6), story.exec(3, args=secret(b"a")), story.exec(5, args=[b"p", b"plain"]))
     assert live.entry(6).equals(one) and live.entry(3).equals(one)
     assert live.entry(5).equals(plain) and not live.entry(5).equals(one)
@@ -309,7 +314,7 @@ def test_variables_whose_values_are_hidden_tell_images_apart(live: Live) -> None
 def test_a_process_that_only_proc_shows_is_compared_with_a_parent_that_an_event_told_of(
     live: Live, args: list[bytes], is_exec: bool
 ) -> None:
-    """Specification 3.3.9. Environments are not captured: the event has the length alone, and a survey nothing."""
+    """Specification 3.3.9. Environments are not captured: the event has only their length, and a survey has nothing."""
     story = live.story
     live.apply(story.fork(1, 2))
     told = story.exec(2, args=secret(b"a"))
@@ -332,10 +337,10 @@ def test_an_environment_that_nobody_captured_is_no_difference(live: Live) -> Non
     story.processes[3].paths.append(b"/bin/true")
     child = live.find_in_proc(3, b"p\0plain\0")
     assert not child.is_exec
-    # Of entries too, where no digest is left.
+    # The same for entries, which have no digest any more.
     live.applier.py_forget_digest(live.tables.py_head(3))
     assert child.equals(live.entry(2)) and live.entry(2).equals(child)
-    # One that is known to be empty is another thing than one that is not known.
+    # An environment that is known to be empty differs from one that is unknown.
     story.fork(2, 4)
     story.processes[4].paths.append(b"/bin/true")
     assert live.find_in_proc(4, b"p\0plain\0", envs=b"").is_exec

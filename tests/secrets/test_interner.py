@@ -1,4 +1,4 @@
-"""One object for equal strings, within bounds."""
+"""One object for equal strings, up to a limit."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""What is hidden in command lines, what is left alone, and that nobody can make it slow."""
+"""What is hidden in command lines, what is not, and that no command line makes it slow."""
 
 from __future__ import annotations
 
 import time
-import tomllib
-from importlib.resources import files
 
 import pytest
 from hypothesis import given, settings
@@ -12,19 +10,13 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.secrets.scrub import Mode, Scrubber
-
-M = "********"
-SCRUBBER = Scrubber()
-
-
-def scrub(*args: str, argv0: str = "prog") -> list[str]:
-    return SCRUBBER.scrub(args, argv0)[0]
+from tests.secrets.scrubbing import SCRUBBER, M, scrub
 
 
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        # Specification 3.6: behind spaces or dashes, any case; delimiter space, = or :; quoted runs.
+        # Specification 3.6: after spaces or dashes, any case; delimiter space, = or :; quoted runs.
         (["--password=x"], [f"--password={M}"]),
         (["-password", "x"], ["-password", M]),
         (["password", "x"], ["password", M]),
@@ -39,20 +31,20 @@ def scrub(*args: str, argv0: str = "prog") -> list[str]:
         (["client_secret=x", "credentials=x", "stripetoken=x"], [f"{w}={M}" for w in (
             "client_secret", "credentials", "stripetoken")]),
         (["--registry-token", "x"], ["--registry-token", M]),
-        # Its quirk: a sensitive first argument, and arguments with spaces stay one.
+        # Its special case: a sensitive first argument. Arguments with spaces remain one argument.
         (["password=x", "b c"], [f"password={M}", "b c"]),
         (["--password", "two words", "rest"], ["--password", M, "rest"]),
-        # Names are the tool's own, written with dashes.
+        # Names as tools write them, with dashes.
         (["--api-key=x", "--api-key", "x"], [f"--api-key={M}", "--api-key", M]),
         (["--client-secret", "x"], ["--client-secret", M]),
         (["--pass", "x", "--pass=x", "--passphrase", "x"], ["--pass", M, f"--pass={M}", "--passphrase", M]),
-        # Delimiters as arguments of their own.
+        # Delimiters as separate arguments.
         (["password", "=", "x", "rest"], ["password", "=", M, "rest"]),
         (["--password=", "x", "rest"], ["--password=", M, "rest"]),
-        # A name that follows a name is hidden, and what follows it too.
+        # A name after a name is hidden, and so is what follows it.
         (["--token", "--password", "x", "rest"], ["--token", M, M, "rest"]),
         (["--password", "mysecretvalue"], ["--password", M]),
-        # Inside of an argument.
+        # Inside an argument.
         (["--env=DB_PASSWORD=x"], [f"--env=DB_PASSWORD={M}"]),
         (["-e", "PGPASSWORD=x"], ["-e", f"PGPASSWORD={M}"]),
         (['{"user":"u","password":"x y"}'], [f'{{"user":"u","password":{M}}}']),
@@ -73,7 +65,7 @@ def scrub(*args: str, argv0: str = "prog") -> list[str]:
         (["-H", "Cookie: session=x; a=b"], ["-H", f"Cookie: {M}"]),
         (["bearer", "abcdefgh12345678"], ["bearer", "abcdefgh12345678"]),
         (["Bearer abcdefgh12345678"], [f"Bearer {M}"]),
-        # Shapes.
+        # Known forms of tokens.
         (["ghp_" + "a1" * 18], [f"ghp_{M}"]),
         (["x=glpat-" + "a" * 20], [f"x=glpat-{M}"]),
         (["xoxb-123456789012-abcdef"], [f"xoxb-{M}"]),
@@ -92,7 +84,7 @@ def test_secret_is_hidden(args: list[str], expected: list[str]) -> None:
     assert SCRUBBER.scrub(args, "prog") == (expected, args != expected)
 
 
-#: What the reference's word list misses, as one command line of each kind: (argv0, arguments, secret).
+#: What the reference's word list misses, one command line of each kind: (argv0, arguments, secret).
 GAPS = {
     "names with dashes": ("prog", ["--api-key=s3cr3t"], "s3cr3t"),
     "a short option with its value": ("mysql", ["-ps3cr3t"], "s3cr3t"),
@@ -113,136 +105,14 @@ def test_gap_of_the_word_list_is_closed(gap: str) -> None:
 
 
 def test_everything_is_matched_by_re2() -> None:
-    """Python's re took 27.7 s for a command line of 20,000 spaces; an expression that needs more is refused."""
+    """Python's re took 27.7 s for a command line of 20,000 spaces. Expressions that RE2 cannot match are rejected."""
     for lines in (" " * 20_000, "password " * 2_000, "=" * 20_000, "a:" * 10_000):
-        begin = time.perf_counter()
+        begin = time.process_time()
         SCRUBBER.scrub([lines], "prog")
-        assert time.perf_counter() - begin < 0.5
+        assert time.process_time() - begin < 0.5
     for pattern in (r"(a)\1", r"(?=x)y", r"(?<!x)y"):
         with pytest.raises(ConfigError, match="RE2"):
             Scrubber([], [pattern])
-
-
-@pytest.mark.parametrize(
-    ("argv0", "args", "expected"),
-    [
-        ("mysql", ["-uroot", "-psecret", "-P3306", "-h", "db"], ["-uroot", f"-p{M}", "-P3306", "-h", "db"]),
-        ("/usr/bin/mysqldump", ["-psecret", "--port=3", "-p"], [f"-p{M}", "--port=3", "-p"]),
-        ("sudo", ["-u", "x", "/usr/bin/mysql", "-psecret"], ["-u", "x", "/usr/bin/mysql", f"-p{M}"]),
-        ("sh", ["-c", "mysql -uroot -psecret db; ls -p"], ["-c", f"mysql -uroot -p{M} db; ls -p"]),
-        ("sshpass", ["-p", "x", "ssh", "h"], ["-p", M, "ssh", "h"]),
-        ("sshpass", ["-px", "ssh", "h"], [f"-p{M}", "ssh", "h"]),
-        ("redis-cli", ["-a", "x", "PING"], ["-a", M, "PING"]),
-        ("curl", ["-u", "me:x", "--user=me:x", "-ume:x", "-U", "p:x"],
-         ["-u", f"me:{M}", f"--user=me:{M}", f"-ume:{M}", "-U", f"p:{M}"]),
-        ("curl", ["-u", "me", "-sS", "https://h"], ["-u", "me", "-sS", "https://h"]),
-        ("docker", ["login", "-u", "me", "-p", "x", "reg"], ["login", "-u", "me", "-p", M, "reg"]),
-        ("docker", ["run", "-p", "80:80", "img"], ["run", "-p", "80:80", "img"]),
-        ("ldapsearch", ["-D", "cn=a", "-w", "x"], ["-D", "cn=a", "-w", M]),
-        ("smbclient", ["-U", "u%x", "//h/s"], ["-U", f"u%{M}", "//h/s"]),
-        ("7z", ["a", "-px", "o.7z"], ["a", f"-p{M}", "o.7z"]),
-        ("unzip", ["-P", "x", "a.zip"], ["-P", M, "a.zip"]),
-        ("sqlplus", ["-S", "scott/x@orcl", "@run.sql"], ["-S", f"scott/{M}", "@run.sql"]),
-        ("lftp", ["-u", "u,x", "h"], ["-u", f"u,{M}", "h"]),
-        ("openssl", ["enc", "-k", "x"], ["enc", "-k", M]),
-        ("kubectl", ["create", "--from-literal=k=x"], ["create", f"--from-literal=k={M}"]),
-        ("ls", ["-pfoo", "-p", "x"], ["-pfoo", "-p", "x"]),
-        ("mysql", ["-p", "db"], ["-p", "db"]),
-        # Short options in one token.
-        ("curl", ["-su", "bob:x"], ["-su", f"bob:{M}"]),
-        ("curl", ["-fsSu", "bob:x", "-vubob:x", "-sSLb", "a=x"],
-         ["-fsSu", f"bob:{M}", f"-vubob:{M}", "-sSLb", f"a={M}"]),
-        ("mysql", ["-vpx", "-BNpx"], [f"-vp{M}", f"-BNp{M}"]),
-        ("ldapsearch", ["-xLLLw", "x"], ["-xLLLw", M]),
-        ("mysql", ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"],
-         ["-uphilip", "-hpdb", "-Dprod", "-eselect p", "-vp"]),
-        ("curl", ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"], ["-Xput", "-dauth:x", "-osu", "a:b", "-HA:u"]),
-        # Less known ones.
-        ("redis-cli", ["-h", "h", "-ax", "PING"], ["-h", "h", f"-a{M}", "PING"]),
-        ("useradd", ["-m", "-p", "x", "-G", "a,b", "bob"], ["-m", "-p", M, "-G", "a,b", "bob"]),
-        ("usermod", ["-px", "-lpeter", "bob"], [f"-p{M}", "-lpeter", "bob"]),
-        ("htpasswd", ["-b", "/etc/f", "u", "x"], ["-b", "/etc/f", "u", M]),
-        ("htpasswd", ["-cbB", "f", "u", "x"], ["-cbB", "f", "u", M]),
-        ("htpasswd", ["-nb", "u", "x"], ["-nb", "u", M]),
-        ("htpasswd", ["-c", "/etc/f", "u"], ["-c", "/etc/f", "u"]),
-        ("ldappasswd", ["-xs", "x", "cn=a"], ["-xs", M, "cn=a"]),
-    ],
-)  # fmt: skip
-def test_short_options_of_known_programs(argv0: str, args: list[str], expected: list[str]) -> None:
-    assert scrub(*args, argv0=argv0) == expected
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("set -e\nmysql -uroot -pSECRET db", f"set -e\nmysql -uroot -p{M} db"),
-        ("cd /x;mysql -pSECRET", f"cd /x;mysql -p{M}"),
-        ("foo|mysql -pSECRET", f"foo|mysql -p{M}"),
-        ("a&&mysql -pSECRET&&b", f"a&&mysql -p{M}&&b"),
-        ("x=$(mysql -pSECRET)", f"x=$(mysql -p{M})"),
-        ("`mysql -pSECRET`", f"`mysql -p{M}`"),
-        ("mysql\t-pSECRET\tdb", f"mysql\t-p{M}\tdb"),
-        ("mysql \\\n  -pSECRET db", f"mysql \\\n  -p{M} db"),
-        ("mysql 2>&1 -pSECRET", f"mysql 2>&1 -p{M}"),
-        ("curl -u 'bob:SECRET' h", f"curl -u 'bob:{M}' h"),
-        ("curl -u 'bob:SEC RET' h", f"curl -u 'bob:{M}' h"),
-        ("curl -fsSu bob:SECRET h", f"curl -fsSu bob:{M} h"),
-        ("mysql -p'SEC RET' db", f"mysql -p{M} db"),
-        ("mysql '-pSEC RET' db", f"mysql '-p{M}' db"),
-        ("ssh h 'mysql -pSECRET' && echo 'it is done'", f"ssh h 'mysql -p{M}' && echo 'it is done'"),
-        ("sshpass -p 'SEC RET' ssh h", f"sshpass -p {M} ssh h"),
-        ("# don't\nmysql -h'x' -pSECRET", f"# don't\nmysql -h'x' -p{M}"),
-        ("htpasswd -b f u SECRET; ls a b c d", f"htpasswd -b f u {M}; ls a b c d"),
-        # What follows a command is not its option.
-        ("sshpass -p SECRET ssh h; mkdir -p /a", f"sshpass -p {M} ssh h; mkdir -p /a"),
-        ("redis-cli -a SECRET ping | grep -a b", f"redis-cli -a {M} ping | grep -a b"),
-        ("PASSWORD=SECRET psql -h db", f"PASSWORD={M} psql -h db"),
-        ("PASSWORD='SEC RET' psql -h db", f"PASSWORD={M} psql -h db"),
-        ("password='a'SECRET b", f"password={M} b"),
-        ("password='SEC'\"'\"'RET RET' b", f"password={M} b"),
-        ("print('token \"HIDDEN\"') % {'a': 'b'}", f"print('token {M}') % {{'a': 'b'}}"),
-        ('curl -d "{\\"password\\":\\"SEC RET\\"}" h', f'curl -d "{{\\"password\\":{M}}}" h'),
-    ],
-)  # fmt: skip
-def test_secret_in_a_script_is_hidden_and_the_rest_is_not(script: str, expected: str) -> None:
-    assert scrub("-c", script, argv0="sh") == ["-c", expected]
-    if not script.startswith(("PASS", "pass")):
-        assert scrub(script, argv0="ssh") == [expected]
-
-
-@pytest.mark.parametrize(
-    ("args", "expected"),
-    [
-        (["--password=hun ter2x"], [f"--password={M}"]),
-        (["--passphrase=correct horse battery", "-d"], [f"--passphrase={M}", "-d"]),
-        (["--env=DB_PASSWORD=hun ter2x"], [f"--env=DB_PASSWORD={M}"]),
-        (["-e", "DB_PASSWORD=hun ter2x"], ["-e", f"DB_PASSWORD={M}"]),
-        (["--pass=hun ter2x"], [f"--pass={M}"]),
-        (["", "--password=hun ter2x", ""], ["", f"--password={M}", ""]),
-        (["password=x host=h dbname=d"], [f"password={M} host=h dbname=d"]),
-        (["password := x"], [f"password := {M}"]),
-        (["--token-file", "/x y/z"], ["--token-file", M]),
-        # To where the value ends, and no further.
-        (['{"password":"hun\\"ter2x","u":"b c"}'], [f'{{"password":{M},"u":"b c"}}']),
-        (['{"u":1,"password": "hun\\\\", "a": "b"}'], [f'{{"u":1,"password": {M}, "a": "b"}}']),
-        (["password='a'hunter2x"], [f"password={M}"]),
-        (["x password='a''b c'd e"], [f"x password={M} e"]),
-        # Names that were not known.
-        (["--pwd", "x", "--pwd=x"], ["--pwd", M, f"--pwd={M}"]),
-        (["--user-pwd", "two words"], ["--user-pwd", M]),
-        (["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"], ["--pwd", "/srv", "--pwd=./x", "--pwd", "--x"]),
-        (["--private-key", "hunter2x", "--private_key=0xabcdef"], ["--private-key", M, f"--private_key={M}"]),
-        (["PRIVATE_KEY=0xabcdef"], [f"PRIVATE_KEY={M}"]),
-        (["--private-key", "~/.ssh/id_rsa", "--private-key=k.pem", "--private-key", "id_ed25519"],) * 2,
-        (["pass=x", "-o", "user=u,pass=x,rw", "h/?user=u&pass=x&c=d"],
-         [f"pass={M}", "-o", f"user=u,pass={M},rw", f"h/?user=u&pass={M}&c=d"]),
-        (["-pass", "1", "pass=2", "--x264-params", "pass=1:stats=f", "bypass=yes"],) * 2,
-        (['{"user":"u","pass":"x y"}'], [f'{{"user":"u","pass":"{M}"}}']),
-        (["-e", "CREATE USER u IDENTIFIED BY 'x y'"], ["-e", f"CREATE USER u IDENTIFIED BY '{M}'"]),
-    ],
-)  # fmt: skip
-def test_value_is_hidden_whole_and_alone(args: list[str], expected: list[str]) -> None:
-    assert scrub(*args) == expected
 
 
 @pytest.mark.parametrize(
@@ -388,35 +258,6 @@ def test_secret_in_a_known_place_never_survives(secret: str, template: str) -> N
     assert secret.encode() not in SCRUBBER.scrub_argv(raw)
 
 
-def test_custom_words() -> None:
-    scrubber = Scrubber(custom_words=["*license*", "pin_code"])
-    assert scrubber.scrub(["--license-key=x", "pin_code", "1", "pin-code=1", "--pin=1", "--password=x"])[0] == [
-        f"--license-key={M}", "pin_code", M, f"pin-code={M}", "--pin=1", f"--password={M}",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("word", ["", "*", "**", "a**b", "a-b", "a b", "pass:", "caf\u00e9", "(a", "_", "*_*"])
-def test_wrong_word_is_refused_by_name(word: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Scrubber(custom_words=["good", word])
-    assert (caught.value.key, caught.value.value) == ("custom_sensitive_words", word)
-    assert repr(word) in str(caught.value)
-
-
-def test_custom_patterns_hide_each_match_within_an_argument() -> None:
-    scrubber = Scrubber(custom_patterns=[r"\d{3}-\d{4}", "x.y"])
-    assert scrubber.scrub(["a 123-4567 b 765-4321", "x", "y", "xzy"])[0] == ["a ***** b *****", "x", "y", "*****"]
-    assert Scrubber(custom_patterns=["^a$"]).scrub(["a", "ba", "a"])[0] == ["*****", "ba", "*****"]
-    assert Scrubber(custom_patterns=["A"]).scrub(["a", "A"])[0] == ["a", "*****"]
-
-
-@pytest.mark.parametrize("pattern", ["(", r"(?=a)", r"(a)\1", "a*", "", "[z-a]"])
-def test_wrong_pattern_is_refused_by_name(pattern: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Scrubber(custom_patterns=["good", pattern])
-    assert (caught.value.key, caught.value.value) == ("custom_sensitive_patterns", pattern)
-
-
 def test_modes() -> None:
     argv = b"p\0--password=x\0"
     assert Scrubber(mode="raw").scrub_argv(argv) is argv
@@ -454,7 +295,7 @@ ONE_MATCH = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
-    """Four times the text costs about four times as much; a backtracking matcher would take sixteen times or worse."""
+    """Four times the text takes about four times as long; a backtracking matcher would take sixteen times or more."""
 
     def seconds(size: int) -> float:
         text = (HOSTILE[name] * size)[:size] + " token"
@@ -462,9 +303,9 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
         best = 1e9
         for _ in range(7):
             scrubber._cache.clear()
-            start = time.perf_counter()
+            start = time.process_time()
             scrubber.scrub_argv(line)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.process_time() - start)
         return best
 
     scrubber = Scrubber()
@@ -475,28 +316,16 @@ def test_hostile_line_costs_time_in_proportion_to_its_length(name: str) -> None:
 
 @pytest.mark.parametrize("name", ONE_MATCH)
 def test_one_long_match_is_cheap(name: str) -> None:
-    """RE2's matcher that finds groups costs a microsecond for some bytes: it must not run over a long name."""
+    """RE2's matcher for groups needs a microsecond for a few bytes, so it must not run over a long name."""
     line = b"p\0" + ONE_MATCH[name].encode() + b" token\0"
     scrubber = Scrubber(cache_entries=0)
     best = 1e9
     for _ in range(7):
-        start = time.perf_counter()
+        start = time.process_time()
         scrubbed = scrubber.scrub_argv(line)
-        best = min(best, time.perf_counter() - start)
+        best = min(best, time.process_time() - start)
     assert b"*" * 8 in scrubbed
     assert best < 0.1, "seconds for 20 kB"
-
-
-def test_rule_file_is_sound() -> None:
-    """Each anchor is in small letters (the prefilter folds case), and a pattern's own text contains one of them."""
-    rules = tomllib.loads(files("pipeline.secrets").joinpath("scrub_rules.toml").read_text())
-    for rule in rules["pattern"]:
-        assert rule["anchors"] and all(anchor == anchor.lower() for anchor in rule["anchors"]), rule["name"]
-    for program in rules["program"]:
-        assert program.keys() <= {"names", "attached", "separate", "flags", "positional", "shown", "after", "form"}
-        options = {option[1] for option in (*program.get("attached", ()), *program.get("separate", ()))}
-        assert not options & set(program.get("flags", "")), "a letter without a value has none"
-        assert program.get("attached") or program.get("separate") or program.get("positional"), program["names"]
 
 
 def test_a_nul_makes_no_more_arguments() -> None:

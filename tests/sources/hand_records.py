@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.bpf.declared import CPU_STATE_LAYOUT
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frame
 from pipeline.records import kinds as events
 from pipeline.sources.ring._drain import Columns
 from pipeline.sources.ring._ring import Ring
 
 BOOT_ID = bytes(range(16))
-CPU_STATE_BYTES = 256
+CPU_STATE_BYTES = CPU_STATE_LAYOUT.size
 
 
 def record(

@@ -16,8 +16,9 @@ from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
 from pipeline.bus.sockets import Bus
 from pipeline.config.schema import Config
+from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.ring._ring import PAGE_BYTES
-from pipeline.worker.specification import WorkerSpec
+from pipeline.worker.description import WorkerDescription
 from tests.sources.hand_control import CAPTURE_ID, HandControl
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES
 
@@ -54,10 +55,10 @@ class Stage:
         self.control = HandControl(self.directory / paths.CONTROL, capture_id=capture_id) if with_control else None
         self.module = module
         self.log = self.directory / "log"
-        self.spec = WorkerSpec(
+        self.description = WorkerDescription(
             instance="test", dir=os.fspath(self.directory), role="shard-0", source=source,
             config=config or Config(), boot_id=boot_id.hex(), capture_id=capture_id, supervisor_tgid=os.getpid(),
-            ring_count=ring_count, rings=dict(rings), shared_fd=shared_fd,
+            ring_count=ring_count, fds=CaptureFds(dict(rings), shared=shared_fd),
         )  # fmt: skip
         self.bus = Bus()
         self.pull = self.bus.pull(paths.frames_socket(self.directory))
@@ -65,11 +66,11 @@ class Stage:
 
     def start(self) -> subprocess.Popen[bytes]:
         assert self.process is None or self.process.returncode is not None, "a shard is reaped before it is replaced"
-        fd = self.spec.to_memfd()
+        fd = self.description.to_memfd()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", self.module, "--spec-fd", str(fd)],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd, *self.spec.descriptors()),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(fd, *self.description.descriptors()),
             )  # fmt: skip
         os.close(fd)
         return self.process

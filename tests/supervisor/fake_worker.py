@@ -27,32 +27,32 @@ import msgspec
 import numpy as np
 
 from pipeline.shm.layout import tables as layout
-from pipeline.worker.reading import say_ready
-from pipeline.worker.specification import WorkerSpec
+from pipeline.worker.description import WorkerDescription
+from pipeline.worker.start import report_ready
 
 
 def main() -> int:
     fd = int(sys.argv[sys.argv.index("--spec-fd") + 1])
-    spec = msgspec.json.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=WorkerSpec)
+    description = msgspec.json.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=WorkerDescription)
     os.close(fd)
-    behaviour, _, number = behaviours().get(spec.role, "").partition(":")
-    for fd in spec.descriptors():
+    behaviour, _, number = behaviours().get(description.role, "").partition(":")
+    for fd in description.descriptors():
         os.fstat(fd)
-    write = journal(spec)
+    write = journal(description)
     write("start")
     if behaviour == "hopeless":
         write("end")
         return 2
     ends: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: None if behaviour == "stubborn" else ends.append(number))
-    control = Control(spec) if spec.role == "resolver" else None
+    control = Control(description) if description.role == "resolver" else None
     deadline = time.monotonic() + (float(number) if behaviour in {"die", "early"} else 1e9)
     if control:
         control.say(layout.STATE_FILLING if behaviour == "unready" else layout.STATE_READY)
     if behaviour in {"early", "unready"}:
-        os.close(spec.ready_fd)
+        os.close(description.ready_fd)
     else:
-        say_ready(spec.ready_fd)
+        report_ready(description)
     if behaviour == "starved":
         os.sched_setaffinity(0, {0})
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -61,14 +61,14 @@ def main() -> int:
             control.beat()
         if behaviour in {"busy", "starved"}:
             compute(float(number))
-        while behaviour == "spin" and os.getppid() == spec.supervisor_tgid:
+        while behaviour == "spin" and os.getppid() == description.supervisor_tgid:
             pass
         if control and behaviour == "stalling":
             control.rings["stalled"][1] = 1
         if time.monotonic() > deadline:
             write("die")
             return 1
-        if os.getppid() != spec.supervisor_tgid:
+        if os.getppid() != description.supervisor_tgid:
             write("orphaned")
             return 0
         time.sleep(0.01)
@@ -88,12 +88,12 @@ def behaviours() -> dict[str, str]:
     return {role: behaviour for role, _, behaviour in pairs}
 
 
-def journal(spec: WorkerSpec):
-    path = Path(spec.dir).parent / "journal"
+def journal(description: WorkerDescription):
+    path = Path(description.dir).parent / "journal"
 
     def write(what: str) -> None:
         with path.open("a") as file:
-            file.write(f"{spec.role} {what}\n")
+            file.write(f"{description.role} {what}\n")
 
     return write
 
@@ -101,18 +101,18 @@ def journal(spec: WorkerSpec):
 class Control:
     """Just enough of a control segment for a supervisor to look at."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
-        self._lock = os.open(spec.directory / "writer.lock", os.O_RDWR | os.O_CREAT)
+    def __init__(self, description: WorkerDescription) -> None:
+        self._lock = os.open(description.directory / "writer.lock", os.O_RDWR | os.O_CREAT)
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        ring_offset, *_, size = layout.control_bytes(spec.ring_count)
-        file = spec.directory / "control"
+        ring_offset, *_, size = layout.control_bytes(description.ring_count)
+        file = description.directory / "control"
         file.write_bytes(bytes(size))
         self._map = np.memmap(file, mode="r+")
         self.header = self._map[: layout.CONTROL.itemsize].view(layout.CONTROL)[0]
-        self.rings = self._map[ring_offset : ring_offset + 64 * spec.ring_count].view(layout.RING_ACK)
+        self.rings = self._map[ring_offset : ring_offset + 64 * description.ring_count].view(layout.RING_ACK)
         self.header["magic"] = layout.MAGIC
         self.header["ring_offset"] = ring_offset
-        self.header["ring_count"] = spec.ring_count
+        self.header["ring_count"] = description.ring_count
         self.header["writer_tgid"] = os.getpid()
         self.header["layout_version"] = layout.LAYOUT_VERSION
 

@@ -11,6 +11,7 @@ from pipeline import log, supervisor
 from pipeline.config.loading import load, parse_option
 from pipeline.config.schema import Config
 from pipeline.errors import ProclineError
+from pipeline.records.capture_fds import CaptureFds
 from pipeline.supervisor import Supervisor
 from pipeline.supervisor.feed import Feed
 
@@ -23,7 +24,7 @@ def opener(config: Config) -> Feed:
     return Feed(
         source="ebpf",
         ring_count=4,
-        rings={ring: file.fileno() for ring, file in enumerate(files)},
+        fds=CaptureFds({ring: file.fileno() for ring, file in enumerate(files)}),
         ring_bytes=dict.fromkeys(range(4), 4096),
         shard_count=config.shards.resolve(4),
         look=look,

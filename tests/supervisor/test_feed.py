@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.config.loading import load
 from pipeline.errors import ConfigError, FrameError
+from pipeline.records.capture_fds import CaptureFds
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.synthetic.storm import make_storm
 from pipeline.supervisor.feed import Feed, open_feed
@@ -26,7 +27,7 @@ def recording(tmp_path: Path) -> Path:
 
 def test_a_recording_has_its_own_boot_and_as_many_rings_as_occur_in_it(recording: Path) -> None:
     feed = open_feed(load(None, {"source": f"replay:{recording}"}, {}))
-    assert (feed.ring_count, feed.boot_id, feed.rings, feed.shard_count) == (3, BOOT_ID, {}, 1)
+    assert (feed.ring_count, feed.boot_id, feed.fds.rings, feed.shard_count) == (3, BOOT_ID, {}, 1)
     assert feed.source == f"replay:{recording}"
     feed.close()
 
@@ -49,7 +50,7 @@ def test_what_is_no_recording_is_refused(tmp_path: Path, recording: Path) -> Non
 
 
 def test_rings_are_shared_out_evenly() -> None:
-    feed = Feed(source="ebpf", rings={0: 10, 1: 11, 2: 12, 5: 15, 7: 17}, shard_count=2)
+    feed = Feed(source="ebpf", fds=CaptureFds({0: 10, 1: 11, 2: 12, 5: 15, 7: 17}), shard_count=2)
     assert feed.shard_of() == {0: 0, 1: 1, 2: 0, 5: 1, 7: 0}
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.config.schema import Metrics
 from pipeline.errors import UnsupportedError
+from pipeline.records.capture_fds import CaptureFds
 from pipeline.supervisor.metrics import measured
-from pipeline.worker.reading import NO_FD
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_library_that_is_not_installed_is_named_with_its_setting(
     for name in [name for name in sys.modules if name.startswith(modules)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, modules[0], None)  # type: ignore[arg-type]
-    feed: Any = SimpleNamespace(source="tracer", shared_fd=NO_FD)
+    feed: Any = SimpleNamespace(source="tracer", fds=CaptureFds())
     with (
         pytest.raises(UnsupportedError, match=rf"metrics\.{setting} is set and the package {package}") as caught,
         measured(Metrics(**{setting: "127.0.0.1:0"}), Path("/dev/shm"), feed, None),

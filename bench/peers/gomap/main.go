@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command gomap is a process cache as Go programs keep one: pointers in a map under a mutex, in process. A peer for
-// bench/live_lookup.py; it measures what a look-up and a hop to the parent cost there.
+// Command gomap is a typical process cache of a Go program: pointers in a map with a mutex, in process. It is a peer
+// for bench/live_lookup.py and measures the cost of a look-up and of a hop to the parent.
 //
 //	gomap ENTRIES LOOKUPS RUNS DEPTH
 //
-// prints one JSON object: for each of RUNS runs, ns a look-up of LOOKUPS pids at random, and ns a hop of walks over
-// DEPTH ancestors from pids at random.
+// It prints one JSON object: for each of RUNS runs, ns a look-up of LOOKUPS random pids, and ns a hop of walks over DEPTH
+// ancestors from random pids.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Entry has the fields that a look-up is made for, and so the size that it usually has.
+// Entry has the usual fields of an entry, and therefore a realistic size.
 type Entry struct {
 	Pid, PPid, Tid           uint32
 	UID, GID, EUID, EGID     uint32
@@ -107,7 +107,7 @@ func main() {
 			sum += s
 		}
 		hop := float64(time.Since(begin).Nanoseconds()) / float64(max(hops, 1))
-		if run > 0 { // the first one warms up
+		if run > 0 { // the first run is a warm-up
 			found.Lookup = append(found.Lookup, lookup)
 			found.Hop = append(found.Hop, hop)
 		}

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a look-up and a hop cost in libsinsp's process table, in process; a peer for bench/live_lookup.py.
+// The cost of a look-up and of a hop in libsinsp's process table, in process; a peer for bench/live_lookup.py.
 //
 //     sinsp ENTRIES LOOKUPS RUNS DEPTH
 //
-// Prints one JSON object like peers/gomap. The table is filled with made-up processes through the library's own
-// add_thread; pids and chains are as in the other peers.
+// It prints one JSON object like peers/gomap. The library's own add_thread fills the table with synthetic processes; pids
+// and chains are the same as in the other peers.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -79,7 +79,7 @@ int main(int argc, char **argv)
 			}
 		}
 		const double step = hops ? ns_since(begin) / hops : 0;
-		if(run > 0) { // the first one warms up
+		if(run > 0) { // the first run is a warm-up
 			lookup.push_back(one);
 			hop.push_back(step);
 		}

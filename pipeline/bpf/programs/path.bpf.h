@@ -135,6 +135,38 @@ static __always_inline void pl_path_of(struct pl_path *out, struct pl_exec *exec
 	exec->exec_flags = walk.flags;
 }
 
+/* Write the path of the task's working directory to `out`, where it ends at PL_PATH_MAX, with a NUL in front. Returns the
+ * bytes of both; 0: the directory is deleted, its mount is detached, it is not below the recorder's root, or its path is too
+ * long. The process chooses it, so it is text and nothing else: bounded, and never part of an identity. */
+static __always_inline u32 pl_cwd_of(struct pl_path *out, struct task_struct *task, const struct pl_settings *settings)
+{
+	const struct dentry *dentry = task->fs->pwd.dentry;
+	const struct vfsmount *mnt = task->fs->pwd.mnt;
+	struct pl_walk walk = {
+		.out = out,
+		.dentry = dentry,
+		.mount = (const void *)mnt - bpf_core_field_offset(struct mount, mnt),
+		.end_dentry = (const void *)settings->root_dentry,
+		.end_mnt = (const void *)settings->root_mnt,
+		.start = PL_PATH_MAX,
+	};
+
+	out->mount_start = 0;
+	if (!dentry->d_hash.pprev && dentry != dentry->d_parent)
+		return 0;
+	bpf_loop(PL_WALK_STEPS, pl_walk_step, &walk, 0);
+	if (!walk.done || walk.flags)
+		return 0;
+	if (walk.start >= PL_PATH_MAX) {
+		walk.start = PL_PATH_MAX - 1;
+		out->text[PL_PATH_MAX - 1] = '/';
+	}
+	if (!walk.start)
+		return 0;
+	out->text[(walk.start - 1) & (PL_PATH_MAX - 1)] = 0;
+	return PL_PATH_MAX - walk.start + 1;
+}
+
 /* Where the path begins. */
 static __always_inline const char *pl_path_text(const struct pl_path *path, const struct pl_exec *exec)
 {

@@ -116,6 +116,9 @@ struct pl_exec_scratch {
 	struct pl_image image;
 	struct pl_path path;
 	char name[PL_PATH_MAX];
+	struct pl_path cwd;
+	u32 cwd_bytes; /* with the NUL in front; the last bytes of exec.name_bytes */
+	u32 pad;
 	struct pl_symlink symlink;
 	struct pl_ssh ssh;
 };
@@ -220,17 +223,21 @@ static __always_inline void pl_append_strings(struct pl_slot *slot, u32 at, u32 
 static __always_inline void pl_write_exec_body(struct pl_slot *slot, struct pl_exec_scratch *buf)
 {
 	struct pl_exec *exec = &buf->record.exec;
-	u32 at = sizeof(buf->record), path_bytes, name_bytes, ssh_bytes, envs_bytes;
+	u32 at = sizeof(buf->record), path_bytes, name_bytes, cwd_bytes, ssh_bytes, envs_bytes;
 
 	bpf_dynptr_write(&slot->data, sizeof(struct pl_head), &buf->record.task, at - sizeof(struct pl_head), 0);
 	path_bytes = exec->path_bytes;
 	if (path_bytes <= PL_PATH_MAX)
 		bpf_dynptr_write(&slot->data, at, (void *)pl_path_text(&buf->path, exec), path_bytes, 0);
 	at += path_bytes;
-	name_bytes = exec->name_bytes;
+	cwd_bytes = buf->cwd_bytes;
+	name_bytes = exec->name_bytes - cwd_bytes;
 	if (name_bytes < PL_PATH_MAX)
 		bpf_dynptr_write(&slot->data, at, buf->name, name_bytes, 0);
 	at += name_bytes;
+	if (cwd_bytes <= PL_PATH_MAX)
+		bpf_dynptr_write(&slot->data, at, buf->cwd.text + ((PL_PATH_MAX - cwd_bytes) & (PL_PATH_MAX - 1)), cwd_bytes, 0);
+	at += cwd_bytes;
 	pl_append_strings(slot, at, 0, exec->args_bytes);
 	at += exec->args_bytes;
 	ssh_bytes = exec->ssh_bytes;
@@ -329,6 +336,9 @@ int BPF_PROG(pl_on_exec, struct task_struct *task, int old_pid, struct linux_bin
 	exec->name_bytes = name > 0 ? name - 1 : 0; /* without its NUL */
 	if (name == sizeof(buf->name))
 		exec->exec_flags |= PL_EXEC_NAME_TRUNCATED;
+	pl_forget();
+	buf->cwd_bytes = pl_cwd_of(&buf->cwd, task, settings);
+	exec->name_bytes += buf->cwd_bytes;
 	pl_forget();
 
 	full = mm->arg_end - mm->arg_start;

@@ -154,6 +154,14 @@ static __always_inline void pl_fill_task(struct pl_task *out, struct task_struct
 		out->exe_dev = inode->i_sb->s_dev;
 	}
 	out->told = 0;
+	out->no_new_privs = 1 + (leader->atomic_flags >> PFA_NO_NEW_PRIVS & 1);
+	out->seccomp_mode = 0;
+	if (bpf_core_field_exists(leader->seccomp.mode)) {
+		u32 mode = leader->seccomp.mode;
+
+		/* 3 is SECCOMP_MODE_DEAD: a filter is ending the thread. */
+		out->seccomp_mode = 1 + (mode < SECCOMP_MODE_FILTER ? mode : SECCOMP_MODE_FILTER);
+	}
 	out->cookie = 0;
 	out->cgroups_v1 = 0;
 }

@@ -69,6 +69,8 @@ enum pid_type {
 
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
+#define SECCOMP_MODE_FILTER 2
+#define PFA_NO_NEW_PRIVS 0 /* include/linux/sched.h: a bit of atomic_flags */
 #define OVERLAYFS_SUPER_MAGIC 0x794c7630
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
@@ -204,6 +206,7 @@ struct file {
 };
 struct fs_struct {
 	struct path root;
+	struct path pwd;
 };
 
 struct mm_struct {
@@ -251,6 +254,10 @@ struct css_set {
 	struct list_head cgrp_links;
 };
 
+/* Without CONFIG_SECCOMP it has no fields. */
+struct seccomp {
+	int mode;
+};
 /* x86 alone has this field. */
 struct thread_info {
 	u32 status;
@@ -262,6 +269,7 @@ struct task_struct {
 	int exit_state;
 	int exit_code;
 	unsigned int in_execve : 1;
+	unsigned long atomic_flags;
 	int pid;
 	int tgid;
 	struct task_struct *real_parent;
@@ -278,6 +286,7 @@ struct task_struct {
 	struct signal_struct *signal;
 	kuid_t loginuid;
 	unsigned int sessionid;
+	struct seccomp seccomp;
 	struct css_set *cgroups;
 };
 

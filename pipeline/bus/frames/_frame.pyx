@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.records import kinds as events
 from pipeline.records._records cimport (
-    PL_ADDS_UP,
+    pl_adds_up,
     PL_FLAG_HEAD_ONLY,
     PL_KIND_COUNT,
     PL_KIND_EXEC,
@@ -542,7 +542,7 @@ cdef int _check(Frame frame, uint64_t count) except -1:
                     e = <const pl_exec_any *>(frame.execs.at + exec_at)
                     exec_at += body
                     if (
-                        not PL_ADDS_UP(
+                        not pl_adds_up(
                             h.flags, h.var_bytes, <uint64_t>e.path_bytes + e.name_bytes + e.args_bytes + e.envs_bytes
                         )
                         or e.root_offset > e.path_bytes

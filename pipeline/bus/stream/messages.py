@@ -54,9 +54,11 @@ import msgpack
 
 from pipeline.bus.stream._decoder import Decoder
 from pipeline.errors import ConfigError, FrameError
+from pipeline.shm.layout.entry_fields import STREAM_MINOR
 
 MAJOR = 1
-MINOR = 1
+#: Raised with the fields of an event.
+MINOR = STREAM_MINOR
 
 #: All topics. The index of a topic is its number, in `seqs` and in a topic mask.
 TOPICS = (

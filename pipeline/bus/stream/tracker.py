@@ -85,7 +85,7 @@ class Tracker:
         """Start at a welcome: all events up to its `seqs` count as seen."""
         self._reset(header)
         self.skip_to(header.seqs or ())
-        self._tell_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
+        self._report_unwatched(header, header.time_ns - UNWATCHED_RECENT_NS)
 
     def skip_to(self, seqs: Sequence[int]) -> None:
         """Count all events up to these numbers (by topic) as seen, because a snapshot contains them."""
@@ -130,7 +130,7 @@ class Tracker:
             self._take_over(header)
         if header.unwatched and header.unwatched != self.unwatched:
             self.stale = True
-            self._tell_unwatched(header)
+            self._report_unwatched(header)
         self.ended = header.end
         self._number(number, header, events)
         if events:
@@ -175,8 +175,8 @@ class Tracker:
                 continue
             if repeatable is None:
                 is_repeat = seq <= last
-            elif _identity(event) in repeatable.said:
-                repeatable.said.discard(_identity(event))
+            elif _identity(event) in repeatable.identities:
+                repeatable.identities.discard(_identity(event))
                 is_repeat = True
             else:
                 is_repeat = seq <= last and seq not in repeatable.seqs
@@ -187,7 +187,7 @@ class Tracker:
         if repeatable is not None:
             at = events[-1]["seq"]
             # All repeats have arrived, or the remaining records were committed and are not repeated.
-            if at >= repeatable.last and (not repeatable.said or at > repeatable.last + REPEAT_WINDOW_EVENTS):
+            if at >= repeatable.last and (not repeatable.identities or at > repeatable.last + REPEAT_WINDOW_EVENTS):
                 del self._repeatable[number]
         return fresh
 
@@ -197,7 +197,7 @@ class Tracker:
         self.stale = True
         self._notes.append(missed_event(topic=topic, first=first, last=last, time_ns=time_ns, reason="gap"))
 
-    def _tell_unwatched(self, header: Header, since_ns: int = 0) -> None:
+    def _report_unwatched(self, header: Header, since_ns: int = 0) -> None:
         """Queue an event for each new unwatched period that ended after `since_ns`."""
         known, self.unwatched = set(self.unwatched), header.unwatched
         self._notes += [
@@ -231,7 +231,7 @@ class Tracker:
             known = self._repeatable.setdefault(number, _Repeatable(self.last[number] or 0))
             for event in unpack_events(self._decoder, body, old.count):
                 known.seqs.add(event["seq"])
-                known.said.add(_identity(event))
+                known.identities.add(_identity(event))
         self._forget()
 
     def _keep(self, number: int, header: Header, body: bytes) -> None:
@@ -252,12 +252,12 @@ class Tracker:
 class _Repeatable:
     """Events of one topic in the previous writer's last step, and the last number received from it."""
 
-    __slots__ = ("last", "said", "seqs")
+    __slots__ = ("identities", "last", "seqs")
 
     def __init__(self, last: int) -> None:
         self.last = last
         self.seqs: set[int] = set()
-        self.said: set[tuple[object, ...]] = set()
+        self.identities: set[tuple[object, ...]] = set()
 
 
 def _identity(event: Fields) -> tuple[object, ...]:

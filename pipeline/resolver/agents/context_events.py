@@ -191,7 +191,6 @@ class ContextLoop:
             if event.kind not in _WITHOUT_PROCESS_CONTEXT:
                 error = self._judge(entry, event)
             told.error = error if isinstance(error, ResolverError) else None
-            resolver.dequeue_exited()
             dispatched = Dispatched(event, time_ns, found, error, self._target(event, made), related)
             update = self._updates.get(event.kind)
             if update is not None and entry is not None:

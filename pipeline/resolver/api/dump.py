@@ -1,21 +1,24 @@
 """Dumps of the cache: JSON in two forms, and a graph for Graphviz (specification 3.4, ToJSON and ToDot).
 
-Differs from the reference as specification 9.3.15 asks: labels are escaped, and an exited entry is one node. Brackets
-are of processes: the image before an exec of the same name is the same node. The layout of `procline dump` is another
-one (`export/`); this is the interface of the resolver.
+Differs from the reference as specification 9.3.15 asks: labels are escaped, and an exited entry is one node. A node is
+a process with one name: two images with the same name are the same node. Brackets mark an ended process.
+
+Both forms belong to the resolver's interface. `procline dump` prints other fields, in the forms of `pipeline.export`,
+which also encodes and quotes for this module.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
+from pipeline.export import dot
+from pipeline.export.json import dumps
 from pipeline.resolver.entries.cache_entry import DEFAULTS, ProcessCacheEntry
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry
 
@@ -25,19 +28,17 @@ DOT_MODE = 0o400
 
 
 def to_json(entries: Iterable[ProcessCacheEntry], raw: bool) -> bytes:
-    """All entries under the key `Entries`, `null` for none; one that cannot be serialised is left out."""
+    """Return all entries under the key `Entries`, `null` for none. An entry that cannot be serialised is left out."""
     shown = []
     for entry in entries:
-        try:
-            shown.append(json.dumps(raw_entry(entry) if raw else brief_entry(entry)))
-        except (TypeError, ValueError):
-            continue
+        with suppress(TypeError, ValueError, RecursionError):
+            shown.append(dumps(raw_entry(entry) if raw else brief_entry(entry)))
     text = f"[{','.join(shown)}]" if shown else "null"
     return f'{{"Entries":{text}}}'.encode("utf-8", "surrogateescape")
 
 
-def brief_entry(entry: ProcessCacheEntry) -> dict[str, Any]:
-    """What a person needs to see of an entry."""
+def brief_entry(entry: ProcessCacheEntry) -> dict[str, object]:
+    """Return the fields of an entry that a person needs."""
     file = entry.file_event
     return {
         "PID": entry.pid,
@@ -54,15 +55,15 @@ def brief_entry(entry: ProcessCacheEntry) -> dict[str, Any]:
     }
 
 
-def raw_entry(entry: ProcessCacheEntry) -> dict[str, Any]:
-    """Every field under its own name; the ancestor as pid and exec time."""
+def raw_entry(entry: ProcessCacheEntry) -> dict[str, object]:
+    """Return every field under its own name; the ancestor as pid and exec time."""
     shown = {name: _plain(getattr(entry, name)) for name in DEFAULTS if name != "ancestor"}
     before = entry.ancestor
     shown["ancestor"] = None if before is None else {"pid": before.pid, "exec_time": before.exec_time}
     return shown
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Enum):
         return value.name.lower()
     if isinstance(value, ArgsEntry | EnvsEntry):
@@ -82,11 +83,12 @@ def write_dot(
     """Write the tree to a new file and return its name.
 
     Args:
-        argv: gives the scrubbed arguments of an entry for its node's comment; None: no comments.
-        directory: where to make the file.
+        entries: the newest images of all processes.
+        argv: returns the scrubbed arguments of an entry for its node's comment; None: nodes have no comments.
+        directory: of the file.
 
     Raises:
-        OSError: the file cannot be made or written.
+        OSError: the file cannot be created or written.
     """
     descriptor, path = tempfile.mkstemp(prefix=DOT_PREFIX, dir=directory)
     try:
@@ -102,7 +104,7 @@ def write_dot(
 def dot_of(
     entries: Iterable[ProcessCacheEntry], argv: Callable[[ProcessCacheEntry], list[str] | None] | None = None
 ) -> str:
-    """The directed graph: a node for each process and name that it had, an edge from each ancestor."""
+    """Return the directed graph: a node for each process and name that it had, an edge from each ancestor."""
     names: dict[tuple[int, int, str], str] = {}
     taken: set[str] = set()
     nodes: list[str] = []
@@ -113,7 +115,7 @@ def dot_of(
         for one in entry.chain():
             known = drawn.get(one)
             if known is not None:
-                # What it descends from is there already.
+                # Its ancestors are drawn already.
                 if below is not None and below != known:
                     edges[known, below] = None
                 break
@@ -142,6 +144,5 @@ def _node(name: str, entry: ProcessCacheEntry, argv: Callable[[ProcessCacheEntry
 
 
 def quote(text: str) -> str:
-    """A quoted string of the DOT language: only the quote and the backslash mean anything in one."""
-    text = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    """Return a quoted string of the DOT language, with unprintable characters by their code."""
+    return dot.quote(text, lambda character: f"\\x{ord(character):02x}")

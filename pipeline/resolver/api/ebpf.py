@@ -1,42 +1,53 @@
-"""`EBPFResolver`: the resolver's interface over the shared tables (specification 3, names as in docs/parity.md).
+"""`EBPFResolver`: the resolver's interface over the shared tables (specification 3, names of docs/parity.md).
 
     resolver = EBPFResolver(tables=tables, opts=ResolverOpts().with_envs_resolution_enabled())
     resolver.add_fork_entry(event, CGroupContext(), None)
     entry = resolver.resolve(pid, tid, inode, True, None)
 
-It is the writer's side: it changes the tables through the same applier as the live batches do, and what it enters is
-seen by every reader. Where the reference returns an error, a ResolverError is raised. One reentrant lock stands for the
-reference's read/write lock: every method that touches the tables takes it, and puts it down while ``/proc`` is read,
-unless its caller holds it too. The `..._locked` ones are for such callers, and for callbacks. The applier of a running
-instance belongs to its duty cycle, which must hold `lock` while it applies a batch.
+The resolver is the writer's side: it changes the tables through the applier of the live batches, and every reader sees
+the processes that it inserts. It raises a ResolverError where the reference returns an error.
 
-What differs from the reference, and why, is in docs/parity.md.
+This module assembles the parts, and takes the lock for them. One reentrant lock replaces the reference's read/write
+lock. Every method that uses the tables holds it, and releases it while ``/proc`` is read, unless its caller holds it
+too. The `..._locked` methods are for such callers, and for callbacks. In a running instance the duty cycle owns the
+applier, and must hold `lock` while it applies a batch.
+
+Differences from the reference, with their reasons, are in docs/parity.md.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import suppress
 
 import numpy as np
 
 from pipeline.bus.requests import ABSENT
+from pipeline.errors import TooOldError
 from pipeline.host import boot
-from pipeline.host.boot import ticks_of
-from pipeline.procfs.info import ProcInfo, to_record
-from pipeline.records import kinds as events
+from pipeline.host.rate_limiter import RateLimiter
+from pipeline.procfs.info import ProcInfo
+from pipeline.procfs.reader import ProcReader
 from pipeline.resolver.api import dump
-from pipeline.resolver.api.fields import is_process
-from pipeline.resolver.api.lookup import CACHE, PROCFS_DEPTH, LookUp
-from pipeline.resolver.api.stats import DEQUEUE_EXITED, DO_EXIT, StatsdClient
-from pipeline.resolver.api.updates import Updates
+from pipeline.resolver.api.completion import Completer
+from pipeline.resolver.api.fields import FieldFiller, new_entry
+from pipeline.resolver.api.flushing import Flusher
+from pipeline.resolver.api.insertion import Inserter
+from pipeline.resolver.api.lifecycle import Lifecycle
+from pipeline.resolver.api.lookup import CACHE, PROCFS_DEPTH, Finder, LookUp, is_process
+from pipeline.resolver.api.map_entries import MapEntries
+from pipeline.resolver.api.proc_access import ProcAccess
+from pipeline.resolver.api.proc_entries import ProcEntries
+from pipeline.resolver.api.proc_rows import ProcRows
+from pipeline.resolver.api.registry import Registry
+from pipeline.resolver.api.reparenting import Reparenter
+from pipeline.resolver.api.state import ResolverState
+from pipeline.resolver.api.stats import StatsdClient
+from pipeline.resolver.api.updates import CAPABILITIES, GROUP_IDS, LOGIN_UID, USER_IDS, Updater
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import args_views, kernel_maps
-from pipeline.resolver.entries import entry_records as records
-from pipeline.resolver.entries.args_views import is_kworker
+from pipeline.resolver.entries import args_views
 from pipeline.resolver.entries.cache_entry import Process, ProcessCacheEntry
 from pipeline.resolver.entries.collaborators import (
     CGroupResolver,
@@ -49,51 +60,67 @@ from pipeline.resolver.entries.collaborators import (
     UserGroupResolver,
     UserSessionResolver,
 )
-from pipeline.resolver.entries.entry_rows import row_of
-from pipeline.resolver.entries.event import Event
+from pipeline.resolver.entries.event import ArgsEnvsEvent, Event
+from pipeline.resolver.entries.file_facts import file_fields
+from pipeline.resolver.entries.kernel_maps import KernelMap, KernelMaps
 from pipeline.resolver.entries.model import (
     SNAPSHOTTED,
     SNAPSHOTTING,
+    AWSSecurityCredentials,
     CGroupContext,
+    ContainerContext,
     FileFields,
-    PathResolutionError,
+    PIDContext,
     ResolverError,
-    Source,
+    UserSessionContext,
 )
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.secrets.argsenvs import ArgScrubber
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 
-FLUSH_INTERVAL_S = 120.0
-#: What a process must be older than to be flushed.
-FLUSH_AGE_NS = 60 * 1_000_000_000
+#: ``/proc`` is read at most LIMITER_USES times in LIMITER_PERIOD_NS about one of the LIMITER_PIDS last pids.
+LIMITER_PIDS = 128
+LIMITER_USES = 1
+LIMITER_PERIOD_NS = 30 * 1_000_000_000
 
 
-class EBPFResolver(Updates):
-    """Keeps the process cache of a host, answers "which process was that?", and repairs what lost events broke.
+def _ignore_cgroup(cgroup_id: int, path: bytes) -> None:
+    """Do not collect the names of cgroups."""
+
+
+class EBPFResolver:
+    """Keeps the process cache of a host, finds processes by pid, and repairs what lost events broke.
 
     Args:
-        manager: gives out the kernel's maps by name ("pid_cache", "proc_cache"); None: there are none.
-        config: kept for whoever wants it.
+        manager: the kernel's maps by name ("pid_cache", "proc_cache"); None: there are none.
+        config: kept as the attribute `config`, and not used.
         statsd_client: see `send_stats`; None: nothing is sent.
         scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
-            env_vars_resolver, user_session_resolver: collaborators, each may be absent; see `collaborators`. Without
-            a scrubber arguments get the built-in one, unless raw values are asked for.
+            env_vars_resolver, user_session_resolver: collaborators, each of which may be absent; see `collaborators`.
+            Without a scrubber the built-in one scrubs arguments, unless `opts` asks for raw values.
         opts: copied.
         tables: of this instance; this process is their writer.
-        applier: of these tables, shared with the live batches; None: an own one.
-        proc: of `/proc`; None: a reader of its own.
+        applier: of these tables, shared with the live batches; None: the resolver creates one.
+        proc: reads `/proc`; None: the resolver creates a reader.
         now_boot_ns, limiter_clock: clocks in ns.
-        capture_boot_ns: when the capture began: what it should have had and something else told is marked as a gap, or
-            as from before it. 0: there is no capture.
-        learn_cgroup: told (cgroup id, path) of what ``/proc`` named; None: nobody is.
-        is_process: tells a process from a thread.
+        capture_boot_ns: when the capture began. A process that the capture missed and another source reports is marked
+            as a gap, or as from before the capture. 0: there is no capture.
+        learn_cgroup: is called with (cgroup id, path) of each cgroup that ``/proc`` named.
+        is_process: distinguishes a process from a thread.
+
+    Attributes:
+        lock: see the module.
+        book: entry objects of the rows.
+        stats: counters.
+        clock: converts between boot and Unix time.
+        maps: the kernel's maps.
+        rows: enters processes that were read from ``/proc``; a daemon's repairs share it.
     """
 
     def __init__(
         self,
-        manager: Mapping[str, kernel_maps.KernelMap] | None = None,
+        manager: Mapping[str, KernelMap] | None = None,
         config: object = None,
         statsd_client: StatsdClient | None = None,
         scrubber: ArgScrubber | None = None,
@@ -112,171 +139,111 @@ class EBPFResolver(Updates):
         now_boot_ns: Callable[[], int] = boot.now_boot_ns,
         limiter_clock: Callable[[], int] = time.monotonic_ns,
         capture_boot_ns: int = 0,
-        learn_cgroup: Callable[[int, bytes], None] | None = None,
+        learn_cgroup: Callable[[int, bytes], None] = _ignore_cgroup,
         is_process: Callable[[int], bool] = is_process,
     ) -> None:
-        super().__init__(
-            scrubber, mount_resolver, cgroup_resolver, user_group_resolver, time_resolver, path_resolver,
-            env_vars_resolver, user_session_resolver, (opts or ResolverOpts()).copy(), tables, applier, proc,
-            now_boot_ns, limiter_clock,
-        )  # fmt: skip
-        self.manager = manager
         self.config = config
-        self.statsd_client = statsd_client
-        self.capture_boot_ns = capture_boot_ns
-        self.is_process = is_process
-        if learn_cgroup is not None:
-            self.learn_cgroup = learn_cgroup
-        self._exited: list[tuple[int, int]] = []
-        self._flusher: threading.Thread | None = None
+        self.learn_cgroup = learn_cgroup
+        self._statsd_client = statsd_client
+        self._state = state = ResolverState.of(
+            tables, applier, (opts or ResolverOpts()).copy(), time_resolver, now_boot_ns, capture_boot_ns
+        )
+        self.lock, self.book, self.stats, self.clock = state.lock, state.book, state.stats, state.clock
+        self.maps = KernelMaps(manager, tables.count)
+        self.rows = ProcRows(tables, state.applier, self.maps, capture_boot_ns)
+        self._scrubber = args_views.scrubber_or_default(scrubber, state.opts)
+        access = ProcAccess(state.lock, proc if proc is not None else ProcReader())
+
+        self._fields = FieldFiller(state, self._scrubber, user_group_resolver)
+        self._registry = Registry(state, access, mount_resolver, cgroup_resolver)
+        self._updater = Updater(state, cgroup_resolver)
+        completer = Completer(self._fields, state.stats, mount_resolver, path_resolver)
+        inserter = Inserter(state, self._fields, self._registry)
+        self._mapped = MapEntries(state, self.maps, access, completer, inserter)
+        self._proc_entries = ProcEntries(
+            state, access, self.rows, self.maps, self._fields, self._registry, learn_cgroup, mount_resolver,
+            env_vars_resolver, user_session_resolver,
+        )  # fmt: skip
+        self._finder = Finder(
+            state, self._mapped, self._proc_entries, inserter, _procfs_limiter(limiter_clock), is_process
+        )
+        self._reparenter = Reparenter(state, access, self._finder, _procfs_limiter(limiter_clock))
+        self._lifecycle = Lifecycle(state, self._fields, completer, self._finder, inserter, self._reparenter)
+        self._flusher = Flusher(state, access, self._registry, self._reparenter)
 
     # -- events --------------------------------------------------------------------------------------------------------
 
     def add_fork_entry(
         self, event: Event, cgroup_context: CGroupContext, new_entry_cb: NewEntryCallback | None = None
     ) -> None:
-        """Enter the process of a fork event (`event.entry`) below its parent.
+        """Insert the process of a fork event (`event.entry`) below its parent.
 
         Raises:
-            ResolverError: it is a kernel thread, or has no pid; the cache is as it was. The table is full.
+            ResolverError: it is a kernel thread, or has no pid: the cache has not changed. Or the table is full.
         """
-        entry = _entry_of(event)
         with self.lock:
-            self.apply_boot_time(entry)
-            entry.set(span_id=event.span.span_id, trace_id=event.span.trace_id)
-            if entry.pid == 0:
-                raise ResolverError("no pid in the fork event")
-            if entry.is_kworker or is_kworker(entry.ppid, entry.pid):
-                raise ResolverError(f"pid {entry.pid} is a kernel thread")
-            context = event.pid_context
-            event.entry = self._insert_fork(
-                entry, context.exec_inode, cgroup_context, Source.EVENT, new_entry_cb, context.parent_start_boot_ns
-            )
+            self._lifecycle.add_fork(event, cgroup_context, new_entry_cb)
 
     def add_exec_entry(self, event: Event, cgroup_context: CGroupContext) -> None:
-        """Enter the image of an exec event (`event.entry`) on top of the one before.
+        """Insert the image of an exec event (`event.entry`) above the image before it.
 
-        An exec of the same program again (an exec bomb) makes no entry; `event.entry` is the cached one then.
+        An exec of the same program again (an exec bomb) creates no entry: `event.entry` is the cached one then.
+        `event.exec_entry` holds the facts of the event even if the method raises, unless the event has no pid.
 
         Raises:
-            PathResolutionError: the path of the executable or the interpreter is unknown; the event and that file have
-                the error too, and the image before stays the cached one.
-            ResolverError: no pid, or another fact could not be had.
-
-        Whatever it raises, but for "no pid", `event.exec_entry` is what the event told.
+            PathResolutionError: the path of the executable or the interpreter is unknown. The event and that file have
+                the error too, and the image before stays in the cache.
+            ResolverError: no pid, or another fact is unknown.
         """
-        entry = _entry_of(event)
         with self.lock:
-            event.exec_entry = entry
-            try:
-                self._complete(entry)
-            except PathResolutionError as error:
-                event.error = error
-                raise
-            if entry.pid == 0:
-                event.exec_entry = None
-                raise ResolverError("no pid in the exec event")
-            context = event.pid_context
-            found = self._insert_exec(
-                entry, context.exec_inode, cgroup_context, Source.EVENT, context.parent_start_boot_ns
-            )
-            event.entry = event.exec_entry = found
+            self._lifecycle.add_exec(event, cgroup_context)
 
     def apply_exit_entry(self, event: Event, new_entry_cb: NewEntryCallback | None = None) -> bool:
-        """Stamp the end of a process and move its children; it stays cached until `delete_entry`.
+        """Record the end of a process and move its children; it stays cached until `delete_entry`.
 
         Returns:
-            False: nobody knows the process, or its end was told before, so there is nothing to tell about it.
+            False: the process is unknown, or its end was reported before, so the event is to be dropped.
         """
-        context = event.pid_context
         with self.lock:
-            entry = self._exiting(event, new_entry_cb) if 0 < context.pid < self.pid_capacity else None
-            if entry is not None and self._is_leaving(entry):
-                entry = None
-            event.entry = event.exit_entry = entry
-            if entry is None:
-                return False
-            self._apply_exit(event, entry.start_boot_ns)
-            if event.exit_status is None:
-                self.book.forget_exit_code(entry)
-            link = self._link(entry.pid)
-            if self.tables.py_follow(link) == row_of(entry):
-                self.book.leaving[entry.pid] = link
-            self._reparent_children(entry, DO_EXIT, new_entry_cb)
-            return True
-
-    def _is_leaving(self, entry: ProcessCacheEntry) -> bool:
-        """Whether the end of this process was told, and it waits for its deletion."""
-        link = self._link(entry.pid)
-        return self.book.leaving.get(entry.pid) == link and self.tables.py_follow(link) == row_of(entry)
-
-    def _exiting(self, event: Event, new_entry_cb: NewEntryCallback | None) -> ProcessCacheEntry | None:
-        """The process whose end an event tells, if that is news."""
-        context = event.pid_context
-        start = context.start_boot_ns
-        entry = self.book.of_identity(context.pid, start) if start else None
-        if entry is not None:
-            row = row_of(entry)
-            is_unseen = int(self.tables.hot_view()[row]["flags"]) & layout.ROW_EXIT_UNSEEN
-            if not self.book.is_cached(row) and not is_unseen:
-                return None
-            self.stats.add("hits", CACHE)
-            return entry
-        if not start or self.book.head(context.pid) is None:
-            entry = self._resolve(context.pid, context.tid, context.exec_inode, False, new_entry_cb)
-        elif self.state == SNAPSHOTTED:
-            self.stats.add("miss")  # the cache has another process of this pid
-        if entry is not None and self._is_same_process(entry, start):
-            return entry
-        if start:
-            # The applier keeps it for the fork, should that still come: then the process does not live.
-            self._apply_exit(event, start)
-        return None
-
-    def _apply_exit(self, event: Event, start_boot_ns: int) -> None:
-        context = event.pid_context
-        self.applier.apply_records(
-            records.head(
-                events.KIND_EXIT, context.pid, context.tid, event.timestamp_ns or self.now_boot_ns(), start_boot_ns,
-                context.ppid, context.parent_start_boot_ns,
-            ),
-            np.zeros(1, events.TASK), records.exit_body(event), known=0,
-        )  # fmt: skip
+            return self._lifecycle.apply_exit(event, new_entry_cb)
 
     def delete_entry(self, pid: int, exit_time: int) -> None:
-        """Take a process out of the cache; its descendants keep it as ancestor.
+        """Remove a process from the cache; its descendants keep it as ancestor.
 
-        Nothing happens where who has the pid began later than that: another process ended then.
+        Nothing happens if the pid's owner started after `exit_time`: then another process ended.
 
         Args:
+            pid: of the process.
             exit_time: ns since the Unix epoch.
         """
         with self.lock:
-            self._delete(pid, exit_time)
+            self._registry.delete(pid, exit_time)
 
     # -- look-ups ------------------------------------------------------------------------------------------------------
 
     def get(self, pid: int) -> ProcessCacheEntry | None:
-        """The newest image of a cached process. Counts nothing, changes nothing."""
+        """Return the newest image of a cached process. Counts nothing, changes nothing."""
         with self.lock:
             return self.book.head(pid)
 
     def resolve(
         self, pid: int, tid: int, inode: int, use_procfs: bool, new_entry_cb: NewEntryCallback | None = None
     ) -> ProcessCacheEntry | None:
-        """Find a process: in the cache, then in the kernel's maps, then (rate-limited) in procfs.
+        """Find a process: in the cache, then in the kernel's maps, then (rate-limited) in ``/proc``.
 
         Args:
+            pid, tid: of the process.
             inode: of the executable that it is expected to run; 0: any.
-            use_procfs: whether procfs may be asked.
+            use_procfs: whether ``/proc`` may be read.
+            new_entry_cb: is informed of each entry that is inserted.
         """
         if pid == 0:
             return None
         with self.lock:
-            return self._resolve(pid, tid, inode, use_procfs, new_entry_cb)
+            return self._finder.look_up(pid, tid, inode, use_procfs, new_entry_cb).entry
 
     def find_cached(self, pid: int) -> ProcessCacheEntry | None:
-        """Who has the pid now, if the cache has it: counts a hit, and no miss."""
+        """Return the current owner of the pid, if it is cached. Counts a hit, and no miss."""
         with self.lock:
             entry = self.book.head(pid)
             if entry is not None:
@@ -284,53 +251,50 @@ class EBPFResolver(Updates):
             return entry
 
     def find(self, pid: int, use_procfs: bool = True) -> LookUp:
-        """Who has the pid now: `resolve` for a question that no event made, so that only a living process is meant.
+        """Find the current owner of a pid: `resolve` without an event, so that only a live process is meant.
 
         Returns:
-            The entry and what found it, or None and why (ABSENT or LIMITED of pipeline.bus.requests). Pid 0 is nobody,
-            and counts as nothing.
+            The entry and where it was found, or None and why not (ABSENT or LIMITED of pipeline.bus.requests). Pid 0 is
+            absent, and counts as nothing.
         """
         if pid == 0:
             return LookUp(None, ABSENT)
         with self.lock:
-            return self._look_up(pid, 0, 0, use_procfs, None, must_live=True)
+            return self._finder.look_up(pid, 0, 0, use_procfs, None, must_live=True)
 
     def find_at(self, pid: int, time_boot_ns: int, inode: int = 0, start_boot_ns: int = 0) -> ProcessCacheEntry | None:
-        """Who had the pid then, also if it has ended since; None: look elsewhere. Counts a hit, and no miss.
+        """Return the process that had the pid at a time, even if it has ended since. Counts a hit, and no miss.
 
         Args:
+            pid: of the process.
+            time_boot_ns: the time, on the boot clock.
             inode: of the executable that it is expected to run; 0: any.
-            start_boot_ns: of the process that is meant, to the tick at least; 0: unknown.
+            start_boot_ns: of the process, at least to the tick; 0: unknown.
+
+        Returns:
+            None: the tables have no such process; `resolve` may find it elsewhere.
         """
         with self.lock:
-            entry = self.book.of_identity(pid, start_boot_ns) if start_boot_ns else None
-            if entry is None:
-                entry = self.book.owner_at(pid, time_boot_ns)
-                if entry is not None and start_boot_ns and ticks_of(entry.start_boot_ns) != ticks_of(start_boot_ns):
-                    return None
-            if entry is None or (inode and entry.file_event.inode != inode):
-                return None
-            self.stats.add("hits", CACHE)
-            return entry
+            return self._finder.find_at(pid, time_boot_ns, inode, start_boot_ns)
 
     def resolve_from_cache(self, pid: int, tid: int, inode: int) -> ProcessCacheEntry | None:
-        """The cached entry, if it runs the expected executable."""
+        """Return the cached entry, if it runs the expected executable."""
         with self.lock:
-            return self._from_cache(pid, tid, inode)
+            return self._finder.from_cache(pid, tid, inode)
 
     def resolve_from_kernel_maps(
         self, pid: int, tid: int, inode: int, new_entry_cb: NewEntryCallback | None = None
     ) -> ProcessCacheEntry | None:
-        """Enter what the kernel's maps hold of a process; None: nothing, or another executable than the expected."""
+        """Insert the process that the kernel's maps have; None: they have none, or one with another executable."""
         with self.lock:
-            return self._from_kernel_maps(pid, tid, inode, new_entry_cb)
+            return self._finder.from_kernel_maps(pid, tid, inode, new_entry_cb)
 
     def resolve_from_procfs(
         self, pid: int, inode: int, new_entry_cb: NewEntryCallback | None = None
     ) -> ProcessCacheEntry | None:
-        """Enter what procfs says of a process, and of up to 15 levels of ancestors that are not cached."""
+        """Insert the process that ``/proc`` shows, and up to 15 levels of its ancestors that are not cached."""
         with self.lock:
-            return self._from_procfs(pid, inode, PROCFS_DEPTH, new_entry_cb)
+            return self._finder.from_procfs(pid, inode, PROCFS_DEPTH, new_entry_cb)
 
     def walk(self, callback: Callable[[ProcessCacheEntry], object]) -> None:
         """Call back once for the newest image of each cached process, in order of pids."""
@@ -338,228 +302,277 @@ class EBPFResolver(Updates):
             for entry in list(self.book.heads()):
                 callback(entry)
 
-    # -- views of an entry ---------------------------------------------------------------------------------------------
+    # -- lineage -------------------------------------------------------------------------------------------------------
+
+    def try_reparent_from_kernel_ppid(
+        self, entry: ProcessCacheEntry, kernel_ppid: int, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """Move an entry below the parent that the kernel reported with an event, unless it is there."""
+        with self.lock:
+            self._reparenter.follow_kernel(entry, kernel_ppid, new_entry_cb)
+
+    def try_reparent_from_procfs(
+        self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """Repair the lineage of an entry: read from ``/proc`` the parents of exited and of unknown ancestors.
+
+        Args:
+            entry: the process that is being used.
+            callpath_tag: of the statistics, one of `stats.CALLPATHS`.
+            new_entry_cb: is informed of each entry that is inserted.
+
+        Raises:
+            ResolverError: the tag is another one; nothing was moved.
+        """
+        # TooOldError: an ancestor was evicted while the lock was released.
+        with self.lock, suppress(TooOldError):
+            self._reparenter.walk_up(entry, callpath_tag, new_entry_cb)
+
+    def try_reparent_from_procfs_locked(
+        self, entry: ProcessCacheEntry, callpath_tag: str, new_entry_cb: NewEntryCallback | None = None
+    ) -> None:
+        """Do the same for a caller that holds the lock, and keep it while ``/proc`` is read."""
+        with self.lock:
+            self._reparenter.walk_up(entry, callpath_tag, new_entry_cb)
+
+    def count_broken_lineage(self) -> None:
+        """Count an event with a broken lineage."""
+        self.stats.add("broken_lineage")
+
+    # -- fields of an entry --------------------------------------------------------------------------------------------
+
+    def new_process_cache_entry(self, pid_context: PIDContext) -> ProcessCacheEntry:
+        """Create an empty entry with this context and a random cookie, in no table. Needs no lock."""
+        return new_entry(pid_context)
+
+    def apply_boot_time(self, entry: ProcessCacheEntry) -> None:
+        """Convert an entry's times from the boot clock to Unix time; a second call does nothing. Needs no lock."""
+        self._fields.set_boot_times(entry)
+
+    def set_process_args(self, pce: ProcessCacheEntry) -> None:
+        """Attach the arguments that arrived before the exec event; does nothing if their id is unknown."""
+        with self.lock:
+            self._fields.set_args(pce)
+
+    def set_process_envs(self, pce: ProcessCacheEntry) -> None:
+        """Attach the environment that arrived before the exec event, if environments are enabled."""
+        with self.lock:
+            self._fields.set_envs(pce)
+
+    def set_process_tty(self, pce: ProcessCacheEntry) -> str:
+        """Read a missing terminal from ``/proc``, if that is enabled; returns the terminal's name."""
+        with self.lock:
+            return self._fields.set_tty(pce)
+
+    def set_process_users_groups(self, pce: ProcessCacheEntry) -> None:
+        """Set the names of the six ids, as the container of the process defines them; "" for an unknown id."""
+        with self.lock:
+            self._fields.set_users_groups(pce)
+
+    def set_process_symlink(self, entry: ProcessCacheEntry) -> None:
+        """Set the names under which a busybox or a linked executable was invoked."""
+        with self.lock:
+            self._fields.set_symlink(entry)
 
     def get_process_argv_scrubbed(self, pr: Process) -> tuple[list[str] | None, bool]:
-        """Arguments after argv[0] with secrets hidden, and whether they were cut."""
-        with self.lock:  # a scrubber serves one at a time
-            return args_views.argv_scrubbed(pr, self.scrubber)
+        """Return the arguments after argv[0] with secrets hidden, and whether they were truncated."""
+        with self.lock:  # a scrubber serves one thread at a time
+            return args_views.argv_scrubbed(pr, self._scrubber)
 
     def get_process_envs(self, pr: Process) -> tuple[list[str] | None, bool]:
-        """Names of environment variables, with the value for allowed names, and whether they were cut."""
-        return args_views.envs(pr, self.opts.envs_with_value)
+        """Return names of environment variables, with values of allowed names, and whether they were truncated."""
+        return args_views.envs(pr, self._state.opts.envs_with_value)
 
     def get_process_envp(self, pr: Process) -> tuple[list[str] | None, bool]:
-        """Environment variables as they are stored, and whether they were cut."""
+        """Return the environment variables as they are stored, and whether they were truncated."""
         return args_views.envp(pr)
 
     def retrieve_file_fields_from_procfs(self, filename: str) -> FileFields:
-        """Facts about a file, by statx instead of a kernel map.
+        """Read the facts about a file.
 
         Raises:
-            OSError: it cannot be looked at.
+            OSError: the file cannot be opened.
             ResolverError: it has no inode.
         """
-        descriptor = os.open(filename, os.O_PATH | os.O_CLOEXEC)
-        try:
-            status = os.fstat(descriptor)
-            text = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii", errors="replace")
-        finally:
-            os.close(descriptor)
-        mount_id = next((int(line[7:]) for line in text.splitlines() if line.startswith("mnt_id:")), 0)
-        if status.st_ino == 0:
-            raise ResolverError(f"{filename} has no inode")
-        return FileFields(
-            inode=status.st_ino, mount_id=mount_id, uid=status.st_uid, gid=status.st_gid, mode=status.st_mode & 0xFFFF,
-            ctime=status.st_ctime_ns, mtime=status.st_mtime_ns, nlink=status.st_nlink,
-            device=os.major(status.st_dev) << 20 | os.minor(status.st_dev),
-        )  # fmt: skip
+        return file_fields(filename)
 
-    # -- start-up, upkeep ----------------------------------------------------------------------------------------------
+    # -- updates -------------------------------------------------------------------------------------------------------
 
-    def set_state(self, state: int) -> None:
-        """SNAPSHOTTING or SNAPSHOTTED; the owner sets the latter when the snapshot at the start is complete.
+    def update_args_envs(self, event: ArgsEnvsEvent) -> None:
+        """Store a chunk of arguments or environment until its exec event arrives."""
+        with self.lock:
+            self._fields.add_chunk(event)
+
+    def update_uid(self, pid: int, e: Event) -> None:
+        """Apply a setuid-like call: `e.credentials` has uid, euid, fsuid and their names."""
+        with self.lock:
+            self._updater.set_credentials(pid, e, USER_IDS, layout.KNOWN_CREDS)
+
+    def update_gid(self, pid: int, e: Event) -> None:
+        """Apply a setgid-like call: `e.credentials` has gid, egid, fsgid and their names."""
+        with self.lock:
+            self._updater.set_credentials(pid, e, GROUP_IDS, layout.KNOWN_CREDS)
+
+    def update_capset(self, pid: int, e: Event) -> None:
+        """Apply a capset: `e.credentials` has the effective and the permitted capabilities."""
+        with self.lock:
+            self._updater.set_credentials(pid, e, CAPABILITIES, layout.KNOWN_CAPS)
+
+    def update_login_uid(self, pid: int, e: Event) -> None:
+        """Apply a change of the login uid, `e.credentials.auid`."""
+        with self.lock:
+            self._updater.set_credentials(pid, e, LOGIN_UID, layout.KNOWN_AUID)
+
+    def add_tracer_metadata(self, pid: int, event: Event) -> None:
+        """Read the memfd `event.fd` that a tracer sealed, and store its content with the process.
 
         Raises:
-            ResolverError: neither of them.
+            FrameError: it cannot be read or decoded; `reason` says why.
+        """
+        with self.lock:
+            self._updater.add_tracer_metadata(pid, event)
+
+    def update_aws_security_credentials(self, pid: int, e: Event) -> None:
+        """Store AWS credentials; those with a known access key are replaced (specification 9.3.17)."""
+        with self.lock:
+            self._updater.update_aws_security_credentials(pid, e)
+
+    def fetch_aws_security_credentials(self, e: Event) -> list[AWSSecurityCredentials]:
+        """Return the credentials of the event's process that had not expired at its time, and remove the others."""
+        with self.lock:
+            return self._updater.fetch_aws_security_credentials(e)
+
+    def update_capabilities_usage(self, pce: ProcessCacheEntry, attempted: int, used: int) -> None:
+        """Add capability checks of a process: masks of all checks and of the successful ones (1.3)."""
+        with self.lock:
+            pce.set(caps_attempted=pce.caps_attempted | attempted, caps_used=pce.caps_used | used)
+
+    def update_user_session(self, pce: ProcessCacheEntry, session: UserSessionContext) -> None:
+        """Store the user session of a process; forks and execs of it inherit the ssh part (5.2)."""
+        with self.lock:
+            pce.set(user_session=session, user_session_id=session.id)
+
+    def move_to_cgroup(self, pce: ProcessCacheEntry, cgroup_context: CGroupContext) -> None:
+        """Resolve the cgroup that a process moved to, or that is being traced, and store it and its container."""
+        with self.lock:
+            self._updater.move_to_cgroup(pce, cgroup_context)
+
+    def update_process_contexts(
+        self, pce: ProcessCacheEntry, cgroup_context: CGroupContext, container_context: ContainerContext
+    ) -> None:
+        """Store each of the contexts that is not null: the process was moved. Descendants do not change."""
+        with self.lock:
+            self._updater.update_contexts(pce, cgroup_context, container_context)
+
+    def complete_batch(self) -> int:
+        """Add to rows of a live batch what they inherit and no record carries; returns how many rows changed.
+
+        The ssh session goes to forks and execs (specification 5.2), tracer metadata to forks (5.3). The applier does so
+        itself, except for a process that was read from ``/proc`` before its fork was reported. The duty cycle calls
+        this after a batch with `has_heirs`.
+        """
+        with self.lock:
+            return self._updater.complete_batch()
+
+    # -- start, upkeep -------------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> int:
+        """SNAPSHOTTING or SNAPSHOTTED."""
+        return self._state.phase
+
+    def set_state(self, state: int) -> None:
+        """Set the state. The owner sets SNAPSHOTTED when the snapshot at the start is complete.
+
+        Raises:
+            ResolverError: the number is neither SNAPSHOTTING nor SNAPSHOTTED.
         """
         if state not in (SNAPSHOTTING, SNAPSHOTTED):
             raise ResolverError(f"no such state: {state}")
-        self.state = state
+        self._state.phase = state
 
     def start(self, ctx: threading.Event) -> None:
-        """Bind the kernel's maps and begin to compare the cache with procfs every two minutes.
+        """Bind the kernel's maps, and start the thread that compares the cache with ``/proc`` every two minutes.
+
+        A daemon does not call this: it calls `bind_maps`, and its repairer compares.
 
         Args:
-            ctx: set it to end the comparing.
+            ctx: set it to end the thread.
 
         Raises:
             ResolverError: a map is missing.
         """
         self.bind_maps()
-        self._flusher = threading.Thread(target=self._flush_until, args=(ctx,), name="flush", daemon=True)
-        self._flusher.start()
+        self._flusher.run(ctx)
 
     def bind_maps(self) -> None:
-        """Take the kernel's maps from the manager, if there is one: the part of `start` that needs no thread.
+        """Get the kernel's maps from the manager, if there is one: the part of `start` that needs no thread.
 
         Raises:
             ResolverError: a map is missing.
         """
-        if self.manager is None:
-            return
-        for name in (kernel_maps.PID_CACHE, kernel_maps.PROC_CACHE):
-            found = self.manager.get(name)
-            if found is None:
-                raise ResolverError(f"the kernel map {name} is missing")
-            setattr(self, name, found)
-
-    def _flush_until(self, ctx: threading.Event) -> None:
-        while not ctx.wait(FLUSH_INTERVAL_S):
-            self.flush_tick()
+        self.maps.bind()
 
     def flush_tick(self) -> int:
-        """Queue every cached process that procfs does not list; returns how many. A failed listing queues none."""
-        try:
-            alive = {int(pid) for pid in self.proc.list_pids()}
-        except OSError:
-            return 0
+        """Queue each cached process that ``/proc`` does not list; returns how many. A failed listing queues none."""
         with self.lock:
-            gone = [(entry.pid, entry.start_boot_ns) for entry in self.book.heads() if entry.pid not in alive]
-            self._exited += gone
-        return len(gone)
+            return self._flusher.tick()
 
     def dequeue_exited(self) -> None:
-        """Delete the queued processes that are old enough and still gone; forget the queue.
+        """Remove the queued processes that are old enough and still gone, and clear the queue.
 
-        procfs is asked again: the pid may have a live owner by now (specification 9.3.14).
+        Without the thread of `start`, or calls of `flush_tick`, the queue is empty.
         """
         with self.lock:
-            queued, self._exited = self._exited, []
-            before = self.clock.to_unix_ns(self.now_boot_ns()) - FLUSH_AGE_NS
-            old = [
-                (pid, start) for pid, start in queued
-                if (entry := self.book.head(pid)) is not None and entry.start_boot_ns == start
-                and _is_old(entry, before)
-            ]  # fmt: skip
-        for pid, start in old:
-            ticks = self.proc.read_start(pid)
-            if ticks is None or not boot.is_same_start(start, ticks):
-                self.flush(pid, start, self.now_boot_ns())
+            self._flusher.dequeue()
 
     def flush(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
-        """Close a process that was gone at that time and whose end no event told; counted as flushed.
+        """Remove a process that was gone at a time although no event reported its end; counted as flushed.
 
-        Both who compares the tables with the live processes come here: `dequeue_exited`, and the repair of a daemon,
-        which needs no minimum age, since it knows that every event from before its look has been applied. Children that
-        nobody has moved yet go to whom procfs names (callpath dequeue_exited).
+        The caller knows that all events of that time have been applied. Children that still have it as parent move to
+        the parents that ``/proc`` shows (callpath dequeue_exited).
 
         Returns:
-            False: it is not cached, or something younger is known of it.
+            Whether it was removed: False if it is not cached, or the tables have a more recent fact about it.
         """
         with self.lock:
-            entry = self.book.head(pid)
-            if entry is None or entry.start_boot_ns != start_boot_ns:
-                return False
-            link = self.tables.py_link(self.tables.py_head(pid))
-            if not self.applier.close_missing(pid, start_boot_ns, time_boot_ns) and entry.exit_time is None:
-                return False
-            if self.cgroup_resolver is not None:
-                self.cgroup_resolver.del_pid(pid)
-            self.book.delete(pid, link)
-            self.stats.add("flushed")
-            # Puts the lock down: the pid may have another owner afterwards.
-            self._reparent_children(entry, DEQUEUE_EXITED, None)
-            return True
+            return self._flusher.flush(pid, start_boot_ns, time_boot_ns)
+
+    def flush_if_gone(self, pid: int, start_boot_ns: int, time_boot_ns: int) -> bool:
+        """Do the same, unless ``/proc`` shows that the process lives."""
+        with self.lock:
+            return self._flusher.flush_if_gone(pid, start_boot_ns, time_boot_ns)
 
     def sync_cache(self, proc: int | ProcInfo) -> None:
-        """Enter one process of the snapshot at the start, and tell the kernel's maps of it.
+        """Enter one process of the snapshot at the start, and store it in the kernel's maps.
 
         Args:
-            proc: a pid, or what was read of it. Callers go from the oldest to the youngest, so parents are there.
+            proc: a pid, or the facts that were read. Call for the oldest process first, so that parents come before
+                their children.
         """
         with self.lock:
-            pid = proc if isinstance(proc, int) else proc.tgid
-            if not 0 < pid < self.pid_capacity:
-                return
-            link, time_ns = self._link(pid), self.now_boot_ns()
-            info = self._read(proc) if isinstance(proc, int) else proc
-            if info is None or info.is_kthread or is_kworker(info.ppid, info.tgid) or self._link(pid) != link:
-                return
-            entry = self._new_from_procfs(info, 0, Source.PROCFS_SNAPSHOT, None, time_ns)
-            if entry is None:
-                return
-            told = to_record(info)
-            head = told.head[0].copy()
-            head["start_boot_ns"] = entry.start_boot_ns
-            cookie = self.fill_maps(head, told.task[0], told.exec[0], info.exe or b"", entry.cookie)
-            if cookie:
-                entry.cookie = cookie
+            self._proc_entries.sync(proc)
 
     def fill_maps(self, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
-        """Tell the kernel's maps of a process that ``/proc`` alone told of, unless they know something of its pid.
-
-        Args:
-            head, task, exec_: one HEAD, TASK and EXEC.
-            path: of the executable.
-            cookie: of its image; 0: it gets a new one.
-
-        Returns:
-            The cookie under which the maps have its image; 0: there are no maps, they have another process or a younger
-            image under the pid, or they refused, which is counted.
-        """
-        if self.pid_cache is None or self.proc_cache is None:
-            return 0
-        cookie = cookie or kernel_maps.new_cookie()
-        try:
-            is_new = kernel_maps.fill(self.pid_cache, self.proc_cache, head, task, exec_, path, cookie)
-        except OSError:
-            self.tables.count("maps_refused")
-            return 0
-        if not is_new:
-            return self._known_cookie(head)
-        self.tables.count("maps_filled")
-        return cookie
-
-    def _known_cookie(self, head: np.void) -> int:
-        """The cookie of a process in the kernel's maps; 0: it has none, or its image is younger than the look."""
-        try:
-            held = self.pid_cache.get(int(head["tgid"])) if self.pid_cache is not None else None
-        except OSError:
-            return 0
-        if held is None or not boot.is_same_start(int(held["start_boot_ns"]), ticks_of(int(head["start_boot_ns"]))):
-            return 0
-        cookie = int(held["cookie"])
-        return cookie if self.exec_time(cookie) <= int(head["time_boot_ns"]) else 0
-
-    def exec_time(self, cookie: int) -> int:
-        """When an exec made the image that has this cookie in the kernel's maps, boot ns; 0: unknown, or none did."""
-        try:
-            image = self.proc_cache.get(cookie) if self.proc_cache is not None else None
-        except OSError:
-            return 0
-        return int(image["exec_boot_ns"]) if image is not None else 0
+        """Store a process that was read from ``/proc`` in the kernel's maps: see `KernelMaps.fill`."""
+        return self.maps.fill(head, task, exec_, path, cookie)
 
     # -- statistics, dumps ---------------------------------------------------------------------------------------------
-
-    def count_broken_lineage(self) -> None:
-        """An event's process had a broken lineage."""
-        self.stats.add("broken_lineage")
 
     def send_stats(self) -> None:
         """Send the cache size and every counter that is not 0 to the statsd client.
 
         Raises:
-            whatever the client raises; counters that were not sent are sent next time.
+            Exception: whatever the client raises. Counters that were not sent are sent next time.
         """
-        if self.statsd_client is None:
+        if self._statsd_client is None:
             return
         with self.lock:
             size = self.book.count()
-        self.stats.send(self.statsd_client, size)
+        self.stats.send(self._statsd_client, size)
 
     def to_json(self, raw: bool) -> bytes:
-        """All cached entries; `raw`: every field."""
+        """Return all cached entries as JSON; `raw`: with every field."""
         with self.lock:
             return dump.to_json(self.book.heads(), raw)
 
@@ -576,13 +589,5 @@ class EBPFResolver(Updates):
         return self.get_process_argv_scrubbed(entry)[0]
 
 
-def _entry_of(event: Event) -> ProcessCacheEntry:
-    if event.entry is None:
-        raise ResolverError("the event has no process entry")
-    return event.entry
-
-
-def _is_old(entry: ProcessCacheEntry, before: int) -> bool:
-    """Rules (a) to (c) of DequeueExited."""
-    times = [time_ns for time_ns in (entry.exec_time, entry.fork_time) if time_ns is not None]
-    return not times or any(time_ns < before for time_ns in times)
+def _procfs_limiter(clock: Callable[[], int]) -> RateLimiter[int]:
+    return RateLimiter(LIMITER_PIDS, LIMITER_PERIOD_NS, LIMITER_USES, clock)

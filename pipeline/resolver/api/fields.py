@@ -1,121 +1,58 @@
-"""State of the resolver, and the methods that fill single fields of an entry (specification 3.1, 3.4).
+"""Fill single fields of an entry (specification 3.4): arguments, environment, terminal, names, times, cookie.
 
-Covers arguments and environment, terminal, names of users and groups, symlink names, times, cookies, and what of the
-arguments may be stored. Leaves out entering entries (`insertion`).
+It does not insert entries: `insertion` does. `completion` calls these methods in the order of specification 3.3.10.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline.host import boot
-from pipeline.procfs import reader as procfs
 from pipeline.procfs.tty import procfs_tty
-from pipeline.resolver.api.limiter import Limiter
-from pipeline.resolver.api.lock import ResolverLock
-from pipeline.resolver.api.stats import Stats
-from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.entries import args_views, kernel_maps
+from pipeline.resolver.api.state import ResolverState
+from pipeline.resolver.entries import args_views
 from pipeline.resolver.entries.cache_entry import FreeStore, ProcessCacheEntry
-from pipeline.resolver.entries.collaborators import (
-    CGroupResolver,
-    EnvVarsResolver,
-    MountResolver,
-    PathResolver,
-    ProcSource,
-    TimeResolver,
-    UserGroupResolver,
-    UserSessionResolver,
-)
-from pipeline.resolver.entries.entry_rows import Book
-from pipeline.resolver.entries.model import SNAPSHOTTING, Credentials, PIDContext
-from pipeline.resolver.entries.opts import ResolverOpts
+from pipeline.resolver.entries.collaborators import UserGroupResolver
+from pipeline.resolver.entries.event import ArgsEnvsEvent
+from pipeline.resolver.entries.model import Credentials, PIDContext
 from pipeline.secrets.argsenvs import ArgScrubber, ArgsEntry, ArgsEnvsCache, EnvsEntry
 from pipeline.shm.names.symlinks import symlink_names
-from pipeline.shm.writer._writer import TableWriter
 
 
-def is_process(pid: int) -> bool:
-    """Whether `pid` is a process of this pid namespace; a thread that is not its process' leader is none."""
-    try:
-        os.close(os.pidfd_open(pid))
-    except OSError:
-        return False
-    return True
+def new_entry(pid_context: PIDContext) -> ProcessCacheEntry:
+    """Create an empty entry with this context and a random cookie, in no table."""
+    cookie = int.from_bytes(os.urandom(4)) << 32 | time.time_ns() & 0xFFFFFFFF
+    return ProcessCacheEntry.of_context(pid_context, cookie=cookie)
 
 
-def _learn_nothing(cgroup_id: int, path: bytes) -> None:
-    """Nobody names cgroups."""
+class FieldFiller:
+    """Fills single fields of entries.
 
+    Args:
+        state: of the resolver.
+        scrubber: hides secrets in arguments; None: nothing is hidden.
+        users: names of users and groups; None: names stay empty.
 
-class Fields:
-    """State of the eBPF resolver, and single fields of entries. See `ebpf.EBPFResolver` for the arguments."""
+    Attributes:
+        chunks: arguments and environments that arrived before their exec event.
+    """
 
-    def __init__(
-        self,
-        scrubber: ArgScrubber | None,
-        mount_resolver: MountResolver | None,
-        cgroup_resolver: CGroupResolver | None,
-        user_group_resolver: UserGroupResolver | None,
-        time_resolver: TimeResolver | None,
-        path_resolver: PathResolver | None,
-        env_vars_resolver: EnvVarsResolver | None,
-        user_session_resolver: UserSessionResolver | None,
-        opts: ResolverOpts,
-        tables: TableWriter,
-        applier: Applier | None,
-        proc: ProcSource | None,
-        now_boot_ns: Callable[[], int],
-        limiter_clock: Callable[[], int],
-    ) -> None:
-        self.scrubber = args_views.scrubber_or_default(scrubber, opts)
-        self.mount_resolver = mount_resolver
-        self.cgroup_resolver = cgroup_resolver
-        self.user_group_resolver = user_group_resolver
-        self.path_resolver = path_resolver
-        self.env_vars_resolver = env_vars_resolver
-        self.user_session_resolver = user_session_resolver
-        self.opts = opts
-        self.tables = tables
-        self.applier = applier if applier is not None else Applier(tables)
-        self.proc: ProcSource = proc if proc is not None else procfs.ProcReader()
-        self.now_boot_ns = now_boot_ns
-        offset_ns = int(tables.control_view()[0]["boot_unix_ns"])
-        self.clock: TimeResolver = time_resolver if time_resolver is not None else boot.BootClock(offset_ns)
-        self.book = Book(tables, self.applier, offset_ns, now_boot_ns)
-        self.stats = Stats(tables)
-        self.args_envs = ArgsEnvsCache()
-        self.limiter: Limiter[int] = Limiter(clock=limiter_clock)
-        self.pid_cache: kernel_maps.PidCache | None = None
-        self.proc_cache: kernel_maps.KernelMap | None = None
-        self.lock = ResolverLock()
-        #: Held for one read of a process: a reader serves one thread at a time. Nobody waits for `lock` with it.
-        self._reading = threading.Lock()
-        self.state = SNAPSHOTTING
-        self.pid_capacity = tables.root_pids
-        #: When the capture began, on the boot clock; 0: there is none, so nothing is marked as missed by it.
-        self.capture_boot_ns = 0
-        #: Told (cgroup id, path) of what ``/proc`` named.
-        self.learn_cgroup: Callable[[int, bytes], None] = _learn_nothing
-        #: Tells a process from a thread and from a free pid.
-        self.is_process: Callable[[int], bool] = is_process
+    def __init__(self, state: ResolverState, scrubber: ArgScrubber | None, users: UserGroupResolver | None) -> None:
+        self._state = state
+        self._scrubber = scrubber
+        self._users = users
+        self.chunks = ArgsEnvsCache()
 
-    # -- fields --------------------------------------------------------------------------------------------------------
+    def add_chunk(self, event: ArgsEnvsEvent) -> None:
+        """Store a chunk of arguments or environment until its exec event arrives."""
+        self.chunks.update(event.id, event.payload, event.count)
 
-    def new_process_cache_entry(self, pid_context: PIDContext) -> ProcessCacheEntry:
-        """An empty entry with this context and a random cookie, in no table. Needs no lock."""
-        cookie = int.from_bytes(os.urandom(4)) << 32 | time.time_ns() & 0xFFFFFFFF
-        return ProcessCacheEntry.of_context(pid_context, cookie=cookie)
+    def set_boot_times(self, entry: ProcessCacheEntry) -> None:
+        """Convert an entry's times from the boot clock to Unix time; a second call does nothing.
 
-    def apply_boot_time(self, entry: ProcessCacheEntry) -> None:
-        """Turn an entry's times of the boot clock into Unix time. Once: a second call does nothing. Needs no lock.
-
-        The boot clock counts suspend and one offset in ns is used, so there is no drift to correct.
+        The boot clock counts suspend, and one offset in ns is used, so there is no drift to correct.
         """
         store = entry.store
         if not isinstance(store, FreeStore) or not store.times_are_boot:
@@ -125,98 +62,86 @@ class Fields:
             ("fork_time", entry.fork_time), ("exec_time", entry.exec_time), ("exit_time", entry.exit_time),
         ):  # fmt: skip
             if value is not None:  # 0 is the kernel's unset time
-                store.update({name: self.clock.to_unix_ns(value) if value else None})
+                store.update({name: self._state.clock.to_unix_ns(value) if value else None})
 
-    def set_process_args(self, pce: ProcessCacheEntry) -> None:
-        """Take the arguments that came before the exec event; nothing when their id is not there (any more)."""
-        with self.lock:
-            taken = self._take("args", pce.args_id, pce.args_truncated)
-            if taken is None:
-                return
-            values, is_truncated = taken
-            pce.set(args_entry=self._kept_args(pce, ArgsEntry(values, is_truncated)), args_truncated=is_truncated)
+    def set_args(self, entry: ProcessCacheEntry) -> None:
+        """Attach the arguments that arrived before the exec event; does nothing if their id is unknown."""
+        taken = self._take("args", entry.args_id, entry.args_truncated)
+        if taken is not None:
+            args = ArgsEntry(*taken)
+            if not entry.is_free:
+                args = self.storable(args, None)[0] or args
+            entry.set(args_entry=args, args_truncated=taken[1])
 
-    def set_process_envs(self, pce: ProcessCacheEntry) -> None:
-        """The same for the environment; nothing unless environments are enabled."""
-        if not self.opts.envs_resolution_enabled:
+    def set_envs(self, entry: ProcessCacheEntry) -> None:
+        """Attach the environment that arrived before the exec event, if environments are enabled."""
+        if not self._state.opts.envs_resolution_enabled:
             return
-        with self.lock:
-            taken = self._take("envs", pce.envs_id, pce.envs_truncated)
-            if taken is None:
-                return
-            values, is_truncated = taken
-            envs = EnvsEntry(values, is_truncated)
-            if not pce.is_free:
-                envs = self._kept_of(None, envs)[1] or envs
-            pce.set(envs_entry=envs, envs_truncated=is_truncated)
+        taken = self._take("envs", entry.envs_id, entry.envs_truncated)
+        if taken is not None:
+            envs = EnvsEntry(*taken)
+            if not entry.is_free:
+                envs = self.storable(None, envs)[1] or envs
+            entry.set(envs_entry=envs, envs_truncated=taken[1])
 
-    def _take(self, what: str, entry_id: int, is_cut: bool) -> tuple[list[str], bool] | None:
-        """Take what came before the exec event, and count it; None when it is not there.
+    def _take(self, what: str, chunk_id: int, is_cut: bool) -> tuple[list[str], bool] | None:
+        """Remove the chunks of an id and count them; None if there are none.
 
         Args:
-            is_cut: the exec event says so: the kernel had no room for more chunks, and those that came are whole.
+            is_cut: the exec event reports that the kernel had no room for further chunks.
         """
-        taken = self.args_envs.take(entry_id) if entry_id else None
+        taken = self.chunks.take(chunk_id) if chunk_id else None
         if taken is None:
             return None
         values, is_truncated = taken[0], taken[1] or is_cut
         if is_truncated:
-            self.stats.add(f"{what}_truncated")
-        self.stats.add(f"{what}_size", n=len(values))
+            self._state.stats.add(f"{what}_truncated")
+        self._state.stats.add(f"{what}_size", n=len(values))
         return values, is_truncated
 
-    def set_process_tty(self, pce: ProcessCacheEntry) -> str:
-        """Look a missing terminal up in procfs, if that is enabled; returns the terminal's name."""
-        if pce.tty_name or not self.opts.tty_fallback_enabled:
-            return pce.tty_name
-        name = procfs_tty(pce.pid)
-        with self.lock:
-            if not pce.tty_name:
-                pce.tty_name = name
-            return pce.tty_name
+    def set_tty(self, entry: ProcessCacheEntry) -> str:
+        """Read a missing terminal from ``/proc``, if that is enabled; returns the terminal's name.
 
-    def set_process_users_groups(self, pce: ProcessCacheEntry) -> None:
-        """Names of the six ids, as the process' own container knows them; "" where nobody knows any."""
-        with self.lock:
-            credentials = self._with_names(pce, pce.credentials)
-            if credentials != pce.credentials:
-                pce.credentials = credentials
+        The resolver's lock is released meanwhile.
+        """
+        if entry.tty_name or not self._state.opts.tty_fallback_enabled:
+            return entry.tty_name
+        with self._state.lock.put_down():
+            name = procfs_tty(entry.pid)
+        if not entry.tty_name:
+            entry.tty_name = name
+        return entry.tty_name
 
-    def set_process_symlink(self, entry: ProcessCacheEntry) -> None:
-        """Names under which a busybox or linked executable was invoked."""
-        with self.lock:
-            args = entry.args_entry
-            names = symlink_names(
-                entry.file_event.pathname, args.argv0 if args is not None else "", entry.is_through_symlink
-            )
-            if names is not None:
-                entry.set(symlink_paths=names.paths, symlink_basename=names.basename)
+    def set_users_groups(self, entry: ProcessCacheEntry) -> None:
+        """Set the names of the six ids, as the container of the process defines them; "" for an unknown id."""
+        credentials = self._with_names(entry, entry.credentials)
+        if credentials != entry.credentials:
+            entry.credentials = credentials
 
-    def _with_names(self, pce: ProcessCacheEntry, credentials: Credentials) -> Credentials:
-        if self.user_group_resolver is None:
+    def set_symlink(self, entry: ProcessCacheEntry) -> None:
+        """Set the names under which a busybox or a linked executable was invoked."""
+        args = entry.args_entry
+        argv0 = args.argv0 if args is not None else ""
+        names = symlink_names(entry.file_event.pathname, argv0, entry.is_through_symlink)
+        if names is not None:
+            entry.set(symlink_paths=names.paths, symlink_basename=names.basename)
+
+    def _with_names(self, entry: ProcessCacheEntry, credentials: Credentials) -> Credentials:
+        if self._users is None:
             return credentials
-        view = pce.mnt_ns if not pce.container.is_null else 0
+        view = entry.mnt_ns if not entry.container.is_null else 0
         names: dict[str, Any] = {}
-        for name, kind, number in (
-            ("user", "user", credentials.uid), ("euser", "user", credentials.euid),
-            ("fsuser", "user", credentials.fsuid), ("group", "group", credentials.gid),
-            ("egroup", "group", credentials.egid), ("fsgroup", "group", credentials.fsgid),
+        for name, look_up, number in (
+            ("user", self._users.user, credentials.uid), ("euser", self._users.user, credentials.euid),
+            ("fsuser", self._users.user, credentials.fsuid), ("group", self._users.group, credentials.gid),
+            ("egroup", self._users.group, credentials.egid), ("fsgroup", self._users.group, credentials.fsgid),
         ):  # fmt: skip
-            look_up = self.user_group_resolver.user if kind == "user" else self.user_group_resolver.group
             try:
-                names[name] = look_up(number, pce.pid, view)
+                names[name] = look_up(number, entry.pid, view)
             except (LookupError, OSError):
                 names[name] = ""
         return replace(credentials, **names)
 
-    # -- what may be stored --------------------------------------------------------------------------------------------
-
-    def _kept(self, entry: ProcessCacheEntry) -> tuple[ArgsEntry | None, EnvsEntry | None]:
-        """What may be stored of an entry's arguments and environment."""
-        return self._kept_of(entry.args_entry, entry.envs_entry)
-
-    def _kept_of(self, args: ArgsEntry | None, envs: EnvsEntry | None) -> tuple[ArgsEntry | None, EnvsEntry | None]:
-        return args_views.kept(args, envs, self.scrubber, self.opts)
-
-    def _kept_args(self, pce: ProcessCacheEntry, args: ArgsEntry) -> ArgsEntry:
-        return args if pce.is_free else self._kept_of(args, None)[0] or args
+    def storable(self, args: ArgsEntry | None, envs: EnvsEntry | None) -> tuple[ArgsEntry | None, EnvsEntry | None]:
+        """Return the form of arguments and environment that may be stored in the tables."""
+        return args_views.kept(args, envs, self._scrubber, self._state.opts)

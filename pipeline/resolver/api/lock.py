@@ -1,7 +1,6 @@
-"""The resolver's lock: reentrant, and its holder can put it down while ``/proc`` is asked.
+"""The resolver's lock: reentrant, and its holder can release it while ``/proc`` is read.
 
-Covers holding and putting down. Leaves out what must be looked at again afterwards: everything that was read under the
-lock before, see `Insertion._place` and `Insertion._link`.
+The lock does not decide what must be checked afterwards: see `ResolverState.link` and `ResolverState.place`.
 """
 
 from __future__ import annotations
@@ -14,15 +13,15 @@ from contextlib import contextmanager
 class ResolverLock:
     """A reentrant lock for ``with``.
 
-    A thread that holds it once can put it down in the middle. One that holds it more than once keeps it: the outer
-    holder, such as the caller of a `..._locked` method, relies on nothing changing.
+    A thread that holds it once can release it for a while. A thread that holds it more than once keeps it, because the
+    outer holder, such as the caller of a `..._locked` method, relies on an unchanged state.
     """
 
     __slots__ = ("_depth", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._depth = 0  # of the holder, who alone looks at it
+        self._depth = 0  # of the holder; no other thread reads it
 
     def __enter__(self) -> None:
         self._lock.acquire()
@@ -34,7 +33,7 @@ class ResolverLock:
 
     @contextmanager
     def put_down(self) -> Iterator[None]:
-        """For a holder: let others go on meanwhile, unless the lock is held more than once."""
+        """Release the lock for the block, unless the calling thread holds it more than once."""
         if self._depth > 1:
             yield
             return

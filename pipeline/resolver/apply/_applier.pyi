@@ -26,7 +26,6 @@ class Applier:
         body: Buffer | None = None,
         strings: Buffer = b"",
         *,
-        late: bool = False,
         known: int | None = None,
         source: int = 2,
         digest: int = 0,

@@ -8,7 +8,7 @@ never been asked. Follows specification 3.3.6, 3.3.7 and 3.3.9; reading /proc is
 Python-level methods, for the resolver's loop, snapshot, repair and single calls (times are boot ns):
 
     apply(batch) -> int                                       events applied; the batch of a Merger
-    apply_records(head, task, body, strings, late) -> int     one record; the row of its process, 0 if it has none
+    apply_records(head, task, body, strings) -> int           one record; the row of its process, 0 if it has none
     insert_snapshot(head, task, exec_, strings, source=SOURCE_SNAPSHOT, known=None, start_ticks=False, flags=0,
                     exec_boot_ns=0) -> int                    SAME, ADDED, COMPLETED or CHANGED
     close_missing(tgid, start_boot_ns, time_boot_ns) -> bool  the process is gone and nobody saw it end
@@ -35,6 +35,7 @@ from pipeline.records._records cimport (
     pl_task_any,
 )
 from pipeline.resolver.apply._followups cimport TOPIC_EXIT
+from pipeline.resolver.apply._record cimport told_record
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_PROCFS,
     PL_CGROUP_SOURCE_UNKNOWN,
@@ -57,6 +58,8 @@ from pipeline.shm.layout._layout cimport (
     pl_hot,
 )
 from pipeline.shm.writer._writer cimport TableWriter
+
+include "states.pxi"
 
 #: What `insert_snapshot` returns.
 SAME = 0
@@ -88,8 +91,7 @@ cdef class Applier(Events):
     # -- single records ------------------------------------------------------------------------------------------------
 
     def apply_records(
-        self, head, task=None, body=None, strings=b"", *, bint late=False, known=None, int source=PL_SOURCE_EVENT,
-        uint64_t digest=0,
+        self, head, task=None, body=None, strings=b"", *, known=None, int source=PL_SOURCE_EVENT, uint64_t digest=0
     ) -> int:
         """Apply one record.
 
@@ -128,15 +130,15 @@ cdef class Applier(Events):
                 raise ValueError("a record of this kind has a body")
         if buffers.length(3) < h.var_bytes:
             raise ValueError(f"the record has {h.var_bytes} bytes of strings, not {buffers.length(3)}")
-        cdef uint32_t groups = 0
+        cdef told_record record
+        memset(&record, 0, sizeof(record))
+        record.head, record.task, record.body.bytes, record.strings = h, t, b, string_bytes
         if t != NULL:
-            groups = self.told(h.flags, t) if known is None else <uint32_t>known
-        self.told_source = <uint8_t>source
-        self.digest = digest
+            record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
+        record.source = <uint8_t>source if source else PL_SOURCE_EVENT
+        record.digest = digest
         with nogil:
-            self.apply_told(h, t, b, string_bytes, groups)
-        self.told_source = PL_SOURCE_EVENT
-        self.digest = 0
+            self.apply_one(&record)
         return self.find(h.tgid, h.start_boot_ns, h.flags & PL_FLAG_PARTIAL)
 
     def insert_snapshot(
@@ -169,7 +171,7 @@ cdef class Applier(Events):
         cdef const pl_task_any *t = <const pl_task_any *>buffers.data(1, sizeof(pl_task_any))
         cdef const pl_exec_any *b = <const pl_exec_any *>buffers.data(2, sizeof(pl_exec_any))
         cdef const char *string_bytes = buffers.data(3, 0)
-        cdef uint32_t groups
+        cdef told_record record
         cdef int result
         if h == NULL or t == NULL:
             raise ValueError("a process has a head and a task")
@@ -179,59 +181,62 @@ cdef class Applier(Events):
             <uint64_t>b.path_bytes + b.name_bytes + b.args_bytes + b.envs_bytes > <uint64_t>buffers.length(3)
         ):
             raise ValueError("the strings are shorter than the record says")
-        groups = self.told(h.flags, t) if known is None else <uint32_t>known
-        self.digest = digest
+        memset(&record, 0, sizeof(record))
+        record.head, record.task, record.body.exec, record.strings = h, t, b, string_bytes
+        record.groups = self.told(h.flags, t) if known is None else <uint32_t>known | known_states(t)
+        record.source = <uint8_t>source
+        record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
+        record.is_stat = (h.flags & PL_FLAG_PARTIAL) != 0
+        record.digest = digest
         with nogil:
-            result = self.insert(h, t, b, string_bytes, <uint8_t>source, groups, start_ticks, flags, exec_boot_ns)
-        self.digest = 0
+            result = self.insert(&record, start_ticks, flags, exec_boot_ns)
         return result
 
     cdef int insert(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint8_t source, uint32_t groups, bint ticks, uint32_t flags, uint64_t exec_boot_ns
+        self, const told_record *record, bint ticks, uint32_t flags, uint64_t exec_boot_ns
     ) noexcept nogil:
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), parent, newer = 0
         cdef pl_hot *hot
-        self.told_by = PL_CGROUP_SOURCE_UNKNOWN if source == PL_SOURCE_MAP else PL_CGROUP_SOURCE_PROCFS
-        self.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
         if row:
-            return self.merge_facts(row, head, task, body, strings, source, groups, ticks, flags, exec_boot_ns)
+            return self.merge_facts(row, record, ticks, exec_boot_ns)
         row = self.tables.head(head.tgid)
         if row and self.hot[row].start_boot_ns > head.start_boot_ns:
             return RESULT_SAME  # its pid has a younger owner already
-        row = self.open_entry(head, head.start_boot_ns)
+        row = self.open_entry(head, head.start_boot_ns, &newer)
         if row == 0:
             return RESULT_SAME
         hot = &self.hot[row]
-        hot.source = source
+        hot.source = record.source
         hot.flags |= flags
         if ticks:
             hot.flags |= PL_ROW_START_TICKS
         self.cold[row].fork_boot_ns = head.start_boot_ns
-        self.put_task(row, task, groups)
+        self.put_task(row, record, record.groups)
         self.cold[row].exec_inode = task.exe_inode
-        if body != NULL:
-            self.put_image(row, body, strings, True)
+        if record.body.exec != NULL:
+            self.put_image(row, record, True)
         else:
             hot.inode = task.exe_inode
-            if self.is_stat and task.exe_inode:
+            if record.is_stat and task.exe_inode:
                 hot.flags |= PL_ROW_STAT_INODE
-        self.missing_parent(row, head)
+        self.missing_parent(row, head, newer)
         parent = self.tables.follow(hot.parent)
         # Whether there was an exec since the fork shows in what differs from the parent (specification 3.3.9).
         if head.tgid == 1:
             hot.flags |= PL_ROW_IS_EXEC
         elif parent and hot.known & PL_KNOWN_FILE and not self.same_image(row, parent):
             hot.flags |= PL_ROW_IS_EXEC
-        self.publish_entry(row)
+        self.publish_entry(row, newer)
         self.slots[head.tgid].facts_at = head.time_boot_ns
         self.slots[head.tgid].parent_start = head.parent_start_boot_ns
         if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
             self.link_waiting(row, head.time_boot_ns)
-        if source == PL_SOURCE_SNAPSHOT:
+        if record.source == PL_SOURCE_SNAPSHOT:
             self.counters[PL_C_SNAPSHOT_ADDED] += 1
         else:
-            self.count_told(source)
+            self.count_told(record.source)
         self.close_if_ended(row)
         return RESULT_ADDED
 
@@ -242,16 +247,15 @@ cdef class Applier(Events):
         elif source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
 
-    cdef bint is_other_image(
-        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint8_t source,
-        uint64_t exec_boot_ns
-    ) noexcept nogil:
+    cdef bint is_other_image(self, uint32_t row, const told_record *record, uint64_t exec_boot_ns) noexcept nogil:
         """Whether a look at a process shows another image than the row has.
 
         Either the kernel's exec program gave the process another image since, by its cookie. Or the executable is
         another one. Inode numbers of the kernel and of stat() differ on some file systems, so between these the path
         has to differ too; a path alone can change by a rename.
         """
+        cdef const pl_task_any *task = record.task
+        cdef const pl_exec_any *body = record.body.exec
         cdef const pl_hot *hot = &self.hot[row]
         cdef const char *path
         cdef uint32_t n = 0
@@ -264,27 +268,29 @@ cdef class Applier(Events):
             return False
         # Whatever filled the kernel's maps does not say which of the two it had.
         is_comparable = (
-            not self.is_stat and not hot.flags & PL_ROW_STAT_INODE
-            and source != PL_SOURCE_MAP and hot.source != PL_SOURCE_MAP
+            not record.is_stat and not hot.flags & PL_ROW_STAT_INODE
+            and record.source != PL_SOURCE_MAP and hot.source != PL_SOURCE_MAP
         )
         if is_comparable:
             return True
         if not hot.known & PL_KNOWN_FILE:
             return False
         path = self.tables.names.bytes(hot.file_ref, &n)
-        return n != 64 + body.path_bytes or memcmp(path + 64, strings, body.path_bytes) != 0
+        return n != 64 + body.path_bytes or memcmp(path + 64, record.strings, body.path_bytes) != 0
 
     cdef int merge_facts(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint8_t source, uint32_t groups, bint ticks, uint32_t flags, uint64_t exec_boot_ns
+        self, uint32_t row, const told_record *record, bint ticks, uint64_t exec_boot_ns
     ) noexcept nogil:
         """The process is there: fill what is unknown, correct what differs if /proc is younger than the last event.
 
         The path, the arguments and the environment of an image are never corrected: an exec that was lost makes another
         image, and without an exec only the process itself can have changed what /proc shows of them.
         """
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef bint has_image = record.body.exec != NULL
         cdef pl_hot *hot = &self.hot[row]
-        cdef uint32_t missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
+        cdef uint32_t groups = record.groups, missing, image, parent = self.tables.follow(hot.parent), ppid = hot.ppid
         cdef int result = RESULT_SAME
         cdef bint younger = head.time_boot_ns >= self.slots[head.tgid].facts_at
         if hot.exit_boot_ns or self.tables.head(head.tgid) != row:
@@ -292,7 +298,7 @@ cdef class Applier(Events):
         if hot.flags & PL_ROW_START_TICKS and not ticks:
             self.exact_start(row, head.start_boot_ns)
             result = RESULT_COMPLETED
-        if body != NULL and younger and self.is_other_image(row, task, body, strings, source, exec_boot_ns):
+        if has_image and younger and self.is_other_image(row, record, exec_boot_ns):
             # An exec between the last event and now was lost; its time is unknown.
             image = self.copy_row(row)
             if image:
@@ -300,9 +306,9 @@ cdef class Applier(Events):
                 hot.flags = (hot.flags & PROCESS_FLAGS) | PL_ROW_HEAD | PL_ROW_IS_EXEC | PL_ROW_GAP | (
                     PL_ROW_IS_EXEC_EXEC if self.hot[row].flags & PL_ROW_IS_EXEC else 0
                 )
-                self.put_task(image, task, groups)
-                self.put_image(image, body, strings, True)
-                hot.source = source
+                self.put_task(image, record, groups)
+                self.put_image(image, record, True)
+                hot.source = record.source
                 hot.exec_boot_ns = head.time_boot_ns
                 hot.images = <uint16_t>min(<uint32_t>hot.images + 1, <uint32_t>0xFFFF)
                 self.cold[image].exec_inode = 0
@@ -315,21 +321,21 @@ cdef class Applier(Events):
                 self.tables.end(image)
                 self.tables.set_head(head.tgid, image)
                 self.replace(row, head.time_boot_ns)
-                self.count_told(source)
+                self.count_told(record.source)
                 row = image
                 result = RESULT_CHANGED
-        elif body != NULL and self.complete_image(row, body, strings):
+        elif has_image and self.complete_image(row, record):
             result = RESULT_COMPLETED
         hot = &self.hot[row]
         missing = groups & ~hot.known
         if younger and self.differs(row, task, groups & hot.known):
             self.tables.begin(row)
-            self.put_task(row, task, groups)
+            self.put_task(row, record, groups)
             self.tables.end(row)
             result = RESULT_CHANGED
         elif missing:
             self.tables.begin(row)
-            self.put_task(row, task, missing)
+            self.put_task(row, record, missing)
             self.tables.end(row)
             if result == RESULT_SAME:
                 result = RESULT_COMPLETED

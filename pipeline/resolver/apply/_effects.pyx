@@ -50,16 +50,16 @@ from pipeline.records._records cimport (
     pl_head_any,
     pl_task_any,
 )
+from pipeline.records._limits cimport CHAIN_LIMIT
 from pipeline.resolver.apply._followups cimport (
     TOPIC_CONTEXT, TOPIC_CRED, TOPIC_EXEC, TOPIC_EXIT, TOPIC_FORK, TOPIC_REPARENT,
 )
+from pipeline.resolver.apply._record cimport find_container, strings_bytes, tells_args, tells_envs, told_record
 from pipeline.resolver.apply._rows cimport (
     EXTRA_SSH,
     EXTRA_TRACER,
     Rows,
     ended_process,
-    pl_tells_args,
-    pl_tells_envs,
 )
 from pipeline.shm.layout._layout cimport (
     PL_CGROUP_SOURCE_EVENT,
@@ -129,7 +129,6 @@ cdef enum:
     INODE_SAME = 0
     INODE_OTHER = 1
     INODE_UNCLEAR = 2
-    IMAGE_LIMIT = 1024
     #: Ends between two commits, at most: twice the loop's batch.
     RETOLD_LIMIT = 16384
     KTHREADD = 2
@@ -140,10 +139,6 @@ cdef enum:
     AHEAD_ROWS = 4
 
 
-cdef inline uint64_t strings_bytes(const pl_exec_any *body) noexcept nogil:
-    return <uint64_t>body.path_bytes + body.name_bytes + body.args_bytes + body.envs_bytes
-
-
 cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept nogil:
     """Of what a record tells that hides nothing, as conceal.py's of what hides something; 0 where it could not be read.
     What the capture keeps nothing of is absent."""
@@ -152,7 +147,7 @@ cdef uint64_t digest_of(const pl_exec_any *body, const char *strings) noexcept n
     if body.exec_flags & (PL_EXEC_ARGS_UNREADABLE | PL_EXEC_ENVS_UNREADABLE):
         return 0
     return pl_digest(
-        args if pl_tells_args(body) else NULL, body.args_bytes, envs if pl_tells_envs(body) else NULL, body.envs_bytes
+        args if tells_args(body) else NULL, body.args_bytes, envs if tells_envs(body) else NULL, body.envs_bytes
     )
 
 
@@ -164,38 +159,42 @@ cdef class Events(Rows):
         cdef const pending_event *item
         cdef const columns *col
         cdef const pl_head_any *head
-        cdef const pl_task_any *task
         cdef pl_task_any own
-        cdef const char *body
+        cdef told_record record
+        memset(&record, 0, sizeof(record))
         for i in range(count):
             if i + AHEAD_RECORD < count:
-                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.sorter.columns)
+                self.prefetch_record(&batch.items[i + AHEAD_RECORD], batch.queues.columns)
             if i + AHEAD_INDEX < count:
-                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.sorter.columns)
+                self.prefetch_slots(&batch.items[i + AHEAD_INDEX], batch.queues.columns)
             if i + AHEAD_ROWS < count:
-                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.sorter.columns)
+                self.prefetch_rows(&batch.items[i + AHEAD_ROWS], batch.queues.columns)
             item = &batch.items[i]
-            col = &batch.sorter.columns[item.slot]
+            col = &batch.queues.columns[item.slot]
             head = &(<const pl_head_any *>col.head)[item.event]
-            task = NULL
-            body = NULL
+            record.head = head
+            record.task = NULL
+            record.body.bytes = NULL
+            record.strings = col.blob + item.var
+            record.groups = 0
+            record.source = PL_SOURCE_EVENT
             if not head.flags & PL_FLAG_HEAD_ONLY:
                 if col.task_of == NULL:
-                    task = &(<const pl_task_any *>col.task)[item.event]
+                    record.task = &(<const pl_task_any *>col.task)[item.event]
                 else:
                     own = (<const pl_task_any *>col.task)[pl_get16(col.task_of + 2 * <uint64_t>item.event)]
                     own.ns_pid = pl_get32(col.ns_pid + 4 * <uint64_t>item.event)
-                    task = &own
+                    record.task = &own
+                record.groups = self.told(head.flags, record.task)
                 if head.kind == PL_KIND_FORK:
-                    body = <const char *>&(<const pl_fork_any *>col.fork)[item.body]
+                    record.body.fork = &(<const pl_fork_any *>col.fork)[item.body]
                 elif head.kind == PL_KIND_EXIT:
-                    body = <const char *>&(<const pl_exit_any *>col.exit)[item.body]
+                    record.body.exit = &(<const pl_exit_any *>col.exit)[item.body]
                 elif head.kind == PL_KIND_EXEC:
-                    body = <const char *>&(<const pl_exec_any *>col.exec)[item.body]
-                    self.digest = 0 if col.digests == NULL else pl_get64(col.digests + 8 * <uint64_t>item.body)
-            self.apply_one(head, task, body, col.blob + item.var, batch.late_flags[i])
-            self.count_event(head, body)
-        self.digest = 0  # an exec alone has one, so nobody has looked at it after another record
+                    record.body.exec = &(<const pl_exec_any *>col.exec)[item.body]
+                    record.digest = 0 if col.digests == NULL else pl_get64(col.digests + 8 * <uint64_t>item.body)
+            self.apply_one(&record)
+            self.count_event(head, record.body.bytes)
 
     cdef void count_event(self, const pl_head_any *head, const char *body) noexcept nogil:
         """What specification 6 counts of events and single calls count in Python (stats.py)."""
@@ -212,10 +211,10 @@ cdef class Events(Rows):
             return
         exec_body = <const pl_exec_any *>body
         flags = exec_body.exec_flags
-        if pl_tells_args(exec_body):
+        if tells_args(exec_body):
             self.counters[PL_C_ARGS_SIZE] += exec_body.argc
             self.counters[PL_C_ARGS_TRUNCATED] += (flags & PL_EXEC_ARGS_TRUNCATED) != 0
-        if pl_tells_envs(exec_body):
+        if tells_envs(exec_body):
             self.counters[PL_C_ENVS_SIZE] += exec_body.envc
             self.counters[PL_C_ENVS_TRUNCATED] += (flags & PL_EXEC_ENVS_TRUNCATED) != 0
         if exec_body.path_bytes == 0:
@@ -252,28 +251,22 @@ cdef class Events(Rows):
             pl_prefetch(&self.hot[row])
             pl_prefetch(<const char *>&self.hot[row] + 64)
 
-    cdef void apply_one(
-        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, bint late
-    ) noexcept nogil:
-        self.apply_told(head, task, body, strings, self.told(head.flags, task) if task != NULL else 0)
-
-    cdef void apply_told(
-        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef void apply_one(self, told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
         cdef const pl_exec_any *exec_body
         cdef pl_head_any orphan
-        # Sources without BPF, but for tracers, look at /proc when they learn of an event. What filled the kernel's maps
-        # they do not say.
-        self.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
-        if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or self.told_source >= PL_SOURCE_PROCFS:
-            self.told_by = PL_CGROUP_SOURCE_PROCFS
-        elif self.told_source == PL_SOURCE_MAP:
-            self.told_by = PL_CGROUP_SOURCE_UNKNOWN
+        # Sources without BPF, except tracers, read /proc when they learn of an event. Entries of the kernel's maps do
+        # not say where their cgroup was read.
+        record.is_stat = (head.flags & PL_FLAG_PARTIAL) != 0
+        if head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED) == PL_FLAG_PARTIAL or record.source >= PL_SOURCE_PROCFS:
+            record.cgroup_source = PL_CGROUP_SOURCE_PROCFS
+        elif record.source == PL_SOURCE_MAP:
+            record.cgroup_source = PL_CGROUP_SOURCE_UNKNOWN
         else:
-            self.told_by = PL_CGROUP_SOURCE_EVENT
-        if head.flags & PL_FLAG_KEYED and self.container == NULL:
-            self.apply_keyed(head, task, body, strings, groups)
-            return
+            record.cgroup_source = PL_CGROUP_SOURCE_EVENT
+        record.container_bytes = 0
+        if head.flags & PL_FLAG_KEYED:
+            find_container(record)
         if (
             head.tgid == 0 or head.kind == 0 or head.kind >= PL_KIND_COUNT
             or head.tgid >= (self.tables.pid_capacity if head.flags & PL_FLAG_KEYED else self.tables.root_pids)
@@ -281,69 +274,51 @@ cdef class Events(Rows):
             self.counters[PL_C_MALFORMED] += 1
             return
         if head.ppid >= self.tables.root_pids and not head.flags & PL_FLAG_KEYED:
-            # Beyond the pids that the index has room for: there, but for this, somebody else would be found.
+            # The index has no room for this pid; its place there belongs to a process of a tracer.
             orphan = head[0]
             orphan.ppid = 0
             orphan.parent_start_boot_ns = 0
-            head = &orphan
+            head = record.head = &orphan
         if (
-            head.kind == PL_KIND_CGROUP and task != NULL and strings != NULL and head.var_bytes
+            head.kind == PL_KIND_CGROUP and record.task != NULL and record.strings != NULL and head.var_bytes
             and not head.flags & PL_FLAG_KEYED
         ):
-            # The name before the event, which is told with it.
+            # The name comes before the event, which is published with it.
             self.cgroups.hear(
-                strings, head.var_bytes, task, head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0
+                record.strings, head.var_bytes, record.task,
+                head.time_boot_ns if head.flags & PL_FLAG_CGROUP_MADE else 0,
             )
         if head.flags & PL_FLAG_CGROUP_MADE:
             return  # it is about no process
-        if task == NULL:
+        if record.task == NULL:
             self.counters[PL_C_HEAD_ONLY] += 1
         if head.kind == PL_KIND_FORK:
-            self.fork(head, task, <const pl_fork_any *>body, groups)
+            self.fork(record)
         elif head.kind == PL_KIND_EXIT:
-            self.exit(head, task, <const pl_exit_any *>body, groups)
+            self.exit(record)
         elif head.kind == PL_KIND_EXEC:
-            exec_body = <const pl_exec_any *>body
+            exec_body = record.body.exec
             if exec_body != NULL and strings_bytes(exec_body) > head.var_bytes:
                 self.counters[PL_C_MALFORMED] += 1
                 return
-            if exec_body != NULL and self.digest == 0:
-                self.digest = digest_of(exec_body, strings)
-            self.exec(head, task, exec_body, strings, groups)
+            if exec_body != NULL and record.digest == 0:
+                record.digest = digest_of(exec_body, record.strings)
+            self.exec(record)
         else:
-            self.context(head, task, strings, groups)
+            self.context(record)
         self.counters[PL_C_EVENTS_CAPS if head.kind == PL_KIND_CAPS else head.kind] += 1
-
-    cdef void apply_keyed(
-        self, const pl_head_any *head, const pl_task_any *task, const char *body, const char *strings, uint32_t groups
-    ) noexcept nogil:
-        """A tracer's record: behind its strings may stand the container id."""
-        cdef const pl_exec_any *exec_body = <const pl_exec_any *>body if head.kind == PL_KIND_EXEC else NULL
-        cdef uint64_t used = 0
-        if exec_body != NULL:
-            used = strings_bytes(exec_body)
-        elif head.kind == PL_KIND_CAPS:
-            used = sizeof(pl_caps_any)
-        if strings == NULL:
-            strings = <const char *>&self.container_bytes  # no string is read from it
-        self.container = strings + min(used, <uint64_t>head.var_bytes)
-        if head.flags & PL_FLAG_CONTAINER:
-            self.container_bytes = <uint32_t>(head.var_bytes - min(used, <uint64_t>head.var_bytes))
-        self.apply_told(head, task, body, strings, groups)
-        self.container = NULL
-        self.container_bytes = 0
 
     # -- shared --------------------------------------------------------------------------------------------------------
 
-    cdef void count_added(self) noexcept nogil:
-        if self.told_source == PL_SOURCE_MAP:
+    cdef void count_added(self, uint8_t source) noexcept nogil:
+        if source == PL_SOURCE_MAP:
             self.counters[PL_C_ADDED_KERNEL_MAPS] += 1
-        elif self.told_source == PL_SOURCE_PROCFS:
+        elif source == PL_SOURCE_PROCFS:
             self.counters[PL_C_ADDED_PROCFS] += 1
         else:
             self.counters[PL_C_ADDED_EVENT] += 1
 
-    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head) noexcept nogil:
+    cdef bint missing_parent(self, uint32_t row, const pl_head_any *head, uint32_t newer) noexcept nogil:
         """Link the parent that the record names to a row that is not visible yet; returns whether it is missing."""
         cdef uint32_t parent = 0
         cdef pl_hot *hot = &self.hot[row]
@@ -356,7 +331,7 @@ cdef class Events(Rows):
             parent = self.tables.head(head.ppid)
         if parent and parent != row and self.can_descend(row, parent):
             self.link_parent(row, parent, head.time_boot_ns)
-            if self.hot[parent].exit_boot_ns and not self.newer:
+            if self.hot[parent].exit_boot_ns and not newer:
                 # It ended before this was known: nobody told who adopted.
                 self.want(head.tgid, head.start_boot_ns)
             return False
@@ -367,7 +342,7 @@ cdef class Events(Rows):
         self.want(head.ppid, head.parent_start_boot_ns)
         return True
 
-    cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie) noexcept nogil:
+    cdef int compare_inode(self, uint32_t row, uint64_t inode, uint64_t cookie, bint is_stat) noexcept nogil:
         """Compare the image in a row with the executable and the cookie that a record of the kernel's tells of it.
 
         An inode that came from stat() may have another number inside the kernel (overlayfs). There the cookie decides,
@@ -381,7 +356,7 @@ cdef class Events(Rows):
             return INODE_SAME
         if known == 0:
             return INODE_UNCLEAR
-        if ((self.hot[row].flags & PL_ROW_STAT_INODE) != 0) == self.is_stat:
+        if ((self.hot[row].flags & PL_ROW_STAT_INODE) != 0) == is_stat:
             return INODE_OTHER
         if cookie == 0 or self.cold[row].cookie == 0:
             return INODE_UNCLEAR
@@ -407,17 +382,17 @@ cdef class Events(Rows):
             return False
         return hot.exit_boot_ns == 0 or hot.flags & PL_ROW_EXIT_UNSEEN or time >= hot.exit_boot_ns
 
-    cdef void refresh(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, uint32_t groups
-    ) noexcept nogil:
+    cdef void refresh(self, uint32_t row, const told_record *record) noexcept nogil:
         """Bring the head of a process up to date with a record about it; nothing is written if nothing differs."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
         if not self.is_news(row, head.time_boot_ns):
             return
         self.slots[head.tgid].facts_at = head.time_boot_ns
-        if task != NULL and (self.differs(row, task, groups) or self.cold[row].tid != head.tid):
+        if task != NULL and (self.differs(row, task, record.groups) or self.cold[row].tid != head.tid):
             self.tables.begin(row)
-            self.put_task(row, task, groups)
+            self.put_task(row, record, record.groups)
             self.cold[row].tid = head.tid
             self.tables.end(row)
         if hot.exit_boot_ns == 0:
@@ -448,52 +423,52 @@ cdef class Events(Rows):
 
     # -- fork ----------------------------------------------------------------------------------------------------------
 
-    cdef void fork(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil:
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL)
+    cdef void fork(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), newer = 0
         if (
             row and head.flags & PL_FLAG_PARTIAL and self.hot[row].start_boot_ns != head.start_boot_ns
             and self.hot[row].exit_boot_ns and self.hot[row].exit_boot_ns < head.start_boot_ns
         ):
             row = 0  # it had the pid earlier in the same tick
         if row:
-            self.complete_fork(row, head, task, body, groups)
+            self.complete_fork(row, record)
             return
-        row = self.open_entry(head, head.time_boot_ns)
+        row = self.open_entry(head, head.time_boot_ns, &newer)
         if row == 0:
             return
-        self.fill_fork(row, head, task, body, groups)
-        self.publish_entry(row)
-        self.count_added()
-        if not self.newer:
+        self.fill_fork(row, record, newer)
+        self.publish_entry(row, newer)
+        self.count_added(record.source)
+        if not newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
-            if task == NULL:
+            if record.task == NULL:
                 self.want(head.tgid, head.start_boot_ns)
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
                 self.link_waiting(row, head.time_boot_ns)
         self.emit(TOPIC_FORK, PL_KIND_FORK, row, head.time_boot_ns, 0)
         self.close_if_ended(row)
 
-    cdef void fill_fork(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil:
+    cdef void fill_fork(self, uint32_t row, const told_record *record, uint32_t newer) noexcept nogil:
         """Between begin and end of a process's first image: what it is right after the fork."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef const pl_fork_any *body = record.body.fork
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t creator = 0, image = 0, inherited = 0
         cdef uint64_t kernel = task.exe_inode if task != NULL else 0, others
         cdef int found
-        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+        hot.source = record.source
         cold.fork_boot_ns = head.time_boot_ns
         cold.tid = head.tid
         cold.exec_inode = kernel
         hot.known |= PL_KNOWN_FORK_TIME
         if ticks and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
-        self.missing_parent(row, head)
+        self.missing_parent(row, head, newer)
         if body != NULL and body.creator_tgid:
             cold.creator_tgid = body.creator_tgid
             cold.fork_flags = body.clone_flags
@@ -509,7 +484,7 @@ cdef class Events(Rows):
             if hot.known & PL_KNOWN_CREATOR:
                 self.tables.set_creator(row, image)
             self.copy_image(row, image)
-            inherited = ~groups & self.hot[image].known if task != NULL else 0
+            inherited = ~record.groups & self.hot[image].known if task != NULL else 0
             if ticks and inherited & PL_KNOWN_NS:
                 # The parent is in the outermost pid namespace, and a child elsewhere would have been told: it has one
                 # number only. In an inner one it has another that nobody knows.
@@ -519,7 +494,7 @@ cdef class Events(Rows):
                     inherited &= ~PL_KNOWN_NS
             self.copy_groups(row, image, inherited)
             if kernel and kernel != self.hot[image].inode:
-                found = self.compare_inode(image, kernel, task.cookie)
+                found = self.compare_inode(image, kernel, task.cookie, record.is_stat)
                 if found == INODE_OTHER and self.is_provisional(image, head.time_boot_ns):
                     found = INODE_UNCLEAR  # what /proc said of the creator is younger than this fork
                 if found == INODE_OTHER:
@@ -541,7 +516,7 @@ cdef class Events(Rows):
                     hot.flags &= ~PL_ROW_STAT_INODE
         elif kernel:
             hot.inode = kernel
-        elif ticks and not groups:
+        elif ticks and not record.groups:
             # Nothing is told of it, and there is no parent to take it from.
             self.want(head.tgid, head.start_boot_ns)
         if task == NULL:
@@ -555,7 +530,7 @@ cdef class Events(Rows):
             # The same cgroups have the same path and container; others have not.
             hot.cgroup_id = self.hot[image].cgroup_id
             if not inherited & PL_KNOWN_CGROUP:
-                hot.cgroup_source = self.told_by
+                hot.cgroup_source = record.cgroup_source
             self.tables.names.hold(self.cold[image].cgroup_ref)
             self.tables.set_cgroup_ref(row, self.cold[image].cgroup_ref)
             others = self.cgroups.sets[self.hot[image].tgid]
@@ -563,11 +538,11 @@ cdef class Events(Rows):
                 self.cgroups.sets[head.tgid] = others
                 self.tables.names.hold(self.cold[image].container_ref)
                 self.tables.set_container_ref(row, self.cold[image].container_ref)
-        if image and self.tables.rows[image].marks & MARK_TTY_GIVEN and not (groups & PL_KNOWN_TTY and task.tty[0]):
+        if image and self.tables.rows[image].marks & MARK_TTY_GIVEN and not (record.groups & PL_KNOWN_TTY and task.tty[0]):
             # A fork has the descriptors of who forked it.
             memcpy(cold.tty, self.cold[image].tty, 16)
             self.mark_tty(row, True)
-        self.put_task(row, task, groups)
+        self.put_task(row, record, record.groups)
         if image and self.cold[image].extra_ref:
             self.inherit_extra(
                 row, self.cold[image].extra_ref,
@@ -575,10 +550,10 @@ cdef class Events(Rows):
                 | self.same_places(row, self.hot[image].cgroup_id, self.cold[image].container_ref),
             )
 
-    cdef void complete_fork(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_fork_any *body, uint32_t groups
-    ) noexcept nogil:
+    cdef void complete_fork(self, uint32_t row, const told_record *record) noexcept nogil:
         """The process is in the tables: from /proc, from a record that came before this one, or applied already."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_fork_any *body = record.body.fork
         cdef uint32_t root = self.root(row), parent, creator, image, previous, n
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef pl_hot *hot
@@ -587,12 +562,11 @@ cdef class Events(Rows):
         hot = &self.hot[root]
         if root == row and not hot.known & PL_KNOWN_FORK_TIME and self.is_provisional(row, head.time_boot_ns):
             # What /proc said is younger than this event: back to the fork, the events that follow lead there again.
-            self.newer = 0
             self.tables.begin(row)
             hot.flags = PL_ROW_HEAD | (hot.flags & (PL_ROW_START_TICKS | PL_ROW_FOREIGN))
             if body != NULL and self.find(body.creator_tgid, body.creator_start_boot_ns, ticks):
                 self.clear_image(row)
-            self.fill_fork(row, head, task, body, groups)
+            self.fill_fork(row, record, 0)
             self.tables.end(row)
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
@@ -608,7 +582,7 @@ cdef class Events(Rows):
             if body != NULL and body.creator_tgid:
                 creator = self.find(body.creator_tgid, body.creator_start_boot_ns, ticks)
             # Creator and fork time are those of the process: all of its images say them.
-            for n in range(IMAGE_LIMIT):
+            for n in range(CHAIN_LIMIT):
                 previous = self.previous_image(row)
                 hot = &self.hot[row]
                 self.tables.begin(row)
@@ -635,16 +609,15 @@ cdef class Events(Rows):
 
     # -- exec ----------------------------------------------------------------------------------------------------------
 
-    cdef void exec(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint32_t groups
-    ) noexcept nogil:
+    cdef void exec(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), previous, before, newer = 0, n
         cdef uint64_t kernel
         cdef pl_hot *hot
         if row == 0:
-            self.exec_without_fork(head, task, body, strings, groups)
+            self.exec_without_fork(record)
             return
         if self.hot[row].flags & PL_ROW_START_TICKS and not ticks:
             self.exact_start(row, head.start_boot_ns)
@@ -655,8 +628,8 @@ cdef class Events(Rows):
                 # will be told.
                 self.tables.begin(row)
                 self.hot[row].flags = (self.hot[row].flags & PROCESS_FLAGS) | PL_ROW_HEAD
-                self.fill_exec(row, head, task, body, strings, groups)
-                self.link_image(row, previous, body)
+                self.fill_exec(row, record, record.groups)
+                self.link_image(row, previous, record)
                 self.tables.end(row)
                 self.slots[head.tgid].facts_at = head.time_boot_ns
                 self.replace(previous, head.time_boot_ns)
@@ -676,7 +649,7 @@ cdef class Events(Rows):
             self.tables.end(row)
             self.slots[head.tgid].facts_at = head.time_boot_ns
         previous = row
-        for n in range(IMAGE_LIMIT):
+        for n in range(CHAIN_LIMIT):
             hot = &self.hot[previous]
             if not hot.known & PL_KNOWN_EXEC_TIME:
                 break
@@ -693,39 +666,37 @@ cdef class Events(Rows):
             previous = self.previous_image(previous)
             if previous == 0:
                 break
-        row = self.append_image(previous, newer, head, task, body, strings, groups)
+        row = self.append_image(previous, newer, record)
         self.emit(TOPIC_EXEC, PL_KIND_EXEC, row, head.time_boot_ns, 0)
 
-    cdef bint has_lost_exec(self, uint32_t previous, const pl_exec_any *body) noexcept nogil:
+    cdef bint has_lost_exec(self, uint32_t previous, const told_record *record) noexcept nogil:
         """Whether the kernel replaced another image than the one that is here: an exec between them was lost."""
+        cdef const pl_exec_any *body = record.body.exec
         if body == NULL or body.prev_inode == 0 or body.prev_inode == self.hot[previous].inode:
             return False
         # The kernel's map names the image before by its cookie; its inode there may be from stat(), too.
         if body.prev_cookie and body.prev_cookie == self.cold[previous].cookie:
             return False
-        return self.compare_inode(previous, body.prev_inode, body.prev_cookie) == INODE_OTHER
+        return self.compare_inode(previous, body.prev_inode, body.prev_cookie, record.is_stat) == INODE_OTHER
 
-    cdef void link_image(self, uint32_t row, uint32_t previous, const pl_exec_any *body) noexcept nogil:
+    cdef void link_image(self, uint32_t row, uint32_t previous, const told_record *record) noexcept nogil:
         """Between begin and end of an image: it is the one after `previous`."""
         if self.hot[previous].flags & PL_ROW_IS_EXEC:
             self.hot[row].flags |= PL_ROW_IS_EXEC_EXEC
-        if self.has_lost_exec(previous, body):
+        if self.has_lost_exec(previous, record):
             self.hot[row].flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
             self.counters[PL_C_PARENT_MISSING] += 1
             self.counters[PL_C_INODE_ERROR_EXEC_PARENT_MISSING] += 1
         self.tables.set_ancestor(row, previous)
         self.hot[row].images = <uint16_t>min(<uint32_t>self.hot[previous].images + 1, <uint32_t>0xFFFF)
 
-    cdef bint is_exec_bomb(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef bint is_exec_bomb(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
         """Whether an exec started what the image is already (specification 3.3.4)."""
         # Others than the kernel's programs look at /proc after the exec, and may see what a later one started; tracers
         # make an image of each (specification 4).
         return (
-            body != NULL and not head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
-            and self.is_same_again(row, task, body, strings, groups)
+            record.body.exec != NULL and not record.head.flags & (PL_FLAG_PARTIAL | PL_FLAG_KEYED)
+            and self.is_same_again(row, record, groups)
         )
 
     cdef uint64_t begun(self, uint32_t previous, uint32_t row) noexcept nogil:
@@ -738,10 +709,10 @@ cdef class Events(Rows):
         # That of a fork was not made by an exec; of one without a fork nobody knows the image before.
         return time if self.hot[row].flags & PL_ROW_GAP else self.hot[row].start_boot_ns
 
-    cdef bint begin_earlier(
-        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_exec_any *body
-    ) noexcept nogil:
+    cdef bint begin_earlier(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
         """A late exec started what `newer` is before that began, as far as is known; False: another one lay between."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
         cdef uint64_t replaced = self.cold[newer].exec_inode
         if replaced and replaced != body.inode:
             return False
@@ -749,7 +720,7 @@ cdef class Events(Rows):
         self.replace(previous, head.time_boot_ns)
         self.tables.begin(newer)
         self.cold[newer].exec_inode = body.prev_inode
-        if previous and not self.has_lost_exec(previous, body):
+        if previous and not self.has_lost_exec(previous, record):
             self.forget_loss(newer)
         self.tables.end(newer)
         return True
@@ -762,14 +733,13 @@ cdef class Events(Rows):
             if hot.flags & PL_ROW_HEAD_ONLY:
                 hot.flags |= PL_ROW_GAP
 
-    cdef void start_again(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef void start_again(self, uint32_t row, const told_record *record) noexcept nogil:
         """An exec bomb: no new image, the one that is there has a later exec time (specification 3.3.4).
 
         It runs from the end of the image before all the same, which is what look-ups as of a past time go by.
         """
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
         cdef bint is_head = self.tables.head(head.tgid) == row and hot.exit_boot_ns == 0
         cdef bint is_news = is_head and self.is_news(row, head.time_boot_ns)
@@ -778,8 +748,8 @@ cdef class Events(Rows):
         if is_news:
             # What is not compared may have changed: names, path, terminal, cgroup, cookie; and descriptors.
             self.mark_tty(row, False)
-            self.put_task(row, task, groups)
-            self.put_image(row, body, strings, False)
+            self.put_task(row, record, record.groups)
+            self.put_image(row, record, False)
             self.cold[row].tid = head.tid
         if task.cookie and head.time_boot_ns >= hot.exec_boot_ns:
             self.cold[row].cookie = task.cookie
@@ -831,14 +801,13 @@ cdef class Events(Rows):
         self.hot[previous].flags = (self.hot[previous].flags | PL_ROW_REPLACED) & ~PL_ROW_HEAD
         self.tables.end(previous)
 
-    cdef void fill_exec(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef void fill_exec(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
         """Between begin and end of an image: what the record says of it."""
+        cdef const pl_head_any *head = record.head
+        cdef const pl_exec_any *body = record.body.exec
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
-        hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+        hot.source = record.source
         cold.tid = head.tid
         if body == NULL:
             # Only that there was an exec. It keeps session, namespaces, cgroup and terminal; the rest may have changed.
@@ -851,42 +820,41 @@ cdef class Events(Rows):
         else:
             # Its descriptors may be others by now: the terminal is looked for again.
             self.mark_tty(row, False)
-            self.put_task(row, task, groups)
-            self.put_image(row, body, strings, True)
+            self.put_task(row, record, groups)
+            self.put_image(row, record, True)
             cold.exec_inode = body.prev_inode
-            cold.cookie = task.cookie
+            cold.cookie = record.task.cookie
         hot.exec_boot_ns = head.time_boot_ns
         hot.known |= PL_KNOWN_EXEC_TIME
         hot.flags |= PL_ROW_IS_EXEC
 
-    cdef uint32_t append_image(
-        self, uint32_t previous, uint32_t newer, const pl_head_any *head, const pl_task_any *task,
-        const pl_exec_any *body, const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef uint32_t append_image(self, uint32_t previous, uint32_t newer, const told_record *record) noexcept nogil:
         """Enter an image after `previous` and before `newer`, one of which may be 0.
 
         Returns:
             Its row, that of the one which was started again by an exec bomb, or 0: the table is full.
         """
+        cdef const pl_head_any *head = record.head
         cdef uint32_t model, row
         cdef bint is_head = newer == 0, ended
         cdef pl_hot *hot
         cdef uint32_t flags
         cdef uint64_t until = 0  # when `newer` began to run
         # Of one that is told late, or again, the credentials may have changed since: they are not compared.
+        cdef uint32_t groups = record.groups
         cdef uint32_t compared = groups if head.time_boot_ns >= self.slots[head.tgid].facts_at else 0
         if newer:
             until = self.begun(previous, newer)
         if (
             previous and (newer == 0 or head.time_boot_ns < until)
-            and self.is_exec_bomb(previous, head, task, body, strings, compared) and not self.has_lost_exec(previous, body)
+            and self.is_exec_bomb(previous, record, compared) and not self.has_lost_exec(previous, record)
         ):
-            self.start_again(previous, head, task, body, strings, groups)
+            self.start_again(previous, record)
             return previous
         if newer:
-            if self.is_exec_bomb(newer, head, task, body, strings, compared):
-                if until <= head.time_boot_ns or self.begin_earlier(previous, newer, head, body):
-                    self.start_again(newer, head, task, body, strings, groups)
+            if self.is_exec_bomb(newer, record, compared):
+                if until <= head.time_boot_ns or self.begin_earlier(previous, newer, record):
+                    self.start_again(newer, record)
                     return newer
             elif until <= head.time_boot_ns:
                 if until < head.time_boot_ns:
@@ -900,7 +868,7 @@ cdef class Events(Rows):
         ended = is_head and self.hot[model].exit_boot_ns != 0
         row = self.copy_row(model)
         if row == 0:
-            return self.overwrite(model, head, task, body, strings, groups) if is_head else 0
+            return self.overwrite(model, record) if is_head else 0
         if ended:
             # It came after the process's end. Rows keep their place in pid index and retention queue, so the new row
             # takes what the image before was, and the head's row the image that this record is about.
@@ -919,7 +887,7 @@ cdef class Events(Rows):
         else:
             hot.flags |= PL_ROW_REPLACED
             hot.exit_boot_ns = until
-        self.fill_exec(row, head, task, body, strings, groups)
+        self.fill_exec(row, record, groups)
         if previous:
             self.forget_told(
                 row, self.cold[previous].extra_ref,
@@ -928,13 +896,13 @@ cdef class Events(Rows):
         else:
             self.forget_told(row, 0, 0)
         if previous:
-            self.link_image(row, previous, body)
+            self.link_image(row, previous, record)
         else:
             # Older than the oldest image that is known: it takes that one's place before the parent.
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
             hot.images = 1
         self.tables.end(row)
-        self.count_added()
+        self.count_added(record.source)
         if ended:
             self.tables.retire(previous)
             return row
@@ -958,11 +926,9 @@ cdef class Events(Rows):
         self.number_images(self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), row)
         return row
 
-    cdef uint32_t overwrite(
-        self, uint32_t row, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body,
-        const char *strings, uint32_t groups
-    ) noexcept nogil:
+    cdef uint32_t overwrite(self, uint32_t row, const told_record *record) noexcept nogil:
         """The table is full: the head becomes the new image, so the process stays true, and its history does not."""
+        cdef const pl_head_any *head = record.head
         cdef pl_hot *hot = &self.hot[row]
         cdef uint32_t flags = hot.flags, container = self.cold[row].container_ref, extra = self.cold[row].extra_ref
         cdef uint64_t cgroup_id = hot.cgroup_id
@@ -976,7 +942,7 @@ cdef class Events(Rows):
         ))
         if flags & PL_ROW_IS_EXEC:
             hot.flags |= PL_ROW_IS_EXEC_EXEC
-        self.fill_exec(row, head, task, body, strings, groups)
+        self.fill_exec(row, record, record.groups)
         self.forget_told(row, extra, self.same_places(row, cgroup_id, container))
         self.tables.end(row)
         self.tables.names.release(container)
@@ -991,7 +957,7 @@ cdef class Events(Rows):
     cdef void number_images(self, uint32_t head, uint32_t row) noexcept nogil:
         """Number the images from `row`, which has its number, up to the head anew: they count from the oldest."""
         cdef uint32_t image = head, count = 0, n
-        while image and image != row and count < IMAGE_LIMIT:
+        while image and image != row and count < CHAIN_LIMIT:
             count += 1
             image = self.previous_image(image)
         image = head
@@ -1001,17 +967,15 @@ cdef class Events(Rows):
             self.tables.end(image)
             image = self.previous_image(image)
 
-    cdef void exec_without_fork(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exec_any *body, const char *strings,
-        uint32_t groups
-    ) noexcept nogil:
-        cdef uint32_t row = self.open_entry(head, head.start_boot_ns), parent
+    cdef void exec_without_fork(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef uint32_t newer = 0, row = self.open_entry(head, head.start_boot_ns, &newer), parent
         cdef pl_hot *hot
         if row == 0:
             return
         hot = &self.hot[row]
-        self.missing_parent(row, head)
-        self.fill_exec(row, head, task, body, strings, groups)
+        self.missing_parent(row, head, newer)
+        self.fill_exec(row, record, record.groups)
         if head.flags & PL_FLAG_KEYED and head.time_boot_ns == head.start_boot_ns:
             # A tracer found it when it began: what /proc is to other sources.
             parent = self.tables.follow(hot.parent)
@@ -1026,9 +990,9 @@ cdef class Events(Rows):
             hot.flags |= PL_ROW_PARENT_MISSING | PL_ROW_GAP
         if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
             hot.flags |= PL_ROW_START_TICKS
-        self.publish_entry(row)
-        self.count_added()
-        if not self.newer:
+        self.publish_entry(row, newer)
+        self.count_added(record.source)
+        if not newer:
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
             if self.tables.first_child(head.tgid) or self.slots[head.tgid].awaited:
@@ -1038,9 +1002,10 @@ cdef class Events(Rows):
 
     # -- exit ----------------------------------------------------------------------------------------------------------
 
-    cdef void exit(
-        self, const pl_head_any *head, const pl_task_any *task, const pl_exit_any *body, uint32_t groups
-    ) noexcept nogil:
+    cdef void exit(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef const pl_exit_any *body = record.body.exit
         cdef bint ticks = head.flags & PL_FLAG_PARTIAL
         cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, ticks), reaper_tgid = 0
         cdef uint64_t reaper_start = 0
@@ -1085,7 +1050,7 @@ cdef class Events(Rows):
             self.tables.begin(row)
             if task != NULL and head.time_boot_ns >= self.slots[head.tgid].facts_at or not is_owner:
                 if task != NULL:
-                    self.put_task(row, task, groups)
+                    self.put_task(row, record, record.groups)
                 self.cold[row].tid = head.tid
             if body != NULL:
                 self.cold[row].exit_code = body.exit_code
@@ -1144,10 +1109,10 @@ cdef class Events(Rows):
 
     # -- cred, comm, cgroup, sid, caps ---------------------------------------------------------------------------------
 
-    cdef void context(
-        self, const pl_head_any *head, const pl_task_any *task, const char *strings, uint32_t groups
-    ) noexcept nogil:
-        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), unknown = 0
+    cdef void context(self, const told_record *record) noexcept nogil:
+        cdef const pl_head_any *head = record.head
+        cdef const pl_task_any *task = record.task
+        cdef uint32_t row = self.find(head.tgid, head.start_boot_ns, head.flags & PL_FLAG_PARTIAL), unknown = 0, newer = 0
         cdef pl_hot *hot
         cdef ended_process *ended
         if row == 0:
@@ -1158,23 +1123,23 @@ cdef class Events(Rows):
             ):
                 # It has ended since. Who never saw it begin need not know it now.
                 return
-            row = self.open_entry(head, head.start_boot_ns)
+            row = self.open_entry(head, head.start_boot_ns, &newer)
             if row == 0:
                 return
             hot = &self.hot[row]
-            hot.source = self.told_source if self.told_source else PL_SOURCE_EVENT
+            hot.source = record.source
             hot.flags |= PL_ROW_GAP
-            self.missing_parent(row, head)
+            self.missing_parent(row, head, newer)
             if task != NULL:
-                self.put_task(row, task, groups)
+                self.put_task(row, record, record.groups)
                 hot.inode = task.exe_inode
                 self.cold[row].exec_inode = task.exe_inode
             else:
                 hot.flags |= PL_ROW_HEAD_ONLY
             if head.flags & PL_FLAG_PARTIAL and head.start_boot_ns % self.tick_ns == 0:
                 hot.flags |= PL_ROW_START_TICKS
-            self.publish_entry(row)
-            self.count_added()
+            self.publish_entry(row, newer)
+            self.count_added(record.source)
             self.slots[head.tgid].facts_at = head.time_boot_ns
             self.slots[head.tgid].parent_start = head.parent_start_boot_ns
             self.want(head.tgid, head.start_boot_ns)
@@ -1199,9 +1164,12 @@ cdef class Events(Rows):
                 hot.flags |= PL_ROW_GAP
                 self.tables.end(row)
                 self.want(head.tgid, head.start_boot_ns)
-            self.refresh(row, head, task, groups)
-        if head.kind == PL_KIND_CAPS and task != NULL and strings != NULL and head.var_bytes >= sizeof(pl_caps_any):
-            self.put_caps(self.image_at(row, head.time_boot_ns), strings)
+            self.refresh(row, record)
+        if (
+            head.kind == PL_KIND_CAPS and task != NULL and record.strings != NULL
+            and head.var_bytes >= sizeof(pl_caps_any)
+        ):
+            self.put_caps(self.image_at(row, head.time_boot_ns), record.strings)
         self.emit(TOPIC_CRED if head.kind == PL_KIND_CRED else TOPIC_CONTEXT, head.kind, row, head.time_boot_ns, 0)
 
     cdef void put_caps(self, uint32_t row, const char *strings) noexcept nogil:

@@ -10,14 +10,11 @@ from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
-    PL_EXEC_ARGS_TRUNCATED,
-    PL_EXEC_ARGS_UNREADABLE,
-    PL_EXEC_ENVS_TRUNCATED,
-    PL_EXEC_ENVS_UNREADABLE,
     pl_exec_any,
     pl_head_any,
     pl_task_any,
 )
+from pipeline.resolver.apply._record cimport exec_text, told_record
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport PL_ROW_START_TICKS, pl_cold, pl_file, pl_hot
 from pipeline.shm.writer._writer cimport TableWriter
@@ -29,32 +26,6 @@ cdef enum:
     EXTRA_TRACER = 2
     EXTRA_CONTAINER = 4
     EXTRA_CGROUP = 8
-
-cdef inline bint pl_tells_args(const pl_exec_any *body) noexcept nogil:
-    """Whether a record tells arguments, be there none. Not, where all of it was left out: they could not be read, or the
-    capture keeps 0 bytes of them.
-    """
-    return body.args_bytes != 0 or not (
-        body.exec_flags & PL_EXEC_ARGS_UNREADABLE
-        or (body.exec_flags & PL_EXEC_ARGS_TRUNCATED and body.args_full_bytes)
-    )
-
-
-cdef inline bint pl_tells_envs(const pl_exec_any *body) noexcept nogil:
-    """The same of an environment."""
-    return body.envs_bytes != 0 or not (
-        body.exec_flags & PL_EXEC_ENVS_UNREADABLE
-        or (body.exec_flags & PL_EXEC_ENVS_TRUNCATED and body.envs_full_bytes)
-    )
-
-
-# Arguments or the environment, as an exec record has them.
-cdef struct exec_text:
-    const char *text
-    uint32_t n, full  # bytes in the record, and before it was cut
-    uint32_t known, truncated  # bits of it: KNOWN_*, ROW_*
-    bint is_told, is_cut
-
 
 cdef struct pid_slot:
     uint64_t facts_at  # time of the newest facts that the head holds
@@ -103,12 +74,6 @@ cdef class Rows:
     cdef uint64_t *heirs  # links of new rows whose origin has something in `extra`
     cdef uint32_t heirs_count
     cdef readonly uint64_t heirs_dropped
-    cdef const char *container  # container id that the record being applied tells, or NULL ...
-    cdef uint32_t container_bytes  # ... 0
-    cdef uint64_t digest  # of the record being applied: of arguments and environment before something was hidden; 0 not known
-    cdef uint8_t told_by  # CGROUP_SOURCE_* of what the record being applied tells
-    cdef bint is_stat  # whether its executable's inode is from stat(), not from the kernel's own structures
-    cdef uint32_t newer  # set by open_entry: the process that owned the pid after the one being entered, 0 none
 
     # -- finding ----------------------------------------------------------------------------------------------------
     # Whether the row's process began at `start`; to the tick where one of the two comes from /proc.
@@ -155,7 +120,7 @@ cdef class Rows:
 
     # -- facts ------------------------------------------------------------------------------------------------------
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil
-    cdef void put_task(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil
+    cdef void put_task(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
     cdef bint is_elsewhere(self, uint32_t row, const pl_task_any *task) noexcept nogil
     cdef void mark_tty(self, uint32_t row, bint is_given) noexcept nogil
     cdef bint keeps_tty(self, uint32_t row, const pl_task_any *task) noexcept nogil
@@ -164,17 +129,13 @@ cdef class Rows:
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
     cdef void copy_image(self, uint32_t row, uint32_t source) noexcept nogil
     cdef void clear_image(self, uint32_t row) noexcept nogil
-    cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil
+    cdef void put_mount(self, pl_file *file, const told_record *record) noexcept nogil
     cdef void keep_digest(self, uint32_t row, uint64_t digest) noexcept nogil
     cdef bint same_image(self, uint32_t row, uint32_t other) noexcept nogil
-    cdef bint is_same_again(
-        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint32_t groups
-    ) noexcept nogil
+    cdef bint is_same_again(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil
     cdef bint holds(self, Arena arena, uint32_t ref, const char *text, uint32_t n, bint is_absent) noexcept nogil
-    cdef void put_image(
-        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new
-    ) noexcept nogil
-    cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil
+    cdef void put_image(self, uint32_t row, const told_record *record, bint is_new) noexcept nogil
+    cdef bint complete_image(self, uint32_t row, const told_record *record) noexcept nogil
     @cython.final
     cdef void put_name(
         self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new, uint32_t flags
@@ -185,12 +146,12 @@ cdef class Rows:
         uint32_t known
     ) noexcept nogil
     @cython.final
-    cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil
+    cdef uint32_t file_of(self, const told_record *record) noexcept nogil
     cdef void exact_start(self, uint32_t row, uint64_t start) noexcept nogil
 
     # -- entries ----------------------------------------------------------------------------------------------------
-    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at) noexcept nogil
-    cdef void publish_entry(self, uint32_t row) noexcept nogil
+    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at, uint32_t *newer) noexcept nogil
+    cdef void publish_entry(self, uint32_t row, uint32_t newer) noexcept nogil
     cdef void link_parent(self, uint32_t row, uint32_t parent, uint64_t time) noexcept nogil
     cdef void link_waiting(self, uint32_t row, uint64_t time) noexcept nogil
     cdef void link_child(self, uint32_t child, uint32_t row, uint64_t time) noexcept nogil

@@ -16,7 +16,7 @@ Rules that hold for every function:
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from pipeline.resolver.apply._cgroups cimport CgroupNames
 from pipeline.resolver.apply._followups cimport FollowUps, TOPIC_EXIT, TOPIC_REPARENT
@@ -24,21 +24,25 @@ from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.records._records cimport (
     PL_EXEC_ARGS_TRUNCATED,
     PL_EXEC_ARGS_UNREADABLE,
+    PL_EXEC_DELETED,
     PL_EXEC_DETACHED,
-    PL_EXEC_ENVS_TRUNCATED,
-    PL_EXEC_ENVS_UNREADABLE,
     PL_EXEC_ESCAPED,
     PL_EXEC_MEMFD,
+    PL_EXEC_NAME_TRUNCATED,
     PL_EXEC_NO_ROOT,
     PL_EXEC_PATH_TRUNCATED,
     PL_EXEC_SCRIPT,
     PL_EXEC_THROUGH_SYMLINK,
+    PL_EXEC_UPPER_LAYER,
     PL_FLAG_PARTIAL,
     PL_KIND_EXIT,
     pl_exec_any,
     pl_head_any,
     pl_task_any,
 )
+from pipeline.records._limits cimport CHAIN_LIMIT
+from pipeline.resolver.apply._groups cimport TASK_KNOWN, pl_blocks_differ, pl_copy_blocks, pl_put_blocks
+from pipeline.resolver.apply._record cimport args_of, envs_of, exec_text, tells_args, tells_envs, told_record
 from pipeline.resolver.stream._skip cimport pl_skip
 from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.layout._layout cimport (
@@ -98,10 +102,11 @@ from pipeline.shm.layout._layout cimport (
 )
 from pipeline.shm.writer._writer cimport MARK_DIGEST, MARK_TTY_GIVEN, TableWriter, row_state
 
+include "states.pxi"
+
 
 cdef enum:
-    #: More images or ancestors than a chain may have (design, law 7): a longer walk met a loop.
-    CHAIN_LIMIT = 1024
+    #: Earlier owners of one pid that a look-up follows.
     OWNERS_LIMIT = 1024
     ENDED_SIZE = 1024
     UNKNOWN_SIZE = 1024
@@ -109,10 +114,16 @@ cdef enum:
     HEIRS_SIZE = 1024
     WAITING_SIZE = 1024
     PF_KTHREAD = 0x200000
-    #: EXEC_DELETED | MEMFD | PATH_TRUNCATED | DETACHED | ESCAPED | NO_ROOT | UPPER_LAYER: what concerns the file alone.
-    FILE_FLAGS = 2 | 4 | 8 | 256 | 512 | 1024 | 2048
-    #: And with these the path, or what was invoked, does not tell whether a link was followed; a script's never does.
-    NO_LINK_FLAGS = 1 | 2 | 4 | 8 | 256 | 512 | 1024 | 8192
+    #: What an exec record's flags say about the file alone.
+    FILE_FLAGS = (
+        PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED | PL_EXEC_NO_ROOT
+        | PL_EXEC_UPPER_LAYER
+    )
+    #: With one of these, path and invoked name do not show whether a symbolic link was followed.
+    NO_LINK_FLAGS = (
+        PL_EXEC_SCRIPT | PL_EXEC_DELETED | PL_EXEC_MEMFD | PL_EXEC_PATH_TRUNCATED | PL_EXEC_DETACHED | PL_EXEC_ESCAPED
+        | PL_EXEC_NO_ROOT | PL_EXEC_NAME_TRUNCATED
+    )
     IMAGE_FLAGS = (
         PL_ROW_ARGS_TRUNCATED | PL_ROW_ENVS_TRUNCATED | PL_ROW_SCRIPT | PL_ROW_THROUGH_SYMLINK | PL_ROW_STAT_INODE
     )
@@ -121,10 +132,12 @@ cdef enum:
     #: Bytes of scratch memory in front of a map that is put together: the longest header.
     MAP_HEADER = 3
     IMAGE_KNOWN = PL_KNOWN_FILE | PL_KNOWN_ARGS | PL_KNOWN_ENVS | PL_KNOWN_EXEC_TIME
-    TASK_KNOWN = (
-        PL_KNOWN_CREDS | PL_KNOWN_CAPS | PL_KNOWN_AUID | PL_KNOWN_SID | PL_KNOWN_NS | PL_KNOWN_CGROUP | PL_KNOWN_COMM
-        | PL_KNOWN_TTY
-    )
+
+
+cdef inline uint32_t name_length(const pl_exec_any *body, const char *name) noexcept nogil:
+    """Bytes of what was invoked, which a NUL and the working directory may follow."""
+    cdef const char *nul = <const char *>memchr(name, 0, body.name_bytes)
+    return body.name_bytes if nul == NULL else <uint32_t>(nul - name)
 
 
 cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const char *name) noexcept nogil:
@@ -132,7 +145,7 @@ cdef bint is_through_symlink(const pl_exec_any *body, const char *path, const ch
 
     A relative name does not tell, nor one that is not in its shortest form, nor a descriptor's.
     """
-    cdef uint32_t at, dots, n = body.name_bytes
+    cdef uint32_t at, dots, n = name_length(body, name)
     if body.exec_flags & NO_LINK_FLAGS or n == 0 or name[0] != b"/" or body.path_bytes <= body.root_offset:
         return False
     if n == body.path_bytes - body.root_offset and memcmp(name, path + body.root_offset, n) == 0:
@@ -165,28 +178,6 @@ cdef struct extra_part:
     uint32_t key  # EXTRA_*
     const char *begin  # of the key ...
     const char *end  # ... and behind its value
-
-
-cdef inline exec_text args_of(const pl_exec_any *body, const char *strings) noexcept nogil:
-    """The arguments in a record; `strings` are all of its strings."""
-    cdef exec_text told
-    told.text = strings + body.path_bytes + body.name_bytes
-    told.n, told.full = body.args_bytes, body.args_full_bytes
-    told.known, told.truncated = PL_KNOWN_ARGS, PL_ROW_ARGS_TRUNCATED
-    told.is_told = pl_tells_args(body)
-    told.is_cut = body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE) != 0
-    return told
-
-
-cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noexcept nogil:
-    """The environment in a record."""
-    cdef exec_text told
-    told.text = strings + body.path_bytes + body.name_bytes + body.args_bytes
-    told.n, told.full = body.envs_bytes, body.envs_full_bytes
-    told.known, told.truncated = PL_KNOWN_ENVS, PL_ROW_ENVS_TRUNCATED
-    told.is_told = pl_tells_envs(body)
-    told.is_cut = body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE) != 0
-    return told
 
 
 cdef inline uint32_t map_header(const char *extra) noexcept nogil:
@@ -409,12 +400,12 @@ cdef class Rows:
 
     cdef uint32_t told(self, uint8_t flags, const pl_task_any *task) noexcept nogil:
         """Which groups of fields (KNOWN_*) a TASK tells."""
-        cdef uint32_t groups = TASK_KNOWN
+        cdef uint32_t groups = TASK_KNOWN | known_states(task)
         if flags & PL_FLAG_PARTIAL:
             # Zero is unknown there, unless the record says which groups it tells (root's ids are zero).
             groups = task.told & TASK_KNOWN
             if groups:
-                return groups
+                return groups | known_states(task)
             if task.uid or task.gid or task.euid or task.egid or task.fsuid or task.fsgid:
                 groups |= PL_KNOWN_CREDS
             if task.cap_effective or task.cap_permitted:
@@ -431,7 +422,7 @@ cdef class Rows:
                 groups |= PL_KNOWN_COMM
             if task.tty[0]:
                 groups |= PL_KNOWN_TTY
-            return groups
+            return groups | known_states(task)
         # A task that ends may have left these already; no task is without them before.
         if task.cgroup_id == 0:
             groups &= ~PL_KNOWN_CGROUP
@@ -439,25 +430,18 @@ cdef class Rows:
             groups &= ~PL_KNOWN_NS
         return groups
 
-    cdef void put_task(self, uint32_t row, const pl_task_any *task, uint32_t groups) noexcept nogil:
-        """Store the told groups. Blocks of fields have the same order in TASK and in COLD (layout.py, events.py)."""
+    cdef void put_task(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+        """Store `groups` of the record's TASK, and its container."""
+        cdef const pl_task_any *task = record.task
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef uint32_t ref, dropped
         if groups & PL_KNOWN_CREDS:
             hot.uid = task.uid
             hot.gid = task.gid
-            memcpy(&cold.euid, &task.euid, 24)
-        if groups & PL_KNOWN_CAPS:
-            memcpy(&cold.cap_effective, &task.cap_effective, 16)
-        if groups & PL_KNOWN_AUID:
-            memcpy(&cold.auid, &task.auid, 8)
-        if groups & PL_KNOWN_SID:
-            memcpy(&cold.sid, &task.sid, 8)
-        if groups & PL_KNOWN_NS:
-            memcpy(&cold.ns_pid, &task.ns_pid, 20)
-            if task.ns_pid == 1:
-                hot.flags |= PL_ROW_NS_INIT
+        pl_put_blocks(cold, task, groups)
+        if groups & PL_KNOWN_NS and task.ns_pid == 1:
+            hot.flags |= PL_ROW_NS_INIT
         if groups & PL_KNOWN_CGROUP:
             if self.is_elsewhere(row, task):
                 # Path and container belong to the cgroups that were left.
@@ -465,7 +449,7 @@ cdef class Rows:
                 if task.cgroup_id and hot.cgroup_id != task.cgroup_id:
                     self.tables.set_cgroup_ref(row, 0)
                     hot.cgroup_id = task.cgroup_id
-                    hot.cgroup_source = self.told_by
+                    hot.cgroup_source = record.cgroup_source
                     dropped |= EXTRA_CGROUP
                 self.tables.set_container_ref(row, 0)
                 if cold.extra_ref:
@@ -474,14 +458,16 @@ cdef class Rows:
                     self.cgroups.sets[hot.tgid] = task.cgroups_v1
                 self.cgroups.put(row)
             if hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1):
-                hot.cgroup_source = self.told_by
+                hot.cgroup_source = record.cgroup_source
         if groups & PL_KNOWN_COMM:
-            memcpy(hot.comm, task.comm, 16)
+            memcpy(hot.comm, task.comm, sizeof(hot.comm))
         if groups & PL_KNOWN_TTY and not self.keeps_tty(row, task):
             self.mark_tty(row, False)
-            memcpy(cold.tty, task.tty, 16)
-        if self.container_bytes:
-            ref = self.tables.names.intern(self.container, self.container_bytes)
+            memcpy(cold.tty, task.tty, sizeof(cold.tty))
+        if groups & STATES_KNOWN:
+            hot.flags = put_states(hot.flags, task, groups)
+        if record.container_bytes:
+            ref = self.tables.names.intern(record.container, record.container_bytes)
             if ref and ref != cold.container_ref and cold.extra_ref:
                 self.drop_extra(row, EXTRA_CONTAINER)
             if ref:  # else the arena is full: a process stays in its container
@@ -516,26 +502,20 @@ cdef class Rows:
         cdef const pl_cold *cold = &self.cold[row]
         if groups & ~hot.known:
             return True
-        if groups & PL_KNOWN_CREDS and (
-            hot.uid != task.uid or hot.gid != task.gid or memcmp(&cold.euid, &task.euid, 24) != 0
-        ):
+        if groups & PL_KNOWN_CREDS and (hot.uid != task.uid or hot.gid != task.gid):
             return True
-        if groups & PL_KNOWN_CAPS and memcmp(&cold.cap_effective, &task.cap_effective, 16) != 0:
-            return True
-        if groups & PL_KNOWN_AUID and memcmp(&cold.auid, &task.auid, 8) != 0:
-            return True
-        if groups & PL_KNOWN_SID and memcmp(&cold.sid, &task.sid, 8) != 0:
-            return True
-        if groups & PL_KNOWN_NS and memcmp(&cold.ns_pid, &task.ns_pid, 20) != 0:
+        if pl_blocks_differ(cold, task, groups):
             return True
         if groups & PL_KNOWN_CGROUP and (
             self.is_elsewhere(row, task)
             or (hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED and (task.cgroup_id or task.cgroups_v1))
         ):
             return True
-        if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, 16) != 0:
+        if groups & PL_KNOWN_COMM and memcmp(hot.comm, task.comm, sizeof(hot.comm)) != 0:
             return True
-        return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, 16) != 0 and not self.keeps_tty(row, task)
+        if groups & STATES_KNOWN and put_states(hot.flags, task, groups) != hot.flags:
+            return True
+        return groups & PL_KNOWN_TTY and memcmp(cold.tty, task.tty, sizeof(cold.tty)) != 0 and not self.keeps_tty(row, task)
 
     cdef void copy_groups(self, uint32_t row, uint32_t source, uint32_t groups) noexcept nogil:
         """Take groups of TASK facts over from another row, as far as they are known there."""
@@ -547,23 +527,16 @@ cdef class Rows:
         if groups & PL_KNOWN_CREDS:
             hot.uid = from_hot.uid
             hot.gid = from_hot.gid
-            memcpy(&cold.euid, &from_cold.euid, 24)
-        if groups & PL_KNOWN_CAPS:
-            memcpy(&cold.cap_effective, &from_cold.cap_effective, 16)
-        if groups & PL_KNOWN_AUID:
-            memcpy(&cold.auid, &from_cold.auid, 8)
-        if groups & PL_KNOWN_SID:
-            memcpy(&cold.sid, &from_cold.sid, 8)
-        if groups & PL_KNOWN_NS:
-            # All but the pid in the innermost namespace, which is the other process's.
-            memcpy(&cold.pid_ns, &from_cold.pid_ns, 16)
+        pl_copy_blocks(cold, from_cold, groups)
         if groups & PL_KNOWN_CGROUP:
             hot.cgroup_id = from_hot.cgroup_id
             hot.cgroup_source = PL_CGROUP_SOURCE_INHERITED  # nobody said so of this one
         if groups & PL_KNOWN_COMM:
-            memcpy(hot.comm, from_hot.comm, 16)
+            memcpy(hot.comm, from_hot.comm, sizeof(hot.comm))
         if groups & PL_KNOWN_TTY:
-            memcpy(cold.tty, from_cold.tty, 16)
+            memcpy(cold.tty, from_cold.tty, sizeof(cold.tty))
+        if groups & STATES_KNOWN:
+            hot.flags = copied_states(hot.flags, from_hot.flags, groups)
         hot.known |= groups
 
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil:
@@ -654,27 +627,32 @@ cdef class Rows:
                 and is_absent(self.tables.envs, other_cold.envs_ref, b.flags & PL_ROW_ENVS_TRUNCATED))
         )
 
-    cdef bint is_same_again(
-        self, uint32_t row, const pl_task_any *task, const pl_exec_any *body, const char *strings, uint32_t groups
-    ) noexcept nogil:
-        """Whether an exec has started what the image is already: as `same_image`, of a record of which `digest` is."""
+    cdef bint is_same_again(self, uint32_t row, const told_record *record, uint32_t groups) noexcept nogil:
+        """Whether an exec started what the image is already: `same_image` for an image and a record.
+
+        Args:
+            groups: KNOWN_* groups of the record's TASK that are compared.
+        """
+        cdef const pl_task_any *task = record.task
+        cdef const pl_exec_any *body = record.body.exec
+        cdef const char *strings = record.strings
         cdef const pl_hot *hot = &self.hot[row]
         cdef const pl_cold *cold = &self.cold[row]
         cdef const pl_file *file
         cdef pl_file none
         cdef uint32_t n = 0
-        if body.inode == 0 or hot.inode != body.inode or self.digest == 0:
+        if body.inode == 0 or hot.inode != body.inode or record.digest == 0:
             return False
         if self.tables.rows[row].marks & MARK_DIGEST:
-            if self.tables.digests[row] != self.digest:
+            if self.tables.digests[row] != record.digest:
                 return False
         else:
             strings += body.path_bytes + body.name_bytes
             if not self.holds(
-                self.tables.args, hot.args_ref, strings, body.args_bytes, not pl_tells_args(body)
+                self.tables.args, hot.args_ref, strings, body.args_bytes, not tells_args(body)
             ) or not self.holds(
                 self.tables.envs, cold.envs_ref, strings + body.args_bytes, body.envs_bytes,
-                not pl_tells_envs(body),
+                not tells_envs(body),
             ):
                 return False
         if groups & PL_KNOWN_CREDS and (
@@ -718,10 +696,8 @@ cdef class Rows:
         self.tables.set_envs_ref(row, 0)
         self.keep_digest(row, 0)
 
-    cdef void put_image(
-        self, uint32_t row, const pl_exec_any *body, const char *strings, bint is_new
-    ) noexcept nogil:
-        """What an exec record says about the image. The caller has checked that the strings are there.
+    cdef void put_image(self, uint32_t row, const told_record *record, bint is_new) noexcept nogil:
+        """Store what an exec record says about the image. The caller has checked that the strings are there.
 
         Args:
             is_new: the row holds another image, or none. An arena may be full: then a new image never shows what
@@ -729,6 +705,8 @@ cdef class Rows:
                 marked as truncated. Of the same image, the row keeps the value that it has. Each string that was not
                 stored is counted in `arena_full`.
         """
+        cdef const pl_exec_any *body = record.body.exec
+        cdef const char *strings = record.strings
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
         cdef uint32_t ref, flags = hot.flags & IMAGE_FLAGS, known = hot.known & IMAGE_KNOWN
@@ -736,10 +714,10 @@ cdef class Rows:
         hot.inode = body.inode
         hot.flags &= ~IMAGE_FLAGS
         hot.known &= ~IMAGE_KNOWN
-        if self.is_stat and body.inode:
+        if record.is_stat and body.inode:
             hot.flags |= PL_ROW_STAT_INODE
         if body.path_bytes or body.inode:
-            ref = self.file_of(body, strings)
+            ref = self.file_of(record)
             if ref or is_new:
                 self.tables.set_file_ref(row, ref)
             if hot.file_ref:
@@ -752,9 +730,9 @@ cdef class Rows:
         args, envs = args_of(body, strings), envs_of(body, strings)
         self.put_text(row, &args, self.tables.args, &hot.args_ref, is_new, flags, known)
         self.put_text(row, &envs, self.tables.envs, &cold.envs_ref, is_new, flags, known)
-        self.keep_digest(row, self.digest)
+        self.keep_digest(row, record.digest)
 
-    cdef bint complete_image(self, uint32_t row, const pl_exec_any *body, const char *strings) noexcept nogil:
+    cdef bint complete_image(self, uint32_t row, const told_record *record) noexcept nogil:
         """Store what is unknown of an image and `/proc` shows; returns whether that was anything.
 
         What is known stays, whatever `/proc` shows now: a process can write over its arguments and its environment.
@@ -762,11 +740,13 @@ cdef class Rows:
         """
         cdef pl_hot *hot = &self.hot[row]
         cdef pl_cold *cold = &self.cold[row]
+        cdef const pl_exec_any *body = record.body.exec
+        cdef const char *strings = record.strings
         cdef exec_text args = args_of(body, strings), envs = envs_of(body, strings)
         cdef uint32_t ref = 0, before = hot.known
         cdef bint has_args, has_envs, has_file = before & PL_KNOWN_FILE
         if not has_file and (body.path_bytes or body.inode):
-            ref = self.file_of(body, strings)
+            ref = self.file_of(record)
         has_args = not before & PL_KNOWN_ARGS and not hot.flags & PL_ROW_ARGS_TRUNCATED and (
             args.n or (ref and args.is_told)
         )
@@ -781,7 +761,7 @@ cdef class Rows:
             hot.known |= PL_KNOWN_FILE
             if hot.inode == 0:
                 hot.inode = body.inode
-                if self.is_stat and body.inode:
+                if record.is_stat and body.inode:
                     hot.flags |= PL_ROW_STAT_INODE
             if cold.name_ref == 0:
                 self.put_name(row, body, strings, True, 0)
@@ -796,7 +776,7 @@ cdef class Rows:
             if cold.envs_ref == 0:
                 hot.flags &= ~PL_ROW_ENVS_TRUNCATED
         if not before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
-            self.keep_digest(row, self.digest)
+            self.keep_digest(row, record.digest)
         elif hot.known & ~before & (PL_KNOWN_ARGS | PL_KNOWN_ENVS):
             self.keep_digest(row, 0)  # it was of what was told before
         self.tables.end(row)
@@ -850,8 +830,9 @@ cdef class Rows:
         if ref == 0 or told.is_cut:
             hot.flags |= told.truncated
 
-    cdef uint32_t file_of(self, const pl_exec_any *body, const char *strings) noexcept nogil:
-        """A FILE record with its path, held for the caller; 0: there is no room."""
+    cdef uint32_t file_of(self, const told_record *record) noexcept nogil:
+        """Return a FILE record with its path, held for the caller; 0: the arena is full."""
+        cdef const pl_exec_any *body = record.body.exec
         cdef pl_file file
         memset(&file, 0, sizeof(file))
         file.file_inode = body.inode
@@ -867,13 +848,14 @@ cdef class Rows:
         file.fs_magic = body.fs_magic
         file.root_offset = body.root_offset
         file.mount_end = body.mount_end
-        self.put_mount(&file, body)
-        return self.tables.names.intern2(<const char *>&file, sizeof(file), strings, body.path_bytes)
+        self.put_mount(&file, record)
+        return self.tables.names.intern2(<const char *>&file, sizeof(file), record.strings, body.path_bytes)
 
-    cdef void put_mount(self, pl_file *file, const pl_exec_any *body) noexcept nogil:
-        """What the walk of the path, across the mounts as they were then, says of the mount that the file is on."""
+    cdef void put_mount(self, pl_file *file, const told_record *record) noexcept nogil:
+        """Store what the walk of the path says about the mount of the file; the mounts were as at that time."""
+        cdef const pl_exec_any *body = record.body.exec
         cdef uint32_t flags = body.exec_flags
-        if self.told_by == PL_CGROUP_SOURCE_PROCFS:
+        if record.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
             if body.mount_id == 0 and not flags & PL_EXEC_MEMFD:
                 return
             file.mount_source = PL_MOUNT_SOURCE_SNAPSHOT
@@ -909,11 +891,14 @@ cdef class Rows:
 
     # -- entries -------------------------------------------------------------------------------------------------------
 
-    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at) noexcept nogil:
+    cdef uint32_t open_entry(self, const pl_head_any *head, uint64_t displaced_at, uint32_t *newer) noexcept nogil:
         """A first row for a process that is not in the tables, not yet visible: identity and earlier owner of the pid.
 
         A process that has the pid and began earlier has ended unseen, at `displaced_at` at the latest. One that began
-        later owned the pid after this one; then this one is entered as history (`self.newer`).
+        later owned the pid after this one; then this one is entered as history.
+
+        Args:
+            newer: set to the process that owned the pid after this one; 0: none did.
 
         Returns:
             The row, to be given to `publish_entry`; 0 when the table is full.
@@ -937,31 +922,31 @@ cdef class Rows:
         hot.known = PL_KNOWN_START
         hot.images = 1
         self.cold[row].tid = head.tid
-        self.newer = 0
+        newer[0] = 0
         older = self.tables.head(head.tgid)
         while older and self.hot[older].start_boot_ns > head.start_boot_ns:
-            self.newer = older
+            newer[0] = older
             older = self.tables.follow(self.cold[older].previous_owner)
-        if self.newer:
-            hot.exit_boot_ns = self.hot[self.newer].start_boot_ns
+        if newer[0]:
+            hot.exit_boot_ns = self.hot[newer[0]].start_boot_ns
             hot.flags |= PL_ROW_DELETED | PL_ROW_EXIT_UNSEEN
         elif older:
             self.displace(older, displaced_at)
         if older:
             self.tables.set_previous_owner(row, older)
-        if not self.newer:
+        if newer[0] == 0:
             self.forget_children(head.tgid, head.start_boot_ns)
             self.cgroups.sets[head.tgid] = 0
         return row
 
-    cdef void publish_entry(self, uint32_t row) noexcept nogil:
-        """Let readers find a row of `open_entry`."""
+    cdef void publish_entry(self, uint32_t row, uint32_t newer) noexcept nogil:
+        """Let readers find a row of `open_entry`, which has set `newer`."""
         cdef uint32_t tgid = self.hot[row].tgid, ppid = self.hot[row].ppid
         self.tables.end(row)
-        if self.newer:
-            self.tables.begin(self.newer)
-            self.tables.set_previous_owner(self.newer, row)
-            self.tables.end(self.newer)
+        if newer:
+            self.tables.begin(newer)
+            self.tables.set_previous_owner(newer, row)
+            self.tables.end(newer)
             self.tables.retire(row)
             self.counters[PL_C_EXITS_UNSEEN] += 1
             return

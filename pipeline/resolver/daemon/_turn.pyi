@@ -5,7 +5,7 @@ from pipeline.bus.frames._frame import Frame
 from pipeline.bus.stream.messages import Message
 from pipeline.errors import FrameError
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
+from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.secrets._conceal import Sieve
@@ -14,13 +14,13 @@ from pipeline.shm.writer._writer import TableWriter
 WAIT_FRAMES_MS: float
 
 class FrameReader:
-    take_context: Callable[[bytes | memoryview], object] | None
     def __init__(
         self,
         boot_id: bytes,
         ring_count: int,
         sieve: Sieve,
         translate: Callable[[bytes | memoryview], bytes] | None = None,
+        take_context: Callable[[bytes | memoryview], object] | None = None,
     ) -> None: ...
     def read(self, message: bytes | memoryview) -> list[Frame]: ...
 
@@ -42,14 +42,14 @@ class Turn:
         positions: ProducerPositions | None,
         batch_events: int,
         evicts: bool,
-        publish: Callable[[Iterable[Message]], object],
-        refused: Callable[[FrameError], object],
-        look_closer: Callable[[], object],
+        send: Callable[[Iterable[Message]], object],
+        reject: Callable[[FrameError], object],
+        follow_up: Callable[[], object],
     ) -> None: ...
     def run(self) -> int: ...
     def follow(
         self,
-        waiter: Waiter,
+        waiter: TurnWaiter,
         idle_ms: float,
         gather_ms: float,
         due_ns: int,

@@ -1,8 +1,8 @@
-"""One turn of the resolver: frames in, batches applied, told, committed. What else a duty cycle does is in loop.py.
+"""One turn of the resolver: receive frames, apply batches, publish, commit. The rest of the cycle is in duty_cycle.py.
 
-Compiled, and without a Python object for what did not happen, because a turn finds cold caches: the host's processes have
-had them since the last one. In a storm a turn applies two hundred events and had spent half of its time on fifty lines of
-Python that cost a few microseconds when they are run in a loop.
+A turn finds cold caches, because the host's processes have used the CPU since the last one. So it is compiled, and makes
+no Python object for things that did not happen: in a storm a turn applies two hundred events, and fifty lines of Python,
+which cost a few microseconds in a loop, took half of its time.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -20,63 +20,61 @@ from pipeline.secrets._conceal cimport Sieve
 from pipeline.resolver.stream._encoder cimport Encoder
 from pipeline.resolver.merge._queues cimport Batch
 from pipeline.resolver.merge._merger cimport Merger
-from pipeline.resolver.daemon._waiting cimport FrameSocket, Waiter
+from pipeline.resolver.daemon._waiting cimport FrameSocket, TurnWaiter
 from pipeline.shm.writer._control cimport boot_ns
 from pipeline.shm.layout._layout cimport PL_C_FRAMES, PL_C_FRAMES_REFUSED, PL_C_REWINDS
 from pipeline.shm.writer._writer cimport TableWriter
 
 cdef enum:
-    #: Frames taken from the socket before the tables are brought up to date.
+    #: Frames received from the socket before the tables are brought up to date.
     FRAMES_PER_TURN = 32
-    #: The same of what ended a sleep: it is there to be seen, and that nothing is behind it is asked for afterwards.
+    #: The same after a sleep: the frame that ended it is applied first, and the next one is received afterwards.
     FRAMES_AT_FIRST = 1
 
 cdef bytes _CONTEXT_MARK = CONTEXT_MARK
 
-#: Less than this is not worth a sleep of its own.
+#: Shorter sleeps are not worth it.
 cdef double WAIT_LEAST_MS = 0.01
 
-#: A frame is on its way, and its arrival ends the sleep.
+#: Longest sleep while a frame is on its way; its arrival ends the sleep.
 cdef double _WAIT_FRAMES_MS = 10
 WAIT_FRAMES_MS = _WAIT_FRAMES_MS
 
-#: Without a frame for so long, nothing is under way.
+#: After this time without a frame, nothing is under way.
 cdef double LULL_MS = 2
 
 cdef enum:
-    #: Sleeps for the merge's slack, which see no question, before questions are asked for.
+    #: Sleeps for the merge's slack, which do not see questions, before the question socket is read.
     BLIND_SLEEPS = 8
 
 
 cdef class FrameReader:
-    """Messages of the frames' socket -> frames of this boot, with what is to be hidden hidden.
+    """Decodes messages of the frames' socket into frames of this boot, and hides secrets in them.
 
     Args:
-        boot_id: 16 bytes; frames of another boot are refused.
-        ring_count: frames of rings beyond are refused.
-        sieve: what is to be hidden in a frame is hidden by it.
+        boot_id: 16 bytes; frames of another boot are rejected.
+        ring_count: frames of rings beyond are rejected.
+        sieve: hides secrets in a frame.
         translate: a message -> the message to read (see keyed_frames.py), or None.
-
-    Attributes:
-        take_context: takes a message of context events; None: there are none, and it is refused as a frame.
+        take_context: receives messages of context events; None: they are rejected as frames.
     """
 
     cdef bytes boot_id
     cdef uint32_t ring_count
     cdef Sieve sieve
-    cdef object translate
-    cdef public object take_context
+    cdef object translate, take_context
 
-    def __init__(self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None):
+    def __init__(self, bytes boot_id not None, uint32_t ring_count, Sieve sieve not None, translate=None, take_context=None):
         if len(boot_id) != 16:
             raise ValueError(f"a boot id has 16 bytes, not {len(boot_id)}")
-        self.boot_id, self.ring_count, self.sieve, self.translate = boot_id, ring_count, sieve, translate
+        self.boot_id, self.ring_count, self.sieve = boot_id, ring_count, sieve
+        self.translate, self.take_context = translate, take_context
 
     cpdef list read(self, object message):
-        """Return the frames of a message; none of one with context events, which is taken instead.
+        """Return the frames of a message. A message of context events is passed to `take_context` and has no frames.
 
         Raises:
-            FrameError: it is refused, all of it.
+            FrameError: the whole message is rejected.
         """
         cdef Frame frame
         cdef list frames
@@ -104,26 +102,26 @@ cdef class FrameReader:
 
 
 cdef class Turn:
-    """The stages that a turn goes through, and the order of its steps, which loop.py gives the reasons for.
+    """The stages of a turn, and the order of its steps; duty_cycle.py has the reasons for that order.
 
     Args:
         tables: held by this process.
         merger, applier, encoder: `applier` writes `tables` and calls `encoder`.
-        frames: where messages come from.
-        reader: what becomes of them.
-        positions: of the kernel's rings; None where senders say up to when they are complete.
-        batch_events: applied between two commits.
-        evicts: with each batch as many images that have ended go as it has events, where their retention is over.
-        publish: messages of the encoder -> subscribers.
-        refused: called with each FrameError.
-        look_closer: called when a batch has left something that only Python knows how to complete.
+        frames: receives messages.
+        reader: decodes them.
+        positions: of the kernel's rings; None if senders say up to when they are complete.
+        batch_events: events applied between two commits.
+        evicts: each batch evicts as many ended images as it has events, if their retention is over.
+        send: sends messages of the encoder to subscribers.
+        reject: called with each FrameError.
+        follow_up: called when a batch has left something to be done in Python.
 
     Attributes:
         ended_boot_ns: when the last turn ended.
-        heartbeat_boot_ns: the last sign of life that Python, or a rest, has given; turns give theirs besides.
-        is_idle: nothing came for as long as the last `follow` was to wait.
-        is_calm: nothing came at the end of the last `follow`, though perhaps for LULL_MS only.
-        is_wanted: what ended the last `follow` is on the stream's socket.
+        heartbeat_boot_ns: the last heartbeat of `beat` or `rest`; turns store theirs besides.
+        is_idle: no frame arrived during the longest sleep of the last `follow`.
+        is_calm: no frame arrived at the end of the last `follow`, perhaps for LULL_MS only.
+        is_wanted: the last `follow` ended because the stream's socket has something to read.
     """
 
     cdef TableWriter tables
@@ -135,7 +133,7 @@ cdef class Turn:
     cdef ProducerPositions positions
     cdef uint32_t batch_events
     cdef bint evicts
-    cdef object publish, refused, look_closer
+    cdef object send, reject, follow_up
     cdef uint64_t *producer  # by ring
     cdef bint has_called  # Python may have more to do than it had before this turn
     cdef readonly uint64_t ended_boot_ns, heartbeat_boot_ns
@@ -144,7 +142,7 @@ cdef class Turn:
     def __init__(
         self, *, TableWriter tables not None, Merger merger not None, Applier applier not None,
         Encoder encoder not None, FrameSocket frames not None, FrameReader reader not None,
-        ProducerPositions positions, uint32_t batch_events, bint evicts, publish, refused, look_closer,
+        ProducerPositions positions, uint32_t batch_events, bint evicts, send, reject, follow_up,
     ):
         if positions is None and not merger.timed_by_sender:
             raise ValueError("without positions, senders must say up to when they are complete")
@@ -153,7 +151,7 @@ cdef class Turn:
         self.tables, self.merger, self.applier, self.encoder = tables, merger, applier, encoder
         self.frames, self.reader, self.positions, self.batch_events = frames, reader, positions, batch_events
         self.evicts = evicts
-        self.publish, self.refused, self.look_closer = publish, refused, look_closer
+        self.send, self.reject, self.follow_up = send, reject, follow_up
         self.producer = <uint64_t *>calloc(merger.ring_count, sizeof(uint64_t))
         if self.producer == NULL:
             raise MemoryError
@@ -162,28 +160,27 @@ cdef class Turn:
         free(self.producer)
 
     def run(self) -> int:
-        """Take what frames there are, bounded, and bring the tables up to date; returns frames and events together."""
+        """Receive a bounded number of frames and bring the tables up to date; returns frames plus events."""
         cdef int work = self._take_frames(FRAMES_PER_TURN)
         work += self._bring_up_to_date()
         self.ended_boot_ns = boot_ns()
         return work
 
     def follow(
-        self, Waiter waiter not None, double idle_ms, double gather_ms, uint64_t due_ns, uint64_t latest_ns,
+        self, TurnWaiter waiter not None, double idle_ms, double gather_ms, uint64_t due_ns, uint64_t latest_ns,
         uint64_t rest_until_boot_ns,
     ) -> int:
-        """Sleep and take turns, for as long as frames are all that comes; returns frames and events together.
+        """Sleep and run turns until something else than a frame needs work; returns frames plus events.
 
         Args:
-            waiter: on the socket of the frames, among others.
-            idle_ms: the longest sleep while the merger holds nothing back; behind it comes a sign of life.
-            gather_ms: pause before a frame that was waited for is taken, for those that are right behind it.
-            due_ns: so long behind a sign of life Python has something to do. It waits for a lull: where somebody looks for
-                a process that he has just seen, and ends it, what the host does with its caches next is his.
-            latest_ns: so long behind it Python has that to do in any case. It waits until what has begun is applied: of an
-                event on an idle host that is all but the first turn.
-            rest_until_boot_ns: while nothing comes, signs of life are given here, and Python has nothing to do before this.
-                An idle host's caches are cold, so that each line of Python costs tens of times what it does under load.
+            waiter: sleeps on the sockets.
+            idle_ms: longest sleep while the merger holds nothing back; a heartbeat follows it.
+            gather_ms: pause before an awaited frame is received, so that the frames right behind it are received too.
+            due_ns: Python has work this long after a heartbeat. It waits for a moment without frames, so that it does
+                not delay an event that a user is waiting for.
+            latest_ns: Python has to run this long after a heartbeat in any case, once the pending events are applied.
+            rest_until_boot_ns: until then, heartbeats of an idle host are stored here, and Python has nothing to do. With
+                the cold caches of an idle host, a line of Python costs tens of times what it costs under load.
         """
         cdef double ms
         cdef uint64_t now
@@ -204,7 +201,7 @@ cdef class Turn:
             if ms == _WAIT_FRAMES_MS and gather_ms > 0 and not self.is_wanted:
                 waiter.pause(gather_ms)
             self.has_called = False
-            # Of several senders all are waited for in any case.
+            # With several senders the pause above has gathered their frames already.
             work += self._take_frames(FRAMES_AT_FIRST if waiter.has_slept and gather_ms == 0 else FRAMES_PER_TURN)
             work += self._bring_up_to_date()
             self.ended_boot_ns = boot_ns()
@@ -220,37 +217,37 @@ cdef class Turn:
                     return work
 
     cpdef int rest(self, uint64_t now_boot_ns) except -1:
-        """A turn in which nothing came: the watermark follows the clock, and a sign of life is given."""
+        """Run a turn without frames: the watermark follows the clock, and a heartbeat is stored."""
         self._bring_up_to_date()
         self.beat(now_boot_ns)
         return self._commit()
 
     cpdef int beat(self, uint64_t now_boot_ns) except -1:
-        """Give a sign of life."""
+        """Store a heartbeat."""
         self.heartbeat_boot_ns = now_boot_ns
         self.tables.heartbeat(now_boot_ns)
         return 0
 
     def commit(self) -> None:
-        """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
+        """Make the events applied so far the point from which a successor continues; then the shards may release them."""
         self._commit()
 
     @property
     def wants_names(self) -> bool:
-        """Whether the encoder met somebody whose name it does not know."""
+        """Whether the encoder needed a user or group name that is not known."""
         return self._wants_names()
 
     cdef bint _wants_names(self) except -1:
         return self.encoder.names is not None and self.encoder.names.wants()
 
     def wait_ms(self) -> float:
-        """How long to sleep for what the merger holds back, if no message comes; negative: it holds nothing back."""
+        """How long to sleep for the events that the merger holds back; negative: it holds nothing back."""
         return self._wait_ms()
 
     cdef double _wait_ms(self) except? -2.0:
-        if self.merger._sorter.pending == 0:
+        if self.merger._queues.pending == 0:
             return -1.0
-        # Everything that the rings hold is here, so only the slack keeps events back; otherwise frames do.
+        # If everything that the rings hold has arrived, only the slack holds events back; otherwise missing frames do.
         if self.merger.timed_by_sender or self.merger.lags():
             return _WAIT_FRAMES_MS
         return max(WAIT_LEAST_MS, <double><int64_t>(self.merger.due() - boot_ns()) / 1e6)
@@ -270,7 +267,7 @@ cdef class Turn:
                 self.has_called = True
                 taken += 1
                 self.tables.counters[PL_C_FRAMES_REFUSED] += 1
-                self.refused(error)
+                self.reject(error)
                 continue
             if not frames:
                 self.has_called = True  # context events
@@ -299,15 +296,15 @@ cdef class Turn:
             applied += batch.count
             if self.applier.followups.is_any() or self.applier.heirs_count:
                 self.has_called = True
-                self.look_closer()
+                self.follow_up()
             if self.encoder.has_messages():
-                self.publish(self.encoder.take())
+                self.send(self.encoder.take())
             self.merger.done(batch)
             self._commit()
-            self.tables.show_life()  # what had waited for a ring that stalled may be a hundred batches
+            self.tables.show_life()  # after a stalled ring, there may be a hundred batches
             if self.evicts:
-                # So much at a time, and no more: a storm leaves as fast as it came. Not before the commit: a successor
-                # applies what is not committed once more, and needs the rows that it was applied to.
+                # As many as the batch had, so that a storm is evicted as fast as it arrived. Not before the commit: a
+                # successor applies uncommitted events again, and needs the rows to which they were applied.
                 self.tables.evict(now, batch.count)
 
     cdef int _commit(self) except -1:

@@ -5,13 +5,13 @@ from pipeline.bus._libzmq cimport NativeSocket
 
 cdef class FrameSocket:
     cdef NativeSocket _socket
-    cdef bint is_drained  # nothing was there at the last look: the descriptor tells of what comes
+    cdef bint is_drained  # there was no message at the last check: the descriptor reports the next one
 
     cpdef object receive(self)
-    cdef bint look(self) except -1
+    cdef bint has_message(self) except -1
 
 
-cdef class Waiter:
+cdef class TurnWaiter:
     cdef FrameSocket _frames
     cdef NativeSocket _stream
     cdef int _epoll, _stream_fd, _questions

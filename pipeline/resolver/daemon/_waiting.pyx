@@ -1,10 +1,10 @@
-"""How the resolver's duty cycle sleeps: until a frame, a subscription or a question comes, or the time is over.
+"""How the resolver's duty cycle sleeps: until a frame, a subscription or a question arrives, or the time is over.
 
-A ZeroMQ socket's descriptor says only that something happened to the socket; whether there is a message is in
+A ZeroMQ socket's descriptor reports only that something happened to the socket. Whether there is a message is in
 ZMQ_EVENTS, which must be read until it says no before the descriptor can be waited for again (zmq_getsockopt(3)).
 zmq.Poller does the same for every socket at every call and costs several times as much.
 
-Compiled because it runs at every wake-up, with the host's caches in other hands meanwhile: see _turn.pyx.
+The module is compiled because it runs at every wake-up, with cold caches: see _turn.pyx.
 """
 
 import contextlib
@@ -24,72 +24,74 @@ from pipeline.bus._libzmq cimport NativeSocket
 from pipeline.shm.writer._control cimport boot_ns
 
 
-#: ns.
+#: By how much the kernel may lengthen a sleep of this process.
 _TIMER_SLACK_NS = 5_000
 
 cdef enum:
     WATCHED = 3  # descriptors
 
-#: Shorter sleeps than epoll can count.
+#: Shorter sleeps cannot be expressed to epoll.
 cdef double _SLEEP_BELOW_MS = 1.0
 
-#: What is left of the merge's slack when a lone event comes to a host that sleeps. To set a timer and to be woken by it takes
-#: longer, and as much of a CPU.
+#: Shorter sleeps are spent spinning: setting a timer and being woken by it takes longer, and as much CPU time. So long is
+#: what remains of the merge's slack when a single event arrives on an idle host.
 cdef double _SPIN_BELOW_MS = 0.03
 
 
 cdef class FrameSocket:
-    """Frames from the PULL socket, without waiting."""
+    """Receives frames from the PULL socket without waiting."""
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
         self._socket = NativeSocket(socket)
 
-    cdef bint look(self) except -1:
+    cdef bint has_message(self) except -1:
         """Whether there is a message."""
         cdef bint is_there = self._socket.is_readable()
         self.is_drained = not is_there
         return is_there
 
     cpdef object receive(self):
-        """The next message (a buffer) where ZeroMQ has put it, None if there is none now."""
+        """Return the next message as a buffer in ZeroMQ's memory; None: there is none now."""
         message = self._socket.receive()
         self.is_drained = message is None
         return message
 
 
-cdef class Waiter:
-    """Waits on the sockets of the resolver.
+cdef class TurnWaiter:
+    """Sleeps between two turns, on the sockets of the resolver.
 
     Args:
-        frames: where frames come from.
-        pull: its socket.
-        stream: the XPUB socket; subscriptions come in there.
+        frames: receives frames.
+        stream: the XPUB socket, which receives subscriptions.
+        questions_fd: readable when a reader has asked something; -1: there is none.
 
     Attributes:
-        may_be_asked: a question may be there; unless the last sleep saw that none was.
-        is_asked: the last sleep saw one.
-        has_slept: the last call did sleep: before it there was nothing.
+        may_be_asked: a question may be there; False if the last sleep saw that there was none.
+        is_asked: the last sleep saw a question.
+        has_slept: the last call slept: there was no message before it.
         slept_through: nothing ended the last sleep.
-        is_interrupted: a signal did, and its handler has run.
+        is_interrupted: a signal ended the last sleep, and its handler has run.
     """
 
     def __cinit__(self):
         self._epoll = -1
 
-    def __init__(self, FrameSocket frames not None, pull: zmq.Socket[bytes], stream: zmq.Socket[bytes]) -> None:
+    def __init__(self, FrameSocket frames not None, stream: zmq.Socket[bytes], int questions_fd=-1) -> None:
         self._frames = frames
         self._stream = NativeSocket(stream)
-        # Sleeps for the merge's slack are a fraction of a millisecond; the kernel may make any sleep 50 us longer
-        # (proc_pid_timerslack_ns(5)). Where it may not be said, events are that much later.
+        # Sleeps for the merge's slack last a fraction of a millisecond, and the kernel may make any sleep 50 us longer
+        # (proc_pid_timerslack_ns(5)). Without permission to change that, events are that much later.
         with contextlib.suppress(OSError):
             Path("/proc/self/timerslack_ns").write_text(str(_TIMER_SLACK_NS))
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         if self._epoll < 0:
-            raise OSError(errno, "cannot wait on the sockets")
+            raise OSError(errno, "cannot create an epoll instance to wait on the sockets")
         self._stream_fd = self._stream.fd()
         self._watch(EPOLL_CTL_ADD, frames._socket.fd(), True)
         self._watch(EPOLL_CTL_ADD, self._stream_fd, True)
-        self._questions = -1
+        self._questions = questions_fd
+        if questions_fd >= 0:
+            self._watch(EPOLL_CTL_ADD, questions_fd, True)
         self._heeds_questions = self.may_be_asked = True
         self.is_asked = False
 
@@ -101,19 +103,14 @@ cdef class Waiter:
             raise OSError(errno, f"cannot wait on descriptor {fd}")
         return 0
 
-    def listen(self, fd: int) -> None:
-        """Wake up when `fd`, where questions of readers come in, is readable."""
-        self._questions = fd
-        self._watch(EPOLL_CTL_ADD, fd, True)
-
     def heed_questions(self, bint may_take) -> None:
-        """A flood of questions beyond what is answered must not keep the resolver awake."""
+        """Let questions end a sleep, or not: a flood of questions must not keep the resolver awake."""
         if self._questions >= 0 and may_take != self._heeds_questions:
             self._heeds_questions = may_take
             self._watch(EPOLL_CTL_MOD, self._questions, may_take)
 
     cdef int pause(self, double ms) except -1:
-        """Sleep, whatever comes but a signal."""
+        """Sleep; only a signal ends it early."""
         cdef timespec pause
         cdef uint64_t due = boot_ns() + <uint64_t>(ms * 1e6)
         pause.tv_sec, pause.tv_nsec = 0, <long>(ms * 1e6)
@@ -127,17 +124,17 @@ cdef class Waiter:
         return 0
 
     cpdef bint wait(self, double ms) except -1:
-        """Sleep until a message is there, or what a subscriber or a reader wants, or a signal; at most `ms`.
+        """Sleep until a frame, a subscription, a question or a signal arrives; at most `ms`.
 
         Returns:
-            Whether the stream's socket is to be looked at.
+            Whether the stream's socket has something to read.
         """
         cdef epoll_event ready[WATCHED]
         cdef int count, i, error = 0
         cdef bint is_wanted = False
         self.may_be_asked, self.is_asked, self.slept_through, self.has_slept = True, False, False, False
         self.is_interrupted = False
-        if not self._frames.is_drained and self._frames.look():
+        if not self._frames.is_drained and self._frames.has_message():
             return False
         self.has_slept = True
         if ms < _SLEEP_BELOW_MS:
@@ -160,11 +157,11 @@ cdef class Waiter:
             elif ready[i].data.fd == self._stream_fd:
                 is_wanted = True
             else:
-                self._frames.is_drained = False  # until it is looked at, the descriptor stays readable
+                self._frames.is_drained = False  # the descriptor stays readable until the socket is checked
         return is_wanted and self._stream.is_readable()
 
     def close(self) -> None:
-        """Close what was opened; the sockets stay the caller's."""
+        """Close the epoll instance; the sockets stay open."""
         if self._epoll >= 0:
             close(self._epoll)
             self._epoll = -1

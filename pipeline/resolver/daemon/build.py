@@ -1,14 +1,14 @@
-"""Build the resolver of an instance from its worker specification, and take it through start, take-over and end.
+"""Assemble the resolver process from its worker description, stage by stage: one function for each stage.
 
-What it does while it runs is in loop.py, how it begins (signals, the cycle itself) in main.py.
+What the process does is in process.py, its duty cycle in duty_cycle.py, and how it begins (signals) in main.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,17 +23,18 @@ from pipeline.log import get_logger
 from pipeline.procfs.containers import CgroupTree, cgroup_v2_root
 from pipeline.procfs.hierarchies import Hierarchies
 from pipeline.procfs.reader import ProcReader
+from pipeline.records.capture_fds import NO_FD
 from pipeline.resolver.agents.context_events import ContextLoop, Dispatched
 from pipeline.resolver.agents.context_stream import ContextStream
 from pipeline.resolver.api.ebpf import EBPFResolver
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import FrameReader
-from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
-from pipeline.resolver.daemon.loop import LoopSettings, Resolver
+from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
+from pipeline.resolver.daemon.duty_cycle import CycleSettings, DutyCycle, Parts
+from pipeline.resolver.daemon.process import ResolverProcess
 from pipeline.resolver.daemon.requests import Requests
 from pipeline.resolver.entries.cgroup_contexts import CgroupContexts
 from pipeline.resolver.entries.kernel_maps import PID_CACHE, PROC_CACHE, KernelMap
-from pipeline.resolver.entries.model import SNAPSHOTTED
 from pipeline.resolver.entries.opts import ResolverOpts
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge.keyed_frames import KeyedFrames
@@ -43,26 +44,20 @@ from pipeline.resolver.upkeep.cgroups import CgroupNamer
 from pipeline.resolver.upkeep.foreign import ForeignPids
 from pipeline.resolver.upkeep.growth import GrowthWatch
 from pipeline.resolver.upkeep.names import LiveNames
-from pipeline.resolver.upkeep.repair import Repairer, end_torn
+from pipeline.resolver.upkeep.repair import Repairer
 from pipeline.resolver.upkeep.sessions import SshSessions
 from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of
-from pipeline.shm.layout import tables as layout
 from pipeline.shm.names.usernames import DIRECTORY
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
-from pipeline.worker.reading import NO_FD
 
 if TYPE_CHECKING:
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.config.schema import Config
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.worker.description import WorkerDescription
 
-#: How long a start waits for the events that were under way when the live processes were looked at.
-CATCH_UP_SECONDS = 10.0
-#: In a storm, how long a turn waits for further frames when the first is there.
-GATHER_MS = 0.5
 #: Slots for keys of a source that has none: the least that there can be (config.Tables.key_capacity).
 KEYS_UNUSED = 64
 #: Linger of the stream's last messages.
@@ -78,235 +73,108 @@ class NoProc:
     def read_ppid(self, tgid: int) -> None:
         return None
 
-    def read_start(self, tgid: int) -> None:
-        return None
-
     def list_pids(self) -> tuple[int, ...]:
         return ()
 
 
-class Worker:
-    """Everything that the resolver process holds; made by `build`."""
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What the name of the source decides."""
 
-    def __init__(
-        self, spec: WorkerSpec, loop: Resolver, resolver: EBPFResolver, repairer: Repairer | None, waiter: Waiter
-    ) -> None:
-        self.spec = spec
-        self.loop = loop
-        self.resolver = resolver
-        self.repairer = repairer
-        self._waiter = waiter
-        # In a storm the frames of other shards are right behind the first one: one turn for all of them.
-        self._gather_ms = GATHER_MS if len(set(spec.ring_shards.values())) > 1 else 0.0
-        self._log = get_logger()
+    is_ebpf: bool
+    #: Replayed events happened elsewhere or earlier: they are not about the processes of this host.
+    is_replay: bool
+    #: A tracer reports processes that /proc does not show, or shows under other numbers.
+    is_tracer: bool
 
-    def follow(self) -> None:
-        """Sleep, and take in frames, until there is something for the loop's `poll`."""
-        if self.loop.attends:
-            self.wait(self.loop.idle_ms())
-        else:
-            self.loop.follow(self._waiter, self._gather_ms)
+    @classmethod
+    def of(cls, spec: WorkerDescription) -> _Source:
+        return cls(spec.source == "ebpf", spec.source.startswith("replay:"), spec.source == "tracer")
 
-    def wait(self, ms: float) -> None:
-        """Sleep until a frame, a subscription or a question comes, at most `ms`."""
-        loop, waiter = self.loop, self._waiter
-        requests = loop.requests
-        if requests is not None and requests.is_flooded:
-            waiter.heed_questions(requests.may_take(boot.now_boot_ns()))
-        is_wanted = waiter.wait(ms)
-        loop.may_be_asked = waiter.may_be_asked
-        if is_wanted:
-            loop.publisher.poll(boot.now_boot_ns())
+    @property
+    def is_live(self) -> bool:
+        """The source reports the processes that this host's /proc shows."""
+        return not self.is_replay and not self.is_tracer
 
-    def start(self) -> None:
-        """Fill the tables, or go on with the predecessor's; they are complete when this returns (state READY)."""
-        loop, tables = self.loop, self.loop.tables
-        for ring in range(tables.ring_count):
-            tables.request_rewind(ring, int(loop.merger.received_pos[ring]))
-        began = boot.now_boot_ns()
-        if tables.is_takeover:
-            self._begin_names()
-            self._begin_contexts()
-            torn = list(tables.torn_rows)
-            while loop.publisher.is_awaiting(boot.now_boot_ns()):
-                loop.beat()
-                self.wait(2)
-            self._catch_up(began)
-            if self.repairer is not None:
-                self.repairer.mend(torn)
-            else:
-                end_torn(tables, torn)
-            if loop.contexts is not None:
-                loop.contexts.begin()
-            self._log.info("took over", entries=tables.heads_live, torn=len(torn), reason=tables.fresh_reason or "same")
-        else:
-            entered = self.repairer.snapshot() if self.repairer is not None else 0
-            self._begin_names()
-            self._begin_contexts()
-            loop.beat()
-            self._catch_up(boot.now_boot_ns())
-            self._log.info("snapshot", entries=entered, ms=(boot.now_boot_ns() - began) // 1_000_000)
-        loop.commit()
-        self.resolver.set_state(SNAPSHOTTED)
-        tables.set_state(layout.STATE_READY)
-        if tables.is_takeover:
-            loop.repair_soon(boot.now_boot_ns())
 
-    def _begin_contexts(self) -> None:
-        for contexts in (self.loop.sessions, self.loop.session_terminals, self.loop.terminals):
-            if contexts is not None:
-                contexts.begin()
+@dataclass(frozen=True, slots=True)
+class _Stages:
+    """Tables, and the stages between a frame and a subscriber."""
 
-    def _begin_names(self) -> None:
-        """Names of users, from now on: whose count is told by the namespaces of pid 1, which is in the tables now."""
-        if self.loop.names is None:
-            return
-        try:
-            self.loop.names.begin()
-        except OSError as error:
-            self._log.warning("no names of users and groups", reason=str(error))
+    tables: TableWriter
+    boot_unix_ns: int
+    encoder: Encoder
+    publisher: Publisher
+    frames: FrameSocket
+    merger: Merger
+    applier: Applier
 
-    def _catch_up(self, boot_ns: int) -> None:
-        """Apply what was under way at `boot_ns`."""
-        deadline = time.monotonic() + CATCH_UP_SECONDS
-        while self.loop.merger.watermark <= boot_ns and time.monotonic() < deadline:
-            if self.loop.poll() == 0:
-                self.wait(0.3)
 
-    def drain(self, seconds: float) -> None:
-        """Apply what still comes, for at most `seconds`; the shards have ended or are ending."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self.loop.poll() == 0:
-                if not self.loop.merger.pending:
-                    break
-                self.wait(0.3)
+@dataclass(frozen=True, slots=True)
+class _HostReading:
+    """What is read from this host: /proc, the cgroup tree, the kernel's loss counters and the task iterator."""
+
+    proc: ProcReader
+    namer: CgroupNamer
+    positions: ProducerPositions | None
+    losses: Any
+    iterate: Any
 
 
 @contextlib.contextmanager
-def build(spec: WorkerSpec) -> Iterator[Worker]:
-    """Make the resolver of `spec` and give everything back at the end.
+def build(spec: WorkerDescription) -> Iterator[ResolverProcess]:
+    """Make the resolver process of `spec`, and release everything at the end.
 
     Raises:
         WriterExistsError: another resolver writes this instance.
         UnsupportedError: no tmpfs, or no room on it.
         ConfigError: a setting cannot be used.
     """
-    config = spec.config
-    boot_id = spec.boot_id_bytes
+    config, source = spec.config, _Source.of(spec)
     with contextlib.ExitStack() as stack:
-        boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
-        tables = stack.enter_context(_tables(spec, boot_unix_ns))
-        boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
-        committed = tables.committed()
-        encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
-        encoder.restore(committed.topic_seq)
-        bus = Bus()
-        stack.callback(bus.close, linger_ms=LINGER_MS)
-        pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
-        publisher = _publisher(spec, encoder, bus, tables, boot_unix_ns, stack)
-        stack.callback(publisher.close)
-        is_ebpf = spec.source == "ebpf"
-        # What is replayed happened elsewhere or earlier: the processes of this host have nothing to do with it.
-        is_replay = spec.source.startswith("replay:")
-        # What a tracer tells, it tells of processes that /proc does not show, or not by these numbers.
-        is_tracer = spec.source == "tracer"
-        is_live = not is_replay and not is_tracer
-        stall_ms = config.merge.stall_ms
-        merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not is_ebpf)
-        rings = committed.rings
-        # Tracers' records may be of any time: none may count as applied because of its time.
-        seen = np.zeros_like(rings["watermark_boot_ns"]) if is_tracer else rings["watermark_boot_ns"].copy()
-        merger.resume(rings["applied_pos"].copy(), seen, committed.watermark)
-        applier = Applier(tables, encoder)
-        keyed = None
-        if is_tracer:
-            keyed = KeyedFrames(tables, KeySpace(tables, boot.now_boot_ns, is_awaited=applier.py_is_awaited))
+        stages = _stages(spec, source, stack)
+        tree = CgroupTree()
+        host = _host_reading(spec, source, stages, tree, stack)
         scrubber = scrubber_of(config)
         concealer = Concealer.of(config, scrubber)
-        positions, losses, iterate = _kernel_side(spec, stack)
-        reader = stack.enter_context(
-            ProcReader(
-                cgroup_root=cgroup_v2_root(),
-                args_limit=config.capture.args_bytes,
-                envs_limit=config.capture.envs_bytes,
-            )
-        )
-        tree = CgroupTree()
-        namer = CgroupNamer(applier.cgroups, tree, Hierarchies() if is_live else None)
-        log = get_logger()
-
-        frames = FrameSocket(pull)
-        loop = Resolver(
-            tables=tables, merger=merger, applier=applier, encoder=encoder, publisher=publisher,
-            frames=frames, positions=positions, losses=losses,
-            reader=FrameReader(boot_id, spec.ring_count, concealer.sieve, None if keyed is None else keyed.message),
-            now_boot_ns=boot.now_boot_ns,
-            settings=LoopSettings(
-                repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
-                repair_again_ns=config.repair.min_interval_ms * 1_000_000,
-                evicts_by_age=not is_replay,
-            ),
-            log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
-        )  # fmt: skip
         capture_boot_ns = boot.now_boot_ns()
         resolver = EBPFResolver(
-            _kernel_maps(spec) if is_live else None, config, scrubber=scrubber or Unscrubbed(),
-            cgroup_resolver=CgroupContexts(tree, namer.learn), opts=_opts(config), tables=tables, applier=applier,
-            proc=reader if is_live else NoProc(),
-            capture_boot_ns=capture_boot_ns, learn_cgroup=namer.learn,
+            _kernel_maps(spec) if source.is_live else None, config, scrubber=scrubber or Unscrubbed(),
+            cgroup_resolver=CgroupContexts(tree, host.namer.learn), opts=_opts(config), tables=stages.tables,
+            applier=stages.applier, proc=host.proc if source.is_live else NoProc(), capture_boot_ns=capture_boot_ns,
+            learn_cgroup=host.namer.learn,
         )  # fmt: skip
         resolver.bind_maps()
-        loop.complete = resolver.complete_batch
-        repairer = None
-        stream = ContextStream(encoder, applier.followups, tables, boot_id, boot_unix_ns)
-        if is_live:
-            repairer = Repairer(
-                tables, applier, reader, iterate,
-                now_boot_ns=boot.now_boot_ns,
-                watermark=lambda: merger.watermark,
-                concealer=concealer,
-                learn_cgroup=namer.learn,
-                capture_boot_ns=capture_boot_ns,
-                close=resolver.flush,
-                fill_maps=resolver.fill_maps,
-                exec_time=resolver.exec_time,
-                with_envs=config.capture.envs_bytes > 0,
-            )  # fmt: skip
-            loop.repairer = repairer
-            contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, boot_id)
-            loop.contexts = contexts
-            loop.reader.take_context = lambda message: contexts.take(message, boot.now_boot_ns())
-            loop.name_cgroups = namer
-            if config.contexts.tty_fallback:
-                loop.terminals = TtyFallback(tables, applier, lambda: merger.watermark)
-        loop.session_terminals = SessionTerminals(tables, applier, reader, loop.terminals)
-        if not is_replay:
-
-            def tell_session(row: int, body: dict[str, Any]) -> None:
-                entry = resolver.book.entry(row)
-                event = ContextEvent(USER_SESSION, entry.pid, body=body)
-                stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
-
-            loop.sessions = SshSessions(
-                tables, applier.followups, spec.directory, mode=int(config.access.tables_mode, 8), tell=tell_session,
-                pids=ForeignPids() if is_tracer else None,
-                user_name=lambda uid: loop.names.user(uid) if loop.names is not None else None,
-            )  # fmt: skip
-            if is_ebpf:
-                concealer.take_ssh = loop.sessions.take
-        loop.names = _names(spec, tables, encoder, stack)
-        loop.watch_growth = GrowthWatch(tables, spec.directory, log.warning)
-        waiter = Waiter(frames, pull, publisher.socket)
-        stack.callback(waiter.close)
-        worker = Worker(spec, loop, resolver, repairer, waiter)
         questions = _questions(spec, stack)
-        loop.requests = Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=is_live)
-        waiter.listen(questions.fileno())
-        yield worker
+        parts = _parts(spec, source, stages, host, concealer, resolver, questions, stack)
+        loop = _duty_cycle(spec, source, stages, host, concealer, parts)
+        waiter = TurnWaiter(stages.frames, stages.publisher.socket, questions.fileno())
+        stack.callback(waiter.close)
+        yield ResolverProcess(loop, resolver, waiter, has_several_shards=len(set(spec.ring_shards.values())) > 1)
 
 
-def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
+# -- stages ------------------------------------------------------------------------------------------------------------
+
+
+def _stages(spec: WorkerDescription, source: _Source, stack: contextlib.ExitStack) -> _Stages:
+    config = spec.config
+    boot_unix_ns = spec.boot_unix_ns or boot.BootClock.read().offset_ns
+    tables = stack.enter_context(_tables(spec, boot_unix_ns))
+    boot_unix_ns = int(tables.control_view()[0]["boot_unix_ns"])  # a predecessor's, if there was one
+    encoder = Encoder(spec.boot_id_bytes, envs=envs_form(config), file=config.stream.file)
+    encoder.restore(tables.committed().topic_seq)
+    bus = Bus()
+    stack.callback(bus.close, linger_ms=LINGER_MS)
+    pull = bus.pull(paths.frames_socket(spec.directory), mode=0o600, hwm_frames=config.frames.push_hwm_frames)
+    publisher = _publisher(spec, encoder, bus, tables, boot_unix_ns, stack)
+    stack.callback(publisher.close)
+    merger = _merger(spec, source, tables)
+    return _Stages(
+        tables, boot_unix_ns, encoder, publisher, FrameSocket(pull), merger, Applier(tables, encoder)
+    )  # fmt: skip
+
+
+def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     config = spec.config
     tables = config.tables
     access = config.access
@@ -335,7 +203,12 @@ def _tables(spec: WorkerSpec, boot_unix_ns: int) -> TableWriter:
 
 
 def _publisher(
-    spec: WorkerSpec, encoder: Encoder, bus: Bus, tables: TableWriter, boot_unix_ns: int, stack: contextlib.ExitStack
+    spec: WorkerDescription,
+    encoder: Encoder,
+    bus: Bus,
+    tables: TableWriter,
+    boot_unix_ns: int,
+    stack: contextlib.ExitStack,
 ) -> Publisher:
     stream = spec.config.stream
     secure: Any = None
@@ -356,7 +229,120 @@ def _publisher(
     )  # fmt: skip
 
 
-def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
+def _merger(spec: WorkerDescription, source: _Source, tables: TableWriter) -> Merger:
+    """A merger that continues where the predecessor committed."""
+    stall_ms = spec.config.merge.stall_ms
+    merger = Merger(spec.ring_count, stall_ms=stall_ms, hold_ms=2 * stall_ms, timed_by_sender=not source.is_ebpf)
+    committed = tables.committed()
+    times = committed.rings["watermark_boot_ns"]
+    # A tracer's records may be of any time: none may count as applied because of its time.
+    seen = np.zeros_like(times) if source.is_tracer else times.copy()
+    merger.resume(committed.rings["applied_pos"].copy(), seen, committed.watermark)
+    return merger
+
+
+def _host_reading(
+    spec: WorkerDescription, source: _Source, stages: _Stages, tree: CgroupTree, stack: contextlib.ExitStack
+) -> _HostReading:
+    positions, losses, iterate = _kernel_side(spec, stack)
+    proc = stack.enter_context(
+        ProcReader(
+            cgroup_root=cgroup_v2_root(),
+            args_limit=spec.config.capture.args_bytes,
+            envs_limit=spec.config.capture.envs_bytes,
+        )
+    )
+    namer = CgroupNamer(stages.applier.cgroups, tree, Hierarchies() if source.is_live else None)
+    return _HostReading(proc, namer, positions, losses, iterate)
+
+
+def _parts(
+    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer,
+    resolver: EBPFResolver, questions: RequestSocket, stack: contextlib.ExitStack,
+) -> Parts:  # fmt: skip
+    """The parts of the duty cycle beside its stages."""
+    config, tables, applier, merger = spec.config, stages.tables, stages.applier, stages.merger
+    stream = ContextStream(stages.encoder, applier.followups, tables, spec.boot_id_bytes, stages.boot_unix_ns)
+    names = _names(spec, tables, stages.encoder, stack)
+    repairer = contexts = tty_fallback = None
+    if source.is_live:
+        repairer = Repairer(
+            tables, applier, host.proc, host.iterate,
+            now_boot_ns=boot.now_boot_ns,
+            watermark=lambda: merger.watermark,
+            concealer=concealer,
+            learn_cgroup=host.namer.learn,
+            rows=resolver.rows,
+            close=resolver.flush_if_gone,
+            fill_maps=resolver.fill_maps,
+            with_envs=config.capture.envs_bytes > 0,
+        )  # fmt: skip
+        contexts = ContextLoop(resolver, tables, stream, lambda: merger.watermark, spec.boot_id_bytes)
+        if config.contexts.tty_fallback:
+            tty_fallback = TtyFallback(tables, applier, lambda: merger.watermark)
+    sessions = None if source.is_replay else _sessions(spec, source, stages, resolver, stream, names)
+    if sessions is not None and source.is_ebpf:
+        concealer.take_ssh = sessions.take
+    return Parts(
+        repairer=repairer,
+        requests=Requests(questions, resolver, tables, lambda: merger.watermark, use_procfs=source.is_live),
+        contexts=contexts,
+        names=names,
+        sessions=sessions,
+        session_terminals=SessionTerminals(tables, applier, host.proc, tty_fallback),
+        tty_fallback=tty_fallback,
+        name_cgroups=host.namer if source.is_live else None,
+        watch_growth=GrowthWatch(tables, spec.directory, get_logger().warning),
+        complete=resolver.complete_batch,
+    )
+
+
+def _sessions(
+    spec: WorkerDescription, source: _Source, stages: _Stages, resolver: EBPFResolver, stream: ContextStream,
+    names: LiveNames | None,
+) -> SshSessions:  # fmt: skip
+    def publish_session(row: int, body: dict[str, Any]) -> None:
+        entry = resolver.book.entry(row)
+        event = ContextEvent(USER_SESSION, entry.pid, body=body)
+        stream.dispatch(Dispatched(event, boot.now_boot_ns(), entry, None, None, []))
+
+    return SshSessions(
+        stages.tables, stages.applier.followups, spec.directory, mode=int(spec.config.access.tables_mode, 8),
+        tell=publish_session, pids=ForeignPids() if source.is_tracer else None,
+        user_name=lambda uid: names.user(uid) if names is not None else None,
+    )  # fmt: skip
+
+
+def _duty_cycle(
+    spec: WorkerDescription, source: _Source, stages: _Stages, host: _HostReading, concealer: Concealer, parts: Parts
+) -> DutyCycle:
+    config, tables, log = spec.config, stages.tables, get_logger()
+    translate = take_context = None
+    if source.is_tracer:
+        keys = KeySpace(tables, boot.now_boot_ns, is_awaited=stages.applier.py_is_awaited)
+        translate = KeyedFrames(tables, keys).message
+    contexts = parts.contexts
+    if contexts is not None:
+
+        def take_context(message: bytes | memoryview) -> object:
+            return contexts.take(message, boot.now_boot_ns())
+
+    return DutyCycle(
+        tables=tables, merger=stages.merger, applier=stages.applier, encoder=stages.encoder,
+        publisher=stages.publisher, frames=stages.frames, positions=host.positions, losses=host.losses,
+        reader=FrameReader(spec.boot_id_bytes, spec.ring_count, concealer.sieve, translate, take_context),
+        now_boot_ns=boot.now_boot_ns,
+        settings=CycleSettings(
+            repair_interval_ns=int(config.repair.check_interval_s * 1e9) or 1 << 62,
+            repair_again_ns=config.repair.min_interval_ms * 1_000_000,
+            evicts_by_age=not source.is_replay,
+        ),
+        parts=parts,
+        log_refused=lambda error: log.warning("frame refused", peer=error.peer, reason=str(error)),
+    )  # fmt: skip
+
+
+def _questions(spec: WorkerDescription, stack: contextlib.ExitStack) -> RequestSocket:
     path = paths.requests_socket(spec.directory)
     try:
         mode = int(spec.config.access.requests_mode, 8)
@@ -365,7 +351,9 @@ def _questions(spec: WorkerSpec, stack: contextlib.ExitStack) -> RequestSocket:
         raise SocketError(f"cannot listen on {path}: {error.strerror}") from None
 
 
-def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack) -> LiveNames | None:
+def _names(
+    spec: WorkerDescription, tables: TableWriter, encoder: Encoder, stack: contextlib.ExitStack
+) -> LiveNames | None:
     show = spec.config.contexts.user_names
     if show == "off" or spec.source.startswith("replay:"):
         shutil.rmtree(spec.directory / DIRECTORY, ignore_errors=True)
@@ -380,15 +368,15 @@ def _names(spec: WorkerSpec, tables: TableWriter, encoder: Encoder, stack: conte
     return names
 
 
-def _kernel_maps(spec: WorkerSpec) -> dict[str, KernelMap] | None:
+def _kernel_maps(spec: WorkerDescription) -> dict[str, KernelMap] | None:
     """The kernel's own process caches by name; None: this capture has none."""
-    if NO_FD in {spec.pid_owners_fd, spec.pid_cache_fd, spec.proc_cache_fd}:
+    if NO_FD in {spec.fds.pid_owners, spec.fds.pid_cache, spec.fds.proc_cache}:
         return None
     from pipeline.bpf import maps
 
     return {
-        PID_CACHE: maps.PidMap(spec.pid_owners_fd, spec.pid_cache_fd),
-        PROC_CACHE: maps.proc_cache(spec.proc_cache_fd),
+        PID_CACHE: maps.PidMap(spec.fds.pid_owners, spec.fds.pid_cache),
+        PROC_CACHE: maps.proc_cache(spec.fds.proc_cache),
     }
 
 
@@ -404,20 +392,20 @@ def envs_form(config: Config) -> str:
     return "stored" if config.envs.show_values else "none"
 
 
-def _kernel_side(spec: WorkerSpec, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
+def _kernel_side(spec: WorkerDescription, stack: contextlib.ExitStack) -> tuple[ProducerPositions | None, Any, Any]:
     """Producer positions, loss counters and the task iterator of an eBPF capture; None for what a source has not."""
     from pipeline.resolver.daemon._losses import SharedCounters
 
     if spec.source != "ebpf":
         from pipeline.bpf.host import possible_cpus
 
-        counts = None if spec.shared_fd == NO_FD else SharedCounters(spec.shared_fd, max(possible_cpus()) + 1)
+        counts = None if spec.fds.shared == NO_FD else SharedCounters(spec.fds.shared, max(possible_cpus()) + 1)
         return None, counts, None
     from pipeline.bpf._positions import ProducerPositions
     from pipeline.bpf.iterator import read_tasks
 
-    positions = ProducerPositions(spec.rings, spec.ring_count)
+    positions = ProducerPositions(dict(spec.fds.rings), spec.ring_count)
     stack.callback(positions.close)
-    losses = SharedCounters(spec.shared_fd, spec.ring_count) if spec.shared_fd != NO_FD else None
-    iterate = None if spec.iter_link_fd == NO_FD else (lambda: read_tasks(spec.iter_link_fd))
+    losses = SharedCounters(spec.fds.shared, spec.ring_count) if spec.fds.shared != NO_FD else None
+    iterate = None if spec.fds.iter_link == NO_FD else (lambda: read_tasks(spec.fds.iter_link))
     return positions, losses, iterate

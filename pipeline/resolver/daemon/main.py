@@ -1,8 +1,8 @@
-"""The resolver process: build one `Resolver` from the worker spec, run its duty cycle, end cleanly.
+"""The resolver process: assemble it from the worker description, run its duty cycle, end cleanly.
 
-Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The spec (JSON, read from the
-inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the rings and BPF
-maps.
+Started by the supervisor as ``python -m pipeline.resolver.daemon.main --spec-fd N``. The description
+(JSON, in the inherited descriptor) names the instance, its directory, the settings and the inherited descriptors of the
+rings and BPF maps.
 """
 
 from __future__ import annotations
@@ -13,46 +13,23 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError, ProclineError
 from pipeline.host import memory, privileges
-from pipeline.log import get_logger, set_up
 from pipeline.resolver.daemon.build import build
-from pipeline.worker.reading import read_spec, say_ready, spec_fd
+from pipeline.worker.start import report_ready, run_worker
 
 if TYPE_CHECKING:
-    from pipeline.worker.specification import WorkerSpec
+    from pipeline.worker.description import WorkerDescription
 
-#: Capabilities that reading other users' processes in /proc needs; everything else is given up (capabilities(7)).
-CAP_DAC_READ_SEARCH = 2
-CAP_SYS_PTRACE = 19
-
-#: After SIGTERM, how long frames may still be under way.
+#: After SIGTERM, frames may arrive for so long.
 DRAIN_SECONDS = 2.0
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM; returns the exit code."""
-    try:
-        fd = spec_fd(sys.argv[1:] if argv is None else argv)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    spec: WorkerSpec = read_spec(fd)
-    set_up(spec.config.log.level, spec.config.log.format, spec.role)
-    log = get_logger()
-    _, is_parent_there = privileges.confine(
-        parent_tgid=spec.supervisor_tgid, keep=(CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE)
-    )
-    if not is_parent_there:
-        return 0
-    try:
-        return _run(spec)
-    except ProclineError as error:
-        log.error(str(error))
-        return 2
+    return run_worker(_run, keep=privileges.READ_PROC, arguments=arguments)
 
 
-def _run(spec: WorkerSpec) -> int:
+def _run(description: WorkerDescription) -> int:
     stopping = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -61,17 +38,17 @@ def _run(spec: WorkerSpec) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C: the supervisor stops us in order
-    with build(spec) as worker:
-        # What was built lives as long as the process: the collector need not look at it again.
+    with build(description) as process:
+        # These objects live as long as the process, so the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
-        worker.start()
-        say_ready(spec.ready_fd)
+        process.start()
+        report_ready(description)
         memory.give_back()  # what the snapshot needed
         while not stopping:
-            worker.loop.poll()
-            worker.follow()
-        worker.drain(DRAIN_SECONDS)
+            process.loop.poll()
+            process.follow()
+        process.drain(DRAIN_SECONDS)
     return 0
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, Self, cast, overload
 
 from pipeline.procfs.info import UNSET
 from pipeline.procfs.tracer_metadata import TracerMetadata
+from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.entries.model import (
     NO_FILE,
     AWSSecurityCredentials,
@@ -31,9 +32,6 @@ from pipeline.resolver.entries.model import (
 )
 from pipeline.secrets.argsenvs import ArgsEntry, EnvsEntry, equal_entries, equal_envs
 from pipeline.shm.reader import lineage
-
-#: A walk along a chain stops after this many entries. A longer chain (images and ancestors, law 7) contains a loop.
-CHAIN_LIMIT = 4096
 
 #: Fields that a forked process copies from its parent (5.3).
 _COPIED_AT_FORK = (
@@ -383,7 +381,7 @@ class ProcessCacheEntry:
     def chain(self) -> Iterator[ProcessCacheEntry]:
         """Yield this entry and all its ancestors, newest first."""
         entry: ProcessCacheEntry | None = self
-        for _ in range(CHAIN_LIMIT):
+        for _ in range(LINEAGE_LIMIT):
             if entry is None:
                 return
             yield entry

@@ -24,9 +24,10 @@ import numpy.typing as npt
 from pipeline.errors import TooOldError
 from pipeline.host import boot
 from pipeline.procfs.info import UNSET
+from pipeline.records.limits import LINEAGE_LIMIT
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries import entry_extra
-from pipeline.resolver.entries.cache_entry import CHAIN_LIMIT, ProcessCacheEntry
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import (
     NO_FILE,
     CGroupContext,
@@ -153,7 +154,7 @@ class Book:
         """The rows of a process' images, the newest first, given the row of that one."""
         hot = self.tables.hot_view()
         tgid, start = int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])
-        for _ in range(CHAIN_LIMIT):
+        for _ in range(LINEAGE_LIMIT):
             yield row
             row = self.tables.py_follow(int(hot[row]["ancestor"]))
             if not row or (int(hot[row]["tgid"]), int(hot[row]["start_boot_ns"])) != (tgid, start):

@@ -1,23 +1,24 @@
-"""The kernel's own process caches as entries, and processes entered into them (specification 2.2, 3.3.5, SyncCache).
+"""The kernel's own process caches: read entries from them, store processes in them (specification 2.2, 3.3.5).
 
-`pid_cache` names an image by a cookie, `proc_cache` has the image's facts; layouts are in `bpf/maps.py`. The maps are
-given as objects with `get`, `put` and `delete`: a HashMap of that module, or a dictionary's stand-in in tests.
+`pid_cache` names an image by a cookie, `proc_cache` has the facts of the image; layouts are in `bpf/maps.py`. It does
+not insert anything into the tables: `pipeline.resolver.api` does.
 
-The reference uses three maps more. Here `inode_file` is statx, `pid_path_keys` is part of `proc_cache`, and kernel
-threads are told by their task flags, so `kernel_thread_pids` is not needed.
+The reference uses three more maps. Here statx replaces `inode_file`, `pid_path_keys` is part of `proc_cache`, and task
+flags identify kernel threads, so `kernel_thread_pids` is not needed.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from os import fsdecode
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
 from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
-from pipeline.host.boot import TICK_NS, is_same_start
+from pipeline.host.boot import TICK_NS, is_same_start, ticks_of
 from pipeline.procfs import filesystems
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.tty import clean_tty_name
@@ -30,16 +31,17 @@ from pipeline.resolver.entries.model import (
     Credentials,
     FileEvent,
     PathKey,
+    ResolverError,
 )
 
-#: Names by which a manager gives out the maps.
+#: Names of the maps in a manager.
 PID_CACHE = "pid_cache"
 PROC_CACHE = "proc_cache"
 
 _NOEXIST = 1
 
-#: What a TASK and an EXEC have under the same names. Not `cgroups_v1`: the programs believe what is stored of it, and a
-#: move between the look at /proc and the entry is not in it. Where it is 0 they look, and store what they see.
+#: Fields of a TASK and an EXEC that have the same names there. `cgroups_v1` is left out: the programs trust a stored
+#: value, which would miss a move between the read of /proc and the store. If it is 0 they determine and store it.
 _OF_TASK = (
     "cap_effective", "cap_permitted", "cgroup_id", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid",
     "auid", "audit_session", "user_ns", "sid", "pgid", "mnt_ns", "net_ns", "tty",
@@ -48,26 +50,121 @@ _OF_EXEC = (
     "inode", "ctime_ns", "mtime_ns", "device", "mount_id", "file_uid", "file_gid", "nlink", "mode", "fs_magic",
     "root_offset", "mount_end",
 )  # fmt: skip
-#: Of `exec_flags` what an image has by its file.
+#: The part of `exec_flags` that belongs to the file of an image.
 _FILE_FLAGS = EXEC_DELETED | EXEC_MEMFD | EXEC_UPPER_LAYER
 
 _CREDENTIALS = ("uid", "gid", "euid", "egid", "fsuid", "fsgid", "auid", "cap_effective", "cap_permitted")
 
 
 class KernelMap(Protocol):
-    """A map from numbers to records."""
+    """A map from numbers to records. Every method raises OSError if the kernel refuses."""
 
-    def get(self, key: int) -> Any: ...
+    def get(self, key: int) -> np.void | None:
+        """Return the record of a key; None: there is none."""
 
-    def put(self, key: int, entry: Any, flags: int = 0) -> None: ...
+    def put(self, key: int, entry: np.void, flags: int = 0) -> None:
+        """Store a record. With the flag BPF_NOEXIST, FileExistsError: the key has one."""
 
-    def delete(self, key: int) -> object: ...
+    def delete(self, key: int) -> object:
+        """Remove a record, if it is there."""
 
 
 class PidCache(KernelMap, Protocol):
-    """`pid_cache`: of an entry without an image the cookie can be told later."""
+    """`pid_cache`: an entry without an image can get its cookie later."""
 
-    def name_image(self, key: int, cookie: int) -> bool: ...
+    def name_image(self, key: int, cookie: int) -> bool:
+        """Set the cookie of an entry that has none; returns whether it was set."""
+
+
+class Held(NamedTuple):
+    """The two records that the kernel holds of a process."""
+
+    owner: np.void  #: a PID_ENTRY
+    image: np.void  #: the IMAGE_ENTRY that its cookie names
+
+
+class KernelMaps:
+    """The two maps of a host. Before `bind`, and without a manager, they hold nothing.
+
+    Args:
+        manager: the maps by name; None: there are none.
+        count: counts stores and refusals (`maps_filled`, `maps_refused`).
+    """
+
+    def __init__(self, manager: Mapping[str, KernelMap] | None, count: Callable[[str], object]) -> None:
+        self._manager = manager
+        self._count = count
+        self._pids: PidCache | None = None
+        self._images: KernelMap | None = None
+
+    def bind(self) -> None:
+        """Get the maps from the manager, if there is one.
+
+        Raises:
+            ResolverError: a map is missing.
+        """
+        if self._manager is None:
+            return
+        pids, images = self._manager.get(PID_CACHE), self._manager.get(PROC_CACHE)
+        for name, found in ((PID_CACHE, pids), (PROC_CACHE, images)):
+            if found is None:
+                raise ResolverError(f"the kernel map {name} is missing: load the BPF programs before the start")
+        self._pids, self._images = cast("PidCache", pids), images
+
+    def find(self, pid: int) -> Held | None:
+        """Return the records of a process; None: the maps have no image of it, or the kernel refuses to read them."""
+        if self._pids is None or self._images is None:
+            return None
+        try:
+            owner = self._pids.get(pid)
+            image = self._images.get(int(owner["cookie"])) if owner is not None else None
+        except OSError:
+            return None
+        return Held(owner, image) if owner is not None and image is not None else None
+
+    def exec_time(self, cookie: int) -> int:
+        """Return when an exec created the image with this cookie, boot ns; 0: unknown, or no exec did."""
+        try:
+            image = self._images.get(cookie) if self._images is not None else None
+        except OSError:
+            return 0
+        return int(image["exec_boot_ns"]) if image is not None else 0
+
+    def fill(self, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int = 0) -> int:
+        """Store a process that was read from ``/proc``, unless the maps have a record of its pid.
+
+        Args:
+            head, task, exec_: one HEAD, TASK and EXEC.
+            path: of the executable.
+            cookie: of its image; 0: it gets a new one.
+
+        Returns:
+            The cookie of its image in the maps. 0: there are no maps, they have another process or a more recent image
+            under the pid, or the kernel refused, which is counted.
+        """
+        if self._pids is None or self._images is None:
+            return 0
+        cookie = cookie or new_cookie()
+        try:
+            is_new = fill(self._pids, self._images, head, task, exec_, path, cookie)
+        except OSError:
+            self._count("maps_refused")
+            return 0
+        if not is_new:
+            return self._known_cookie(head)
+        self._count("maps_filled")
+        return cookie
+
+    def _known_cookie(self, head: np.void) -> int:
+        """Return the cookie of a process in the maps; 0: none, or its image is more recent than the read of /proc."""
+        try:
+            held = self._pids.get(int(head["tgid"])) if self._pids is not None else None
+        except OSError:
+            return 0
+        if held is None or not is_same_start(int(held["start_boot_ns"]), ticks_of(int(head["start_boot_ns"]))):
+            return 0
+        cookie = int(held["cookie"])
+        return cookie if self.exec_time(cookie) <= int(head["time_boot_ns"]) else 0
 
 
 def entry_of(
@@ -76,13 +173,13 @@ def entry_of(
     """Decode the two records of a process.
 
     Args:
-        pid, tid, inode: as the entry's process context has them.
+        pid, tid, inode: of the entry's process context.
         owner, image: a PID_ENTRY and the IMAGE_ENTRY that its cookie names.
-        info: what ``stat`` says of the same process now, for what changes without an exec: parent, name, session,
-            terminal. None: it is not asked, or the process has ended.
+        info: ``stat`` of the same process now, for the fields that change without an exec: parent, name, session,
+            terminal. None: it was not read, or the process has ended.
 
     Returns:
-        An entry with times of the boot clock, and whether its path is whole (the map keeps the first 128 bytes).
+        An entry with times of the boot clock, and whether its path is whole (the map holds the first 128 bytes).
     """
     flags = int(image["exec_flags"])
     length = int(image["path_bytes"])
@@ -110,7 +207,7 @@ def entry_of(
         comm=fsdecode(bytes(image["comm"])), tty_name=clean_tty_name(bytes(owner["tty"]) or bytes(image["tty"])),
         start_boot_ns=int(owner["start_boot_ns"]), sid=int(owner["sid"]), mnt_ns=int(owner["mnt_ns"]),
         net_ns=int(owner["net_ns"]),
-        # Older than the capture: the start is what is known of the fork.
+        # If the process is older than the capture, only its start is known of the fork.
         fork_time=int(owner["fork_boot_ns"]) or int(owner["start_boot_ns"]) or None,
         exec_time=int(image["exec_boot_ns"]) or None, exit_time=int(owner["exit_boot_ns"]) or None,
     )  # fmt: skip
@@ -122,11 +219,11 @@ def entry_of(
 
 
 def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int) -> tuple[np.void, np.void]:
-    """A process as the two records that the task iterator would have made of it.
+    """Return the two records that the task iterator would have made of a process.
 
     Args:
         head, task, exec_: one HEAD, TASK and EXEC.
-        path: of the executable; where ``/proc`` did not show that, the image has name, terminal and cgroup alone.
+        path: of the executable. If ``/proc`` did not show it, the image has only name, terminal and cgroup.
         cookie: names the image.
     """
     owner, image = np.zeros(1, PID_ENTRY)[0], np.zeros(1, IMAGE_ENTRY)[0]
@@ -147,22 +244,24 @@ def records_of(head: np.void, task: np.void, exec_: np.void, path: bytes, cookie
 def fill(
     pid_cache: PidCache, proc_cache: KernelMap, head: np.void, task: np.void, exec_: np.void, path: bytes, cookie: int
 ) -> bool:
-    """Enter a process where the kernel has nothing of its pid: what the kernel wrote by itself is newer.
+    """Store a process in the maps, if the kernel has no record of its pid: the kernel's own records are more recent.
 
-    Where that is of the same process and has no image (it changed before anybody told of it), that is entered.
+    If the kernel's record belongs to the same process and has no image (the process changed before it was reported),
+    the image is added.
 
-    The image first, so that who finds the cookie finds the image. A program that comes in between finds no entry and
-    stores its own over this one, or before it; then this one is not stored. Nor is one of a process that has ended
-    since it was looked at: its exit has left an entry.
+    The image is stored first, so that a program that finds the cookie finds the image. A BPF program that runs in
+    between finds no record, and stores its own before this one or over it; in the first case this one is not stored.
+    Nor is one of a process that has ended since ``/proc`` was read: its exit has left a record.
 
     Args:
+        pid_cache, proc_cache: the maps.
         head, task, exec_, path, cookie: as in `records_of`.
 
     Returns:
-        Whether it was entered.
+        Whether it was stored.
 
     Raises:
-        OSError: a map refused.
+        OSError: the kernel refused.
     """
     tgid = int(head["tgid"])
     held = pid_cache.get(tgid)
@@ -178,19 +277,19 @@ def fill(
 
 
 def _is_nameless(owner: np.void, head: np.void) -> bool:
-    """Whether an entry is of the process that `head` is of, which lives, and names no image."""
+    """Whether a record belongs to the live process of `head`, and names no image."""
     return int(owner["cookie"]) == int(owner["exit_boot_ns"]) == 0 and is_same_start(
         int(owner["start_boot_ns"]), int(head["start_boot_ns"]) // TICK_NS
     )
 
 
 def is_rounded(owner: np.void) -> bool:
-    """Whether the start in a PID_ENTRY is one of ``/proc``: see pl_find_pid in bpf/programs/task.bpf.h."""
+    """Whether the start in a PID_ENTRY was read from ``/proc``: see pl_find_pid in bpf/programs/task.bpf.h."""
     return int(owner["fork_boot_ns"]) == 0 and int(owner["start_boot_ns"]) % TICK_NS == 0
 
 
 def new_cookie() -> int:
-    """A name for an image that none has yet; never 0."""
+    """Return a new random name for an image; never 0."""
     return int.from_bytes(os.urandom(8), "little") | 1
 
 

@@ -1,46 +1,58 @@
-"""Entries of processes that are known by (pid, pid namespace): `entry_rows` over the index behind the pids.
+"""Entries of processes that are identified by (pid, pid namespace): `entry_rows` over the index behind the pids.
 
-Columns hold slots (`keyed_frames`); what an entry shows are the numbers of its namespace.
+Columns hold slots of the index (`keyed_frames`); an entry shows the numbers of its namespace.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from os import fsencode
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.entry_rows import Book, RowStore
 from pipeline.resolver.entries.model import CacheResolverKey
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
-#: As long as the column is; the kernel's names have a NUL in it.
+#: The length of the column; a name of the kernel uses one byte of it for the NUL.
 COMM_CHARS = 16
 
 
 def is_key(key: CacheResolverKey) -> bool:
-    """Whether a process can have this key: both are numbers of 32 bits, and there is no pid namespace 0."""
+    """Whether a process can have this key: both are numbers of 32 bits and not 0."""
     return 0 < key.pid <= 0xFFFFFFFF and 0 < key.nsid <= 0xFFFFFFFF
 
 
 class KeyedBook(Book):
-    """Entry objects of one writer's keyed processes."""
+    """Entry objects of one writer's keyed processes.
 
-    #: Set by the owner before the first use.
-    space: KeySpace
+    Args:
+        tables, applier, offset_ns, now_boot_ns: as of `Book`.
+        space: the keys of the tables.
+    """
+
+    def __init__(
+        self, tables: TableWriter, applier: Applier, offset_ns: int, now_boot_ns: Callable[[], int], space: KeySpace
+    ) -> None:
+        super().__init__(tables, applier, offset_ns, now_boot_ns)
+        self.space = space
 
     def store(self, link: int) -> RowStore:
+        """Return the fields of the row that `link` names."""
         return KeyedStore(self, link)
 
     def index(self) -> npt.NDArray[np.uint32]:
-        """All of the index: a key of the daemon's own pid namespace is a pid there."""
+        """Return the whole index: a key of the daemon's own pid namespace is a pid there."""
         return self.tables.index_view()
 
     def of_key(self, key: CacheResolverKey) -> ProcessCacheEntry | None:
-        """The newest image of a cached process."""
+        """Return the newest image of a cached process."""
         slot = self.space.find(key.pid, key.nsid) if is_key(key) else 0
         return self.head(slot) if slot else None
 
@@ -51,6 +63,7 @@ class KeyedStore(RowStore):
     __slots__ = ()
 
     def get(self, name: str) -> Any:
+        """Return a field."""
         if name == "pid":
             return int(self.cold["ns_pid"])
         if name == "nsid":

@@ -21,6 +21,14 @@ from pipeline.errors import ProcessMissingParentNodeError as ProcessMissingParen
 from pipeline.errors import ProcessWrongParentNodeError as ProcessWrongParentNodeError
 from pipeline.errors import ResolverError as ResolverError
 from pipeline.procfs.info import UNSET
+from pipeline.shm.layout.declared import CGROUP_SOURCE_EVENT as CGROUP_SOURCE_EVENT
+from pipeline.shm.layout.declared import CGROUP_SOURCE_INHERITED as CGROUP_SOURCE_INHERITED
+from pipeline.shm.layout.declared import CGROUP_SOURCE_PROCFS as CGROUP_SOURCE_PROCFS
+from pipeline.shm.layout.declared import CGROUP_SOURCE_UNKNOWN as CGROUP_SOURCE_UNKNOWN
+from pipeline.shm.layout.declared import MOUNT_ORIGIN_PROCFS as MOUNT_ORIGIN_PROCFS
+from pipeline.shm.layout.declared import MOUNT_ORIGIN_UNKNOWN as MOUNT_ORIGIN_UNKNOWN
+from pipeline.shm.layout.declared import MOUNT_SOURCE_SNAPSHOT as MOUNT_SOURCE_SNAPSHOT
+from pipeline.shm.layout.declared import MOUNT_SOURCE_UNKNOWN as MOUNT_SOURCE_UNKNOWN
 
 #: The two states of the eBPF resolver: being filled, filled.
 SNAPSHOTTING = 0
@@ -32,11 +40,6 @@ FILELESS_FILESYSTEM = "tmpfs"
 #: FileFields.flags: the layer of an overlay file system that the file lies in.
 UPPER_LAYER = 1
 LOWER_LAYER = 2
-
-#: As in shm.layout, which needs numpy.
-MOUNT_SOURCE_UNKNOWN, MOUNT_SOURCE_ID, MOUNT_SOURCE_DEVICE, MOUNT_SOURCE_SNAPSHOT = range(4)
-MOUNT_ORIGIN_UNKNOWN, MOUNT_ORIGIN_PROCFS, MOUNT_ORIGIN_EVENT, MOUNT_ORIGIN_UNSHARE = range(4)
-CGROUP_SOURCE_UNKNOWN, CGROUP_SOURCE_EVENT, CGROUP_SOURCE_PROCFS, CGROUP_SOURCE_INHERITED = range(4)
 
 
 # -- errors (specification 1.11) ---------------------------------------------------------------------------------------

@@ -11,8 +11,14 @@ from os import fsdecode, fsencode
 from typing import Any
 
 from pipeline.records.kinds import EXEC_DETACHED, EXEC_ESCAPED, EXEC_MEMFD, EXEC_NO_ROOT, EXEC_PATH_TRUNCATED
-from pipeline.resolver.entries.model import MOUNT_ORIGIN_EVENT, MOUNT_SOURCE_ID, FileEvent
-from pipeline.shm.layout.tables import MOUNT_DETACHED, MOUNT_RESOLVED, MOUNT_VISIBLE
+from pipeline.resolver.entries.model import FileEvent
+from pipeline.shm.layout.declared import (
+    MOUNT_DETACHED,
+    MOUNT_ORIGIN_EVENT,
+    MOUNT_RESOLVED,
+    MOUNT_SOURCE_ID,
+    MOUNT_VISIBLE,
+)
 
 
 def path_of(path: bytes, end: int, flags: int) -> str:

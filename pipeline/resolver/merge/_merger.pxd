@@ -3,8 +3,8 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from pipeline.bus.frames._frame cimport Frame
-from pipeline.resolver.merge._queues cimport Batch, Sorter
-from pipeline.resolver.merge._watermark cimport RingClock
+from pipeline.resolver.merge._queues cimport Batch, RingQueues
+from pipeline.resolver.merge._watermark cimport RingWatermarks
 from pipeline.shm.writer._control cimport ControlWriter
 
 
@@ -14,8 +14,8 @@ cdef class Merger:
     cdef readonly uint64_t watermark
     cdef uint64_t stall_ns, hold_ns, slack_ns, max_pending
     cdef readonly bint timed_by_sender
-    cdef RingClock _clock
-    cdef Sorter _sorter
+    cdef RingWatermarks _watermarks
+    cdef RingQueues _queues
     cdef uint64_t[::1] _received, _applied, _marks, _seen, _limits, _spoke_ns, _malformed
     cdef uint8_t[::1] _speaking
     cdef uint64_t _limit, _now

@@ -5,8 +5,6 @@ from pipeline.bus.frames._frame import Frame
 from pipeline.resolver.merge._queues import Batch
 from pipeline.shm.writer._writer import TableWriter
 
-SLACK_NS: int
-
 class Merger:
     ring_count: int
     received_pos: npt.NDArray[np.uint64]

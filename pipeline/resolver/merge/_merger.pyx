@@ -23,12 +23,10 @@ from libc.string cimport memcpy
 import numpy as np
 
 from pipeline.bus.frames._frame cimport Frame
-from pipeline.resolver.merge._queues cimport Batch, Sorter
-from pipeline.resolver.merge._watermark cimport RingClock
+from pipeline.records._limits cimport MERGE_SLACK_NS
+from pipeline.resolver.merge._queues cimport Batch, RingQueues
+from pipeline.resolver.merge._watermark cimport RingWatermarks
 from pipeline.shm.writer._control cimport ControlWriter
-
-#: See above; measured lag of positions behind the clock without a barrier: 73 us, with one: none.
-SLACK_NS = 100_000
 
 cdef enum:
     #: A gap is reported again when the shard has not rewound by then.
@@ -60,7 +58,7 @@ cdef class Merger:
         *,
         double stall_ms=250,
         double hold_ms=1000,
-        uint64_t slack_ns=SLACK_NS,
+        uint64_t slack_ns=MERGE_SLACK_NS,
         uint64_t max_pending=1 << 20,
         bint timed_by_sender=False,
     ):
@@ -70,15 +68,15 @@ cdef class Merger:
         self.received_pos = np.zeros(ring_count, np.uint64)
         self.applied_pos = np.zeros(ring_count, np.uint64)
         self.ring_watermark = np.zeros(ring_count, np.uint64)
-        self._clock = RingClock(
+        self._watermarks = RingWatermarks(
             ring_count, self.received_pos, self.applied_pos, self.stall_ns, self.hold_ns, slack_ns
         )
-        self.stalled = self._clock.stalled
+        self.stalled = self._watermarks.stalled
         self._received, self._applied, self._marks = self.received_pos, self.applied_pos, self.ring_watermark
         # Boot time up to which each ring has been received; the least of the rings not passed over.
-        self._seen = self._clock.seen
+        self._seen = self._watermarks.seen
         self._limits = np.zeros(ring_count, np.uint64)
-        self._sorter = Sorter(ring_count)
+        self._queues = RingQueues(ring_count)
         self._is_complete = True
         # Of senders that say their watermark: when each did so last.
         self._spoke_ns = np.zeros(ring_count, np.uint64)
@@ -92,7 +90,7 @@ cdef class Merger:
     @property
     def pending(self) -> int:
         """Events received and not yet in a batch."""
-        return self._sorter.pending
+        return self._queues.pending
 
     def resume(self, applied_pos, ring_watermark, watermark=None) -> None:
         """Go on from where a predecessor committed. Call before the first frame.
@@ -104,11 +102,11 @@ cdef class Merger:
             watermark: the committed watermark; events before it that are not skipped are late.
         """
         self.applied_pos[:] = self.received_pos[:] = applied_pos
-        self.ring_watermark[:] = self._clock.seen[:] = ring_watermark
+        self.ring_watermark[:] = self._watermarks.seen[:] = ring_watermark
         for ring in range(self.ring_count):
-            self._sorter.skip_until(ring, int(ring_watermark[ring]), int(applied_pos[ring]))
+            self._queues.skip_until(ring, int(ring_watermark[ring]), int(applied_pos[ring]))
         self.watermark = int(ring_watermark.min()) + 1 if watermark is None else watermark
-        self._sorter.raise_frontier(self.watermark)
+        self._queues.raise_frontier(self.watermark)
 
     cpdef add(self, Frame frame):
         """Take a frame. What it repeats is dropped; behind a hole all of it is, and a rewind is asked for.
@@ -141,9 +139,9 @@ cdef class Merger:
             # The records that were asked for are here.
             if self._rewind_asked:
                 self._rewind_asked.pop(ring, None)
-            self._sorter.add(frame, received)
+            self._queues.add(frame, received)
             self._received[ring] = frame.to_pos
-            self._applied[ring] = self._sorter.applied(ring)
+            self._applied[ring] = self._queues.applied(ring)
         if frame.has_watermark:
             if self.timed_by_sender:
                 self._speaking[ring] = True
@@ -190,13 +188,13 @@ cdef class Merger:
         if not self._now:
             for ring in range(self.ring_count):
                 self._spoke_ns[ring] = now_boot_ns
-            self._clock.begin(now_boot_ns)
+            self._watermarks.begin(now_boot_ns)
         self._now = now_boot_ns
         if self.timed_by_sender:
             self._limit = self._advance_by_sender(now_boot_ns)
             return self._limit
-        self._limit = self._clock.take_note(now_boot_ns, producer_pos, self._sorter.pending > self.max_pending)
-        self._is_complete = self._clock.complete
+        self._limit = self._watermarks.take_note(now_boot_ns, producer_pos, self._queues.pending > self.max_pending)
+        self._is_complete = self._watermarks.complete
         return self._limit
 
     cdef uint64_t _advance_by_sender(self, uint64_t now) noexcept nogil:
@@ -207,7 +205,7 @@ cdef class Merger:
         self._is_complete = True
         for ring in range(self.ring_count):
             is_stalled = self._speaking[ring] and self._spoke_ns[ring] + self.stall_ns < now
-            self._clock.stalled_view[ring] = is_stalled
+            self._watermarks.stalled_view[ring] = is_stalled
             if is_stalled:
                 self._is_complete = False
             elif self._speaking[ring] and (not has_limit or self._seen[ring] < limit):
@@ -216,7 +214,7 @@ cdef class Merger:
 
     cdef bint lags(self) noexcept nogil:
         """Whether a ring held more than had been received when `advance` looked."""
-        return not self.timed_by_sender and self._clock.is_behind()
+        return not self.timed_by_sender and self._watermarks.is_behind()
 
     @property
     def due_boot_ns(self) -> int:
@@ -224,7 +222,7 @@ cdef class Merger:
         return self.due()
 
     cdef uint64_t due(self) noexcept nogil:
-        return self._sorter.oldest() + self.slack_ns + 1 if self._sorter.pending else 0
+        return self._queues.oldest() + self.slack_ns + 1 if self._queues.pending else 0
 
     # -- batches out ---------------------------------------------------------------------------------------------------
 
@@ -233,9 +231,9 @@ cdef class Merger:
 
         One batch at a time: the one before must be `done`.
         """
-        cdef Batch batch = self._sorter.take(self._limit, max_events, self._is_complete)
+        cdef Batch batch = self._queues.take(self._limit, max_events, self._is_complete)
         if batch is None:
-            self._applied_until(self._sorter.frontier, &self._seen[0])
+            self._applied_until(self._queues.frontier, &self._seen[0])
         else:
             memcpy(&self._limits[0], &self._seen[0], self.ring_count * sizeof(uint64_t))
         return batch
@@ -245,13 +243,13 @@ cdef class Merger:
         cdef uint32_t ring
         if batch is None:
             raise TypeError("a batch is None")
-        self._sorter.done(batch)
+        self._queues.done(batch)
         for ring in range(self.ring_count):
-            self._applied[ring] = self._sorter.applied(ring)
+            self._applied[ring] = self._queues.applied(ring)
         self._applied_until(batch.frontier, &self._limits[0])
 
     cdef void _applied_until(self, uint64_t frontier, const uint64_t *limits) noexcept nogil:
-        self._clock.applied_until(frontier, limits, &self._marks[0])
+        self._watermarks.applied_until(frontier, limits, &self._marks[0])
         if frontier > self.watermark:
             self.watermark = frontier
 
@@ -271,15 +269,15 @@ cdef class Merger:
                 tables.count(name, value)
         with nogil:
             tables._commit(self.watermark, &self._applied[0], &self._marks[0], topic_seq, 16)
-            tables._acknowledge(&self._received[0], &self._clock.stalled_view[0])
+            tables._acknowledge(&self._received[0], &self._watermarks.stalled_view[0])
         return 0
 
     # -- counters ------------------------------------------------------------------------------------------------------
 
     cdef bint _has_news(self) noexcept nogil:
         return (
-            self.malformed or self.frames_gap or self.frames_duplicate or self._clock.stalls != self._told_stalls
-            or self._sorter.late_total != self._told_late or self._sorter.replayed_total != self._told_replayed
+            self.malformed or self.frames_gap or self.frames_duplicate or self._watermarks.stalls != self._told_stalls
+            or self._queues.late_total != self._told_late or self._queues.replayed_total != self._told_replayed
         )
 
     def take_counters(self) -> dict[str, int]:
@@ -288,11 +286,11 @@ cdef class Merger:
             "malformed": self.malformed,
             "frames_gap": self.frames_gap,
             "frames_duplicate": self.frames_duplicate,
-            "stalls": self._clock.stalls - self._told_stalls,
-            "late": self._sorter.late_total - self._told_late,
-            "replayed": self._sorter.replayed_total - self._told_replayed,
+            "stalls": self._watermarks.stalls - self._told_stalls,
+            "late": self._queues.late_total - self._told_late,
+            "replayed": self._queues.replayed_total - self._told_replayed,
         }
         self.malformed = self.frames_gap = self.frames_duplicate = 0
-        self._told_stalls = self._clock.stalls
-        self._told_late, self._told_replayed = self._sorter.late_total, self._sorter.replayed_total
+        self._told_stalls = self._watermarks.stalls
+        self._told_late, self._told_replayed = self._queues.late_total, self._queues.replayed_total
         return {name: value for name, value in counters.items() if value}

@@ -29,7 +29,7 @@ cdef struct columns:
 cdef class Batch
 
 
-cdef class Sorter:
+cdef class RingQueues:
     cdef columns *columns  # by slot
     cdef readonly list frames  # by slot; None where a slot is free
     cdef readonly uint32_t ring_count
@@ -53,13 +53,12 @@ cdef class Sorter:
     cdef void _settle(self, uint32_t ring)
     cdef int _make_room(self, void *queue, uint32_t count) except -1
     cdef uint64_t oldest(self) noexcept nogil
-    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil
+    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint32_t room) noexcept nogil
 
 
 cdef class Batch:
-    cdef readonly Sorter sorter
+    cdef readonly RingQueues queues
     cdef pending_event *items
-    cdef uint8_t *late_flags
     cdef readonly uint32_t count
     cdef readonly uint64_t frontier
 

@@ -4,7 +4,7 @@ import numpy.typing as npt
 from pipeline.bus.frames._frame import Frame
 
 class Batch:
-    sorter: Sorter
+    queues: RingQueues
     count: int
     frontier: int
     @property
@@ -15,11 +15,9 @@ class Batch:
     def event_no(self) -> npt.NDArray[np.uint32]: ...
     @property
     def time_boot_ns(self) -> npt.NDArray[np.uint64]: ...
-    @property
-    def late(self) -> npt.NDArray[np.uint8]: ...
     def __len__(self) -> int: ...
 
-class Sorter:
+class RingQueues:
     frames: list[Frame | None]
     ring_count: int
     pending: int

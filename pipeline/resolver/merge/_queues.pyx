@@ -79,7 +79,7 @@ cdef int _compare(const void *a, const void *b) noexcept nogil:
 
 @cython.freelist(1)
 cdef class Batch:
-    """Events in the order in which they are to be applied. Made by `Sorter.take`, ended by `Sorter.done`.
+    """Events in the order in which they are to be applied. Made by `RingQueues.take`, ended by `RingQueues.done`.
 
     Attributes:
         count: events.
@@ -88,7 +88,6 @@ cdef class Batch:
 
     def __dealloc__(self):
         free(self.items)
-        free(self.late_flags)
 
     def __len__(self):
         return self.count
@@ -96,7 +95,7 @@ cdef class Batch:
     @property
     def frames(self):
         """List of frames, indexed by `frame_no`; None at numbers that are not in use."""
-        return self.sorter.frames
+        return self.queues.frames
 
     cdef object _column(self, uint32_t which):
         cdef uint32_t i
@@ -123,13 +122,8 @@ cdef class Batch:
         """Shape (count,), uint64: time of each event."""
         return np.array([self.items[i].time for i in range(self.count)], np.uint64)
 
-    @property
-    def late(self):
-        """Shape (count,), uint8: 1 where events with a later time had gone out in an earlier batch."""
-        return np.array([self.late_flags[i] for i in range(self.count)], np.uint8)
 
-
-cdef class Sorter:
+cdef class RingQueues:
     """Pending events of all rings. One batch may be out at a time.
 
     Args:
@@ -304,14 +298,14 @@ cdef class Sorter:
                 queue.youngest = NO_SLOT
             self._release(number)
 
-    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint8_t *late, uint32_t room) noexcept nogil:
+    cdef uint32_t _merge(self, uint64_t limit, pending_event *out, uint32_t room) noexcept nogil:
         """Move events with a time before `limit` to `out`, at most `room`; returns how many."""
         cdef ring_queue *rings = <ring_queue *>self.rings
         cdef ring_queue *queue
         cdef waiting_ring *heap = <waiting_ring *>self.heap
         cdef waiting_ring *rival
         cdef uint32_t n = 0, i, taken = 0
-        cdef uint64_t until, frontier = self.frontier
+        cdef uint64_t until
         cdef const pending_event *item
         cdef const pending_event *end
         for i in range(self.ring_count):
@@ -334,7 +328,6 @@ cdef class Sorter:
             item, end = &queue.items[queue.first], &queue.items[queue.last]
             while taken < room and item < end and item.time < until:
                 out[taken] = item[0]
-                late[taken] = item.time < frontier
                 item += 1
                 taken += 1
             queue.first = item - queue.items
@@ -366,7 +359,7 @@ cdef class Sorter:
             complete: no earlier event is expected any more, so that the frontier may move up to the limit.
         """
         cdef Batch batch
-        cdef uint32_t room, i
+        cdef uint32_t room, late = 0
         cdef uint64_t newest
         if self.outstanding:
             raise RuntimeError("the last batch is not done")
@@ -376,14 +369,16 @@ cdef class Sorter:
                 self.raise_frontier(limit_boot_ns)
             return None
         batch = Batch.__new__(Batch)
-        batch.sorter = self
+        batch.queues = self
         batch.items = <pending_event *>malloc(room * sizeof(pending_event))
-        batch.late_flags = <uint8_t *>malloc(room)
-        if batch.items == NULL or batch.late_flags == NULL:
+        if batch.items == NULL:
             raise MemoryError
         with nogil:
-            batch.count = self._merge(limit_boot_ns, batch.items, batch.late_flags, room)
+            batch.count = self._merge(limit_boot_ns, batch.items, room)
         self.pending -= batch.count
+        while late < batch.count and batch.items[late].time < self.frontier:
+            late += 1  # sorted, so the late ones come first
+        self.late_total += late
         if batch.count < max_events and complete:
             self.raise_frontier(limit_boot_ns)
         elif batch.count:
@@ -393,8 +388,6 @@ cdef class Sorter:
             self.raise_frontier(newest if self.pending and self.oldest() == newest else newest + 1)
         if batch.count == 0:
             return None
-        for i in range(batch.count):
-            self.late_total += batch.late_flags[i]
         batch.frontier = self.frontier
         self.outstanding = True
         return batch
@@ -406,7 +399,7 @@ cdef class Sorter:
         cdef ring_queue *rings = <ring_queue *>self.rings
         if batch is None:
             raise TypeError("a batch is None")
-        if batch.sorter is not self or not self.outstanding:
+        if batch.queues is not self or not self.outstanding:
             raise RuntimeError("not the batch that is out")
         self.outstanding = False
         for i in range(batch.count):

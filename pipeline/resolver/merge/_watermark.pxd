@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 
-cdef class RingClock:
+cdef class RingWatermarks:
     cdef readonly object seen, stalled
     cdef readonly uint64_t stalls
     cdef readonly bint complete

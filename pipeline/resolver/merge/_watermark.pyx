@@ -13,7 +13,7 @@ cdef enum:
     SAMPLES_MAX = 64
 
 
-cdef class RingClock:
+cdef class RingWatermarks:
     """Times and positions of all rings; one thread's.
 
     Args:

@@ -83,4 +83,5 @@ cdef class Encoder:
     ) noexcept nogil
     cdef char *_cpid(self, char *p, const pl_hot *hot, const pl_cold *cold) noexcept nogil
     cdef char *_identity(self, char *p, TableWriter tables, uint64_t link) noexcept nogil
+    cdef char *_put_identity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil
     cdef char *_entity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil

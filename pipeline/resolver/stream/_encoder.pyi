@@ -7,9 +7,6 @@ import numpy.typing as npt
 from pipeline.bus.stream.messages import Message
 from pipeline.resolver.stream._name_cache import NameCache
 
-SLOT_ORDER: int
-SLOT_STREAM: int
-SLOT_MASK: int
 FIELDS: tuple[str, ...]
 
 class Encoder:

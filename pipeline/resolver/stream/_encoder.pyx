@@ -19,9 +19,12 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 
+from pipeline.records._limits cimport CHAIN_MAX
 from pipeline.resolver.stream._cpid cimport pl_cpid
 from pipeline.resolver.stream._name_cache cimport PL_GROUP, PL_USER, NameCache, name_table
-from pipeline.records._records cimport PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT
+from pipeline.records._records cimport (
+    PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER, PL_KIND_COUNT, PL_KIND_EXEC, PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID,
+)
 from pipeline.resolver.stream._skip cimport pl_find
 from pipeline.resolver.stream._wire cimport (
     pl_array, pl_bool, pl_entity, pl_entity_in, pl_field, pl_int, pl_key, pl_lock, pl_map, pl_name, pl_nil, pl_text, pl_uint, pl_unlock,
@@ -30,6 +33,7 @@ from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
 from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
+from pipeline.shm.writer._arena cimport Arena
 from pipeline.shm.writer._writer cimport TableWriter
 
 import os
@@ -38,11 +42,8 @@ import numpy as np
 
 from pipeline.host.boot import TICK_NS
 from pipeline.bus.stream.messages import TOPICS, Message, pack_events
-
-# Slots of topic_seq beyond the topics. All of them are part of a commit, so a successor takes them over.
-SLOT_ORDER = 15  # events of all topics so far
-SLOT_STREAM = 14  # names this space of numbers
-SLOT_MASK = 13  # topics that had a subscriber
+from pipeline.shm.layout.declared import SLOT_MASK, SLOT_ORDER, SLOT_STREAM
+from pipeline.shm.layout.entry_fields import EVENT_FIELDS as _EVENT_FIELDS
 
 cdef enum:
     TOPIC_CAPACITY = 8
@@ -50,36 +51,18 @@ cdef enum:
     TOPIC_EXIT = 2
     TOPIC_CONTEXT = 4
     TOPIC_REPARENT = 5
-    ORDER = 15
-    STREAM = 14
-    MASK = 13
     # Room for every field but the strings of variable length.
     FIXED_BYTES = 12288
     ANCESTOR_BYTES = 512
     FIRST_BYTES = 16384
     SPARES = 64
     SPARE_MAX_BYTES = 1 << 18
-    EVENT_FIELDS = 89
     FILE_FIELDS = 24
-    KIND_FORK = 1
-    KIND_EXIT = 3
 
 assert len(TOPICS) == TOPIC_CAPACITY and TOPICS[TOPIC_REPARENT] == "proc.reparent"
 
 #: Keys of an event, in this order; a reparent event has `new_parent` too.
-FIELDS = (
-    "event", "seq", "order", "time_ns",
-    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns", "exit_code",
-    "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths", "symlink_basename", "argv",
-    "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid", "egid", "suid", "sgid", "fsuid",
-    "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid", "audit_session", "cap_effective",
-    "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode", "file", "interpreter", "exec_inode", "ns_pid",
-    "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version", "cgroup_source",
-    "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid", "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session",
-    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
-    "is_through_symlink", "is_exited", "marks", "flags", "extra", "lineage", "lineage_truncated",
-)  # fmt: skip
-assert len(FIELDS) == EVENT_FIELDS
+FIELDS = _EVENT_FIELDS
 
 cdef const char **kind_names = ["none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps"]
 cdef const char **source_names = ["unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot"]
@@ -320,6 +303,164 @@ cdef char *put_exit(char *p, int32_t status, bint known) noexcept nogil:
     return pl_uint(pl_key(p, "exit_cause_code"), signal if signal != 0 else (status >> 8) & 0xFF)
 
 
+cdef struct span:
+    const char *at  # NULL: none, or unknown
+    uint32_t n
+
+
+cdef struct row_strings:
+    span args
+    span envs
+    span file  # FILE record, then the path
+    span name
+    span cwd
+    span cgroup  # CGROUP record, then the path
+    span container
+    span extra
+
+
+cdef inline span span_of(Arena arena, uint32_t ref, uint32_t least) noexcept nogil:
+    """Return a string of an arena; none if `ref` is 0 or the string has fewer bytes than `least`."""
+    cdef span found
+    found.n = 0
+    found.at = arena.bytes(ref, &found.n) if ref != 0 else NULL
+    if found.n < least:
+        found.at = NULL
+        found.n = 0
+    return found
+
+
+cdef inline row_strings strings_of(
+    TableWriter tables, const pl_hot *hot, const pl_cold *cold, bint with_envs
+) noexcept nogil:
+    """Return the strings of a row that an event shows."""
+    cdef row_strings found
+    cdef const char *nul
+    found.args = span_of(tables.args, hot.args_ref if hot.known & PL_KNOWN_ARGS else 0, 0)
+    found.envs = span_of(tables.envs, cold.envs_ref if with_envs and hot.known & PL_KNOWN_ENVS else 0, 0)
+    found.file = span_of(tables.names, hot.file_ref if hot.known & PL_KNOWN_FILE else 0, sizeof(pl_file))
+    found.name = span_of(tables.names, cold.name_ref, 0)
+    # What was invoked may be followed by a NUL and the working directory.
+    nul = <const char *>memchr(found.name.at, 0, found.name.n) if found.name.n != 0 else NULL
+    found.cwd.at = NULL
+    found.cwd.n = 0
+    if nul != NULL:
+        found.cwd.at = nul + 1
+        found.cwd.n = found.name.n - <uint32_t>(nul - found.name.at) - 1
+        found.name.n = <uint32_t>(nul - found.name.at)
+        if found.name.n == 0:
+            found.name.at = NULL
+    found.cgroup = span_of(tables.names, cold.cgroup_ref, sizeof(pl_cgroup))
+    found.container = span_of(tables.names, cold.container_ref, 0)
+    found.extra = span_of(tables.args, cold.extra_ref, 0)
+    return found
+
+
+cdef inline uint64_t room_for(const row_strings *strings, bint shows_file) noexcept nogil:
+    """Return how many bytes an event takes at most, without its lineage.
+
+    An argument of n bytes takes n + 1 in the arena, and at most n + 5 here, that only from n = 256 on. The name may be
+    written twice. Of `file` the path is written up to five times (put_path, and where its mount is), and all of it once
+    more where it is the interpreter.
+    """
+    return (
+        FIXED_BYTES + 2 * (<uint64_t>strings.args.n + strings.envs.n + strings.name.n + strings.cwd.n + strings.extra.n)
+        + <uint64_t>strings.file.n * (11 if shows_file else 1) + strings.cgroup.n + strings.container.n
+    )
+
+
+include "event_fields.pxi"
+
+
+cdef inline char *put_text(char *p, span text, uint32_t skip) noexcept nogil:
+    """Write a string without its first `skip` bytes; nil if there is none."""
+    return pl_text(p, text.at + skip, text.n - skip) if text.at != NULL else pl_nil(p)
+
+
+cdef inline char *put_end(
+    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t flags, int64_t boot_unix_ns
+) noexcept nogil:
+    """Write created_at_ns, exit_code, exit_cause and exit_cause_code: four fields."""
+    cdef uint64_t made_boot_ns = cold.fork_boot_ns if cold.fork_boot_ns != 0 else hot.start_boot_ns
+    p = put_time(pl_key(p, "created_at_ns"), max(hot.exec_boot_ns, made_boot_ns), boot_unix_ns)
+    return put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
+
+
+cdef inline char *put_image(
+    char *p, const pl_hot *hot, const pl_cold *cold, uint32_t known, uint32_t flags, span file, span name, span cwd,
+    span args, span envs,
+) noexcept nogil:
+    """Write comm, the paths and names of the executable, and the arguments and environment that it was given."""
+    p = pl_key(p, "comm")
+    p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
+    p = put_text(pl_key(p, "path"), file, sizeof(pl_file))
+    p = pl_key(p, "script_path")
+    p = put_text(p, name, 0) if flags & PL_ROW_SCRIPT else pl_nil(p)
+    p = put_text(pl_key(p, "name"), name, 0)
+    p = put_text(pl_key(p, "cwd"), cwd, 0)
+    p = put_symlink(p, <const pl_file *>file.at, file.n, args.at, args.n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
+    # Arguments begin with the full length of what they were cut from, and so does an environment.
+    p = pl_key(p, "argv")
+    p = put_list(p, args.at + 4, args.n - 4) if args.n >= 4 else pl_nil(p)
+    p = put_known(pl_key(p, "argc"), cold.argc, (known & PL_KNOWN_ARGS) != 0)
+    p = pl_bool(pl_key(p, "args_truncated"), flags & PL_ROW_ARGS_TRUNCATED)
+    p = pl_key(p, "envs")
+    p = put_list(p, envs.at + 4, envs.n - 4) if envs.n >= 4 else pl_nil(p)
+    p = put_known(pl_key(p, "envc"), cold.envc, (known & PL_KNOWN_ENVS) != 0)
+    return pl_bool(pl_key(p, "envs_truncated"), flags & PL_ROW_ENVS_TRUNCATED)
+
+
+cdef inline char *put_cgroup(
+    char *p, const pl_hot *hot, uint32_t known, span cgroup, span container, int64_t boot_unix_ns
+) noexcept nogil:
+    """Write cgroup, its id, version, source and time, container_id and its time: seven fields."""
+    cdef const pl_cgroup *record = <const pl_cgroup *>cgroup.at
+    cdef bint has_id = (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0
+    p = put_text(pl_key(p, "cgroup"), cgroup, sizeof(pl_cgroup))
+    p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, has_id)
+    p = put_known(pl_key(p, "cgroup_version"), 2, has_id)
+    p = pl_key(p, "cgroup_source")
+    if has_id and hot.cgroup_source == PL_CGROUP_SOURCE_EVENT:
+        p = pl_key(p, "event")
+    elif has_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
+        p = pl_key(p, "procfs")
+    elif known & PL_KNOWN_CGROUP and hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED:
+        p = pl_key(p, "inherited")
+    else:
+        p = pl_nil(p)
+    p = pl_key(p, "cgroup_created_at_ns")
+    p = put_time(p, record.cgroup_made_boot_ns, boot_unix_ns) if record != NULL else pl_nil(p)
+    p = put_text(pl_key(p, "container_id"), container, 0)
+    p = pl_key(p, "container_created_at_ns")
+    if record == NULL or container.at == NULL:
+        return pl_nil(p)
+    return put_time(p, record.container_made_boot_ns, boot_unix_ns)
+
+
+cdef inline char *put_executable(
+    char *p, const pl_hot *hot, NameCache cache, const name_table *names, span file, span extra, bint shows_file
+) noexcept nogil:
+    """Write inode, file and interpreter: three fields."""
+    cdef const char *given = NULL
+    cdef const char *given_end = NULL
+    cdef char *facts
+    p = put_known(pl_key(p, "inode"), hot.inode, (hot.known & PL_KNOWN_FILE) != 0)
+    facts = pl_key(p, "file")
+    if shows_file and file.at != NULL:
+        p = put_file(facts, <const pl_file *>file.at, file.n, cache, names)
+    else:
+        p = pl_nil(facts)
+    # The file of a script is its interpreter. An interpreter that a caller of the resolver's methods reported is in
+    # `extra`.
+    if extra.n != 0 and shows_file:
+        given = pl_find(extra.at, extra.at + extra.n, "interpreter", 11, &given_end)
+    if given != NULL:
+        return put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
+    if shows_file and file.at != NULL and hot.flags & PL_ROW_SCRIPT and hot.inode:
+        return put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
+    return pl_nil(pl_key(p, "interpreter"))
+
+
 cdef class Encoder:
     """Numbers the events of the stream, and encodes those that somebody asked for. One thread uses it: the resolver's.
 
@@ -359,8 +500,8 @@ cdef class Encoder:
             raise ValueError(f"envs is none or stored, not {envs!r}")
         if file not in ("exec", "all"):
             raise ValueError(f"file is exec or all, not {file!r}")
-        if not 0 <= lineage_depth <= 512:
-            raise ValueError(f"lineage_depth is 0 to 512, not {lineage_depth}")
+        if not 0 <= lineage_depth <= CHAIN_MAX:
+            raise ValueError(f"lineage_depth is 0 to {CHAIN_MAX}, not {lineage_depth}")
         cdef bytes boot_raw = bytes(boot)
         cdef bytes boot_hex = boot_raw.hex().encode()
         memcpy(self.boot_hex, <char *>boot_hex, 32)
@@ -371,7 +512,7 @@ cdef class Encoder:
         self.file_form = file == "all"
         self.message_bytes = message_bytes
         self.limit_bytes = limit_bytes
-        self.topic_seq[STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
+        self.topic_seq[PL_SLOT_STREAM] = int.from_bytes(os.urandom(8), "little") >> 1 | 1
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -398,12 +539,12 @@ cdef class Encoder:
     @property
     def stream(self) -> int:
         """Names the space of sequence numbers; the same after a take-over."""
-        return self.topic_seq[STREAM]
+        return self.topic_seq[PL_SLOT_STREAM]
 
     @property
     def order(self) -> int:
         """Events of all topics so far."""
-        return self.topic_seq[ORDER]
+        return self.topic_seq[PL_SLOT_ORDER]
 
     def sequences(self):
         """What a commit stores: uint64[16], the last number of each topic and the slots beyond (SLOT_*)."""
@@ -414,7 +555,7 @@ cdef class Encoder:
 
     cdef const uint64_t *numbers(self) noexcept nogil:
         """What `sequences` returns, without a copy; valid until the next call of any method."""
-        self.topic_seq[MASK] = self.topics_mask
+        self.topic_seq[PL_SLOT_MASK] = self.topics_mask
         return self.topic_seq
 
     cdef bint has_messages(self) noexcept nogil:
@@ -496,12 +637,12 @@ cdef class Encoder:
         """Number an event that is not about a process, and encode it if it was asked for; returns whether it was."""
         if not 0 <= topic < TOPIC_CAPACITY:
             raise ValueError(f"no topic {topic}")
-        self.topic_seq[ORDER] += 1
+        self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
             return False
         cdef bytes data = pack_events(
-            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[ORDER], **fields}]
+            [{"event": None, "seq": self.topic_seq[topic], "order": self.topic_seq[PL_SLOT_ORDER], **fields}]
         )
         cdef open_part *part = self._part(topic, self.topic_seq[topic])
         cdef char *p = self._room(part, NULL, len(data)) if part != NULL else NULL
@@ -517,11 +658,11 @@ cdef class Encoder:
         self, TableWriter tables, uint32_t topic, uint32_t kind, uint32_t row, uint64_t time_boot_ns, uint32_t detail
     ) noexcept nogil:
         cdef uint64_t seq
-        self.topic_seq[ORDER] += 1
+        self.topic_seq[PL_SLOT_ORDER] += 1
         self.topic_seq[topic] += 1
         if not self.topics_mask >> topic & 1:
             # Readers want to know the users of a container, too, and it may be gone when somebody asks.
-            if self.names is not None and kind != KIND_FORK and kind != KIND_EXIT:
+            if self.names is not None and kind != PL_KIND_FORK and kind != PL_KIND_EXIT:
                 self._names_of(tables, row)
             return
         seq = self.topic_seq[topic]
@@ -534,187 +675,48 @@ cdef class Encoder:
         cdef const pl_cold *cold = &tables.cold[row]
         cdef uint32_t known = hot.known, flags = hot.flags
         cdef int64_t boot_unix_ns = tables.control.boot_unix_ns
-        cdef uint32_t args_n = 0, envs_n = 0, file_n = 0, name_n = 0, cgroup_n = 0, container_n = 0, extra_n = 0
-        cdef const char *args = NULL
-        cdef const char *envs = NULL
-        cdef const char *file = NULL
-        cdef const char *name = NULL
-        cdef const char *cgroup = NULL
-        cdef const char *container = NULL
-        cdef const char *extra = NULL
-        if hot.args_ref != 0 and (known & PL_KNOWN_ARGS) != 0:
-            args = tables.args.bytes(hot.args_ref, &args_n)
-        if self.envs_form != 0 and cold.envs_ref != 0 and (known & PL_KNOWN_ENVS) != 0:
-            envs = tables.envs.bytes(cold.envs_ref, &envs_n)
-        if hot.file_ref != 0 and (known & PL_KNOWN_FILE) != 0:
-            file = tables.names.bytes(hot.file_ref, &file_n)
-            if file_n < sizeof(pl_file):
-                file = NULL
-                file_n = 0
-        if cold.name_ref != 0:
-            name = tables.names.bytes(cold.name_ref, &name_n)
-        if cold.cgroup_ref != 0:
-            cgroup = tables.names.bytes(cold.cgroup_ref, &cgroup_n)
-            if cgroup_n < sizeof(pl_cgroup):
-                cgroup = NULL
-                cgroup_n = 0
-        if cold.container_ref != 0:
-            container = tables.names.bytes(cold.container_ref, &container_n)
-        if cold.extra_ref != 0:
-            extra = tables.args.bytes(cold.extra_ref, &extra_n)
-
-        # An argument of n bytes takes n + 1 in its blob, and at most n + 5 here, that only from n = 256 on. The name may
-        # be written twice. Of `file` the path is written up to five times (put_path, and where its mount is), and all
-        # of it once more where it is the interpreter.
-        cdef bint has_file = file != NULL and (topic == TOPIC_EXEC or self.file_form != 0)
-        cdef char *facts
-        cdef const char *given = NULL
-        cdef const char *given_end = NULL
-        cdef char *p = self._room(
-            part, NULL,
-            FIXED_BYTES + 2 * (<uint64_t>args_n + envs_n + name_n + extra_n) + <uint64_t>file_n * (11 if has_file else 1)
-            + cgroup_n + container_n,
-        )
+        cdef row_strings strings = strings_of(tables, hot, cold, self.envs_form != 0)
+        cdef bint shows_file = topic == TOPIC_EXEC or self.file_form != 0
+        cdef char *p = self._room(part, NULL, room_for(&strings, shows_file))
         if p == NULL:
             self.dropped += 1
             return
-        cdef bint creds = (known & PL_KNOWN_CREDS) != 0
-        cdef bint audit = (known & PL_KNOWN_AUID) != 0
-        cdef bint caps = (known & PL_KNOWN_CAPS) != 0
-        cdef bint sids = (known & PL_KNOWN_SID) != 0
-        cdef bint spaces = (known & PL_KNOWN_NS) != 0
         cdef const name_table *names = self._names_of(tables, row) if self.names is not None else NULL
 
+        # The groups of entry_fields.py, in its order. Those that only copy are in event_fields.pxi.
         p = pl_map(p, EVENT_FIELDS + (1 if topic == TOPIC_REPARENT else 0))
         p = pl_key(p, "event")
         p = pl_key(p, "reparent") if topic == TOPIC_REPARENT else pl_name(p, kind_names[kind])
         p = pl_uint(pl_key(p, "seq"), seq)
-        p = pl_uint(pl_key(p, "order"), self.topic_seq[ORDER])
+        p = pl_uint(pl_key(p, "order"), self.topic_seq[PL_SLOT_ORDER])
         p = put_time(pl_key(p, "time_ns"), time_boot_ns, boot_unix_ns)
         p = pl_uint(pl_key(p, "pid"), own_number(hot, cold))
         p = pl_uint(pl_key(p, "tid"), cold.tid if cold.tid != 0 else own_number(hot, cold))
         p = pl_uint(pl_key(p, "ppid"), number_of(tables, flags, hot.ppid))
-        p = put_time(pl_key(p, "start_time_ns"), hot.start_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "fork_time_ns"), cold.fork_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "exec_time_ns"), hot.exec_boot_ns, boot_unix_ns)
-        p = put_time(pl_key(p, "exit_time_ns"), hot.exit_boot_ns, boot_unix_ns)
-        p = put_time(
-            pl_key(p, "created_at_ns"),
-            max(hot.exec_boot_ns, cold.fork_boot_ns if cold.fork_boot_ns != 0 else hot.start_boot_ns), boot_unix_ns,
-        )
-        p = put_exit(p, cold.exit_code, (flags & PL_ROW_EXIT_KNOWN) != 0)
-
-        p = pl_key(p, "comm")
-        p = pl_field(p, hot.comm, 16) if known & PL_KNOWN_COMM else pl_nil(p)
-        p = pl_key(p, "path")
-        if file != NULL:
-            p = pl_text(p, file + sizeof(pl_file), file_n - <uint32_t>sizeof(pl_file))
-        else:
-            p = pl_nil(p)
-        p = pl_key(p, "script_path")
-        p = pl_text(p, name, name_n) if name != NULL and (flags & PL_ROW_SCRIPT) != 0 else pl_nil(p)
-        p = pl_key(p, "name")
-        p = pl_text(p, name, name_n) if name != NULL else pl_nil(p)
-        p = put_symlink(p, <const pl_file *>file, file_n, args, args_n, (flags & PL_ROW_THROUGH_SYMLINK) != 0)
-        # A blob begins with the full length of what it was cut from.
-        p = pl_key(p, "argv")
-        p = put_list(p, args + 4, args_n - 4) if args_n >= 4 else pl_nil(p)
-        p = put_known(pl_key(p, "argc"), cold.argc, (known & PL_KNOWN_ARGS) != 0)
-        p = pl_bool(pl_key(p, "args_truncated"), flags & PL_ROW_ARGS_TRUNCATED)
-        p = pl_key(p, "envs")
-        p = put_list(p, envs + 4, envs_n - 4) if envs_n >= 4 else pl_nil(p)
-        p = put_known(pl_key(p, "envc"), cold.envc, (known & PL_KNOWN_ENVS) != 0)
-        p = pl_bool(pl_key(p, "envs_truncated"), flags & PL_ROW_ENVS_TRUNCATED)
-
-        p = put_known(pl_key(p, "uid"), hot.uid, creds)
-        p = put_known(pl_key(p, "gid"), hot.gid, creds)
-        p = put_known(pl_key(p, "euid"), cold.euid, creds)
-        p = put_known(pl_key(p, "egid"), cold.egid, creds)
-        p = put_known(pl_key(p, "suid"), cold.suid, creds)
-        p = put_known(pl_key(p, "sgid"), cold.sgid, creds)
-        p = put_known(pl_key(p, "fsuid"), cold.fsuid, creds)
-        p = put_known(pl_key(p, "fsgid"), cold.fsgid, creds)
-        p = self._put_names(p, names if creds else NULL, hot, cold)
-        p = put_known(pl_key(p, "auid"), cold.auid, audit and cold.auid != _UNSET)
-        p = put_known(pl_key(p, "audit_session"), cold.audit_session, audit and cold.audit_session != _UNSET)
-        p = put_known(pl_key(p, "cap_effective"), cold.cap_effective, caps)
-        p = put_known(pl_key(p, "cap_permitted"), cold.cap_permitted, caps)
-        p = pl_uint(pl_key(p, "caps_attempted"), cold.cap_attempted)
-        p = pl_uint(pl_key(p, "caps_used"), cold.cap_used)
+        p = put_times(p, hot, cold, known, flags, boot_unix_ns)
+        p = put_end(p, hot, cold, flags, boot_unix_ns)
+        p = put_image(p, hot, cold, known, flags, strings.file, strings.name, strings.cwd, strings.args, strings.envs)
+        p = put_ids(p, hot, cold, known, flags, boot_unix_ns)
+        p = self._put_names(p, names if known & PL_KNOWN_CREDS else NULL, hot, cold)
+        p = put_privileges(p, hot, cold, known, flags, boot_unix_ns)
         p = pl_key(p, "tty")
         p = pl_field(p, cold.tty, 16) if known & PL_KNOWN_TTY else pl_nil(p)
-        p = put_known(pl_key(p, "sid"), cold.sid, sids)
-        p = put_known(pl_key(p, "pgid"), cold.pgid, sids)
-        p = put_known(pl_key(p, "inode"), hot.inode, (known & PL_KNOWN_FILE) != 0)
-        facts = pl_key(p, "file")
-        p = put_file(facts, <const pl_file *>file, file_n, self.names, names) if has_file else pl_nil(facts)
-        # For a script the file is the interpreter's. Where a caller of the resolver's methods told one, it is in `extra`.
-        if extra_n != 0 and (topic == TOPIC_EXEC or self.file_form != 0):
-            given = pl_find(extra, extra + extra_n, "interpreter", 11, &given_end)
-        if given != NULL:
-            p = put_again(pl_key(p, "interpreter"), given, <uint32_t>(given_end - given))
-        elif has_file and flags & PL_ROW_SCRIPT and hot.inode:
-            p = put_again(pl_key(p, "interpreter"), facts, <uint32_t>(p - facts))
-        else:
-            p = pl_nil(pl_key(p, "interpreter"))
-        p = put_nonzero(pl_key(p, "exec_inode"), cold.exec_inode)
-        p = put_known(pl_key(p, "ns_pid"), cold.ns_pid, spaces)
-        p = put_known(pl_key(p, "pid_ns"), cold.pid_ns, spaces and cold.pid_ns != 0)
-        p = put_known(pl_key(p, "mnt_ns"), cold.mnt_ns, spaces and cold.mnt_ns != 0)
-        p = put_known(pl_key(p, "net_ns"), cold.net_ns, spaces and cold.net_ns != 0)
-        p = put_known(pl_key(p, "user_ns"), cold.user_ns, spaces and cold.user_ns != 0)
-        p = pl_key(p, "cgroup")
-        p = pl_text(p, cgroup + sizeof(pl_cgroup), cgroup_n - <uint32_t>sizeof(pl_cgroup)) if cgroup != NULL else pl_nil(p)
-        p = put_known(pl_key(p, "cgroup_id"), hot.cgroup_id, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
-        p = put_known(pl_key(p, "cgroup_version"), 2, (known & PL_KNOWN_CGROUP) != 0 and hot.cgroup_id != 0)
-        p = pl_key(p, "cgroup_source")
-        if known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_EVENT:
-            p = pl_key(p, "event")
-        elif known & PL_KNOWN_CGROUP and hot.cgroup_id and hot.cgroup_source == PL_CGROUP_SOURCE_PROCFS:
-            p = pl_key(p, "procfs")
-        elif known & PL_KNOWN_CGROUP and hot.cgroup_source == PL_CGROUP_SOURCE_INHERITED:
-            p = pl_key(p, "inherited")
-        else:
-            p = pl_nil(p)
-        p = pl_key(p, "cgroup_created_at_ns")
-        p = put_time(p, (<const pl_cgroup *>cgroup).cgroup_made_boot_ns, boot_unix_ns) if cgroup != NULL else pl_nil(p)
-        p = pl_key(p, "container_id")
-        p = pl_text(p, container, container_n) if container != NULL else pl_nil(p)
-        p = pl_key(p, "container_created_at_ns")
-        if cgroup != NULL and container != NULL:
-            p = put_time(p, (<const pl_cgroup *>cgroup).container_made_boot_ns, boot_unix_ns)
-        else:
-            p = pl_nil(p)
-        p = self._entity(pl_key(p, "entity_id"), tables, row)
-        p = pl_key(p, "cpid")
-        p = self._cpid(p, hot, cold) if spaces and hot.start_boot_ns != 0 else pl_nil(p)
-        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
-        p = put_nonzero(pl_key(p, "creator_pid"), number_of(tables, flags, cold.creator_tgid))
-        p = self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
-
-        p = put_nonzero(pl_key(p, "fork_flags"), cold.fork_flags)
-        p = put_nonzero(pl_key(p, "cookie"), cold.cookie)
-        p = put_nonzero(pl_key(p, "user_session"), cold.user_session)
+        p = put_session(p, hot, cold, known, flags, boot_unix_ns)
+        p = put_executable(p, hot, self.names, names, strings.file, strings.extra, shows_file)
+        p = put_namespaces(p, hot, cold, known, flags, boot_unix_ns)
+        p = put_cgroup(p, hot, known, strings.cgroup, strings.container, boot_unix_ns)
+        p = self._put_identity(p, tables, row)
+        p = put_origin(p, hot, cold, known, flags, boot_unix_ns)
         p = pl_key(p, "source")
         p = pl_name(p, source_names[hot.source if hot.source <= PL_SOURCE_SNAPSHOT else PL_SOURCE_UNKNOWN])
-        p = pl_uint(pl_key(p, "images"), hot.images)
-        p = pl_bool(pl_key(p, "is_thread"), not flags & PL_ROW_IS_EXEC)
-        p = pl_bool(pl_key(p, "is_exec"), flags & PL_ROW_IS_EXEC)
-        p = pl_bool(pl_key(p, "is_exec_exec"), flags & PL_ROW_IS_EXEC_EXEC)
-        p = pl_bool(pl_key(p, "is_parent_missing"), flags & PL_ROW_PARENT_MISSING)
-        p = pl_bool(pl_key(p, "is_adopted"), flags & PL_ROW_ADOPTED)
-        p = pl_bool(pl_key(p, "is_kworker"), flags & PL_ROW_KTHREAD)
-        p = pl_bool(pl_key(p, "is_through_symlink"), flags & PL_ROW_THROUGH_SYMLINK)
+        p = put_statements(p, hot, cold, known, flags, boot_unix_ns)
         p = pl_bool(pl_key(p, "is_exited"), hot.exit_boot_ns != 0 and (flags & PL_ROW_REPLACED) == 0)
         p = pl_key(p, "marks")
         p = put_marks(p, flags) if flags & MARKS else pl_array(p, 0)
         p = pl_uint(pl_key(p, "flags"), flags)
+        # `extra` is stored as a msgpack map; text in it that is not UTF-8 is bin already.
         p = pl_key(p, "extra")
-        if extra_n != 0:
-            memcpy(p, extra, extra_n)  # a msgpack map already; whoever stored it may have put bin into it
-            p += extra_n
-        else:
-            p = pl_nil(p)
+        p = put_again(p, strings.extra.at, strings.extra.n) if strings.extra.n != 0 else pl_nil(p)
         p = self._lineage(tables, part, p, hot)
         if p != NULL and topic == TOPIC_REPARENT:
             p = pl_key(p, "new_parent")
@@ -728,6 +730,17 @@ cdef class Encoder:
             self._close_group()
 
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    cdef char *_put_identity(self, char *p, TableWriter tables, uint32_t row) noexcept nogil:
+        """Write entity_id, cpid, parent_entity_id, creator_pid and creator_entity_id: five fields."""
+        cdef const pl_hot *hot = &tables.hot[row]
+        cdef const pl_cold *cold = &tables.cold[row]
+        p = self._entity(pl_key(p, "entity_id"), tables, row)
+        p = pl_key(p, "cpid")
+        p = self._cpid(p, hot, cold) if hot.known & PL_KNOWN_NS and hot.start_boot_ns != 0 else pl_nil(p)
+        p = self._identity(pl_key(p, "parent_entity_id"), tables, hot.parent)
+        p = put_nonzero(pl_key(p, "creator_pid"), number_of(tables, hot.flags, cold.creator_tgid))
+        return self._identity(pl_key(p, "creator_entity_id"), tables, hot.creator)
 
     cdef char *_lineage(self, TableWriter tables, open_part *part, char *p, const pl_hot *hot) noexcept nogil:
         """Write lineage and lineage_truncated: two fields."""

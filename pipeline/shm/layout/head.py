@@ -1,38 +1,31 @@
-"""What of the control segment can be told without numpy: whether it is one, its state, signs of life. See tables.py.
+"""Read the control segment without numpy: whether it is one, its state, and its signs of life.
 
-For the supervisor, which looks a few times a second and would be 7 MB larger with numpy. tables.py checks the numbers
-here against its dtypes.
+For the supervisor, which reads it a few times a second and would be 7 MB larger with numpy.
 """
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
-MAGIC = b"PROCLINE"
-LAYOUT_VERSION = 5
+from pipeline.shm.layout.declared import (
+    COLD_LAYOUT,
+    COMMIT_LAYOUT,
+    CONTROL_LAYOUT,
+    HOT_LAYOUT,
+    LAYOUT_VERSION,
+    MAGIC,
+    RING_ACK_LAYOUT,
+)
+from pipeline.shm.layout.declared import STATE_DOWN as STATE_DOWN
+from pipeline.shm.layout.declared import STATE_FILLING as STATE_FILLING
+from pipeline.shm.layout.declared import STATE_READY as STATE_READY
+from pipeline.shm.layout.declared import STATE_STOPPED as STATE_STOPPED
+from pipeline.shm.layout.declared import STATE_SUPERSEDED as STATE_SUPERSEDED
 
-STATE_DOWN = 0
-STATE_FILLING = 1  #: snapshot or take-over under way: absent is not yet an answer
-STATE_READY = 2
-STATE_STOPPED = 3
-STATE_SUPERSEDED = 4  #: another control file has taken this one's place
-
-CONTROL_BYTES = 512
-RING_ACK_BYTES = 64
-COLD_BYTES = 192
-ROW_BYTES = 128 + COLD_BYTES  #: HOT and COLD
-
-#: CONTROL from its beginning to `ring_offset`, of which Head has some.
-HEAD = struct.Struct("<8sI20xI12xQ12xI56xI4xI")
-#: CONTROL: `boot_id`; and from `commit_index` to `commit_bytes`.
-_BOOT_ID = slice(16, 32)
-_COMMITS = struct.Struct("<132xI4xII")
-#: COMMIT: `watermark_boot_ns`.
-_WATERMARK = struct.Struct("<8xQ")
-COMMIT_HEAD_BYTES = _WATERMARK.size
-#: RING_ACK: `received_pos` and `stalled`.
-_RING = struct.Struct("<32xQQ16x")
+CONTROL_BYTES = CONTROL_LAYOUT.size
+RING_ACK_BYTES = RING_ACK_LAYOUT.size
+COLD_BYTES = COLD_LAYOUT.size
+ROW_BYTES = HOT_LAYOUT.size + COLD_LAYOUT.size
 
 
 class Head(NamedTuple):
@@ -47,11 +40,18 @@ class Head(NamedTuple):
     ring_offset: int
 
 
+_HEAD = CONTROL_LAYOUT.struct(*Head._fields)
+_COMMITS = CONTROL_LAYOUT.struct("commit_index", "commit_offset", "commit_bytes")
+_WATERMARK = COMMIT_LAYOUT.struct("watermark_boot_ns")
+COMMIT_HEAD_BYTES = _WATERMARK.size
+_RING = RING_ACK_LAYOUT.struct("received_pos", "stalled", whole=True)
+
+
 def read_head(data: bytes) -> Head | None:
     """Return the fields of a control segment that begins with `data`; None if it is not one of this layout version."""
     if len(data) < CONTROL_BYTES:
         return None
-    head = Head(*HEAD.unpack_from(data))
+    head = Head(*_HEAD.unpack_from(data))
     return head if (head.magic, head.layout_version) == (MAGIC, LAYOUT_VERSION) else None
 
 
@@ -60,7 +60,7 @@ def find_commit(data: bytes, boot_id: bytes) -> int | None:
 
     None: it is not one of this layout version, or not of this boot.
     """
-    if read_head(data) is None or data[_BOOT_ID] != boot_id:
+    if read_head(data) is None or data[CONTROL_LAYOUT.span("boot_id")] != boot_id:
         return None
     index, offset, length = _COMMITS.unpack_from(data)
     return int(offset + (index & 1) * length)

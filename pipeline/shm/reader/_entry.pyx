@@ -22,18 +22,13 @@ cimport cython
 from types import GetSetDescriptorType
 
 from pipeline.errors import BusyError, StaleError, TooOldError
+from pipeline.records._records cimport PL_EXEC_DELETED, PL_EXEC_MEMFD, PL_EXEC_UPPER_LAYER
 from pipeline.shm.names._files cimport pl_base_at, pl_extension_at
 from pipeline.shm.names._filesystems cimport pl_filesystem
+from pipeline.shm.layout.declared import SOURCE_NAMES
+from pipeline.shm.layout.entry_fields import ENTRY_FIELDS
 from pipeline.shm.layout._hash cimport pl_row_check
-from pipeline.shm.layout._layout cimport (
-    PL_CGROUP_SOURCE_INHERITED, PL_MOUNT_DETACHED, PL_MOUNT_RESOLVED, PL_MOUNT_VISIBLE,
-    PL_KNOWN_ARGS, PL_KNOWN_AUID, PL_KNOWN_CAPS, PL_KNOWN_CGROUP, PL_KNOWN_COMM, PL_KNOWN_CREDS, PL_KNOWN_ENVS,
-    PL_KNOWN_FILE, PL_KNOWN_NS, PL_KNOWN_SID, PL_KNOWN_TTY, PL_ROW_ADOPTED, PL_ROW_ADOPTION_PREDICTED,
-    PL_ROW_ARGS_TRUNCATED, PL_ROW_BEFORE_CAPTURE, PL_ROW_DELETED, PL_ROW_ELIDED, PL_ROW_ENVS_TRUNCATED,
-    PL_ROW_EXIT_KNOWN, PL_ROW_EXIT_UNSEEN, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_HEAD_ONLY, PL_ROW_IS_EXEC,
-    PL_ROW_IS_EXEC_EXEC, PL_ROW_KTHREAD, PL_ROW_NS_INIT, PL_ROW_PARENT_MISSING, PL_ROW_REPLACED, PL_ROW_SCRIPT,
-    PL_ROW_START_TICKS, PL_ROW_THROUGH_SYMLINK, pl_cgroup, pl_cold, pl_file, pl_hot,
-)
+from pipeline.shm.layout._layout cimport *
 from pipeline.shm.names._mounts cimport pl_mount_origin, pl_mount_path, pl_mount_source
 from pipeline.shm.reader._view cimport (
     PL_READ_ABSENT, PL_READ_FOUND, View, pl_arena_span, pl_copy_bytes, pl_number_of, pl_read_valid,
@@ -183,6 +178,7 @@ cdef kept_string[KEPT] _kept
 cdef enum:
     TEXT  # a str
     TEXTS  # a tuple of str, behind a u32
+    NAME  # a str, up to a NUL
     PATH  # a str, behind a FILE record
     CGROUP  # a str, behind a CGROUP record
 
@@ -198,6 +194,8 @@ cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
         return <object>kept.value
     if form == TEXTS:
         value = _decode_few(at + 4, at + n)
+    elif form == NAME:
+        value = _decode(at, <Py_ssize_t>strnlen(at, n))
     elif form == PATH:
         value = _decode(at + sizeof(pl_file), n - <Py_ssize_t>sizeof(pl_file))
     elif form == CGROUP:
@@ -265,28 +263,14 @@ cdef inline PyObject *_owned(object value) noexcept:
 
 cdef uint32_t _UNSET = 4294967295
 
-cdef enum:
-    # As in pipeline.records.kinds, which needs numpy; a test compares them.
-    EXEC_DELETED = 2
-    EXEC_MEMFD = 4
-    EXEC_UPPER_LAYER = 2048
-
-_SOURCES = ("unknown", "placeholder", "event", "map", "procfs_fallback", "procfs_snapshot")
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
 #: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
-FIELDS = (
-    "pid", "tid", "ppid", "start_time_ns", "fork_time_ns", "exec_time_ns", "exit_time_ns", "created_at_ns",
-    "exit_code", "exit_cause", "exit_cause_code", "comm", "path", "script_path", "name", "symlink_paths",
-    "symlink_basename", "argv", "argc", "args_truncated", "envs", "envc", "envs_truncated", "uid", "gid", "euid",
-    "egid", "suid", "sgid", "fsuid", "fsgid", "user", "group", "euser", "egroup", "fsuser", "fsgroup", "auid",
-    "audit_session", "cap_effective", "cap_permitted", "caps_attempted", "caps_used", "tty", "sid", "pgid", "inode",
-    "file", "interpreter", "exec_inode", "ns_pid", "pid_ns", "mnt_ns", "net_ns", "user_ns", "cgroup", "cgroup_id", "cgroup_version",
-    "cgroup_source", "cgroup_created_at_ns", "container_id", "container_created_at_ns", "entity_id", "cpid",
-    "parent_entity_id", "creator_pid", "creator_entity_id", "fork_flags", "cookie", "user_session", "ssh_session",
-    "source", "images", "is_thread", "is_exec", "is_exec_exec", "is_parent_missing", "is_adopted", "is_kworker",
-    "is_through_symlink", "is_head", "is_exited", "marks", "flags", "row", "generation", "extra",
-)  # fmt: skip
+FIELDS = ENTRY_FIELDS
+
+# generated: entry-values
+_SECCOMP_MODE = ('disabled', 'strict', 'filter')
+# end of the generated part
 
 #: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in
 #: the events of the stream.
@@ -365,7 +349,7 @@ cdef object _file_of(Entry entry, bytes data):
     cdef const char *mount
     cdef uint32_t n = <uint32_t>(PyBytes_GET_SIZE(data) - <Py_ssize_t>sizeof(pl_file)), mount_n = 0, at = 0
     cdef bint is_resolved = (file.mount_flags & PL_MOUNT_RESOLVED) != 0
-    cdef bint is_memfd = (file.file_flags & EXEC_MEMFD) != 0
+    cdef bint is_memfd = (file.file_flags & PL_EXEC_MEMFD) != 0
     mount = pl_mount_path(file, path, n, &mount_n)
     whole = base = extension = user = group = None
     if n and is_memfd:
@@ -389,7 +373,7 @@ cdef object _file_of(Entry entry, bytes data):
         "uid": file.file_uid, "gid": file.file_gid, "user": user, "group": group, "nlink": file.nlink,
         "mtime_ns": file.mtime_ns or None, "ctime_ns": file.ctime_ns or None, "fs_magic": file.fs_magic,
         "filesystem": _name(pl_filesystem(file.fs_magic)), "flags": file.file_flags,
-        "in_upper_layer": (file.file_flags & EXEC_UPPER_LAYER) != 0,
+        "in_upper_layer": (file.file_flags & PL_EXEC_UPPER_LAYER) != 0,
         "is_fileless": bool(is_memfd) if is_memfd or file.mount_id else None,
         "mount_path": None if mount == NULL else _decode(mount, mount_n),
         "mount_source": _name(pl_mount_source(file)), "mount_origin": _name(pl_mount_origin(file)),
@@ -601,6 +585,11 @@ cdef class Entry:
         cdef bytes data = self._string(kind)
         return None if data is None else _value(data, self._ref(kind), True, TEXT)
 
+    cdef object _name(self):
+        """What was invoked; the string of the row may go on with a NUL and the working directory."""
+        cdef bytes data = self._string(NAME_STRING)
+        return None if data is None else _value(data, self._ref(NAME_STRING), True, NAME) or None
+
     cdef bytes _file(self):
         """The FILE record, which `_facts` reads, and the path behind it; None: unknown."""
         cdef bytes data
@@ -720,18 +709,9 @@ cdef class Entry:
         return self.row_number
 
     @property
-    def generation(self):
-        return self.hot.generation
-
-    @property
-    def images(self):
-        """Images of this process up to this one, from 1."""
-        return self.hot.images
-
-    @property
     def source(self):
         """Where the entry came from: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
-        return _SOURCES[self.hot.source] if self.hot.source < len(_SOURCES) else "unknown"
+        return SOURCE_NAMES[self.hot.source] if self.hot.source < len(SOURCE_NAMES) else "unknown"
 
     # -- times -------------------------------------------------------------------------------------------------------
 
@@ -748,26 +728,6 @@ cdef class Entry:
             Py_XDECREF(kept.start)
             kept.start, kept.start_unix_ns = _owned(value), unix_ns
         return value
-
-    @property
-    def start_boot_ns(self):
-        """Start time on the boot clock; with pid and boot id the identity. 0: unknown."""
-        return self.hot.start_boot_ns
-
-    @property
-    def fork_time_ns(self):
-        """When the fork was seen."""
-        return self._unix(self._cold().fork_boot_ns)
-
-    @property
-    def exec_time_ns(self):
-        """When this image was loaded, the last time if it was again and again; for a fork, when its parent's was."""
-        return self._unix(self.hot.exec_boot_ns)
-
-    @property
-    def exit_time_ns(self):
-        """When the image ended: the end of the process, or the exec that replaced it. None: it is running."""
-        return self._unix(self.hot.exit_boot_ns)
 
     @property
     def created_at_ns(self):
@@ -870,28 +830,28 @@ cdef class Entry:
     def is_exe_deleted(self):
         """The executable had no name any more when it was executed or looked at."""
         cdef bytes data = self._file()
-        return data is not None and (_facts(data).file_flags & EXEC_DELETED) != 0
+        return data is not None and (_facts(data).file_flags & PL_EXEC_DELETED) != 0
 
     @property
     def is_memfd(self):
         """The executable is a memfd: `path` is "/memfd:NAME"."""
         cdef bytes data = self._file()
-        return data is not None and (_facts(data).file_flags & EXEC_MEMFD) != 0
-
-    @property
-    def inode(self):
-        return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
-
-    @property
-    def exec_inode(self):
-        """The executable as the kernel knew it when the image came to be known: of a fork the forking process', of an
-        exec the one before it, otherwise its own. None: it told of none."""
-        return self._cold().exec_inode or None
+        return data is not None and (_facts(data).file_flags & PL_EXEC_MEMFD) != 0
 
     @property
     def name(self):
         """What was invoked, as the caller of exec named it."""
-        return self._text(NAME_STRING)
+        return self._name()
+
+    @property
+    def cwd(self):
+        """Working directory at the exec, or when /proc was read; None: unknown, deleted or unreachable."""
+        cdef bytes data = self._string(NAME_STRING)
+        cdef Py_ssize_t at
+        if data is None:
+            return None
+        at = data.find(b"\0") + 1
+        return _decode(PyBytes_AS_STRING(data) + at, PyBytes_GET_SIZE(data) - at) if at else None
 
     @property
     def symlink_paths(self):
@@ -908,7 +868,7 @@ cdef class Entry:
     @property
     def script_path(self):
         """What was invoked when that is a script (or binfmt_misc); `path` is then what runs it."""
-        return self._text(NAME_STRING) if self.hot.flags & PL_ROW_SCRIPT else None
+        return self._name() if self.hot.flags & PL_ROW_SCRIPT else None
 
     @property
     def argv(self):
@@ -929,33 +889,171 @@ cdef class Entry:
         return int.from_bytes(data[:4], "little") if data else 0
 
     @property
-    def argc(self):
-        """How many arguments there were, also where argv was cut; 65535 or more reads 65535."""
-        return self._cold().argc if self.hot.known & PL_KNOWN_ARGS else None
-
-    @property
-    def args_truncated(self):
-        return bool(self.hot.flags & PL_ROW_ARGS_TRUNCATED)
-
-    @property
     def envs(self):
         """KEY=VALUE strings; None: unknown, or this reader may not see them."""
         if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs == NULL:
             return None
         return [] if self._cold().envs_ref == 0 else self._list(ENVS_STRING)
 
+    # -- credentials -------------------------------------------------------------------------------------------------
+
+    @property
+    def user(self):
+        """Name of `uid`, among the users of the container that the process is in; None: none, or not known."""
+        return _name_of(self, "user", self.hot.uid)
+
+    @property
+    def group(self):
+        return _name_of(self, "group", self.hot.gid)
+
+    @property
+    def euser(self):
+        return _name_of(self, "user", self._cold().euid)
+
+    @property
+    def egroup(self):
+        return _name_of(self, "group", self._cold().egid)
+
+    @property
+    def fsuser(self):
+        return _name_of(self, "user", self._cold().fsuid)
+
+    @property
+    def fsgroup(self):
+        return _name_of(self, "group", self._cold().fsgid)
+
+    # -- where it runs -----------------------------------------------------------------------------------------------
+
+    @property
+    def tty(self):
+        """Controlling terminal, e.g. pts0; None: none, or unknown."""
+        cdef pl_cold *cold = self._cold()
+        if not self.hot.known & PL_KNOWN_TTY or cold.tty[0] == 0:
+            return None
+        return _decode(cold.tty, strnlen(cold.tty, sizeof(cold.tty)))
+
+    @property
+    def cgroup(self):
+        """Path of the cgroup."""
+        cdef bytes data = self._cgroup()
+        if data is None:
+            return None
+        return _value(data, self.cold.cgroup_ref, True, CGROUP)
+
+    @property
+    def cgroup_created_at_ns(self):
+        """When that cgroup was made, as far as the kernel told; None: before the capture, or unknown."""
+        cdef bytes data = self._cgroup()
+        return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
+
+    @property
+    def container_created_at_ns(self):
+        """When the container's own cgroup (version 2) was made; None: as for the cgroup."""
+        cdef bytes data = self._cgroup()
+        if data is None or self._string(CONTAINER_STRING) is None:
+            return None
+        return self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).container_made_boot_ns)
+
+    @property
+    def cgroup_version(self):
+        """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
+        None where these are."""
+        return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
+
+    @property
+    def cgroup_source(self):
+        """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
+        a source without BPF), inherited (nobody: it is the parent's, and so is `container_id`); None: not known, as of
+        what the kernel's process maps told."""
+        if not self.hot.known & PL_KNOWN_CGROUP or (
+            not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
+        ):
+            return None
+        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
+
+    @property
+    def container_id(self):
+        return self._text(CONTAINER_STRING)
+
+    @property
+    def ssh_session(self):
+        """What that number stands for: id, username, client_ip, client_port, auth_method and public_key, each None
+        where it is unknown."""
+        from pipeline.shm.names.ssh import session
+        return session(self.view.directory, self._cold().user_session)
+
+    @property
+    def extra(self):
+        """What few processes have, by name; None: nothing, or this reader may not see it."""
+        cdef bytes data = self._string(EXTRA_STRING)
+        if data is None:
+            return None
+        import msgpack
+        return _plain(msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False))
+
+    # -- statements --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_exited(self):
+        """The process has ended."""
+        return self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED
+
+    @property
+    def is_elided(self):
+        """Earlier images or ancestors existed and are not retained."""
+        return bool(self.elided or self.hot.flags & PL_ROW_ELIDED)
+
+    @property
+    def marks(self):
+        """What is not certain about this entry, as a list of names, mostly empty: adopted (the parent is not the
+        creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is an upper bound), before_capture
+        (began before the capture: creator and earlier images unknown), gap (events were lost around here), ns_init,
+        start_ticks (start time from /proc, at most 10 ms early), head_only (only the identity is known), elided
+        (earlier images or ancestors existed and are not retained), foreign (see is_foreign)."""
+        cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
+        return [name for name, flag in _MARKS if flags & <uint32_t>flag]
+
+    # generated: entry-properties
+    @property
+    def fork_time_ns(self):
+        """When the fork was seen."""
+        return self._unix(self._cold().fork_boot_ns)
+
+    @property
+    def exec_time_ns(self):
+        """When this image was loaded, the last time if it was loaded several times; for a fork, when the image of
+        its parent was."""
+        return self._unix(self.hot.exec_boot_ns)
+
+    @property
+    def exit_time_ns(self):
+        """End of the image: the end of the process, or the exec that replaced it; null: it runs."""
+        return self._unix(self.hot.exit_boot_ns)
+
+    @property
+    def argc(self):
+        """How many arguments there were, also if `argv` was cut; 65535: that many, or more."""
+        return self._cold().argc if self.hot.known & PL_KNOWN_ARGS else None
+
+    @property
+    def args_truncated(self):
+        """`argv` is not complete."""
+        return bool(self.hot.flags & PL_ROW_ARGS_TRUNCATED)
+
     @property
     def envc(self):
+        """How many variables there were; null where environments are not captured, as by default
+        (`capture.envs_bytes`)."""
         return self._cold().envc if self.hot.known & PL_KNOWN_ENVS else None
 
     @property
     def envs_truncated(self):
+        """`envs` is not complete; false where environments are not captured."""
         return bool(self.hot.flags & PL_ROW_ENVS_TRUNCATED)
-
-    # -- credentials -------------------------------------------------------------------------------------------------
 
     @property
     def uid(self):
+        """Ids are those of the initial user namespace."""
         return self.hot.uid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
@@ -987,127 +1085,69 @@ cdef class Entry:
         return self._cold().fsgid if self.hot.known & PL_KNOWN_CREDS else None
 
     @property
-    def user(self):
-        """Name of `uid`, among the users of the container that the process is in; None: none, or not known."""
-        return _name_of(self, "user", self.hot.uid)
-
-    @property
-    def group(self):
-        return _name_of(self, "group", self.hot.gid)
-
-    @property
-    def euser(self):
-        return _name_of(self, "user", self._cold().euid)
-
-    @property
-    def egroup(self):
-        return _name_of(self, "group", self._cold().egid)
-
-    @property
-    def fsuser(self):
-        return _name_of(self, "user", self._cold().fsuid)
-
-    @property
-    def fsgroup(self):
-        return _name_of(self, "group", self._cold().fsgid)
-
-    @property
     def auid(self):
-        """Login uid; None: none was set, or unknown."""
-        cdef uint32_t auid = self._cold().auid
-        return auid if self.hot.known & PL_KNOWN_AUID and auid != _UNSET else None
+        """Login uid; null: never set, or unknown."""
+        cdef uint32_t value = self._cold().auid
+        return value if self.hot.known & PL_KNOWN_AUID and value != _UNSET else None
 
     @property
     def audit_session(self):
-        """Audit session; None: none was set, or unknown."""
-        cdef uint32_t session = self._cold().audit_session
-        return session if self.hot.known & PL_KNOWN_AUID and session != _UNSET else None
+        """Null: never set, or unknown."""
+        cdef uint32_t value = self._cold().audit_session
+        return value if self.hot.known & PL_KNOWN_AUID and value != _UNSET else None
 
     @property
     def cap_effective(self):
-        """Mask, bit n is capability n."""
+        """Mask: bit n is capability n."""
         return self._cold().cap_effective if self.hot.known & PL_KNOWN_CAPS else None
 
     @property
     def cap_permitted(self):
+        """Mask."""
         return self._cold().cap_permitted if self.hot.known & PL_KNOWN_CAPS else None
 
     @property
     def caps_attempted(self):
-        """Capabilities that were checked for this process."""
+        """Mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an
+        agent reports them."""
         return self._cold().cap_attempted
 
     @property
     def caps_used(self):
-        """Capabilities that were checked and granted."""
+        """Those of them that it had."""
         return self._cold().cap_used
 
-    # -- where it runs -----------------------------------------------------------------------------------------------
+    @property
+    def no_new_privs(self):
+        """PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null:
+        unknown."""
+        return bool((self.hot.flags & 0x800000) >> 23) if self.hot.known & PL_KNOWN_NO_NEW_PRIVS else None
 
     @property
-    def tty(self):
-        """Controlling terminal, e.g. pts0; None: none, or unknown."""
-        cdef pl_cold *cold = self._cold()
-        if not self.hot.known & PL_KNOWN_TTY or cold.tty[0] == 0:
-            return None
-        return _decode(cold.tty, strnlen(cold.tty, sizeof(cold.tty)))
+    def seccomp_mode(self):
+        """`disabled`, `strict` or `filter`, as of the last event of the process; null: unknown."""
+        return _SECCOMP_MODE[(self.hot.flags & 0x3000000) >> 24] if self.hot.known & PL_KNOWN_SECCOMP else None
 
     @property
     def sid(self):
-        """Session leader's pid."""
+        """Pid of the session leader."""
         return self._cold().sid if self.hot.known & PL_KNOWN_SID else None
 
     @property
     def pgid(self):
+        """Pid of the process group leader."""
         return self._cold().pgid if self.hot.known & PL_KNOWN_SID else None
 
     @property
-    def cgroup(self):
-        """Path of the cgroup."""
-        cdef bytes data = self._cgroup()
-        if data is None:
-            return None
-        return _value(data, self.cold.cgroup_ref, True, CGROUP)
+    def inode(self):
+        """Of the executable."""
+        return self.hot.inode or None if self.hot.known & PL_KNOWN_FILE else None
 
     @property
-    def cgroup_created_at_ns(self):
-        """When that cgroup was made, as far as the kernel told; None: before the capture, or unknown."""
-        cdef bytes data = self._cgroup()
-        return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
-
-    @property
-    def container_created_at_ns(self):
-        """When the container's own cgroup (version 2) was made; None: as for the cgroup."""
-        cdef bytes data = self._cgroup()
-        if data is None or self._string(CONTAINER_STRING) is None:
-            return None
-        return self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).container_made_boot_ns)
-
-    @property
-    def cgroup_id(self):
-        """Id of the cgroup v2 directory."""
-        return self.hot.cgroup_id or None if self.hot.known & PL_KNOWN_CGROUP else None
-
-    @property
-    def cgroup_version(self):
-        """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
-        None where these are."""
-        return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
-
-    @property
-    def cgroup_source(self):
-        """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
-        a source without BPF), inherited (nobody: it is the parent's, and so is `container_id`); None: not known, as of
-        what the kernel's process maps told."""
-        if not self.hot.known & PL_KNOWN_CGROUP or (
-            not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
-        ):
-            return None
-        return _CGROUP_SOURCES[self.hot.cgroup_source] if self.hot.cgroup_source < len(_CGROUP_SOURCES) else None
-
-    @property
-    def container_id(self):
-        return self._text(CONTAINER_STRING)
+    def exec_inode(self):
+        """Executable that the kernel reported with the event: of a fork that of the forking process, of an exec
+        that of the image before, otherwise (a snapshot, a change) its own."""
+        return self._cold().exec_inode or None
 
     @property
     def ns_pid(self):
@@ -1116,7 +1156,7 @@ cdef class Entry:
 
     @property
     def pid_ns(self):
-        """Inodes of namespaces, as readlink /proc/PID/ns/* numbers them."""
+        """Inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them."""
         return self._cold().pid_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
@@ -1132,47 +1172,42 @@ cdef class Entry:
         return self._cold().user_ns or None if self.hot.known & PL_KNOWN_NS else None
 
     @property
+    def cgroup_id(self):
+        """Of the cgroup v2 directory."""
+        return self.hot.cgroup_id or None if self.hot.known & PL_KNOWN_CGROUP else None
+
+    @property
     def fork_flags(self):
-        """Flags of clone(2) where a hook tells them."""
+        """Clone flags without the exit signal; null: none, or unknown."""
         return self._cold().fork_flags or None
 
     @property
     def cookie(self):
-        """Name of the image in the BPF maps."""
+        """Identifies the image in the BPF maps."""
         return self._cold().cookie or None
 
     @property
     def user_session(self):
-        """Number of the ssh session that the process belongs to; None: none, or unknown."""
+        """Number of the ssh session. An event `user_session` reports its facts once (`ssh_session_id` in its
+        `context` is the number); an entry has them in `ssh_session`, as long as they are known. The authentication
+        is known only where sshd has `ExposeAuthInfo yes`. Which of these facts a user can change: security.md."""
         return self._cold().user_session or None
 
     @property
-    def ssh_session(self):
-        """What that number stands for: id, username, client_ip, client_port, auth_method and public_key, each None
-        where it is unknown."""
-        from pipeline.shm.names.ssh import session
-        return session(self.view.directory, self._cold().user_session)
+    def images(self):
+        """Images of this process up to this one, from 1; an exec of what runs already (same file, arguments,
+        environment and credentials) makes none."""
+        return self.hot.images
 
     @property
-    def extra(self):
-        """What few processes have, by name; None: nothing, or this reader may not see it."""
-        cdef bytes data = self._string(EXTRA_STRING)
-        if data is None:
-            return None
-        import msgpack
-        return _plain(msgpack.unpackb(data, unicode_errors="surrogateescape", strict_map_key=False))
-
-    # -- statements --------------------------------------------------------------------------------------------------
+    def is_thread(self):
+        """No exec made this image: it is a fork (threads are no entries)."""
+        return not self.hot.flags & PL_ROW_IS_EXEC
 
     @property
     def is_exec(self):
         """An exec made this image."""
         return bool(self.hot.flags & PL_ROW_IS_EXEC)
-
-    @property
-    def is_thread(self):
-        """No exec made this image: it is a fork. (The specification's name for it; threads are no entries.)"""
-        return not self.hot.flags & PL_ROW_IS_EXEC
 
     @property
     def is_exec_exec(self):
@@ -1181,29 +1216,13 @@ cdef class Entry:
 
     @property
     def is_parent_missing(self):
-        """The parent or previous image was not the expected one."""
+        """The parent or the previous image was not the expected one."""
         return bool(self.hot.flags & PL_ROW_PARENT_MISSING)
-
-    @property
-    def is_before_capture(self):
-        """The process began before the capture: creator and earlier images are unknown."""
-        return bool(self.hot.flags & PL_ROW_BEFORE_CAPTURE)
 
     @property
     def is_adopted(self):
         """The current parent is not the creator."""
         return bool(self.hot.flags & PL_ROW_ADOPTED)
-
-    @property
-    def is_adoption_predicted(self):
-        """The current parent is the one that the kernel was expected to choose; not confirmed yet."""
-        return bool(self.hot.flags & PL_ROW_ADOPTION_PREDICTED)
-
-    @property
-    def is_foreign(self):
-        """Known by its number in a pid namespace, as a tracer there told it: `pid`, `ppid` and `creator_pid` are numbers
-        of the namespace `pid_ns`."""
-        return bool(self.hot.flags & PL_ROW_FOREIGN)
 
     @property
     def is_kworker(self):
@@ -1212,7 +1231,49 @@ cdef class Entry:
 
     @property
     def is_through_symlink(self):
+        """A symbolic link was followed on the way to the executable."""
         return bool(self.hot.flags & PL_ROW_THROUGH_SYMLINK)
+
+    @property
+    def is_head(self):
+        """Newest image of its process."""
+        return bool(self.hot.flags & PL_ROW_HEAD)
+
+    @property
+    def flags(self):
+        """ROW_* (memory-layout.md)."""
+        return self.hot.flags
+
+    @property
+    def generation(self):
+        """Changes when the row is freed."""
+        return self.hot.generation
+
+    @property
+    def start_boot_ns(self):
+        """Start time on the boot clock; with pid and boot id the identity. 0: unknown."""
+        return self.hot.start_boot_ns
+
+    @property
+    def known(self):
+        """KNOWN_* of declared.py: groups of fields that hold a value."""
+        return self.hot.known
+
+    @property
+    def is_before_capture(self):
+        """The process began before the capture: creator and earlier images are unknown."""
+        return bool(self.hot.flags & PL_ROW_BEFORE_CAPTURE)
+
+    @property
+    def is_adoption_predicted(self):
+        """The current parent is the one that the kernel was expected to choose; not confirmed yet."""
+        return bool(self.hot.flags & PL_ROW_ADOPTION_PREDICTED)
+
+    @property
+    def is_foreign(self):
+        """Known by its number in a pid namespace, as a tracer there reported it: `pid`, `ppid` and `creator_pid`
+        are numbers of the namespace `pid_ns`."""
+        return bool(self.hot.flags & PL_ROW_FOREIGN)
 
     @property
     def is_ns_init(self):
@@ -1225,49 +1286,15 @@ cdef class Entry:
         return bool(self.hot.flags & PL_ROW_START_TICKS)
 
     @property
-    def is_head(self):
-        """Newest image of its process."""
-        return bool(self.hot.flags & PL_ROW_HEAD)
-
-    @property
     def is_replaced(self):
         """An exec has replaced this image; exit_time_ns says when."""
         return bool(self.hot.flags & PL_ROW_REPLACED)
 
     @property
-    def is_exited(self):
-        """The process has ended."""
-        return self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED
-
-    @property
     def is_exit_unseen(self):
         """The end was inferred; its time is an upper bound."""
         return bool(self.hot.flags & PL_ROW_EXIT_UNSEEN)
-
-    @property
-    def is_elided(self):
-        """Earlier images or ancestors existed and are not retained."""
-        return bool(self.elided or self.hot.flags & PL_ROW_ELIDED)
-
-    @property
-    def marks(self):
-        """What is not certain about this entry, as a list of names, mostly empty: adopted (the parent is not the
-        creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is an upper bound), before_capture
-        (began before the capture: creator and earlier images unknown), gap (events were lost around here), ns_init,
-        start_ticks (start time from /proc, at most 10 ms early), head_only (only the identity is known), elided
-        (earlier images or ancestors existed and are not retained), foreign (see is_foreign)."""
-        cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
-        return [name for name, flag in _MARKS if flags & <uint32_t>flag]
-
-    @property
-    def flags(self):
-        """ROW_* of tables.py."""
-        return self.hot.flags
-
-    @property
-    def known(self):
-        """KNOWN_* of tables.py: which fields hold a value."""
-        return self.hot.known
+    # end of the generated part
 
     def row_bytes(self):
         """The row's 128 hot and 192 cold bytes, of one moment (dtypes HOT and COLD of tables.py)."""

@@ -20,6 +20,7 @@ import os
 import time
 
 from pipeline.errors import BehindError, LayoutError, NotRunningError, StaleError, TooOldError
+from pipeline.records._limits cimport CHAIN_MAX as _CHAIN_MAX
 from pipeline.shm.reader._entry cimport Entry, make_entry, raise_busy
 from pipeline.shm.layout._layout cimport (
     PL_ROW_ELIDED, PL_ROW_FOREIGN, PL_ROW_GAP, PL_ROW_HEAD, PL_ROW_IS_EXEC, PL_ROW_REPLACED, PL_STATE_READY,
@@ -49,9 +50,7 @@ cdef extern from "fcntl.h" nogil:
 
 
 #: Longest chain that a walk follows.
-CHAIN_MAX = 512
-cdef enum:
-    _CHAIN_MAX = 512
+CHAIN_MAX = _CHAIN_MAX
 
 #: A table with a watermark older than this is behind: a process that is not in it may exist all the same.
 BEHIND_AFTER_NS = 2_000_000_000

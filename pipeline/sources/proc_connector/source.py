@@ -21,12 +21,14 @@ that ended is asked by the resolver.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from pipeline.bpf.maps import CPU_STATE, MAX_CPUS
+from pipeline.host.boot import now_boot_ns
 from pipeline.procfs.info import ProcInfo
 from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, WANT_IDS, WANT_NS, ProcReader
 from pipeline.records import kinds as events
@@ -36,11 +38,10 @@ from pipeline.sources.proc_connector import proc_records
 from pipeline.sources.proc_connector.living import PF_KTHREAD, TICK_NS, Living
 from pipeline.sources.proc_connector.proc_records import About
 from pipeline.sources.proc_connector.second_look import WANT_LOOK, Facts, Looks
-from pipeline.sources.ring._drain import CAUGHT_UP
-from pipeline.sources.ring._ring import Ring
 from pipeline.sources.ring._shared import Words
 from pipeline.sources.ring.handring import RingWriter
-from pipeline.sources.shard._shard import NO_WATERMARK, Shard
+from pipeline.sources.shard.filling import FillingShard
+from pipeline.sources.shard.process import SourceParts, map_counts
 
 SOURCE = "proc-connector"
 
@@ -51,8 +52,6 @@ SLACK_NS = 1_000_000
 SURVEY_AGAIN_NS = 500_000_000
 #: Second looks in one turn at most, when the socket is empty.
 LOOKS_PER_PUMP = 64
-#: A frame without records at least so often: the merge waits for no ring that is silent for longer than its stall time.
-KEEP_ALIVE_NS = 100_000_000
 #: The clocks' distance changes in suspend only; a smaller difference is the time between two readings.
 _SUSPEND_NS = 20_000_000
 _KTHREADD = 2
@@ -98,11 +97,6 @@ class Counts:
     def release(self) -> None:
         """Let go of the buffer."""
         self._words.release()
-
-
-def boot_now_ns() -> int:
-    """The boot clock."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def measure_offset_ns() -> int:
@@ -167,12 +161,12 @@ class ProcConnector:
 
     def _survey(self) -> None:
         self._living.survey()
-        self._surveyed_ns = boot_now_ns()
+        self._surveyed_ns = now_boot_ns()
         self.surveys_total += 1
 
     def pump(self, budget: int) -> int:
         """Take at most `budget` events out of the socket; returns how many."""
-        looked_ns = boot_now_ns()
+        looked_ns = now_boot_ns()
         monotonic_ns = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         if abs(looked_ns - monotonic_ns - self._offset_ns) > _SUSPEND_NS:
             self._offset_ns = measure_offset_ns()
@@ -333,7 +327,7 @@ class ProcConnector:
             if self._living.starts.get(look.tgid) != look.start_boot_ns:
                 continue
             looks += 1
-            about = About(boot_now_ns(), look.tgid, look.tgid, look.start_boot_ns)
+            about = About(now_boot_ns(), look.tgid, look.tgid, look.start_boot_ns)
             info = self._read(about, WANT_LOOK)
             if info is None or info.is_zombie:
                 continue
@@ -346,40 +340,22 @@ class ProcConnector:
             look.facts = facts
 
 
-class ConnectorShard(Shard):
-    """A shard that fills its ring itself, and says in its frames up to when it is complete."""
+def open_connector(
+    parts: SourceParts, reader: ProcReader, stack: ExitStack, *, with_envs: bool
+) -> tuple[ProcConnector, FillingShard]:
+    """Build the connector and its shard, in a worker process or in `procline record`.
 
-    def __init__(
-        self, connector: ProcConnector, ring: Ring, *, clock_ns: Callable[[], int] = boot_now_ns, **common: Any
-    ) -> None:
-        """Take over the ring; `common` as for a Shard."""
-        self._connector = connector
-        self._clock_ns = clock_ns
-        self._said_ns = 0
-        self._spoke_ns = 0
-        super().__init__([ring], source=SOURCE, **common)
-
-    @property
-    def owes(self) -> bool:
-        """Whether an event was handed over that no frame has said to be complete: another one must follow soon."""
-        return self._said_ns <= self._connector.last_boot_ns
-
-    def poll(self, budget: int) -> int:
-        """Take events out of the socket, then do what a shard does; returns the events."""
-        # Also while nobody takes frames: the ring has room, the socket less.
-        taken = self._connector.pump(budget)
-        super().poll(budget)
-        return taken
-
-    def _has_news(self, ring: Ring) -> bool:
-        complete_ns = self._connector.complete_boot_ns
-        if ring.stop != CAUGHT_UP or complete_ns <= self._said_ns:
-            return False
-        return self.owes or self._clock_ns() - self._spoke_ns >= KEEP_ALIVE_NS
-
-    def _watermark(self, ring: Ring, looked_ns: int) -> int:
-        self._spoke_ns = self._clock_ns()
-        if ring.stop != CAUGHT_UP:
-            return NO_WATERMARK
-        self._said_ns = max(self._said_ns, self._connector.complete_boot_ns)
-        return self._said_ns
+    Args:
+        parts: what they are built from; the netlink socket stays open when the stack is closed.
+        reader: of ``/proc``.
+        stack: closes what this opens.
+        with_envs: whether environments are read.
+    """
+    (ring,) = parts.rings
+    sock = stack.enter_context(socket.socket(fileno=os.dup(parts.fds.socket)))
+    writer = stack.enter_context(RingWriter(parts.fds.rings[ring.number]))
+    counts = Counts(map_counts(parts.fds.shared))
+    connector = ProcConnector(sock, writer, counts, reader, Living(), with_envs=with_envs)
+    shard = FillingShard(connector, ring, source=SOURCE, **parts.of_shard())
+    stack.callback(shard.close)
+    return connector, shard

@@ -18,7 +18,7 @@ from pipeline.procfs.reader import WANT_DEFAULT, WANT_ENVS, ProcReader
 from pipeline.records import kinds as events
 from pipeline.sources.proc_connector.proc_records import told_by
 from pipeline.sources.ring._ring import Ring
-from pipeline.sources.shard._pacing import Wait, Waiter
+from pipeline.sources.shard._pacing import RingWaiter, Wait
 from pipeline.sources.shard._shard import Shard
 
 BUDGET_RECORDS = 16_384
@@ -124,7 +124,7 @@ def snapshot_frame(reader: ProcReader, *, boot_id: bytes, ring: int, before_boot
     )  # fmt: skip
 
 
-def follow(shard: Shard, waiter: Waiter, seconds: float | None, progress: Callable[[], None] = lambda: None) -> int:
+def follow(shard: Shard, waiter: RingWaiter, seconds: float | None, progress: Callable[[], None] = lambda: None) -> int:
     """Record until `seconds` are over or a signal says so, and then what the rings still hold; returns the records."""
     deadline = None if seconds is None else time.monotonic() + seconds
     total = 0

@@ -11,17 +11,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from pipeline.bus.frames.frame import Frame, FrameEncoder, decode_frames
 from pipeline.errors import FrameError
+from pipeline.log import Logger, get_logger
+from pipeline.sources.recording.file import Recording
 from pipeline.sources.ring.acks import AckSource
+from pipeline.sources.shard._pacing import RingWaiter, Wait
+from pipeline.sources.shard.process import SourceParts
 
 #: Says that nothing follows in a ring. Far in the future, and far from the end of 64 bits.
 WATERMARK_END_NS = 1 << 62
 #: A ring that has nothing to send says so after this time, or the merge would think that its sender is dead.
 _KEEP_ALIVE_S = 0.1
+#: Frames of one duty cycle, after which the replay reads the acknowledgements again.
+BUDGET_FRAMES = 64
+#: Pause before the acknowledgements are read again, until everything is applied and after that.
+_PAUSE_S = 0.002
+_IDLE_PAUSE_S = 0.02
 
 
 @dataclass(slots=True)
@@ -239,3 +249,48 @@ class ReplaySource:
             lost=ring.lost_at_end if ring.next == len(ring.entries) else ring.lost,
             watermark_boot_ns=last.watermark_boot_ns if last else ring.watermark_boot_ns,
         )  # fmt: skip
+
+
+class ReplayProcess:
+    """A replay in its process.
+
+    Args:
+        source: sends the frames.
+        path: of the recording, for the log.
+    """
+
+    def __init__(self, source: ReplaySource, path: Path) -> None:
+        self._source = source
+        self._path = path
+        self._log: Logger = get_logger()
+        self.descriptors: tuple[int, ...] = ()
+        if source.error is not None:
+            self._log.warning(f"{source.error}; only the frames before that are replayed")
+
+    def run(self, waiter: RingWaiter) -> None:
+        """Replay the recording, then keep its rings current until the waiter says that it is time to stop."""
+        is_logged = False
+        while not waiter.stopping:
+            if not self._source.poll(BUDGET_FRAMES):
+                waiter.wait(Wait(_IDLE_PAUSE_S if self._source.is_applied else _PAUSE_S, False))
+            if self._source.is_applied and not is_logged:
+                is_logged = True
+                self._log.info("replayed", file=str(self._path), events=self._source.event_count)
+
+    def drain(self, deadline_s: float) -> None:
+        """Wait until everything is applied if everything has been sent, at most until this monotonic time."""
+        while self._source.is_sent and not self._source.is_applied and time.monotonic() < deadline_s:
+            self._source.poll(BUDGET_FRAMES)
+            time.sleep(_PAUSE_S)
+
+
+def open_replay(source: str, parts: SourceParts) -> ReplayProcess:
+    """Open the recording that the source ``replay:FILE`` names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        FrameError: it has no readable frame.
+    """
+    path = Path(source.partition(":")[2])
+    recording = Recording(path)
+    return ReplayProcess(ReplaySource(recording, boot_id=recording.boot_id, acks=parts.acks, send=parts.send), path)

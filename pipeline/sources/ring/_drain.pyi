@@ -6,7 +6,6 @@ CAUGHT_UP: int
 BUSY: int
 FULL: int
 CORRUPT: int
-KIND_NAMES: tuple[str, ...]
 HEAD_BYTES: int
 TASK_BYTES: int
 

@@ -17,50 +17,11 @@ from libc.string cimport memcpy, memset
 import mmap
 
 from pipeline.bus.frames._column cimport column
+from pipeline.records._records cimport (
+    PL_FLAG_HEAD_ONLY, PL_KIND_CAPS, PL_KIND_CGROUP, PL_KIND_COMM, PL_KIND_COUNT, PL_KIND_CRED, PL_KIND_EXEC,
+    PL_KIND_EXIT, PL_KIND_FORK, PL_KIND_SID, pl_adds_up, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+)
 from pipeline.sources.ring._shared cimport RingMap, pls_acquire32, pls_acquire64
-
-
-cdef extern from *:
-    """
-    #include <linux/types.h>
-    #include "records.h"
-    """
-    struct pl_head:
-        uint8_t kind
-        uint8_t flags
-        uint32_t record_bytes
-        uint32_t var_bytes
-        uint64_t ring_pos
-
-    struct pl_task:
-        pass
-
-    struct pl_fork:
-        pass
-
-    struct pl_exec:
-        uint32_t path_bytes
-        uint32_t root_offset
-        uint32_t name_bytes
-        uint32_t args_bytes
-        uint32_t envs_bytes
-
-    struct pl_exit:
-        pass
-
-    enum:
-        PL_KIND_FORK
-        PL_KIND_EXEC
-        PL_KIND_EXIT
-        PL_KIND_CRED
-        PL_KIND_COMM
-        PL_KIND_CGROUP
-        PL_KIND_SID
-        PL_KIND_CAPS
-        PL_KIND_COUNT
-        PL_FLAG_HEAD_ONLY
-
-    bint PL_ADDS_UP(uint8_t flags, uint32_t var_bytes, uint64_t strings) noexcept nogil
 
 
 cdef enum:
@@ -75,13 +36,8 @@ BUSY = STOP_BUSY  #: the next record is still being written
 FULL = STOP_FULL  #: the columns are, or as many records were read as asked for
 CORRUPT = STOP_CORRUPT  #: no kernel wrote this header; everything up to the producer's position was given up
 
-#: Kinds by number, as `pipeline.records.kinds.KIND_NAMES`, which a shard does not import (numpy).
-KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
-assert len(KIND_NAMES) == PL_KIND_COUNT and KIND_NAMES.index("caps") == PL_KIND_CAPS
-assert [KIND_NAMES.index(name) for name in ("fork", "exec", "exit")] == [PL_KIND_FORK, PL_KIND_EXEC, PL_KIND_EXIT]
-
-HEAD_BYTES = sizeof(pl_head)
-TASK_BYTES = sizeof(pl_task)
+HEAD_BYTES = sizeof(pl_head_any)
+TASK_BYTES = sizeof(pl_task_any)
 
 
 cdef class Columns:
@@ -103,14 +59,14 @@ cdef class Columns:
             raise ValueError(f"a frame of {max_bytes} bytes")
         self.max_bytes = max_bytes
         # A row has at least HEAD and TASK.
-        self.max_records = max_bytes // (sizeof(pl_head) + sizeof(pl_task)) + 1
+        self.max_records = max_bytes // (sizeof(pl_head_any) + sizeof(pl_task_any)) + 1
         # Longer than any record can be: path, name, arguments and environment at their limits of 4, 4, 32 and 32 KiB.
         self.max_var = max_bytes if max_bytes > 128 << 10 else 128 << 10
-        self.head_view, self.heads = self._room(self.max_records * sizeof(pl_head)), self._last()
-        self.task_view, self.tasks = self._room(self.max_records * sizeof(pl_task)), self._last()
-        self.fork_view, self.forks = self._room(self.max_records * sizeof(pl_fork)), self._last()
-        self.exec_view, self.execs = self._room(self.max_records * sizeof(pl_exec)), self._last()
-        self.exit_view, self.exits = self._room(self.max_records * sizeof(pl_exit)), self._last()
+        self.head_view, self.heads = self._room(self.max_records * sizeof(pl_head_any)), self._last()
+        self.task_view, self.tasks = self._room(self.max_records * sizeof(pl_task_any)), self._last()
+        self.fork_view, self.forks = self._room(self.max_records * sizeof(pl_fork_any)), self._last()
+        self.exec_view, self.execs = self._room(self.max_records * sizeof(pl_exec_any)), self._last()
+        self.exit_view, self.exits = self._room(self.max_records * sizeof(pl_exit_any)), self._last()
         self.blob_view, self.blobs = self._room(self.max_var), self._last()
 
     cdef object _room(self, uint64_t length):
@@ -130,21 +86,21 @@ cdef class Columns:
 
     cdef void parts(self, column *columns) noexcept nogil:
         """The columns in the order of a frame's keys."""
-        columns[0].at, columns[0].bytes = <unsigned char *>self.heads, self.count * sizeof(pl_head)
-        columns[1].at, columns[1].bytes = <unsigned char *>self.tasks, self.count * sizeof(pl_task)
-        columns[2].at, columns[2].bytes = <unsigned char *>self.forks, self.fork_count * sizeof(pl_fork)
-        columns[3].at, columns[3].bytes = <unsigned char *>self.execs, self.exec_count * sizeof(pl_exec)
-        columns[4].at, columns[4].bytes = <unsigned char *>self.exits, self.exit_count * sizeof(pl_exit)
+        columns[0].at, columns[0].bytes = <unsigned char *>self.heads, self.count * sizeof(pl_head_any)
+        columns[1].at, columns[1].bytes = <unsigned char *>self.tasks, self.count * sizeof(pl_task_any)
+        columns[2].at, columns[2].bytes = <unsigned char *>self.forks, self.fork_count * sizeof(pl_fork_any)
+        columns[3].at, columns[3].bytes = <unsigned char *>self.execs, self.exec_count * sizeof(pl_exec_any)
+        columns[4].at, columns[4].bytes = <unsigned char *>self.exits, self.exit_count * sizeof(pl_exit_any)
         columns[5].at, columns[5].bytes = <unsigned char *>self.blobs, self.var_bytes
 
     def views(self) -> dict:
         """Return the columns by their names in a frame; they are overwritten by the next `drain`."""
         return {
-            "head": self.head_view[: self.count * sizeof(pl_head)],
-            "task": self.task_view[: self.count * sizeof(pl_task)],
-            "fork": self.fork_view[: self.fork_count * sizeof(pl_fork)],
-            "exec": self.exec_view[: self.exec_count * sizeof(pl_exec)],
-            "exit": self.exit_view[: self.exit_count * sizeof(pl_exit)],
+            "head": self.head_view[: self.count * sizeof(pl_head_any)],
+            "task": self.task_view[: self.count * sizeof(pl_task_any)],
+            "fork": self.fork_view[: self.fork_count * sizeof(pl_fork_any)],
+            "exec": self.exec_view[: self.exec_count * sizeof(pl_exec_any)],
+            "exit": self.exit_view[: self.exit_count * sizeof(pl_exit_any)],
             "blob": self.blob_view[: self.var_bytes],
         }
 
@@ -206,55 +162,55 @@ cdef class Columns:
 
     cdef uint64_t _take(self, const unsigned char *record, uint32_t size, uint64_t position, uint64_t room) noexcept nogil:
         """Append a record; returns its bytes plus 1 (1: it was malformed), or 0 if there is no room for it."""
-        cdef pl_head *head = <pl_head *>(self.heads + self.count * sizeof(pl_head))
-        cdef pl_exec *exec_
-        cdef const unsigned char *body = record + sizeof(pl_head) + sizeof(pl_task)
+        cdef pl_head_any *head = <pl_head_any *>(self.heads + self.count * sizeof(pl_head_any))
+        cdef pl_exec_any *exec_
+        cdef const unsigned char *body = record + sizeof(pl_head_any) + sizeof(pl_task_any)
         cdef uint64_t fixed
         if self.count >= self.max_records:
             return 0
-        if size < sizeof(pl_head):
+        if size < sizeof(pl_head_any):
             self.malformed += 1
             return 1
         # Checked in the copy: whatever happens to the shared bytes, what was checked is what the frame holds.
-        memcpy(head, record, sizeof(pl_head))
+        memcpy(head, record, sizeof(pl_head_any))
         if head.kind == 0 or head.kind >= PL_KIND_COUNT or head.record_bytes != size:
             self.malformed += 1
             return 1
         head.ring_pos = position
         if head.flags & PL_FLAG_HEAD_ONLY:
-            if size != sizeof(pl_head):
+            if size != sizeof(pl_head_any):
                 self.malformed += 1
                 return 1
-            if self.count and room < sizeof(pl_head) + sizeof(pl_task):
+            if self.count and room < sizeof(pl_head_any) + sizeof(pl_task_any):
                 return 0
             # What the strings would have been is of no use without them.
             head.var_bytes = 0
-            memset(self.tasks + self.count * sizeof(pl_task), 0, sizeof(pl_task))
+            memset(self.tasks + self.count * sizeof(pl_task_any), 0, sizeof(pl_task_any))
             self.count += 1
-            return sizeof(pl_head) + sizeof(pl_task) + 1
-        fixed = sizeof(pl_head) + sizeof(pl_task)
+            return sizeof(pl_head_any) + sizeof(pl_task_any) + 1
+        fixed = sizeof(pl_head_any) + sizeof(pl_task_any)
         if head.kind == PL_KIND_FORK:
-            fixed += sizeof(pl_fork)
+            fixed += sizeof(pl_fork_any)
         elif head.kind == PL_KIND_EXEC:
-            fixed += sizeof(pl_exec)
+            fixed += sizeof(pl_exec_any)
         elif head.kind == PL_KIND_EXIT:
-            fixed += sizeof(pl_exit)
+            fixed += sizeof(pl_exit_any)
         if fixed + head.var_bytes != size or head.var_bytes > self.max_var:
             self.malformed += 1
             return 1
         if head.var_bytes > self.max_var - self.var_bytes or (self.count and room < size):
             return 0
         if head.kind == PL_KIND_FORK:
-            memcpy(self.forks + self.fork_count * sizeof(pl_fork), body, sizeof(pl_fork))
+            memcpy(self.forks + self.fork_count * sizeof(pl_fork_any), body, sizeof(pl_fork_any))
             self.fork_count += 1
         elif head.kind == PL_KIND_EXIT:
-            memcpy(self.exits + self.exit_count * sizeof(pl_exit), body, sizeof(pl_exit))
+            memcpy(self.exits + self.exit_count * sizeof(pl_exit_any), body, sizeof(pl_exit_any))
             self.exit_count += 1
         elif head.kind == PL_KIND_EXEC:
-            exec_ = <pl_exec *>(self.execs + self.exec_count * sizeof(pl_exec))
-            memcpy(exec_, body, sizeof(pl_exec))
+            exec_ = <pl_exec_any *>(self.execs + self.exec_count * sizeof(pl_exec_any))
+            memcpy(exec_, body, sizeof(pl_exec_any))
             if (
-                not PL_ADDS_UP(
+                not pl_adds_up(
                     head.flags, head.var_bytes,
                     <uint64_t>exec_.path_bytes + exec_.name_bytes + exec_.args_bytes + exec_.envs_bytes,
                 )
@@ -263,7 +219,7 @@ cdef class Columns:
                 self.malformed += 1
                 return 1
             self.exec_count += 1
-        memcpy(self.tasks + self.count * sizeof(pl_task), record + sizeof(pl_head), sizeof(pl_task))
+        memcpy(self.tasks + self.count * sizeof(pl_task_any), record + sizeof(pl_head_any), sizeof(pl_task_any))
         memcpy(self.blobs + self.var_bytes, record + fixed, head.var_bytes)
         self.var_bytes += head.var_bytes
         self.count += 1

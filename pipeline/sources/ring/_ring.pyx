@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pipeline.errors import UnsupportedError
-from pipeline.sources.ring._drain import KIND_NAMES
+from pipeline.records.declared import KIND_NAMES
 
 from pipeline.bus.frames._frame_writer cimport packed_counts
 from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, Columns

@@ -1,4 +1,4 @@
-"""When a shard looks at its rings again: `Pacer` decides, `Waiter` waits, `run` does it until it is time to stop.
+"""When a shard looks at its rings again: `Pacer` decides, `RingWaiter` waits, `run` does it until it is time to stop.
 
 A wake-up for each record costs more than the rest of a small record, so under load the kernel gives none, and a shard
 looks every few milliseconds. Where little happens a timer would make every event late and the host's idle CPUs busy:
@@ -117,7 +117,7 @@ cdef class Pacer:
         return False
 
 
-cdef class Waiter:
+cdef class RingWaiter:
     """Waits for time to pass, for a ring's wake-up, or for SIGTERM or SIGINT, which it takes over.
 
     Args:
@@ -200,7 +200,7 @@ cdef class Waiter:
         os.close(self._signal)
 
 
-def run(Shard shard not None, Pacer pacer not None, Waiter waiter not None, look, int64_t budget) -> None:
+def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, look, int64_t budget) -> None:
     """Cycle until the waiter says that it is time to stop.
 
     Args:

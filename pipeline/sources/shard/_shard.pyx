@@ -17,6 +17,7 @@ from libc.stdlib cimport free, realloc
 from pipeline.bus.frames._column cimport column
 from pipeline.bus.frames._frame_writer cimport FrameEncoder
 from pipeline.bus._push cimport FramePush
+from pipeline.records._limits cimport MERGE_SLACK_NS
 from pipeline.sources.ring._acks cimport ControlAcks, ack
 from pipeline.sources.ring._drain cimport STOP_CAUGHT_UP, STOP_CORRUPT, STOP_FULL, Columns
 from pipeline.sources.ring._ring cimport Ring
@@ -27,8 +28,6 @@ cdef extern from "reader.h" nogil:
     uint64_t pl_now_boot_ns()
 
 cdef enum:
-    #: The clock of the BPF programs is the kernel's fast one and may be behind by so much.
-    SLACK_NS = 100_000
     UNKNOWN = -1
 
 #: That a ring may hold more of any time.
@@ -252,7 +251,7 @@ cdef class Shard:
 
     cpdef int64_t _watermark(self, Ring ring, uint64_t looked_ns) except? -2:
         """Return the time before which nothing more comes in a ring that was drained after `looked_ns`, or NO_WATERMARK."""
-        return <int64_t>(looked_ns - SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
+        return <int64_t>(looked_ns - MERGE_SLACK_NS) if ring.stop == STOP_CAUGHT_UP else UNKNOWN
 
     cdef bint _hand_over(self) except -1:
         """Make one message of the frames that were gathered, and offer it; returns whether nothing is left."""

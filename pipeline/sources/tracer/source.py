@@ -13,23 +13,28 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import numpy as np
+import zmq
 
+from pipeline import paths
 from pipeline.bus.frames.frame import Frame, decode_frames
+from pipeline.bus.sockets import Bus
 from pipeline.errors import FrameError
 from pipeline.records import kinds as events
-from pipeline.sources.ring._drain import CAUGHT_UP
-from pipeline.sources.ring._ring import Ring
+from pipeline.sources.proc_connector.source import Counts
 from pipeline.sources.ring.handring import RingWriter
-from pipeline.sources.shard._shard import NO_WATERMARK, Shard
+from pipeline.sources.shard.filling import FillingShard
+from pipeline.sources.shard.process import SourceParts, map_counts
+
+if TYPE_CHECKING:
+    from pipeline.worker.description import WorkerDescription
 
 SOURCE = "tracer"
 #: What comes behind younger records is applied all the same; it is counted as late.
 SLACK_NS = 1_000_000
-#: A frame without records at least so often: the merge waits for no ring that is silent for longer than its stall time.
-KEEP_ALIVE_NS = 100_000_000
 #: A longer record does not fit into a shard's columns.
 RECORD_MAX_BYTES = 128 << 10
 #: Flags that a tracer may set.
@@ -150,36 +155,30 @@ class TracerFrames:
             self._lose(total - before)
 
 
-class TracerShard(Shard):
-    """A shard whose ring is filled by tracers."""
+def open_tracer(
+    description: WorkerDescription, parts: SourceParts, stack: ExitStack
+) -> tuple[TracerFrames, FillingShard, int]:
+    """Bind the tracers' socket and build the shard; the stack closes both.
 
-    def __init__(self, frames: TracerFrames, ring: Ring, *, clock_ns: Callable[[], int], **common: Any) -> None:
-        """Arguments as for a Shard."""
-        self._frames = frames
-        self._clock_ns = clock_ns
-        self._said_ns = 0
-        self._spoke_ns = 0
-        super().__init__([ring], source=SOURCE, **common)
+    Returns:
+        The reader of frames, the shard, and a descriptor that is readable when frames arrive.
+    """
+    (ring,) = parts.rings
+    access, frames_config = description.config.access, description.config.frames
+    pull = stack.enter_context(Bus()).pull(
+        paths.tracers_socket(description.directory),
+        mode=int(access.tracers_mode, 8), group=description.group_id, hwm_frames=frames_config.push_hwm_frames,
+    )  # fmt: skip
 
-    @property
-    def owes(self) -> bool:
-        """Whether a record was handed over that no frame has said to be complete: another one must follow soon."""
-        return self._said_ns <= self._frames.last_boot_ns
+    def receive() -> bytes | None:
+        try:
+            return pull.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
 
-    def poll(self, budget: int) -> int:
-        """Take records, then do what a shard does; returns what was taken."""
-        taken = self._frames.pump(budget)
-        super().poll(budget)
-        return taken
-
-    def _has_news(self, ring: Ring) -> bool:
-        if ring.stop != CAUGHT_UP or self._frames.complete_boot_ns <= self._said_ns:
-            return False
-        return self.owes or self._clock_ns() - self._spoke_ns >= KEEP_ALIVE_NS
-
-    def _watermark(self, ring: Ring, looked_ns: int) -> int:
-        self._spoke_ns = self._clock_ns()
-        if ring.stop != CAUGHT_UP:
-            return NO_WATERMARK
-        self._said_ns = max(self._said_ns, self._frames.complete_boot_ns)
-        return self._said_ns
+    counts = Counts(map_counts(parts.fds.shared))
+    writer = stack.enter_context(RingWriter(parts.fds.rings[ring.number]))
+    frames = TracerFrames(receive, writer, lambda count: counts.add(0, "lost_samples", count))
+    shard = FillingShard(frames, ring, source=SOURCE, **parts.of_shard())
+    stack.callback(shard.close)
+    return frames, shard, int(pull.getsockopt(zmq.FD))

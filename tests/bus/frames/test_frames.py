@@ -16,6 +16,7 @@ from pipeline.bus.frames.frame import Frame, decode_frame, decode_frames, record
 from pipeline.errors import FrameError
 from pipeline.records import kinds as events
 from tests.bus.frames.frame_samples import BOOT_ID, Sample, example, family, samples
+from tests.sampling import examples
 
 COLUMNS = ("head", "task", "fork", "exec", "exit")
 OPTIONAL = {"bad", "wm", "task_of", "ns_pid"}
@@ -82,7 +83,7 @@ def test_arbitrary_bytes_give_a_frame_error_and_nothing_worse(message: bytes) ->
         decode_frame(message)
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.data())
 def test_damaged_frame_is_refused_or_still_consistent(data: st.DataObject) -> None:
     """Changes, removes or adds a few bytes of a good frame: it is rejected, or all columns are still consistent."""
@@ -122,7 +123,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(
     st.dictionaries(st.text(max_size=30).filter(lambda key: key not in OPTIONAL), plain, max_size=20),
     st.booleans(),

@@ -29,6 +29,7 @@ from pipeline.bus.stream.messages import (
 )
 from pipeline.errors import ConfigError, FrameError
 from pipeline.shm.layout import tables as layout
+from tests.sampling import examples
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -206,7 +207,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(st.lists(EVENTS, max_size=3))
 def test_events_of_any_shape_come_back(batches) -> None:
     """Also if the decoder has seen other shapes before."""
@@ -218,7 +219,7 @@ def test_events_of_any_shape_come_back(batches) -> None:
         assert [list(event) for event in got] == [list(event) for event in events]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(EVENTS)
 def test_what_the_packer_of_rare_events_writes_is_read(events) -> None:
     if events:
@@ -292,7 +293,7 @@ def said(events) -> str:
     return json.dumps(events)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=examples(100))
 @given(st.lists(SIMILAR, min_size=1, max_size=8), st.data())
 def test_what_is_taken_over_from_the_event_before_is_what_a_decoder_without_a_past_reads(events, data) -> None:
     """Also after messages that were rejected halfway, and after a reader has changed the events that it got."""
@@ -388,7 +389,7 @@ def test_a_malformed_body_is_refused(body: bytes) -> None:
     assert unpack_events(decoder, good, 1)  # the decoder still works
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(200))
 @given(st.randoms(use_true_random=False))
 def test_damaged_bodies_give_a_frame_error_or_events(rng: random.Random) -> None:
     """Real messages with bytes changed, cut and doubled; the result is the same as with the msgpack library."""

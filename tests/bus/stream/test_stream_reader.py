@@ -356,7 +356,7 @@ def test_a_socket_that_nobody_listens_on_is_waited_for_a_moment(path: Path) -> N
     found[0].stop()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to act as another user")
 def test_who_may_not_read_is_told_which_file_and_what_to_do(instance: Instance) -> None:
     instance.path.chmod(0o600)
     program = (

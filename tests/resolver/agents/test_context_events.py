@@ -89,12 +89,12 @@ def test_the_steps_come_in_their_order(s: Scene, monkeypatch: pytest.MonkeyPatch
         real = getattr(s.r, name)
         monkeypatch.setattr(s.r, name, lambda *a, **k: (steps.append(name), real(*a, **k))[1])
 
-    for name in ("find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked", "dequeue_exited",
+    for name in ("find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked",
                  "update_capabilities_usage", "update_aws_security_credentials"):  # fmt: skip
         note(name)
     s.stream.also.append(lambda event: steps.append("dispatch"))
     s.send("capabilities", 3, attempted=1, used=1)
-    common = ["find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked", "dequeue_exited"]
+    common = ["find_at", "try_reparent_from_kernel_ppid", "try_reparent_from_procfs_locked"]
     assert steps == [*common, "update_capabilities_usage", "dispatch"]
     steps.clear()
     s.send("imds", 3, access_key_id="A", expiration="2100-01-01T00:00:00Z")
@@ -105,7 +105,7 @@ def test_events_wait_for_what_the_kernel_told_before_them(s: Scene) -> None:
     s.mark = 0
     fork = s.story().fork(1, high(3))
     assert s.send("capabilities", 3, attempted=1, used=1) is None and s.loop.waiting == 1
-    fork.apply(s.r.applier)
+    fork.apply(s.w.applier)
     s.mark = s.w.clock()
     assert s.loop.poll(s.mark) == 1 and s.loop.waiting == 0
     assert s.stream.seen[0].error is None and s.stream.seen[0].entry is s.r.get(high(3))
@@ -217,23 +217,28 @@ def test_tracer_metadata_is_read_from_the_process(s: Scene) -> None:
         os.close(fd)
 
 
-def test_a_traced_cgroup_ends_at_step_one(s: Scene) -> None:
-    entry = s.entry(s.w.fork(1, 3, 10))
+class Groups:
+    """A cgroup resolver that knows one cgroup."""
 
-    class Groups:
-        def add_pid(self, pid: int, cgroup: CGroupContext) -> Any:
-            assert cgroup.path_key == PathKey(77)
-            return CGroupContext("/a/b", PathKey(77)), ContainerContext("c0ffee")
+    def add_pid(self, pid: int, cgroup: CGroupContext) -> Any:
+        if cgroup.path_key != PathKey(77):
+            return None
+        return CGroupContext("/a/b", PathKey(77)), ContainerContext("c0ffee")
 
-        def del_pid(self, pid: int) -> None: ...
+    def del_pid(self, pid: int) -> None: ...
 
-    s.r.cgroup_resolver = Groups()
+
+def test_a_traced_cgroup_ends_at_step_one() -> None:
     learned: dict[int, bytes] = {}
-    s.r.learn_cgroup = learned.__setitem__
+    with world(pid_capacity=5_100_000, cgroup_resolver=Groups(), learn_cgroup=learned.__setitem__) as w:
+        trace_cgroups(Scene(w), learned)
+
+
+def trace_cgroups(s: Scene, learned: dict[int, bytes]) -> None:
+    entry = s.entry(s.w.fork(1, 3, 10))
     assert s.send("cgroup_tracing", 3, cgroup_id=77, path="/a/b") is None
     assert (entry.cgroup.cgroup_id, entry.cgroup.path_key.inode, entry.container.container_id) == ("/a/b", 77, "c0ffee")
     assert learned == {77: b"/a/b"}
-    s.r.cgroup_resolver = None
     s.send("cgroup_tracing", 3, cgroup_id=78)
     assert entry.cgroup.path_key.inode == 78
     assert s.send("cgroup_tracing", 9, cgroup_id=78) is None
@@ -244,11 +249,11 @@ def test_a_traced_cgroup_ends_at_step_one(s: Scene) -> None:
 
 def test_the_process_is_who_had_the_pid_then(s: Scene) -> None:
     story = s.story()
-    story.fork(1, high(3)).apply(s.r.applier)
+    story.fork(1, high(3)).apply(s.w.applier)
     old = s.r.get(high(3))
     at = s.w.clock()
     story.now = s.w.clock()
-    story.exit(high(3)).apply(s.r.applier)
+    story.exit(high(3)).apply(s.w.applier)
     seen = s.send("capabilities", 3, at=at, attempted=1, used=1)
     assert seen is not None and seen.entry is old and seen.error is None
     later = s.send("capabilities", 3, at=s.w.clock(), attempted=1, used=1)

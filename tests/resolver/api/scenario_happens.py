@@ -94,8 +94,10 @@ def in_procfs_below(w: World, pid: int, ppid: int) -> None:
 @happens
 def kernel_maps(w: World, *records: tuple[int, int, int]) -> None:
     """The kernel's maps have these: pid, cookie and inode of the executable."""
-    w.resolver.pid_cache = FakeMap({high(pid): owner_of(w, high(pid), cookie) for pid, cookie, _ in records})
-    w.resolver.proc_cache = FakeMap({cookie: image_of(inode) for _, cookie, inode in records})
+    w.bind(
+        FakeMap({high(pid): owner_of(w, high(pid), cookie) for pid, cookie, _ in records}),
+        FakeMap({cookie: image_of(inode) for _, cookie, inode in records}),
+    )
 
 
 @happens
@@ -275,7 +277,7 @@ def from_procfs(w: World, name: str, pid: int, inode: int = 0) -> None:
 def from_procfs_to(w: World, name: str, pid: int, inode: int, depth: int) -> None:
     """The internal form of it, whose depth is the caller's."""
     with w.resolver.lock:
-        _found(w, name, w.resolver._from_procfs(high(pid), inode, depth, w.tell))
+        _found(w, name, w.resolver._finder.from_procfs(high(pid), inode, depth, w.tell))
 
 
 def _found(w: World, name: str, entry: ProcessCacheEntry | None) -> None:
@@ -297,7 +299,7 @@ def reparent_from_kernel(w: World, name: str, ppid: int) -> None:
 @happens
 def reparent_children(w: World, name: str) -> None:
     with w.resolver.lock:
-        w.resolver._reparent_children(w.named[name], DO_EXIT, None)
+        w.resolver._reparenter.move_children(w.named[name], DO_EXIT, None)
 
 
 @happens
@@ -319,7 +321,7 @@ def set_args(w: World, name: str) -> None:
 @happens
 def take_args(w: World, name: str, number: int) -> None:
     """What the cache of chunks has of an id, which is gone then."""
-    w.results[name] = w.resolver.args_envs.take(number)
+    w.results[name] = w.resolver._fields.chunks.take(number)
 
 
 @happens

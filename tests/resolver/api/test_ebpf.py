@@ -82,7 +82,7 @@ def test_an_exec_that_is_not_completed_is_what_the_event_told_all_the_same(w: Wo
     with pytest.raises(ResolverError, match="file system of mount 1"):
         r.add_exec_entry(event, w.dummy_cgroup())
     assert event.exec_entry is event.entry and event.error is None and r.get(high(3)) is None
-    r.mount_resolver = None
+    r = w.resolver_with()
     event = w.event(0, 0, 10)
     with pytest.raises(ResolverError, match="no pid"):
         r.add_exec_entry(event, w.dummy_cgroup())
@@ -128,7 +128,7 @@ def test_a_pid_beyond_those_of_the_table_is_said_to_be_one(w: World) -> None:
 def test_a_number_that_no_process_can_have_is_nobody(w: World, pid: int) -> None:
     r = w.resolver
     r.set_state(1)
-    r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
+    w.bind(FakeMap(), FakeMap())
     known = entry_of(w.fork(0, 3, 10))
     context = PIDContext(pid=pid, tid=pid)
     assert r.get(pid) is r.resolve(pid, 0, 0, False, None) is r.resolve(pid, 0, 0, True, None) is None
@@ -156,7 +156,7 @@ def test_a_number_that_no_process_can_have_is_nobody(w: World, pid: int) -> None
 def test_a_map_may_have_a_pid_that_the_tables_have_no_room_for(w: World) -> None:
     r = w.resolver
     pid = 5_100_001
-    r.pid_cache, r.proc_cache = FakeMap({pid: owner_of(w, pid, 7)}), FakeMap({7: image_of(10)})
+    w.bind(FakeMap({pid: owner_of(w, pid, 7)}), FakeMap({7: image_of(10)}))
     w.proc.add(pid, 0)
     assert r.resolve_from_kernel_maps(pid, 0, 0, None) is None
 
@@ -169,7 +169,7 @@ def test_a_string_ends_at_its_first_nul(w: World) -> None:
 def test_pid_0_is_nobody(w: World) -> None:
     r = w.resolver
     r.set_state(1)
-    r.pid_cache, r.proc_cache = FakeMap(), FakeMap()
+    w.bind(FakeMap(), FakeMap())
     assert r.resolve(0, 0, 0, True, None) is None and r.find(0).entry is None
     assert r.resolve_from_kernel_maps(0, 0, 0, None) is None
     assert r.resolve_from_procfs(0, 0, None) is None
@@ -213,8 +213,7 @@ def test_a_full_table_is_reported() -> None:
 def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
     r = w.resolver
     r.set_state(1)
-    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
-    r.proc_cache = FakeMap({99: image_of(10)})
+    w.bind(FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap({99: image_of(10)}))
     w.proc.add(high(8), 0)
     first = r.resolve(high(7), high(7), 0, True, None)
     assert r.resolve(high(7), high(7), 10, True, None) is first
@@ -229,8 +228,10 @@ def test_resolve_goes_from_the_cache_to_the_maps_to_procfs(w: World) -> None:
 def test_the_maps_know_of_a_lost_exec(w: World) -> None:
     r = w.resolver
     fork = entry_of(w.fork(0, 7, 10))
-    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99, start_boot_ns=fork.start_boot_ns)})
-    r.proc_cache = FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())})
+    w.bind(
+        FakeMap({high(7): owner_of(w, high(7), 99, start_boot_ns=fork.start_boot_ns)}),
+        FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())}),
+    )
     r.set_state(1)
     entry = r.resolve(high(7), high(7), 20, False, None)
     w.check()
@@ -242,8 +243,7 @@ def test_the_maps_know_of_a_lost_exec(w: World) -> None:
 
 def test_the_maps_know_of_a_reused_pid(w: World) -> None:
     old = entry_of(w.fork(0, 7, 10))
-    w.resolver.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
-    w.resolver.proc_cache = FakeMap({99: image_of(20, exec_boot_ns=w.clock())})
+    w.bind(FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap({99: image_of(20, exec_boot_ns=w.clock())}))
     entry = w.resolver.resolve_from_kernel_maps(high(7), high(7), 20, None)
     w.check()
     assert entry is not None and entry is not old and entry.start_boot_ns != old.start_boot_ns
@@ -256,8 +256,7 @@ def test_the_maps_know_of_a_reused_pid(w: World) -> None:
 def test_a_path_that_the_maps_cut_needs_the_path_resolver(w: World) -> None:
     long = b"/" + b"d" * 200
     r = w.resolver
-    r.pid_cache = FakeMap({high(7): owner_of(w, high(7), 99)})
-    r.proc_cache = FakeMap({99: image_of(10, long)})
+    w.bind(FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap({99: image_of(10, long)}))
     w.paths.fails = True
     told: list[Any] = []
     assert r.resolve_from_kernel_maps(high(7), high(7), 10, lambda entry, error: told.append(error)) is None
@@ -273,9 +272,9 @@ def test_maps_that_hold_nothing_or_fail(w: World) -> None:
 
     r = w.resolver
     assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
-    r.pid_cache, r.proc_cache = FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap()
+    w.bind(FakeMap({high(7): owner_of(w, high(7), 99)}), FakeMap())
     assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
-    r.pid_cache = Failing()
+    w.bind(Failing(), FakeMap())
     assert r.resolve_from_kernel_maps(high(7), high(7), 0, None) is None
 
 
@@ -283,7 +282,8 @@ def test_sync_cache_enters_a_process_and_tells_the_kernel(w: World) -> None:
     w.proc.add(1, 0, exe=b"/sbin/init", exe_inode=7)
     w.proc.add(high(8), 1, exe=b"/bin/tool", exe_inode=9, comm=b"tool", tty=b"pts3")
     r = w.resolver
-    r.pid_cache, r.proc_cache = pids, images = FakeMap(), FakeMap()
+    pids, images = FakeMap(), FakeMap()
+    w.bind(pids, images)
     r.sync_cache(1)
     r.sync_cache(high(8))
     w.check()
@@ -313,9 +313,10 @@ def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
     r = w.resolver
     theirs = owner_of(w, high(8), 77)
     for pids in (FakeMap({high(8): theirs}), Late({high(8): theirs})):
-        r.pid_cache, r.proc_cache = pids, FakeMap({77: image_of(12)})
+        images = FakeMap({77: image_of(12)})
+        w.bind(pids, images)
         r.sync_cache(high(8))
-        assert dict(pids) == {high(8): theirs} and list(r.proc_cache) == [77]
+        assert dict(pids) == {high(8): theirs} and list(images) == [77]
     assert w.tables.counter("maps_filled") == w.tables.counter("maps_refused") == 0
     entry = r.get(high(8))
     assert entry is not None and entry.cookie == 0
@@ -325,10 +326,11 @@ def test_what_the_kernel_has_of_a_pid_is_newer_than_proc(w: World) -> None:
 def test_who_changed_before_anybody_told_of_it_gets_an_image(w: World, later: int, ended: int, is_named: bool) -> None:
     start = w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9).start_boot_ns
     held = owner_of(w, high(8), 0, uid=7, start_boot_ns=start + later, exit_boot_ns=ended)
-    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap({high(8): held}), FakeMap()
+    images = FakeMap()
+    w.bind(FakeMap({high(8): held}), images)
     w.resolver.sync_cache(high(8))
     assert bool(held["cookie"]) == is_named and held["uid"] == 7
-    assert list(w.resolver.proc_cache) == ([held["cookie"]] if is_named else [])
+    assert list(images) == ([held["cookie"]] if is_named else [])
 
 
 def test_maps_that_refuse_are_counted(w: World) -> None:
@@ -337,7 +339,7 @@ def test_maps_that_refuse_are_counted(w: World) -> None:
             raise PermissionError
 
     w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
-    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap(), Refusing()
+    w.bind(FakeMap(), Refusing())
     w.resolver.sync_cache(high(8))
     assert w.resolver.get(high(8)) is not None
     assert w.tables.counter("maps_refused") == 1 and w.tables.counter("maps_filled") == 0
@@ -346,7 +348,8 @@ def test_maps_that_refuse_are_counted(w: World) -> None:
 def test_a_process_whose_executable_is_hidden_has_an_image_all_the_same(w: World) -> None:
     facts = {"uids": (1, 2, 3, 4), "gids": (5, 6, 7, 8), "cap_effective": 9, "auid": 10, "mnt_ns": 11}
     told = to_record(w.proc.add(high(8), 3, exe=None, exe_inode=0, **facts))
-    w.resolver.pid_cache, w.resolver.proc_cache = pids, images = FakeMap(), FakeMap()
+    pids, images = FakeMap(), FakeMap()
+    w.bind(pids, images)
     assert w.resolver.fill_maps(told.head[0], told.task[0], told.exec[0], b"", 5) == 5
     owner = pids[high(8)]
     assert kernel_maps.is_rounded(owner) and w.tables.counter("maps_filled") == 1
@@ -362,7 +365,7 @@ def test_a_rounded_start_in_the_maps_is_the_exact_one_of_the_tables(w: World) ->
         w.proc.add(pid, 0, exe=b"/bin/tool", exe_inode=9, start_boot_ns=exact)
     owners = {pid: owner_of(w, pid, 77, start_boot_ns=exact - 1234, fork_boot_ns=0) for pid in (high(8), high(9))}
     r = w.resolver
-    r.pid_cache, r.proc_cache = FakeMap(owners), FakeMap({77: image_of(12)})
+    w.bind(FakeMap(owners), FakeMap({77: image_of(12)}))
     event = w.event(0, 8, 10)
     entry_of(event).set(start_boot_ns=exact, fork_time=exact + w.offset)
     r.add_fork_entry(event, w.dummy_cgroup())
@@ -390,15 +393,17 @@ def test_the_kernels_own_maps(w: World) -> None:
         pytest.skip(f"bpf(2) refused: {error}")
     try:
         stop = threading.Event()
-        r = w.resolver_with(manager={"pid_cache": maps.PidMap(owners, pids), "proc_cache": maps.proc_cache(images)})
+        pid_cache, proc_cache = maps.PidMap(owners, pids), maps.proc_cache(images)
+        r = w.resolver_with(manager={"pid_cache": pid_cache, "proc_cache": proc_cache})
         r.start(stop)
         w.proc.add(high(8), 0, exe=b"/bin/tool", exe_inode=9)
         r.sync_cache(high(8))
-        assert r.pid_cache is not None and int(r.pid_cache.get(high(8))["start_boot_ns"]) > 0
+        held = pid_cache.get(high(8))
+        assert held is not None and int(held["start_boot_ns"]) > 0
         r.delete_entry(high(8), w.clock() + w.offset)
         r.set_state(1)
-        r.pid_cache.put(high(9), owner_of(w, high(9), 77), 0)
-        r.proc_cache.put(77, image_of(12))  # type: ignore[union-attr]
+        pid_cache.put(high(9), owner_of(w, high(9), 77), 0)
+        proc_cache.put(77, image_of(12))
         entry = r.resolve(high(9), high(9), 12, False, None)
         assert entry is not None and entry.file_event.pathname == "/bin/x"
         assert r.resolve(high(10), high(10), 12, False, None) is None
@@ -408,40 +413,57 @@ def test_the_kernels_own_maps(w: World) -> None:
             os.close(fd)
 
 
+def flush_threads_end() -> bool:
+    """Wait for the threads that `start` began; returns whether all have ended."""
+    threads = [thread for thread in threading.enumerate() if thread.name == "flush"]
+    for thread in threads:
+        thread.join(5)
+    return not any(thread.is_alive() for thread in threads)
+
+
 def test_start_needs_the_maps(w: World) -> None:
     with pytest.raises(ResolverError, match="proc_cache"):
         w.resolver_with(manager={"pid_cache": FakeMap()}).start(threading.Event())
     stop = threading.Event()
-    w.resolver.manager = None
-    w.resolver.start(stop)
+    w.resolver_with(manager=None).start(stop)
     stop.set()
-    w.resolver._flusher.join(5)  # type: ignore[union-attr]
-    assert not w.resolver._flusher.is_alive()  # type: ignore[union-attr]
+    assert flush_threads_end()
 
 
 def test_the_flush_task_ticks_until_its_context_ends(w: World, monkeypatch: pytest.MonkeyPatch) -> None:
     w.fork(0, 3, 10)
     w.clock.now += 90_000_000_000
-    ticks: list[int] = []
+    resolver = w.resolver_with(manager=None)
+    ticks = 0
     enough = threading.Event()
-    tick = w.resolver.flush_tick
+    list_pids = w.proc.list_pids
 
-    def counted() -> int:
-        ticks.append(tick())
-        if len(ticks) == 3:
+    def counted() -> list[int]:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
             enough.set()
-        return ticks[-1]
+        return list_pids()
 
-    monkeypatch.setattr(w.resolver, "flush_tick", counted)
-    monkeypatch.setattr("pipeline.resolver.api.ebpf.FLUSH_INTERVAL_S", 0.001)
+    monkeypatch.setattr(w.proc, "list_pids", counted)
+    monkeypatch.setattr("pipeline.resolver.api.flushing.FLUSH_INTERVAL_S", 0.001)
     stop = threading.Event()
-    w.resolver.start(stop)
+    resolver.start(stop)
     assert enough.wait(10)
     stop.set()
-    w.resolver._flusher.join(5)  # type: ignore[union-attr]
-    assert set(ticks) == {1}  # queued at each tick, deleted by none: that is for the event thread
-    assert w.cache == {high(3)}
+    assert flush_threads_end()
+    assert w.cache == {high(3)}  # queued at each tick, and removed by none
     w.resolver.dequeue_exited()
+    assert w.cache == set() and w.count("flushed") == 1
+
+
+def test_a_process_that_proc_shows_is_not_flushed(w: World) -> None:
+    """A zombie has ended: only its parent has not waited for it."""
+    entry = entry_of(w.fork(0, 3, 10))
+    w.proc.add(high(3), 0, start_boot_ns=entry.start_boot_ns)
+    assert not w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock()) and w.cache == {high(3)}
+    w.proc.add(high(3), 0, start_boot_ns=entry.start_boot_ns, state="Z")
+    assert w.resolver.flush_if_gone(high(3), entry.start_boot_ns, w.clock())
     assert w.cache == set() and w.count("flushed") == 1
 
 
@@ -898,7 +920,7 @@ def test_what_was_hidden_tells_images_apart(
     assert child.equals(changed) and not child.equals(one)
     # Somebody else writes the tables: what it was before is forgotten, and what is stored decides.
     for entry in (one, other, changed):
-        w.resolver.applier.py_forget_digest(row_of(entry))
+        w.applier.py_forget_digest(row_of(entry))
     assert one.equals(other) and run(4, first) is other
 
 
@@ -940,8 +962,10 @@ def test_a_parent_that_is_resolved_when_its_exec_was_lost(w: World) -> None:
     fork = entry_of(w.fork(0, 3, 10))
     r = w.resolver
     r.set_state(1)
-    r.pid_cache = FakeMap({high(3): owner_of(w, high(3), 99, start_boot_ns=fork.start_boot_ns)})
-    r.proc_cache = FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())})
+    w.bind(
+        FakeMap({high(3): owner_of(w, high(3), 99, start_boot_ns=fork.start_boot_ns)}),
+        FakeMap({99: image_of(20, b"/bin/new", exec_boot_ns=w.clock())}),
+    )
     child = entry_of(w.fork(3, 4, 20, 20))
     w.check()
     assert child.ancestor is r.get(high(3)) and child.file_event.pathname == "/bin/new"
@@ -1073,7 +1097,7 @@ def test_what_a_single_call_enters_is_what_a_batch_finds(w: World) -> None:
     used = w.tables.rows_used
     body = np.zeros(1, events.EXEC)
     body["inode"] = 11
-    w.resolver.applier.apply_records(
+    w.applier.apply_records(
         records.head(events.KIND_EXEC, high(3), high(3), time_ns, entry.start_boot_ns), np.zeros(1, events.TASK), body
     )
     assert w.tables.rows_used == used and w.resolver.get(high(3)) is entry
@@ -1112,14 +1136,14 @@ def test_what_a_live_batch_inherits(w: World) -> None:
     ):
         parent.set(**fields)
         pid = high(20 + number)
-        story.fork(high(3), pid).apply(w.resolver.applier)
+        story.fork(high(3), pid).apply(w.applier)
         child = w.resolver.get(pid)
         assert child is not None and child.user_session == ssh and child.span_id == 0
         assert child.tracer_metadata == parent.tracer_metadata and child.aws_security_credentials == ()
-        story.exec(pid, b"/bin/new").apply(w.resolver.applier)
+        story.exec(pid, b"/bin/new").apply(w.applier)
         image = w.resolver.get(pid)
         assert image is not None and image is not child and image.user_session == ssh and image.tracer_metadata is None
-        assert not w.resolver.applier.has_heirs and w.resolver.complete_batch() == 0
+        assert not w.applier.has_heirs and w.resolver.complete_batch() == 0
     assert len(parent.store.extra()) > 15  # type: ignore[attr-defined]
     w.check()
 
@@ -1136,7 +1160,7 @@ def test_what_follows_a_value_of_any_length_is_not_inherited(w: World, value: An
     parent.set(user_session=UserSessionContext(ssh=ssh), trace_id=1 << 100)
     story = Story(now=w.clock())
     story.begin(high(3), inode=10, start=parent.start_boot_ns)
-    story.fork(high(3), high(4)).apply(w.resolver.applier)
+    story.fork(high(3), high(4)).apply(w.applier)
     child = w.resolver.get(high(4))
     assert child is not None and child.user_session.ssh == parent.user_session.ssh and child.trace_id == 0
 
@@ -1154,8 +1178,8 @@ def test_a_process_that_procfs_found_before_its_fork_was_told_inherits_too(w: Wo
     found = w.resolver.resolve_from_procfs(high(4), 0, None)
     assert found is not None and found.user_session.ssh.ssh_session_id == 9
     found.user_session = UserSessionContext(id=5)
-    fork.apply(w.resolver.applier)
-    assert w.resolver.applier.has_heirs and w.resolver.complete_batch() == 1
+    fork.apply(w.applier)
+    assert w.applier.has_heirs and w.resolver.complete_batch() == 1
     assert found.user_session == UserSessionContext(id=5, ssh=SSHSessionContext(9, "alice"))
 
 

@@ -47,7 +47,7 @@ def test_a_parent_that_ended_before_its_child_was_seen(w: World) -> None:
     late = w.story.fork(3, 4)
     gone = w.proc(3)
     w.exit(3)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert family(w, 4) == (3, [(4, 1), (3, 1), (1, 1)])
     assert w.read.follow(w.proc(4).creator).row == gone.row and w.read.live() == {1, 4}
     w.change(4, events.KIND_COMM, comm=b"x")  # its next record knows who took it
@@ -61,7 +61,7 @@ def test_a_parent_that_ended_before_its_child_was_seen_and_whose_pid_was_used_ag
     first = w.proc(3)
     w.exit(3)
     w.fork(1, 3)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert w.read.follow(w.proc(4).creator).row == first.row
     assert w.proc(3).row not in {row.row for row in w.read.chain(4)}
 
@@ -107,7 +107,7 @@ def test_a_change_of_credentials_that_comes_after_the_next_exec_stays_with_its_t
     w.story.processes[3].uid = 7
     w.exec(3, b"/bin/sh")
     before = w.proc(3)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     after = w.proc(3)
     assert (after.row, after.uid, after.euid, after.path) == (before.row, 7, 7, b"/bin/sh")
     w.fork(3, 4)

@@ -58,7 +58,7 @@ class Kernel:
         entry = None
         for record in records:
             if self.how == "records":
-                record.apply(self.w.resolver.applier)
+                record.apply(self.w.applier)
                 continue
             # A row that nobody holds has no object: what a call knows it must have from the tables.
             entry = None

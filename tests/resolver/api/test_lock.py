@@ -11,12 +11,13 @@ import pytest
 
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.info import ProcInfo
-from pipeline.resolver.api.ebpf import FLUSH_AGE_NS
+from pipeline.resolver.api.flushing import FLUSH_AGE_NS
 from pipeline.resolver.api.lock import ResolverLock
 from pipeline.resolver.api.stats import SET_PROCESS_CONTEXT
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import CGroupContext, PathKey, ResolverError
+from pipeline.resolver.entries.opts import ResolverOpts
 from tests.resolver.resolver_world import FakeMap, FakeProc, World, high, image_of, owner_of, world
 
 #: How long /proc waits to be let answer; only a failing test waits so long.
@@ -90,7 +91,8 @@ def w() -> Iterator[Slow]:
     with world(pid_capacity=5_100_000) as made:
         made.__class__ = Slow
         assert isinstance(made, Slow)
-        made.proc = made.resolver.proc = SlowProc()
+        made.proc = SlowProc()
+        made.resolver_with()
         made.resolver.set_state(1)
         yield made
 
@@ -200,7 +202,7 @@ def from_procfs(w: Slow) -> Callable[[], Any]:
 
 def from_maps(w: Slow) -> Callable[[], Any]:
     owner = owner_of(w, high(CHILD), 99, ppid=1)
-    w.resolver.pid_cache, w.resolver.proc_cache = FakeMap({high(CHILD): owner}), FakeMap({99: image_of(10)})
+    w.bind(FakeMap({high(CHILD): owner}), FakeMap({99: image_of(10)}))
     w.proc.add(high(CHILD), 1, start_boot_ns=int(owner["start_boot_ns"]))
     return lambda: w.resolver.resolve_from_kernel_maps(high(CHILD), high(CHILD), 0, None)
 
@@ -258,8 +260,7 @@ def test_what_fills_single_fields_waits_for_who_holds_the_lock(
     w: Slow, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The entry may be a row, and the arguments that came before are one store."""
-    opts = w.resolver.opts
-    opts.tty_fallback_enabled = opts.envs_resolution_enabled = True
+    w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled().with_envs_resolution_enabled())
     monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: "pts9")
     entry = entry_of(w.fork(0, 3, 10))
     thread = threading.Thread(target=getattr(w.resolver, method), args=(entry,))
@@ -272,7 +273,7 @@ def test_what_fills_single_fields_waits_for_who_holds_the_lock(
 
 
 def test_nobody_waits_for_a_terminal_of_proc(w: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    w.resolver.opts.tty_fallback_enabled = True
+    w.resolver_with(opts=ResolverOpts().with_tty_fallback_enabled())
     monkeypatch.setattr("pipeline.resolver.api.fields.procfs_tty", lambda pid: w.proc.read_start(pid) or "pts9")
     w.fork(0, 1, 10)
     w.fork(1, CHILD, 10)
@@ -380,7 +381,8 @@ def test_the_cgroup_of_a_pid_that_is_reused_meanwhile_is_its_owners(w: Slow) -> 
 
         def del_pid(self, pid: int) -> None: ...
 
-    groups = w.resolver.cgroup_resolver = Groups()
+    groups = Groups()
+    w.resolver_with(cgroup_resolver=groups).set_state(1)
     w.fork(0, 1, 10)
     w.fork(1, OTHER, 10)
     groups.added.clear()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from tests.resolver.resolver_world import World, high, world
+from tests.sampling import examples
 
 PIDS = (1, 3, 4, 5, 6)
 
@@ -109,7 +110,7 @@ def play(w: World, steps: list[tuple[str, int, int]]) -> None:
             assert [names[entry] for entry in head.chain()] == model.chain(pid), f"pid {pid} after step {number}"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(STEPS)
 def test_any_sequence_of_calls_gives_the_chains_of_the_model(steps: list[tuple[str, int, int]]) -> None:
     with world(pid_capacity=5_000_010) as w:

@@ -162,5 +162,5 @@ def test_the_resolver_sends_what_it_did_and_what_batches_did() -> None:
         assert [name for name, _, _ in client.sent] == [PREFIX + ".process_resolver.cache_size"]
         # The counters that `procline stat` shows go on.
         assert w.tables.counter("hits_cache") == 1 and w.tables.counter("added_event") == 7
-        w.resolver.statsd_client = None
-        w.resolver.send_stats()
+        w.resolver_with().send_stats()
+        assert len(client.sent) == 1

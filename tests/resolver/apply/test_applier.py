@@ -386,7 +386,7 @@ def test_a_late_exit_of_an_earlier_owner_leaves_its_successor_alone(w):
     first = w.proc(3)
     late = w.story.exit(3, code=256)
     w.fork(1, 3)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert w.read.live() == {1, 3}
     old = w.read.row(first.row)
     assert old.exit_boot_ns == late.time and not flag(old, "EXIT_UNSEEN")
@@ -397,12 +397,12 @@ def test_an_exit_before_its_fork_resurrects_nobody(w):
     fork = w.story.fork(1, 3)
     execed = w.story.exec(3, b"/bin/x")
     end = w.story.exit(3, code=9)
-    end.apply(w.applier, late=True)
+    end.apply(w.applier)
     assert w.read.head(3) is None and w.read.counter("exit_unknown") == 1
-    fork.apply(w.applier, late=True)
+    fork.apply(w.applier)
     row = w.proc(3)
     assert row.exit_boot_ns == end.time and row.exit_code == 9 and w.read.live() == {1}
-    execed.apply(w.applier, late=True)
+    execed.apply(w.applier)
     assert [(r.path, r.exit_boot_ns) for r in w.read.chain(3)][:2] == [
         (b"/bin/x", end.time), (b"/sbin/init", execed.time),
     ]  # fmt: skip
@@ -413,11 +413,11 @@ def test_a_late_fork_of_an_earlier_owner_becomes_history(w):
     fork = w.story.fork(1, 3)
     end = w.story.exit(3)
     w.fork(1, 3)
-    fork.apply(w.applier, late=True)
+    fork.apply(w.applier)
     old = w.read.follow(w.proc(3).previous_owner)
     assert old.start_boot_ns == int(fork.head["start_boot_ns"][0])
     assert flag(old, "EXIT_UNSEEN") and w.read.live() == {1, 3}
-    end.apply(w.applier, late=True)
+    end.apply(w.applier)
     assert not flag(w.read.row(old.row), "EXIT_UNSEEN")
     assert w.read.row(old.row).exit_boot_ns == end.time
 
@@ -463,7 +463,7 @@ def test_an_exec_without_a_fork_is_entered_and_marked(w):
 def test_a_late_fork_completes_what_the_exec_entered(w):
     fork = w.story.fork(1, 3)
     w.exec(3, b"/bin/x")
-    fork.apply(w.applier, late=True)
+    fork.apply(w.applier)
     row = w.proc(3)
     assert row.images == 1 and row.path == b"/bin/x"
     assert row.fork_boot_ns == fork.time and w.read.follow(row.creator).tgid == 1
@@ -475,7 +475,7 @@ def test_a_late_exec_takes_its_place_in_the_chain(w):
     first = w.story.exec(3, b"/bin/1")
     w.exec(3, b"/bin/2")
     w.exec(3, b"/bin/3")
-    first.apply(w.applier, late=True)
+    first.apply(w.applier)
     chain = w.read.chain(3)
     assert [r.path for r in chain][:4] == [b"/bin/3", b"/bin/2", b"/bin/1", b"/sbin/init"]
     assert [r.images for r in chain][:4] == [4, 3, 2, 1]
@@ -488,7 +488,7 @@ def test_a_late_exec_was_the_one_that_was_missing(w):
     late = w.story.exec(3, b"/bin/a", inode=20)
     w.exec(3, b"/bin/b", inode=30)
     assert flag(w.proc(3), "PARENT_MISSING") and flag(w.proc(3), "GAP")
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert [r.path for r in w.read.chain(3)[:2]] == [b"/bin/b", b"/bin/a"]
     assert not flag(w.proc(3), "PARENT_MISSING") and not flag(w.proc(3), "GAP")
 
@@ -498,7 +498,7 @@ def test_a_late_exec_does_not_undo_what_younger_records_told(w):
     w.story.processes[3].cgroup = 100
     late = w.story.exec(3, b"/bin/a")
     w.change(3, events.KIND_CRED, uid=9, cgroup=7)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     row = w.proc(3)
     assert (row.path, row.images, row.uid, row.cgroup_id, row.comm) == (b"/bin/a", 2, 9, 7, b"a")
 
@@ -507,7 +507,7 @@ def test_an_exec_that_comes_after_the_end_is_counted_as_any(w):
     w.fork(1, 3)
     late = w.story.exec(3, b"/bin/a")
     w.exit(3)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert w.read.counter("added_event") == 2
 
 
@@ -703,7 +703,7 @@ def test_an_older_record_does_not_undo_a_younger_one(w):
     w.fork(1, 3)
     late = w.story.change(3, events.KIND_CRED, uid=5)
     w.change(3, events.KIND_CRED, uid=6)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert w.proc(3).uid == 6
 
 
@@ -731,7 +731,7 @@ def test_what_a_process_is_asked_for_adds_up_and_an_image_begins_with_nothing(w)
     late = w.story.caps(3, 0b1000, 0)
     w.exec(3, b"/bin/sh")
     assert masks(w.proc(3)) == (0, 0)
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert [masks(row) for row in w.read.chain(3)[:2]] == [(0, 0), (0b1111, 0b101)], "it is the image's of that time"
     head_only(w.story.caps(3, 1, 1)).apply(w.applier)
     assert masks(w.proc(3)) == (0, 0) and w.applier.take_wanted() == []
@@ -886,7 +886,7 @@ def test_a_fork_from_before_a_look_is_not_of_the_image_that_it_showed(w):
     child = w.story.fork(3, 4)
     w.story.exec(3, b"/bin/lost", inode=77)
     w.snapshot(3, b"/bin/lost", source=layout.SOURCE_PROCFS, flags=0)
-    child.apply(w.applier, late=True)
+    child.apply(w.applier)
     assert (w.proc(4).path, w.proc(4).inode) == (b"/bin/old", 76) and w.read.chain(4)[1].path == b"/bin/old"
 
 
@@ -927,7 +927,7 @@ def test_a_parent_that_comes_late_is_linked_by_the_childs_next_record(w):
     parent = w.story.fork(1, 3)
     w.fork(3, 4)
     w.applier.take_wanted()
-    parent.apply(w.applier, late=True)
+    parent.apply(w.applier)
     row = w.proc(4)
     assert w.read.shape(4) == [(4, 1), (3, 1), (1, 1)] and not flag(row, "PARENT_MISSING")
     w.change(4, events.KIND_COMM, comm=b"x")
@@ -1022,7 +1022,7 @@ def test_a_full_table_still_follows_execs():
         late = world.story.exec(5, b"/bin/late")
         world.exit(5, code=256)
         assert 5 not in world.read.live()
-        late.apply(world.applier, late=True)
+        late.apply(world.applier)
         row = world.proc(5)
         assert row.path == b"/bin/late" and flag(row, "EXIT_KNOWN") and row.exit_code == 256 and flag(row, "DELETED")
         world.tables.close()

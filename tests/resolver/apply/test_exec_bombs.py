@@ -159,7 +159,7 @@ def test_a_look_up_as_of_a_past_time_finds_the_image_that_ran(w: World) -> None:
     b = [w.exec(4, b"/bin/b") for _ in range(3)]
     late = w.story.fork(4, 5)
     c = w.exec(4, b"/bin/c")
-    late.apply(w.applier, late=True)
+    late.apply(w.applier)
     assert w.proc(5).path == b"/bin/b" and w.read.chain(5)[1].path == b"/bin/b"
     w.tables.set_state(layout.STATE_READY)
     w.tables.commit(w.story.now, *[np.zeros(4, np.uint64)] * 2, np.zeros(16, np.uint64))
@@ -249,7 +249,7 @@ def test_a_late_exec_whose_writer_was_killed_in_between_is_entered_by_the_next(w
     w.tables.py_begin(before)
     w.tables.hot_view()["exit_boot_ns"][before] = mid.time
     w.tables.py_end(before)
-    mid.apply(w.applier, late=True)
+    mid.apply(w.applier)
     w.tables.set_state(layout.STATE_READY)
     w.tables.commit(w.story.now, *[np.zeros(4, np.uint64)] * 2, np.zeros(16, np.uint64))
     with ProcessTable.attach(path=w.tables.directory) as table:
@@ -316,7 +316,7 @@ def test_ten_thousand_execs_of_something_else_are_a_chain_of_512() -> None:
         survivor = next(row for row in own if row.flags & layout.ROW_ELIDED)
         late = world.story.exec(4, b"/bin/x", args=[b"late"])
         late.head["time_boot_ns"] = world.read.follow(survivor.ancestor).exit_boot_ns + 1
-        late.apply(world.applier, late=True)
+        late.apply(world.applier)
         below = world.read.follow(world.read.row(survivor.row).ancestor)
         assert below is not None and below.exec_boot_ns == late.time and below.exit_boot_ns == survivor.exec_boot_ns
         world.exit(3)

@@ -31,9 +31,10 @@ from tests.resolver.apply.model import Model
 from tests.resolver.apply.test_interleavings import OPS, enter_init, tell
 from tests.resolver.story import Reading, checked, instance, make_tables
 from tests.resolver.story_world import StoryWorld
+from tests.sampling import examples
 
 SMALL = {"names_bytes": 1 << 16, "args_bytes": 1 << 16, "envs_bytes": 1 << 16}
-COMMON = settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+COMMON = settings(deadline=None, max_examples=examples(80), suppress_health_check=[HealthCheck.too_slow])
 
 
 class World(StoryWorld):

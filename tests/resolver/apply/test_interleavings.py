@@ -17,13 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
+from pipeline.records.limits import MERGE_SLACK_NS
 from pipeline.resolver.apply._applier import Applier
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.resolver.merge._merger import Merger
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.apply.model import FIELDS, Model, view_of
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, dump, frame_of, instance, make_tables, task_of
+from tests.sampling import examples
 
 RINGS = 3
 PIDS = range(2, 14)
@@ -32,7 +34,7 @@ STEP_NS = 40_000
 OPS = st.lists(
     st.tuples(st.sampled_from("fffffeeebbxxxcmgsur"), st.integers(0, 1 << 16), st.integers(0, 1 << 16)), max_size=60
 )
-COMMON = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.too_slow])
+COMMON = settings(deadline=None, max_examples=examples(120), suppress_health_check=[HealthCheck.too_slow])
 
 
 def tell(ops: list[tuple[str, int, int]], story: Story | None = None) -> Story:
@@ -131,7 +133,7 @@ class Kernel:
         for event in story.events:
             ring = self.rings[draw(st.integers(0, RINGS - 1))]
             # A program that interrupts another one: reserved after it, stamped before it.
-            nested = bool(ring) and event.time - ring[-1].time < SLACK_NS and draw(st.integers(0, 5)) == 0
+            nested = bool(ring) and event.time - ring[-1].time < MERGE_SLACK_NS and draw(st.integers(0, 5)) == 0
             ring.insert(len(ring) - 1 if nested else len(ring), event)
         self.positions: list[list[int]] = []
         for ring in self.rings:
@@ -144,7 +146,7 @@ class Kernel:
         """Positions when the clock said `now`: all older than now - slack is reserved; perhaps more."""
         out = np.zeros(RINGS, np.uint64)
         for r, ring in enumerate(self.rings):
-            need = max((i + 1 for i, event in enumerate(ring) if event.time < now - SLACK_NS), default=0)
+            need = max((i + 1 for i, event in enumerate(ring) if event.time < now - MERGE_SLACK_NS), default=0)
             out[r] = self.positions[r][min(len(ring), need + extra[r])]
         return out
 
@@ -184,7 +186,7 @@ def run(story: Story, data, *, kills: int = 0):
         merger = Merger(RINGS, stall_ms=1e9, hold_ms=1e9)
         tables.commit(0, merger.applied_pos, merger.ring_watermark, np.zeros(16, np.uint64))
         first = story.events[0].time if story.events else story.now
-        now, end = first - STEP_NS, story.now + 3 * SLACK_NS
+        now, end = first - STEP_NS, story.now + 3 * MERGE_SLACK_NS
         deaths = sorted(draw(st.integers(first, end)) for _ in range(kills))
         generation = 0
         while True:
@@ -225,7 +227,6 @@ def run(story: Story, data, *, kills: int = 0):
                         shard.seek(int(positions[r]))
                     break
                 assert applier.apply(batch) == len(batch)
-                assert not batch.late.any()
                 merger.done(batch)
                 tables.commit(merger.watermark, merger.applied_pos, merger.ring_watermark, np.zeros(16, np.uint64))
             received = [int(merger.received_pos[r]) for r in range(RINGS)]
@@ -271,7 +272,7 @@ def test_any_interleaving_gives_the_same_tree(ops, data):
     assert counted == kinds(story), "each event is applied exactly once"
 
 
-@settings(COMMON, max_examples=60)
+@settings(COMMON, max_examples=examples(60))
 @given(OPS, st.data())
 def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
     story = tell(ops)
@@ -290,11 +291,8 @@ def test_late_events_lose_nothing_and_make_nothing_up(ops, delays):
         tables = make_tables(directory)
         applier, read = Applier(tables), Reading(tables)
         enter_init(tables, applier, story)
-        newest = 0
         for i in order:
-            event = story.events[i]
-            event.apply(applier, late=event.time < newest)
-            newest = max(newest, event.time)
+            story.events[i].apply(applier)
             check_children_of(applier)
         rows = dump(tables)
         assert read.live() == {p.tgid for p in story.processes.values() if p.alive}

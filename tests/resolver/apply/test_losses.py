@@ -22,6 +22,7 @@ from tests.resolver.apply.full_arenas import full
 from tests.resolver.apply.test_interleavings import STEP_NS, enter_init, tell
 from tests.resolver.resolver_world import check_children_of
 from tests.resolver.story import Event, Process, Reading, Story, instance, make_tables, task_of
+from tests.sampling import examples
 
 STAT = 1 << 20  # stat() shows another inode number, as on overlayfs
 STEPS = st.lists(
@@ -31,7 +32,7 @@ STEPS = st.lists(
     ),
     max_size=50,
 )  # fmt: skip
-COMMON = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+COMMON = settings(deadline=None, max_examples=examples(150), suppress_health_check=[HealthCheck.too_slow])
 GROUPS = layout.KNOWN_CREDS | layout.KNOWN_CAPS | layout.KNOWN_SID | layout.KNOWN_COMM | layout.KNOWN_CGROUP
 
 

@@ -13,8 +13,7 @@ from pipeline.bpf.maps import IMAGE_ENTRY, PID_ENTRY
 from pipeline.bus import requests as wire
 from pipeline.host.boot import TICK_NS
 from pipeline.resolver.api.ebpf import EBPFResolver
-from pipeline.resolver.api.fields import is_process
-from pipeline.resolver.api.lookup import PROCFS_DEPTH
+from pipeline.resolver.api.lookup import PROCFS_DEPTH, is_process
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon import requests
 from pipeline.resolver.daemon.requests import Requests, TokenBucket

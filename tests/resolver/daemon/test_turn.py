@@ -19,7 +19,7 @@ from pipeline.errors import FrameError
 from pipeline.host.boot import now_boot_ns
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.daemon._turn import WAIT_FRAMES_MS, FrameReader, Turn
-from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
+from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.secrets._conceal import Literals, Sieve
@@ -86,7 +86,7 @@ def test_context_events_are_taken_and_are_no_frames() -> None:
     with pytest.raises(FrameError):
         reader.read(packed)
     taken: list[Any] = []
-    reader.take_context = taken.append
+    reader = FrameReader(BOOT_ID, RINGS, NOTHING, None, taken.append)
     assert reader.read(packed) == [] and taken == [packed]
     assert reader.read(memoryview(packed)) == [] and len(taken) == 2
     assert len(reader.read(message())) == 1
@@ -112,7 +112,7 @@ class Desk:
     push: zmq.Socket[bytes]
     stream: zmq.Socket[bytes]
     frames: FrameSocket
-    waiter: Waiter
+    waiter: TurnWaiter
     turn: Turn = field(init=False)
     published: list[Any] = field(default_factory=list)
     refused: list[FrameError] = field(default_factory=list)
@@ -127,7 +127,7 @@ class Desk:
         return Turn(
             tables=self.tables, merger=self.merger, applier=Applier(self.tables, self.encoder), encoder=self.encoder,
             frames=self.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
-            evicts=evicts, publish=self.published.extend, refused=self.refused.append, look_closer=self._look,
+            evicts=evicts, send=self.published.extend, reject=self.refused.append, follow_up=self._look,
         )  # fmt: skip
 
     def _look(self) -> None:
@@ -153,7 +153,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     stream = context.socket(zmq.XPUB)
     stream.bind(f"ipc://{tmp_path}/stream")
     frames = FrameSocket(pull)
-    waiter = Waiter(frames, pull, stream)
+    waiter = TurnWaiter(frames, stream)
     with instance() as directory:
         tables = make_tables(directory / "tables", ring_count=RINGS)
         yield Desk(tables, push, stream, frames, waiter)
@@ -281,7 +281,8 @@ def test_a_signal_is_not_slept_over(desk: Desk) -> None:
 def test_a_question_a_subscription_and_a_refusal_are_for_others(desk: Desk, tmp_path: Path) -> None:
     there, here = os.pipe()
     try:
-        desk.waiter.listen(there)
+        desk.waiter.close()
+        desk.waiter = TurnWaiter(desk.frames, desk.stream, there)
         while not desk.turn.is_idle:
             follow(desk)
         os.write(here, b"?")
@@ -307,5 +308,5 @@ def test_senders_or_the_kernel_must_say_up_to_when_rings_are_complete(desk: Desk
         Turn(
             tables=desk.tables, merger=Merger(RINGS), applier=Applier(desk.tables, desk.encoder), encoder=desk.encoder,
             frames=desk.frames, reader=FrameReader(BOOT_ID, RINGS, NOTHING), positions=None, batch_events=2,
-            evicts=True, publish=list, refused=list, look_closer=list,
+            evicts=True, send=list, reject=list, follow_up=list,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
+from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
 
 
 class Sockets:
@@ -25,7 +25,7 @@ class Sockets:
         self.stream = self.context.socket(zmq.XPUB)
         self.stream.bind(f"ipc://{place}/stream")
         self.frames = FrameSocket(self.pull)
-        self.waiter = Waiter(self.frames, self.pull, self.stream)
+        self.waiter = TurnWaiter(self.frames, self.stream)
 
     def close(self) -> None:
         self.waiter.close()
@@ -87,7 +87,8 @@ def test_a_subscription_ends_a_sleep_and_is_told(sockets: Sockets, tmp_path: Pat
 def test_questions_end_a_sleep_only_while_they_are_heeded(sockets: Sockets) -> None:
     there, here = os.pipe()
     settle(sockets)
-    sockets.waiter.listen(there)
+    sockets.waiter.close()
+    sockets.waiter = TurnWaiter(sockets.frames, sockets.stream, there)
     sockets.waiter.wait(5)
     assert not sockets.waiter.may_be_asked
     os.write(here, b"?")

@@ -309,8 +309,8 @@ def test_the_interpreter_of_a_script_is_what_runs_unless_somebody_says_otherwise
     assert parent is not None
     story = Story(now=w.clock())
     story.begin(high(3), inode=10, start=parent.start_boot_ns)
-    story.fork(high(3), high(4)).apply(w.resolver.applier)
-    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=events.EXEC_SCRIPT).apply(w.resolver.applier)
+    story.fork(high(3), high(4)).apply(w.applier)
+    story.exec(high(4), b"/bin/dash", name=b"/opt/x.sh", flags=events.EXEC_SCRIPT).apply(w.applier)
     script = w.resolver.get(high(4))
     assert script is not None and script.has_interpreter and script.interpreter == script.file_event
     w.tables.set_state(layout.STATE_READY)

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import kinds as events
-from pipeline.resolver.merge._merger import SLACK_NS, Merger
+from pipeline.records.limits import MERGE_SLACK_NS
+from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.merge._queues import Batch
 from tests.resolver.story import frame_of, head_only
 
@@ -67,10 +68,10 @@ def test_events_wait_for_every_ring():
 
 def test_the_watermark_is_the_time_of_the_sample_less_the_slack():
     merger = Merger(1)
-    merger.add(frame(0, [5 * MS - SLACK_NS - 1, 5 * MS - SLACK_NS]))
-    assert merger.advance(5 * MS, positions(2)) == 5 * MS - SLACK_NS
-    assert take_all(merger) == [5 * MS - SLACK_NS - 1]
-    assert merger.pending == 1 and merger.watermark == 5 * MS - SLACK_NS
+    merger.add(frame(0, [5 * MS - MERGE_SLACK_NS - 1, 5 * MS - MERGE_SLACK_NS]))
+    assert merger.advance(5 * MS, positions(2)) == 5 * MS - MERGE_SLACK_NS
+    assert take_all(merger) == [5 * MS - MERGE_SLACK_NS - 1]
+    assert merger.pending == 1 and merger.watermark == 5 * MS - MERGE_SLACK_NS
 
 
 def test_an_empty_ring_is_current_without_a_word():
@@ -85,7 +86,7 @@ def test_a_ring_that_is_always_a_little_behind_still_advances():
     seen = []
     for i in range(1, 400):
         merger.advance(i * MS, positions(i, 0))
-        merger.add(frame(0, [i * MS - SLACK_NS], start=i - 1))  # comes after the sample
+        merger.add(frame(0, [i * MS - MERGE_SLACK_NS], start=i - 1))  # comes after the sample
         seen += take_all(merger)
     assert len(seen) >= 390 and seen == sorted(seen)
 
@@ -247,7 +248,7 @@ def test_a_successor_goes_on_where_the_commit_says():
     merger.add(frame(1, [25, 26, 5]))
     merger.advance(MS, positions(5, 3))
     batch = merger.take(100)
-    assert batch.time_boot_ns.tolist() == [26, 30, 40] and not batch.late.any()
+    assert batch.time_boot_ns.tolist() == [26, 30, 40]
     merger.done(batch)
     assert merger.take_counters() == {"replayed": 3}
     assert merger.applied_pos.tolist() == positions(5, 3).tolist()
@@ -271,7 +272,7 @@ def test_a_stalled_ring_is_passed_over_and_what_it_brings_is_late():
     merger.add(frame(1, [1000 * MS + 5]))
     merger.advance(1261 * MS, positions(1, 1))
     batch = merger.take(10)
-    assert batch.time_boot_ns.tolist() == [1000 * MS + 5] and batch.late.tolist() == [1]
+    assert batch.time_boot_ns.tolist() == [1000 * MS + 5]
     merger.done(batch)
     assert not merger.stalled.any()
     assert merger.take_counters() == {"stalls": 1, "late": 1}
@@ -361,13 +362,13 @@ def test_senders_may_say_their_watermark_themselves():
     assert merger.stalled.all() and take_all(merger) == []
 
 
-def test_batches_are_what_the_sorter_makes():
+def test_batches_are_what_the_queues_make():
     merger = Merger(1)
     merger.add(frame(0, [3, 1]))
     merger.advance(MS, positions(2))
     batch = merger.take(9)
     assert isinstance(batch, Batch)
-    assert (batch.event_no.dtype, batch.frame_no.dtype, batch.late.dtype) == (np.uint32, np.uint32, np.uint8)
+    assert (batch.event_no.dtype, batch.frame_no.dtype) == (np.uint32, np.uint32)
     assert batch.event_no.tolist() == [1, 0] and batch.frames[batch.frame_no[0]].ring == 0
 
 
@@ -376,12 +377,12 @@ def test_when_the_oldest_event_may_go_out_is_known():
     assert merger.due_boot_ns == 0
     merger.add(frame(0, [5 * MS]))
     merger.add(frame(1, [4 * MS, 9 * MS]))
-    assert merger.due_boot_ns == 4 * MS + SLACK_NS + 1
+    assert merger.due_boot_ns == 4 * MS + MERGE_SLACK_NS + 1
     merger.advance(merger.due_boot_ns - 1, positions(1, 2))
     assert take_all(merger) == []
     merger.advance(merger.due_boot_ns, positions(1, 2))
     assert take_all(merger) == [4 * MS]
-    assert merger.due_boot_ns == 5 * MS + SLACK_NS + 1
+    assert merger.due_boot_ns == 5 * MS + MERGE_SLACK_NS + 1
 
 
 def test_what_is_no_frame_and_no_batch_is_refused():

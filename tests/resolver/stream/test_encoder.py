@@ -15,7 +15,6 @@ from pipeline.config.schema import Config, Envs
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.resolver.daemon.build import envs_form
-from pipeline.resolver.stream import _encoder as _encode
 from pipeline.resolver.stream._encoder import FIELDS, Encoder
 from pipeline.resolver.stream._name_cache import NameCache, Names
 from pipeline.shm.layout import tables as layout
@@ -39,6 +38,7 @@ from tests.resolver.stream_rows import (
     tables,
     text,
 )  # fmt: skip
+from tests.sampling import examples
 
 ALL = 0xFF
 #: Topic and kind of what apply emits.
@@ -100,7 +100,7 @@ def take(made):
     return sorted(events, key=lambda event: event["order"])
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.randoms(use_true_random=False), st.integers(0, 9), st.booleans(), st.sampled_from(("exec", "all")))
 def test_an_event_says_what_its_twin_says(rng: random.Random, depth: int, envs: bool, file: str) -> None:
     with tables() as writer:
@@ -374,7 +374,7 @@ def test_what_is_no_event_is_refused() -> None:
 
 def test_topics_and_slots_are_those_of_the_layout() -> None:
     assert TOPICS == layout.TOPICS
-    assert {_encode.SLOT_ORDER, _encode.SLOT_STREAM, _encode.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
+    assert {layout.SLOT_ORDER, layout.SLOT_STREAM, layout.SLOT_MASK}.isdisjoint(range(len(TOPICS)))
     assert layout.COMMIT["topic_seq"].shape == (16,)
     assert TOPICS[STATS] == "sys.stats" and TOPICS[LOSS] == "sys.loss" and TOPICS[REPARENT] == "proc.reparent"
 

@@ -1,4 +1,4 @@
-"""The layouts agree with each other: dtype, C struct, table in the docstring, numbers in layout.h."""
+"""The forms of a layout agree: declaration, dtype, C struct, numbers in segments.h."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.shm.layout import declared
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import c_struct
+from tests.records.layout_rows import rows_of
 
-HEADER = Path(layout.__file__).with_name("layout.h").read_text(encoding="ascii")
-LAYOUTS = sorted(layout.SEGMENT_LAYOUTS)
+HEADER = Path(layout.__file__).with_name("segments.h").read_text(encoding="ascii")
+LAYOUTS = sorted(declared.LAYOUTS)
+DTYPES = {name: getattr(layout, name.upper()) for name in LAYOUTS}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_c_reads_every_field_where_the_dtype_has_it(name: str, seed: int) -> None:
     """The compiler's view of random bytes and numpy's give the same values: sizes, offsets, signs."""
-    dtype = layout.SEGMENT_LAYOUTS[name]
+    dtype = DTYPES[name]
     data = np.random.default_rng(seed).integers(1, 255, dtype.itemsize + 64, np.uint8, endpoint=True).tobytes()
     size, fields = c_struct(name, data + b"\0")
     assert size == dtype.itemsize
@@ -37,7 +40,7 @@ def test_c_reads_every_field_where_the_dtype_has_it(name: str, seed: int) -> Non
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_dtypes_have_no_gaps(name: str) -> None:
-    dtype = layout.SEGMENT_LAYOUTS[name]
+    dtype = DTYPES[name]
     end = 0
     for field in dtype.names or ():
         kind, offset = dtype.fields[field][:2]  # type: ignore[index]
@@ -46,37 +49,17 @@ def test_dtypes_have_no_gaps(name: str) -> None:
     assert end == dtype.itemsize
 
 
-def tables() -> dict[str, list[tuple[int, int, str, str]]]:
-    """Tables of the docstring: {title: [(offset, size, field, type)]}."""
-    found: dict[str, list[tuple[int, int, str, str]]] = {}
-    title = ""
-    for line in (layout.__doc__ or "").splitlines():
-        if match := re.match(r"([A-Z_]+)\b", line):
-            title = match[1].lower()
-        elif match := re.match(r"    (\d+) +(\d+) +(\w+) +(\S+) +\S", line):
-            found.setdefault(title, []).append((int(match[1]), int(match[2]), match[3], match[4]))
-    return found
-
-
-def test_every_layout_has_a_table() -> None:
-    assert set(tables()) == set(layout.SEGMENT_LAYOUTS)
-
-
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_table_in_the_docstring_is_the_dtype(name: str) -> None:
-    dtype = layout.SEGMENT_LAYOUTS[name]
-    expected = []
-    for field in dtype.names or ():
-        kind, offset = dtype.fields[field][:2]  # type: ignore[index]
-        base, shape = kind.base, kind.shape
-        text = f"{base.kind}{base.itemsize}"
-        expected.append((offset, kind.itemsize, field, f"{shape[0]}{text}" if shape else text))
-    assert tables()[name] == expected
+def test_a_dtype_has_the_fields_of_the_declaration(name: str) -> None:
+    layout = declared.LAYOUTS[name]
+    rows = [(field.offset, field.size, field.name, field.type) for field in layout.fields.values()]
+    assert (layout.size, rows) == (DTYPES[name].itemsize, rows_of(DTYPES[name]))
 
 
 def numbers(prefix: str) -> dict[str, int]:
-    """Enumerators of layout.h that begin with `prefix`, without it."""
-    return {name: int(value) for name, value in re.findall(rf"\b{prefix}(\w+) = (\d+)", HEADER)}
+    """Numbers of segments.h whose names begin with `prefix`, without it."""
+    found = re.findall(rf"^#define {prefix}(\w+) \(?(\d+)(?: << (\d+)\))?", HEADER, re.MULTILINE)
+    return {name: int(value) << int(shift or 0) for name, value, shift in found}
 
 
 @pytest.mark.parametrize("prefix", ["STATE_", "SOURCE_", "CGROUP_SOURCE_", "MOUNT_", "ROW_", "KNOWN_"])

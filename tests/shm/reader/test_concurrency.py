@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline.errors import BusyError, NotRunningError, StaleError, TooOldError
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import Entry, ProcessTable
+from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer
 
 LIVE_PIDS = range(1, 9)
@@ -186,7 +187,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS)
 def test_readers_see_what_the_model_says(shm_dir: Path, actions: list[tuple[str, int, int]]) -> None:
     with make_writer(shm_dir) as writer:

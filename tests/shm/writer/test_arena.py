@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.shm.check.state import walk_blocks
 from pipeline.shm.writer._writer import TableWriter
+from tests.sampling import examples
 from tests.shm.table_host import make_writer
 
 ARENA_BYTES = 64 << 10
@@ -141,7 +142,7 @@ OPERATIONS = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS)
 def test_arena_behaves_like_a_counted_dictionary(shm_dir: Path, operations: list[tuple[str, int, int]]) -> None:
     with make_writer(shm_dir, args_bytes=32 << 10) as writer:

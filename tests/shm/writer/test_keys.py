@@ -20,6 +20,7 @@ from pipeline.shm.writer._keys import NamespaceKeys, segment_bytes
 from pipeline.shm.writer._segment import Segment
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
+from tests.sampling import examples
 from tests.shm.table_host import make_writer
 
 FIRST = 100
@@ -32,7 +33,7 @@ def keys_of(capacity: int, segment: Segment | None = None) -> tuple[NamespaceKey
     return NamespaceKeys(segment, FIRST, capacity), segment
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(1, 20), st.lists(st.one_of(KEYS, st.lists(st.integers(0, 25), max_size=5), st.just(None))))
 def test_it_is_a_dict(capacity: int, steps: list[object]) -> None:
     """A key adds itself, a list takes slots out, None is a successor that maps the same bytes."""

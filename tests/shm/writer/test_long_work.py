@@ -20,7 +20,7 @@ from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
 from pipeline.resolver.daemon import build
 from pipeline.shm.layout import tables as layout
-from pipeline.worker.specification import WorkerSpec
+from pipeline.worker.description import WorkerDescription
 from tests.shm.table_host import BOOT_ID, Host
 
 
@@ -33,15 +33,15 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(root)
 
 
-def specification(directory: Path) -> WorkerSpec:
+def specification(directory: Path) -> WorkerDescription:
     config = Config(tables=Tables(max_entries=16384, pid_capacity=8192), contexts=Contexts(user_names="off"))
-    return WorkerSpec(
+    return WorkerDescription(
         instance="a", dir=str(directory), role="resolver", source="proc-connector", config=config,
         boot_id=BOOT_ID.hex(), capture_id=1, supervisor_tgid=os.getppid(), ring_count=1,
     )  # fmt: skip
 
 
-def fill(spec: WorkerSpec, processes: int) -> None:
+def fill(spec: WorkerDescription, processes: int) -> None:
     """Leave tables of so many processes that live, and as many that have ended; each has executed something."""
     with build._tables(spec, 0) as writer:
         host = Host(writer)

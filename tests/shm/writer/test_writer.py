@@ -18,6 +18,7 @@ from pipeline.shm.check.state import STRONG_LINKS
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter, row_check
+from tests.sampling import examples
 from tests.shm.table_host import Host, make_writer
 
 FOREVER = 1 << 62
@@ -480,7 +481,7 @@ def step(host: Host, action: str, one: int, two: int, reopen: Callable[[], Host]
 
 
 @pytest.mark.parametrize("rows", [8, 24, 200])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_tables_behave_like_a_dictionary_of_processes(
     shm_dir: Path, rows: int, steps: list[tuple[str, int, int]]

@@ -26,9 +26,8 @@ from pipeline.sources.proc_connector import proc_records, second_look
 from pipeline.sources.proc_connector.living import Living
 from pipeline.sources.proc_connector.second_look import Facts, Looks
 from pipeline.sources.proc_connector.source import (
-    KEEP_ALIVE_NS,
     SLACK_NS,
-    ConnectorShard,
+    SOURCE,
     Counts,
     ProcConnector,
     measure_offset_ns,
@@ -36,6 +35,7 @@ from pipeline.sources.proc_connector.source import (
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from pipeline.sources.shard.filling import KEEP_ALIVE_NS, FillingShard
 from tests.sources.hand_records import BOOT_ID, FakeAcks
 
 CPUS = 4
@@ -124,9 +124,9 @@ class Bench:
         self.connector = ProcConnector(
             self.sock, self.writer, self.counts, self.reader, self.living  # type: ignore[arg-type]
         )  # fmt: skip
-        self.shard = ConnectorShard(
-            self.connector, Ring(self.ring_fd, number=0, cpus=tuple(range(CPUS))), clock_ns=lambda: self.now_ns,
-            acks=self.acks, send=self._send, cpus=CpuStates(self.memory), boot_id=BOOT_ID,
+        self.shard = FillingShard(
+            self.connector, Ring(self.ring_fd, number=0, cpus=tuple(range(CPUS))), source=SOURCE,
+            clock_ns=lambda: self.now_ns, acks=self.acks, send=self._send, cpus=CpuStates(self.memory), boot_id=BOOT_ID,
         )  # fmt: skip
 
     def _send(self, frame: bytes) -> bool:

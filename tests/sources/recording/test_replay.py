@@ -17,6 +17,7 @@ from pipeline.errors import FrameError
 from pipeline.sources.recording.file import RecordingWriter
 from pipeline.sources.recording.replay import WATERMARK_END_NS, ReplaySource
 from pipeline.sources.synthetic.storm import make_storm
+from tests.sampling import examples
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.hand_records import BOOT_ID, FakeAcks, records_in
 from tests.sources.stage import TERM, Stage, eventually
@@ -197,7 +198,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(steps, max_size=50))
 def test_rewinds_bring_everything_once(script: list[tuple[str, int, int]]) -> None:
     bench = Bench(STORM[:20])

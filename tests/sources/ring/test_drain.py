@@ -18,6 +18,7 @@ from pipeline.sources.ring._drain import BUSY, CAUGHT_UP, CORRUPT, FULL, Columns
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
 from pipeline.sources.ring._shared import RingMap, Words
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
+from tests.sampling import examples
 from tests.sources.hand_records import drain_frame, record, records_in, strings_of
 
 KINDS = range(1, events.KIND_COUNT)
@@ -32,8 +33,7 @@ def made() -> Iterator[tuple[Ring, RingWriter]]:
         yield ring, writer
 
 
-def test_kind_names_are_those_of_the_vocabulary() -> None:
-    assert _drain.KIND_NAMES == events.KIND_NAMES
+def test_rows_have_the_size_of_the_dtypes() -> None:
     assert (events.HEAD.itemsize, events.TASK.itemsize) == (_drain.HEAD_BYTES, _drain.TASK_BYTES)
 
 
@@ -192,7 +192,7 @@ operations = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(operations, max_size=60), st.integers(0, 1 << 40))
 def test_any_interleaving_of_writing_reading_and_rewinding_loses_and_repeats_nothing(
     steps: list[tuple], start: int
@@ -277,7 +277,7 @@ def _damaged(one: bytes, changes: list[tuple[int, int]]) -> bytes:
     return bytes(changed)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(pieces, max_size=12), st.integers(0, 511), st.integers(0, PAGE_BYTES))
 def test_any_bytes_in_a_ring_end_in_a_frame_that_is_accepted(parts: list[bytes], start: int, filled: int) -> None:
     data = b"".join(parts)[:PAGE_BYTES].ljust(PAGE_BYTES, b"\0")

@@ -15,7 +15,7 @@ from pipeline.bus.frames.frame import Frame
 from pipeline.host import boot
 from pipeline.records import kinds as events
 from pipeline.sources.ring._ring import PAGE_BYTES, Ring, ring_data_bytes
-from pipeline.sources.shard.main import map_cpu_states
+from pipeline.sources.shard.process import map_cpu_states
 from tests.sources.hand_control import CAPTURE_ID
 from tests.sources.stage import KILL, TERM, Stage, eventually
 
@@ -37,7 +37,7 @@ def capture(live_kernel: None) -> Iterator[object]:
 @pytest.fixture
 def stage(capture: object) -> Iterator[Stage]:
     made = Stage(
-        capture.ring_fds, shared_fd=capture.shared_fd, ring_count=capture.ring_count, capture_id=CAPTURE_ID,
+        capture.fds.rings, shared_fd=capture.fds.shared, ring_count=capture.ring_count, capture_id=CAPTURE_ID,
         boot_id=boot.boot_id(),
     )  # fmt: skip
     yield made
@@ -75,7 +75,7 @@ class Collected:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.received = dict.fromkeys(stage.spec.rings, 0)
+        self.received = dict.fromkeys(stage.description.fds.rings, 0)
         self.frames: list[Frame] = []
 
     def poll(self, timeout_ms: int = 5) -> bool:
@@ -139,14 +139,14 @@ def test_killed_shard_is_replaced_without_loss_or_repetition(stage: Stage) -> No
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_idle_shard_sleeps_and_the_next_record_wakes_it(stage: Stage, capture: object) -> None:
     """Without the wake-up a sleeper, which was seen to begin its sleep, would look after a second only."""
-    states = map_cpu_states(capture.shared_fd)
+    states = map_cpu_states(capture.fds.shared)
     stage.start()
     collected = Collected(stage)
     collected.wait_for(_fork(1))
 
     def is_asleep() -> bool:
         collected.poll()
-        return all(states.is_sleeping(ring) for ring in capture.ring_fds)
+        return all(states.is_sleeping(ring) for ring in capture.fds.rings)
 
     latencies_ms = []
     for _ in range(11):
@@ -167,7 +167,7 @@ def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None
 
     def is_given_back() -> bool:
         collected.poll()
-        for number, fd in capture.ring_fds.items():
+        for number, fd in capture.fds.rings.items():
             with Ring(fd, number=number) as ring:
                 if ring.consumer_pos != collected.received[number] or ring.consumer_pos == 0:
                     return False
@@ -186,7 +186,7 @@ def test_space_comes_back_and_stop_drains(stage: Stage, capture: object) -> None
 
 
 def test_kernel_lets_nobody_write_what_the_producer_writes(capture: object) -> None:
-    fd = next(iter(capture.ring_fds.values()))
+    fd = next(iter(capture.fds.rings.values()))
     assert ring_data_bytes(fd) == RING_BYTES
     with pytest.raises(PermissionError):
         mmap.mmap(fd, PAGE_BYTES, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=PAGE_BYTES)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipeline.sources.shard._pacing import Pacer, Wait, Waiter
+from pipeline.sources.shard._pacing import Pacer, RingWaiter, Wait
 
 
 def _pacer() -> Pacer:
@@ -94,7 +94,7 @@ def _seconds(act: Callable[[], None]) -> float:
 @pytest.mark.usefixtures("restore_signals")
 def test_wait_ends_with_its_time_a_wake_up_or_a_signal() -> None:
     wake = os.eventfd(0, os.EFD_NONBLOCK)
-    waiter = Waiter([wake])
+    waiter = RingWaiter([wake])
     try:
         assert 0.045 < _seconds(lambda: waiter.wait(Wait(0.05, True))) < 2
         threading.Timer(0.05, os.eventfd_write, (wake, 1)).start()

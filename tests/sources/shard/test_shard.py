@@ -18,6 +18,7 @@ from pipeline.sources.ring._ring import PAGE_BYTES, Ring
 from pipeline.sources.ring._shared import CpuStates
 from pipeline.sources.ring.handring import RingWriter, make_ring_file
 from pipeline.sources.shard._shard import Shard
+from tests.sampling import examples
 from tests.sources.hand_records import BOOT_ID, CPU_STATE_BYTES, FakeAcks, cpu_states, record, records_in
 
 
@@ -346,7 +347,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(steps, max_size=80))
 def test_every_record_is_received_once_whoever_dies_and_whatever_is_lost(script: list[tuple]) -> None:
     bench = Bench(frame_max_bytes=700)

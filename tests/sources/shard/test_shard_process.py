@@ -47,7 +47,7 @@ def _enough(count: int) -> object:
 
 
 def test_records_arrive_and_space_is_given_back(stage: Stage) -> None:
-    with RingWriter(stage.spec.rings[1]) as writer:
+    with RingWriter(stage.description.fds.rings[1]) as writer:
         one = record(events.KIND_EXEC, 1, strings=(b"/bin/true", b"true", b"true\0", b""))
         writer.write(one)
         stage.start()
@@ -62,7 +62,7 @@ def test_records_arrive_and_space_is_given_back(stage: Stage) -> None:
 def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) -> None:
     stage.start()
     assert stage.process is not None and stage.control is not None
-    with RingWriter(stage.spec.rings[0]) as writer:
+    with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         for number in range(1, 100):
@@ -79,7 +79,7 @@ def test_stop_hands_over_everything_and_waits_until_it_is_applied(stage: Stage) 
 
 def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None:
     stage.start()
-    with RingWriter(stage.spec.rings[0]) as writer:
+    with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         start = time.monotonic()
@@ -87,14 +87,15 @@ def test_stop_does_not_wait_for_ever_and_says_what_is_left(stage: Stage) -> None
         assert time.monotonic() - start < 5
         assert writer.consumer_pos == 0
     line = json.loads(stage.log.read_text())
-    assert line["event"] == "ended before all was applied" and line["unapplied_bytes"] == 264
+    assert line["event"] == "stopped before every record was applied; the next process reads the rest"
+    assert line["unapplied_bytes"] == 264
     assert line["role"] == "shard-0" and line["level"] == "warning"
 
 
 def test_orphaned_shard_ends_by_itself(stage: Stage) -> None:
     """Its parent is killed; also one whose parent was gone before it could notice ends."""
-    fd = stage.spec.to_memfd()
-    keep = (fd, *stage.spec.descriptors())
+    fd = stage.description.to_memfd()
+    keep = (fd, *stage.description.descriptors())
     code = f"""
 import json, os, subprocess, sys
 spec = json.loads(os.pread({fd}, 1 << 20, 0))
@@ -112,13 +113,13 @@ sys.stdin.read()
         os.close(fd)
         assert parent.stdout is not None
         shard = int(parent.stdout.readline())
-        with RingWriter(stage.spec.rings[0]) as writer:
+        with RingWriter(stage.description.fds.rings[0]) as writer:
             writer.write(record(events.KIND_FORK, 0))
         stage.frames_until(_enough(1))
         parent.kill()
         parent.wait(DEADLINE_S)
         assert eventually(lambda: _is_gone(shard))
-    stage.spec = msgspec.structs.replace(stage.spec, supervisor_tgid=1 << 22)
+    stage.description = msgspec.structs.replace(stage.description, supervisor_tgid=1 << 22)
     assert stage.start().wait(DEADLINE_S) == 2
     assert "supervisor has ended" in stage.log.read_text()
 
@@ -132,7 +133,7 @@ def _is_gone(pid: int) -> bool:
 
 def test_shard_has_no_privileges_and_leaves_no_core(stage: Stage) -> None:
     process = stage.start()
-    with RingWriter(stage.spec.rings[0]) as writer:
+    with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))
     stage.frames_until(_enough(1))
     for thread in Path(f"/proc/{process.pid}/task").iterdir():
@@ -146,7 +147,7 @@ def test_shard_has_no_privileges_and_leaves_no_core(stage: Stage) -> None:
 def test_shard_is_small(stage: Stage) -> None:
     """Neither numpy nor msgspec in it, nor the TLS library."""
     process = stage.start()
-    with RingWriter(stage.spec.rings[0]) as writer:
+    with RingWriter(stage.description.fds.rings[0]) as writer:
         writer.write(record(events.KIND_FORK, 0))
     stage.frames_until(_enough(1))
     maps = Path(f"/proc/{process.pid}/maps").read_text()
@@ -163,7 +164,7 @@ def test_shard_is_small(stage: Stage) -> None:
     [
         ([], "started by `procline run`"),
         (["--spec-fd", "x"], "started by `procline run`"),
-        (["--spec-fd", "999"], "no worker specification"),
+        (["--spec-fd", "999"], "no worker description"),
     ],
 )
 def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: str) -> None:
@@ -174,7 +175,7 @@ def test_start_by_hand_ends_with_one_clear_line(arguments: list[str], reason: st
     assert done.returncode == 2 and reason in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_specification_of_another_version_is_named(stage: Stage) -> None:
+def test_description_of_another_version_is_named(stage: Stage) -> None:
     fd = os.memfd_create("spec")
     os.write(fd, b'{"role": "shard-0"}')
     done = subprocess.run(
@@ -182,7 +183,7 @@ def test_specification_of_another_version_is_named(stage: Stage) -> None:
         capture_output=True, text=True, timeout=DEADLINE_S, check=False, pass_fds=(fd,),
     )  # fmt: skip
     os.close(fd)
-    assert done.returncode == 2 and "has no 'config.log.level'" in done.stderr
+    assert done.returncode == 2 and "has no 'config'" in done.stderr
 
 
 class Ledger:
@@ -190,8 +191,8 @@ class Ledger:
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
-        self.received = dict.fromkeys(stage.spec.rings, 0)
-        self.numbers: dict[int, list[np.ndarray]] = {ring: [] for ring in stage.spec.rings}
+        self.received = dict.fromkeys(stage.description.fds.rings, 0)
+        self.numbers: dict[int, list[np.ndarray]] = {ring: [] for ring in stage.description.fds.rings}
         self.rewinds = 0
 
     def total(self) -> int:
@@ -251,7 +252,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
         subprocess.Popen(
             [sys.executable, storm_writer.__file__, str(fd), "0", str(count), str(ring)], pass_fds=(fd,)
         )
-        for ring, fd in stage.spec.rings.items()
+        for ring, fd in stage.description.fds.rings.items()
     ]  # fmt: skip
     for writer in writers:
         request.addfinalizer(writer.kill)  # they wait for room for ever
@@ -278,7 +279,7 @@ def test_storm_arrives_once_and_whole_through_kills_of_both_ends(stage: Stage, r
         found = np.concatenate(parts)
         # Busy records were filled late but lie in the ring where they were reserved: in the order of their numbers.
         assert (found == np.arange(count, dtype=np.uint64)).all()
-    ends = {ring: RingWriter(fd) for ring, fd in stage.spec.rings.items()}
+    ends = {ring: RingWriter(fd) for ring, fd in stage.description.fds.rings.items()}
     assert eventually(lambda: all(end.consumer_pos == end.producer_pos for end in ends.values()))
     for end in ends.values():
         end.close()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.bus.frames.frame import Frame, decode_frame
 from pipeline.records import kinds as events
 from pipeline.sources.synthetic.storm import INIT_START_BOOT_NS, INIT_TGID, SERVICE_TGID_BASE, build_storm, make_storm
+from tests.sampling import examples
 
 
 def _frames(*arguments: object, **options: object) -> list[Frame]:
@@ -32,7 +33,7 @@ def test_same_arguments_make_the_same_bytes_and_another_seed_others() -> None:
     assert first != make_storm(2, 500, 8)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     st.integers(1, 5), st.integers(2, 300), st.integers(0, 99), st.sampled_from([0.0, 0.25, 1.0]), st.integers(5, 300)
 )

@@ -1,6 +1,6 @@
-"""Limit how often one thing is done for one key: procfs is asked about a process at most so often.
+"""Limit how often one thing is done for one key, for example how often ``/proc`` is read about one pid.
 
-Covers counting and windows. Leaves out the thing itself, and what a refusal is counted as.
+The caller does the thing, and decides what a refusal means.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-CAPACITY = 128
-ALLOWANCE = 1
-PERIOD_NS = 30 * 1_000_000_000
 
-
-class Limiter[K: Hashable]:
-    """Allows `allowance` uses per key and period, for the `capacity` keys used last. One user at a time.
+class RateLimiter[K: Hashable]:
+    """Allows a number of uses for each key in each window of time. For one thread at a time.
 
     Args:
-        capacity: keys remembered; a key that was pushed out starts afresh.
-        allowance: uses per window.
+        capacity: keys remembered, the last used ones. A forgotten key starts a new window.
         period_ns: length of a window, from its first use.
+        allowance: uses in a window.
         clock: monotonic, in ns.
+
+    Raises:
+        ValueError: `capacity` or `allowance` is not positive.
 
     Source: specification 3.7.
     """
 
     def __init__(
-        self,
-        capacity: int = CAPACITY,
-        allowance: int = ALLOWANCE,
-        period_ns: int = PERIOD_NS,
-        clock: Callable[[], int] = time.monotonic_ns,
+        self, capacity: int, period_ns: int, allowance: int = 1, clock: Callable[[], int] = time.monotonic_ns
     ) -> None:
         if capacity < 1 or allowance < 1:
             raise ValueError(f"capacity {capacity} and allowance {allowance} must be positive")
@@ -42,7 +37,7 @@ class Limiter[K: Hashable]:
         self._windows: OrderedDict[K, list[int]] = OrderedDict()  # key -> [count, start of the window]
 
     def allow(self, key: K) -> bool:
-        """Whether the key may be used now; a yes counts as a use. A refusal does not extend the window."""
+        """Return whether the key may be used now, and count the use. A refusal does not extend the window."""
         now = self._clock()
         window = self._windows.get(key)
         if window is None or now - window[1] >= self._period_ns:

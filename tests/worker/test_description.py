@@ -1,4 +1,4 @@
-"""The specification that a worker process gets."""
+"""The description that a worker process gets."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import pytest
 
 from pipeline.config.schema import Capture, Config, settings
 from pipeline.errors import ConfigError
-from pipeline.worker.reading import NO_FD, read_spec
-from pipeline.worker.specification import WorkerSpec
+from pipeline.records.capture_fds import CaptureFds
+from pipeline.worker.description import WorkerDescription
+from pipeline.worker.reading import read_description
 
 
-def make(**changes: object) -> WorkerSpec:
+def make(**changes: object) -> WorkerDescription:
     facts = {
         "instance": "web",
         "dir": "/dev/shm/procline/web",
@@ -26,27 +27,24 @@ def make(**changes: object) -> WorkerSpec:
         "supervisor_tgid": 1,
         "ring_count": 4,
         "ring_bytes": {0: 4096, 3: 8192},
-        "rings": {0: 10, 3: 11},
-        "shared_fd": 12,
-        "pid_owners_fd": 13,
-        "pid_cache_fd": 11,
+        "fds": CaptureFds({0: 10, 3: 11}, shared=12, pid_owners=13, pid_cache=11),
     }
-    return WorkerSpec(**(facts | changes))  # type: ignore[arg-type]
+    return WorkerDescription(**(facts | changes))  # type: ignore[arg-type]
 
 
 def test_a_worker_reads_what_the_supervisor_wrote() -> None:
-    spec = make()
-    read = read_spec(spec.to_memfd())
-    for name in WorkerSpec.__struct_fields__:
+    description = make()
+    read = read_description(description.to_memfd())
+    for name in WorkerDescription.__struct_fields__:
         if name != "config":
-            assert getattr(read, name) == getattr(spec, name), name
-    assert spec.boot_id_bytes == read.boot_id_bytes == bytes(range(0, 256, 17))
-    assert spec.directory == read.directory
+            assert getattr(read, name) == getattr(description, name), name
+    assert description.boot_id_bytes == read.boot_id_bytes == bytes(range(0, 256, 17))
+    assert description.directory == read.directory
 
 
 def test_a_worker_has_every_setting_under_its_name() -> None:
     config = Config(capture=Capture(ring_bytes=4096))
-    read = read_spec(make(config=config).to_memfd()).config
+    read = read_description(make(config=config).to_memfd()).config
     for setting in settings(config):
         section, _, name = setting.key.rpartition(".")
         value = getattr(getattr(read, section) if section else read, name)
@@ -54,7 +52,7 @@ def test_a_worker_has_every_setting_under_its_name() -> None:
 
 
 def test_a_field_that_is_not_there_is_of_another_version() -> None:
-    read = read_spec(make().to_memfd())
+    read = read_description(make().to_memfd())
     with pytest.raises(ConfigError, match="another version"):
         read.wheels  # noqa: B018
     with pytest.raises(ConfigError, match="another version"):
@@ -72,26 +70,27 @@ def test_the_resolver_does_without_msgspec() -> None:
 
 def test_descriptors_are_named_once_each() -> None:
     assert make().descriptors() == (10, 11, 12, 13)
-    assert make(rings={}, shared_fd=NO_FD, pid_owners_fd=NO_FD, pid_cache_fd=NO_FD).descriptors() == ()
+    assert make(fds=CaptureFds()).descriptors() == ()
+    assert make(ready_fd=9).descriptors() == (10, 11, 12, 13, 9)
 
 
-def test_the_specification_reaches_another_process() -> None:
-    spec = make()
-    fd = spec.to_memfd()
-    code = f"from pipeline.worker.reading import read_spec; print(read_spec({fd}).capture_id)"
+def test_the_description_reaches_another_process() -> None:
+    description = make()
+    fd = description.to_memfd()
+    code = f"from pipeline.worker.reading import read_description; print(read_description({fd}).capture_id)"
     child = subprocess.run([sys.executable, "-c", code], pass_fds=[fd], capture_output=True, text=True, check=True)
     os.close(fd)
-    assert int(child.stdout) == spec.capture_id
+    assert int(child.stdout) == description.capture_id
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"instance": 1}'])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"\xff", b'{"instance": 1}'])
 def test_anything_else_is_refused(content: bytes) -> None:
     fd = os.memfd_create("x")
     os.write(fd, content)
     with pytest.raises(ConfigError, match="started by `procline run`"):
-        read_spec(fd)
+        read_description(fd)
 
 
 def test_a_descriptor_that_is_not_open_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no worker specification"):
-        read_spec(99_999)
+    with pytest.raises(ConfigError, match="no worker description"):
+        read_description(99_999)

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.resolver.api.limiter import ALLOWANCE, CAPACITY, PERIOD_NS, Limiter
+from pipeline.host.rate_limiter import RateLimiter
+
+PERIOD_NS = 30_000_000_000
 
 
 class Clock:
@@ -19,7 +21,7 @@ class Clock:
 
 def test_once_per_window_and_key() -> None:
     clock = Clock()
-    limiter: Limiter[int] = Limiter(clock=clock)
+    limiter: RateLimiter[int] = RateLimiter(128, PERIOD_NS, clock=clock)
     assert limiter.allow(1) and limiter.allow(2)
     assert not limiter.allow(1)
     clock.now = PERIOD_NS - 1
@@ -31,7 +33,7 @@ def test_once_per_window_and_key() -> None:
 
 def test_refusal_does_not_extend_the_window() -> None:
     clock = Clock()
-    limiter: Limiter[int] = Limiter(clock=clock)
+    limiter: RateLimiter[int] = RateLimiter(128, PERIOD_NS, clock=clock)
     limiter.allow(1)
     for clock.now in range(0, PERIOD_NS, PERIOD_NS // 100):
         assert not limiter.allow(1)
@@ -40,12 +42,12 @@ def test_refusal_does_not_extend_the_window() -> None:
 
 
 def test_larger_allowance() -> None:
-    limiter: Limiter[str] = Limiter(allowance=3, clock=Clock())
+    limiter: RateLimiter[str] = RateLimiter(128, PERIOD_NS, 3, Clock())
     assert [limiter.allow("a") for _ in range(5)] == [True, True, True, False, False]
 
 
 def test_key_that_was_pushed_out_starts_afresh() -> None:
-    limiter: Limiter[int] = Limiter(capacity=2, clock=Clock())
+    limiter: RateLimiter[int] = RateLimiter(2, PERIOD_NS, clock=Clock())
     assert limiter.allow(1) and limiter.allow(2)
     assert not limiter.allow(1), "also a refusal is a use"
     assert limiter.allow(3), "pushes 2 out"
@@ -53,15 +55,11 @@ def test_key_that_was_pushed_out_starts_afresh() -> None:
     assert limiter.allow(2)
 
 
-def test_defaults_are_the_specifications() -> None:
-    assert (CAPACITY, ALLOWANCE, PERIOD_NS) == (128, 1, 30_000_000_000)
-
-
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12)), max_size=60))
 def test_never_more_than_the_allowance_in_a_window(steps: list[tuple[int, int]]) -> None:
     """Against the plain rule, with room for all keys."""
     clock = Clock()
-    limiter: Limiter[int] = Limiter(allowance=2, period_ns=10, clock=clock)
+    limiter: RateLimiter[int] = RateLimiter(128, 10, 2, clock)
     windows: dict[int, tuple[int, int]] = {}
     for key, step in steps:
         clock.now += step
@@ -73,7 +71,7 @@ def test_never_more_than_the_allowance_in_a_window(steps: list[tuple[int, int]])
         assert limiter.allow(key) == expected
 
 
-@pytest.mark.parametrize("options", [{"capacity": 0}, {"allowance": 0}])
+@pytest.mark.parametrize("options", [{"capacity": 0}, {"capacity": 1, "allowance": 0}])
 def test_nonsense_is_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="positive"):
-        Limiter(**options)
+        RateLimiter(**options, period_ns=PERIOD_NS)

@@ -1,17 +1,21 @@
-"""The resolver's duty cycle: frames in; merge, apply, publish, commit, acknowledge; housekeeping in between.
+"""The resolver's duty cycle: turns (receive, merge, apply, publish, commit, acknowledge), and the work between them.
 
-One `Resolver` is the only writer of an instance. `poll` does bounded work and returns how much; what every wake-up does
-is in _turn.pyx, sleeping in _waiting.pyx, signals in main.py and construction in build.py. Order within a step, and why
-a kill at any point loses nothing:
+One `DutyCycle` is the only writer of an instance. `poll` does a bounded amount of work and returns how much. The split:
 
-1. a batch is applied (idempotent, keyed by identity and time),
-2. its events are published, with the sequence numbers that the commit will record,
-3. the commit slot that names its positions becomes valid (one release store),
-4. the positions are stored where the shards read them, which lets them give ring space back to the kernel.
+- `Turn` (_turn.pyx, compiled) is what every wake-up does: frames, merge, apply, publish, commit, and the sleep itself.
+- `DutyCycle` does the rest, in Python: answers to readers, names, sessions, repair, statistics, eviction.
+- `ResolverProcess` (process.py) owns both from start to end; build.py assembles them, main.py handles signals.
 
-Killed before 3, the successor reads the same records again from the committed positions, finds what is already in the
-tables and publishes the same numbers again (subscribers drop what they have). Killed after 3 but before 4, the shards
-merely keep data that nobody needs.
+The order within a turn, and why a kill at any point loses nothing:
+
+1. A batch is applied (idempotent, keyed by identity and time).
+2. Its events are published with the sequence numbers that the commit will record.
+3. The commit slot that names its positions becomes valid (one release store).
+4. The positions are stored where the shards read them, so that the shards return the ring space to the kernel.
+
+After a kill before step 3, the successor reads the same records again from the committed positions, finds their effects
+in the tables and publishes the same numbers again; subscribers drop the events that they have. After a kill between
+steps 3 and 4, the shards only keep data that is not needed any more.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.daemon._losses import SharedCounters
     from pipeline.resolver.daemon._turn import FrameReader
-    from pipeline.resolver.daemon._waiting import FrameSocket, Waiter
+    from pipeline.resolver.daemon._waiting import FrameSocket, TurnWaiter
     from pipeline.resolver.daemon.requests import Requests
     from pipeline.resolver.merge._merger import Merger
     from pipeline.resolver.stream._encoder import Encoder
@@ -43,31 +47,36 @@ if TYPE_CHECKING:
 
 #: Events applied between two commits: bounds what a successor re-applies and how long readers wait for a commit.
 BATCH_EVENTS = 8192
-#: Housekeeping while something happens: losses, names, statistics. It is the only Python that runs then, with caches in
-#: other hands: one to two milliseconds in which an event on an idle host waits.
+#: Housekeeping during activity: losses, names, statistics. It is the only Python that runs then. With cold caches it
+#: takes one to two milliseconds, during which an event waits.
 HEARTBEAT_NS = 500_000_000
-#: It waits for a moment in which nothing comes, but no longer than this.
+#: It waits for a moment without frames, but no longer than this.
 HEARTBEAT_LATEST_NS = 625_000_000
-#: Where nothing happens, signs of life are a heartbeat and a commit, so often: readers take 1 s for the end of a writer
-#: that they cannot ask for. The rest of housekeeping follows at the next one after this time; subscribers are told each
-#: second that nothing came.
+#: On an idle host, a heartbeat and a commit are stored this often: readers that cannot check the writer's process
+#: assume after 1 s that it has ended. The other housekeeping follows at the first heartbeat after IDLE_HOUSEKEEPING_NS;
+#: with subscribers, which receive a heartbeat each second, after IDLE_HOUSEKEEPING_HEARD_NS.
 IDLE_MS = 300.0
 IDLE_HOUSEKEEPING_NS = 1_700_000_000
 IDLE_HOUSEKEEPING_HEARD_NS = 500_000_000
 STATS_NS = 1_000_000_000
-#: A loss is repaired when it has been quiet for so long, or after REPAIR_LATEST_NS at the latest.
+#: A loss is repaired after this time without another loss, or after REPAIR_LATEST_NS at the latest.
 REPAIR_QUIET_NS = 200_000_000
 REPAIR_LATEST_NS = 1_000_000_000
 EVICT_ROWS_PER_POLL = 512
-#: With a reader that waits for its answer: what it asks about is on its way, or the watermark is.
+#: Longest sleep while a reader waits for an answer, which depends on a record or on the watermark.
 WAIT_REQUEST_MS = 1
-#: With ssh sessions of which the details, or the file that shows them, are not due yet.
+#: Longest sleep while a repair reads /proc in portions.
+WAIT_REPAIR_MS = 2
+#: Longest sleep while details of ssh sessions, or the file that shows them, are not complete.
 WAIT_SESSIONS_MS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class LoopSettings:
-    """What the loop needs of the configuration; times in ns. A replay keeps what has ended: its time is not now."""
+class CycleSettings:
+    """What the duty cycle needs of the configuration; times in ns.
+
+    A replay does not evict by age: its events are not of the present.
+    """
 
     repair_interval_ns: int = 120_000_000_000
     repair_again_ns: int = 500_000_000
@@ -75,7 +84,36 @@ class LoopSettings:
     evicts_by_age: bool = True
 
 
-class Resolver:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of a duty cycle beside its turns; they depend on the source and on the settings. None: there is none.
+
+    Attributes:
+        repairer: completes the tables from /proc after a loss, and now and then.
+        requests: answers readers that missed a process.
+        contexts: applies what agents report.
+        names: names of users and groups.
+        sessions: ssh sessions.
+        session_terminals: removes the terminal of a session from its processes.
+        tty_fallback: finds a terminal for processes that have none.
+        name_cgroups: called at each housekeeping, to name cgroups.
+        watch_growth: called at each housekeeping with the boot time, to report tables that cannot grow.
+        complete: called after a batch in which a process inherits facts that no record carries.
+    """
+
+    repairer: Repairer | None = None
+    requests: Requests | None = None
+    contexts: ContextLoop | None = None
+    names: LiveNames | None = None
+    sessions: SshSessions | None = None
+    session_terminals: SessionTerminals | None = None
+    tty_fallback: TtyFallback | None = None
+    name_cgroups: Callable[[], None] | None = None
+    watch_growth: Callable[[int], None] | None = None
+    complete: Callable[[], object] | None = None
+
+
+class DutyCycle:
     """The one writer of an instance (holder of `writer.lock`), as a duty cycle.
 
     Args:
@@ -83,12 +121,14 @@ class Resolver:
         merger, applier, publisher: the stages; `applier` writes `tables`.
         encoder: the one that `applier` calls.
         frames, reader, positions: see _turn.pyx.
-        losses: see _losses.pyx; None where the source has no such counters.
+        losses: see _losses.pyx; None if the source has no such counters.
         now_boot_ns: the boot clock.
-        log_refused: called once for each peer whose frame was refused.
+        settings: see `CycleSettings`.
+        parts: what is done besides turns.
+        log_refused: called once for each peer whose frame was rejected.
 
     Attributes:
-        reader: of messages.
+        may_be_asked: a reader's question may be there; set by the caller that slept.
     """
 
     def __init__(
@@ -104,7 +144,8 @@ class Resolver:
         positions: ProducerPositions | None,
         losses: SharedCounters | None,
         now_boot_ns: Callable[[], int],
-        settings: LoopSettings | None = None,
+        settings: CycleSettings | None = None,
+        parts: Parts | None = None,
         log_refused: Callable[[FrameError], None] = lambda error: None,
     ) -> None:
         self.tables = tables
@@ -112,31 +153,19 @@ class Resolver:
         self.applier = applier
         self.encoder = encoder
         self.publisher = publisher
-        self.reader = reader
         self.losses = losses
         self.now_boot_ns = now_boot_ns
-        self.settings = settings or LoopSettings()
+        self.settings = settings or CycleSettings()
         self.log_refused = log_refused
-        self.repairer: Repairer | None = None
-        self.requests: Requests | None = None
-        #: Whether a question may be there; whoever sleeps for this loop knows it.
+        self.parts = parts or Parts()
         self.may_be_asked = True
-        self.name_cgroups: Callable[[], None] | None = None
-        self.watch_growth: Callable[[int], None] | None = None
-        self.names: LiveNames | None = None
-        self.sessions: SshSessions | None = None
-        self.terminals: TtyFallback | None = None
-        self.session_terminals: SessionTerminals | None = None
-        #: Gives the processes of a batch what no record carries; called only when one of them inherits something.
-        self.complete: Callable[[], object] | None = None
-        self.contexts: ContextLoop | None = None
         self._turn = Turn(
             tables=tables, merger=merger, applier=applier, encoder=encoder, frames=frames, reader=reader,
             positions=positions, batch_events=self.settings.batch_events, evicts=self.settings.evicts_by_age,
-            publish=publisher.send, refused=self._refused, look_closer=self._look_closer,
+            send=publisher.send, reject=self._reject, follow_up=self._follow_up,
         )  # fmt: skip
-        # The kernel's own counts, of this capture: nothing is added up here, so no take-over can count them twice. What
-        # was lost before this process began is in the snapshot, or in the repair that a take-over begins with.
+        # These are the kernel's own totals for this capture. Nothing is added up here, so a take-over cannot count a
+        # loss twice. The snapshot, or the repair after a take-over, covers losses from before this process.
         self._lost_total = 0
         if losses is not None:
             self._lost_total = losses.lost_total
@@ -156,39 +185,40 @@ class Resolver:
     # -- the duty cycle ------------------------------------------------------------------------------------------------
 
     def poll(self) -> int:
-        """Do what there is to do, bounded; returns frames taken plus events applied plus questions of readers."""
+        """Do a bounded amount of work; returns frames received plus events applied plus questions of readers."""
+        parts = self.parts
         work = self._turn.run()
         now = self._turn.ended_boot_ns
         is_due = self._is_idle or (
             now - self._turn.heartbeat_boot_ns >= (HEARTBEAT_NS if self._is_calm else HEARTBEAT_LATEST_NS)
         )
-        if self.requests is not None and (self.may_be_asked or self.requests.waiting):
-            work += self.requests.poll(now)
-        if self.names is not None and (is_due or self._turn.wants_names):
-            self.names.poll(now)
-        if self.sessions is not None and (is_due or self.sessions.is_waiting):
-            self.sessions.poll()
-        if self.contexts is not None and (is_due or self.contexts.waiting):
-            work += self.contexts.poll(now)
+        if parts.requests is not None and (self.may_be_asked or parts.requests.waiting):
+            work += parts.requests.poll(now)
+        if parts.names is not None and (is_due or self._turn.wants_names):
+            parts.names.poll(now)
+        if parts.sessions is not None and (is_due or parts.sessions.is_waiting):
+            parts.sessions.poll()
+        if parts.contexts is not None and (is_due or parts.contexts.waiting):
+            work += parts.contexts.poll(now)
         self._worked |= work > 0
         if is_due:
             self._is_idle = False
             self._turn.beat(now)
-            is_repairing = self.repairer is not None and self.repairer.active
+            is_repairing = parts.repairer is not None and parts.repairer.active
             if self._worked or is_repairing or now >= self._keeping_due_ns:
                 self._worked, self._kept_ns = False, now
                 self._housekeeping(now)
             self.commit()
         return work
 
-    def follow(self, waiter: Waiter, gather_ms: float) -> None:
-        """Sleep, and take in what comes, until there is more to do than frames: then it is `poll`'s turn.
+    def follow(self, waiter: TurnWaiter, gather_ms: float) -> None:
+        """Sleep, and handle frames, until there is more to do than frames: that is the job of `poll`.
 
         Args:
             waiter: see _waiting.pyx.
             gather_ms: see `Turn.follow`.
         """
-        has_answers = self.names is not None and self.names.has_answers
+        has_answers = self.parts.names is not None and self.parts.names.has_answers
         rest_until_boot_ns = 0 if self._worked or has_answers else self._keeping_due_ns
         self._worked |= (
             self._turn.follow(waiter, IDLE_MS, gather_ms, HEARTBEAT_NS, HEARTBEAT_LATEST_NS, rest_until_boot_ns) > 0
@@ -200,72 +230,76 @@ class Resolver:
 
     @property
     def attends(self) -> bool:
-        """Whether something is under way that `poll` is to look at again soon."""
+        """Whether `poll` has to run again soon, even without a frame."""
+        parts = self.parts
         return (
-            (self.requests is not None and (self.requests.waiting > 0 or self.requests.is_flooded))
-            or (self.contexts is not None and self.contexts.waiting > 0)
-            or (self.sessions is not None and self.sessions.is_waiting)
-            or (self.repairer is not None and self.repairer.active)
+            (parts.requests is not None and (parts.requests.waiting > 0 or parts.requests.is_flooded))
+            or (parts.contexts is not None and parts.contexts.waiting > 0)
+            or (parts.sessions is not None and parts.sessions.is_waiting)
+            or (parts.repairer is not None and parts.repairer.active)
         )
 
     @property
     def _keeping_due_ns(self) -> int:
-        """When housekeeping is due though nothing happens."""
+        """When housekeeping is due on an idle host."""
         return self._kept_ns + (IDLE_HOUSEKEEPING_HEARD_NS if self.encoder.topics_mask else IDLE_HOUSEKEEPING_NS)
 
     def beat(self) -> None:
-        """A sign of life and the subscribers' due, without applying anything: for long work outside the cycle."""
+        """Store a heartbeat and serve subscribers without applying anything; for long work outside the cycle."""
         now = self.now_boot_ns()
         self._turn.beat(now)
         self.publisher.poll(now)
 
     def idle_ms(self) -> float:
-        """How long the owner may sleep on its sockets before the next poll, if no message is there."""
+        """How long the caller may sleep on its sockets before the next poll if no message arrives."""
+        parts = self.parts
         ms = self._turn.wait_ms()
         if ms >= 0:
             return ms
-        if (self.requests is not None and (self.requests.waiting or self.requests.is_flooded)) or (
-            self.contexts is not None and self.contexts.waiting
+        if (parts.requests is not None and (parts.requests.waiting or parts.requests.is_flooded)) or (
+            parts.contexts is not None and parts.contexts.waiting
         ):
             return WAIT_REQUEST_MS
-        if self.repairer is not None and self.repairer.active:
-            return 2
-        if self.sessions is not None and self.sessions.is_waiting:
+        if parts.repairer is not None and parts.repairer.active:
+            return WAIT_REPAIR_MS
+        if parts.sessions is not None and parts.sessions.is_waiting:
             return WAIT_SESSIONS_MS
         return IDLE_MS
 
-    def _refused(self, error: FrameError) -> None:
+    def _reject(self, error: FrameError) -> None:
         if error.peer not in self._refused_peers:
             self._refused_peers.add(error.peer)
             self.log_refused(error)
 
-    def _look_closer(self) -> None:
-        """At what a batch has left to be completed."""
-        if self.sessions is not None:
-            self.sessions.poll()
-        if self.session_terminals is not None:
-            self.session_terminals.poll()
-        if self.terminals is not None:
-            self.terminals.poll()
-        if self.complete is not None and self.applier.has_heirs:
-            self.complete()
+    def _follow_up(self) -> None:
+        """Do what an applied batch left to be done."""
+        parts = self.parts
+        if parts.sessions is not None:
+            parts.sessions.poll()
+        if parts.session_terminals is not None:
+            parts.session_terminals.poll()
+        if parts.tty_fallback is not None:
+            parts.tty_fallback.poll()
+        if parts.complete is not None and self.applier.has_heirs:
+            parts.complete()
 
     def commit(self) -> None:
-        """Make what was applied so far the point that a successor goes on from, then let the shards release it."""
+        """Make what is applied the point from which a successor continues; then the shards may release it."""
         self._turn.commit()
 
     # -- housekeeping --------------------------------------------------------------------------------------------------
 
     def _housekeeping(self, now: int) -> None:
+        parts = self.parts
         if self.settings.evicts_by_age:
             self.tables.evict_exited(now, EVICT_ROWS_PER_POLL)
         self._watch_losses(now)
-        if self.watch_growth is not None:
-            self.watch_growth(now)
-        if self.repairer is not None:
-            self.repairer.poll(now)
-        if self.name_cgroups is not None:
-            self.name_cgroups()
+        if parts.watch_growth is not None:
+            parts.watch_growth(now)
+        if parts.repairer is not None:
+            parts.repairer.poll()
+        if parts.name_cgroups is not None:
+            parts.name_cgroups()
         self.publisher.watermark_boot_ns = self.merger.watermark
         if now - self._stats_ns >= STATS_NS:
             self._stats_ns = now
@@ -275,6 +309,7 @@ class Resolver:
         self.tables.set_counter("publish_unsent", self._sent_base[1] + self.publisher.unsent + self.encoder.dropped)
 
     def _watch_losses(self, now: int) -> None:
+        """Publish new losses, and start a repair if one is due."""
         if self.losses is not None and self.losses.read():
             if self.losses.lost_total != self._lost_total:
                 self._lost_total = self.losses.lost_total
@@ -283,16 +318,20 @@ class Resolver:
                 self._loss_first_ns = self._loss_first_ns or now
                 self._loss_last_ns = now
             self._store_counts(self.losses)
-        if self.repairer is None or self.repairer.active:
-            return
-        due = self._loss_last_ns and (
-            now - self._loss_last_ns >= REPAIR_QUIET_NS or now - self._loss_first_ns >= REPAIR_LATEST_NS
-        )
-        due = due and now - self._repaired_ns >= self.settings.repair_again_ns
-        if due or now - self._repaired_ns >= self.settings.repair_interval_ns:
+        repairer = self.parts.repairer
+        if repairer is not None and not repairer.active and self._is_repair_due(now):
             self._loss_first_ns = self._loss_last_ns = 0
             self._repaired_ns = now
-            self.repairer.start()
+            repairer.start()
+
+    def _is_repair_due(self, now: int) -> bool:
+        since_repair_ns = now - self._repaired_ns
+        is_loss_due = self._loss_last_ns and (
+            now - self._loss_last_ns >= REPAIR_QUIET_NS or now - self._loss_first_ns >= REPAIR_LATEST_NS
+        )
+        return bool(is_loss_due and since_repair_ns >= self.settings.repair_again_ns) or (
+            since_repair_ns >= self.settings.repair_interval_ns
+        )
 
     def _store_counts(self, losses: SharedCounters) -> None:
         self.tables.set_counter("threads_forked", losses.threads_forked)
@@ -304,7 +343,7 @@ class Resolver:
             self.tables.set_counter(f"lost_{name}", count)
 
     def _publish_stats(self, now: int) -> None:
-        """What `procline stat` shows of the counters, for who listens to ``sys.stats``."""
+        """Publish the counters that `procline stat` shows, if ``sys.stats`` has a subscriber."""
         if not self.publisher.wants_stats:
             return
         tables = self.tables

@@ -1,0 +1,3 @@
+from collections.abc import Callable
+
+def print_function(receive: Callable[[str], object]) -> int: ...

@@ -1,0 +1,242 @@
+"""Event records: kinds, flags and layouts, declared once.
+
+``script/generate`` writes the C header, the Cython declarations and the tables in docs/records.md from this module;
+`pipeline.records.kinds` has the numpy dtypes. A flag is a power of two, in the order of its value; the comment behind
+a constant is its meaning and goes into the header.
+
+A record is HEAD, then (unless FLAG_HEAD_ONLY) TASK, then the body of its kind, then `var_bytes` bytes of strings. The
+same bytes travel from the BPF programs through the rings and the frames to the resolver; nothing in between encodes
+them again. All numbers are little-endian. 0 means unknown unless stated otherwise.
+
+Source of the facts: struct task_struct, struct cred, struct linux_binprm, struct signal_struct of Linux 6.12 and 6.18.
+"""
+
+from __future__ import annotations
+
+from pipeline.records.declaring import Layout
+
+# Kinds of records: HEAD.kind. They are also the positions of the loss counters; position 0 is unused.
+KIND_FORK = 1
+KIND_EXEC = 2
+KIND_EXIT = 3
+KIND_CRED = 4
+KIND_COMM = 5
+KIND_CGROUP = 6
+KIND_SID = 7
+KIND_CAPS = 8
+KIND_COUNT = 9
+
+#: Names of the kinds, by number.
+KIND_NAMES = ("none", "fork", "exec", "exit", "cred", "comm", "cgroup", "sid", "caps")
+
+# HEAD.flags
+FLAG_HEAD_ONLY = 1 << 0  #: the record did not fit and was written without TASK, body and strings
+FLAG_LEADER_DEAD = 1 << 1  #: the leader of the thread group had already ended
+FLAG_PARTIAL = 1 << 2  #: the source has no eBPF: TASK fields that are 0 are unknown
+FLAG_KEYED = 1 << 3  #: pids are index entries that the resolver assigned to (pid, pid namespace), see keyed_frames.py
+FLAG_CONTAINER = 1 << 4  #: the container id follows the strings that the body names, up to `var_bytes`
+FLAG_CGROUP_MADE = 1 << 5  #: CGROUP record: PLACE is a cgroup that was created; HEAD and TASK are of its creator
+
+# TASK.cgroups_v1
+CGROUPS_V1_ROOTS = 1  #: the process is in the root of every hierarchy of version 1, or there is no hierarchy
+
+# EXEC.exec_flags
+EXEC_SCRIPT = 1 << 0  #: bprm->interp differs from bprm->filename: a script or binfmt_misc
+EXEC_DELETED = 1 << 1  #: the executable had no name any more
+EXEC_MEMFD = 1 << 2  #: the executable is a memfd, and the path is "/memfd:NAME"
+EXEC_PATH_TRUNCATED = 1 << 3  #: the front of the path is missing
+EXEC_ARGS_TRUNCATED = 1 << 4  #: more arguments than settings allow
+EXEC_ENVS_TRUNCATED = 1 << 5  #: more environment than settings allow
+EXEC_ARGS_UNREADABLE = 1 << 6  #: a page of the argument area was absent
+EXEC_ENVS_UNREADABLE = 1 << 7  #: a page of the environment area was absent
+EXEC_DETACHED = 1 << 8  #: the mount of the executable is in no mount namespace
+EXEC_ESCAPED = 1 << 9  #: the walk ended at a dentry that is the root of neither a mount nor the task
+EXEC_NO_ROOT = 1 << 10  #: the executable is not below the root directory of the task
+EXEC_UPPER_LAYER = 1 << 11  #: the executable is in the upper layer of an overlay file system
+EXEC_SECURE = 1 << 12  #: bprm->secureexec: the exec changed privileges
+EXEC_NAME_TRUNCATED = 1 << 13  #: the end of the name is missing
+EXEC_THROUGH_SYMLINK = 1 << 14  #: a symbolic link was followed on the way to the executable
+
+# EXIT.exit_flags
+EXIT_NS_DIES = 1 << 0  #: the process was the init of its pid namespace
+EXIT_NO_REAPER = 1 << 1  #: no reaper was found
+EXIT_GROUP_DEAD_GUESSED = 1 << 2  #: the kernel has no group_dead argument: `live == 0` decided
+
+HEAD_LAYOUT = Layout(
+    "HEAD", "pl_head", 64,
+    """
+    First part of every record.
+    """,
+    """
+    time_boot_ns          u8  ns (boot)  taken after the reservation and a full barrier
+    ring_seq              u8  -          records that got room on this CPU so far, from 0
+    tgid                  u4  -          the process the record is about (for fork: the child)
+    tid                   u4  -          its thread that acted (for fork: the child's only thread)
+    start_boot_ns         u8  ns (boot)  group_leader->start_boottime; with tgid an identity
+    ppid                  u4  -          real_parent->tgid, now
+    kind                  u1  -          KIND_*
+    flags                 u1  -          FLAG_*
+    cpu                   u2  -          CPU that wrote it
+    parent_start_boot_ns  u8  ns (boot)  real_parent->group_leader->start_boottime
+    record_bytes          u4  bytes      whole record, this header included
+    var_bytes             u4  bytes      strings after the body
+    ring_pos              u8  bytes      position of the record in its ring; written by the shard
+    """,
+)  # fmt: skip
+TASK_LAYOUT = Layout(
+    "TASK", "pl_task", 160,
+    """
+    State of the process at the event (after it, for exec and credential changes). Name, credentials, login and
+    cgroups can differ between threads; these are those of the leader, even if another thread acted or the leader
+    has ended.
+    """,
+    """
+    uid            u4   -      real_cred, ids in the initial user namespace
+    gid            u4   -
+    euid           u4   -
+    egid           u4   -
+    suid           u4   -
+    sgid           u4   -
+    fsuid          u4   -
+    fsgid          u4   -
+    cap_effective  u8   mask   bit n is capability n
+    cap_permitted  u8   mask
+    auid           u4   -      login uid; 4294967295 is unset
+    audit_session  u4   -      task->sessionid; 4294967295 is unset
+    sid            u4   -      session leader's pid in the root pid namespace
+    pgid           u4   -      process group leader's pid in the root pid namespace
+    ns_pid         u4   -      pid in the innermost pid namespace
+    pid_ns         u4   inode  namespaces, as `readlink /proc/PID/ns/*` numbers them
+    mnt_ns         u4   inode
+    net_ns         u4   inode
+    user_ns        u4   inode
+    task_flags     u4   mask   task->flags (PF_KTHREAD 0x200000)
+    cgroup_id      u8   -      cgroups->dfl_cgrp->kn->id
+    comm           S16  -      with its NUL
+    tty            S16  -      tty->name, e.g. b"pts3"; empty: none
+    exe_inode      u8   -      mm->exe_file's inode; for exec: of the image before this one
+    exe_dev        u4   -      its s_dev, kernel encoding (major << 20 | minor)
+    told           u2   mask   with FLAG_PARTIAL: the groups of fields that hold a value, a mask of KNOWN_*
+                               (pipeline/shm/layout/declared.py); 0: the fields that are not zero
+    no_new_privs   u1   -      task->atomic_flags, PFA_NO_NEW_PRIVS: 1 no, 2 yes
+    seccomp_mode   u1   -      task->seccomp.mode + 1: 1 disabled, 2 strict, 3 filter
+    cookie         u8   -      identifies the image; key of the BPF map proc_cache
+    cgroups_v1     u8   -      one number for all cgroups of version 1 that the process is in (`cgroup_set`);
+                               CGROUPS_V1_ROOTS: only roots
+    """,
+)  # fmt: skip
+FORK_LAYOUT = Layout(
+    "FORK", "pl_fork", 32,
+    """
+    Body of a fork record.
+    """,
+    """
+    creator_start_boot_ns  u8  ns (boot)  of the forking process (current)
+    creator_tgid           u4  -          the forking process; with CLONE_PARENT it is not the parent
+    creator_tid            u4  -          its thread
+    clone_flags            u8  mask       CLONE_* as the kernel has them, without the exit signal
+    fork_reserved          u8  -
+    """,
+)  # fmt: skip
+EXEC_LAYOUT = Layout(
+    "EXEC", "pl_exec", 128,
+    """
+    Body of an exec record. The strings follow in the order path, name, args, envs, without separators.
+    """,
+    """
+    inode            u8  -          of the executable that runs; for a script, the interpreter's
+    ctime_ns         u8  ns (unix)
+    mtime_ns         u8  ns (unix)
+    device           u4  -          s_dev, kernel encoding
+    mount_id         u4  -          mnt_id of its mount
+    file_uid         u4  -          owner
+    file_gid         u4  -
+    nlink            u4  -
+    mode             u2  -          type and permission bits
+    exec_flags       u2  mask       EXEC_*
+    exec_tid         u4  -          tid of the thread that called exec, before it became leader
+    fs_magic         u4  -          s_magic of its file system
+    path_bytes       u4  bytes      path below the global root of its mount tree
+    root_offset      u4  bytes      where the path below the task's own root begins, within the path
+    name_bytes       u4  bytes      bprm->filename: what was invoked; a NUL and the working directory may follow
+    args_bytes       u4  bytes      kept of the argument area, NUL after each
+    args_full_bytes  u4  bytes      the argument area's whole length
+    envs_bytes       u4  bytes      kept of the environment, NUL after each, and `ssh_bytes`
+    envs_full_bytes  u4  bytes      the environment area's whole length
+    argc             u4  -          bprm->argc
+    envc             u4  -          bprm->envc
+    prev_tid         u4  -          tid before this exec; differs where a thread other than the leader called exec
+    prev_inode       u8  -          of the executable before this exec
+    interp_inode     u8  -          reserved; always 0
+    prev_cookie      u8  -          cookie of the image before
+    mount_end        u4  bytes      1 + the length of the front part of the path that leads to the mount of the
+                                    executable (1: the mount is the root, "/")
+    ssh_bytes        u4  bytes      the last bytes of `envs_bytes`, which are not part of the environment: SSH_CLIENT
+                                    and SSH_CONNECTION of a program that sshd executed, then an empty string. Removed
+                                    before anything is stored (conceal.py)
+    """,
+)  # fmt: skip
+EXIT_LAYOUT = Layout(
+    "EXIT", "pl_exit", 32,
+    """
+    Body of an exit record. The other kinds have no body: their TASK has the new state.
+    """,
+    """
+    reaper_start_boot_ns  u8  ns (boot)  of the process that will probably adopt the children
+    reaper_tgid           u4  -          that process; 0: none, as the namespace ends with its init
+    exit_code             i4  -          wait status, signal->group_exit_code
+    exit_flags            u4  mask       EXIT_*
+    leader_exit_code      i4  -          the leader's exit_code; 0 until it is stored
+    exit_reserved         u8  -
+    """,
+)  # fmt: skip
+PLACE_LAYOUT = Layout(
+    "PLACE", "pl_place", 16,
+    """
+    Begins the strings of a CGROUP record: the cgroup that the process was moved to, or that was created
+    (FLAG_CGROUP_MADE). MEMBERs follow, then the path.
+    """,
+    """
+    place_id          u8  -      cgroup->kn->id: inode of its directory
+    place_hierarchy   u4  -      cgroup->root->hierarchy_id; 0: version 2
+    place_path_bytes  u2  bytes  its path below the root of the hierarchy; at most 1023
+    place_members     u2  -      number of MEMBERs that follow
+    """,
+)  # fmt: skip
+MEMBER_LAYOUT = Layout(
+    "MEMBER", "pl_member", 16,
+    """
+    One for each cgroup of version 1 that the process is in, except roots; in the strings of a CGROUP record.
+    """,
+    """
+    member_id         u8  -  cgroup->kn->id; each hierarchy has its own numbers
+    member_hierarchy  u4  -  cgroup->root->hierarchy_id
+    member_pad        u4  -
+    """,
+)  # fmt: skip
+CAPS_LAYOUT = Layout(
+    "CAPS", "pl_caps", 16,
+    """
+    The strings of a CAPS record: capability checks since the process runs its image. The masks are complete each
+    time, so a lost record is made up for by the next.
+    """,
+    """
+    caps_attempted  u8  mask  bit n: capability n was checked for the process
+    caps_used       u8  mask  those of them that it had
+    """,
+)  # fmt: skip
+
+#: Layouts by the name of their C struct, without ``pl_``.
+LAYOUTS = {
+    layout.c_name[3:]: layout
+    for layout in (
+        HEAD_LAYOUT,
+        TASK_LAYOUT,
+        FORK_LAYOUT,
+        EXEC_LAYOUT,
+        EXIT_LAYOUT,
+        PLACE_LAYOUT,
+        MEMBER_LAYOUT,
+        CAPS_LAYOUT,
+    )
+}

@@ -1,0 +1,17 @@
+"""Numbers that several stages have to agree on. C and Cython see the same numbers in _limits.pxd; a test compares them.
+
+Limits that only one module needs stand in that module.
+"""
+
+#: The clock of the BPF programs is the kernel's fast one: a timestamp may lag behind the precise clock by this much.
+#: Measured lag of ring positions behind the clock: 73 us without a barrier, none with one.
+MERGE_SLACK_NS = 100_000
+
+#: Images of one process that stay linked (`tables.chain_max` cannot be larger), ancestors that a reader follows, and
+#: ancestors in an event.
+CHAIN_MAX = 512
+#: A walk in the writer that takes more steps than this has met a loop (design, law 7). Twice CHAIN_MAX, because a chain
+#: may be longer than its limit for a moment, while images are being elided.
+CHAIN_LIMIT = 2 * CHAIN_MAX
+#: The same for walks over the images of a process and of all that it descends from, which no limit keeps short.
+LINEAGE_LIMIT = 8 * CHAIN_MAX

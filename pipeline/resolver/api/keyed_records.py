@@ -1,0 +1,140 @@
+"""Records of the eBPF-less resolver: what a tracer's frame would have held, applied as the daemon applies frames.
+
+The methods that decide which record is needed are in `ebpfless`; its keys are translated by `keyed_frames`.
+"""
+
+from __future__ import annotations
+
+from os import fsencode
+
+import numpy as np
+
+from pipeline.records import kinds as events
+from pipeline.resolver.apply._applier import Applier
+from pipeline.resolver.entries import args_views
+from pipeline.resolver.entries import entry_records as records
+from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
+from pipeline.resolver.entries.entry_rows import is_number
+from pipeline.resolver.entries.keyed_rows import COMM_CHARS, KeyedBook, is_key
+from pipeline.resolver.entries.model import CacheResolverKey, ResolverError, Source
+from pipeline.resolver.entries.opts import ResolverOpts
+from pipeline.resolver.merge.keyed_frames import KeyedFrames
+from pipeline.secrets.argsenvs import ArgScrubber
+from pipeline.shm.layout import tables as layout
+
+
+class KeyedRecorder:
+    """Writes the records of keyed processes.
+
+    Args:
+        applier: of the tables.
+        book: entry objects of its rows.
+        frames: translates keys into slots of the index.
+        scrubber, opts: decide what may be stored of arguments and environment.
+    """
+
+    def __init__(
+        self,
+        applier: Applier,
+        book: KeyedBook,
+        frames: KeyedFrames,
+        scrubber: ArgScrubber | None,
+        opts: ResolverOpts,
+    ) -> None:
+        self._applier = applier
+        self._book = book
+        self._frames = frames
+        self._scrubber = scrubber
+        self._opts = opts
+
+    def fork(self, key: CacheResolverKey, ppid: int, time_ns: int) -> ProcessCacheEntry:
+        """Record a fork below the process that had the ppid then; returns the entry."""
+        named = self.named_parent(key, ppid, time_ns)
+        head = records.head(events.KIND_FORK, key.pid, key.pid, time_ns, time_ns, *named)
+        row = self._apply(key, head, body=records.fork(ProcessCacheEntry(), *named))
+        return self._book.entry(self._applier.py_root(row))
+
+    def exec(
+        self, key: CacheResolverKey, entry: ProcessCacheEntry, time_ns: int, start_ns: int, parent: tuple[int, int]
+    ) -> ProcessCacheEntry:
+        """Record an exec; returns the entry.
+
+        Args:
+            key: of the process.
+            entry: the new image, in no table.
+            time_ns, start_ns: of the exec and of the process, boot clock. Equal: the process was found when its tracer
+                started.
+            parent: pid and start of the parent; pid 0: unknown.
+        """
+        kept = args_views.kept(entry.args_entry, entry.envs_entry, self._scrubber, self._opts)
+        body, strings = records.image(entry, *kept)
+        container = fsencode(entry.container.container_id)
+        head = records.head(
+            events.KIND_EXEC, key.pid, key.pid, time_ns, start_ns, *parent, len(strings) + len(container)
+        )
+        head["flags"] = events.FLAG_CONTAINER if container else 0
+        task = np.zeros(1, events.TASK)
+        task["comm"], task["tty"] = fsencode(entry.comm)[:COMM_CHARS], fsencode(entry.tty_name)[:15]
+        told = records.TaskRecord(task, layout.KNOWN_COMM | (layout.KNOWN_TTY if entry.tty_name else 0))
+        row = self._apply(key, head, told, body, strings + container, entry.source)
+        return self._book.attach(entry, row)
+
+    def exit(self, key: CacheResolverKey, start_ns: int, time_ns: int) -> None:
+        """Record the end of a process."""
+        head = records.head(events.KIND_EXIT, key.pid, key.pid, time_ns, start_ns)
+        head["flags"] = events.FLAG_HEAD_ONLY  # a tracer does not report the exit code, so the record has no body
+        self._apply(key, head)
+
+    def credentials(self, key: CacheResolverKey, start_ns: int, time_ns: int, told: records.TaskRecord) -> None:
+        """Record a change of credentials."""
+        self._apply(key, records.head(events.KIND_CRED, key.pid, key.pid, time_ns, start_ns), told)
+
+    def _apply(
+        self, key: CacheResolverKey, head: records.Column, told: records.TaskRecord | None = None,
+        body: records.Column | None = None, strings: bytes = b"", source: Source = Source.EVENT,
+    ) -> int:  # fmt: skip
+        """Apply a record of a process; returns the row of its newest image.
+
+        Raises:
+            ResolverError: there is no room for the process.
+        """
+        task, known = told or records.TaskRecord(np.zeros(1, events.TASK), 0)
+        task["pid_ns"] = key.nsid
+        fork = body if int(head["kind"][0]) == events.KIND_FORK else None
+        if not self._frames.record(head, task, fork):
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no slot is free. Increase tables.key_capacity")
+        is_whole = not int(head["flags"][0]) & events.FLAG_HEAD_ONLY
+        row = self._applier.apply_records(
+            head, task if is_whole else None, body, strings, known=known | layout.KNOWN_NS, source=int(source)
+        )
+        if not row:
+            raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: table full. Increase tables.max_entries")
+        return row
+
+    # -- parents -------------------------------------------------------------------------------------------------------
+
+    def named_parent(self, key: CacheResolverKey, ppid: int, time_ns: int) -> tuple[int, int]:
+        """Return pid and start of the parent for a record.
+
+        The parent is the process that had the ppid at `time_ns`, even if its exit was reported before its child's fork.
+        Pid 0 if the last owner of the ppid had ended before: otherwise the applier would link to it.
+        """
+        if key.pid == 1:
+            return 0, 0
+        slot = self._book.space.find(ppid, key.nsid)
+        parent = self._book.owner_at(slot, time_ns) if slot else None
+        if parent is not None:
+            return ppid, parent.start_boot_ns
+        return (0 if slot and self._book.tables.py_head(slot) else ppid), 0
+
+
+def require_key(key: CacheResolverKey, ppid: int) -> None:
+    """Check that a process can have a key, and a parent the ppid.
+
+    Raises:
+        ResolverError: they cannot.
+    """
+    if not is_key(key):
+        raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: both must be numbers from 1 to 4294967295")
+    if not is_number(ppid):
+        raise ResolverError(f"pid {key.pid} of namespace {key.nsid}: no parent can have the pid {ppid}")

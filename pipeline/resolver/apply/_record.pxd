@@ -1,0 +1,102 @@
+"""One record as apply passes it on: what it says, where that comes from, and the strings that it holds.
+
+A record is filled in once, where it enters apply, and passed by pointer. So what a function knows of the record is in
+its arguments, and nothing of it stays behind in the Applier.
+"""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from pipeline.records._records cimport (
+    PL_EXEC_ARGS_TRUNCATED, PL_EXEC_ARGS_UNREADABLE, PL_EXEC_ENVS_TRUNCATED, PL_EXEC_ENVS_UNREADABLE, PL_FLAG_CONTAINER,
+    PL_KIND_CAPS, PL_KIND_EXEC, pl_caps_any, pl_exec_any, pl_exit_any, pl_fork_any, pl_head_any, pl_task_any,
+)
+from pipeline.shm.layout._layout cimport PL_KNOWN_ARGS, PL_KNOWN_ENVS, PL_ROW_ARGS_TRUNCATED, PL_ROW_ENVS_TRUNCATED
+
+
+# What only some kinds of records have. `bytes` is NULL if the record has no body.
+cdef union record_body:
+    const char *bytes
+    const pl_fork_any *fork
+    const pl_exec_any *exec  # also of facts from /proc, whose kind is 0
+    const pl_exit_any *exit
+
+
+cdef struct told_record:
+    const pl_head_any *head
+    const pl_task_any *task  # NULL: the record has none (FLAG_HEAD_ONLY)
+    record_body body
+    const char *strings  # path, name, arguments and environment, one after the other
+    const char *container  # container id; read only if container_bytes is not 0
+    uint64_t digest  # of arguments and environment before anything was hidden; 0: not known
+    uint32_t groups  # KNOWN_* groups of `task` that hold a value
+    uint32_t container_bytes
+    uint8_t source  # SOURCE_* of the rows that the record makes
+    uint8_t cgroup_source  # CGROUP_SOURCE_* of what the record says about cgroups
+    bint is_stat  # the executable's inode is from stat(), not from the kernel's own structures
+
+
+# Arguments or environment, as an exec record holds them.
+cdef struct exec_text:
+    const char *text
+    uint32_t n, full  # bytes in the record, and before it was cut
+    uint32_t known, truncated  # bits of it: KNOWN_*, ROW_*
+    bint is_told, is_cut
+
+
+cdef inline bint tells_args(const pl_exec_any *body) noexcept nogil:
+    """Whether a record says what the arguments are, even if there are none.
+
+    It does not if they could not be read, or if the capture keeps 0 bytes of them.
+    """
+    return body.args_bytes != 0 or not (
+        body.exec_flags & PL_EXEC_ARGS_UNREADABLE
+        or (body.exec_flags & PL_EXEC_ARGS_TRUNCATED and body.args_full_bytes)
+    )
+
+
+cdef inline bint tells_envs(const pl_exec_any *body) noexcept nogil:
+    """The same for the environment."""
+    return body.envs_bytes != 0 or not (
+        body.exec_flags & PL_EXEC_ENVS_UNREADABLE
+        or (body.exec_flags & PL_EXEC_ENVS_TRUNCATED and body.envs_full_bytes)
+    )
+
+
+cdef inline uint64_t strings_bytes(const pl_exec_any *body) noexcept nogil:
+    return <uint64_t>body.path_bytes + body.name_bytes + body.args_bytes + body.envs_bytes
+
+
+cdef inline exec_text args_of(const pl_exec_any *body, const char *strings) noexcept nogil:
+    """The arguments in a record; `strings` are all of its strings."""
+    cdef exec_text args
+    args.text = strings + body.path_bytes + body.name_bytes
+    args.n, args.full = body.args_bytes, body.args_full_bytes
+    args.known, args.truncated = PL_KNOWN_ARGS, PL_ROW_ARGS_TRUNCATED
+    args.is_told = tells_args(body)
+    args.is_cut = body.exec_flags & (PL_EXEC_ARGS_TRUNCATED | PL_EXEC_ARGS_UNREADABLE) != 0
+    return args
+
+
+cdef inline exec_text envs_of(const pl_exec_any *body, const char *strings) noexcept nogil:
+    """The environment in a record."""
+    cdef exec_text envs
+    envs.text = strings + body.path_bytes + body.name_bytes + body.args_bytes
+    envs.n, envs.full = body.envs_bytes, body.envs_full_bytes
+    envs.known, envs.truncated = PL_KNOWN_ENVS, PL_ROW_ENVS_TRUNCATED
+    envs.is_told = tells_envs(body)
+    envs.is_cut = body.exec_flags & (PL_EXEC_ENVS_TRUNCATED | PL_EXEC_ENVS_UNREADABLE) != 0
+    return envs
+
+
+cdef inline void find_container(told_record *record) noexcept nogil:
+    """Set the container id of a tracer's record; it stands behind the other strings."""
+    cdef uint64_t used = 0
+    if not record.head.flags & PL_FLAG_CONTAINER or record.strings == NULL:
+        return
+    if record.head.kind == PL_KIND_EXEC and record.body.exec != NULL:
+        used = strings_bytes(record.body.exec)
+    elif record.head.kind == PL_KIND_CAPS:
+        used = sizeof(pl_caps_any)
+    used = min(used, <uint64_t>record.head.var_bytes)
+    record.container = record.strings + used
+    record.container_bytes = <uint32_t>(record.head.var_bytes - used)

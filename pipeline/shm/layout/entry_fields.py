@@ -1,0 +1,224 @@
+"""Fields of an entry and of an event, declared once.
+
+``script/generate`` writes from this table the properties of `Entry` that only copy (in ``_entry.pyx`` and its stub),
+the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Whatever
+shows all fields goes through ENTRY_FIELDS or EVENT_FIELDS. Needs no numpy.
+
+A line has the name, where the field is shown (``both``, ``entry``, ``event``, ``property``: an attribute of `Entry`
+that its JSON form does not have), its type, where its value comes from, and its meaning. The value is ``computed`` (by
+hand), or a field of the row, followed by conditions:
+
+- ``known NAME``: null unless KNOWN_NAME is set
+- ``nonzero``: null if it is 0
+- ``set``: null if it is 4294967295
+- ``time``: boot-clock ns, shown as Unix ns; null if it is 0
+- ``cached``: `Entry` has the property by hand, with a cache
+
+``flag NAME`` is whether ROW_NAME is set, ``no flag NAME`` the opposite; ``known NAME`` may follow. ``state NAME`` is a
+state of `pipeline.shm.layout.declared.STATES`.
+
+A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them
+with a generated function; it writes the other groups by hand.
+"""
+
+from __future__ import annotations
+
+from pipeline.shm.layout.field_table import EntryField, parse
+
+TABLE = """
+[header]
+event                    event     str    computed
+    `fork`, `exec`, `exit`, `cred`, `comm`, `cgroup`, `sid`, `caps`, `reparent`, or the kind of a context event
+seq                      event     uint   computed  number in the topic, from 1
+order                    event     uint   computed  number in the stream, over all topics
+time_ns                  event     int    computed  when it happened
+pid                      both      uint   computed
+    process id (tgid) in the root pid namespace; of a `foreign` process, in its own
+tid                      both      uint   computed  thread of the last event
+ppid                     both      uint   computed  pid of the current parent (`real_parent`); 0: none, or unknown
+[times copied]
+start_time_ns            both      int    hot.start_boot_ns time cached  start of the process; with pid its identity
+fork_time_ns             both      int    cold.fork_boot_ns time  when the fork was seen
+exec_time_ns             both      int    hot.exec_boot_ns time
+    when this image was loaded, the last time if it was loaded several times; for a fork, when the image of its parent
+    was
+exit_time_ns             both      int    hot.exit_boot_ns time
+    end of the image: the end of the process, or the exec that replaced it; null: it runs
+[end]
+created_at_ns            both      int    computed  when the image came to be: the later of exec and fork
+exit_code                both      int    computed
+    wait status, as waitpid(2) returns it; null: it runs, or the end was not seen
+exit_cause               both      str    computed  `exited`, `signaled`, `coredumped`
+exit_cause_code          both      uint   computed  exit code, or number of the signal
+[image]
+comm                     both      str    computed  task name
+path                     both      str    computed
+    the executable, below the global root of its mount tree; for a script its interpreter, which `inode` and `file`
+    describe too
+script_path              both      str    computed  the script that was invoked
+name                     both      str    computed  what was invoked
+cwd                      both      str    computed
+    working directory at the exec, below the daemon's root directory; of a process that was found in /proc, at that
+    moment; null: unknown, deleted, not reachable from there, or longer than 4096 bytes
+symlink_paths            both      [str]  computed
+    of busybox, or of an executable reached through a symbolic link: its two usual paths by `argv[0]`
+symlink_basename         both      str    computed  the last part of these paths
+argv                     both      [str]  computed  arguments as stored, so scrubbed unless configured otherwise
+argc                     both      uint   cold.argc known ARGS
+    how many arguments there were, also if `argv` was cut; 65535: that many, or more
+args_truncated           both      bool   flag ARGS_TRUNCATED  `argv` is not complete
+envs                     both      [str]  computed
+    KEY=VALUE; null in events unless configured, as the segment has a tighter mode than the socket. Where
+    `envs.show_values` names variables, those have their value and the others only their name
+envc                     both      uint   cold.envc known ENVS
+    how many variables there were; null where environments are not captured, as by default (`capture.envs_bytes`)
+envs_truncated           both      bool   flag ENVS_TRUNCATED
+    `envs` is not complete; false where environments are not captured
+[ids copied]
+uid                      both      uint   hot.uid known CREDS  ids are those of the initial user namespace
+gid                      both      uint   hot.gid known CREDS
+euid                     both      uint   cold.euid known CREDS
+egid                     both      uint   cold.egid known CREDS
+suid                     both      uint   cold.suid known CREDS
+sgid                     both      uint   cold.sgid known CREDS
+fsuid                    both      uint   cold.fsuid known CREDS
+fsgid                    both      uint   cold.fsgid known CREDS
+[names]
+user                     both      str    computed
+    name of `uid`, for a process in a container that inside it; null: none, or not known yet
+group                    both      str    computed  name of `gid`
+euser                    both      str    computed  name of `euid`
+egroup                   both      str    computed  name of `egid`
+fsuser                   both      str    computed  name of `fsuid`
+fsgroup                  both      str    computed  name of `fsgid`
+[privileges copied]
+auid                     both      uint   cold.auid known AUID set  login uid; null: never set, or unknown
+audit_session            both      uint   cold.audit_session known AUID set  null: never set, or unknown
+cap_effective            both      uint   cold.cap_effective known CAPS  mask: bit n is capability n
+cap_permitted            both      uint   cold.cap_permitted known CAPS  mask
+caps_attempted           both      uint   cold.cap_attempted
+    mask of capabilities that were checked for the image; 0 unless `capture.capabilities_usage` is on or an agent
+    reports them
+caps_used                both      uint   cold.cap_used  those of them that it had
+no_new_privs             both      bool   state no_new_privs
+    PR_SET_NO_NEW_PRIVS is set: an exec cannot add privileges. As of the last event of the process; null: unknown
+seccomp_mode             both      str    state seccomp_mode
+    `disabled`, `strict` or `filter`, as of the last event of the process; null: unknown
+[terminal]
+tty                      both      str    computed  controlling terminal, such as `pts0`; in events empty: none
+[session copied]
+sid                      both      uint   cold.sid known SID  pid of the session leader
+pgid                     both      uint   cold.pgid known SID  pid of the process group leader
+[executable]
+inode                    both      uint   hot.inode known FILE nonzero  of the executable
+file                     both      map    computed
+    facts of the executable, see [Files](#files); of exec events only, unless `stream.file` is `"all"`: other events
+    name the file by `inode` and `path`, and an entry has all of it
+interpreter              both      map    computed
+    of a script: its interpreter, in the same form and of the same events as `file`. As the kernel runs the interpreter,
+    `path`, `inode` and `file` describe it too; `script_path` is what was invoked. null: no script
+[namespaces copied]
+exec_inode               both      uint   cold.exec_inode nonzero
+    executable that the kernel reported with the event: of a fork that of the forking process, of an exec that of the
+    image before, otherwise (a snapshot, a change) its own
+ns_pid                   both      uint   cold.ns_pid known NS nonzero  pid in the innermost pid namespace
+pid_ns                   both      uint   cold.pid_ns known NS nonzero
+    inodes of namespaces, as `readlink /proc/PID/ns/*` numbers them
+mnt_ns                   both      uint   cold.mnt_ns known NS nonzero
+net_ns                   both      uint   cold.net_ns known NS nonzero
+user_ns                  both      uint   cold.user_ns known NS nonzero
+[cgroup]
+cgroup                   both      str    computed  path of the cgroup, version 2
+cgroup_id                both      uint   hot.cgroup_id known CGROUP nonzero  of the cgroup v2 directory
+cgroup_version           both      uint   computed
+    of `cgroup` and `cgroup_id`, so 2; null where these are, also if a container is known by version 1
+cgroup_source            both      str    computed
+    what reported that cgroup first: `event`, `procfs` (the start, a repair, or a source without BPF), `inherited`
+    (nothing: it is that of the parent at the fork, and so is `container_id`, until an event or a look at /proc confirms
+    or corrects both); null: unknown, as for processes that only the kernel's process maps reported
+cgroup_created_at_ns     both      int    computed
+    when that cgroup was created; null: before the capture began, or not seen
+container_id             both      str    computed
+    by the path of version 2, otherwise by those of version 1 ([sources.md](sources.md))
+container_created_at_ns  both      int    computed
+    when the container's own cgroup was created, not one below it; null: as for the cgroup, or the container is known by
+    version 1
+[identity]
+entity_id                both      str    computed
+    identity: boot id (32 hex digits), `-`, pid in hex (of a `foreign` process: pid namespace in hex, `.`, pid in hex),
+    `-`, start on the boot clock (ns) in hex
+cpid                     both      str    computed  OCSF's Common Process Identifier; coarse (ticks), never a key
+parent_entity_id         both      str    computed  of the current parent; null: not retained, or unknown
+creator_pid              both      uint   computed
+    of the process that forked this one, also if its parent is another one now
+creator_entity_id        both      str    computed  of the same process
+[origin copied]
+fork_flags               both      uint   cold.fork_flags nonzero
+    clone flags without the exit signal; null: none, or unknown
+cookie                   both      uint   cold.cookie nonzero  identifies the image in the BPF maps
+user_session             both      uint   cold.user_session nonzero
+    number of the ssh session. An event `user_session` reports its facts once (`ssh_session_id` in its `context` is the
+    number); an entry has them in `ssh_session`, as long as they are known. The authentication is known only where sshd
+    has `ExposeAuthInfo yes`. Which of these facts a user can change:
+    [security.md](security.md#what-is-believed-of-an-ssh-session)
+[source]
+ssh_session              entry     map    computed
+    facts of that session: id, username, client_ip, client_port, auth_method and public_key, each null where it is
+    unknown
+source                   both      str    computed
+    where the entry comes from: `event`, `map`, `procfs_fallback`, `procfs_snapshot`, `placeholder` or `unknown`
+[statements copied]
+images                   both      uint   hot.images
+    images of this process up to this one, from 1; an exec of what runs already (same file, arguments, environment and
+    credentials) makes none
+is_thread                both      bool   no flag IS_EXEC
+    no exec made this image: it is a fork (threads are no entries)
+is_exec                  both      bool   flag IS_EXEC  an exec made this image
+is_exec_exec             both      bool   flag IS_EXEC_EXEC  an exec made this image, and the one before
+is_parent_missing        both      bool   flag PARENT_MISSING  the parent or the previous image was not the expected one
+is_adopted               both      bool   flag ADOPTED  the current parent is not the creator
+is_kworker               both      bool   flag KTHREAD  a kernel thread
+is_through_symlink       both      bool   flag THROUGH_SYMLINK
+    a symbolic link was followed on the way to the executable
+[rest]
+is_head                  entry     bool   flag HEAD  newest image of its process
+is_exited                both      bool   computed  the process has ended
+marks                    both      [str]  computed
+    what is uncertain: `adopted`, `adoption_predicted`, `exit_unseen`, `before_capture`, `gap`, `ns_init`,
+    `start_ticks`, `head_only`, `elided`; `foreign`: `pid`, `ppid` and `creator_pid` are numbers of the namespace
+    `pid_ns`
+flags                    both      uint   hot.flags
+    ROW_* ([memory-layout.md](memory-layout.md#hot-row-128-bytes-two-cache-lines))
+row                      entry     uint   computed  row of the table; with `generation` the address of the image
+generation               entry     uint   hot.generation  changes when the row is freed
+extra                    both      map    computed  what few processes have, see [Extra](#extra)
+lineage                  event     [map]  computed
+    ancestors at the event, nearest first, earlier images among them: pid, start_time_ns, comm, path, entity_id
+lineage_truncated        event     bool   computed  there are more than eight, or the chain leads out of the table
+[properties]
+start_boot_ns            property  uint   hot.start_boot_ns
+    start time on the boot clock; with pid and boot id the identity. 0: unknown
+known                    property  uint   hot.known  KNOWN_* of declared.py: groups of fields that hold a value
+is_before_capture        property  bool   flag BEFORE_CAPTURE
+    the process began before the capture: creator and earlier images are unknown
+is_adoption_predicted    property  bool   flag ADOPTION_PREDICTED
+    the current parent is the one that the kernel was expected to choose; not confirmed yet
+is_foreign               property  bool   flag FOREIGN
+    known by its number in a pid namespace, as a tracer there reported it: `pid`, `ppid` and `creator_pid` are numbers
+    of the namespace `pid_ns`
+is_ns_init               property  bool   flag NS_INIT  init of its pid namespace
+is_start_coarse          property  bool   flag START_TICKS
+    the start time comes from /proc: the beginning of a clock tick (10 ms)
+is_replaced              property  bool   flag REPLACED  an exec has replaced this image; exit_time_ns says when
+is_exit_unseen           property  bool   flag EXIT_UNSEEN  the end was inferred; its time is an upper bound
+"""
+
+#: Minor version of the public stream. Raise it when a release adds a field.
+STREAM_MINOR = 2
+
+FIELDS: tuple[EntryField, ...] = parse(TABLE)
+
+#: Keys of an entry's JSON form, in this order; each is an attribute of `Entry` too.
+ENTRY_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "entry"))
+#: Keys of an event, in this order; a reparent event has `new_parent` too.
+EVENT_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "event"))

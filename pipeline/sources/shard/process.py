@@ -1,0 +1,160 @@
+"""The process of a source, from its start to its end. Each source's `main` passes in what differs.
+
+After SIGTERM a source hands over what it holds, and waits until that is applied, for at most a part of the time that
+the supervisor allows. Records that are not applied by then stay in the rings for the next process.
+"""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from pipeline import paths
+from pipeline.bus._push import FramePush
+from pipeline.bus.sockets import Bus
+from pipeline.records.capture_fds import NO_FD, CaptureFds
+from pipeline.sources.ring._acks import ControlAcks
+from pipeline.sources.ring._ring import PAGE_BYTES, Ring
+from pipeline.sources.ring._shared import CpuStates
+from pipeline.sources.shard._pacing import RingWaiter
+from pipeline.worker.start import report_ready, run_worker
+
+if TYPE_CHECKING:
+    from pipeline.sources.ring.acks import AckSource
+    from pipeline.worker.description import WorkerDescription
+
+#: The part of the stop timeout in which a source waits until everything is applied.
+_DRAIN_PART = 0.8
+
+
+class SourceParts(NamedTuple):
+    """What a source is built from: in a worker process, and in `procline record`.
+
+    Attributes:
+        fds: its descriptors.
+        rings: its rings, by number; none for a recording.
+        states: `pl_shared`; None for a recording.
+        acks: says what is applied.
+        send: hands a frame on; False if it would block.
+        boot_id: 16 bytes, for the frames.
+        frame_max_bytes: a frame is closed when its records have this many bytes.
+    """
+
+    fds: CaptureFds
+    rings: Sequence[Ring]
+    states: CpuStates | None
+    acks: AckSource
+    send: Callable[[bytes], bool]
+    boot_id: bytes
+    frame_max_bytes: int
+
+    def of_shard(self) -> dict[str, Any]:
+        """Return the arguments of a Shard that every source passes on."""
+        return {
+            "acks": self.acks, "send": self.send, "cpus": self.states, "boot_id": self.boot_id,
+            "frame_max_bytes": self.frame_max_bytes,
+        }  # fmt: skip
+
+
+class Source(Protocol):
+    """An open source in its process."""
+
+    @property
+    def descriptors(self) -> Iterable[int]:
+        """Descriptors that end a wait when they become readable."""
+
+    def run(self, waiter: RingWaiter) -> None:
+        """Hand over records until the waiter says that it is time to stop."""
+
+    def drain(self, deadline_s: float) -> None:
+        """Wait until everything that is there now is applied, at most until this monotonic time."""
+
+
+def run_source(
+    open_source: Callable[[WorkerDescription, SourceParts, ExitStack], Source],
+    *,
+    keep: tuple[int, ...] = (),
+    arguments: list[str] | None = None,
+) -> int:
+    """Run the process of a source until SIGTERM.
+
+    Args:
+        open_source: builds the source; whatever it opens it closes by the stack. It runs after the privileges are
+            dropped, so it imports numpy, which starts threads, only then.
+        keep: capabilities that the source needs; draining a ring needs none.
+        arguments: of the command line; None: those of this process.
+
+    Returns:
+        The exit code.
+    """
+
+    def work(description: WorkerDescription) -> int:
+        with ExitStack() as last, ExitStack() as stack:
+            acks = ControlAcks(description.directory / paths.CONTROL, capture_id=description.capture_id)
+            last.callback(acks.close)
+            bus = stack.enter_context(Bus())
+            frames_socket = paths.frames_socket(description.directory)
+            send = FramePush(bus.push(frames_socket, hwm_frames=description.config.frames.push_hwm_frames))
+            states = None if description.fds.shared == NO_FD else map_cpu_states(description.fds.shared)
+            parts = SourceParts(
+                fds=description.fds,
+                rings=open_rings(description.fds, states, description.source, description.ring_bytes),
+                states=states,
+                acks=acks,
+                send=send,
+                boot_id=description.boot_id_bytes,
+                frame_max_bytes=description.config.frames.max_bytes,
+            )
+            source = open_source(description, parts, stack)
+            waiter = RingWaiter(source.descriptors)
+            # After everything else: until then a further SIGTERM must not end this process.
+            last.callback(waiter.close)
+            # All of this lives as long as the process, so the collector need not visit it again.
+            gc.collect()
+            gc.freeze()
+            report_ready(description)
+            source.run(waiter)
+            source.drain(time.monotonic() + description.config.supervision.stop_timeout_s * _DRAIN_PART)
+        return 0
+
+    return run_worker(work, keep=keep, arguments=arguments)
+
+
+def map_counts(fd: int) -> mmap.mmap:
+    """Return the memory of `pl_shared`, writable: a map with BPF_F_MMAPABLE, or a file of the same form."""
+    length = os.fstat(fd).st_size
+    if length == 0:
+        # stat() knows no length of a map: it has entries of 256 bytes, rounded up to a page.
+        with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123 - a descriptor's file, not a path
+            entries = next(int(line.split(":")[1]) for line in info if line.startswith("max_entries:"))
+        length = -(-entries * 256 // PAGE_BYTES) * PAGE_BYTES
+    return mmap.mmap(fd, length)
+
+
+def map_cpu_states(fd: int) -> CpuStates:
+    """Map `pl_shared` as the states of the CPUs."""
+    return CpuStates(map_counts(fd))
+
+
+def open_rings(fds: CaptureFds, states: CpuStates | None, source: str, ring_bytes: Mapping[int, int]) -> list[Ring]:
+    """Map the rings of a source, each with the CPUs that write to it.
+
+    Args:
+        fds: descriptors of the rings.
+        states: says to which ring each CPU writes.
+        source: only a ring of ``ebpf`` belongs to certain CPUs; the one of another source belongs to all.
+        ring_bytes: by ring number; a ring that is missing here is measured.
+    """
+    cpus_of: dict[int, list[int]] = {}
+    for cpu in range(states.count if states is not None else 0):
+        ring = states.ring(cpu) if states is not None and source == "ebpf" else 0
+        cpus_of.setdefault(ring, []).append(cpu)
+    return [
+        Ring(fd, number=number, cpus=tuple(cpus_of.get(number, ())), data_bytes=ring_bytes.get(number))
+        for number, fd in sorted(fds.rings.items())
+    ]

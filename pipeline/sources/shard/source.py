@@ -1,0 +1,100 @@
+"""The source ``ebpf`` in its process: one shard, which drains rings that BPF programs fill."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pipeline.log import Logger, get_logger
+from pipeline.sources.ring._ring import Ring
+from pipeline.sources.shard._pacing import Pacer, RingWaiter, run
+from pipeline.sources.shard._shard import Shard
+from pipeline.sources.shard.process import SourceParts
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from pipeline.worker.description import WorkerDescription
+
+#: Records of one duty cycle, after which the shard reads the acknowledgements again.
+BUDGET_RECORDS = 16_384
+_DRAIN_PAUSE_S = 0.002
+
+
+class RingSource:
+    """A shard of rings that the kernel fills.
+
+    Args:
+        shard: owns the rings.
+        pacer: decides when the shard reads the rings again.
+        log: for faults and for what is left at the end.
+    """
+
+    def __init__(self, shard: Shard, pacer: Pacer, log: Logger) -> None:
+        self._shard = shard
+        self._pacer = pacer
+        self._log = log
+        self._reported: set[tuple[int, str]] = set()
+        self.descriptors = [ring.fileno() for ring in shard.rings]
+
+    def run(self, waiter: RingWaiter) -> None:
+        """Drain the rings until the waiter says that it is time to stop."""
+        run(self._shard, self._pacer, waiter, self.report_faults, BUDGET_RECORDS)
+
+    def drain(self, deadline_s: float) -> None:
+        """Wait until everything that the rings hold now is applied, at most until this monotonic time."""
+        drain_rings(self._shard, deadline_s, self._log)
+
+    def report_faults(self) -> None:
+        """Log what should not happen, each once for a ring."""
+        for ring in self._shard.rings:
+            self._report(ring)
+
+    def _report(self, ring: Ring) -> None:
+        for name, count, event in (
+            ("corrupt", ring.corrupt_total, "corrupt ring header; skipped to the producer position"),
+            ("malformed", ring.malformed_total, "malformed record in a ring; skipped"),
+            ("refused", ring.refused_total, "the resolver asked for a position that the ring has not reached; ignored"),
+        ):
+            if count and (ring.number, name) not in self._reported:
+                self._reported.add((ring.number, name))
+                self._log.error(event, ring=ring.number, count=count)
+
+
+def open_source(description: WorkerDescription, parts: SourceParts, stack: ExitStack) -> RingSource:
+    """Build the shard of a worker process."""
+    capture = description.config.capture
+    pacer = Pacer(
+        interval_min_s=capture.drain_interval_min_ms / 1000, interval_max_s=capture.drain_interval_max_ms / 1000
+    )
+    return RingSource(open_shard(parts, stack), pacer, get_logger())
+
+
+def open_shard(parts: SourceParts, stack: ExitStack) -> Shard:
+    """Build the shard of rings that the kernel fills; the stack closes it."""
+    shard = Shard(parts.rings, source="ebpf", **parts.of_shard())
+    stack.callback(shard.close)
+    return shard
+
+
+def drain_rings(shard: Shard, deadline_s: float, log: Logger) -> bool:
+    """Hand over everything that the rings hold now, and wait until it is applied.
+
+    Args:
+        shard: owns the rings.
+        deadline_s: monotonic time at which to stop waiting.
+        log: for a warning if records are left.
+
+    Returns:
+        Whether everything was applied.
+    """
+    # Without the records that follow: while the programs are attached they would never end.
+    targets = [(ring, ring.producer_pos) for ring in shard.rings]
+    while time.monotonic() < deadline_s:
+        shard.poll(BUDGET_RECORDS)
+        if all(ring.consumer_pos >= target for ring, target in targets):
+            return True
+        time.sleep(_DRAIN_PAUSE_S)
+    left = sum(max(0, target - ring.consumer_pos) for ring, target in targets)
+    log.warning("stopped before every record was applied; the next process reads the rest", unapplied_bytes=left)
+    return False

@@ -1,0 +1,64 @@
+"""Files that follow from the declarations are up to date, and script/generate finds those that are not."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.records import declared
+from pipeline.shm.layout import declared as segments
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    specification = importlib.util.spec_from_file_location("generate", ROOT / "script" / "generate.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["generate"] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def test_generated_files_are_up_to_date() -> None:
+    done = subprocess.run([ROOT / "script" / "generate", "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stale_file_is_named_and_written(
+    generate: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(generate, "generated", lambda: {"a.h": "new\n", "b.h": "same\n"})
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    (tmp_path / "a.h").write_text("old\n")
+    (tmp_path / "b.h").write_text("same\n")
+    assert generate.main(["--check"]) == 1
+    assert "a.h" in (error := capsys.readouterr().err) and "b.h" not in error and "script/generate" in error
+    assert generate.main([]) == 0
+    assert (tmp_path / "a.h").read_text() == "new\n"
+    assert generate.main(["--check"]) == 0
+
+
+def test_only_text_between_markers_is_replaced(generate: ModuleType) -> None:
+    page = "before\n<!-- generated: HOT -->\nold\n<!-- end -->\nafter\n"
+    assert generate.filled(page, {"HOT": "new\n"}) == page.replace("old", "new")
+
+
+@pytest.mark.parametrize(
+    ("module", "prefix"),
+    [(declared, "FLAG_"), (declared, "EXEC_"), (declared, "EXIT_"), (segments, "ROW_"), (segments, "KNOWN_")],
+)
+def test_flags_are_single_bits_in_the_order_of_their_values(module: ModuleType, prefix: str) -> None:
+    values = [value for name, value in vars(module).items() if name.startswith(prefix) and type(value) is int]
+    assert values == [1 << position for position in range(len(values))]
+
+
+def test_every_constant_is_found_in_the_source(generate: ModuleType) -> None:
+    found = {constant.name for _, group in generate.constants(segments) for constant in group}
+    assert found == {name for name, value in vars(segments).items() if name.isupper() and type(value) is int}

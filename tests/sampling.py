@@ -1,0 +1,33 @@
+"""How many examples a property test tries: a few in a quick run, the test's own number in CI, many in a deep search."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+#: Set by script/test: "quick", "deep", or nothing.
+VARIABLE = "PROCLINE_TEST_LEVEL"
+FACTORS = {"quick": 0.05, "": 1.0, "deep": 20.0}
+#: Fewer than this would not reach the second branch of most properties.
+EXAMPLES_MIN = 5
+#: What Hypothesis tries where a test names no number.
+EXAMPLES_DEFAULT = 100
+
+
+def examples(count: int) -> int:
+    """Return how many examples to try at this level, for a test that tries `count` in CI.
+
+    Raises:
+        ValueError: the environment names an unknown level.
+    """
+    level = os.environ.get(VARIABLE, "")
+    if level not in FACTORS:
+        raise ValueError(f"{VARIABLE}={level!r} is unknown; set it to one of {', '.join(filter(None, FACTORS))}")
+    return max(min(count, EXAMPLES_MIN), round(count * FACTORS[level]))
+
+
+def load_profile() -> None:
+    """Make the level apply to tests that name no number, too."""
+    settings.register_profile("level", max_examples=examples(EXAMPLES_DEFAULT))
+    settings.load_profile("level")
