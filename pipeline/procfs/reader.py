@@ -39,16 +39,10 @@ from pipeline.host.boot import TICK_NS
 from pipeline.procfs import shared_namespaces
 from pipeline.procfs.filesystems import TMPFS_MAGIC
 from pipeline.procfs.hierarchies import Hierarchies
-from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo, ProcRecords, to_record, to_records
+from pipeline.procfs.info import PF_KTHREAD, UNSET, ProcInfo
 from pipeline.procfs.mounts import MountPoints
 from pipeline.procfs.tty import TtyNames
 from pipeline.shm.layout.declared import STATES, State
-
-__all__ = [
-    "PF_KTHREAD", "UNSET", "WANT_ALL", "WANT_ARGS", "WANT_AUDIT", "WANT_CGROUP", "WANT_DEFAULT", "WANT_ENVS",
-    "WANT_EXE", "WANT_IDS", "WANT_NS", "Area", "ProcInfo", "ProcReader", "ProcRecords", "list_pids", "read_ppid",
-    "read_process", "read_start", "to_record", "to_records",
-]  # fmt: skip
 
 WANT_EXE = 1  #: executable, its file attributes, root directory; with WANT_NS also its mount point
 WANT_ARGS = 2

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pipeline.host.alive import watched
 from pipeline.host.boot import TICK_NS
 from pipeline.procfs import reader as procfs
-from pipeline.procfs.info import script_of
+from pipeline.procfs.info import PF_KTHREAD, ProcInfo, ProcRecords, script_of, to_records
 from pipeline.records import kinds as events
 
 
@@ -112,7 +112,7 @@ def survey(
         exact_starts = dict(
             zip(head["tgid"][leaderless].tolist(), head["start_boot_ns"][leaderless].tolist(), strict=True)
         )
-        keep = ((task["task_flags"] & procfs.PF_KTHREAD) == 0) & ~leaderless
+        keep = ((task["task_flags"] & PF_KTHREAD) == 0) & ~leaderless
         if only is not None:
             keep &= np.isin(head["tgid"], np.fromiter(only, np.uint32, len(only)))
         rows = np.flatnonzero(keep)
@@ -141,7 +141,7 @@ def survey(
     for is_exact in (False, True):
         some = [info for info in infos if info.start_is_ticks is not is_exact]
         if some:
-            records = procfs.to_records(some, time_boot_ns=begin)
+            records = to_records(some, time_boot_ns=begin)
             parts.append((*_columns(records), is_exact))
     return _join(parts, begin, now_boot_ns(), cgroup_paths)
 
@@ -249,7 +249,7 @@ def _name_cgroups(
                 cgroup_paths.update(named_cgroups(info))
 
 
-def named_cgroups(info: procfs.ProcInfo) -> Iterator[tuple[int, bytes]]:
+def named_cgroups(info: ProcInfo) -> Iterator[tuple[int, bytes]]:
     """Yield the cgroups whose names ``/proc`` showed with their ids, as in `Survey.cgroup_paths`.
 
     The ids were read together with the names: the process may have moved since the iterator visited it.
@@ -261,7 +261,7 @@ def named_cgroups(info: procfs.ProcInfo) -> Iterator[tuple[int, bytes]]:
 
 
 def _columns(
-    records: procfs.ProcRecords,
+    records: ProcRecords,
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.void], npt.NDArray[np.void], list[bytes]]:
     ends = np.cumsum(records.head["var_bytes"], dtype=np.int64)
     starts = ends - records.head["var_bytes"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pipeline.procfs import reader as procfs
 from pipeline.procfs.containers import container_of_cgroups
-from pipeline.procfs.info import UNSET
+from pipeline.procfs.info import UNSET, ProcInfo
 
 
 class Difference(NamedTuple):
@@ -20,7 +20,7 @@ class Difference(NamedTuple):
     text: str
 
 
-def read_all() -> dict[int, procfs.ProcInfo]:
+def read_all() -> dict[int, ProcInfo]:
     """Return every live process except kernel threads."""
     infos = {}
     with procfs.ProcReader(cgroup_root=_cgroup_root()) as reader:

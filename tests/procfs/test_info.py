@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.procfs.info import ProcInfo, to_record, to_records
-from pipeline.procfs.reader import UNSET, WANT_ALL, read_process
+from pipeline.procfs.info import UNSET, ProcInfo, to_record, to_records
+from pipeline.procfs.reader import WANT_ALL, read_process
 from pipeline.records import kinds as events
 
 

@@ -20,7 +20,9 @@ import pytest
 
 from pipeline.host import boot
 from pipeline.procfs import reader as procfs
-from pipeline.procfs.reader import ProcInfo, ProcReader
+from pipeline.procfs.containers import cgroup_v2_root
+from pipeline.procfs.info import UNSET, ProcInfo, to_record
+from pipeline.procfs.reader import ProcReader
 from pipeline.records import kinds as events
 
 
@@ -134,7 +136,7 @@ def test_what_is_not_wanted_stays_unknown(reader: ProcReader) -> None:
     assert info is not None
     assert (info.ppid, info.uids, info.ns_pid, info.exe, info.argv) == (
         os.getppid(),
-        (procfs.UNSET,) * 4,
+        (UNSET,) * 4,
         0,
         None,
         None,
@@ -309,7 +311,7 @@ def test_process_whose_leader_ended_is_read_through_another_thread(reader: ProcR
         assert info is not None
         assert (info.is_zombie, info.exe) == (False, own_exe())
         assert info.args[1:2] == [b"-c"] and info.mnt_ns == inode("/proc/self/ns/mnt")
-        record = procfs.to_record(info)
+        record = to_record(info)
         assert record.head["flags"][0] == events.FLAG_PARTIAL | events.FLAG_LEADER_DEAD
 
 
@@ -344,7 +346,7 @@ def test_executable_of_another_root_is_named_from_outside(reader: ProcReader, tm
     with running("/bin/static", preexec_fn=lambda: os.chroot(tmp_path / "jail"), cwd="/") as child:
         info = reader.read(child.pid)
         assert info is not None and (info.exe, info.root) == (os.fsencode(busy), os.fsencode(tmp_path / "jail"))
-        assert procfs.to_record(info).exec["root_offset"][0] == len(os.fsencode(tmp_path / "jail"))
+        assert to_record(info).exec["root_offset"][0] == len(os.fsencode(tmp_path / "jail"))
 
 
 def test_process_of_other_namespaces(reader: ProcReader) -> None:
@@ -368,10 +370,10 @@ def test_unprivileged_reader_keeps_lineage_of_what_it_may_not_inspect() -> None:
         pytest.skip("needs root to change the user")
     code = (
         "import os,sys;os.setgroups([]);os.setresgid(65534,65534,65534);os.setresuid(65534,65534,65534)\n"
-        "from pipeline.procfs import reader as procfs\n"
+        "from pipeline.procfs import info, reader as procfs\n"
         "i=procfs.read_process(int(sys.argv[1]),procfs.WANT_ALL)\n"
         "print((i.exe,i.exe_inode,i.pid_ns,i.envs,i.root),i.ppid,i.uids,i.args,i.cgroup is None,i.is_torn)\n"
-        "r=procfs.to_record(i).exec[0];print(int(r['exec_flags']))\n"
+        "r=info.to_record(i).exec[0];print(int(r['exec_flags']))\n"
     )
     root = Path(__file__).parents[2]
     with running("sleep", "60") as child:
@@ -481,7 +483,7 @@ def test_kernel_without_audit_leaves_login_uid_unset(reader: ProcReader, monkeyp
 
     monkeypatch.setattr(procfs, "_read_small", without_audit)
     info = reader.read(os.getpid())
-    assert info is not None and (info.auid, info.audit_session) == (procfs.UNSET, procfs.UNSET)
+    assert info is not None and (info.auid, info.audit_session) == (UNSET, UNSET)
 
 
 def test_login_uid_and_session_are_read(reader: ProcReader) -> None:
@@ -512,7 +514,7 @@ def test_cgroup_lines(tmp_path: Path, text: bytes, path: bytes | None, v1: dict[
 
 
 def test_cgroup_id_is_the_inode_of_the_directory(tmp_path: Path) -> None:
-    root = next((p for p in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if Path(p, "cgroup.procs").exists()), None)
+    root = cgroup_v2_root()
     if root is None:
         pytest.skip("no cgroup v2 hierarchy is mounted")
     with ProcReader(cgroup_root=root) as reader:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.procfs.reader import ProcInfo
+from pipeline.procfs.info import ProcInfo
 from pipeline.records import kinds as events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.stream._encoder import Encoder
