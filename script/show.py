@@ -1,7 +1,7 @@
-"""What script/run runs: an instance, and a live view of this host's processes, each with where it came from.
+"""Run an instance, and show this host's processes live, each with its ancestors. script/run calls this.
 
-An instance that is running already is used and left running. A small workload makes sure that there is something to
-see. On a terminal the view goes on until Ctrl-C, elsewhere for ``--seconds``.
+If the instance already runs, it is used and left running. A small workload ensures that there is something to see. On a
+terminal the view continues until Ctrl-C, elsewhere for ``--seconds``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.errors import NotRunningError, ProclineError, UntrustedError
 READY_S = 60.0
 COLOURS = {"fork": "\x1b[32m", "exec": "\x1b[36m", "exit": "\x1b[90m"}
 
-#: What the workload does, round after round: a pipeline, a script in a script, an orphan that init adopts.
+#: The commands of the workload, one each round: a pipeline, a script in a script, an orphan that init adopts.
 WORKLOAD = (
     "ls / | sort | tail -n 1 > /dev/null",
     "sh -c 'sh -c \"date > /dev/null; exit 3\"; true'",
@@ -52,9 +52,9 @@ def main() -> int:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="script/run", description="Show this host's processes, live.")
-    parser.add_argument("--seconds", type=float, help="end after so long (default: at a terminal never, else 20)")
-    parser.add_argument("--name", default=paths.DEFAULT_INSTANCE, help="which instance to use or to start")
-    parser.add_argument("--quiet", action="store_true", help="start no workload of our own")
+    parser.add_argument("--seconds", type=float, help="end after this time (default: 20, at a terminal never)")
+    parser.add_argument("--name", default=paths.DEFAULT_INSTANCE, help="instance to use or to start")
+    parser.add_argument("--quiet", action="store_true", help="do not start the workload")
     arguments = parser.parse_args()
     if arguments.seconds is None and not sys.stdout.isatty():
         arguments.seconds = 20.0
@@ -63,12 +63,12 @@ def parse() -> argparse.Namespace:
 
 @contextlib.contextmanager
 def instance(name: str) -> Iterator[subprocess.Popen[bytes] | None]:
-    """Give the instance `name` to the body: the running one, or one that lives as long as the body."""
+    """Provide the instance `name` to the body: the running one, or one that ends with the body."""
     if is_running(name):
         yield None
         return
     with tempfile.TemporaryFile() as log:
-        # A group of its own, so that Ctrl-C reaches only us, and we end it when the view is closed.
+        # A separate process group, so that Ctrl-C reaches only this program, which ends the instance afterwards.
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "pipeline.cli.main", "run", "--name", name],
             stdin=subprocess.DEVNULL,
@@ -84,7 +84,7 @@ def instance(name: str) -> Iterator[subprocess.Popen[bytes] | None]:
 
 
 def is_running(name: str) -> bool:
-    """Whether the instance `name` is ready; a directory that another user made is put aside by the daemon's start."""
+    """Return whether the instance `name` is ready. The daemon's start renames a directory that another user made."""
     try:
         return is_ready(name)
     except UntrustedError:
@@ -111,7 +111,7 @@ def introduce(name: str, started: subprocess.Popen[bytes] | None) -> None:
     chain = " < ".join(f"{each.comm}({each.pid})" for each in ([me] if me else []) + lineage)
     print(f"This view itself: {chain}")
     print()
-    print("Below: + a process is born, > it changes its image, - it ends. After < stands where it came from.")
+    print("Below: + a process starts, > it executes a program, - it ends. Its ancestors follow after <.")
     option = "" if name == paths.DEFAULT_INSTANCE else f" --name {name}"
     print(f"In another terminal, as root: .venv/bin/procline tree{option}")
     if sys.stdout.isatty():
@@ -136,7 +136,7 @@ def watch(arguments: argparse.Namespace) -> None:
 
 
 def cut(line: str) -> str:
-    """Return as much of a line as fits the terminal."""
+    """Return the part of a line that fits the terminal."""
     columns = os.get_terminal_size().columns
     return line if len(line) <= columns else line[: columns - 1] + "…"
 

@@ -1,4 +1,4 @@
-"""Find what texts of the repository refer to: sections, scenarios, laws, links, files and modules.
+"""Find what texts of the repository refer to: sections, steps, scenarios, laws, links, files and modules.
 
 Covers the forms in which comments and pages cite something, and whether the target exists. Leaves out URLs, and names
 in the tables of docs/parity.md (tests/resolver/api/test_parity.py checks those).
@@ -24,6 +24,7 @@ _NUMBERED = ("docs/parity.md", "docs/behaviour.md", "pipeline/resolver/", "pipel
 _NUMBER = r"[1-9](?:\.\d{1,2}){0,2}"
 _LIST = rf"{_NUMBER}(?:(?:, and |, | and | to | or ){_NUMBER}(?![\d\w%]| [a-z]*s\b))*"
 _SECTION = re.compile(rf"\b[Ss]pecification,? (?:sections? )?({_LIST})(?! [MKG]?B\b)")
+_STEP = re.compile(r"\b([1-9](?:\.\d{1,2}){1,2}),? step (\d+)")
 _ITEM = re.compile(r"\b[Ss]pecification (9\.[13]) item (\d+)")
 _PARENTHESES = re.compile(rf"\(({_NUMBER}(?: step \d+)?(?:(?:, | to | and ){_NUMBER}(?: step \d+)?)*)\)")
 _SCENARIO = re.compile(r"(?<![\w.\\])([RED])([1-9]\d?)[a-z]?\b(?!\()")
@@ -72,6 +73,7 @@ def citations(file: str, text: str) -> Iterator[Citation]:
                     yield from (Citation(file, number, "section", each) for each in re.findall(_NUMBER, sections))
             for found in _SCENARIO.finditer(line):
                 yield Citation(file, number, "scenario", found[1] + found[2])
+            yield from (Citation(file, number, "step", f"{each[1]} {each[2]}") for each in _STEP.finditer(line))
         if file.endswith(".md"):
             for found in _LINK.finditer(line):
                 if not re.match(r"[a-z]+:", found[1]):
@@ -98,6 +100,12 @@ def anchors(path: Path) -> frozenset[str]:
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
         found.append(re.sub(r"[^\w\- ]", "", plain.lower()).strip().replace(" ", "-"))
     return frozenset(found)
+
+
+def _has_step(section: str, step: str) -> bool:
+    """Whether a section of the behaviour is a numbered list with this step."""
+    _, found, text = BEHAVIOUR.read_text(encoding="utf-8").partition(f'<a id="s{section.replace(".", "-")}"></a>')
+    return bool(found) and re.search(rf"^{step}\. ", text.partition("<a id=")[0], re.MULTILINE) is not None
 
 
 def _file_exists(file: str, target: str) -> bool:
@@ -131,6 +139,8 @@ def leads_nowhere(cited: Citation) -> bool:
     match cited.kind:
         case "section":
             return "s" + cited.target.replace(".", "-") not in anchors(BEHAVIOUR)
+        case "step":
+            return not _has_step(*cited.target.split())
         case "scenario":
             return cited.target.lower() not in anchors(BEHAVIOUR)
         case "law":

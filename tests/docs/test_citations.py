@@ -14,6 +14,7 @@ MADE_UP = [
     ("pipeline/x.py", "# See specification 3.3.1, 3.3.5 to 3.9.", "section", "3.9"),
     ("pipeline/x.py", "# Never guess (specification 9.1 item 40).", "section", "9.1.40"),
     ("pipeline/resolver/x.pyx", "# The first image moves (9.3.44).", "section", "9.3.44"),
+    ("tests/resolver/x.py", "# See specification 3.3.8 step 60.", "step", "3.3.8 60"),
     ("docs/parity.md", "| a | b | moves the first image (9.2, 9.3.40) |", "section", "9.3.40"),
     ("tests/resolver/x.py", "# Nothing is relinked (specification R77).", "scenario", "R77"),
     ("pipeline/x.py", "# Memory has a ceiling (law 70).", "law", "70"),

@@ -1,0 +1,50 @@
+"""Commands, their options and settings that the documents name exist."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli.main import COMMANDS
+from pipeline.config.schema import Config, settings
+from tests.docs.citations import ROOT
+
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+#: What the recipes of CONTRIBUTING.md add.
+MADE_UP = {"count", "contexts.questions_per_s"}
+#: An option is one of the command that its line begins with.
+CALL = re.compile(r"(?:^ {4,}\$? ?(?:\.venv/bin/)?|`)procline ([a-z]+)((?: [^`\n|&#]+)?)", re.MULTILINE)
+
+
+def calls() -> Iterator[tuple[str, str, str]]:
+    """Page, command and arguments of each command line in a page."""
+    for page in PAGES:
+        for found in CALL.finditer(page.read_text(encoding="utf-8")):
+            yield page.name, found[1], found[2]
+
+
+def test_every_command_and_option_exists() -> None:
+    found = list(calls())
+    assert len(found) > 60
+    for page, name, arguments in found:
+        if name in MADE_UP:
+            continue
+        assert name in COMMANDS, f"{page}: procline {name}"
+        known = {"--help"}
+        for parameter in importlib.import_module(f"pipeline.cli.{name}").command.params:
+            known |= set(parameter.opts)
+        options = set(re.findall(r"(?<!\S)(--[a-z-]+)", arguments))
+        assert options <= known, f"{page}: procline {name}{arguments}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_exists(page: Path) -> None:
+    keys = {setting.key for setting in settings(Config())}
+    sections = {key.split(".")[0] for key in keys if "." in key}
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(rf"`(?:--set )?((?:{'|'.join(sorted(sections))})\.[a-z][a-z0-9_]*)(?:`| = |=)", text)
+    assert set(named) - keys - MADE_UP == set()
