@@ -74,6 +74,7 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
         assert (done.returncode == 0) == (name == "none"), (name, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     """With whichever compiler builds extensions here: an element's address, as it was before gcc 14 rejected it."""
     folder = tmp_path / "pipeline"
@@ -102,6 +103,7 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     assert "incompatible-pointer-types" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
     """gcc of this release is what the core was built with; clang finds other faults."""
     if shutil.which("clang-19") is None:
@@ -119,6 +121,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_is_rebuilt_for_what_it_includes_and_for_nothing_else(
     build: ModuleType, missing: Callable[[str], NoReturn]
 ) -> None:
@@ -181,6 +184,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path / "clone")
 
 
+@pytest.mark.slow
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """With the environment first in PATH its own interpreter is found first, which must not count as another one."""
     assert "making .venv" in clone.setup()
@@ -197,6 +201,7 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
+@pytest.mark.slow
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
     """As /usr/bin/python3 is: the environment itself names what the link led to."""
     link = tmp_path / "python3"
@@ -208,6 +213,7 @@ def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path
     assert clone.marker.exists()
 
 
+@pytest.mark.slow
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
     assert "tools" not in first and not (clone.root / ".venv" / "procline-dev").exists()
@@ -242,6 +248,7 @@ def test_setup_refuses_what_it_cannot_do(
     assert not (clone.root / ".venv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sudo", [None, "exit 1"])
 def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: str | None) -> None:
     built = tmp_path / "built"
@@ -264,6 +271,7 @@ def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: 
     assert not built.exists()
 
 
+@pytest.mark.slow
 def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> None:
     built = tmp_path / "built"
     (clone.root / "script" / "setup").write_text(f"#!/bin/sh\necho \"$@\" > '{built}'\nexit 7\n")
