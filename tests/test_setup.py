@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
-from setuptools import Extension
+from setuptools import Distribution, Extension
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,6 +199,28 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert not clone.marker.exists()
     home = re.search(r"^home = (.*)$", (folder / "pyvenv.cfg").read_text(), re.MULTILINE)
     assert home and not home[1].startswith(str(clone.root))
+
+
+@pytest.mark.slow
+def test_a_changed_source_is_compiled_without_installing_again(clone: Clone) -> None:
+    (clone.root / "setup.py").write_text("import sys\nprint('compiled by', *sys.argv)\n")
+    log = clone.root / ".cache" / "setup.log"
+    assert "compiling" in clone.setup() and "compiled by" not in log.read_text()
+    (clone.root / "pipeline" / "one.pyx").touch()
+    assert "compiling" in clone.setup() and "compiled by setup.py build_ext --inplace" in log.read_text()
+    (clone.root / "setup.py").touch()
+    assert clone.setup() == "setup: ready: .venv/bin/procline\n"
+    (clone.root / "setup.py").write_text("")
+    assert "compiling" in clone.setup() and "Successfully installed procline" in log.read_text()
+
+
+def test_all_installations_in_place_share_a_build_directory(build: ModuleType) -> None:
+    """pip has a new directory for each, in which every module would have to be compiled."""
+    command = build.Build(Distribution())
+    command.editable_mode = True
+    command.build_lib = command.build_temp = "/tmp/of-pip"
+    command.ensure_finalized()
+    assert command.build_lib.startswith("build/lib.") and command.build_temp.startswith("build/temp.")
 
 
 @pytest.mark.slow
