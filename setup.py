@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def accepted(compiler: Sequence[str], options: Iterable[str]) -> list[str]:
 
 class Build(build_ext):
     """Makes faults errors that a newer compiler rejects, and has GNU ld since 2.43 lay out functions by ORDER."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if self.inplace:
+            # pip names a new directory for each editable installation. Nothing in it would be up to date, and one
+            # changed module would compile all of them.
+            tag = f"{self.plat_name}-{sys.implementation.cache_tag}"
+            self.build_lib, self.build_temp = f"build/lib.{tag}", f"build/temp.{tag}"
 
     def build_extensions(self) -> None:
         strict = accepted(self.compiler.compiler, STRICT)

@@ -63,12 +63,14 @@ def test_a_live_bench_runs(name: str, live_kernel: None) -> None:
     report_of(name, LIVE[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in REPLAYED if name != "readers_hammer"])
 def test_a_bench_that_replays_runs(name: str) -> None:
     report = report_of(name, REPLAYED[name])
     assert bool(report["curves"]) == name.startswith("growth_")
 
 
+@pytest.mark.slow
 def test_hammered_rows_are_whole_and_live_pids_are_there() -> None:
     """Four readers against the real apply, on tables with checksums."""
     torn = report_of("readers_hammer", REPLAYED["readers_hammer"])["rows"][0]
@@ -88,6 +90,7 @@ def test_every_bench_says_question_method_command_reading_and_limits(name: str) 
         assert part in doc, f"no part {part.strip()!r}"
 
 
+@pytest.mark.slow
 def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "growth_args", "growth_rings", "--output", str(tmp_path), "--", "--small")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -100,6 +103,7 @@ def test_one_report_of_several_benches_is_written(tmp_path: Path) -> None:
         assert (tmp_path / f"{curve}.svg").read_text().rstrip().endswith("</svg>")
 
 
+@pytest.mark.slow
 def test_a_bench_that_fails_is_in_the_report_and_in_the_exit_code(tmp_path: Path) -> None:
     done = run(str(BENCH / "_all.py"), "memory", "growth_args", "--output", str(tmp_path), "--", "--no-live", "--small")
     assert done.returncode == 1

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import NoReturn
 
 import pytest
-from setuptools import Extension
+from setuptools import Distribution, Extension
 
 ROOT = Path(__file__).parent.parent
 
@@ -74,6 +74,7 @@ def test_faults_that_a_newer_compiler_rejects_are_errors(build: ModuleType, comp
         assert (done.returncode == 0) == (name == "none"), (name, done.stderr)
 
 
+@pytest.mark.slow
 def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     """For the compiler of this host: the address of an element, a mistake that gcc rejects only since version 14."""
     folder = tmp_path / "pipeline"
@@ -102,6 +103,7 @@ def test_a_build_stops_at_such_a_fault(tmp_path: Path) -> None:
     assert "incompatible-pointer-types" in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoReturn]) -> None:
     """The core is built with gcc; clang finds other mistakes."""
     if shutil.which("clang-19") is None:
@@ -119,6 +121,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
             assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_module_is_rebuilt_for_what_it_includes_and_for_nothing_else(
     build: ModuleType, missing: Callable[[str], NoReturn]
 ) -> None:
@@ -181,6 +184,7 @@ def clone(tmp_path: Path) -> Clone:
     return Clone(tmp_path / "clone")
 
 
+@pytest.mark.slow
 def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     """If the environment is first in PATH, its own interpreter is found, which must not count as another one."""
     assert "making .venv" in clone.setup()
@@ -197,6 +201,29 @@ def test_setup_keeps_an_environment_that_is_active(clone: Clone) -> None:
     assert home and not home[1].startswith(str(clone.root))
 
 
+@pytest.mark.slow
+def test_a_changed_source_is_compiled_without_installing_again(clone: Clone) -> None:
+    (clone.root / "setup.py").write_text("import sys\nprint('compiled by', *sys.argv)\n")
+    log = clone.root / ".cache" / "setup.log"
+    assert "compiling" in clone.setup() and "compiled by" not in log.read_text()
+    (clone.root / "pipeline" / "one.pyx").touch()
+    assert "compiling" in clone.setup() and "compiled by setup.py build_ext --inplace" in log.read_text()
+    (clone.root / "setup.py").touch()
+    assert clone.setup() == "setup: ready: .venv/bin/procline\n"
+    (clone.root / "setup.py").write_text("")
+    assert "compiling" in clone.setup() and "Successfully installed procline" in log.read_text()
+
+
+def test_all_installations_in_place_share_a_build_directory(build: ModuleType) -> None:
+    """pip has a new directory for each, in which every module would have to be compiled."""
+    command = build.Build(Distribution())
+    command.editable_mode = True
+    command.build_lib = command.build_temp = "/tmp/of-pip"
+    command.ensure_finalized()
+    assert command.build_lib.startswith("build/lib.") and command.build_temp.startswith("build/temp.")
+
+
+@pytest.mark.slow
 def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path) -> None:
     """For example /usr/bin/python3: the environment records the target of the link."""
     link = tmp_path / "python3"
@@ -208,6 +235,7 @@ def test_an_interpreter_found_by_a_link_is_the_same(clone: Clone, tmp_path: Path
     assert clone.marker.exists()
 
 
+@pytest.mark.slow
 def test_tools_are_added_and_stay(clone: Clone) -> None:
     first = clone.setup("--host")
     assert "tools" not in first and not (clone.root / ".venv" / "procline-dev").exists()
@@ -242,6 +270,7 @@ def test_setup_refuses_what_it_cannot_do(
     assert not (clone.root / ".venv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sudo", [None, "exit 1"])
 def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: str | None) -> None:
     built = tmp_path / "built"
@@ -264,6 +293,7 @@ def test_run_asks_for_root_before_it_builds(clone: Clone, tmp_path: Path, sudo: 
     assert not built.exists()
 
 
+@pytest.mark.slow
 def test_run_installs_only_what_running_needs(clone: Clone, tmp_path: Path) -> None:
     built = tmp_path / "built"
     (clone.root / "script" / "setup").write_text(f"#!/bin/sh\necho \"$@\" > '{built}'\nexit 7\n")

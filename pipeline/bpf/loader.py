@@ -107,7 +107,8 @@ class ProgramStats:
 
 class _Beside(threading.Thread):
     """A call in a thread of its own, started at once. concurrent.futures would do, but its import takes half of a
-    start."""
+    start.
+    """
 
     def __init__(self, call: Callable[[], list[Tier]]) -> None:
         super().__init__(name="load")

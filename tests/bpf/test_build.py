@@ -30,10 +30,12 @@ def compiler(missing: Callable[[str], NoReturn]) -> None:
         missing(str(error))
 
 
+@pytest.mark.slow
 def test_shipped_objects_match_their_source(compiler: None) -> None:
     assert build.check() == []
 
 
+@pytest.mark.slow
 def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.o", "*.so", "_*", "__pycache__"))
@@ -43,6 +45,7 @@ def test_another_folder_gives_the_same_bytes(compiler: None, tmp_path: Path) -> 
         assert output.read_bytes() == build.object_path(source).read_bytes(), source
 
 
+@pytest.mark.slow
 def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy = tmp_path / "bpf"
     shutil.copytree(build.PROGRAMS, copy, ignore=shutil.ignore_patterns("*.so", "_*", "__pycache__"))
@@ -52,6 +55,7 @@ def test_check_names_an_object_that_is_stale(compiler: None, tmp_path: Path, mon
     assert build.check() == ["context.bpf.o"]
 
 
+@pytest.mark.slow
 def test_script_works_from_any_folder(compiler: None, tmp_path: Path) -> None:
     result = subprocess.run([SCRIPT, "--check"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

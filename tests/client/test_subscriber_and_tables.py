@@ -91,6 +91,7 @@ def follow_until(subscriber: Subscriber, follower: Follower, order: int, seconds
         follower.take(subscriber.read(0.2))
 
 
+@pytest.mark.slow
 def test_a_late_joiner_under_load_knows_every_process_and_hears_of_each_change_once(host: Host) -> None:
     host.step(500)
     host.run()

@@ -54,6 +54,8 @@ TESTS = (
     "tests/test_repository.py", "tests/config/test_settings.py", "tests/test_paths.py", "tests/test_log.py",
 )  # fmt: skip
 SELECTION = "not live and not alone and not vm"
+#: Few examples for each property: script/test tries all of them, and their number shows nothing about an environment.
+TESTING = {"OPENBLAS_NUM_THREADS": "1", "PROCLINE_TEST_LEVEL": "quick"}
 
 MOUNTS = """
 set -e
@@ -203,7 +205,7 @@ def run_to_the_end(
     folder: Path | None = None,
 ) -> int:
     """Run a command in a session of its own; end all that is left of it; return its exit code."""
-    variables = {**environment, **network_variables(), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}
+    variables = {**environment, **network_variables(), "LANG": "C.UTF-8", **TESTING}
     process = subprocess.Popen(command, env=variables, cwd=folder, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
         return process.wait(timeout_s)

@@ -28,6 +28,9 @@ MUTATIONS = {
 }
 
 
+pytestmark = pytest.mark.slow
+
+
 def check(directory: Path, missing: Callable[[str], NoReturn], *defines: str) -> tuple[int, int, str]:
     """Explore the model; return (errors, states stored, output)."""
     for tool in ("spin", "gcc"):

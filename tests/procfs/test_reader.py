@@ -453,6 +453,7 @@ def test_reused_pid_is_not_read_as_its_predecessor(reader: ProcReader, monkeypat
             heir_process.wait()
 
 
+@pytest.mark.slow
 def test_process_that_keeps_calling_exec_is_read_whole_or_marked(reader: ProcReader, tmp_path: Path) -> None:
     """Two scripts exec each other: name, arguments and environment of one read belong to the same script."""
     for name, other in (("aaaa", "bbbb"), ("bbbb", "aaaa")):

@@ -164,6 +164,7 @@ def test_a_look_up_of_the_resolver_changes_no_row() -> None:
         assert (tables.hot_view().tobytes(), tables.cold_view().tobytes(), tables.index_view().tobytes()) == before
 
 
+@pytest.mark.slow
 def test_65536_live_identities_do_not_collide() -> None:
     with instance() as directory:
         tables = make_tables(

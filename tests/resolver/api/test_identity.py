@@ -285,7 +285,7 @@ def told(k: Kernel, seed: int) -> list[object]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 12))])
 def test_calls_in_any_order_give_what_records_give(seed: int) -> None:
     results = []
     for how in ("records", "calls"):
@@ -343,7 +343,7 @@ def all_of(k: Kernel, seed: int) -> list[object]:
     return [found, {name: k.w.tables.counter(name) for name in COUNTED}]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 def test_calls_give_all_that_records_give(seed: int) -> None:
     results = []
     for how in ("records", "calls"):

@@ -272,7 +272,8 @@ def test_any_interleaving_gives_the_same_tree(ops, data):
     assert counted == kinds(story), "each event is applied exactly once"
 
 
-@settings(COMMON, max_examples=examples(60))
+@pytest.mark.slow
+@settings(COMMON, max_examples=examples(20))  # each takes some 3 s of CPU
 @given(OPS, st.data())
 def test_a_resolver_that_is_killed_and_replaced_gives_the_same_tree(ops, data):
     story = tell(ops)
