@@ -106,8 +106,9 @@ class ProgramStats:
 
 
 class _Beside(threading.Thread):
-    """A call in a thread of its own, started at once. concurrent.futures would do, but its import takes half of a
-    start.
+    """Run a call in a thread of its own, started at once.
+
+    concurrent.futures could do this, but its import takes half of the time of a start.
     """
 
     def __init__(self, call: Callable[[], list[Tier]]) -> None:
