@@ -38,6 +38,7 @@ import numpy as np
 
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader.table import ProcessTable
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 SMALL = {"entries": 1000, "sleepers": 20, "batch": 100, "runs": 2}
@@ -65,7 +66,7 @@ print(json.dumps(memory()))
 
 def write_tables(directory: Path, entries: int, depth: int = 8) -> TableWriter:
     """Write tables with `entries` live processes, pids from FIRST_PID on, in chains of `depth` with random parents."""
-    tables = TableWriter.create(
+    tables = open_tables(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=1, row_capacity=entries + 4096,
         pid_capacity=max(32768, entries + FIRST_PID + 1), names_bytes=1 << 24, args_bytes=1 << 20, envs_bytes=1 << 20,
         boot_unix_ns=10**18, retention_ns=10**9,

@@ -44,7 +44,7 @@ from pipeline.bus.stream.stream_reader import StreamReader
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.resolver.stream.publisher import Publisher
 from pipeline.shm.layout import tables as layout
-from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer._opening import open_tables
 
 BOOT = bytes(range(16))
 BOOT_UNIX_NS = 1_700_000_000_000_000_000
@@ -118,7 +118,7 @@ class Load:
     """Tables, an encoder, and the events of one step."""
 
     def __init__(self, directory: Path, step: int, depth: int, file: str = "exec", *, is_mixed: bool = False) -> None:
-        self.tables = TableWriter.create(
+        self.tables = open_tables(
             directory,
             boot_id=BOOT,
             capture_id=1,

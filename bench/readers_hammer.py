@@ -144,9 +144,9 @@ def write_torn(directory: str, core: int, stop: Event, out: Connection) -> None:
     from pipeline.resolver.apply._applier import Applier
     from pipeline.resolver.merge._merger import Merger
     from pipeline.shm.layout import tables as layout
-    from pipeline.shm.writer._writer import TableWriter
+    from pipeline.shm.writer._opening import open_tables
 
-    tables = TableWriter.create(
+    tables = open_tables(
         Path(directory), boot_id=BOOT, capture_id=1, ring_count=1, row_capacity=600, chunk_rows=64, pid_capacity=1024,
         names_bytes=1 << 20, args_bytes=256 << 10, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=1000, checked=True,
     )  # fmt: skip

@@ -29,6 +29,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.merge._merger import Merger
 from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 STEPS = ("decode", "add", "advance", "take", "apply", "done", "commit")
@@ -56,7 +57,7 @@ class Resolver:
     ) -> None:  # fmt: skip
         self.root = Path(tempfile.mkdtemp(prefix="procline-bench-", dir="/dev/shm"))
         self.directory = self.root / "tables"
-        self.tables = tables or TableWriter.create(
+        self.tables = tables or open_tables(
             self.directory, boot_id=BOOT, capture_id=1, ring_count=rings, row_capacity=rows, chunk_rows=16384,
             pid_capacity=pids, names_bytes=64 << 20, args_bytes=256 << 20, envs_bytes=64 << 20, boot_unix_ns=0,
             retention_ns=retention_ns,

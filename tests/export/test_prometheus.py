@@ -23,6 +23,7 @@ from pipeline.export.statsd import StatsdPush
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
@@ -37,7 +38,7 @@ def directory() -> Iterator[Path]:
 
 @pytest.fixture
 def tables(directory: Path) -> Iterator[TableWriter]:
-    with TableWriter.create(
+    with open_tables(
         directory, boot_id=bytes(range(16)), capture_id=1, ring_count=2, row_capacity=4096, pid_capacity=4096,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**9,
     ) as made:  # fmt: skip

@@ -17,6 +17,7 @@ from pipeline.export.statsd import StatsdPush, StatsdPusher
 from pipeline.resolver.api.stats import COUNTERS, PREFIX
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.layout.tables import counter_of
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 
@@ -54,7 +55,7 @@ class World:
 @pytest.fixture
 def world() -> Iterator[World]:
     path = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    with TableWriter.create(
+    with open_tables(
         path, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=1024, pid_capacity=1024,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**9,
     ) as tables:  # fmt: skip

@@ -28,7 +28,7 @@ from pipeline.resolver.entries.entry_rows import Book
 from pipeline.resolver.entries.event import Event
 from pipeline.resolver.entries.model import CGroupContext, Credentials, FileEvent, PathKey, PIDContext, Source
 from pipeline.shm.check.validate import validate_tables
-from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer._opening import open_tables
 from tests.resolver.story import BOOT_ID, instance
 
 PID_CAPACITY = 5_200_000
@@ -164,7 +164,7 @@ class World:
         **more: Any,
     ) -> None:
         self.clock = Clock()
-        self.tables = TableWriter.create(
+        self.tables = open_tables(
             directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=rows, chunk_rows=1024,
             pid_capacity=pid_capacity, names_bytes=rows * 256, args_bytes=rows * 256, envs_bytes=1 << 20,
             boot_unix_ns=1_700_000_000_000_000_000, retention_ns=60_000_000_000, checked=True,

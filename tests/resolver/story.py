@@ -24,6 +24,7 @@ from pipeline.records import kinds as events
 from pipeline.resolver.apply._applier import Applier
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 BODY_BYTES = {events.KIND_FORK: 32, events.KIND_EXEC: 128, events.KIND_EXIT: 32}
@@ -306,7 +307,7 @@ def make_tables(directory: Path, **settings: object) -> TableWriter:
         "boot_unix_ns": 1_700_000_000_000_000_000, "retention_ns": 60_000_000_000, "checked": True,
     }  # fmt: skip
     plan.update(settings)
-    return TableWriter.create(directory, **plan)
+    return open_tables(directory, **plan)
 
 
 class Reading:

@@ -18,6 +18,7 @@ from pipeline.records import kinds as events
 from pipeline.records.kinds import KIND_NAMES
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.names.symlinks import symlink_names
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 BOOT = bytes(range(16))
@@ -38,7 +39,7 @@ def tables(**changes: Any) -> Iterator[TableWriter]:
         "pid_capacity": 4096, "names_bytes": 1 << 22, "args_bytes": 1 << 22, "envs_bytes": 1 << 22,
         "boot_unix_ns": BOOT_UNIX_NS, "retention_ns": 10**9,
     }  # fmt: skip
-    writer = TableWriter.create(directory, **(settings | changes))
+    writer = open_tables(directory, **(settings | changes))
     try:
         yield writer
     finally:

@@ -7,19 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 BOOT_ID = bytes(range(16))
 
 
 def make_writer(directory: Path, **changes: Any) -> TableWriter:
-    """A small table in `directory`; keyword arguments as for TableWriter.create."""
+    """A small table in `directory`; keyword arguments as for open_tables."""
     settings: dict[str, Any] = {
         "boot_id": BOOT_ID, "capture_id": 1, "ring_count": 2, "row_capacity": 4096, "chunk_rows": 64,
         "pid_capacity": 1024, "names_bytes": 1 << 20, "args_bytes": 1 << 20, "envs_bytes": 1 << 20,
         "boot_unix_ns": 10**18, "retention_ns": 1000, "checked": True,
     }  # fmt: skip
-    return TableWriter.create(directory, **(settings | changes))
+    return open_tables(directory, **(settings | changes))
 
 
 @dataclass(slots=True)

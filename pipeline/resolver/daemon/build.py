@@ -50,6 +50,7 @@ from pipeline.resolver.upkeep.terminals import SessionTerminals, TtyFallback
 from pipeline.secrets.argsenvs import Unscrubbed
 from pipeline.secrets.conceal import Concealer, scrubber_of
 from pipeline.shm.names.usernames import DIRECTORY
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 
@@ -180,7 +181,7 @@ def _tables(spec: WorkerDescription, boot_unix_ns: int) -> TableWriter:
     access = config.access
     modes = dict.fromkeys(("control", "index", "keys", "hot", "cold", "names"), int(access.tables_mode, 8))
     modes |= {"args": int(access.args_mode, 8), "envs": int(access.envs_mode, 8)}
-    return TableWriter.create(
+    return open_tables(
         spec.directory,
         boot_id=spec.boot_id_bytes,
         capture_id=spec.capture_id,

@@ -1,5 +1,4 @@
-from collections.abc import Buffer, Mapping
-from os import PathLike
+from collections.abc import Buffer
 from typing import Any, Self
 
 import numpy as np
@@ -24,28 +23,6 @@ class TableWriter(ControlWriter):
     is_takeover: bool
     torn_rows: list[int]
     fresh_reason: str
-    @classmethod
-    def create(
-        cls,
-        directory: str | PathLike[str],
-        *,
-        boot_id: bytes,
-        capture_id: int,
-        ring_count: int,
-        row_capacity: int,
-        pid_capacity: int,
-        names_bytes: int,
-        args_bytes: int,
-        envs_bytes: int,
-        boot_unix_ns: int,
-        retention_ns: int,
-        key_capacity: int = 1024,
-        chunk_rows: int = 4096,
-        chain_max: int = 512,
-        checked: bool = False,
-        modes: Mapping[str, int] | None = None,
-        group: int | None = None,
-    ) -> TableWriter: ...
     def growth_refused(self) -> tuple[int, list[str]]: ...
     def close(self, remove: bool = False) -> None: ...
     def __enter__(self) -> Self: ...

@@ -22,23 +22,21 @@ when the queue is empty the ancestor list is taken from its front, oldest first;
 and readers say that lineage was elided there. Newest images of live processes are in neither list.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from pipeline.shm.writer._arena cimport Arena, pl_order
-from pipeline.shm.writer._control cimport ControlWriter, boot_ns
+from pipeline.shm.writer._control cimport ControlWriter
 from pipeline.shm.layout._hash cimport pl_row_check
-from pipeline.shm.writer._keys cimport NamespaceKeys
 from pipeline.shm.layout._layout cimport (
     PL_C_ARENA_FULL, PL_C_ELIDED, PL_C_EVICTIONS, PL_C_TABLE_FULL, PL_ROW_ELIDED, PL_ROW_HEAD, PL_ROW_REPLACED,
-    PL_STATE_FILLING, PL_STATE_STOPPED, PL_STATE_SUPERSEDED, pl_arena, pl_cgroup, pl_cold, pl_commit,
-    pl_commit_ring, pl_control, pl_fence_release, pl_file, pl_hot, pl_keys, pl_link, pl_ring_ack, pl_row_clear,
-    pl_row_begin, pl_row_end, pl_store_relaxed32, pl_store_release32, pl_store_release64,
+    PL_STATE_STOPPED, pl_arena, pl_cgroup, pl_cold, pl_commit, pl_commit_ring, pl_control, pl_fence_release,
+    pl_file, pl_hot, pl_keys, pl_ring_ack, pl_row_clear, pl_row_begin, pl_store_relaxed32, pl_store_release32,
+    pl_store_release64,
 )
 from pipeline.shm.writer._segment cimport Segment
 
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -51,76 +49,8 @@ ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", 
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
 
 
-def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
-    """Contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
-    now = boot_ns()
-    ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(plan.ring_count)
-    header = np.zeros(1, layout.CONTROL)
-    header["magic"] = layout.MAGIC
-    header["layout_version"] = layout.LAYOUT_VERSION
-    header["header_bytes"] = layout.CONTROL.itemsize
-    header["boot_id"] = np.void(plan.boot_id)
-    header["epoch"] = epoch
-    header["heartbeat_boot_ns"] = now
-    header["row_capacity"] = plan.row_capacity
-    header["rows_allocated"] = plan.first_bytes("hot") // layout.HOT.itemsize
-    header["pid_capacity"] = plan.pid_capacity
-    header["key_capacity"] = plan.key_capacity
-    header["state"] = layout.STATE_FILLING
-    for name in ("names", "args", "envs"):
-        header[f"{name}_capacity_bytes"] = plan.ceiling_bytes(name)
-        header[f"{name}_allocated_bytes"] = plan.first_bytes(name)
-    header["boot_unix_ns"] = boot_unix_ns
-    header["ring_count"] = plan.ring_count
-    header["ring_offset"] = ring_offset
-    header["commit_offset"] = commit_offset
-    header["commit_bytes"] = commit_bytes
-    header["capture_id"] = capture_id
-    header["chunk_rows"] = plan.chunk_rows
-    # What ended before the tables began is not in them: "nobody had this pid then" would be a guess.
-    header["horizon_boot_ns"] = now
-    header["checked"] = int(plan.checked)
-    first = np.zeros(1, layout.COMMIT)
-    first["number"] = 1
-    _stamp_writer(header)
-    data = bytearray(size)
-    data[: header.nbytes] = header.tobytes()
-    data[commit_offset : commit_offset + first.nbytes] = first.tobytes()
-    return bytes(data)
-
-
-def _stamp_writer(header) -> None:
-    """Write who writes: this process, with its start time, its pid namespace and the ticks of its /proc."""
-    ticks_per_s = os.sysconf("SC_CLK_TCK")
-    start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    header["writer_tgid"] = os.getpid()
-    header["writer_start_boot_ns"] = start_ticks * (1_000_000_000 // ticks_per_s)
-    header["pid_ns"] = Path("/proc/self/ns/pid").stat().st_ino & 0xFFFFFFFF
-    header["user_hz"] = ticks_per_s
-
-
-def _supersede(directory) -> None:
-    """Tell the readers of the control file that is there now that another one takes its place."""
-    cdef Segment old
-    try:
-        descriptor = os.open(directory / "control", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return
-    size = os.fstat(descriptor).st_size
-    if size < sizeof(pl_control):
-        os.close(descriptor)
-        return
-    old = Segment("control", descriptor, size, size)
-    header = np.frombuffer(old, layout.CONTROL, 1)[0]
-    # Another layout may keep something else where this one keeps `state`: leave it; its readers see no heartbeat.
-    if bytes(header["magic"]) == layout.MAGIC and header["layout_version"] == layout.LAYOUT_VERSION:
-        # Release, before any name is taken over: who opened the old control and then another segment by its name looks
-        # at state again and finds out that the two do not belong together.
-        pl_store_release32(&(<pl_control *>old.base).state, PL_STATE_SUPERSEDED)
-
-
 cdef class TableWriter(ControlWriter):
-    """The one writer of an instance's tables; holds `writer.lock` from `create` to `close`.
+    """The one writer of an instance's tables; made by `_opening.open_tables`; holds `writer.lock` until `close`.
 
     The nogil methods are in _writer.pxd. They trust their callers: a row number is one that new_row, head or follow
     gave out. None of them may be called after `close`.
@@ -136,152 +66,6 @@ cdef class TableWriter(ControlWriter):
         retention_ns: how long an ended image is kept at least, below the ceiling.
         chain_max: images of one process that are kept linked.
     """
-
-    @classmethod
-    def create(
-        cls,
-        directory,
-        *,
-        boot_id: bytes,
-        capture_id: int,
-        ring_count: int,
-        row_capacity: int,
-        pid_capacity: int,
-        names_bytes: int,
-        args_bytes: int,
-        envs_bytes: int,
-        boot_unix_ns: int,
-        retention_ns: int,
-        key_capacity: int = 1024,
-        chunk_rows: int = 4096,
-        chain_max: int = 512,
-        checked: bool = False,
-        modes=None,
-        group=None,
-    ) -> TableWriter:
-        """Take the instance's tables over, or make them anew in a new epoch; state becomes FILLING.
-
-        Args:
-            directory: of the instance, on tmpfs; made if missing.
-            boot_id: 16 bytes. capture_id: names the rings that positions belong to.
-            ring_count, row_capacity, chunk_rows, pid_capacity, key_capacity, names_bytes, args_bytes, envs_bytes,
-                checked: see segments.TablePlan; a predecessor's tables are taken over when all of them agree.
-            boot_unix_ns: Unix time of boot-clock zero. retention_ns: see the class.
-            modes, group: see segments.make.
-
-        Raises:
-            WriterExistsError: another process writes these tables.
-            UnsupportedError: not on tmpfs, or no room there.
-            ConfigError: a capacity is out of range.
-        """
-        cdef TableWriter writer
-        plan = segments.TablePlan(
-            boot_id=bytes(boot_id), ring_count=ring_count, row_capacity=row_capacity, chunk_rows=chunk_rows,
-            pid_capacity=pid_capacity, key_capacity=key_capacity, names_bytes=names_bytes, args_bytes=args_bytes,
-            envs_bytes=envs_bytes, checked=checked,
-        )
-        if not 4 <= chain_max <= 65535:
-            raise ValueError(f"chain_max: expected 4 to 65535, got {chain_max}")
-        directory = Path(directory)
-        lock = segments.take_lock(directory)
-        try:
-            descriptors, epoch, reason = segments.find(directory, plan)
-            if descriptors is not None:
-                try:
-                    segments.set_access(descriptors, modes, group)
-                    writer = cls._adopt(descriptors, plan, retention_ns, chain_max, capture_id, boot_unix_ns)
-                except InvariantError as error:
-                    descriptors, reason = None, str(error)
-            if descriptors is None:
-                _supersede(directory)
-                header = _header(plan, epoch + 1, capture_id, boot_unix_ns)
-                descriptors = segments.make(
-                    directory, plan, modes=modes, group=group,
-                    fill_control=lambda descriptor: os.pwrite(descriptor, header, 0),
-                )
-                writer = cls._map(descriptors, plan, retention_ns, chain_max)
-        except BaseException:
-            os.close(lock)
-            raise
-        writer.lock_fd = lock
-        writer.directory_path = directory
-        writer.fresh_reason = reason
-        return writer
-
-    @classmethod
-    def _map(cls, dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max):
-        """Map the segments; everything private is empty."""
-        cdef TableWriter writer = cls.__new__(cls)
-        cdef uint64_t rows = plan.row_capacity
-        cdef dict mapped = {}
-        writer.map_control(Segment("control", descriptors["control"], *[plan.ceiling_bytes("control")] * 2))
-        header = writer.control_view()[0]
-        for name, descriptor in descriptors.items():
-            if name != "control":
-                # What control says, not the file's length: a predecessor may have been killed between the two.
-                mapped[name] = Segment(name, descriptor, plan.ceiling_bytes(name), segments.allocated(name, header, plan))
-        writer.hot_segment = mapped["hot"]
-        writer.cold_segment = mapped["cold"]
-        writer.index_segment = mapped["index"]
-        writer.pid_capacity = plan.slots
-        writer.root_pids = plan.pid_capacity
-        writer.keys = NamespaceKeys(mapped["keys"], plan.pid_capacity, plan.key_capacity)
-        writer.row_capacity = plan.row_capacity
-        writer.checked = plan.checked
-        writer.retention_ns = retention_ns
-        writer.chain_max = chain_max
-        writer.names = Arena(mapped["names"])
-        writer.args = Arena(mapped["args"])
-        writer.envs = Arena(mapped["envs"])
-        # Private memory by row and by pid: untouched pages cost nothing.
-        writer.private_segments = [Segment("private", -1, n, 0) for n in (
-            rows * sizeof(row_state), plan.slots * sizeof(family), rows * 8,
-        )]
-        writer.torn_rows = []
-        writer.attach()
-        return writer
-
-    @classmethod
-    def _adopt(cls, dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns):
-        """Go on with a predecessor's tables. Raises InvariantError when they make no sense."""
-        from pipeline.shm.writer import _takeover
-
-        cdef TableWriter writer = cls._map(descriptors, plan, retention_ns, chain_max)
-        cdef pl_control *control = writer.control
-        # FILLING first: from here on "absent" is no answer, and the heartbeat may start again.
-        pl_store_release32(&control.state, PL_STATE_FILLING)
-        header = writer.control_view()[0]
-        _stamp_writer(header)
-        control.takeovers += 1
-        if control.capture_id != capture_id:
-            # Within one capture the predecessor's stays: read anew it differs by some ns, and so would every time that
-            # was told before.
-            control.boot_unix_ns = boot_unix_ns
-        pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
-        committed = writer.committed()
-        for i, value in enumerate(committed.counters):
-            writer.own_counters[<uint32_t>i] = value
-        _takeover.rebuild(writer)
-        if control.capture_id != capture_id:
-            writer._new_capture(committed, capture_id)
-        writer.acknowledge()
-        writer.is_takeover = True
-        return writer
-
-    def _new_capture(self, committed, uint64_t capture_id):
-        """Positions of the predecessor's rings mean nothing in the new ones. What happened between the two captures
-        was seen by nobody, so the horizon moves up.
-
-        The new id is stored last (release): a shard of the new capture that finds it finds only positions of 0.
-        """
-        zeros = np.zeros(self.control.ring_count, np.uint64)
-        self.commit(committed.watermark, zeros, zeros, committed.topic_seq)
-        for i in range(self.control.ring_count):
-            self.acks[<uint32_t>i].wanted_pos = 0
-            self.acks[<uint32_t>i].received_pos = 0
-        self.acknowledge()
-        pl_store_release64(&self.control.horizon_boot_ns, boot_ns())
-        pl_store_release64(&self.control.capture_id, capture_id)
 
     cdef void attach(self) noexcept:
         cdef list private = self.private_segments

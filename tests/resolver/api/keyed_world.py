@@ -15,6 +15,7 @@ from pipeline.resolver.entries.cache_entry import ProcessCacheEntry
 from pipeline.resolver.entries.model import CacheResolverKey, Source
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 from tests.resolver.api.scenario_steps import Part, Scenario, expects, happens
 from tests.resolver.resolver_world import check_children
@@ -26,7 +27,7 @@ Key = tuple[int, int]
 @contextmanager
 def keyed_tables() -> Iterator[TableWriter]:
     """Tables with few pids. Boot-clock zero is Unix time zero, so that times are small numbers."""
-    with instance() as directory, TableWriter.create(
+    with instance() as directory, open_tables(
         directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
         checked=True,

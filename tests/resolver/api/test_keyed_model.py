@@ -17,6 +17,7 @@ from pipeline.resolver.entries.model import CacheResolverKey, ResolverError
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 SECOND = 1_000_000_000
@@ -35,8 +36,8 @@ def directory() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
-def open_tables(directory: Path) -> TableWriter:
-    tables = TableWriter.create(
+def small_tables(directory: Path) -> TableWriter:
+    tables = open_tables(
         directory, boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=64, key_capacity=16,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=100 * SECOND,
         checked=True,
@@ -51,7 +52,7 @@ def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> 
     clock = [SECOND]
     model: dict[CacheResolverKey, Known] = {}
     refused = recycled = 0
-    tables = open_tables(directory)
+    tables = small_tables(directory)
     resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: clock[0])
     for step in range(600):
         clock[0] += rng.randrange(1, 4 * SECOND)
@@ -77,7 +78,7 @@ def test_readers_find_the_living_and_nobody_else(directory: Path, seed: int) -> 
         if rng.random() < 0.01:
             recycled += tables.counter("keys_recycled")
             tables.close()
-            tables = open_tables(directory)
+            tables = small_tables(directory)
             assert tables.is_takeover
             resolver = EBPFLessResolver(tables=tables, now_boot_ns=lambda: clock[0])
         tables.heartbeat(boot.now_boot_ns())  # on a busy machine the steps take longer than a writer may be silent

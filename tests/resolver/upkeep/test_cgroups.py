@@ -17,6 +17,7 @@ from pipeline.resolver.apply._applier import Applier
 from pipeline.resolver.upkeep.cgroups import TRIES, CgroupNamer
 from pipeline.shm.check.validate import validate_tables
 from pipeline.shm.layout import tables as layout
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 
 CONTAINER = "a" * 64
@@ -24,7 +25,7 @@ CONTAINER = "a" * 64
 
 @pytest.fixture
 def tables() -> Iterator[TableWriter]:
-    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory, TableWriter.create(
+    with tempfile.TemporaryDirectory(prefix="procline-test-", dir="/dev/shm") as directory, open_tables(
         Path(directory), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=32768,
         names_bytes=1 << 22, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=10**12,
     ) as writer:  # fmt: skip

@@ -15,9 +15,9 @@ SCRIPT = """
 import os
 from pathlib import Path
 from pipeline.resolver.upkeep.growth import LOG_AGAIN_NS, GrowthWatch
-from pipeline.shm.writer._writer import TableWriter
+from pipeline.shm.writer._opening import open_tables
 
-tables = TableWriter.create(
+tables = open_tables(
     Path("/mnt/instance"), boot_id=bytes(16), capture_id=1, ring_count=1, row_capacity=65536, chunk_rows=64,
     pid_capacity=65536, names_bytes=1 << 24, args_bytes=1 << 24, envs_bytes=1 << 20, boot_unix_ns=0, retention_ns=0,
 )

@@ -23,6 +23,7 @@ from pipeline.resolver.stream._encoder import Encoder
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.reader._entry import Entry
 from pipeline.shm.reader._reader import TableReader
+from pipeline.shm.writer._opening import open_tables
 from pipeline.shm.writer._writer import TableWriter
 from pipeline.shm.writer.keyspace import KeySpace
 from pipeline.sources.proc_connector import proc_records
@@ -110,7 +111,7 @@ class Bench:
 @pytest.fixture
 def tables() -> Iterator[TableWriter]:
     directory = Path(tempfile.mkdtemp(prefix="procline-test-", dir="/dev/shm"))
-    with TableWriter.create(
+    with open_tables(
         directory, boot_id=BOOT_ID, capture_id=1, ring_count=1, row_capacity=4096, pid_capacity=1024,
         names_bytes=1 << 20, args_bytes=1 << 20, envs_bytes=1 << 20, boot_unix_ns=BOOT_UNIX_NS, retention_ns=10**12,
     ) as writer:  # fmt: skip

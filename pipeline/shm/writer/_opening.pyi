@@ -1,0 +1,25 @@
+from collections.abc import Mapping
+from os import PathLike
+
+from pipeline.shm.writer._writer import TableWriter
+
+def open_tables(
+    directory: str | PathLike[str],
+    *,
+    boot_id: bytes,
+    capture_id: int,
+    ring_count: int,
+    row_capacity: int,
+    pid_capacity: int,
+    names_bytes: int,
+    args_bytes: int,
+    envs_bytes: int,
+    boot_unix_ns: int,
+    retention_ns: int,
+    key_capacity: int = 1024,
+    chunk_rows: int = 4096,
+    chain_max: int = 512,
+    checked: bool = False,
+    modes: Mapping[str, int] | None = None,
+    group: int | None = None,
+) -> TableWriter: ...
