@@ -18,7 +18,7 @@ from pipeline import paths
 from pipeline.config.schema import Config, Contexts, Tables
 from pipeline.host.alive import watched
 from pipeline.procfs.survey import Survey
-from pipeline.resolver.daemon import build
+from pipeline.resolver.daemon import build, process
 from pipeline.shm.layout import tables as layout
 from pipeline.worker.description import WorkerDescription
 from tests.shm.table_host import BOOT_ID, Host
@@ -71,7 +71,7 @@ class Calls:
 
 def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Calls until the state is READY, and of the look for processes that a repair has not seen."""
-    monkeypatch.setattr(build, "CATCH_UP_SECONDS", 0.0)
+    monkeypatch.setattr(process, "CATCH_UP_SECONDS", 0.0)
     shutil.copytree(directory, directory.with_name("b"))
     spec = specification(directory)
     fill(spec, processes)
@@ -83,8 +83,8 @@ def calls_of_a_take_over(directory: Path, processes: int, monkeypatch: pytest.Mo
         sys.setprofile(None)
         seen = everything(tables.hot_view())
         with Calls() as comparing:
-            assert worker.repairer is not None
-            assert worker.repairer._unseen(seen) == []
+            assert worker.loop.parts.repairer is not None
+            assert worker.loop.parts.repairer._unseen(seen) == []
     for below in sorted(directory.iterdir()):
         shutil.rmtree(below) if below.is_dir() else below.unlink()
     shutil.copytree(directory.with_name("b"), directory, dirs_exist_ok=True)
@@ -116,14 +116,14 @@ def test_a_repair_finds_exactly_the_processes_that_it_did_not_see(directory: Pat
     spec = specification(directory)
     fill(spec, 50)
     with build.build(spec) as worker:
-        assert worker.repairer is not None
+        assert worker.loop.parts.repairer is not None
         hot = worker.loop.tables.hot_view()
         seen = everything(hot)
         gone, reused = seen.head["tgid"][:2].tolist()
         seen.head["tgid"][0] = 8191
         seen.head["start_boot_ns"][1] += 20_000_000  # another process with the same pid
         expected = {pid: int(hot["start_boot_ns"][worker.loop.tables.py_head(pid)]) for pid in (gone, reused)}
-        assert dict(worker.repairer._unseen(seen)) == expected
+        assert dict(worker.loop.parts.repairer._unseen(seen)) == expected
 
 
 def test_signs_of_life_come_between_the_items() -> None:
