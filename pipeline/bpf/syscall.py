@@ -31,7 +31,9 @@ _libc.syscall.restype = ctypes.c_long
 
 
 def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
-    """Call bpf(2); return its result.
+    """Make one call of the BPF subsystem, and return its result.
+
+    Source: bpf(2).
 
     Raises:
         OSError: the kernel refused, or the machine's call number is not known (ENOSYS).

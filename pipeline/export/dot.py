@@ -26,9 +26,9 @@ def visible(character: str) -> str:
 
 
 def quote(text: str, visible: Callable[[str], str] = visible) -> str:
-    """Return `text` as a DOT string that shows exactly that text.
+    r"""Return `text` as a DOT string that shows exactly that text.
 
-    In a quoted string only the quote is special to the parser, but labels interpret backslashes (``\\N`` is the node's
+    In a quoted string only the quote is special to the parser, but labels interpret backslashes (``\N`` is the node's
     name), so those are doubled. Unprintable characters become escapes, because a NUL ends the input, and SVG does not
     allow control characters.
 

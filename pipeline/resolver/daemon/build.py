@@ -69,12 +69,13 @@ class NoProc:
     """The ``/proc`` of a replay, which is not about the processes of this host."""
 
     def read(self, tgid: int, want: int = 0) -> None:
-        return None
+        """Return None: the process is unknown."""
 
     def read_ppid(self, tgid: int) -> None:
-        return None
+        """Return None: the parent is unknown."""
 
     def list_pids(self) -> tuple[int, ...]:
+        """Return no pids."""
         return ()
 
 

@@ -43,9 +43,13 @@ WAIT_MAX_NS = 300_000_000
 class Resolver(Protocol):
     """The methods of EBPFResolver that find processes."""
 
-    def find_cached(self, pid: int) -> ProcessCacheEntry | None: ...
+    def find_cached(self, pid: int) -> ProcessCacheEntry | None:
+        """Return the cached entry of a live process."""
+        ...
 
-    def find(self, pid: int, use_procfs: bool = ...) -> LookUp: ...
+    def find(self, pid: int, use_procfs: bool = ...) -> LookUp:
+        """Look the process up: cache, kernel maps, `/proc`."""
+        ...
 
 
 class TokenBucket:
@@ -76,11 +80,17 @@ class Channel(Protocol):
     accepted: int
     dropped: int
 
-    def user_of(self, client: int) -> int: ...
+    def user_of(self, client: int) -> int:
+        """Return the user id of a client."""
+        ...
 
-    def receive(self, budget: int) -> list[tuple[int, bytes]]: ...
+    def receive(self, budget: int) -> list[tuple[int, bytes]]:
+        """Return at most `budget` questions as (client, data)."""
+        ...
 
-    def answer(self, client: int, data: bytes) -> bool: ...
+    def answer(self, client: int, data: bytes) -> bool:
+        """Send an answer; False: the client is gone."""
+        ...
 
 
 @dataclass(slots=True)

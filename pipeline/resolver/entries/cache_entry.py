@@ -227,7 +227,7 @@ class ProcessCacheEntry:
 
     @property
     def is_thread(self) -> bool:
-        """Whether no exec created this image. (The reference's name for it.)"""
+        """Whether no exec created this image; the name is that of the reference."""
         return not self.is_exec
 
     @property

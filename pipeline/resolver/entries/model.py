@@ -131,6 +131,7 @@ class PathKey(NamedTuple):
 
     @property
     def is_null(self) -> bool:
+        """Whether this key names no file."""
         return self.inode == 0 and self.mount_id == 0
 
     def __str__(self) -> str:
@@ -160,10 +161,12 @@ class FileFields:
 
     @property
     def key(self) -> PathKey:
+        """The key of the file in the kernel's map of paths."""
         return PathKey(self.inode, self.mount_id, self.path_id)
 
     @property
     def in_upper_layer(self) -> bool:
+        """Whether the file is in the upper layer of an overlay file system."""
         return bool(self.flags & UPPER_LAYER)
 
     @property
@@ -295,10 +298,12 @@ class CGroupContext:
 
     @property
     def is_null(self) -> bool:
+        """Whether nothing is known about the cgroup."""
         return self.path_key.is_null and not self.cgroup_id
 
     @property
     def is_resolved(self) -> bool:
+        """Whether both the directory and the path of the cgroup are known."""
         return not self.path_key.is_null and bool(self.cgroup_id)
 
     def equals(self, other: CGroupContext) -> bool:
@@ -317,6 +322,7 @@ class ContainerContext:
 
     @property
     def is_null(self) -> bool:
+        """Whether there is no container."""
         return not self.container_id
 
 

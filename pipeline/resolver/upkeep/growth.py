@@ -18,11 +18,17 @@ LOG_AGAIN_NS = 60_000_000_000
 class Tables(Protocol):
     """The methods of a TableWriter that are used here."""
 
-    def growth_refused(self) -> tuple[int, list[str]]: ...
+    def growth_refused(self) -> tuple[int, list[str]]:
+        """Return how often growth was refused, and the segments that wait for it."""
+        ...
 
-    def counter(self, name: str) -> int: ...
+    def counter(self, name: str) -> int:
+        """Return a counter of the tables."""
+        ...
 
-    def set_counter(self, name: str, value: int) -> object: ...
+    def set_counter(self, name: str, value: int) -> object:
+        """Set a counter of the tables."""
+        ...
 
 
 class GrowthWatch:

@@ -155,6 +155,7 @@ class SshSessions:
 
     @property
     def is_waiting(self) -> bool:
+        """Whether logins are to be read, or the file is to be written."""
         return bool(self._logins) or self.kept.is_unwritten
 
     def poll(self) -> None:

@@ -41,7 +41,9 @@ TAKEN_MAX = 64
 class Reader(Protocol):
     """A reader of ``/proc``, or of nothing (in a replay)."""
 
-    def read(self, tgid: int, want: int = ...) -> ProcInfo | None: ...
+    def read(self, tgid: int, want: int = ...) -> ProcInfo | None:
+        """Read one process from `/proc`; None: it is gone."""
+        ...
 
 
 class SessionTerminals:

@@ -61,6 +61,7 @@ class Tables:
 
 
 def from_writer(writer: TableWriter) -> Tables:
+    """Return the tables as a writer has them in memory."""
     frontier = writer.rows_frontier
     control = writer.control_view()[0]
     rings = int(control["ring_count"])
@@ -79,6 +80,8 @@ def from_writer(writer: TableWriter) -> Tables:
 
 
 def from_files(directory: Path) -> Tables:
+    """Return the tables of an instance's files."""
+
     def read(name: str, size: int | None = None) -> npt.NDArray[np.uint8]:
         with (directory / name).open("rb") as file:
             return np.frombuffer(file.read() if size is None else file.read(size), np.uint8)

@@ -21,13 +21,24 @@ class Image(Protocol):
     """What is asked of an entry of either kind."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """The process."""
+        ...
+
     @property
-    def ppid(self) -> int: ...
+    def ppid(self) -> int:
+        """Its parent."""
+        ...
+
     @property
-    def is_exec(self) -> bool: ...
+    def is_exec(self) -> bool:
+        """Whether an exec created this image."""
+        ...
+
     @property
-    def is_parent_missing(self) -> bool: ...
+    def is_parent_missing(self) -> bool:
+        """Whether the direct parent or the previous image is not the expected one."""
+        ...
 
 
 def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:
