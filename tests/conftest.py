@@ -12,6 +12,11 @@ from tests import sampling
 
 sampling.load_profile()
 
+# A failed expectation of a scenario shows the values that it compared. This precedes any import of these modules.
+pytest.register_assert_rewrite(
+    "tests.resolver.api.scenario_happens", "tests.resolver.api.scenario_looks", "tests.resolver.api.keyed_world"
+)
+
 
 def _missing(reason: str) -> NoReturn:
     if os.environ.get("PROCLINE_REQUIRE_LIVE") == "1":

@@ -109,7 +109,7 @@ def test_clang_accepts_the_core(build: ModuleType, missing: Callable[[str], NoRe
     if shutil.which("clang-19") is None:
         missing("clang-19 is not installed")
     options = build.accepted(["clang-19"], build.STRICT)
-    includes = [f"-I{sysconfig.get_path('include')}", "-Ipipeline/shm", "-Ipipeline/bpf"]
+    includes = [f"-I{folder}" for folder in (sysconfig.get_path("include"), *build.INCLUDED)]
     sources = [source.with_suffix(".c") for source in sorted((ROOT / "pipeline").rglob("*.pyx"))]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
         for done in threads.map(

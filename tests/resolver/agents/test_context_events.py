@@ -369,7 +369,7 @@ def test_targets(s: Scene, kind: str) -> None:
 def published(s: Scene) -> Encoder:
     encoder = Encoder(BOOT_ID)
     encoder.topics_mask = 0xFF
-    stream = ContextStream(encoder, s.r.applier.followups, s.w.tables, BOOT_ID, s.w.offset)
+    stream = ContextStream(encoder, s.w.applier.followups, s.w.tables, BOOT_ID, s.w.offset)
     s.stream.also.append(stream.dispatch)
     return encoder
 

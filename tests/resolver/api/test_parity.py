@@ -79,7 +79,7 @@ def has(module: object, name: str) -> bool:
 
 def defined(header: str, name: str) -> int:
     """The number that a header of C defines a name as."""
-    [number] = re.findall(rf"^#define {name} (\d+)$", (ROOT / "pipeline" / header).read_text("utf-8"), re.MULTILINE)
+    [number] = re.findall(rf"^#define {name} (\d+)\b", (ROOT / "pipeline" / header).read_text("utf-8"), re.MULTILINE)
     return int(number)
 
 
