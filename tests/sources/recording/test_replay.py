@@ -187,7 +187,7 @@ def test_merge_of_a_replay_is_in_time_order_and_nothing_is_late() -> None:
         for ring in range(3):
             bench.acks.answers[ring] = (int(merger.applied_pos[ring]), 0, 0)
     assert times == sorted(times) and len(times) == bench.source.event_count
-    assert merger.take_counters()["late"] == 0
+    assert "late" not in merger.take_counters()
 
 
 steps = st.one_of(
