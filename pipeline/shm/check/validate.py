@@ -1,7 +1,7 @@
-"""Check that an instance's tables are what the writer promises. Used by the tests and by `procline doctor`.
+"""Check the invariants of an instance's tables. Used by the tests and by `procline doctor`.
 
-`validate_tables` takes the writer itself, whose private state is then checked as well, or an instance's directory, read
-through its files. Numbered invariants; a violation names its number:
+`validate_tables` accepts the writer itself, and then also checks its private state, or an instance's directory, whose
+files it reads. The invariants are numbered; a violation names its number:
 
     Tables
      1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
@@ -24,8 +24,8 @@ through its files. Numbered invariants; a violation names its number:
                   refers to; newest images of live processes are in no list
     17 children   child lists are sound, and hold live processes whose ppid is the list's pid
 
-Of a live instance the files change while they are read: what is found then is looked at again, and only what is found
-each time is reported. Rows being written are passed over.
+The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
+found each time are reported. Rows that are being written are skipped.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from pipeline.shm.check import tables as check_tables
 from pipeline.shm.check import writer as check_writer
 from pipeline.shm.check.state import Tables, Violation, from_files, from_writer
 
-#: How often the files of a live instance are read before something counts as a violation.
+#: Number of reads of a live instance's files before a finding counts as a violation.
 READS = 3
 
 
 def validate_tables(source: TableWriter | Path) -> None:
-    """Raise for the first invariant that does not hold.
+    """Raise an error for the first invariant that does not hold.
 
     Args:
-        source: the writer (no row may be open but its `torn_rows`), or an instance's directory.
+        source: the writer (with no open row except its `torn_rows`), or an instance's directory.
 
     Raises:
         InvariantError: `.rule` and `.row` as in Violation.
@@ -63,7 +63,7 @@ def validate_tables(source: TableWriter | Path) -> None:
 
 
 def violations(source: TableWriter | Path) -> list[Violation]:
-    """Return everything that does not hold; of a directory, what did not hold in each of three looks."""
+    """Return all violations; for a directory, those that were found in each of three reads."""
     if not isinstance(source, Path):
         return list(_check(from_writer(source)))
     found = list(_check(from_files(source)))
