@@ -6,23 +6,23 @@ files it reads. The invariants are numbered; a violation names its number:
     Tables
      1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
      2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
-     3 live       the index names every newest image of a live process, and no process is there twice
-     4 ended      a replaced image has ended and is no head
-     5 links      a link names a row below the frontier; if alive, a row in use and not its own
-     6 chains     following `ancestor` ends
+     3 live       the index names every newest image of a live process, and each process only once
+     4 ended      a replaced image has ended and is not a head
+     5 links      a link names a row below the frontier; if valid, a row in use that is not its own
+     6 chains     following `ancestor` ends (no cycles)
      7 blocks     an arena's blocks lie end to end from the first unit to the frontier
      8 strings    a row's arena reference is where a block begins
      9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
-    10 interned   no two blocks in use hold the same bytes
-    11 checksum   a row's checksum is right (tables made with `checked`)
+    10 interned   no two blocks in use contain the same bytes
+    11 checksum   a row's checksum is correct (tables made with `checked`)
     12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq
     13 commit     commit_index is 0 or 1 and its slot complete; no ring is acknowledged beyond it
     Writer
-    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes are what the rows say
+    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes match the rows
     15 refs       a row's count is the number of ancestor, parent and creator links to it
     16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
                   refers to; newest images of live processes are in no list
-    17 children   child lists are sound, and hold live processes whose ppid is the list's pid
+    17 children   child lists are consistent, and contain live processes whose ppid is the list's pid
 
 The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
 found each time are reported. Rows that are being written are skipped.

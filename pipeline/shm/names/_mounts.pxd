@@ -29,7 +29,7 @@ cdef inline const char *pl_mount_origin(const pl_file *file) noexcept nogil:
 
 
 cdef inline const char *pl_mount_path(const pl_file *file, const char *path, uint32_t n, uint32_t *length) noexcept nogil:
-    """Return the mount's place, a part of the path behind `file` (`n` bytes); NULL if unknown or not in the path."""
+    """Return the mount's place, a part of the path behind `file` (`n` bytes); NULL if unknown or detached."""
     if file.mount_end == 0 or file.mount_end - 1 > n or file.mount_flags & PL_MOUNT_DETACHED:
         return NULL
     if file.mount_end == 1:

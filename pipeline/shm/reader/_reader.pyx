@@ -264,6 +264,7 @@ cdef class TableReader:
 
     @property
     def closed(self):
+        """Whether `close` was called."""
         return self._view is None
 
     @property
@@ -369,7 +370,10 @@ cdef class TableReader:
         self._check_at = pl_now_coarse_ns() + _CHECK_NS
 
     cdef bint _may_say_absent(self, View view, object what) except -1:
-        """Return whether "absent" is a valid answer; False if another epoch must be read. Otherwise StaleError."""
+        """Return whether "absent" is a valid answer; False if another epoch must be read.
+
+        Raises StaleError or BehindError if the table cannot answer.
+        """
         cdef uint64_t behind
         if view.writer_is_fresh():
             behind = _behind_ns(view)

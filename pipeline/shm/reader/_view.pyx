@@ -318,31 +318,32 @@ cdef class View:
 
     @property
     def age_ns(self):
-        """Return the time since the writer's last heartbeat, ns."""
+        """The time since the writer's last heartbeat, ns."""
         return self._age_ns(self.view.control)
 
     @property
     def state(self):
-        """Return the STATE_* constant of tables.py."""
+        """The STATE_* constant of tables.py."""
         return pl_load_acquire32(&self.view.control.state)
 
     @property
     def pid_ns(self):
-        """Return the inode of the pid namespace of the table's pids; 0 if unknown."""
+        """The inode of the pid namespace of the table's pids; 0 if unknown."""
         return self.view.control.pid_ns
 
     @property
     def pids_are_ours(self):
-        """Return whether this process is in the pid namespace of the table's pids."""
+        """Whether this process is in the pid namespace of the table's pids."""
         return bool(self.same_pid_ns)
 
     @property
     def boot_unix_ns(self):
-        """Return the Unix time of boot-clock zero, ns."""
+        """The Unix time of boot-clock zero, ns."""
         return self.view.control.boot_unix_ns
 
     @property
     def writer_tgid(self):
+        """The writer's pid, in the pid namespace of the daemon."""
         return self.view.control.writer_tgid
 
     def header(self):

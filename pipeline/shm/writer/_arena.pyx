@@ -402,10 +402,12 @@ cdef class Arena:
         return self.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))
 
     def py_hold(self, uint32_t ref) -> None:
+        """Add a holder to a reference."""
         self._require(ref)
         self.hold(ref)
 
     def py_release(self, uint32_t ref) -> None:
+        """Remove a holder; the last one frees the bytes."""
         self._require(ref)
         self.release(ref)
 
@@ -418,6 +420,7 @@ cdef class Arena:
         return data[:n]
 
     def py_refcount(self, uint32_t ref) -> int:
+        """Return the number of holders; 0 for reference 0."""
         self._require(ref)
         return (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount if ref else 0
 

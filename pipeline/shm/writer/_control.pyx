@@ -210,6 +210,7 @@ cdef class ControlWriter:
 
     @property
     def state(self) -> int:
+        """STATE_* of tables.py."""
         self._require_open()
         return self.control.state
 
@@ -232,6 +233,7 @@ cdef class ControlWriter:
 
     @property
     def ring_count(self) -> int:
+        """Number of rings."""
         self._require_open()
         return self.control.ring_count
 

@@ -509,26 +509,32 @@ cdef class TableWriter(ControlWriter):
         return self.new_row()
 
     def py_copy_row(self, uint32_t row) -> int:
+        """Return a new row, still odd, with every field copied from `row`; 0 at the ceiling."""
         self._require_row(row)
         return self.copy_row(row)
 
     def py_begin(self, uint32_t row) -> None:
+        """Open a published row for change."""
         self._require_row(row)
         self.begin(row)
 
     def py_end(self, uint32_t row) -> None:
+        """Publish the row, or its change."""
         self._require_row(row)
         self.end(row)
 
     def py_discard(self, uint32_t row) -> None:
+        """Free a row that was never published."""
         self._require_row(row)
         self.discard(row)
 
     def py_link(self, uint32_t row) -> int:
+        """Return the link that names the row."""
         self._require_row(row)
         return self.link(row)
 
     def py_follow(self, uint64_t link) -> int:
+        """Return the row of a link; 0 for no link or a reused row."""
         self._require_open()
         return self.follow(link)
 
@@ -585,19 +591,24 @@ cdef class TableWriter(ControlWriter):
         return self.rows[row].marks & MARK_TTY_GIVEN != 0
 
     def py_intern_names(self, data) -> int:
+        """Intern `data` in the names arena; return a reference with one more holder."""
         return self.names.py_intern(data)
 
     def py_intern_args(self, data) -> int:
+        """Intern `data` in the args arena; return a reference with one more holder."""
         return self.args.py_intern(data)
 
     def py_intern_envs(self, data) -> int:
+        """Intern `data` in the envs arena; return a reference with one more holder."""
         return self.envs.py_intern(data)
 
     def py_head(self, uint32_t tgid) -> int:
+        """Return the newest image of the pid's latest owner; 0 for none."""
         self._require_open()
         return self.head(tgid)
 
     def py_set_head(self, uint32_t tgid, uint32_t row) -> None:
+        """Store an ended row as the index entry of `tgid`; 0 clears the entry."""
         self._require_open()
         if row != 0:
             self._require_row(row)
@@ -615,10 +626,12 @@ cdef class TableWriter(ControlWriter):
         pl_store_release32(&self.index[tgid], 0)
 
     def py_adopt(self, uint32_t child_tgid, uint32_t parent_tgid) -> None:
+        """Move a live child to the child list of another parent."""
         self._require_open()
         self.adopt(child_tgid, parent_tgid)
 
     def py_orphan(self, uint32_t child_tgid) -> None:
+        """Remove a child from its parent's child list."""
         self._require_open()
         self.orphan(child_tgid)
 
@@ -633,6 +646,7 @@ cdef class TableWriter(ControlWriter):
         return result
 
     def py_retire(self, uint32_t row) -> None:
+        """Record that the image has ended, and queue it for retention."""
         self._require_row(row)
         self.retire(row)
 
@@ -644,7 +658,10 @@ cdef class TableWriter(ControlWriter):
         return budget
 
     def hot_view(self):
-        """Return a live, writable view of the allocated rows, dtype HOT. Call again after growth for a longer view."""
+        """Return a live, writable view. Shape (rows_allocated,), dtype HOT.
+
+        Call it again after growth for a longer view.
+        """
         self._require_open()
         return np.frombuffer(self.hot_segment, layout.HOT, self.rows_allocated)
 
