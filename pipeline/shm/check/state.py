@@ -86,6 +86,7 @@ def from_writer(writer: TableWriter) -> Tables:
 
 def from_files(directory: Path) -> Tables:
     """Return the tables of an instance's directory, as copies; arenas without read permission are left out."""
+
     def read(name: str, size: int | None = None) -> npt.NDArray[np.uint8]:
         with (directory / name).open("rb") as file:
             return np.frombuffer(file.read() if size is None else file.read(size), np.uint8)
