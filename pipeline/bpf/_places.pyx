@@ -1,4 +1,4 @@
-"""One atomic exchange on the words of `pid_owners`, which BPF programs change at the same time; see pids.bpf.h."""
+"""Atomic exchange on the words of `pid_owners`, which BPF programs change at the same time; see pids.bpf.h."""
 
 from libc.stdint cimport uint64_t
 
@@ -16,7 +16,7 @@ cdef extern from *:
 
 
 def exchange(uint64_t[::1] words, Py_ssize_t place, uint64_t before, uint64_t after) -> bool:
-    """Store `after` in `words[place]` if it is `before`; return whether it was. A full barrier."""
+    """Store `after` in `words[place]` if it contains `before`; return whether it did. Acts as a full barrier."""
     if not 0 <= place < words.shape[0]:
         raise IndexError(place)
     return pl_exchange(&words[place], before, after)

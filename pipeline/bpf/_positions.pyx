@@ -1,8 +1,8 @@
-"""Read the producer positions of all rings together with the time they are valid for.
+"""Read the producer positions of all rings together with the time for which they are valid.
 
-The resolver's half of the watermark: take the boot clock, then the positions. A record that is not before a ring's
-position read here was reserved after the clock was read; its timestamp, taken behind a full barrier after the
-reservation, is therefore not older (docs/architecture.md, "Merge"). Draining is in _drain.pyx.
+This is the resolver's half of the watermark: read the boot clock, then the positions. A record at or after a ring's
+position was reserved after the clock was read. Its timestamp, which is read behind a full barrier after the
+reservation, is therefore not older (docs/architecture.md, "Merge"). _drain.pyx drains the rings.
 """
 
 from libc.stdint cimport uint64_t
@@ -28,7 +28,7 @@ cdef class ProducerPositions:
     """Read-only mappings of the rings' producer pages.
 
     Args:
-        fds: ring number -> descriptor of its BPF_MAP_TYPE_RINGBUF map (or of a file laid out like one).
+        fds: ring number -> descriptor of its BPF_MAP_TYPE_RINGBUF map (or of a file with the same layout).
         ring_count: length of the position array; rings without a descriptor stay at 0.
 
     Raises:
@@ -48,24 +48,25 @@ cdef class ProducerPositions:
             ring = number
             if not 0 <= ring < ring_count:
                 raise ValueError(f"ring {ring} is outside 0..{ring_count - 1}")
-            # kernel/bpf/ringbuf.c: page 0 is the consumer's, page 1 the producer's.
+            # kernel/bpf/ringbuf.c: page 0 is the consumer page, page 1 the producer page.
             at = mmap(NULL, self.page_bytes, PROT_READ, MAP_SHARED, fd, self.page_bytes)
             if at == MAP_FAILED:
                 raise OSError(f"cannot map the producer page of ring {ring} (descriptor {fd})")
             self.pages[ring] = <uint64_t *>at
 
     def sample(self, uint64_t[::1] positions):
-        """Fill `positions` (shape (ring_count,), bytes) and return the boot-clock time in ns that they are valid for."""
+        """Fill `positions` (shape (ring_count,), bytes); return the boot-clock time in ns for which they are valid."""
         if positions.shape[0] < self.ring_count:
             raise ValueError("positions is shorter than ring_count")
         return self.read(&positions[0])
 
     cdef uint64_t read(self, uint64_t *positions) noexcept nogil:
-        """As `sample`, into ring_count numbers."""
+        """Do the same as `sample`, into an array of ring_count numbers."""
         cdef timespec now
         cdef int ring
         clock_gettime(CLOCK_BOOTTIME, &now)
-        # Keeps the loads behind the clock; pairs with the barrier between reservation and timestamp in the BPF programs.
+        # Orders the loads after the clock; pairs with the barrier between reservation and timestamp in the BPF
+        # programs.
         pl_full_fence()
         for ring in range(self.ring_count):
             positions[ring] = pl_position(self.pages[ring]) if self.pages[ring] != NULL else 0

@@ -1,4 +1,4 @@
-"""Read the task iterator: every process of the host in one pass, as arrays. The program is iter.bpf.c."""
+"""Read the task iterator: every process of the host in one pass, as arrays. The BPF program is iter.bpf.c."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _FIXED = events.HEAD.itemsize + events.TASK.itemsize + events.EXEC.itemsize
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Processes in the order of their pids; row i of every column is one process. Kernel threads are not among them.
+    """Processes in the order of their pids; row i of every column is one process. Without kernel threads.
 
     Attributes:
-        head, task, exec: shape (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when it was looked at; kind 0.
-            Of EXEC the file, the path and the lengths of both string areas are filled; nothing is if the leader has
-            ended (FLAG_LEADER_DEAD).
-        paths: path of the executable of each, as EXEC has it.
+        head, task, exec: shape (n,), dtypes HEAD, TASK, EXEC. `head.time_boot_ns` is when the process was read; kind is
+            0. Of EXEC, the file, the path and the lengths of both string areas are filled; nothing is filled if the
+            leader has ended (FLAG_LEADER_DEAD).
+        paths: path of each executable, as in EXEC.
     """
 
     head: npt.NDArray[np.void]
@@ -40,13 +40,13 @@ def read_tasks(link_fd: int) -> Tasks:
         link_fd: `Capture.iter_link_fd`, inherited or own; no capability is needed.
 
     Raises:
-        OSError: not the link of an iterator.
+        OSError: `link_fd` is not the link of an iterator.
     """
     return parse_tasks(syscall.run_iterator(link_fd))
 
 
 def parse_tasks(data: bytes) -> Tasks:
-    """Split what the iterator wrote into columns."""
+    """Split the iterator's output into columns."""
     offsets, paths, offset = [], [], 0
     record_bytes = events.HEAD.fields["record_bytes"][1]  # type: ignore[index]
     while offset < len(data):

@@ -1,7 +1,7 @@
 """The maps that BPF programs and user space share: layouts, mapped views, look-ups by descriptor.
 
-Works in any process that was given a map's descriptor, without capabilities and without libbpf. Layouts, limits and
-flags are declared in `pipeline.bpf.declared`.
+Works in any process that has a map's descriptor, without capabilities and without libbpf. `pipeline.bpf.declared`
+declares layouts, limits and flags.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pipeline.bpf.declared import PID_WAYS as PID_WAYS
 from pipeline.bpf.declared import PLACE_BUSY as PLACE_BUSY
 
 _WORD = np.dtype([("word", "<u8")])
-#: A program that comes in between is done within a microsecond.
+#: A program that writes at the same time finishes within a microsecond.
 _ATTEMPTS = 8
 
 CPU_STATE = np.dtype(declared.CPU_STATE_LAYOUT.dtype())
@@ -36,12 +36,12 @@ _COOKIE_WORD = declared.PID_ENTRY_LAYOUT.word("cookie")
 
 
 def cpu_states(fd: int, *, writable: bool = False, count: int = MAX_CPUS) -> npt.NDArray[np.void]:
-    """Map `pl_shared`; shape (count,), dtype CPU_STATE. Writable only for who sets `sleeping` or `ring`.
+    """Map `pl_shared`; shape (count,), dtype CPU_STATE. Only a process that sets `sleeping` or `ring` writes to it.
 
-    The view changes by itself as the programs count. The mapping lives as long as the array.
+    The view changes while the programs count. The mapping lives as long as the array.
 
     Raises:
-        OSError: the descriptor is no mappable map, or may not be written.
+        OSError: the descriptor is not a mappable map, or may not be written.
     """
     return _mapped(fd, CPU_STATE, count, writable)
 
@@ -52,9 +52,9 @@ def settings(fd: int, *, writable: bool = False) -> npt.NDArray[np.void]:
 
 
 def lost_by_ring(states: npt.NDArray[np.void], ring: int) -> npt.NDArray[np.uint64]:
-    """Return the records lost so far by kind, shape (9,), over the CPUs that write to `ring`.
+    """Return the number of lost records by kind, shape (9,), over the CPUs that write to `ring`.
 
-    Usually that is the CPU of the same number; the spare ring has several.
+    Usually that is the CPU with the same number; the spare ring has several.
     """
     return states["lost_samples"][states["ring"] == ring].sum(axis=0, dtype=np.uint64)
 
@@ -64,7 +64,7 @@ class HashMap:
     """A hash map behind a descriptor: `proc_cache`. Entries are copies.
 
     Attributes:
-        fd: the map; stays the caller's.
+        fd: the map; the caller keeps ownership.
         key: dtype of the keys.
         value: dtype of the values.
     """
@@ -74,12 +74,12 @@ class HashMap:
     value: np.dtype[np.void]
 
     def get(self, key: int) -> np.void | None:
-        """Return the entry of `key`, None if the map has none."""
+        """Return the entry of `key`; None if the map has none."""
         data = syscall.lookup(self.fd, key.to_bytes(self.key.itemsize, "little"), self.value.itemsize)
         return None if data is None else np.frombuffer(data, self.value)[0]
 
     def items(self) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.void]]:
-        """Return all keys and entries, shapes (n,); what comes or goes meanwhile may be missing."""
+        """Return all keys and entries, shapes (n,); entries that are added or deleted meanwhile may be missing."""
         keys, values = syscall.lookup_batch(self.fd, self.key.itemsize, self.value.itemsize)
         return np.frombuffer(keys, self.key), np.frombuffer(values, self.value)
 
@@ -97,17 +97,17 @@ class HashMap:
 
 
 class PidMap:
-    """The processes that the programs know, tgid -> PID_ENTRY, with what a HashMap can do. Entries are copies.
+    """The processes that the programs know, tgid -> PID_ENTRY, with the methods of HashMap. Entries are copies.
 
-    A place is written by who exchanged its word for a busy one, here as in the programs, so each of them may enter
-    processes at any time. A reader looks at the word before and after.
+    To write a place, a program or this class first exchanges the word of the place for a busy one, so each of them may
+    add processes at any time. A reader compares the word before and after.
 
     Args:
         owners_fd: map `pid_owners`; only used here.
-        entries_fd: map `pid_cache`; stays the caller's.
+        entries_fd: map `pid_cache`; the caller keeps ownership.
 
     Raises:
-        OSError: a descriptor is no such map, or may not be written.
+        OSError: a descriptor is not such a map, or may not be written.
     """
 
     def __init__(self, owners_fd: int, entries_fd: int) -> None:
@@ -116,13 +116,13 @@ class PidMap:
         self._entry_words: npt.NDArray[np.uint64] | None = None
 
     def get(self, key: int) -> np.void | None:
-        """Return the entry of the tgid `key`, None if there is none."""
+        """Return the entry of the tgid `key`; None if there is none."""
         for _ in range(_ATTEMPTS):
             place = self._place(key)
             if place is None:
                 return None
             word = int(self._words[place])
-            # Exchanged for itself: looks at it between two full barriers, so that the copy is of the time in between.
+            # Exchange the word for itself: two full barriers around the copy ensure that it was made between them.
             if _owner(word) != key or _is_busy(word) or not exchange(self._words, place, word, word):
                 continue
             data = syscall.lookup(self._entries_fd, place.to_bytes(4, "little"), PID_ENTRY.itemsize)
@@ -131,18 +131,18 @@ class PidMap:
         return None
 
     def items(self) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.void]]:
-        """Return all keys and entries, shapes (n,); what comes or goes meanwhile may be missing."""
+        """Return all keys and entries, shapes (n,); entries that are added or deleted meanwhile may be missing."""
         before = self._words.copy()
         _, values = syscall.lookup_batch(self._entries_fd, 4, PID_ENTRY.itemsize)
         is_whole = (before != 0) & (before >> 32 != PLACE_BUSY) & (self._words == before)
         return before[is_whole].astype(np.uint32), np.frombuffer(values, PID_ENTRY)[is_whole]
 
     def put(self, key: int, entry: np.void, flags: int = syscall.ANY) -> None:
-        """Store a copy of `entry` (dtype PID_ENTRY), in a free place or that of who ended longest ago.
+        """Store a copy of `entry` (dtype PID_ENTRY), in a free place or that of the process that ended longest ago.
 
         Raises:
             FileExistsError: `flags` is NOEXIST and there is an entry, or one is being written.
-            OSError: E2BIG, all of the set live.
+            OSError: E2BIG, all processes of the set are alive.
         """
         if not 0 < key < 1 << 32:
             raise ValueError(key)
@@ -153,7 +153,7 @@ class PidMap:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             if not exchange(self._words, place, word, busy):
                 continue
-            # As in pids.bpf.h: of two that enter one process in two places at least one gives up.
+            # As in pids.bpf.h: if two writers add one process in two places, at least one of them gives up.
             if np.count_nonzero(self._set(key).astype(np.uint32) == key) > 1:
                 exchange(self._words, place, busy, 0)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
@@ -168,9 +168,9 @@ class PidMap:
         raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
 
     def name_image(self, key: int, cookie: int) -> bool:
-        """Give the entry of the tgid `key` a cookie, in place, if it has none; return whether it has this one now.
+        """Set the cookie of the tgid `key` in place if it has none; return whether it has this cookie now.
 
-        A program that enters an image writes the whole entry, with a cookie, so it is either before this or over it.
+        A program that adds an image writes the whole entry including a cookie, either before this or over it.
         """
         place = self._place(key)
         if place is None:
@@ -182,7 +182,7 @@ class PidMap:
             return False
         if exchange(self._words, place, word, word):
             return True
-        exchange(self._entry_words, at, cookie, 0)  # it became another's place
+        exchange(self._entry_words, at, cookie, 0)  # the place now belongs to another process
         return False
 
     def delete(self, key: int) -> bool:
@@ -201,7 +201,7 @@ class PidMap:
         return None
 
     def _place_for(self, key: int) -> tuple[int, int]:
-        """Return the place to use, and its word."""
+        """Return the number of the place to use, and its current word."""
         now = end_stamp(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         best = (0, -1, 0)
         for way, word in enumerate(self._set(key).tolist()):
@@ -221,7 +221,7 @@ class PidMap:
 
 
 def end_stamp(boot_ns: int) -> int:
-    """When a process ended as its word has it; pl_end_stamp of pids.bpf.h."""
+    """Return the time of a process's end as stored in its word; pl_end_stamp of pids.bpf.h."""
     return (boot_ns >> 20) & 0x7FFFFFFF | 1
 
 

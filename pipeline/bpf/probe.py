@@ -1,8 +1,8 @@
-"""What this host offers to the capture, found out by asking and by trying, for `procline doctor`.
+"""Detect what this host offers to the capture, by reading and by trying, for `procline doctor`.
 
-A probe has three outcomes: present, absent, could not tell. Attach kinds are tried by attaching an empty program of the
-real kind, because a kernel may know a kind, list it, and still refuse it (and a general feature test that tries fentry
-reports that tp_btf does not work either).
+A probe has three outcomes: present, absent, unknown. Attach kinds are tested by attaching an empty program of the same
+kind, because a kernel may list a kind and still reject it (and a general feature test that uses fentry reports that
+tp_btf does not work either).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OBJECT = Path(__file__).parent / "programs" / "probe.bpf.o"
 
 LOCKDOWN = Path("/sys/kernel/security/lockdown")
 
-#: Attach kind -> what is lost without it, and what to do.
+#: Attach kind -> what is missing without it, and what to do.
 ATTACH_KINDS = {
     "tp_btf": ("fork, exec, exit: nothing can be captured", "use --source proc-connector"),
     "iter": ("start and repair read /proc instead, which is slower", ""),
@@ -30,7 +30,7 @@ ATTACH_KINDS = {
     "tp/syscalls": ("changes of credentials: fentry or kprobe are used instead", ""),
 }
 
-#: Ways to see changes of credentials at once, best first, as loader.CREDENTIALS: attach kind -> what it means.
+#: Ways to capture changes of credentials, best first, as in loader.CREDENTIALS: attach kind -> its effect.
 _CREDENTIALS = {
     "fentry": "seen at once, at no cost to others",
     "kprobe": "seen at once, at no cost to others",
@@ -43,10 +43,10 @@ class Finding:
     """One thing that a host has or lacks.
 
     Attributes:
-        name: what was looked at.
-        ok: True present, False absent, None could not tell.
+        name: what was tested.
+        ok: True if present, False if absent, None if unknown.
         detail: what was found.
-        hint: what to do about it; empty if nothing need be done.
+        hint: what to do; empty if nothing is needed.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Finding:
 
 
 def findings() -> list[Finding]:
-    """Look at everything; loads and attaches empty programs for a moment where that is permitted."""
+    """Run all probes; briefly loads and attaches empty programs if that is permitted."""
     kinds = {kind: attach_kind(kind) for kind in ATTACH_KINDS}
     return [
         _kernel(),
@@ -73,7 +73,7 @@ def findings() -> list[Finding]:
 
 
 def attach_kind(kind: str) -> Finding:
-    """Try one of ATTACH_KINDS."""
+    """Test one of ATTACH_KINDS."""
     name = f"attach {kind}"
     without, hint = ATTACH_KINDS[kind]
     if missing := host.missing_capabilities():
@@ -96,10 +96,10 @@ def attach_kind(kind: str) -> Finding:
 
 
 def credentials(kinds: Mapping[str, Finding]) -> Finding:
-    """Say which way an instance will see changes of credentials, and why not a better one.
+    """Return how an instance will capture changes of credentials, and why no better way works.
 
     Args:
-        kinds: what was found out, by attach kind.
+        kinds: results of `attach_kind`, by attach kind.
     """
     name = "credentials"
     better: list[str] = []
@@ -195,7 +195,7 @@ def _lockdown() -> Finding:
 def _memlock() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     amount = "unlimited" if soft == resource.RLIM_INFINITY else f"{soft} bytes"
-    # Since Linux v5.11 BPF memory is charged to the memory cgroup, and host.OLDEST_KERNEL is newer.
+    # Since Linux v5.11 BPF memory is charged to the memory cgroup; host.OLDEST_KERNEL is newer.
     return Finding("memlock", True, f"{amount}; rings count against the memory cgroup instead")
 
 

@@ -1,7 +1,7 @@
-"""The bpf(2) commands that a process needs for descriptors it was given: look up, list, change, iterate, ask.
+"""The bpf(2) commands for inherited descriptors: look up, list, change, iterate, query.
 
-No libbpf, so that readers of the kernel's maps start quickly; loading is in loader.py. Attributes as in
-``union bpf_attr`` of include/uapi/linux/bpf.h.
+Does not use libbpf, so that readers of the kernel's maps start quickly; loader.py loads programs. Attributes are laid
+out as in ``union bpf_attr`` of include/uapi/linux/bpf.h.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ OBJ_GET_INFO_BY_FD = 15
 MAP_LOOKUP_BATCH = 24
 ITER_CREATE = 33
 
-ANY = 0  #: update: make or replace
-NOEXIST = 1  #: update: make, else EEXIST
-EXIST = 2  #: update: replace, else ENOENT
+ANY = 0  #: update: create or replace
+NOEXIST = 1  #: update: create, or fail with EEXIST
+EXIST = 2  #: update: replace, or fail with ENOENT
 
 #: Number of bpf(2) by ``uname -m``.
 _NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 361, "s390x": 351}
@@ -36,7 +36,7 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
     Source: bpf(2).
 
     Raises:
-        OSError: the kernel refused, or the machine's call number is not known (ENOSYS).
+        OSError: the kernel rejected the call, or this machine's system call number is unknown (ENOSYS).
     """
     number = _NUMBERS.get(platform.machine())
     if number is None:
@@ -51,7 +51,7 @@ def bpf(command: int, attributes: ctypes.Array[ctypes.c_char]) -> int:
 
 
 def lookup(fd: int, key: bytes, value_bytes: int) -> bytes | None:
-    """Return the value of `key`, None if there is none. Not for per-CPU maps."""
+    """Return the value of `key`; None if there is none. Not for per-CPU maps."""
     value = ctypes.create_string_buffer(value_bytes)
     key_buffer = ctypes.create_string_buffer(key, len(key))
     attributes = _attributes("IxxxxQQQ", fd, ctypes.addressof(key_buffer), ctypes.addressof(value), 0)
@@ -89,8 +89,8 @@ def delete(fd: int, key: bytes) -> bool:
 def lookup_batch(fd: int, key_bytes: int, value_bytes: int, batch: int = 4096) -> tuple[bytes, bytes]:
     """Return all keys and all values of a hash map, each concatenated.
 
-    The kernel walks bucket by bucket under the bucket's lock: what is there from beginning to end is found, what comes
-    or goes meanwhile may be.
+    The kernel walks the buckets one by one under each bucket's lock. Entries that exist during the whole walk are
+    returned. Entries that are added or deleted meanwhile may be missing.
     """
     keys, values = bytearray(), bytearray()
     position = ctypes.create_string_buffer(max(8, key_bytes))
@@ -113,7 +113,7 @@ def lookup_batch(fd: int, key_bytes: int, value_bytes: int, batch: int = 4096) -
         try:
             bpf(MAP_LOOKUP_BATCH, attributes)
         except OSError as error:
-            if error.errno == errno.ENOSPC:  # one bucket is longer than the batch
+            if error.errno == errno.ENOSPC:  # one bucket has more entries than the batch
                 batch *= 2
                 continue
             if error.errno != errno.ENOENT:
@@ -135,15 +135,15 @@ def info(fd: int, length: int = 256) -> bytes:
 
 
 def iter_create(link_fd: int) -> int:
-    """Return a new descriptor whose reading runs the iterator behind `link_fd` once."""
+    """Return a new descriptor; reading it runs the iterator behind `link_fd` once."""
     return bpf(ITER_CREATE, _attributes("II", link_fd, 0))
 
 
 def run_iterator(link_fd: int) -> bytes:
-    """Run the iterator behind `link_fd` once and return what it wrote.
+    """Run the iterator behind `link_fd` once and return its output.
 
     Raises:
-        OSError: not the link of an iterator.
+        OSError: `link_fd` is not the link of an iterator.
     """
     fd = iter_create(link_fd)
     try:

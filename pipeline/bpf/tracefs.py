@@ -1,6 +1,6 @@
-"""Numbers of kernel tracepoints, from tracefs, whether somebody has mounted it or not.
+"""Read the numbers of kernel tracepoints from tracefs, even if it is not mounted.
 
-Where it is not mounted, a mount is made that is attached to no directory, so that nothing on the host changes and
+If it is not mounted, this module creates a mount that is attached to no directory. Nothing on the host changes, and
 nothing has to be undone. Source: fsopen(2), fsmount(2), perf_event_open(2), kernel Documentation/trace/ftrace.rst.
 """
 
@@ -16,7 +16,7 @@ from typing import Self
 
 PLACES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
-#: perf_event_open(2) by ``uname -m``; the others came after system calls got one number everywhere.
+#: perf_event_open(2) by ``uname -m``; the other calls are newer and have the same number on every architecture.
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "ppc64le": 319, "s390x": 331}
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _FSOPEN_CLOEXEC = _FSMOUNT_CLOEXEC = 1
@@ -39,7 +39,7 @@ class Tracefs:
         self._fd = -1
         for place in PLACES:
             with suppress(FileNotFoundError, NotADirectoryError):
-                # The directory itself is always there; what is in it tells whether tracefs is.
+                # The directory always exists; its contents show whether tracefs is mounted there.
                 self._fd = os.open(f"{place}/events", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
                 return
         root = _mount()
@@ -49,7 +49,7 @@ class Tracefs:
             os.close(root)
 
     def event_id(self, group: str, name: str) -> int:
-        """Return the number by which perf_event_open(2) knows a tracepoint.
+        """Return the number that identifies a tracepoint in perf_event_open(2).
 
         Raises:
             FileNotFoundError: this kernel has no such tracepoint.
@@ -61,7 +61,7 @@ class Tracefs:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of it; idempotent."""
+        """Close it; idempotent."""
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
@@ -78,12 +78,13 @@ class Tracefs:
 def open_event(number: int) -> int:
     """Return a new descriptor of a tracepoint's perf event, to which a BPF program can be attached.
 
-    The program then runs at that tracepoint in every process and on every CPU: those in the attributes are for samples.
+    The program then runs at that tracepoint in every process and on every CPU; the process and CPU in the arguments
+    apply only to samples.
 
     Raises:
-        OSError: not permitted.
+        OSError: the kernel did not permit it.
     """
-    # struct perf_event_attr, PERF_ATTR_SIZE_VER0: type, size, config; the rest 0.
+    # struct perf_event_attr, PERF_ATTR_SIZE_VER0: type, size, config; the rest is 0.
     attributes = struct.pack("=IIQ48x", _PERF_TYPE_TRACEPOINT, 64, number)
     call = _PERF_EVENT_OPEN.get(platform.machine())
     if call is None:

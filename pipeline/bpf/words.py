@@ -1,6 +1,6 @@
-"""Single words of `pl_settings` and `pl_shared`, read and stored without numpy.
+"""Single words of `pl_settings` and `pl_shared`, read and written without numpy.
 
-The loader runs in the supervisor, which has no numpy (7 MB). `pipeline.bpf.maps` maps the same values for numpy.
+The loader runs in the supervisor, which does not load numpy (7 MB). `pipeline.bpf.maps` maps the same values for numpy.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ RING = CPU_STATE_LAYOUT.word("ring")
 
 
 def settings_words(fd: int) -> memoryview:
-    """Map `pl_settings` to write; format ``I``."""
+    """Map `pl_settings` for writing; format ``I``."""
     return _mapped(fd, SETTINGS_LAYOUT.size)
 
 
 def cpu_words(fd: int, word: int) -> memoryview:
-    """Map `pl_shared` to write; format ``I``, item CPU is the given word of each CPU's state."""
+    """Map one word of every CPU's state in `pl_shared` for writing; format ``I``, indexed by CPU."""
     return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS)[word :: CPU_STATE_LAYOUT.size // 4]
 
 
 def missed_words(fd: int) -> memoryview:
-    """Map `pl_shared` to write; format ``Q``, items are the lost_samples of the element MISSED, by kind."""
+    """Map lost_samples of the element MISSED of `pl_shared` for writing; format ``Q``, indexed by kind."""
     span = CPU_STATE_LAYOUT.span("lost_samples")
     begin = MISSED * CPU_STATE_LAYOUT.size
     return _mapped(fd, CPU_STATE_LAYOUT.size * MAX_CPUS).cast("B")[begin + span.start : begin + span.stop].cast("Q")

@@ -1,4 +1,4 @@
-"""Invariants of the tables, for tests and diagnosis.
+"""Checks of the tables' invariants, for tests and diagnosis.
 
-It does not repair anything.
+This package does not repair anything.
 """

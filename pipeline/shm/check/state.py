@@ -1,4 +1,4 @@
-"""The tables as arrays, read from the writer or from an instance's files, and what a violation is."""
+"""Load the tables as arrays, from the writer or from an instance's files, and represent violations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ _FREE_UNIT = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One rule that does not hold: `rule` is "number name"; `row` is a row, a pid or a reference, by the rule."""
+    """One rule that does not hold.
+
+    Attributes:
+        rule: "number name".
+        row: a row, a pid or a reference, depending on the rule.
+    """
 
     rule: str
     row: int | None
@@ -36,7 +41,7 @@ class Violation:
 
 @dataclass(slots=True)
 class Tables:
-    """The segments as arrays, up to the frontier; `writer` is None when they are read from files."""
+    """The segments as arrays, up to the frontier; `writer` is None if they are read from files."""
 
     control: np.void
     hot: npt.NDArray[np.void]
@@ -53,15 +58,15 @@ class Tables:
     def __post_init__(self) -> None:
         even = self.hot["row_seq"] % 2 == 0
         self.stable = even & (self.hot["generation"] != 0)
-        # A published row is a head or replaced, so it has flags; one that is odd as well is in the hand of its writer
-        # or was left so by one that was killed.
+        # A published row is a head or replaced, so it has flags. If it is also odd, its writer is changing it, or was
+        # killed while changing it.
         self.used = (self.hot["generation"] != 0) & (self.hot["flags"] != 0)
         if len(self.used):
             self.used[0] = self.stable[0] = False
 
 
 def from_writer(writer: TableWriter) -> Tables:
-    """Return the tables as a writer has them in memory."""
+    """Return the tables of a writer, as views of its memory."""
     frontier = writer.rows_frontier
     control = writer.control_view()[0]
     rings = int(control["ring_count"])
@@ -80,7 +85,7 @@ def from_writer(writer: TableWriter) -> Tables:
 
 
 def from_files(directory: Path) -> Tables:
-    """Return the tables of an instance's files."""
+    """Return the tables of an instance's directory, as copies; arenas without read permission are left out."""
 
     def read(name: str, size: int | None = None) -> npt.NDArray[np.uint8]:
         with (directory / name).open("rb") as file:
@@ -97,7 +102,7 @@ def from_files(directory: Path) -> Tables:
     for name in ARENAS:
         try:
             arenas[name] = read(name, int(control[f"{name}_allocated_bytes"]))
-        except PermissionError:  # args and envs have tighter modes: check what may be read
+        except PermissionError:  # args and envs have stricter modes: check what is readable
             continue
     rings = int(control["ring_count"])
     ring_offset = int(control["ring_offset"])
@@ -120,7 +125,7 @@ def _rings(memory: npt.NDArray[np.uint8], control: np.void, slot: int, rings: in
 
 
 def resolve_links(tables: Tables, links: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Rows that `links` name, 0 where none or dead."""
+    """Return the rows that `links` name, 0 for no link or an invalid one."""
     rows = (links & np.uint64(0xFFFFFFFF)).astype(np.int64)
     generations = (links >> np.uint64(32)).astype(np.uint32)
     inside = rows < len(tables.hot)
@@ -129,7 +134,7 @@ def resolve_links(tables: Tables, links: npt.NDArray[np.uint64]) -> npt.NDArray[
 
 
 def walk_blocks(memory: npt.NDArray[np.uint8]) -> tuple[list[tuple[int, int, int, int]], str]:
-    """Walk an arena: ([(reference, units, length, refcount)], what is wrong or "")."""
+    """Walk an arena; return [(reference, units, length, refcount)] and what is wrong, or ""."""
     words = memory[: len(memory) // 16 * 16].view(np.uint32).reshape(-1, 4)
     blocks: list[tuple[int, int, int, int]] = []
     unit = 1
@@ -146,7 +151,7 @@ def walk_blocks(memory: npt.NDArray[np.uint8]) -> tuple[list[tuple[int, int, int
 
 
 def _class_units(units: int) -> int:
-    """Size class of arena.h that holds `units`."""
+    """Return the size of arena.h's smallest class that holds `units`."""
     if units <= 16:
         return units
     step = 1 << ((units - 1).bit_length() - 3)

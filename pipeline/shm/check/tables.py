@@ -23,7 +23,7 @@ from pipeline.shm.check.state import (
 
 
 def check(tables: Tables) -> Iterator[Violation]:
-    """Yield what does not hold."""
+    """Yield the violations of these invariants."""
     yield from _check_index(tables)
     yield from _check_links(tables)
     yield from _check_arenas(tables)
@@ -68,7 +68,7 @@ def _check_links(tables: Tables) -> Iterator[Violation]:
         bad |= tables.stable & (target != 0) & ~tables.used[target]
         for row in np.flatnonzero(bad):
             yield Violation("5 links", int(row), f"row {row}: {name} {int(links[row]):#x} leads nowhere")
-    # Pointer doubling: after k rounds `reach` is 2**k links away, so only rings are left with something to reach.
+    # Pointer doubling: after k rounds `reach` is 2**k links away, so only rows on cycles still reach a row.
     reach = np.where(tables.stable, resolve_links(tables, hot["ancestor"]), 0)
     for _ in range(max(len(hot) - 1, 1).bit_length() + 1):
         reach = reach[reach]

@@ -1,31 +1,31 @@
-"""Check that an instance's tables are what the writer promises. Used by the tests and by `procline doctor`.
+"""Check the invariants of an instance's tables. Used by the tests and by `procline doctor`.
 
-`validate_tables` takes the writer itself, whose private state is then checked as well, or an instance's directory, read
-through its files. Numbered invariants; a violation names its number:
+`validate_tables` accepts the writer itself, and then also checks its private state, or an instance's directory, whose
+files it reads. The invariants are numbered; a violation names its number:
 
     Tables
      1 index      an entry is 0, or names a row in use whose tgid is the entry's pid
      2 head       the image that the index names is flagged ROW_HEAD and not ROW_REPLACED
-     3 live       the index names every newest image of a live process, and no process is there twice
-     4 ended      a replaced image has ended and is no head
-     5 links      a link names a row below the frontier; if alive, a row in use and not its own
-     6 chains     following `ancestor` ends
+     3 live       the index names every newest image of a live process, and each process only once
+     4 ended      a replaced image has ended and is not a head
+     5 links      a link names a row below the frontier; if valid, a row in use that is not its own
+     6 chains     following `ancestor` ends (no cycles)
      7 blocks     an arena's blocks lie end to end from the first unit to the frontier
      8 strings    a row's arena reference is where a block begins
      9 holders    a block has as many holders as rows refer to it (by directory: at least as many)
-    10 interned   no two blocks in use hold the same bytes
-    11 checksum   a row's checksum is right (tables made with `checked`)
+    10 interned   no two blocks in use contain the same bytes
+    11 checksum   a row's checksum is correct (tables made with `checked`)
     12 free       a row below the frontier that has no flags, and so is free, has an odd row_seq
     13 commit     commit_index is 0 or 1 and its slot complete; no ring is acknowledged beyond it
     Writer
-    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes are what the rows say
+    14 counts     heads_live, heads_exited, rows_used and the arenas' sizes match the rows
     15 refs       a row's count is the number of ancestor, parent and creator links to it
     16 lists      every row is in use or in the free list; ended images are queued, or are ancestors that something
                   refers to; newest images of live processes are in no list
-    17 children   child lists are sound, and hold live processes whose ppid is the list's pid
+    17 children   child lists are consistent, and contain live processes whose ppid is the list's pid
 
-Of a live instance the files change while they are read: what is found then is looked at again, and only what is found
-each time is reported. Rows being written are passed over.
+The files of a live instance change while they are read. Violations are therefore checked again, and only those that are
+found each time are reported. Rows that are being written are skipped.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from pipeline.shm.check import tables as check_tables
 from pipeline.shm.check import writer as check_writer
 from pipeline.shm.check.state import Tables, Violation, from_files, from_writer
 
-#: How often the files of a live instance are read before something counts as a violation.
+#: Number of reads of a live instance's files before a finding counts as a violation.
 READS = 3
 
 
 def validate_tables(source: TableWriter | Path) -> None:
-    """Raise for the first invariant that does not hold.
+    """Raise an error for the first invariant that does not hold.
 
     Args:
-        source: the writer (no row may be open but its `torn_rows`), or an instance's directory.
+        source: the writer (with no open row except its `torn_rows`), or an instance's directory.
 
     Raises:
         InvariantError: `.rule` and `.row` as in Violation.
@@ -63,7 +63,7 @@ def validate_tables(source: TableWriter | Path) -> None:
 
 
 def violations(source: TableWriter | Path) -> list[Violation]:
-    """Return everything that does not hold; of a directory, what did not hold in each of three looks."""
+    """Return all violations; for a directory, those that were found in each of three reads."""
     if not isinstance(source, Path):
         return list(_check(from_writer(source)))
     found = list(_check(from_files(source)))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check(tables: Tables, writer: TableWriter) -> Iterator[Violation]:
-    """Yield what does not hold; no row may be open but the writer's torn ones."""
+    """Yield the violations of these invariants; no row may be open except the writer's torn ones."""
     yield from _check_counts(tables, writer)
     yield from _check_refs(tables, writer)
     yield from _check_lists(tables, writer)

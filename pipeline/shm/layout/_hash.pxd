@@ -1,4 +1,4 @@
-"""C view of hash.h for the Cython modules."""
+"""C declarations of hash.h for the Cython modules."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-"""keys.h, for the writer's side (_keys.pyx) and the readers' (_view.pyx). No module: nothing to import."""
+"""keys.h for the writer (_keys.pyx) and the readers (_view.pyx). Declarations only, without a module to import."""
 
 from libc.stdint cimport uint32_t, uint64_t
 

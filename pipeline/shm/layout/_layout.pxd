@@ -1,4 +1,4 @@
-"""C view of the shared segments (segments.h) and of the atomic operations on them (layout.h)."""
+"""C declarations of the shared segments (segments.h) and of the atomic operations on them (layout.h)."""
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Block sizes of an arena, in units of 16 bytes: 1 to 16, then four steps to each doubling, up to 65536 (1 MiB). A block's
- * size follows from the length in its header, so the blocks of a segment can be walked without any other record. */
+/* Block sizes of an arena, in units of 16 bytes: 1 to 16, then four steps for each doubling, up to 65536 (1 MiB). The
+ * length in a block's header determines its size, so the blocks of a segment can be walked without other records. */
 #ifndef PROCLINE_ARENA_H
 #define PROCLINE_ARENA_H
 
@@ -11,7 +11,7 @@
 /* Longest string: the largest block without its header. */
 #define PL_ARENA_MAX_LENGTH (PL_ARENA_MAX_UNITS * 16u - 16u)
 
-/* Units that a string of `length` bytes needs with its header, before rounding up to a class. */
+/* Units for a string of `length` bytes and its header, before rounding up to a class. */
 static inline uint32_t pl_arena_units(uint32_t length) { return 1u + (length + 15u) / 16u; }
 
 static inline uint32_t pl_arena_class_units(uint32_t class_index)
@@ -51,9 +51,9 @@ static inline uint32_t pl_arena_class_down(uint32_t units)
 /* Lowest set bit of `mask` (not 0). */
 static inline uint32_t pl_arena_lowest(uint64_t mask) { return (uint32_t)__builtin_ctzll(mask); }
 
-/* Keeps the compiler from moving stores across. A process that is killed has done, in program order, a prefix of its
- * stores, and a successor sees all of that prefix; so between steps that a successor must find in order no fence of the
- * processor is needed, only this. Concurrent readers are another matter: see layout.h. */
+/* Prevents the compiler from moving stores across. A killed process has executed a prefix of its stores in program
+ * order, and its successor sees exactly that prefix. So steps that a successor must find in order need only this, not a
+ * fence of the processor. For concurrent readers see layout.h. */
 static inline void pl_order(void) { __atomic_signal_fence(__ATOMIC_SEQ_CST); }
 
 #endif

@@ -1,12 +1,12 @@
-"""What a successor finds in the control segment, as Python sees it. The writing side is _control.pyx.
+"""The control segment as a successor finds it, in Python. _control.pyx writes it.
 
-The protocol of a reader of the control segment (shards, readers, `procline stat`):
+Protocol of a reader of the control segment (shards, readers, `procline stat`):
 
-- Open `control`, load layout_version with acquire; 0 means not ready. Open the other segments. Then look at `state`
-  again: SUPERSEDED means that another control file has taken its place meanwhile, so begin again.
+- Open `control` and load layout_version with acquire; 0 means not ready. Open the other segments. Then load `state`
+  again: SUPERSEDED means that another control file has replaced this one, so start again.
 - A commit slot: load commit_index (acquire), then the slot's `number` (acquire), copy the slot, acquire fence, load
-  `number` and commit_index again. Equal numbers, not 0: the copy is of one piece. Else again.
-- RING_ACK: `rewind_seq` (acquire) before `wanted_pos`; `applied_pos` alone is a position that is safe to release.
+  `number` and commit_index again. If the numbers are equal and not 0, the copy is consistent; otherwise start again.
+- RING_ACK: load `rewind_seq` (acquire) before `wanted_pos`. `applied_pos` alone is a position that is safe to release.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TOPIC_INDEX = {name: position for position, name in enumerate(layout.TOPICS)}
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The valid commit slot: what the tables contain, and where to go on.
+    """The valid commit slot: what the tables contain, and where to continue.
 
     Attributes:
-        number: commits so far in this epoch; 0 when there was none.
-        watermark: boot-clock ns; events before it are in the tables.
+        number: number of commits in this epoch; 0 if there was none.
+        watermark: boot-clock ns; earlier events are in the tables.
         rings: shape (ring_count,), dtype COMMIT_RING: position and watermark of each ring.
-        counters: shape (128,), uint64, by COUNTERS.
-        topic_seq: shape (16,), uint64, by TOPICS.
+        counters: shape (128,), uint64, in the order of COUNTERS.
+        topic_seq: shape (16,), uint64, in the order of TOPICS.
     """
 
     number: int

@@ -1,13 +1,13 @@
 """Shared segments of an instance: constants and layouts, declared once.
 
-``script/generate`` writes ``segments.h``, ``segments.pxi`` and the tables in docs/memory-layout.md from this module;
-`pipeline.shm.layout.tables` has the numpy dtypes, `pipeline.shm.layout.head` reads the control segment without numpy.
-A flag is a power of two, in the order of its value; the comment behind a constant is its meaning and goes into the
+``script/generate`` writes ``segments.h``, ``segments.pxi`` and the tables in docs/memory-layout.md from this module.
+`pipeline.shm.layout.tables` has the numpy dtypes; `pipeline.shm.layout.head` reads the control segment without numpy. A
+flag is a power of two, in the order of its value. The comment after a constant is its meaning and is copied into the
 header.
 
-Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``;
-readers touch only what the control segment says is allocated. All numbers are little-endian. A link is
-``row | generation << 32``, 0 for none. An arena reference counts units of ARENA_UNIT_BYTES, 0 for none.
+Every segment is a file on tmpfs in the instance's directory. It is mapped at its ceiling and grown by ``fallocate``.
+Readers access only the part that is allocated according to the control segment. All numbers are little-endian. A link
+is ``row | generation << 32``, 0 for none. An arena reference counts units of ARENA_UNIT_BYTES, 0 for none.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from pipeline.records.declaring import Layout
 
 
 class State(NamedTuple):
-    """A state of a process that HOT.flags holds.
+    """A state of a process that HOT.flags contains.
 
     Attributes:
         name: of the field of TASK, of an entry and of an event.
         mask: adjoining bits of HOT.flags.
         known: the KNOWN_* flag.
         status_key: name of the number in ``/proc/PID/status``.
-        values: text for each number; empty: the state is true or false.
+        values: text for each number; empty if the state is true or false.
     """
 
     name: str

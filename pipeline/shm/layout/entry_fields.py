@@ -1,24 +1,24 @@
 """Fields of an entry and of an event, declared once.
 
-``script/generate`` writes from this table the properties of `Entry` that only copy (in ``_entry.pyx`` and its stub),
-the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Whatever
-shows all fields goes through ENTRY_FIELDS or EVENT_FIELDS. Needs no numpy.
+From this table ``script/generate`` writes the properties of `Entry` that only copy (in ``_entry.pyx`` and its stub),
+the groups of fields that the encoder only copies (``event_fields.pxi``), and the table in docs/wire-schema.md. Code
+that shows all fields uses ENTRY_FIELDS or EVENT_FIELDS. Does not need numpy.
 
-A line has the name, where the field is shown (``both``, ``entry``, ``event``; ``some``: in some events; ``property``:
-an attribute of `Entry` that its JSON form lacks), its type, where its value comes from, and its meaning. The value is
-``computed`` (by hand), or a field of the row, followed by conditions:
+A line contains the name, where the field is shown (``both``, ``entry``, ``event``; ``some``: in some events;
+``property``: an attribute of `Entry` that its JSON form lacks), its type, the source of its value, and its meaning. The
+source is ``computed`` (by hand), or a field of the row followed by conditions:
 
 - ``known NAME``: null unless KNOWN_NAME is set
 - ``nonzero``: null if it is 0
 - ``set``: null if it is 4294967295
 - ``time``: boot-clock ns, shown as Unix ns; null if it is 0
-- ``cached``: `Entry` has the property by hand, with a cache
+- ``cached``: the property of `Entry` is written by hand, with a cache
 
-``flag NAME`` is whether ROW_NAME is set, ``no flag NAME`` the opposite; ``known NAME`` may follow. ``state NAME`` is a
-state of `pipeline.shm.layout.declared.STATES`.
+``flag NAME`` is true if ROW_NAME is set, ``no flag NAME`` is the opposite; ``known NAME`` may follow. ``state NAME`` is
+a state of `pipeline.shm.layout.declared.STATES`.
 
 A line in brackets begins a group. All fields of a group marked ``copied`` have such values, and the encoder writes them
-with a generated function; it writes the other groups by hand.
+with a generated function. The other groups of the encoder are written by hand.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ STREAM_MINOR = 2
 
 FIELDS: tuple[EntryField, ...] = parse(TABLE)
 
-#: Keys of an entry's JSON form, in this order; each is an attribute of `Entry` too.
+#: Keys of an entry's JSON form, in this order; each is also an attribute of `Entry`.
 ENTRY_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "entry"))
-#: Keys of an event, in this order; a reparent event has `new_parent` too.
+#: Keys of an event, in this order; a reparent event also has `new_parent`.
 EVENT_FIELDS = tuple(field.name for field in FIELDS if field.shown in ("both", "event"))

@@ -1,4 +1,4 @@
-"""Parser of the table of entry fields. The table itself is entry_fields.py."""
+"""Parser of the table of entry fields. entry_fields.py contains the table."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class EntryField(NamedTuple):
     Attributes:
         name: the key in JSON, and the attribute of `Entry`.
         shown: one of SHOWN.
-        type: as docs/wire-schema.md has it.
-        value: words that say where the value comes from; ``["computed"]``: by hand.
+        type: as in docs/wire-schema.md.
+        value: words that name the source of the value; ``["computed"]`` means by hand.
         meaning: may be empty.
         group: name of the group.
         is_copied: whether the encoder writes the group with a generated function.
@@ -36,10 +36,10 @@ class EntryField(NamedTuple):
 
 
 def parse(table: str) -> tuple[EntryField, ...]:
-    """Return the fields of a table, in its order.
+    """Return the fields of a table in its order.
 
     Raises:
-        ValueError: a line is not understood.
+        ValueError: a line has a syntax error.
     """
     fields: list[EntryField] = []
     group: list[str] = []

@@ -9,7 +9,7 @@
 
 #include "layout.h"
 
-/* Odd numbers without pattern (bytes of /dev/urandom); any would do. */
+/* Odd numbers without a pattern (bytes of /dev/urandom); the exact values do not matter. */
 #define PL_HASH_K0 0x9d1f6ba0c7e25a4dULL
 #define PL_HASH_K1 0xe3b7c915f2846d0bULL
 #define PL_HASH_K2 0x5bd2a76e13f90c87ULL
@@ -38,8 +38,8 @@ static inline uint64_t pl_hash_load32(const uint8_t *p)
 	return v;
 }
 
-/* Multiply and fold, 16 bytes a step. Command lines are chosen by anybody: the seed is secret, so that nobody can aim
- * for one bucket. Four lanes for long strings: one chain of multiplications would wait for itself. */
+/* Multiply and fold, 16 bytes per step. Any user can choose command lines, so the seed is secret: nobody can aim at one
+ * bucket. Long strings use four lanes, because a single chain of multiplications would wait for itself. */
 static inline uint64_t pl_hash64(const void *data, size_t n, uint64_t seed)
 {
 	const uint8_t *p = data;
@@ -80,8 +80,8 @@ static inline uint64_t pl_hash64(const void *data, size_t n, uint64_t seed)
 	return pl_hash_fold(h ^ n, PL_HASH_K3);
 }
 
-/* Everything of a row that one begin/end pair changes together: the hot part between generation and check, and the
- * cold part. A reader that copied a row recomputes it and knows whether its copy is of one piece. */
+/* Checksum of everything in a row that one begin/end pair changes together: the hot part between generation and check,
+ * and the cold part. A reader recomputes it to check whether its copy of a row is consistent. */
 static inline uint32_t pl_row_check(const struct pl_hot *hot, const struct pl_cold *cold)
 {
 	uint64_t h = pl_hash64(&hot->tgid, offsetof(struct pl_hot, check) - offsetof(struct pl_hot, tgid), 0);

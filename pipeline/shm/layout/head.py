@@ -1,6 +1,6 @@
-"""Read the control segment without numpy: whether it is one, its state, and its signs of life.
+"""Read the control segment without numpy: whether it is valid, its state and its heartbeat.
 
-For the supervisor, which reads it a few times a second and would be 7 MB larger with numpy.
+For the supervisor, which reads it a few times a second and would use 7 MB more memory with numpy.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def read_head(data: bytes) -> Head | None:
 
 
 def find_commit(data: bytes, boot_id: bytes) -> int | None:
-    """Return where the valid commit slot begins in a control segment that begins with `data`.
+    """Return the offset of the valid commit slot in a control segment that begins with `data`.
 
-    None: it is not one of this layout version, or not of this boot.
+    Returns None if the segment is not of this layout version or not of this boot.
     """
     if read_head(data) is None or data[CONTROL_LAYOUT.span("boot_id")] != boot_id:
         return None
@@ -67,10 +67,10 @@ def find_commit(data: bytes, boot_id: bytes) -> int | None:
 
 
 def read_watermark(data: bytes) -> int:
-    """Return the watermark of a commit slot that begins with `data`, ns (boot); 0 if that is too short."""
+    """Return the watermark of a commit slot that begins with `data`, ns (boot); 0 if `data` is too short."""
     return int(_WATERMARK.unpack_from(data)[0]) if len(data) >= COMMIT_HEAD_BYTES else 0
 
 
 def read_rings(data: bytes) -> list[tuple[int, int]]:
-    """Return (received_pos, stalled) of every RING_ACK that is whole in `data`."""
+    """Return (received_pos, stalled) of every complete RING_ACK in `data`."""
     return list(_RING.iter_unpack(data[: len(data) // RING_ACK_BYTES * RING_ACK_BYTES]))

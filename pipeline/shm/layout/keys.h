@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The hash of (pid, pid namespace) keys: which slot of the index a process has that is known by its number in a namespace.
- * Contents: `pl_keys`, then a u64 for each slot (its key, 0 free), then the buckets: u32, slot + 1, 0 empty. Open
- * addressing, one bucket after the other. Half of the buckets at least are empty, so every search ends.
+/* The hash of (pid, pid namespace) keys, which maps processes known by their number in a namespace to slots of the
+ * index. Contents: `pl_keys`, then a u64 for each slot (its key, 0 free), then the buckets: u32, slot + 1, 0 empty.
+ * Open addressing with linear probing. At least half of the buckets are empty, so every search ends.
  *
- * Which store makes a key visible: the release store of its bucket. The slot's key is stored before it, so the acquire
- * load that sees the bucket sees the key (stlr and ldar on aarch64). A bucket is never changed while the buckets stand;
- * keys are taken out all at once, by laying the buckets out anew between an odd and an even `rebuild_seq`. So a key that
- * is found was in the hash at the moment of the comparison, whatever `rebuild_seq` is, and only "not found" depends on
- * it: it is an answer when the number was even and is still the same. */
+ * The release store of its bucket makes a key visible. The slot's key is stored before it, so the acquire load that
+ * sees the bucket also sees the key (stlr and ldar on aarch64). A bucket does not change until the buckets are rebuilt.
+ * Keys are removed all at once by rebuilding the buckets between an odd and an even `rebuild_seq`. So a key that is
+ * found was in the hash at the time of the comparison, whatever `rebuild_seq` is. Only "not found" depends on
+ * `rebuild_seq`: it is valid if the number was even and is unchanged. */
 #ifndef PROCLINE_KEYS_H
 #define PROCLINE_KEYS_H
 
 #include "layout.h"
 
-/* pid in the low half, namespace in the high one; 0 is no key, as there is no pid 0. */
+/* pid in the low half, namespace in the high half; 0 is no key, because there is no pid 0. */
 static inline uint64_t pl_ns_key(uint32_t pid, uint32_t pid_ns) { return pid | (uint64_t)pid_ns << 32; }
 
-/* Buckets for so many slots: a power of two, twice as many at least. */
+/* Number of buckets for `capacity` slots: a power of two, at least twice as many. */
 static inline uint32_t pl_key_buckets(uint32_t capacity)
 {
 	uint32_t count = 4;
@@ -48,7 +48,7 @@ static inline uint32_t pl_key_home(uint64_t key, uint32_t buckets)
 	return (uint32_t)(key >> 32) & (buckets - 1);
 }
 
-/* One search. 1 found, 0 absent, -1 the buckets were being laid out anew: try again. */
+/* Search once. Returns 1 if found, 0 if absent, -1 to retry because the buckets were being rebuilt. */
 static inline int pl_key_once(const struct pl_keys *keys, uint32_t capacity, uint64_t key, uint32_t *slot)
 {
 	const uint64_t *names = pl_key_names(keys);
@@ -66,7 +66,7 @@ static inline int pl_key_once(const struct pl_keys *keys, uint32_t capacity, uin
 		}
 		at = (at + 1) & (buckets - 1);
 	}
-	/* Pairs with the release fence after the odd number: a search that met one bucket of the new layout sees it. */
+	/* Pairs with the release fence after the odd number: a search that read a bucket of the new layout sees it. */
 	pl_fence_acquire();
 	return seq & 1 || pl_load_relaxed32(&keys->rebuild_seq) != seq ? -1 : 0;
 }

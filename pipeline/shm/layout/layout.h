@@ -9,7 +9,7 @@
 
 #include "segments.h"
 
-/* Atomics. GCC and clang builtins follow the C11 model, so on aarch64 an acquire load is ldar and a release store stlr. */
+/* Atomics. GCC and clang builtins follow the C11 model: on aarch64 an acquire load is ldar, a release store stlr. */
 static inline uint32_t pl_load_acquire32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_ACQUIRE); }
 static inline uint64_t pl_load_acquire64(const void *p) { return __atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE); }
 static inline uint32_t pl_load_relaxed32(const void *p) { return __atomic_load_n((const uint32_t *)p, __ATOMIC_RELAXED); }
@@ -22,8 +22,8 @@ static inline void pl_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUI
 static inline void pl_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
 static inline void pl_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 static inline void pl_prefetch(const void *p) { __builtin_prefetch(p); }
-/* For what is written next: readers' caches let go of the line meanwhile, which the store would wait for. gcc makes this of
- * __builtin_prefetch(p, 1) only for processors newer than those that packages are built for; older ones take it as a no-op
+/* Prefetch for a write: readers' caches release the line before the store would have to wait for it. gcc emits this for
+ * __builtin_prefetch(p, 1) only when it targets newer processors than the packages do; older ones execute it as a no-op
  * (Intel SDM, AMD APM: PREFETCHW). */
 static inline void pl_prefetch_write(const void *p)
 {
@@ -34,8 +34,8 @@ static inline void pl_prefetch_write(const void *p)
 #endif
 }
 
-/* Zero a row that is being made, but for row_seq and generation. Copied from zeros that the compiler cannot see: of a memset
- * of this size gcc makes `rep stos`, which takes as long to begin as all of these stores take. */
+/* Zero a new row except row_seq and generation. The copy's source are zeros that the compiler cannot see: gcc turns a
+ * memset of this size into `rep stos`, whose start takes as long as all of these stores. */
 static inline void pl_row_clear(struct pl_hot *hot, struct pl_cold *cold)
 {
 	static const char zeros[sizeof(*cold)];
@@ -46,10 +46,10 @@ static inline void pl_row_clear(struct pl_hot *hot, struct pl_cold *cold)
 	memcpy(cold, from, sizeof(*cold));
 }
 
-/* A row is written between pl_row_begin and pl_row_end. begin makes row_seq odd before any other store can be seen: the
- * release fence keeps the stores that follow behind it (Boehm, "Can seqlocks get along with programming language memory
- * models?", 2012). end makes it even after all of them. A reader pairs with both: acquire load of row_seq, copy, acquire
- * fence, second load of row_seq. */
+/* A row is written between pl_row_begin and pl_row_end. begin makes row_seq odd before any later store is visible; the
+ * release fence orders the following stores after it (Boehm, "Can seqlocks get along with programming language memory
+ * models?", 2012). end makes row_seq even after all of them. A reader pairs with both: acquire load of row_seq, copy,
+ * acquire fence, second load of row_seq. */
 static inline void pl_row_begin(struct pl_hot *row)
 {
 	pl_store_relaxed32(&row->row_seq, row->row_seq | 1);

@@ -1,6 +1,6 @@
-"""Shared segments for numpy: the constants of the declaration, and a dtype for each layout.
+"""The shared segments for numpy: the declared constants, and a dtype for each layout.
 
-The declaration is `pipeline.shm.layout.declared`; a process that has no numpy uses that one.
+`pipeline.shm.layout.declared` contains the declarations; processes without numpy use that module.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.shm.layout import declared
-from pipeline.shm.layout.declared import *  # noqa: F403 - a constant has the same name here
+from pipeline.shm.layout.declared import *  # noqa: F403 - the constants have the same names here
 
 CONTROL = np.dtype(declared.CONTROL_LAYOUT.dtype())
 RING_ACK = np.dtype(declared.RING_ACK_LAYOUT.dtype())

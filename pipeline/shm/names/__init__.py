@@ -1,4 +1,4 @@
-"""Names that rows do not hold: of users, groups, sessions, symbolic links, file systems and mounts.
+"""Names that rows do not contain: users, groups, sessions, symbolic links, file systems and mounts.
 
-It does not read the name service of the host: the resolver does, and leaves files that are read here.
+This package does not query the host's name service. The resolver does, and writes files that are read here.
 """

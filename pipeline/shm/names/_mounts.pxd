@@ -1,7 +1,7 @@
-"""What readers and the stream show of the mount that a file is on: names of the two enums, and the part of the path.
+"""Names of the two mount enums, and the mount's part of a path, for readers and the stream.
 
-The path was walked when the file was executed or looked at, from the file up across the mounts as they were then. So
-nothing is looked up by the number of a mount, which the kernel gives to another mount later.
+The path was walked when the file was executed or read, from the file upwards across the mounts of that time. So no
+look-up uses a mount's number, which the kernel later assigns to another mount.
 """
 
 from libc.stdint cimport uint32_t
@@ -19,17 +19,17 @@ cdef extern from *:
 
 
 cdef inline const char *pl_mount_source(const pl_file *file) noexcept nogil:
-    """How the mount was found; NULL: unknown."""
+    """Return how the mount was found; NULL if unknown."""
     return pl_mount_sources[file.mount_source] if file.mount_source <= PL_MOUNT_SOURCE_SNAPSHOT else NULL
 
 
 cdef inline const char *pl_mount_origin(const pl_file *file) noexcept nogil:
-    """Who told of it; NULL: unknown."""
+    """Return what reported the mount; NULL if unknown."""
     return pl_mount_origins[file.mount_origin] if file.mount_origin <= PL_MOUNT_ORIGIN_UNSHARE else NULL
 
 
 cdef inline const char *pl_mount_path(const pl_file *file, const char *path, uint32_t n, uint32_t *length) noexcept nogil:
-    """Where the mount is, a part of the path behind `file` (`n` bytes); NULL: unknown, or nowhere."""
+    """Return the mount's place, a part of the path behind `file` (`n` bytes); NULL if unknown or detached."""
     if file.mount_end == 0 or file.mount_end - 1 > n or file.mount_flags & PL_MOUNT_DETACHED:
         return NULL
     if file.mount_end == 1:

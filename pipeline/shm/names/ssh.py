@@ -1,10 +1,10 @@
-"""ssh sessions beside the tables: what the number in a row's `user_session` stands for, as the resolver has written it.
+"""Facts about ssh sessions, by the number in a row's `user_session`. The resolver writes them to a file.
 
     sessions         {"NUMBER": {"username": …, "client_ip": …, "client_port": …, "client_source": …, "auth_method": …,
                      "public_key": …, "uid": …}}
 
-The file is replaced whole, four times a second at most. A row may have a number that is not in the file: the file is
-not that far yet, or had no room for it any more. Then nothing is known of the session. Readers import this module.
+The file is replaced as a whole, at most four times a second. A row may contain a number that is not in the file,
+because the file is older or had no room. Then nothing is known about the session. Readers import this module.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _read: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {}
 
 
 def session(directory: str, number: int) -> dict[str, Any] | None:
-    """Return what is known of a session, None for 0, and for one that is not known (any more).
+    """Return what is known about a session; None for 0 and for a session that is not (or no longer) known.
 
-    Keys: `id`, `username`, `client_ip`, `client_port`, `client_source` ("exec": as sshd passed it; "environ": as the
-    process showed it later, which it can change), `auth_method` (as sshd calls it; several by commas) and `public_key`
-    (type and base64); what is not known is None.
+    Keys: `id`, `username`, `client_ip`, `client_port`, `client_source` ("exec": as sshd passed it; "environ": from the
+    process's later environment, which the process can change), `auth_method` (sshd's name; several are separated by
+    commas) and `public_key` (type and base64). Unknown values are None.
     """
     if not number:
         return None
@@ -49,7 +49,7 @@ def _sessions(directory: str) -> dict[str, Any]:
     path = os.path.join(directory, FILE)  # noqa: PTH118 - no pathlib in readers
     try:
         status = os.stat(path)  # noqa: PTH116
-        # The content came from a trusted file, so it stays good even if another file has the same number now.
+        # The content came from a trusted file, so it stays valid even if another file now has the same number.
         if known is not None and known[0] == (status.st_ino, status.st_mtime_ns):
             return known[1]
         with open(trust.open_file(path), encoding="ascii") as file:  # noqa: PTH123

@@ -1,14 +1,16 @@
-"""Names of users and groups beside the tables: where the resolver leaves them, and how a reader looks one up.
+"""Names of users and groups, which the resolver writes to files and readers look up.
 
-A name is derived from an id and from whose names count, so rows do not hold any. The resolver keeps one file for the
-host and one for each container that it has seen, below ``users`` in the instance's directory, each replaced whole:
+Rows do not store names, because a name depends on an id and on the set of names that applies. The resolver keeps one
+file for the host and one for each container that it has seen, below ``users`` in the instance's directory. Each file is
+replaced as a whole:
 
     host.json        {"mnt_ns": 1, "user_ns": 2, "user": {"0": "root"}, "group": {"0": "root"}}
-    HASH.json        {"user": …, "group": …}; HASH is of container id, mount namespace and user namespace
-                     {"host": true} where the host's names count there (a user other than root made the namespaces)
+    HASH.json        {"user": …, "group": …}; HASH is made of container id, mount namespace and user namespace
+                     {"host": true} if the host's names apply there (a user other than root created the namespaces)
 
-Ids are those of the kernel's credentials, so of the initial user namespace. No file, or no such id in it: no name. A
-reader never shows a name of its own host: it may itself be in a container. Readers import this module.
+Ids are those of the kernel's credentials, that is, of the initial user namespace. An id has no name if there is no
+file, or if the file does not contain the id. A reader never shows names of its own host, because it may run in a
+container. Readers import this module.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from pipeline.host.digest import blake2b
 DIRECTORY = "users"
 HOST_FILE = "host.json"
 
-#: How long a reader believes what it has read without looking whether it was replaced.
+#: How long a reader uses a file's contents without checking whether it was replaced.
 BELIEVED_NS = 1_000_000_000
-#: Files that a reader remembers.
+#: Maximum number of files that a reader remembers.
 FILES_MAX = 1024
 INSTANCES_MAX = 64
 
 _Content = dict[str, Any]
 
-#: What a file says where the host's names count.
+#: Content of a file if the host's names apply.
 HOSTS: _Content = {"host": True}
 
 _instances: dict[str, UserNames] = {}
@@ -50,13 +52,13 @@ def names_of(directory: str) -> UserNames:
 
 
 def file_name(container: str | None, mnt_ns: int, user_ns: int) -> str:
-    """Return the name of the file of a container, or of other namespaces than the host's."""
+    """Return the name of the file of a container, or of namespaces that differ from the host's."""
     key = f"{container or ''}\0{mnt_ns}\0{user_ns}".encode("utf-8", "surrogateescape")
     return f"{blake2b(key, digest_size=16).hexdigest()}.json"
 
 
 class UserNames:
-    """Names of an instance's users and groups, for readers. Remembers what it has read.
+    """Names of an instance's users and groups, for readers; caches what it has read.
 
     Args:
         directory: the instance's runtime directory.
@@ -69,14 +71,14 @@ class UserNames:
     def name(
         self, kind: str, number: int, container: str | None, mnt_ns: int, user_ns: int, has_host_ids: bool = False
     ) -> str | None:
-        """Return the name of an id of a process, None if it has none, or it is not known.
+        """Return the name of an id of a process; None if it has none or is unknown.
 
         Args:
             kind: "user" or "group".
             number: the id.
-            container: id of the container of the process.
+            container: id of the process's container.
             mnt_ns, user_ns: inodes of its namespaces.
-            has_host_ids: its user namespace is not known, but has the ids of the host.
+            has_host_ids: whether its user namespace is unknown but has the ids of the host.
         """
         host = self._read(HOST_FILE)
         if host is None:
@@ -92,7 +94,7 @@ class UserNames:
         return found
 
     def host_name(self, kind: str, number: int) -> str | None:
-        """Return the host's name of an id, None if it has none, or it is not known. Arguments as of `name`."""
+        """Return the host's name of an id; None if it has none or is unknown. Arguments as in `name`."""
         host = self._read(HOST_FILE)
         found: str | None = host[kind].get(str(number)) if host is not None else None
         return found

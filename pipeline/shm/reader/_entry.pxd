@@ -21,13 +21,13 @@ cdef enum:
 cdef class Entry:
     cdef View view
     cdef pl_hot hot
-    cdef pl_cold *cold  # NULL until a field of it is asked for; of the same moment as `hot`
+    cdef pl_cold *cold  # NULL until one of its fields is read; of the same moment as `hot`
     cdef uint32_t row_number
-    cdef uint32_t parent_number, creator_number  # of a foreign row, with `cold`: pids in its namespace
-    cdef bint elided  # the walk that made this entry could not go on from it
-    cdef bint is_loaded  # nothing more will be read from the table
-    cdef bint has_strings  # some of `strings` is not NULL
-    cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until asked for
+    cdef uint32_t parent_number, creator_number  # for a foreign row, read with `cold`: pids in its namespace
+    cdef bint elided  # the walk that created this entry could not continue from it
+    cdef bint is_loaded  # all data is here; the table is not read any more
+    cdef bint has_strings  # at least one of `strings` is not NULL
+    cdef PyObject *strings[ENTRY_STRINGS]  # bytes by kind of reference, owned; NULL until read
 
     cdef void _forget(self) noexcept
     cdef pl_cold *_cold(self) except NULL

@@ -1,13 +1,13 @@
-"""What a reader sees of one image of one process.
+"""A reader's view of one image of one process.
 
-An Entry holds a private copy of the row's hot part, taken in one read section. The cold part, paths, arguments and so
-on are read when they are first asked for, again in one section. If the row has changed in between (a new uid, an exit),
-the whole entry moves forward to the moment of that read, so its fields always belong together. If the row is not
-retained any more by then, TooOldError says so; `load()` reads everything at once, and a loaded entry needs the table no
-more. Which rows to read is _reader.pyx's business, JSON is export/json.py's.
+An Entry holds a private copy of the row's hot part, made in one read section. The cold part, paths, arguments and other
+strings are read on first use, again in one section. If the row has changed in between (a new uid, an exit), the whole
+entry is updated to the time of that read, so its fields always belong together. If the row is no longer retained,
+TooOldError is raised. `load()` reads everything at once; a loaded entry does not need the table any more. _reader.pyx
+decides which rows to read; export/json.py produces JSON.
 
 Units and names are those of `procline resolve --json`: times are ns since the Unix epoch (boot-clock time plus one
-offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surrogate escapes, None is unknown.
+offset), pids are of the daemon's pid namespace, text that is not UTF-8 has surrogate escapes, None means unknown.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -40,8 +40,8 @@ cdef extern from "string.h" nogil:
 
 cdef extern from *:
     """
-    /* Most names are short and ASCII: for those 2 to 3 ns less than PyUnicode_DecodeUTF8, and six of them make an entry
-     * of eight fields. */
+    /* Most names are short and ASCII. For those this saves 2 to 3 ns over PyUnicode_DecodeUTF8, and an entry of eight
+     * fields contains six of them. */
     static PyObject *pl_text(const char *data, Py_ssize_t n)
     {
         uint64_t word, high = 0;
@@ -62,7 +62,7 @@ cdef extern from *:
         return text;
     }
 
-    /* NUL-terminated strings one after the other; the last may lack its NUL. */
+    /* Decode the next of several NUL-terminated strings; the last one may lack its NUL. */
     static PyObject *pl_next_text(const char **at, const char *end)
     {
         size_t n = strnlen(*at, end - *at);
@@ -72,7 +72,8 @@ cdef extern from *:
         return text;
     }
 
-    /* A few of them as a tuple: counted first, as what grows costs as much again as an argument. */
+    /* Decode several strings into a tuple. Counts them first, because a growing list would cost as much as one more
+     * argument. */
     static PyObject *pl_texts(const char *at, const char *end)
     {
         Py_ssize_t count = end > at && end[-1] != 0;
@@ -91,7 +92,7 @@ cdef extern from *:
         return texts;
     }
 
-    /* A new list of a tuple's items: about half of what PySequence_List costs for a few. */
+    /* Make a new list of a tuple's items; for a few items it costs about half of PySequence_List. */
     static PyObject *pl_list_of(PyObject *texts)
     {
         Py_ssize_t count = PyTuple_GET_SIZE(texts);
@@ -102,9 +103,9 @@ cdef extern from *:
         return list;
     }
 
-    /* Entry's properties by the names that code has for them, which are interned: a comparison of pointers in the place of
-     * the type's look-up, which costs more than most properties do. Each is what the type has under that name, and nobody
-     * can change the type, so what is found here is what would be found there. A fourth of the places is used at most. */
+    /* Entry's properties by their interned names. A comparison of pointers replaces the type's look-up, which costs
+     * more than most properties. Every property here is the one that the type has under that name, and the type cannot
+     * be changed, so the result is the same as that of the type's look-up. At most a quarter of the slots is used. */
     #define PL_PROPERTIES 512
     static struct {
         PyObject *name;
@@ -125,7 +126,7 @@ cdef extern from *:
         PyObject *name = PyDescr_NAME(descriptor);
         size_t place = pl_property_place(name);
 
-        pl_properties[place].name = Py_NewRef(name); /* for good: another string must not get its address */
+        pl_properties[place].name = Py_NewRef(name); /* never freed: another string must not get its address */
         pl_properties[place].property = ((PyGetSetDescrObject *)descriptor)->d_getset;
     }
 
@@ -138,7 +139,7 @@ cdef extern from *:
         return PyObject_GenericGetAttr(self, name);
     }
 
-    /* Whether shared bytes, which may change meanwhile, were `n` given ones. */
+    /* Return whether `n` shared bytes, which may change meanwhile, are equal to the given ones. */
     static int pl_same_bytes(const char *shared, const char *data, size_t n)
     {
         uint64_t other = 0, differs = 0;
@@ -161,30 +162,30 @@ cdef extern from *:
     void _add_property "pl_property_add"(object descriptor)
     bint _same_bytes "pl_same_bytes"(const char *shared, const char *data, size_t n) noexcept nogil
 
-# Strings of the arenas that were read last, for all entries of this process: whoever looks at the same processes again,
-# or at many that run the same program, makes no new objects. What is kept is found by where it was and counts only if the
-# same bytes are there now, so it does not matter who wrote there meanwhile, or that two tables have the same reference.
+# Recently read strings of the arenas, shared by all entries of this process. Reading the same processes again, or many
+# processes of one program, creates no new objects. A cached string is found by its address and is used only if the same
+# bytes are still there, so later writes, or equal references of two tables, do no harm.
 cdef enum:
     KEPT = 2048
     KEPT_MAX_BYTES = 512
 
 cdef struct kept_string:
-    PyObject *data  # bytes, owned; NULL: none yet
-    PyObject *value  # what was made of it: str, or tuple of str; owned, NULL until it was asked for
+    PyObject *data  # bytes, owned; NULL while the slot is empty
+    PyObject *value  # the decoded value: str, or tuple of str; owned, NULL until first used
 
 cdef kept_string[KEPT] _kept
 
 
 cdef enum:
     TEXT  # a str
-    TEXTS  # a tuple of str, behind a u32
-    NAME  # a str, up to a NUL
-    PATH  # a str, behind a FILE record
-    CGROUP  # a str, behind a CGROUP record
+    TEXTS  # a tuple of str, after a u32
+    NAME  # a str that ends at a NUL
+    PATH  # a str, after a FILE record
+    CGROUP  # a str, after a CGROUP record
 
 
 cdef object _value(bytes data, uint32_t ref, bint in_names, int form):
-    """What `data`, the string of reference `ref`, says."""
+    """Return the decoded value of `data`, the string of reference `ref`."""
     cdef kept_string *kept = _kept_at(ref, in_names)
     cdef const char *at = PyBytes_AS_STRING(data)
     cdef Py_ssize_t n = PyBytes_GET_SIZE(data)
@@ -212,26 +213,26 @@ cdef inline kept_string *_kept_at(uint32_t ref, bint in_names) noexcept:
     return &_kept[(ref + (0 if in_names else KEPT // 2)) % KEPT]
 
 
-# What was made of rows that were read last, for all entries of this process. A row's sequence word is another one after
-# every change, so an entry with the same one has the same fields, strings included: nothing of it need be read or
-# compared again, not even after the row has changed (docs/row-protocol.md). The strings above serve what is not here.
+# Decoded values of recently read rows, shared by all entries of this process. A row's sequence word differs after every
+# change, so an entry with the same word has the same fields, including strings. These need not be read or compared
+# again, even after the row has changed (docs/row-protocol.md). The cache of strings above serves everything else.
 cdef enum:
     KEPT_ROWS = 2048
 
 cdef struct kept_row:
-    uint64_t view  # View.serial; 0: none yet
+    uint64_t view  # View.serial; 0 while the slot is empty
     uint32_t row, generation, row_seq
-    PyObject *comm  # str, owned like all of these; NULL until it was asked for
+    PyObject *comm  # str, owned like all of these; NULL until first used
     PyObject *path  # str
     PyObject *argv  # tuple of str
     PyObject *start  # int ...
-    int64_t start_unix_ns  # ... of this value: what Unix time the boot clock began at is not the row's
+    int64_t start_unix_ns  # ... of this value: the Unix time of boot-clock zero is not part of the row
 
 cdef kept_row[KEPT_ROWS] _kept_rows
 
 
 cdef inline kept_row *_kept_row(Entry entry) noexcept:
-    """What is kept of the entry's row as the entry has it; NULL: nothing."""
+    """Return the cached values of the entry's row in the entry's state; NULL if there are none."""
     cdef kept_row *kept = &_kept_rows[entry.row_number % KEPT_ROWS]
     if (
         kept.row_seq == entry.hot.row_seq and kept.row == entry.row_number
@@ -242,7 +243,7 @@ cdef inline kept_row *_kept_row(Entry entry) noexcept:
 
 
 cdef kept_row *_keep_row(Entry entry) noexcept:
-    """The same, made if there is none. Its fields are to be of the entry as it is now."""
+    """Return the same, created if needed. Its values must be of the entry's current state."""
     cdef kept_row *kept = _kept_row(entry)
     if kept != NULL:
         return kept
@@ -265,15 +266,15 @@ cdef uint32_t _UNSET = 4294967295
 
 _CGROUP_SOURCES = (None, "event", "procfs", "inherited")
 
-#: Keys of `Entry.to_dict()`, in this order; each is an attribute of Entry too.
+#: Keys of `Entry.to_dict()`, in this order; each is also an attribute of Entry.
 FIELDS = ENTRY_FIELDS
 
 # generated: entry-values
 _SECCOMP_MODE = ("disabled", "strict", "filter", "filter")
 # end of the generated part
 
-#: Names in `Entry.marks` with the row flags that they stand for: what is not certain about an entry. The same as in
-#: the events of the stream.
+#: Names in `Entry.marks` and the row flags that they represent: the uncertain facts about an entry. The stream's events
+#: use the same names.
 _MARKS = (
     ("adopted", PL_ROW_ADOPTED), ("adoption_predicted", PL_ROW_ADOPTION_PREDICTED),
     ("exit_unseen", PL_ROW_EXIT_UNSEEN), ("before_capture", PL_ROW_BEFORE_CAPTURE), ("gap", PL_ROW_GAP),
@@ -291,19 +292,19 @@ cdef object _name(const char *text):
 
 
 cdef object _entity_id(View view, uint32_t tgid, uint64_t start_boot_ns):
-    """As pipeline.host.boot.entity_id, which a reader need not import."""
+    """Like pipeline.host.boot.entity_id, which a reader does not import."""
     return f"{view.boot_id.hex()}-{tgid:x}-{start_boot_ns:x}" if start_boot_ns else None
 
 
 cdef object _foreign_id(View view, const pl_cold *cold, uint64_t start_boot_ns):
-    """The same of a process that is known by its number in a pid namespace."""
+    """Return the entity id of a process that is known by its number in a pid namespace."""
     if not start_boot_ns:
         return None
     return f"{view.boot_id.hex()}-{cold.pid_ns:x}.{cold.ns_pid:x}-{start_boot_ns:x}"
 
 
 cdef object raise_busy(View view, object what):
-    """A row stayed busy: say whether waiting for its writer makes sense."""
+    """Raise the error for a row that stayed busy; it says whether waiting for its writer makes sense."""
     view.check_whole()
     if not view.writer_is_fresh():
         raise StaleError(
@@ -322,7 +323,7 @@ cdef object _symlink_names(Entry entry):
 
 
 cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_KNOWN_CREDS):
-    """The name of an id, as the resolver has left it in a file (pipeline.shm.names.usernames)."""
+    """Return the name of an id, from the files that the resolver wrote (pipeline.shm.names.usernames)."""
     from pipeline.shm.names.usernames import names_of
     cdef pl_cold *cold = entry._cold()
     if not entry.hot.known & needs or not entry.hot.known & PL_KNOWN_NS:
@@ -334,7 +335,7 @@ cdef object _name_of(Entry entry, str kind, uint32_t number, uint32_t needs=PL_K
 
 
 cdef object _plain(object value):
-    """A value of `extra`; its text is bin where it is not UTF-8."""
+    """Return a value of `extra` with its byte strings decoded; those that are not UTF-8 have surrogate escapes."""
     if isinstance(value, bytes):
         return _decode(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     if isinstance(value, dict):
@@ -343,7 +344,7 @@ cdef object _plain(object value):
 
 
 cdef object _file_of(Entry entry, bytes data):
-    """What `data`, a FILE record with its path, says."""
+    """Return the facts of `data`, a FILE record with its path."""
     cdef const pl_file *file = _facts(data)
     cdef const char *path = PyBytes_AS_STRING(data) + sizeof(pl_file)
     cdef const char *mount
@@ -353,7 +354,7 @@ cdef object _file_of(Entry entry, bytes data):
     mount = pl_mount_path(file, path, n, &mount_n)
     whole = base = extension = user = group = None
     if n and is_memfd:
-        # A file in memory has a name, and no path (specification 1.4).
+        # A file in memory has a name but no path (specification 1.4).
         at = 1 if path[0] == b"/" else 0
         whole, base = "", _decode(path + at, n - at)
         if not base.startswith("memfd:"):
@@ -364,7 +365,7 @@ cdef object _file_of(Entry entry, bytes data):
         base = _decode(path + at, n - at)
         at += pl_extension_at(path + at, n - at)
         extension = _decode(path + at, n - at)
-    if file.file_inode:  # else nobody could look at the file, and 0 is not root
+    if file.file_inode:  # otherwise the file could not be read, and 0 does not mean root
         user = _name_of(entry, "user", file.file_uid, PL_KNOWN_FILE)
         group = _name_of(entry, "group", file.file_gid, PL_KNOWN_FILE)
     return {
@@ -383,7 +384,7 @@ cdef object _file_of(Entry entry, bytes data):
 
 
 cdef Entry make_entry(View view, uint32_t row):
-    """An entry whose `hot` the caller has filled in, or will."""
+    """Return an entry; the caller fills in `hot` before or after."""
     cdef Entry entry = Entry.__new__(Entry)
     entry.view = view
     entry.row_number = row
@@ -394,10 +395,10 @@ cdef Entry make_entry(View view, uint32_t row):
 @cython.no_gc
 @cython.freelist(64)
 cdef class Entry:
-    """One image of one process: what a fork or an exec made. Made by a ProcessTable, never by hand.
+    """One image of one process, created by a fork or an exec. ProcessTable creates it.
 
-    Any attribute may raise TooOldError (the row is not retained any more), StaleError or BusyError when it has to be
-    read from the table; attributes of a loaded entry never do.
+    Any attribute that must be read from the table may raise TooOldError (the row is not retained any more), StaleError
+    or BusyError. Attributes of a loaded entry never raise them.
     """
 
     def __init__(self):
@@ -418,7 +419,7 @@ cdef class Entry:
         return f"<Entry {self.pid} {self.comm!r}{end}>"
 
     def __eq__(self, other):
-        """Whether both are the same image of the same process (not: whether it looked the same)."""
+        """Return whether both are the same image of the same process, regardless of the time of reading."""
         cdef Entry that
         if not isinstance(other, Entry):
             return NotImplemented
@@ -430,7 +431,7 @@ cdef class Entry:
         return hash((self.row_number, self.hot.generation, self.view.epoch))
 
     cdef void _forget(self) noexcept:
-        """Drop the strings: they are of an earlier moment than the row will be."""
+        """Drop the strings, because they are older than the row's new contents."""
         cdef PyObject *string
         cdef int kind
         for kind in range(ENTRY_STRINGS):
@@ -439,10 +440,10 @@ cdef class Entry:
             Py_XDECREF(string)
         self.is_loaded = self.has_strings = False
 
-    # -- reading what is not here yet --------------------------------------------------------------------------------
+    # -- reading on first use ----------------------------------------------------------------------------------------
 
     cdef int _reload(self) except -1:
-        """Read both parts of the row again, in one section; what was read before is as of now afterwards."""
+        """Read both parts of the row again in one section; the whole entry then has the state of this read."""
         cdef pl_hot hot
         cdef pl_cold cold
         cdef int result
@@ -465,7 +466,7 @@ cdef class Entry:
         self.hot = hot
         self.cold[0] = cold
         if hot.flags & PL_ROW_FOREIGN:
-            # A slot keeps its key for as long as a retained row names it.
+            # A slot keeps its key while a retained row names it.
             self.parent_number = pl_number_of(&self.view.view, hot.ppid)
             self.creator_number = pl_number_of(&self.view.view, cold.creator_tgid)
             self.view.check_whole()
@@ -477,14 +478,14 @@ cdef class Entry:
         return self.cold
 
     cdef bytes _fetch(self, const char *base, const uint64_t *allocated, uint32_t ref, bint *moved):
-        """Copy what `ref` names. None with `moved` set: the row has changed since it was copied."""
+        """Copy the string of `ref`. Returns None and sets `moved` if the row has changed since it was copied."""
         cdef const pl_hot *row = &self.view.view.hot[self.row_number]
         cdef kept_string *kept = _kept_at(ref, base == self.view.view.names)
         cdef const char *data
         cdef uint32_t n = 0
         cdef bytes result
-        # The row holds the reference, and the writer reuses the bytes only after it has changed the row: as long as
-        # the row is as it was, header and bytes are. The length is checked before memory is taken for it.
+        # The row holds the reference, and the writer reuses the bytes only after it has changed the row. While the row
+        # is unchanged, so are header and bytes. Check the length before allocating memory for it.
         moved[0] = not pl_arena_span(base, allocated, ref, &data, &n) or not pl_read_valid(row, self.hot.row_seq)
         if moved[0]:
             return None
@@ -505,7 +506,7 @@ cdef class Entry:
         return result
 
     cdef uint32_t _ref(self, int kind) except? 0:
-        """The row's reference to one of its strings; 0: it has none."""
+        """Return the row's reference to one of its strings; 0 if it has none."""
         if kind == FILE_STRING:
             return self.hot.file_ref
         if kind == ARGS_STRING:
@@ -520,7 +521,7 @@ cdef class Entry:
         return self.cold.cgroup_ref if kind == CGROUP_STRING else self.cold.container_ref
 
     cdef bytes _string(self, int kind):
-        """The bytes of one arena reference of the row; None: there is none, or this reader may not see it."""
+        """Return the bytes of one arena reference of the row; None without a reference or without access."""
         cdef const char *base
         cdef const uint64_t *allocated
         cdef uint32_t ref
@@ -544,7 +545,7 @@ cdef class Entry:
                 return None
             result = self._fetch(base, allocated, ref, &moved)
             if not moved:
-                # Another thread can have been here while _reload had let go of the interpreter.
+                # Another thread may have set the string while _reload had released the interpreter lock.
                 former = self.strings[kind]
                 Py_INCREF(result)
                 self.strings[kind] = <PyObject *>result
@@ -555,7 +556,7 @@ cdef class Entry:
         raise_busy(self.view, f"pid {self.hot.tgid}")
 
     def load(self):
-        """Read everything that is not here yet, all of one moment, and return self. Afterwards no table is needed.
+        """Read everything that is missing, all of one moment, and return self. Afterwards no table is needed.
 
         Raises:
             TooOldError: the row is not retained any more.
@@ -570,14 +571,14 @@ cdef class Entry:
             seq = self.hot.row_seq
             for kind in range(ENTRY_STRINGS):
                 self._string(kind)
-            # A string that was here already is of this moment too: moving forward forgets them.
+            # Strings that were already here are of this moment too: an update of the row drops them.
             if self.hot.row_seq == seq:
                 self.is_loaded = True
                 return self
         raise_busy(self.view, f"pid {self.hot.tgid}")
 
     def to_dict(self):
-        """All fields under their JSON names (FIELDS), all of one moment."""
+        """Return all fields under their JSON names (FIELDS), all of one moment."""
         self.load()
         return {field: getattr(self, field) for field in FIELDS}
 
@@ -586,12 +587,12 @@ cdef class Entry:
         return None if data is None else _value(data, self._ref(kind), True, TEXT)
 
     cdef object _name(self):
-        """What was invoked; the string of the row may go on with a NUL and the working directory."""
+        """Return the invoked name; in the row's string a NUL and the working directory may follow."""
         cdef bytes data = self._string(NAME_STRING)
         return None if data is None else _value(data, self._ref(NAME_STRING), True, NAME) or None
 
     cdef bytes _file(self):
-        """The FILE record, which `_facts` reads, and the path behind it; None: unknown."""
+        """Return the FILE record, which `_facts` reads, and the path after it; None if unknown."""
         cdef bytes data
         if not self.hot.known & PL_KNOWN_FILE:
             return None
@@ -599,7 +600,7 @@ cdef class Entry:
         return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_file) else data
 
     cdef bytes _cgroup(self):
-        """The CGROUP record and the path behind it; None: unknown."""
+        """Return the CGROUP record and the path after it; None if unknown."""
         cdef bytes data = self._string(CGROUP_STRING)
         return None if data is None or PyBytes_GET_SIZE(data) < <Py_ssize_t>sizeof(pl_cgroup) else data
 
@@ -607,7 +608,7 @@ cdef class Entry:
         return None if boot_ns == 0 else <object>(<long long>boot_ns + self.view.view.control.boot_unix_ns)
 
     cdef object _list(self, int kind):
-        """Split NUL-terminated strings after their u32 full length; a cut one has no NUL."""
+        """Split NUL-terminated strings that follow a u32 with their full length; a truncated one has no NUL."""
         cdef bytes data = self._string(kind)
         cdef const char *at
         cdef const char *end
@@ -652,7 +653,7 @@ cdef class Entry:
 
     @property
     def pid(self):
-        """Process id (tgid); of a foreign process the one in its pid namespace."""
+        """Process id (tgid); for a foreign process, the pid in its pid namespace."""
         return self.hot.tgid if not self.hot.flags & PL_ROW_FOREIGN else self._cold().ns_pid
 
     @property
@@ -663,7 +664,7 @@ cdef class Entry:
 
     @property
     def ppid(self):
-        """The current parent's pid (`real_parent`); 0: none, or unknown."""
+        """The current parent's pid (`real_parent`); 0 for none or unknown."""
         if self.hot.flags & PL_ROW_FOREIGN:
             self._cold()
             return self.parent_number
@@ -671,14 +672,14 @@ cdef class Entry:
 
     @property
     def entity_id(self):
-        """Identity of the process as text, None while its start time is unknown."""
+        """Identity of the process as text; None while its start time is unknown."""
         if self.hot.flags & PL_ROW_FOREIGN:
             return _foreign_id(self.view, self._cold(), self.hot.start_boot_ns)
         return _entity_id(self.view, self.hot.tgid, self.hot.start_boot_ns)
 
     @property
     def cpid(self):
-        """OCSF's Common Process Identifier; coarse (ticks), never a key."""
+        """OCSF's Common Process Identifier; coarse (clock ticks), so do not use it as a key."""
         from pipeline.host.boot import cpid, ticks_of
         cdef pl_cold *cold = self._cold()
         if not self.hot.start_boot_ns or not self.hot.known & PL_KNOWN_NS:
@@ -687,17 +688,17 @@ cdef class Entry:
 
     @property
     def parent_entity_id(self):
-        """Identity of the current parent; None when it is not retained or unknown."""
+        """Identity of the current parent; None if it is unknown or not retained."""
         return self._linked_entity_id(self.hot.parent)
 
     @property
     def creator_entity_id(self):
-        """Identity of the process that forked this one; None when it is not retained or unknown."""
+        """Identity of the process that forked this one; None if it is unknown or not retained."""
         return self._linked_entity_id(self.hot.creator)
 
     @property
     def creator_pid(self):
-        """Pid of the process that forked this one, whoever its parent is now."""
+        """Pid of the process that forked this one, even if the parent is another process now."""
         cdef uint32_t tgid = self._cold().creator_tgid
         if self.hot.flags & PL_ROW_FOREIGN:
             tgid = self.creator_number
@@ -705,12 +706,12 @@ cdef class Entry:
 
     @property
     def row(self):
-        """Row of the table; with `generation` the image's address."""
+        """Row of the table; together with `generation` it is the address of the image."""
         return self.row_number
 
     @property
     def source(self):
-        """Where the entry came from: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
+        """Origin of the entry: event, map, procfs_fallback, procfs_snapshot, placeholder or unknown."""
         return SOURCE_NAMES[self.hot.source] if self.hot.source < len(SOURCE_NAMES) else "unknown"
 
     # -- times -------------------------------------------------------------------------------------------------------
@@ -731,19 +732,19 @@ cdef class Entry:
 
     @property
     def created_at_ns(self):
-        """When the image came to be: the later of its exec and the fork."""
+        """Time when the image was created: the later of its exec and the fork."""
         cdef uint64_t fork = self._cold().fork_boot_ns
         return self._unix(max(self.hot.exec_boot_ns, fork if fork else self.hot.start_boot_ns))
 
     @property
     def exit_code(self):
-        """Wait status, as waitpid(2) gives it; None while it runs, or where the end was not seen."""
+        """Wait status, as waitpid(2) returns it; None while the process runs, or if its end was not seen."""
         cdef int32_t status = self._cold().exit_code
         return status if self.hot.flags & PL_ROW_EXIT_KNOWN else None
 
     @property
     def exit_cause(self):
-        """How it ended: exited, signaled or coredumped."""
+        """How the process ended: exited, signaled or coredumped."""
         status = self.exit_code
         if status is None:
             return None
@@ -751,7 +752,7 @@ cdef class Entry:
 
     @property
     def exit_cause_code(self):
-        """What it exited with; the signal's number if one ended it."""
+        """Exit status, or the number of the signal that ended the process."""
         status = self.exit_code
         if status is None:
             return None
@@ -780,7 +781,7 @@ cdef class Entry:
             return None
         value = _value(data, self.hot.file_ref, True, PATH)
         if PyBytes_GET_SIZE(data) <= KEPT_MAX_BYTES:
-            kept = _keep_row(self)  # looked for again: the entry may have moved forward
+            kept = _keep_row(self)  # searched again: the entry may have been updated
             if kept.path == NULL:
                 kept.path = _owned(value)
         return value
@@ -797,25 +798,30 @@ cdef class Entry:
 
     @property
     def file(self):
-        """Facts about the executable: path, basename and extension (with its dot; "": none) of specification 1.4, so of a
-        memfd the path is "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid, user and group (names
-        of these two, among the users of the container that the process is in), nlink, mtime_ns, ctime_ns, fs_magic,
-        filesystem (the name that goes with it; None: not one that _filesystems.pxd has), flags (EXEC_* of
-        pipeline.records.kinds), in_upper_layer (one of these: of an overlay, where what was written to it is), is_fileless (a
-        memfd; None: nobody told of its mount); None: unknown.
+        """Facts about the executable; None if unknown.
 
-        And of the mount that it is on, as it was when the file was executed or looked at: mount_path (where it is, a
-        part of `path`), mount_source (how that was found: mount_id, device, snapshot), mount_origin (who told: event,
-        procfs, unshare), mount_visible (the file could be reached below the root directory of the process),
-        mount_detached (the mount was in no mount namespace).
+        About the file: path, basename and extension (with its dot; "" for none) as in specification 1.4, so that a
+        memfd has the path "" and the basename "memfd:NAME"; inode, device, mount_id, mode, uid, gid; user and group
+        (their names, among the users of the container that the process is in); nlink, mtime_ns, ctime_ns, fs_magic,
+        filesystem (the name of fs_magic; None if _filesystems.pxd does not have it); flags (EXEC_* of
+        pipeline.records.kinds); in_upper_layer (one of these flags: the file is in the writable layer of an overlay);
+        is_fileless (a memfd; None if its mount was not reported).
+
+        About its mount, as of the time when the file was executed or read: mount_path (its place, a part of `path`),
+        mount_source (how it was found: mount_id, device, snapshot), mount_origin (what reported it: event, procfs,
+        unshare), mount_visible (the file was reachable below the root directory of the process), mount_detached (the
+        mount was in no mount namespace).
         """
         cdef bytes data = self._file()
         return None if data is None else _file_of(self, data)
 
     @property
     def interpreter(self):
-        """What runs a script: the same facts, and the same values as in `file`, as it is what the kernel executes; where
-        a caller of the resolver's methods told of a file of its own, that one's. None: it is no script."""
+        """The interpreter of a script, with the same keys as `file`; None if the process does not run a script.
+
+        The values are those of `file`, because the kernel executes the interpreter. If a caller of the resolver's
+        methods reported a separate file, they are the values of that file.
+        """
         cdef bytes data
         if self._string(EXTRA_STRING) is not None:
             told = self.extra.get("interpreter")
@@ -828,24 +834,24 @@ cdef class Entry:
 
     @property
     def is_exe_deleted(self):
-        """The executable had no name any more when it was executed or looked at."""
+        """Whether the executable had no name any more when it was executed or read."""
         cdef bytes data = self._file()
         return data is not None and (_facts(data).file_flags & PL_EXEC_DELETED) != 0
 
     @property
     def is_memfd(self):
-        """The executable is a memfd: `path` is "/memfd:NAME"."""
+        """Whether the executable is a memfd; then `path` is "/memfd:NAME"."""
         cdef bytes data = self._file()
         return data is not None and (_facts(data).file_flags & PL_EXEC_MEMFD) != 0
 
     @property
     def name(self):
-        """What was invoked, as the caller of exec named it."""
+        """The invoked name, as the caller of exec passed it."""
         return self._name()
 
     @property
     def cwd(self):
-        """Working directory at the exec, or when /proc was read; None: unknown, deleted or unreachable."""
+        """Working directory at the exec, or when /proc was read; None if unknown, deleted or unreachable."""
         cdef bytes data = self._string(NAME_STRING)
         cdef Py_ssize_t at
         if data is None:
@@ -855,24 +861,24 @@ cdef class Entry:
 
     @property
     def symlink_paths(self):
-        """The two usual paths of what was invoked, for busybox or through a symbolic link; None: `path` tells all."""
+        """The two usual paths of the invoked name, for busybox or through a symbolic link; None if `path` suffices."""
         names = _symlink_names(self)
         return None if names is None else list(names.paths)
 
     @property
     def symlink_basename(self):
-        """The last part of these."""
+        """The last part of `symlink_paths`."""
         names = _symlink_names(self)
         return None if names is None else names.basename
 
     @property
     def script_path(self):
-        """What was invoked when that is a script (or binfmt_misc); `path` is then what runs it."""
+        """The invoked file if it is a script (or binfmt_misc); `path` is then its interpreter."""
         return self._name() if self.hot.flags & PL_ROW_SCRIPT else None
 
     @property
     def argv(self):
-        """Arguments, argv[0] included; None: unknown, or this reader may not see them."""
+        """Arguments including argv[0]; None if unknown, or if this reader may not read them."""
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
         cdef kept_row *kept = _kept_row(self)
@@ -882,7 +888,7 @@ cdef class Entry:
 
     @property
     def args_full_bytes(self):
-        """Length of the whole argument area, also where argv was cut; None: unknown, or not for this reader."""
+        """Length of the whole argument area, even if argv was truncated; None if unknown or not readable."""
         if not self.hot.known & PL_KNOWN_ARGS or self.view.view.args == NULL:
             return None
         data = self._string(ARGS_STRING)
@@ -890,7 +896,7 @@ cdef class Entry:
 
     @property
     def envs(self):
-        """KEY=VALUE strings; None: unknown, or this reader may not see them."""
+        """KEY=VALUE strings; None if unknown, or if this reader may not read them."""
         if not self.hot.known & PL_KNOWN_ENVS or self.view.view.envs == NULL:
             return None
         return [] if self._cold().envs_ref == 0 else self._list(ENVS_STRING)
@@ -899,7 +905,7 @@ cdef class Entry:
 
     @property
     def user(self):
-        """Name of `uid`, among the users of the container that the process is in; None: none, or not known."""
+        """Name of `uid`, among the users of the container that the process is in; None if it has none or is unknown."""
         return _name_of(self, "user", self.hot.uid)
 
     @property
@@ -926,7 +932,7 @@ cdef class Entry:
 
     @property
     def tty(self):
-        """Controlling terminal, e.g. pts0; None: none, or unknown."""
+        """Controlling terminal, e.g. pts0; None for none or unknown."""
         cdef pl_cold *cold = self._cold()
         if not self.hot.known & PL_KNOWN_TTY or cold.tty[0] == 0:
             return None
@@ -942,13 +948,13 @@ cdef class Entry:
 
     @property
     def cgroup_created_at_ns(self):
-        """When that cgroup was made, as far as the kernel told; None: before the capture, or unknown."""
+        """Creation time of that cgroup, if the kernel reported it; None if before the capture or unknown."""
         cdef bytes data = self._cgroup()
         return None if data is None else self._unix((<const pl_cgroup *>PyBytes_AS_STRING(data)).cgroup_made_boot_ns)
 
     @property
     def container_created_at_ns(self):
-        """When the container's own cgroup (version 2) was made; None: as for the cgroup."""
+        """Creation time of the container's own cgroup (version 2); None as for the cgroup."""
         cdef bytes data = self._cgroup()
         if data is None or self._string(CONTAINER_STRING) is None:
             return None
@@ -956,15 +962,20 @@ cdef class Entry:
 
     @property
     def cgroup_version(self):
-        """Of `cgroup` and `cgroup_id`: 2, as a row keeps no others; of those of version 1 it has the container only.
-        None where these are."""
+        """Version of `cgroup` and `cgroup_id`: 2; None if these are None.
+
+        A row stores no cgroups of version 1; from those it has only the container.
+        """
         return 2 if self.hot.known & PL_KNOWN_CGROUP and self.hot.cgroup_id else None
 
     @property
     def cgroup_source(self):
-        """Who told of that cgroup first: event, procfs (a look at the live process, as at the start, in a repair, or by
-        a source without BPF), inherited (nobody: it is the parent's, and so is `container_id`); None: not known, as of
-        what the kernel's process maps told."""
+        """What reported the cgroup first: event, procfs or inherited; None if unknown.
+
+        procfs: the live process was read, as at the start, in a repair, or by a source without BPF. inherited: the
+        cgroup and `container_id` are those of the parent. None is the value for a cgroup from the kernel's process
+        maps.
+        """
         if not self.hot.known & PL_KNOWN_CGROUP or (
             not self.hot.cgroup_id and self.hot.cgroup_source != PL_CGROUP_SOURCE_INHERITED
         ):
@@ -977,14 +988,16 @@ cdef class Entry:
 
     @property
     def ssh_session(self):
-        """What that number stands for: id, username, client_ip, client_port, auth_method and public_key, each None
-        where it is unknown."""
+        """The session of `user_session`: id, username, client_ip, client_port, auth_method, public_key.
+
+        Each value is None if it is unknown.
+        """
         from pipeline.shm.names.ssh import session
         return session(self.view.directory, self._cold().user_session)
 
     @property
     def extra(self):
-        """What few processes have, by name; None: nothing, or this reader may not see it."""
+        """Fields that few processes have, by name; None if there are none, or if this reader may not read them."""
         cdef bytes data = self._string(EXTRA_STRING)
         if data is None:
             return None
@@ -995,21 +1008,24 @@ cdef class Entry:
 
     @property
     def is_exited(self):
-        """The process has ended."""
+        """Whether the process has ended."""
         return self.hot.exit_boot_ns != 0 and not self.hot.flags & PL_ROW_REPLACED
 
     @property
     def is_elided(self):
-        """Earlier images or ancestors existed and are not retained."""
+        """Whether earlier images or ancestors existed that are not retained."""
         return bool(self.elided or self.hot.flags & PL_ROW_ELIDED)
 
     @property
     def marks(self):
-        """What is not certain about this entry, as a list of names, mostly empty: adopted (the parent is not the
-        creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is an upper bound), before_capture
-        (began before the capture: creator and earlier images unknown), gap (events were lost around here), ns_init,
-        start_ticks (start time from /proc, at most 10 ms early), head_only (only the identity is known), elided
-        (earlier images or ancestors existed and are not retained), foreign (see is_foreign)."""
+        """Uncertain facts about this entry, as a list of names that is usually empty.
+
+        adopted (the parent is not the creator), adoption_predicted (not confirmed yet), exit_unseen (the exit time is
+        an upper bound), before_capture (began before the capture: creator and earlier images unknown), gap (events were
+        lost around here), ns_init (init of its pid namespace), start_ticks (start time from /proc, up to 10 ms early),
+        head_only (only the identity is known), elided (earlier images or ancestors existed and are not retained),
+        foreign (see is_foreign).
+        """
         cdef uint32_t flags = self.hot.flags | (PL_ROW_ELIDED if self.elided else 0)
         return [name for name, flag in _MARKS if flags & <uint32_t>flag]
 
@@ -1297,15 +1313,17 @@ cdef class Entry:
     # end of the generated part
 
     def row_bytes(self):
-        """The row's 128 hot and 192 cold bytes, of one moment (dtypes HOT and COLD of tables.py)."""
+        """Return the row's 128 hot and 192 cold bytes, of one moment (dtypes HOT and COLD of tables.py)."""
         self._cold()
         return (PyBytes_FromStringAndSize(<char *>&self.hot, sizeof(pl_hot))
                 + PyBytes_FromStringAndSize(<char *>self.cold, sizeof(pl_cold)))
 
     def verify(self):
-        """Whether this copy is of one piece, by the checksum that the writer put into the row (tests: only where the
-        instance was started with checks). Reads the row again where the cold part is not here yet; if nothing was
-        written in between, that the hot part read the same both times is checked too."""
+        """Return whether this copy is consistent, by the checksum that the writer stored in the row.
+
+        For tests: it needs an instance that was started with checks. If the cold part is not here yet, the row is read
+        again; if the row was not written in between, this also checks that both reads of the hot part are equal.
+        """
         cdef pl_hot before = self.hot
         if self.cold == NULL:
             self._reload()

@@ -1,13 +1,13 @@
-"""Look processes up in the shared tables: one, many, ancestors, children, all, and as of a past time.
+"""Look up processes in the shared tables: one, many, ancestors, children, all, and as of a past time.
 
-The row protocol is reader.h, mapping and patience are _view.pyx, what an entry shows is _entry.pyx; the public class is
-ProcessTable in table.py, which adds names and statistics. A look-up takes no lock, writes nothing to shared memory and
-never waits for the writer longer than 50 ms.
+reader.h implements the row protocol, _view.pyx maps the segments and retries busy rows, and _entry.pyx defines an
+entry. The public class is ProcessTable in table.py, which adds names and statistics. A look-up takes no lock, writes
+nothing to shared memory and never waits for the writer longer than 50 ms.
 
-What an answer means. A hit is the image that the table held at the moment of the read. None ("no such process") is
-given only while the table is complete, its writer alive and not behind; else StaleError says that nobody knows, or
-BehindError that the writer has yet to catch up. A row that stays half-written is BusyError, or StaleError when its writer
-is gone.
+Results. A hit is the image that the table contained at the time of the read. None ("no such process") is returned only
+while the table is complete and its writer is alive and not behind. Otherwise StaleError is raised (the answer is
+unknown), or BehindError (the writer has not caught up yet). A row that stays half-written raises BusyError, or
+StaleError if its writer is gone.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -52,27 +52,27 @@ cdef extern from "fcntl.h" nogil:
 #: Longest chain that a walk follows.
 CHAIN_MAX = _CHAIN_MAX
 
-#: A table with a watermark older than this is behind: a process that is not in it may exist all the same.
+#: A table whose watermark is older is behind: a process that is missing in it may still exist.
 BEHIND_AFTER_NS = 2_000_000_000
 cdef uint64_t BEHIND_NS = 2_000_000_000
 
-# count_readers stops here, whatever locks other users hold.
+# Limit of count_readers, regardless of the locks that other users hold.
 _COUNT_CALLS = 4096
 _COUNT_S = 0.1
 
-# How often a reader that keeps hitting looks whether its table still is the instance's.
+# Interval at which a reader with continuous hits checks whether its table is still the instance's.
 cdef uint64_t _CHECK_NS = 250_000_000
 
-# Look-ups of a bulk call that are under way at once: the index word of the one 2 * 12 ahead and the row of the one 12
-# ahead are being fetched while a row is copied. A miss takes about 80 ns and a copy 5.
+# Look-ups of a bulk call in progress at once: while a row is copied, the index word 2 * 12 positions ahead and the row
+# 12 positions ahead are prefetched. A cache miss takes about 80 ns and a copy 5.
 cdef enum:
     _AHEAD = 12
 
-# Chains that are walked together: as many misses under way. Their rows (of chains of 8, 16 KB) stay in the first cache.
+# Chains that are walked together, so that as many cache misses overlap. Their rows (16 KB for chains of 8) stay in L1.
 cdef enum:
     _ABREAST = 16
 
-# Chains that are counted before room for the rows of many is made.
+# Chains that are counted before memory for the rows of many is allocated.
 cdef enum:
     _SAMPLE = 64
 
@@ -119,7 +119,7 @@ cdef Py_ssize_t _lookup_many(
             pl_prefetch(&v.index[pids[i + 2 * _AHEAD]])
         if i + _AHEAD < n and pids[i + _AHEAD] < v.pid_capacity:
             number = pl_load_relaxed32(&v.index[pids[i + _AHEAD]])
-            if number < v.row_capacity:  # prefetching what is not there does nothing
+            if number < v.row_capacity:  # prefetching a missing row would have no effect
                 pl_prefetch(&v.hot[number])
                 pl_prefetch(<const char *>&v.hot[number] + 64)
         result = pl_lookup_once(v, pids[i], &out[i], &row)
@@ -137,10 +137,10 @@ cdef Py_ssize_t _lookup_many(
 
 
 cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcept nogil:
-    """Follow links into out[0:_CHAIN_MAX]; return how many rows, -1 when one stayed busy.
+    """Follow links into out[0:_CHAIN_MAX]; return the number of rows, or -1 if one stayed busy.
 
-    Brent's method notices a cycle (a table that is being repaired could show one): the mark moves to the current link
-    at each power of two, and a link that comes back to it ends the walk.
+    Brent's method detects a cycle (possible in a table that is being repaired): the mark moves to the current link at
+    each power of two, and the walk ends when a link returns to the mark.
     """
     cdef Py_ssize_t n = 0
     cdef Py_ssize_t move_at = 1
@@ -164,11 +164,11 @@ cdef Py_ssize_t _chain(View view, uint64_t link, int which, pl_hot *out) noexcep
 
 
 cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words) noexcept nogil:
-    """Return a bitmap of the tgids that some row carries (of those with that ppid); NULL: no memory.
+    """Return a bitmap of the tgids of all rows, or of the rows with that ppid; NULL without memory.
 
-    Reads single words of rows in any state: the bits are questions for the index, not answers. A live process has at
-    every moment a row with its tgid, and an exec leaves the old one where it is for as long as it is retained, so a
-    process that lives throughout is marked although its rows change.
+    Reads single words of rows in any state: the bits only select pids to look up in the index. A live process has a row
+    with its tgid at every moment, and an exec keeps the old row for its retention, so a process that lives during the
+    whole scan is marked even if its rows change.
     """
     cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
     cdef uint32_t capacity = view.view.slots
@@ -189,8 +189,11 @@ cdef uint64_t *_mark(View view, uint32_t ppid, bint any_parent, uint32_t *words)
 
 
 cdef bint _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *row) noexcept nogil:
-    """Find the daemon's own process that has this number in an inner pid namespace; the living before the ended, and of
-    these the one that ended last. Rows that are being written are looked at once more than once, not waited for."""
+    """Find one of the daemon's own processes by its number in an inner pid namespace.
+
+    Prefers live processes to ended ones, and among these the one that ended last. Rows that are being written are read
+    again a few times without waiting.
+    """
     cdef uint32_t rows = pl_load_acquire32(&view.view.control.rows_allocated)
     cdef const pl_cold *cold = view.view.cold
     cdef pl_hot hot
@@ -218,23 +221,25 @@ cdef bint _scan(View view, uint32_t pid, uint32_t pid_ns, pl_hot *to, uint32_t *
 
 
 cdef bint _is_final(int result, const pl_hot *hot, bint passed, uint64_t called, uint32_t wait_ms) noexcept nogil:
-    """Whether a caller who waits for who has a pid need not look again: the table is as new as the call (`passed`), time
-    is up, or it is somebody who lives."""
+    """Return whether a caller that waits for an owner of a pid can stop.
+
+    It can if the table is as recent as the call (`passed`), the time is up, or the owner is alive.
+    """
     if passed or pl_now_boot_ns() - called > <uint64_t>wait_ms * 1_000_000:
         return True
     return result != PL_READ_ABSENT and (result != PL_READ_FOUND or hot.exit_boot_ns == 0)
 
 
 cdef class TableReader:
-    """Readers' access to one instance; follows it from epoch to epoch. Use ProcessTable.
+    """A reader's access to one instance; follows it from epoch to epoch. Use ProcessTable.
 
-    May be used by several threads. After fork(2) the child may go on with it.
+    Several threads may use it. After fork(2) the child may continue to use it.
 
     Args:
         directory: the instance's runtime directory.
         instance: its name, for messages.
-        max_age_ms: how long after the writer's last sign of life hits are still given out (a restarted writer needs
-            one to two seconds); then StaleError, or BehindError if the writer lives.
+        max_age_ms: how long after the writer's last heartbeat hits are still returned (a restarted writer needs one to
+            two seconds); after that StaleError is raised, or BehindError if the writer is alive.
 
     Raises:
         NotRunningError, AccessError, UntrustedError, LayoutError: see View.
@@ -243,7 +248,7 @@ cdef class TableReader:
     cdef View _view
     cdef readonly str directory, instance
     cdef uint64_t _max_age_ns
-    cdef uint64_t _check_at  # on the coarse clock; 0: look at once
+    cdef uint64_t _check_at  # on the coarse clock; 0: check immediately
 
     def __init__(self, directory, str instance="default", *, uint32_t max_age_ms=10_000):
         self.directory = os.fspath(directory)
@@ -252,13 +257,14 @@ cdef class TableReader:
         self._open()
 
     def close(self):
-        """Let go of the segments. Entries stay usable; they keep what they need mapped."""
+        """Release the segments. Entries stay usable; they keep mapped what they need."""
         if self._view is not None:
             self._lock(self._view, F_UNLCK)
         self._view = None
 
     @property
     def closed(self):
+        """Whether `close` was called."""
         return self._view is None
 
     @property
@@ -268,20 +274,20 @@ cdef class TableReader:
 
     @property
     def busy_retries(self):
-        """How often a read of this epoch was begun again because a write overlapped it."""
+        """Number of reads of this epoch that were restarted because a write overlapped them."""
         return self._current().busy_retries
 
-    # -- which epoch -------------------------------------------------------------------------------------------------
+    # -- epochs ------------------------------------------------------------------------------------------------------
 
     def _open(self):
         view = View(self.directory, self.instance)
         self._lock(view, F_RDLCK)
         self._view = view
-        # Of a table that is old already, a hit is not to be given out before it is known how old is too old.
+        # A table that is already old must be checked against max_age_ms before a hit is returned.
         self._check_at = 0 if view.age_ns > STALE_AFTER_NS else pl_now_coarse_ns() + _CHECK_NS
 
     cdef View _current(self):
-        """The view to read from. On the way of a hit: one shared word and a clock that costs 3 ns."""
+        """Return the view to read from. A hit costs one shared word and a clock read of 3 ns here."""
         cdef View view = self._view
         if view is None:
             raise ValueError("this ProcessTable is closed")
@@ -291,20 +297,20 @@ cdef class TableReader:
         return view
 
     cdef View _latest(self):
-        """As _current, however old the table is."""
+        """Return the view to read from, regardless of the age of the table."""
         if self._view is None:
             raise ValueError("this ProcessTable is closed")
         self._check(True)
         return self._view
 
     def status(self):
-        """How the instance is, however old its table: (view, commit or None, behind_ns).
+        """Return the instance's status, regardless of the age of its table: (view, commit or None, behind_ns).
 
-        `commit` is as of `commit`, None before the first one. `behind_ns` is how far the table is behind the present if
-        that is more than an idle instance ever is, else 0.
+        `commit` is the result of the method `commit`, None before the first one. `behind_ns` is how far the table is
+        behind the present; it is 0 unless it exceeds what an idle instance can have.
 
         Raises:
-            NotRunningError, StaleError: it has been stopped, or is being replaced.
+            NotRunningError, StaleError: the instance has been stopped, or is being replaced.
         """
         cdef View view = self._latest()
         cdef uint64_t age = view.age_ns
@@ -318,13 +324,13 @@ cdef class TableReader:
         """Follow the instance if another epoch has begun.
 
         Args:
-            any_age: it does not matter how old the table is.
+            any_age: accept a table of any age.
 
         Raises:
-            NotRunningError: it is gone.
-            LayoutError: a file was cut short, and still is.
-            StaleError: it is being replaced or has been stopped, or its writer has been silent for max_age_ms.
-            BehindError: so it has, and it lives.
+            NotRunningError: the instance is gone.
+            LayoutError: a file was truncated, and still is.
+            StaleError: the instance is being replaced or has been stopped, or its writer was silent for max_age_ms.
+            BehindError: the writer was silent for max_age_ms, but is alive.
         """
         cdef View view = self._view
         cdef uint64_t age = view.age_ns
@@ -333,7 +339,7 @@ cdef class TableReader:
             view.check_whole()
         except LayoutError as cut:
             try:
-                self._open()  # another instance, or this one's file is whole again
+                self._open()  # another instance, or this one's file is complete again
             except NotRunningError:
                 if view.is_replaced():
                     raise
@@ -364,7 +370,10 @@ cdef class TableReader:
         self._check_at = pl_now_coarse_ns() + _CHECK_NS
 
     cdef bint _may_say_absent(self, View view, object what) except -1:
-        """True: "absent" is an answer. False: another epoch has begun, ask it. Else StaleError."""
+        """Return whether "absent" is a valid answer; False if another epoch must be read.
+
+        Raises StaleError or BehindError if the table cannot answer.
+        """
         cdef uint64_t behind
         if view.writer_is_fresh():
             behind = _behind_ns(view)
@@ -387,9 +396,9 @@ cdef class TableReader:
         )
 
     # -- readers' locks ----------------------------------------------------------------------------------------------
-    # Each reader holds a shared lock on one byte of `control`, at its pid (and pid namespace): so readers can be
-    # counted without anybody writing anything, and a reader that is killed is not counted any more. The lock belongs
-    # to the open file (OFD), so it does not mix with other locks of the process. Nobody waits for these locks.
+    # Each reader holds a shared lock on one byte of `control`, at an offset made of its pid and pid namespace. So
+    # readers can be counted without writes, and a killed reader is not counted any more. The lock belongs to the open
+    # file (OFD), so it is independent of other locks of the process. No process waits for these locks.
 
     cdef int _lock(self, View view, int kind) except -1:
         cdef flock lock
@@ -397,34 +406,34 @@ cdef class TableReader:
         lock.l_type = kind
         lock.l_start = (os.stat("/proc/self/ns/pid").st_ino & 0x3FFFFFFF) << 32 | os.getpid()
         lock.l_len = 1
-        fcntl(view.control_fd, F_OFD_SETLK, &lock)  # an uncounted reader reads as well
+        fcntl(view.control_fd, F_OFD_SETLK, &lock)  # without the lock, a reader works but is not counted
         return 0
 
     def count_readers(self):
-        """Processes that have this instance's tables open through a TableReader, this one included.
+        """Count the processes that have this instance's tables open through a TableReader, including this one.
 
-        Any user can hold locks on `control`, so the count takes 0.1 s at most, and each lock is asked for once. A lock
-        longer than a byte is no reader's, and hides those below it.
+        Any user can hold locks on `control`, so the count takes at most 0.1 s and requests each lock once. A lock
+        longer than a byte does not belong to a reader, and hides those below it.
 
         Returns:
-            (count, whether it is complete): there are at least so many.
+            (count, whether it is complete); an incomplete count is a lower limit.
 
         Raises:
-            NotRunningError: its directory has been removed.
+            NotRunningError: the instance's directory has been removed.
         """
         cdef flock lock
         cdef int64_t start, end
         cdef View view = self._latest()
         with view._open_directory() as place:
-            # Through another open file, because a file's own locks do not stand in its way.
+            # Use another open file, because the locks of this one do not conflict with its own requests.
             fd = view._open_segment(place, "control", False)
         count = calls = 0
         is_complete = True
         deadline = time.monotonic() + _COUNT_S
         ranges = [(0, (1 << 63) - 1)]
         try:
-            # F_OFD_GETLK names one lock of the range that would stand in the way of a write lock: count it, then ask
-            # again on both sides of it.
+            # F_OFD_GETLK returns one lock of the range that conflicts with a write lock: count it, then query the
+            # ranges on both sides of it.
             while ranges:
                 start, end = ranges.pop()
                 if end <= start:
@@ -444,7 +453,7 @@ cdef class TableReader:
                 else:
                     is_complete = False
                 ranges.append((start, lock.l_start))
-                if lock.l_len != 0:  # else it goes on to the end
+                if lock.l_len != 0:  # otherwise it extends to the end of the file
                     ranges.append((lock.l_start + lock.l_len, end))
         finally:
             os.close(fd)
@@ -453,26 +462,27 @@ cdef class TableReader:
     # -- one process -------------------------------------------------------------------------------------------------
 
     def resolve(self, uint32_t pid, at=None, *, pid_ns=None, uint32_t wait_ms=0):
-        """Look one process up.
+        """Look up one process.
 
         Args:
             pid: tgid in the daemon's pid namespace.
-            at: ns since the Unix epoch: the image that the pid's owner had then.
-            pid_ns: inode of the pid namespace that `pid` is a number of. What a tracer told is found by a hash; of the
-                daemon's own processes all rows are looked through (some ms), as their number in an inner namespace is
-                a column without an index.
-            wait_ms: where nobody who lives has the pid, wait up to this long until the table has everything that
-                happened before this call: it may have a new owner.
+            at: ns since the Unix epoch; selects the image that the pid's owner had at that time.
+            pid_ns: inode of the pid namespace of `pid`. Processes that an external tracer reported are found by a hash.
+                For the daemon's own processes all rows are searched (some ms), because their number in an inner
+                namespace is a column without an index.
+            wait_ms: if no live process has the pid, wait up to this long until the table contains everything that
+                happened before this call: the pid may have a new owner.
 
         Returns:
-            Entry, also of a process that has exited and is retained (exit_time_ns says so); None: no such process.
+            Entry, also of an exited process that is retained (exit_time_ns is then set); None if there is no such
+            process.
 
         Raises:
-            StaleError: it is not in the table, but the table is not complete or its writer is gone.
+            StaleError: the process is not in the table, but the table is incomplete or its writer is gone.
             BusyError: its row stayed half-written for 50 ms.
-            TooOldError: `at` lies before what is retained.
+            TooOldError: `at` is before the retained history.
             NotRunningError: the instance has been stopped.
-            ValueError: `at` with a `pid_ns` that no tracer told of.
+            ValueError: `at` with a `pid_ns` that no tracer reported.
         """
         cdef View view
         cdef Entry entry
@@ -489,7 +499,7 @@ cdef class TableReader:
         return self._resolve_slowly(pid, wait_ms)
 
     cdef Entry _resolve_slowly(self, uint32_t pid, uint32_t wait_ms):
-        """A miss or a busy row: look again, wait if asked to, and be sure before saying None."""
+        """Handle a miss or a busy row: retry, wait if requested, and verify the state before returning None."""
         cdef uint64_t called = pl_now_boot_ns()
         cdef View view
         cdef Entry entry
@@ -500,7 +510,7 @@ cdef class TableReader:
             entry = make_entry(view, 0)
             with nogil:
                 while True:
-                    # Before the look-up: what is not there after the watermark has passed the call will not come.
+                    # Before the look-up: once the watermark has passed the call, a missing process will not appear.
                     passed = wait_ms == 0 or _watermark(view) >= called
                     result = view.lookup(pid, &entry.hot, &entry.row_number)
                     if _is_final(result, &entry.hot, passed, called, wait_ms):
@@ -523,7 +533,7 @@ cdef class TableReader:
                 f"kernel.pid_max was raised after its start: restart the instance"
             )
 
-    # -- by a number in another pid namespace ------------------------------------------------------------------------
+    # -- by the pid of another namespace ------------------------------------------------------------------------------
 
     def _resolve_otherwise(self, uint32_t pid, at, pid_ns, uint32_t wait_ms):
         cdef View view = self._current()
@@ -542,7 +552,7 @@ cdef class TableReader:
         return self._resolve_at(entry.hot.tgid, at)
 
     def _resolve_in(self, uint32_t pid, uint32_t pid_ns, uint32_t wait_ms):
-        """By key; where there is none that lives, by a pass over all rows."""
+        """Look up by key; if no live process has it, search all rows."""
         cdef uint64_t called = pl_now_boot_ns()
         cdef View view
         cdef Entry entry, other
@@ -577,7 +587,7 @@ cdef class TableReader:
     # -- as of a past time -------------------------------------------------------------------------------------------
 
     cdef Entry _follow(self, View view, uint64_t link):
-        """The image that a link names, with its cold part; None: not retained."""
+        """Return the image that a link names, with its cold part; None if it is not retained."""
         cdef Entry entry = make_entry(view, <uint32_t>link)
         cdef int result
         with nogil:
@@ -590,7 +600,7 @@ cdef class TableReader:
         return entry
 
     cdef uint64_t _previous_owner(self, View view, Entry head):
-        """Link to the last image of the process that had the pid before. Every image of a process may carry it."""
+        """Return a link to the last image of the pid's previous process. Any image of a process may contain it."""
         cdef Entry image = head
         cdef Entry earlier
         for _ in range(_CHAIN_MAX):
@@ -625,21 +635,21 @@ cdef class TableReader:
             elif result != PL_READ_FOUND:
                 raise_busy(view, f"pid {pid}")
             break
-        # Back through the pid's owners, to the one that had started by then.
+        # Go back through the pid's owners to the one that had started by then.
         for _ in range(_CHAIN_MAX):
             if owner is None or <int64_t>owner.hot.start_boot_ns <= time:
                 break
             owner = self._follow(view, self._previous_owner(view, owner))
         if owner is None or <int64_t>owner.hot.start_boot_ns > time:
-            # Nobody that is retained. Who is not retained had ended by the horizon.
+            # No retained process had the pid then. Processes that are not retained had ended by the horizon.
             self._check_horizon(view, pid, at, time)
             return None
         if not owner.hot.flags & PL_ROW_REPLACED and 0 < <int64_t>owner.hot.exit_boot_ns <= time:
-            # Between two owners, or after the last one. An owner in between, whose row has been evicted, had ended by
-            # the horizon too.
+            # The time is between two owners, or after the last one. An owner in between, whose row was evicted, had
+            # also ended by the horizon.
             self._check_horizon(view, pid, at, time)
             return None
-        # Back through its images, to the one that ran by then. The first image runs from the start.
+        # Go back through its images to the one that ran then. The first image runs from the start.
         image = owner
         for _ in range(_CHAIN_MAX):
             if not image.hot.flags & PL_ROW_IS_EXEC or <int64_t>image.hot.exec_boot_ns <= time:
@@ -648,12 +658,12 @@ cdef class TableReader:
             if (earlier is None or earlier.hot.tgid != owner.hot.tgid
                     or earlier.hot.start_boot_ns != owner.hot.start_boot_ns):
                 if image.hot.images == 1 and not image.hot.flags & (PL_ROW_GAP | PL_ROW_ELIDED):
-                    return image  # that of the fork, started again since
+                    return image  # the image of the fork, which was restarted since then
                 break
             if earlier.hot.flags & PL_ROW_REPLACED and <int64_t>earlier.hot.exit_boot_ns <= time:
                 if image.hot.flags & PL_ROW_ELIDED:
-                    break  # one of those between the two ran then
-                # Started again and again, an image runs from the end of the one before (specification 3.3.4).
+                    break  # an image between the two ran then
+                # An image that is restarted repeatedly runs from the end of the previous one (specification 3.3.4).
                 return image
             image = earlier
         raise TooOldError(
@@ -662,12 +672,12 @@ cdef class TableReader:
         )
 
     cdef int _check_horizon(self, View view, uint32_t pid, object at, int64_t time) except -1:
-        """Raise TooOldError unless every process that lived at `time` is retained."""
+        """Raise TooOldError unless every process that was alive at `time` is retained."""
         cdef const pl_control *control = view.view.control
         view.check_whole()
         cdef uint64_t horizon = pl_load_acquire64(&control.horizon_boot_ns)
-        # What ended before the first table of this epoch was complete was never in it. A successor's table has its
-        # predecessor's history, so its own start is no limit.
+        # Processes that ended before the first table of this epoch was complete were never in it. The table of a
+        # successor has its predecessor's history, so its own start is no limit.
         if control.takeovers == 0 or horizon == 0:
             horizon = max(horizon, pl_load_relaxed64(&control.ready_boot_ns))
         if time < <int64_t>horizon:
@@ -681,27 +691,27 @@ cdef class TableReader:
     # -- relatives ---------------------------------------------------------------------------------------------------
 
     cdef Entry _start(self, object process, object pid_ns):
-        """An entry as it is, a pid looked up."""
+        """Return an entry unchanged; look up a pid."""
         if isinstance(process, Entry):
             return <Entry>process
         return self.resolve(process, pid_ns=pid_ns)
 
     def ancestors(self, process, *, str by="ancestor", pid_ns=None, Py_ssize_t limit=_CHAIN_MAX):
-        """The chain that led to a process, nearest first, the entry itself not in it.
+        """Return the chain that led to a process, nearest first, without the process itself.
 
         Args:
-            process: a pid, or an Entry (then the chain of that image).
+            process: a pid, or an Entry (for the chain of that image).
             by: "ancestor": earlier images of the process, then the image of its parent, and so on; "creator": the image
-                that forked it, the image that forked that one, ...; "parent": current parents.
-            pid_ns: as in `resolve`, of a pid.
-            limit: no more than so many are read, where that is less than CHAIN_MAX.
+                that forked it, the image that forked that one, and so on; "parent": current parents.
+            pid_ns: for a pid, as in `resolve`.
+            limit: maximum number of entries to read, if less than CHAIN_MAX.
 
         Returns:
-            Entries, up to CHAIN_MAX. Empty for a process that is not there. Where the chain could not be followed the
-            last entry (or the one that was passed in) is_elided.
+            Entries, up to CHAIN_MAX. Empty if the process does not exist. If the chain could not be followed to its
+            end, is_elided is set in the last entry (or in the entry that was passed in).
 
         Raises:
-            ValueError: no such `by`. Else as resolve.
+            ValueError: `by` is unknown. Other exceptions as in `resolve`.
         """
         cdef int which = ("ancestor", "creator", "parent").index(by)
         cdef Entry entry = self._start(process, pid_ns)
@@ -722,7 +732,7 @@ cdef class TableReader:
             if n == _CHAIN_MAX or link == mark:
                 last.elided = True
                 break
-            if n == move_at:  # Brent: see _chain
+            if n == move_at:  # Brent's method, see _chain
                 mark = link
                 move_at *= 2
             entry = make_entry(view, <uint32_t>link)
@@ -744,10 +754,11 @@ cdef class TableReader:
         return chain
 
     def children(self, process, *, pid_ns=None):
-        """Live processes whose current parent is `process` (a pid, of the namespace `pid_ns`, or an Entry), by pid.
+        """Return the live processes whose current parent is `process`, by pid.
 
-        An Entry is one process, whoever has its pid now; a pid is who has it now. What has ended has no children: they
-        are told of as others' by then, or their next record will say whose they are.
+        `process` is a pid (of the namespace `pid_ns`) or an Entry. An Entry means that process, even if its pid has
+        another owner now; a pid means its current owner. An ended process has no children: they have been reported
+        with another parent by then, or their next record will name it.
         """
         cdef Entry owner, entry
         cdef uint32_t pid
@@ -760,7 +771,7 @@ cdef class TableReader:
             if owner is not None and owner.hot.exit_boot_ns and not owner.hot.flags & PL_ROW_REPLACED:
                 if isinstance(process, Entry) or pid_ns is not None:
                     return []
-                owner = None  # whoever has the pid now is not in the table
+                owner = None  # the current owner of the pid is not in the table
             result = []
             view = self._current()
             for entry in self._all(view, pid, False):
@@ -770,7 +781,7 @@ cdef class TableReader:
                 return result
 
     cdef bint _is_child(self, View view, Entry entry, Entry owner) except -1:
-        """Whether an entry whose ppid is that of `owner` is its child; None: of a process that is not in the table."""
+        """Return whether an entry with the ppid of `owner` is its child; owner None is a process not in the table."""
         cdef pl_hot parent
         cdef int result
         if entry.hot.parent == 0:
@@ -778,7 +789,7 @@ cdef class TableReader:
         with nogil:
             result = view.follow(entry.hot.parent, &parent)
         if result == PL_READ_ABSENT:
-            return True  # the image that was linked had to go; a new owner of the pid would have taken the ppid away
+            return True  # the linked image was evicted; a new owner of the pid would have changed the ppid
         if result != PL_READ_FOUND:
             raise_busy(view, f"row {<uint32_t>entry.hot.parent}")
         return owner is not None and parent.start_boot_ns == owner.hot.start_boot_ns
@@ -786,14 +797,15 @@ cdef class TableReader:
     def walk(self, *, bint exited=True):
         """Iterate over the newest image of every pid's latest process in the table, by pid.
 
-        Who had a pid before that one is found with `resolve(pid, at)`. A process that lives throughout the walk is in it exactly once.
+        Use `resolve(pid, at)` for earlier processes of a pid. A process that lives during the whole walk is returned
+        exactly once.
 
         Args:
-            exited: include processes that have exited and are retained.
+            exited: include exited processes that are retained.
         """
         cdef Entry entry
         view = self._current()
-        # Asked before the first entry, so that the error comes before the caller has printed half of a list.
+        # Check before the first entry, so that an error is raised before the caller has printed half of a list.
         while not self._may_say_absent(view, "a process"):
             view = self._current()
         for entry in self._all(view, 0, True):
@@ -801,7 +813,7 @@ cdef class TableReader:
                 yield entry
 
     def _all(self, View view, uint32_t ppid, bint any_parent):
-        """Newest image of each pid that some row carries."""
+        """Yield the newest image of each pid that is in some row."""
         cdef uint32_t words = 0
         cdef uint32_t word
         cdef uint64_t bits
@@ -840,13 +852,13 @@ cdef class TableReader:
 
         Args:
             pids: shape (n,), converted to uint32; tgids in the daemon's pid namespace.
-            out: shape (n,), dtype HOT, contiguous: filled and returned, where memory is to be reused.
+            out: shape (n,), dtype HOT, contiguous; filled and returned, to reuse memory.
 
         Returns:
-            Shape (n,), dtype HOT (pipeline.shm.layout.tables), private copies. A process that is not there has generation 0.
+            Shape (n,), dtype HOT (pipeline.shm.layout.tables), private copies. A missing process has generation 0.
 
         Raises:
-            StaleError: one is not in the table, but the table is not complete or its writer is gone.
+            StaleError: a process is not in the table, but the table is incomplete or its writer is gone.
             BusyError: a row stayed half-written for 50 ms.
         """
         cdef Py_buffer source, target
@@ -883,9 +895,12 @@ cdef class TableReader:
                 return out
 
     def rows(self, *, bint exited=True):
-        """The newest image of every process with a pid in the daemon's namespace, by pid: shape (n,), dtype HOT.
+        """Return the newest image of every process with a pid in the daemon's namespace, by pid.
 
-        Those that are known by their number in another namespace only are in `walk`.
+        Processes that are known only by their number in another namespace are in `walk`.
+
+        Returns:
+            Shape (n,), dtype HOT.
         """
         cdef uint32_t words = 0
         cdef uint64_t *marks
@@ -906,12 +921,12 @@ cdef class TableReader:
         return rows[keep if exited else keep & (rows["exit_boot_ns"] == 0)]
 
     def ancestor_rows(self, uint32_t pid, *, str by="ancestor"):
-        """As `ancestors`, as an array: shape (n,), dtype HOT, nearest first."""
+        """Return `ancestors` as an array, nearest first. Shape (n,), dtype HOT."""
         rows, _ = self.ancestors_many([pid], by=by)
         return rows
 
     def ancestors_many(self, pids, *, str by="ancestor"):
-        """The chains of several processes at once.
+        """Return the chains of several processes at once.
 
         Args:
             pids: shape (n,), converted to uint32.
@@ -919,7 +934,7 @@ cdef class TableReader:
 
         Returns:
             (rows, offsets): the chain of pids[i] is rows[offsets[i]:offsets[i + 1]], dtype HOT, nearest first; offsets
-            has shape (n + 1,), int64. A process that is not there has an empty chain.
+            has shape (n + 1,), int64. A missing process has an empty chain.
         """
         cdef int which = ("ancestor", "creator", "parent").index(by)
         cdef Py_buffer source, ends, target
@@ -939,7 +954,7 @@ cdef class TableReader:
             PyObject_GetBuffer(offsets, &ends, PyBUF_SIMPLE | PyBUF_WRITABLE)
             try:
                 while done < n:
-                    # As long as the chains are, as far as one can guess, and as one more may be; again if they are longer.
+                    # Room for the estimated total length and one more chain; repeated if the chains are longer.
                     with nogil:
                         room = (<int64_t *>ends.buf)[done] + _CHAIN_MAX + _guess_rows(
                             view, <const uint32_t *>source.buf + done, n - done, which
@@ -961,14 +976,14 @@ cdef class TableReader:
             finally:
                 PyBuffer_Release(&source)
                 PyBuffer_Release(&ends)
-            view.check_whole()  # else a chain could end where zeros began
+            view.check_whole()  # otherwise a chain could end where zeros began
             if absent == 0 or self._may_say_absent(view, f"one of {n} pids"):
                 return (_numpy.empty(0, _hot_dtype) if result is None else result[: offsets[n]]), offsets
 
     # -- the control segment -----------------------------------------------------------------------------------------
 
     def commit(self):
-        """The valid commit slot: COMMIT and COMMIT_RING[ring_count] of tables.py, bytes of one commit.
+        """Return the valid commit slot: COMMIT and COMMIT_RING[ring_count] of tables.py, as bytes of one commit.
 
         Raises:
             StaleError: no commit yet.
@@ -988,8 +1003,8 @@ cdef class TableReader:
             number = pl_load_acquire64(&(<const pl_commit *>slot).number)
             pl_copy_words(PyBytes_AS_STRING(copy), slot, control.commit_bytes // 8)
             pl_fence_acquire()
-            # The writer zeroes the number before it fills a slot again. A slot once valid may be two commits old by
-            # now if this process was held up, but is of one piece.
+            # The writer sets the number to 0 before it fills a slot again. If this process was delayed, the slot may be
+            # two commits old by now, but it is consistent.
             if number != 0 and pl_load_relaxed64(&(<const pl_commit *>slot).number) == number:
                 return copy
             if attempt > 10:
@@ -999,7 +1014,7 @@ cdef class TableReader:
 
     @property
     def watermark_boot_ns(self):
-        """Events before it (boot clock) are in the table; 0: none yet."""
+        """Boot-clock time in ns before which all events are in the table; 0 if there are none yet."""
         return _watermark(self._current())
 
 
@@ -1011,9 +1026,9 @@ cdef extern from *:
 
 
 cdef uint64_t _behind_ns(View view) noexcept nogil:
-    """How far a table is behind although its writer shows signs of life; 0: not worth mentioning.
+    """Return how far a table is behind although its writer is alive; 0 if the delay is normal.
 
-    A recording is of the past: its watermark never passes the moment when its table was ready, before its end.
+    A recording contains the past: before its end, its watermark never passes the moment when its table was ready.
     """
     cdef uint64_t ready = pl_load_relaxed64(&view.view.control.ready_boot_ns)
     cdef uint64_t watermark = _watermark(view)
@@ -1040,8 +1055,11 @@ cdef uint64_t _watermark(View view) noexcept nogil:
 
 
 cdef Py_ssize_t _guess_rows(View view, const uint32_t *pids, Py_ssize_t n, int which) noexcept nogil:
-    """How many rows the chains of these pids have together: counted where they are few, else an eighth more than those of
-    _SAMPLE of them, spread over all, say."""
+    """Return the total number of rows in the chains of these pids.
+
+    Counted exactly for few pids, otherwise estimated as an eighth more than in a sample of _SAMPLE pids spread over
+    all.
+    """
     cdef uint32_t sample[_ABREAST]
     cdef Py_ssize_t i = 0, j, taken, asked = min(n, <Py_ssize_t>_SAMPLE), count = 0
     while i < asked:
@@ -1054,10 +1072,10 @@ cdef Py_ssize_t _guess_rows(View view, const uint32_t *pids, Py_ssize_t n, int w
 
 
 cdef Py_ssize_t _fetch_chains(View view, const uint32_t *pids, Py_ssize_t n, int which) noexcept nogil:
-    """Bring the chains of n <= _ABREAST pids near, all of them one step at a time; returns how many rows they have.
+    """Prefetch the chains of n <= _ABREAST pids, all of them step by step; return the number of their rows.
 
-    One chain's next row is known only when the row before it is here; those of several are waited for together. What is
-    read here may be torn and is only a hint: which rows are on the way.
+    The next row of one chain is known only after the row before it has arrived; by walking several chains together,
+    their cache misses overlap. The values read here may be torn and only serve as hints for prefetching.
     """
     cdef const pl_view *v = &view.view
     cdef uint32_t rows = pl_load_acquire32(&v.control.rows_allocated)
@@ -1094,8 +1112,11 @@ cdef Py_ssize_t _chains(
     View view, const uint32_t *pids, Py_ssize_t begin, Py_ssize_t n, int which, pl_hot *rows, Py_ssize_t room,
     int64_t *offsets, Py_ssize_t *absent
 ) noexcept nogil:
-    """Walk from pids[begin] on; return how many are done, fewer than n when `room` rows are not enough for the next, or
-    -1 - the position of a pid with a row that stayed busy."""
+    """Walk the chains from pids[begin] on; return how many are done.
+
+    The result is less than n if `room` rows are not enough for the next chain, or -1 - the position of a pid with a row
+    that stayed busy.
+    """
     cdef pl_hot head
     cdef uint32_t row
     cdef Py_ssize_t i

@@ -60,8 +60,8 @@ cdef class View:
     cdef readonly str directory, instance
     cdef readonly bytes boot_id
     cdef readonly uint32_t epoch
-    cdef uint64_t serial  # of no other View of this process, from 1
-    cdef readonly uint64_t busy_retries  # reads begun again because a write overlapped them
+    cdef uint64_t serial  # unique among the Views of this process, from 1
+    cdef readonly uint64_t busy_retries  # reads that were restarted because a write overlapped them
     cdef int control_fd
     cdef uint64_t control_inode, control_device
     cdef bint same_pid_ns
@@ -70,7 +70,7 @@ cdef class View:
     cdef pl_guard *guard
 
     cdef bint writer_is_fresh(self) noexcept nogil
-    # Reads that wait up to 50 ms for a busy row; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.
+    # Reads that retry a busy row for up to 50 ms; they return PL_READ_FOUND, PL_READ_ABSENT or PL_READ_BUSY.
     cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil
     cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil
     # The same for a process that is known by its number in a pid namespace.
@@ -79,10 +79,10 @@ cdef class View:
     ) noexcept nogil
     cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil
     cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil
-    # Patience: whether a read that found a row busy is to be tried again (the `attempt`-th time, from 0). Waits a bit.
+    # Wait briefly after a read found a busy row; return whether to retry (`attempt` counts from 0).
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil
 
-    # Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then.
+    # Raise LayoutError if a file was truncated below its mapping; all segments read as zeros since then.
     cdef int check_whole(self) except -1
 
     cdef bint _open(self) except -1

@@ -1,9 +1,9 @@
-"""Map the segments of an instance for reading: open, check, and say clearly what is wrong.
+"""Map the segments of an instance for reading: open and check them, and report clearly what is wrong.
 
-A View is one epoch: it stays mapped while anything refers to it, so an entry can outlive the epoch that it was read
-from. When to look for the next epoch is the reader's business (_reader.pyx); what an entry shows is in _entry.pyx.
-Nothing is ever written: the mappings are read-only. Files are opened by pipeline.trust, so only what the instance's own
-user can have made is mapped; one that is cut short all the same becomes a LayoutError (sigbus.h). Imports nothing that a
+A View is one epoch. It stays mapped while anything refers to it, so an entry can outlive the epoch that it was read
+from. _reader.pyx decides when to check for the next epoch; _entry.pyx defines what an entry shows. Nothing is ever
+written: the mappings are read-only. pipeline.trust opens the files, so only files that the instance's own user can have
+created are mapped. If a file is truncated anyway, the reader raises LayoutError (sigbus.h). Imports nothing that a
 short-lived reader does not need.
 """
 
@@ -48,15 +48,15 @@ cdef extern from "sched.h" nogil:
     int sched_yield()
 
 
-#: A heartbeat older than this means that the writer is gone or behind (it beats every 300 ms at the least).
+#: A writer with an older heartbeat is gone or behind (the interval between heartbeats is at most 300 ms).
 STALE_AFTER_NS = 1_000_000_000
 cdef uint64_t _STALE_AFTER_NS = 1_000_000_000
 
-#: At attach, a table that has not been written for this long belongs to a running instance only if its writer lives.
+#: At attach, a table that was not written for this long belongs to a running instance only if its writer is alive.
 ABANDONED_AFTER_NS = 5_000_000_000
 
-# How long a busy row is tried again: about 2 us of pauses (a change in place takes the writer 0.1 us), then giving the
-# processor away (the writer may be waiting for it), then sleeping, 50 ms in all.
+# How long reading a busy row is retried: first about 2 us of pauses (the writer needs 0.1 us for a change in place),
+# then yielding the CPU (the writer may be waiting for it), then sleeping, 50 ms in total.
 cdef uint32_t _SPINS = 64
 cdef uint32_t _YIELDS = 80
 cdef uint64_t _PATIENCE_NS = 50_000_000
@@ -75,12 +75,12 @@ cdef class View:
         instance: its name, for messages.
 
     Raises:
-        NotRunningError: nothing is there, it is not ready, or its writer has ended (and has been silent for
-            ABANDONED_AFTER_NS: until then another one may take over).
-        UntrustedError: another user could have put the tables there.
-        AccessError: a segment that every reader needs may not be opened. (`args` and `envs` may have tighter modes:
-            then their columns are absent.)
-        LayoutError: not these segments, or of another layout version.
+        NotRunningError: there are no tables, they are not ready, or their writer has ended and was silent for
+            ABANDONED_AFTER_NS (until then another writer may take over).
+        UntrustedError: another user could have created the tables.
+        AccessError: a segment that every reader needs cannot be opened. (`args` and `envs` may have stricter modes;
+            without access their columns are absent.)
+        LayoutError: the files are not these segments, or have another layout version.
     """
 
     def __cinit__(self, directory, str instance):
@@ -117,7 +117,7 @@ cdef class View:
         cdef int number
         for number in range(8):
             if self.maps[number] != NULL:
-                pl_guard_cover(self.guard, number, NULL, 0)  # first: the addresses may be another mapping's next
+                pl_guard_cover(self.guard, number, NULL, 0)  # before munmap: another mapping may reuse the addresses
                 munmap(self.maps[number], self.lengths[number])
                 self.maps[number] = NULL
         if self.control_fd >= 0:
@@ -144,7 +144,7 @@ cdef class View:
             raise self._not_running(f"there is no {self.directory}") from error
 
     def _open_segment(self, place, str name, bint optional):
-        """Return a descriptor, -1 for an optional segment that this reader may not open."""
+        """Return a descriptor; -1 for an optional segment that this reader may not open."""
         path = os.path.join(self.directory, name)
         try:
             return place.open(name)
@@ -169,7 +169,7 @@ cdef class View:
         return address
 
     cdef bint _open(self) except -1:
-        """Map everything. False: the segments are being made or replaced right now, so try again."""
+        """Map all segments; return False to retry if they are being created or replaced."""
         cdef bint is_done
         with self._open_directory() as place:
             is_done = self._map_all(place)
@@ -190,7 +190,7 @@ cdef class View:
             )
         self.control_inode, self.control_device = status.st_ino, status.st_dev
         control = <const pl_control *>self._map(0, self.control_fd, status.st_size)
-        # Stored last, release: every other field of the header is there once this is.
+        # The writer stores this field last (release), so all other fields of the header are complete once it is set.
         version = pl_load_acquire32(&control.layout_version)
         if version == 0:
             return False
@@ -256,8 +256,8 @@ cdef class View:
             place, 5, control.args_capacity_bytes, pl_load_acquire64(&control.args_allocated_bytes), True)
         self.view.envs = <const char *>self._segment(
             place, 6, control.envs_capacity_bytes, pl_load_acquire64(&control.envs_allocated_bytes), True)
-        # A new writer marks the control file SUPERSEDED before it replaces the first segment, and puts its own control
-        # file in place after the last. So if neither has happened by now, all of them are of one epoch.
+        # A new writer marks the control file SUPERSEDED before it replaces the first segment, and installs its own
+        # control file after the last. If neither has happened by now, all segments are of one epoch.
         if pl_load_acquire32(&control.state) == PL_STATE_SUPERSEDED or self.is_replaced():
             return False
         return True
@@ -265,7 +265,7 @@ cdef class View:
     cdef const void *_segment(
         self, object place, int number, uint64_t capacity, uint64_t allocated, bint optional
     ) except? NULL:
-        """Map one segment at its ceiling; its file must hold what is allocated."""
+        """Map one segment at its ceiling; its file must contain all allocated bytes."""
         cdef int fd
         name = paths.SEGMENTS[number]
         fd = self._open_segment(place, name, optional)
@@ -284,7 +284,7 @@ cdef class View:
             os.close(fd)
 
     def is_replaced(self):
-        """Whether the directory holds another control file by now, or none."""
+        """Return whether the directory now holds another control file, or none."""
         try:
             status = os.stat(os.path.join(self.directory, paths.CONTROL))
         except OSError:
@@ -299,7 +299,7 @@ cdef class View:
         return age if age > 0 else 0
 
     def writer_lives(self):
-        """Whether the process that writes the table exists; None: it is of a pid namespace that this one cannot see."""
+        """Return whether the writer's process exists; None if it is in a pid namespace that is not visible here."""
         if not self.same_pid_ns:
             return None
         from pipeline.host.processes import lives
@@ -307,7 +307,7 @@ cdef class View:
         return lives(self.view.control.writer_tgid, self.view.control.writer_start_boot_ns)
 
     cdef int check_whole(self) except -1:
-        """Raise LayoutError if a file has become shorter than what was mapped: all segments read as zeros since then."""
+        """Raise LayoutError if a file was truncated below its mapping; all segments read as zeros since then."""
         if self.guard != NULL and pl_guard_is_hit(self.guard):
             raise LayoutError(
                 f"a file in {self.directory} was cut short while it was read: stop the instance, remove the directory"
@@ -318,43 +318,44 @@ cdef class View:
 
     @property
     def age_ns(self):
-        """Time since the writer's last sign of life, ns."""
+        """The time since the writer's last heartbeat, ns."""
         return self._age_ns(self.view.control)
 
     @property
     def state(self):
-        """STATE_* of tables.py."""
+        """The STATE_* constant of tables.py."""
         return pl_load_acquire32(&self.view.control.state)
 
     @property
     def pid_ns(self):
-        """Inode of the pid namespace that the table's pids belong to; 0 unknown."""
+        """The inode of the pid namespace of the table's pids; 0 if unknown."""
         return self.view.control.pid_ns
 
     @property
     def pids_are_ours(self):
-        """Whether this process counts pids in the same namespace as the table."""
+        """Whether this process is in the pid namespace of the table's pids."""
         return bool(self.same_pid_ns)
 
     @property
     def boot_unix_ns(self):
-        """Unix time of boot-clock zero."""
+        """The Unix time of boot-clock zero, ns."""
         return self.view.control.boot_unix_ns
 
     @property
     def writer_tgid(self):
+        """The writer's pid, in the pid namespace of the daemon."""
         return self.view.control.writer_tgid
 
     def header(self):
-        """The control header's bytes, 512 of them."""
+        """Return the 512 bytes of the control header."""
         header = PyBytes_FromStringAndSize(<const char *>self.view.control, sizeof(pl_control))
         self.check_whole()
         return header
 
     cdef bint writer_is_fresh(self) noexcept nogil:
-        """Whether "absent" is an answer now: the table is complete and somebody keeps it so.
+        """Return whether a missing row means "absent": the table is complete and its writer is alive.
 
-        A writer that was killed is noticed at once where its pid can be asked for, else when its heartbeat is old.
+        A killed writer is detected immediately if its pid can be checked, otherwise when its heartbeat is old.
         """
         cdef const pl_control *control = self.view.control
         if pl_load_acquire32(&control.state) != PL_STATE_READY:
@@ -363,7 +364,7 @@ cdef class View:
             return False
         return not (self.same_pid_ns and kill(<int>control.writer_tgid, 0) != 0 and errno == ESRCH)
 
-    # -- reads that wait a little ------------------------------------------------------------------------------------
+    # -- reads that retry for a short time ---------------------------------------------------------------------------
 
     cdef bint again(self, uint32_t attempt, uint64_t *deadline_ns) noexcept nogil:
         self.busy_retries += 1
@@ -381,11 +382,11 @@ cdef class View:
         return True
 
     cdef int lookup(self, uint32_t tgid, pl_hot *to, uint32_t *row) noexcept nogil:
-        """PL_READ_FOUND, ABSENT, or BUSY when patience ran out."""
+        """Return PL_READ_FOUND, PL_READ_ABSENT, or PL_READ_BUSY if the row stayed busy."""
         return self.lookup_slot(tgid, to, row) if tgid < self.view.pid_capacity else PL_READ_ABSENT
 
     cdef int lookup_slot(self, uint32_t slot, pl_hot *to, uint32_t *row) noexcept nogil:
-        """As lookup, of any entry of the index."""
+        """Look up any entry of the index; otherwise like lookup."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
@@ -393,8 +394,8 @@ cdef class View:
             result = pl_lookup_slot_once(&self.view, slot, to, row)
             if result <= PL_READ_ABSENT:
                 return result
-            # An image that has lost its head is being replaced in the index: look again. If its writer died between
-            # the two stores the index keeps naming it, and it is the last known image.
+            # The index still names an image that is being replaced: retry. If the writer was killed between the two
+            # stores, the index keeps naming this image, and it is the last known one.
             if result == PL_READ_OLD_HEAD and attempt > _SPINS:
                 return PL_READ_FOUND
             if not self.again(attempt, &deadline):
@@ -404,7 +405,7 @@ cdef class View:
     cdef int lookup_key(
         self, uint32_t pid, uint32_t pid_ns, pl_hot *to, pl_cold *cold, uint32_t *row
     ) noexcept nogil:
-        """As lookup, and as patient."""
+        """Look up by key; otherwise like lookup, with the same retries."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
@@ -419,7 +420,7 @@ cdef class View:
             attempt += 1
 
     cdef int follow(self, uint64_t link, pl_hot *to) noexcept nogil:
-        """PL_READ_FOUND, ABSENT for no link or one to a row that is somebody else's by now, or BUSY."""
+        """Return PL_READ_FOUND, PL_READ_ABSENT (no link, or the row belongs to another process now) or PL_READ_BUSY."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         cdef int result
@@ -432,7 +433,7 @@ cdef class View:
             attempt += 1
 
     cdef int copy_row(self, uint32_t row, uint32_t generation, pl_hot *hot, pl_cold *cold) noexcept nogil:
-        """Both parts of an image in one section; ABSENT when the row is somebody else's by now."""
+        """Copy both parts of an image in one section; PL_READ_ABSENT if the row belongs to another process now."""
         cdef uint32_t attempt = 0
         cdef uint64_t deadline = 0
         while True:

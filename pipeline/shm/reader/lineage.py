@@ -1,7 +1,7 @@
-"""Whether a chain of images is a whole lineage, and what is on it (specification 5.10, 5.11).
+"""Check whether a chain of images is a complete lineage, and list its contents (specification 5.10, 5.11).
 
-Chains are of entries, newest first, the one that is asked about at their head: those that readers copy (`_entry`), or
-those of the writer (`resolver.cache_entry`).
+A chain contains entries, newest first, beginning with the entry in question. They are either readers' copies (`_entry`)
+or the writer's entries (`resolver.cache_entry`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.errors import (
 
 
 class Image(Protocol):
-    """What is asked of an entry of either kind."""
+    """The fields that are used of an entry of either kind."""
 
     @property
     def pid(self) -> int:
@@ -42,14 +42,15 @@ class Image(Protocol):
 
 
 def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None]) -> LineageError | None:
-    """Why a chain, which is not empty, does not lead to pid 1 without a gap; None: it does.
+    """Return why a chain does not lead to pid 1 without a gap; None if it does.
 
     Args:
-        container_of: the container id of an entry.
+        chain: entries, newest first; not empty.
+        container_of: returns the container id of an entry.
     """
     last: T | None = None
     for entry in chain:
-        # An exec of pid 1 descends from its own earlier image.
+        # An exec of pid 1 has its own earlier image as its ancestor.
         if last is not None and last.pid == 1 and (entry.pid != 1 or not last.is_exec):
             return ProcessWrongParentNodeError(
                 f"pid 1 has an ancestor, pid {entry.pid}", pid=1, ppid=entry.pid, container_id=container_of(last) or ""
@@ -68,14 +69,14 @@ def fault[T: Image](chain: Iterable[T], container_of: Callable[[T], str | None])
 
 
 def pids(chain: Iterable[Image]) -> list[int]:
-    """Distinct pids of a chain, the newest first."""
+    """Return the distinct pids of a chain, newest first."""
     return list(dict.fromkeys(entry.pid for entry in chain))
 
 
 def in_container[T: Image](
     chain: Iterable[T], container_of: Callable[[T], str | None], path_of: Callable[[T], str]
 ) -> tuple[list[int], list[str]]:
-    """Pids and executables up a chain as far as it is in a container, by the newest image of each."""
+    """Return pids and executables up a chain while it is in a container, using the newest image of each process."""
     paths: dict[int, str] = {}
     for entry in chain:
         if not container_of(entry):

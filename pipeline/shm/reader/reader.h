@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The reader's side of the row protocol: copy a row, look a pid up, follow a link. Nothing here writes to shared memory or
- * waits; the caller decides how long a busy row is tried again. Protocol and argument: docs/row-protocol.md. */
+/* The reader's side of the row protocol: copy a row, look up a pid, follow a link. Nothing here writes to shared memory
+ * or waits; the caller decides how long to retry a busy row. docs/row-protocol.md explains the protocol. */
 #ifndef PROCLINE_READER_H
 #define PROCLINE_READER_H
 
@@ -12,29 +12,29 @@
 #include "keys.h"
 #include "layout.h"
 
-/* One epoch of an instance's segments as a reader has mapped it. */
+/* One epoch of an instance's segments, as mapped by a reader. */
 struct pl_view {
 	const struct pl_control *control;
 	const uint32_t *index;
 	const struct pl_hot *hot;
 	const struct pl_cold *cold;
-	const char *names, *args, *envs; /* args, envs: NULL when this reader may not open them */
+	const char *names, *args, *envs; /* args, envs: NULL if this reader may not open them */
 	uint32_t pid_capacity, row_capacity;
-	uint32_t slots; /* entries of the index: pids, then those of keys */
+	uint32_t slots; /* entries of the index: pids, then keys */
 	uint32_t key_capacity;
 	const struct pl_keys *keys;
 };
 
 enum {
 	PL_READ_FOUND = 0,
-	PL_READ_ABSENT = 1, /* no such pid in the index; a link's row has another owner */
-	PL_READ_BUSY = 2, /* changed under the copy, or in the writer's hand: try again */
-	PL_READ_OLD_HEAD = 3, /* a good copy, but of an image that its successor is just replacing in the index */
+	PL_READ_ABSENT = 1, /* no such pid in the index; the link's row has another owner */
+	PL_READ_BUSY = 2, /* changed during the copy, or being written: try again */
+	PL_READ_OLD_HEAD = 3, /* a valid copy of an image that is just being replaced in the index */
 };
 
-/* Words are loaded one by one, relaxed: a copy that overlaps a write is thrown away, but its loads must not be undefined
- * behaviour, and each is one mov or ldr. On x86-64 two words at a time, which halves the instructions of a copy: rows are
- * aligned, and the halves of a 16-byte load are as whole as two loads of 8 are. */
+/* Words are loaded one by one with relaxed atomics. A copy that overlaps a write is discarded, but its loads must not
+ * be undefined behaviour; each is one mov or ldr. On x86-64 the loads are 16 bytes wide, which halves the instructions
+ * of a copy: rows are aligned, and each half of such a load is as atomic as an 8-byte load. */
 static inline void pl_copy_words(void *to, const void *from, size_t words)
 {
 	uint64_t *out = (uint64_t *)to;
@@ -64,20 +64,21 @@ static inline void pl_copy_bytes(char *to, const char *from, size_t n)
 		to[i] = __atomic_load_n(from + i, __ATOMIC_RELAXED);
 }
 
-/* Begin a read section: the sequence word, odd when the row must not be read now. Pairs with pl_row_end: whoever sees
- * the even value sees every store before it. */
+/* Begin a read section: return the sequence word, which is odd if the row must not be read now. Pairs with pl_row_end:
+ * a reader that loads the even value sees every store before it. */
 static inline uint32_t pl_read_begin(const struct pl_hot *row) { return pl_load_acquire32(&row->row_seq); }
 
-/* Whether nothing was written since pl_read_begin gave `seq`. The fence keeps the copy's loads before this one, and pairs
- * with the release fence of pl_row_begin: a copy that holds one newer word makes this load see the odd value or a later
- * one. On aarch64 it is dmb ishld; on x86-64, which keeps loads in order, it only stops the compiler. */
+/* Return whether nothing was written since pl_read_begin returned `seq`. The fence orders the copy's loads before this
+ * load and pairs with the release fence of pl_row_begin: if the copy contains one newer word, this load returns the
+ * odd value or a later one. On aarch64 the fence is dmb ishld; on x86-64, which keeps loads in order, it only restricts
+ * the compiler. */
 static inline int pl_read_valid(const struct pl_hot *row, uint32_t seq)
 {
 	pl_fence_acquire();
 	return pl_load_relaxed32(&row->row_seq) == seq;
 }
 
-/* Copy a hot row. 1: `to` is consistent and its row_seq even. */
+/* Copy a hot row; return 1 if `to` is consistent and its row_seq even. */
 static inline int pl_copy_hot(const struct pl_hot *row, struct pl_hot *to)
 {
 	uint32_t seq = pl_read_begin(row);
@@ -102,18 +103,18 @@ static inline int pl_copy_row(const struct pl_view *view, uint32_t row, struct p
 	return pl_read_valid(&view->hot[row], seq);
 }
 
-/* Rows from 1 below rows_allocated exist in the file; touching another one would be a SIGBUS. The writer stores the
- * number (release) before it publishes the first new row, so this refuses only what no writer ever published. */
+/* Rows from 1 to rows_allocated - 1 exist in the file; reading another row would cause a SIGBUS. The writer stores the
+ * number (release) before it publishes the first new row, so this rejects only rows that were never published. */
 static inline int pl_row_exists(const struct pl_view *view, uint32_t row)
 {
 	return row != 0 && row < pl_load_acquire32(&view->control->rows_allocated);
 }
 
-/* One try to read the newest image of a pid. The first index load (acquire) pairs with the writer's release store of it,
- * which follows the row's pl_row_end. A row whose tgid is another was freed and given away after that load: the index says
- * something else by now, so that is "try again", never "absent". The second index load stands after pl_read_valid's
- * fence: a row can also come back to the same pid, filled but not named yet, and a reader that took that one could see an
- * older image in its next read. */
+/* Try once to read the newest image of a pid. The first index load (acquire) pairs with the writer's release store,
+ * which follows the row's pl_row_end. If the row has another tgid, it was freed and reused after that load; the index
+ * names another row by now, so the result is "try again", never "absent". The second index load follows the fence of
+ * pl_read_valid: a row can also return to the same pid, filled but not named yet, and a reader that accepted it could
+ * see an older image in its next read. */
 static inline int pl_lookup_below(const struct pl_view *view, uint32_t limit, uint32_t tgid, struct pl_hot *to,
 				  uint32_t *row)
 {
@@ -131,7 +132,7 @@ static inline int pl_lookup_below(const struct pl_view *view, uint32_t limit, ui
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
 }
 
-/* The same for a pid of the root pid namespace: what callers ask for by number. */
+/* The same for a pid of the root pid namespace, as callers pass it. */
 static inline int pl_lookup_once(const struct pl_view *view, uint32_t tgid, struct pl_hot *to, uint32_t *row)
 {
 	return pl_lookup_below(view, view->pid_capacity, tgid, to, row);
@@ -143,8 +144,8 @@ static inline int pl_lookup_slot_once(const struct pl_view *view, uint32_t slot,
 	return pl_lookup_below(view, view->slots, slot, to, row);
 }
 
-/* One try to read the newest image of the process with a key. The row says itself whose it is: a slot may have been given
- * to another key between the search and the look-up. */
+/* Try once to read the newest image of the process with a key. The row itself contains its key, because its slot may
+ * have been assigned to another key between the search and the look-up. */
 static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, uint32_t pid_ns, struct pl_hot *to,
 				     struct pl_cold *cold, uint32_t *row)
 {
@@ -161,7 +162,7 @@ static inline int pl_lookup_key_once(const struct pl_view *view, uint32_t pid, u
 	return to->flags & PL_ROW_HEAD ? PL_READ_FOUND : PL_READ_OLD_HEAD;
 }
 
-/* The pid that the slot of a key stands for, as its own namespace counts; 0 unknown. */
+/* Return the pid behind a key's slot, as its own namespace numbers it; 0 if unknown. */
 static inline uint32_t pl_number_of(const struct pl_view *view, uint32_t slot)
 {
 	if (slot < view->pid_capacity || slot >= view->slots)
@@ -169,7 +170,7 @@ static inline uint32_t pl_number_of(const struct pl_view *view, uint32_t slot)
 	return (uint32_t)pl_load_relaxed64(&pl_key_names(view->keys)[slot - view->pid_capacity]);
 }
 
-/* One try to read the image that a link names. The generation changes when a row is freed, while it is odd. */
+/* Try once to read the image that a link names. The generation changes when a row is freed, while the row is odd. */
 static inline int pl_follow_once(const struct pl_view *view, uint64_t link, struct pl_hot *to)
 {
 	uint32_t row = (uint32_t)link, generation = (uint32_t)(link >> 32);
@@ -178,12 +179,12 @@ static inline int pl_follow_once(const struct pl_view *view, uint64_t link, stru
 		return PL_READ_ABSENT;
 	if (pl_copy_hot(&view->hot[row], to))
 		return to->generation == generation ? PL_READ_FOUND : PL_READ_ABSENT;
-	/* Free rows stay odd: do not wait for one that is known to be somebody else's. */
+	/* Free rows stay odd: do not wait for a row that already belongs to another process. */
 	return pl_load_relaxed32(&view->hot[row].generation) == generation ? PL_READ_BUSY : PL_READ_ABSENT;
 }
 
-/* Where an arena record's bytes are; 0 when it does not lie within what is allocated (a reference read before its row
- * changed). The bytes are worth something only after pl_read_valid of the row that holds the reference. */
+/* Find the bytes of an arena record; return 0 if they are not within the allocated part (the reference was read before
+ * its row changed). Use the bytes only after pl_read_valid of the row that holds the reference. */
 static inline int pl_arena_span(const char *base, const uint64_t *allocated_field, uint32_t ref, const char **data,
 				uint32_t *length)
 {
@@ -216,7 +217,7 @@ static inline uint64_t pl_clock_ns(int clock)
 
 static inline uint64_t pl_now_boot_ns(void) { return pl_clock_ns(CLOCK_BOOTTIME); }
 
-/* A few ns, a few ms behind. */
+/* Costs a few ns; up to a few ms behind. */
 static inline uint64_t pl_now_coarse_ns(void) { return pl_clock_ns(CLOCK_MONOTONIC_COARSE); }
 
 static inline void pl_sleep_ns(long ns)

@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A reader outlives a file that is cut short under its mapping. Touching a page behind the end of a file is a SIGBUS; this
- * handler puts zero pages in place of all segments of the view that was hit, so that the access can be repeated.
+/* Keep a reader alive when a file is truncated under its mapping. Accessing a page beyond the end of a file causes a
+ * SIGBUS; this handler replaces all segments of the affected view with zero pages, so that the access can be repeated.
  *
- * All of them, and not only the page: a read section that copied zeros from one segment then finds 0 where its row's
- * sequence word was, and never accepts what it copied. So no read pays for this; the slow paths that a reader ends up in,
- * where it finds nothing and no writer, ask pl_guard_is_hit.
+ * It replaces all segments, not only the page: a read section that copied zeros from one segment then finds 0 in place
+ * of its row's sequence word, and never accepts its copy. So normal reads need no check. The slow paths, which a reader
+ * enters when it finds no row and no writer, call pl_guard_is_hit.
  *
- * Only faults in guarded mappings are handled. Any other SIGBUS goes to the handler that was there before, or ends the
- * process as if there were none. A handler that the program installs later replaces this one.
+ * Only faults in guarded mappings are handled. Any other SIGBUS goes to the previous handler; without one it ends the
+ * process as usual. A handler that the program installs later replaces this one.
  *
- * The handler may run in any thread between any two instructions: it calls mmap only, and reads guards through atomic
- * words. Guards are never freed, only used again, so their list can be walked at any time. */
+ * The handler may run in any thread between any two instructions: it calls only mmap, and reads guards through atomic
+ * words. Guards are never freed, only reused, so their list can be walked at any time. */
 #ifndef PROCLINE_SIGBUS_H
 #define PROCLINE_SIGBUS_H
 
@@ -25,7 +25,7 @@
 
 struct pl_guard {
 	struct pl_guard *next;
-	uintptr_t base[PL_GUARDED]; /* 0: nothing is mapped */
+	uintptr_t base[PL_GUARDED]; /* 0 if nothing is mapped */
 	size_t length[PL_GUARDED];
 	int taken, hit;
 };
@@ -33,7 +33,7 @@ struct pl_guard {
 static struct pl_guard *pl_guards; /* the list only grows, at its head */
 static struct sigaction pl_sigbus_before;
 
-/* 1: `address` was in a guarded mapping, and reads as zeros now. */
+/* Return 1 if `address` was in a guarded mapping, which now reads as zeros. */
 static int pl_guard_catch(uintptr_t address)
 {
 	struct pl_guard *guard = __atomic_load_n(&pl_guards, __ATOMIC_ACQUIRE);
@@ -66,7 +66,7 @@ static void pl_on_sigbus(int number, siginfo_t *info, void *context)
 	struct sigaction by_default;
 	int error = errno;
 
-	/* si_code above 0: from the kernel, so si_addr is an address. */
+	/* si_code above 0 means that the kernel sent the signal, so si_addr is an address. */
 	if (info->si_code > 0 && pl_guard_catch((uintptr_t)info->si_addr)) {
 		errno = error;
 		return;
@@ -76,7 +76,7 @@ static void pl_on_sigbus(int number, siginfo_t *info, void *context)
 	} else if (pl_sigbus_before.sa_handler != SIG_DFL && pl_sigbus_before.sa_handler != SIG_IGN) {
 		pl_sigbus_before.sa_handler(number);
 	} else if (info->si_code > 0 || pl_sigbus_before.sa_handler == SIG_DFL) {
-		/* As without a handler: a fault happens again on return, a signal that was sent is sent again. */
+		/* Restore the default action: a fault repeats on return; a sent signal is sent again. */
 		memset(&by_default, 0, sizeof(by_default));
 		by_default.sa_handler = SIG_DFL;
 		sigaction(SIGBUS, &by_default, NULL);
@@ -86,7 +86,7 @@ static void pl_on_sigbus(int number, siginfo_t *info, void *context)
 	errno = error;
 }
 
-/* Install the handler, once in a process. Returns 0, or -1 with errno. */
+/* Install the handler once per process. Returns 0, or -1 with errno. */
 static int pl_guard_install(void)
 {
 	static int installed;
@@ -98,14 +98,14 @@ static int pl_guard_install(void)
 	action.sa_sigaction = pl_on_sigbus;
 	action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
 	sigemptyset(&action.sa_mask);
-	/* Known before the handler can run. */
+	/* Save the previous handler before the new one can run. */
 	if (sigaction(SIGBUS, NULL, &pl_sigbus_before) != 0 || sigaction(SIGBUS, &action, NULL) != 0)
 		return -1;
 	installed = 1;
 	return 0;
 }
 
-/* A guard that covers nothing yet; NULL: no memory. Callers hold the interpreter's lock. */
+/* Return a guard that covers nothing yet; NULL without memory. The caller holds the interpreter lock. */
 static struct pl_guard *pl_guard_take(void)
 {
 	struct pl_guard *guard;
@@ -125,7 +125,7 @@ static struct pl_guard *pl_guard_take(void)
 	return guard;
 }
 
-/* Cover a mapping; base NULL: no more. Before munmap, since its addresses may be another mapping's next. */
+/* Cover a mapping; base NULL ends it. Call before munmap, because another mapping may reuse the addresses. */
 static void pl_guard_cover(struct pl_guard *guard, int number, void *base, size_t length)
 {
 	__atomic_store_n(&guard->base[number], 0, __ATOMIC_RELEASE);

@@ -4,8 +4,9 @@
         entry = table.resolve(4711)
         print(entry.comm, entry.path, [ancestor.comm for ancestor in table.ancestors(4711)])
 
-Look-ups are TableReader's (_reader.pyx) and take neither a lock nor a system call; here are finding an instance by name
-and its statistics. Imports neither numpy nor anything of the daemon, so that a single look-up from a shell is quick.
+TableReader (_reader.pyx) implements the look-ups, which need neither a lock nor a system call. This module finds an
+instance by name and reads its statistics. It imports neither numpy nor any daemon module, so that a single look-up from
+a shell is quick.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ class ProcessTable(TableReader):
         """Open the tables of a running instance.
 
         Args:
-            name: of the instance.
-            path: its runtime directory, where that is not the usual one.
-            max_age_ms: how long hits are still given out after the writer's last sign of life.
+            name: the instance's name.
+            path: its runtime directory, if it is not the default one.
+            max_age_ms: how long entries are still returned after the writer's last heartbeat.
 
         Raises:
-            NotRunningError: no such instance, it is not ready, or its writer has ended. One that is only behind is
-                opened.
+            NotRunningError: the instance does not exist, is not ready, or its writer has ended. (An instance that is
+                only behind is opened.)
             AccessError: the caller may not read it.
-            UntrustedError: another user could have put the tables there.
-            LayoutError: it was made by another version.
-            ConfigError: `name` cannot name an instance.
+            UntrustedError: another user could have created the tables.
+            LayoutError: another version created the tables.
+            ConfigError: `name` is not a valid instance name.
         """
         directory = Path(path) if path is not None else paths.instance_dir(name)
         return cls(directory, name, max_age_ms=max_age_ms)
@@ -60,23 +61,23 @@ class ProcessTable(TableReader):
 
     @property
     def boot_unix_ns(self) -> int:
-        """Unix time of boot-clock zero, in ns, as this instance reads it: every time of an entry is relative to it."""
+        """Unix time of boot-clock zero in ns, as this instance determined it; all entry times are relative to it."""
         return int(self.view.boot_unix_ns)
 
-    # -- lineage (specification 5.10, 5.11), as the resolver's own entries answer --------------------------------------
+    # -- lineage (specification 5.10, 5.11), with the same results as the resolver's own entries -----------------------
 
     def has_valid_lineage(
         self, process: int | Entry, *, pid_ns: int | None = None
     ) -> tuple[bool, LineageError | NoProcessContextError | None]:
-        """Whether the chain of a process (or of one image of it) leads to pid 1 without a gap, and if not, why.
+        """Return whether the chain of a process (or of one of its images) leads to pid 1 without a gap, and why not.
 
         Args:
-            process, pid_ns: as in `ancestors`. Raises as it does; so do the other questions.
+            process, pid_ns: as in `ancestors`, which also lists the exceptions; the other methods here raise the same.
 
         Returns:
-            (True, None); else False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or
-            ProcessIncompleteLineageError, each with the entry's `pid`, `ppid` and `container_id`; or a
-            NoProcessContextError, where there is no such process. Nothing of it is raised.
+            (True, None), or False and a ProcessMissingParentNodeError, ProcessWrongParentNodeError or
+            ProcessIncompleteLineageError, each with the entry's `pid`, `ppid` and `container_id`, or a
+            NoProcessContextError if the process does not exist. These errors are returned, not raised.
         """
         chain = self._chain(process, pid_ns)
         if not chain:
@@ -85,19 +86,19 @@ class ProcessTable(TableReader):
         return fault is None, fault
 
     def has_complete_lineage(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
-        """Whether pid 1 is on the chain, whatever is missing below it."""
+        """Return whether pid 1 is on the chain, regardless of gaps below it."""
         return any(entry.pid == 1 for entry in self._chain(process, pid_ns))
 
     def get_ancestors_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> list[int]:
-        """Distinct pids of the chain, the process' own first; empty where there is no such process."""
+        """Return the distinct pids of the chain, the process' own first; empty if the process does not exist."""
         return lineage.pids(self._chain(process, pid_ns))
 
     def get_container_pids(self, process: int | Entry, *, pid_ns: int | None = None) -> tuple[list[int], list[str]]:
-        """Pids and executables up the chain as far as it is in a container, by the newest image of each."""
+        """Return pids and executables up the chain while it is in a container, by the newest image of each process."""
         return lineage.in_container(self._chain(process, pid_ns), _container, lambda entry: entry.path or "")
 
     def is_container_root(self, process: int | Entry, *, pid_ns: int | None = None) -> bool:
-        """In a container, and its ancestor is in none."""
+        """Return whether the process is in a container and its ancestor is not."""
         entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
         if entry is None or not entry.container_id:
             return False
@@ -105,24 +106,24 @@ class ProcessTable(TableReader):
         return bool(ancestors) and not ancestors[0].container_id
 
     def _chain(self, process: int | Entry, pid_ns: int | None) -> list[Entry]:
-        """A process and all that it descends from, newest first; empty where there is no such process."""
+        """Return a process and all its ancestors, newest first; empty if the process does not exist."""
         entry = process if isinstance(process, Entry) else self.resolve(process, pid_ns=pid_ns)
         return [] if entry is None else [entry, *self.ancestors(entry)]
 
     def stats(self) -> dict[str, Any]:
-        """What the instance has done and holds, as `procline stat --json` shows it.
+        """Return what the instance has done and holds, as `procline stat --json` shows it.
 
-        Counts are of one commit. `events` and `lost` are by kind; `entries` are processes (`images` rows);
-        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit); `behind_ns` is the
-        same or the age of the heartbeat, 0 unless it is more than an idle instance ever has. `processes` have
-        `cpu_seconds` and `pss_bytes`, None where the caller may not know. `readers` are processes with open tables: all
-        of them, or at least so many if `readers_complete` is false (a user holds other locks on the tables).
+        The counts are of one commit. `events` and `lost` are by kind. `entries` counts processes, `images` counts rows.
+        `watermark_lag_ns` is how far the tables are behind the clock (None before the first commit). `behind_ns` is the
+        same or the age of the heartbeat; it is 0 unless it exceeds what an idle instance can have. `processes` have
+        `cpu_seconds` and `pss_bytes`, None if the caller may not read them. `readers` counts processes with open
+        tables; if `readers_complete` is false, it is a lower limit (a user holds other locks on the tables).
 
         Raises:
-            StaleError, NotRunningError: it has been stopped, or is being replaced. A table that is being filled has
-                statistics already, and one that is behind still has them.
+            StaleError, NotRunningError: the instance has been stopped, or is being replaced. Statistics are available
+                while the table is being filled and while it is behind.
         """
-        # Deferred: statistics need numpy's dtypes, look-ups do not.
+        # Imported late: statistics need numpy's dtypes, look-ups do not.
         import numpy as np
 
         from pipeline.host import processes
@@ -140,7 +141,7 @@ class ProcessTable(TableReader):
             for what in ("events", "lost")
         }
         counters.pop("events_none")
-        # Of a source that cannot tell what was lost, only that it was.
+        # Losses of a source that reports only that something was lost, not what.
         by_kind["lost"]["unknown"] = counters.pop("lost_none")
         watermark = int(commit["watermark_boot_ns"])
         return {

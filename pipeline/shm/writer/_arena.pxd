@@ -1,4 +1,4 @@
-"""What apply and the resolver may do with an arena. Every cdef method is nogil and cannot raise."""
+"""Operations on an arena for apply and the resolver. Every cdef method is nogil and cannot raise."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -20,7 +20,7 @@ cdef extern from "arena.h" nogil:
 
 
 cdef enum:
-    UNIT = 16  # bytes; references count in it
+    UNIT = 16  # bytes; the unit of references
 
 
 cdef class Arena:
@@ -28,7 +28,7 @@ cdef class Arena:
 
     # Return a reference with one more holder; 0 for n == 0 or when the segment is at its ceiling (counted in `full`).
     cdef uint32_t intern(self, const char *data, uint32_t n) noexcept nogil
-    # The same for the concatenation of two pieces (a FILE record and its path, a length and the bytes).
+    # Intern the concatenation of two pieces (a FILE record and its path, or a length and the bytes).
     cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil
 
     cdef inline void hold(self, uint32_t ref) noexcept nogil:
@@ -56,7 +56,7 @@ cdef class Arena:
     # -- private state (see _arena.pyx) -----------------------------------------------------------------------------
     cdef Segment segment, bucket_memory, scratch_memory
     cdef char *base
-    cdef uint64_t *allocated_field  # CONTROL.<name>_allocated_bytes, stored with release after growth
+    cdef uint64_t *allocated_field  # CONTROL.<name>_allocated_bytes; release store after growth
     cdef uint64_t *full_counter  # COUNTERS "arena_full", shared by the arenas
     cdef readonly uint64_t used_bytes, full
     cdef uint64_t seed
@@ -65,7 +65,7 @@ cdef class Arena:
     cdef readonly uint32_t records
     cdef uint32_t free_heads[64]
     cdef uint64_t free_classes  # bit c: free_heads[c] is not 0
-    cdef uint32_t frontier, limit, ceiling  # units: never used from here, allocated up to here, capacity
+    cdef uint32_t frontier, limit, ceiling  # units: first never used, end of the allocated part, capacity
     cdef uint64_t freed_units  # freed since the last sweep
     cdef char *scratch
     cdef uint8_t *starts  # take-over only: one bit for each unit at which a block begins

@@ -1,22 +1,22 @@
 """Interned, reference-counted byte strings in one shared segment; one writer, any number of readers.
 
-What is stored and how a record looks: tables.py (ARENA). This module allocates, finds and frees; which row holds which
-reference is _writer.pyx's business.
+tables.py (ARENA) describes the stored records. This module allocates, finds and frees them. _writer.pyx knows which row
+holds which reference.
 
-Blocks come in the size classes of arena.h, each with a free list; a class without a free block takes from the frontier,
-then splits a larger block, then grows the file, then sweeps (merges free neighbours). Nothing here calls malloc.
-Finding goes through buckets in private memory (linear hashing: the table grows by one bucket at a time, so no insertion
-waits for a rehash); the chain goes through the records' own headers.
+Blocks have the size classes of arena.h, each with a free list. If a class has no free block, the arena takes one from
+the frontier, then splits a larger block, then grows the file, then sweeps (merges free neighbours). Nothing here calls
+malloc. Lookups use hash buckets in private memory. The table uses linear hashing: it grows by one bucket at a time, so
+no insertion waits for a rehash. The chains run through the records' own headers.
 
-Readers and reuse. A reader takes a reference from a row, copies the bytes, and then validates the row once more. A
-reference is released only after its row was opened for change (row_seq odd) or freed (row_seq odd, generation
-changed), and both put a release fence between that store and everything after it, the stores that overwrite the bytes
-included. So a reader that copied an overwritten byte finds, after its own acquire fence, another row_seq (fence to
-fence synchronisation; on aarch64 both are dmb ish). That is why a freed block may be reused at once, last in, first out.
+Readers and reuse. A reader reads a reference from a row, copies the bytes, and then validates the row again. The writer
+releases a reference only after it opened the row for change (row_seq odd) or freed it (odd, and generation changed).
+Both put a release fence between that store and all later stores, including those that overwrite the bytes. So a reader
+that copied an overwritten byte sees a different row_seq after its own acquire fence (fence-to-fence synchronisation; on
+aarch64 both are dmb ish). For this reason a freed block can be reused immediately, last in, first out.
 
-A writer that is killed. All of this but the bytes can be derived again: a successor walks the blocks (a block's size
-follows from its length, a length of 0 ends the walk), counts the references that rows hold, frees the rest. The stores
-that the walk depends on are therefore kept in order: bytes and header before the reference is handed out, headers
+A killed writer. Everything except the bytes can be reconstructed: a successor walks the blocks (a block's length
+determines its size, and a length of 0 ends the walk), counts the references that rows hold, and frees the rest. The
+stores that the walk depends on are therefore ordered: bytes and header before the reference is returned, and headers
 inside a block before the length that makes them reachable.
 """
 
@@ -31,9 +31,9 @@ import os
 
 from pipeline.errors import InvariantError
 
-cdef uint32_t GROWTH_UNITS = (256 << 10) // 16  # least growth of the file
+cdef uint32_t GROWTH_UNITS = (256 << 10) // 16  # minimum growth of the file
 cdef uint32_t GROWTH_MAX_UNITS = (4 << 20) // 16
-cdef uint32_t FREE_UNIT = 0xFFFFFFFF  # "length" of a free block that is nothing but its header
+cdef uint32_t FREE_UNIT = 0xFFFFFFFF  # "length" of a free block that consists only of its header
 
 
 cdef inline uint32_t block_units(uint32_t length) noexcept nogil:
@@ -41,12 +41,14 @@ cdef inline uint32_t block_units(uint32_t length) noexcept nogil:
 
 
 cdef class Arena:
-    """See _arena.pxd. Made by TableWriter; `segment` begins with one unused unit, so that no reference is 0.
+    """Interned byte strings of one segment; see _arena.pxd.
+
+    TableWriter creates it. `segment` begins with one unused unit, so that no reference is 0.
 
     Attributes:
-        used_bytes: size of all blocks that have holders.
-        records: distinct strings that have holders.
-        full: strings refused so far because the segment was at its ceiling (or the file system full).
+        used_bytes: total size of the blocks that have holders.
+        records: number of distinct strings that have holders.
+        full: number of strings rejected because the segment was at its ceiling or the file system was full.
     """
 
     def __cinit__(self, Segment segment not None):
@@ -54,7 +56,7 @@ cdef class Arena:
         cdef uint64_t buckets = 64
         if units < 64 or units > 0xFFFFFFFF:
             raise ValueError(f"{segment.name}: an arena holds 1 KiB to 64 GiB, not {segment.capacity} bytes")
-        while buckets < units:  # a record takes two units at least, and a bucket is wanted for every half record
+        while buckets < units:  # a record has at least two units, and there are two buckets for each record
             buckets *= 2
         self.segment = segment
         self.base = segment.base
@@ -103,12 +105,12 @@ cdef class Arena:
         record.hash = hash_value
         memcpy(<char *>record + UNIT, data, n)
         self._insert(ref, hash_value)
-        # The bytes are complete before the caller stores the reference in a row (which is odd or not yet published).
+        # The bytes are complete before the caller stores the reference in a row (which is odd or unpublished).
         pl_order()
         return ref
 
     cdef uint32_t intern2(self, const char *head, uint32_t head_n, const char *data, uint32_t n) noexcept nogil:
-        # One contiguous copy, so that equal bytes have one hash and one record however they were cut.
+        # Copy both parts into one buffer, so that equal bytes have one hash and one record however they were split.
         if <uint64_t>head_n + n > PL_ARENA_MAX_LENGTH:
             self.full += 1
             self.full_counter[0] += 1
@@ -118,7 +120,7 @@ cdef class Arena:
         return self.intern(self.scratch, head_n + n)
 
     cdef void _unused(self, uint32_t ref) noexcept nogil:
-        """Nobody holds the record any more: its bytes are given back."""
+        """Free the bytes of a record that has no holders any more."""
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
         cdef uint32_t class_index = pl_arena_class_up(pl_arena_units(record.length))
         self._remove(ref)
@@ -196,7 +198,7 @@ cdef class Arena:
     # -- allocating -------------------------------------------------------------------------------------------------
 
     cdef uint32_t _allocate(self, uint32_t n) noexcept nogil:
-        """A block for `n` bytes with its length stored, refcount 0; 0 when there is no room."""
+        """Return a block for `n` bytes with its length stored and refcount 0; 0 when there is no room."""
         cdef uint32_t class_index = pl_arena_class_up(pl_arena_units(n))
         cdef uint32_t units = pl_arena_class_units(class_index)
         cdef uint64_t larger
@@ -208,8 +210,8 @@ cdef class Arena:
             if larger == 0:
                 if self._extend(units):
                     return self._extend_frontier(units, n)
-                # At the ceiling. Free neighbours may be large enough together; look only when much was freed since
-                # the last look, for a look costs a walk over everything.
+                # At the ceiling. Merged free neighbours may be large enough. A sweep walks all blocks, so sweep only
+                # if enough was freed since the last one.
                 if self.freed_units < (self.limit >> 6) + units:
                     return 0
                 self._sweep(False)
@@ -225,7 +227,7 @@ cdef class Arena:
     cdef uint32_t _extend_frontier(self, uint32_t units, uint32_t n) noexcept nogil:
         cdef uint32_t ref = self.frontier
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
-        # Memory beyond the frontier was never written, so its next header reads 0 and ends a successor's walk.
+        # Memory beyond the frontier was never written: the next header reads 0 and ends a successor's walk.
         record.refcount = 0
         record.length = n
         self.frontier = ref + units
@@ -233,7 +235,7 @@ cdef class Arena:
         return ref
 
     cdef bint _extend(self, uint32_t units) noexcept nogil:
-        """Grow the file so that `units` fit beyond the frontier; False at the ceiling."""
+        """Grow the file so that `units` fit beyond the frontier; return False at the ceiling."""
         cdef uint64_t need = <uint64_t>self.frontier + units
         cdef uint64_t step = self.limit >> 3
         cdef uint64_t wanted
@@ -244,13 +246,13 @@ cdef class Arena:
         if not self.segment.grow(wanted * UNIT):
             return False
         self.limit = <uint32_t>wanted
-        # Release: a reader that finds a reference beyond the old end also finds the new end (it loads the row's
-        # sequence word with acquire first, and that was stored after this).
+        # Release: a reader that finds a reference beyond the old end also finds the new end, because it first loads
+        # the row's row_seq with acquire, and that is stored after this.
         pl_store_release64(self.allocated_field, wanted * UNIT)
         return True
 
     cdef uint32_t _take(self, uint32_t class_index, uint32_t n) noexcept nogil:
-        """Take a free block of a class and cut it to what `n` bytes need."""
+        """Remove a free block from its class and split it to the size that `n` bytes need."""
         cdef uint32_t ref = self.free_heads[class_index]
         cdef pl_arena *record = <pl_arena *>(self.base + <uint64_t>ref * UNIT)
         cdef uint32_t units = pl_arena_class_units(class_index)
@@ -260,7 +262,7 @@ cdef class Arena:
             self.free_classes &= ~(<uint64_t>1 << class_index)
         if needed < units:
             self._give_run(ref + needed, ref + units)
-            pl_order()  # the headers of the rest, before the length that makes a walk come upon them
+            pl_order()  # the headers of the rest, before the length that lets a walk reach them
         record.length = n
         return ref
 
@@ -271,10 +273,10 @@ cdef class Arena:
         self.free_classes |= <uint64_t>1 << class_index
 
     cdef void _give_run(self, uint32_t start, uint32_t end) noexcept nogil:
-        """Make free blocks of units [start, end), last block first.
+        """Turn the units [start, end) into free blocks, last block first.
 
-        Every header is written before the one from which a walk would reach it, and a header that was there before
-        keeps its place or lies inside a new block; so the walk of a successor is right after each store.
+        Every header is written before the header from which a walk would reach it. An earlier header keeps its place or
+        lies inside a new block. A successor's walk is therefore correct after each store.
         """
         cdef uint32_t sizes[64]
         cdef uint32_t counts[64]
@@ -301,15 +303,16 @@ cdef class Arena:
                 record = <pl_arena *>(self.base + <uint64_t>position * UNIT)
                 record.refcount = 0
                 pl_order()
-                # The longest string of the class. A block of one unit holds none, and 0 would end a walk: a mark.
+                # Store the longest string length of the class. A block of one unit has room for no string, and 0 would
+                # end a walk, so it stores a marker.
                 record.length = FREE_UNIT if class_index == 0 else (pl_arena_class_units(class_index) - 1) * UNIT
                 pl_order()
                 self._give(position, class_index)
 
     cdef void _sweep(self, bint rehash) noexcept nogil:
-        """Rebuild the free lists, merging neighbours; with `rehash` the buckets and counts as well (take-over)."""
+        """Rebuild the free lists and merge neighbours; with `rehash` (take-over), also the buckets and counts."""
         cdef uint32_t position = 1
-        cdef uint32_t run = 0  # begin of the run of free blocks that ends at position
+        cdef uint32_t run = 0  # start of the run of free blocks that ends at position
         cdef uint32_t units
         cdef uint32_t i
         cdef pl_arena *record
@@ -338,7 +341,7 @@ cdef class Arena:
     # -- take-over --------------------------------------------------------------------------------------------------
 
     cdef bint recount_begin(self) except -1:
-        """Walk the blocks that a predecessor left: find the frontier, set all counts to 0, note where blocks begin."""
+        """Walk a predecessor's blocks: find the frontier, set all counts to 0, and record where blocks begin."""
         cdef uint64_t position = 1
         cdef pl_arena *record
         self.starts = <uint8_t *>calloc(self.limit // 8 + 1, 1)
@@ -360,7 +363,7 @@ cdef class Arena:
         return True
 
     cdef bint recount_hold(self, uint32_t ref) noexcept nogil:
-        """Count a row's reference; False when no block begins there."""
+        """Count a row's reference; return False when no block begins there."""
         if ref == 0:
             return True
         if ref >= self.frontier or not self.starts[ref >> 3] & (1 << (ref & 7)):
@@ -369,7 +372,7 @@ cdef class Arena:
         return True
 
     cdef void recount_finish(self) noexcept:
-        """Free what no row holds; find the rest again."""
+        """Free the records that no row holds; put the others into the buckets."""
         free(self.starts)
         self.starts = NULL
         self._sweep(True)
@@ -378,36 +381,38 @@ cdef class Arena:
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of the file that exist."""
+        """Bytes of the file that are allocated."""
         return self.segment.allocated
 
     @property
     def frontier_bytes(self) -> int:
-        """Bytes that were ever in use; blocks are before it."""
+        """Bytes that were ever in use; all blocks end before this offset."""
         return <uint64_t>self.frontier * UNIT
 
     def view(self) -> Segment:
-        """The segment's allocated bytes (buffer protocol)."""
+        """Return the segment's allocated bytes (buffer protocol)."""
         return self.segment
 
     def py_intern(self, const unsigned char[::1] data) -> int:
-        """Return a reference with one more holder; 0 when empty or full."""
+        """Intern `data`; return a reference with one more holder, 0 when `data` is empty or the arena is full."""
         return self.intern(<const char *>&data[0], <uint32_t>data.shape[0]) if data.shape[0] else 0
 
     def py_intern2(self, bytes head, bytes data) -> int:
-        """Return a reference to `head + data` with one more holder; 0 when empty or full."""
+        """Intern `head + data`; return a reference with one more holder, 0 when empty or the arena is full."""
         return self.intern2(<const char *>head, <uint32_t>len(head), <const char *>data, <uint32_t>len(data))
 
     def py_hold(self, uint32_t ref) -> None:
+        """Add a holder to a reference."""
         self._require(ref)
         self.hold(ref)
 
     def py_release(self, uint32_t ref) -> None:
+        """Remove a holder; the last one frees the bytes."""
         self._require(ref)
         self.release(ref)
 
     def py_bytes(self, uint32_t ref) -> bytes:
-        """Copy of what `ref` names."""
+        """Return a copy of the string that `ref` refers to."""
         cdef uint32_t n
         cdef const char *data
         self._require(ref)
@@ -415,17 +420,18 @@ cdef class Arena:
         return data[:n]
 
     def py_refcount(self, uint32_t ref) -> int:
+        """Return the number of holders; 0 for reference 0."""
         self._require(ref)
         return (<pl_arena *>(self.base + <uint64_t>ref * UNIT)).refcount if ref else 0
 
     def py_find(self, bytes data) -> int:
-        """Reference of `data` without another holder; 0 when it is not stored."""
+        """Return the reference of `data` without adding a holder; 0 when it is not stored."""
         return self._find(
             <uint32_t>pl_hash64(<const char *>data, len(data), self.seed), <const char *>data, <uint32_t>len(data)
         )
 
     def free_blocks(self) -> dict:
-        """References of free blocks, by size in bytes."""
+        """Return the references of the free blocks, by size in bytes."""
         cdef uint32_t ref
         cdef dict result = {}
         for i in range(PL_ARENA_CLASSES):

@@ -1,4 +1,4 @@
-"""The control segment from the writer's side: state, positions of the rings, commits."""
+"""The writer's access to the control segment: state, ring positions, commits."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

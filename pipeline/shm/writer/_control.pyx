@@ -1,19 +1,20 @@
 """Write the control segment: state and heartbeat, acknowledgement of ring positions, commits.
 
-Layout and units: tables.py. Reading it: control.py. Rows and strings: _writer.pyx, _arena.pyx.
+tables.py defines layout and units, control.py reads the segment, and _writer.pyx and _arena.pyx write rows and strings.
 
-Why a kill at any point of commit and acknowledge is safe. A commit fills the slot that commit_index does not name and
-then flips commit_index, one aligned word stored with release.
+A kill at any point of commit and acknowledge is safe. A commit fills the slot that commit_index does not name and then
+changes commit_index, one aligned word, with a release store.
 
-- Killed while the slot is filled: commit_index still names the other slot, which nobody touched; its positions are
-  those of the commit before. What was applied since is read again from the rings and applied again (idempotent), and
-  counters start from the slot's copy, so they count it once.
-- Killed after the flip, before acknowledge: the new slot is complete (release). RING_ACK lags behind it, so the shards
-  only keep more than they must; the successor acknowledges when it starts.
-- Killed within acknowledge: each applied_pos is one aligned word, old or new, and both are positions before which
-  everything is committed. Rings need not agree with each other.
-- RING_ACK is never ahead of the valid slot, because it is stored after the flip. That is what "applied exactly once"
-  rests on: what the kernel may overwrite is in the tables, and what is not in the tables can be read again.
+- Killed while filling the slot: commit_index still names the other, unchanged slot; its positions are those of the
+  previous commit. The events applied since then are read again from the rings and applied again (idempotent). Counters
+  start from the slot's copy, so each event is counted once.
+- Killed after the change of commit_index, before acknowledge: the new slot is complete (release). RING_ACK is behind
+  it, so the shards only keep more than necessary; the successor acknowledges when it starts.
+- Killed within acknowledge: each applied_pos is one aligned word with the old or the new value, and everything before
+  either position is committed. The rings need not agree with each other.
+- RING_ACK is never ahead of the valid slot, because it is stored after the change. This guarantees that events are
+  applied exactly once: everything that the kernel may overwrite is in the tables, and everything that is not in the
+  tables can be read again.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -41,7 +42,7 @@ cdef extern from "time.h" nogil:
     int CLOCK_BOOTTIME
 
 
-#: Signs of life within long work are this far apart: readers call a writer gone after one second.
+#: Interval between heartbeats during long work. Readers report a writer as gone after one second without one.
 cdef uint64_t LIFE_NS = 100_000_000
 
 
@@ -52,7 +53,7 @@ cdef uint64_t boot_ns() noexcept nogil:
 
 
 cdef class ControlWriter:
-    """The writer's side of `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime."""
+    """Write `control`; TableWriter adds the tables. Holds `writer.lock` for its lifetime."""
 
     def __cinit__(self):
         self.lock_fd = -1
@@ -82,12 +83,12 @@ cdef class ControlWriter:
         self, uint64_t watermark_boot_ns, const uint64_t[::1] ring_pos not None,
         const uint64_t[::1] ring_watermark not None, const uint64_t[::1] topic_seq not None,
     ) -> None:
-        """Make what was applied so far the state that a successor starts from.
+        """Commit the state from which a successor continues.
 
         Args:
-            watermark_boot_ns: events before it are in the tables.
-            ring_pos: shape (ring_count,); records before it are applied.
-            ring_watermark: shape (ring_count,); events of the ring before it are applied.
+            watermark_boot_ns: events before this time are in the tables.
+            ring_pos: shape (ring_count,); records before this position are applied.
+            ring_watermark: shape (ring_count,); events of the ring before this time are applied.
             topic_seq: shape (up to 16,); last sequence number of each topic.
         """
         self._require_open()
@@ -107,8 +108,8 @@ cdef class ControlWriter:
         cdef pl_commit *new = self.slot(valid ^ 1)
         cdef pl_commit_ring *rings = self.slot_rings(valid ^ 1)
         cdef uint32_t i
-        # Number 0 says "being filled" to a reader that was slow enough to be still copying this slot; the fence keeps
-        # the stores that follow behind it (pairs with the acquire fence before the reader's second look).
+        # Number 0 marks the slot as being filled for a slow reader that is still copying it. The fence orders the
+        # following stores after it (pairs with the acquire fence before the reader's second load).
         pl_store_relaxed64(&new.number, 0)
         pl_fence_release()
         new.watermark_boot_ns = watermark
@@ -122,12 +123,12 @@ cdef class ControlWriter:
             rings[i].applied_pos = pos[i]
             rings[i].watermark_boot_ns = ring_watermark[i]
         pl_store_release64(&new.number, old.number + 1)
-        # Release: who loads the new index with acquire sees the whole slot. On aarch64 stlr keeps all earlier stores
-        # before it.
+        # Release: a reader that loads the new index with acquire sees the complete slot. On aarch64 stlr orders all
+        # earlier stores before it.
         pl_store_release32(&self.control.commit_index, valid ^ 1)
 
     def committed(self) -> Committed:
-        """Return the valid commit slot (private copies)."""
+        """Return the valid commit slot (as private copies)."""
         self._require_open()
         cdef unsigned int valid = self.control.commit_index & 1
         cdef pl_commit *slot = self.slot(valid)
@@ -142,11 +143,11 @@ cdef class ControlWriter:
         )
 
     def acknowledge(self, const uint64_t[::1] received_pos=None, const uint8_t[::1] stalled=None) -> None:
-        """Tell the shards what the last commit holds, so that they give it back to the kernel.
+        """Publish the positions of the last commit, so that the shards can release the ring memory before them.
 
         Args:
-            received_pos: shape (ring_count,); what has reached the resolver, for observers.
-            stalled: shape (ring_count,); 1 where the merge passes over the ring at the moment, for observers.
+            received_pos: shape (ring_count,); positions that have reached the resolver (only for observers).
+            stalled: shape (ring_count,); 1 where the merge currently skips the ring (only for observers).
         """
         self._require_open()
         cdef uint32_t rings = self.control.ring_count
@@ -163,8 +164,8 @@ cdef class ControlWriter:
         cdef pl_commit_ring *slot = self.slot_rings(self.control.commit_index & 1)
         for i in range(self.control.ring_count):
             pl_store_release64(&self.acks[i].watermark_boot_ns, slot[i].watermark_boot_ns)
-            # Release: after this store the kernel may reuse the bytes, so every store that applied them, the commit
-            # included, must be visible first. Pairs with the shard's acquire load before it moves the consumer position.
+            # Release: after this store the kernel may overwrite the bytes, so every store that applied them, and the
+            # commit, must be visible first. Pairs with the shard's acquire load before it moves the consumer position.
             pl_store_release64(&self.acks[i].applied_pos, slot[i].applied_pos)
             if received_pos != NULL:
                 pl_store_release64(&self.acks[i].received_pos, received_pos[i])
@@ -172,33 +173,33 @@ cdef class ControlWriter:
                 pl_store_release64(&self.acks[i].stalled, stalled[i])
 
     def request_rewind(self, uint32_t ring, uint64_t position) -> None:
-        """Ask the ring's shard to read again from `position` (not before what it may have released)."""
+        """Request that the ring's shard reads again from `position`, which must not have been released."""
         self._require_ring(ring)
         cdef pl_ring_ack *ack = &self.acks[ring]
         pl_store_relaxed64(&ack.wanted_pos, position)
-        # Release: a shard that sees the new number (acquire) sees the position that belongs to it.
+        # Release: a shard that loads the new number (acquire) also sees the matching position.
         pl_store_release64(&ack.rewind_seq, ack.rewind_seq + 1)
 
     # -- state ------------------------------------------------------------------------------------------------------
 
     def heartbeat(self, uint64_t now_boot_ns) -> None:
-        """Say that the writer lives; readers call it gone when this is older than a second."""
+        """Store the heartbeat; readers report the writer as gone when it is older than one second."""
         self._require_open()
         pl_store_release64(&self.control.heartbeat_boot_ns, now_boot_ns)
 
     cdef void show_life(self) noexcept nogil:
-        """Give a sign of life if the last one is LIFE_NS old: for the steps of work that may take long."""
+        """Store a heartbeat if the last one is older than LIFE_NS; for work that may take long."""
         cdef uint64_t now = boot_ns()
         if now > self.control.heartbeat_boot_ns + LIFE_NS:
             pl_store_release64(&self.control.heartbeat_boot_ns, now)
 
     def py_show_life(self) -> None:
-        """Give a sign of life unless the last one is recent. Call it between the steps of work that may take long."""
+        """Store a heartbeat unless the last one is recent. Call it between the steps of work that may take long."""
         self._require_open()
         self.show_life()
 
     def set_state(self, uint32_t state) -> None:
-        """Store STATE_*; READY also stamps when the table was complete."""
+        """Store STATE_*; READY also records when the table was complete."""
         self._require_open()
         if state > PL_STATE_SUPERSEDED:
             raise ValueError(f"no state {state}")
@@ -209,18 +210,19 @@ cdef class ControlWriter:
 
     @property
     def state(self) -> int:
+        """STATE_* of tables.py."""
         self._require_open()
         return self.control.state
 
     @property
     def epoch(self) -> int:
-        """Table rebuilds so far."""
+        """Number of table rebuilds."""
         self._require_open()
         return self.control.epoch
 
     @property
     def takeovers(self) -> int:
-        """Writers that took over this epoch so far."""
+        """Number of take-overs in this epoch."""
         self._require_open()
         return self.control.takeovers
 
@@ -231,13 +233,14 @@ cdef class ControlWriter:
 
     @property
     def ring_count(self) -> int:
+        """Number of rings."""
         self._require_open()
         return self.control.ring_count
 
     # -- counters ---------------------------------------------------------------------------------------------------
 
     def counter(self, str name) -> int:
-        """Running value of a counter of COUNTERS (committed with the next commit)."""
+        """Return the running value of a counter of COUNTERS (it is published by the next commit)."""
         return self.own_counters[<uint32_t>COUNTER_INDEX[name]]
 
     def count(self, str name, uint64_t n=1) -> None:
@@ -245,28 +248,28 @@ cdef class ControlWriter:
         self.own_counters[<uint32_t>COUNTER_INDEX[name]] += n
 
     def set_counter(self, str name, uint64_t value) -> None:
-        """Store a counter that is counted elsewhere (in the kernel)."""
+        """Store the value of a counter that is counted elsewhere (in the kernel)."""
         self.own_counters[<uint32_t>COUNTER_INDEX[name]] = value
 
     # -- views for tests and tables.py ----------------------------------------------------------------------------
 
     def control_memory(self) -> Segment:
-        """The whole control segment (buffer protocol)."""
+        """Return the whole control segment (buffer protocol)."""
         self._require_open()
         return self.control_segment
 
     def control_view(self):
-        """Shape (1,), dtype CONTROL: the live header, writable."""
+        """Return a live, writable view of the header. Shape (1,), dtype CONTROL."""
         self._require_open()
         return np.frombuffer(self.control_segment, layout.CONTROL, 1)
 
     def ring_ack_view(self):
-        """Shape (ring_count,), dtype RING_ACK: live, writable."""
+        """Return a live, writable view. Shape (ring_count,), dtype RING_ACK."""
         self._require_open()
         return np.frombuffer(self.control_segment, layout.RING_ACK, self.control.ring_count, self.control.ring_offset)
 
     def commit_view(self, uint32_t index):
-        """Shape (1,), dtype COMMIT: slot 0 or 1, live, writable."""
+        """Return a live, writable view of slot 0 or 1. Shape (1,), dtype COMMIT."""
         self._require_open()
         return np.frombuffer(
             self.control_segment, layout.COMMIT, 1, self.control.commit_offset + (index & 1) * self.control.commit_bytes

@@ -1,11 +1,11 @@
-"""The writer's side of the `keys` segment: which slot of the index each (pid, pid namespace) has.
+"""The writer's access to the `keys` segment, which maps each (pid, pid namespace) key to a slot of the index.
 
-What readers do, and which store makes a key visible: keys.h. When a slot may be given to another key is decided in
-keyspace.py, which knows the rows.
+keys.h describes how readers search, and which store makes a key visible. keyspace.py, which knows the rows, decides
+when a slot may be assigned to another key.
 
-What a kill leaves. A slot's key is stored before its bucket, so a slot with a key and no bucket is a key that nobody has
-found yet. Laying the buckets out anew leaves `rebuild_seq` odd when it is cut short. A successor lays them out from the
-slots' keys in any case, and has nothing else to repair.
+A killed writer. A slot's key is stored before its bucket, so a slot with a key but no bucket is a key that no reader
+has found yet. If rebuilding the buckets is interrupted, `rebuild_seq` stays odd. A successor always rebuilds the
+buckets from the slots' keys; nothing else needs repair.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -25,20 +25,20 @@ import numpy as np
 
 
 def segment_bytes(uint32_t capacity) -> int:
-    """Length of the segment for so many slots."""
+    """Return the segment's length in bytes for `capacity` slots."""
     return pl_keys_bytes(capacity)
 
 
 cdef class NamespaceKeys:
-    """Keys of one instance's tables; the one writer is the tables'.
+    """Keys of one instance's tables; only the writer of the tables changes them.
 
     Args:
         segment: mapped, `segment_bytes(capacity)` long.
-        first: the index entry of slot 0; those before are pids of the root pid namespace.
-        capacity: slots.
+        first: index entry of slot 0; earlier entries are pids of the root pid namespace.
+        capacity: number of slots.
 
     Attributes:
-        used: slots that have a key.
+        used: number of slots that have a key.
     """
 
     def __init__(self, Segment segment not None, uint32_t first, uint32_t capacity):
@@ -54,16 +54,16 @@ cdef class NamespaceKeys:
         self.free = None
 
     def find(self, uint32_t pid, uint32_t pid_ns) -> int:
-        """The index entry of a key; 0: it has none."""
+        """Return the index entry of a key; 0 if it has none."""
         cdef uint32_t slot = 0
         if pid == 0 or pl_key_once(self.keys, self.capacity, pl_ns_key(pid, pid_ns), &slot) != 1:
             return 0
         return self.first + slot
 
     def add(self, uint32_t pid, uint32_t pid_ns) -> int:
-        """The index entry of a key that has none yet gets; 0: every slot has a key.
+        """Assign an index entry to a key that has none; return it, or 0 if no slot is free.
 
-        Slots come back into use in the order in which they were freed: as late as possible.
+        Slots are reused in the order in which they were freed, that is, as late as possible.
         """
         cdef uint32_t slot
         if pid == 0 or not self._free_slots():
@@ -75,18 +75,18 @@ cdef class NamespaceKeys:
         return self.first + slot
 
     def key_of(self, uint32_t tgid) -> tuple[int, int]:
-        """(pid, pid namespace) of an index entry; (0, 0): it has no key."""
+        """Return (pid, pid namespace) of an index entry; (0, 0) if it has no key."""
         if tgid < self.first or tgid - self.first >= self.capacity:
             return 0, 0
         cdef uint64_t key = self.names[tgid - self.first]
         return <uint32_t>key, key >> 32
 
     def take_out(self, slots) -> None:
-        """Give up the keys of slots (numbers from 0), which no row is found by any more."""
+        """Remove the keys of slots (numbered from 0) that no row is found by any more."""
         cdef uint32_t slot
         self._free_slots()
         pl_store_relaxed32(&self.keys.rebuild_seq, self.keys.rebuild_seq | 1)
-        # The odd number before everything that a search could meet from here on.
+        # The odd number must be visible before everything that a search could read from here on.
         pl_fence_release()
         for slot in slots:
             if slot < self.capacity and self.names[slot] != 0:
@@ -96,13 +96,13 @@ cdef class NamespaceKeys:
         self._lay_out()
 
     def view(self):
-        """Shape (capacity,), uint64: the key of each slot, live, read-only."""
+        """Return a live, read-only view of each slot's key. Shape (capacity,), uint64."""
         names = np.frombuffer(self.segment, np.uint64, self.capacity, sizeof(pl_keys))
         names.flags.writeable = False
         return names
 
     def _free_slots(self):
-        # Made when it is first needed: a daemon that no tracer sends to has no keys, and the list would be 2.5 MB.
+        # Created on first use: a daemon without external tracers has no keys, and the list would need 2.5 MB.
         if self.free is None:
             self.free = deque(np.flatnonzero(self.view() == 0).tolist())
         return self.free
@@ -111,7 +111,7 @@ cdef class NamespaceKeys:
         cdef uint32_t at = pl_key_home(key, self.buckets)
         while self.table[at] != 0:
             at = (at + 1) & (self.buckets - 1)
-        # Release: who sees the slot here (acquire) sees its key.
+        # Release: a reader that sees the slot here (acquire) sees its key.
         pl_store_release32(&self.table[at], slot + 1)
 
     cdef void _lay_out(self) noexcept nogil:
@@ -122,5 +122,5 @@ cdef class NamespaceKeys:
         for slot in range(self.capacity):
             if self.names[slot] != 0:
                 self._insert(self.names[slot], slot)
-        # Release: a search that begins with the even number meets the new layout only.
+        # Release: a search that starts with the even number sees only the new layout.
         pl_store_release32(&self.keys.rebuild_seq, (self.keys.rebuild_seq | 1) + 1)

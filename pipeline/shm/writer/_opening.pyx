@@ -1,6 +1,6 @@
-"""Open an instance's tables to write: take over what a predecessor left, or make new tables in a new epoch.
+"""Open an instance's tables for writing: take over a predecessor's tables, or create new ones in a new epoch.
 
-What is in private memory after a take-over is rebuilt by _takeover.pyx; writing is done by _writer.pyx.
+_takeover.pyx rebuilds the private memory after a take-over; _writer.pyx writes the tables.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,7 +26,7 @@ from pipeline.shm.writer._takeover import rebuild
 
 
 def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
-    """Contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
+    """Return the contents of a new control file: the header, rings at 0, commit slot 0 valid and empty."""
     now = boot_ns()
     ring_offset, commit_offset, commit_bytes, size = layout.control_bytes(plan.ring_count)
     header = np.zeros(1, layout.CONTROL)
@@ -51,7 +51,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
     header["commit_bytes"] = commit_bytes
     header["capture_id"] = capture_id
     header["chunk_rows"] = plan.chunk_rows
-    # What ended before the tables began is not in them: "nobody had this pid then" would be a guess.
+    # Processes that ended before now are not in the tables, so "no such process" would be wrong for earlier times.
     header["horizon_boot_ns"] = now
     header["checked"] = int(plan.checked)
     first = np.zeros(1, layout.COMMIT)
@@ -64,7 +64,7 @@ def _header(plan, epoch: int, capture_id: int, boot_unix_ns: int) -> bytes:
 
 
 def _stamp_writer(header) -> None:
-    """Write who writes: this process, with its start time, its pid namespace and the ticks of its /proc."""
+    """Record this process as the writer: its pid, start time, pid namespace and the clock ticks of its /proc."""
     ticks_per_s = os.sysconf("SC_CLK_TCK")
     start_ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     header["writer_tgid"] = os.getpid()
@@ -74,7 +74,7 @@ def _stamp_writer(header) -> None:
 
 
 def _supersede(directory) -> None:
-    """Tell the readers of the control file that is there now that another one takes its place."""
+    """Mark the existing control file as superseded, so that its readers open the new one."""
     cdef Segment old
     try:
         descriptor = os.open(directory / "control", os.O_RDWR | os.O_CLOEXEC)
@@ -86,10 +86,10 @@ def _supersede(directory) -> None:
         return
     old = Segment("control", descriptor, size, size)
     header = np.frombuffer(old, layout.CONTROL, 1)[0]
-    # Another layout may keep something else where this one keeps `state`: leave it; its readers see no heartbeat.
+    # Another layout may store something else at the place of `state`: do not write. Its readers see no heartbeat.
     if bytes(header["magic"]) == layout.MAGIC and header["layout_version"] == layout.LAYOUT_VERSION:
-        # Release, before any name is taken over: who opened the old control and then another segment by its name looks
-        # at state again and finds out that the two do not belong together.
+        # Release, before any file is replaced: a reader that opened the old control and then a new segment reads state
+        # again and detects that the two do not belong together.
         pl_store_release32(&(<pl_control *>old.base).state, PL_STATE_SUPERSEDED)
 
 
@@ -113,19 +113,21 @@ def open_tables(
     modes=None,
     group=None,
 ) -> TableWriter:
-    """Take the instance's tables over, or make them anew in a new epoch; state becomes FILLING.
+    """Take over the instance's tables, or create them in a new epoch; the state becomes FILLING.
 
     Args:
-        directory: of the instance, on tmpfs; made if missing.
-        boot_id: 16 bytes. capture_id: names the rings that positions belong to.
+        directory: the instance's directory, on tmpfs; created if missing.
+        boot_id: 16 bytes.
+        capture_id: identifies the rings that positions refer to.
         ring_count, row_capacity, chunk_rows, pid_capacity, key_capacity, names_bytes, args_bytes, envs_bytes,
-            checked: see segments.TablePlan; a predecessor's tables are taken over when all of them agree.
-        boot_unix_ns: Unix time of boot-clock zero. retention_ns: see the class.
+            checked: see segments.TablePlan; a predecessor's tables are taken over if all of them are equal.
+        boot_unix_ns: Unix time of boot-clock zero, ns.
+        retention_ns, chain_max: see TableWriter.
         modes, group: see segments.make.
 
     Raises:
         WriterExistsError: another process writes these tables.
-        UnsupportedError: not on tmpfs, or no room there.
+        UnsupportedError: the directory is not on tmpfs, or has no room.
         ConfigError: a capacity is out of range.
     """
     cdef TableWriter writer
@@ -164,7 +166,7 @@ def open_tables(
 
 
 cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max):
-    """Map the segments; everything private is empty."""
+    """Map the segments; all private memory is empty."""
     cdef TableWriter writer = TableWriter.__new__(TableWriter)
     cdef uint64_t rows = plan.row_capacity
     cdef dict mapped = {}
@@ -172,7 +174,7 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     header = writer.control_view()[0]
     for name, descriptor in descriptors.items():
         if name != "control":
-            # What control says, not the file's length: a predecessor may have been killed between the two.
+            # Use the size in control, not the file's length: a predecessor may have been killed between changing them.
             mapped[name] = Segment(name, descriptor, plan.ceiling_bytes(name), segments.allocated(name, header, plan))
     writer.hot_segment = mapped["hot"]
     writer.cold_segment = mapped["cold"]
@@ -187,7 +189,7 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
     writer.names = Arena(mapped["names"])
     writer.args = Arena(mapped["args"])
     writer.envs = Arena(mapped["envs"])
-    # Private memory by row and by pid: untouched pages cost nothing.
+    # Private memory by row and by pid: pages that are never touched use no memory.
     writer.private_segments = [Segment("private", -1, n, 0) for n in (
         rows * sizeof(row_state), plan.slots * sizeof(family), rows * 8,
     )]
@@ -197,17 +199,17 @@ cdef TableWriter _map_segments(dict descriptors, plan, uint64_t retention_ns, ui
 
 
 cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint32_t chain_max, capture_id, boot_unix_ns):
-    """Go on with a predecessor's tables. Raises InvariantError when they make no sense."""
+    """Continue a predecessor's tables. Raises InvariantError if they are inconsistent."""
     cdef TableWriter writer = _map_segments(descriptors, plan, retention_ns, chain_max)
     cdef pl_control *control = writer.control
-    # FILLING first: from here on "absent" is no answer, and the heartbeat may start again.
+    # Set FILLING first: from now on readers must not report "absent", and the heartbeat may start again.
     pl_store_release32(&control.state, PL_STATE_FILLING)
     header = writer.control_view()[0]
     _stamp_writer(header)
     control.takeovers += 1
     if control.capture_id != capture_id:
-        # Within one capture the predecessor's stays: read anew it differs by some ns, and so would every time that
-        # was told before.
+        # Within one capture keep the predecessor's value. A new reading differs by some ns, and then every time that
+        # was already published would change.
         control.boot_unix_ns = boot_unix_ns
     pl_store_release64(&control.heartbeat_boot_ns, boot_ns())
     committed = writer.committed()
@@ -222,10 +224,12 @@ cdef TableWriter _take_over(dict descriptors, plan, uint64_t retention_ns, uint3
 
 
 cdef void _begin_capture(TableWriter writer, committed, uint64_t capture_id) except *:
-    """Positions of the predecessor's rings mean nothing in the new ones. What happened between the two captures
-    was seen by nobody, so the horizon moves up.
+    """Reset the ring positions for a new capture.
 
-    The new id is stored last (release): a shard of the new capture that finds it finds only positions of 0.
+    Positions of the predecessor's rings have no meaning in the new ones. Nothing observed the time between the two
+    captures, so the horizon moves up.
+
+    The new id is stored last (release): a shard of the new capture that reads the id also reads positions of 0.
     """
     zeros = np.zeros(writer.control.ring_count, np.uint64)
     writer.commit(committed.watermark, zeros, zeros, committed.topic_seq)

@@ -1,4 +1,4 @@
-"""Mapped memory of one writer: a segment's file, or private memory that costs nothing until it is touched."""
+"""Mapped memory of one writer: a segment's file, or private memory that uses no pages until it is accessed."""
 
 from libc.stdint cimport uint64_t
 
@@ -7,9 +7,9 @@ cdef class Segment:
     cdef readonly object name
     cdef int fd  # -1: private memory
     cdef char *base
-    cdef readonly uint64_t capacity, allocated  # bytes mapped; bytes that may be touched
+    cdef readonly uint64_t capacity, allocated  # bytes mapped; bytes that may be accessed
     cdef uint64_t refused  # allocations that the file system refused
-    cdef uint64_t waits  # requests until the next try after a refusal
+    cdef uint64_t waits  # requests to skip after a refusal before asking the kernel again
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil
     cdef void populate(self, uint64_t from_bytes) noexcept nogil

@@ -1,8 +1,8 @@
-"""Map a segment's file at its ceiling and grow it in place; private memory of the same form.
+"""Map a segment's file at its ceiling and grow it in place; map private memory in the same form.
 
-Python's mmap refuses a length beyond the end of the file, and takes away a view's memory on close; so the system calls
-are made here. What a file is called and what is in it: segments.py. Following posix_fallocate(3), mmap(2): a mapping
-may be longer than its file, and the part beyond the end must not be touched (SIGBUS).
+This module makes the system calls itself, because Python's mmap rejects a length beyond the end of the file and unmaps
+a view's memory on close. segments.py defines the files' names and contents. According to posix_fallocate(3) and
+mmap(2), a mapping may be longer than its file, but the part beyond the end must not be accessed (SIGBUS).
 """
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -42,7 +42,7 @@ cdef uint64_t RETRY_REQUESTS = 1024
 
 
 def filesystem_type(path) -> int:
-    """Return statfs(2)'s f_type of the file system that holds `path` (TMPFS_MAGIC is 0x01021994)."""
+    """Return statfs(2)'s f_type of the file system that holds `path` (0x01021994 for tmpfs)."""
     cdef statfs_buffer result
     cdef bytes name = os.fsencode(path)
     if c_statfs(name, &result) != 0:
@@ -51,13 +51,13 @@ def filesystem_type(path) -> int:
 
 
 cdef class Segment:
-    """Bytes [0, capacity) of a file, or of private memory when `fd` is -1. The descriptor passes to the object.
+    """Bytes [0, capacity) of a file, or of private memory when `fd` is -1. The object owns the descriptor.
 
-    The memory stays mapped until the last view of it (buffer protocol: bytes [0, allocated)) is gone.
+    The memory stays mapped while a view of it exists (buffer protocol: bytes [0, allocated)).
 
     Args:
         name: for messages.
-        fd: open for reading and writing, or -1.
+        fd: descriptor that is open for reading and writing, or -1.
         capacity: bytes to map.
         allocated: bytes of the file that exist.
     """
@@ -75,7 +75,7 @@ cdef class Segment:
             address = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         if address == MAP_FAILED:
             raise OSError(errno, f"cannot map {capacity} bytes of {name}: {os.strerror(errno)}")
-        # Arguments and environments hold secrets: no core dump shows them.
+        # Arguments and environments contain secrets: exclude them from core dumps.
         madvise(address, capacity, MADV_DONTDUMP)
         self.base = <char *>address
 
@@ -85,7 +85,7 @@ cdef class Segment:
         self.close_file()
 
     cdef void close_file(self) noexcept:
-        """Give the descriptor back: no more growth. The memory stays."""
+        """Close the descriptor, which ends growth. The memory stays mapped."""
         if self.fd >= 0:
             c_close(self.fd)
             self.fd = -1
@@ -94,11 +94,11 @@ cdef class Segment:
         PyBuffer_FillInfo(buffer, self, self.base, self.allocated, 0, flags)
 
     cdef bint grow(self, uint64_t to_bytes) noexcept nogil:
-        """Allocate the file up to `to_bytes`. False at the ceiling, or when the file system is full.
+        """Allocate the file up to `to_bytes`; return False at the ceiling or when the file system is full.
 
-        Never raises: a full tmpfs must not end the writer, which then behaves as at its ceiling. After a refusal only
+        Never raises: a full tmpfs must not stop the writer, which then behaves as at its ceiling. After a refusal, only
         every RETRY_REQUESTS-th request asks the kernel again, so that a full file system does not cost a system call
-        for each process that starts.
+        for each new process.
         """
         cdef int result
         cdef int attempts = 0
@@ -122,9 +122,11 @@ cdef class Segment:
         return True
 
     cdef void populate(self, uint64_t from_bytes) noexcept nogil:
-        """Map what is allocated from `from_bytes` on, all at once, for who is about to write it from one end to the other: a
-        page fault for each page takes several times as long (madvise(2), MADV_POPULATE_WRITE, since Linux 5.14; where the
-        kernel refuses, they are taken)."""
+        """Map the allocated bytes from `from_bytes` on in one call, before they are written in sequence.
+
+        A page fault for each page takes several times as long. If the kernel refuses (madvise(2), MADV_POPULATE_WRITE,
+        since Linux 5.14), the pages fault one by one.
+        """
         cdef uint64_t begin = from_bytes & ~<uint64_t>(sysconf(_SC_PAGESIZE) - 1)
         if begin < self.allocated:
             madvise(self.base + begin, self.allocated - begin, MADV_POPULATE_WRITE)

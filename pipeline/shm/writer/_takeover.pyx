@@ -1,29 +1,30 @@
-"""Rebuild what a writer keeps in private memory from the tables that a killed predecessor left. Once, at start.
+"""Rebuild the writer's private memory from the tables of a killed predecessor. Runs once, at start.
 
-A killed process has done a prefix of its stores, in program order (see pl_order in arena.h). So every row is one of:
+A killed process has executed a prefix of its stores, in program order (pl_order in arena.h). So every row is one of:
 
     row_seq  flags  what it is                                     what is done
     even     set    complete, published                            kept
     even     set    complete, killed before the index named it     freed: its event is read again
-    odd      0      free, or handed out and still empty            freed
-    odd      set    handed out, never published                    freed
-    odd      set    published, killed in the middle of a change    newest image of a live process: kept odd, in
+    odd      0      free, or allocated and still empty             freed
+    odd      set    allocated, never published                     freed
+    odd      set    published, killed during a change              newest image of a live process: kept odd, in
                                                                    `torn_rows`; history: ended, flagged ROW_GAP
     any      any    never used (generation 0)                      beyond the frontier
 
-"Published" is what the index names, what has ended (an image ends only after it was published), and whatever those
-link to. An exec changes two rows and the index; killed between, it is undone or finished, whichever the index says:
+"Published" rows are those that the index names, those that have ended (an image ends only after it was published), and
+all rows that they link to. An exec changes two rows and the index. If the writer was killed in between, the index
+decides whether the exec is undone or finished:
 
-- the index names an image that is marked replaced: the next image was never published; the mark is taken back.
-- a live image that the index does not name is the ancestor of the one that it names: it was replaced; the mark is set.
-- a live image that the index does not name, but another process of that pid: its end was not seen; it ends when the
-  other one starts (ROW_EXIT_UNSEEN).
-- a live image that something published links to, of a pid that the index has nothing for: the index names it.
+- The index names an image that is marked replaced: the next image was never published; the mark is removed.
+- A live image that the index does not name is the ancestor of the image that it names: it was replaced; set the mark.
+- The index does not name a live image, but another process of that pid: the end of the image was not seen; it ends when
+  the other process starts (ROW_EXIT_UNSEEN).
+- A published row links to a live image, and the index has no entry for its pid: the index then names the image.
 
-Reading and writing rows of a table that readers look at goes through begin/end like everything else.
+All changes of rows that readers can see use begin/end, as elsewhere.
 
-The heartbeat goes on meanwhile (`show_life`, every LIFE_ROWS rows), so that the supervisor can tell a slow take-over from
-one that hangs.
+The heartbeat continues meanwhile (`show_life`, every LIFE_ROWS rows), so that the supervisor can distinguish a slow
+take-over from one that hangs.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -58,7 +59,7 @@ cdef inline bint is_indexed(TableWriter w, uint32_t row) noexcept nogil:
 
 
 cdef void keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, uint32_t *depth) noexcept nogil:
-    """Keep `row` and, before returning to the caller's loop, put what it links to on the stack."""
+    """Keep `row` and push the rows that it links to on the stack of the caller's loop."""
     cdef uint64_t links[4]
     cdef uint32_t target
     cdef int i
@@ -81,7 +82,7 @@ cdef void keep(TableWriter w, uint32_t row, uint8_t *verdict, uint32_t *stack, u
 
 
 cdef uint32_t frontier(TableWriter w) noexcept nogil:
-    """One more than the last row that was ever used."""
+    """Return the number after the last row that was ever used."""
     cdef uint32_t row = w.rows_allocated
     while row > 1 and w.hot[row - 1].generation == 0:
         row -= 1
@@ -109,12 +110,12 @@ cdef void classify(TableWriter w, uint8_t *verdict, uint32_t *stack) noexcept no
 
 
 cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
-    """As TableWriter._free, but owning nothing: references are counted anew afterwards."""
+    """Free a row as TableWriter._free does, but without releasing references: they are recounted afterwards."""
     cdef pl_hot *hot = &w.hot[row]
     cdef uint32_t generation = hot.generation + 1
     pl_row_begin(hot)
     hot.flags = 0
-    # Also for rows that were free: the predecessor may have been killed before it changed the generation.
+    # Also for rows that were already free: the predecessor may have been killed before it changed the generation.
     pl_store_relaxed32(&hot.generation, generation if generation != 0 else 1)
     pl_fence_release()
     w.rows[row].marks = 0
@@ -123,7 +124,7 @@ cdef void free_row(TableWriter w, uint32_t row) noexcept nogil:
 
 
 cdef bint settle(TableWriter w, uint32_t row) noexcept nogil:
-    """Finish or undo what was cut short on a row that is kept; True when the row stays torn."""
+    """Finish or undo an interrupted change of a kept row; return True when the row stays torn."""
     cdef pl_hot *hot = &w.hot[row]
     cdef pl_hot *top
     cdef bint torn = (hot.row_seq & 1) != 0
@@ -131,7 +132,7 @@ cdef bint settle(TableWriter w, uint32_t row) noexcept nogil:
     cdef uint32_t top_row = w.head(hot.tgid)
     pl_row_begin(hot)
     if top_row == 0 and hot.exit_boot_ns == 0 and hot.tgid < w.pid_capacity:
-        # Something published links to it, and its pid is nobody else's: only the store into the index is missing.
+        # A published row links to it, and no other process has its pid: only the store into the index is missing.
         pl_store_release32(&w.index[hot.tgid], row)
         top_row = row
         repaired = True
@@ -181,7 +182,7 @@ cdef bint needs_settling(TableWriter w, uint32_t row) noexcept nogil:
 
 
 cdef void own(TableWriter w, uint32_t row) noexcept nogil:
-    """Count what a kept row holds; a reference to nothing is taken away."""
+    """Count the references that a kept row holds; remove invalid ones."""
     cdef pl_hot *hot = &w.hot[row]
     cdef pl_cold *cold = &w.cold[row]
     cdef bint ok
@@ -200,7 +201,7 @@ cdef void own(TableWriter w, uint32_t row) noexcept nogil:
 
 
 cdef void account(TableWriter w, uint32_t row) noexcept nogil:
-    """Counts and child lists of a kept row."""
+    """Add a kept row to the counts and child lists."""
     cdef pl_hot *hot = &w.hot[row]
     if hot.exit_boot_ns == 0:
         if is_indexed(w, row):
@@ -216,7 +217,7 @@ def rebuild(TableWriter w not None) -> None:
     """Fill `w`'s private state from its mapped tables; set `w.torn_rows`.
 
     Raises:
-        InvariantError: the tables cannot be a prefix of a writer's stores; begin anew.
+        InvariantError: the tables cannot be a prefix of a writer's stores; new tables must be created.
     """
     cdef uint8_t *verdict
     cdef uint32_t *stack
@@ -272,7 +273,7 @@ cdef void enqueue_all(TableWriter w, const int64_t[::1] order, const uint32_t[::
 
 
 cdef enqueue_ended(TableWriter w):
-    """Queue all images that have ended, in the order of their ends."""
+    """Queue all images that have ended, in the order in which they ended."""
     hot = w.hot_view()[: w.rows_fresh]
     marks = w.private_view("marks")
     ended = np.flatnonzero((hot["exit_boot_ns"] != 0) & (marks & MARK_USED != 0)).astype(np.uint32)

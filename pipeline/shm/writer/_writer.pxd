@@ -1,6 +1,7 @@
-"""What apply and the resolver may do with the tables. One writer; every cdef method here is nogil and cannot raise.
+"""Operations on the tables for apply and the resolver. One writer; every cdef method is nogil and cannot raise.
 
-What is short and needed for each event has its body here: a call into another module takes longer than what it does.
+Short methods that run for each event have their bodies here, because a call into another module would cost more than
+the methods themselves.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -14,24 +15,24 @@ from pipeline.shm.writer._segment cimport Segment
 
 cdef enum:
     MARK_USED = 1  # handed out by new_row and not freed
-    MARK_LIVE = 2  # newest image of a process that lives, and in the index: counted in heads_live
+    MARK_LIVE = 2  # newest image of a live process, and in the index: counted in heads_live
     MARK_EXITED = 4  # newest image of a process that has ended: counted in heads_exited
     MARK_QUEUED = 8  # in the retention queue
     MARK_PARKED = 16  # past the queue but referred to: in the ancestor list
-    MARK_DIGEST = 32  # `digests` has one of it
-    MARK_TTY_GIVEN = 64  # the terminal is the descriptor's, not the kernel's (contexts.tty_fallback)
+    MARK_DIGEST = 32  # `digests` has an entry for it
+    MARK_TTY_GIVEN = 64  # the terminal is from a descriptor, not from the kernel (contexts.tty_fallback)
 
 
-#: What the writer has of a row for itself: on one cache line, as an event touches all of it.
+#: The writer's private state of a row. It is on one cache line, because an event uses all of it.
 cdef struct row_state:
-    uint32_t refs  # ancestor, parent and creator links to it
-    uint32_t next  # in the free list, the retention queue or the ancestor list: a row is in one at most
+    uint32_t refs  # ancestor, parent and creator links to the row
+    uint32_t next  # in the free list, the retention queue or the ancestor list; a row is in at most one
     uint32_t prev
     uint16_t chain  # images of this process up to this one that are still linked
     uint8_t marks  # MARK_*
 
 
-#: What it has of a pid.
+#: The writer's private state of a pid.
 cdef struct family:
     uint32_t first_child
     uint32_t next_child  # siblings
@@ -39,9 +40,9 @@ cdef struct family:
     uint32_t parent
 
 
-# `control` (pl_control *) and `counters` (uint64_t *) are ControlWriter's; Arena is declared in _arena.pxd.
+# ControlWriter declares `control` (pl_control *) and `counters` (uint64_t *); _arena.pxd declares Arena.
 cdef class TableWriter(ControlWriter):
-    """The one writer of an instance's tables (held by `writer.lock`)."""
+    """The single writer of an instance's tables (holds `writer.lock`)."""
 
     cdef readonly Arena names, args, envs
     cdef pl_hot *hot
@@ -52,13 +53,13 @@ cdef class TableWriter(ControlWriter):
     cdef readonly NamespaceKeys keys
 
     # -- rows ------------------------------------------------------------------------------------------------------
-    # A row with row_seq odd, all fields but row_seq and generation zero; 0 when the ceiling is reached and nothing may
-    # be evicted (counted). May evict images that have ended, also one that the index still names; never the newest
-    # image of a live process. A set_* below with a target that was evicted (or is the row itself) makes no link.
+    # Return a row with odd row_seq whose fields except row_seq and generation are 0. Return 0 (counted) if the ceiling
+    # is reached and nothing may be evicted. May evict ended images, even one that is still in the index, but never the
+    # newest image of a live process. A set_* method below makes no link if its target was evicted or is the row itself.
     cdef uint32_t new_row(self) noexcept nogil
-    # A new row with every field copied from `source` (links, references held once more, flags), row_seq odd.
+    # Return a new row with odd row_seq and every field copied from `source`; links and references gain a holder.
     cdef uint32_t copy_row(self, uint32_t source) noexcept nogil
-    # Bring a row into the cache that is written soon.
+    # Prefetch a row that will be written soon.
     cdef inline void fetch(self, uint32_t row) noexcept nogil:
         pl_prefetch_write(&self.rows[row])
         pl_prefetch_write(&self.hot[row])
@@ -77,12 +78,12 @@ cdef class TableWriter(ControlWriter):
             self._sign(row)
         pl_row_end(&self.hot[row])
 
-    cdef void discard(self, uint32_t row) noexcept nogil  # give back a row that was never published
+    cdef void discard(self, uint32_t row) noexcept nogil  # free a row that was never published
 
     cdef inline uint64_t link(self, uint32_t row) noexcept nogil:
         return pl_link(row, self.hot[row].generation) if row != 0 else 0
 
-    # Its row, 0 when none or reused.
+    # Return the row of a link; 0 for no link or a reused row.
     cdef inline uint32_t follow(self, uint64_t link) noexcept nogil:
         cdef uint32_t row = <uint32_t>link
         if row == 0 or row >= self.rows_fresh or self.hot[row].generation != <uint32_t>(link >> 32):
@@ -99,7 +100,7 @@ cdef class TableWriter(ControlWriter):
     cdef inline void set_creator(self, uint32_t row, uint32_t target) noexcept nogil:
         self._set_link(&self.hot[row].creator, row, target)
 
-    # Does not keep its target.
+    # This link does not keep its target.
     cdef inline void set_previous_owner(self, uint32_t row, uint32_t target) noexcept nogil:
         if target == row or not self.rows[target].marks & MARK_USED:
             target = 0
@@ -107,7 +108,7 @@ cdef class TableWriter(ControlWriter):
 
     cdef inline void _set_link(self, uint64_t *field, uint32_t row, uint32_t target) noexcept nogil:
         cdef uint64_t old = field[0]
-        # A caller may hold the number of an ended row over a new_row that evicted it, or even got it: then no link.
+        # A caller may keep an ended row's number across a new_row call that evicts or reuses it: make no link then.
         if target == row or not self.rows[target].marks & MARK_USED:
             target = 0
         if target != 0:
@@ -116,7 +117,7 @@ cdef class TableWriter(ControlWriter):
         if old != 0:
             self._drop(old)
 
-    # One link less to the row that `link` names, if it still names one.
+    # Remove one reference from the row that `link` names, if the link is still valid.
     cdef inline void _drop(self, uint64_t link) noexcept nogil:
         cdef uint32_t row = self.follow(link)
         if row == 0:
@@ -127,7 +128,7 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].refs = 0
         self._unlinked(row)
 
-    # Replace an arena reference of the row by `ref`, whose hold passes to the row (the old one is released).
+    # Replace an arena reference of the row by `ref`. The hold of `ref` passes to the row; the old one is released.
     cdef inline void set_file_ref(self, uint32_t row, uint32_t ref) noexcept nogil:
         self.set_ref(self.names, &self.hot[row].file_ref, ref)
 
@@ -151,18 +152,18 @@ cdef class TableWriter(ControlWriter):
 
     cdef inline void set_ref(self, Arena arena, uint32_t *field, uint32_t ref) noexcept nogil:
         cdef uint32_t old = field[0]
-        # The new one is in the row before the old one is released: a kill leaves no reference to freed bytes.
+        # Store the new reference before releasing the old one, so that a kill leaves no reference to freed bytes.
         field[0] = ref
         pl_order()
         arena.release(old)
 
     # -- pid slots --------------------------------------------------------------------------------------------------
-    # Newest image of the pid's latest owner, 0 none.
+    # Return the newest image of the pid's latest owner; 0 for none.
     cdef inline uint32_t head(self, uint32_t tgid) noexcept nogil:
         return self.index[tgid] if tgid < self.pid_capacity else 0
 
     cdef void set_head(self, uint32_t tgid, uint32_t row) noexcept nogil  # index store (release); the row must be ended
-    # Children of a live process, by pid slot: an intrusive list private to the writer; an exec does not touch it.
+    # Children of a live process, by pid slot: an intrusive list, private to the writer. An exec does not change it.
     cdef void adopt(self, uint32_t child_tgid, uint32_t parent_tgid) noexcept nogil  # leaves its old list first
     cdef void orphan(self, uint32_t child_tgid) noexcept nogil
 
@@ -173,15 +174,15 @@ cdef class TableWriter(ControlWriter):
         return self.kin[tgid].next_child if tgid < self.pid_capacity else 0
 
     # -- end of a process -------------------------------------------------------------------------------------------
-    # The image (head or replaced) has ended: queued for retention, and a head counted as exited. For a head when its
-    # process ends, outside begin/end, after exit_boot_ns was stored; for a replaced image set_head does it. A second
-    # call does nothing.
+    # Record that an image (head or replaced) has ended: queue it for retention, and count a head as exited. Call it for
+    # a head when its process ends, outside begin/end, after storing exit_boot_ns. set_head calls it for a replaced
+    # image. A second call does nothing.
     cdef void retire(self, uint32_t row) noexcept nogil
-    # Free what is past retention and that nothing refers to; at most `budget` rows. Returns rows freed.
+    # Free at most `budget` rows that are past retention and unreferenced; return how many were freed.
     cdef uint32_t evict(self, uint64_t now_boot_ns, uint32_t budget) noexcept nogil
 
-    # Keep a process's chain within chain_max images: beyond it the oldest replaced images (not the first) are elided and
-    # the image that lost its ancestor is flagged ROW_ELIDED. set_head does this at each exec; cheap in the common case.
+    # Limit a process's chain to chain_max images: elide the oldest replaced images (not the first) beyond that and flag
+    # the image that lost its ancestor as ROW_ELIDED. set_head does this at each exec; it is cheap in the common case.
     cdef void cap_images(self, uint32_t row) noexcept nogil
 
     # -- private state (see _writer.pyx) ----------------------------------------------------------------------------
@@ -189,7 +190,7 @@ cdef class TableWriter(ControlWriter):
     cdef list private_segments
     cdef row_state *rows  # by row
     cdef family *kin  # by tgid
-    cdef uint64_t *digests  # the applier's: of arguments and environment before something was hidden in them, by row
+    cdef uint64_t *digests  # by row, for the applier: hashes of arguments and environment before redaction
     cdef uint32_t row_capacity, rows_allocated, rows_fresh
     cdef uint32_t free_head, pinned
     cdef uint32_t queue_first, queue_last, ancestors_first, ancestors_last
@@ -198,10 +199,10 @@ cdef class TableWriter(ControlWriter):
     cdef readonly uint64_t retention_ns
     cdef readonly uint32_t chain_max
     cdef bint checked
-    cdef uint32_t bad_row  # take-over only: a row that refers to nothing
+    cdef uint32_t bad_row  # take-over only: a row with a reference that is invalid
     cdef readonly bint is_takeover
     cdef readonly list torn_rows
-    cdef readonly str fresh_reason  # why no predecessor's tables were taken over; empty when they were
+    cdef readonly str fresh_reason  # why no tables were taken over; empty after a take-over
 
     cdef void attach(self) noexcept
     cdef uint32_t _fresh_row(self) noexcept nogil

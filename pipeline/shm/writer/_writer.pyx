@@ -1,25 +1,29 @@
-"""The one writer of an instance's tables: rows, links between them, pid slots, retention and eviction.
+"""The single writer of an instance's tables: rows, links between them, pid slots, retention and eviction.
 
-Layouts: tables.py. Strings: _arena.pyx. Commits and positions: _control.pyx. What a successor does with tables that it
-finds: _takeover.pyx. When a row is made or changed and what is in it is not decided here but by resolver/apply/_applier.pyx and
-the single calls of the resolver, through the nogil methods of _writer.pxd; `py_*` are the same for Python.
+Related modules: tables.py defines the layouts, _arena.pyx stores strings, _control.pyx writes commits and positions,
+and _takeover.pyx rebuilds the writer's state from existing tables. This module does not decide when a row is created or
+changed, or what it contains. resolver/apply/_applier.pyx and the resolver's single calls decide that and use the nogil
+methods of _writer.pxd. The `py_*` methods do the same for Python.
 
-Rows. A row that was never used has generation 0; a free row, and one being written, has an odd row_seq. A row is filled
-while odd, ended, and only then named by the index (release store), so a reader never meets half of a fresh one.
-A row is freed in this order: index entry cleared, row_seq odd, flags 0, generation + 1, then what it owns. Each step
-leaves a state that readers and a successor can tell apart (see `_free`).
+Rows. A row that was never used has generation 0. A free row, and a row that is being written, has an odd row_seq. The
+writer fills a row while its row_seq is odd, ends it, and only then stores its number in the index (release store), so a
+reader never sees a half-written new row. Freeing a row has a fixed order: clear the index entry, make row_seq odd, set
+flags to 0, add 1 to the generation, release what the row owns. Readers and a successor can recognise the state after
+each step (see `_free`).
 
-Who keeps a row. `refs` counts ancestor, parent and creator links to it. previous_owner is not counted: a pid that is
-reused all the time would keep every owner it ever had; the link dies by generation and a reader then says "too old".
-Rows whose image has ended (exit, or exec of the next image) wait in the retention queue, in the order of their ends.
-At its front, past retention, a row is freed if nothing refers to it, else it moves to the ancestor list; it comes back
-to the front of the queue when its last reference goes. Freeing a row drops its links, which may bring others to the
-front of the queue: the cascade is a loop over the queue, never a recursion, and `evict`'s budget bounds it.
+References. `refs` counts the ancestor, parent and creator links to a row. previous_owner links are not counted: they
+would keep every past owner of a frequently reused pid. Such a link becomes invalid when the target's generation
+changes, and readers then report "too old". Rows whose image has ended (by exit, or by exec of the next image) wait in
+the retention queue in the order in which they ended. When a row reaches the front and its retention is over, it is
+freed if nothing refers to it; otherwise it moves to the ancestor list. When its last reference is dropped, it goes to
+the front of the queue. Freeing a row drops its links, which may move other rows to the front of the queue. This cascade
+is a loop over the queue, not a recursion, and the budget of `evict` limits it.
 
-At the ceiling (law 7): the queue is taken from the front regardless of retention, which frees the oldest rows that
-nothing refers to; a dead family goes leaf by leaf, and what remains referred to is an ancestor of something live. Only
-when the queue is empty the ancestor list is taken from its front, oldest first; links to such a row die by generation,
-and readers say that lineage was elided there. Newest images of live processes are in neither list.
+At the ceiling (law 7), rows are evicted from the front of the queue regardless of retention. This frees the oldest rows
+that nothing refers to. A family of ended processes is freed leaf by leaf; the rows that are still referred to are
+ancestors of live processes. Only when the queue is empty are rows evicted from the front of the ancestor list, oldest
+first. Links to such a row become invalid by generation, and readers report that the lineage was elided there. Newest
+images of live processes are in neither list.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -44,27 +48,28 @@ from pipeline.errors import InvariantError
 from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer import segments
 
-#: As `row_state` and `family` of _writer.pxd.
+#: The same layout as `row_state` and `family` in _writer.pxd.
 ROW_STATE = np.dtype([("refs", "u4"), ("next", "u4"), ("prev", "u4"), ("chain", "u2"), ("marks", "u1"), ("pad", "u1")])
 FAMILY = np.dtype([("first_child", "u4"), ("next_child", "u4"), ("prev_child", "u4"), ("parent", "u4")])
 
 
 cdef class TableWriter(ControlWriter):
-    """The one writer of an instance's tables; made by `_opening.open_tables`; holds `writer.lock` until `close`.
+    """The single writer of an instance's tables.
 
-    The nogil methods are in _writer.pxd. They trust their callers: a row number is one that new_row, head or follow
-    gave out. None of them may be called after `close`.
+    `_opening.open_tables` creates it. It holds `writer.lock` until `close`. The nogil methods are in _writer.pxd; they
+    not check their arguments: every row number must come from new_row, head or follow. Do not call them after `close`.
 
     Attributes:
         names, args, envs: the arenas.
-        keys: which entries of the index (pid, pid namespace) keys have.
-        root_pids: entries of the index before those: pids of the root pid namespace.
-        is_takeover: the tables were a predecessor's.
-        torn_rows: rows that the predecessor left in the middle of a change: newest images of live processes, still
-            odd. Whoever drives the writer sets their fields right (`begin` is not needed) and calls `end`.
+        keys: maps (pid, pid namespace) keys to entries of the index.
+        root_pids: number of index entries before the keys' entries; these are pids of the root pid namespace.
+        is_takeover: True if the tables were taken over from a predecessor.
+        torn_rows: rows that the predecessor was changing when it was killed. They are the newest images of live
+            processes and their row_seq is still odd. The owner of the writer must correct their fields (without
+            `begin`) and call `end`.
         rows_used, heads_live, heads_exited, evicted_total: counts.
-        retention_ns: how long an ended image is kept at least, below the ceiling.
-        chain_max: images of one process that are kept linked.
+        retention_ns: minimum time for which an ended image is kept while the table is below its ceiling.
+        chain_max: maximum number of linked images of one process.
     """
 
     cdef void attach(self) noexcept:
@@ -82,7 +87,7 @@ cdef class TableWriter(ControlWriter):
         self.rows_fresh = 1
 
     def growth_refused(self):
-        """How often the file system refused to let a table grow, and the names of the tables that wait because of it."""
+        """Return the number of refused growth requests and the names of the tables that now wait to retry."""
         segments = [self.hot_segment, self.cold_segment, *[(<Arena>arena).segment for arena in (self.names, self.args, self.envs)]]
         return (
             sum([(<Segment>segment).refused for segment in segments]),
@@ -90,7 +95,7 @@ cdef class TableWriter(ControlWriter):
         )
 
     def close(self, remove=False) -> None:
-        """Say STOPPED and let go of everything; with `remove`, take the files' names away. Views stay valid."""
+        """Set the state to STOPPED and close all files; with `remove`, also unlink them. Views stay valid."""
         if self.control == NULL:
             return
         self.set_state(PL_STATE_STOPPED)
@@ -129,24 +134,25 @@ cdef class TableWriter(ControlWriter):
                     return 0
                 row = self.free_head
                 self.free_head = self.rows[row].next
-        # row_seq is odd since the row was freed (or below): whoever still holds its number sees it being written.
+        # row_seq has been odd since the row was freed (or since _fresh_row), so a reader that still holds the number
+        # of the row sees that it is being written.
         pl_row_clear(&self.hot[row], &self.cold[row])
         self.rows[row].next = 0
         self.rows[row].refs = 0
         self.rows[row].chain = 1
         self.rows[row].marks = MARK_USED
         self.rows_used += 1
-        # The one that comes next left the cache long ago.
+        # Prefetch the row that will be used next; it is no longer in the cache.
         self.fetch(self.free_head)
         return row
 
     cdef uint32_t _fresh_row(self) noexcept nogil:
-        """A row that was never used; 0 at the ceiling (or when tmpfs is full)."""
+        """Return a row that was never used; 0 at the ceiling or when tmpfs is full."""
         cdef uint32_t row = self.rows_fresh
         if row >= self.rows_allocated and not self._grow_rows():
             return 0
         self.rows_fresh = row + 1
-        # Odd before the generation that makes the row exist for readers.
+        # row_seq must be odd before the generation makes the row exist for readers.
         pl_store_relaxed32(&self.hot[row].row_seq, 1)
         pl_fence_release()
         self.hot[row].generation = 1
@@ -162,7 +168,7 @@ cdef class TableWriter(ControlWriter):
         self.cold_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_cold))
         self.hot_segment.populate(self.rows_allocated * <uint64_t>sizeof(pl_hot))
         self.rows_allocated = <uint32_t>rows
-        # Release: a reader that loads the new number with acquire may touch the new rows; they are allocated.
+        # Release: the new rows are allocated before a reader can load the new number (acquire) and read them.
         pl_store_release32(&self.control.rows_allocated, <uint32_t>rows)
         return True
 
@@ -171,7 +177,7 @@ cdef class TableWriter(ControlWriter):
         cdef uint64_t link = self.link(source)
         cdef pl_hot *hot
         cdef pl_cold *cold
-        # new_row may evict, but not what is being copied.
+        # new_row may evict rows; keep it from evicting the row that is copied.
         self.rows[source].refs += 1
         self.pinned = source
         row = self.new_row()
@@ -206,15 +212,17 @@ cdef class TableWriter(ControlWriter):
         self._free(row)
 
     cdef void _free(self, uint32_t row) noexcept nogil:
-        """Free a row: what is seen, and what a kill leaves, after each step:
+        """Free a row.
 
-        1. horizon raised, index cleared: readers find nothing, and know from the horizon that something is missing.
-           A kill leaves an ended image that only links lead to, as after a reuse of its pid.
-        2. row_seq odd: who has the row's number already sees it being written.
-        3. flags 0: to a successor an odd row without flags is free, whatever else it says.
-        4. generation + 1: every link to the row is dead. (A successor adds one to all free rows, so a kill between 3
-           and 4 leaves no link alive.)
-        5. the fence: 2 and 4 before the stores that reuse what the row owned (see _arena.pyx).
+        What readers see after each step, and what remains if the writer is killed there:
+
+        1. Horizon raised, index cleared: readers find no row, and the horizon shows that history is missing. A kill
+           leaves an ended image that is reachable only through links, as after a reuse of its pid.
+        2. row_seq odd: a reader that already has the row's number sees that it is being written.
+        3. flags 0: a successor treats an odd row without flags as free, whatever its other fields contain.
+        4. generation + 1: every link to the row is invalid. (A successor adds 1 to the generation of all free rows, so
+           no link stays valid after a kill between 3 and 4.)
+        5. Fence: steps 2 and 4 become visible before the stores that reuse what the row owned (see _arena.pyx).
         """
         cdef pl_hot *hot = &self.hot[row]
         cdef uint8_t marks = self.rows[row].marks
@@ -228,13 +236,13 @@ cdef class TableWriter(ControlWriter):
         if marks & MARK_LIVE:
             self.heads_live -= 1
         if hot.tgid < self.pid_capacity and self.index[hot.tgid] == row:
-            # Release, after the horizon: a reader that finds no row loads the horizon next.
+            # Release, after the horizon: a reader that finds no row reads the horizon next.
             pl_store_release32(&self.index[hot.tgid], 0)
         pl_row_begin(hot)
         hot.flags = 0
         pl_order()
         generation = hot.generation + 1
-        if generation == 0:  # 0 says "never used"
+        if generation == 0:  # 0 means "never used"
             generation = 1
         pl_store_relaxed32(&hot.generation, generation)
         pl_fence_release()
@@ -262,7 +270,7 @@ cdef class TableWriter(ControlWriter):
     # -- links ------------------------------------------------------------------------------------------------------
 
     cdef void _unlinked(self, uint32_t row) noexcept nogil:
-        """Nothing links to the row any more: it may go when its retention is over."""
+        """Requeue a row that has no links to it any more, so that it can be freed when its retention is over."""
         cdef uint8_t marks = self.rows[row].marks
         if marks & MARK_PARKED:
             self._unlist(row)
@@ -277,8 +285,9 @@ cdef class TableWriter(ControlWriter):
         if tgid >= self.pid_capacity:
             return
         old = self.index[tgid]
-        # Release: the row was ended before, so a reader that loads its number with acquire (or through an address
-        # dependency plus its acquire load of row_seq) sees all of it. On aarch64: stlr, paired with ldar.
+        # Release: the row was ended before this store, so a reader that loads its number with acquire (or through an
+        # address dependency followed by its acquire load of row_seq) sees the complete row. On aarch64: stlr paired
+        # with ldar.
         pl_store_release32(&self.index[tgid], row)
         if row != 0 and not self.rows[row].marks & MARK_LIVE and self.hot[row].exit_boot_ns == 0:
             self.rows[row].marks |= MARK_LIVE
@@ -289,7 +298,7 @@ cdef class TableWriter(ControlWriter):
             self.rows[old].marks &= ~MARK_LIVE
             self.heads_live -= 1
         if row != 0 and self.hot[row].ancestor == self.link(old):
-            # An exec: the image that was replaced has ended now.
+            # An exec: the replaced image ends here.
             if not self.rows[old].marks & (MARK_QUEUED | MARK_PARKED):
                 self._enqueue(old)
             self.cap_images(row)
@@ -366,7 +375,7 @@ cdef class TableWriter(ControlWriter):
         return freed
 
     cdef bint _make_room(self) noexcept nogil:
-        """Free one row at the ceiling, by law 7; False when only newest images of live processes are left."""
+        """Free one row at the ceiling (law 7); return False when only newest images of live processes are left."""
         cdef uint32_t row = self.queue_first
         while row != 0:
             if self.rows[row].refs == 0:
@@ -399,9 +408,10 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].chain = <uint16_t>min(images, <uint32_t>0xFFFF)
 
     cdef uint32_t _elide(self, uint32_t row) noexcept nogil:
-        """Keep the newest 7/8 of chain_max images and the first; return how many are linked now.
+        """Keep the first image and the newest 7/8 of chain_max images; return how many are linked now.
 
-        An eighth at a time, so that a process that execs all day walks its chain once in chain_max / 8 execs.
+        Images are elided an eighth at a time, so that a process that calls exec continuously walks its chain only once
+        every chain_max / 8 calls.
         """
         cdef uint32_t tgid = self.hot[row].tgid
         cdef uint32_t keep = self.chain_max - self.chain_max // 8 - 1
@@ -424,7 +434,7 @@ cdef class TableWriter(ControlWriter):
             elided += 1
             before = self.follow(self.hot[first].ancestor)
         if elided != 0:
-            # `survivor` is published: chain_max is at least 4, so it is not the row being made.
+            # `survivor` is published: chain_max is at least 4, so `survivor` is not the row that is being created.
             self.begin(survivor)
             self.hot[survivor].flags |= PL_ROW_ELIDED
             self.set_ancestor(survivor, first)
@@ -445,7 +455,7 @@ cdef class TableWriter(ControlWriter):
         self.rows[row].marks |= MARK_QUEUED
 
     cdef void _requeue(self, uint32_t row) noexcept nogil:
-        """Put a row back at the queue's front: it ended before everything that is in the queue."""
+        """Put a row back at the front of the queue; it ended before every row that is in the queue."""
         self.rows[row].prev = 0
         self.rows[row].next = self.queue_first
         if self.queue_first != 0:
@@ -491,39 +501,45 @@ cdef class TableWriter(ControlWriter):
         slot.args_used_bytes = self.args.used_bytes
         slot.envs_used_bytes = self.envs.used_bytes
 
-    # -- the same from Python (tests, and calls of one method at a time) ----------------------------------------------
+    # -- the same for Python (tests, and single calls) ----------------------------------------------------------------
 
     def py_new_row(self) -> int:
-        """A row being written (odd), all fields 0; 0 at the ceiling. See new_row in _writer.pxd."""
+        """Return a row that is being written (odd row_seq, other fields 0); 0 at the ceiling (see new_row)."""
         self._require_open()
         return self.new_row()
 
     def py_copy_row(self, uint32_t row) -> int:
+        """Return a new row, still odd, with every field copied from `row`; 0 at the ceiling."""
         self._require_row(row)
         return self.copy_row(row)
 
     def py_begin(self, uint32_t row) -> None:
+        """Open a published row for change."""
         self._require_row(row)
         self.begin(row)
 
     def py_end(self, uint32_t row) -> None:
+        """Publish the row, or its change."""
         self._require_row(row)
         self.end(row)
 
     def py_discard(self, uint32_t row) -> None:
+        """Free a row that was never published."""
         self._require_row(row)
         self.discard(row)
 
     def py_link(self, uint32_t row) -> int:
+        """Return the link that names the row."""
         self._require_row(row)
         return self.link(row)
 
     def py_follow(self, uint64_t link) -> int:
+        """Return the row of a link; 0 for no link or a reused row."""
         self._require_open()
         return self.follow(link)
 
     def py_set_link(self, str field, uint32_t row, uint32_t target) -> None:
-        """Set `field` ("ancestor", "parent", "creator", "previous_owner") of an open row; target 0: none."""
+        """Set `field` ("ancestor", "parent", "creator", "previous_owner") of an open row; target 0 removes the link."""
         self._require_row(row)
         if target != 0:
             self._require_row(target)
@@ -539,8 +555,13 @@ cdef class TableWriter(ControlWriter):
             raise KeyError(field)
 
     def py_set_ref(self, str field, uint32_t row, uint32_t ref) -> None:
-        """Set an arena reference of an open row, whose hold passes to the row ("file", "args", "envs", "name",
-        "cgroup", "container", "extra")."""
+        """Set an arena reference of an open row; the reference's hold passes to the row.
+
+        Args:
+            field: "file", "args", "envs", "name", "cgroup", "container" or "extra".
+            row: a row that is open for change.
+            ref: the new reference; the old one is released.
+        """
         self._require_row(row)
         if field == "file":
             self.set_file_ref(row, ref)
@@ -560,55 +581,62 @@ cdef class TableWriter(ControlWriter):
             raise KeyError(field)
 
     def py_mark_tty_given(self, uint32_t row) -> None:
-        """The terminal of the row is not one that the kernel named: that a record names none does not take it away."""
+        """Mark the row's terminal as not reported by the kernel; a record without a terminal does not clear it."""
         self._require_row(row)
         self.rows[row].marks |= MARK_TTY_GIVEN
 
     def py_is_tty_given(self, uint32_t row) -> bool:
-        """Whether `py_mark_tty_given` counts for the row."""
+        """Return whether the row is marked by `py_mark_tty_given`."""
         self._require_row(row)
         return self.rows[row].marks & MARK_TTY_GIVEN != 0
 
     def py_intern_names(self, data) -> int:
+        """Intern `data` in the names arena; return a reference with one more holder."""
         return self.names.py_intern(data)
 
     def py_intern_args(self, data) -> int:
+        """Intern `data` in the args arena; return a reference with one more holder."""
         return self.args.py_intern(data)
 
     def py_intern_envs(self, data) -> int:
+        """Intern `data` in the envs arena; return a reference with one more holder."""
         return self.envs.py_intern(data)
 
     def py_head(self, uint32_t tgid) -> int:
+        """Return the newest image of the pid's latest owner; 0 for none."""
         self._require_open()
         return self.head(tgid)
 
     def py_set_head(self, uint32_t tgid, uint32_t row) -> None:
+        """Store an ended row as the index entry of `tgid`; 0 clears the entry."""
         self._require_open()
         if row != 0:
             self._require_row(row)
         self.set_head(tgid, row)
 
     def forget_head(self, uint32_t tgid) -> None:
-        """Take an exited process out of the index before its retention is over; links still lead to its images."""
+        """Remove an exited process from the index before its retention is over; links to its images stay valid."""
         self._require_open()
         cdef uint32_t row = self.head(tgid)
         if row == 0 or self.hot[row].exit_boot_ns == 0:
             return
         if self.hot[row].exit_boot_ns > self.control.horizon_boot_ns:
             pl_store_release64(&self.control.horizon_boot_ns, self.hot[row].exit_boot_ns)
-        # Release, after the horizon: as in _free.
+        # Release, after the horizon, as in _free.
         pl_store_release32(&self.index[tgid], 0)
 
     def py_adopt(self, uint32_t child_tgid, uint32_t parent_tgid) -> None:
+        """Move a live child to the child list of another parent."""
         self._require_open()
         self.adopt(child_tgid, parent_tgid)
 
     def py_orphan(self, uint32_t child_tgid) -> None:
+        """Remove a child from its parent's child list."""
         self._require_open()
         self.orphan(child_tgid)
 
     def py_children(self, uint32_t tgid) -> list:
-        """tgids of the live children, newest first."""
+        """Return the tgids of the live children, newest first."""
         self._require_open()
         cdef list result = []
         cdef uint32_t child = self.first_child(tgid)
@@ -618,41 +646,49 @@ cdef class TableWriter(ControlWriter):
         return result
 
     def py_retire(self, uint32_t row) -> None:
+        """Record that the image has ended, and queue it for retention."""
         self._require_row(row)
         self.retire(row)
 
     def evict_exited(self, uint64_t now_boot_ns, uint32_t budget) -> int:
-        """Free at most `budget` rows that are past retention and that nothing refers to; return how many."""
+        """Free at most `budget` unreferenced rows that are past retention; return how many were freed."""
         self._require_open()
         with nogil:
             budget = self.evict(now_boot_ns, budget)
         return budget
 
     def hot_view(self):
-        """Shape (rows_allocated,), dtype HOT: live, writable. Longer after growth: ask again."""
+        """Return a live, writable view. Shape (rows_allocated,), dtype HOT.
+
+        Call it again after growth for a longer view.
+        """
         self._require_open()
         return np.frombuffer(self.hot_segment, layout.HOT, self.rows_allocated)
 
     def cold_view(self):
-        """Shape (rows_allocated,), dtype COLD: live, writable."""
+        """Return a live, writable view. Shape (rows_allocated,), dtype COLD."""
         self._require_open()
         return np.frombuffer(self.cold_segment, layout.COLD, self.rows_allocated)
 
     def index_view(self):
-        """Shape (pids and slots of keys,), uint32: live, writable."""
+        """Return a live, writable view. Shape (pids and slots of keys,), uint32."""
         self._require_open()
         return np.frombuffer(self.index_segment, np.uint32, self.pid_capacity)
 
     def private_view(self, str name):
-        """The writer's own of rows (`ROW_STATE`) or of pids (`FAMILY`), one field: refs, next, prev, chain and marks by
-        row; first_child, next_child, prev_child and parent by tgid. Live, writable."""
+        """Return one field of the writer's private state as a live, writable view.
+
+        Args:
+            name: refs, next, prev, chain or marks (`ROW_STATE`, indexed by row); first_child, next_child, prev_child or
+                parent (`FAMILY`, indexed by tgid).
+        """
         self._require_open()
         if name in ROW_STATE.names:
             return np.frombuffer(self.private_segments[0], ROW_STATE, self.rows_fresh)[name]
         return np.frombuffer(self.private_segments[1], FAMILY, self.pid_capacity)[name]
 
     def listed_rows(self, str name) -> list:
-        """Rows of a private list, first to last: "free", "queue", "ancestors"."""
+        """Return the rows of a private list ("free", "queue" or "ancestors"), first to last."""
         self._require_open()
         cdef list result = []
         cdef uint32_t row = {
@@ -667,17 +703,17 @@ cdef class TableWriter(ControlWriter):
 
     @property
     def rows_frontier(self) -> int:
-        """Rows from here on were never used."""
+        """First row number that was never used."""
         return self.rows_fresh
 
     @property
     def rows_capacity(self) -> int:
-        """Row numbers stay below this."""
+        """Upper limit of row numbers (exclusive)."""
         return self.row_capacity
 
     @property
     def is_checked(self) -> bool:
-        """Rows carry a checksum."""
+        """Whether rows carry a checksum."""
         return self.checked
 
     def _require_row(self, uint32_t row):
@@ -687,7 +723,7 @@ cdef class TableWriter(ControlWriter):
 
 
 def row_check(hot, cold) -> int:
-    """Checksum that a row with these contents carries in `check` (tables made with checked=True).
+    """Return the value of `check` for a row with these contents (tables made with checked=True).
 
     Args:
         hot, cold: 128 and 192 bytes (or records of dtype HOT and COLD).
@@ -700,7 +736,7 @@ def row_check(hot, cold) -> int:
 
 
 def c_struct(str name, bytes data) -> tuple:
-    """Read `data` as ``struct pl_NAME``: (size of the struct, its fields by name). For the test of the layouts."""
+    """Decode `data` as ``struct pl_NAME``; return the struct's size and its fields by name. For the layout test."""
     cdef const char *p = data
     cdef size_t size
     size = {

@@ -1,14 +1,15 @@
-"""Give slots of the index to (pid, pid namespace) keys, and take them back as late as possible.
+"""Assign slots of the index to (pid, pid namespace) keys, and reclaim them as late as possible.
 
-A slot belongs to its key as an entry of the pid index belongs to its pid: every process that has this number in this
-namespace, one after the other, is found there. The hash itself is _keys.pyx's.
+A slot belongs to its key as an entry of the pid index belongs to its pid: all successive processes with this number in
+this namespace are found there. _keys.pyx implements the hash.
 
-Slots are taken back only when none is free. First those whose last process was evicted; if there is none, those of the
-processes that ended first, which then are history without an entry in the index, as after a reuse of a pid. Never one
-that a retained row names as parent or creator, that a process waits for as its parent, or that was asked for within
-QUIET_NS, since events of it may still be under way. What finds no slot after that is counted (`keys_refused`).
+Slots are reclaimed only when none is free. First come the slots whose last process was evicted. If there are none, the
+slots of the processes that ended first are reclaimed; these processes become history without an index entry, as after a
+reuse of a pid. A slot is never reclaimed if a retained row names it as parent or creator, if a process waits for its
+owner as its parent, or if it was requested within QUIET_NS, because its events may still be under way. Requests that
+still find no slot are counted (`keys_refused`).
 
-A number of the daemon's own pid namespace is a pid, and needs no slot.
+A number in the daemon's own pid namespace is a pid and needs no slot.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._writer import TableWriter
 
 QUIET_NS = 10_000_000_000
-#: A pass over all rows that gave nothing is not repeated sooner.
+#: Minimum time before a pass over all rows is repeated that found no slot.
 _AGAIN_NS = 1_000_000_000
 
 
@@ -30,10 +31,10 @@ class KeySpace:
     """Slots of one writer's tables.
 
     Args:
-        tables: held by this process.
-        now_boot_ns: the boot clock.
-        is_awaited: whether a process waits for the owner of an index entry.
-        quiet_ns: how long a slot is kept after it was asked for.
+        tables: tables of which this process is the writer.
+        now_boot_ns: returns the boot clock, ns.
+        is_awaited: returns whether a process waits for the owner of an index entry.
+        quiet_ns: how long a slot is kept after it was requested.
     """
 
     def __init__(
@@ -50,18 +51,18 @@ class KeySpace:
         self._now_boot_ns = now_boot_ns
         self._is_awaited = is_awaited
         self._quiet_ns = quiet_ns
-        # Whatever a predecessor was asked for counts as asked for now.
+        # Treat all requests to a predecessor as made now.
         self._asked_ns = np.full(tables.keys.capacity, now_boot_ns(), np.uint64)
         self._looked_ns = 0
 
     def find(self, pid: int, pid_ns: int) -> int:
-        """The index entry of a key; 0: it has none."""
+        """Return the index entry of a key; 0 if it has none."""
         if pid_ns == self._own_ns:
             return pid if pid < self._tables.root_pids else 0
         return self._keys.find(pid, pid_ns)
 
     def slot(self, pid: int, pid_ns: int) -> int:
-        """The index entry of a key, which gets one if it has none; 0: pid 0, or there is no room."""
+        """Return the index entry of a key, assigning one if needed; 0 for pid 0, or if there is no room."""
         if pid == 0:
             return 0
         if pid_ns == self._own_ns:
@@ -90,7 +91,7 @@ class KeySpace:
         return bool(slots)
 
     def _spare(self, now: int) -> list[int]:
-        """Slots that may be taken back, an eighth of all at most where they are still found by the index."""
+        """Return slots that may be reclaimed; at most an eighth of all slots if the index still names their rows."""
         first, capacity = self._keys.first, self._keys.capacity
         frontier = self._tables.rows_frontier
         hot, cold = self._tables.hot_view()[:frontier], self._tables.cold_view()[:frontier]

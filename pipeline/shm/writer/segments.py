@@ -1,9 +1,9 @@
-"""Files of an instance's tables: names, modes and sizes; make them, or find what a predecessor left.
+"""Files of an instance's tables: names, modes and sizes. Create them, or find those of a predecessor.
 
-A set of segments is made under temporary names and renamed into place, `control` last, so that a name never stands for
-half a segment. Files are grown by posix_fallocate and never truncated: a hole in a full tmpfs would be a SIGBUS in a
-reader. Mapping is _segment.pyx's business, contents are _control.pyx's and _writer.pyx's; the instance's directory is
-made by the supervisor (or here, if missing).
+A set of segments is created under temporary names and renamed into place, `control` last, so that a name never stands
+for an incomplete segment. Files are grown with posix_fallocate and never truncated: a hole in a full tmpfs would cause
+a SIGBUS in a reader. _segment.pyx maps them; _control.pyx and _writer.pyx write their contents. The supervisor creates
+the instance's directory (this module does so if it is missing).
 
     segment  mode  grown by       ceiling
     control  0644  -              512-byte header, ring section, two commit slots; allocated whole
@@ -33,7 +33,7 @@ from pipeline.shm.layout import tables as layout
 from pipeline.shm.writer._keys import segment_bytes
 from pipeline.shm.writer._segment import filesystem_type
 
-SEGMENTS = ("index", "keys", "hot", "cold", "names", "args", "envs", "control")  #: in the order in which they are made
+SEGMENTS = ("index", "keys", "hot", "cold", "names", "args", "envs", "control")  #: in creation order
 LOCK = "writer.lock"
 DEFAULT_MODES = {name: 0o640 if name in ("args", "envs") else 0o644 for name in SEGMENTS}
 ARENA_FIRST_BYTES = 256 << 10
@@ -44,17 +44,17 @@ ARENA_MAX_BYTES = 64 << 30
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """What the tables are made for. Two writers with equal plans can take over from each other.
+    """Parameters of the tables. Two writers with equal plans can take over from each other.
 
     Attributes:
         boot_id: 16 bytes, kernel boot id.
-        ring_count: entries of the ring section.
-        row_capacity: rows, row 0 (never used) included; the ceiling.
-        chunk_rows: growth step.
-        pid_capacity: pids in the index; a larger tgid cannot be indexed.
-        key_capacity: entries of the index behind them, for processes known by (pid, pid namespace).
+        ring_count: number of entries of the ring section.
+        row_capacity: maximum number of rows, including row 0 (never used); the ceiling.
+        chunk_rows: growth step, rows.
+        pid_capacity: number of pids in the index; a larger tgid cannot be indexed.
+        key_capacity: index entries after the pids, for processes known by (pid, pid namespace).
         names_bytes, args_bytes, envs_bytes: ceilings of the arenas.
-        checked: rows carry a checksum (tests).
+        checked: whether rows carry a checksum (tests).
     """
 
     boot_id: bytes
@@ -85,11 +85,11 @@ class TablePlan:
 
     @property
     def slots(self) -> int:
-        """Entries of the index: pids, then keys."""
+        """Number of entries of the index: pids, then keys."""
         return self.pid_capacity + self.key_capacity
 
     def ceiling_bytes(self, name: str) -> int:
-        """Bytes of a segment when it cannot grow any more."""
+        """Return the maximum size of a segment, bytes."""
         match name:
             case "control":
                 return layout.control_bytes(self.ring_count)[3]
@@ -104,7 +104,7 @@ class TablePlan:
         return int(getattr(self, f"{name}_bytes")) // 16 * 16
 
     def first_bytes(self, name: str) -> int:
-        """Bytes of a segment when it is made."""
+        """Return the initial size of a segment, bytes."""
         rows = min(self.chunk_rows, self.row_capacity)
         match name:
             case "hot":
@@ -117,14 +117,14 @@ class TablePlan:
 
 
 def take_lock(directory: Path) -> int:
-    """Make the instance's directory if it is missing and take its writer.lock; return the descriptor that holds it.
+    """Lock the instance's writer.lock, creating the directory if needed; return the descriptor that holds the lock.
 
-    A writer that is killed loses its memory before its files (exit_mm before exit_files in the kernel's do_exit), so
-    whoever gets the lock next comes after its last store.
+    The kernel releases the memory of a killed writer before its files (exit_mm before exit_files in do_exit), so the
+    next holder of the lock starts after the last store of the previous one.
 
     Raises:
         UnsupportedError: the directory is not on tmpfs.
-        UntrustedError: somebody else could put files into the directory, or exchange it.
+        UntrustedError: another user could create files in the directory, or replace it.
         WriterExistsError: another process holds the lock.
     """
     trust.Directory(directory, mine=True, make=0o755).close()
@@ -134,12 +134,12 @@ def take_lock(directory: Path) -> int:
             hint="set PROCLINE_RUNTIME_DIR to one, for instance /dev/shm/procline",
         )  # fmt: skip
     while True:
-        # Nobody else may even open it: a lock can be taken through any descriptor, and would keep the next writer out.
+        # Mode 0600, because any open descriptor allows locking, and a foreign lock would block the next writer.
         descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # A writer that ends takes the name away. Opened before that, locked after it: a lock on a file without a
-            # name excludes nobody, so take the one that has the name now.
+            # A writer that ends unlinks the file. If it was opened before and locked after that, the lock is on a file
+            # without a name and excludes no other process. Retry with the file that has the name now.
             if _is_named(descriptor, directory / LOCK):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
@@ -159,11 +159,11 @@ def take_lock(directory: Path) -> int:
 
 
 def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, str]:
-    """Open what a predecessor left in `directory`.
+    """Open the segments that a predecessor left in `directory`.
 
     Returns:
-        (descriptors by segment, epoch, ""), or (None, epoch, reason) when there is nothing that this plan can go on
-        with. The epoch is the one that was found, 0 when there was none.
+        (descriptors by segment, epoch, ""), or (None, epoch, reason) if there are no tables that this plan can use.
+        The epoch is that of the tables that were found, 0 if there were none.
     """
     descriptors: dict[str, int] = {}
     epoch = 0
@@ -195,7 +195,7 @@ def find(directory: Path, plan: TablePlan) -> tuple[dict[str, int] | None, int, 
 
 
 def allocated(name: str, header: np.void, plan: TablePlan) -> int:
-    """Bytes of a segment (not `control`) that may be touched, by what control says."""
+    """Return the bytes of a segment (not `control`) that may be accessed, according to control."""
     match name:
         case "index" | "keys":
             return plan.ceiling_bytes(name)
@@ -214,12 +214,14 @@ def make(
     group: int | None,
     fill_control: Callable[[int], None],
 ) -> dict[str, int]:
-    """Make all segments anew in place of what is there; return their descriptors.
+    """Create all segments, replacing existing ones; return their descriptors.
 
     Args:
-        modes: deviations from DEFAULT_MODES by segment.
-        group: gid that owns args and envs; None: the process's.
-        fill_control: called with the descriptor of `control` before it gets its name.
+        directory: the instance's directory.
+        plan: sizes of the segments.
+        modes: modes by segment that differ from DEFAULT_MODES.
+        group: gid that owns args and envs; None for the process's own.
+        fill_control: called with the descriptor of `control` before it is renamed into place.
 
     Raises:
         UnsupportedError: the file system has no room.
@@ -227,7 +229,7 @@ def make(
     descriptors: dict[str, int] = {}
     try:
         for name in SEGMENTS:
-            # Nobody may look before set_access has said who.
+            # No other user may open the file before set_access has set its final mode.
             descriptors[name] = _make_one(directory / f".{name}.new", 0o600, plan.first_bytes(name))
         set_access(descriptors, modes, group)
         fill_control(descriptors["control"])
@@ -245,7 +247,7 @@ def make(
 
 
 def set_access(descriptors: Mapping[str, int], modes: Mapping[str, int] | None, group: int | None) -> None:
-    """Give the files their modes, whatever the umask is, and `group` to those that hold arguments and environments."""
+    """Set the files' modes regardless of the umask, and `group` for the files with arguments and environments."""
     wanted = {**DEFAULT_MODES, **(modes or {})}
     if unknown := set(wanted) - set(SEGMENTS):
         raise ConfigError(f"modes: no segment {sorted(unknown)[0]!r}", key="modes", value=unknown)
@@ -263,7 +265,7 @@ def set_access(descriptors: Mapping[str, int], modes: Mapping[str, int] | None, 
 
 
 def remove(directory: Path) -> None:
-    """Take all segments and the lock's name away; readers that have them mapped keep what they have."""
+    """Unlink all segments and the lock file; readers that have them mapped keep their contents."""
     for name in (*SEGMENTS, LOCK):
         (directory / name).unlink(missing_ok=True)
 
@@ -298,7 +300,7 @@ def _full(directory: Path, plan: TablePlan) -> ProclineError:
 
 
 def _mismatch(header: np.void, plan: TablePlan) -> str:
-    """Say why the tables behind `header` cannot be gone on with; empty when they can."""
+    """Return why the tables behind `header` cannot be continued; empty if they can."""
     if bytes(header["magic"]) != layout.MAGIC:
         return "control has another magic"
     expected = {
