@@ -88,7 +88,7 @@ def drain_rings(shard: Shard, deadline_s: float, log: Logger) -> bool:
     Returns:
         Whether everything was applied.
     """
-        # Ignore later records: while the programs are attached, new ones never stop arriving.
+    # Ignore later records: while the programs are attached, new ones never stop arriving.
     targets = [(ring, ring.producer_pos) for ring in shard.rings]
     while time.monotonic() < deadline_s:
         shard.poll(BUDGET_RECORDS)
