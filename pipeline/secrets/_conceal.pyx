@@ -1,6 +1,6 @@
-"""Find the exec records of a frame whose strings may hold secrets. conceal.py and scrub.py hide the secrets.
+"""Find the exec records of a frame that may contain secrets. conceal.py and scrub.py hide the secrets.
 
-A digest of the original strings distinguishes two images whose strings are equal after hiding.
+If two images have equal strings after hiding, a digest of their original strings distinguishes them.
 
 Few command lines contain a secret. All of them are therefore searched here, without Python objects, for the literals of
 the scrubber's rules: every match of a rule contains one. Case is ignored. Strings without a literal need no scrubbing.

@@ -922,7 +922,7 @@ cdef class Encoder:
         free(data)
 
     cdef void _close_group(self) noexcept nogil:
-        """Make messages of the parts, one for each topic; each message contains the topics that follow it."""
+        """Make messages of the parts, one for each topic; each message lists the topics that follow in the group."""
         cdef uint32_t i, rest = 0, room
         cdef closed_part *moved
         cdef open_part *part

@@ -175,7 +175,7 @@ cdef class NameCache:
         return self.wanted_views != 0 or self.wanted_ids != 0
 
     def take_wanted(self):
-        """Return what is noted: views [(container id, mnt_ns, user_ns, a pid of it)] and host ids [(kind, id)]."""
+        """Return and clear what is noted: [(container id, mnt_ns, user_ns, a pid of it)] and [(kind, host's id)]."""
         cdef uint32_t i
         cdef view_slot *slot
         views, ids = [], []
@@ -270,8 +270,8 @@ cdef class NameCache:
     ) noexcept nogil:
         """Return the slot of a view, and allocate it if necessary; NULL: no room. If n is 0, `container` is not read.
 
-        One user cannot use all slots, and all users except root together leave some for root. A known view already
-        counts, so only VIEWS_MAX limits it.
+        One user cannot use all slots, and all users except root together leave some for root. A known view has been
+        admitted before, so only VIEWS_MAX limits it.
         """
         cdef uint16_t *charged = &self.by_user[_mixed(user) & (PL_USER_BUCKETS - 1)]
         cdef uint32_t at = _mixed(mnt_ns ^ user_ns << 7 ^ n)

@@ -66,7 +66,7 @@ def _field(name: str) -> int:
 class Counts:
     """The counters of this source, in the form of `pl_shared` (bpf/maps.py), for its successor and the resolver.
 
-    `ring_seq` holds the expected number of the CPU's next message; bit 32 says that one was received.
+    `ring_seq` holds the expected number of the CPU's next message; bit 32 is set once a message has been received.
     """
 
     def __init__(self, buffer: Any) -> None:

@@ -206,6 +206,9 @@ def run(Shard shard not None, Pacer pacer not None, RingWaiter waiter not None, 
     """Run duty cycles until the waiter reports that it is time to stop.
 
     Args:
+        shard: the shard to run.
+        pacer: chooses the wait after each cycle.
+        waiter: waits, and reports when to stop.
         look: called after a cycle if a ring has reported faults.
         budget: maximum number of records in one cycle.
     """

@@ -145,7 +145,7 @@ def build_storm(
         exec_ratio: proportion of the processes that call exec; `again_ratio` of those call it twice.
         alive: approximate number of processes that are alive at a time.
         services: number of processes that live until the end.
-        nested_ratio: proportion of the processes whose parent is not a service.
+        nested_ratio: proportion of the processes that have a parent other than a service.
         rate: forks per second, by the storm's own clock.
         base_boot_ns: boot time at which the storm begins.
         tgid_range: number of processes after which a pid is reused.
@@ -168,8 +168,8 @@ def build_storm(
 class _Forest:
     """The processes, in the order of their forks; times in ns of the boot clock.
 
-    `holder`: the process whose exec created the image that each process has at its end. `inherited`: the same for the
-    image at its fork.
+    `holder`: the process that created, by its exec, the image that each process has at its end. `inherited`: the same
+    for the image at its fork.
     """
 
     parent: npt.NDArray[np.int64]
@@ -218,8 +218,8 @@ def _grow(
     start_ns = fork_ns - rng.integers(2, max(gap_ns // 8, 3), processes)
     if (exit_ns[later] >= start_ns[later + tgid_range]).any() or services > TGID_BASE - SERVICE_TGID_BASE:
         raise ValueError(f"{tgid_range} pids are too few for {alive} processes at a time")
-    # The process whose image each process has before its own exec: follow parents up to one that called exec. Each step
-    # doubles the distance, so there are log2(depth) steps.
+    # The process that created the image of each process before its own exec: follow parents up to one that called exec.
+    # Each step doubles the distance, so there are log2(depth) steps.
     holder = np.where(has_exec, index, np.maximum(parent, 0))
     while (holder != holder[holder]).any():
         holder = holder[holder]
